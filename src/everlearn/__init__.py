@@ -1,0 +1,42 @@
+"""Everlearn keeps a deployed model learning from its own traffic, and never lets it get quietly worse.
+
+    events -> predict -> feedback -> learn -> gate -> version -> serve
+      ^                                                           |
+      +-----------------------------------------------------------+
+
+Names are loaded when first used, so that `import everlearn` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from everlearn.evaluate import prequential
+    from everlearn.loop import Loop, open
+    from everlearn.model import build
+    from everlearn.stream import Stream, read
+
+__all__ = ["Loop", "Stream", "build", "open", "prequential", "read"]
+
+_HOMES = {
+    "Loop": "everlearn.loop",
+    "Stream": "everlearn.stream",
+    "build": "everlearn.model",
+    "open": "everlearn.loop",
+    "prequential": "everlearn.evaluate",
+    "read": "everlearn.stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'everlearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,49 @@
+"""What can go wrong, as one small tree.
+
+    EverlearnError
+    ├── ConfigError       a setting, a spec or a family name is wrong
+    ├── InputError        a record, a row or a file cannot be used (ValueError too)
+    │   └── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
+    ├── ModelError        a model broke the contract, or arrays do not fit it
+    ├── LogError          the event log cannot be read or written
+    ├── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
+    └── MissingExtra      an optional part is not installed (ImportError too)
+
+Every message says what went wrong, what was got, what was expected, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class EverlearnError(Exception):
+    """The root: catch this to catch everything that Everlearn raises on purpose."""
+
+
+class ConfigError(EverlearnError):
+    """A setting, a spec or a family name is wrong."""
+
+
+class InputError(EverlearnError, ValueError):
+    """A record, a row or a file cannot be used as it is."""
+
+
+class UnknownId(InputError, KeyError):
+    """Feedback names a prediction that the log does not hold."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class ModelError(EverlearnError):
+    """A model broke the contract, or the arrays offered to it do not fit."""
+
+
+class LogError(EverlearnError):
+    """The event log cannot be read or written."""
+
+
+class BlobError(EverlearnError):
+    """A stored snapshot is missing, truncated, tampered with, or belongs to another model."""
+
+
+class MissingExtra(EverlearnError, ImportError):
+    """An optional part is not installed; the message holds the pip command that installs it."""

@@ -1,0 +1,115 @@
+"""The contract: a model is named arrays, `predict` and `learn`.
+
+Whatever must survive a restart is in `arrays`: weights, optimiser moments, random counters. `predict` never
+writes. `learn` writes nothing but `arrays`. The first axis is the batch, and one event is a batch of one.
+From this alone come snapshots, versions, shadows, rollback, averaging and exact resume, for every family.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from everlearn.errors import ConfigError, ModelError
+from everlearn.records import Arrays, Batch, Floats, Singles
+
+Spec = Mapping[str, Any]
+
+FAMILIES: dict[str, str] = {
+    "linear": "everlearn.linear:build",
+}
+
+
+class Model(Protocol):
+    """What every family provides, and all that the loop asks of a model.
+
+    `spec` is complete: `build(spec)` gives an equal, untrained model. `arrays` is a dict of numpy arrays whose
+    names, shapes and dtypes never change after `build`; assigning a dict with the same ones restores a model.
+    """
+
+    spec: Spec
+    arrays: Arrays
+
+    def predict(self, batch: Batch) -> Singles:
+        """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression."""
+        ...
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        """Learn n labelled rows in order, and return what was predicted for each before it was learned."""
+        ...
+
+
+def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
+    """Make an untrained model from a spec: `{"family": "linear", ...}` or `{"family": "your_module:build"}`.
+
+    `schema` (see `everlearn.schema.shape`) supplies task, dense, hashed and classes where the spec leaves them out.
+    """
+    whole = {**(schema or {}), **spec}
+    maker = find(str(whole.get("family", "linear")))
+    model = maker(whole)
+    missing = [part for part in ("spec", "arrays", "predict", "learn") if getattr(model, part, None) is None]
+    if missing:
+        raise ModelError(
+            f"{whole.get('family')!r} built a {type(model).__name__} without {', '.join(missing)}; "
+            "a model has spec, arrays, predict and learn (see everlearn.model.Model)"
+        )
+    return model
+
+
+def find(family: str) -> Callable[[Spec], Model]:
+    """Resolve a family's name, or a "module:function" of the user's, to the function that builds it."""
+    target = FAMILIES.get(family, family)
+    module_name, colon, name = target.partition(":")
+    if not colon:
+        raise ConfigError(
+            f"unknown family {family!r}; expected one of {', '.join(sorted(FAMILIES))}, "
+            "or 'your_module:build' for a model of your own"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise
+        raise ConfigError(f"family {family!r}: no module named {module_name!r} can be imported") from error
+    except AttributeError as error:
+        raise ConfigError(f"family {family!r}: module {module_name!r} has no {name!r}") from error
+    if not callable(found):
+        raise ConfigError(f"family {family!r}: {name!r} is a {type(found).__name__}, expected a function")
+    return found  # type: ignore[no-any-return]
+
+
+def copied(arrays: Mapping[str, Any]) -> Arrays:
+    """Arrays with the same content and no shared memory."""
+    return {name: np.array(array, copy=True, order="C") for name, array in arrays.items()}
+
+
+def copy(model: Model) -> Model:
+    """An independent model with the same content."""
+    twin = build(model.spec)
+    twin.arrays = copied(model.arrays)
+    return twin
+
+
+def restore(model: Model, arrays: Mapping[str, Any]) -> None:
+    """Put a copy of `arrays` into `model`; refuse with a list of differences if names, shapes or dtypes differ."""
+    differences = compare(model.arrays, arrays)
+    if differences:
+        raise ModelError("these arrays do not fit this model: " + "; ".join(differences))
+    model.arrays = copied(arrays)
+
+
+def compare(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
+    """Say in words where two sets of arrays differ in names, shapes or dtypes; nothing if they fit."""
+    differences = [f"{name!r} is missing" for name in expected if name not in got]
+    differences += [f"{name!r} was not expected" for name in got if name not in expected]
+    for name in expected:
+        if name in got:
+            want, have = expected[name], got[name]
+            if want.shape != have.shape:
+                differences.append(f"{name!r} has shape {have.shape}, expected {want.shape}")
+            if want.dtype != have.dtype:
+                differences.append(f"{name!r} has dtype {have.dtype}, expected {want.dtype}")
+    return differences

@@ -1,0 +1,124 @@
+"""Every dial there is, with its default and its meaning: the records that `everlearn.toml` is read into.
+
+Plain values without behaviour. `config.py` reads and writes them; each step of the loop is handed its own.
+Bytes are bytes, windows are seconds, everything else that is counted is counted in labelled examples.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from everlearn.records import Scalar, Task
+
+MIB = 1 << 20
+
+
+class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a raw record holds, and what is to be predicted.
+
+    `fields` maps a name to its kind: "numeric", "boolean", "categorical", "text", "datetime" or
+    "vector[n]". `classes` lists the labels in class order (empty for a regression). Categories and words are
+    hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
+    """
+
+    label: str
+    task: Task
+    fields: dict[str, str]
+    classes: tuple[Scalar, ...] = ()
+    bits: int = 18
+    interactions: bool = False
+
+
+class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a candidate replaces a reference.
+
+    `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
+    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no cycle that you know of).
+    `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is brier or
+    absolute. `guards` maps "recall:CLASS" to how much of that recall a promotion may cost.
+    """
+
+    loss: Literal["auto", "brier", "error", "log_loss", "absolute", "squared"] = "auto"
+    alpha: float = 0.05
+    tolerance: float = 0.0
+    minimum: int = 500
+    cycle: int = 0
+    guards: dict[str, float] = {}
+
+
+class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What watches the stream for change, and what happens then.
+
+    `watch` is the champion's "loss", its predicted probability ("proba", no labels needed), or the first
+    dense "inputs". `sensitivity` is the detector's false-alarm dial (a confidence, smaller is calmer); nothing
+    is reported in the first `grace_period` examples, which calibrate it. `reaction`: "note" it only, "reset" the
+    challenger, raise its learning "rate" for a while, or start a fresh "challenger" warmed on replay.
+    """
+
+    detector: Literal["adwin", "page_hinkley", "ddm", "kswin", "none"] = "adwin"
+    watch: Literal["loss", "proba", "inputs"] = "loss"
+    sensitivity: float = 0.002
+    grace_period: int = 500
+    reaction: Literal["note", "reset", "rate", "challenger"] = "challenger"
+
+
+class ReplaySpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is remembered: the last rows ("window"), a fair sample of all rows ("reservoir"), or a fair sample
+    of each class ("balanced"), in `bytes`. Rows keep at most `width` hashed features."""
+
+    kind: Literal["window", "reservoir", "balanced", "none"] = "window"
+    bytes: int = 4 * MIB
+    width: int = 64
+
+
+class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How late feedback is treated.
+
+    A prediction waits `window` seconds for its feedback (0: for ever), then takes the label `default`, or is
+    dropped when there is none. At most `bytes` wait; the oldest go first. A `correction` (a second, different
+    judgement of one prediction) is learned as well ("learn") or only kept in the log ("ignore").
+    """
+
+    window: float = 0.0
+    default: Scalar | None = None
+    correction: Literal["learn", "ignore"] = "learn"
+    bytes: int = 64 * MIB
+
+
+class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Whether rows of a file are appended to the log ("always") or the file itself is the log ("auto"; standard
+    input is appended even so), and what an acknowledged event survives: the death of the "process", or the loss
+    of "power" as well."""
+
+    rows: Literal["auto", "always"] = "auto"
+    durability: Literal["process", "power"] = "process"
+
+
+class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole loop.
+
+    `mode` is "gated" (the champion stays as it is until the gate promotes) or "live" (every update serves at
+    once, a guard rolls back). `warm_start` is a share (below 1) or a number of rows to train on offline first, in
+    `epochs` passes. Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old
+    versions the `keep` newest keep their arrays. At most `challengers` learn at a time.
+    """
+
+    schema: Schema
+    model: dict[str, Any] = field(default_factory=lambda: {"family": "linear"})
+    source: str = ""
+    home: str = ""
+    mode: Literal["gated", "live"] = "gated"
+    seed: int = 0
+    warm_start: float = 0.0
+    epochs: int = 1
+    tick: int = 100
+    checkpoint: int = 100_000
+    keep: int = 50
+    challengers: int = 2
+    gate: GateSpec = GateSpec()
+    drift: DriftSpec = DriftSpec()
+    replay: ReplaySpec = ReplaySpec()
+    feedback: FeedbackSpec = FeedbackSpec()
+    log: LogSpec = LogSpec()
