@@ -1,0 +1,353 @@
+"""Running metrics as arrays: how good the predictions were, in all and over time.
+
+`start` makes the arrays, `update` adds rows to them in stream order, `report` and `curve` read them. Rows are added
+one after the other, so the result has the same bytes however the stream is cut into calls. A row counts when its
+label is usable (finite, and for classes a whole number in [0, classes)) and its weight is finite and not negative;
+others pass without a trace. Weights weigh everywhere but in `examples` and `count`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn._jit import exact_kernel
+from everlearn.errors import ConfigError, ModelError
+from everlearn.records import Arrays, Floats, Ints, Singles, Task
+
+FLOOR = 1e-15  # the least probability that log loss believes; a certain and wrong answer costs 34.5
+
+_EXAMPLES, _UNSCORED, _LAST, _SHIFT, _END = range(5)  # in arrays["counts"]
+_WEIGHT, _LOG_LOSS, _BRIER, _REPEATED = range(4)  # in arrays["sums"], for classes
+_ABSOLUTE, _SQUARED, _MEAN, _SPREAD = range(1, 5)  # in arrays["sums"] after _WEIGHT, for a regression
+_TRUE, _PREDICTED, _HIT = range(3)  # columns of arrays["by_class"]
+_COUNT, _MASS, _GOOD, _LOSS = range(4)  # columns of arrays["curve"]; for a regression absolute and squared errors
+
+# The histogram behind roc_auc is fine where probabilities are small: a float32's bits are its logarithm, piecewise
+# linear. 64 bins an octave from 2**-21 to 2**-1 for the rarer of the two outcomes, mirrored around one half.
+_BIN_SHIFT = 17
+_LOWEST = 106 << 23
+_HALF = 20 * 64
+
+
+def start(task: Task, classes: int, points: int = 256) -> Arrays:
+    """Arrays of fixed size for the metrics of one model: running sums, and a curve of at most `points` points.
+
+    `counts` is int64 (5,); the rest is float64: `curve` (points, 4), `sums` (5,) for a regression, and for classes
+    `sums` (4,), `by_class` (classes, 3), with `histogram` (2, 2561) when the task is binary.
+
+    >>> sorted(start("binary", 2))
+    ['by_class', 'counts', 'curve', 'histogram', 'sums']
+    """
+    if points < 2:
+        raise ConfigError(f"a curve of {points} points was asked for; expected at least 2")
+    counts = np.zeros(5, np.int64)
+    counts[_LAST] = -1
+    arrays: Arrays = {"counts": counts, "curve": np.zeros((points, 4))}
+    if task == "regression":
+        return arrays | {"sums": np.zeros(5)}
+    if classes < 2 or (task == "binary" and classes != 2):
+        raise ConfigError(f"metrics of a {task} task with {classes} classes; expected 2 if binary, at least 2 if not")
+    arrays |= {"sums": np.zeros(4), "by_class": np.zeros((classes, 3))}
+    if task == "binary":
+        arrays["histogram"] = np.zeros((2, 2 * _HALF + 1))
+    return arrays
+
+
+def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singles, index: int) -> None:
+    """Add n rows, in stream order, to the arrays that `start` made.
+
+    `scores` is float32, (n, classes) or (n, 1) for a regression; `y` is float64 (n,), `weight` float32 (n,).
+    `index` is how many labelled examples the whole stream had before the first row, so that the curves of models
+    that began at different moments share an axis. A classifier's scores that are not finite count as the worst
+    answer there is; a regression's are left out and counted as `unscored`. Raises ModelError if the shapes differ.
+
+    >>> arrays = start("binary", 2)
+    >>> scores = np.array([[0.2, 0.8], [0.4, 0.6]], np.float32)
+    >>> update(arrays, "binary", scores, np.array([1.0, 0.0]), np.ones(2, np.float32), 0)
+    >>> report(arrays, "binary")["accuracy"]
+    0.5
+    """
+    columns = 1 if task == "regression" else len(arrays["by_class"])
+    if scores.shape != (len(y), columns) or weight.shape != y.shape:
+        raise ModelError(
+            f"scores of shape {scores.shape} and weights of shape {weight.shape} for {len(y)} labels; expected "
+            f"{(len(y), columns)} and {y.shape} for this {task} task: see what the model's predict returns"
+        )
+    scores = np.ascontiguousarray(scores, np.float32)
+    y = np.ascontiguousarray(y, np.float64)
+    weight = np.ascontiguousarray(weight, np.float32)
+    counts, sums, curve = arrays["counts"], arrays["sums"], arrays["curve"]
+    if task == "regression":
+        _add_numbers(scores, y, weight, index, counts, sums, curve)
+        return
+    _add_classes(scores, y, weight, index, counts, sums, curve, arrays["by_class"])
+    if task == "binary":
+        _add_ranks(scores.view(np.int32), y, weight, arrays["histogram"])
+
+
+def report(arrays: Arrays, task: Task) -> dict[str, float]:
+    """The metrics so far; one that is not defined yet (no example, one class only) is left out, so none is NaN.
+
+    Classes: `examples`, `accuracy`, `log_loss` (natural log), `brier` (half the sum of squares, so in [0, 1] and
+    (p - y)**2 when binary), `kappa` (against chance), `kappa_t` (against repeating the label before: 0 is no better
+    than that, Žliobaitė et al. 2015, "Evaluation methods and decision theory for classification of streaming data
+    with temporal dependence", eq. 3), `balanced_accuracy`, and `precision`, `recall`, `f1` of class 1 when binary,
+    else their mean over the classes seen. `roc_auc` (binary) is computed from a histogram of fixed bins: pairs within
+    a bin count as ties. A regression: `examples`, `mae`, `rmse`, `r2`, and `unscored` if there are such rows.
+
+    >>> arrays = start("regression", 0)
+    >>> scores = np.array([[1.0], [3.0]], np.float32)
+    >>> update(arrays, "regression", scores, np.array([0.0, 3.0]), np.ones(2, np.float32), 0)
+    >>> report(arrays, "regression")["mae"]
+    0.5
+    """
+    counts, sums = arrays["counts"], arrays["sums"]
+    result: dict[str, float] = {"examples": int(counts[_EXAMPLES])}
+    if task == "regression":
+        result |= _number_metrics(sums)
+        return result | ({"unscored": int(counts[_UNSCORED])} if counts[_UNSCORED] else {})
+    if sums[_WEIGHT] > 0:
+        result |= _class_metrics(sums, arrays["by_class"], task)
+    if task == "binary":
+        result |= _area(arrays["histogram"])
+    return result
+
+
+def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """The metrics over time, a point for each of up to `points` equal stretches of the stream that held examples.
+
+    `x` (int64) is the index at which the stretch ends and `count` (int64) its examples; `accuracy` and `log_loss`,
+    or `mae` and `rmse`, are float64 means over the stretch alone. When the stream outgrows the points, neighbours
+    are merged and stretches double, at the same index for every model.
+    """
+    counts, points = arrays["counts"], arrays["curve"]
+    (used,) = np.nonzero(points[:, _MASS] > 0)
+    rows = points[used]
+    ends = np.minimum((used + 1) << counts[_SHIFT], counts[_END])
+    first, second = rows[:, _GOOD] / rows[:, _MASS], rows[:, _LOSS] / rows[:, _MASS]
+    measured = {"accuracy": first, "log_loss": second}
+    if "by_class" not in arrays:
+        measured = {"mae": first, "rmse": np.sqrt(second)}
+    return {"x": ends.astype(np.int64), "count": rows[:, _COUNT].astype(np.int64), **measured}
+
+
+def losses(kind: str, scores: Singles, y: Floats) -> Floats:
+    """The loss of each row, float64 (n,), of one `kind`.
+
+    For classes "brier" (half the sum of squares), "error" (0 or 1) or "log_loss" (of a probability of at least
+    1e-15, as River has it; scikit-learn stops at the precision of the dtype). For numbers "absolute" or "squared".
+    Scores that are not finite cost the most there is (for numbers infinity); a label that is no class costs NaN.
+    Raises ConfigError for another kind.
+
+    >>> losses("brier", np.array([[0.25, 0.75]], np.float32), np.array([1.0])).tolist()
+    [0.0625]
+    """
+    result = np.empty(len(y))
+    scores = np.ascontiguousarray(scores, np.float32)
+    y = np.ascontiguousarray(y, np.float64)
+    if kind in ("absolute", "squared"):
+        _number_losses(kind == "squared", scores, y, result)
+    elif kind in ("brier", "error", "log_loss"):
+        _class_losses(("brier", "error", "log_loss").index(kind), scores, y, result)
+    else:
+        raise ConfigError(f"unknown loss {kind!r}; expected brier, error or log_loss, or absolute or squared")
+    return result
+
+
+def _number_metrics(sums: Floats) -> dict[str, float]:
+    if not sums[_WEIGHT] > 0:
+        return {}
+    result = {
+        "mae": float(sums[_ABSOLUTE] / sums[_WEIGHT]),
+        "rmse": math.sqrt(sums[_SQUARED] / sums[_WEIGHT]),
+    }
+    if sums[_SPREAD] > 0:
+        result["r2"] = float(1 - sums[_SQUARED] / sums[_SPREAD])
+    return result
+
+
+def _class_metrics(sums: Floats, by_class: Floats, task: Task) -> dict[str, float]:
+    total = float(sums[_WEIGHT])
+    true, predicted, hit = by_class.T
+    accuracy = float(hit.sum()) / total
+    result = {
+        "accuracy": accuracy,
+        "log_loss": float(sums[_LOG_LOSS]) / total,
+        "brier": float(sums[_BRIER]) / total,
+    }
+    chance = float(true @ predicted) / total**2
+    if chance < 1:
+        result["kappa"] = (accuracy - chance) / (1 - chance)
+    repeated = float(sums[_REPEATED]) / total
+    if repeated < 1:
+        result["kappa_t"] = (accuracy - repeated) / (1 - repeated)
+    labelled = true > 0
+    result["balanced_accuracy"] = float((hit[labelled] / true[labelled]).mean())
+    seen = np.array([False, True]) if task == "binary" else labelled | (predicted > 0)
+    true, predicted, hit = true[seen], predicted[seen], hit[seen]
+    # A mean over classes counts an empty denominator as 0; class 1 alone, with nothing to divide by, is left out.
+    for name, parts in (("precision", predicted), ("recall", true), ("f1", (true + predicted) / 2)):
+        if task == "multiclass" or parts[0] > 0:
+            shares = np.divide(hit, parts, out=np.zeros(len(parts)), where=parts > 0)
+            result[name] = float(shares.mean())
+    return result
+
+
+def _area(histogram: Floats) -> dict[str, float]:
+    negative, positive = histogram
+    pairs = negative.sum() * positive.sum()
+    if not pairs > 0:
+        return {}
+    below = np.cumsum(negative) - negative / 2
+    return {"roc_auc": float(positive @ below / pairs)}
+
+
+@exact_kernel
+def _widen(x: int, counts: Ints, curve: Floats) -> int:
+    """Merge neighbours of the curve until example number x fits in; return how often stretches have doubled."""
+    points, columns = curve.shape
+    while (x >> counts[_SHIFT]) >= points:
+        counts[_SHIFT] += 1
+        for point in range(points):
+            for column in range(columns):
+                merged = 0.0
+                for old in range(2 * point, min(2 * point + 2, points)):
+                    merged += curve[old, column]
+                curve[point, column] = merged
+    return int(counts[_SHIFT])
+
+
+@exact_kernel
+def _judge(scores: Singles, row: int, label: int) -> tuple[int, float, float]:
+    """The class predicted for a row (the first of equals), the probability of its label, and its Brier score."""
+    p = min(max(np.float64(scores[row, label]), FLOOR), 1.0)
+    if scores.shape[1] == 2:  # the same in fewer steps; labels are hard to foresee, so nothing here is a branch
+        first, second = np.float64(scores[row, 0]), np.float64(scores[row, 1])
+        if not np.isfinite(first + second):
+            return -1, FLOOR, 1.0
+        return int(second > first), p, (second - label) * (second - label)
+    best, top, total, squares = 0, scores[row, 0], 0.0, 0.0
+    for k in range(scores.shape[1]):
+        gap = np.float64(scores[row, k]) - (k == label)
+        total += gap
+        squares += gap * gap
+        best = k if scores[row, k] > top else best
+        top = max(top, scores[row, k])
+    if not np.isfinite(total):
+        return -1, FLOOR, 1.0
+    return best, p, squares / 2
+
+
+@exact_kernel
+def _add_classes(
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    index: int,
+    counts: Ints,
+    sums: Floats,
+    curve: Floats,
+    by_class: Floats,
+) -> None:
+    last, examples, shift = counts[_LAST], 0, counts[_SHIFT]
+    total, log_loss, squared, repeated = sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED]
+    for row in range(len(y)):
+        if (index + row) >> shift >= len(curve):
+            shift = _widen(index + row, counts, curve)
+        bucket = (index + row) >> shift
+        w = np.float64(weight[row])
+        # NaN fails every comparison, so a row gets past this line only with usable numbers.
+        if not (0 <= w < np.inf and 0 <= y[row] < len(by_class) and y[row] == np.floor(y[row])):
+            continue
+        label = int(y[row])
+        best, p, brier = _judge(scores, row, label)
+        loss = -w * math.log(p)
+        hit = w * (best == label)
+        by_class[label, _TRUE] += w
+        by_class[label, _HIT] += hit
+        by_class[max(best, 0), _PREDICTED] += w * (best >= 0)
+        total += w
+        log_loss += loss
+        squared += w * brier
+        repeated += w * (label == last)
+        last = label
+        examples += 1
+        curve[bucket, _COUNT] += 1
+        curve[bucket, _MASS] += w
+        curve[bucket, _GOOD] += hit
+        curve[bucket, _LOSS] += loss
+    counts[_LAST], counts[_END] = last, max(counts[_END], index + len(y))
+    counts[_EXAMPLES] += examples
+    sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED] = total, log_loss, squared, repeated
+
+
+@exact_kernel
+def _add_ranks(bits: NDArray[np.int32], y: Floats, weight: Singles, histogram: Floats) -> None:
+    """Count binary rows by probability, given as the bits of its float32: their order is that of the numbers."""
+    for row in range(len(y)):
+        w = np.float64(weight[row])
+        if not (0 <= w < np.inf and (y[row] == 0.0 or y[row] == 1.0)):
+            continue
+        low = min(max(bits[row, 1] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
+        high = min(max(bits[row, 0] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
+        # The outcome that is not the rarer one is at _HALF, so one of the two terms says where the row belongs.
+        histogram[int(y[row]), low + _HALF - high] += w
+
+
+@exact_kernel
+def _add_numbers(
+    scores: Singles, y: Floats, weight: Singles, index: int, counts: Ints, sums: Floats, curve: Floats
+) -> None:
+    shift = counts[_SHIFT]
+    counts[_END] = max(counts[_END], index + len(y))
+    for row in range(len(y)):
+        if (index + row) >> shift >= len(curve):
+            shift = _widen(index + row, counts, curve)
+        bucket = (index + row) >> shift
+        w = np.float64(weight[row])
+        if not (0 <= w < np.inf and np.isfinite(y[row])):
+            continue
+        gap = np.float64(scores[row, 0]) - y[row]
+        if not np.isfinite(gap * gap):
+            counts[_UNSCORED] += 1
+            continue
+        sums[_WEIGHT] += w
+        sums[_ABSOLUTE] += w * abs(gap)
+        sums[_SQUARED] += w * gap * gap
+        if w > 0:  # the running weighted mean and spread of y, after West (1979)
+            off = y[row] - sums[_MEAN]
+            sums[_MEAN] += off * w / sums[_WEIGHT]
+            sums[_SPREAD] += w * off * (y[row] - sums[_MEAN])
+        counts[_EXAMPLES] += 1
+        curve[bucket, _COUNT] += 1
+        curve[bucket, _MASS] += w
+        curve[bucket, _GOOD] += w * abs(gap)
+        curve[bucket, _LOSS] += w * gap * gap
+
+
+@exact_kernel
+def _class_losses(kind: int, scores: Singles, y: Floats, result: Floats) -> None:
+    for row in range(len(y)):
+        if not (0 <= y[row] < scores.shape[1] and y[row] == np.floor(y[row])):
+            result[row] = np.nan
+            continue
+        best, p, brier = _judge(scores, row, int(y[row]))
+        if kind == 0:
+            result[row] = brier
+        elif kind == 1:
+            result[row] = 0.0 if best == int(y[row]) else 1.0
+        else:
+            result[row] = -math.log(p)
+
+
+@exact_kernel
+def _number_losses(square: bool, scores: Singles, y: Floats, result: Floats) -> None:
+    for row in range(len(y)):
+        gap = abs(np.float64(scores[row, 0]) - y[row])
+        if np.isnan(gap):
+            gap = np.nan if np.isnan(y[row]) else np.inf
+        result[row] = gap * gap if square else gap
