@@ -442,9 +442,7 @@ def _row(payload: Payload, at: float) -> tuple[float, str, str, str]:
     if "null" in text:  # what JSON makes of a number that is not finite
         lost = _not_finite(msgspec.to_builtins(payload, enc_hook=_plain), kind)
         if lost:
-            raise InputError(
-                f"{lost}, which the log cannot hold; expected a finite number, or None for a missing one; got {payload!r:.300}"
-            )
+            raise InputError(f"{lost}, expected a finite number, or None for a missing one; got {payload!r:.300}")
     return at, kind, key(kept), text
 
 

@@ -1,0 +1,346 @@
+"""Versions: snapshots by the hash of their bytes, versions with parents, and aliases that move.
+
+`Blobs` keeps arrays in immutable files; `Versions` says, from the log alone, which versions were born and where each
+alias points. Neither changes anything that was written. `docs/why/versions.md` says what is guaranteed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import threading
+import time
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from everlearn.errors import BlobError, ConfigError, InputError, ModelError
+from everlearn.model import compare
+from everlearn.records import Arrays, Born, Decision, Payload, Version
+
+_FORMAT = 1
+_HASH = re.compile("[0-9a-f]{64}")
+_SUFFIX = ".safetensors"
+_STALE = 3600.0  # seconds after which an unfinished file is surely nobody's work in progress
+_DTYPES = frozenset(["bool", "float16", "float32", "float64"]) | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_MOVES = frozenset(["start", "promote", "rollback", "challenger"])
+
+
+class Blobs:
+    """A folder of immutable safetensors files, each named by the sha256 of its bytes.
+
+    A file appears under its name complete or not at all, whatever kills the process; with `durability` "power" it
+    is on the disk as well before its hash is returned.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as home:
+    ...     blobs = Blobs(Path(home))
+    ...     blob = blobs.put({"w": np.arange(3.0)}, {"spec": {"family": "linear"}})
+    ...     arrays, header = blobs.get(blob)
+    >>> blob[:12], arrays["w"], header
+    ('dfb9145805dd', array([0., 1., 2.]), {'spec': {'family': 'linear'}})
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], durability: str = "process") -> None:
+        if durability not in ("process", "power"):
+            raise ConfigError(f"durability is {durability!r}, expected 'process' or 'power'")
+        self.folder = Path(folder)
+        self._synced = durability == "power"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.unfinished"):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise BlobError(
+                f"snapshots cannot be kept in {self.folder}: {error}; give a folder you can write"
+            ) from error
+
+    def put(self, arrays: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+        """Store arrays and a header of JSON values, and return their hash; equal content has equal bytes.
+
+        Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that is there already is
+        not written again. Raises `ModelError` for what cannot be stored, `BlobError` when the disk refuses.
+        """
+        data = _packed(arrays, header)
+        blob = hashlib.sha256(data).hexdigest()
+        path = self._path(blob)
+        unfinished = self.folder / f".{blob}.{os.getpid()}.{threading.get_ident()}.unfinished"
+        try:
+            if path.exists() and path.read_bytes() == data:
+                return blob
+            with unfinished.open("wb") as file:
+                file.write(data)
+                if self._synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            unfinished.replace(path)
+            if self._synced:
+                _sync_folder(self.folder)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise BlobError(f"a snapshot of {len(data)} bytes cannot be written to {path}: {error}") from error
+        return blob
+
+    def get(self, blob: str) -> tuple[Arrays, dict[str, Any]]:
+        """The arrays (yours to change) and the header of a blob.
+
+        Raises `BlobError` when it is missing, when its bytes are not those that were stored, or when another
+        program or a newer Everlearn wrote it.
+        """
+        path = self._path(blob)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise BlobError(
+                f"snapshot {blob[:12]} is not in {self.folder}: it was pruned, or the file was lost"
+            ) from None
+        except OSError as error:
+            raise BlobError(f"snapshot {path} cannot be read: {error}") from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != blob:
+            raise BlobError(
+                f"snapshot {path} is {_harm(data)}: its {len(data)} bytes have the hash {found[:12]}, expected "
+                f"{blob[:12]}; put back the file from a copy, or go back to another version"
+            )
+        return _unpacked(data, path)
+
+    def remove(self, blob: str) -> None:
+        """Delete a blob; one that is not there is fine."""
+        try:
+            self._path(blob).unlink(missing_ok=True)
+        except OSError as error:
+            raise BlobError(f"snapshot {self._path(blob)} cannot be removed: {error}") from error
+
+    def hashes(self) -> set[str]:
+        """The blobs that are there."""
+        names = (path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
+        return {name for name in names if _HASH.fullmatch(name)}
+
+    def _path(self, blob: str) -> Path:
+        if not _HASH.fullmatch(blob):
+            raise BlobError(f"{blob!r} is not the name of a snapshot; expected the 64 hex digits of a sha256")
+        return self.folder / f"{blob}{_SUFFIX}"
+
+
+class Versions:
+    """What exists, and which alias is where: a fold of the log's `Born` and `Decision` payloads, and nothing else.
+
+    Feed it every payload of the log in order (`note`); it has no file of its own.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._versions: dict[str, Version] = {}  # in order of birth
+        self._aliases: dict[str, str] = {}
+
+    def note(self, payload: Payload) -> None:
+        """Fold one payload of the log; other kinds are ignored, and noting one twice changes nothing.
+
+        A decision that starts, promotes, rolls back or sets a challenger moves its alias; where the champion moves,
+        "previous" moves to the one that it replaced.
+        """
+        match payload:
+            case Born(version=version):
+                self._versions.setdefault(version.id, version)
+            case Decision(alias=alias, version=id, previous=previous) if alias and id and payload.action in _MOVES:
+                self._aliases[alias] = id
+                if alias == "champion" and previous:
+                    self._aliases["previous"] = previous
+
+    def make(
+        self,
+        arrays: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        parents: Sequence[str],
+        position: int,
+        reason: str,
+        metrics: Mapping[str, float],
+    ) -> Version:
+        """Store the arrays and return their version, whose id is a hash of all it holds.
+
+        Nothing is appended: append `Born(version)` with the decision that needs it, in one group, then note both.
+        Metrics that are not finite are left out, since the log cannot hold them.
+        """
+        plain = _plain(spec, "the spec")
+        numbers = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        blob = self._blobs.put(arrays, {"spec": plain})
+        content = [list(parents), int(position), blob, plain, numbers, reason]
+        id = hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
+        return Version(id, tuple(parents), int(position), blob, plain, numbers, reason)
+
+    def load(self, name: str, spec: Mapping[str, Any] | None = None, like: Mapping[str, Any] | None = None) -> Arrays:
+        """The arrays of a version, by its id, the beginning of its id, or an alias.
+
+        Raises `InputError` for an unknown name; `ModelError` when it was built with another `spec`, or when its
+        names, shapes or dtypes are not those of the arrays in `like`; `BlobError` when the snapshot is gone or bad.
+        """
+        version = self.find(name)
+        if spec is not None:
+            differences = _differences(_plain(spec, "the spec"), version.spec)
+            if differences:
+                raise ModelError(f"version {version.id} is of another model: {'; '.join(differences)}")
+        arrays, header = self._blobs.get(version.blob)
+        if header.get("spec") != version.spec:
+            raise BlobError(
+                f"the snapshot {version.blob[:12]} is not of version {version.id}: "
+                f"{'; '.join(_differences(version.spec, header.get('spec') or {}))}"
+            )
+        if like is not None:
+            differences = compare(like, arrays)
+            if differences:
+                raise ModelError(f"version {version.id} does not fit this model: {'; '.join(differences)}")
+        return arrays
+
+    def find(self, name: str) -> Version:
+        """The version with this id, this alias, or an id that begins so; raises `InputError` listing what exists."""
+        id = name if name in self._versions else self._aliases.get(name, name)
+        if id in self._versions:
+            return self._versions[id]
+        matches = [version for known, version in self._versions.items() if name and known.startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise InputError(f"{name!r} may be any of {_listed([one.id for one in matches])}; give more of the id")
+        aliases = ", ".join(f"{alias} ({at})" for alias, at in sorted(self._aliases.items())) or "none"
+        raise InputError(
+            f"there is no version {name!r}; there are {_listed(list(self._versions)) or 'none'}; aliases: {aliases}"
+        )
+
+    def alias(self, name: str) -> str | None:
+        """The id of the version that an alias points to, if it points anywhere."""
+        return self._aliases.get(name)
+
+    def aliases(self) -> dict[str, list[str]]:
+        """The aliases of each version that has any, sorted, by version id."""
+        found: dict[str, list[str]] = {}
+        for alias, id in sorted(self._aliases.items()):
+            found.setdefault(id, []).append(alias)
+        return found
+
+    def prune(self, keep: int, hold: Set[str] = frozenset()) -> list[str]:
+        """Delete old snapshots, and return the ids of the versions that lost theirs.
+
+        The newest `keep` versions keep their arrays, and so do those that an alias points to, and the parents of
+        all of these. Blobs in `hold` (those of checkpoints) stay, and so does every blob that no version knows.
+        """
+        if keep < 0:
+            raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
+        order = [*self._versions]
+        kept = set(order[max(0, len(order) - keep) :]) | set(self._aliases.values())
+        parents = {parent for id in kept if id in self._versions for parent in self._versions[id].parents}
+        needed = {self._versions[id].blob for id in kept | parents if id in self._versions} | hold
+        gone = self._blobs.hashes() & {version.blob for version in self._versions.values()} - needed
+        for blob in sorted(gone):
+            self._blobs.remove(blob)
+        return [version.id for version in self._versions.values() if version.blob in gone]
+
+    def list(self) -> list[Version]:
+        """All versions, in order of birth; those whose arrays were pruned as well."""
+        return [*self._versions.values()]
+
+
+def _packed(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> bytes:
+    """The bytes of a blob: tensors in safetensors' own fixed order, the header as one canonical text."""
+    tensors = {}
+    for name, given in arrays.items():
+        array = np.asarray(given)
+        if array.dtype.name not in _DTYPES:
+            raise ModelError(
+                f"array {name!r} has dtype {array.dtype}; a snapshot holds only {', '.join(sorted(_DTYPES))}"
+            )
+        if name == "__metadata__":
+            raise ModelError("an array may not be named '__metadata__', which safetensors keeps for itself; rename it")
+        tensors[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    # One entry only: safetensors writes several in no particular order.
+    text = _canonical({"format": _FORMAT, "header": _plain(header, "the header")})
+    try:
+        return safetensors.numpy.save(tensors, {"everlearn": text})
+    except (safetensors.SafetensorError, UnicodeError) as error:
+        raise ModelError(f"these arrays cannot be stored: {error}; names: {', '.join(map(repr, tensors))}") from error
+
+
+def _unpacked(data: bytes, path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """What `_packed` packed; the bytes are what was stored under this name, but perhaps by another program."""
+    try:
+        views = safetensors.numpy.load(data)  # checks lengths, offsets and the header
+        (length,) = struct.unpack_from("<Q", data)
+        note = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get("everlearn")
+        text = json.loads(note) if note else None
+    except (safetensors.SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise BlobError(f"snapshot {path} is not a safetensors file that can be read: {error}") from error
+    if not isinstance(text, dict) or not isinstance(text.get("header"), dict):
+        raise BlobError(f"snapshot {path} was not written by Everlearn: its header is missing")
+    if text.get("format") != _FORMAT:
+        raise BlobError(
+            f"snapshot {path} has format {text.get('format')}, this Everlearn reads format {_FORMAT}; upgrade Everlearn"
+        )
+    return {name: np.array(views[name]) for name in sorted(views)}, text["header"]
+
+
+def _harm(data: bytes) -> str:
+    """Cut short, or changed: told apart by the length that the safetensors header promises."""
+    if len(data) < 8:
+        return "truncated"
+    (length,) = struct.unpack_from("<Q", data)
+    try:
+        header = json.loads(data[8 : 8 + length]) if 8 + length <= len(data) else None
+        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"] if header else []
+        promised = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return "damaged"
+    return "truncated" if len(data) < promised else "damaged"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the folder's new entry on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(content: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The content as it will be read back: plain JSON values."""
+    try:
+        read: dict[str, Any] = json.loads(_canonical(dict(content)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{what} cannot be stored: {error}; expected finite numbers, text, lists and dicts") from error
+    return read
+
+
+def _differences(expected: Mapping[str, Any], got: Mapping[str, Any], where: str = "") -> list[str]:
+    """Say in words where two specs differ."""
+    found = []
+    for name in sorted({*expected, *got}):
+        here = f"{where}{name}"
+        if name not in got:
+            found.append(f"{here} is missing, expected {expected[name]!r}")
+        elif name not in expected:
+            found.append(f"{here} is {got[name]!r}, which was not expected")
+        elif isinstance(expected[name], dict) and isinstance(got[name], dict):
+            found += _differences(expected[name], got[name], f"{here}.")
+        elif expected[name] != got[name]:
+            found.append(f"{here} is {got[name]!r}, expected {expected[name]!r}")
+    return found
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """The newest few, in words."""
+    newest = ", ".join(ids[-10:])
+    return f"{newest} and {len(ids) - 10} older ones" if len(ids) > 10 else newest
