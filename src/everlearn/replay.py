@@ -1,0 +1,349 @@
+"""Replay memory: past examples kept in a fixed number of bytes, as arrays, to be learned from again.
+
+Four kinds. "window": the last rows. "reservoir": every row of the stream is kept with the same chance. "balanced":
+every class gets the same room, and inside it every row of that class has the same chance. "none": nothing.
+All memory is allocated by `start`. Every choice is a function of (seed, count), never of how the stream is cut.
+What was decided, and measured: `docs/why/replay.md`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn._jit import exact_kernel
+from everlearn.errors import ConfigError, InputError
+from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
+from everlearn.spec import ReplaySpec
+
+KINDS = {"none": 0, "window": 1, "reservoir": 2, "balanced": 3}
+NONE, WINDOW, RESERVOIR, BALANCED = 0, 1, 2, 3
+
+SEEN, HELD, TRUNCATED, NEWEST, KIND, SEED, COUNTERS = range(7)  # where each counter stands
+CHOICE, EVICTION = -1, -2  # random streams of `add`; those of `sample` are the caller's keys
+
+ROW_BYTES = 8 + 4 + 8  # y, weight, position
+ENTRY_BYTES = 4 + 4  # index and value of one hashed feature
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class Memory(NamedTuple):
+    """The arrays by name, as the kernels take them.
+
+    `class_seen` counts the rows offered of each class. Of the kind "balanced" only: `order` lists all slots, class
+    after class and then the free ones; `begins` (classes + 2,) says where each of these stretches begins.
+    """
+
+    counters: Ints
+    class_seen: Ints
+    begins: Ints
+    order: NDArray[np.int32]
+    dense: Singles
+    entries: NDArray[np.int32]
+    indices: NDArray[np.int32]
+    values: Singles
+    y: Floats
+    weight: Singles
+    position: Ints
+
+
+@exact_kernel
+def _below(seed: int, stream: int, count: int, end: int) -> int:
+    """A random whole number in [0, end) that belongs to (seed, stream, count).
+
+    Made by splitmix64 (Steele, Lea and Flood 2014), applied once for each part of the key.
+    """
+    mixed = np.uint64(seed)
+    for part in (stream, count):
+        mixed = (mixed ^ np.uint64(part)) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    share = float(mixed >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    return min(end - 1, int(share * end))
+
+
+@exact_kernel
+def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, taker: int) -> int:
+    """Hand slot number `which` of class `giver` to class `taker`; return the slot. Work: one move a class between."""
+    at = begins[giver] + which
+    slot = order[at]
+    hole = begins[giver + 1] - 1
+    order[at] = order[hole]
+    for between in range(giver + 1, taker + 1):
+        # the hole is just before this class: let the class begin there, and have its last place become the hole
+        begins[between] -= 1
+        order[begins[between]] = order[begins[between + 1] - 1]
+        hole = begins[between + 1] - 1
+    for between in range(giver, taker, -1):
+        order[hole] = order[begins[between]]
+        hole = begins[between]
+        begins[between] += 1
+    order[hole] = slot
+    return int(slot)
+
+
+@exact_kernel
+def _balanced_slot(memory: Memory, label: int) -> int:
+    """Where a row of class `label` goes, or -1: class-balancing reservoir sampling (Chrysakis and Moens 2020).
+
+    A class that still holds all its rows takes room from the largest one. A class that has lost a row, or is the
+    largest itself, never grows again: it goes on as a reservoir in the room it has, so its rows stay a fair sample.
+    """
+    counters, begins, order = memory.counters, memory.begins, memory.order
+    classes, seen = memory.class_seen.shape[0], memory.class_seen[label]
+    if counters[HELD] < order.shape[0]:
+        counters[HELD] += 1
+        return _reassign(begins, order, classes, 0, label)
+    room = begins[label + 1] - begins[label]
+    if room == seen - 1:
+        largest, most = label, room
+        for other in range(classes):
+            if begins[other + 1] - begins[other] > most:
+                largest, most = other, begins[other + 1] - begins[other]
+        if largest != label:
+            lost = _below(counters[SEED], EVICTION, counters[SEEN], most)
+            return _reassign(begins, order, largest, lost, label)
+    kept = _below(counters[SEED], CHOICE, counters[SEEN], seen)
+    return int(order[begins[label] + kept]) if kept < room else -1
+
+
+@exact_kernel
+def _slot(memory: Memory, label: int) -> int:
+    """Where the row just counted goes, or -1 if it is not kept."""
+    counters, capacity = memory.counters, memory.y.shape[0]
+    if counters[KIND] == BALANCED:
+        return _balanced_slot(memory, label)
+    place = counters[SEEN] - 1
+    if counters[KIND] == WINDOW:
+        place %= capacity
+    elif place >= capacity:  # algorithm R (Vitter 1985)
+        place = _below(counters[SEED], CHOICE, counters[SEEN], counters[SEEN])
+    if place >= capacity:
+        return -1
+    counters[HELD] = max(counters[HELD], place + 1)
+    return int(place)
+
+
+@exact_kernel
+def _add(
+    memory: Memory,
+    dense: Singles,
+    indptr: Ints,
+    indices: NDArray[np.int32],
+    values: Singles,
+    y: Floats,
+    weight: Singles,
+    position: Ints,
+) -> None:
+    """Offer the rows to the memory, one after another."""
+    counters, classes, width = memory.counters, memory.class_seen.shape[0], memory.indices.shape[1]
+    for row in range(y.shape[0]):
+        label = int(y[row]) if classes > 0 else 0
+        counters[SEEN] += 1
+        counters[NEWEST] = position[row]
+        if classes > 0:
+            memory.class_seen[label] += 1
+        begin, many = indptr[row], indptr[row + 1] - indptr[row]
+        if many > width:
+            counters[TRUNCATED] += 1
+            many = width
+        slot = _slot(memory, label)
+        if slot < 0:
+            continue
+        memory.dense[slot] = dense[row]
+        memory.y[slot] = y[row]
+        memory.weight[slot] = weight[row]
+        memory.position[slot] = position[row]
+        if width > 0:
+            memory.entries[slot] = many
+            memory.indices[slot, :many] = indices[begin : begin + many]
+            memory.values[slot, :many] = values[begin : begin + many]
+
+
+@exact_kernel
+def _draw(counters: Ints, key: int, n: int) -> Ints:
+    """n numbers below the number of rows held, that belong to (seed, key)."""
+    drawn = np.empty(n, np.int64)
+    for i in range(n):
+        drawn[i] = _below(counters[SEED], key, i, counters[HELD])
+    return drawn
+
+
+def start(spec: ReplaySpec, dense: int, hashed: int, classes: int, seed: int = 0) -> Arrays:
+    """Allocate everything, in at most `spec.bytes` bytes, counters included; as many rows as fit.
+
+    `dense` is the number of dense columns, `hashed` the number of hashed ones (0: no room is made for any),
+    `classes` the number of classes (0: a regression, where "balanced" is a reservoir). Kind "none" has no arrays.
+    Raises `ConfigError` if not one row fits, or the kind is unknown.
+
+    >>> arrays = start(ReplaySpec(kind="reservoir", bytes=10_000), dense=8, hashed=0, classes=2)
+    >>> len(arrays["y"]), sum(array.nbytes for array in arrays.values())
+    (191, 9996)
+    """
+    if spec.kind not in KINDS:
+        raise ConfigError(f"replay.kind is {spec.kind!r}; expected one of {', '.join(sorted(KINDS))}")
+    if spec.kind == "none":
+        return {}
+    if hashed > 0 and spec.width < 1:
+        raise ConfigError(f"replay.width is {spec.width}; expected at least 1, because the rows have hashed features")
+    balanced = spec.kind == "balanced" and classes > 0
+    width = spec.width if hashed > 0 else 0
+    fixed = 8 * (COUNTERS + classes + (classes + 2 if balanced else 0))
+    each = ROW_BYTES + 4 * dense + (4 + ENTRY_BYTES * width if width else 0) + (4 if balanced else 0)
+    capacity = (spec.bytes - fixed) // each
+    if capacity < 1:
+        raise ConfigError(
+            f"replay.bytes is {spec.bytes}, and one row takes {each} beside {fixed} for counting; "
+            f"give at least {fixed + each}, or set replay.kind to 'none'"
+        )
+    counters = np.zeros(COUNTERS, np.int64)
+    counters[KIND] = BALANCED if balanced else (WINDOW if spec.kind == "window" else RESERVOIR)
+    counters[SEED] = seed
+    begins = np.zeros(classes + 2 if balanced else 0, np.int64)
+    begins[-1:] = capacity
+    memory = Memory(
+        counters=counters,
+        class_seen=np.zeros(classes, np.int64),
+        begins=begins,
+        order=np.arange(capacity if balanced else 0, dtype=np.int32),
+        dense=np.zeros((capacity, dense), np.float32),
+        entries=np.zeros(capacity if width else 0, np.int32),
+        indices=np.zeros((capacity, width), np.int32),
+        values=np.zeros((capacity, width), np.float32),
+        y=np.zeros(capacity, np.float64),
+        weight=np.zeros(capacity, np.float32),
+        position=np.zeros(capacity, np.int64),
+    )
+    return memory._asdict()
+
+
+def add(arrays: Arrays, spec: ReplaySpec, examples: Examples) -> None:
+    """Offer rows to the memory in stream order; `arrays` are changed in place.
+
+    A row with more than `spec.width` hashed entries keeps the first ones and is counted as truncated. A dense NaN
+    (missing) is kept. n rows at once leave the same bytes as n calls of one row. Raises `InputError`, before anything
+    is written, where the rows do not fit the memory or a label is no class of it.
+    """
+    if spec.kind == "none" or len(examples.y) == 0:
+        return
+    memory, batch = Memory(**arrays), examples.batch
+    _check(memory, examples)
+    _add(
+        memory,
+        np.ascontiguousarray(batch.dense, np.float32),
+        np.ascontiguousarray(batch.indptr, np.int64),
+        np.ascontiguousarray(batch.indices, np.int32),
+        np.ascontiguousarray(batch.values, np.float32),
+        np.ascontiguousarray(examples.y, np.float64),
+        np.ascontiguousarray(examples.weight, np.float32),
+        np.ascontiguousarray(examples.position, np.int64),
+    )
+
+
+def _check(memory: Memory, examples: Examples) -> None:
+    """Refuse rows that do not fit."""
+    columns, classes = memory.dense.shape[1], len(memory.class_seen)
+    if examples.batch.dense.shape != (len(examples.y), columns):
+        raise InputError(
+            f"rows for replay have dense shape {examples.batch.dense.shape}, expected {(len(examples.y), columns)}; "
+            "start the memory with the schema of the stream"
+        )
+    if memory.indices.shape[1] == 0 and examples.batch.indptr[-1] > examples.batch.indptr[0]:
+        raise InputError("rows for replay have hashed features, but the memory was started with hashed=0")
+    if classes == 0:
+        return
+    y = examples.y
+    foreign = ~((y >= 0) & (y < classes) & (y == np.floor(y)))
+    if foreign.any():
+        first = int(np.flatnonzero(foreign)[0])
+        raise InputError(
+            f"label {y[first]} at position {examples.position[first]} is no class of the replay memory; "
+            f"expected a whole number from 0 to {classes - 1}"
+        )
+
+
+def sample(arrays: Arrays, spec: ReplaySpec, n: int, key: int) -> Examples:
+    """Draw n rows with replacement, every row held with the same chance; the draw belongs to (seed, key).
+
+    Writes nothing. An empty memory gives no rows. `key` is a whole number from 0, for instance a position.
+
+    >>> spec = ReplaySpec(kind="window", bytes=10_000)
+    >>> arrays = start(spec, dense=1, hashed=0, classes=0)
+    >>> zero = np.zeros(4, np.int64)
+    >>> batch = Batch(np.ones((3, 1), np.float32), zero, np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> add(arrays, spec, Examples(batch, np.array([5.0, 6.0, 7.0]), np.ones(3, np.float32), np.arange(1, 4)))
+    >>> sample(arrays, spec, n=6, key=1).y.tolist()
+    [6.0, 7.0, 7.0, 6.0, 7.0, 7.0]
+    """
+    if spec.kind == "none":
+        return _nothing()
+    memory = Memory(**arrays)
+    drawn = _draw(memory.counters, key, n) if memory.counters[HELD] > 0 else np.zeros(0, np.int64)
+    return _rows(memory, _held(memory)[drawn])
+
+
+def contents(arrays: Arrays, spec: ReplaySpec) -> Examples:
+    """Everything held, oldest position first. Writes nothing."""
+    if spec.kind == "none":
+        return _nothing()
+    memory = Memory(**arrays)
+    slots = _held(memory)
+    return _rows(memory, slots[np.argsort(memory.position[slots], kind="stable")])
+
+
+def composition(arrays: Arrays, spec: ReplaySpec) -> dict[str, Any]:
+    """What the memory is made of, in plain numbers; reported because it shifts when the stream drifts.
+
+    `rows`, `capacity`, `bytes`; `seen` and `truncated` (of all rows offered); `classes`: for each class, in class
+    order, rows `held`, `seen`, and its `share` of memory; `age`: the quantiles 0, .25, .5, .75 and 1 of how many
+    positions each row is behind the newest row offered (empty while nothing is held).
+    """
+    if spec.kind == "none":
+        return {"rows": 0, "capacity": 0, "bytes": 0, "seen": 0, "truncated": 0, "classes": [], "age": {}}
+    memory = Memory(**arrays)
+    counters, slots = memory.counters, _held(memory)
+    rows, classes = len(slots), len(memory.class_seen)
+    held: Ints = np.bincount(memory.y[slots].astype(np.int64), minlength=classes) if classes else slots
+    ages = counters[NEWEST] - memory.position[slots]
+    return {
+        "rows": rows,
+        "capacity": len(memory.y),
+        "bytes": sum(array.nbytes for array in memory),
+        "seen": int(counters[SEEN]),
+        "truncated": int(counters[TRUNCATED]),
+        "classes": [
+            {
+                "held": int(held[label]),
+                "seen": int(memory.class_seen[label]),
+                "share": float(held[label] / max(1, rows)),
+            }
+            for label in range(classes)
+        ],
+        "age": {str(q): float(np.quantile(ages, q)) for q in QUANTILES} if rows else {},
+    }
+
+
+def _held(memory: Memory) -> Ints:
+    """The slots that hold a row."""
+    held = int(memory.counters[HELD])
+    return memory.order[:held].astype(np.int64) if memory.counters[KIND] == BALANCED else np.arange(held)
+
+
+def _rows(memory: Memory, slots: Ints) -> Examples:
+    """Copies of the rows in these slots."""
+    width = memory.indices.shape[1]
+    many = memory.entries[slots] if width else np.zeros(len(slots), np.int32)
+    real = np.arange(width) < many[:, None]
+    indptr = np.zeros(len(slots) + 1, np.int64)
+    np.cumsum(many, out=indptr[1:])
+    batch = Batch(memory.dense[slots], indptr, memory.indices[slots][real], memory.values[slots][real])
+    return Examples(batch, memory.y[slots], memory.weight[slots], memory.position[slots])
+
+
+def _nothing() -> Examples:
+    """No rows, without columns."""
+    batch = Batch(np.zeros((0, 0), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    return Examples(batch, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64))
