@@ -46,9 +46,13 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     """Make an untrained model from a spec: `{"family": "linear", ...}` or `{"family": "your_module:build"}`.
 
     `schema` (see `everlearn.schema.shape`) supplies task, dense, hashed and classes where the spec leaves them out.
+    With neither, the model takes its shape from the first stream that it is given to (`bind`).
     """
     whole = {**(schema or {}), **spec}
-    maker = find(str(whole.get("family", "linear")))
+    family = str(whole.get("family", "linear"))
+    if family in FAMILIES and not {"task", "dense"} & whole.keys():
+        return Deferred(whole)
+    maker = find(family)
     model = maker(whole)
     missing = [part for part in ("spec", "arrays", "predict", "learn") if getattr(model, part, None) is None]
     if missing:
@@ -57,6 +61,43 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
             "a model has spec, arrays, predict and learn (see everlearn.model.Model)"
         )
     return model
+
+
+class Deferred:
+    """A model that does not know its inputs yet; `bind` builds it, and from then on it is the model it built."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec: Spec = spec
+        self.built: Model | None = None
+
+    @property
+    def arrays(self) -> Arrays:
+        return self.built.arrays if self.built else {}
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        self._known().arrays = arrays
+
+    def predict(self, batch: Batch) -> Singles:
+        return self._known().predict(batch)
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        return self._known().learn(batch, y, weight)
+
+    def _known(self) -> Model:
+        if self.built is None:
+            raise ModelError(
+                "this model does not know its inputs yet; hand it to prequential(model, stream), or build it with "
+                "task, dense, hashed and classes in its spec"
+            )
+        return self.built
+
+
+def bind(model: Model, shape: Mapping[str, Any]) -> None:
+    """Give a model built without a shape the one of a stream; a model that has one is left as it is."""
+    if isinstance(model, Deferred) and model.built is None:
+        model.built = build(model.spec, shape)
+        model.spec = model.built.spec
 
 
 def find(family: str) -> Callable[[Spec], Model]:
@@ -84,6 +125,16 @@ def find(family: str) -> Callable[[Spec], Model]:
 def copied(arrays: Mapping[str, Any]) -> Arrays:
     """Arrays with the same content and no shared memory."""
     return {name: np.array(array, copy=True, order="C") for name, array in arrays.items()}
+
+
+def prefixed(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
+    """The same arrays, with `prefix` before each name."""
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def within(arrays: Mapping[str, Any], prefix: str) -> Arrays:
+    """The arrays whose names begin with `prefix`, named by what follows it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def copy(model: Model) -> Model:

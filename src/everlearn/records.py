@@ -152,8 +152,8 @@ class Version(Struct, frozen=True):
 class Decision(Struct, frozen=True, tag="decision", tag_field="kind", omit_defaults=True):
     """Something that changed, or was refused, for a reason; `at` is the position that it follows.
 
-    `alias` moves from version `previous` to `version` where the action moves one (promote, rollback, start,
-    challenger). `by` is "gate", "drift", "guard" or "user".
+    `alias` moves from version `previous` to `version` where the action moves one (start, promote, rollback,
+    challenger). `by` is "loop", "gate", "guard", "drift" or "user".
     """
 
     action: Literal["start", "promote", "reject", "rollback", "drift", "challenger", "config"]
@@ -181,12 +181,13 @@ class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
 
 
 class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
-    """A row that could not be used, kept aside: which line of which source, why, and what it held."""
+    """A row that could not be used, kept aside: which line of which source, why, what it held, and its position."""
 
     source: str
     line: int
     reason: str
     raw: str
+    at: int = 0
 
 
 Payload = Prediction | Label | Reward | Preference | Example | Decision | Born | Checkpoint | Rejected

@@ -6,16 +6,21 @@ Bytes are bytes, windows are seconds, everything else that is counted is counted
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from everlearn.records import Scalar, Task
 
 MIB = 1 << 20
 
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
-class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+
+class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What a raw record holds, and what is to be predicted.
 
     `fields` maps a name to its kind: "numeric", "boolean", "categorical", "text", "datetime" or
@@ -27,11 +32,11 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     task: Task
     fields: dict[str, str]
     classes: tuple[Scalar, ...] = ()
-    bits: int = 18
+    bits: Annotated[int, Meta(ge=8, le=28)] = 18
     interactions: bool = False
 
 
-class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """When a candidate replaces a reference.
 
     `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
@@ -41,14 +46,14 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     loss: Literal["auto", "brier", "error", "log_loss", "absolute", "squared"] = "auto"
-    alpha: float = 0.05
-    tolerance: float = 0.0
-    minimum: int = 500
-    cycle: int = 0
+    alpha: Share = 0.05
+    tolerance: NotNegative = 0.0
+    minimum: Positive = 500
+    cycle: Count = 0
     guards: dict[str, float] = {}
 
 
-class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What watches the stream for change, and what happens then.
 
     `watch` is the champion's "loss", its predicted probability ("proba", no labels needed), or the first
@@ -59,21 +64,21 @@ class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     detector: Literal["adwin", "page_hinkley", "ddm", "kswin", "none"] = "adwin"
     watch: Literal["loss", "proba", "inputs"] = "loss"
-    sensitivity: float = 0.002
-    grace_period: int = 500
+    sensitivity: Share = 0.002
+    grace_period: Positive = 500
     reaction: Literal["note", "reset", "rate", "challenger"] = "challenger"
 
 
-class ReplaySpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ReplaySpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What is remembered: the last rows ("window"), a fair sample of all rows ("reservoir"), or a fair sample
     of each class ("balanced"), in `bytes`. Rows keep at most `width` hashed features."""
 
     kind: Literal["window", "reservoir", "balanced", "none"] = "window"
-    bytes: int = 4 * MIB
-    width: int = 64
+    bytes: Count = 4 * MIB
+    width: Count = 64
 
 
-class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """How late feedback is treated.
 
     A prediction waits `window` seconds for its feedback (0: for ever), then takes the label `default`, or is
@@ -81,13 +86,13 @@ class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     judgement of one prediction) is learned as well ("learn") or only kept in the log ("ignore").
     """
 
-    window: float = 0.0
+    window: NotNegative = 0.0
     default: Scalar | None = None
     correction: Literal["learn", "ignore"] = "learn"
-    bytes: int = 64 * MIB
+    bytes: Positive = 64 * MIB
 
 
-class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Whether rows of a file are appended to the log ("always") or the file itself is the log ("auto"; standard
     input is appended even so), and what an acknowledged event survives: the death of the "process", or the loss
     of "power" as well."""
@@ -96,7 +101,7 @@ class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     durability: Literal["process", "power"] = "process"
 
 
-class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """A whole loop.
 
     `mode` is "gated" (the champion stays as it is until the gate promotes) or "live" (every update serves at
@@ -111,12 +116,12 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     home: str = ""
     mode: Literal["gated", "live"] = "gated"
     seed: int = 0
-    warm_start: float = 0.0
-    epochs: int = 1
-    tick: int = 100
-    checkpoint: int = 100_000
-    keep: int = 50
-    challengers: int = 2
+    warm_start: NotNegative = 0.0
+    epochs: Positive = 1
+    tick: Positive = 100
+    checkpoint: Positive = 50_000
+    keep: Positive = 50
+    challengers: Positive = 2
     gate: GateSpec = GateSpec()
     drift: DriftSpec = DriftSpec()
     replay: ReplaySpec = ReplaySpec()

@@ -1,0 +1,274 @@
+"""The command line: one command a step, each a few lines in front of the loop; `--json` prints data for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from everlearn.errors import ConfigError, EverlearnError
+
+if TYPE_CHECKING:
+    from everlearn.loop import Loop, Progress
+    from everlearn.spec import Spec
+    from everlearn.stream import Stream
+
+app = typer.Typer(
+    help="Keeps a deployed model learning from its own traffic, and never lets it get quietly worse.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+screen = Console()
+aside = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
+Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
+TOML = Path("everlearn.toml")
+
+
+def main() -> None:
+    """Run the command line; errors that Everlearn raises on purpose are one message and exit status 1."""
+    try:
+        app()
+    except EverlearnError as error:
+        aside.print(f"[bold red]everlearn:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its loop.")] = Path("everlearn-demo"),
+    mode: Annotated[Literal["gated", "live"], typer.Option(help="Who serves: see the guide.")] = "gated",
+    as_json: Json = False,
+) -> None:
+    """Watch a model learn from a real electricity market that drifts, and beat the frozen model it started from."""
+    import shutil
+
+    from everlearn import config, stream
+
+    path = folder / f"{mode}.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / f"{mode}.home", ignore_errors=True)  # the demo always starts from the beginning
+    with as_file(files("everlearn") / "data" / "elec2.parquet") as data:
+        spec = msgspec.structs.replace(
+            _inferred(stream.read(data, label="label"), str(data)), mode=mode, warm_start=0.1, home=f"{mode}.home"
+        )
+        config.save(spec, path)
+        _run(path, spec, stream.read(data, schema=spec.schema), "electricity price: up or down?", as_json)
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON-lines file, or a glob of them.")],
+    label: Annotated[str, typer.Option(help="The column to predict.")],
+    config_path: Config = TOML,
+    force: Annotated[bool, typer.Option(help="Replace a configuration file that exists.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at a data file, infer what its fields hold, and write everlearn.toml for you to edit."""
+    from everlearn import config, stream
+
+    if config_path.exists() and not force:
+        raise ConfigError(f"{config_path} exists already; name another with --config, or replace it with --force")
+    spec = _inferred(stream.read(data, label=label), data)
+    config.save(spec, config_path)
+    if as_json:
+        _print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
+        return
+    schema = spec.schema
+    table = Table("field", "kind", title=f"{data}: predict {schema.label} ({schema.task})", title_justify="left")
+    for name, kind in schema.fields.items():
+        table.add_row(name, kind)
+    screen.print(table)
+    if schema.classes:
+        screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False)
+    screen.print(f"Wrote {config_path}. Next: [bold]everlearn run{_option(config_path)}[/]", highlight=False)
+
+
+@app.command()
+def run(
+    source: Annotated[str, typer.Argument(help="A file, a glob, or - for standard input; else the configured one.")] = "",
+    config_path: Config = TOML,
+    label: Annotated[str, typer.Option(help="The column to predict, where there is no configuration yet.")] = "",
+    warm_start: Annotated[
+        float | None, typer.Option(help="Train offline on this share (below 1) or number of rows first.")
+    ] = None,
+    mode: Annotated[Literal["gated", "live"] | None, typer.Option(help="Override the configured mode.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a file, a folder's files or standard input through the loop; goes on where it stopped last time."""
+    from everlearn import config, stream
+
+    if source.endswith(".toml"):
+        config_path, source = Path(source), ""
+    if not config_path.exists() and source and label:
+        if source == "-":
+            raise ConfigError(f"standard input can be read once only: write {config_path} first, with `everlearn init`")
+        config.save(_inferred(stream.read(source, label=label), source), config_path)
+        aside.print(f"wrote {config_path}: look it over, and change what was inferred wrongly", highlight=False)
+    spec = config.load(config_path)
+    if label and label != spec.schema.label:
+        raise ConfigError(f"{config_path} predicts {spec.schema.label!r}, not {label!r}; name another with --config")
+    changes = {"warm_start": warm_start, "mode": mode}
+    spec = msgspec.structs.replace(spec, **{name: value for name, value in changes.items() if value is not None})
+    if not (source or spec.source):
+        raise ConfigError(f"nothing to run: name a file, or set `source` in {config_path}")
+    where = source or str(config_path.parent / spec.source)
+    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
+
+
+@app.command()
+def versions(config_path: Config = TOML, as_json: Json = False) -> None:
+    """List every version: where it came from, how good it was, and what points at it."""
+    with _open(config_path) as loop:
+        aliases = loop.aliases()
+        if as_json:
+            rows = [msgspec.to_builtins(one) | {"aliases": aliases.get(one.id, [])} for one in loop.versions()]
+            _print_json({"versions": rows})
+            return
+        metric = "mae" if loop.spec.schema.task == "regression" else "accuracy"
+        table = Table("version", "aliases", "parents", "position", f"{metric} at birth", "reason")
+        for one in loop.versions():
+            born = f"{one.metrics[metric]:.4f}" if metric in one.metrics else ""
+            names = ", ".join(aliases.get(one.id, []))
+            table.add_row(one.id, names, " ".join(one.parents), f"{one.position:,}", born, one.reason)
+        screen.print(table)
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="An id, the beginning of one, or an alias.")],
+    reason: Reason = "asked for on the command line",
+    config_path: Config = TOML,
+    as_json: Json = False,
+) -> None:
+    """Make a version the champion."""
+    with _open(config_path) as loop:
+        _moved("champion", loop.aliases(), loop.promote(version, reason).id, as_json)
+
+
+@app.command()
+def rollback(
+    reason: Reason = "asked for on the command line", config_path: Config = TOML, as_json: Json = False
+) -> None:
+    """Make the previous champion the champion again."""
+    with _open(config_path) as loop:
+        _moved("champion", loop.aliases(), loop.rollback(reason).id, as_json)
+
+
+@app.command()
+def check(
+    target: Annotated[str, typer.Argument(help="A family, or your_module:build.")],
+    spec: Annotated[str, typer.Option(help="More of the model's spec, as JSON.")] = "{}",
+    as_json: Json = False,
+) -> None:
+    """Check that a model keeps the contract, and so can be versioned, resumed, shadowed and rolled back."""
+    from everlearn import checks, model
+
+    sys.path.insert(0, "")  # a module in the current folder can be checked without installing it
+    shape = {"task": "binary", "dense": 4, "hashed": 64, "classes": 2}
+    whole = {**shape, "family": target, **json.loads(spec)}
+    results = checks.run(lambda: model.build(whole), spec=whole)
+    if as_json:
+        _print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})
+    else:
+        table = Table("check", "", "what was found", title=f"{target}", title_justify="left")
+        for one in results:
+            table.add_row(one.name, "[green]passes[/]" if one.ok else "[bold red]fails[/]", _escape(one.message))
+        screen.print(table)
+    if not all(one.ok for one in results):
+        raise typer.Exit(1)
+
+
+def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
+    from everlearn import config, report
+    from everlearn.loop import Loop
+
+    home = config.home(spec, path)
+    with Loop(spec, home) as loop:
+        with _progress(stream, quiet=as_json) as progress:
+            result = loop.run(stream, progress)
+        picture = home / "report.png"
+        loop.picture(picture, title)
+        result |= {"picture": str(picture), "home": str(home)}
+        if as_json:
+            _print_json(result)
+            return
+        screen.print(report.summary(result))
+        for number, row in enumerate(loop.rejected()):
+            if number == 10:
+                screen.print(f"  ... and {result['rejected'] - 10:,} more")
+                break
+            screen.print(f"  set aside: {row.source} line {row.line}: {row.reason}", highlight=False, markup=False)
+        screen.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
+    """A bar with the rate and the champion's metric; nothing where there is no terminal to draw on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if quiet or not aside.is_terminal:
+        yield None
+        return
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn()
+    with Progress(TextColumn(stream.name), *columns, console=aside, transient=True) as bars:
+        task = bars.add_task("", total=stream.rows, note="")
+
+        def show(rows: int, loop: Loop) -> None:
+            reported = loop.fold.learner.report()["champion"]
+            name = "mae" if "mae" in reported else "accuracy"
+            metric = f"champion {name} {reported[name]:.4f}" if name in reported else ""
+            speed = bars.tasks[0].speed
+            rate = f"{speed:,.0f}/s " if speed else ""
+            bars.update(task, completed=rows, note=rate + metric)
+
+        yield show
+
+
+def _open(path: Path) -> Loop:
+    from everlearn import config, loop
+
+    spec = config.load(path)
+    home = config.home(spec, path)
+    if not (home / "log.sqlite").exists():
+        raise ConfigError(f"{home} holds no loop yet; start one with `everlearn run{_option(path)}`")
+    return loop.Loop(spec, home)
+
+
+def _inferred(stream: Stream, source: str) -> Spec:
+    from everlearn.spec import Spec
+
+    return Spec(schema=stream.schema, source=source)
+
+
+def _moved(alias: str, before: dict[str, list[str]], version: str, as_json: bool) -> None:
+    old = next((id for id, names in before.items() if alias in names), "")
+    if as_json:
+        _print_json({"alias": alias, "previous": old, "version": version})
+    else:
+        screen.print(f"{alias}: {old} -> [bold]{version}[/]", highlight=False)
+
+
+def _option(path: Path) -> str:
+    return "" if path == TOML else f" --config {path}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")

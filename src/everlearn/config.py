@@ -1,0 +1,69 @@
+"""Spec records <-> TOML. The only place that reads configuration files and the environment.
+
+EVERLEARN_HOME, where set, takes the place of `home`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from everlearn.errors import ConfigError
+from everlearn.spec import Spec
+
+_HEADING = """\
+# What this loop predicts, learns from, and how it decides. Every setting, with its meaning and default, is in
+# docs/reference/settings.md; what is not written here has its default.
+
+"""
+
+
+def load(path: str | Path) -> Spec:
+    """Read `everlearn.toml`; raise ConfigError naming the file, the setting, what was got and what was expected."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"there is no {path}; `everlearn init DATA --label COLUMN` writes one, or name the file to read"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return convert(values, str(path))
+
+
+def convert(values: Mapping[str, Any], where: str = "the spec") -> Spec:
+    """Make a Spec of plain values; raise ConfigError that names the setting at fault."""
+    try:
+        return msgspec.convert(values, Spec)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_plain(str(error))}") from error
+
+
+def save(spec: Spec, path: str | Path) -> None:
+    """Write a spec as TOML, leaving out what has its default; the file can be edited by hand."""
+    Path(path).write_text(_HEADING + tomli_w.dumps(msgspec.to_builtins(spec)), encoding="utf-8")
+
+
+def home(spec: Spec, path: Path) -> Path:
+    """Where the loop of the configuration file `path` lives: EVERLEARN_HOME, or `spec.home`, both relative to the
+    file's folder, or the file's own name ending in `.home`."""
+    return path.parent / (os.environ.get("EVERLEARN_HOME") or spec.home or f"{path.stem}.home")
+
+
+def _plain(message: str) -> str:
+    """msgspec says "Expected `int`, got `str` - at `$.gate.minimum`"; people say "gate.minimum: expected ..."."""
+    what, dash, where = message.rpartition(" - at ")
+    if not dash:
+        return message
+    return f"{where.strip('`').removeprefix('$.')}: {what[0].lower()}{what[1:]}"

@@ -1,0 +1,320 @@
+"""The fold: events in, commits out.
+
+The state after position p is a function of (log up to p, spec, seed), however the log was cut into reads. Two kinds
+of log are folded alike: events of the event log, and rows of a file that is itself the log. Whenever a decision
+falls, or a checkpoint is due, the fold yields a `Commit`, which its caller must make durable before going on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from everlearn import gate, metrics, model, schema
+from everlearn.errors import ConfigError
+from everlearn.feedback import ANSWER, Waiter, Waiting, target
+from everlearn.learn import DRIFT, Learner, rows, warm
+from everlearn.predict import speak
+from everlearn.records import (
+    Arrays,
+    Batch,
+    Born,
+    Decision,
+    Event,
+    Evidence,
+    Example,
+    Examples,
+    Label,
+    Payload,
+    Prediction,
+    Preference,
+    Reward,
+    Singles,
+    Version,
+)
+from everlearn.serve import Contestant, Roster
+from everlearn.spec import Spec
+from everlearn.version import Versions
+
+Cursor = Literal["row", "log"]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What was decided after position `at`; empty `payloads` mean that only a checkpoint is due."""
+
+    at: int
+    payloads: list[Payload]
+
+
+class Fold:
+    """All state of a loop, and how events and rows change it.
+
+    `lookup(id)` gives the prediction of that id from the log, for feedback that comes when it waits no longer.
+    """
+
+    def __init__(self, spec: Spec, versions: Versions, lookup: Callable[[str], Prediction | None]) -> None:
+        self.spec = spec
+        self.shape = schema.shape(spec.schema)
+        self.encoder = schema.Encoder(spec.schema)
+        self.roster = Roster(live=spec.mode == "live")
+        self.learner = Learner(spec, self.shape)
+        self.waiting = Waiting(spec.feedback)
+        self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
+        self._versions = versions
+        self._lookup = lookup
+        self._now = 0.0  # the latest time that the log has shown; it never goes back
+        self.warm_rows = int(spec.warm_start)  # a share below 1 needs the length of the stream: the loop knows it
+        self._warmed = 0
+        self._checkpointed = 0
+        self._nursery: model.Model | None = None  # learns offline until the warm start is over
+        self._guards = {name: self.encoder.label(_guarded(name, spec)) for name in spec.gate.guards}
+
+    @property
+    def started(self) -> bool:
+        return bool(self.roster.contestants)
+
+    # ---- rows and events ---------------------------------------------------------------------------------------
+
+    def examples(self, examples: Examples, cursor: Cursor) -> Iterator[Commit]:
+        """Fold rows that come with their labels: each is predicted by everyone, scored, then learned."""
+        if not self.started:
+            used = self._warm_up(examples)
+            if used == len(examples.y):
+                self.cursor[cursor] = int(examples.position[-1])
+                return
+            yield from self.start(int(examples.position[used]) - 1)
+            examples = rows(examples, used, len(examples.y))
+        for piece in self.learner.pieces(examples):
+            shadows = {one.uid: one.model for one in self.roster.contestants if not one.learns}
+            yield from self._test(piece, speak(shadows, piece.batch), cursor)
+
+    def event(self, event: Event) -> Iterator[Commit]:
+        """Fold one event of the log."""
+        self._now = max(self._now, event.time)
+        match event.payload:
+            case Prediction() as prediction:
+                yield from self._predicted(event, prediction)
+            case Label() | Reward() | Preference() as feedback:
+                y = target(feedback, self.spec.schema.task, self.encoder.label)
+                yield from self._judged(feedback.id, y, feedback.weight, event.position)
+            case Decision(by="user", alias="champion") as decision:
+                arrays = self._versions.load(decision.version)
+                self.roster.install(decision.version, arrays, keep=decision.action == "promote")
+            case _:
+                return
+        default = self.spec.feedback.default
+        for waiter in self.waiting.overdue(self._now):
+            if default is not None:
+                yield from self._score(waiter, self.encoder.label(default), 1.0, event.position)
+
+    def example_events(self, batch: Sequence[Event]) -> Iterator[Commit]:
+        """Fold consecutive events that are all examples, at once."""
+        payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
+        self._now = max(self._now, batch[-1].time)
+        encoded, _ = self.encoder.records([one.features for one in payloads])
+        y, _ = self.encoder.labels([one.label for one in payloads], len(payloads))
+        weight = np.array([one.weight for one in payloads], np.float32)
+        position = np.array([event.position for event in batch], np.int64)
+        yield from self.examples(Examples(encoded, y, weight, position), "log")
+
+    def start(self, at: int) -> Iterator[Commit]:
+        """End the warm start, if there was one: store the first version, and put it in every role."""
+        first = self._nursery or self.make()
+        why = f"trained offline on {self._warmed} rows" if self._warmed else "untrained start"
+        version = self._versions.make(first.arrays, self.spec.model, (), at, why, {})
+        self.roster.start(version.id, first)
+        self._nursery = None
+        aliases = [self._decision("start", at, why, "loop", alias, version.id) for alias in ("champion", "challenger")]
+        yield self._commit(at, [Born(version), *aliases])
+
+    def make(self) -> model.Model:
+        """An untrained model of this loop's spec."""
+        return model.build({"seed": self.spec.seed, **self.spec.model}, self.shape)
+
+    # ---- test, then learn --------------------------------------------------------------------------------------
+
+    def _warm_up(self, examples: Examples) -> int:
+        """Learn what belongs to the warm start; return how many rows that were."""
+        used = min(len(examples.y), self.warm_rows - self._warmed)
+        if used > 0:
+            self.rehearse(rows(examples, 0, used))
+            self.learner.remember(rows(examples, 0, used))
+            self._warmed += used
+        return max(used, 0)
+
+    def rehearse(self, examples: Examples) -> None:
+        """Learn rows offline, before anything is served: a pass of a warm start that is more than one pass long."""
+        self._nursery = self._nursery or self.make()
+        warm(self._nursery, examples)
+
+    def _predicted(self, event: Event, prediction: Prediction) -> Iterator[Commit]:
+        if not self.started:
+            yield from self.start(event.position - 1)
+        row = self.encoder.record(prediction.features)
+        said = speak({one.uid: one.model for one in self.roster.contestants}, row)
+        said[ANSWER] = np.array([prediction.proba or (float(prediction.value),)], np.float32)
+        self.learner.look(row, said[ANSWER])
+        self.waiting.put(Waiter(prediction.id, event.position, event.time, row, said))
+
+    def _judged(self, id: str, y: float, weight: float, position: int) -> Iterator[Commit]:
+        """Score a prediction that waits; a correction, or a label that came too late, is learned but not scored."""
+        waiter = self.waiting.take(id)
+        if waiter is not None:
+            yield from self._score(waiter, y, weight, position)
+        elif self.spec.feedback.correction == "learn" and (found := self._lookup(id)) is not None:
+            example = _example(self.encoder.record(found.features), y, weight, position)
+            for one in self.roster.contestants:
+                if one.learns:
+                    warm(one.model, example)
+
+    def _score(self, waiter: Waiter, y: float, weight: float, position: int) -> Iterator[Commit]:
+        yield from self._test(_example(waiter.row, y, weight, position), waiter.said, "log")
+
+    def _test(self, examples: Examples, said: dict[int, Singles], cursor: Cursor) -> Iterator[Commit]:
+        """Score everyone on rows that all lie before the next decision, learn them, then decide if it is time."""
+        answered_now = ANSWER not in said
+        contestants, champion = self.roster.contestants, self.roster.champion
+        roles = {"champion": champion.uid if answered_now else ANSWER, "challenger": self.roster.challenger.uid}
+        roles |= {"frozen": one.uid for one in contestants if one.role == "frozen"}
+        losses = self.learner.step(examples, said, {one.uid: one.model for one in contestants if one.learns}, roles)
+        if answered_now:
+            self.learner.look(examples.batch, said[champion.uid])
+        for candidate, reference in self.roster.questions():
+            if candidate.uid in losses and reference.uid in losses:
+                if candidate.question is None:
+                    candidate.question = gate.start(self.spec.gate)
+                gate.update(candidate.question, self.spec.gate, losses[reference.uid], losses[candidate.uid])
+                self._guard(candidate.question, said[reference.uid], said[candidate.uid], examples)
+        if self.learner.due():
+            self.cursor[cursor] = at = int(examples.position[-1])
+            yield from self._decide(at)
+
+    def _guard(self, question: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
+        """Show the gate the recall of the classes that a promotion must not cost."""
+        for name, guarded in self._guards.items():
+            mine = examples.y == guarded
+            if mine.any():
+                pair = (metrics.losses("error", scores[mine], examples.y[mine]) for scores in (reference, candidate))
+                gate.update_guard(question, self.spec.gate, name, *pair)
+
+    # ---- decisions: asked of the gate and of the detectors, carried out by the roster --------------------------
+
+    def _decide(self, at: int) -> Iterator[Commit]:
+        payloads: list[Payload] = []
+        if self.learner.alarm() == DRIFT:
+            payloads += self._react(at)
+        champion = self.roster.champion.uid
+        for candidate, _ in self.roster.questions():
+            if candidate.question is None or self.roster.champion.uid != champion:
+                continue  # not asked yet, or everyone is asked anew since the champion has changed
+            share = 1.0 if candidate.role in ("previous", "champion") else 1.0 / self.spec.challengers
+            verdict = gate.verdict(candidate.question, self.spec.gate, share)
+            if verdict.action != "wait":
+                payloads += self._move(candidate, verdict.action, verdict.reason, verdict.evidence, at)
+        due = self.learner.scored // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint
+        if payloads or due:
+            yield self._commit(at, payloads)
+
+    def _move(
+        self, candidate: Contestant, verdict: Literal["promote", "reject"], reason: str, evidence: Evidence, at: int
+    ) -> list[Payload]:
+        champion, previous = self.roster.champion, self.roster.find("previous")
+        move = self.roster.move(candidate, verdict)
+        if move == "promote":
+            born = self._born(candidate.model, (candidate.version,), at, reason, candidate.role == "challenger")
+            decision = self._decision(move, at, reason, "gate", "champion", born.version.id, champion.version, evidence)
+            self.roster.promote(candidate, born.version.id)
+            return [born, decision]
+        if move == "rollback" and previous is not None:
+            version = previous.version
+            self.roster.install(version, previous.model.arrays, keep=False)
+            return [self._decision(move, at, reason, "guard", "champion", version, champion.version, evidence)]
+        if move == "reject":
+            self.roster.reject(candidate)
+            return [self._decision(move, at, reason, "gate", "", candidate.version, "", evidence)]
+        self.roster.confirm()
+        return []
+
+    def _react(self, at: int) -> list[Payload]:
+        """Drift was detected: note it, and react as the spec says."""
+        drift = self.spec.drift
+        reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}"
+        payloads: list[Payload] = [self._decision("drift", at, reason, "drift")]
+        if drift.reaction == "rate":
+            self.learner.boost()
+        elif drift.reaction == "reset":
+            self.roster.restart(self.roster.challenger, self.make().arrays, self.roster.challenger.version)
+        elif drift.reaction == "challenger" and self.roster.learning() < self.spec.challengers:
+            fresh, remembered = self.make(), self.learner.remembered()
+            warm(fresh, remembered)
+            why = f"fresh challenger after drift, warmed on {len(remembered.y)} remembered rows"
+            born = self._born(fresh, (), at, why, scored=False)
+            self.roster.challenge(born.version.id, fresh)
+            payloads += [born, self._decision("challenger", at, why, "drift", "challenger", born.version.id)]
+        return payloads
+
+    def _born(self, parent: model.Model, parents: tuple[str, ...], at: int, reason: str, scored: bool) -> Born:
+        births = self.learner.report()["challenger"] if scored else {}
+        version: Version = self._versions.make(parent.arrays, self.spec.model, parents, at, reason, births)
+        return Born(version)
+
+    def _decision(
+        self,
+        action: Literal["start", "promote", "reject", "rollback", "drift", "challenger"],
+        at: int,
+        reason: str,
+        by: str,
+        alias: str = "",
+        version: str = "",
+        previous: str = "",
+        evidence: Evidence | None = None,
+    ) -> Decision:
+        return Decision(action, at, reason, by, alias, version, previous, evidence, {"examples": self.learner.scored})
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def _commit(self, at: int, payloads: list[Payload]) -> Commit:
+        self._checkpointed = self.learner.scored
+        return Commit(at, payloads)
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Everything, as arrays and a header of plain values."""
+        roster, roster_header = self.roster.state()
+        learner, learner_header = self.learner.state()
+        header = {
+            "roster": roster_header,
+            "learner": learner_header,
+            "cursor": dict(self.cursor),
+            "now": self._now,
+            "warmed": self._warmed,
+        }
+        arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", learner)
+        return arrays | model.prefixed("waiting/", self.waiting.state()), header
+
+    def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
+        """Restore what `state` gave."""
+        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.make)
+        self.learner.load(model.within(arrays, "learner/"), header["learner"])
+        self.waiting.load(model.within(arrays, "waiting/"))
+        self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
+        self._now, self._warmed = header["now"], header["warmed"]
+        self._checkpointed = self.learner.scored
+
+
+def _example(row: Batch, y: float, weight: float, position: int) -> Examples:
+    return Examples(row, np.array([y]), np.array([weight], np.float32), np.array([position], np.int64))
+
+
+def _guarded(name: str, spec: Spec) -> Any:
+    """The class that a guard such as "recall:fraud" is about."""
+    known = {str(one): one for one in spec.schema.classes}
+    metric, _, label = name.partition(":")
+    if metric != "recall" or label not in known:
+        raise ConfigError(
+            f"gate.guards: got {name!r}; expected 'recall:CLASS' with CLASS one of {', '.join(known)}"
+        )
+    return known[label]

@@ -1,0 +1,445 @@
+"""The loop: what users hold in their hands, and the steps wired to the log.
+
+Whatever is asked of a loop is appended to its log first, and folded after; nothing is changed on any other way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import msgspec
+import numpy as np
+
+from everlearn import config, events, metrics, report
+from everlearn.errors import ConfigError, InputError, LogError
+from everlearn.feedback import target, unknown
+from everlearn.fold import Commit, Fold
+from everlearn.learn import rows
+from everlearn.predict import Served, answer
+from everlearn.records import (
+    Checkpoint,
+    Decision,
+    Example,
+    Feedback,
+    Label,
+    Payload,
+    Prediction,
+    Preference,
+    Rejected,
+    Reward,
+    Scalar,
+    Version,
+)
+from everlearn.spec import Spec
+from everlearn.stream import Stream
+from everlearn.version import Blobs, Versions
+
+Progress = Callable[[int, "Loop"], None]
+
+_FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
+_READ = 4096  # events read, or rows taken from a stream, at a time
+
+
+def open(source: str | Path | Mapping[str, Any] | Spec, home: str | Path | None = None) -> Loop:
+    """Open a loop from `everlearn.toml`, a spec, or a plain dict; `home` is the folder it lives in.
+
+    A new home starts a loop; a home that exists goes on where it stopped, whatever stopped it.
+    """
+    path = Path(source) if isinstance(source, str | Path) else Path("everlearn.toml")
+    if isinstance(source, str | Path):
+        spec = config.load(path)
+    else:
+        spec = source if isinstance(source, Spec) else config.convert(source)
+    return Loop(spec, Path(home) if home is not None else config.home(spec, path))
+
+
+class Loop:
+    """A model that keeps learning from its own traffic. Open one with `everlearn.open`.
+
+    For one thread at a time, and one process at a time: `home` is locked while it is open.
+    """
+
+    def __init__(self, spec: Spec, home: Path) -> None:
+        self.spec = spec
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(home)
+        self.log = events.connect(str(home / "log.sqlite"), spec.log.durability)
+        self._blobs = Blobs(home / "blobs", spec.log.durability)
+        self._versions = Versions(self._blobs)
+        self.fold = Fold(spec, self._versions, self._prediction)
+        self.served: Served | None = None
+        self._sources: dict[str, int] = {}  # rows taken so far from each source, by its fingerprint
+        self._checkpoints: list[str] = []
+        self._saved = 0  # labelled examples at the last checkpoint
+        self._restore()
+
+    # ---- what users call ---------------------------------------------------------------------------------------
+
+    def predict(self, features: Mapping[str, Any], id: str | None = None) -> Prediction:
+        """Answer one record with the champion: `.value`, `.proba` (in class order), `.version`, `.id`.
+
+        The answer is in the log before it is returned. `id` may be a key of your own; it must be new.
+        Raises InputError for a record that the schema cannot take.
+        """
+        served = self._ready()
+        plain = _plain(features)
+        row = self.fold.encoder.record(plain)
+        classes = int(self.fold.shape["classes"])
+        given = answer(served, row, plain, self.fold.encoder.answer, classes, id)
+        self.log.append([given])
+        self.catch_up()
+        return given
+
+    def feedback(
+        self,
+        id: str,
+        label: Scalar | None = None,
+        *,
+        reward: float | None = None,
+        chosen: int | None = None,
+        weight: float = 1.0,
+        source: str = "",
+    ) -> None:
+        """Say what the answer `id` should have been (`label`), how good it was (`reward`), or which was preferred.
+
+        The same feedback sent twice counts once; a different one is a correction. Raises UnknownId for an id
+        that is not in the log, and InputError for feedback that the task cannot use; both leave the log as it was.
+        """
+        payload = _judgement(id, label, reward, chosen, _weight(weight), source)
+        target(payload, self.spec.schema.task, self.fold.encoder.label)
+        if self._prediction(id) is None:
+            raise unknown(id)
+        self.log.append([payload])
+        self.catch_up()
+
+    def learn(self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None) -> None:
+        """Predict and learn at once, where the label is already known."""
+        plain, label = _plain(features), _scalar(label)
+        self.fold.encoder.record(plain)
+        self.fold.encoder.label(label)
+        name = id or f"example-{self.log.count('example') + 1}"
+        self.log.append([Example(name, plain, label, _weight(weight))])
+        self.catch_up()
+
+    def run(self, stream: Stream, progress: Progress | None = None) -> dict[str, Any]:
+        """Take a stream through the loop from where it stopped last, and return the report.
+
+        The rows are the log themselves, unless `log.rows` is "always" or the stream cannot be read twice; then
+        each row is appended to the log first. `progress(rows, loop)` is called now and then with the rows taken.
+        """
+        began, taken = time.perf_counter(), 0
+        as_log = stream.replayable and self.spec.log.rows == "auto"
+        for last in self._take_rows(stream) if as_log else self._append_rows(stream):
+            taken = last
+            if progress is not None:
+                progress(taken, self)
+        self._ready()
+        self._save()
+        seconds = time.perf_counter() - began
+        return self.report() | {"seconds": seconds, "events_per_second": taken / seconds}
+
+    def versions(self) -> list[Version]:
+        """Every version there is, oldest first."""
+        return self._versions.list()
+
+    def aliases(self) -> dict[str, list[str]]:
+        """The aliases ("champion", "challenger", "previous") of each version id that has any."""
+        return self._versions.aliases()
+
+    def decisions(self) -> list[Decision]:
+        """Everything that changed, or was refused, in order, with the reason."""
+        return [one for one in self._read("decision") if isinstance(one, Decision)]
+
+    def rejected(self) -> Iterator[Rejected]:
+        """The rows that could not be used, with their line numbers and reasons."""
+        return (one for one in self._read("rejected") if isinstance(one, Rejected))
+
+    def promote(self, version: str, reason: str = "asked for by the user") -> Version:
+        """Make a version (its id, a unique beginning of it, or an alias) the champion."""
+        return self._install(version, "promote", reason)
+
+    def rollback(self, reason: str = "asked for by the user") -> Version:
+        """Make the previous champion the champion again."""
+        if self._versions.alias("previous") is None:
+            raise ConfigError("there is no previous champion to roll back to: nothing has been promoted yet")
+        return self._install("previous", "rollback", reason)
+
+    def report(self) -> dict[str, Any]:
+        """Where the loop stands: counts, and metrics of the champion, the frozen start and the challenger."""
+        actions = [one.action for one in self.decisions()]
+        return {
+            "events": sum(self._sources.values()) + self.log.count("example") + self.log.count("prediction"),
+            "examples": self.fold.learner.scored,
+            "metrics": self.fold.learner.report(),
+            "drifts": actions.count("drift"),
+            "versions": len(self.versions()),
+            "promotions": actions.count("promote"),
+            "rollbacks": actions.count("rollback"),
+            "rejections": actions.count("reject"),
+            "rejected": self.log.count("rejected"),
+            "waiting": len(self.fold.waiting),
+            "champion": self._versions.alias("champion"),
+        }
+
+    def picture(self, path: str | Path | None = None, title: str = "") -> Any:
+        """Draw the metric over time of champion, challenger and frozen start, with drifts and decisions marked.
+
+        Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
+        """
+        kinds = {"drift": "drift", "promote": "promotion", "rollback": "rollback", "reject": "rejection"}
+        marks = [
+            report.Mark(int(one.detail.get("examples", 0)), kinds[one.action], one.reason)
+            for one in self.decisions()
+            if one.action in kinds
+        ]
+        curves = {role: metrics.curve(arrays) for role, arrays in self.fold.learner.metrics.items()}
+        metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
+        return report.picture(curves, marks, path, title or f"{self.spec.schema.label}: {self.spec.mode}", metric)
+
+    def catch_up(self) -> None:
+        """Fold every event of the log that has not been folded yet."""
+        while batch := self.log.read(self.fold.cursor["log"], _READ):
+            start = 0
+            while start < len(batch):
+                stop = start + 1
+                if isinstance(batch[start].payload, Example):
+                    while stop < len(batch) and isinstance(batch[stop].payload, Example):
+                        stop += 1
+                    commits = self.fold.example_events(batch[start:stop])
+                else:
+                    commits = self.fold.event(batch[start])
+                for commit in commits:
+                    self._commit(commit)
+                self.fold.cursor["log"] = batch[stop - 1].position
+                start = stop
+        self._publish()
+
+    def close(self) -> None:
+        """Save what was learned since the last checkpoint, and release the home."""
+        if not self._lock.closed:
+            if self.fold.started:
+                self._save()
+            self.log.close()
+            self._lock.close()
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- streams -----------------------------------------------------------------------------------------------
+
+    def _take_rows(self, stream: Stream) -> Iterator[int]:
+        """Fold rows of a stream that can be read again: it is its own log, only decisions are written."""
+        taken = self._sources.setdefault(stream.fingerprint, 0)
+        # Rows of several sources are numbered on: this source's row r is position base + r.
+        base = sum(self._sources.values()) - taken
+        self._warm_rows(stream)
+        pending: list[Rejected] = []
+        for chunk in stream.chunks(taken, _READ):
+            examples = chunk.examples
+            if base:
+                position = examples.position + base
+                examples = dataclasses.replace(examples, position=position)
+            pending += chunk.rejected
+            if len(examples.y):
+                for commit in self.fold.examples(examples, "row"):
+                    self._sources[stream.fingerprint] = commit.at - base
+                    known = [one for one in pending if one.at <= commit.at - base]
+                    pending = pending[len(known) :]
+                    self._commit(Commit(commit.at, [*known, *commit.payloads]))
+            self._sources[stream.fingerprint] = chunk.last
+            self.fold.cursor["row"] = base + chunk.last
+            yield chunk.last - taken
+        if not self.fold.started:
+            for commit in self.fold.start(self.fold.cursor["row"]):
+                self._commit(commit)
+        if pending:
+            self._commit(Commit(self.fold.cursor["row"], list(pending)))
+
+    def _warm_rows(self, stream: Stream) -> None:
+        """Settle how long the warm start is, and make all its passes but the last."""
+        if self.fold.started or not self.spec.warm_start:
+            return
+        if self.spec.warm_start < 1:
+            if stream.rows is None:
+                raise ConfigError(
+                    f"warm_start = {self.spec.warm_start:g} is a share, but the length of {stream.name} is not known; "
+                    "give a number of rows instead, for instance warm_start = 1000"
+                )
+            self.fold.warm_rows = int(self.spec.warm_start * stream.rows)
+        for _ in range(self.spec.epochs - 1):
+            left = self.fold.warm_rows
+            for chunk in stream.chunks(0, _READ):
+                used = min(left, len(chunk.examples.y))
+                self.fold.rehearse(rows(chunk.examples, 0, used))
+                left -= used
+                if not left:
+                    break
+
+    def _append_rows(self, stream: Stream) -> Iterator[int]:
+        """Append each row of a stream to the log, then fold it; rows that the log has already are not added again."""
+        taken, number = 0, 0
+        if not stream.replayable:
+            number = self.log.count("example")  # every reading of standard input is a new stretch of one stream
+        elif (last := self.log.last("example")) is not None and isinstance(last.payload, Example):
+            name, _, row = last.payload.id.rpartition(":")
+            taken = int(row) if name == stream.fingerprint else 0
+        for chunk in stream.records(taken, _READ):
+            labelled = zip(chunk.positions, chunk.features, chunk.labels, strict=True)
+            examples = [
+                Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
+            ]
+            self.log.append([*examples, *chunk.rejected])
+            self.catch_up()
+            yield chunk.last - taken
+
+    # ---- the log and checkpoints -------------------------------------------------------------------------------
+
+    def _ready(self) -> Served:
+        """Start the loop if nothing has started it yet; return what serves."""
+        if not self.fold.started:
+            for commit in self.fold.start(self.fold.cursor["log"]):
+                self._commit(commit)
+            self._publish()
+        assert self.served is not None
+        return self.served
+
+    def _publish(self) -> None:
+        """Let the champion of this moment answer from now on."""
+        if self.fold.started:
+            champion = self.fold.roster.champion
+            self.served = Served(champion.version, champion.model)
+
+    def _save(self) -> None:
+        if self.fold.learner.scored != self._saved:
+            self._commit(Commit(sum(self.fold.cursor.values()), []))
+        self._publish()
+
+    def _commit(self, commit: Commit) -> None:
+        """Make decisions and the state that they belong to durable, in one transaction of the log."""
+        arrays, header = self.fold.state()
+        settings = msgspec.to_builtins(self.spec)
+        blob = self._blobs.put(arrays, {"fold": header, "sources": self._sources, "spec": settings})
+        self.log.append([*commit.payloads, Checkpoint(commit.at, blob)])
+        for payload in commit.payloads:
+            self._versions.note(payload)
+        self._saved = self.fold.learner.scored
+        self._checkpoints = [one for one in self._checkpoints if one != blob][-1:] + [blob]
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove checkpoints but the last two, and versions that the policy does not keep."""
+        self._versions.prune(self.spec.keep, set(self._checkpoints))
+        kept = {version.blob for version in self._versions.list()} | set(self._checkpoints)
+        for blob in self._blobs.hashes() - kept:
+            self._blobs.remove(blob)
+
+    def _restore(self) -> None:
+        """Go on from the last checkpoint, then fold what the log holds beyond it."""
+        for kind in ("version", "decision"):
+            for payload in self._read(kind):
+                self._versions.note(payload)
+        event = self.log.last("checkpoint")
+        if event is not None and isinstance(event.payload, Checkpoint):
+            arrays, header = self._blobs.get(event.payload.blob)
+            self._compare(header["spec"], event.payload.at)
+            self.fold.load(arrays, header["fold"])
+            self._sources = dict(header["sources"])
+            self._checkpoints = [event.payload.blob]
+            self._saved = self.fold.learner.scored
+        self.catch_up()
+
+    def _compare(self, before: dict[str, Any], at: int) -> None:
+        """Write down which settings changed since the last checkpoint; refuse those that its arrays depend on."""
+        now = msgspec.to_builtins(self.spec)
+        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if fixed := [name for name in changed if name in _FIXED]:
+            raise ConfigError(
+                f"{self.home} was started with other settings: "
+                + "; ".join(f"{name} was {before.get(name)}, is now {now.get(name)}" for name in fixed)
+                + ". Put them back, or start anew with another home"
+            )
+        if changed:
+            detail = {name: now.get(name) for name in changed} | {"number": self.log.count("decision")}
+            reason = "settings changed: " + ", ".join(changed)
+            self.log.append([Decision("config", at, reason, "user", detail=detail)])
+
+    def _install(self, name: str, action: Literal["promote", "rollback"], reason: str) -> Version:
+        """Append a user's decision; folding it carries it out."""
+        self._ready()
+        version = self._versions.find(name)
+        champion = self.fold.roster.champion
+        self._versions.load(version.id, spec=self.spec.model, like=champion.model.arrays)
+        detail = {"examples": self.fold.learner.scored, "number": self.log.count("decision")}
+        at = sum(self.fold.cursor.values())
+        decision = Decision(action, at, reason, "user", "champion", version.id, champion.version, detail=detail)
+        self.log.append([decision])
+        self._versions.note(decision)
+        self.catch_up()
+        self._commit(Commit(at, []))
+        return version
+
+    def _prediction(self, id: str) -> Prediction | None:
+        found = self.log.find(f"prediction:{id}")
+        return found.payload if found is not None and isinstance(found.payload, Prediction) else None
+
+    def _read(self, kind: str) -> Iterator[Payload]:
+        after = 0
+        while batch := self.log.read(after, _READ, kinds=(kind,)):
+            yield from (event.payload for event in batch)
+            after = batch[-1].position
+
+
+def _locked(home: Path) -> IO[bytes]:
+    """Hold the home for this process; the lock goes with the process, however it ends."""
+    lock = (home / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise LogError(f"{home} is open in another process; close that one first, or name another home") from error
+    return lock
+
+
+def _judgement(
+    id: str, label: Scalar | None, reward: float | None, chosen: int | None, weight: float, source: str
+) -> Feedback:
+    given = [part for part in (label, reward, chosen) if part is not None]
+    if len(given) != 1:
+        raise InputError(f"feedback for {id!r} needs exactly one of label, reward and chosen; got {len(given)} of them")
+    if label is not None:
+        return Label(id, _scalar(label), weight, source)
+    if reward is not None:
+        return Reward(id, float(reward), weight, source)
+    return Preference(id, int(chosen or 0), weight, source)
+
+
+def _weight(weight: float) -> float:
+    if not (np.isfinite(weight) and weight >= 0):
+        raise InputError(f"weight: got {weight!r}, expected a finite number that is not negative")
+    return float(weight)
+
+
+def _plain(features: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as the log will hold it, so that what is served and what is replayed are encoded from the same."""
+    if not isinstance(features, Mapping):
+        raise InputError(f"got a {type(features).__name__}, expected a record: a dict of field name -> value")
+    plain: dict[str, Any] = msgspec.to_builtins(dict(features), enc_hook=_scalar)
+    return plain
+
+
+def _scalar(value: Any) -> Any:
+    """A numpy scalar or array as the plain Python value it holds."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"got a {type(value).__name__} ({value!r}), expected a number, a string, a boolean or a list")

@@ -1,0 +1,52 @@
+"""Answer with the champion, and make the record of the answer."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from everlearn.model import Model
+from everlearn.records import Batch, Prediction, Scalar, Singles
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers at this moment; replaced whole, in one assignment, and never changed."""
+
+    version: str
+    model: Model
+
+
+def answer(
+    served: Served,
+    row: Batch,
+    features: Mapping[str, Any],
+    decode: Callable[[Singles], Scalar],
+    classes: int,
+    id: str | None = None,
+) -> Prediction:
+    """Score one encoded row, and return the answer with everything needed to judge it later.
+
+    `decode` turns scores (k,) into the answer; `classes` is 0 for a regression, whose answer has no `proba`.
+    """
+    scores = served.model.predict(row)[0]
+    return Prediction(
+        id=id or secrets.token_hex(12),
+        features=dict(features),
+        value=decode(scores),
+        proba=tuple(scores.tolist()) if classes else (),
+        version=served.version,
+    )
+
+
+def speak(models: Mapping[int, Model], batch: Batch) -> dict[int, Singles]:
+    """What each model says of each row, by uid; models that several uids share are asked once."""
+    heard: dict[int, Singles] = {}
+    said: dict[int, Singles] = {}
+    for uid, model in models.items():
+        if id(model) not in heard:
+            heard[id(model)] = model.predict(batch)
+        said[uid] = heard[id(model)]
+    return said
