@@ -1,0 +1,313 @@
+"""What a column of raw values means: the functions of `_values`, many values at a time, from any container.
+
+A column is first made `native`: a numpy array, an Arrow array or a list. What a fast path does not fully understand
+goes to the function of one value, so both say the same. Faults are (row, reason), in row order.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from itertools import chain
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn import _values
+from everlearn.errors import InputError
+from everlearn.records import Floats, Ints
+
+Faults = list[tuple[int, str]]
+Cells = tuple[NDArray[np.uint8], Any]  # bytes, and n + 1 offsets (int32 or int64)
+
+_NUMBERS = frozenset([float, int, bool, NoneType])
+_REMEMBERED = frozenset([str, int, float, bool, NoneType])
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+def is_arrow(column: Any) -> bool:
+    """Whether the column is an Arrow array (nothing is one before pyarrow has been imported)."""
+    arrow = sys.modules.get("pyarrow")
+    return arrow is not None and isinstance(column, arrow.Array)
+
+
+def native(column: Any) -> Any:
+    """The column as a numeric or datetime numpy array, an Arrow array, or a list."""
+    arrow, pandas = sys.modules.get("pyarrow"), sys.modules.get("pandas")
+    if pandas is not None and isinstance(column, pandas.Series | pandas.Index):
+        return native(_from_pandas(column))
+    if arrow is not None and isinstance(column, arrow.ChunkedArray | arrow.Array):
+        return _plain_arrow(column)
+    if isinstance(column, np.ndarray):
+        plain = column.dtype.kind in "biufM" and not isinstance(column, np.ma.MaskedArray)
+        return column if plain else list(column) if column.ndim > 1 else column.tolist()
+    return column if isinstance(column, list) else list(column)
+
+
+def _from_pandas(column: Any) -> Any:
+    import pyarrow as pa
+
+    if column.dtype.kind in "biufM" and isinstance(column.dtype, np.dtype):
+        return column.to_numpy()
+    try:
+        return pa.array(column, from_pandas=True)
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError):
+        return column.tolist()
+
+
+def _plain_arrow(column: Any) -> Any:
+    """One Arrow array of a type that the functions below know, without chunks and views."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind = column.type
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return column.cast(pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary())
+    return column
+
+
+def values_of(part: Any) -> list[Any]:
+    """The values of a native column as Python objects."""
+    if isinstance(part, list):
+        return part
+    if isinstance(part, np.ndarray):
+        return part.astype("datetime64[us]").tolist() if part.dtype.kind == "M" else part.tolist()
+    if str(part.type).startswith("timestamp[ns"):
+        import pyarrow as pa
+
+        part = part.cast(pa.timestamp("us", part.type.tz), safe=False)
+    return part.to_pylist()  # type: ignore[no-any-return]
+
+
+def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
+    """A function of one value on each value of a native column; NaN and a fault where it refuses."""
+    values = values_of(part)
+    result = np.empty(len(values), np.float64)
+    known: dict[Any, float] = {}
+    faults: Faults = []
+    for row, value in enumerate(values):
+        kind = type(value)
+        key = (kind, value) if kind in _REMEMBERED else None
+        if key in known:
+            result[row] = known[key]
+            continue
+        try:
+            result[row] = found = function(value)
+        except InputError as error:
+            result[row] = np.nan
+            faults.append((row, str(error)))
+        else:
+            if key is not None:
+                known[key] = found
+    return result, faults
+
+
+def numbers(part: Any) -> tuple[Floats, Faults]:
+    """The numbers of a native column, float64."""
+    if _is_text(part):
+        return _written_numbers(part)
+    found = _quick_numbers(part)
+    if found is None:
+        return each(part, _values.number)
+    beyond = np.flatnonzero(np.abs(found) > _values.LARGEST)
+    if not len(beyond):
+        return found, []
+    faults = _faults(part, beyond, _values.number)
+    found[beyond] = np.nan
+    return found, faults
+
+
+def _quick_numbers(part: Any) -> Floats | None:
+    """All numbers at once, as a new array, where the column is made of nothing else."""
+    if isinstance(part, np.ndarray):
+        return part.astype(np.float64) if part.dtype.kind in "biuf" and part.ndim == 1 else None
+    if isinstance(part, list):
+        try:
+            return np.array(part, np.float64) if set(map(type, part)) <= _NUMBERS else None
+        except OverflowError:
+            return None
+    import pyarrow as pa
+
+    kind = part.type
+    if pa.types.is_boolean(kind):
+        part = part.cast(pa.uint8())
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return part.to_numpy(zero_copy_only=False).astype(np.float64)  # type: ignore[no-any-return]
+    return None
+
+
+def _written_numbers(part: Any) -> tuple[Floats, Faults]:
+    """Numbers written as text: the usual ones by a kernel, the others one by one."""
+    from everlearn import _hash
+
+    data, offsets = _byte_cells(part)
+    found, odd = _hash.parse_numbers(data, offsets)
+    faults: Faults = []
+    for row in np.flatnonzero(odd).tolist():
+        text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass")
+        try:
+            found[row] = _values.number(text)
+        except InputError as error:
+            faults.append((row, str(error)))
+    return found, faults
+
+
+def _faults(part: Any, rows: NDArray[np.intp], function: Callable[[Any], float]) -> Faults:
+    """Why the function refuses the values of these rows."""
+    faults: Faults = []
+    for row in rows.tolist():
+        try:
+            function(values_of(part[row : row + 1])[0])
+        except InputError as error:
+            faults.append((row, str(error)))
+    return faults
+
+
+def booleans(part: Any) -> tuple[Floats, Faults]:
+    """1.0, 0.0 or NaN for each value of a native column."""
+    if not isinstance(part, list):
+        found = _quick_numbers(part)
+        if found is not None and np.all((found == 0) | (found == 1) | np.isnan(found)):
+            return found, []
+    return each(part, _values.boolean)
+
+
+def moments(part: Any) -> tuple[Floats, Faults]:
+    """Whole seconds since 1970 for each value of a native column."""
+    if isinstance(part, np.ndarray) and part.dtype.kind == "M" and part.dtype != np.dtype("datetime64"):
+        missing, stamps = np.isnat(part), part.astype("datetime64[s]").astype(np.int64)
+    elif is_arrow(part) and str(part.type).startswith(("timestamp", "date32")):
+        import pyarrow as pa
+
+        missing = part.is_null().to_numpy(zero_copy_only=False)
+        if pa.types.is_date32(part.type):
+            stamps = part.cast(pa.int32()).fill_null(0).to_numpy().astype(np.int64) * 86_400
+        else:
+            stamps = part.cast(pa.int64()).fill_null(0).to_numpy() // _PER_SECOND[part.type.unit]
+    else:
+        return each(part, _values.moment)
+    seconds = np.where(missing, np.nan, stamps)
+    beyond = ~((seconds >= _values.FIRST_SECOND) & (seconds <= _values.LAST_SECOND)) & ~missing
+    if beyond.any():
+        seconds[beyond] = np.nan
+        return seconds, [(int(row), _values.BEYOND_YEARS) for row in np.flatnonzero(beyond)]
+    return seconds, []
+
+
+def phases(seconds: Floats) -> Floats:
+    """The five columns of `_values.phases`, float64 (n, 5)."""
+    result = np.full((len(seconds), 5), np.nan)
+    rows = np.flatnonzero(~np.isnan(seconds))
+    sines, cosines = _clock()
+    minute = (seconds[rows].astype(np.int64) // 60 + _values.MONDAY) % _values.WEEK
+    day = minute * 7 % _values.WEEK
+    years = (seconds[rows] - _values.YEAR_2000) / _values.YEAR
+    result[rows] = np.stack([sines[day], cosines[day], sines[minute], cosines[minute], years], axis=1)
+    return result
+
+
+@cache
+def _clock() -> tuple[Floats, Floats]:
+    sines, cosines = _values.clock()
+    return np.array(sines), np.array(cosines)
+
+
+def vectors(part: Any, length: int) -> tuple[Floats, Faults]:
+    """`length` numbers for each value of a native column, float64 (n, length)."""
+    found = part if isinstance(part, np.ndarray) else None
+    if is_arrow(part) and str(part.type).startswith("fixed_size_list") and not part.null_count:
+        flat = native(part.flatten())
+        inner = _quick_numbers(flat)
+        found = None if inner is None else inner.reshape(len(part), -1)
+    if found is not None and found.shape[1:] == (length,) and found.dtype.kind in "biuf":
+        found = found.astype(np.float64)
+        if not (np.abs(found) > _values.LARGEST).any():
+            return found, []
+    values = values_of(part)
+    result = np.full((len(values), length), np.nan)
+    faults: Faults = []
+    for row, value in enumerate(values):
+        try:
+            result[row] = _values.vector(value, length)
+        except InputError as error:
+            faults.append((row, str(error)))
+    return result, faults
+
+
+def whole_numbers(part: Any) -> tuple[Ints, NDArray[np.bool_]] | None:
+    """A native column of whole numbers, and which are there; None if there is anything else in it."""
+    if isinstance(part, list) and set(map(type, part)) == {int}:
+        try:
+            part = np.array(part, np.int64)
+        except OverflowError:
+            return None
+    if is_arrow(part):
+        import pyarrow as pa
+
+        if not pa.types.is_integer(part.type) or pa.types.is_uint64(part.type):
+            return None
+        there = part.is_valid().to_numpy(zero_copy_only=False)
+        return part.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64), there
+    if not isinstance(part, np.ndarray) or part.ndim > 1:
+        return None
+    if part.dtype.kind == "i" or (part.dtype.kind == "u" and part.dtype.itemsize < 8):
+        return part.astype(np.int64), np.ones(len(part), np.bool_)
+    if part.dtype.kind == "f":
+        there = ~np.isnan(part)
+        known = np.where(there, part, 0)
+        if np.all(np.abs(known) < 2.0**62) and np.all(np.floor(known) == known):
+            return known.astype(np.int64), there
+    return None
+
+
+def cells(part: Any) -> tuple[Cells, Faults]:
+    """The bytes that name each category or hold each text of a native column; empty where missing."""
+    if _is_text(part):
+        return _byte_cells(part), []
+    values = values_of(part)
+    named: list[bytes] = []
+    faults: Faults = []
+    for row, value in enumerate(values):
+        try:
+            named.append(_values.category(value))
+        except InputError as error:
+            named.append(b"")
+            faults.append((row, str(error)))
+    return _values.joined(named), faults
+
+
+def _is_text(part: Any) -> bool:
+    """Whether a native column holds nothing but text (or nothing)."""
+    if isinstance(part, list):
+        return set(map(type, part)) <= {str, NoneType}
+    if isinstance(part, np.ndarray):
+        return False
+    import pyarrow as pa
+
+    types, kind = pa.types, part.type
+    return bool(
+        types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
+    )
+
+
+def _byte_cells(part: Any) -> Cells:
+    """The bytes of an Arrow column of text, where they lie, or of a list of str and None, joined."""
+    if isinstance(part, list):
+        texts = [value or "" for value in part]
+        whole = "".join(texts)
+        if not whole.isascii():
+            return _values.joined([value.encode("utf-8", "surrogatepass") for value in texts])
+        lengths = np.fromiter(chain((0,), map(len, texts)), np.int64, len(texts) + 1)
+        return np.frombuffer(whole.encode(), np.uint8), np.cumsum(lengths)
+    if part.null_count:
+        part = part.fill_null(b"" if str(part.type).endswith("binary") else "")
+    _, offset_bytes, data = part.buffers()
+    wide = np.int64 if str(part.type).startswith("large") else np.int32
+    offsets = np.frombuffer(offset_bytes, wide, len(part) + 1, part.offset * np.dtype(wide).itemsize)
+    return np.frombuffer(data or b"", np.uint8), offsets

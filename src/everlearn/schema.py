@@ -1,0 +1,282 @@
+"""Raw records to batches: the same pure encoding when serving, when learning, and however the rows come.
+
+Dense columns, in field order: a number is itself, a truth value 0 or 1, a vector its numbers, and a moment five
+numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed columns: each category and
+each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists what becomes of odd values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from everlearn import _columns, _values
+from everlearn._values import LARGEST
+from everlearn.errors import ConfigError, InputError
+from everlearn.records import Batch, Floats, Scalar, Singles
+from everlearn.spec import Schema
+
+KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
+
+_VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
+_NO_INDICES = np.empty(0, np.int32)
+_NO_VALUES = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A value that cannot be used: the row (from 0 in its batch), the field, and why."""
+
+    row: int
+    field: str
+    reason: str
+
+
+def shape(schema: Schema) -> dict[str, Any]:
+    """What a model must know of its inputs: task, number of dense columns, of hashed columns, and of classes.
+
+    `hashed` is 0 when no field is hashed; `classes` is 0 for a regression. Raises `ConfigError` for a schema that
+    contradicts itself.
+
+    >>> shape(Schema(label="y", task="binary", classes=(0, 1), fields={"age": "numeric", "at": "datetime"}))
+    {'task': 'binary', 'dense': 6, 'hashed': 0, 'classes': 2}
+    """
+    check(schema)
+    hashed = any(kind in ("categorical", "text") for kind in schema.fields.values())
+    return {
+        "task": schema.task,
+        "dense": sum(width(kind) for kind in schema.fields.values()),
+        "hashed": 1 << schema.bits if hashed else 0,
+        "classes": len(schema.classes),
+    }
+
+
+def width(kind: str) -> int:
+    """How many dense columns a kind of field takes; `ConfigError` if there is no such kind."""
+    if kind in ("numeric", "boolean"):
+        return 1
+    if kind == "datetime":
+        return 5
+    if kind in ("categorical", "text"):
+        return 0
+    found = _VECTOR.fullmatch(kind)
+    if not found:
+        raise ConfigError(f"got the kind {kind!r} for a field, expected one of {', '.join(KINDS)}")
+    return int(found[1])
+
+
+def check(schema: Schema) -> None:
+    """Raise `ConfigError` where a schema contradicts itself."""
+    if not schema.fields:
+        raise ConfigError("the schema has no fields; name at least one under [schema.fields]")
+    if schema.label in schema.fields:
+        raise ConfigError(f"the label {schema.label!r} is also a field; a model must not see what it is to predict")
+    for name, kind in schema.fields.items():
+        try:
+            width(kind)
+        except ConfigError as error:
+            raise ConfigError(f"field {name!r}: {error}") from None
+    if not 1 <= schema.bits <= 30:
+        raise ConfigError(f"got bits = {schema.bits}, expected 1 to 30")
+    count = len(schema.classes)
+    if schema.task == "regression" and count:
+        raise ConfigError(f"a regression has no classes, got {count}; leave `classes` out, or set task = 'multiclass'")
+    if schema.task == "binary" and count != 2:
+        raise ConfigError(f"a binary task has 2 classes, got {count}: {list(schema.classes)}")
+    if schema.task == "multiclass" and count < 2:
+        raise ConfigError(f"a multiclass task has 2 classes or more, got {count}: {list(schema.classes)}")
+    if len({_values.category(value) for value in schema.classes}) < count:
+        raise ConfigError(f"two classes have the same spelling: {list(schema.classes)}")
+
+
+class Encoder:
+    """Turns raw records into batches, by a schema; compiled once, then never changed.
+
+    `columns`, `records` and `record` give the same numbers for the same data, whatever container it came in. A value
+    that cannot be used is left out (as if it were missing) and reported as a `Problem`; the caller drops the row.
+
+    >>> fields = {"age": "numeric", "town": "categorical"}
+    >>> encoder = Encoder(Schema(label="y", task="binary", classes=("no", "yes"), fields=fields))
+    >>> batch, problems = encoder.records([{"age": 31, "town": "Delft"}, {"age": "old", "town": None}])
+    >>> batch.dense.tolist(), batch.indptr.tolist()
+    ([[31.0], [nan]], [0, 1, 1])
+    >>> problems
+    [Problem(row=1, field='age', reason="got 'old', expected a number")]
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.shape = shape(schema)
+        self.schema = schema
+        fields = schema.fields.items()
+        self._dense = tuple((name, kind, width(kind)) for name, kind in fields if width(kind))
+        self._categories = tuple(name for name, kind in fields if kind == "categorical")
+        self._texts = tuple(name for name, kind in fields if kind == "text")
+        self._hashed = self._categories + self._texts
+        self._only_numbers = tuple(name for name, kind, _ in self._dense if kind == "numeric")
+        if len(self._only_numbers) < len(self._dense):
+            self._only_numbers = ()
+        self._crossed = schema.interactions and len(self._categories) > 1
+        self._mask = np.uint64((1 << schema.bits) - 1)
+        self._index = _index(schema.classes)
+        if self._hashed:
+            from everlearn import _hash
+
+            self._kernels = _hash
+            self._seeds = np.array([_hash.seed_of(name) for name in self._hashed], np.uint64)
+
+    def columns(self, columns: Mapping[str, Any], n: int) -> tuple[Batch, list[Problem]]:
+        """Encode n rows given as one column for each field: numpy arrays, lists, Arrow arrays or pandas Series.
+
+        Columns that are not in the schema are ignored; a field without a column is missing in every row. Raises
+        `InputError` if a column has another length than n.
+        """
+        parts = {name: _native(columns[name], name, n) for name in self.schema.fields if columns.get(name) is not None}
+        problems: list[Problem] = []
+        dense = np.full((n, self.shape["dense"]), np.nan, np.float32)
+        at = 0
+        for name, kind, wide in self._dense:
+            if name in parts:
+                values, faults = self._dense_column(parts[name], kind, wide)
+                dense[:, at : at + wide] = values.reshape(n, wide)
+                problems += [Problem(row, name, reason) for row, reason in faults]
+            at += wide
+        rows = self._hashed_columns(parts, n, problems) if self._hashed else None
+        problems.sort(key=lambda problem: problem.row)
+        return Batch(dense, *(rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES))), problems
+
+    def records(self, records: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[Problem]]:
+        """Encode n records; keys that are not in the schema are ignored, and keys that are absent are missing."""
+        columns = {name: [record.get(name) for record in records] for name in self.schema.fields}
+        return self.columns(columns, len(records))
+
+    def record(self, features: Mapping[str, Any]) -> Batch:
+        """Encode one record, quickly; raises `InputError` naming the field for a value that cannot be used."""
+        numbers: list[float] = []
+        name = ""
+        try:
+            for name in self._only_numbers:
+                value = features.get(name)
+                kind = type(value)
+                if (kind is float or kind is int) and -LARGEST <= value <= LARGEST:  # type: ignore[operator]
+                    numbers.append(value)  # type: ignore[arg-type]
+                else:
+                    numbers.append(_values.number(value))
+            if not self._only_numbers:
+                for name, kind_name, wide in self._dense:
+                    numbers += _dense_value(features.get(name), kind_name, wide)
+            cells = []
+            for name in self._hashed:
+                cells.append(_values.category(features.get(name)))
+        except InputError as error:
+            raise InputError(f"field {name!r}: {error}") from None
+        dense = np.array(numbers, np.float64).astype(np.float32).reshape(1, len(numbers))
+        if not cells:
+            return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
+        data, offsets = _values.joined(cells)
+        rows = self._kernels.one_row(data, offsets, self._seeds, len(self._categories), self._mask, self._crossed)
+        return Batch(dense, *rows)
+
+    def labels(self, values: Any, n: int) -> tuple[Floats, list[Problem]]:
+        """The y of n labels, float64: class indices, or the numbers themselves; NaN where there is a `Problem`."""
+        name = self.schema.label
+        part = _native([None] * n if values is None else values, name, n)
+        if self.schema.task == "regression":
+            y, faults = _columns.numbers(part)
+            bad = {row for row, _ in faults}
+            faults += [(row, "the label is missing") for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
+        else:
+            y, faults = _columns.each(part, self.label)
+        return y, [Problem(row, name, reason) for row, reason in sorted(faults)]
+
+    def label(self, value: Scalar) -> float:
+        """The y of one label; raises `InputError` if it is missing, not a number, or not a known class."""
+        if self.schema.task == "regression":
+            y = _values.number(value)
+        else:
+            y = self._index.get(_values.category(value), math.nan)
+        if y == y:
+            return y
+        if self.schema.task == "regression" or not _values.category(value):
+            raise InputError("the label is missing")
+        known = ", ".join(repr(known) for known in self.schema.classes[:20])
+        more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
+        raise InputError(f"got the label {_values.show(value)}, expected one of {known}{more}")
+
+    def answer(self, scores: Singles) -> Scalar:
+        """What the scores (classes,) of one row say: the likeliest class (the first of equals), or the number (1,)."""
+        if self.schema.task == "regression":
+            return float(scores[0])
+        return self.schema.classes[int(scores.argmax())]
+
+    def _dense_column(self, part: Any, kind: str, wide: int) -> tuple[Floats, _columns.Faults]:
+        if kind == "numeric":
+            return _columns.numbers(part)
+        if kind == "boolean":
+            return _columns.booleans(part)
+        if kind == "datetime":
+            seconds, faults = _columns.moments(part)
+            return _columns.phases(seconds), faults
+        return _columns.vectors(part, wide)
+
+    def _hashed_columns(self, parts: Mapping[str, Any], n: int, problems: list[Problem]) -> Any:
+        kernels, rows = self._kernels, None
+        if self._categories:
+            hashes = np.zeros((n, len(self._categories)), np.uint64)
+            present = np.zeros((n, len(self._categories)), np.bool_)
+            for j, name in enumerate(self._categories):
+                if name in parts:
+                    hashes[:, j], present[:, j], faults = self._category_column(parts[name], self._seeds[j])
+                    problems += [Problem(row, name, reason) for row, reason in faults]
+            rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
+        for j, name in enumerate(self._texts, len(self._categories)):
+            if name in parts:
+                (data, offsets), faults = _columns.cells(parts[name])
+                problems += [Problem(row, name, reason) for row, reason in faults]
+                more = kernels.text_rows(data, offsets, self._seeds[j], self._mask)
+                rows = kernels.joined_rows(rows, more) if rows else more
+        return rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES)
+
+    def _category_column(self, part: Any, seed: np.uint64) -> tuple[Any, Any, _columns.Faults]:
+        """The hash of each category, whether there is one, and faults."""
+        whole = _columns.whole_numbers(part)
+        if whole is not None:
+            return self._kernels.hash_integers(whole[0], seed), whole[1], []
+        if _columns.is_arrow(part) and str(part.type).startswith("dictionary"):
+            hashes, present, faults = self._category_column(_columns.native(part.dictionary), seed)
+            if not faults:
+                codes = part.indices.fill_null(len(hashes)).to_numpy(zero_copy_only=False)
+                return np.append(hashes, np.uint64(0))[codes], np.append(present, False)[codes], []
+        (data, offsets), faults = _columns.cells(part)
+        return *self._kernels.hash_cells(data, offsets, seed), faults
+
+
+def _native(column: Any, name: str, n: int) -> Any:
+    if len(column) != n:
+        raise InputError(f"the column {name!r} has {len(column)} rows, expected {n} as in the others")
+    return _columns.native(column)
+
+
+def _dense_value(value: Any, kind: str, wide: int) -> Sequence[float]:
+    """The dense columns of one value."""
+    if kind == "numeric":
+        return (_values.number(value),)
+    if kind == "boolean":
+        return (_values.boolean(value),)
+    if kind == "datetime":
+        return _values.phases(_values.moment(value))
+    return _values.vector(value, wide)
+
+
+def _index(classes: Sequence[Scalar]) -> dict[bytes, float]:
+    """Class index by spelling; truth values and 0 and 1 stand for each other."""
+    index = {_values.category(value): float(i) for i, value in enumerate(classes)}
+    for i, value in enumerate(classes):
+        if not isinstance(value, str) and value in (0, 1):
+            for word in ("true", "True", "TRUE", "1") if value else ("false", "False", "FALSE", "0"):
+                index.setdefault(word.encode(), float(i))
+    return index
