@@ -220,8 +220,10 @@ def test_the_curve_is_the_mean_of_each_stretch() -> None:
     assert points["x"].tolist() == [128, 256, 384, 512, 640, 768, 896, 1000]
     good = scores.argmax(axis=1) == y
     begin = 0
-    for x, count, accuracy in zip(points["x"], points["count"], points["accuracy"], strict=True):
-        assert count == x - begin
+    for x, count, mass, accuracy in zip(
+        points["x"], points["count"], points["weight"], points["accuracy"], strict=True
+    ):
+        assert (count, mass) == (x - begin, weight[begin:x].sum())
         assert accuracy == pytest.approx(np.average(good[begin:x], weights=weight[begin:x]))
         begin = x
 
@@ -231,7 +233,8 @@ def test_an_odd_number_of_points_merges_without_losing_any() -> None:
     points = metrics.curve(measured("regression", 0, scores, y, np.ones_like(weight), points=5))
     assert points["count"].sum() == 1_000
     assert len(points["x"]) <= 5
-    assert np.average(points["mae"], weights=points["count"]) == pytest.approx(np.abs(scores[:, 0] - y).mean())
+    assert np.average(points["mae"], weights=points["weight"]) == pytest.approx(np.abs(scores[:, 0] - y).mean())
+    assert np.average(points["mse"], weights=points["weight"]) == pytest.approx(((scores[:, 0] - y) ** 2).mean())
 
 
 def test_memory_does_not_grow_with_the_stream() -> None:

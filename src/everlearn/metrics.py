@@ -120,9 +120,10 @@ def report(arrays: Arrays, task: Task) -> dict[str, float]:
 def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
     """The metrics over time, a point for each of up to `points` equal stretches of the stream that held examples.
 
-    `x` (int64) is the index at which the stretch ends and `count` (int64) its examples; `accuracy` and `log_loss`,
-    or `mae` and `rmse`, are float64 means over the stretch alone. When the stream outgrows the points, neighbours
-    are merged and stretches double, at the same index for every model.
+    `x` (int64) is the index at which the stretch ends, `count` (int64) its examples and `weight` (float64) the sum
+    of their weights; `accuracy` and `log_loss`, or `mae` and `mse` (squared errors), are float64 means over the
+    stretch alone. When the stream outgrows the points, neighbours are merged and stretches double, at the same index
+    for every model.
     """
     counts, points = arrays["counts"], arrays["curve"]
     (used,) = np.nonzero(points[:, _MASS] > 0)
@@ -131,8 +132,9 @@ def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
     first, second = rows[:, _GOOD] / rows[:, _MASS], rows[:, _LOSS] / rows[:, _MASS]
     measured = {"accuracy": first, "log_loss": second}
     if "by_class" not in arrays:
-        measured = {"mae": first, "rmse": np.sqrt(second)}
-    return {"x": ends.astype(np.int64), "count": rows[:, _COUNT].astype(np.int64), **measured}
+        measured = {"mae": first, "mse": second}
+    count, weight = rows[:, _COUNT].astype(np.int64), rows[:, _MASS].copy()
+    return {"x": ends.astype(np.int64), "count": count, "weight": weight, **measured}
 
 
 def losses(kind: str, scores: Singles, y: Floats) -> Floats:
