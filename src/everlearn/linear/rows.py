@@ -1,0 +1,355 @@
+"""The two kernels of the family: predict rows, and learn rows; one row after another, in order.
+
+Every sum is taken in the order in which it is written (`exact_kernel`), so a row's score has the same bits
+whether it is predicted or learned, alone or among others, and on any processor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from everlearn._jit import exact_kernel
+from everlearn.linear.auto import dense_step, step_auto
+from everlearn.linear.losses import sigmoid, slope
+from everlearn.linear.normalized import absorb, rescaled, step_normalized
+from everlearn.linear.settings import AUTO, HUBER, LOGISTIC, NORMALIZED, SGD, SOFTMAX
+from everlearn.linear.updates import step_dense, step_hashed
+from everlearn.records import Floats, Ints, Singles
+
+BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # why rows are refused
+FAULTS = 4  # a refusal is row * FAULTS + why; 0 is none
+BIGGEST = 3.4e38  # predictions are float32
+
+
+@exact_kernel
+def refusal(hashed: int, indptr: Ints, indices: Ints, entries: int) -> int:
+    """The first row that points outside its entries or outside the hash space, and why; 0 if there is none."""
+    n = len(indptr) - 1
+    if n < 0 or indptr[0] < 0 or indptr[n] > entries:
+        return BAD_ROWS
+    for i in range(n):
+        if indptr[i + 1] < indptr[i]:
+            return i * FAULTS + BAD_ROWS
+    low, high = 0, -1
+    for e in range(indptr[0], indptr[n]):
+        low = min(low, indices[e])
+        high = max(high, indices[e])
+    if low >= 0 and high < hashed:
+        return 0
+    for i in range(n):
+        for e in range(indptr[i], indptr[i + 1]):
+            if indices[e] < 0 or indices[e] >= hashed:
+                return i * FAULTS + BAD_INDEX
+    return 0
+
+
+@exact_kernel
+def mislabelled(y: Floats, classes: int) -> int:
+    """The first row whose label is a number but not a class; NaN and infinity are no labels at all."""
+    for i in range(len(y)):
+        if abs(y[i]) < math.inf and not (y[i] >= 0.0 and y[i] < classes and y[i] == math.floor(y[i])):
+            return i * FAULTS + BAD_LABEL
+    return 0
+
+
+@exact_kernel
+def welford(v: float, n: float, mean: float, m2: float) -> tuple[float, float, float]:
+    """Count, mean and sum of squared deviations with one more value (Welford 1962)."""
+    delta = v - mean
+    mean += delta / (n + 1.0)
+    return n + 1.0, mean, m2 + delta * (v - mean)
+
+
+@exact_kernel
+def scaled(v: float, n: float, mean: float, m2: float) -> float:
+    """The value in deviations from the mean; 0 while the column has not varied."""
+    return (v - mean) * math.sqrt(n / m2) if m2 > 0.0 else 0.0
+
+
+@exact_kernel
+def encode(dense: Singles, i: int, standardize: bool, moments: Floats, x: Floats) -> None:
+    """Write row i as the model sees it: scaled as if the row had been counted, pairs multiplied, intercept last."""
+    for j in range(dense.shape[1]):
+        v = float(dense[i, j])
+        if not abs(v) < math.inf:
+            x[j] = 0.0
+        elif standardize:
+            n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
+            x[j] = scaled(v, n, mean, m2)
+        else:
+            x[j] = v
+    multiply(dense.shape[1], x)
+
+
+@exact_kernel
+def encode_and_count(dense: Singles, i: int, standardize: bool, moments: Floats, x: Floats) -> None:
+    """As `encode`, and keep the moments that the row leaves behind."""
+    for j in range(dense.shape[1]):
+        v = float(dense[i, j])
+        if not abs(v) < math.inf:
+            x[j] = 0.0
+        elif standardize:
+            n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
+            moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
+            x[j] = scaled(v, n, mean, m2)
+        else:
+            x[j] = v
+    multiply(dense.shape[1], x)
+
+
+@exact_kernel
+def multiply(columns: int, x: Floats) -> None:
+    """Fill the pairs, where there is room for them, and the intercept."""
+    at = columns
+    if len(x) > columns + 1:
+        for j in range(columns):
+            for other in range(j + 1, columns):
+                x[at] = x[j] * x[other]
+                at += 1
+    x[at] = 1.0
+
+
+@exact_kernel
+def dot(weights: Floats, k: int, x: Floats) -> float:
+    """Sum of weight times column, in four lanes that do not wait for each other."""
+    a = b = c = d = 0.0
+    whole = len(x) // 4 * 4
+    for j in range(0, whole, 4):
+        a += weights[0, k, j] * x[j]
+        b += weights[0, k, j + 1] * x[j + 1]
+        c += weights[0, k, j + 2] * x[j + 2]
+        d += weights[0, k, j + 3] * x[j + 3]
+    for j in range(whole, len(x)):
+        a += weights[0, k, j] * x[j]
+    return (a + b) + (c + d)
+
+
+@exact_kernel
+def margins(
+    normalized: bool,
+    weights: Floats,
+    table: Singles,
+    x: Floats,
+    indices: Ints,
+    values: Singles,
+    first: int,
+    end: int,
+    m: Floats,
+) -> None:
+    """The linear scores of one row."""
+    for k in range(len(m)):
+        total = 0.0
+        if normalized:
+            for j in range(len(x)):
+                total += rescaled(weights[0, k, j], x[j], weights[2, k, j]) * x[j]
+        else:
+            total = dot(weights, k, x)
+        for e in range(first, end):
+            v = float(values[e])
+            if abs(v) < math.inf:
+                w = float(table[indices[e], k, 0])
+                total += (rescaled(w, v, table[indices[e], k, 2]) if normalized else w) * v
+        m[k] = total
+
+
+@exact_kernel
+def answer(loss: int, m: Floats, centre: float, spread: float, out: Singles, i: int, p: Floats) -> None:
+    """Turn scores into what is answered (row i of `out`), and into what the slopes are taken of (`p`)."""
+    if loss == LOGISTIC:
+        p[0] = sigmoid(m[0])
+        out[i, 0] = 1.0 - p[0]
+        out[i, 1] = p[0]
+    elif loss == SOFTMAX:
+        highest = m[0]
+        for k in range(1, len(m)):
+            highest = max(highest, m[k])
+        total = 0.0
+        for k in range(len(m)):
+            p[k] = math.exp(m[k] - highest)
+            total += p[k]
+        for k in range(len(m)):
+            p[k] /= total
+            out[i, k] = p[k]
+    else:
+        p[0] = m[0]
+        out[i, 0] = min(max(centre + spread * m[0], -BIGGEST), BIGGEST)
+
+
+@exact_kernel
+def target_scale(scaled_target: bool, moments: Floats) -> tuple[float, float]:
+    """Mean and deviation of the numbers seen so far, which scores are relative to; 0 and 1 where they are not."""
+    if not scaled_target:
+        return 0.0, 1.0
+    n, mean, m2 = moments[0, -1], moments[1, -1], moments[2, -1]
+    return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)
+
+
+@exact_kernel
+def predict_rows(
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    moments: Floats,
+    dense: Singles,
+    indptr: Ints,
+    indices: Ints,
+    values: Singles,
+    out: Singles,
+) -> int:
+    """Score each row into `out`; return 0, or the refusal if a row cannot be read (then nothing is written)."""
+    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
+    if refused != 0:
+        return refused
+    loss, normalized, standardize = int(dials[0]), int(dials[1]) == NORMALIZED, dials[6] != 0.0
+    centre, spread = target_scale(dials[7] != 0.0, moments)
+    x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
+    for i in range(len(indptr) - 1):
+        encode(dense, i, standardize, moments, x)
+        margins(normalized, weights, table, x, indices, values, indptr[i], indptr[i + 1], m)
+        answer(loss, m, centre, spread, out, i, p)
+    return 0
+
+
+@exact_kernel
+def learn_rows(
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    moments: Floats,
+    counts: Floats,
+    dense: Singles,
+    indptr: Ints,
+    indices: Ints,
+    values: Singles,
+    y: Floats,
+    weight: Singles,
+    out: Singles,
+) -> int:
+    """Score each row into `out`, then learn it; return 0, or the refusal if a row cannot be read (then nothing is)."""
+    loss, optimizer, standardize, scaled_target = int(dials[0]), int(dials[1]), dials[6] != 0.0, dials[7] != 0.0
+    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
+    if refused == 0 and (loss in (LOGISTIC, SOFTMAX)):
+        refused = mislabelled(y, out.shape[1])
+    if refused != 0:
+        return refused
+    x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
+    for i in range(len(indptr) - 1):
+        first, end, h = indptr[i], indptr[i + 1], float(weight[i])
+        known = h > 0.0 and h < math.inf and abs(y[i]) < math.inf
+        if known:
+            encode_and_count(dense, i, standardize, moments, x)
+        else:
+            encode(dense, i, standardize, moments, x)
+        margins(optimizer == NORMALIZED, weights, table, x, indices, values, first, end, m)
+        centre, spread = target_scale(scaled_target, moments)
+        answer(loss, m, centre, spread, out, i, p)
+        if known:
+            target = y[i]
+            if scaled_target:
+                moments[0, -1], moments[1, -1], moments[2, -1] = welford(
+                    target, moments[0, -1], moments[1, -1], moments[2, -1]
+                )
+                centre, spread = target_scale(True, moments)
+                target = (target - centre) / spread
+            counts[0] += 1.0
+            learn_row(dials, weights, table, counts, x, indices, values, first, end, p, target, h, dials[5] / spread)
+    return 0
+
+
+@exact_kernel
+def learn_row(
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    counts: Floats,
+    x: Floats,
+    indices: Ints,
+    values: Singles,
+    first: int,
+    end: int,
+    p: Floats,
+    target: float,
+    weight: float,
+    delta: float,
+) -> None:
+    """Move the weights of every score by one row that has been answered with `p`."""
+    loss, optimizer, rate, l1, l2 = int(dials[0]), int(dials[1]), dials[2], dials[3], dials[4]
+    shape = delta if loss == HUBER else dials[5]
+    norm = 0.0
+    common = rate
+    if optimizer == AUTO:
+        norm = length(x)
+    elif optimizer == NORMALIZED:
+        common = rate * absorb(weights, table, counts, x, indices, values, first, end, weight)
+    for k in range(len(p)):
+        t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
+        if optimizer == AUTO:
+            step_auto(
+                loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, first, end, rate, l1, l2
+            )
+        elif optimizer == NORMALIZED:
+            step_normalized(
+                loss, p[k], t, weight, shape, weights, table, k, x, indices, values, first, end, common, l1, l2
+            )
+        else:
+            g = weight * slope(loss, p[k], t, shape)
+            if optimizer == SGD and l1 == 0.0 and l2 == 0.0:
+                dense_step(weights, k, x, g, rate, l1, l2)
+            else:
+                step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
+            step_hashed(optimizer, table, k, indices, values, first, end, g, counts[0], rate, l1, l2)
+
+
+@exact_kernel
+def length(x: Floats) -> float:
+    """Sum of squares, in four lanes."""
+    a = b = c = d = 0.0
+    whole = len(x) // 4 * 4
+    for j in range(0, whole, 4):
+        a += x[j] * x[j]
+        b += x[j + 1] * x[j + 1]
+        c += x[j + 2] * x[j + 2]
+        d += x[j + 3] * x[j + 3]
+    for j in range(whole, len(x)):
+        a += x[j] * x[j]
+    return (a + b) + (c + d)
+
+
+def _array(kind: types.Type, axes: int, written: bool = False) -> types.Array:
+    return types.Array(kind, axes, "C", readonly=not written)
+
+
+def _compiled(kernel: Any, *arguments: types.Type) -> None:
+    """Compile once, for arrays that may be written and that may not alike (served snapshots are read-only)."""
+    kernel.compile(types.int64(*arguments))
+    kernel.disable_compile()
+
+
+_DIALS = _array(types.float64, 1)
+_ROWS = (_array(types.float32, 2), _array(types.int64, 1), _array(types.int32, 1), _array(types.float32, 1))
+_OUT = _array(types.float32, 2, written=True)
+_compiled(
+    predict_rows,
+    _DIALS,
+    _array(types.float64, 3),
+    _array(types.float32, 3),
+    _array(types.float64, 2),
+    *_ROWS,
+    _OUT,
+)
+_compiled(
+    learn_rows,
+    _DIALS,
+    _array(types.float64, 3, written=True),
+    _array(types.float32, 3, written=True),
+    _array(types.float64, 2, written=True),
+    _array(types.float64, 1, written=True),
+    *_ROWS,
+    _array(types.float64, 1),
+    _array(types.float32, 1),
+    _OUT,
+)
