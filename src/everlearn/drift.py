@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,55 @@ PAGE_HINKLEY, ADWIN, DDM, KSWIN = 1, 2, 3, 4
 
 ROWS, BUCKETS = 32, 5  # ADWIN keeps at most 5 buckets of each of 32 sizes: windows of up to 2**34 values
 STRETCH = 4  # calibration lasts at most this many grace periods
-BLOCKS = 20  # and wants at least this many blocks that hardly follow each other
+BLOCKS = 20  # a block length is judged by this many blocks or more
 CLIP = 10.0  # no single value counts for more than this many calibrated deviations
 WARNING = 10.0  # a warning is a drift at ten times the sensitivity
 PER = 100.0  # `sensitivity` is the chance of a false alarm in this many independent examples
 LARGEST = 1e100  # larger values are taken for this, so that squares stay finite
 
-# where the counters and the numbers of the calibrating layer stand in their arrays
+# where each counter and each number of the calibrating layer stands in its array
 FILLED, BLOCK, INSIDE, LEVEL, SEEN, SINCE, WARNINGS, DRIFTS, COUNTERS = range(9)
 SUM, CENTRE, SCALE, INFLATION, DELTA, WARN_LIMIT, DRIFT_LIMIT, NUMBERS = range(8)
+
+
+class Histogram(NamedTuple):
+    """ADWIN's exponential histogram of `rows` sizes: a bucket of row r sums up 2**r values.
+
+    `buckets` is float64 (rows, 2, most + 1): totals and squared deviations, oldest first. `sizes` is int64
+    (rows + 1,): buckets in each row, then rows in use. `sums` is float64 (6,): width, total, squared deviations of
+    the window, ticks, last level.
+    """
+
+    buckets: Floats
+    sizes: Ints
+    sums: Floats
+
+
+class Parts(NamedTuple):
+    """The arrays by name, as the kernels take them.
+
+    `kept` holds the calibration stretch and `ring` the window of KSWIN. `sums` belongs to whichever detector it is.
+    """
+
+    seed: Ints
+    counts: Ints
+    numbers: Floats
+    kept: Floats
+    buckets: Floats
+    sizes: Ints
+    sums: Floats
+    ring: Floats
+
+
+class Dials(NamedTuple):
+    """What a spec says, as the kernels take it; the quantiles are those of DDM."""
+
+    detector: int
+    sensitivity: float
+    grace: int
+    rises_only: bool
+    warn_quantile: float
+    drift_quantile: float
 
 
 # ── the published detectors, one value at a time ─────────────────────────────────────────────────────────────
@@ -42,11 +83,11 @@ SUM, CENTRE, SCALE, INFLATION, DELTA, WARN_LIMIT, DRIFT_LIMIT, NUMBERS = range(8
 
 
 @exact_kernel
-def page_hinkley_reset(sums: Floats, origin: float) -> None:
-    """Empty `sums` (float64 (6,)). `origin` is the first highest sum: River has -1, a CUSUM that starts at rest 0."""
+def page_hinkley_reset(sums: Floats, lowest: float, highest: float) -> None:
+    """Empty `sums` (float64 (6,)). The extremes before the first value are 0 and 0 for a CUSUM, inf and -1 in River."""
     sums[:] = 0.0
-    sums[4] = np.inf
-    sums[5] = origin
+    sums[4] = lowest
+    sums[5] = highest
 
 
 @exact_kernel
@@ -100,46 +141,45 @@ def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: fl
 
 
 @exact_kernel
-def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
-    """Empty an exponential histogram: `buckets` float64 (rows, 2, most + 1), `sizes` int64 (rows + 1,), `sums` (6,)."""
-    buckets[:] = 0.0
-    sizes[:] = 0
-    sizes[-1] = 1
-    sums[:] = 0.0
+def adwin_reset(window: Histogram) -> None:
+    """Empty the histogram."""
+    window.buckets[:] = 0.0
+    window.sizes[:] = 0
+    window.sizes[-1] = 1
+    window.sums[:] = 0.0
 
 
 @exact_kernel
-def _adwin_forget(buckets: Floats, sizes: Ints, sums: Floats) -> None:
-    """Take the oldest bucket out of the window."""
-    row = sizes[-1] - 1
-    count = float(1 << row)
-    total, variance = buckets[row, 0, 0], buckets[row, 1, 0]
-    sums[0] -= count
-    sums[1] -= total
-    apart = total / count - sums[1] / sums[0]
-    sums[2] -= variance + count * sums[0] * apart * apart / (count + sums[0])
-    _shift(buckets, sizes, row, 1)
-    if sizes[row] == 0 and row > 0:
-        sizes[-1] -= 1
-
-
-@exact_kernel
-def _shift(buckets: Floats, sizes: Ints, row: int, gone: int) -> None:
+def _shift(window: Histogram, row: int, gone: int) -> None:
     """Drop the first `gone` buckets of a row."""
-    left = sizes[row] - gone
+    buckets, left = window.buckets, window.sizes[row] - gone
     for part in range(2):
         for k in range(left):
             buckets[row, part, k] = buckets[row, part, k + gone]
         buckets[row, part, left:] = 0.0
-    sizes[row] = left
+    window.sizes[row] = left
 
 
 @exact_kernel
-def _adwin_insert(buckets: Floats, sizes: Ints, sums: Floats, value: float) -> None:
+def _adwin_forget(window: Histogram) -> None:
+    """Take the oldest bucket out of the window."""
+    sums, row = window.sums, window.sizes[-1] - 1
+    count = float(1 << row)
+    total, squares = window.buckets[row, 0, 0], window.buckets[row, 1, 0]
+    sums[0] -= count
+    sums[1] -= total
+    apart = total / count - sums[1] / sums[0]
+    sums[2] -= squares + count * sums[0] * apart * apart / (count + sums[0])
+    _shift(window, row, 1)
+    if window.sizes[row] == 0 and row > 0:
+        window.sizes[-1] -= 1
+
+
+@exact_kernel
+def _adwin_insert(window: Histogram, value: float) -> None:
     """Add a bucket of one value; where a row is over-full, merge its two oldest buckets into the next row."""
-    rows, room = buckets.shape[0], buckets.shape[2]
+    buckets, sizes, sums = window.buckets, window.sizes, window.sums
     buckets[0, 0, sizes[0]] = value
-    buckets[0, 1, sizes[0]] = 0.0
     sizes[0] += 1
     sums[0] += 1.0
     if sums[0] > 1.0:
@@ -147,28 +187,25 @@ def _adwin_insert(buckets: Floats, sizes: Ints, sums: Floats, value: float) -> N
         sums[2] += (sums[0] - 1.0) * apart * apart / sums[0]
     sums[1] += value
     row = 0
-    while sizes[row] == room:
-        if row + 1 == rows:
-            _adwin_forget(buckets, sizes, sums)
+    while sizes[row] == buckets.shape[2]:
+        if row + 1 == buckets.shape[0]:
+            _adwin_forget(window)
             break
-        count = float(1 << row)
+        count, to = float(1 << row), sizes[row + 1]
         apart = buckets[row, 0, 0] / count - buckets[row, 0, 1] / count
-        to = sizes[row + 1]
         buckets[row + 1, 0, to] = buckets[row, 0, 0] + buckets[row, 0, 1]
         buckets[row + 1, 1, to] = buckets[row, 1, 0] + buckets[row, 1, 1] + count * 0.5 * apart * apart
         sizes[row + 1] += 1
         sizes[-1] = max(sizes[-1], row + 2)
-        _shift(buckets, sizes, row, 2)
+        _shift(window, row, 2)
         row += 1
 
 
 @exact_kernel
-def _adwin_cut(
-    buckets: Floats, sizes: Ints, sums: Floats, delta: float, warning: float, shortest: float, inflation: float
-) -> int:
+def _adwin_cut(window: Histogram, delta: float, warning: float, shortest: float, inflation: float) -> int:
     """Compare the means on both sides of every border between buckets, oldest first; stop at the first drift."""
-    before, after = 0.0, sums[0]
-    total_before, total_after = 0.0, sums[1]
+    sizes, sums = window.sizes, window.sums
+    before, after, total_before, total_after = 0.0, sums[0], 0.0, sums[1]
     noise = sums[2] / sums[0] * inflation
     strict = math.log(2.0 * math.log(sums[0]) / delta)
     loose = math.log(2.0 * math.log(sums[0]) / warning)
@@ -178,8 +215,8 @@ def _adwin_cut(
         for k in range(sizes[row]):
             before += count
             after -= count
-            total_before += buckets[row, 0, k]
-            total_after -= buckets[row, 0, k]
+            total_before += window.buckets[row, 0, k]
+            total_after -= window.buckets[row, 0, k]
             if before < shortest or after < shortest or (row == 0 and k == sizes[0] - 1):
                 continue
             apart = total_before / before - total_after / after
@@ -194,9 +231,7 @@ def _adwin_cut(
 
 @exact_kernel
 def adwin_step(
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
+    window: Histogram,
     value: float,
     delta: float,
     warning: float,
@@ -207,19 +242,19 @@ def adwin_step(
 ) -> int:
     """ADWIN2 (Bifet and Gavaldà 2007, section 3.2): drop the oldest part of a window while two halves of it differ.
 
-    `sums` holds width, total, summed squared deviations, ticks, last level. `delta` is the confidence of a cut,
-    `warning` that of a warning; every `clock` values all cuts are looked at whose sides have `shortest` values or
-    more. `inflation` is the long-run variance of the values over their plain variance (1 if independent).
+    `delta` is the confidence of a cut, `warning` that of a warning; after every `clock` values all cuts are looked at
+    whose sides have `shortest` values or more, once there are more than `grace`. `inflation` is the long-run variance
+    of the values over their plain variance (1 where they are independent).
     """
-    _adwin_insert(buckets, sizes, sums, value)
+    sums = window.sums
+    _adwin_insert(window, value)
     sums[3] += 1.0
     if sums[3] % clock != 0.0 or sums[0] <= grace:
         return int(sums[4])
-    level = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)
-    cut = level
+    level = cut = _adwin_cut(window, delta, warning, shortest, inflation)
     while abs(cut) == 2:
-        _adwin_forget(buckets, sizes, sums)
-        cut = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)
+        _adwin_forget(window)
+        cut = _adwin_cut(window, delta, warning, shortest, inflation)
     sums[4] = 0.0 if abs(level) == 2 else level
     return level
 
@@ -316,38 +351,41 @@ def kswin_step(
 
 
 @exact_kernel
-def _moments(values: Floats, block: int) -> tuple[float, float, float, float]:
-    """Mean, variance, correlation of neighbours and kurtosis of the means of blocks of `values`."""
-    many = values.shape[0] // block
-    means = np.empty(many)
-    for i in range(many):
-        total = 0.0
+def _means(values: Floats, block: int) -> Floats:
+    """Means of successive blocks of `block` values; an incomplete last block is left out."""
+    means = np.zeros(values.shape[0] // block)
+    for i in range(means.shape[0]):
         for k in range(block):
-            total += values[i * block + k]
-        means[i] = total / block
-    centre = 0.0
+            means[i] += values[i * block + k]
+        means[i] /= block
+    return means
+
+
+@exact_kernel
+def _moments(values: Floats) -> tuple[float, float, float, float]:
+    """Mean, variance, correlation of neighbours, and kurtosis."""
+    many = values.shape[0]
+    centre = second = pairs = fourth = 0.0
     for i in range(many):
-        centre += (means[i] - centre) / (i + 1.0)
-    second = pairs = fourth = 0.0
+        centre += (values[i] - centre) / (i + 1.0)
     for i in range(many):
-        second += (means[i] - centre) ** 2
+        second += (values[i] - centre) ** 2
         if i > 0:
-            pairs += (means[i] - centre) * (means[i - 1] - centre)
+            pairs += (values[i] - centre) * (values[i - 1] - centre)
     if second <= 0.0:
         return centre, 0.0, 0.0, 3.0
     for i in range(many):
-        fourth += ((means[i] - centre) ** 2 / (second / many)) ** 2
+        fourth += ((values[i] - centre) ** 2 / (second / many)) ** 2
     return centre, second / many, pairs / second, fourth / many
 
 
 @exact_kernel
 def _block_length(values: Floats) -> tuple[int, bool]:
-    """Smallest power of two above every block length whose means follow each other; and whether that is settled."""
+    """The power of two above every block length whose means follow each other, and whether it could be judged."""
     block, length, settled = 1, 1, True
     while values.shape[0] // length >= BLOCKS:
-        many = values.shape[0] // length
-        _, _, follow, _ = _moments(values, length)
-        settled = follow <= 0.1 + 1.5 / math.sqrt(many)
+        follow = _moments(_means(values, length))[2]
+        settled = follow <= 0.1 + 1.5 / math.sqrt(values.shape[0] // length)
         if not settled:
             block = 2 * length
         length *= 2
@@ -364,160 +402,124 @@ def _cusum_limit(delta: float, run: float) -> float:
 
 
 @exact_kernel
-def _calibrate(counts: Ints, numbers: Floats, kept: Floats, sensitivity: float, detector: int) -> bool:
-    """Learn block length, centre, scale and limits from the values kept so far; say whether that is done."""
-    held = kept[: counts[FILLED]]
+def _scaled(numbers: Floats, value: float) -> float:
+    """A value in calibrated deviations from the calibrated centre."""
+    return min(CLIP, max(-CLIP, float((value - numbers[CENTRE]) / numbers[SCALE])))
+
+
+@exact_kernel
+def _calibrate(parts: Parts, dials: Dials) -> None:
+    """Learn block length, centre, scale and limits from the values kept so far, unless more are needed to tell."""
+    counts, numbers = parts.counts, parts.numbers
+    held = parts.kept[: counts[FILLED]]
     block, settled = _block_length(held)
-    if not settled and counts[FILLED] < kept.shape[0]:
-        return False
-    centre, variance, follow, kurtosis = _moments(held, block)
+    if not settled and counts[FILLED] < parts.kept.shape[0]:
+        return
+    means = _means(held, block)
+    many = means.shape[0]
+    centre, variance, follow, kurtosis = _moments(means)
     follow = min(max(follow, 0.0), 0.9)
-    many = held.shape[0] // block
     # The deviation is itself uncertain: take a value that it exceeds one time in ten.
     unsure = 1.0 + 1.28 * math.sqrt((max(kurtosis, 3.0) - 1.0) / (4.0 * many))
     counts[BLOCK] = block
     numbers[CENTRE] = centre
     numbers[INFLATION] = (1.0 + follow) / (1.0 - follow)
     numbers[SCALE] = max(math.sqrt(variance * numbers[INFLATION]) * unsure, 1e-9 * abs(centre), 1e-150)
-    if detector == PAGE_HINKLEY:
-        numbers[DELTA] = max(0.1, 1.0 / math.sqrt(many))
-        run = PER / sensitivity / block
-        numbers[WARN_LIMIT] = _cusum_limit(numbers[DELTA], run / WARNING)
-        numbers[DRIFT_LIMIT] = _cusum_limit(numbers[DELTA], run)
-    return True
+    numbers[DELTA] = max(0.1, 1.0 / math.sqrt(many))
+    run = PER / dials.sensitivity / block
+    numbers[WARN_LIMIT] = _cusum_limit(numbers[DELTA], run / WARNING)
+    numbers[DRIFT_LIMIT] = _cusum_limit(numbers[DELTA], run)
+    for i in range(many):  # the detector gets the stretch as its past
+        scaled = _scaled(numbers, means[i])
+        if dials.detector == PAGE_HINKLEY:
+            parts.sums[0] += 1.0
+            parts.sums[1] += (1.0 / parts.sums[0]) * (scaled - parts.sums[1])
+        elif dials.detector == DDM:
+            ddm_step(parts.sums, scaled, 30, np.inf, np.inf, 1.0)
+        elif dials.detector == ADWIN:
+            _adwin_insert(Histogram(parts.buckets, parts.sizes, parts.sums), scaled / 4.0)
+        else:
+            parts.ring[int(parts.sums[0]) % parts.ring.shape[0]] = held[i * block + block - 1]
+            parts.sums[0] += 1.0
 
 
 @exact_kernel
-def _restart(counts: Ints, numbers: Floats, detector: int, buckets: Floats, sizes: Ints, sums: Floats) -> None:
+def _restart(parts: Parts, detector: int) -> None:
     """Forget what was calibrated and detected; the totals of a lifetime stay."""
     for i in (FILLED, BLOCK, INSIDE, LEVEL, SINCE):
-        counts[i] = 0
-    numbers[:] = 0.0
+        parts.counts[i] = 0
+    parts.numbers[:] = 0.0
     if detector == PAGE_HINKLEY:
-        page_hinkley_reset(sums, 0.0)
+        page_hinkley_reset(parts.sums, 0.0, 0.0)
     elif detector == DDM:
-        ddm_reset(sums)
+        ddm_reset(parts.sums)
     elif detector == ADWIN:
-        adwin_reset(buckets, sizes, sums)
+        adwin_reset(Histogram(parts.buckets, parts.sizes, parts.sums))
     else:
-        sums[:] = 0.0
+        parts.sums[:] = 0.0
 
 
 @exact_kernel
-def _step(
-    value: float,
-    counts: Ints,
-    numbers: Floats,
-    detector: int,
-    sensitivity: float,
-    quantiles: Floats,
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
-    ring: Floats,
-    seed: int,
-) -> int:
-    """Hand one block's value to the detector, in calibrated deviations."""
-    loose = min(0.5, WARNING * sensitivity)
-    block = counts[BLOCK]
-    if detector == KSWIN:
+def _detect(parts: Parts, dials: Dials, value: float) -> int:
+    """Hand one block's value to the detector; its level, negative where the values fell."""
+    numbers, sums, ring, block = parts.numbers, parts.sums, parts.ring, parts.counts[BLOCK]
+    if dials.detector == KSWIN:
         recent = ring.shape[0] // 5
         every = max(1, recent // 8)
-        alpha = min(1.0, every * block / PER) * sensitivity
-        return kswin_step(ring, sums, value, recent, 3 * recent, every, min(0.5, WARNING * alpha), alpha, seed)
-    scaled = min(CLIP, max(-CLIP, (value - numbers[CENTRE]) / numbers[SCALE]))
-    if detector == PAGE_HINKLEY:
+        alpha = min(1.0, every * block / PER) * dials.sensitivity
+        return kswin_step(ring, sums, value, recent, 2 * recent, every, WARNING * alpha, alpha, parts.seed[0])
+    scaled = _scaled(numbers, value)
+    if dials.detector == PAGE_HINKLEY:
         return page_hinkley_step(sums, scaled, 1, numbers[DELTA], numbers[WARN_LIMIT], numbers[DRIFT_LIMIT], 1.0)
-    if detector == DDM:
-        return ddm_step(sums, scaled, 30, quantiles[0], quantiles[1], 1.0)
-    # ADWIN's bound is for values in an interval of length one: four deviations
-    clock = max(1, 32 // block)
-    return adwin_step(buckets, sizes, sums, scaled / 4.0, sensitivity, loose, clock, 5.0, 10.0, numbers[INFLATION])
+    if dials.detector == DDM:
+        return ddm_step(sums, scaled, 30, dials.warn_quantile, dials.drift_quantile, 1.0)
+    # ADWIN's bound is for values in an interval of length one: it is given four deviations
+    window, clock = Histogram(parts.buckets, sizes=parts.sizes, sums=sums), max(1, 32 // block)
+    loose = WARNING * dials.sensitivity
+    return adwin_step(window, scaled / 4.0, dials.sensitivity, loose, clock, 5.0, 10.0, numbers[INFLATION])
 
 
 @exact_kernel
-def _warm(
-    counts: Ints, numbers: Floats, detector: int, buckets: Floats, sizes: Ints, sums: Floats, ring: Floats, kept: Floats
-) -> None:
-    """Give the detector the calibration stretch as its past, without asking it for a level."""
-    block = counts[BLOCK]
-    for i in range(counts[FILLED] // block):
-        total = 0.0
-        for k in range(block):
-            total += kept[i * block + k]
-        scaled = min(CLIP, max(-CLIP, (total / block - numbers[CENTRE]) / numbers[SCALE]))
-        if detector == PAGE_HINKLEY:
-            sums[0] += 1.0
-            sums[1] += (1.0 / sums[0]) * (scaled - sums[1])
-        elif detector == DDM:
-            ddm_step(sums, scaled, 30, np.inf, np.inf, 1.0)
-        elif detector == ADWIN:
-            _adwin_insert(buckets, sizes, sums, scaled / 4.0)
-        else:
-            ring[int(sums[0]) % ring.shape[0]] = kept[i * block + block - 1]
-            sums[0] += 1.0
-    if detector == PAGE_HINKLEY:
-        sums[4] = 0.0
+def _take(parts: Parts, dials: Dials, value: float) -> None:
+    """One finite value: calibrate, or gather a block and ask the detector."""
+    counts, numbers = parts.counts, parts.numbers
+    counts[SEEN] += 1
+    counts[SINCE] += 1
+    if counts[BLOCK] == 0:
+        parts.kept[counts[FILLED]] = value
+        counts[FILLED] += 1
+        over = counts[FILLED] - dials.grace
+        if over >= 0 and over % max(1, dials.grace // 4) == 0:
+            _calibrate(parts, dials)
+        return
+    numbers[SUM] += value
+    counts[INSIDE] += 1
+    if counts[INSIDE] < counts[BLOCK]:
+        return
+    # one value of each block has the distribution that KSWIN compares; the mean is sharper for the others
+    whole = value if dials.detector == KSWIN else numbers[SUM] / counts[BLOCK]
+    numbers[SUM] = 0.0
+    counts[INSIDE] = 0
+    level = _detect(parts, dials, whole)
+    if level < 0 and dials.rises_only:
+        if level == -2 and dials.detector != ADWIN:  # ADWIN has let go of the higher past by itself
+            _restart(parts, dials.detector)
+        level = 0
+    if abs(level) == 1 and counts[LEVEL] == 0:
+        counts[WARNINGS] += 1
+    counts[LEVEL] = abs(level)
 
 
 @exact_kernel
-def _run(
-    values: Floats,
-    levels: NDArray[np.int8],
-    counts: Ints,
-    numbers: Floats,
-    kept: Floats,
-    buckets: Floats,
-    sizes: Ints,
-    sums: Floats,
-    ring: Floats,
-    detector: int,
-    sensitivity: float,
-    grace: int,
-    quantiles: Floats,
-    rises_only: bool,
-    seed: int,
-) -> None:
-    """Take the values one at a time: calibrate, gather a block, ask the detector, restart it after a drift."""
+def _run(parts: Parts, dials: Dials, values: Floats, levels: NDArray[np.int8]) -> None:
+    """Take the values one at a time, and start again after each drift."""
     for i in range(values.shape[0]):
-        levels[i] = counts[LEVEL]
-        if not np.isfinite(values[i]):
-            continue
-        value = min(LARGEST, max(-LARGEST, values[i]))
-        counts[SEEN] += 1
-        counts[SINCE] += 1
-        if counts[BLOCK] == 0:
-            kept[counts[FILLED]] = value
-            counts[FILLED] += 1
-            over = counts[FILLED] - grace
-            if (
-                over >= 0
-                and over % max(1, grace // 4) == 0
-                and _calibrate(counts, numbers, kept, sensitivity, detector)
-            ):
-                _warm(counts, numbers, detector, buckets, sizes, sums, ring, kept)
-            continue
-        numbers[SUM] += value
-        counts[INSIDE] += 1
-        if counts[INSIDE] < counts[BLOCK]:
-            continue
-        # one value of a block keeps the distribution that KSWIN compares; the mean is sharper for the others
-        whole = value if detector == KSWIN else numbers[SUM] / counts[BLOCK]
-        numbers[SUM] = 0.0
-        counts[INSIDE] = 0
-        level = _step(whole, counts, numbers, detector, sensitivity, quantiles, buckets, sizes, sums, ring, seed)
-        if level < 0 and rises_only:
-            if level == -2 and detector != ADWIN:  # ADWIN has already let the old level go
-                _restart(counts, numbers, detector, buckets, sizes, sums)
-            level = 0
-        level = abs(level)
-        if level == 1 and counts[LEVEL] == 0:
-            counts[WARNINGS] += 1
-        counts[LEVEL] = level
-        levels[i] = level
-        if level == 2:
-            counts[DRIFTS] += 1
-            _restart(counts, numbers, detector, buckets, sizes, sums)
+        if np.isfinite(values[i]):
+            _take(parts, dials, min(LARGEST, max(-LARGEST, values[i])))
+        levels[i] = parts.counts[LEVEL]
+        if levels[i] == 2:
+            parts.counts[DRIFTS] += 1
+            _restart(parts, dials.detector)
 
 
 def start(spec: DriftSpec, seed: int = 0) -> Arrays:
@@ -532,9 +534,9 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
     """
     if spec.detector not in CODES:
         raise ConfigError(f"drift.detector is {spec.detector!r}; expected one of {', '.join(sorted(CODES))}")
-    if not 0.0 < spec.sensitivity < 0.5:
+    if not 0.0 < spec.sensitivity <= 0.05:
         raise ConfigError(
-            f"drift.sensitivity is {spec.sensitivity}; expected a chance above 0 and below 0.5 (0.002 is usual)"
+            f"drift.sensitivity is {spec.sensitivity}; expected a chance above 0 and at most 0.05 (0.002 is usual)"
         )
     if spec.grace_period < BLOCKS:
         raise ConfigError(
@@ -545,19 +547,19 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
         return {}
     detector = CODES[spec.detector]
     histogram = detector == ADWIN
-    arrays: Arrays = {
-        "seed": np.array([seed], np.int64),
-        "counts": np.zeros(COUNTERS, np.int64),
-        "numbers": np.zeros(NUMBERS),
-        "kept": np.zeros(STRETCH * spec.grace_period),
-        "buckets": np.zeros((ROWS, 2, BUCKETS + 1) if histogram else (0, 2, 0)),
-        "sizes": np.zeros(ROWS + 1 if histogram else 1, np.int64),
-        "sums": np.zeros(6),
-        # a quarter of the grace period is compared with a whole one before it
-        "ring": np.zeros(5 * max(10, spec.grace_period // 4) if detector == KSWIN else 0),
-    }
-    _restart(arrays["counts"], arrays["numbers"], detector, arrays["buckets"], arrays["sizes"], arrays["sums"])
-    return arrays
+    parts = Parts(
+        seed=np.array([seed], np.int64),
+        counts=np.zeros(COUNTERS, np.int64),
+        numbers=np.zeros(NUMBERS),
+        kept=np.zeros(STRETCH * spec.grace_period),
+        buckets=np.zeros((ROWS, 2, BUCKETS + 1) if histogram else (0, 2, 0)),
+        sizes=np.zeros(ROWS + 1 if histogram else 1, np.int64),
+        sums=np.zeros(6),
+        # KSWIN compares a quarter of a grace period with as many of a whole one before it
+        ring=np.zeros(5 * max(10, spec.grace_period // 4) if detector == KSWIN else 0),
+    )
+    _restart(parts, detector)
+    return parts._asdict()
 
 
 def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
@@ -578,27 +580,16 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
     levels = np.zeros(len(values), np.int8)
     if spec.detector == "none" or len(values) == 0:
         return levels
-    normal = NormalDist()
-    quantiles = np.array(
-        [normal.inv_cdf(1.0 - min(0.5, WARNING * spec.sensitivity)), normal.inv_cdf(1.0 - spec.sensitivity)]
+    quantile = NormalDist().inv_cdf
+    dials = Dials(
+        detector=CODES[spec.detector],
+        sensitivity=spec.sensitivity,
+        grace=spec.grace_period,
+        rises_only=spec.watch == "loss",
+        warn_quantile=quantile(1.0 - WARNING * spec.sensitivity),
+        drift_quantile=quantile(1.0 - spec.sensitivity),
     )
-    _run(
-        np.ascontiguousarray(values, np.float64),
-        levels,
-        arrays["counts"],
-        arrays["numbers"],
-        arrays["kept"],
-        arrays["buckets"],
-        arrays["sizes"],
-        arrays["sums"],
-        arrays["ring"],
-        CODES[spec.detector],
-        spec.sensitivity,
-        spec.grace_period,
-        quantiles,
-        spec.watch == "loss",
-        int(arrays["seed"][0]),
-    )
+    _run(Parts(**arrays), dials, np.ascontiguousarray(values, np.float64), levels)
     return levels
 
 
