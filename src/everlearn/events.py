@@ -436,14 +436,21 @@ def _row(payload: Payload, at: float) -> tuple[float, str, str, str]:
         raise InputError(f"a {type(payload).__name__} is no event; expected one of {', '.join(KINDS.values())}")
     try:
         text = _encode(payload).decode()
+        # JSON turns a number that is not finite into null.
+        lost = _not_finite(msgspec.to_builtins(payload, enc_hook=_plain), kind) if "null" in text else ""
+        if lost:
+            raise InputError(f"{lost}, expected a finite number, or None for a missing one")
         kept = _decode(text)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise InputError(f"this {kind} cannot be kept in the log: {error}; got {payload!r:.300}") from error
-    if "null" in text:  # what JSON makes of a number that is not finite
-        lost = _not_finite(msgspec.to_builtins(payload, enc_hook=_plain), kind)
-        if lost:
-            raise InputError(f"{lost}, expected a finite number, or None for a missing one; got {payload!r:.300}")
+        raise InputError(f"this {kind} cannot be kept in the log: {error}; got {_shown(payload)}") from error
     return at, kind, key(kept), text
+
+
+def _shown(payload: Payload) -> str:
+    try:
+        return f"{payload!r:.300}"
+    except (ValueError, RecursionError):  # a number too long to print, or lists too deep
+        return f"a {type(payload).__name__} that cannot be printed"
 
 
 def _not_finite(value: Any, where: str) -> str:
