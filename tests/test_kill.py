@@ -1,0 +1,159 @@
+"""`kill -9` at any instant: afterwards everything is as if nothing had happened.
+
+A child process is killed at random moments and started again until its work is done; then its arrays, events and
+versions are compared, byte for byte, with those of a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from everlearn.loop import Loop
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
+from everlearn.stream import read
+
+FIELDS = {"a": "numeric", "b": "numeric", "c": "categorical"}
+Work = Callable[[Path], None]
+
+
+def table(rows: int) -> dict[str, Any]:
+    """A stream whose rule turns round twice, so that there is something to promote."""
+    draw = np.random.default_rng(7)
+    a, b = draw.normal(size=(2, rows))
+    c = draw.integers(0, 5, rows)
+    sign = np.where((np.arange(rows) * 3 // rows) % 2, -1.0, 1.0)
+    label = (sign * (a + 0.5 * b) + 0.2 * (c - 2) + 0.3 * draw.normal(size=rows)) > 0
+    return {"a": a, "b": b, "c": [f"c{value}" for value in c], "label": label.astype(int)}
+
+
+def spec(**changes: Any) -> Spec:
+    schema = Schema(label="label", task="binary", classes=(0, 1), fields=FIELDS, bits=10)
+    settings: dict[str, Any] = {
+        "schema": schema,
+        "tick": 20,
+        "checkpoint": 300,
+        "gate": GateSpec(minimum=100),
+        "drift": DriftSpec(grace_period=200),
+        "replay": ReplaySpec(kind="reservoir", bytes=20_000, width=4),
+    }
+    return Spec(**(settings | changes))
+
+
+def content(home: Path, settings: Spec) -> dict[str, Any]:
+    """All that a loop is: every array's bytes, every event, every version and alias."""
+    with Loop(settings, home) as loop:
+        arrays, header = loop.fold.state()
+        events = [msgspec.to_builtins(event.payload) for event in loop.log.read(0, 1_000_000)]
+        versions = [msgspec.to_builtins(one) for one in loop.versions()]
+        blobs = {one["id"]: loop._versions.load(one["id"]) for one in versions}
+        return {
+            "arrays": {name: array.tobytes() for name, array in arrays.items()},
+            "header": header,
+            "events": events,
+            "versions": versions,
+            "blobs": {id: {name: array.tobytes() for name, array in held.items()} for id, held in blobs.items()},
+            "aliases": loop.aliases(),
+        }
+
+
+def child(work: Work, home: Path) -> int:
+    """Do `work` in a forked process, which has the compiled kernels already."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work(home)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def disturbed(work: Work, folder: Path, kills: int, seconds: float) -> list[Path]:
+    """Do `work` as often as it takes to kill it `kills` times; return the homes in which it came to its end."""
+    draw = np.random.default_rng(11)
+    homes: list[Path] = []
+    while kills > 0:
+        home = folder / f"disturbed-{len(homes)}"
+        done = False
+        while not done:
+            pid = child(work, home)
+            if kills > 0:
+                time.sleep(draw.uniform(0.0, 0.5) * seconds)
+                os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            if os.WIFSIGNALED(status):
+                kills -= 1
+            else:
+                assert os.WEXITSTATUS(status) == 0
+                done = True
+        homes.append(home)
+    return homes
+
+
+def check(work: Work, folder: Path, settings: Spec, kills: int, ordered: bool) -> None:
+    undisturbed = folder / "undisturbed"
+    work(undisturbed)  # compiles the kernels
+    before = time.perf_counter()
+    work(folder / "timed")
+    seconds = time.perf_counter() - before
+    expected = content(undisturbed, settings)
+    assert any(event.get("action") == "promote" for event in expected["events"]), "nothing happened: a weak test"
+    for home in disturbed(work, folder, kills, seconds):
+        got = content(home, settings)
+        if not ordered:  # decisions are appended after the events that caused them: how long after may differ
+            for one in (expected, got):
+                one["events"] = sorted(map(repr, one["events"]))
+                one["header"]["cursor"]["log"] = 0
+        assert got["header"] == expected["header"]
+        assert got["arrays"] == expected["arrays"]
+        assert got["events"] == expected["events"]
+        assert got["versions"] == expected["versions"]
+        assert got["blobs"] == expected["blobs"]
+        assert got["aliases"] == expected["aliases"]
+
+
+@pytest.mark.parametrize("mode", ["gated", "live"])
+def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode):
+    settings, columns = spec(mode=mode), table(6_000)
+
+    def work(home: Path) -> None:
+        with Loop(settings, home) as loop:
+            loop.run(read(columns, schema=settings.schema))
+
+    check(work, tmp_path, settings, kills=50 if mode == "gated" else 10, ordered=True)
+
+
+def test_killed_while_every_row_is_appended(tmp_path):
+    settings, columns = spec(log=LogSpec(rows="always")), table(3_000)
+
+    def work(home: Path) -> None:
+        with Loop(settings, home) as loop:
+            loop.run(read(columns, schema=settings.schema))
+
+    check(work, tmp_path, settings, kills=20, ordered=False)
+
+
+def test_killed_while_a_client_predicts_and_sends_labels_late(tmp_path):
+    settings = spec(tick=10, checkpoint=50, gate=GateSpec(minimum=50), feedback=FeedbackSpec(bytes=40_000))
+    columns, rows, delay = table(800), 800, 30
+
+    def work(home: Path) -> None:
+        with Loop(settings, home) as loop:
+            for row in range(rows + delay):
+                # A client that knows its own ids, and asks again whatever was not acknowledged.
+                if row < rows and loop.log.find(f"prediction:{row}") is None:
+                    loop.predict({name: columns[name][row] for name in FIELDS}, id=str(row))
+                if row >= delay:
+                    loop.feedback(str(row - delay), label=int(columns["label"][row - delay]))
+
+    check(work, tmp_path, settings, kills=20, ordered=False)
