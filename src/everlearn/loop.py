@@ -139,7 +139,6 @@ class Loop:
             taken = last
             if progress is not None:
                 progress(taken, self)
-        self._ready()
         self._save()
         seconds = time.perf_counter() - began
         return self.report() | {"seconds": seconds, "events_per_second": taken / seconds}
@@ -218,7 +217,8 @@ class Loop:
                     self._commit(commit)
                 self.fold.cursor["log"] = batch[stop - 1].position
                 start = stop
-        self._publish()
+        if self.fold.started:
+            self._publish()
 
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
@@ -263,6 +263,7 @@ class Loop:
                 self._commit(commit)
         if pending:
             self._commit(Commit(self.fold.cursor["row"], list(pending)))
+        self._publish()
 
     def _warm_rows(self, stream: Stream) -> None:
         """Settle how long the warm start is, and make all its passes but the last."""
@@ -308,20 +309,17 @@ class Loop:
         if not self.fold.started:
             for commit in self.fold.start(self.fold.cursor["log"]):
                 self._commit(commit)
-            self._publish()
-        assert self.served is not None
-        return self.served
+        return self.served or self._publish()
 
-    def _publish(self) -> None:
+    def _publish(self) -> Served:
         """Let the champion of this moment answer from now on."""
-        if self.fold.started:
-            champion = self.fold.roster.champion
-            self.served = Served(champion.version, champion.model)
+        champion = self.fold.roster.champion
+        self.served = Served(champion.version, champion.model)
+        return self.served
 
     def _save(self) -> None:
         if self.fold.learner.scored != self._saved:
             self._commit(Commit(sum(self.fold.cursor.values()), []))
-        self._publish()
 
     def _commit(self, commit: Commit) -> None:
         """Make decisions and the state that they belong to durable, in one transaction of the log."""

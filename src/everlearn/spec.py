@@ -74,7 +74,7 @@ class ReplaySpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     of each class ("balanced"), in `bytes`. Rows keep at most `width` hashed features."""
 
     kind: Literal["window", "reservoir", "balanced", "none"] = "window"
-    bytes: Count = 4 * MIB
+    bytes: Count = MIB
     width: Count = 64
 
 
