@@ -385,7 +385,7 @@ def _block_length(values: Floats) -> tuple[int, bool]:
     block, length, settled = 1, 1, True
     while values.shape[0] // length >= BLOCKS:
         follow = _moments(_means(values, length))[2]
-        settled = follow <= 0.1 + 1.5 / math.sqrt(values.shape[0] // length)
+        settled = follow <= 0.1 + 1.0 / math.sqrt(values.shape[0] // length)
         if not settled:
             block = 2 * length
         length *= 2
@@ -415,6 +415,11 @@ def _calibrate(parts: Parts, dials: Dials) -> None:
     block, settled = _block_length(held)
     if not settled and counts[FILLED] < parts.kept.shape[0]:
         return
+    if not settled:  # the stream may have changed in between: its newer half may be stable
+        newer = held[held.shape[0] // 2 :]
+        length, settled = _block_length(newer)
+        if settled:
+            held, block = newer, length
     means = _means(held, block)
     many = means.shape[0]
     centre, variance, follow, kurtosis = _moments(means)
