@@ -124,7 +124,7 @@ class ListModel(RuleBasedStateMachine):
         self.log.close()
         shutil.rmtree(self.home)
 
-    @rule(group=st.lists(repeated | payloads, max_size=8), at=st.floats(0, 2e9))
+    @rule(group=st.lists(repeated | payloads, max_size=25), at=st.floats(0, 2e9))
     def append(self, group: list[Payload], at: float) -> None:
         expected = []
         for payload in group:
@@ -163,7 +163,7 @@ class ListModel(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        assert self.log.read(limit=10_000) == self.list
+        assert self.log.read(limit=100_000) == self.list
 
 
 TestListModel = ListModel.TestCase
@@ -354,7 +354,7 @@ CHILD = """
     sizes = random.Random(name)
     with SqliteLog(path, durability) as log:
         for group in range(int(sys.argv[4])):
-            size = sizes.choice([1, 1, 2, 7, 40])
+            size = sizes.choice([1, 1, 2, 7, 10, 43])
             pad = "x" * 200
             rows = [Example(f"{name}/{group}/{i}/{size}", {"x": group + i / 8, "pad": pad}, True) for i in range(size)]
             print(group, *log.append(rows), flush=True)
