@@ -1,0 +1,391 @@
+"""What every model must pass to be versioned, resumed, shadowed, merged and rolled back; for models of your own too.
+
+Each check takes a function that builds the model and some labelled rows, and raises `ModelError` with what was got
+and what is expected. `run` runs them all. A model learns one row at a time unless its spec says
+`"one_at_a_time": False` (a network that steps once a minibatch): then n rows at once need not equal n times one row,
+and where a stream is cut becomes part of what was learned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn import model as models
+from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
+from everlearn.model import Model, compare, copied
+from everlearn.records import Arrays, Batch, Examples, Singles, Task
+
+Build = Callable[[], Model]
+
+_BORDERS = (0, 1, 8, 9, 40, 104)  # where checks cut the rows: calls of one row and of many
+_PASSES, _ROWS = 5, 64  # enough for a list that grows by one a row to be reallocated in every pass
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one check found; `message` is empty when all is well."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+def run(build: Build, rows: Examples | None = None, spec: Mapping[str, Any] | None = None) -> list[Result]:
+    """Run every check, whatever the others find, on `rows` or on rows made up for `spec` (else the model's own)."""
+    try:
+        model = build()
+        rows = sample(model.spec if spec is None else spec) if rows is None else rows
+    except Exception as error:
+        return [Result("build", False, _told(error))]
+    results = []
+    for check in CHECKS:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        try:
+            check(build, _copied(rows))
+            results.append(Result(name, True, ""))
+        except Exception as error:  # whatever a model raises is what the check found
+            results.append(Result(name, False, _told(error)))
+    return results
+
+
+def sample(spec: Mapping[str, Any], count: int = 160) -> Examples:
+    """Rows that a model of this spec should take, always the same: missing values, uneven weights, up to 5 hashed
+    features a row (`dense` columns are 4 and `hashed` 0 where the spec is silent); raises ConfigError without a task.
+    """
+    if spec.get("task") not in get_args(Task):
+        raise ConfigError(f"spec has task {spec.get('task')!r}; expected one of {', '.join(get_args(Task))}")
+    random = np.random.default_rng(11)
+    dense = random.normal(1.0, 3.0, (count, int(spec.get("dense", 4)))).astype(np.float32)
+    hashed = int(spec.get("hashed", 0))
+    widths = random.integers(0, 6, count) if hashed else np.zeros(count, np.int64)
+    indptr = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    indices = random.integers(0, max(hashed, 1), indptr[-1]).astype(np.int32)
+    values = random.choice(np.array([1.0, 0.5, -2.0], np.float32), len(indices))
+    signal = dense.sum(axis=1) + np.add.reduceat(np.append(values, 0), indptr[:-1]) * (widths > 0)
+    signal = (signal - signal.mean()) / signal.std() if signal.any() else random.normal(size=count)
+    y = signal + random.normal(0, 0.3, count)
+    if spec["task"] != "regression":
+        classes = int(spec.get("classes") or 2)
+        y = np.searchsorted(np.quantile(y, np.arange(1, classes) / classes), y).astype(np.float64)
+    dense[random.random(dense.shape) < 0.1] = np.nan
+    weight = random.choice(np.array([1.0, 0.5, 2.0, 0.0], np.float32), count, p=[0.7, 0.1, 0.1, 0.1])
+    return Examples(Batch(dense, indptr, indices, values), y.astype(np.float64), weight, np.arange(1, count + 1))
+
+
+def check_arrays_can_be_stored(build: Build, rows: Examples) -> None:
+    """`arrays` is a dict of numpy arrays of numbers, by name."""
+    model = build()
+    _learn(model, rows)
+    for name, array in model.arrays.items():
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        if not (isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biuf"):
+            raise ModelError(
+                f"arrays[{name!r}] holds {kind}; expected a string naming a numpy array of numbers or bools"
+            )
+
+
+def check_spec_builds_the_same_model(build: Build, rows: Examples) -> None:
+    """`everlearn.build(model.spec)` is the same untrained model: this is how versions and shadows come to life."""
+    model = build()
+    try:
+        twin = models.build(model.spec)
+    except EverlearnError as error:
+        raise ModelError(
+            f"everlearn.build(model.spec) failed: {error}. Expected the spec to be complete, its 'family' naming the "
+            "function that builds the model ('your_module:build')"
+        ) from error
+    _same(model.arrays, twin.arrays, "everlearn.build(model.spec) made other arrays than the model has")
+    _same_answer(
+        _learn(model, rows), _learn(twin, rows), "everlearn.build(model.spec) made a model that learns otherwise"
+    )
+
+
+def check_build_is_deterministic(build: Build, rows: Examples) -> None:
+    """Two builds that learn the same rows end with the same bytes."""
+    one, two = build(), build()
+    _same(one.arrays, two.arrays, "two builds have different arrays; random numbers must come from a seed in the spec")
+    answers = _learn(one, rows), _learn(two, rows)
+    why = "two builds learned the same rows and {}; random numbers must come from a seed and a counter in arrays"
+    _same_answer(*answers, why.format("answered differently"))
+    _same(one.arrays, two.arrays, why.format("ended with different arrays"))
+
+
+def check_predicts_before_the_first_learn(build: Build, rows: Examples) -> None:
+    """An untrained model answers, and an empty batch gets an empty answer."""
+    model = build()
+    _right(model, model.predict(rows.batch), len(rows.y), "predict, before the first learn,")
+    empty = _part(rows, 0, 0)
+    _right(model, model.predict(empty.batch), 0, "predict of no rows")
+    before = _bytes(model.arrays)
+    _right(model, model.learn(empty.batch, empty.y, empty.weight), 0, "learn of no rows")
+    _unchanged(before, model.arrays, "learn of no rows changed")
+
+
+def check_answers_are_well_formed(build: Build, rows: Examples) -> None:
+    """Answers are float32, one row each, finite; probabilities are in [0, 1] and sum to 1."""
+    model = build()
+    for start, stop in _cuts(rows):
+        part = _part(rows, start, stop)
+        _right(model, model.learn(part.batch, part.y, part.weight), stop - start, "learn")
+        _right(model, model.predict(part.batch), stop - start, "predict")
+
+
+def check_predict_is_pure(build: Build, rows: Examples) -> None:
+    """predict writes nothing: not arrays, not its input, not its earlier answers, not hidden state."""
+    asked, left_alone = build(), build()
+    for start, stop in _cuts(rows):
+        part = _part(rows, start, stop)
+        arrays, inputs = _bytes(asked.arrays), _input_bytes(rows)
+        first = asked.predict(rows.batch)
+        kept = first.copy()
+        asked.predict(part.batch)
+        _same_answer(kept, first, "a later predict overwrote the answer of an earlier one; return a new array")
+        again = asked.predict(rows.batch)
+        _unchanged(arrays, asked.arrays, "predict changed")
+        if inputs != _input_bytes(rows):
+            raise ModelError("predict changed the batch it was given; expected it to be left as it is")
+        _same_answer(kept, again, "predict answered differently the second time; hidden state must go to arrays")
+        expected = left_alone.learn(part.batch, part.y, part.weight)
+        got = asked.learn(part.batch, part.y, part.weight)
+        _same_answer(expected, got, "learn answered differently because predict had been called before")
+        _same(left_alone.arrays, asked.arrays, "learn ended elsewhere because predict had been called before")
+
+
+def check_arrays_are_all_the_state(build: Build, rows: Examples) -> None:
+    """A fresh build given the arrays goes on bit for bit, wherever the stream is interrupted."""
+    whole = build()
+    moments = [(0, copied(whole.arrays))]
+    answers = []
+    for start, stop in _cuts(rows):
+        part = _part(rows, start, stop)
+        answers.append(whole.learn(part.batch, part.y, part.weight).copy())
+        moments.append((stop, copied(whole.arrays)))
+    said = whole.predict(rows.batch)
+    for place, (row, arrays) in enumerate(moments):
+        resumed = build()
+        _learn(resumed, rows)  # what it knew before must be gone once its arrays are replaced
+        resumed.arrays = copied(arrays)
+        why = (
+            f"a model resumed from arrays after row {row} {{}}; all state must be in arrays, read from there each time"
+        )
+        for (start, stop), expected in list(zip(_cuts(rows), answers, strict=True))[place:]:
+            part = _part(rows, start, stop)
+            got = resumed.learn(part.batch, part.y, part.weight)
+            _same_answer(expected, got, why.format(f"answered rows {start + 1} to {stop} differently"))
+        _same(whole.arrays, resumed.arrays, why.format("ended with different arrays"))
+        _same_answer(said, resumed.predict(rows.batch), why.format("predicted differently"))
+
+
+def check_copies_are_independent(build: Build, rows: Examples) -> None:
+    """What one model learns, another build or a copy does not notice."""
+    one, other = build(), build()
+    fresh = _bytes(other.arrays)
+    _learn(one, rows)
+    _unchanged(fresh, other.arrays, "another build's learn changed")
+    twin = build()
+    twin.arrays = copied(one.arrays)
+    for learner, still, who in (
+        (twin, one, "a copy's learn changed its original's"),
+        (one, twin, "learn changed a copy's"),
+    ):
+        before, said = _bytes(still.arrays), still.predict(rows.batch).copy()
+        _learn(learner, rows)
+        _unchanged(before, still.arrays, who)
+        _same_answer(said, still.predict(rows.batch), f"{who} answers; state is shared outside arrays")
+
+
+def check_learn_answers_before_it_learns(build: Build, rows: Examples) -> None:
+    """What learn returns for a row is what predict says just before (so that the scores reported are honest)."""
+    model = build()
+    for start, stop in _cuts(rows):
+        part = _part(rows, start, stop)
+        expected = model.predict(_part(rows, start, start + 1).batch).copy()
+        got = model.learn(part.batch, part.y, part.weight)[:1]
+        if not np.allclose(expected, got, rtol=1e-5, atol=1e-6):
+            raise ModelError(
+                f"learn answered {got.tolist()} for row {start + 1}, predict said {expected.tolist()} just before; "
+                "expected the same: learn must answer each row before it learns from it, running statistics included"
+            )
+
+
+def check_one_row_at_a_time(build: Build, rows: Examples) -> None:
+    """n rows at once are n times one row, bit for bit; a spec with `"one_at_a_time": False` does not promise it."""
+    together, single = build(), build()
+    if not together.spec.get("one_at_a_time", True):
+        return
+    why = "{} when rows came one by one; accumulate row by row, or say 'one_at_a_time': False in the spec"
+    singles = [_part(rows, row, row + 1) for row in range(len(rows.y))]
+    answers = [single.learn(row.batch, row.y, row.weight).copy() for row in singles]
+    _same_answer(_learn(together, rows), np.concatenate(answers), why.format("learn answered differently"))
+    _same(together.arrays, single.arrays, why.format("learn ended with different arrays"))
+    answers = [single.predict(row.batch).copy() for row in singles]
+    _same_answer(together.predict(rows.batch), np.concatenate(answers), why.format("predict answered differently"))
+
+
+def check_nothing_unusable_reaches_arrays(build: Build, rows: Examples) -> None:
+    """NaN, infinite and huge inputs, labels and weights leave arrays finite; refusing them (InputError) is as good."""
+    for where, value in itertools.product(("dense", "values", "y", "weight"), (np.nan, np.inf, -np.inf, 3e38)):
+        model = build()
+        _learn(model, rows)
+        before = {name: ~np.isfinite(array) for name, array in model.arrays.items()}
+        dirty = _spoilt(rows, where, value)
+        with contextlib.suppress(InputError), np.errstate(all="ignore"):
+            _learn(model, dirty)
+        for name, array in model.arrays.items():
+            if (~np.isfinite(array) & ~before[name]).any():
+                raise ModelError(
+                    f"arrays[{name!r}] is no longer finite after rows with {where} = {value}; expected such a row to "
+                    "be left out, or its value to be taken as missing"
+                )
+        _learn(model, rows)
+        _right(model, model.predict(rows.batch), len(rows.y), f"predict, after rows with {where} = {value},")
+
+
+def check_memory_is_bounded(build: Build, rows: Examples) -> None:
+    """Names, shapes and dtypes of arrays stay as built, and the model holds no more and more outside them.
+
+    Growth is looked for in what can be reached from the model; module globals and foreign memory are not seen.
+    """
+    model = build()
+    built = copied(model.arrays)
+    held = []
+    for _ in range(_PASSES + 1):
+        for row in range(min(_ROWS, len(rows.y))):
+            part = _part(rows, row, row + 1)
+            model.learn(part.batch, part.y, part.weight)
+            model.predict(part.batch)
+        held.append(_held(model))
+    differences = compare(built, model.arrays)
+    if differences:
+        raise ModelError("learning changed the layout of arrays, which is fixed at build: " + "; ".join(differences))
+    if all(after > before for before, after in itertools.pairwise(held[1:])):
+        raise ModelError(
+            f"the model held {held[1]:,} bytes outside its arrays, and {held[-1]:,} after {_PASSES - 1} more passes "
+            f"over {_ROWS} rows, more each time; expected state of a fixed size, in arrays"
+        )
+
+
+CHECKS: tuple[Callable[[Build, Examples], None], ...] = (
+    check_arrays_can_be_stored,
+    check_spec_builds_the_same_model,
+    check_build_is_deterministic,
+    check_predicts_before_the_first_learn,
+    check_answers_are_well_formed,
+    check_predict_is_pure,
+    check_arrays_are_all_the_state,
+    check_copies_are_independent,
+    check_learn_answers_before_it_learns,
+    check_one_row_at_a_time,
+    check_nothing_unusable_reaches_arrays,
+    check_memory_is_bounded,
+)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, EverlearnError) else f"{type(error).__name__}: {error}"
+
+
+def _cuts(rows: Examples) -> list[tuple[int, int]]:
+    borders = [border for border in _BORDERS if border < len(rows.y)]
+    return list(itertools.pairwise([*borders, len(rows.y)]))
+
+
+def _part(rows: Examples, start: int, stop: int) -> Examples:
+    batch = rows.batch
+    cut = Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values)
+    return Examples(cut, rows.y[start:stop], rows.weight[start:stop], rows.position[start:stop])
+
+
+def _learn(model: Model, rows: Examples) -> Singles:
+    return model.learn(rows.batch, rows.y, rows.weight)
+
+
+def _copied(rows: Examples) -> Examples:
+    batch = rows.batch
+    copy = Batch(batch.dense.copy(), batch.indptr.copy(), batch.indices.copy(), batch.values.copy())
+    return Examples(copy, rows.y.copy(), rows.weight.copy(), rows.position.copy())
+
+
+def _spoilt(rows: Examples, where: str, value: float) -> Examples:
+    """The rows with every seventh number of one kind replaced."""
+    rows = _copied(rows)
+    part: NDArray[Any] = getattr(rows.batch if where in ("dense", "values") else rows, where)
+    part.reshape(-1)[::7] = value
+    return rows
+
+
+def _bytes(arrays: Arrays) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def _input_bytes(rows: Examples) -> tuple[bytes, ...]:
+    batch = rows.batch
+    parts = (batch.dense, batch.indptr, batch.indices, batch.values, rows.y, rows.weight)
+    return tuple(part.tobytes() for part in parts)
+
+
+def _unchanged(before: Mapping[str, bytes], arrays: Arrays, what: str) -> None:
+    now = _bytes(arrays)
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        raise ModelError(f"{what} arrays {', '.join(map(repr, changed))}; expected them to stay as they were")
+
+
+def _same(expected: Arrays, got: Arrays, what: str) -> None:
+    differences = compare(expected, got)
+    if not differences:
+        other = [name for name in expected if expected[name].tobytes() != got[name].tobytes()]
+        differences = [f"{name!r} has other bytes" for name in other]
+    if differences:
+        raise ModelError(f"{what} ({'; '.join(differences)})")
+
+
+def _same_answer(expected: Singles, got: Singles, what: str) -> None:
+    if expected.tobytes() == got.tobytes():
+        return
+    row = int(np.argmax((expected != got).any(axis=1))) if expected.shape == got.shape else 0
+    raise ModelError(f"{what} (row {row + 1}: got {got[row].tolist()}, expected {expected[row].tolist()})")
+
+
+def _right(model: Model, scores: Singles, count: int, who: str) -> None:
+    """Raise unless the scores are what a model of this spec must give for `count` rows."""
+    if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype != np.float32:
+        got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else type(scores).__name__
+        raise ModelError(f"{who} returned {got}; expected a float32 array with a row for each row asked about")
+    task = model.spec.get("task", "regression" if scores.shape[1] == 1 else "multiclass")
+    columns = 1 if task == "regression" else int(model.spec.get("classes") or scores.shape[1])
+    if scores.shape != (count, columns):
+        raise ModelError(f"{who} returned an array of shape {scores.shape}; expected {(count, columns)}")
+    bad = ~np.isfinite(scores).all(axis=1)
+    rule = "finite numbers"
+    if task != "regression":
+        rule = "probabilities in [0, 1] that sum to 1"
+        bad |= (scores < 0).any(axis=1) | (scores > 1).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 1e-4)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ModelError(f"{who} returned {scores[row].tolist()} for row {row + 1}; expected {rule}")
+
+
+def _held(model: Model) -> int:
+    """Bytes of everything that can be reached from a model, but for its arrays, code, and compiled functions."""
+    seen = {id(model.arrays)} | {id(array) for array in model.arrays.values()}
+    queue: list[Any] = [model]
+    total = 0
+    while queue:
+        one = queue.pop()
+        if id(one) in seen or isinstance(one, ModuleType | type) or type(one).__module__.startswith("numba"):
+            continue
+        seen.add(id(one))
+        total += one.nbytes if isinstance(one, np.ndarray) else sys.getsizeof(one)
+        queue += (one.__closure__ or ()) if isinstance(one, FunctionType) else gc.get_referents(one)
+    return total
