@@ -73,6 +73,7 @@ def same_rows(got: Examples, examples: Examples, width: int) -> None:
 # ── bytes and shape ──────────────────────────────────────────────────────────────────────────────────────────
 
 
+@settings(deadline=None)  # the first example may have to compile
 @given(
     kind=st.sampled_from(KINDS),
     size=st.integers(2_000, 200_000),
@@ -128,6 +129,7 @@ def test_rows_come_back_as_they_went_in(kind: str) -> None:
 # ── which rows are kept ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@settings(deadline=None)
 @given(n=st.integers(0, 300), capacity=st.integers(1, 60))
 def test_a_window_holds_the_last_rows(n: int, capacity: int) -> None:
     spec, arrays = filled("window", np.zeros(n), capacity)
@@ -184,7 +186,7 @@ def test_every_row_of_a_class_has_the_same_chance_whatever_came_before_or_after(
         assert stats.chisquare(mine.reshape(10, -1).sum(axis=1)).pvalue > 0.001
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(y=st.lists(st.integers(0, 4), max_size=150), capacity=st.integers(1, 40))
 def test_balanced_bookkeeping_never_breaks(y: list[int], capacity: int) -> None:
     """All slots are listed once; each stretch of the list holds rows of its own class; free slots come last."""

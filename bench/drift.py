@@ -1,0 +1,203 @@
+"""How often the detectors cry wolf, and how soon they see a change: ours and River's on the same streams.
+
+    python bench/drift.py            # the tables in docs/why/drift.md, about two minutes
+    python bench/drift.py --runs 5   # quicker and rougher
+
+False alarms are counted on stable streams of 20,000 values. Delay is the median number of values from a step to the
+first report, over runs of 10,000 values with the step in the middle ("-": not found in half the runs). River's
+detectors have their own defaults; DDM gets them only where the values are errors (0 or 1), as its paper demands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from river import drift as river
+from scipy.signal import lfilter
+
+from everlearn import drift
+from everlearn.spec import DriftSpec
+
+World = Callable[[np.random.Generator, int], np.ndarray]
+DETECTORS = ("adwin", "page_hinkley", "ddm", "kswin")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def autoregressive(rng: np.random.Generator, n: int, phi: float) -> np.ndarray:
+    """Mean 0, deviation 1, correlation `phi` between neighbours."""
+    noise = rng.standard_normal(n)
+    noise[0] /= np.sqrt(1 - phi * phi)
+    return lfilter([np.sqrt(1 - phi * phi)], [1, -phi], noise)
+
+
+def wandering_errors(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Errors whose rate itself wanders around 0.2 over hundreds of examples."""
+    return (rng.random(n) < 1 / (1 + np.exp(1.4 - 0.7 * autoregressive(rng, n, 0.99)))).astype(float)
+
+
+STABLE: dict[str, World] = {
+    "independent, normal": lambda rng, n: rng.standard_normal(n),
+    "AR(1) 0.5": lambda rng, n: autoregressive(rng, n, 0.5),
+    "AR(1) 0.9": lambda rng, n: autoregressive(rng, n, 0.9),
+    "AR(1) 0.99": lambda rng, n: autoregressive(rng, n, 0.99),
+    "errors, rate 0.3": lambda rng, n: (rng.random(n) < 0.3).astype(float),
+    "errors, rate 0.01": lambda rng, n: (rng.random(n) < 0.01).astype(float),
+    "exponential": lambda rng, n: rng.exponential(size=n),
+    "Student, 3 degrees": lambda rng, n: rng.standard_t(3, n),
+    "daily cycle of 48": lambda rng, n: np.sin(np.arange(n) * 2 * np.pi / 48) + rng.standard_normal(n),
+    "errors, rate wanders": wandering_errors,
+}
+STEPS: dict[str, tuple[World, tuple[float, ...]]] = {
+    "independent, normal": (STABLE["independent, normal"], (0.25, 0.5, 1.0, 2.0)),
+    "AR(1) 0.5": (STABLE["AR(1) 0.5"], (0.5, 1.0, 2.0)),
+    "AR(1) 0.9": (STABLE["AR(1) 0.9"], (0.5, 1.0, 2.0)),
+    "error rate from 0.1": (lambda rng, n: (rng.random(n) < 0.1).astype(float), (0.15, 0.2, 0.3, 0.5)),
+}
+
+
+def ours(detector: str, watch: str, values: np.ndarray, seed: int) -> np.ndarray:
+    """Where our detector, with its defaults, reports drift."""
+    spec = DriftSpec(detector=detector, watch=watch)
+    return np.flatnonzero(drift.update(drift.start(spec, seed), spec, values) == 2)
+
+
+def theirs(detector: str, values: np.ndarray, seed: int) -> np.ndarray | None:
+    """Where River's reports drift with its defaults; None where it is not meant for such values."""
+    binary = bool(np.isin(values, (0.0, 1.0)).all())
+    if detector == "ddm" and not binary:
+        return None
+    makers = {
+        "adwin": river.ADWIN,
+        "page_hinkley": river.PageHinkley,
+        "ddm": river.binary.DDM,
+        "kswin": lambda: river.KSWIN(seed=seed),
+    }
+    one, found = makers[detector](), []
+    for i, value in enumerate(values.tolist()):
+        one.update(value)
+        if one.drift_detected:
+            found.append(i)
+    return np.array(found, int)
+
+
+def table(title: str, rows: list[list[str]]) -> None:
+    head = [title, *(f"{who} {d}" for d in DETECTORS for who in ("ours", "River"))]
+    print("| " + " | ".join(head) + " |")
+    print("|---" + "|--:" * (len(head) - 1) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def false_alarms(runs: int, peers: int) -> None:
+    """River is slow, so it sees fewer streams (`peers`), and KSWIN only a tenth of one, scaled up."""
+    rows = []
+    for name, world in STABLE.items():
+        row = [name]
+        for detector in DETECTORS:
+            mine = [ours(detector, "inputs", world(np.random.default_rng(k), 20_000), k) for k in range(runs)]
+            row.append(f"{np.mean([len(found) for found in mine]):.2f}")
+            length = 2_000 if detector == "kswin" else 20_000
+            peer = [theirs(detector, world(np.random.default_rng(k), length), k) for k in range(peers)]
+            counts = [len(found) * 20_000 / length for found in peer if found is not None]
+            row.append(f"{np.mean(counts):.1f}" if counts else "")
+        rows.append(row)
+    table("false alarms in 20,000 values", rows)
+
+
+def median_delay(found: list[np.ndarray]) -> str:
+    first = [next((i - 5000 for i in one if i >= 5000), np.inf) for one in found]
+    middle = float(np.median(first))
+    return f"{middle:.0f}" if np.isfinite(middle) else "-"
+
+
+def delays(runs: int) -> None:
+    rows = []
+    for name, (world, sizes) in STEPS.items():
+        for size in sizes:
+            streams = []
+            for k in range(runs):
+                rng = np.random.default_rng(1000 + k)
+                values = world(rng, 10_000)
+                values[5000:] = (rng.random(5000) < size) if name.startswith("error") else values[5000:] + size
+                streams.append(values)
+            row = [f"{name}{' to' if name.startswith('error') else ', step'} {size:g}"]
+            for detector in DETECTORS:
+                row.append(median_delay([ours(detector, "loss", values, k) for k, values in enumerate(streams)]))
+                row.append("")
+            rows.append(row)
+    print("River's columns stay empty: where false alarms are that frequent, a delay says nothing.\n")
+    table("median delay of a report", rows)
+
+
+def fading() -> None:
+    """River's Page-Hinkley forgets by 0.9999 a value but keeps its extremes for ever: on a long stream it must fire."""
+    values = np.random.default_rng(0).standard_normal(200_000)
+    for forgetting in (1 - 0.0001, 1.0):
+        sums, alarms = np.zeros(6), 0
+        drift.page_hinkley_reset(sums, np.inf, -1.0)
+        for value in values:
+            if abs(drift.page_hinkley_step(sums, value, 30, 0.1, np.inf, 50.0, forgetting)) == 2:
+                alarms += 1
+                drift.page_hinkley_reset(sums, np.inf, -1.0)
+        print(
+            f"Page-Hinkley, delta 0.1, threshold 50, forgetting {forgetting}: {alarms} false alarms in 200,000 values"
+        )
+    print()
+
+
+def electricity() -> None:
+    """A model frozen after the first tenth of Elec2: where do its squared errors say that it is out of date?"""
+    path = DATA / "elec2.parquet"
+    if not path.exists():
+        print(f"no {path}: the real stream is left out")
+        return
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    frame = pd.read_parquet(path)
+    x, y = frame.drop(columns="label").to_numpy(float), frame["label"].to_numpy()
+    y = (y == y[0]).astype(float)
+    tenth = len(y) // 10
+    scale = StandardScaler().fit(x[:tenth])
+    model = LogisticRegression().fit(scale.transform(x[:tenth]), y[:tenth])
+    loss = (model.predict_proba(scale.transform(x))[:, 1] - y) ** 2
+    for detector in DETECTORS:
+        found = ours(detector, "loss", loss, 0)
+        peer = theirs(detector, loss, 0)
+        print(f"Elec2, frozen model: {detector} reports {len(found)} drifts", end="")
+        print("" if peer is None else f", River's {len(peer)}")
+
+
+def speed() -> None:
+    values = np.random.default_rng(0).random(1_000_000)
+    for detector in DETECTORS:
+        begin = time.perf_counter()
+        ours(detector, "loss", values, 0)
+        mine = len(values) / (time.perf_counter() - begin)
+        part = values[:2000] if detector == "kswin" else (values[:50_000] > 0.5).astype(float)
+        begin = time.perf_counter()
+        theirs(detector, part, 0)
+        rate = len(part) / (time.perf_counter() - begin)
+        print(f"{detector}: {mine / 1e6:.1f} million values a second, {mine / rate:.0f} times River's")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=100, help="streams for each of our figures")
+    parser.add_argument("--peers", type=int, default=3, help="streams for each of River's")
+    chosen = parser.parse_args()
+    false_alarms(chosen.runs, chosen.peers)
+    delays(chosen.runs)
+    fading()
+    electricity()
+    speed()
+
+
+if __name__ == "__main__":
+    main()
