@@ -7,7 +7,8 @@ goes to the function of one value, so both say the same. Faults are (row, reason
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import chain
 from types import NoneType
@@ -32,6 +33,32 @@ def is_arrow(column: Any) -> bool:
     """Whether the column is an Arrow array (nothing is one before pyarrow has been imported)."""
     arrow = sys.modules.get("pyarrow")
     return arrow is not None and isinstance(column, arrow.Array)
+
+
+def named(table: Any) -> dict[str, Any]:
+    """The columns of a mapping, a DataFrame or an Arrow table, by name; `InputError` for anything else."""
+    arrow, pandas = sys.modules.get("pyarrow"), sys.modules.get("pandas")
+    if isinstance(table, Mapping):
+        pairs = [(str(name), column) for name, column in table.items()]
+    elif pandas is not None and isinstance(table, pandas.DataFrame):
+        pairs = [(str(name), table.iloc[:, i]) for i, name in enumerate(table.columns)]
+    elif arrow is not None and isinstance(table, arrow.Table | arrow.RecordBatch):
+        pairs = list(zip(table.schema.names, table.columns, strict=True))
+    else:
+        raise InputError(
+            f"got a {type(table).__name__}, expected columns: a dict of name -> list, a DataFrame or an Arrow table"
+        )
+    once(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def once(names: Iterable[str]) -> None:
+    """Raise `InputError` if two columns have the same name."""
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise InputError(
+            f"two columns are named {twice[0]!r}; rename or remove one, so that it is clear which is meant"
+        )
 
 
 def native(column: Any) -> Any:
@@ -67,9 +94,7 @@ def _plain_arrow(column: Any) -> Any:
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     kind = column.type
-    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
-        return column.cast(pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary())
-    return column
+    return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
 
 
 def values_of(part: Any) -> list[Any]:
@@ -150,7 +175,7 @@ def _written_numbers(part: Any) -> tuple[Floats, Faults]:
     found, odd = _hash.parse_numbers(data, offsets)
     faults: Faults = []
     for row in np.flatnonzero(odd).tolist():
-        text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "surrogatepass")
+        text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "replace")
         try:
             found[row] = _values.number(text)
         except InputError as error:
@@ -290,10 +315,7 @@ def _is_text(part: Any) -> bool:
         return False
     import pyarrow as pa
 
-    types, kind = pa.types, part.type
-    return bool(
-        types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
-    )
+    return bool(pa.types.is_string(part.type) or pa.types.is_large_string(part.type))
 
 
 def _byte_cells(part: Any) -> Cells:
@@ -302,11 +324,11 @@ def _byte_cells(part: Any) -> Cells:
         texts = [value or "" for value in part]
         whole = "".join(texts)
         if not whole.isascii():
-            return _values.joined([value.encode("utf-8", "surrogatepass") for value in texts])
+            return _values.joined([value.encode("utf-8", "replace") for value in texts])
         lengths = np.fromiter(chain((0,), map(len, texts)), np.int64, len(texts) + 1)
         return np.frombuffer(whole.encode(), np.uint8), np.cumsum(lengths)
     if part.null_count:
-        part = part.fill_null(b"" if str(part.type).endswith("binary") else "")
+        part = part.fill_null("")
     _, offset_bytes, data = part.buffers()
     wide = np.int64 if str(part.type).startswith("large") else np.int32
     offsets = np.frombuffer(offset_bytes, wide, len(part) + 1, part.offset * np.dtype(wide).itemsize)

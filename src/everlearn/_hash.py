@@ -279,5 +279,5 @@ def parse_numbers(data: Bytes, offsets: Any) -> tuple[Floats, Flags]:
 
 def seed_of(field: str) -> np.uint64:
     """Where the hashes of a field start, so that the same word in two fields has two places."""
-    data = np.frombuffer(field.encode("utf-8", "surrogatepass"), np.uint8)
+    data = np.frombuffer(field.encode("utf-8", "replace"), np.uint8)
     return np.uint64(hash_bytes(data, 0, len(data), _BASIS))

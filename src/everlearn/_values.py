@@ -159,13 +159,13 @@ def _parsed_moment(text: str) -> float:
 def category(value: Any) -> bytes:
     """The bytes that name a category: one spelling for 7, 7.0 and "7"; empty if missing."""
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode("utf-8", "replace")
     if is_missing(value):
         return b""
     if isinstance(value, np.generic):
         value = value.astype("datetime64[us]").item() if isinstance(value, np.datetime64) else value.item()
     if isinstance(value, bytes):
-        return value
+        return value.decode("utf-8", "replace").encode()
     if isinstance(value, bool):
         return b"true" if value else b"false"
     if isinstance(value, int):

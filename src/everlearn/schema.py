@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from everlearn import _columns, _values
+from everlearn import _columns, _infer, _values
 from everlearn._values import LARGEST
 from everlearn.errors import ConfigError, InputError
-from everlearn.records import Batch, Floats, Scalar, Singles
+from everlearn.records import Batch, Floats, Scalar, Singles, Task
 from everlearn.spec import Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
@@ -92,6 +93,42 @@ def check(schema: Schema) -> None:
         raise ConfigError(f"a multiclass task has 2 classes or more, got {count}: {list(schema.classes)}")
     if len({_values.category(value) for value in schema.classes}) < count:
         raise ConfigError(f"two classes have the same spelling: {list(schema.classes)}")
+
+
+def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping[Any, int] | None = None) -> Schema:
+    """Guess a schema from rows: a mapping of names to columns, a DataFrame or an Arrow table.
+
+    `labels` counts the labels of the whole stream, where `columns` is only a sample of it. The guess follows these
+    rules, and is meant to be looked over; a share of 2% of values that do not fit is taken for dirt.
+
+    Label: truth values, text, and whole numbers of at most 20 values are classes; other numbers make a regression.
+    Fields: numbers are numeric, but whole numbers are categorical if they are few, close and evenly used (3 to 31
+    values, as for a weekday) or named like an identifier (`user_id`, `FlightNum`, `zip`); true/false and yes/no are
+    boolean; ISO dates are datetime; mostly different texts of 3 words and more, or of 30 letters, are text; other texts
+    are categorical; lists of numbers of one length are vectors. Left out are identifiers with another value in every
+    row, and columns of nested values.
+
+    Raises `InputError` if the label is not a column or cannot be learned.
+
+    >>> infer({"age": [31, 42, 53], "town": ["Delft", "Delft", "Gouda"], "y": ["no", "yes", "no"]}, "y").fields
+    {'age': 'numeric', 'town': 'categorical'}
+    """
+    parts = {name: _columns.native(column) for name, column in _columns.named(columns).items()}
+    require(label, list(parts))
+    counts = Counter(_columns.values_of(parts[label])) if labels is None else labels
+    found, classes = _infer.target(label, counts, task)
+    kinds = {name: _infer.kind_of(name, part) for name, part in parts.items() if name != label}
+    fields = {name: kind for name, kind in kinds.items() if kind is not None}
+    if not fields:
+        raise InputError(f"no column beside the label {label!r} can be learned from; got {', '.join(parts)}")
+    return Schema(label=label, task=found, fields=fields, classes=classes)
+
+
+def require(label: str, names: Sequence[str], where: str = "the data") -> None:
+    """Raise `InputError` if there is no column for the label."""
+    if label not in names:
+        shown = ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
+        raise InputError(f"{where} has no column {label!r} for the label; its columns are {shown}")
 
 
 class Encoder:

@@ -1,0 +1,252 @@
+"""What a stream is read from: text files, Parquet, several files, standard input, and tables in memory.
+
+A source numbers its raw rows from 1, counts bad rows too, and can start after any of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from everlearn import _columns
+from everlearn._text import Bytes, Chained, CsvReader, JsonReader, Reader, form_of, opened, read
+from everlearn.errors import InputError
+from everlearn.records import Ints
+
+_PEEK = 1 << 16  # bytes of standard input that are looked at before it is read
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows that follow each other in one source.
+
+    `before` raw rows came earlier and `rows` are in the block. `kept` (int64) are the indices in the block of the rows
+    that could be read, whose values are in `columns`; `faults` says why not for the others. `lines` has the line, from
+    1, on which each raw row starts, and `raws` what each held; None where `columns` hold everything.
+    """
+
+    source: str
+    before: int
+    rows: int
+    kept: Ints
+    lines: Sequence[int]
+    columns: Mapping[str, Any]
+    faults: Mapping[int, str]
+    raws: Sequence[str | bytes] | None = None
+
+    def raw(self, row: int) -> str:
+        """What a row held, as text."""
+        if self.raws is None:
+            values = {name: _columns.values_of(column[row : row + 1])[0] for name, column in self.columns.items()}
+            return json.dumps(values, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
+        text = self.raws[row]
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+        return data.decode("utf-8", "replace")
+
+
+class Source(Protocol):
+    """A file, several, or a table. `names` are the columns it has, as far as its beginning tells."""
+
+    name: str
+    names: Sequence[str]
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """The rows after the first `after`, at most `size` in a block; only the `wanted` columns, if they are named."""
+        ...
+
+    def count(self) -> int | None:
+        """How many raw rows there are; None if that cannot be known."""
+        ...
+
+
+class Table:
+    """Columns in memory: a dict of columns, a DataFrame or an Arrow table; `InputError` if they differ in length."""
+
+    def __init__(self, data: Any) -> None:
+        self.name = "table"
+        self._columns = {name: _columns.native(column) for name, column in _columns.named(data).items()}
+        self.names: Sequence[str] = list(self._columns)
+        lengths = {name: len(column) for name, column in self._columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"the columns have different lengths: {lengths}")
+        self._length = max(lengths.values(), default=0)
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        names = self.names if wanted is None else [name for name in wanted if name in self._columns]
+        for start in range(after, self._length, size):
+            columns = {name: self._columns[name][start : start + size] for name in names}
+            yield _whole(self.name, start, min(size, self._length - start), columns)
+
+    def count(self) -> int:
+        return self._length
+
+
+def _whole(source: str, before: int, rows: int, columns: Mapping[str, Any]) -> Block:
+    """A block in which every row could be read, from a source whose lines are its rows."""
+    return Block(source, before, rows, np.arange(rows), range(before + 1, before + rows + 1), columns, {})
+
+
+class Parquet:
+    """A Parquet file, read a piece of a row group at a time."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self._path = path
+        with self._open() as file:
+            self.names: Sequence[str] = file.schema_arrow.names
+            groups = range(file.metadata.num_row_groups)
+            self._groups = [file.metadata.row_group(group).num_rows for group in groups]
+        _columns.once(self.names)
+
+    def _open(self) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(self._path)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{self.name} cannot be read as Parquet ({error}); write or copy it again") from error
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        import pyarrow as pa
+
+        names = self.names if wanted is None else [name for name in wanted if name in self.names]
+        group = before = 0
+        while group < len(self._groups) and before + self._groups[group] <= after:
+            before += self._groups[group]
+            group += 1
+        if group == len(self._groups):
+            return
+        with self._open() as file:
+            try:
+                for batch in file.iter_batches(size, row_groups=range(group, len(self._groups)), columns=names):
+                    skip = min(max(after - before, 0), len(batch))
+                    part = batch.slice(skip)
+                    if len(part):
+                        columns = {name: _columns.native(part.column(name)) for name in part.schema.names}
+                        yield _whole(self.name, before + skip, len(part), columns)
+                    before += len(batch)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{self.name} is damaged after row {before} ({error}); copy it again") from error
+
+    def count(self) -> int:
+        return sum(self._groups)
+
+
+class Text:
+    """A file of delimited text or of JSON lines, packed with gzip or not."""
+
+    def __init__(self, path: Path, name: str, form: str) -> None:
+        self.name = name
+        self._path = path
+        self._form = form
+        with self._reader() as reader:
+            self.names: Sequence[str] = reader.names
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        file = opened(self._path, self.name)
+        try:
+            if self._form == "json":
+                yield JsonReader(file, self.name)
+            else:
+                yield CsvReader(file, self.name, "\t" if ".tsv" in self._path.name.lower() else "")
+        finally:
+            file.close()
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        with self._reader() as reader:
+            yield from _text_blocks(reader, after, size, wanted)
+
+    def count(self) -> int:
+        with self._reader() as reader:
+            return sum(len(texts) for _, texts in reader.records())
+
+
+def _text_blocks(reader: Reader, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    before = 0
+    for numbers, texts in reader.records():
+        for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
+            cut = slice(start, start + size)
+            kept, columns, faults = reader.parse(texts[cut], wanted)
+            rows = len(texts[cut])
+            index = np.asarray(kept, np.int64)
+            yield Block(reader.name, before + start, rows, index, numbers[cut], columns, faults, texts[cut])
+        before += len(texts)
+
+
+class Piped:
+    """Text that can be read once, such as standard input; each call of `blocks` goes on where the last one stopped."""
+
+    def __init__(self, file: Bytes, name: str) -> None:
+        self.name = name
+        start = b""
+        while len(start) < _PEEK and (more := read(file, name)):
+            start += more
+        form = form_of(start, name)
+        if form == "parquet":
+            raise InputError(f"{name} holds Parquet, expected CSV or JSON lines; give the path of the file instead")
+        made = JsonReader if form == "json" else CsvReader
+        # The peek may end inside a row, so it is only looked at, and then read again in one piece with the rest.
+        self.peeked: Reader = made(Chained(start[: start.rfind(b"\n") + 1] or start, None), name)
+        self._reader: Reader = made(Chained(start, file), name)
+        self._blocks: Iterator[Block] | None = None
+        self.names: Sequence[str] = self._reader.names
+
+    def peek(self, size: int) -> Iterator[Block]:
+        """The first rows, which are not consumed."""
+        return _text_blocks(self.peeked, 0, size, None)
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """The rows not read yet, numbered from `after` on: rows of the past are not there to be skipped."""
+        self._blocks = self._blocks or _text_blocks(self._reader, 0, size, wanted)
+        shift: int | None = None
+        for block in self._blocks:
+            shift = after - block.before if shift is None else shift
+            yield replace(block, before=block.before + shift)
+
+    def count(self) -> None:
+        return None
+
+
+class Files:
+    """Several files, one after the other."""
+
+    def __init__(self, name: str, sources: Sequence[Source]) -> None:
+        self.name = name
+        self.sources = sources
+        self.names: Sequence[str] = list(dict.fromkeys(column for source in sources for column in source.names))
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        before = 0
+        for source in self.sources:
+            rows = (source.count() or 0) if before < after else None
+            if rows is None or before + rows > after:
+                rows = 0
+                for block in source.blocks(max(after - before, 0), size, wanted):
+                    rows = block.before + block.rows
+                    yield replace(block, before=before + block.before)
+            before += rows
+
+    def count(self) -> int:
+        return sum(source.count() or 0 for source in self.sources)
+
+
+def file(path: Path) -> Source:
+    """The source that a file is, going by how it starts; `InputError` if it is not one."""
+    name = str(path)
+    if not path.exists():
+        raise InputError(f"there is no file {name}; expected a CSV, JSON-lines or Parquet file")
+    handle = opened(path, name)
+    try:
+        start = read(handle, name)
+    finally:
+        handle.close()
+    form = form_of(start, name)
+    return Parquet(path, name) if form == "parquet" else Text(path, name, form)

@@ -1,0 +1,315 @@
+"""Text in pieces: rows of delimited text, or JSON objects, each with the line on which it starts.
+
+A row that cannot be read costs itself alone. Blank lines are no rows; CRLF ends a line as LF does.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from everlearn import _columns
+from everlearn.errors import InputError
+
+LONGEST_CELL = 131_072  # characters of a cell that spans lines; the csv module's limit for any cell, too
+
+_PIECE = 1 << 20  # bytes read at a time
+_LONGEST_LINE = 64 << 20
+_MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
+_DELIMITERS = ",;\t|"
+_NAMING_ROWS = 1_000  # JSON objects that are looked at for the names of columns
+
+Readable = tuple[Sequence[int], dict[str, Any], dict[int, str]]  # which texts, their columns, why not the others
+
+
+class Bytes(Protocol):
+    """A binary file that can be asked for what is there already."""
+
+    def read1(self, size: int, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Chained:
+    """Bytes that were read already, and then the rest of their file."""
+
+    def __init__(self, start: bytes, file: Bytes | None) -> None:
+        self._start = start
+        self._file = file
+
+    def read1(self, size: int, /) -> bytes:
+        if self._start:
+            start, self._start = self._start, b""
+            return start
+        return self._file.read1(size) if self._file else b""
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+class Reader(Protocol):
+    """Rows of one text file, read once from start to end."""
+
+    name: str
+    names: Sequence[str]
+
+    def records(self) -> Iterator[tuple[Sequence[int], Sequence[Any]]]:
+        """The rows as text or bytes, some at a time, with the line (from 1) on which each starts."""
+        ...
+
+    def parse(self, texts: Sequence[Any], wanted: Sequence[str] | None) -> Readable:
+        """What some of these rows hold: only the `wanted` columns, if they are named."""
+        ...
+
+
+def opened(path: Path, name: str) -> Bytes:
+    """The file, unpacked if it was packed with gzip; `InputError` if it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return gzip.open(path, "rb") if packed else path.open("rb")
+    except OSError as error:
+        raise InputError(f"{name} cannot be opened: {error.strerror or error}") from error
+
+
+def read(file: Bytes, name: str) -> bytes:
+    """The next bytes of a file, empty at its end; `InputError` if it is damaged."""
+    try:
+        return file.read1(_PIECE)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} is damaged and cannot be read further ({error}); write or copy it again") from error
+
+
+def form_of(start: bytes, name: str) -> str:
+    """Whether a file that starts so is "parquet", "json" or "csv"; `InputError` if it is nothing of the kind."""
+    text = start.removeprefix(_MARK).lstrip()
+    if not text:
+        raise InputError(f"{name} is empty; expected a header line, JSON objects, or Parquet")
+    if text.startswith(b"PAR1"):
+        return "parquet"
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{name} is written in UTF-16, expected UTF-8; save it again as UTF-8")
+    if text.startswith(b"PK\x03\x04"):
+        raise InputError(
+            f"{name} is a zip archive or a spreadsheet; expected CSV, JSON lines or Parquet: save it as CSV"
+        )
+    if text.startswith(b"[") and text[1:].lstrip().startswith(b"{"):
+        raise InputError(f"{name} holds one JSON array, expected one JSON object on each line")
+    return "json" if text.startswith(b"{") else "csv"
+
+
+def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
+    """Whole lines, as many as are there, without the last line break; CRLF is LF, and a byte order mark is dropped."""
+    held: list[bytes] = []
+    begun = False
+    while data := read(file, name):
+        data = data if begun else data.removeprefix(_MARK)
+        begun = True
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield b"".join([*held, data[:cut]]).replace(b"\r\n", b"\n")[:-1]
+            held = [data[cut:]]
+        else:
+            held.append(data)
+            if sum(map(len, held)) > _LONGEST_LINE:
+                raise InputError(f"{name} has a line of more than {_LONGEST_LINE >> 20} MiB; expected lines of text")
+    rest = b"".join(held)
+    if rest:
+        yield rest.removesuffix(b"\r")
+
+
+class CsvReader:
+    """Delimited text whose first line names the columns; the delimiter is the header's, if none is given."""
+
+    def __init__(self, file: Bytes, name: str, delimiter: str = "") -> None:
+        self.name = name
+        pieces = _pieces(file, name)
+        self._lines = (piece.decode("utf-8", "surrogateescape").split("\n") for piece in pieces)
+        self._held: list[str] = []  # lines that were read but are not rows yet
+        self._next = 1  # the number of the first of them
+        header = self._header()
+        self._delimiter = delimiter or max(_DELIMITERS, key=header.count)
+        try:
+            names = next(csv.reader([header], delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            raise InputError(f"{name}: the header line cannot be read ({error}): {header[:200]!r}") from error
+        _columns.once(column for column in names if column)
+        self.names: Sequence[str] = names
+
+    def _header(self) -> str:
+        for lines in self._lines:
+            self._held += lines
+            start = next((i for i, line in enumerate(self._held) if line), len(self._held))
+            end = _end(self._held, start) if start < len(self._held) else None
+            if end is not None:
+                header = "\n".join(self._held[start:end])
+                self._held, self._next = self._held[end:], end + 1
+                return header
+        raise InputError(f"{self.name} has no header line that can be read; expected the names of its columns")
+
+    def records(self) -> Iterator[tuple[Sequence[int], Sequence[str]]]:
+        final = False
+        while True:
+            numbers, texts = self._rows_held(final)
+            if texts:
+                yield numbers, texts
+            if final:
+                return
+            lines = next(self._lines, None)
+            final = lines is None
+            self._held += lines or []
+
+    def _rows_held(self, final: bool) -> tuple[Sequence[int], Sequence[str]]:
+        """The rows that are whole. One whose quote is never closed is only its first line: it costs no other."""
+        lines, first = self._held, self._next
+        numbers: list[int] = []
+        texts: list[str] = []
+        start = 0
+        if not any('"' in line for line in lines):
+            numbers, texts, start = list(range(first, first + len(lines))), lines, len(lines)
+        while start < len(lines):
+            end = _end(lines, start)
+            if end is None and not final:
+                break
+            if end is None or (end > start + 1 and not self._fits("\n".join(lines[start:end]))):
+                end = start + 1
+            numbers.append(first + start)
+            texts.append("\n".join(lines[start:end]))
+            start = end
+        self._held, self._next = lines[start:], first + start
+        if "" in texts:
+            numbers = [number for number, text in zip(numbers, texts, strict=True) if text]
+            texts = [text for text in texts if text]
+        return numbers, texts
+
+    def _fits(self, text: str) -> bool:
+        row, _ = self._row(text)
+        return row is not None
+
+    def _row(self, text: str) -> tuple[list[str] | None, str]:
+        """The cells of one row, or why there are none."""
+        try:
+            row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            return None, f"broken quotes or an overlong cell: {error}"
+        if len(row) != len(self.names):
+            return None, f"got {len(row)} columns, expected {len(self.names)}"
+        return row, ""
+
+    def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
+        rows, faults = self._rows(texts)
+        names = [name for name in (self.names if wanted is None else wanted) if name in self.names and name]
+        places = [self.names.index(name) for name in names]
+        kept: Sequence[int] = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
+        try:
+            return kept, _text_columns(rows, names, places), faults
+        except UnicodeEncodeError:
+            valid = [_encodable(row, places) for row in rows]
+            faults |= {i: "not valid UTF-8" for i, good in zip(kept, valid, strict=True) if not good}
+            rows = [row for row, good in zip(rows, valid, strict=True) if good]
+            kept = [i for i, good in zip(kept, valid, strict=True) if good]
+            return kept, _text_columns(rows, names, places), faults
+
+    def _rows(self, texts: Sequence[str]) -> tuple[list[list[str]], dict[int, str]]:
+        """The cells of each row that can be read, and why the others cannot."""
+        try:
+            rows = list(csv.reader(texts, delimiter=self._delimiter, strict=True))
+            if len(rows) == len(texts) and set(map(len, rows)) <= {len(self.names)}:
+                return rows, {}
+        except csv.Error:
+            pass
+        rows, faults = [], {}
+        for i, text in enumerate(texts):
+            row, reason = self._row(text)
+            if row is None:
+                faults[i] = reason
+            else:
+                rows.append(row)
+        return rows, faults
+
+
+def _end(lines: Sequence[str], start: int) -> int | None:
+    """Where the row that starts at this line ends, going by its quotes; None if that is not among these lines."""
+    quotes, length, end = lines[start].count('"'), len(lines[start]), start + 1
+    while quotes % 2:
+        if length > LONGEST_CELL:
+            return start + 1
+        if end == len(lines):
+            return None
+        quotes += lines[end].count('"')
+        length += len(lines[end]) + 1
+        end += 1
+    return end
+
+
+def _text_columns(rows: Sequence[Sequence[str]], names: Sequence[str], places: Sequence[int]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    columns: Sequence[Sequence[str]] = list(zip(*rows, strict=True)) or [()] * (max(places, default=0) + 1)
+    return {name: pa.array(columns[place], pa.string()) for name, place in zip(names, places, strict=True)}
+
+
+def _encodable(row: Sequence[str], places: Sequence[int]) -> bool:
+    try:
+        "".join(row[place] for place in places).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class JsonReader:
+    """JSON lines: one object on each line."""
+
+    def __init__(self, file: Bytes, name: str) -> None:
+        self.name = name
+        self._lines = (piece.split(b"\n") for piece in _pieces(file, name))
+        self._held: list[bytes] = next(self._lines, [])
+        self._next = 1
+        texts = [line for line in self._held[:_NAMING_ROWS] if line.strip()]
+        self.names: Sequence[str] = list(self.parse(texts, None)[1])
+
+    def records(self) -> Iterator[tuple[Sequence[int], Sequence[bytes]]]:
+        lines: list[bytes] | None = self._held
+        while lines is not None:
+            numbers: Sequence[int] = range(self._next, self._next + len(lines))
+            self._next += len(lines)
+            if not all(map(bytes.strip, lines)):
+                numbers = [number for number, line in zip(numbers, lines, strict=True) if line.strip()]
+                lines = [line for line in lines if line.strip()]
+            if lines:
+                yield numbers, lines
+            lines = next(self._lines, None)
+
+    def parse(self, texts: Sequence[bytes], wanted: Sequence[str] | None) -> Readable:
+        try:
+            found = [msgspec.json.decode(text) for text in texts]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = [_decoded(text) for text in texts]
+        faults = {i: _why_not(value) for i, value in enumerate(found) if type(value) is not dict}
+        kept = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
+        objects: list[Mapping[str, Any]] = [found[i] for i in kept]
+        names = list(dict.fromkeys(name for one in objects for name in one)) if wanted is None else wanted
+        return kept, {name: [one.get(name) for one in objects] for name in names}, faults
+
+
+def _decoded(text: bytes) -> Any:
+    """What one line holds; the error if it is not JSON. Python's own reader knows NaN and Infinity too."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return error
+
+
+def _why_not(value: Any) -> str:
+    if isinstance(value, UnicodeDecodeError):
+        return "not valid UTF-8"
+    if isinstance(value, Exception):
+        return f"not valid JSON: {value}"
+    return f'got a JSON {type(value).__name__}, expected an object such as {{"name": 1}}'

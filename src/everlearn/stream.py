@@ -1,0 +1,301 @@
+"""Files, tables and standard input as streams of encoded examples, in order, in little memory.
+
+    read(source, label="y") -> Stream;  for chunk in stream.chunks(): chunk.examples, chunk.rejected
+
+A row that cannot be used becomes a `Rejected` with its line, and still has a position, so that a stream can be taken
+up again after any row. `docs/reference/schema.md` lists what becomes of each kind of dirt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from everlearn import _columns, _sources, _values
+from everlearn._sources import Block, Files, Piped, Source
+from everlearn.errors import InputError
+from everlearn.records import Batch, Examples, Floats, Rejected, Scalar, Task
+from everlearn.schema import Encoder, infer, require
+from everlearn.spec import Schema
+
+_SAMPLE = 10_000  # rows that a schema is guessed from
+_COUNTED = 10_000  # different labels that are counted; a stream with more of them is a regression
+_RAW = 1_000  # characters kept of a row that was rejected
+_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".gz")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows that follow each other: those that can be used, those that cannot, and the position of the last of both."""
+
+    examples: Examples
+    rejected: tuple[Rejected, ...]
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The same rows as a `Chunk`, as plain values that JSON can hold; missing values are left out of `features`."""
+
+    positions: list[int]
+    features: list[dict[str, Any]]
+    labels: list[Scalar]
+    rejected: tuple[Rejected, ...]
+    last: int
+
+
+class Stream:
+    """Labelled rows of one source, read as often as wanted if it is `replayable`.
+
+    `schema` says what they hold, `name` where they come from.
+    """
+
+    def __init__(self, source: Source, schema: Schema) -> None:
+        self.schema = schema
+        self.name = source.name
+        self.replayable = not isinstance(source, Piped)
+        self._source = source
+        self._encoder = Encoder(schema)
+        self._wanted = [*schema.fields, schema.label]
+
+    @cached_property
+    def rows(self) -> int | None:
+        """How many raw rows there are; text is read through once to count them. None for standard input."""
+        return self._source.count()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits from the name, the columns and the first row: the same for a file that has grown."""
+        parts: list[Any] = [Path(self.name).name]
+        if self.replayable:
+            first = next(self._source.blocks(0, 1, None), None)
+            parts += [first and Path(first.source).name, list(self._source.names), first and first.raw(0)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def chunks(self, after: int = 0, size: int = 8192) -> Iterator[Chunk]:
+        """The rows from position after + 1 on, at most `size` in a chunk.
+
+        Positions count raw rows from 1, rejected ones too. A source that is not replayable goes on with the rows not
+        read yet, and numbers them from after + 1. Raises `InputError` if the source is damaged.
+        """
+        for block in self._source.blocks(after, size, self._wanted):
+            batch, y, faults = self._encoded(block)
+            index = block.kept
+            if len(faults) > block.rows - len(index):
+                good = np.array([row not in faults for row in index.tolist()], np.bool_)
+                batch, y, index = _selected(batch, good), y[good], index[good]
+            weight = np.ones(len(y), np.float32)
+            yield Chunk(
+                Examples(batch, y, weight, index + (block.before + 1)),
+                _rejected(block, faults),
+                block.before + block.rows,
+            )
+
+    def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
+        """The same rows as `chunks`, as plain values: what is learned from them later is the same to the bit."""
+        for block in self._source.blocks(after, size, self._wanted):
+            _, y, faults = self._encoded(block)
+            columns = {
+                name: _plain(block.columns[name], kind)
+                for name, kind in self.schema.fields.items()
+                if name in block.columns
+            }
+            rows = zip(*columns.values(), strict=True) if columns else iter([()] * len(y))
+            good = [row not in faults for row in block.kept.tolist()]
+            features = [
+                {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+                for row, keep in zip(rows, good, strict=True)
+                if keep
+            ]
+            labels = [self._named(one) for one, keep in zip(y.tolist(), good, strict=True) if keep]
+            positions = (block.kept[np.array(good, np.bool_)] + (block.before + 1)).tolist()
+            yield Records(positions, features, labels, _rejected(block, faults), block.before + block.rows)
+
+    def _named(self, y: float) -> Scalar:
+        return self.schema.classes[int(y)] if self.schema.classes else y
+
+    def _encoded(self, block: Block) -> tuple[Batch, Floats, dict[int, str]]:
+        """The readable rows of a block, and for each raw row that cannot be used, why."""
+        n = len(block.kept)
+        batch, problems = self._encoder.columns(block.columns, n)
+        y, more = self._encoder.labels(block.columns.get(self.schema.label), n)
+        faults = dict(block.faults)
+        for problem in (*problems, *more):
+            row = int(block.kept[problem.row])
+            where = "label" if problem.field == self.schema.label else "field"
+            reason = f"{where} {problem.field!r}: {problem.reason}"
+            faults[row] = f"{faults[row]}; {reason}" if row in faults else reason
+        return batch, y, faults
+
+
+def _selected(batch: Batch, good: Any) -> Batch:
+    """The rows of a batch that are good."""
+    lengths = np.diff(batch.indptr)
+    entries = np.repeat(good, lengths)
+    indptr = np.concatenate([[0], np.cumsum(lengths[good])]).astype(np.int64)
+    return Batch(batch.dense[good], indptr, batch.indices[entries], batch.values[entries])
+
+
+def _rejected(block: Block, faults: Mapping[int, str]) -> tuple[Rejected, ...]:
+    return tuple(
+        Rejected(block.source, block.lines[row], faults[row], block.raw(row)[:_RAW], block.before + row + 1)
+        for row in sorted(faults)
+    )
+
+
+def _plain(column: Any, kind: str) -> list[Any]:
+    """A column as values that JSON can hold and that are encoded as the column is; None where missing."""
+    part = _columns.native(column)
+    if kind == "numeric":
+        return _without_nan(_columns.numbers(part)[0])
+    if kind == "boolean":
+        return [None if value is None else value == 1 for value in _without_nan(_columns.booleans(part)[0])]
+    if kind.startswith("vector"):
+        rows = _columns.vectors(part, int(kind[7:-1]))[0].tolist()
+        return [[None if value != value else value for value in row] for row in rows]
+    return [_plain_value(value) for value in _columns.values_of(part)]
+
+
+def _without_nan(values: Floats) -> list[float | None]:
+    found: list[float | None] = values.tolist()
+    return [None if value != value else value for value in found] if np.isnan(values).any() else found
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if _values.is_missing(value):
+        return None
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, date):
+        return value.isoformat()
+    try:
+        return _values.category(value).decode()
+    except InputError:
+        return None  # the row is rejected
+
+
+def read(source: Any, *, label: str | None = None, schema: Schema | None = None, task: Task | None = None) -> Stream:
+    """Open a stream: give its `schema`, or the `label` to predict and let the schema be inferred (see `infer_file`).
+
+    `source` is a path to CSV, TSV, JSON lines (these packed with gzip or not) or Parquet, a folder or a glob of such
+    files, a list of paths, "-" for standard input, a DataFrame, an Arrow table, or a dict of columns. The format is
+    seen from the content. Raises `InputError` for a source that cannot be read or has no such label.
+
+    >>> chunk = next(read({"x": [1.5, 2.5, float("inf")], "y": ["no", "yes", "no"]}, label="y").chunks())
+    >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
+    ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
+    """
+    opened = _opened(source)
+    if schema is None:
+        if label is None:
+            raise InputError("which column is to be predicted? give read(..., label=...) or a schema")
+        schema = _inferred(opened, label, task)
+    for one in opened.sources if isinstance(opened, Files) else [opened]:
+        require(schema.label, one.names, one.name)
+        if not any(field in one.names for field in schema.fields):
+            raise InputError(
+                f"{one.name} has none of the fields {', '.join(list(schema.fields)[:20])}; its columns are "
+                f"{', '.join(one.names[:20])}; is it the right file?"
+            )
+    return Stream(opened, schema)
+
+
+def infer_file(source: Any, label: str, task: Task | None = None) -> Schema:
+    """Guess the schema of a source (see `everlearn.schema.infer` for the rules).
+
+    It is read through once: the fields are judged by up to 20,000 rows spread evenly over it, the classes by all
+    labels. Of standard input only the first 64 KiB are looked at, and they are still there to be read.
+    """
+    return _inferred(_opened(source), label, task)
+
+
+def _opened(source: Any) -> Source:
+    """The source that is meant by a path, a glob, a list of paths, "-", or a table."""
+    if isinstance(source, str) and source == "-":
+        return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input")
+    if isinstance(source, str | Path):
+        paths = _paths(source)
+        return (
+            _sources.file(paths[0]) if paths == [Path(source)] else Files(str(source), list(map(_sources.file, paths)))
+        )
+    if isinstance(source, list | tuple):
+        if not source or not all(isinstance(one, str | Path) for one in source):
+            raise InputError("got a list that does not hold paths, expected paths of files, or a dict of columns")
+        paths = [path for one in source for path in _paths(one)]
+        return Files(", ".join(map(str, paths)), list(map(_sources.file, paths)))
+    return _sources.Table(source)
+
+
+def _paths(source: str | Path) -> list[Path]:
+    """The files meant by a path, a folder or a glob, in the order of their names."""
+    path = Path(source)
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.name.lower().endswith(_ENDINGS)]
+    elif path.exists() or not any(sign in str(source) for sign in "*?["):
+        return [path]
+    else:
+        found = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if file.is_file()]
+    if not found:
+        raise InputError(f"no file matches {source}; expected CSV, JSON-lines or Parquet files")
+    return sorted(found)
+
+
+def _inferred(source: Source, label: str, task: Task | None) -> Schema:
+    for one in source.sources if isinstance(source, Files) else [source]:
+        require(label, one.names, one.name)
+    blocks = source.peek(8192) if isinstance(source, Piped) else source.blocks(0, 8192, None)
+    sample: dict[str, list[Any]] = {}
+    labels: dict[Any, int] = {}
+    stride, seen, kept = 1, 0, 0
+    for block in blocks:
+        _count(labels, block.columns.get(label))
+        taken = range(-seen % stride, len(block.kept), stride)
+        for name in {**sample, **block.columns}:
+            column = sample.setdefault(name, [None] * kept)
+            column += _some(block.columns[name], taken) if name in block.columns else [None] * len(taken)
+        seen += len(block.kept)
+        kept += len(taken)
+        while kept > 2 * _SAMPLE:
+            sample = {name: column[::2] for name, column in sample.items()}
+            stride, kept = stride * 2, (kept + 1) // 2
+    if not kept:
+        raise InputError(f"{source.name} has no row that can be read; expected some to see what its columns hold")
+    return infer(sample, label, task=task, labels=labels)
+
+
+def _count(labels: dict[Any, int], column: Any) -> None:
+    """Add a column of labels to the counts, of which there are never more than a bound."""
+    values = [] if column is None else _columns.values_of(_columns.native(column))
+    for value, n in Counter(map(_label, values)).items():
+        if value is not None and (value in labels or len(labels) < _COUNTED):
+            labels[value] = labels.get(value, 0) + n
+
+
+def _label(value: Any) -> Any:
+    """The label, or None for what cannot be one."""
+    if isinstance(value, str | int | float):
+        return None if value != value else value
+    return _plain_value(value)
+
+
+def _some(column: Any, taken: range) -> list[Any]:
+    """Some values of a column; NaN, not None, for missing numbers, so that an empty column keeps its type."""
+    part = _columns.native(column)
+    values = _columns.values_of(part[taken.start :: taken.step])
+    if _columns.is_arrow(part) and str(part.type).startswith(("int", "uint", "float", "double", "halffloat")):
+        return [math.nan if value is None else value for value in values]
+    return values
