@@ -100,7 +100,14 @@ def disturbed(work: Work, folder: Path, kills: int, seconds: float) -> list[Path
     return homes
 
 
-def check(work: Work, folder: Path, settings: Spec, kills: int, ordered: bool) -> None:
+def without_times(one: dict[str, Any]) -> None:
+    """Forget when live events came, and so the hashes of the checkpoints that know it."""
+    one["header"]["now"] = 0
+    one["arrays"]["waiting/time"] = b""
+    one["events"] = [event | {"blob": ""} if event["kind"] == "checkpoint" else event for event in one["events"]]
+
+
+def check(work: Work, folder: Path, settings: Spec, kills: int, clocked: bool = False) -> None:
     undisturbed = folder / "undisturbed"
     work(undisturbed)  # compiles the kernels
     before = time.perf_counter()
@@ -110,10 +117,9 @@ def check(work: Work, folder: Path, settings: Spec, kills: int, ordered: bool) -
     assert any(event.get("action") == "promote" for event in expected["events"]), "nothing happened: a weak test"
     for home in disturbed(work, folder, kills, seconds):
         got = content(home, settings)
-        if not ordered:  # decisions are appended after the events that caused them: how long after may differ
+        if clocked:
             for one in (expected, got):
-                one["events"] = sorted(map(repr, one["events"]))
-                one["header"]["cursor"]["log"] = 0
+                without_times(one)
         assert got["header"] == expected["header"]
         assert got["arrays"] == expected["arrays"]
         assert got["events"] == expected["events"]
@@ -130,7 +136,7 @@ def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode):
         with Loop(settings, home) as loop:
             loop.run(read(columns, schema=settings.schema))
 
-    check(work, tmp_path, settings, kills=50 if mode == "gated" else 10, ordered=True)
+    check(work, tmp_path, settings, kills=50 if mode == "gated" else 10)
 
 
 def test_killed_while_every_row_is_appended(tmp_path):
@@ -140,12 +146,12 @@ def test_killed_while_every_row_is_appended(tmp_path):
         with Loop(settings, home) as loop:
             loop.run(read(columns, schema=settings.schema))
 
-    check(work, tmp_path, settings, kills=20, ordered=False)
+    check(work, tmp_path, settings, kills=20, clocked=True)
 
 
 def test_killed_while_a_client_predicts_and_sends_labels_late(tmp_path):
     settings = spec(tick=10, checkpoint=50, gate=GateSpec(minimum=50), feedback=FeedbackSpec(bytes=40_000))
-    columns, rows, delay = table(800), 800, 30
+    columns, rows, delay = table(1500), 1500, 30
 
     def work(home: Path) -> None:
         with Loop(settings, home) as loop:
@@ -156,4 +162,4 @@ def test_killed_while_a_client_predicts_and_sends_labels_late(tmp_path):
                 if row >= delay:
                     loop.feedback(str(row - delay), label=int(columns["label"][row - delay]))
 
-    check(work, tmp_path, settings, kills=20, ordered=False)
+    check(work, tmp_path, settings, kills=20, clocked=True)

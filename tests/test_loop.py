@@ -136,7 +136,7 @@ def test_the_challenger_beats_the_frozen_start_and_is_promoted(tmp_path):
     with Loop(settings, tmp_path / "home") as loop:
         report = loop.run(read(table(6000), schema=settings.schema))
         champion, frozen = report["metrics"]["champion"], report["metrics"]["frozen"]
-        assert champion["accuracy"] > frozen["accuracy"] + 0.1
+        assert champion["accuracy"] > frozen["accuracy"] + 0.05
         assert report["examples"] == 4800
         assert report["promotions"] >= 1
         assert report["drifts"] >= 1

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from everlearn import gate, metrics, model, schema
@@ -62,6 +63,7 @@ class Fold:
         self.encoder = schema.Encoder(spec.schema)
         self.roster = Roster(live=spec.mode == "live")
         self.learner = Learner(spec, self.shape)
+        self.gate = msgspec.structs.replace(spec.gate, loss=self.learner.loss)
         self.waiting = Waiting(spec.feedback)
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
         self._versions = versions
@@ -93,19 +95,20 @@ class Fold:
             yield from self._test(piece, speak(shadows, piece.batch), cursor)
 
     def event(self, event: Event) -> Iterator[Commit]:
-        """Fold one event of the log."""
-        self._now = max(self._now, event.time)
+        """Fold one event of the log; what the loop wrote itself moves nothing."""
         match event.payload:
+            case Decision(by="user", alias="champion") as decision:
+                arrays = self._versions.load(decision.version)
+                self.roster.install(decision.version, arrays, keep=decision.action == "promote")
             case Prediction() as prediction:
                 yield from self._predicted(event, prediction)
             case Label() | Reward() | Preference() as feedback:
                 y = target(feedback, self.spec.schema.task, self.encoder.label)
                 yield from self._judged(feedback.id, y, feedback.weight, event.position)
-            case Decision(by="user", alias="champion") as decision:
-                arrays = self._versions.load(decision.version)
-                self.roster.install(decision.version, arrays, keep=decision.action == "promote")
             case _:
                 return
+        self.cursor["log"] = event.position
+        self._now = max(self._now, event.time)
         default = self.spec.feedback.default
         for waiter in self.waiting.overdue(self._now):
             if default is not None:
@@ -120,6 +123,7 @@ class Fold:
         weight = np.array([one.weight for one in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
         yield from self.examples(Examples(encoded, y, weight, position), "log")
+        self.cursor["log"] = batch[-1].position
 
     def start(self, at: int) -> Iterator[Commit]:
         """End the warm start, if there was one: store the first version, and put it in every role."""
@@ -186,8 +190,8 @@ class Fold:
         for candidate, reference in self.roster.questions():
             if candidate.uid in losses and reference.uid in losses:
                 if candidate.question is None:
-                    candidate.question = gate.start(self.spec.gate)
-                gate.update(candidate.question, self.spec.gate, losses[reference.uid], losses[candidate.uid])
+                    candidate.question = gate.start(self.gate)
+                gate.update(candidate.question, self.gate, losses[reference.uid], losses[candidate.uid])
                 self._guard(candidate.question, said[reference.uid], said[candidate.uid], examples)
         if self.learner.due():
             self.cursor[cursor] = at = int(examples.position[-1])
@@ -199,7 +203,7 @@ class Fold:
             mine = examples.y == guarded
             if mine.any():
                 pair = (metrics.losses("error", scores[mine], examples.y[mine]) for scores in (reference, candidate))
-                gate.update_guard(question, self.spec.gate, name, *pair)
+                gate.update_guard(question, self.gate, name, *pair)
 
     # ---- decisions: asked of the gate and of the detectors, carried out by the roster --------------------------
 
@@ -212,7 +216,7 @@ class Fold:
             if candidate.question is None or self.roster.champion.uid != champion:
                 continue  # not asked yet, or everyone is asked anew since the champion has changed
             share = 1.0 if candidate.role in ("previous", "champion") else 1.0 / self.spec.challengers
-            verdict = gate.verdict(candidate.question, self.spec.gate, share)
+            verdict = gate.verdict(candidate.question, self.gate, share)
             if verdict.action != "wait":
                 payloads += self._move(candidate, verdict.action, verdict.reason, verdict.evidence, at)
         due = self.learner.scored // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint

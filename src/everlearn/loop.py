@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -67,17 +68,20 @@ class Loop:
     def __init__(self, spec: Spec, home: Path) -> None:
         self.spec = spec
         self.home = home
-        home.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(home)
-        self.log = events.connect(str(home / "log.sqlite"), spec.log.durability)
+        self.served: Served | None = None
         self._blobs = Blobs(home / "blobs", spec.log.durability)
         self._versions = Versions(self._blobs)
         self.fold = Fold(spec, self._versions, self._prediction)
-        self.served: Served | None = None
         self._sources: dict[str, int] = {}  # rows taken so far from each source, by its fingerprint
         self._checkpoints: list[str] = []
         self._saved = 0  # labelled examples at the last checkpoint
-        self._restore()
+        self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
+        with ExitStack() as undo:
+            self._lock = undo.enter_context(_locked(home))
+            self.log = events.connect(str(home / "log.sqlite"), spec.log.durability)
+            undo.callback(self.log.close)
+            self._restore()
+            undo.pop_all()
 
     # ---- what users call ---------------------------------------------------------------------------------------
 
@@ -203,7 +207,7 @@ class Loop:
 
     def catch_up(self) -> None:
         """Fold every event of the log that has not been folded yet."""
-        while batch := self.log.read(self.fold.cursor["log"], _READ):
+        while batch := self.log.read(self._seen, _READ):
             start = 0
             while start < len(batch):
                 stop = start + 1
@@ -215,8 +219,8 @@ class Loop:
                     commits = self.fold.event(batch[start])
                 for commit in commits:
                     self._commit(commit)
-                self.fold.cursor["log"] = batch[stop - 1].position
                 start = stop
+            self._seen = batch[-1].position
         if self.fold.started:
             self._publish()
 
@@ -353,11 +357,12 @@ class Loop:
             self._sources = dict(header["sources"])
             self._checkpoints = [event.payload.blob]
             self._saved = self.fold.learner.scored
+            self._seen = self.fold.cursor["log"]
         self.catch_up()
 
     def _compare(self, before: dict[str, Any], at: int) -> None:
         """Write down which settings changed since the last checkpoint; refuse those that its arrays depend on."""
-        now = msgspec.to_builtins(self.spec)
+        now = msgspec.json.decode(msgspec.json.encode(self.spec))  # as it comes back from a snapshot's header
         changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         if fixed := [name for name in changed if name in _FIXED]:
             raise ConfigError(
@@ -398,6 +403,7 @@ class Loop:
 
 def _locked(home: Path) -> IO[bytes]:
     """Hold the home for this process; the lock goes with the process, however it ends."""
+    home.mkdir(parents=True, exist_ok=True)
     lock = (home / "lock").open("ab")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,201 @@
+"""The command line: what a newcomer types, what programs read, and what is said when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.cli import main
+
+from .test_kill import table
+
+COUNTS = ("events", "drifts", "versions", "promotions", "rollbacks")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments: str, expect: int = 0) -> None:
+    """Run a command in this process, which has compiled its kernels already."""
+    sys.argv = ["everlearn", *arguments]
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == expect
+
+
+@pytest.fixture
+def data(capsys):
+    """Run a command with --json and return what it printed."""
+
+    def ask(*arguments: str) -> Any:
+        capsys.readouterr()
+        call(*arguments, "--json")
+        return json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+def write_csv(path: Path, rows: int) -> None:
+    columns = table(rows)
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_demo_beats_the_frozen_start_it_began_with(data, folder):
+    result = data("demo")
+    assert all(isinstance(result[name], int) for name in COUNTS)
+    assert result["events"] == 45_312
+    assert result["events_per_second"] > 0
+    champion, frozen, challenger = (result["metrics"][role] for role in ("champion", "frozen", "challenger"))
+    assert champion["accuracy"] >= frozen["accuracy"] + 0.02
+    assert challenger["log_loss"] <= 0.385
+    assert result["drifts"] >= 1
+    assert result["promotions"] >= 1
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+    again = data("demo")  # always from the beginning, always the same
+    assert again["metrics"] == result["metrics"]
+    listed = data("versions", "--config", "everlearn-demo/gated.toml")["versions"]
+    assert len(listed) == result["versions"]
+    assert {"id", "parents", "position", "blob", "aliases", "metrics", "reason"} <= listed[0].keys()
+
+
+def test_init_run_versions_promote_rollback(data, folder):
+    write_csv(folder / "rows.csv", 3000)
+    begun = data("init", "rows.csv", "--label", "label")
+    assert begun["schema"]["fields"] == {"a": "numeric", "b": "numeric", "c": "categorical"}
+    result = data("run", "--warm-start", "0.1")
+    assert result["events"] == 3000
+    assert result["examples"] == 2700
+    assert data("run", "--warm-start", "0.1")["events"] == 3000  # nothing new
+    listed = data("versions")["versions"]
+    first, champion = listed[0]["id"], result["champion"]
+    moved = data("promote", first[:8], "--reason", "a test")
+    assert moved == {"alias": "champion", "previous": champion, "version": first}
+    aliases = {one["id"]: one["aliases"] for one in data("versions")["versions"]}
+    assert "champion" in aliases[first]
+    assert data("rollback")["version"] == champion
+
+
+def test_people_get_tables_and_hints(folder, capsys):
+    write_csv(folder / "rows.csv", 3000)
+    call("init", "rows.csv", "--label", "label")
+    assert "everlearn run" in capsys.readouterr().out
+    call("run")
+    out = capsys.readouterr().out
+    for word in ("champion", "challenger", "frozen", "accuracy", "report.png"):
+        assert word in out
+    call("versions")
+    assert "untrained start" in capsys.readouterr().out
+
+
+def test_run_makes_a_missing_configuration_when_told_the_label(data, folder):
+    write_csv(folder / "rows.csv", 500)
+    assert data("run", "rows.csv", "--label", "label")["events"] == 500
+    assert (folder / "everlearn.toml").exists()
+
+
+def test_a_glob_is_one_stream(data, folder):
+    write_csv(folder / "day1.csv", 500)
+    write_csv(folder / "day2.csv", 700)
+    assert data("run", "day*.csv", "--label", "label")["events"] == 1200
+
+
+def test_standard_input_is_appended_to_the_log(folder):
+    write_csv(folder / "rows.csv", 600)
+    command = [sys.executable, "-m", "everlearn"]
+    subprocess.run([*command, "init", "rows.csv", "--label", "label"], check=True, capture_output=True)
+    for total in (600, 1200):  # each time it is piped in, it is a new stretch of the stream
+        with (folder / "rows.csv").open() as rows:
+            done = subprocess.run([*command, "run", "-", "--json"], stdin=rows, check=True, capture_output=True)
+        assert json.loads(done.stdout)["events"] == total
+
+
+def test_dirt_is_counted_listed_and_costs_nothing_else(data, folder, capsys):
+    write_csv(folder / "clean.csv", 1000)
+    lines = (folder / "clean.csv").read_text().splitlines()
+    dirty = lines[:]
+    dirty[500:500] = ["1.0,2.0", "a lot,1.0,c1,1", "1.0,1.0,c1,perhaps"]  # after line 500: lines 501, 502, 503
+    (folder / "dirty.csv").write_text("\n".join(dirty) + "\n")
+    clean = data("run", "clean.csv", "--label", "label")
+    dirty_result = data("run", "dirty.csv", "--label", "label", "--config", "dirty.toml")
+    assert dirty_result["rejected"] == 3
+    assert dirty_result["metrics"] == clean["metrics"]
+    call("run", "dirty.csv", "--config", "dirty.toml")
+    out = capsys.readouterr().out
+    for line in (501, 502, 503):
+        assert f"line {line}" in out
+
+
+def test_check_passes_the_linear_family_and_fails_a_broken_model(folder, data, capsys):
+    assert data("check", "linear")["ok"]
+    (folder / "mine.py").write_text(
+        "import numpy as np\n"
+        "class Broken:\n"
+        "    def __init__(self, spec):\n"
+        "        self.spec, self.arrays, self.calls = spec, {'w': np.zeros(2)}, 0\n"
+        "    def predict(self, batch):\n"
+        "        self.calls += 1\n"
+        "        share = 1 / (1 + self.calls)\n"
+        "        return np.tile(np.array([share, 1 - share], np.float32), (len(batch), 1))\n"
+        "    def learn(self, batch, y, weight):\n"
+        "        return self.predict(batch)\n"
+    )
+    call("check", "mine:Broken", "--json", expect=1)
+    assert not json.loads(capsys.readouterr().out)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "there is no everlearn.toml"),
+        (["run", "nowhere.csv", "--label", "y"], "nowhere.csv"),
+        (["versions"], "there is no everlearn.toml"),
+        (["check", "no_such_family"], "unknown family 'no_such_family'"),
+        (["check", "linear", "--spec", "{"], "--spec"),
+        (["init", "rows.csv", "--label", "nope"], "nope"),
+    ],
+)
+def test_what_goes_wrong_is_one_message(folder, capsys, arguments, message):
+    write_csv(folder / "rows.csv", 50)
+    call(*arguments, expect=1)
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_a_wrong_setting_is_named(folder, capsys):
+    write_csv(folder / "rows.csv", 50)
+    call("init", "rows.csv", "--label", "label")
+    text = Path("everlearn.toml").read_text()
+    Path("everlearn.toml").write_text(text + "\n[gate]\nalpha = 2.0\n")
+    call("run", expect=1)
+    assert "gate.alpha: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sms_spam", "hflights", "covtype20k", "insects_gradual"])
+def test_real_streams_from_init_to_rollback(data, name, shared):
+    path = str(shared / f"{name}.parquet")
+    data("init", path, "--label", "label")
+    result = data("run", "--warm-start", "0.05")
+    assert result["rejected"] == 0
+    assert result["metrics"]["challenger"]["accuracy"] > result["metrics"]["frozen"]["accuracy"]
+    listed = data("versions")["versions"]
+    assert len(listed) == result["versions"]
+    if result["promotions"]:
+        assert data("rollback")["version"] in {one["id"] for one in listed}
+
+
+def test_help_costs_no_heavy_import():
+    program = "import sys; sys.argv = ['everlearn', '--help']\nfrom everlearn.cli import main\n"
+    program += "try:\n    main()\nexcept SystemExit:\n    print('heavy', {'numba', 'pyarrow', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout.splitlines()[-1] == "heavy set()", done.stderr
