@@ -37,19 +37,6 @@ FILLED, BLOCK, INSIDE, LEVEL, SEEN, SINCE, WARNINGS, DRIFTS, COUNTERS = range(9)
 SUM, CENTRE, SCALE, INFLATION, DELTA, WARN_LIMIT, DRIFT_LIMIT, NUMBERS = range(8)
 
 
-class Histogram(NamedTuple):
-    """ADWIN's exponential histogram of `rows` sizes: a bucket of row r sums up 2**r values.
-
-    `buckets` is float64 (rows, 2, most + 1): totals and squared deviations, oldest first. `sizes` is int64
-    (rows + 1,): buckets in each row, then rows in use. `sums` is float64 (6,): width, total, squared deviations of
-    the window, ticks, last level.
-    """
-
-    buckets: Floats
-    sizes: Ints
-    sums: Floats
-
-
 class Parts(NamedTuple):
     """The arrays by name, as the kernels take them.
 
@@ -79,7 +66,7 @@ class Dials(NamedTuple):
 
 # ── the published detectors, one value at a time ─────────────────────────────────────────────────────────────
 # Each returns 0 (stable), 1 (warning) or 2 (drift), negative where the values fell. The caller empties the
-# state after a drift.
+# state after a drift. Arrays are handed on one by one: in a tuple they would cost 20 times the arithmetic.
 
 
 @exact_kernel
@@ -141,44 +128,47 @@ def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: fl
 
 
 @exact_kernel
-def adwin_reset(window: Histogram) -> None:
-    """Empty the histogram."""
-    window.buckets[:] = 0.0
-    window.sizes[:] = 0
-    window.sizes[-1] = 1
-    window.sums[:] = 0.0
+def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
+    """Empty ADWIN's exponential histogram, in which a bucket of row r sums up 2**r values.
+
+    `buckets` is float64 (rows, 2, most + 1): totals and squared deviations, oldest first. `sizes` is int64
+    (rows + 1,): buckets in each row, then rows in use. `sums` is float64 (6,): width, total, squared deviations of
+    the window, ticks, last level.
+    """
+    buckets[:] = 0.0
+    sizes[:] = 0
+    sizes[-1] = 1
+    sums[:] = 0.0
 
 
 @exact_kernel
-def _shift(window: Histogram, row: int, gone: int) -> None:
+def _shift(buckets: Floats, sizes: Ints, row: int, gone: int) -> None:
     """Drop the first `gone` buckets of a row."""
-    buckets, left = window.buckets, window.sizes[row] - gone
+    left = sizes[row] - gone
     for part in range(2):
-        for k in range(left):
-            buckets[row, part, k] = buckets[row, part, k + gone]
-        buckets[row, part, left:] = 0.0
-    window.sizes[row] = left
+        for k in range(sizes[row]):
+            buckets[row, part, k] = buckets[row, part, k + gone] if k < left else 0.0
+    sizes[row] = left
 
 
 @exact_kernel
-def _adwin_forget(window: Histogram) -> None:
+def _adwin_forget(buckets: Floats, sizes: Ints, sums: Floats) -> None:
     """Take the oldest bucket out of the window."""
-    sums, row = window.sums, window.sizes[-1] - 1
+    row = sizes[-1] - 1
     count = float(1 << row)
-    total, squares = window.buckets[row, 0, 0], window.buckets[row, 1, 0]
+    total, squares = buckets[row, 0, 0], buckets[row, 1, 0]
     sums[0] -= count
     sums[1] -= total
     apart = total / count - sums[1] / sums[0]
     sums[2] -= squares + count * sums[0] * apart * apart / (count + sums[0])
-    _shift(window, row, 1)
-    if window.sizes[row] == 0 and row > 0:
-        window.sizes[-1] -= 1
+    _shift(buckets, sizes, row, 1)
+    if sizes[row] == 0 and row > 0:
+        sizes[-1] -= 1
 
 
 @exact_kernel
-def _adwin_insert(window: Histogram, value: float) -> None:
+def _adwin_insert(buckets: Floats, sizes: Ints, sums: Floats, value: float) -> None:
     """Add a bucket of one value; where a row is over-full, merge its two oldest buckets into the next row."""
-    buckets, sizes, sums = window.buckets, window.sizes, window.sums
     buckets[0, 0, sizes[0]] = value
     sizes[0] += 1
     sums[0] += 1.0
@@ -189,7 +179,7 @@ def _adwin_insert(window: Histogram, value: float) -> None:
     row = 0
     while sizes[row] == buckets.shape[2]:
         if row + 1 == buckets.shape[0]:
-            _adwin_forget(window)
+            _adwin_forget(buckets, sizes, sums)
             break
         count, to = float(1 << row), sizes[row + 1]
         apart = buckets[row, 0, 0] / count - buckets[row, 0, 1] / count
@@ -197,14 +187,15 @@ def _adwin_insert(window: Histogram, value: float) -> None:
         buckets[row + 1, 1, to] = buckets[row, 1, 0] + buckets[row, 1, 1] + count * 0.5 * apart * apart
         sizes[row + 1] += 1
         sizes[-1] = max(sizes[-1], row + 2)
-        _shift(window, row, 2)
+        _shift(buckets, sizes, row, 2)
         row += 1
 
 
 @exact_kernel
-def _adwin_cut(window: Histogram, delta: float, warning: float, shortest: float, inflation: float) -> int:
+def _adwin_cut(
+    buckets: Floats, sizes: Ints, sums: Floats, delta: float, warning: float, shortest: float, inflation: float
+) -> int:
     """Compare the means on both sides of every border between buckets, oldest first; stop at the first drift."""
-    sizes, sums = window.sizes, window.sums
     before, after, total_before, total_after = 0.0, sums[0], 0.0, sums[1]
     noise = sums[2] / sums[0] * inflation
     strict = math.log(2.0 * math.log(sums[0]) / delta)
@@ -215,23 +206,26 @@ def _adwin_cut(window: Histogram, delta: float, warning: float, shortest: float,
         for k in range(sizes[row]):
             before += count
             after -= count
-            total_before += window.buckets[row, 0, k]
-            total_after -= window.buckets[row, 0, k]
+            total_before += buckets[row, 0, k]
+            total_after -= buckets[row, 0, k]
             if before < shortest or after < shortest or (row == 0 and k == sizes[0] - 1):
                 continue
             apart = total_before / before - total_after / after
             both = 1.0 / (before - shortest + 1.0) + 1.0 / (after - shortest + 1.0)
             sign = 1 if apart < 0.0 else -1
+            if abs(apart) <= math.sqrt(2.0 * both * noise * loose) + 2.0 / 3.0 * loose * both:
+                continue
+            found = sign
             if abs(apart) > math.sqrt(2.0 * both * noise * strict) + 2.0 / 3.0 * strict * both:
                 return 2 * sign
-            if abs(apart) > math.sqrt(2.0 * both * noise * loose) + 2.0 / 3.0 * loose * both:
-                found = sign
     return found
 
 
 @exact_kernel
 def adwin_step(
-    window: Histogram,
+    buckets: Floats,
+    sizes: Ints,
+    sums: Floats,
     value: float,
     delta: float,
     warning: float,
@@ -242,19 +236,18 @@ def adwin_step(
 ) -> int:
     """ADWIN2 (Bifet and Gavaldà 2007, section 3.2): drop the oldest part of a window while two halves of it differ.
 
-    `delta` is the confidence of a cut, `warning` that of a warning; after every `clock` values all cuts are looked at
-    whose sides have `shortest` values or more, once there are more than `grace`. `inflation` is the long-run variance
-    of the values over their plain variance (1 where they are independent).
+    `delta` is the confidence of a cut, `warning` (not below it) that of a warning; after every `clock` values all
+    cuts are looked at whose sides have `shortest` values or more, once there are more than `grace`. `inflation` is
+    the long-run variance of the values over their plain variance (1 where they are independent).
     """
-    sums = window.sums
-    _adwin_insert(window, value)
+    _adwin_insert(buckets, sizes, sums, value)
     sums[3] += 1.0
-    if sums[3] % clock != 0.0 or sums[0] <= grace:
+    if int(sums[3]) % clock != 0 or sums[0] <= grace:
         return int(sums[4])
-    level = cut = _adwin_cut(window, delta, warning, shortest, inflation)
+    level = cut = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)
     while abs(cut) == 2:
-        _adwin_forget(window)
-        cut = _adwin_cut(window, delta, warning, shortest, inflation)
+        _adwin_forget(buckets, sizes, sums)
+        cut = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)
     sums[4] = 0.0 if abs(level) == 2 else level
     return level
 
@@ -442,7 +435,7 @@ def _calibrate(parts: Parts, dials: Dials) -> None:
         elif dials.detector == DDM:
             ddm_step(parts.sums, scaled, 30, np.inf, np.inf, 1.0)
         elif dials.detector == ADWIN:
-            _adwin_insert(Histogram(parts.buckets, parts.sizes, parts.sums), scaled / 4.0)
+            _adwin_insert(parts.buckets, parts.sizes, parts.sums, scaled / 4.0)
         else:
             parts.ring[int(parts.sums[0]) % parts.ring.shape[0]] = held[i * block + block - 1]
             parts.sums[0] += 1.0
@@ -459,71 +452,84 @@ def _restart(parts: Parts, detector: int) -> None:
     elif detector == DDM:
         ddm_reset(parts.sums)
     elif detector == ADWIN:
-        adwin_reset(Histogram(parts.buckets, parts.sizes, parts.sums))
+        adwin_reset(parts.buckets, parts.sizes, parts.sums)
     else:
         parts.sums[:] = 0.0
 
 
 @exact_kernel
-def _detect(parts: Parts, dials: Dials, value: float) -> int:
+def _detect(
+    dials: Dials,
+    numbers: Floats,
+    buckets: Floats,
+    sizes: Ints,
+    sums: Floats,
+    ring: Floats,
+    block: int,
+    seed: int,
+    value: float,
+) -> int:
     """Hand one block's value to the detector; its level, negative where the values fell."""
-    numbers, sums, ring, block = parts.numbers, parts.sums, parts.ring, parts.counts[BLOCK]
     if dials.detector == KSWIN:
         recent = ring.shape[0] // 5
         every = max(1, recent // 8)
         alpha = min(1.0, every * block / PER) * dials.sensitivity
-        return kswin_step(ring, sums, value, recent, 2 * recent, every, WARNING * alpha, alpha, parts.seed[0])
+        return kswin_step(ring, sums, value, recent, 2 * recent, every, WARNING * alpha, alpha, seed)
     scaled = _scaled(numbers, value)
     if dials.detector == PAGE_HINKLEY:
         return page_hinkley_step(sums, scaled, 1, numbers[DELTA], numbers[WARN_LIMIT], numbers[DRIFT_LIMIT], 1.0)
     if dials.detector == DDM:
         return ddm_step(sums, scaled, 30, dials.warn_quantile, dials.drift_quantile, 1.0)
     # ADWIN's bound is for values in an interval of length one: it is given four deviations
-    window, clock = Histogram(parts.buckets, sizes=parts.sizes, sums=sums), max(1, 32 // block)
-    loose = WARNING * dials.sensitivity
-    return adwin_step(window, scaled / 4.0, dials.sensitivity, loose, clock, 5.0, 10.0, numbers[INFLATION])
+    loose, clock, inflation = WARNING * dials.sensitivity, max(1, 32 // block), numbers[INFLATION]
+    return adwin_step(buckets, sizes, sums, scaled / 4.0, dials.sensitivity, loose, clock, 5.0, 10.0, inflation)
 
 
 @exact_kernel
-def _take(parts: Parts, dials: Dials, value: float) -> None:
-    """One finite value: calibrate, or gather a block and ask the detector."""
-    counts, numbers = parts.counts, parts.numbers
-    counts[SEEN] += 1
-    counts[SINCE] += 1
-    if counts[BLOCK] == 0:
-        parts.kept[counts[FILLED]] = value
-        counts[FILLED] += 1
-        over = counts[FILLED] - dials.grace
-        if over >= 0 and over % max(1, dials.grace // 4) == 0:
-            _calibrate(parts, dials)
-        return
-    numbers[SUM] += value
-    counts[INSIDE] += 1
-    if counts[INSIDE] < counts[BLOCK]:
-        return
-    # one value of each block has the distribution that KSWIN compares; the mean is sharper for the others
-    whole = value if dials.detector == KSWIN else numbers[SUM] / counts[BLOCK]
-    numbers[SUM] = 0.0
-    counts[INSIDE] = 0
-    level = _detect(parts, dials, whole)
-    if level < 0 and dials.rises_only:
-        if level == -2 and dials.detector != ADWIN:  # ADWIN has let go of the higher past by itself
-            _restart(parts, dials.detector)
-        level = 0
-    if abs(level) == 1 and counts[LEVEL] == 0:
-        counts[WARNINGS] += 1
-    counts[LEVEL] = abs(level)
+def _keep(parts: Parts, dials: Dials, value: float) -> None:
+    """One value of the calibration stretch; a quarter of a grace period after another, see if it is enough."""
+    parts.kept[parts.counts[FILLED]] = value
+    parts.counts[FILLED] += 1
+    over = parts.counts[FILLED] - dials.grace
+    if over >= 0 and over % max(1, dials.grace // 4) == 0:
+        _calibrate(parts, dials)
 
 
 @exact_kernel
 def _run(parts: Parts, dials: Dials, values: Floats, levels: NDArray[np.int8]) -> None:
-    """Take the values one at a time, and start again after each drift."""
+    """Take the values one at a time: calibrate, or gather a block and ask the detector; begin anew after a drift."""
+    counts, numbers, seed = parts.counts, parts.numbers, parts.seed[0]
+    buckets, sizes, sums, ring = parts.buckets, parts.sizes, parts.sums, parts.ring
     for i in range(values.shape[0]):
-        if np.isfinite(values[i]):
-            _take(parts, dials, min(LARGEST, max(-LARGEST, values[i])))
-        levels[i] = parts.counts[LEVEL]
-        if levels[i] == 2:
-            parts.counts[DRIFTS] += 1
+        levels[i] = counts[LEVEL]
+        if not np.isfinite(values[i]):
+            continue
+        value = min(LARGEST, max(-LARGEST, values[i]))
+        counts[SEEN] += 1
+        counts[SINCE] += 1
+        if counts[BLOCK] == 0:
+            _keep(parts, dials, value)
+            continue
+        numbers[SUM] += value
+        counts[INSIDE] += 1
+        if counts[INSIDE] < counts[BLOCK]:
+            continue
+        # one value of each block has the distribution that KSWIN compares; the mean is sharper for the others
+        whole = value if dials.detector == KSWIN else numbers[SUM] / counts[BLOCK]
+        numbers[SUM] = 0.0
+        counts[INSIDE] = 0
+        level = _detect(dials, numbers, buckets, sizes, sums, ring, counts[BLOCK], seed, whole)
+        if level < 0 and dials.rises_only:
+            if level == -2 and dials.detector != ADWIN:  # ADWIN has let go of the higher past by itself
+                _restart(parts, dials.detector)
+            level = 0
+        level = abs(level)
+        if level == 1 and counts[LEVEL] == 0:
+            counts[WARNINGS] += 1
+        counts[LEVEL] = level
+        levels[i] = level
+        if level == 2:
+            counts[DRIFTS] += 1
             _restart(parts, dials.detector)
 
 
