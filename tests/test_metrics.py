@@ -265,6 +265,14 @@ def test_class_losses_agree_with_their_definitions(classes: int) -> None:
     assert metrics.losses("error", scores, y).mean() == pytest.approx(1 - got["accuracy"])
 
 
+@given(st.lists(st.floats(2.0**-49, 1, width=32), min_size=1))
+def test_log_loss_is_exact_to_the_last_digits(probabilities: list[float]) -> None:
+    p = np.array(probabilities, np.float32)
+    got = metrics.losses("log_loss", np.stack([1 - p, p], axis=1), np.ones(len(p)))
+    np.testing.assert_allclose(got, -np.log(p.astype(np.float64)), rtol=0, atol=2e-14)
+    assert (got >= 0).all()
+
+
 def test_number_losses_agree_with_their_definitions() -> None:
     scores, y, _ = predictions("regression", 0, 500)
     np.testing.assert_array_equal(metrics.losses("absolute", scores, y), np.abs(scores[:, 0] - y))
@@ -275,7 +283,7 @@ def test_losses_at_the_edges() -> None:
     nan, inf = np.nan, np.inf
     scores = np.array([[1.0, 0.0], [nan, nan], [0.5, 0.5], [0.5, 0.5]], np.float32)
     y = np.array([1.0, 1.0, nan, 2.0])
-    assert metrics.losses("log_loss", scores, y)[:2].tolist() == [-math.log(1e-15)] * 2
+    assert metrics.losses("log_loss", scores, y)[:2] == pytest.approx([-math.log(1e-15)] * 2)
     assert metrics.losses("brier", scores, y)[:2].tolist() == [1.0, 1.0]
     assert metrics.losses("error", scores, y)[:2].tolist() == [1.0, 1.0]
     assert np.isnan(metrics.losses("brier", scores, y)[2:]).all()
