@@ -30,7 +30,8 @@ Kind = Literal["drift", "promotion", "rollback", "rejection"]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Something that happened after `index` labelled examples; `text` (a version's name) is shown where it fits."""
+    """Something that happened after `index` labelled examples; `text` (a version's name, up to 16 letters)
+    is shown where it fits."""
 
     index: int
     kind: Kind
@@ -70,6 +71,7 @@ MARKS: dict[Kind, Style] = {
     "rejection": Style("#777777", "x"),
 }
 LEFT, WIDTH = 0.11, 0.71  # of the figure; the rest is for the names of marks and lines
+LETTERS = 16  # a longer text is no name, and would lie across the picture
 NAMED = 16  # promotions and rollbacks beyond this are symbols only
 INK, FAINT = "#222222", "#666666"
 TREND = 5  # stretches of the curve that a line averages over; the single stretches are drawn faintly behind it
@@ -96,8 +98,8 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
         known = [value for value in values if value is not None]
         best = min(known) if metric in LOWER_IS_BETTER else max(known)
         choice = metric not in ("examples", "unscored") and len(known) > 1 and min(known) < max(known)
-        cells = [Text(_number(value), style="bold green" if choice and value == best else "") for value in values]
-        grid.add_row(_named(metric), *cells)
+        cells = [Text(number(value), style="bold green" if choice and value == best else "") for value in values]
+        grid.add_row(named(metric), *cells)
     return grid
 
 
@@ -188,7 +190,7 @@ def _frame(axes: Axes, metric: str, end: int) -> None:
     axes.set_xlim(0, end)
     axes.margins(y=0.12)
     axes.autoscale_view(scalex=False)
-    axes.set_ylabel(_named(metric), color=FAINT)
+    axes.set_ylabel(named(metric), color=FAINT)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -268,7 +270,7 @@ def _name_moves(axes: Axes, moves: Sequence[Mark], end: int) -> None:
     for mark in moves:
         colour, top = MARKS[mark.kind].colour, axes.get_xaxis_transform()
         axes.vlines(mark.index, 0, 1, transform=top, color=colour, linewidth=1, alpha=0.4, zorder=0)
-        if mark.text and mark.index >= free:
+        if 0 < len(mark.text) <= LETTERS and mark.index >= free:
             free = mark.index + (len(mark.text) + 2) * 0.0085 * end
             axes.text(mark.index, 1.01, mark.text, transform=top, color=colour, fontsize=9, va="bottom", ha="center")
 
@@ -281,16 +283,18 @@ def _plural(kind: Kind, marks: Sequence[Mark]) -> str:
 def _caption(curves: Mapping[str, Curve], metric: str) -> str:
     window = TREND * max(int(curve["count"].max()) for curve in curves.values())
     better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-    name = _named(metric)
+    name = named(metric)
     said = f"{name[0].upper()}{name[1:]} of answers given before their labels"
     return f"{said}, {better}; mean of the last {window:,} examples"
 
 
-def _named(metric: str) -> str:
+def named(metric: str) -> str:
+    """A metric as people write it."""
     return NAMES.get(metric, metric.replace("_", " "))
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric's value: counts in full, the rest to 4 digits, a dash for what is not known."""
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

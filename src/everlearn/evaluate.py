@@ -1,0 +1,161 @@
+"""Prequential evaluation, the only evaluation loop: every row is predicted first and learned when its label comes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+
+from everlearn import metrics, report, schema
+from everlearn.errors import ConfigError
+from everlearn.learn import rows
+from everlearn.model import Model, bind
+from everlearn.records import Examples, Rejected, Singles, Task
+from everlearn.stream import Stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KEPT = 100  # rejected rows shown in a report; all are counted
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What an evaluation came to.
+
+    `metrics` and `curve` are those of `everlearn.metrics`; `events` counts labelled rows and `rejected` the rows that
+    could not be used, the first 100 of which are in `rejects`. `events_per_second` is that of the whole pass, reading
+    included, without its first chunk (in which kernels are loaded) where there are others.
+    """
+
+    name: str
+    task: Task
+    delay: int
+    metrics: dict[str, float]
+    curve: dict[str, NDArray[Any]]
+    events: int
+    events_per_second: float
+    rejected: int
+    rejects: tuple[Rejected, ...]
+
+    def plot(self, path: str | Path | None = None, metric: str = "") -> Figure:
+        """Draw a metric over the stream (accuracy, or the mean absolute error), and write it to `path` if given."""
+        late = f", labels {self.delay:,} rows late" if self.delay else ""
+        chosen = metric or ("mae" if self.task == "regression" else "accuracy")
+        return report.picture({"model": self.curve}, (), path, f"{self.name}{late}", chosen)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{report.named(key)} {report.number(value)}" for key, value in self.metrics.items())
+        return f"Report({self.name}: {values}; {report.counts(vars(self))})"
+
+    def __rich__(self) -> Group:
+        return report.summary({**vars(self), "metrics": {self.name: self.metrics}})
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><td>{report.named(key)}</td><td>{report.number(value)}</td></tr>"
+            for key, value in self.metrics.items()
+        )
+        return f"<table><caption>{escape(self.name)}: {report.counts(vars(self))}</caption>{cells}</table>"
+
+
+def prequential(
+    model: Model, stream: Stream | Examples | Iterable[Examples], delay: int = 0, chunk: int = 8192
+) -> Report:
+    """Score each row of a stream before the model learns it, and report how good the answers were.
+
+    The label of row i comes right after the prediction for row i + `delay`: with 0 each row is learned as soon as it
+    is predicted, with d the prediction for row t knows rows up to t - d - 1 and no more. Labels that are still to come
+    when the stream ends are learned then. The result does not depend on `chunk`, the rows taken at a time; at most
+    `delay` rows and two chunks are held. With a delay every row is two calls to the model, so it is slower.
+    (Prequential: Dawid 1984; with delay: Grzenda, Gomes and Bifet 2020, "Delayed labelling evaluation for data
+    streams".) A model built without a shape takes that of the stream's schema. Raises ConfigError when the delay is
+    negative, or when neither the model's spec nor the stream says what the task is.
+
+    >>> import numpy as np
+    >>> from everlearn.model import build
+    >>> from everlearn.records import Batch
+    >>> x = np.random.default_rng(0).normal(size=(2000, 2)).astype(np.float32)
+    >>> batch = Batch(x, np.zeros(2001, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> y = (x[:, 0] > 0).astype(float)
+    >>> examples = Examples(batch, y, np.ones(2000, np.float32), np.arange(1, 2001))
+    >>> model = build({"family": "linear", "task": "binary", "dense": 2})
+    >>> prequential(model, examples, delay=10).metrics["accuracy"] > 0.95
+    True
+    """
+    if delay < 0 or chunk < 1:
+        raise ConfigError(f"delay is {delay} and chunk is {chunk}; expected a delay from 0 and a chunk from 1")
+    shape = schema.shape(stream.schema) if isinstance(stream, Stream) else {}
+    bind(model, shape)
+    task, classes = _task({**shape, **model.spec})
+    sums = metrics.start(task, classes)
+    waiting: deque[Examples] = deque()
+    events, rejected, kept = 0, 0, list[Rejected]()
+    began, before = time.perf_counter(), 0
+    for number, (examples, refused) in enumerate(_pieces(stream, chunk)):
+        if number == 1:
+            began, before = time.perf_counter(), events
+        scores = _answer(model, examples, waiting, delay)
+        metrics.update(sums, task, scores, examples.y, examples.weight, events)
+        events += len(examples.y)
+        rejected += len(refused)
+        kept += refused[: KEPT - len(kept)]
+    for late in waiting:
+        model.learn(late.batch, late.y, late.weight)
+    seconds = time.perf_counter() - began
+    return Report(
+        name=Path(stream.name).name if isinstance(stream, Stream) else str(model.spec.get("family", "model")),
+        task=task,
+        delay=delay,
+        metrics=metrics.report(sums, task),
+        curve=metrics.curve(sums),
+        events=events,
+        events_per_second=(events - before) / seconds,
+        rejected=rejected,
+        rejects=tuple(kept),
+    )
+
+
+def _task(spec: Mapping[str, Any]) -> tuple[Task, int]:
+    task = spec.get("task")
+    if task not in get_args(Task):
+        raise ConfigError(
+            f"the model's spec has task {task!r}; expected one of {', '.join(get_args(Task))}: build the model with "
+            "task, dense, hashed and classes in its spec, or evaluate it on a stream that has a schema"
+        )
+    return cast(Task, task), int(spec.get("classes") or 2)
+
+
+def _pieces(
+    stream: Stream | Examples | Iterable[Examples], chunk: int
+) -> Iterator[tuple[Examples, tuple[Rejected, ...]]]:
+    if isinstance(stream, Stream):
+        for piece in stream.chunks(0, chunk):
+            yield piece.examples, piece.rejected
+        return
+    for examples in (stream,) if isinstance(stream, Examples) else stream:
+        for begin in range(0, len(examples.y), chunk):
+            yield rows(examples, begin, min(begin + chunk, len(examples.y))), ()
+
+
+def _answer(model: Model, examples: Examples, waiting: deque[Examples], delay: int) -> Singles:
+    """What the model says to each row, having learned the labels that have come by then."""
+    if delay == 0:
+        return model.learn(examples.batch, examples.y, examples.weight)
+    said = []
+    for place in range(len(examples.y)):
+        row = rows(examples, place, place + 1)
+        said.append(model.predict(row.batch))
+        waiting.append(row)
+        if len(waiting) > delay:
+            late = waiting.popleft()
+            model.learn(late.batch, late.y, late.weight)
+    return np.concatenate(said) if said else model.predict(examples.batch)

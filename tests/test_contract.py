@@ -1,0 +1,56 @@
+"""Every family, on every task and with every optimiser, against every check of the contract."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from everlearn import checks, model
+from everlearn.checks import Build
+from everlearn.records import Examples
+
+TASKS: dict[str, dict[str, Any]] = {
+    "binary": {"task": "binary", "classes": 2},
+    "multiclass": {"task": "multiclass", "classes": 4},
+    "regression": {"task": "regression", "classes": 0},
+}
+INPUTS: dict[str, dict[str, Any]] = {
+    "dense": {"dense": 5, "hashed": 0},
+    "hashed": {"dense": 0, "hashed": 64},
+    "both": {"dense": 3, "hashed": 64},
+}
+OPTIMIZERS = ("auto", "sgd", "adagrad", "adam", "ftrl", "normalized")
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "linear": [
+        *({"optimizer": optimizer} for optimizer in OPTIMIZERS),
+        *({"optimizer": optimizer, "l1": 1e-3, "l2": 1e-3} for optimizer in OPTIMIZERS),
+        *({"optimizer": optimizer, "interactions": "all"} for optimizer in ("auto", "adam")),
+        {"standardize": False},
+        {"rate": 10.0},
+    ],
+}
+LOSSES = [{"loss": loss, "optimizer": name} for loss in ("absolute", "quantile", "huber") for name in ("auto", "sgd")]
+
+
+def specs() -> list[dict[str, Any]]:
+    every = []
+    for family in model.FAMILIES:
+        for task, inputs in itertools.product(TASKS, INPUTS):
+            variants = VARIANTS.get(family, [{}])
+            if family == "linear" and task == "regression":
+                variants = variants + LOSSES
+            every += [{"family": family, **TASKS[task], **INPUTS[inputs], **variant} for variant in variants]
+    return every
+
+
+def name(spec: dict[str, Any]) -> str:
+    return "-".join(str(value) for key, value in spec.items() if key != "classes")
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("spec", specs(), ids=name)
+def test_every_family_keeps_the_contract(spec: dict[str, Any], check: Callable[[Build, Examples], None]) -> None:
+    check(lambda: model.build(spec), checks.sample(spec))
