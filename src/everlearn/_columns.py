@@ -26,6 +26,7 @@ Cells = tuple[NDArray[np.uint8], Any]  # bytes, and n + 1 offsets (int32 or int6
 
 _NUMBERS = frozenset([float, int, bool, NoneType])
 _REMEMBERED = frozenset([str, int, float, bool, NoneType])
+_SIMPLE = frozenset(["bool", "int8", "int16", "int32", "int64", "float", "double", "string", "large_string"])
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -107,6 +108,8 @@ def values_of(part: Any) -> list[Any]:
         import pyarrow as pa
 
         part = part.cast(pa.timestamp("us", part.type.tz), safe=False)
+    if not part.null_count and str(part.type) in _SIMPLE:
+        return part.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
     return part.to_pylist()  # type: ignore[no-any-return]
 
 

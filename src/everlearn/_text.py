@@ -10,6 +10,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,6 +143,7 @@ class CsvReader:
             raise InputError(f"{name}: the header line cannot be read ({error}): {header[:200]!r}") from error
         _columns.once(column for column in names if column)
         self.names: Sequence[str] = names
+        self._places = [str(place) for place in range(len(names))]  # Arrow's names: those in the file may be empty
 
     def _header(self) -> str:
         for lines in self._lines:
@@ -204,8 +206,11 @@ class CsvReader:
         return row, ""
 
     def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
-        rows, faults = self._rows(texts)
         names = [name for name in (self.names if wanted is None else wanted) if name in self.names and name]
+        quick = self._quick_columns(texts, names)
+        if quick is not None:
+            return range(len(texts)), quick, {}
+        rows, faults = self._rows(texts)
         places = [self.names.index(name) for name in names]
         kept: Sequence[int] = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
         try:
@@ -216,6 +221,31 @@ class CsvReader:
             rows = [row for row, good in zip(rows, valid, strict=True) if good]
             kept = [i for i, good in zip(kept, valid, strict=True) if good]
             return kept, _text_columns(rows, names, places), faults
+
+    def _quick_columns(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Any] | None:
+        """The columns, where no row needs a second look: no quotes, and nothing wrong."""
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        text = "\n".join(texts)
+        if '"' in text or "\r" in text or not names or max(map(len, texts), default=0) > LONGEST_CELL:
+            return None
+        try:
+            data = text.encode()
+            table = arrow_csv.read_csv(
+                pa.BufferReader(data),
+                arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=self._places),
+                arrow_csv.ParseOptions(delimiter=self._delimiter, quote_char=False),
+                arrow_csv.ConvertOptions(
+                    column_types=dict.fromkeys(self._places, pa.string()),
+                    include_columns=[self._places[self.names.index(name)] for name in names],
+                ),
+            )
+        except (UnicodeEncodeError, pa.ArrowException):
+            return None
+        if table.num_rows != len(texts):
+            return None
+        return {name: _columns.native(column) for name, column in zip(names, table.columns, strict=True)}
 
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[str]], dict[int, str]]:
         """The cells of each row that can be read, and why the others cannot."""
@@ -252,8 +282,9 @@ def _end(lines: Sequence[str], start: int) -> int | None:
 def _text_columns(rows: Sequence[Sequence[str]], names: Sequence[str], places: Sequence[int]) -> dict[str, Any]:
     import pyarrow as pa
 
-    columns: Sequence[Sequence[str]] = list(zip(*rows, strict=True)) or [()] * (max(places, default=0) + 1)
-    return {name: pa.array(columns[place], pa.string()) for name, place in zip(names, places, strict=True)}
+    flat = list(chain.from_iterable(rows))
+    width = len(rows[0]) if rows else 1
+    return {name: pa.array(flat[place::width], pa.string()) for name, place in zip(names, places, strict=True)}
 
 
 def _encodable(row: Sequence[str], places: Sequence[int]) -> bool:

@@ -56,6 +56,8 @@ def is_missing(value: Any) -> bool:
         return bool(value != value)
     if isinstance(value, np.datetime64):
         return bool(np.isnat(value))
+    if isinstance(value, Decimal):
+        return value.is_nan()
     return type(value).__name__ in ("NAType", "NaTType")
 
 
@@ -94,8 +96,6 @@ def any_number(value: Any) -> float:
             return float(value)  # type: ignore[arg-type]
         except OverflowError:
             return math.inf if value > 0 else -math.inf
-        except ValueError:  # a signalling NaN
-            return math.nan
     raise InputError(f"got {show(value)} ({type(value).__name__}), expected a number")
 
 
@@ -173,6 +173,8 @@ def category(value: Any) -> bytes:
     if isinstance(value, float | Decimal):
         if value in (math.inf, -math.inf):
             raise InputError("got infinity, expected a category")
+        if isinstance(value, Decimal) and value.adjusted() > 3_000:
+            raise InputError(f"got {show(value)}, expected a category of at most 3,000 digits")
         return _digits(int(value)) if value == int(value) else repr(float(value)).encode()
     if isinstance(value, date):
         return value.isoformat().encode()

@@ -67,7 +67,7 @@ def width(kind: str) -> int:
         return 0
     found = _VECTOR.fullmatch(kind)
     if not found:
-        raise ConfigError(f"got the kind {kind!r} for a field, expected one of {', '.join(KINDS)}")
+        raise ConfigError(f"got the kind {kind!r}, expected one of {', '.join(KINDS)}")
     return int(found[1])
 
 

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn import _columns, _sources, _values
 from everlearn._sources import Block, Files, Piped, Source
@@ -92,39 +94,30 @@ class Stream:
         """
         for block in self._source.blocks(after, size, self._wanted):
             batch, y, faults = self._encoded(block)
-            index = block.kept
-            if len(faults) > block.rows - len(index):
-                good = np.array([row not in faults for row in index.tolist()], np.bool_)
-                batch, y, index = _selected(batch, good), y[good], index[good]
-            weight = np.ones(len(y), np.float32)
-            yield Chunk(
-                Examples(batch, y, weight, index + (block.before + 1)),
-                _rejected(block, faults),
-                block.before + block.rows,
-            )
+            good = _good(block, faults)
+            if not good.all():
+                batch, y = _selected(batch, good), y[good]
+            position = block.kept[good] + (block.before + 1)
+            examples = Examples(batch, y, np.ones(len(y), np.float32), position)
+            yield Chunk(examples, _rejected(block, faults), block.before + block.rows)
 
     def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
         """The same rows as `chunks`, as plain values: what is learned from them later is the same to the bit."""
+        kinds = self.schema.fields.items()
         for block in self._source.blocks(after, size, self._wanted):
             _, y, faults = self._encoded(block)
-            columns = {
-                name: _plain(block.columns[name], kind)
-                for name, kind in self.schema.fields.items()
-                if name in block.columns
-            }
-            rows = zip(*columns.values(), strict=True) if columns else iter([()] * len(y))
-            good = [row not in faults for row in block.kept.tolist()]
-            features = [
-                {name: value for name, value in zip(columns, row, strict=True) if value is not None}
-                for row, keep in zip(rows, good, strict=True)
-                if keep
-            ]
-            labels = [self._named(one) for one, keep in zip(y.tolist(), good, strict=True) if keep]
-            positions = (block.kept[np.array(good, np.bool_)] + (block.before + 1)).tolist()
-            yield Records(positions, features, labels, _rejected(block, faults), block.before + block.rows)
+            good = _good(block, faults)
+            columns = {name: _plain(block.columns[name], kind) for name, kind in kinds if name in block.columns}
+            features = _dicts(columns, len(y))
+            if not good.all():
+                features = [one for one, keep in zip(features, good.tolist(), strict=True) if keep]
+            positions = (block.kept[good] + (block.before + 1)).tolist()
+            last = block.before + block.rows
+            yield Records(positions, features, self._named(y[good]), _rejected(block, faults), last)
 
-    def _named(self, y: float) -> Scalar:
-        return self.schema.classes[int(y)] if self.schema.classes else y
+    def _named(self, y: Floats) -> list[Scalar]:
+        classes = self.schema.classes
+        return [classes[index] for index in y.astype(np.int64).tolist()] if classes else y.tolist()
 
     def _encoded(self, block: Block) -> tuple[Batch, Floats, dict[int, str]]:
         """The readable rows of a block, and for each raw row that cannot be used, why."""
@@ -140,7 +133,14 @@ class Stream:
         return batch, y, faults
 
 
-def _selected(batch: Batch, good: Any) -> Batch:
+def _good(block: Block, faults: Mapping[int, str]) -> NDArray[np.bool_]:
+    """Which of the readable rows have nothing wrong with them."""
+    good = np.ones(block.rows, np.bool_)
+    good[list(faults)] = False
+    return good[block.kept]
+
+
+def _selected(batch: Batch, good: NDArray[np.bool_]) -> Batch:
     """The rows of a batch that are good."""
     lengths = np.diff(batch.indptr)
     entries = np.repeat(good, lengths)
@@ -165,7 +165,21 @@ def _plain(column: Any, kind: str) -> list[Any]:
     if kind.startswith("vector"):
         rows = _columns.vectors(part, int(kind[7:-1]))[0].tolist()
         return [[None if value != value else value for value in row] for row in rows]
-    return [_plain_value(value) for value in _columns.values_of(part)]
+    values = _columns.values_of(part)
+    if set(map(type, values)) <= {bool, int, NoneType} or (_columns.is_arrow(part) and str(part.type) == "string"):
+        return values
+    return [_plain_value(value) for value in values]
+
+
+def _dicts(columns: Mapping[str, list[Any]], n: int) -> list[dict[str, Any]]:
+    """Columns as records, without what is missing."""
+    if not columns:
+        return [{} for _ in range(n)]
+    rows = zip(*columns.values(), strict=True)
+    if any(None in column for column in columns.values()):
+        return [{name: value for name, value in zip(columns, row, strict=True) if value is not None} for row in rows]
+    names = tuple(columns)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def _without_nan(values: Floats) -> list[float | None]:
