@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 
-from everlearn._jit import exact_kernel
+import numpy as np
+
 from everlearn.linear.losses import cautious, slope
-from everlearn.linear.updates import TINY, finite, shrunk
+from everlearn.linear.part import part
+from everlearn.linear.updates import FINITE, TINY, finite, shrunk
 from everlearn.records import Floats, Ints, Singles
 
 HASHED = 4.0  # an adaptive rate is this many times the constant one
+MOST, SMALL = np.float32(FINITE), np.float32(TINY)
 
 
-@exact_kernel
+@part
 def step_auto(
     loss: int,
     p: float,
@@ -36,29 +39,33 @@ def step_auto(
     rate: float,
     l1: float,
     l2: float,
+    own: Singles,
 ) -> None:
-    """Move all weights of score k by one row; `norm` is the squared length of its dense part."""
-    g = weight * slope(loss, p, t, shape)
+    """Move all weights of score k by one row; `norm` is the squared length of its dense part, `own` scratch."""
+    g = np.float32(weight * slope(loss, p, t, shape))
     reach = rate * norm
     for e in range(first, end):
-        v = float(values[e])
+        v = values[e]
         if abs(v) < math.inf:
-            a = indices[e]
-            total = finite(table[a, k, 1] + g * v * g * v)
+            a = np.uint32(indices[e])
+            total = min(table[a, k, 1] + (g * v) * (g * v), MOST)
             table[a, k, 1] = total
-            reach += HASHED * rate / math.sqrt(total + TINY) * v * v
+            own[e - first] = np.float32(HASHED * rate) / math.sqrt(total + SMALL)
+            reach += np.float64(own[e - first] * v) * v
     step = cautious(loss, p, t, weight, reach, shape)
     dense_step(weights, k, x, step, rate, l1, l2)
     for e in range(first, end):
-        v = float(values[e])
-        if v != 0.0 and abs(v) < math.inf:
-            a = indices[e]
-            own = HASHED * rate / math.sqrt(table[a, k, 1] + TINY)
-            w = float(table[a, k, 0])
-            table[a, k, 0] = finite(shrunk(w - own * (step * v + l2 * w), own * l1))
+        v = np.float64(values[e])
+        if abs(v) < math.inf:
+            a, pace = np.uint32(indices[e]), np.float64(own[e - first])
+            w = np.float64(table[a, k, 0])
+            if l1 == 0.0 and l2 == 0.0:
+                table[a, k, 0] = finite(w - pace * step * v)
+            elif v != 0.0:
+                table[a, k, 0] = finite(shrunk(w - pace * (step * v + l2 * w), pace * l1))
 
 
-@exact_kernel
+@part
 def dense_step(weights: Floats, k: int, x: Floats, step: float, rate: float, l1: float, l2: float) -> None:
     """Constant-rate descent on the dense weights; without penalties one straight loop."""
     last = len(x) - 1

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from everlearn._jit import exact_kernel
+from everlearn.linear.part import part
 from everlearn.records import Batch, Ints, Singles
 
 MOST = 64  # entries of a row that are paired: the first ones; it bounds the work a row can ask for
 
 
-@exact_kernel
+@part
 def _mixed(low: int, high: int, hashed: int) -> int:
     """One index for an unordered pair (the finaliser of splitmix64, Steele et al. 2014)."""
     z = np.uint64(low) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(high)

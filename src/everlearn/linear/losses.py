@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 
-from everlearn._jit import exact_kernel
+from everlearn.linear.part import part
 from everlearn.linear.settings import ABSOLUTE, HUBER, LOGISTIC, QUANTILE, SOFTMAX, SQUARED
 
 STEEPEST = 1e12  # slopes are cut here, so that a diverging regression stays finite
 NEWTON = 8  # iterations; the equation is convex and starts on the right side, so they converge
 
 
-@exact_kernel
+@part
 def sigmoid(m: float) -> float:
     """1 / (1 + exp(-m)), without overflow on either side.
 
@@ -25,7 +25,7 @@ def sigmoid(m: float) -> float:
     return 1.0 / (1.0 + math.exp(-m))
 
 
-@exact_kernel
+@part
 def slope(loss: int, p: float, t: float, shape: float) -> float:
     """Derivative of the loss by the score; `shape` is the quantile, or Huber's delta.
 
@@ -45,7 +45,7 @@ def slope(loss: int, p: float, t: float, shape: float) -> float:
     return min(max(residual, -STEEPEST), STEEPEST)
 
 
-@exact_kernel
+@part
 def cautious(loss: int, p: float, t: float, weight: float, reach: float, shape: float) -> float:
     """How far to step along a row's direction; the score moves by `reach` times the answer, and never too far.
 
@@ -65,7 +65,7 @@ def cautious(loss: int, p: float, t: float, weight: float, reach: float, shape: 
     return step / (1.0 + weight * reach * curvature)
 
 
-@exact_kernel
+@part
 def invariant(loss: int, p: float, t: float, weight: float, reach: float, shape: float) -> float:
     """The limit of infinitely many infinitely small steps along a row whose importances add up to `weight`.
 
@@ -91,7 +91,7 @@ def invariant(loss: int, p: float, t: float, weight: float, reach: float, shape:
     return _invariant_logistic(p, t, weight * reach) / reach
 
 
-@exact_kernel
+@part
 def _invariant_logistic(p: float, t: float, push: float) -> float:
     """The move of the logit: z + exp(z) grows by `push`, z being the margin on the true side."""
     right = min(max(p if t > 0.5 else 1.0 - p, 1e-300), 1.0 - 1e-16)

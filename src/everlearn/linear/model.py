@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from everlearn.errors import InputError
-from everlearn.linear import rows, settings
+from everlearn.linear import kernels, rows, settings
 from everlearn.linear.crossing import crossed
 from everlearn.linear.settings import Settings
 from everlearn.records import Arrays, Batch, Floats, Singles
@@ -30,6 +30,8 @@ class Linear:
     def __init__(self, spec: dict[str, Any], chosen: Settings) -> None:
         self.spec: Mapping[str, Any] = spec
         self._dials = settings.dials(chosen)
+        self._predict = kernels.predictor(chosen.optimizer)
+        self._learn = kernels.learner(chosen.optimizer)
         self._settings = chosen
         self._cross = chosen.hashed if chosen.interactions in ("hashed", "all") else 0
         self._shape = (chosen.dense, chosen.outputs)
@@ -49,7 +51,7 @@ class Linear:
         dense, indptr, indices, values = self._read(batch)
         out = np.empty((len(indptr) - 1, self._shape[1]), np.float32)
         held = self.arrays
-        refused = rows.predict_rows(
+        refused = self._predict(
             self._dials, held["weights"], held["hashed"], held["moments"], dense, indptr, indices, values, out
         )
         if refused:
@@ -70,7 +72,7 @@ class Linear:
             raise InputError(f"a batch of {n} rows came with y {y.shape} and weight {weight.shape}; expected ({n},)")
         out = np.empty((n, self._shape[1]), np.float32)
         held = self.arrays
-        refused = rows.learn_rows(
+        refused = self._learn(
             self._dials,
             held["weights"],
             held["hashed"],

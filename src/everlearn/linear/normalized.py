@@ -11,25 +11,27 @@ from __future__ import annotations
 
 import math
 
-from everlearn._jit import exact_kernel
+import numpy as np
+
 from everlearn.linear.losses import invariant, slope
+from everlearn.linear.part import part
 from everlearn.linear.updates import TINY, finite, shrunk
 from everlearn.records import Floats, Ints, Singles
 
 
-@exact_kernel
+@part
 def rescaled(w: float, v: float, scale: float) -> float:
     """The weight as it must be once its input has reached |v|: unchanged up to the old scale, smaller beyond."""
     return w if abs(v) <= scale else w * scale / abs(v)
 
 
-@exact_kernel
+@part
 def pace(v: float, total: float, scale: float, common: float) -> float:
     """Rate of one weight: `common` / (scale * root of the sum of squared gradients); 0 while there is no gradient."""
     return common / (scale * math.sqrt(total)) if total > TINY * TINY and v != 0.0 else 0.0
 
 
-@exact_kernel
+@part
 def absorb(
     weights: Floats,
     table: Singles,
@@ -47,24 +49,24 @@ def absorb(
             weights[0, k, j] = rescaled(weights[0, k, j], x[j], weights[2, k, j])
             weights[2, k, j] = finite(max(weights[2, k, j], abs(x[j])))
         for e in range(first, end):
-            v, a = float(values[e]), indices[e]
+            v, a = np.float64(values[e]), np.uint32(indices[e])
             if abs(v) < math.inf:
                 table[a, k, 0] = rescaled(table[a, k, 0], v, table[a, k, 2])
-                table[a, k, 2] = finite(max(float(table[a, k, 2]), abs(v)))
+                table[a, k, 2] = finite(max(np.float64(table[a, k, 2]), abs(v)))
     squares = 0.0
     for j in range(len(x)):
         if x[j] != 0.0:
             squares += (x[j] / weights[2, 0, j]) ** 2
     for e in range(first, end):
-        v, a = float(values[e]), indices[e]
+        v, a = np.float64(values[e]), np.uint32(indices[e])
         if v != 0.0 and abs(v) < math.inf:
-            squares += (v / float(table[a, 0, 2])) ** 2
+            squares += (v / np.float64(table[a, 0, 2])) ** 2
     counts[1] = finite(counts[1] + weight)
     counts[2] = finite(counts[2] + weight * squares)
     return math.sqrt(counts[1] / counts[2]) if counts[2] > 0.0 else 0.0
 
 
-@exact_kernel
+@part
 def step_normalized(
     loss: int,
     p: float,
@@ -90,7 +92,7 @@ def step_normalized(
         weights[1, k, j] = finite(weights[1, k, j] + weight * (g * x[j]) ** 2)
         reach += pace(x[j], weights[1, k, j], weights[2, k, j], common) * x[j] * x[j]
     for e in range(first, end):
-        v, a = float(values[e]), indices[e]
+        v, a = np.float64(values[e]), np.uint32(indices[e])
         if abs(v) < math.inf:
             table[a, k, 1] = finite(table[a, k, 1] + weight * (g * v) ** 2)
             reach += pace(v, table[a, k, 1], table[a, k, 2], common) * v * v
@@ -103,8 +105,8 @@ def step_normalized(
         w = weights[0, k, j]
         weights[0, k, j] = finite(shrunk(w - own * (step * x[j] + p2 * w), own * p1))
     for e in range(first, end):
-        v, a = float(values[e]), indices[e]
+        v, a = np.float64(values[e]), np.uint32(indices[e])
         if abs(v) < math.inf:
             own = pace(v, table[a, k, 1], table[a, k, 2], common)
-            w = float(table[a, k, 0])
+            w = np.float64(table[a, k, 0])
             table[a, k, 0] = finite(shrunk(w - own * (step * v + l2 * w), own * l1))

@@ -1,21 +1,19 @@
-"""The two kernels of the family: predict rows, and learn rows; one row after another, in order.
+"""The two row loops of the family: predict rows, and learn rows; one row after another, in order.
 
-Every sum is taken in the order in which it is written (`exact_kernel`), so a row's score has the same bits
+Every sum is taken in the order in which it is written (no regrouping), so a row's score has the same bits
 whether it is predicted or learned, alone or among others, and on any processor.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numba import types
 
-from everlearn._jit import exact_kernel
 from everlearn.linear.auto import dense_step, step_auto
 from everlearn.linear.losses import sigmoid, slope
 from everlearn.linear.normalized import absorb, rescaled, step_normalized
+from everlearn.linear.part import part
 from everlearn.linear.settings import AUTO, HUBER, LOGISTIC, NORMALIZED, SGD, SOFTMAX
 from everlearn.linear.updates import step_dense, step_hashed
 from everlearn.records import Floats, Ints, Singles
@@ -25,7 +23,7 @@ FAULTS = 4  # a refusal is row * FAULTS + why; 0 is none
 BIGGEST = 3.4e38  # predictions are float32
 
 
-@exact_kernel
+@part
 def refusal(hashed: int, indptr: Ints, indices: Ints, entries: int) -> int:
     """The first row that points outside its entries or outside the hash space, and why; 0 if there is none."""
     n = len(indptr) - 1
@@ -34,11 +32,10 @@ def refusal(hashed: int, indptr: Ints, indices: Ints, entries: int) -> int:
     for i in range(n):
         if indptr[i + 1] < indptr[i]:
             return i * FAULTS + BAD_ROWS
-    low, high = 0, -1
-    for e in range(indptr[0], indptr[n]):
-        low = min(low, indices[e])
-        high = max(high, indices[e])
-    if low >= 0 and high < hashed:
+    outside = 0
+    for index in indices[indptr[0] : indptr[n]]:
+        outside += (index < 0) | (index >= hashed)
+    if outside == 0:
         return 0
     for i in range(n):
         for e in range(indptr[i], indptr[i + 1]):
@@ -47,7 +44,7 @@ def refusal(hashed: int, indptr: Ints, indices: Ints, entries: int) -> int:
     return 0
 
 
-@exact_kernel
+@part
 def mislabelled(y: Floats, classes: int) -> int:
     """The first row whose label is a number but not a class; NaN and infinity are no labels at all."""
     for i in range(len(y)):
@@ -56,7 +53,16 @@ def mislabelled(y: Floats, classes: int) -> int:
     return 0
 
 
-@exact_kernel
+@part
+def longest(indptr: Ints) -> int:
+    """Entries of the longest row."""
+    most = 0
+    for i in range(len(indptr) - 1):
+        most = max(most, indptr[i + 1] - indptr[i])
+    return most
+
+
+@part
 def welford(v: float, n: float, mean: float, m2: float) -> tuple[float, float, float]:
     """Count, mean and sum of squared deviations with one more value (Welford 1962)."""
     delta = v - mean
@@ -64,44 +70,36 @@ def welford(v: float, n: float, mean: float, m2: float) -> tuple[float, float, f
     return n + 1.0, mean, m2 + delta * (v - mean)
 
 
-@exact_kernel
+@part
 def scaled(v: float, n: float, mean: float, m2: float) -> float:
     """The value in deviations from the mean; 0 while the column has not varied."""
     return (v - mean) * math.sqrt(n / m2) if m2 > 0.0 else 0.0
 
 
-@exact_kernel
+@part
 def encode(dense: Singles, i: int, standardize: bool, moments: Floats, x: Floats) -> None:
     """Write row i as the model sees it: scaled as if the row had been counted, pairs multiplied, intercept last."""
     for j in range(dense.shape[1]):
-        v = float(dense[i, j])
-        if not abs(v) < math.inf:
-            x[j] = 0.0
-        elif standardize:
+        v: float = np.float64(dense[i, j])
+        known = abs(v) < math.inf
+        if standardize:
             n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
-            x[j] = scaled(v, n, mean, m2)
-        else:
-            x[j] = v
+            v = scaled(v, n, mean, m2)
+        x[j] = v if known else 0.0
     multiply(dense.shape[1], x)
 
 
-@exact_kernel
-def encode_and_count(dense: Singles, i: int, standardize: bool, moments: Floats, x: Floats) -> None:
-    """As `encode`, and keep the moments that the row leaves behind."""
+@part
+def count(dense: Singles, i: int, moments: Floats) -> None:
+    """Add row i to the moments of its columns; missing values leave them as they are."""
     for j in range(dense.shape[1]):
-        v = float(dense[i, j])
-        if not abs(v) < math.inf:
-            x[j] = 0.0
-        elif standardize:
+        v = np.float64(dense[i, j])
+        if abs(v) < math.inf:
             n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
             moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
-            x[j] = scaled(v, n, mean, m2)
-        else:
-            x[j] = v
-    multiply(dense.shape[1], x)
 
 
-@exact_kernel
+@part
 def multiply(columns: int, x: Floats) -> None:
     """Fill the pairs, where there is room for them, and the intercept."""
     at = columns
@@ -113,7 +111,7 @@ def multiply(columns: int, x: Floats) -> None:
     x[at] = 1.0
 
 
-@exact_kernel
+@part
 def dot(weights: Floats, k: int, x: Floats) -> float:
     """Sum of weight times column, in four lanes that do not wait for each other."""
     a = b = c = d = 0.0
@@ -128,7 +126,7 @@ def dot(weights: Floats, k: int, x: Floats) -> float:
     return (a + b) + (c + d)
 
 
-@exact_kernel
+@part
 def margins(
     normalized: bool,
     weights: Floats,
@@ -149,14 +147,14 @@ def margins(
         else:
             total = dot(weights, k, x)
         for e in range(first, end):
-            v = float(values[e])
+            v = np.float64(values[e])
             if abs(v) < math.inf:
                 w = float(table[indices[e], k, 0])
                 total += (rescaled(w, v, table[indices[e], k, 2]) if normalized else w) * v
         m[k] = total
 
 
-@exact_kernel
+@part
 def answer(loss: int, m: Floats, centre: float, spread: float, out: Singles, i: int, p: Floats) -> None:
     """Turn scores into what is answered (row i of `out`), and into what the slopes are taken of (`p`)."""
     if loss == LOGISTIC:
@@ -179,7 +177,7 @@ def answer(loss: int, m: Floats, centre: float, spread: float, out: Singles, i: 
         out[i, 0] = min(max(centre + spread * m[0], -BIGGEST), BIGGEST)
 
 
-@exact_kernel
+@part
 def target_scale(scaled_target: bool, moments: Floats) -> tuple[float, float]:
     """Mean and deviation of the numbers seen so far, which scores are relative to; 0 and 1 where they are not."""
     if not scaled_target:
@@ -188,123 +186,7 @@ def target_scale(scaled_target: bool, moments: Floats) -> tuple[float, float]:
     return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)
 
 
-@exact_kernel
-def predict_rows(
-    dials: Floats,
-    weights: Floats,
-    table: Singles,
-    moments: Floats,
-    dense: Singles,
-    indptr: Ints,
-    indices: Ints,
-    values: Singles,
-    out: Singles,
-) -> int:
-    """Score each row into `out`; return 0, or the refusal if a row cannot be read (then nothing is written)."""
-    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
-    if refused != 0:
-        return refused
-    loss, normalized, standardize = int(dials[0]), int(dials[1]) == NORMALIZED, dials[6] != 0.0
-    centre, spread = target_scale(dials[7] != 0.0, moments)
-    x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
-    for i in range(len(indptr) - 1):
-        encode(dense, i, standardize, moments, x)
-        margins(normalized, weights, table, x, indices, values, indptr[i], indptr[i + 1], m)
-        answer(loss, m, centre, spread, out, i, p)
-    return 0
-
-
-@exact_kernel
-def learn_rows(
-    dials: Floats,
-    weights: Floats,
-    table: Singles,
-    moments: Floats,
-    counts: Floats,
-    dense: Singles,
-    indptr: Ints,
-    indices: Ints,
-    values: Singles,
-    y: Floats,
-    weight: Singles,
-    out: Singles,
-) -> int:
-    """Score each row into `out`, then learn it; return 0, or the refusal if a row cannot be read (then nothing is)."""
-    loss, optimizer, standardize, scaled_target = int(dials[0]), int(dials[1]), dials[6] != 0.0, dials[7] != 0.0
-    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
-    if refused == 0 and (loss in (LOGISTIC, SOFTMAX)):
-        refused = mislabelled(y, out.shape[1])
-    if refused != 0:
-        return refused
-    x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
-    for i in range(len(indptr) - 1):
-        first, end, h = indptr[i], indptr[i + 1], float(weight[i])
-        known = h > 0.0 and h < math.inf and abs(y[i]) < math.inf
-        if known:
-            encode_and_count(dense, i, standardize, moments, x)
-        else:
-            encode(dense, i, standardize, moments, x)
-        margins(optimizer == NORMALIZED, weights, table, x, indices, values, first, end, m)
-        centre, spread = target_scale(scaled_target, moments)
-        answer(loss, m, centre, spread, out, i, p)
-        if known:
-            target = y[i]
-            if scaled_target:
-                moments[0, -1], moments[1, -1], moments[2, -1] = welford(
-                    target, moments[0, -1], moments[1, -1], moments[2, -1]
-                )
-                centre, spread = target_scale(True, moments)
-                target = (target - centre) / spread
-            counts[0] += 1.0
-            learn_row(dials, weights, table, counts, x, indices, values, first, end, p, target, h, dials[5] / spread)
-    return 0
-
-
-@exact_kernel
-def learn_row(
-    dials: Floats,
-    weights: Floats,
-    table: Singles,
-    counts: Floats,
-    x: Floats,
-    indices: Ints,
-    values: Singles,
-    first: int,
-    end: int,
-    p: Floats,
-    target: float,
-    weight: float,
-    delta: float,
-) -> None:
-    """Move the weights of every score by one row that has been answered with `p`."""
-    loss, optimizer, rate, l1, l2 = int(dials[0]), int(dials[1]), dials[2], dials[3], dials[4]
-    shape = delta if loss == HUBER else dials[5]
-    norm = 0.0
-    common = rate
-    if optimizer == AUTO:
-        norm = length(x)
-    elif optimizer == NORMALIZED:
-        common = rate * absorb(weights, table, counts, x, indices, values, first, end, weight)
-    for k in range(len(p)):
-        t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
-        if optimizer == AUTO:
-            step_auto(
-                loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, first, end, rate, l1, l2
-            )
-        elif optimizer == NORMALIZED:
-            step_normalized(
-                loss, p[k], t, weight, shape, weights, table, k, x, indices, values, first, end, common, l1, l2
-            )
-        else:
-            g = weight * slope(loss, p[k], t, shape)
-            if optimizer == SGD and l1 == 0.0 and l2 == 0.0:
-                dense_step(weights, k, x, g, rate, l1, l2)
-            else:
-                step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
-            step_hashed(optimizer, table, k, indices, values, first, end, g, counts[0], rate, l1, l2)
-
-
-@exact_kernel
+@part
 def length(x: Floats) -> float:
     """Sum of squares, in four lanes."""
     a = b = c = d = 0.0
@@ -319,37 +201,125 @@ def length(x: Floats) -> float:
     return (a + b) + (c + d)
 
 
-def _array(kind: types.Type, axes: int, written: bool = False) -> types.Array:
-    return types.Array(kind, axes, "C", readonly=not written)
+@part
+def predict_rows(
+    normalized: bool,
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    moments: Floats,
+    dense: Singles,
+    indptr: Ints,
+    indices: Ints,
+    values: Singles,
+    out: Singles,
+) -> int:
+    """Score each row into `out`; return 0, or the refusal if a row cannot be read (then nothing is written)."""
+    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
+    if refused != 0:
+        return refused
+    loss, standardize = int(dials[0]), dials[6] != 0.0
+    centre, spread = target_scale(dials[7] != 0.0, moments)
+    x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
+    for i in range(len(indptr) - 1):
+        encode(dense, i, standardize, moments, x)
+        margins(normalized, weights, table, x, indices, values, max(indptr[i], 0), indptr[i + 1], m)
+        answer(loss, m, centre, spread, out, i, p)
+    return 0
 
 
-def _compiled(kernel: Any, *arguments: types.Type) -> None:
-    """Compile once, for arrays that may be written and that may not alike (served snapshots are read-only)."""
-    kernel.compile(types.int64(*arguments))
-    kernel.disable_compile()
+@part
+def learn_rows(
+    optimizer: int,
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    moments: Floats,
+    counts: Floats,
+    dense: Singles,
+    indptr: Ints,
+    indices: Ints,
+    values: Singles,
+    y: Floats,
+    weight: Singles,
+    out: Singles,
+) -> int:
+    """Score each row into `out`, then learn it; return 0, or the refusal if a row cannot be read (then nothing is)."""
+    loss, standardize, scaled_target = int(dials[0]), dials[6] != 0.0, dials[7] != 0.0
+    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
+    if refused == 0 and loss in (LOGISTIC, SOFTMAX):
+        refused = mislabelled(y, out.shape[1])
+    if refused != 0:
+        return refused
+    x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
+    own = np.empty(longest(indptr), np.float32)
+    for i in range(len(indptr) - 1):
+        first, end, h = max(indptr[i], 0), indptr[i + 1], np.float64(weight[i])
+        learned = h > 0.0 and h < math.inf and abs(y[i]) < math.inf
+        encode(dense, i, standardize, moments, x)
+        if learned and standardize:
+            count(dense, i, moments)
+        margins(optimizer == NORMALIZED, weights, table, x, indices, values, first, end, m)
+        centre, spread = target_scale(scaled_target, moments)
+        answer(loss, m, centre, spread, out, i, p)
+        if learned:
+            target = y[i]
+            if scaled_target:
+                centre, spread = count_target(target, moments)
+                target = (target - centre) / spread
+            counts[0] += 1.0
+            shape = dials[5] / spread if loss == HUBER else dials[5]
+            learn_row(
+                optimizer, dials, weights, table, counts, x, indices, values, first, end, p, target, h, shape, own
+            )
+    return 0
 
 
-_DIALS = _array(types.float64, 1)
-_ROWS = (_array(types.float32, 2), _array(types.int64, 1), _array(types.int32, 1), _array(types.float32, 1))
-_OUT = _array(types.float32, 2, written=True)
-_compiled(
-    predict_rows,
-    _DIALS,
-    _array(types.float64, 3),
-    _array(types.float32, 3),
-    _array(types.float64, 2),
-    *_ROWS,
-    _OUT,
-)
-_compiled(
-    learn_rows,
-    _DIALS,
-    _array(types.float64, 3, written=True),
-    _array(types.float32, 3, written=True),
-    _array(types.float64, 2, written=True),
-    _array(types.float64, 1, written=True),
-    *_ROWS,
-    _array(types.float64, 1),
-    _array(types.float32, 1),
-    _OUT,
-)
+@part
+def count_target(y: float, moments: Floats) -> tuple[float, float]:
+    """Add a number to predict to its moments, the last column; return the new mean and deviation."""
+    moments[0, -1], moments[1, -1], moments[2, -1] = welford(y, moments[0, -1], moments[1, -1], moments[2, -1])
+    return target_scale(True, moments)
+
+
+@part
+def learn_row(
+    optimizer: int,
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    counts: Floats,
+    x: Floats,
+    indices: Ints,
+    values: Singles,
+    first: int,
+    end: int,
+    p: Floats,
+    target: float,
+    weight: float,
+    shape: float,
+    own: Singles,
+) -> None:
+    """Move the weights of every score by one row that has been answered with `p`."""
+    loss, rate, l1, l2 = int(dials[0]), dials[2], dials[3], dials[4]
+    norm = length(x) if optimizer == AUTO else 0.0
+    common = rate
+    if optimizer == NORMALIZED:
+        common *= absorb(weights, table, counts, x, indices, values, first, end, weight)
+    for k in range(len(p)):
+        t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
+        if optimizer == AUTO:
+            step_auto(
+                loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, first, end, rate, l1, l2, own
+            )
+        elif optimizer == NORMALIZED:
+            step_normalized(
+                loss, p[k], t, weight, shape, weights, table, k, x, indices, values, first, end, common, l1, l2
+            )
+        else:
+            g = weight * slope(loss, p[k], t, shape)
+            if optimizer == SGD and l1 == 0.0 and l2 == 0.0:
+                dense_step(weights, k, x, g, rate, l1, l2)
+            else:
+                step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
+            step_hashed(optimizer, table, k, indices, values, first, end, g, counts[0], rate, l1, l2)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 
-from everlearn._jit import exact_kernel
+import numpy as np
+
+from everlearn.linear.part import part
 from everlearn.linear.settings import ADAGRAD, ADAM, FTRL, SGD
 from everlearn.records import Floats, Ints, Singles
 
@@ -19,13 +21,13 @@ DECAY_1, DECAY_2 = 0.9, 0.999  # Adam's memory of gradients and of their squares
 BETA = 1.0  # FTRL's smoothing of early steps
 
 
-@exact_kernel
+@part
 def finite(value: float) -> float:
     """The value, within what a stored number may be."""
     return min(max(value, -FINITE), FINITE)
 
 
-@exact_kernel
+@part
 def shrunk(w: float, threshold: float) -> float:
     """The weight moved towards 0 by `threshold`, and not past it: the proximal step of an L1 penalty.
 
@@ -35,7 +37,7 @@ def shrunk(w: float, threshold: float) -> float:
     return math.copysign(max(abs(w) - threshold, 0.0), w)
 
 
-@exact_kernel
+@part
 def sgd(w: float, g: float, rate: float, l1: float, l2: float) -> float:
     """Stochastic gradient descent (Robbins & Monro 1951) at a constant rate.
 
@@ -45,7 +47,7 @@ def sgd(w: float, g: float, rate: float, l1: float, l2: float) -> float:
     return finite(shrunk(w - rate * (g + l2 * w), rate * l1))
 
 
-@exact_kernel
+@part
 def adagrad(w: float, total: float, g: float, rate: float, l1: float, l2: float) -> tuple[float, float]:
     """AdaGrad (Duchi, Hazan & Singer 2011): the rate falls with the root of the sum of squared gradients.
 
@@ -59,13 +61,13 @@ def adagrad(w: float, total: float, g: float, rate: float, l1: float, l2: float)
     return finite(shrunk(w - own * g, own * l1)), total
 
 
-@exact_kernel
+@part
 def correction(steps: float) -> tuple[float, float]:
     """Adam's two bias corrections after `steps` rows."""
     return 1.0 - DECAY_1**steps, 1.0 - DECAY_2**steps
 
 
-@exact_kernel
+@part
 def adam(
     w: float, mean: float, square: float, g: float, seen: tuple[float, float], rate: float, l1: float, l2: float
 ) -> tuple[float, float, float]:
@@ -82,7 +84,7 @@ def adam(
     return finite(shrunk(w - own * unbiased, own * l1)), mean, square
 
 
-@exact_kernel
+@part
 def ftrl(w: float, z: float, total: float, g: float, rate: float, l1: float, l2: float) -> tuple[float, float, float]:
     """FTRL-Proximal (McMahan et al. 2013, algorithm 1); a weight whose |z| stays within l1 is exactly 0.
 
@@ -96,7 +98,7 @@ def ftrl(w: float, z: float, total: float, g: float, rate: float, l1: float, l2:
     return finite(-shrunk(z, l1) / ((BETA + math.sqrt(grown)) / rate + l2)), z, grown
 
 
-@exact_kernel
+@part
 def step_dense(
     optimizer: int, weights: Floats, k: int, x: Floats, slope: float, steps: float, rate: float, l1: float, l2: float
 ) -> None:
@@ -122,7 +124,7 @@ def step_dense(
             weights[0, k, j] = w
 
 
-@exact_kernel
+@part
 def step_hashed(
     optimizer: int,
     table: Singles,
@@ -140,11 +142,11 @@ def step_hashed(
     """Move the hashed weights of score k by one row's slope."""
     corrections = correction(steps) if optimizer == ADAM else (1.0, 1.0)
     for e in range(first, end):
-        v = float(values[e])
+        v = np.float64(values[e])
         if v != 0.0 and abs(v) < math.inf:
-            a = indices[e]
+            a = np.uint32(indices[e])
             g = slope * v
-            w = float(table[a, k, 0])
+            w: float = np.float64(table[a, k, 0])
             if optimizer == SGD:
                 w = sgd(w, g, rate, l1, l2)
             elif optimizer == ADAGRAD:
