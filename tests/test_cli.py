@@ -196,6 +196,7 @@ def test_real_streams_from_init_to_rollback(data, name, shared):
 
 def test_help_costs_no_heavy_import():
     program = "import sys; sys.argv = ['everlearn', '--help']\nfrom everlearn.cli import main\n"
-    program += "try:\n    main()\nexcept SystemExit:\n    print('heavy', {'numba', 'pyarrow', 'matplotlib'} & set(sys.modules))"
+    program += "try:\n    main()\nexcept SystemExit:\n"
+    program += "    print('heavy', {'numba', 'pyarrow', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.splitlines()[-1] == "heavy set()", done.stderr

@@ -61,6 +61,8 @@ def test_every_setting_is_described_with_its_default(record):
         type_: f"{field}." for field, type_ in get_type_hints(spec.Spec).items() if type_ in RECORDS
     }
     for field in msgspec.structs.fields(record):
+        if isinstance(field.default, tuple(RECORDS)):
+            continue  # a section of its own
         row = next((line for line in text.splitlines() if line.startswith(f"| `{tables[record]}{field.name}` |")), None)
         assert row is not None, f"{tables[record]}{field.name} is not in docs/reference/settings.md"
         if isinstance(field.default, bool | int | float | str) and field.default != "":

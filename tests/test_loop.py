@@ -9,8 +9,9 @@ import pytest
 
 import everlearn
 from everlearn.errors import ConfigError, InputError, LogError, UnknownId
+from everlearn.learn import rows
 from everlearn.loop import Loop
-from everlearn.records import Examples
+from everlearn.records import Examples, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 
@@ -95,8 +96,8 @@ def test_an_unanswered_prediction_takes_the_default_label_after_the_window(tmp_p
         loop.predict({"a": 1.0, "b": 2.0, "c": "c1"}, id="old")
         first = loop.log.find("prediction:old")
         assert first is not None
-        assert isinstance(first.payload, everlearn.records.Prediction)
-        newer = everlearn.records.Prediction("new", first.payload.features, 0, (0.5, 0.5), first.payload.version)
+        assert isinstance(first.payload, Prediction)
+        newer = Prediction("new", first.payload.features, 0, (0.5, 0.5), first.payload.version)
         loop.log.append([newer], time=first.time + 11)
         loop.catch_up()
         assert loop.report()["examples"] == 1
@@ -111,7 +112,7 @@ def test_rows_at_once_and_rows_in_pieces_leave_the_same_bytes(tmp_path, cut):
         (chunk,) = read(columns, schema=settings.schema).chunks()
         examples = chunk.examples
         for start in range(0, 1000, cut):
-            piece = everlearn.learn.rows(examples, start, min(1000, start + cut))
+            piece = rows(examples, start, min(1000, start + cut))
             for commit in pieces.fold.examples(piece, "row"):
                 pieces._commit(commit)
         assert bytes_of(pieces) == bytes_of(whole)
@@ -121,9 +122,9 @@ def test_rows_at_once_and_rows_in_pieces_leave_the_same_bytes(tmp_path, cut):
 def test_a_file_as_the_log_and_its_rows_appended_learn_the_same(tmp_path):
     columns = table(2000)
     reports = []
-    for rows in ("auto", "always"):
-        settings = spec(log=LogSpec(rows=rows))
-        with Loop(settings, tmp_path / rows) as loop:
+    for kept in ("auto", "always"):
+        settings = spec(log=LogSpec(rows=kept))
+        with Loop(settings, tmp_path / kept) as loop:
             reports.append(loop.run(read(columns, schema=settings.schema)))
     one, other = reports
     assert one["metrics"] == other["metrics"]
@@ -153,7 +154,7 @@ def test_epochs_of_a_warm_start_are_passes_over_its_rows(tmp_path):
         first = loop._versions.load(loop.versions()[0].id)
         twin = loop.fold.make()
         (chunk,) = read(columns, schema=settings.schema).chunks()
-        warm: Examples = everlearn.learn.rows(chunk.examples, 0, 500)
+        warm: Examples = rows(chunk.examples, 0, 500)
         for _ in range(3):
             twin.learn(warm.batch, warm.y, warm.weight)
         assert {name: array.tobytes() for name, array in first.items()} == {

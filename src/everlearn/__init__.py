@@ -15,12 +15,31 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from everlearn import checks, config, drift, errors, gate, metrics, model, records, replay, schema, spec
     from everlearn.evaluate import prequential
     from everlearn.loop import Loop, open
     from everlearn.model import build
     from everlearn.stream import Stream, read
 
-__all__ = ["Loop", "Stream", "build", "open", "prequential", "read"]
+__all__ = [
+    "Loop",
+    "Stream",
+    "build",
+    "checks",
+    "config",
+    "drift",
+    "errors",
+    "gate",
+    "metrics",
+    "model",
+    "open",
+    "prequential",
+    "read",
+    "records",
+    "replay",
+    "schema",
+    "spec",
+]
 
 _HOMES = {
     "Loop": "everlearn.loop",
@@ -32,7 +51,12 @@ _HOMES = {
 }
 
 
+_MODULES = ("checks", "config", "drift", "errors", "gate", "metrics", "model", "records", "replay", "schema", "spec")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"everlearn.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'everlearn' has no attribute {name!r}")

@@ -178,8 +178,12 @@ def check(
     from everlearn import checks, model
 
     sys.path.insert(0, "")  # a module in the current folder can be checked without installing it
-    shape = {"task": "binary", "dense": 4, "hashed": 64, "classes": 2}
-    whole = {**shape, "family": target, **json.loads(spec)}
+    try:
+        more = msgspec.json.decode(spec, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--spec: got {spec!r}, expected a JSON object: {error}") from error
+    whole = {"task": "binary", "dense": 4, "hashed": 64, "classes": 2, "family": target, **more}
+    model.find(target)
     results = checks.run(lambda: model.build(whole), spec=whole)
     if as_json:
         _print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from everlearn import drift, metrics, replay
 from everlearn.model import Model, copied, prefixed, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
-from everlearn.spec import Spec
+from everlearn.spec import Schema, Spec
 
 SCORED_ROLES = ("champion", "frozen", "challenger")
 STABLE, WARNING, DRIFT = 0, 1, 2
@@ -37,7 +38,8 @@ class Learner:
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
-        self.memory = replay.start(spec.replay, dense, hashed, classes, spec.seed)
+        self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, _longest_row(spec.schema)))
+        self.memory = replay.start(self.replay, dense, hashed, classes, spec.seed)
         self.clock = dict.fromkeys(_CLOCK, 0)
 
     @property
@@ -83,7 +85,7 @@ class Learner:
 
     def remember(self, examples: Examples) -> None:
         """Put examples into the replay memory."""
-        replay.add(self.memory, self.spec.replay, examples)
+        replay.add(self.memory, self.replay, examples)
 
     def look(self, batch: Batch, answered: Singles) -> None:
         """Watch predictions or inputs for drift, before any label is there."""
@@ -104,7 +106,7 @@ class Learner:
 
     def remembered(self) -> Examples:
         """The replay memory's contents, oldest first."""
-        return replay.contents(self.memory, self.spec.replay)
+        return replay.contents(self.memory, self.replay)
 
     def report(self) -> dict[str, dict[str, float]]:
         return {role: metrics.report(arrays, self.task) for role, arrays in self.metrics.items()}
@@ -165,3 +167,13 @@ def loss_kind(kind: str, task: Task) -> LossKind:
     if kind == "auto":
         return "absolute" if task == "regression" else "brier"
     return kind  # type: ignore[return-value]
+
+
+def _longest_row(schema: Schema) -> int:
+    """The most hashed features that a row can have; text sets no bound."""
+    kinds = list(schema.fields.values())
+    if "text" in kinds:
+        return 1 << 30
+    categories = kinds.count("categorical")
+    pairs = categories * (categories - 1) // 2 if schema.interactions else 0
+    return categories + pairs
