@@ -11,7 +11,7 @@ import everlearn
 from everlearn.errors import ConfigError, InputError, LogError, UnknownId
 from everlearn.learn import rows
 from everlearn.loop import Loop
-from everlearn.records import Examples, Prediction
+from everlearn.records import Checkpoint, Examples, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 
@@ -210,6 +210,27 @@ def test_promote_and_roll_back_by_hand_are_decisions_in_the_log(tmp_path):
 def test_without_a_promotion_there_is_nothing_to_roll_back_to(tmp_path):
     with Loop(spec(), tmp_path / "home") as loop, pytest.raises(ConfigError, match="nothing has been promoted yet"):
         loop.rollback()
+
+
+def test_a_lost_checkpoint_costs_time_and_nothing_else(tmp_path):
+    settings, columns = spec(), table(2000)
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(columns, schema=settings.schema))
+        expected = bytes_of(loop)
+        last = loop.log.last("checkpoint")
+        assert last is not None
+        assert isinstance(last.payload, Checkpoint)
+    (damaged,) = (tmp_path / "home" / "blobs").glob(f"{last.payload.blob}*")
+    damaged.write_bytes(b"")
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(columns, schema=settings.schema))
+        assert bytes_of(loop) == expected
+
+
+def test_a_missing_number_may_be_none_nan_or_absent(tmp_path):
+    with Loop(spec(), tmp_path / "home") as loop:
+        answers = [loop.predict(one) for one in ({"a": None, "b": 1.0}, {"a": float("nan"), "b": 1.0}, {"b": 1.0})]
+        assert len({one.proba for one in answers}) == 1
 
 
 def test_a_home_is_for_one_process_at_a_time(tmp_path):

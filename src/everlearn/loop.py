@@ -9,7 +9,7 @@ import dataclasses
 import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -17,12 +17,13 @@ import msgspec
 import numpy as np
 
 from everlearn import config, events, metrics, report
-from everlearn.errors import ConfigError, InputError, LogError
+from everlearn.errors import BlobError, ConfigError, InputError, LogError
 from everlearn.feedback import target, unknown
 from everlearn.fold import Commit, Fold
 from everlearn.learn import rows
 from everlearn.predict import Served, answer
 from everlearn.records import (
+    Arrays,
     Checkpoint,
     Decision,
     Example,
@@ -195,9 +196,14 @@ class Loop:
 
         Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
         """
-        kinds = {"drift": "drift", "promote": "promotion", "rollback": "rollback", "reject": "rejection"}
+        kinds: dict[str, report.Kind] = {
+            "drift": "drift",
+            "promote": "promotion",
+            "rollback": "rollback",
+            "reject": "rejection",
+        }
         marks = [
-            report.Mark(int(one.detail.get("examples", 0)), kinds[one.action], one.reason)
+            report.Mark(int(one.detail.get("examples", 0)), kinds[one.action], one.version[:6])
             for one in self.decisions()
             if one.action in kinds
         ]
@@ -334,7 +340,7 @@ class Loop:
         for payload in commit.payloads:
             self._versions.note(payload)
         self._saved = self.fold.learner.scored
-        self._checkpoints = [one for one in self._checkpoints if one != blob][-1:] + [blob]
+        self._checkpoints = [*[one for one in self._checkpoints if one != blob][-1:], blob]
         self._tidy()
 
     def _tidy(self) -> None:
@@ -349,16 +355,23 @@ class Loop:
         for kind in ("version", "decision"):
             for payload in self._read(kind):
                 self._versions.note(payload)
-        event = self.log.last("checkpoint")
-        if event is not None and isinstance(event.payload, Checkpoint):
-            arrays, header = self._blobs.get(event.payload.blob)
-            self._compare(header["spec"], event.payload.at)
+        saved = [one for one in self._read("checkpoint") if isinstance(one, Checkpoint)][-2:]
+        if saved:
+            checkpoint, arrays, header = self._newest(saved)
+            self._compare(header["spec"], checkpoint.at)
             self.fold.load(arrays, header["fold"])
             self._sources = dict(header["sources"])
-            self._checkpoints = [event.payload.blob]
+            self._checkpoints = [checkpoint.blob]
             self._saved = self.fold.learner.scored
             self._seen = self.fold.cursor["log"]
         self.catch_up()
+
+    def _newest(self, saved: list[Checkpoint]) -> tuple[Checkpoint, Arrays, dict[str, Any]]:
+        """The last checkpoint that can be read: after a power failure its file may not have reached the disk."""
+        for checkpoint in reversed(saved[1:]):
+            with suppress(BlobError):
+                return checkpoint, *self._blobs.get(checkpoint.blob)
+        return saved[0], *self._blobs.get(saved[0].blob)
 
     def _compare(self, before: dict[str, Any], at: int) -> None:
         """Write down which settings changed since the last checkpoint; refuse those that its arrays depend on."""
@@ -436,8 +449,17 @@ def _plain(features: Mapping[str, Any]) -> dict[str, Any]:
     """A record as the log will hold it, so that what is served and what is replayed are encoded from the same."""
     if not isinstance(features, Mapping):
         raise InputError(f"got a {type(features).__name__}, expected a record: a dict of field name -> value")
-    plain: dict[str, Any] = msgspec.to_builtins(dict(features), enc_hook=_scalar)
+    plain: dict[str, Any] = _without_nan(msgspec.to_builtins(dict(features), enc_hook=_scalar))
     return plain
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN says that a value is missing; JSON, and so the log, says it with null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _scalar(value: Any) -> Any:

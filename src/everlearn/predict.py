@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +34,17 @@ def answer(
     """
     scores = served.model.predict(row)[0]
     return Prediction(
-        id=id or secrets.token_hex(12),
+        id=id or new_id(),
         features=dict(features),
         value=decode(scores),
         proba=tuple(scores.tolist()) if classes else (),
         version=served.version,
     )
+
+
+def new_id() -> str:
+    """An id that nobody can guess and that sorts by time, because an index takes ascending keys much faster."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
 def speak(models: Mapping[int, Model], batch: Batch) -> dict[int, Singles]:
