@@ -290,6 +290,18 @@ def test_correlated_values_get_longer_blocks_and_a_longer_calibration() -> None:
     assert blocks[0.9] >= 8
 
 
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+def test_the_scale_is_the_long_run_deviation_of_a_block(phi: float) -> None:
+    """Of AR(1) the long-run variance is (1 + phi) / (1 - phi) of the plain one; the median of 40 calibrations."""
+    spec, ratios = DriftSpec(), []
+    for key in range(40):
+        arrays = drift.start(spec)
+        drift.update(arrays, spec, autoregressive(key, 2500, phi))
+        now = drift.state(arrays, spec)
+        ratios.append(now["scale"] * math.sqrt(now["block"] * (1 - phi) / (1 + phi)))
+    assert 0.95 < float(np.median(ratios)) < 1.2
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_values_that_are_not_finite_change_nothing(detector: str) -> None:
     spec = DriftSpec(detector=detector, grace_period=100)

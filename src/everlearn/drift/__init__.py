@@ -147,7 +147,7 @@ def _calibrate(parts: Parts, dials: Dials) -> None:
     many = means.shape[0]
     centre, variance, follow, kurtosis = _moments(means)
     follow = min(max(follow, 0.0), 0.9)
-    # The deviation is itself uncertain: take a value that it exceeds one time in ten.
+    # The deviation is itself uncertain: aim at a value that it exceeds one time in ten.
     unsure = 1.0 + 1.28 * math.sqrt((max(kurtosis, 3.0) - 1.0) / (4.0 * many))
     counts[BLOCK] = block
     numbers[CENTRE] = centre
