@@ -1,7 +1,8 @@
-"""The default optimiser: constant cautious steps for the dense part, adaptive ones for the hashed part.
+"""The default optimiser: constant cautious steps for the dense part, slowly falling ones for the hashed part.
 
-Dense columns are standardised, so one rate fits them all; a constant one follows drift. Hashed entries are
-rare or common, so each has its own rate, which falls with its gradients (AdaGrad). One answer to "how far"
+Dense columns are standardised, so one rate fits them all; a constant one follows drift. Hashed entries are rare
+or common, so each has a rate of its own, which starts higher and falls with the fourth root of its sum of squared
+gradients: halfway between a constant rate, which follows, and AdaGrad's, which settles. One answer to "how far"
 covers the whole row (`losses.cautious`), so that no row, however long or extreme, is overshot.
 """
 
@@ -13,11 +14,11 @@ import numpy as np
 
 from everlearn.linear.losses import cautious, slope
 from everlearn.linear.part import part
-from everlearn.linear.updates import FINITE, TINY, finite, shrunk
+from everlearn.linear.updates import FINITE, finite, shrunk
 from everlearn.records import Floats, Ints, Singles
 
-HASHED = 4.0  # an adaptive rate is this many times the constant one
-MOST, SMALL = np.float32(FINITE), np.float32(TINY)
+HASHED = 4.0  # a hashed entry's rate starts at this many times the dense one
+MOST, ONE = np.float32(FINITE), np.float32(1.0)
 
 
 @part
@@ -34,8 +35,6 @@ def step_auto(
     norm: float,
     indices: Ints,
     values: Singles,
-    first: int,
-    end: int,
     rate: float,
     l1: float,
     l2: float,
@@ -44,20 +43,20 @@ def step_auto(
     """Move all weights of score k by one row; `norm` is the squared length of its dense part, `own` scratch."""
     g = np.float32(weight * slope(loss, p, t, shape))
     reach = rate * norm
-    for e in range(first, end):
+    for e in range(len(indices)):
         v = values[e]
         if abs(v) < math.inf:
             a = np.uint32(indices[e])
             total = min(table[a, k, 1] + (g * v) * (g * v), MOST)
             table[a, k, 1] = total
-            own[e - first] = np.float32(HASHED * rate) / math.sqrt(total + SMALL)
-            reach += np.float64(own[e - first] * v) * v
+            own[e] = np.float32(HASHED * rate) / math.sqrt(math.sqrt(ONE + total))
+            reach += np.float64(own[e] * v) * v
     step = cautious(loss, p, t, weight, reach, shape)
     dense_step(weights, k, x, step, rate, l1, l2)
-    for e in range(first, end):
+    for e in range(len(indices)):
         v = np.float64(values[e])
         if abs(v) < math.inf:
-            a, pace = np.uint32(indices[e]), np.float64(own[e - first])
+            a, pace = np.uint32(indices[e]), np.float64(own[e])
             w = np.float64(table[a, k, 0])
             if l1 == 0.0 and l2 == 0.0:
                 table[a, k, 0] = finite(w - pace * step * v)

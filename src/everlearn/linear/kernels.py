@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import types
-
 from everlearn._jit import exact_kernel
 from everlearn.linear.rows import learn_rows, predict_rows
 from everlearn.linear.settings import AUTO, NORMALIZED
 
 Compiled = Callable[..., int]
+
+_BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 
 def _sources() -> str:
@@ -49,22 +49,18 @@ def _learner(sources: str, fixed: int) -> Compiled:
     return learn
 
 
-def _array(kind: types.Type, axes: int, written: bool = False) -> types.Array:
-    return types.Array(kind, axes, "C", readonly=not written)
+def _compiled(kernel: Any, signature: str) -> Compiled:
+    """Compile once, for arrays that may be written and that may not alike (served snapshots are read-only).
 
+    A signature is a word for each argument: its dtype, its axes, and "!" if the kernel writes it.
+    """
+    from numba import types
 
-def _state(written: bool) -> tuple[types.Array, ...]:
-    return (_array(types.float64, 3, written), _array(types.float32, 3, written), _array(types.float64, 2, written))
+    def array(word: str) -> Any:
+        kind, axes = word.rstrip("!").split(":")
+        return types.Array(getattr(types, kind), int(axes), "C", readonly=not word.endswith("!"))
 
-
-_DIALS = _array(types.float64, 1)
-_BATCH = (_array(types.float32, 2), _array(types.int64, 1), _array(types.int32, 1), _array(types.float32, 1))
-_OUT = _array(types.float32, 2, written=True)
-
-
-def _compiled(kernel: Any, *arguments: types.Type) -> Compiled:
-    """Compile once, for arrays that may be written and that may not alike (served snapshots are read-only)."""
-    kernel.compile(types.int64(*arguments))
+    kernel.compile(types.int64(*(array(word) for word in signature.split())))
     kernel.disable_compile()
     return kernel  # type: ignore[no-any-return]
 
@@ -72,13 +68,14 @@ def _compiled(kernel: Any, *arguments: types.Type) -> Compiled:
 @cache
 def predictor(optimizer: str) -> Compiled:
     """The kernel that predicts: (dials, weights, table, moments, dense, indptr, indices, values, out) -> refusal."""
-    return _compiled(_predictor(_sources(), optimizer == "normalized"), _DIALS, *_state(False), *_BATCH, _OUT)
+    kernel = _predictor(_sources(), optimizer == "normalized")
+    state = "float64:1 float64:3 float32:3 float64:2"
+    return _compiled(kernel, f"{state} {_BATCH} float32:2!")
 
 
 @cache
 def learner(optimizer: str) -> Compiled:
     """The kernel that learns: as `predictor`'s, with counts after moments, and y and weight before out."""
-    fixed = {"auto": AUTO, "normalized": NORMALIZED}.get(optimizer, -1)
-    counts = _array(types.float64, 1, written=True)
-    labels = (_array(types.float64, 1), _array(types.float32, 1))
-    return _compiled(_learner(_sources(), fixed), _DIALS, *_state(True), counts, *_BATCH, *labels, _OUT)
+    kernel = _learner(_sources(), {"auto": AUTO, "normalized": NORMALIZED}.get(optimizer, -1))
+    state = "float64:1 float64:3! float32:3! float64:2! float64:1!"
+    return _compiled(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")

@@ -39,8 +39,6 @@ def absorb(
     x: Floats,
     indices: Ints,
     values: Singles,
-    first: int,
-    end: int,
     weight: float,
 ) -> float:
     """Let the scales, and the weights with them, follow one row; return the pace that is common to all weights."""
@@ -48,7 +46,7 @@ def absorb(
         for j in range(len(x)):
             weights[0, k, j] = rescaled(weights[0, k, j], x[j], weights[2, k, j])
             weights[2, k, j] = finite(max(weights[2, k, j], abs(x[j])))
-        for e in range(first, end):
+        for e in range(len(indices)):
             v, a = np.float64(values[e]), np.uint32(indices[e])
             if abs(v) < math.inf:
                 table[a, k, 0] = rescaled(table[a, k, 0], v, table[a, k, 2])
@@ -57,7 +55,7 @@ def absorb(
     for j in range(len(x)):
         if x[j] != 0.0:
             squares += (x[j] / weights[2, 0, j]) ** 2
-    for e in range(first, end):
+    for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
         if v != 0.0 and abs(v) < math.inf:
             squares += (v / np.float64(table[a, 0, 2])) ** 2
@@ -79,8 +77,6 @@ def step_normalized(
     x: Floats,
     indices: Ints,
     values: Singles,
-    first: int,
-    end: int,
     common: float,
     l1: float,
     l2: float,
@@ -91,7 +87,7 @@ def step_normalized(
     for j in range(len(x)):
         weights[1, k, j] = finite(weights[1, k, j] + weight * (g * x[j]) ** 2)
         reach += pace(x[j], weights[1, k, j], weights[2, k, j], common) * x[j] * x[j]
-    for e in range(first, end):
+    for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
         if abs(v) < math.inf:
             table[a, k, 1] = finite(table[a, k, 1] + weight * (g * v) ** 2)
@@ -104,7 +100,7 @@ def step_normalized(
         p2 = l2 if j < last else 0.0
         w = weights[0, k, j]
         weights[0, k, j] = finite(shrunk(w - own * (step * x[j] + p2 * w), own * p1))
-    for e in range(first, end):
+    for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
         if abs(v) < math.inf:
             own = pace(v, table[a, k, 1], table[a, k, 2], common)

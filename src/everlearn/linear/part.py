@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numba
-
 from everlearn._jit import Kernel
 
 
@@ -15,5 +13,7 @@ def part(function: Kernel) -> Kernel:
     A call that LLVM does not inline passes each array as seven words; ten arrays a row made rows six times
     slower. Parts are not cached: their code is in the cached kernel.
     """
+    import numba
+
     options: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True)
     return cast(Kernel, options(function))

@@ -20,6 +20,7 @@ from everlearn.records import Floats, Ints, Singles
 
 BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # why rows are refused
 FAULTS = 4  # a refusal is row * FAULTS + why; 0 is none
+WIDEST = 4.0  # deviations: a rare column's rare values, and outliers, are not louder than this
 BIGGEST = 3.4e38  # predictions are float32
 
 
@@ -72,8 +73,9 @@ def welford(v: float, n: float, mean: float, m2: float) -> tuple[float, float, f
 
 @part
 def scaled(v: float, n: float, mean: float, m2: float) -> float:
-    """The value in deviations from the mean; 0 while the column has not varied."""
-    return (v - mean) * math.sqrt(n / m2) if m2 > 0.0 else 0.0
+    """The value in deviations from the mean, cut at `WIDEST`; 0 while the column has not varied."""
+    z = (v - mean) * math.sqrt(n / m2) if m2 > 0.0 else 0.0
+    return min(max(z, -WIDEST), WIDEST)
 
 
 @part
@@ -134,8 +136,6 @@ def margins(
     x: Floats,
     indices: Ints,
     values: Singles,
-    first: int,
-    end: int,
     m: Floats,
 ) -> None:
     """The linear scores of one row."""
@@ -146,7 +146,7 @@ def margins(
                 total += rescaled(weights[0, k, j], x[j], weights[2, k, j]) * x[j]
         else:
             total = dot(weights, k, x)
-        for e in range(first, end):
+        for e in range(len(indices)):
             v = np.float64(values[e])
             if abs(v) < math.inf:
                 w = float(table[indices[e], k, 0])
@@ -254,12 +254,12 @@ def learn_rows(
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
     own = np.empty(longest(indptr), np.float32)
     for i in range(len(indptr) - 1):
-        first, end, h = max(indptr[i], 0), indptr[i + 1], np.float64(weight[i])
+        own, entries, h = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]], np.float64(weight[i])
         learned = h > 0.0 and h < math.inf and abs(y[i]) < math.inf
         encode(dense, i, standardize, moments, x)
         if learned and standardize:
             count(dense, i, moments)
-        margins(optimizer == NORMALIZED, weights, table, x, indices, values, first, end, m)
+        margins(optimizer == NORMALIZED, weights, table, x, indices, values, m)
         centre, spread = target_scale(scaled_target, moments)
         answer(loss, m, centre, spread, out, i, p)
         if learned:
@@ -270,7 +270,7 @@ def learn_rows(
             counts[0] += 1.0
             shape = dials[5] / spread if loss == HUBER else dials[5]
             learn_row(
-                optimizer, dials, weights, table, counts, x, indices, values, first, end, p, target, h, shape, own
+                optimizer, dials, weights, table, counts, x, indices, values, p, target, h, shape, own
             )
     return 0
 
@@ -292,8 +292,6 @@ def learn_row(
     x: Floats,
     indices: Ints,
     values: Singles,
-    first: int,
-    end: int,
     p: Floats,
     target: float,
     weight: float,
@@ -305,16 +303,16 @@ def learn_row(
     norm = length(x) if optimizer == AUTO else 0.0
     common = rate
     if optimizer == NORMALIZED:
-        common *= absorb(weights, table, counts, x, indices, values, first, end, weight)
+        common *= absorb(weights, table, counts, x, indices, values, weight)
     for k in range(len(p)):
         t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
         if optimizer == AUTO:
             step_auto(
-                loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, first, end, rate, l1, l2, own
+                loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, rate, l1, l2, own
             )
         elif optimizer == NORMALIZED:
             step_normalized(
-                loss, p[k], t, weight, shape, weights, table, k, x, indices, values, first, end, common, l1, l2
+                loss, p[k], t, weight, shape, weights, table, k, x, indices, values, common, l1, l2
             )
         else:
             g = weight * slope(loss, p[k], t, shape)
@@ -322,4 +320,4 @@ def learn_row(
                 dense_step(weights, k, x, g, rate, l1, l2)
             else:
                 step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
-            step_hashed(optimizer, table, k, indices, values, first, end, g, counts[0], rate, l1, l2)
+            step_hashed(optimizer, table, k, indices, values, g, counts[0], rate, l1, l2)

@@ -131,8 +131,6 @@ def step_hashed(
     k: int,
     indices: Ints,
     values: Singles,
-    first: int,
-    end: int,
     slope: float,
     steps: float,
     rate: float,
@@ -141,7 +139,7 @@ def step_hashed(
 ) -> None:
     """Move the hashed weights of score k by one row's slope."""
     corrections = correction(steps) if optimizer == ADAM else (1.0, 1.0)
-    for e in range(first, end):
+    for e in range(len(indices)):
         v = np.float64(values[e])
         if v != 0.0 and abs(v) < math.inf:
             a = np.uint32(indices[e])
