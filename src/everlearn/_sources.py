@@ -19,7 +19,7 @@ from everlearn._text import Bytes, Chained, CsvReader, JsonReader, Reader, form_
 from everlearn.errors import InputError
 from everlearn.records import Ints
 
-_PEEK = 1 << 16  # bytes of standard input that are looked at before it is read
+PEEK = 1 << 16  # bytes of standard input that are looked at where its schema is to be guessed
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,15 @@ def _text_blocks(reader: Reader, after: int, size: int, wanted: Sequence[str] | 
 
 
 class Piped:
-    """Text that can be read once, such as standard input; each call of `blocks` goes on where the last one stopped."""
+    """Text that can be read once, such as standard input; each call of `blocks` goes on where the last one stopped.
 
-    def __init__(self, file: Bytes, name: str) -> None:
+    At least `peek` bytes and one line are waited for at once, and can be looked at with `peek`.
+    """
+
+    def __init__(self, file: Bytes, name: str, peek: int) -> None:
         self.name = name
         start = b""
-        while len(start) < _PEEK and (more := read(file, name)):
+        while (len(start) < peek or b"\n" not in start) and (more := read(file, name)):
             start += more
         form = form_of(start, name)
         if form == "parquet":

@@ -301,10 +301,14 @@ class JsonReader:
     def __init__(self, file: Bytes, name: str) -> None:
         self.name = name
         self._lines = (piece.split(b"\n") for piece in _pieces(file, name))
-        self._held: list[bytes] = next(self._lines, [])
+        self._held: list[bytes] = []
         self._next = 1
-        texts = [line for line in self._held[:_NAMING_ROWS] if line.strip()]
-        self.names: Sequence[str] = list(self.parse(texts, None)[1])
+        self.names: Sequence[str] = []
+        for lines in self._lines:
+            self._held += lines
+            self.names = list(self.parse([line for line in lines[:_NAMING_ROWS] if line.strip()], None)[1])
+            if self.names:
+                break
 
     def records(self) -> Iterator[tuple[Sequence[int], Sequence[bytes]]]:
         lines: list[bytes] | None = self._held

@@ -164,7 +164,8 @@ def _plain(column: Any, kind: str) -> list[Any]:
         return [None if value is None else value == 1 for value in _without_nan(_columns.booleans(part)[0])]
     if kind.startswith("vector"):
         rows = _columns.vectors(part, int(kind[7:-1]))[0].tolist()
-        return [[None if value != value else value for value in row] for row in rows]
+        plain = [[None if value != value else value for value in row] for row in rows]
+        return [None if not any(value is not None for value in row) else row for row in plain]
     values = _columns.values_of(part)
     if set(map(type, values)) <= {bool, int, NoneType} or (_columns.is_arrow(part) and str(part.type) == "string"):
         return values
@@ -213,7 +214,7 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
     ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
     """
-    opened = _opened(source)
+    opened = _opened(source, peek=_sources.PEEK if schema is None else 0)
     if schema is None:
         if label is None:
             raise InputError("which column is to be predicted? give read(..., label=...) or a schema")
@@ -234,13 +235,13 @@ def infer_file(source: Any, label: str, task: Task | None = None) -> Schema:
     It is read through once: the fields are judged by up to 20,000 rows spread evenly over it, the classes by all
     labels. Of standard input only the first 64 KiB are looked at, and they are still there to be read.
     """
-    return _inferred(_opened(source), label, task)
+    return _inferred(_opened(source, _sources.PEEK), label, task)
 
 
-def _opened(source: Any) -> Source:
+def _opened(source: Any, peek: int) -> Source:
     """The source that is meant by a path, a glob, a list of paths, "-", or a table."""
     if isinstance(source, str) and source == "-":
-        return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input")
+        return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input", peek)
     if isinstance(source, str | Path):
         paths = _paths(source)
         return (
