@@ -18,6 +18,8 @@ from everlearn.linear.updates import FINITE, finite, shrunk
 from everlearn.records import Floats, Ints, Singles
 
 HASHED = 4.0  # a hashed entry's rate starts at this many times the dense one
+LANES = 16
+STEEP = 1e18  # its square is still a float32
 MOST, ONE = np.float32(FINITE), np.float32(1.0)
 
 
@@ -38,30 +40,38 @@ def step_auto(
     rate: float,
     l1: float,
     l2: float,
-    own: Singles,
+    paces: Singles,
 ) -> None:
-    """Move all weights of score k by one row; `norm` is the squared length of its dense part, `own` scratch."""
-    g = np.float32(weight * slope(loss, p, t, shape))
+    """Move all weights of score k by one row; `norm` is the squared length of its dense part, `paces` scratch."""
+    g = np.float32(min(max(weight * slope(loss, p, t, shape), -STEEP), STEEP))
+    for e in range(len(indices)):
+        v, a = values[e], np.uint32(indices[e])
+        paces[e] = min(table[a, k, 1] + (g * v) * (g * v), MOST)
+        table[a, k, 1] = paces[e]
+    fall(paces, len(indices), np.float32(HASHED * rate))
     reach = rate * norm
     for e in range(len(indices)):
-        v = values[e]
-        if abs(v) < math.inf:
-            a = np.uint32(indices[e])
-            total = min(table[a, k, 1] + (g * v) * (g * v), MOST)
-            table[a, k, 1] = total
-            own[e] = np.float32(HASHED * rate) / math.sqrt(math.sqrt(ONE + total))
-            reach += np.float64(own[e] * v) * v
+        reach += np.float64(paces[e]) * values[e] * values[e]
     step = cautious(loss, p, t, weight, reach, shape)
     dense_step(weights, k, x, step, rate, l1, l2)
+    if l1 == 0.0 and l2 == 0.0:
+        move = np.float32(min(max(step, -STEEP), STEEP))
+        for e in range(len(indices)):
+            v, a = values[e], np.uint32(indices[e])
+            table[a, k, 0] = min(max(table[a, k, 0] - paces[e] * move * v, -MOST), MOST)
+        return
     for e in range(len(indices)):
-        v = np.float64(values[e])
-        if abs(v) < math.inf:
-            a, pace = np.uint32(indices[e]), np.float64(own[e])
-            w = np.float64(table[a, k, 0])
-            if l1 == 0.0 and l2 == 0.0:
-                table[a, k, 0] = finite(w - pace * step * v)
-            elif v != 0.0:
-                table[a, k, 0] = finite(shrunk(w - pace * (step * v + l2 * w), pace * l1))
+        v, a = np.float64(values[e]), np.uint32(indices[e])
+        if v != 0.0:
+            w, pace = np.float64(table[a, k, 0]), np.float64(paces[e])
+            table[a, k, 0] = finite(shrunk(w - pace * (step * v + l2 * w), pace * l1))
+
+
+@part
+def fall(paces: Singles, entries: int, start: np.float32) -> None:
+    """Turn sums of squared gradients into rates, sixteen at a time; `paces` has room for the last ones."""
+    for e in range((entries + LANES - 1) // LANES * LANES):
+        paces[e] = start / math.sqrt(math.sqrt(ONE + paces[e]))
 
 
 @part

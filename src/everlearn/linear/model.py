@@ -7,12 +7,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.errors import InputError
-from everlearn.linear import kernels, rows, settings
+from everlearn.linear import kernels, settings
 from everlearn.linear.crossing import crossed
+from everlearn.linear.rows import BAD_LABEL, BAD_ROWS, FAULTS, UNCLEAN
 from everlearn.linear.settings import Settings
-from everlearn.records import Arrays, Batch, Floats, Singles
+from everlearn.records import Arrays, Batch, Floats, Ints, Singles
+
+Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
 
 DENSE_SLOTS = {"auto": 0, "sgd": 0, "adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 2}
 HASHED_SLOTS = {**DENSE_SLOTS, "auto": 1}
@@ -32,9 +36,8 @@ class Linear:
         self._dials = settings.dials(chosen)
         self._predict = kernels.predictor(chosen.optimizer)
         self._learn = kernels.learner(chosen.optimizer)
-        self._settings = chosen
+        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.outputs
         self._cross = chosen.hashed if chosen.interactions in ("hashed", "all") else 0
-        self._shape = (chosen.dense, chosen.outputs)
         dense_slots, hashed_slots = DENSE_SLOTS[chosen.optimizer], HASHED_SLOTS[chosen.optimizer]
         self.arrays: Arrays = {
             "weights": np.zeros((1 + dense_slots, chosen.margins, chosen.columns)),
@@ -48,14 +51,15 @@ class Linear:
 
         Raises `InputError` if the batch does not fit the model.
         """
-        dense, indptr, indices, values = self._read(batch)
-        out = np.empty((len(indptr) - 1, self._shape[1]), np.float32)
+        rows = self._read(batch)
+        out = np.empty((len(rows[1]) - 1, self._outputs), np.float32)
         held = self.arrays
-        refused = self._predict(
-            self._dials, held["weights"], held["hashed"], held["moments"], dense, indptr, indices, values, out
-        )
+        state = (self._dials, held["weights"], held["hashed"], held["moments"])
+        refused = self._predict(*state, *rows, out)
+        if refused == UNCLEAN:
+            refused = self._predict(*state, *_cleaned(*rows), out)
         if refused:
-            raise self._refusal(refused, batch, None)
+            raise self._refusal(refused, rows[2], None)
         return out
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
@@ -64,65 +68,57 @@ class Linear:
         A row whose label is not finite, or whose weight is not a finite number above 0, is only predicted.
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
-        dense, indptr, indices, values = self._read(batch)
-        n = len(indptr) - 1
-        y = np.ascontiguousarray(y, np.float64)
-        weight = np.ascontiguousarray(weight, np.float32)
-        if y.shape != (n,) or weight.shape != (n,):
-            raise InputError(f"a batch of {n} rows came with y {y.shape} and weight {weight.shape}; expected ({n},)")
-        out = np.empty((n, self._shape[1]), np.float32)
+        rows = self._read(batch)
+        n = len(rows[1]) - 1
+        labels = (np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32))
+        if labels[0].shape != (n,) or labels[1].shape != (n,):
+            raise InputError(
+                f"a batch of {n} rows came with y {labels[0].shape} and weight {labels[1].shape}; expected ({n},)"
+            )
+        out = np.empty((n, self._outputs), np.float32)
         held = self.arrays
-        refused = self._learn(
-            self._dials,
-            held["weights"],
-            held["hashed"],
-            held["moments"],
-            held["counts"],
-            dense,
-            indptr,
-            indices,
-            values,
-            y,
-            weight,
-            out,
-        )
+        state = (self._dials, held["weights"], held["hashed"], held["moments"], held["counts"])
+        refused = self._learn(*state, *rows, *labels, out)
+        if refused == UNCLEAN:
+            refused = self._learn(*state, *_cleaned(*rows), *labels, out)
         if refused:
-            raise self._refusal(refused, batch, y)
+            raise self._refusal(refused, rows[2], labels[0])
         return out
 
-    def _read(self, batch: Batch) -> tuple[Singles, Any, Any, Singles]:
+    def _read(self, batch: Batch) -> Rows:
         if self._cross:
             batch = crossed(batch, self._cross)
         dense = np.ascontiguousarray(batch.dense, np.float32)
         indptr = np.ascontiguousarray(batch.indptr, np.int64)
-        if dense.shape != (len(indptr) - 1, self._shape[0]):
+        if dense.shape != (len(indptr) - 1, self._columns):
             raise InputError(
-                f"dense features have shape {dense.shape}, expected ({len(indptr) - 1}, {self._shape[0]}): "
-                f"a row for each of indptr's and a column for each of the model's"
+                f"dense features have shape {dense.shape}, expected ({len(indptr) - 1}, {self._columns}): "
+                "a row for each of indptr's, a column for each of the model's"
             )
-        return (
-            dense,
-            indptr,
-            np.ascontiguousarray(batch.indices, np.int32),
-            np.ascontiguousarray(batch.values, np.float32),
-        )
+        indices = np.ascontiguousarray(batch.indices, np.int32)
+        return dense, indptr, indices, np.ascontiguousarray(batch.values, np.float32)
 
-    def _refusal(self, refused: int, batch: Batch, y: Floats | None) -> InputError:
-        row, why = divmod(refused, rows.FAULTS)
-        if why == rows.BAD_LABEL and y is not None:
+    def _refusal(self, refused: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
+        row, why = divmod(refused, FAULTS)
+        if why == BAD_LABEL and y is not None:
             return InputError(
                 f"label {y[row]!r} in row {row} of the batch is not a class; "
-                f"expected a whole number from 0 to {self._shape[1] - 1}"
+                f"expected a whole number from 0 to {self._outputs - 1}"
             )
-        if why == rows.BAD_ROWS:
+        if why == BAD_ROWS:
             return InputError(
                 f"indptr is wrong at row {row} of the batch; expected numbers that do not fall, "
-                f"within the {len(batch.indices)} entries"
+                f"within the {len(indices)} entries"
             )
         return InputError(
             f"row {row} of the batch has a hashed index outside the hash space; expected 0 to "
-            f"{self._settings.hashed - 1}: encode with the same number of bits as the model was built with"
+            f"{self._hashed - 1}: encode with the same number of bits as the model was built with"
         )
+
+
+def _cleaned(dense: Singles, indptr: Ints, indices: NDArray[np.int32], values: Singles) -> Rows:
+    """The same rows with 0, which says and changes nothing, for each hashed value that is not finite."""
+    return dense, indptr, indices, np.where(np.isfinite(values), values, np.float32(0.0))
 
 
 def build(spec: Mapping[str, Any]) -> Linear:

@@ -26,6 +26,18 @@ def rescaled(w: float, v: float, scale: float) -> float:
 
 
 @part
+def dot_rescaled(weights: Floats, table: Singles, k: int, x: Floats, indices: Ints, values: Singles) -> float:
+    """Score k of a row, with the weights as they must be for it."""
+    total = 0.0
+    for j in range(len(x)):
+        total += rescaled(weights[0, k, j], x[j], weights[2, k, j]) * x[j]
+    for e in range(len(indices)):
+        v, a = np.float64(values[e]), np.uint32(indices[e])
+        total += rescaled(np.float64(table[a, k, 0]), v, np.float64(table[a, k, 2])) * v
+    return total
+
+
+@part
 def pace(v: float, total: float, scale: float, common: float) -> float:
     """Rate of one weight: `common` / (scale * root of the sum of squared gradients); 0 while there is no gradient."""
     return common / (scale * math.sqrt(total)) if total > TINY * TINY and v != 0.0 else 0.0
@@ -48,16 +60,15 @@ def absorb(
             weights[2, k, j] = finite(max(weights[2, k, j], abs(x[j])))
         for e in range(len(indices)):
             v, a = np.float64(values[e]), np.uint32(indices[e])
-            if abs(v) < math.inf:
-                table[a, k, 0] = rescaled(table[a, k, 0], v, table[a, k, 2])
-                table[a, k, 2] = finite(max(np.float64(table[a, k, 2]), abs(v)))
+            table[a, k, 0] = rescaled(table[a, k, 0], v, table[a, k, 2])
+            table[a, k, 2] = finite(max(np.float64(table[a, k, 2]), abs(v)))
     squares = 0.0
     for j in range(len(x)):
         if x[j] != 0.0:
             squares += (x[j] / weights[2, 0, j]) ** 2
     for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
-        if v != 0.0 and abs(v) < math.inf:
+        if v != 0.0:
             squares += (v / np.float64(table[a, 0, 2])) ** 2
     counts[1] = finite(counts[1] + weight)
     counts[2] = finite(counts[2] + weight * squares)
@@ -89,9 +100,8 @@ def step_normalized(
         reach += pace(x[j], weights[1, k, j], weights[2, k, j], common) * x[j] * x[j]
     for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
-        if abs(v) < math.inf:
-            table[a, k, 1] = finite(table[a, k, 1] + weight * (g * v) ** 2)
-            reach += pace(v, table[a, k, 1], table[a, k, 2], common) * v * v
+        table[a, k, 1] = finite(table[a, k, 1] + weight * (g * v) ** 2)
+        reach += pace(v, table[a, k, 1], table[a, k, 2], common) * v * v
     step = invariant(loss, p, t, weight, reach, shape)
     last = len(x) - 1
     for j in range(len(x)):
@@ -102,7 +112,6 @@ def step_normalized(
         weights[0, k, j] = finite(shrunk(w - own * (step * x[j] + p2 * w), own * p1))
     for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
-        if abs(v) < math.inf:
-            own = pace(v, table[a, k, 1], table[a, k, 2], common)
-            w = np.float64(table[a, k, 0])
-            table[a, k, 0] = finite(shrunk(w - own * (step * v + l2 * w), own * l1))
+        own = pace(v, table[a, k, 1], table[a, k, 2], common)
+        w = np.float64(table[a, k, 0])
+        table[a, k, 0] = finite(shrunk(w - own * (step * v + l2 * w), own * l1))

@@ -10,14 +10,15 @@ import math
 
 import numpy as np
 
-from everlearn.linear.auto import dense_step, step_auto
+from everlearn.linear.auto import LANES, dense_step, step_auto
 from everlearn.linear.losses import sigmoid, slope
-from everlearn.linear.normalized import absorb, rescaled, step_normalized
+from everlearn.linear.normalized import absorb, dot_rescaled, step_normalized
 from everlearn.linear.part import part
 from everlearn.linear.settings import AUTO, HUBER, LOGISTIC, NORMALIZED, SGD, SOFTMAX
 from everlearn.linear.updates import step_dense, step_hashed
 from everlearn.records import Floats, Ints, Singles
 
+UNCLEAN = -1  # some values are not finite: to be called again with 0 for them
 BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # why rows are refused
 FAULTS = 4  # a refusal is row * FAULTS + why; 0 is none
 WIDEST = 4.0  # deviations: a rare column's rare values, and outliers, are not louder than this
@@ -25,10 +26,11 @@ BIGGEST = 3.4e38  # predictions are float32
 
 
 @part
-def refusal(hashed: int, indptr: Ints, indices: Ints, entries: int) -> int:
-    """The first row that points outside its entries or outside the hash space, and why; 0 if there is none."""
+def refusal(hashed: int, indptr: Ints, indices: Ints, values: Singles) -> int:
+    """Why no row can be scored: the first that points outside its entries or outside the hash space, or any entry
+    that is not finite; 0 if all is well."""
     n = len(indptr) - 1
-    if n < 0 or indptr[0] < 0 or indptr[n] > entries:
+    if n < 0 or indptr[0] < 0 or indptr[n] > min(len(indices), len(values)):
         return BAD_ROWS
     for i in range(n):
         if indptr[i + 1] < indptr[i]:
@@ -36,13 +38,15 @@ def refusal(hashed: int, indptr: Ints, indices: Ints, entries: int) -> int:
     outside = 0
     for index in indices[indptr[0] : indptr[n]]:
         outside += (index < 0) | (index >= hashed)
-    if outside == 0:
-        return 0
-    for i in range(n):
-        for e in range(indptr[i], indptr[i + 1]):
-            if indices[e] < 0 or indices[e] >= hashed:
-                return i * FAULTS + BAD_INDEX
-    return 0
+    if outside > 0:
+        for i in range(n):
+            for index in indices[indptr[i] : indptr[i + 1]]:
+                if index < 0 or index >= hashed:
+                    return i * FAULTS + BAD_INDEX
+    unclean = 0
+    for v in values[indptr[0] : indptr[n]]:
+        unclean += not abs(v) < math.inf
+    return UNCLEAN if unclean > 0 else 0
 
 
 @part
@@ -129,6 +133,15 @@ def dot(weights: Floats, k: int, x: Floats) -> float:
 
 
 @part
+def dot_hashed(table: Singles, k: int, indices: Ints, values: Singles) -> float:
+    """Sum of weight times value."""
+    total = 0.0
+    for e in range(len(indices)):
+        total += np.float64(table[np.uint32(indices[e]), k, 0]) * values[e]
+    return total
+
+
+@part
 def margins(
     normalized: bool,
     weights: Floats,
@@ -140,18 +153,10 @@ def margins(
 ) -> None:
     """The linear scores of one row."""
     for k in range(len(m)):
-        total = 0.0
         if normalized:
-            for j in range(len(x)):
-                total += rescaled(weights[0, k, j], x[j], weights[2, k, j]) * x[j]
+            m[k] = dot_rescaled(weights, table, k, x, indices, values)
         else:
-            total = dot(weights, k, x)
-        for e in range(len(indices)):
-            v = np.float64(values[e])
-            if abs(v) < math.inf:
-                w = float(table[indices[e], k, 0])
-                total += (rescaled(w, v, table[indices[e], k, 2]) if normalized else w) * v
-        m[k] = total
+            m[k] = dot(weights, k, x) + dot_hashed(table, k, indices, values)
 
 
 @part
@@ -215,7 +220,7 @@ def predict_rows(
     out: Singles,
 ) -> int:
     """Score each row into `out`; return 0, or the refusal if a row cannot be read (then nothing is written)."""
-    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
+    refused = refusal(table.shape[0], indptr, indices, values)
     if refused != 0:
         return refused
     loss, standardize = int(dials[0]), dials[6] != 0.0
@@ -223,7 +228,8 @@ def predict_rows(
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
     for i in range(len(indptr) - 1):
         encode(dense, i, standardize, moments, x)
-        margins(normalized, weights, table, x, indices, values, max(indptr[i], 0), indptr[i + 1], m)
+        entries = slice(indptr[i], indptr[i + 1])
+        margins(normalized, weights, table, x, indices[entries], values[entries], m)
         answer(loss, m, centre, spread, out, i, p)
     return 0
 
@@ -246,20 +252,22 @@ def learn_rows(
 ) -> int:
     """Score each row into `out`, then learn it; return 0, or the refusal if a row cannot be read (then nothing is)."""
     loss, standardize, scaled_target = int(dials[0]), dials[6] != 0.0, dials[7] != 0.0
-    refused = refusal(table.shape[0], indptr, indices, min(len(indices), len(values)))
+    refused = refusal(table.shape[0], indptr, indices, values)
     if refused == 0 and loss in (LOGISTIC, SOFTMAX):
         refused = mislabelled(y, out.shape[1])
     if refused != 0:
         return refused
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
-    own = np.empty(longest(indptr), np.float32)
+    own_indices, own_values, paces = indices[:0], values[:0], np.zeros(longest(indptr) + LANES, np.float32)
     for i in range(len(indptr) - 1):
-        own, entries, h = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]], np.float64(weight[i])
+        h = np.float64(weight[i])
+        if len(indices) > 0:
+            own_indices, own_values = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]]
         learned = h > 0.0 and h < math.inf and abs(y[i]) < math.inf
         encode(dense, i, standardize, moments, x)
         if learned and standardize:
             count(dense, i, moments)
-        margins(optimizer == NORMALIZED, weights, table, x, indices, values, m)
+        margins(optimizer == NORMALIZED, weights, table, x, own_indices, own_values, m)
         centre, spread = target_scale(scaled_target, moments)
         answer(loss, m, centre, spread, out, i, p)
         if learned:
@@ -270,7 +278,19 @@ def learn_rows(
             counts[0] += 1.0
             shape = dials[5] / spread if loss == HUBER else dials[5]
             learn_row(
-                optimizer, dials, weights, table, counts, x, indices, values, p, target, h, shape, own
+                optimizer,
+                dials,
+                weights,
+                table,
+                counts,
+                x,
+                own_indices,
+                own_values,
+                p,
+                target,
+                h,
+                shape,
+                paces,
             )
     return 0
 
@@ -296,7 +316,7 @@ def learn_row(
     target: float,
     weight: float,
     shape: float,
-    own: Singles,
+    paces: Singles,
 ) -> None:
     """Move the weights of every score by one row that has been answered with `p`."""
     loss, rate, l1, l2 = int(dials[0]), dials[2], dials[3], dials[4]
@@ -307,13 +327,9 @@ def learn_row(
     for k in range(len(p)):
         t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
         if optimizer == AUTO:
-            step_auto(
-                loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, rate, l1, l2, own
-            )
+            step_auto(loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, rate, l1, l2, paces)
         elif optimizer == NORMALIZED:
-            step_normalized(
-                loss, p[k], t, weight, shape, weights, table, k, x, indices, values, common, l1, l2
-            )
+            step_normalized(loss, p[k], t, weight, shape, weights, table, k, x, indices, values, common, l1, l2)
         else:
             g = weight * slope(loss, p[k], t, shape)
             if optimizer == SGD and l1 == 0.0 and l2 == 0.0:

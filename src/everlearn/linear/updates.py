@@ -141,7 +141,7 @@ def step_hashed(
     corrections = correction(steps) if optimizer == ADAM else (1.0, 1.0)
     for e in range(len(indices)):
         v = np.float64(values[e])
-        if v != 0.0 and abs(v) < math.inf:
+        if v != 0.0:
             a = np.uint32(indices[e])
             g = slope * v
             w: float = np.float64(table[a, k, 0])
