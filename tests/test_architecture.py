@@ -17,7 +17,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 # A module imports only from lines above its own. A package stands in one line, and its own modules know each other.
 TIERS = (
     "records errors _jit _torch",
-    "spec",
+    "spec _random",
     "_hash _values",  # parts of schema and stream that outgrew their files
     "_columns",
     "_text _infer",

@@ -63,7 +63,7 @@ def test_the_demo_beats_the_frozen_start_it_began_with(data, folder):
     assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
     again = data("demo")  # always from the beginning, always the same
     assert again["metrics"] == result["metrics"]
-    listed = data("versions", "--config", "everlearn-demo/gated.toml")["versions"]
+    listed = data("versions", "--config", "everlearn-demo/live.toml")["versions"]
     assert len(listed) == result["versions"]
     assert {"id", "parents", "position", "blob", "aliases", "metrics", "reason"} <= listed[0].keys()
 

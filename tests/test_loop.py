@@ -9,8 +9,8 @@ import pytest
 
 import everlearn
 from everlearn.errors import ConfigError, InputError, LogError, UnknownId
-from everlearn.learn import rows
 from everlearn.loop import Loop
+from everlearn.model import cut
 from everlearn.records import Checkpoint, Examples, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
@@ -104,15 +104,15 @@ def test_an_unanswered_prediction_takes_the_default_label_after_the_window(tmp_p
         assert loop.report()["waiting"] == 1
 
 
-@pytest.mark.parametrize("cut", [1, 7, 100, 1000])
-def test_rows_at_once_and_rows_in_pieces_leave_the_same_bytes(tmp_path, cut):
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
+def test_rows_at_once_and_rows_in_pieces_leave_the_same_bytes(tmp_path, size):
     settings, columns = spec(), table(1000)
     with Loop(settings, tmp_path / "whole") as whole, Loop(settings, tmp_path / "pieces") as pieces:
         whole.run(read(columns, schema=settings.schema))
         (chunk,) = read(columns, schema=settings.schema).chunks()
         examples = chunk.examples
-        for start in range(0, 1000, cut):
-            piece = rows(examples, start, min(1000, start + cut))
+        for start in range(0, 1000, size):
+            piece = cut(examples, start, min(1000, start + size))
             for commit in pieces.fold.examples(piece, "row"):
                 pieces._commit(commit)
         assert bytes_of(pieces) == bytes_of(whole)
@@ -154,7 +154,7 @@ def test_epochs_of_a_warm_start_are_passes_over_its_rows(tmp_path):
         first = loop._versions.load(loop.versions()[0].id)
         twin = loop.fold.make()
         (chunk,) = read(columns, schema=settings.schema).chunks()
-        warm: Examples = rows(chunk.examples, 0, 500)
+        warm: Examples = cut(chunk.examples, 0, 500)
         for _ in range(3):
             twin.learn(warm.batch, warm.y, warm.weight)
         assert {name: array.tobytes() for name, array in first.items()} == {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from everlearn.records import Batch
-from everlearn.serve import Roster
+from everlearn.serve import Contestant, Roster, Trial
 
 from .models import Mean, examples
 
@@ -25,47 +25,72 @@ def asked(roster: Roster) -> set[tuple[str, str]]:
     return {(candidate.role, reference.role) for candidate, reference in roster.questions()}
 
 
+def candidate(roster: Roster) -> Contestant:
+    roster.nominate()
+    found = roster.find("candidate")
+    assert found is not None
+    return found
+
+
+def learn(contestant: Contestant, rows: int = 20) -> None:
+    some = examples(rows)
+    contestant.model.learn(some.batch, some.y, some.weight)
+
+
 def test_gated_the_champion_stays_as_it_is_while_the_challenger_learns():
     roster = started()
-    rows = examples(20)
-    roster.challenger.model.learn(rows.batch, rows.y, rows.weight)
+    learn(roster.challenger)
     assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0"}
-    assert asked(roster) == {("challenger", "champion")}
+    assert asked(roster) == set()
     assert roster.champion.model.arrays["count"] == 0
     assert roster.challenger.model.arrays["count"] == 20
 
 
-def test_promotion_copies_the_challenger_and_asks_the_reverse_question():
+def test_gated_what_is_asked_about_is_a_snapshot_that_does_not_learn():
     roster = started()
-    rows = examples(20)
-    roster.challenger.model.learn(rows.batch, rows.y, rows.weight)
-    roster.promote(roster.challenger, "v1")
+    learn(roster.challenger)
+    one = candidate(roster)
+    assert asked(roster) == {("candidate", "champion")}
+    learn(roster.challenger)
+    assert (one.learns, one.model.arrays["count"]) == (False, 20)
+    roster.nominate()
+    assert roster.find("candidate") is one  # one at a time for each challenger
+    roster.withdraw(one)
+    assert candidate(roster).model.arrays["count"] == 40
+
+
+def test_what_was_tested_is_promoted_and_the_reverse_question_is_asked():
+    roster = started()
+    learn(roster.challenger)
+    one = candidate(roster)
+    learn(roster.challenger)
+    roster.promote(one, "v1")
     assert roles(roster) == {"frozen": "v0", "previous": "v0", "champion": "v1", "challenger": "v1"}
-    assert asked(roster) == {("challenger", "champion"), ("previous", "champion")}
-    roster.challenger.model.learn(rows.batch, rows.y, rows.weight)
+    assert asked(roster) == {("previous", "champion")}
     assert roster.champion.model.arrays["count"] == 20
     assert roster.challenger.model.arrays["count"] == 40
 
 
 def test_a_fresh_challenger_that_wins_replaces_the_standing_one():
     roster = started()
+    candidate(roster)
     fresh = roster.challenge("v1", Mean())
-    roster.promote(fresh, "v2")
+    roster.nominate()
+    winner = next(one for one in roster.contestants if one.of == fresh.uid)
+    roster.promote(winner, "v2")
     assert roles(roster) == {"frozen": "v0", "previous": "v0", "champion": "v2", "challenger": "v2"}
-    assert roster.challenger.model is fresh.model
+    assert roster.challenger is fresh
 
 
-def test_rejection_restarts_the_standing_challenger_from_the_champion():
+def test_rejection_ends_a_fresh_challenger_and_only_the_candidate_of_the_standing_one():
     roster = started()
-    rows = examples(20)
-    roster.challenger.model.learn(rows.batch, rows.y, rows.weight)
-    before = roster.challenger.uid
-    roster.reject(roster.challenger)
-    assert roster.challenger.uid != before
-    assert roster.challenger.model.arrays["count"] == 0
+    learn(roster.challenger)
+    roster.reject(candidate(roster))
+    assert roster.challenger.model.arrays["count"] == 20
     fresh = roster.challenge("v1", Mean())
-    roster.reject(fresh)
-    assert roster.find("fresh") is None
+    roster.nominate()
+    roster.reject(next(one for one in roster.contestants if one.of == fresh.uid))
+    assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0", "candidate": "v0"}
 
 
 def test_live_the_champion_learns_and_is_itself_the_candidate():
@@ -88,8 +113,9 @@ def test_a_roster_comes_back_from_its_arrays_and_header(live):
     roster = started(live)
     rows = examples(20)
     roster.challenger.model.learn(rows.batch, rows.y, rows.weight)
-    roster.promote(roster.challenger, "v1")
-    roster.contestants[-1].question = {"sums": np.arange(3.0)}
+    roster.promote(roster.challenger if live else candidate(roster), "v1")
+    roster.nominate()
+    roster.contestants[-1].trial = Trial({"sums": np.arange(3.0)}, {"n": np.ones(())}, tested=5)
     arrays, header = roster.state()
     twin = Roster(live)
     twin.load(arrays, header, Mean)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from everlearn import model as models
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
-from everlearn.model import Model, compare, copied
+from everlearn.model import Model, compare, copied, cut
 from everlearn.records import Arrays, Batch, Examples, Singles, Task
 
 Build = Callable[[], Model]
@@ -124,7 +124,7 @@ def check_predicts_before_the_first_learn(build: Build, rows: Examples) -> None:
     """An untrained model answers, and an empty batch gets an empty answer."""
     model = build()
     _right(model, model.predict(rows.batch), len(rows.y), "predict, before the first learn,")
-    empty = _part(rows, 0, 0)
+    empty = cut(rows, 0, 0)
     _right(model, model.predict(empty.batch), 0, "predict of no rows")
     before = _bytes(model.arrays)
     _right(model, model.learn(empty.batch, empty.y, empty.weight), 0, "learn of no rows")
@@ -135,7 +135,7 @@ def check_answers_are_well_formed(build: Build, rows: Examples) -> None:
     """Answers are float32, one row each, finite; probabilities are in [0, 1] and sum to 1."""
     model = build()
     for start, stop in _cuts(rows):
-        part = _part(rows, start, stop)
+        part = cut(rows, start, stop)
         _right(model, model.learn(part.batch, part.y, part.weight), stop - start, "learn")
         _right(model, model.predict(part.batch), stop - start, "predict")
 
@@ -144,7 +144,7 @@ def check_predict_is_pure(build: Build, rows: Examples) -> None:
     """predict writes nothing: not arrays, not its input, not its earlier answers, not hidden state."""
     asked, left_alone = build(), build()
     for start, stop in _cuts(rows):
-        part = _part(rows, start, stop)
+        part = cut(rows, start, stop)
         arrays, inputs = _bytes(asked.arrays), _input_bytes(rows)
         first = asked.predict(rows.batch)
         kept = first.copy()
@@ -167,7 +167,7 @@ def check_arrays_are_all_the_state(build: Build, rows: Examples) -> None:
     moments = [(0, copied(whole.arrays))]
     answers = []
     for start, stop in _cuts(rows):
-        part = _part(rows, start, stop)
+        part = cut(rows, start, stop)
         answers.append(whole.learn(part.batch, part.y, part.weight).copy())
         moments.append((stop, copied(whole.arrays)))
     said = whole.predict(rows.batch)
@@ -179,7 +179,7 @@ def check_arrays_are_all_the_state(build: Build, rows: Examples) -> None:
             f"a model resumed from arrays after row {row} {{}}; all state must be in arrays, read from there each time"
         )
         for (start, stop), expected in list(zip(_cuts(rows), answers, strict=True))[place:]:
-            part = _part(rows, start, stop)
+            part = cut(rows, start, stop)
             got = resumed.learn(part.batch, part.y, part.weight)
             _same_answer(expected, got, why.format(f"answered rows {start + 1} to {stop} differently"))
         _same(whole.arrays, resumed.arrays, why.format("ended with different arrays"))
@@ -208,8 +208,8 @@ def check_learn_answers_before_it_learns(build: Build, rows: Examples) -> None:
     """What learn returns for a row is what predict says just before (so that the scores reported are honest)."""
     model = build()
     for start, stop in _cuts(rows):
-        part = _part(rows, start, stop)
-        expected = model.predict(_part(rows, start, start + 1).batch).copy()
+        part = cut(rows, start, stop)
+        expected = model.predict(cut(rows, start, start + 1).batch).copy()
         got = model.learn(part.batch, part.y, part.weight)[:1]
         if not np.allclose(expected, got, rtol=1e-5, atol=1e-6):
             raise ModelError(
@@ -224,7 +224,7 @@ def check_one_row_at_a_time(build: Build, rows: Examples) -> None:
     if not together.spec.get("one_at_a_time", True):
         return
     why = "{} when rows came one by one; accumulate row by row, or say 'one_at_a_time': False in the spec"
-    singles = [_part(rows, row, row + 1) for row in range(len(rows.y))]
+    singles = [cut(rows, row, row + 1) for row in range(len(rows.y))]
     answers = [single.learn(row.batch, row.y, row.weight).copy() for row in singles]
     _same_answer(_learn(together, rows), np.concatenate(answers), why.format("learn answered differently"))
     _same(together.arrays, single.arrays, why.format("learn ended with different arrays"))
@@ -261,7 +261,7 @@ def check_memory_is_bounded(build: Build, rows: Examples) -> None:
     held = []
     for _ in range(_PASSES + 1):
         for row in range(min(_ROWS, len(rows.y))):
-            part = _part(rows, row, row + 1)
+            part = cut(rows, row, row + 1)
             model.learn(part.batch, part.y, part.weight)
             model.predict(part.batch)
         held.append(_held(model))
@@ -298,12 +298,6 @@ def _told(error: Exception) -> str:
 def _cuts(rows: Examples) -> list[tuple[int, int]]:
     borders = [border for border in _BORDERS if border < len(rows.y)]
     return list(itertools.pairwise([*borders, len(rows.y)]))
-
-
-def _part(rows: Examples, start: int, stop: int) -> Examples:
-    batch = rows.batch
-    cut = Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values)
-    return Examples(cut, rows.y[start:stop], rows.weight[start:stop], rows.position[start:stop])
 
 
 def _learn(model: Model, rows: Examples) -> Singles:

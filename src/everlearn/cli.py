@@ -50,7 +50,7 @@ def main() -> None:
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its loop.")] = Path("everlearn-demo"),
-    mode: Annotated[Literal["gated", "live"], typer.Option(help="Who serves: see the guide.")] = "gated",
+    mode: Annotated[Literal["gated", "live"], typer.Option(help="Who answers: see the tutorial.")] = "live",
     as_json: Json = False,
 ) -> None:
     """Watch a model learn from a real electricity market that drifts, and beat the frozen model it started from."""
@@ -99,7 +99,9 @@ def init(
 
 @app.command()
 def run(
-    source: Annotated[str, typer.Argument(help="A file, a glob, or - for standard input; else the configured one.")] = "",
+    source: Annotated[
+        str, typer.Argument(help="A file, a glob, or - for standard input; else the configured one.")
+    ] = "",
     config_path: Config = TOML,
     label: Annotated[str, typer.Option(help="The column to predict, where there is no configuration yet.")] = "",
     warm_start: Annotated[
@@ -211,12 +213,25 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
             _print_json(result)
             return
         screen.print(report.summary(result))
+        if spec.mode == "gated" and _left_behind(result["metrics"]):
+            screen.print(
+                "The challenger, which learns from every example, is far ahead of the champion: this stream moves "
+                'faster than snapshots of a model can follow. Think of [bold]mode = "live"[/].',
+                highlight=False,
+            )
         for number, row in enumerate(loop.rejected()):
             if number == 10:
                 screen.print(f"  ... and {result['rejected'] - 10:,} more")
                 break
             screen.print(f"  set aside: {row.source} line {row.line}: {row.reason}", highlight=False, markup=False)
         screen.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+
+
+def _left_behind(measured: dict[str, dict[str, float]]) -> bool:
+    champion, challenger = measured["champion"], measured["challenger"]
+    if "accuracy" in champion:
+        return challenger["accuracy"] > champion["accuracy"] + 0.05
+    return "mae" in champion and challenger["mae"] < 0.8 * champion["mae"]
 
 
 @contextmanager

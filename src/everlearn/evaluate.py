@@ -16,8 +16,7 @@ from rich.console import Group
 
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError
-from everlearn.learn import rows
-from everlearn.model import Model, bind
+from everlearn.model import Model, bind, cut
 from everlearn.records import Examples, Rejected, Singles, Task
 from everlearn.stream import Stream
 
@@ -143,7 +142,7 @@ def _pieces(
         return
     for examples in (stream,) if isinstance(stream, Examples) else stream:
         for begin in range(0, len(examples.y), chunk):
-            yield rows(examples, begin, min(begin + chunk, len(examples.y))), ()
+            yield cut(examples, begin, min(begin + chunk, len(examples.y))), ()
 
 
 def _answer(model: Model, examples: Examples, waiting: deque[Examples], delay: int) -> Singles:
@@ -152,7 +151,7 @@ def _answer(model: Model, examples: Examples, waiting: deque[Examples], delay: i
         return model.learn(examples.batch, examples.y, examples.weight)
     said = []
     for place in range(len(examples.y)):
-        row = rows(examples, place, place + 1)
+        row = cut(examples, place, place + 1)
         said.append(model.predict(row.batch))
         waiting.append(row)
         if len(waiting) > delay:

@@ -17,7 +17,7 @@ import numpy as np
 from everlearn import gate, metrics, model, schema
 from everlearn.errors import ConfigError
 from everlearn.feedback import ANSWER, Waiter, Waiting, target
-from everlearn.learn import DRIFT, Learner, rows, warm
+from everlearn.learn import DRIFT, Learner, warm
 from everlearn.predict import speak
 from everlearn.records import (
     Arrays,
@@ -34,9 +34,8 @@ from everlearn.records import (
     Preference,
     Reward,
     Singles,
-    Version,
 )
-from everlearn.serve import Contestant, Roster
+from everlearn.serve import Contestant, Roster, Trial
 from everlearn.spec import Spec
 from everlearn.version import Versions
 
@@ -89,7 +88,7 @@ class Fold:
                 self.cursor[cursor] = int(examples.position[-1])
                 return
             yield from self.start(int(examples.position[used]) - 1)
-            examples = rows(examples, used, len(examples.y))
+            examples = model.cut(examples, used, len(examples.y))
         for piece in self.learner.pieces(examples):
             shadows = {one.uid: one.model for one in self.roster.contestants if not one.learns}
             yield from self._test(piece, speak(shadows, piece.batch), cursor)
@@ -145,8 +144,8 @@ class Fold:
         """Learn what belongs to the warm start; return how many rows that were."""
         used = min(len(examples.y), self.warm_rows - self._warmed)
         if used > 0:
-            self.rehearse(rows(examples, 0, used))
-            self.learner.remember(rows(examples, 0, used))
+            self.rehearse(model.cut(examples, 0, used))
+            self.learner.remember(model.cut(examples, 0, used))
             self._warmed += used
         return max(used, 0)
 
@@ -183,19 +182,25 @@ class Fold:
         answered_now = ANSWER not in said
         contestants, champion = self.roster.contestants, self.roster.champion
         roles = {"champion": champion.uid if answered_now else ANSWER, "challenger": self.roster.challenger.uid}
-        roles |= {"frozen": one.uid for one in contestants if one.role == "frozen"}
+        if (frozen := self.roster.find("frozen")) is not None:
+            roles["frozen"] = frozen.uid
         losses = self.learner.step(examples, said, {one.uid: one.model for one in contestants if one.learns}, roles)
         if answered_now:
             self.learner.look(examples.batch, said[champion.uid])
         for candidate, reference in self.roster.questions():
             if candidate.uid in losses and reference.uid in losses:
-                if candidate.question is None:
-                    candidate.question = gate.start(self.gate)
-                gate.update(candidate.question, self.gate, losses[reference.uid], losses[candidate.uid])
-                self._guard(candidate.question, said[reference.uid], said[candidate.uid], examples)
+                trial = candidate.trial = candidate.trial or self._trial()
+                gate.update(trial.evidence, self.gate, losses[reference.uid], losses[candidate.uid])
+                self._guard(trial.evidence, said[reference.uid], said[candidate.uid], examples)
+                result = said[candidate.uid], examples.y, examples.weight
+                metrics.update(trial.metrics, self.learner.task, *result, index=trial.tested)
+                trial.tested += len(examples.y)
         if self.learner.due():
             self.cursor[cursor] = at = int(examples.position[-1])
             yield from self._decide(at)
+
+    def _trial(self) -> Trial:
+        return Trial(gate.start(self.gate), metrics.start(self.learner.task, int(self.shape["classes"]), points=2))
 
     def _guard(self, question: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
         """Show the gate the recall of the classes that a promotion must not cost."""
@@ -213,15 +218,22 @@ class Fold:
             payloads += self._react(at)
         champion = self.roster.champion.uid
         for candidate, _ in self.roster.questions():
-            if candidate.question is None or self.roster.champion.uid != champion:
+            if candidate.trial is None or self.roster.champion.uid != champion:
                 continue  # not asked yet, or everyone is asked anew since the champion has changed
             share = 1.0 if candidate.role in ("previous", "champion") else 1.0 / self.spec.challengers
-            verdict = gate.verdict(candidate.question, self.gate, share)
+            verdict = gate.verdict(candidate.trial.evidence, self.gate, share)
             if verdict.action != "wait":
                 payloads += self._move(candidate, verdict.action, verdict.reason, verdict.evidence, at)
+            elif candidate.role == "candidate" and self._hopeless(verdict.evidence):
+                self.roster.withdraw(candidate)
+        self.roster.nominate()
         due = self.learner.scored // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint
         if payloads or due:
             yield self._commit(at, payloads)
+
+    def _hopeless(self, evidence: Evidence) -> bool:
+        """Whether a candidate has had its time without any evidence for it: a newer snapshot may do better."""
+        return evidence.examples >= 2 * self.gate.minimum and evidence.log_e_better <= 0.0
 
     def _move(
         self, candidate: Contestant, verdict: Literal["promote", "reject"], reason: str, evidence: Evidence, at: int
@@ -229,7 +241,7 @@ class Fold:
         champion, previous = self.roster.champion, self.roster.find("previous")
         move = self.roster.move(candidate, verdict)
         if move == "promote":
-            born = self._born(candidate.model, (candidate.version,), at, reason, candidate.role == "challenger")
+            born = self._born(candidate.model, (candidate.version,), at, reason, candidate.trial)
             decision = self._decision(move, at, reason, "gate", "champion", born.version.id, champion.version, evidence)
             self.roster.promote(candidate, born.version.id)
             return [born, decision]
@@ -256,15 +268,16 @@ class Fold:
             fresh, remembered = self.make(), self.learner.remembered()
             warm(fresh, remembered)
             why = f"fresh challenger after drift, warmed on {len(remembered.y)} remembered rows"
-            born = self._born(fresh, (), at, why, scored=False)
+            born = self._born(fresh, (), at, why)
             self.roster.challenge(born.version.id, fresh)
             payloads += [born, self._decision("challenger", at, why, "drift", "challenger", born.version.id)]
         return payloads
 
-    def _born(self, parent: model.Model, parents: tuple[str, ...], at: int, reason: str, scored: bool) -> Born:
-        births = self.learner.report()["challenger"] if scored else {}
-        version: Version = self._versions.make(parent.arrays, self.spec.model, parents, at, reason, births)
-        return Born(version)
+    def _born(
+        self, which: model.Model, parents: tuple[str, ...], at: int, reason: str, trial: Trial | None = None
+    ) -> Born:
+        measured = metrics.report(trial.metrics, self.learner.task) if trial is not None else {}
+        return Born(self._versions.make(which.arrays, self.spec.model, parents, at, reason, measured))
 
     def _decision(
         self,
@@ -318,7 +331,5 @@ def _guarded(name: str, spec: Spec) -> Any:
     known = {str(one): one for one in spec.schema.classes}
     metric, _, label = name.partition(":")
     if metric != "recall" or label not in known:
-        raise ConfigError(
-            f"gate.guards: got {name!r}; expected 'recall:CLASS' with CLASS one of {', '.join(known)}"
-        )
+        raise ConfigError(f"gate.guards: got {name!r}; expected 'recall:CLASS' with CLASS one of {', '.join(known)}")
     return known[label]

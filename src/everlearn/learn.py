@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from everlearn import drift, metrics, replay
-from everlearn.model import Model, copied, prefixed, within
+from everlearn.model import Model, copied, cut, prefixed, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
 from everlearn.spec import Schema, Spec
 
@@ -56,7 +56,7 @@ class Learner:
         start, n = 0, len(examples.y)
         while start < n:
             stop = min(n, start + self.spec.tick - self.scored % self.spec.tick)
-            yield rows(examples, start, stop)
+            yield cut(examples, start, stop)
             start = stop
 
     def step(
@@ -65,7 +65,7 @@ class Learner:
         """Test everyone on `examples`, let `learners` learn them, and return the losses (n,) by uid.
 
         `said` holds what contestants answered earlier, by uid; a learner that is not in it is tested on what it says
-        just before it learns each row. `roles` maps "champion", "frozen" and "challenger" to the uid they are scored by.
+        just before it learns each row. `roles` maps "champion", "frozen" and "challenger" to the uid scored in it.
         """
         weight = self._weight(examples.weight)
         for uid, model in learners.items():
@@ -143,17 +143,6 @@ class Learner:
             return weight
         boosted = np.arange(scored, scored + len(weight)) < until
         return np.where(boosted, weight * np.float32(BOOST), weight)
-
-
-def rows(examples: Examples, start: int, stop: int) -> Examples:
-    """A slice of examples; nothing is copied."""
-    batch = examples.batch
-    return Examples(
-        Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values),
-        examples.y[start:stop],
-        examples.weight[start:stop],
-        examples.position[start:stop],
-    )
 
 
 def warm(model: Model, examples: Examples, epochs: int = 1) -> None:

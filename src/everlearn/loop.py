@@ -20,7 +20,7 @@ from everlearn import config, events, metrics, report
 from everlearn.errors import BlobError, ConfigError, InputError, LogError
 from everlearn.feedback import target, unknown
 from everlearn.fold import Commit, Fold
-from everlearn.learn import rows
+from everlearn.model import cut
 from everlearn.predict import Served, answer
 from everlearn.records import (
     Arrays,
@@ -290,7 +290,7 @@ class Loop:
             left = self.fold.warm_rows
             for chunk in stream.chunks(0, _READ):
                 used = min(left, len(chunk.examples.y))
-                self.fold.rehearse(rows(chunk.examples, 0, used))
+                self.fold.rehearse(cut(chunk.examples, 0, used))
                 left -= used
                 if not left:
                     break

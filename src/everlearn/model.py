@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from everlearn.errors import ConfigError, ModelError
-from everlearn.records import Arrays, Batch, Floats, Singles
+from everlearn.records import Arrays, Batch, Examples, Floats, Singles
 
 Spec = Mapping[str, Any]
 
@@ -125,6 +125,17 @@ def find(family: str) -> Callable[[Spec], Model]:
 def copied(arrays: Mapping[str, Any]) -> Arrays:
     """Arrays with the same content and no shared memory."""
     return {name: np.array(array, copy=True, order="C") for name, array in arrays.items()}
+
+
+def cut(examples: Examples, start: int, stop: int) -> Examples:
+    """Rows start to stop - 1 of examples; nothing is copied."""
+    batch = examples.batch
+    return Examples(
+        Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values),
+        examples.y[start:stop],
+        examples.weight[start:stop],
+        examples.position[start:stop],
+    )
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> Arrays:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
+from everlearn._random import uniform
 from everlearn.errors import ConfigError, InputError
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
 from everlearn.spec import ReplaySpec
@@ -51,18 +52,8 @@ class Memory(NamedTuple):
 
 @exact_kernel
 def _below(seed: int, stream: int, count: int, end: int) -> int:
-    """A random whole number in [0, end) that belongs to (seed, stream, count).
-
-    Made by splitmix64 (Steele, Lea and Flood 2014), applied once for each part of the key.
-    """
-    mixed = np.uint64(seed)
-    for part in (stream, count):
-        mixed = (mixed ^ np.uint64(part)) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    share = float(mixed >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-    return min(end - 1, int(share * end))
+    """A random whole number in [0, end) that belongs to (seed, stream, count)."""
+    return min(end - 1, int(uniform(seed, stream, count) * end))
 
 
 @exact_kernel

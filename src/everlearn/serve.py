@@ -1,9 +1,11 @@
-"""Who answers and who shadows: the champion, the frozen start, the previous champion, the challengers.
+"""Who answers and who shadows: the champion, the frozen start, the previous champion, challengers, candidates.
 
 The roster only moves contestants between roles; it never decides. Which question the gate is asked about whom
-follows from the roles: in `gated` mode every challenger, and the previous champion, is a candidate for the
-champion's place; in `live` mode the champion learns as it serves, and is itself the candidate that must not get
-worse than the last good version, which waits in the role "previous".
+follows from the roles. In `gated` mode a challenger learns in shadow, and what may take the champion's place is a
+candidate: a snapshot of the challenger that does not learn any more, because a model that keeps learning can be far
+better than any snapshot of it, and what is promoted must be what was tested. The previous champion is a candidate,
+too. In `live` mode the champion learns as it serves, and is itself the candidate that must not get worse than the
+last good version, which waits in the role "previous".
 """
 
 from __future__ import annotations
@@ -15,15 +17,25 @@ from typing import Any, Literal
 from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
 
-Role = Literal["champion", "frozen", "previous", "challenger", "fresh"]
+Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate"]
 Move = Literal["promote", "reject", "rollback", "confirm"]
+
+
+@dataclass(slots=True)
+class Trial:
+    """What is known of a candidate: the gate's evidence, its metrics, and on how many examples it was tested."""
+
+    evidence: Arrays
+    metrics: Arrays
+    tested: int = 0
 
 
 @dataclass(slots=True)
 class Contestant:
     """A model in a role. `uid` is never used twice; `version` is where its arrays came from.
 
-    `question` is the gate's evidence about it as a candidate, None until it is first asked.
+    `trial` is None until the gate is first asked about it; `of` is the uid of the challenger that a candidate is a
+    snapshot of.
     """
 
     uid: int
@@ -31,7 +43,8 @@ class Contestant:
     version: str
     model: Model
     learns: bool
-    question: Arrays | None = None
+    of: int = 0
+    trial: Trial | None = None
 
 
 class Roster:
@@ -72,7 +85,8 @@ class Roster:
     def questions(self) -> list[tuple[Contestant, Contestant]]:
         """What the gate is asked: pairs (candidate, reference)."""
         champion = self.champion
-        pairs = [(one, champion) for one in self.contestants if one.role in ("challenger", "fresh")]
+        asked = ("fresh",) if self.live else ("candidate",)
+        pairs = [(one, champion) for one in self.contestants if one.role in asked]
         previous = self.find("previous")
         if previous is not None:
             pairs.append((champion, previous) if self.live else (previous, champion))
@@ -86,24 +100,33 @@ class Roster:
             return "promote" if verdict == "promote" else "rollback"
         return verdict
 
+    def nominate(self) -> None:
+        """Gated: every challenger without a candidate gets one, a snapshot of what it is now."""
+        nominated = {one.of for one in self.contestants if one.role == "candidate"}
+        for one in [] if self.live else list(self.contestants):
+            if one.learns and one.uid not in nominated:
+                self._join("candidate", one.version, copy(one.model), learns=False, of=one.uid)
+
+    def withdraw(self, candidate: Contestant) -> None:
+        """The candidate leaves; its challenger may nominate another."""
+        self.contestants.remove(candidate)
+
     def promote(self, candidate: Contestant, version: str) -> None:
         """`candidate`, stored as `version`, becomes champion; the old champion stays in shadow as "previous"."""
         champion = self.champion
-        kept = copy(candidate.model)
+        self._drop("previous")
         if self.live:
-            self._drop("previous")
-            self._join("previous", version, kept, learns=False)
+            self._join("previous", version, copy(candidate.model), learns=False)
             if candidate is not champion:
                 self.contestants.remove(champion)
-                candidate.role = "champion"
         else:
-            self._drop("previous")
             champion.role = "previous"
-            self._join("champion", version, kept, learns=False)
-            if candidate.role == "fresh":
+            learner = next(one for one in self.contestants if one.uid == candidate.of)
+            learner.version = version
+            if learner.role == "fresh":
                 self._drop("challenger")
-                candidate.role = "challenger"
-        candidate.version = version
+                learner.role = "challenger"
+        candidate.role, candidate.version, candidate.of = "champion", version, 0
         self._ask_anew()
 
     def install(self, version: str, arrays: Arrays, keep: bool) -> None:
@@ -129,18 +152,19 @@ class Roster:
         return self._join("fresh", version, model, learns=True)
 
     def reject(self, candidate: Contestant) -> None:
-        """A fresh challenger leaves; the standing one starts again from the champion."""
-        if candidate.role == "fresh":
-            self.contestants.remove(candidate)
-        else:
-            self.restart(candidate, self.champion.model.arrays, self.champion.version)
+        """The candidate leaves, and with it the challenger that it is a snapshot of, if that was a fresh one."""
+        self.contestants = [
+            one
+            for one in self.contestants
+            if one is not candidate and not (one.role == "fresh" and one.uid == candidate.of)
+        ]
 
     def restart(self, contestant: Contestant, arrays: Arrays, version: str) -> None:
         """Give a contestant other arrays; as it is no longer who it was, it gets a new uid and new evidence."""
         restore(contestant.model, arrays)
         contestant.version = version
         contestant.uid = self._uid()
-        contestant.question = None
+        contestant.trial = None
 
     def confirm(self) -> None:
         """The previous champion was shown to be worse: it leaves the shadow."""
@@ -155,16 +179,18 @@ class Roster:
             owner = owners.setdefault(id(one.model), one.uid)
             if owner == one.uid:
                 arrays |= prefixed(f"model/{one.uid}/", one.model.arrays)
-            if one.question is not None:
-                arrays |= prefixed(f"question/{one.uid}/", one.question)
+            if one.trial is not None:
+                arrays |= prefixed(f"evidence/{one.uid}/", one.trial.evidence)
+                arrays |= prefixed(f"metrics/{one.uid}/", one.trial.metrics)
             header["contestants"].append(
                 {
                     "uid": one.uid,
                     "role": one.role,
                     "version": one.version,
                     "learns": one.learns,
+                    "of": one.of,
                     "model": owner,
-                    "asked": one.question is not None,
+                    "tested": one.trial.tested if one.trial is not None else None,
                 }
             )
         return arrays, header
@@ -178,15 +204,16 @@ class Roster:
                 model = make()
                 restore(model, within(arrays, f"model/{entry['model']}/"))
                 models[entry["model"]] = model
-            question = copied(within(arrays, f"question/{entry['uid']}/")) if entry["asked"] else None
-            model = models[entry["model"]]
-            self.contestants.append(
-                Contestant(entry["uid"], entry["role"], entry["version"], model, entry["learns"], question)
-            )
+            uid = entry["uid"]
+            one = Contestant(uid, entry["role"], entry["version"], models[entry["model"]], entry["learns"], entry["of"])
+            if entry["tested"] is not None:
+                evidence = copied(within(arrays, f"evidence/{uid}/"))
+                one.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])
+            self.contestants.append(one)
         self._uids = header["uids"]
 
-    def _join(self, role: Role, version: str, model: Model, learns: bool) -> Contestant:
-        one = Contestant(self._uid(), role, version, model, learns)
+    def _join(self, role: Role, version: str, model: Model, learns: bool, of: int = 0) -> Contestant:
+        one = Contestant(self._uid(), role, version, model, learns, of)
         self.contestants.append(one)
         return one
 
@@ -194,8 +221,10 @@ class Roster:
         self.contestants = [one for one in self.contestants if one.role != role]
 
     def _ask_anew(self) -> None:
+        """The champion has changed: other candidates, and all evidence, are about one that is gone."""
+        self._drop("candidate")
         for one in self.contestants:
-            one.question = None
+            one.trial = None
 
     def _uid(self) -> int:
         self._uids += 1

@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from everlearn._jit import exact_kernel
+from everlearn._random import uniform
 from everlearn.records import Floats, Ints
 
 
@@ -196,18 +197,6 @@ def adwin_step(
         cut = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)
     sums[4] = 0.0 if abs(level) == 2 else level
     return level
-
-
-@exact_kernel
-def uniform(seed: int, count: int, draw: int) -> float:
-    """A number in [0, 1) that belongs to (seed, count, draw): splitmix64 (Steele, Lea and Flood 2014)."""
-    mixed = np.uint64(seed)
-    for part in (count, draw):
-        mixed = (mixed ^ np.uint64(part)) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return float(mixed >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @exact_kernel
