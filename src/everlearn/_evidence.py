@@ -1,0 +1,294 @@
+"""The gate's arithmetic: sums of differences, kept one example at a time, and what they prove.
+
+A bet on every example. Capital starts at 1, and a fixed share of it is staked on each example; several shares are
+tried side by side. If the candidate is no better, the capital ever reaches 1 / alpha with probability at most alpha
+(Ville's inequality). This is exact for bounded losses of any shape, as long as the past does not predict the next
+difference: Waudby-Smith & Ramdas, arXiv 2010.09686, sec. 4; for differences of losses Choe & Ramdas, arXiv 2110.00115.
+
+A t-test on blocks, valid at every moment. The differences are summed in blocks of 1, 2, 4, 8, ... examples. At each
+length an e-process asks whether the mean of the blocks is above a tolerance, given how much the blocks vary: Wang &
+Ramdas, arXiv 2310.03722, sec. 4 (a Gaussian mixture of t likelihood ratios, after Lai 1976). Lengths are heard from the
+longest down, until one at which neighbours still resemble each other; what resemblance remains makes blocks count for
+fewer. The least convinced length decides.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn._jit import exact_kernel
+from everlearn.records import Floats
+
+Counts = NDArray[np.int64]
+
+CALIBRATION = 100  # pairs that fix the scale of an unbounded loss; they are not evidence
+CLIP = 10.0  # an unbounded loss counts as at most this many typical ones
+
+STAKES = 0.8 * 2.0 ** -np.arange(8.0)  # shares of the capital put on each example
+LEVELS = 24  # block lengths 1, 2, 4, ..., 2**23; one more row holds blocks of one whole cycle
+FEWEST = 12  # blocks that a length needs before it is heard: fewer cannot show their own correlation
+FEWEST_CYCLES = 4  # the same for whole cycles: that they are comparable is the user's word
+CORRELATED = 0.5  # neighbouring blocks more alike (or more opposed) than this prove nothing
+PRIOR = 0.0075  # expected squared mean in variances: the t-test is sharpest some 1 / PRIOR examples from the start
+FIRST_WINDOW = 500  # a window starts here, and again whenever it is half as long as all that came before it
+
+LOSS, WINDOW, GUARDS = range(3)  # rows of all arrays; the last two hold the first two as of the last whole cycle
+COMPARED, SKIPPED, CALIBRATED, RESTARTS = range(4)  # columns of "seen"
+ROOTS, SCALE, DIFFERENCE, NET, PEAK, TROUGH, FALL, RISE = range(8)  # columns of "totals"
+COUNT, SUM, SQUARES, LAGGED, FIRST, LAST, OPEN = range(7)  # columns of "blocks": of closed blocks, and the open one
+BETTER, WORSE = range(2)  # directions of "capital"
+
+
+@exact_kernel
+def first_outside(losses: Floats, most: float) -> int:
+    for i in range(len(losses)):
+        if math.isfinite(losses[i]) and not -1e-6 <= losses[i] <= most + 1e-6:  # float32 losses may round past 1
+            return i
+    return -1
+
+
+@exact_kernel
+def compare(
+    reference: Floats,
+    candidate: Floats,
+    row: int,
+    better: float,
+    worse: float,
+    cycle: int,
+    seen: Counts,
+    totals: Floats,
+    capital: Floats,
+    blocks: Floats,
+) -> None:
+    for i in range(len(reference)):
+        if not (math.isfinite(reference[i]) and math.isfinite(candidate[i])):
+            seen[row, SKIPPED] += 1
+            continue
+        a, b = max(reference[i], 0.0), max(candidate[i], 0.0)
+        scale = totals[row, SCALE]
+        if scale == 0.0:
+            # Roots, so that one enormous loss among the first does not decide the scale for ever.
+            seen[row, CALIBRATED] += 1
+            totals[row, ROOTS] += math.sqrt(a) + math.sqrt(b)
+            if seen[row, CALIBRATED] >= CALIBRATION:
+                scale = CLIP * (totals[row, ROOTS] / (2 * seen[row, CALIBRATED])) ** 2
+                totals[LOSS, SCALE] = totals[WINDOW, SCALE] = scale
+            continue
+        d = (min(a, scale) - min(b, scale)) / scale
+        whole = min(a, 1e150) - min(b, 1e150)
+        if row == LOSS:
+            _restart(seen, totals, capital, blocks, cycle)
+            _count(WINDOW, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks)
+        _count(row, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks)
+        if cycle > 0 and seen[row, COMPARED] % cycle == 0:
+            _keep(seen, totals, capital, blocks)
+
+
+@exact_kernel
+def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats) -> None:
+    """Copy the rows of the loss and the window to where they are read."""
+    for row in (LOSS, WINDOW):
+        seen[row - 2] = seen[row]
+        totals[row - 2] = totals[row]
+        capital[row - 2] = capital[row]
+        blocks[row - 2] = blocks[row]
+
+
+@exact_kernel
+def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, cycle: int) -> None:
+    """Begin a new window once the old one is half as long as all that came before it, and with a whole cycle."""
+    n, window = seen[LOSS, COMPARED], seen[WINDOW, COMPARED]
+    if n < FIRST_WINDOW or 2 * window < n - window or (cycle > 0 and n % cycle != 0):
+        return
+    seen[WINDOW, COMPARED] = 0
+    seen[WINDOW, RESTARTS] += 1
+    totals[WINDOW, DIFFERENCE:] = 0.0
+    capital[WINDOW, :, 0] = 1.0
+    capital[WINDOW, :, 1] = 0.0
+    blocks[WINDOW] = 0.0
+
+
+@exact_kernel
+def _count(
+    row: int,
+    d: float,
+    whole: float,
+    better: float,
+    worse: float,
+    cycle: int,
+    seen: Counts,
+    totals: Floats,
+    capital: Floats,
+    blocks: Floats,
+) -> None:
+    """Add one difference, scaled to [-1, 1], to one row."""
+    seen[row, COMPARED] += 1
+    totals[row, DIFFERENCE] += whole
+    net = totals[row, NET] + d
+    totals[row, NET] = net
+    totals[row, PEAK] = max(totals[row, PEAK], net)
+    totals[row, TROUGH] = min(totals[row, TROUGH], net)
+    totals[row, FALL] = max(totals[row, FALL], totals[row, PEAK] - net)
+    totals[row, RISE] = max(totals[row, RISE], net - totals[row, TROUGH])
+    _bet(capital, row, BETTER, d - better, 1.0 + max(better, 0.0))
+    _bet(capital, row, WORSE, worse - d, 1.0 + max(-worse, 0.0))
+    _add(blocks, row, seen[row, COMPARED], d)
+    if cycle > 0:
+        blocks[row, LEVELS, OPEN] += d
+        if seen[row, COMPARED] % cycle == 0:
+            _close(blocks, row, LEVELS)
+
+
+@exact_kernel
+def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) -> None:
+    """Multiply each capital by 1 + stake * gain, where a loss is at most `most`; fold it before it overflows."""
+    part = gain / most
+    for k in range(len(STAKES)):
+        factor = capital[row, direction, 0, k] * (1.0 + STAKES[k] * part)
+        if not 1e-100 < factor < 1e100:
+            capital[row, direction, 1, k] += math.log(factor)
+            factor = 1.0
+        capital[row, direction, 0, k] = factor
+
+
+@exact_kernel
+def log_capital(capital: Floats) -> float:
+    """Log of the mean capital over all stakes."""
+    most = -np.inf
+    for k in range(len(STAKES)):
+        most = max(most, math.log(capital[0, k]) + capital[1, k])
+    total = 0.0
+    for k in range(len(STAKES)):
+        total += math.exp(math.log(capital[0, k]) + capital[1, k] - most)
+    return most + math.log(total / len(STAKES))
+
+
+@exact_kernel
+def _add(blocks: Floats, row: int, n: int, d: float) -> None:
+    """Put the n-th difference into the blocks of every length; a block that is full goes into the next longer one."""
+    total = d
+    for level in range(LEVELS):
+        blocks[row, level, OPEN] += total
+        if n % (1 << level) != 0:
+            return
+        total = blocks[row, level, OPEN]
+        _close(blocks, row, level)
+
+
+@exact_kernel
+def _close(blocks: Floats, row: int, level: int) -> None:
+    x = blocks[row, level, OPEN]
+    if blocks[row, level, COUNT] == 0.0:
+        blocks[row, level, FIRST] = x
+    blocks[row, level, LAGGED] += blocks[row, level, LAST] * x
+    blocks[row, level, COUNT] += 1.0
+    blocks[row, level, SUM] += x
+    blocks[row, level, SQUARES] += x * x
+    blocks[row, level, LAST] = x
+    blocks[row, level, OPEN] = 0.0
+
+
+@exact_kernel
+def _resemblance(sums: Floats) -> float:
+    """Lag-1 autocorrelation of the blocks, cautiously: without the bias of short series (Marriott & Pope 1954), plus a
+    quarter of a standard error."""
+    m = sums[COUNT]
+    mean = sums[SUM] / m
+    spread = sums[SQUARES] - m * mean * mean
+    if spread <= 1e-12 * sums[SQUARES]:
+        return 0.0
+    lagged = sums[LAGGED] - mean * (2.0 * sums[SUM] - sums[FIRST] - sums[LAST]) + (m - 1.0) * mean * mean
+    r = lagged / spread
+    return float(r + (1.0 + 4.0 * r) / m + 0.25 / math.sqrt(m))
+
+
+@exact_kernel
+def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
+    """Mean of the differences, variance of the blocks' means, and how many independent blocks these are worth."""
+    m = sums[COUNT]
+    mean = sums[SUM] / (m * length)
+    variance = max(sums[SQUARES] / (m * length * length) - mean * mean, 0.0)
+    r = max(_resemblance(sums), 0.0)
+    return mean, variance, m * (1.0 - r) / (1.0 + r)
+
+
+@exact_kernel
+def _log_e(away: float, variance: float, blocks: float, examples: float) -> float:
+    """Log e-value that a mean is positive when it was found to be `away`, given the variance of the blocks' means.
+
+    The mixture over effects N(0, PRIOR * examples / blocks) is (1 + p)^-1/2 * (1 - u p / (1 + p))^(-blocks / 2) with
+    p = PRIOR * examples and u = away^2 / (away^2 + variance); keeping only positive effects doubles it and multiplies
+    it by their posterior probability, here its normal limit.
+    """
+    prior = PRIOR * examples
+    shrink = prior / (1.0 + prior)
+    u = away * away / (away * away + variance) if away != 0.0 else 0.0
+    t = math.copysign(math.sqrt(blocks * u / max(1.0 - u, 1e-12)), away)
+    positive = max(math.erfc(-t * math.sqrt(0.5 * shrink)), 1e-300)  # twice the probability
+    return -0.5 * math.log1p(prior) - 0.5 * blocks * math.log1p(-u * shrink) + math.log(positive)
+
+
+@exact_kernel
+def _half_width(variance: float, blocks: float, examples: float, threshold: float) -> float:
+    """How far from the mean found a mean must be for the two-sided mixture to reach the threshold against it."""
+    prior = PRIOR * examples
+    u = -math.expm1(-(2.0 * threshold + math.log1p(prior)) / blocks) * (1.0 + prior) / prior
+    return math.sqrt(variance * u / (1.0 - u)) if u < 1.0 else 2.0
+
+
+@exact_kernel
+def weigh_blocks(
+    blocks: Floats, better: float, worse: float, cycle: int, threshold: float
+) -> tuple[float, float, float, float, float, float]:
+    """Log e better, log e worse, low, high, and the length and number of the blocks that decided on better.
+
+    Whole cycles are a second witness beside the doubling lengths: the mean of the two e-values is an e-value.
+    """
+    if cycle > 0:
+        threshold += math.log(2.0)
+    first, second, low, high, length, count = _doubling(blocks, better, worse, threshold)
+    if cycle == 0:
+        return first, second, low, high, length, count
+    first -= math.log(2.0)
+    second -= math.log(2.0)
+    sums = blocks[LEVELS]
+    if sums[COUNT] >= FEWEST_CYCLES and _resemblance(sums) <= CORRELATED:
+        mean, variance, independent = _describe(sums, cycle)
+        examples = sums[COUNT] * cycle
+        above = _log_e(mean - better, variance, independent, examples) - math.log(2.0)
+        if above > first:
+            length, count = float(cycle), sums[COUNT]
+        first = np.logaddexp(first, above)
+        second = np.logaddexp(second, _log_e(worse - mean, variance, independent, examples) - math.log(2.0))
+        half = _half_width(variance, independent, examples, threshold)
+        low, high = max(low, mean - half), min(high, mean + half)
+    return first, second, low, high, length, count
+
+
+@exact_kernel
+def _doubling(
+    blocks: Floats, better: float, worse: float, threshold: float
+) -> tuple[float, float, float, float, float, float]:
+    level = LEVELS - 1
+    while level > 0 and blocks[level, COUNT] < FEWEST:
+        level -= 1
+    longest = level
+    first = second = np.inf
+    low, high, decided = 1.0, -1.0, level
+    while level >= 0 and blocks[level, COUNT] >= FEWEST and abs(_resemblance(blocks[level])) <= CORRELATED:
+        length = float(1 << level)
+        examples = blocks[level, COUNT] * length
+        mean, variance, independent = _describe(blocks[level], length)
+        above = _log_e(mean - better, variance, independent, examples)
+        if above < first:
+            first, decided = above, level
+        second = min(second, _log_e(worse - mean, variance, independent, examples))
+        half = _half_width(variance, independent, examples, threshold)
+        low, high = min(low, mean - half), max(high, mean + half)
+        level -= 1
+    if level == longest:  # none was heard
+        return 0.0, 0.0, -1.0, 1.0, float(1 << longest), blocks[longest, COUNT]
+    return first, second, max(low, -1.0), min(high, 1.0), float(1 << decided), blocks[decided, COUNT]
