@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
 TOML = Path("everlearn.toml")
+PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
 
 
 def main() -> None:
@@ -63,7 +66,7 @@ def demo(
     shutil.rmtree(folder / f"{mode}.home", ignore_errors=True)  # the demo always starts from the beginning
     with as_file(files("everlearn") / "data" / "elec2.parquet") as data:
         spec = msgspec.structs.replace(
-            _inferred(stream.read(data, label="label"), str(data)), mode=mode, warm_start=0.1, home=f"{mode}.home"
+            _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=f"{mode}.home"
         )
         config.save(spec, path)
         _run(path, spec, stream.read(data, schema=spec.schema), "electricity price: up or down?", as_json)
@@ -82,13 +85,13 @@ def init(
 
     if config_path.exists() and not force:
         raise ConfigError(f"{config_path} exists already; name another with --config, or replace it with --force")
-    spec = _inferred(stream.read(data, label=label), data)
+    spec = _inferred(stream.read(data, label=label), data, config_path)
     config.save(spec, config_path)
     if as_json:
         _print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
         return
     schema = spec.schema
-    table = Table("field", "kind", title=f"{data}: predict {schema.label} ({schema.task})", title_justify="left")
+    table = Table("field", "kind", title=f"{data}: predict {schema.label} ({schema.task})", **PLAIN)
     for name, kind in schema.fields.items():
         table.add_row(name, kind)
     screen.print(table)
@@ -118,7 +121,7 @@ def run(
     if not config_path.exists() and source and label:
         if source == "-":
             raise ConfigError(f"standard input can be read once only: write {config_path} first, with `everlearn init`")
-        config.save(_inferred(stream.read(source, label=label), source), config_path)
+        config.save(_inferred(stream.read(source, label=label), source, config_path), config_path)
         aside.print(f"wrote {config_path}: look it over, and change what was inferred wrongly", highlight=False)
     spec = config.load(config_path)
     if label and label != spec.schema.label:
@@ -141,11 +144,13 @@ def versions(config_path: Config = TOML, as_json: Json = False) -> None:
             _print_json({"versions": rows})
             return
         metric = "mae" if loop.spec.schema.task == "regression" else "accuracy"
-        table = Table("version", "aliases", "parents", "position", f"{metric} at birth", "reason")
+        table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
+        table.columns[0].no_wrap = table.columns[2].no_wrap = True
         for one in loop.versions():
             born = f"{one.metrics[metric]:.4f}" if metric in one.metrics else ""
             names = ", ".join(aliases.get(one.id, []))
-            table.add_row(one.id, names, " ".join(one.parents), f"{one.position:,}", born, one.reason)
+            parents = " ".join(parent[:6] for parent in one.parents)
+            table.add_row(one.id, parents, f"{one.position:,}", born, names, one.reason)
         screen.print(table)
 
 
@@ -190,7 +195,7 @@ def check(
     if as_json:
         _print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})
     else:
-        table = Table("check", "", "what was found", title=f"{target}", title_justify="left")
+        table = Table("check", "", "what was found", title=target, **PLAIN)
         for one in results:
             table.add_row(one.name, "[green]passes[/]" if one.ok else "[bold red]fails[/]", _escape(one.message))
         screen.print(table)
@@ -267,10 +272,11 @@ def _open(path: Path) -> Loop:
     return loop.Loop(spec, home)
 
 
-def _inferred(stream: Stream, source: str) -> Spec:
+def _inferred(stream: Stream, source: str, path: Path) -> Spec:
+    """The spec for a stream, to be written to `path`; its source is noted as it is seen from there."""
     from everlearn.spec import Spec
 
-    return Spec(schema=stream.schema, source=source)
+    return Spec(schema=stream.schema, source=source if source == "-" else os.path.relpath(source, path.parent))
 
 
 def _moved(alias: str, before: dict[str, list[str]], version: str, as_json: bool) -> None:

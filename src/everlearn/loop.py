@@ -43,6 +43,7 @@ from everlearn.version import Blobs, Versions
 
 Progress = Callable[[int, "Loop"], None]
 
+_FORMAT = 1  # of the state in a checkpoint
 _FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
 _READ = 4096  # events read, or rows taken from a stream, at a time
 
@@ -335,7 +336,8 @@ class Loop:
         """Make decisions and the state that they belong to durable, in one transaction of the log."""
         arrays, header = self.fold.state()
         settings = msgspec.to_builtins(self.spec)
-        blob = self._blobs.put(arrays, {"fold": header, "sources": self._sources, "spec": settings})
+        header = {"format": _FORMAT, "fold": header, "sources": self._sources, "spec": settings}
+        blob = self._blobs.put(arrays, header)
         self.log.append([*commit.payloads, Checkpoint(commit.at, blob)])
         for payload in commit.payloads:
             self._versions.note(payload)
@@ -358,6 +360,11 @@ class Loop:
         saved = [one for one in self._read("checkpoint") if isinstance(one, Checkpoint)][-2:]
         if saved:
             checkpoint, arrays, header = self._newest(saved)
+            if header["format"] != _FORMAT:
+                raise LogError(
+                    f"{self.home} was saved by another release of everlearn (state format {header['format']}, this one "
+                    f"reads {_FORMAT}); go on with that release, or start anew with another home"
+                )
             self._compare(header["spec"], checkpoint.at)
             self.fold.load(arrays, header["fold"])
             self._sources = dict(header["sources"])
