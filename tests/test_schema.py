@@ -9,19 +9,16 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
-from everlearn import _hash
 from everlearn.errors import ConfigError, InputError
 from everlearn.records import Batch
-from everlearn.schema import Encoder, Problem, infer, shape
+from everlearn.schema import Encoder, Problem, shape
 from everlearn.spec import Schema
 
 FIELDS = {
@@ -345,114 +342,6 @@ def test_every_moment_has_bounded_phases(value: datetime) -> None:
     assert found[4] == pytest.approx((days + 2) / 365.25, abs=1e-4, rel=1e-6)
 
 
-# ---- hashing, against plain Python ---------------------------------------------------------------------------------
-
-
-def fnv(data: bytes, start: int) -> int:
-    h = start
-    for byte in data:
-        h = (h ^ byte) * 0x100000001B3 % 2**64
-    h = (h ^ h >> 33) * 0xFF51AFD7ED558CCD % 2**64
-    h = (h ^ h >> 33) * 0xC4CEB9FE1A85EC53 % 2**64
-    return h ^ h >> 33
-
-
-def hashed(field: str, data: bytes) -> int:
-    return fnv(data, fnv(field.encode(), 0xCBF29CE484222325))
-
-
-def indices(kind: str, value: Any) -> list[int]:
-    batch = one(kind, bits=20).record({"x": value})
-    assert (batch.values == 1).all()
-    return batch.indices.tolist()
-
-
-def test_the_hash_never_changes() -> None:
-    """Models hang on it: whoever changes it makes everything learned from categories and words worthless."""
-    assert indices("categorical", "Delft") == [769823]
-    assert indices("text", "Hello, Delft!") == [366221, 610672, 814251, 445826]
-
-
-@given(st.text(max_size=20))
-def test_a_category_is_the_hash_of_its_field_and_bytes(value: str) -> None:
-    data = value.encode("utf-8", "replace")
-    assert indices("categorical", value) == ([hashed("x", data) % 2**20] if data else [])
-
-
-@given(st.integers() | st.sampled_from([0, -(2**63), 2**63 - 1, 2**63, 2**64]))
-def test_whole_numbers_are_the_category_of_their_digits(value: int) -> None:
-    expected = [hashed("x", b"%d" % value) % 2**20]
-    assert indices("categorical", value) == indices("categorical", str(value)) == expected
-    assert one("categorical", bits=20).columns({"x": [value]}, 1)[0].indices.tolist() == expected
-
-
-def test_a_category_has_one_spelling_for_equal_numbers_and_truth_values() -> None:
-    assert indices("categorical", 7.0) == indices("categorical", 7) == indices("categorical", "7")
-    assert indices("categorical", 2.5) == indices("categorical", "2.5") == indices("categorical", Decimal("2.5"))
-    assert indices("categorical", True) == indices("categorical", "true")
-    assert indices("categorical", b"Delft") == indices("categorical", "Delft")
-    assert indices("categorical", 2**53 + 1) != indices("categorical", 2**53)
-
-
-@given(st.text(st.characters(codec="utf-8") | st.sampled_from(" ,.!'_-AZaz09\0\t"), max_size=40))
-def test_text_is_its_words_and_punctuation_marks(value: str) -> None:
-    tokens = re.findall(rb"[a-z0-9_\x80-\xff]+|[!-/:-@\[-`{-~]", value.encode().lower())
-    expected = [hashed("x", token) % 2**20 for token in tokens]
-    assert indices("text", value) == expected
-    batch, _ = one("text", bits=20).columns({"x": pa.array(["before", value, "after"])}, 3)
-    assert batch.indices[batch.indptr[1] : batch.indptr[2]].tolist() == expected
-
-
-def test_of_a_very_long_text_the_first_ten_thousand_tokens_are_read() -> None:
-    text = " ".join(str(i) for i in range(30_000))
-    assert indices("text", text) == indices("text", " ".join(str(i) for i in range(10_000)))
-    assert len(indices("text", "!" * 30_000)) == _hash.WORDS == 10_000
-    assert len(indices("text", "x" * 5_000_000)) == 1
-
-
-def test_interactions_are_ordered_pairs_of_the_categories_that_are_there() -> None:
-    schema = Schema(
-        label="y", task="regression", fields=dict.fromkeys("abc", "categorical"), bits=20, interactions=True
-    )
-    plain = msgspec.structs.replace(schema, interactions=False)
-    record = {"a": "x", "b": "y", "c": "z"}
-    crossed = Encoder(schema).record(record).indices.tolist()
-    assert crossed[:3] == Encoder(plain).record(record).indices.tolist()
-    assert len(set(crossed)) == 6
-    some = Encoder(schema).record({"a": "x", "c": "z"}).indices.tolist()
-    assert some == [crossed[0], crossed[2], crossed[4]]
-    swapped = Encoder(schema).record({"a": "y", "b": "x", "c": "z"}).indices.tolist()
-    assert swapped[3] != crossed[3]
-
-
-def test_hashes_fall_evenly_on_low_bits() -> None:
-    values = np.arange(200_000)
-    batch, _ = one("categorical", bits=10).columns({"x": values}, len(values))
-    counts = np.bincount(batch.indices, minlength=1024)
-    assert stats.chisquare(counts).pvalue > 0.001
-    full = _hash.hash_integers(values, _hash.seed_of("x"))
-    assert len(np.unique(full)) == len(values)
-
-
-@settings(max_examples=500)
-@given(
-    st.floats(allow_nan=False, allow_infinity=False).map(repr)
-    | st.decimals(allow_nan=False, allow_infinity=False).map(str)
-    | st.from_regex(r"\A[+-]?[0-9]{0,20}\.?[0-9]{0,20}\Z")
-)
-def test_the_number_kernel_reads_what_python_reads(text: str) -> None:
-    data = np.frombuffer(b"9" + text.encode() + b"9", np.uint8)
-    found, odd = _hash.parse_numbers(data, np.array([1, 1 + len(text)]))
-    if not odd[0] and text:
-        assert found.tobytes() == np.float64(text).tobytes()
-
-
-@pytest.mark.parametrize("text", ["1e5", "inf", "nan", "0x1", "1_0", "--1", "+", ".", "1.2.3", "1" * 16, " 1", "12a"])
-def test_the_number_kernel_leaves_the_unusual_to_python(text: str) -> None:
-    data = np.frombuffer(text.encode(), np.uint8)
-    assert _hash.parse_numbers(data, np.array([0, len(text)]))[1].all()
-
-
 # ---- labels and answers --------------------------------------------------------------------------------------------
 
 
@@ -584,121 +473,3 @@ def test_an_encoder_keeps_nothing() -> None:
     assert same(first, encoder.record({"n": 1, "c": "a", "w": "some words"}))
     first.indptr[:] = 9
     assert encoder.record({"n": 1}).indptr.tolist() == [0, 0]
-
-
-# ---- inference -----------------------------------------------------------------------------------------------------
-
-ROWS = 200
-
-
-@pytest.mark.parametrize(
-    ("name", "column", "kind"),
-    [
-        ("x", [i / 7 for i in range(ROWS)], "numeric"),
-        ("x", [str(i / 7) for i in range(ROWS)], "numeric"),
-        ("x", ["n/a"] + [str(i / 7) for i in range(ROWS - 1)], "numeric"),
-        ("x", ["dirt"] + [str(i / 7) for i in range(ROWS - 1)], "numeric"),
-        ("x", [i % 2 for i in range(ROWS)], "numeric"),
-        ("weekday", [i % 7 for i in range(ROWS)], "categorical"),
-        ("weekday", [str(i % 7) for i in range(ROWS)], "categorical"),
-        ("weekday", [float(i % 7) if i % 5 else None for i in range(ROWS)], "categorical"),
-        ("count", [0] * 180 + list(range(20)), "numeric"),
-        ("age", [20 + i % 60 for i in range(ROWS)], "numeric"),
-        ("user_id", [i % 90 for i in range(ROWS)], "categorical"),
-        ("FlightNum", [i * 37 % 150 for i in range(ROWS)], "categorical"),
-        ("zip", [f"{i % 90:05d}" for i in range(ROWS)], "categorical"),
-        ("area", [f"{i % 90:05d}" for i in range(ROWS)], "categorical"),
-        ("id", list(range(ROWS)), None),
-        ("", list(range(ROWS)), None),
-        ("x", list(range(ROWS)), "numeric"),
-        ("token", [f"order-{i}" for i in range(ROWS)], None),
-        ("flag", [bool(i % 2) for i in range(ROWS)], "boolean"),
-        ("flag", ["yes" if i % 2 else "no" for i in range(ROWS)], "boolean"),
-        ("flag", ["True" if i % 2 else "False" for i in range(ROWS)], "boolean"),
-        ("day", [str(date(2024, 1, 1) + timedelta(days=i)) for i in range(ROWS)], "datetime"),
-        ("day", [datetime(2024, 1, 1) + timedelta(hours=i) for i in range(ROWS)], "datetime"),
-        ("town", ["Delft" if i % 3 else "The Hague" for i in range(ROWS)], "categorical"),
-        ("text", [f"message number {i} says hello" for i in range(ROWS)], "text"),
-        ("url", [f"https://example.org/{'a' * (i % 9)}/page?x={i}" for i in range(ROWS)], "text"),
-        (
-            "country",
-            ["United States of America" if i % 2 else "United Kingdom of Great Britain" for i in range(ROWS)],
-            "categorical",
-        ),
-        ("vector", [[i, 1.5, 2.5] for i in range(ROWS)], "vector[3]"),
-        ("vector", [f"[{i}, 1.5]" for i in range(ROWS)], "vector[2]"),
-        ("vector", np.ones((ROWS, 4)), "vector[4]"),
-        ("ragged", [[1.0] * (i % 3) for i in range(ROWS)], None),
-        ("nested", [{"a": i} for i in range(ROWS)], None),
-        ("empty", [None] * ROWS, "categorical"),
-        ("empty", np.full(ROWS, np.nan), "numeric"),
-        ("mixed", [i if i % 2 else f"a{i % 5}" for i in range(ROWS)], "categorical"),
-        ("frame", pd.Series(["a", "b"] * (ROWS // 2), dtype="category"), "categorical"),
-    ],
-)
-def test_the_kind_of_a_field(name: str, column: Any, kind: str | None) -> None:
-    schema = infer({name: column, "other": np.linspace(0, 1, ROWS), "y": [0, 1] * (ROWS // 2)}, "y")
-    assert schema.fields.get(name) == kind
-    assert schema.fields["other"] == "numeric"
-
-
-@pytest.mark.parametrize(
-    ("labels", "task", "classes"),
-    [
-        ([0, 1], "binary", (0, 1)),
-        ([1, 0, 2], "multiclass", (0, 1, 2)),
-        (["1", "0"], "binary", (0, 1)),
-        ([1.0, 2.0], "binary", (1, 2)),
-        ([True, False], "binary", (False, True)),
-        (["yes", "no"], "binary", ("no", "yes")),
-        (["c", "a", "b", None, ""], "multiclass", ("a", "b", "c")),
-        (list(range(100)), "regression", ()),
-        ([0.5, 1.25, 2.0, 3.5], "regression", ()),
-        ([0.5, 1.5], "binary", (0.5, 1.5)),
-    ],
-)
-def test_the_task_and_the_classes(labels: list[Any], task: str, classes: tuple[Any, ...]) -> None:
-    repeated = labels * 60 + (["dirt"] if isinstance(labels[0], str) and labels[0].isdigit() else [])
-    schema = infer({"x": np.linspace(0, 1, len(repeated)), "y": repeated}, "y")
-    assert (schema.task, schema.classes) == (task, classes)
-    assert [type(one) for one in schema.classes] == [type(one) for one in classes]
-    Encoder(schema)
-
-
-def test_the_task_can_be_given() -> None:
-    data = {"x": [0.5] * 40, "y": [3, 4, 5, 6] * 10}
-    assert infer(data, "y").task == "multiclass"
-    assert infer(data, "y", task="regression").classes == ()
-    assert infer({"x": [0.5] * 100, "y": list(range(100))}, "y", task="multiclass").classes == tuple(range(100))
-    assert infer(data, "y", labels={3: 5, 9: 5}).classes == (3, 9)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        ({"x": [1, 2]}, "has no column 'y' for the label; its columns are 'x'"),
-        ({"x": [1, 2], "y": [1, 1]}, "is 1 in every row"),
-        ({"x": [1, 2], "y": [None, ""]}, "is missing in every row"),
-        ({"x": [1] * 2000, "y": [f"name {i}" for i in range(2000)]}, "2,000 different values"),
-        ({"x": [{}, {}], "y": [0, 1]}, "no column beside the label"),
-        ([1, 2], "got a list, expected columns"),
-    ],
-)
-def test_what_cannot_be_learned_is_refused(data: Any, reason: str) -> None:
-    with pytest.raises(InputError, match=re.escape(reason)):
-        infer(data, "y")
-
-
-def test_a_regression_needs_numbers_and_a_binary_task_two_classes() -> None:
-    with pytest.raises(InputError, match="is not a number"):
-        infer({"x": [1, 2], "y": ["a", "b"]}, "y", task="regression")
-    with pytest.raises(InputError, match="has 3 classes"):
-        infer({"x": [1, 2, 3], "y": ["a", "b", "c"]}, "y", task="binary")
-
-
-def test_frames_and_tables_are_inferred_alike() -> None:
-    data = {"x": [0.5, 1.5] * 10, "town": ["Delft", "Gouda"] * 10, "y": [0, 1] * 10}
-    expected = infer(data, "y")
-    assert infer(pd.DataFrame(data), "y") == infer(pa.table(data), "y") == expected
-    with pytest.raises(InputError, match="two columns are named 'x'"):
-        infer(pd.DataFrame([[1, 2]], columns=["x", "x"]), "y")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import itertools
 import json
 import os
 import subprocess
@@ -22,10 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from everlearn import _text
 from everlearn.errors import InputError
 from everlearn.records import Rejected
 from everlearn.schema import Encoder
@@ -223,53 +218,6 @@ def test_each_kind_of_dirt_costs_its_own_row_only(tmp_path: Path, newline: str, 
     for after in range(len(raw) + 1):
         left = [one.at for chunk in stream.chunks(after, size) for one in chunk.rejected]
         assert left == [one.at for one in rejected if one.at > after]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    lines=st.lists(st.sampled_from([line for _, line, _ in DIRTY]), max_size=12),
-    piece=st.integers(1, 40),
-    size=st.integers(1, 8),
-)
-def test_dirt_is_the_same_however_the_bytes_arrive(lines: list[str], piece: int, size: int) -> None:
-    data = (HEADER + "\n".join(lines)).encode()
-
-    class Slow(io.BytesIO):
-        def read1(self, _: int = -1, /) -> bytes:
-            return self.read(piece)
-
-    def found(file: io.BytesIO) -> list[tuple[int, str]]:
-        reader = _text.CsvReader(file, "x")
-        return [pair for numbers, texts in reader.records() for pair in zip(numbers, texts, strict=True)]
-
-    whole = found(io.BytesIO(data))
-    assert found(Slow(data)) == whole
-    reader = _text.CsvReader(io.BytesIO(data), "x")
-    texts = [text for _, text in whole]
-    alone = [bool(reader.parse([text], None)[2]) for text in texts]
-    cut = [texts[start : start + size] for start in range(0, len(texts), size)]
-    assert [i in reader.parse(part, None)[2] for part in cut for i in range(len(part))] == alone
-
-
-@settings(deadline=None)
-@given(
-    st.lists(
-        st.lists(st.text(st.sampled_from('ab",;\n\r é'), max_size=5), min_size=3, max_size=3).filter(any), max_size=8
-    )
-)
-def test_what_the_csv_module_writes_is_read_back(rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerows([["a", "b", "c"], *rows])
-    reader = _text.CsvReader(io.BytesIO(text.getvalue().encode()), "x")
-    found = [pair for numbers, texts in reader.records() for pair in zip(numbers, texts, strict=True)]
-    _, columns, faults = reader.parse([text for _, text in found], None)
-    assert not faults
-    assert list(zip(*(columns[name].to_pylist() for name in "abc"), strict=True)) == [
-        tuple(cell.replace("\r\n", "\n") for cell in row) for row in rows
-    ]
-    breaks = [sum(cell.replace("\r\n", "\n").count("\n") for cell in row) + 1 for row in rows]
-    assert [line for line, _ in found] == list(itertools.accumulate([2, *breaks]))[: len(rows)]
 
 
 def test_bytes_that_are_not_utf8_reject_their_row(tmp_path: Path) -> None:
