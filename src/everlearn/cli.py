@@ -217,7 +217,10 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
         if as_json:
             _print_json(result)
             return
-        screen.print(report.summary(result))
+        measured = dict(result["metrics"])
+        if spec.mode == "live":
+            del measured["challenger"]  # it is the champion that learns
+        screen.print(report.summary(result | {"metrics": measured}))
         if spec.mode == "gated" and _left_behind(result["metrics"]):
             screen.print(
                 "The challenger, which learns from every example, is far ahead of the champion: this stream moves "

@@ -209,6 +209,8 @@ class Loop:
             if one.action in kinds
         ]
         curves = {role: metrics.curve(arrays) for role, arrays in self.fold.learner.metrics.items()}
+        if self.spec.mode == "live":
+            del curves["challenger"]  # it is the champion that learns
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
         return report.picture(curves, marks, path, title or f"{self.spec.schema.label}: {self.spec.mode}", metric)
 
