@@ -22,6 +22,7 @@ UNCLEAN = -1  # some values are not finite: to be called again with 0 for them
 BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # why rows are refused
 FAULTS = 4  # a refusal is row * FAULTS + why; 0 is none
 WIDEST = 4.0  # deviations: a rare column's rare values, and outliers, are not louder than this
+FURTHEST = 1e100  # numbers to predict are cut here, so that sums of their squares stay finite
 BIGGEST = 3.4e38  # predictions are float32
 
 
@@ -271,7 +272,7 @@ def learn_rows(
         centre, spread = target_scale(scaled_target, moments)
         answer(loss, m, centre, spread, out, i, p)
         if learned:
-            target = y[i]
+            target = min(max(y[i], -FURTHEST), FURTHEST)
             if scaled_target:
                 centre, spread = count_target(target, moments)
                 target = (target - centre) / spread
