@@ -110,6 +110,7 @@ NULL = [
         World(f"alternating {p}, cycle declared", alternating(p, WORSE_FIRST + BETTER_FIRST), GateSpec(cycle=p))
         for p in PERIODS
     ),
+    World("AR(1) 0.99, cycle 100 declared", autoregressive(0.99), GateSpec(cycle=100)),
     World("AR(1) 0.99, cycle 1000 declared", autoregressive(0.99), GateSpec(cycle=1000)),
     World("independent, cycle 1000 declared", independent(), GateSpec(cycle=1000)),
 ]

@@ -221,13 +221,14 @@ def _log_e(away: float, variance: float, blocks: float, examples: float) -> floa
 
     The mixture over effects N(0, PRIOR * examples / blocks) is (1 + p)^-1/2 * (1 - u p / (1 + p))^(-blocks / 2) with
     p = PRIOR * examples and u = away^2 / (away^2 + variance); keeping only positive effects doubles it and multiplies
-    it by their posterior probability, here its normal limit.
+    it by their posterior probability, here that of a t distribution in its normal approximation.
     """
     prior = PRIOR * examples
     shrink = prior / (1.0 + prior)
     u = away * away / (away * away + variance) if away != 0.0 else 0.0
-    t = math.copysign(math.sqrt(blocks * u / max(1.0 - u, 1e-12)), away)
-    positive = max(math.erfc(-t * math.sqrt(0.5 * shrink)), 1e-300)  # twice the probability
+    squared = shrink * blocks * u / max(1.0 - u, 1e-12)
+    z = math.copysign(math.sqrt(squared / (1.0 + 0.5 * squared / blocks)), away)
+    positive = max(math.erfc(-z * math.sqrt(0.5)), 1e-300)  # twice the probability
     return -0.5 * math.log1p(prior) - 0.5 * blocks * math.log1p(-u * shrink) + math.log(positive)
 
 

@@ -1,0 +1,439 @@
+"""The gate: its arithmetic against closed forms and other computations, its verdicts in worlds with a known truth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, stats
+
+from everlearn import _evidence, gate
+from everlearn.errors import ConfigError, InputError
+from everlearn.model import copied
+from everlearn.records import Arrays, Floats
+from everlearn.spec import GateSpec
+
+Pairs = tuple[Floats, Floats]
+
+
+def pairs(difference: Floats) -> Pairs:
+    """Losses in [0, 1] that differ by this much."""
+    return 0.5 + 0.5 * difference, 0.5 - 0.5 * difference
+
+
+def noisy(better: float, n: int, seed: int = 0) -> Pairs:
+    return pairs(np.clip(np.random.default_rng(seed).normal(better, 0.2, n), -1.0, 1.0))
+
+
+def fed(spec: GateSpec, losses: Pairs) -> Arrays:
+    arrays = gate.start(spec)
+    gate.update(arrays, spec, *losses)
+    return arrays
+
+
+def promoted_at(spec: GateSpec, losses: Pairs, tick: int = 100) -> int:
+    """The example after which the gate first promotes, 0 if never."""
+    arrays = gate.start(spec)
+    for begin in range(0, len(losses[0]), tick):
+        gate.update(arrays, spec, losses[0][begin : begin + tick], losses[1][begin : begin + tick])
+        if gate.verdict(arrays, spec).action == "promote":
+            return begin + tick
+    return 0
+
+
+def same(left: Arrays, right: Arrays) -> bool:
+    return left.keys() == right.keys() and all(left[name].tobytes() == right[name].tobytes() for name in left)
+
+
+def capital(arrays: Arrays, direction: int = _evidence.BETTER) -> float:
+    return math.exp(_evidence.log_capital(arrays["capital"][_evidence.LOSS, direction]))
+
+
+# ---- the arithmetic ---------------------------------------------------------------------------------------------
+
+
+def test_capital_is_the_mean_of_products_computed_by_hand() -> None:
+    arrays = fed(GateSpec(), pairs(np.array([0.5, -0.25])))
+    by_hand = [1.4 * 0.8, 1.2 * 0.9, 1.1 * 0.95, 1.05 * 0.975]  # stakes 0.8, 0.4, 0.2, 0.1
+    by_hand += [(1 + 0.5 * stake) * (1 - 0.25 * stake) for stake in (0.05, 0.025, 0.0125, 0.00625)]
+    assert capital(arrays) == pytest.approx(sum(by_hand) / 8, rel=1e-12)
+
+
+def test_capital_survives_a_long_stream_without_overflow() -> None:
+    arrays = fed(GateSpec(), pairs(np.ones(5000)))
+    better = _evidence.log_capital(arrays["capital"][_evidence.LOSS, _evidence.BETTER])
+    worse = _evidence.log_capital(arrays["capital"][_evidence.LOSS, _evidence.WORSE])
+    assert better == pytest.approx(5000 * math.log(1.8) - math.log(8), rel=1e-9)
+    assert worse == pytest.approx(5000 * math.log(1 - 0.00625) - math.log(8), rel=1e-9)
+
+
+@pytest.mark.parametrize(("win", "lose"), [(1.0, -1.0), (0.25, -1.0), (0.5, -0.25)])
+def test_ville_holds_exactly_over_every_stream_of_a_fair_game(win: float, lose: float) -> None:
+    """All 4,096 streams of 12 fair games, with their probabilities: the mean capital is 1, the bound holds."""
+    p = -lose / (win - lose)
+    mean, reached = 0.0, dict.fromkeys((2.0, 5.0, 20.0), 0.0)
+    for stream in itertools.product((win, lose), repeat=12):
+        chance = math.prod(p if x == win else 1 - p for x in stream)
+        arrays, spec, most = gate.start(GateSpec()), GateSpec(), 1.0
+        for loss in zip(*pairs(np.array(stream)), strict=True):
+            gate.update(arrays, spec, *(np.array([x]) for x in loss))
+            most = max(most, capital(arrays))
+        mean += chance * capital(arrays)
+        for level in reached:
+            reached[level] += chance * (most >= level)
+    assert mean == pytest.approx(1.0, rel=1e-9)
+    assert all(share <= 1.0 / level for level, share in reached.items())
+    assert reached[2.0] > 0.0  # the bound is not met by never betting
+
+
+@pytest.mark.parametrize("t", [1.0, 2.5, 4.0])
+@pytest.mark.parametrize("blocks", [12, 40, 400])
+def test_log_e_is_the_bayes_factor_of_the_t_test(t: float, blocks: int) -> None:
+    """Integrate the likelihood ratio of t over effects with a half-normal prior; few blocks agree within 5%."""
+    examples = blocks * 8.0
+    g = _evidence.PRIOR * examples / blocks
+
+    def ratio(effect: float) -> float:
+        likelihood = stats.nct.pdf(t, blocks - 1, effect * math.sqrt(blocks)) / stats.t.pdf(t, blocks - 1)
+        return float(2.0 * stats.norm.pdf(effect, scale=math.sqrt(g)) * likelihood)
+
+    expected, _ = integrate.quad(ratio, 0.0, 6.0 * math.sqrt(g))
+    away = t * math.sqrt(1.0 / (blocks - 1))  # in standard deviations of the blocks (divided by n, not n - 1)
+    assert math.exp(_evidence._log_e(away, 1.0, blocks, examples)) == pytest.approx(
+        expected, rel=0.05 if blocks < 40 else 0.02
+    )
+
+
+@given(st.floats(0.01, 2.0), st.floats(20.0, 1e4), st.floats(1.0, 1e3), st.floats(1.0, 6.0))
+def test_the_interval_ends_where_the_mixture_reaches_the_threshold(
+    variance: float, blocks: float, length: float, threshold: float
+) -> None:
+    examples = blocks * length
+    half = _evidence._half_width(variance, blocks, examples, threshold)
+    if half < 2.0:
+        prior = _evidence.PRIOR * examples
+        u = half**2 / (half**2 + variance)
+        mixture = -0.5 * math.log1p(prior) - 0.5 * blocks * math.log1p(-u * prior / (1.0 + prior))
+        assert mixture == pytest.approx(threshold, rel=1e-6)
+
+
+def test_blocks_hold_the_sums_of_a_reshaped_stream() -> None:
+    difference = np.random.default_rng(1).uniform(-1, 1, 1000)
+    blocks = fed(GateSpec(), pairs(difference))["blocks"][_evidence.LOSS]
+    for level in range(10):
+        length = 1 << level
+        sums = difference[: 1000 // length * length].reshape(-1, length).sum(axis=1)
+        expected = [len(sums), sums.sum(), (sums**2).sum(), (sums[1:] * sums[:-1]).sum(), sums[0], sums[-1]]
+        np.testing.assert_allclose(blocks[level, :6], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_resemblance_is_the_corrected_autocorrelation() -> None:
+    x = np.cumsum(np.random.default_rng(2).normal(0, 0.01, 300))
+    blocks = fed(GateSpec(), pairs(x))["blocks"][_evidence.LOSS]
+    centred = x - x.mean()
+    r = (centred[1:] * centred[:-1]).sum() / (centred**2).sum()
+    assert _evidence._resemblance(blocks[0]) == pytest.approx(r + (1 + 4 * r) / 300 + 0.25 / math.sqrt(300), rel=1e-9)
+
+
+# ---- state: named arrays, whatever the cuts -----------------------------------------------------------------------
+
+
+@given(
+    cuts=st.lists(st.integers(0, 1500), max_size=6),
+    cycle=st.sampled_from([0, 1, 7, 300]),
+    loss=st.sampled_from(["brier", "absolute"]),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_result_does_not_depend_on_the_cuts(cuts: list[int], cycle: int, loss: str, seed: int) -> None:
+    spec = GateSpec(loss=loss, cycle=cycle, guards={"recall:a": 0.01})
+    rng = np.random.default_rng(seed)
+    reference, candidate = rng.random(1500), rng.random(1500)
+    reference[rng.random(1500) < 0.01] = np.nan
+    at_once, in_pieces = fed(spec, (reference, candidate)), gate.start(spec)
+    gate.update_guard(at_once, spec, "recall:a", reference, candidate)
+    for begin, end in itertools.pairwise(sorted({0, 1500, *cuts})):
+        gate.update(in_pieces, spec, reference[begin:end], candidate[begin:end])
+        gate.update_guard(in_pieces, spec, "recall:a", reference[begin:end], candidate[begin:end])
+    assert same(at_once, in_pieces)
+    assert gate.verdict(at_once, spec) == gate.verdict(in_pieces, spec)
+
+
+def test_asking_changes_nothing() -> None:
+    spec = GateSpec(guards={"recall:a": 0.1}, cycle=100)
+    arrays = fed(spec, noisy(0.05, 3000))
+    before = copied(arrays)
+    assert gate.verdict(arrays, spec) == gate.verdict(arrays, spec)
+    assert gate.evidence(arrays, spec) == gate.verdict(arrays, spec).evidence
+    assert same(arrays, before)
+
+
+def test_arrays_never_grow() -> None:
+    spec = GateSpec(cycle=50)
+    arrays = gate.start(spec)
+    before = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    gate.update(arrays, spec, *noisy(0.0, 50_000))
+    assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == before
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_pair_that_is_not_finite_is_skipped_and_counted(bad: float) -> None:
+    spec = GateSpec(minimum=2000)
+    reference, candidate = noisy(0.05, 1000)
+    dirty = fed(spec, (np.insert(reference, [10, 500], [bad, 0.5]), np.insert(candidate, [10, 500], [0.5, bad])))
+    clean = fed(spec, (reference, candidate))
+    assert gate.evidence(dirty, spec) == gate.evidence(clean, spec)
+    assert gate.verdict(dirty, spec).reason == "1000 of at least 2000 examples compared, 2 skipped because a loss " + (
+        "was not finite"
+    )
+    assert all(np.isfinite(array).all() for array in dirty.values())
+
+
+@pytest.mark.parametrize(("loss", "value"), [("brier", 1.5), ("error", -0.5), ("log_loss", -1.0), ("auto", 2.0)])
+def test_an_impossible_loss_is_refused_before_anything_changes(loss: str, value: float) -> None:
+    spec = GateSpec(loss=loss)
+    arrays = gate.start(spec)
+    with pytest.raises(InputError, match=rf"{loss}.*candidate loss {value:g} at index 1; expected"):
+        gate.update(arrays, spec, np.array([0.1, 0.2]), np.array([0.1, value]))
+    assert same(arrays, gate.start(spec))
+
+
+def test_shapes_must_fit() -> None:
+    spec = GateSpec()
+    with pytest.raises(InputError, match=r"\(3,\) and \(2,\)"):
+        gate.update(gate.start(spec), spec, np.zeros(3), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        (GateSpec(alpha=0.0), "alpha"),
+        (GateSpec(alpha=1.0), "alpha"),
+        (GateSpec(tolerance=-0.1), "tolerance"),
+        (GateSpec(tolerance=math.nan), "tolerance"),
+        (GateSpec(minimum=-1), "minimum"),
+        (GateSpec(cycle=-1), "cycle"),
+        (GateSpec(guards={"recall:a": 1.0}), "recall:a"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(spec: GateSpec, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        gate.start(spec)
+
+
+def test_a_share_of_alpha_is_checked_and_raises_the_threshold() -> None:
+    spec = GateSpec()
+    arrays = fed(spec, noisy(0.0, 1000))
+    assert gate.evidence(arrays, spec).threshold == pytest.approx(math.log(20))
+    assert gate.evidence(arrays, spec, share=0.25).threshold == pytest.approx(math.log(80))
+    with pytest.raises(ConfigError, match="share"):
+        gate.verdict(arrays, spec, share=0.0)
+
+
+# ---- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_promote_what_is_better_reject_what_is_worse_and_wait_for_the_rest() -> None:
+    spec = GateSpec()
+    better, worse, equal = (gate.verdict(fed(spec, noisy(d, 5000)), spec) for d in (0.05, -0.05, 0.0))
+    assert (better.action, worse.action, equal.action) == ("promote", "reject", "wait")
+    assert better.reason.startswith("better by 0.0")
+    assert worse.reason.startswith("worse by 0.0")
+    assert "log e" in equal.reason
+    assert better.evidence.low < 0.05 < better.evidence.high
+    assert better.evidence.low > 0.0 > worse.evidence.high
+
+
+def test_swapping_the_models_swaps_the_evidence() -> None:
+    spec = GateSpec()
+    reference, candidate = noisy(0.03, 3000)
+    one, other = (gate.evidence(fed(spec, losses), spec) for losses in ((reference, candidate), (candidate, reference)))
+    assert one.log_e_better == pytest.approx(other.log_e_worse, rel=1e-9)
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), rel=1e-9)
+
+
+def test_nothing_is_decided_before_the_minimum() -> None:
+    spec = GateSpec(minimum=400)
+    losses = noisy(0.3, 1000, seed=1)
+    assert gate.verdict(gate.start(spec), spec).action == "wait"
+    assert gate.verdict(fed(spec, (losses[0][:399], losses[1][:399])), spec).action == "wait"
+    assert gate.verdict(fed(spec, (losses[0][:400], losses[1][:400])), spec).action == "promote"
+
+
+def test_identical_models_wait_for_ever() -> None:
+    spec = GateSpec()
+    arrays = fed(spec, (np.full(20_000, 0.3), np.full(20_000, 0.3)))
+    found = gate.verdict(arrays, spec)
+    assert found.action == "wait"
+    assert found.evidence.difference == 0.0
+
+
+def test_better_by_less_than_the_tolerance_is_not_enough() -> None:
+    assert promoted_at(GateSpec(), noisy(0.03, 10_000)) > 0
+    assert promoted_at(GateSpec(tolerance=0.05), noisy(0.03, 10_000)) == 0
+    assert promoted_at(GateSpec(tolerance=0.01), noisy(0.03, 10_000)) > 0
+
+
+def test_with_a_cycle_evidence_is_read_after_whole_cycles_only() -> None:
+    spec = GateSpec(cycle=1000)
+    reference, candidate = noisy(0.05, 2500)
+    arrays = fed(spec, (reference[:999], candidate[:999]))
+    assert gate.evidence(arrays, spec).examples == 0
+    gate.update(arrays, spec, reference[999:1000], candidate[999:1000])
+    after_one = gate.evidence(arrays, spec)
+    assert after_one.examples == 1000
+    gate.update(arrays, spec, reference[1000:1999], candidate[1000:1999])
+    assert gate.evidence(arrays, spec) == after_one
+    gate.update(arrays, spec, reference[1999:], candidate[1999:])
+    assert gate.evidence(arrays, spec).examples == 2000
+
+
+def test_whole_cycles_tell_what_blocks_cannot() -> None:
+    """Better by 0.12 and worse by 0.08 in turns: the halves of a turn contradict each other, whole turns agree."""
+    turns = np.where(np.arange(8000) % 1000 < 500, -0.08, 0.12)
+    streams = [pairs(turns + np.random.default_rng(seed).normal(0.0, 0.1, 8000)) for seed in range(20)]
+    assert sum(promoted_at(GateSpec(), losses) > 0 for losses in streams) == 0
+    at = [promoted_at(GateSpec(cycle=1000), losses) for losses in streams]
+    assert all(example % 1000 == 0 for example in at)
+    assert sum(example > 0 for example in at) >= 15
+
+
+# ---- guards --------------------------------------------------------------------------------
+
+GUARDED = GateSpec(guards={"recall:yes": 0.05})
+
+
+def guard_errors(reference: float, candidate: float, n: int) -> Pairs:
+    rng = np.random.default_rng(5)
+    return (rng.random(n) < reference).astype(float), (rng.random(n) < candidate).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "n", "action", "reason"),
+    [
+        (0.2, 5000, "promote", "better"),
+        (0.22, 0, "wait", "recall:yes is not yet shown to keep within 0.05"),
+        (0.2, 20, "wait", "recall:yes is not yet shown"),
+        (0.245, 5000, "wait", "recall:yes is not yet shown"),
+        (0.4, 5000, "reject", "recall:yes is worse by 0.1"),
+    ],
+)
+def test_a_promotion_needs_every_guard(candidate: float, n: int, action: str, reason: str) -> None:
+    arrays = fed(GUARDED, noisy(0.05, 5000))
+    gate.update_guard(arrays, GUARDED, "recall:yes", *guard_errors(0.2, candidate, n))
+    found = gate.verdict(arrays, GUARDED)
+    assert found.action == action
+    assert reason in found.reason
+
+
+def test_an_unknown_guard_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigError, match="recall:no.*recall:yes"):
+        gate.update_guard(gate.start(GUARDED), GUARDED, "recall:no", np.zeros(1), np.zeros(1))
+
+
+# ---- losses without a bound -----------------------------------------------------------------------------------------
+
+
+def test_the_scale_is_fixed_before_it_is_used() -> None:
+    spec = GateSpec(loss="squared")
+    rng = np.random.default_rng(6)
+    reference, candidate = rng.exponential(7.0, 1000), rng.exponential(7.0, 1000)
+    arrays = fed(spec, (reference, candidate))
+    first = np.concatenate([reference[:100], candidate[:100]])
+    scale = 10.0 * np.sqrt(first).mean() ** 2
+    assert arrays["totals"][_evidence.LOSS, _evidence.SCALE] == pytest.approx(scale, rel=1e-12)
+    clipped = np.minimum(reference[100:], scale) - np.minimum(candidate[100:], scale)
+    found = gate.evidence(arrays, spec)
+    assert found.examples == 900
+    assert found.difference == pytest.approx(clipped.mean(), rel=1e-9)
+
+
+def test_units_do_not_matter() -> None:
+    rng = np.random.default_rng(7)
+    reference, candidate = rng.exponential(1.0, 3000), rng.exponential(0.8, 3000)
+    one, other = (
+        gate.evidence(fed(spec, (reference * unit, candidate * unit)), spec)
+        for unit, spec in ((1.0, GateSpec(loss="absolute")), (1024.0, GateSpec(loss="absolute")))
+    )
+    assert one.log_e_better == pytest.approx(other.log_e_better, rel=1e-9)
+    assert one.low * 1024.0 == pytest.approx(other.low, rel=1e-9)
+
+
+def test_clipping_cannot_promote_a_candidate_whose_mean_is_worse() -> None:
+    spec = GateSpec(loss="squared")
+    rng = np.random.default_rng(8)
+    reference = rng.exponential(1.0, 5000)
+    candidate = 0.6 * reference
+    candidate[500::500] = 1e6
+    found = gate.verdict(fed(spec, (reference, candidate)), spec)
+    assert found.action == "wait"
+    assert "clipped" in found.reason
+
+
+# ---- worlds with a known truth ------------------------------------------------------------
+
+
+def independent(rng: np.random.Generator) -> Floats:
+    return rng.normal(0.0, 0.2, 5000)
+
+
+def rare_disasters(rng: np.random.Generator) -> Floats:
+    return np.where(rng.random(5000) < 0.002, -0.998, 0.002)
+
+
+def autoregressive(rng: np.random.Generator) -> Floats:
+    x = np.empty(5000)
+    last = rng.normal()
+    for i, shock in enumerate(rng.normal(0.0, math.sqrt(1 - 0.9**2), 5000)):
+        x[i] = last = 0.9 * last + shock
+    return 0.2 * x
+
+
+def alternating(rng: np.random.Generator) -> Floats:
+    turn = np.arange(5000) / 200 + rng.random()
+    return np.where(turn % 1.0 < 0.5, 0.1, -0.1) - 0.002 + rng.normal(0.0, 0.2, 5000)
+
+
+@pytest.mark.parametrize("world", [independent, rare_disasters, autoregressive, alternating])
+def test_false_verdicts_stay_within_alpha(world: Callable[[np.random.Generator], Floats]) -> None:
+    """200 null streams, asked after every 100 examples; the bound is broken by a valid gate once in 1,000 runs."""
+    spec = GateSpec()
+    difference = (np.clip(world(np.random.default_rng(seed)), -1.0, 1.0) for seed in range(200))
+    false = sum(promoted_at(spec, pairs(d)) > 0 for d in difference)
+    assert false <= stats.binom.ppf(0.999, 200, spec.alpha)
+
+
+def excluded(seed: int, truth: float = 0.1) -> Iterator[bool]:
+    spec = GateSpec(minimum=1)
+    arrays = gate.start(spec)
+    reference, candidate = noisy(truth, 2000, seed)
+    for begin in range(0, 2000, 50):
+        gate.update(arrays, spec, reference[begin : begin + 50], candidate[begin : begin + 50])
+        found = gate.evidence(arrays, spec)
+        yield not found.low <= truth <= found.high
+
+
+def test_the_confidence_sequence_covers_the_truth_at_every_moment() -> None:
+    missed = sum(any(excluded(seed)) for seed in range(200))
+    assert missed <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_a_candidate_that_improves_late_is_promoted_on_its_window() -> None:
+    rng = np.random.default_rng(9)
+    difference = np.where(np.arange(12_000) < 5000, 0.0, 0.1) + rng.normal(0.0, 0.2, 12_000)
+    losses = pairs(np.clip(difference, -1.0, 1.0))
+    spec = GateSpec()
+    at = promoted_at(spec, losses)
+    assert 5000 < at <= 8000
+    assert "on the last" in gate.verdict(fed(spec, (losses[0][:at], losses[1][:at])), spec).reason
+
+
+def test_a_good_spell_after_a_bad_one_is_not_promoted() -> None:
+    """Worse for 2,000 examples, then better for 2,000: a window sees only the good spell, the stream was no better."""
+    difference = np.where(np.arange(4000) < 2000, -0.1, 0.1) + np.random.default_rng(10).normal(0.0, 0.2, 4000)
+    assert promoted_at(GateSpec(), pairs(np.clip(difference, -1.0, 1.0))) == 0
