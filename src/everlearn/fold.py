@@ -314,7 +314,7 @@ class Fold:
 
     def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         """Restore what `state` gave."""
-        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.make)
+        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.make, self._versions.load)
         self.learner.load(model.within(arrays, "learner/"), header["learner"])
         self.waiting.load(model.within(arrays, "waiting/"))
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}

@@ -349,8 +349,10 @@ class Loop:
 
     def _tidy(self) -> None:
         """Remove checkpoints but the last two, and versions that the policy does not keep."""
-        self._versions.prune(self.spec.keep, set(self._checkpoints))
-        kept = {version.blob for version in self._versions.list()} | set(self._checkpoints)
+        needed = {one.version for one in self.fold.roster.contestants}  # a checkpoint holds what has changed since
+        blobs = {version.id: version.blob for version in self._versions.list()}
+        self._versions.prune(self.spec.keep, {blobs[id] for id in needed} | set(self._checkpoints))
+        kept = {*blobs.values(), *self._checkpoints}
         for blob in self._blobs.hashes() - kept:
             self._blobs.remove(blob)
 

@@ -171,41 +171,37 @@ class Roster:
         self._drop("previous")
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Everything needed to restore the roster: arrays, and a header of plain values."""
+        """Everything needed to restore the roster: arrays, and a header of plain values.
+
+        A contestant that never learns is its version, which is stored already.
+        """
         arrays: Arrays = {}
-        header: dict[str, Any] = {"uids": self._uids, "contestants": []}
-        owners: dict[int, int] = {}  # models that several roles share are stored once
+        contestants: list[dict[str, Any]] = []
         for one in self.contestants:
-            owner = owners.setdefault(id(one.model), one.uid)
-            if owner == one.uid:
+            if _is_own(one.role, one.learns):
                 arrays |= prefixed(f"model/{one.uid}/", one.model.arrays)
             if one.trial is not None:
                 arrays |= prefixed(f"evidence/{one.uid}/", one.trial.evidence)
                 arrays |= prefixed(f"metrics/{one.uid}/", one.trial.metrics)
-            header["contestants"].append(
-                {
-                    "uid": one.uid,
-                    "role": one.role,
-                    "version": one.version,
-                    "learns": one.learns,
-                    "of": one.of,
-                    "model": owner,
-                    "tested": one.trial.tested if one.trial is not None else None,
-                }
-            )
-        return arrays, header
+            entry = {"uid": one.uid, "role": one.role, "version": one.version, "learns": one.learns, "of": one.of}
+            contestants.append(entry | {"tested": one.trial.tested if one.trial is not None else None})
+        return arrays, {"uids": self._uids, "contestants": contestants}
 
-    def load(self, arrays: Arrays, header: dict[str, Any], make: Callable[[], Model]) -> None:
-        """Restore what `state` gave; `make` builds an untrained model."""
-        models: dict[int, Model] = {}
+    def load(
+        self, arrays: Arrays, header: dict[str, Any], make: Callable[[], Model], fetch: Callable[[str], Arrays]
+    ) -> None:
+        """Restore what `state` gave; `make` builds an untrained model, `fetch` gives the arrays of a version."""
+        kept: dict[str, Model] = {}  # one model for all the contestants that are the same version
         self.contestants = []
         for entry in header["contestants"]:
-            if entry["model"] not in models:
+            uid, role, version, learns = entry["uid"], entry["role"], entry["version"], entry["learns"]
+            model = kept.get(version) if not _is_own(role, learns) else None
+            if model is None:
                 model = make()
-                restore(model, within(arrays, f"model/{entry['model']}/"))
-                models[entry["model"]] = model
-            uid = entry["uid"]
-            one = Contestant(uid, entry["role"], entry["version"], models[entry["model"]], entry["learns"], entry["of"])
+                restore(model, within(arrays, f"model/{uid}/") if _is_own(role, learns) else fetch(version))
+            if not _is_own(role, learns):
+                kept[version] = model
+            one = Contestant(uid, role, version, model, learns, entry["of"])
             if entry["tested"] is not None:
                 evidence = copied(within(arrays, f"evidence/{uid}/"))
                 one.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])
@@ -229,3 +225,8 @@ class Roster:
     def _uid(self) -> int:
         self._uids += 1
         return self._uids
+
+
+def _is_own(role: Role, learns: bool) -> bool:
+    """Whether a contestant's arrays are not (or no longer) those of its version."""
+    return learns or role == "candidate"
