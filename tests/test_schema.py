@@ -63,13 +63,13 @@ ODD_TEXTS = [
         "n",
     ),
     *("2024-02-29", "2024-02-30", "2024-01-31T08:30:00+02:00", "2024-01-31 08:30:00.123456", "20240131", "0001-01-01"),
-    *("[1, 2]", "[1, null]", "[1]", '["a", 2]', "[", "a\0b", "Über", "\ud800", "x" * 3000, "one, two: three!"),
+    *("[1, 2]", "[1, null]", "[1]", '["a", 2]', "[", "a\0b", "Über", "\ud800", "x" * 90, "one, two: three!"),
 ]
 ANY_VALUE = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.sampled_from([2**53 + 1, -(2**63), 2**64, 10**39, 10**400, 2**20_000]),
+    st.sampled_from([2**53 + 1, -(2**63), 2**64, 10**39, 10**400]),
     st.floats(),
     st.sampled_from(ODD_TEXTS),
     st.text(st.characters(), max_size=12),
@@ -94,7 +94,20 @@ ANY_VALUE = st.one_of(
             Fraction(1, 3),
         ]
     ),
-    st.sampled_from([{}, {"a": 1}, [], (1, 2), np.array([1.0, 2.0]), np.zeros((2, 2)), 1j, object]),
+    st.sampled_from(
+        [
+            {},
+            {"a": 1},
+            [],
+            (1, 2),
+            np.array([1.0, 2.0]),
+            np.zeros((2, 2)),
+            1j,
+            np.complex64(1),
+            np.timedelta64(1, "s"),
+            object,
+        ]
+    ),
 )
 
 

@@ -103,7 +103,8 @@ def values_of(part: Any) -> list[Any]:
     if isinstance(part, list):
         return part
     if isinstance(part, np.ndarray):
-        return part.astype("datetime64[us]").tolist() if part.dtype.kind == "M" else part.tolist()
+        values: list[Any] = (part.astype("datetime64[us]") if part.dtype.kind == "M" else part).tolist()
+        return values
     if str(part.type).startswith("timestamp[ns"):
         import pyarrow as pa
 

@@ -149,7 +149,7 @@ def _text_row(
 
 
 @exact_kernel
-def _most_words(start: Any, end: Any) -> int:
+def _most_words(start: Any, end: Any) -> Any:
     """How many words and marks a text can have at most."""
     return min(WORDS, end - start)
 
@@ -254,7 +254,7 @@ def parse_numbers(data: Bytes, offsets: Any) -> tuple[Floats, Flags]:
         if at < end and (data[at] == 45 or data[at] == 43):
             negative = data[at] == 45
             at += 1
-        mantissa = 0
+        mantissa = np.int64(0)
         digits = 0
         scale = 0
         while at < end and 48 <= data[at] <= 57 and digits < 16:

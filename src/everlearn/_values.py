@@ -44,7 +44,9 @@ def show(value: Any) -> str:
     # The text of an int of a million digits is not even allowed, so ask for its size first.
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"a whole number of {value.bit_length()} bits"
-    text = repr(value[:60]) if isinstance(value, str | bytes) else repr(value)
+    if isinstance(value, str):
+        value = value[:60].encode("utf-8", "replace").decode()
+    text = repr(value[:60]) if isinstance(value, bytes) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -64,7 +66,8 @@ def is_missing(value: Any) -> bool:
 def in_words(value: Any) -> str | None:
     """Text, or bytes that hold text, without blanks around it; None for everything else."""
     if isinstance(value, str):
-        return value.strip(_BLANKS)
+        # A lone surrogate is not text that UTF-8 can hold; everywhere it counts as a question mark.
+        return (value if value.isascii() else value.encode("utf-8", "replace").decode()).strip(_BLANKS)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip(_BLANKS)
     return None
@@ -91,12 +94,18 @@ def any_number(value: Any) -> float:
         if _NUMBER.fullmatch(text):
             return float(text)
         raise InputError(f"got {show(value)}, expected a number")
-    if isinstance(value, int | float | Decimal | np.number | np.bool_) and not isinstance(value, np.timedelta64):
+    if _is_number(value):
         try:
-            return float(value)  # type: ignore[arg-type]
+            return float(value)
         except OverflowError:
             return math.inf if value > 0 else -math.inf
     raise InputError(f"got {show(value)} ({type(value).__name__}), expected a number")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether the value is real and counts nothing but itself (numpy takes a duration for an integer)."""
+    kinds = (int, float, Decimal, np.integer, np.floating, np.bool_)
+    return isinstance(value, kinds) and not isinstance(value, np.timedelta64)
 
 
 def boolean(value: Any) -> float:
@@ -112,7 +121,7 @@ def boolean(value: Any) -> float:
             return 0.0
         if word in MISSING_WORDS:
             return math.nan
-    elif isinstance(value, int | float | np.number | np.bool_) and value in (0, 1):
+    elif _is_number(value) and value in (0, 1):
         return float(value)
     raise InputError(f"got {show(value)}, expected true or false (or 1 or 0)")
 
@@ -133,7 +142,7 @@ def moment(value: Any) -> float:
         seconds = (datetime(value.year, value.month, value.day) - _EPOCH) // _SECOND
     elif isinstance(value, np.datetime64):
         seconds = float(value.astype("datetime64[s]").astype(np.int64))
-    elif isinstance(value, int | float | Decimal | np.number) and not isinstance(value, bool | np.timedelta64):
+    elif _is_number(value) and not isinstance(value, bool | np.bool_):
         found = any_number(value)
         seconds = math.floor(found) if math.isfinite(found) else math.inf
     if seconds != seconds:

@@ -182,6 +182,7 @@ class Encoder:
                 dense[:, at : at + wide] = values.reshape(n, wide)
                 problems += [Problem(row, name, reason) for row, reason in faults]
             at += wide
+        dense[np.isnan(dense)] = np.nan  # a NaN may carry bits of its own; ours are all alike
         rows = self._hashed_columns(parts, n, problems) if self._hashed else None
         problems.sort(key=lambda problem: problem.row)
         return Batch(dense, *(rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES))), problems
