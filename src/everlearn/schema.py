@@ -22,6 +22,7 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.records import Batch, Floats, Scalar, Singles, Task
 from everlearn.spec import Schema
 
+FEWEST_BITS, MOST_BITS = 10, 18  # of the hash, as they are inferred
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
 
 _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
@@ -106,7 +107,8 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     values, as for a weekday) or named like an identifier (`user_id`, `FlightNum`, `zip`); true/false and yes/no are
     boolean; ISO dates are datetime; mostly different texts of 3 words and more, or of 30 letters, are text; other texts
     are categorical; lists of numbers of one length are vectors. Left out are identifiers with another value in every
-    row, and columns of nested values.
+    row, and columns of nested values. `bits` leaves 64 hashed columns for each category
+    found, and is 18 where there is text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
@@ -121,7 +123,11 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     fields = {name: kind for name, kind in kinds.items() if kind is not None}
     if not fields:
         raise InputError(f"no column beside the label {label!r} can be learned from; got {', '.join(parts)}")
-    return Schema(label=label, task=found, fields=fields, classes=classes)
+    categories = sum(
+        len(set(_columns.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
+    )
+    bits = MOST_BITS if "text" in fields.values() else min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
+    return Schema(label=label, task=found, fields=fields, classes=classes, bits=bits)
 
 
 def require(label: str, names: Sequence[str], where: str = "the data") -> None:
