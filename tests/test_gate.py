@@ -137,7 +137,11 @@ def test_resemblance_is_the_corrected_autocorrelation() -> None:
     blocks = fed(GateSpec(), pairs(x))["blocks"][_evidence.LOSS]
     centred = x - x.mean()
     r = (centred[1:] * centred[:-1]).sum() / (centred**2).sum()
-    assert _evidence._resemblance(blocks[0]) == pytest.approx(r + (1 + 4 * r) / 300 + 0.25 / math.sqrt(300), rel=1e-9)
+    cautious = r + (1 + 4 * r) / 300 + 0.25 / math.sqrt(300)
+    assert _evidence._resemblance(blocks[0]) == pytest.approx(cautious, rel=1e-9)
+    mean, variance, independent = _evidence._describe(blocks[0], 1.0)
+    assert (mean, variance) == pytest.approx((x.mean(), x.var()), rel=1e-9)
+    assert independent == pytest.approx(300 * (1 - cautious) / (1 + cautious), rel=1e-9)
 
 
 # ---- state: named arrays, whatever the cuts -----------------------------------------------------------------------
@@ -303,6 +307,13 @@ def test_whole_cycles_tell_what_blocks_cannot() -> None:
     assert sum(example > 0 for example in at) >= 15
 
 
+def test_blocks_longer_than_a_turn_are_heard_though_shorter_ones_contradict() -> None:
+    """No cycle declared; the turns are short, so that there are soon enough blocks of several turns."""
+    turns = np.where(np.arange(8000) % 128 < 64, -0.17, 0.23)
+    streams = [pairs(turns + np.random.default_rng(seed).normal(0.0, 0.1, 8000)) for seed in range(20)]
+    assert sum(promoted_at(GateSpec(), losses) > 0 for losses in streams) >= 18
+
+
 # ---- guards --------------------------------------------------------------------------------
 
 GUARDED = GateSpec(guards={"recall:yes": 0.05})
@@ -386,12 +397,20 @@ def rare_disasters(rng: np.random.Generator) -> Floats:
     return np.where(rng.random(5000) < 0.002, -0.998, 0.002)
 
 
-def autoregressive(rng: np.random.Generator) -> Floats:
+def autoregressive(rng: np.random.Generator, phi: float) -> Floats:
     x = np.empty(5000)
     last = rng.normal()
-    for i, shock in enumerate(rng.normal(0.0, math.sqrt(1 - 0.9**2), 5000)):
-        x[i] = last = 0.9 * last + shock
+    for i, shock in enumerate(rng.normal(0.0, math.sqrt(1 - phi**2), 5000)):
+        x[i] = last = phi * last + shock
     return 0.2 * x
+
+
+def quick_wander(rng: np.random.Generator) -> Floats:
+    return autoregressive(rng, 0.9)
+
+
+def slow_wander(rng: np.random.Generator) -> Floats:
+    return autoregressive(rng, 0.99)
 
 
 def alternating(rng: np.random.Generator) -> Floats:
@@ -399,7 +418,7 @@ def alternating(rng: np.random.Generator) -> Floats:
     return np.where(turn % 1.0 < 0.5, 0.1, -0.1) - 0.002 + rng.normal(0.0, 0.2, 5000)
 
 
-@pytest.mark.parametrize("world", [independent, rare_disasters, autoregressive, alternating])
+@pytest.mark.parametrize("world", [independent, rare_disasters, quick_wander, slow_wander, alternating])
 def test_false_verdicts_stay_within_alpha(world: Callable[[np.random.Generator], Floats]) -> None:
     """200 null streams, asked after every 100 examples; the bound is broken by a valid gate once in 1,000 runs."""
     spec = GateSpec()
