@@ -42,29 +42,39 @@ def step_auto(
     l2: float,
     paces: Singles,
 ) -> None:
-    """Move all weights of score k by one row; `norm` is the squared length of its dense part, `paces` scratch."""
-    g = np.float32(min(max(weight * slope(loss, p, t, shape), -STEEP), STEEP))
+    """Move all weights of score k by one row; `norm` is the squared length of its dense part, `paces` scratch.
+
+    The rates are those before this row's gradient, so that they need not wait for its prediction.
+    """
     for e in range(len(indices)):
-        v, a = values[e], np.uint32(indices[e])
-        paces[e] = min(table[a, k, 1] + (g * v) * (g * v), MOST)
-        table[a, k, 1] = paces[e]
+        paces[e] = table[np.uint32(indices[e]), k, 1]
     fall(paces, len(indices), np.float32(HASHED * rate))
-    reach = rate * norm
-    for e in range(len(indices)):
-        reach += np.float64(paces[e]) * values[e] * values[e]
+    reach = rate * norm + spread(paces, values)
+    g = np.float32(min(max(weight * slope(loss, p, t, shape), -STEEP), STEEP))
     step = cautious(loss, p, t, weight, reach, shape)
     dense_step(weights, k, x, step, rate, l1, l2)
-    if l1 == 0.0 and l2 == 0.0:
-        move = np.float32(min(max(step, -STEEP), STEEP))
-        for e in range(len(indices)):
-            v, a = values[e], np.uint32(indices[e])
-            table[a, k, 0] = min(max(table[a, k, 0] - paces[e] * move * v, -MOST), MOST)
-        return
+    move = np.float32(min(max(step, -STEEP), STEEP))
     for e in range(len(indices)):
-        v, a = np.float64(values[e]), np.uint32(indices[e])
-        if v != 0.0:
+        v, a = values[e], np.uint32(indices[e])
+        table[a, k, 1] = min(table[a, k, 1] + (g * v) * (g * v), MOST)
+        if l1 == 0.0 and l2 == 0.0:
+            table[a, k, 0] = min(max(table[a, k, 0] - paces[e] * move * v, -MOST), MOST)
+        elif v != 0.0:
             w, pace = np.float64(table[a, k, 0]), np.float64(paces[e])
             table[a, k, 0] = finite(shrunk(w - pace * (step * v + l2 * w), pace * l1))
+
+
+@part
+def spread(paces: Singles, values: Singles) -> float:
+    """Sum of rate times squared value, in two lanes that do not wait for each other."""
+    a = b = 0.0
+    even = len(values) // 2 * 2
+    for e in range(0, even, 2):
+        a += np.float64(paces[e]) * values[e] * values[e]
+        b += np.float64(paces[e + 1]) * values[e + 1] * values[e + 1]
+    for e in range(even, len(values)):
+        a += np.float64(paces[e]) * values[e] * values[e]
+    return a + b
 
 
 @part

@@ -135,11 +135,15 @@ def dot(weights: Floats, k: int, x: Floats) -> float:
 
 @part
 def dot_hashed(table: Singles, k: int, indices: Ints, values: Singles) -> float:
-    """Sum of weight times value."""
-    total = 0.0
-    for e in range(len(indices)):
-        total += np.float64(table[np.uint32(indices[e]), k, 0]) * values[e]
-    return total
+    """Sum of weight times value, in two lanes."""
+    a = b = 0.0
+    even = len(indices) // 2 * 2
+    for e in range(0, even, 2):
+        a += np.float64(table[np.uint32(indices[e]), k, 0]) * values[e]
+        b += np.float64(table[np.uint32(indices[e + 1]), k, 0]) * values[e + 1]
+    for e in range(even, len(indices)):
+        a += np.float64(table[np.uint32(indices[e]), k, 0]) * values[e]
+    return a + b
 
 
 @part
