@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -26,6 +27,7 @@ from everlearn.records import (
     Arrays,
     Checkpoint,
     Decision,
+    Event,
     Example,
     Feedback,
     Label,
@@ -98,8 +100,7 @@ class Loop:
         row = self.fold.encoder.record(plain)
         classes = int(self.fold.shape["classes"])
         given = answer(served, row, plain, self.fold.encoder.answer, classes, id)
-        self.log.append([given])
-        self.catch_up()
+        self._take([given])
         return given
 
     def feedback(
@@ -121,8 +122,7 @@ class Loop:
         target(payload, self.spec.schema.task, self.fold.encoder.label)
         if self._prediction(id) is None:
             raise unknown(id)
-        self.log.append([payload])
-        self.catch_up()
+        self._take([payload])
 
     def learn(self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None) -> None:
         """Predict and learn at once, where the label is already known."""
@@ -130,8 +130,7 @@ class Loop:
         self.fold.encoder.record(plain)
         self.fold.encoder.label(label)
         name = id or f"example-{self.log.count('example') + 1}"
-        self.log.append([Example(name, plain, label, _weight(weight))])
-        self.catch_up()
+        self._take([Example(name, plain, label, _weight(weight))])
 
     def run(self, stream: Stream, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
@@ -217,21 +216,8 @@ class Loop:
     def catch_up(self) -> None:
         """Fold every event of the log that has not been folded yet."""
         while batch := self.log.read(self._seen, _READ):
-            start = 0
-            while start < len(batch):
-                stop = start + 1
-                if isinstance(batch[start].payload, Example):
-                    while stop < len(batch) and isinstance(batch[stop].payload, Example):
-                        stop += 1
-                    commits = self.fold.example_events(batch[start:stop])
-                else:
-                    commits = self.fold.event(batch[start])
-                for commit in commits:
-                    self._commit(commit)
-                start = stop
             self._seen = batch[-1].position
-        if self.fold.started:
-            self._publish()
+            self._fold(batch)
 
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
@@ -311,11 +297,32 @@ class Loop:
             examples = [
                 Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
             ]
-            self.log.append([*examples, *chunk.rejected])
-            self.catch_up()
+            self._take([*examples, *chunk.rejected])
             yield chunk.last - taken
 
     # ---- the log and checkpoints -------------------------------------------------------------------------------
+
+    def _take(self, payloads: Sequence[Payload]) -> None:
+        """Append events, and fold them; reading them back is only needed where others have written in between."""
+        now, expected = time.time(), self._seen + 1
+        positions = self.log.append(payloads, now)
+        if positions == list(range(expected, expected + len(payloads))):
+            self._seen += len(payloads)
+            self._fold([Event(position, now, payload) for position, payload in zip(positions, payloads, strict=True)])
+        else:
+            self.catch_up()
+
+    def _fold(self, batch: Sequence[Event]) -> None:
+        for examples, group in groupby(batch, lambda event: isinstance(event.payload, Example)):
+            if examples:
+                for commit in self.fold.example_events(list(group)):
+                    self._commit(commit)
+                continue
+            for event in group:
+                for commit in self.fold.event(event):
+                    self._commit(commit)
+        if self.fold.started:
+            self._publish()
 
     def _ready(self) -> Served:
         """Start the loop if nothing has started it yet; return what serves."""
@@ -340,7 +347,9 @@ class Loop:
         settings = msgspec.to_builtins(self.spec)
         header = {"format": _FORMAT, "fold": header, "sources": self._sources, "spec": settings}
         blob = self._blobs.put(arrays, header)
-        self.log.append([*commit.payloads, Checkpoint(commit.at, blob)])
+        positions = self.log.append([*commit.payloads, Checkpoint(commit.at, blob)])
+        if positions[0] == self._seen + 1:
+            self._seen = positions[-1]  # what the loop writes itself need not be read back
         for payload in commit.payloads:
             self._versions.note(payload)
         self._saved = self.fold.learner.scored
@@ -408,9 +417,8 @@ class Loop:
         detail = {"examples": self.fold.learner.scored, "number": self.log.count("decision")}
         at = sum(self.fold.cursor.values())
         decision = Decision(action, at, reason, "user", "champion", version.id, champion.version, detail=detail)
-        self.log.append([decision])
         self._versions.note(decision)
-        self.catch_up()
+        self._take([decision])
         self._commit(Commit(at, []))
         return version
 
