@@ -45,6 +45,8 @@ class Linear:
             "moments": np.zeros((3, chosen.dense + 1)),
             "counts": np.zeros(3),
         }
+        if chosen.optimizer == "auto":
+            self.arrays["hashed"][:, :, 1] = 1.0  # the whole of each rate is left
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.

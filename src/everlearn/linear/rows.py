@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from everlearn.linear.auto import LANES, dense_step, step_auto
+from everlearn.linear.auto import dense_step, step_auto
 from everlearn.linear.losses import sigmoid, slope
 from everlearn.linear.normalized import absorb, dot_rescaled, step_normalized
 from everlearn.linear.part import part
@@ -57,15 +57,6 @@ def mislabelled(y: Floats, classes: int) -> int:
         if abs(y[i]) < math.inf and not (y[i] >= 0.0 and y[i] < classes and y[i] == math.floor(y[i])):
             return i * FAULTS + BAD_LABEL
     return 0
-
-
-@part
-def longest(indptr: Ints) -> int:
-    """Entries of the longest row."""
-    most = 0
-    for i in range(len(indptr) - 1):
-        most = max(most, indptr[i + 1] - indptr[i])
-    return most
 
 
 @part
@@ -263,7 +254,7 @@ def learn_rows(
     if refused != 0:
         return refused
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
-    own_indices, own_values, paces = indices[:0], values[:0], np.zeros(longest(indptr) + LANES, np.float32)
+    own_indices, own_values = indices[:0], values[:0]
     for i in range(len(indptr) - 1):
         h = np.float64(weight[i])
         if len(indices) > 0:
@@ -295,7 +286,6 @@ def learn_rows(
                 target,
                 h,
                 shape,
-                paces,
             )
     return 0
 
@@ -321,7 +311,6 @@ def learn_row(
     target: float,
     weight: float,
     shape: float,
-    paces: Singles,
 ) -> None:
     """Move the weights of every score by one row that has been answered with `p`."""
     loss, rate, l1, l2 = int(dials[0]), dials[2], dials[3], dials[4]
@@ -332,7 +321,7 @@ def learn_row(
     for k in range(len(p)):
         t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
         if optimizer == AUTO:
-            step_auto(loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, rate, l1, l2, paces)
+            step_auto(loss, p[k], t, weight, shape, weights, table, k, x, norm, indices, values, rate, l1, l2)
         elif optimizer == NORMALIZED:
             step_normalized(loss, p[k], t, weight, shape, weights, table, k, x, indices, values, common, l1, l2)
         else:
