@@ -25,7 +25,7 @@ TIERS = (
     "model metrics drift replay merge schema",
     "events predict feedback learn gate version serve checks config advise report stream "
     "linear trees neural preference scale",
-    "fold",  # a part of loop
+    "fold home",  # parts of loop
     "loop evaluate bridges",
     "cli app dashboard",
     "__main__",

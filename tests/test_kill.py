@@ -54,7 +54,7 @@ def content(home: Path, settings: Spec) -> dict[str, Any]:
         arrays, header = loop.fold.state()
         events = [msgspec.to_builtins(event.payload) for event in loop.log.read(0, 1_000_000)]
         versions = [msgspec.to_builtins(one) for one in loop.versions()]
-        blobs = {one["id"]: loop._versions.load(one["id"]) for one in versions}
+        blobs = {one["id"]: loop.home.versions.load(one["id"]) for one in versions}
         return {
             "arrays": {name: array.tobytes() for name, array in arrays.items()},
             "header": header,

@@ -151,7 +151,7 @@ def test_epochs_of_a_warm_start_are_passes_over_its_rows(tmp_path):
     settings = spec(warm_start=500.0, epochs=3)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(columns, schema=settings.schema))
-        first = loop._versions.load(loop.versions()[0].id)
+        first = loop.home.versions.load(loop.versions()[0].id)
         twin = loop.fold.make()
         (chunk,) = read(columns, schema=settings.schema).chunks()
         warm: Examples = cut(chunk.examples, 0, 500)

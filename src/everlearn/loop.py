@@ -6,26 +6,24 @@ Whatever is asked of a loop is appended to its log first, and folded after; noth
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from everlearn import config, events, metrics, report
-from everlearn.errors import BlobError, ConfigError, InputError, LogError
+from everlearn import config, metrics, report
+from everlearn.errors import ConfigError, InputError
 from everlearn.feedback import target, unknown
 from everlearn.fold import Commit, Fold
+from everlearn.home import Home
 from everlearn.model import cut
 from everlearn.predict import Served, answer
 from everlearn.records import (
-    Arrays,
-    Checkpoint,
     Decision,
     Event,
     Example,
@@ -41,11 +39,9 @@ from everlearn.records import (
 )
 from everlearn.spec import Spec
 from everlearn.stream import Stream
-from everlearn.version import Blobs, Versions
 
 Progress = Callable[[int, "Loop"], None]
 
-_FORMAT = 1  # of the state in a checkpoint
 _FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
 _READ = 4096  # events read, or rows taken from a stream, at a time
 
@@ -71,19 +67,15 @@ class Loop:
 
     def __init__(self, spec: Spec, home: Path) -> None:
         self.spec = spec
-        self.home = home
         self.served: Served | None = None
-        self._blobs = Blobs(home / "blobs", spec.log.durability)
-        self._versions = Versions(self._blobs)
-        self.fold = Fold(spec, self._versions, self._prediction)
         self._sources: dict[str, int] = {}  # rows taken so far from each source, by its fingerprint
-        self._checkpoints: list[str] = []
         self._saved = 0  # labelled examples at the last checkpoint
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
         with ExitStack() as undo:
-            self._lock = undo.enter_context(_locked(home))
-            self.log = events.connect(str(home / "log.sqlite"), spec.log.durability)
-            undo.callback(self.log.close)
+            self.home = Home(home, spec.log)
+            undo.callback(self.home.close)
+            self.log = self.home.log
+            self.fold = Fold(spec, self.home.versions, self.home.prediction)
             self._restore()
             undo.pop_all()
 
@@ -120,7 +112,7 @@ class Loop:
         """
         payload = _judgement(id, label, reward, chosen, _weight(weight), source)
         target(payload, self.spec.schema.task, self.fold.encoder.label)
-        if self._prediction(id) is None:
+        if self.home.prediction(id) is None:
             raise unknown(id)
         self._take([payload])
 
@@ -150,19 +142,19 @@ class Loop:
 
     def versions(self) -> list[Version]:
         """Every version there is, oldest first."""
-        return self._versions.list()
+        return self.home.versions.list()
 
     def aliases(self) -> dict[str, list[str]]:
         """The aliases ("champion", "challenger", "previous") of each version id that has any."""
-        return self._versions.aliases()
+        return self.home.versions.aliases()
 
     def decisions(self) -> list[Decision]:
         """Everything that changed, or was refused, in order, with the reason."""
-        return [one for one in self._read("decision") if isinstance(one, Decision)]
+        return [one for one in self.home.read("decision") if isinstance(one, Decision)]
 
     def rejected(self) -> Iterator[Rejected]:
         """The rows that could not be used, with their line numbers and reasons."""
-        return (one for one in self._read("rejected") if isinstance(one, Rejected))
+        return (one for one in self.home.read("rejected") if isinstance(one, Rejected))
 
     def promote(self, version: str, reason: str = "asked for by the user") -> Version:
         """Make a version (its id, a unique beginning of it, or an alias) the champion."""
@@ -170,7 +162,7 @@ class Loop:
 
     def rollback(self, reason: str = "asked for by the user") -> Version:
         """Make the previous champion the champion again."""
-        if self._versions.alias("previous") is None:
+        if self.home.versions.alias("previous") is None:
             raise ConfigError("there is no previous champion to roll back to: nothing has been promoted yet")
         return self._install("previous", "rollback", reason)
 
@@ -188,7 +180,7 @@ class Loop:
             "rejections": actions.count("reject"),
             "rejected": self.log.count("rejected"),
             "waiting": len(self.fold.waiting),
-            "champion": self._versions.alias("champion"),
+            "champion": self.home.versions.alias("champion"),
         }
 
     def picture(self, path: str | Path | None = None, title: str = "") -> Any:
@@ -221,11 +213,10 @@ class Loop:
 
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
-        if not self._lock.closed:
+        if not self.home.closed:
             if self.fold.started:
                 self._save()
-            self.log.close()
-            self._lock.close()
+            self.home.close()
 
     def __enter__(self) -> Loop:
         return self
@@ -342,56 +333,26 @@ class Loop:
             self._commit(Commit(sum(self.fold.cursor.values()), []))
 
     def _commit(self, commit: Commit) -> None:
-        """Make decisions and the state that they belong to durable, in one transaction of the log."""
-        arrays, header = self.fold.state()
-        settings = msgspec.to_builtins(self.spec)
-        header = {"format": _FORMAT, "fold": header, "sources": self._sources, "spec": settings}
-        blob = self._blobs.put(arrays, header)
-        positions = self.log.append([*commit.payloads, Checkpoint(commit.at, blob)])
+        """Make decisions and the state that they belong to durable."""
+        arrays, fold = self.fold.state()
+        header = {"fold": fold, "sources": self._sources, "spec": msgspec.to_builtins(self.spec)}
+        needed = {one.version for one in self.fold.roster.contestants}
+        positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
         if positions[0] == self._seen + 1:
             self._seen = positions[-1]  # what the loop writes itself need not be read back
-        for payload in commit.payloads:
-            self._versions.note(payload)
         self._saved = self.fold.learner.scored
-        self._checkpoints = [*[one for one in self._checkpoints if one != blob][-1:], blob]
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Remove checkpoints but the last two, and versions that the policy does not keep."""
-        needed = {one.version for one in self.fold.roster.contestants}  # a checkpoint holds what has changed since
-        blobs = {version.id: version.blob for version in self._versions.list()}
-        self._versions.prune(self.spec.keep, {blobs[id] for id in needed} | set(self._checkpoints))
-        kept = {*blobs.values(), *self._checkpoints}
-        for blob in self._blobs.hashes() - kept:
-            self._blobs.remove(blob)
 
     def _restore(self) -> None:
         """Go on from the last checkpoint, then fold what the log holds beyond it."""
-        for kind in ("version", "decision"):
-            for payload in self._read(kind):
-                self._versions.note(payload)
-        saved = [one for one in self._read("checkpoint") if isinstance(one, Checkpoint)][-2:]
-        if saved:
-            checkpoint, arrays, header = self._newest(saved)
-            if header["format"] != _FORMAT:
-                raise LogError(
-                    f"{self.home} was saved by another release of everlearn (state format {header['format']}, this one "
-                    f"reads {_FORMAT}); go on with that release, or start anew with another home"
-                )
-            self._compare(header["spec"], checkpoint.at)
+        last = self.home.last()
+        if last is not None:
+            at, arrays, header = last
+            self._compare(header["spec"], at)
             self.fold.load(arrays, header["fold"])
             self._sources = dict(header["sources"])
-            self._checkpoints = [checkpoint.blob]
             self._saved = self.fold.learner.scored
             self._seen = self.fold.cursor["log"]
         self.catch_up()
-
-    def _newest(self, saved: list[Checkpoint]) -> tuple[Checkpoint, Arrays, dict[str, Any]]:
-        """The last checkpoint that can be read: after a power failure its file may not have reached the disk."""
-        for checkpoint in reversed(saved[1:]):
-            with suppress(BlobError):
-                return checkpoint, *self._blobs.get(checkpoint.blob)
-        return saved[0], *self._blobs.get(saved[0].blob)
 
     def _compare(self, before: dict[str, Any], at: int) -> None:
         """Write down which settings changed since the last checkpoint; refuse those that its arrays depend on."""
@@ -399,7 +360,7 @@ class Loop:
         changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         if fixed := [name for name in changed if name in _FIXED]:
             raise ConfigError(
-                f"{self.home} was started with other settings: "
+                f"{self.home.folder} was started with other settings: "
                 + "; ".join(f"{name} was {before.get(name)}, is now {now.get(name)}" for name in fixed)
                 + ". Put them back, or start anew with another home"
             )
@@ -411,38 +372,16 @@ class Loop:
     def _install(self, name: str, action: Literal["promote", "rollback"], reason: str) -> Version:
         """Append a user's decision; folding it carries it out."""
         self._ready()
-        version = self._versions.find(name)
+        version = self.home.versions.find(name)
         champion = self.fold.roster.champion
-        self._versions.load(version.id, spec=self.spec.model, like=champion.model.arrays)
+        self.home.versions.load(version.id, spec=self.spec.model, like=champion.model.arrays)
         detail = {"examples": self.fold.learner.scored, "number": self.log.count("decision")}
         at = sum(self.fold.cursor.values())
         decision = Decision(action, at, reason, "user", "champion", version.id, champion.version, detail=detail)
-        self._versions.note(decision)
+        self.home.versions.note(decision)
         self._take([decision])
         self._commit(Commit(at, []))
         return version
-
-    def _prediction(self, id: str) -> Prediction | None:
-        found = self.log.find(f"prediction:{id}")
-        return found.payload if found is not None and isinstance(found.payload, Prediction) else None
-
-    def _read(self, kind: str) -> Iterator[Payload]:
-        after = 0
-        while batch := self.log.read(after, _READ, kinds=(kind,)):
-            yield from (event.payload for event in batch)
-            after = batch[-1].position
-
-
-def _locked(home: Path) -> IO[bytes]:
-    """Hold the home for this process; the lock goes with the process, however it ends."""
-    home.mkdir(parents=True, exist_ok=True)
-    lock = (home / "lock").open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise LogError(f"{home} is open in another process; close that one first, or name another home") from error
-    return lock
 
 
 def _judgement(
