@@ -48,7 +48,7 @@ def step_auto(
     The rates are those before this row's gradient, so that they need not wait for its prediction.
     """
     start = np.float32(HASHED * rate)
-    reach: float = rate * norm + start * spread(table, k, indices, values)
+    reach = rate * norm + float(start) * spread(table, k, indices, values)
     g = np.float32(min(max(weight * slope(loss, p, t, shape), -STEEP), STEEP))
     step = cautious(loss, p, t, weight, reach, shape)
     dense_step(weights, k, x, step, rate, l1, l2)
