@@ -1,7 +1,7 @@
 """The two row loops of the family: predict rows, and learn rows; one row after another, in order.
 
 Every sum is taken in the order in which it is written (no regrouping), so a row's score has the same bits
-whether it is predicted or learned, alone or among others, and on any processor.
+whether it is predicted or learned, alone or among others.
 """
 
 from __future__ import annotations
