@@ -295,6 +295,11 @@ def _judge_many(
 
 
 @exact_kernel
+def _put(curve: Floats, bucket: int, count: float, mass: float, good: float, loss: float) -> None:
+    curve[bucket, _COUNT], curve[bucket, _MASS], curve[bucket, _GOOD], curve[bucket, _LOSS] = count, mass, good, loss
+
+
+@exact_kernel
 def _add_classes(
     label: Ints,
     best: Ints,
@@ -309,10 +314,21 @@ def _add_classes(
 ) -> None:
     last, examples, shift = counts[_LAST], 0, counts[_SHIFT]
     total, surprise, squared, repeated = sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED]
+    # The stretch of the curve that is being filled is held in registers: its memory would be the slowest part.
+    bucket, count, mass, good, loss = -1, 0.0, 0.0, 0.0, 0.0
     for row in range(len(label)):
-        if (index + row) >> shift >= len(curve):
-            shift = _widen(index + row, counts, curve)
-        bucket = (index + row) >> shift
+        if (index + row) >> shift != bucket:
+            if bucket >= 0:
+                _put(curve, bucket, count, mass, good, loss)
+            if (index + row) >> shift >= len(curve):
+                shift = _widen(index + row, counts, curve)
+            bucket = (index + row) >> shift
+            count, mass, good, loss = (
+                curve[bucket, _COUNT],
+                curve[bucket, _MASS],
+                curve[bucket, _GOOD],
+                curve[bucket, _LOSS],
+            )
         w = np.float64(weight[row])
         true, said = label[row], best[row]
         if not (true >= 0 and 0 <= w < np.inf):
@@ -327,10 +343,12 @@ def _add_classes(
         repeated += w * (true == last)
         last = true
         examples += 1
-        curve[bucket, _COUNT] += 1
-        curve[bucket, _MASS] += w
-        curve[bucket, _GOOD] += hit
-        curve[bucket, _LOSS] += w * log_loss[row]
+        count += 1
+        mass += w
+        good += hit
+        loss += w * log_loss[row]
+    if bucket >= 0:
+        _put(curve, bucket, count, mass, good, loss)
     counts[_LAST], counts[_END] = last, max(counts[_END], index + len(label))
     counts[_EXAMPLES] += examples
     sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED] = total, surprise, squared, repeated
