@@ -18,10 +18,6 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 TIERS = (
     "records errors _jit _torch",
     "spec _random",
-    "_hash _values _evidence",  # parts of schema, stream and gate that outgrew their files
-    "_columns",
-    "_text _infer",
-    "_sources",
     "model metrics drift replay merge schema",
     "events predict feedback learn gate version serve checks config advise report stream "
     "linear trees neural preference scale",

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from everlearn import _evidence, gate
+from everlearn import gate
 from everlearn.errors import ConfigError, InputError
+from everlearn.gate import kernels
 from everlearn.model import copied
 from everlearn.records import Arrays, Floats
 from everlearn.spec import GateSpec
@@ -50,8 +51,8 @@ def same(left: Arrays, right: Arrays) -> bool:
     return left.keys() == right.keys() and all(left[name].tobytes() == right[name].tobytes() for name in left)
 
 
-def capital(arrays: Arrays, direction: int = _evidence.BETTER) -> float:
-    return math.exp(_evidence.log_capital(arrays["capital"][_evidence.LOSS, direction]))
+def capital(arrays: Arrays, direction: int = kernels.BETTER) -> float:
+    return math.exp(kernels.log_capital(arrays["capital"][kernels.LOSS, direction]))
 
 
 # ---- the arithmetic ---------------------------------------------------------------------------------------------
@@ -66,8 +67,8 @@ def test_capital_is_the_mean_of_products_computed_by_hand() -> None:
 
 def test_capital_survives_a_long_stream_without_overflow() -> None:
     arrays = fed(GateSpec(), pairs(np.ones(5000)))
-    better = _evidence.log_capital(arrays["capital"][_evidence.LOSS, _evidence.BETTER])
-    worse = _evidence.log_capital(arrays["capital"][_evidence.LOSS, _evidence.WORSE])
+    better = kernels.log_capital(arrays["capital"][kernels.LOSS, kernels.BETTER])
+    worse = kernels.log_capital(arrays["capital"][kernels.LOSS, kernels.WORSE])
     assert better == pytest.approx(5000 * math.log(1.8) - math.log(8), rel=1e-9)
     assert worse == pytest.approx(5000 * math.log(1 - 0.00625) - math.log(8), rel=1e-9)
 
@@ -96,7 +97,7 @@ def test_ville_holds_exactly_over_every_stream_of_a_fair_game(win: float, lose: 
 def test_log_e_is_the_bayes_factor_of_the_t_test(t: float, blocks: int) -> None:
     """Integrate the likelihood ratio of t over effects with a half-normal prior; few blocks agree within 5%."""
     examples = blocks * 8.0
-    g = _evidence.PRIOR * examples / blocks
+    g = kernels.PRIOR * examples / blocks
 
     def ratio(effect: float) -> float:
         likelihood = stats.nct.pdf(t, blocks - 1, effect * math.sqrt(blocks)) / stats.t.pdf(t, blocks - 1)
@@ -104,7 +105,7 @@ def test_log_e_is_the_bayes_factor_of_the_t_test(t: float, blocks: int) -> None:
 
     expected, _ = integrate.quad(ratio, 0.0, 6.0 * math.sqrt(g))
     away = t * math.sqrt(1.0 / (blocks - 1))  # in standard deviations of the blocks (divided by n, not n - 1)
-    assert math.exp(_evidence._log_e(away, 1.0, blocks, examples)) == pytest.approx(
+    assert math.exp(kernels._log_e(away, 1.0, blocks, examples)) == pytest.approx(
         expected, rel=0.05 if blocks < 40 else 0.02
     )
 
@@ -114,9 +115,9 @@ def test_the_interval_ends_where_the_mixture_reaches_the_threshold(
     variance: float, blocks: float, length: float, threshold: float
 ) -> None:
     examples = blocks * length
-    half = _evidence._half_width(variance, blocks, examples, threshold)
+    half = kernels._half_width(variance, blocks, examples, threshold)
     if half < 2.0:
-        prior = _evidence.PRIOR * examples
+        prior = kernels.PRIOR * examples
         u = half**2 / (half**2 + variance)
         mixture = -0.5 * math.log1p(prior) - 0.5 * blocks * math.log1p(-u * prior / (1.0 + prior))
         assert mixture == pytest.approx(threshold, rel=1e-6)
@@ -124,7 +125,7 @@ def test_the_interval_ends_where_the_mixture_reaches_the_threshold(
 
 def test_blocks_hold_the_sums_of_a_reshaped_stream() -> None:
     difference = np.random.default_rng(1).uniform(-1, 1, 1000)
-    blocks = fed(GateSpec(), pairs(difference))["blocks"][_evidence.LOSS]
+    blocks = fed(GateSpec(), pairs(difference))["blocks"][kernels.LOSS]
     for level in range(10):
         length = 1 << level
         sums = difference[: 1000 // length * length].reshape(-1, length).sum(axis=1)
@@ -134,12 +135,12 @@ def test_blocks_hold_the_sums_of_a_reshaped_stream() -> None:
 
 def test_resemblance_is_the_corrected_autocorrelation() -> None:
     x = np.cumsum(np.random.default_rng(2).normal(0, 0.01, 300))
-    blocks = fed(GateSpec(), pairs(x))["blocks"][_evidence.LOSS]
+    blocks = fed(GateSpec(), pairs(x))["blocks"][kernels.LOSS]
     centred = x - x.mean()
     r = (centred[1:] * centred[:-1]).sum() / (centred**2).sum()
     cautious = r + (1 + 4 * r) / 300 + 0.25 / math.sqrt(300)
-    assert _evidence._resemblance(blocks[0]) == pytest.approx(cautious, rel=1e-9)
-    mean, variance, independent = _evidence._describe(blocks[0], 1.0)
+    assert kernels._resemblance(blocks[0]) == pytest.approx(cautious, rel=1e-9)
+    mean, variance, independent = kernels._describe(blocks[0], 1.0)
     assert (mean, variance) == pytest.approx((x.mean(), x.var()), rel=1e-9)
     assert independent == pytest.approx(300 * (1 - cautious) / (1 + cautious), rel=1e-9)
 
@@ -357,7 +358,7 @@ def test_the_scale_is_fixed_before_it_is_used() -> None:
     arrays = fed(spec, (reference, candidate))
     first = np.concatenate([reference[:100], candidate[:100]])
     scale = 10.0 * np.sqrt(first).mean() ** 2
-    assert arrays["totals"][_evidence.LOSS, _evidence.SCALE] == pytest.approx(scale, rel=1e-12)
+    assert arrays["totals"][kernels.LOSS, kernels.SCALE] == pytest.approx(scale, rel=1e-12)
     clipped = np.minimum(reference[100:], scale) - np.minimum(candidate[100:], scale)
     found = gate.evidence(arrays, spec)
     assert found.examples == 900

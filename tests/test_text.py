@@ -9,7 +9,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn import _text
+from everlearn.stream import text as forms
 
 HEADER = "n,town,note,y\n"
 LINES = [
@@ -41,12 +41,12 @@ def test_dirt_is_the_same_however_the_bytes_arrive(lines: list[str], piece: int,
             return self.read(piece)
 
     def found(file: io.BytesIO) -> list[tuple[int, str]]:
-        reader = _text.CsvReader(file, "x")
+        reader = forms.CsvReader(file, "x")
         return [pair for numbers, texts in reader.records() for pair in zip(numbers, texts, strict=True)]
 
     whole = found(io.BytesIO(data))
     assert found(Slow(data)) == whole
-    reader = _text.CsvReader(io.BytesIO(data), "x")
+    reader = forms.CsvReader(io.BytesIO(data), "x")
     texts = [text for _, text in whole]
     alone = [bool(reader.parse([text], None)[2]) for text in texts]
     cut = [texts[start : start + size] for start in range(0, len(texts), size)]
@@ -63,7 +63,7 @@ def test_what_the_csv_module_writes_is_read_back(rows: list[list[str]]) -> None:
     text = io.StringIO()
     quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
     csv.writer(text, lineterminator="\n", quoting=quoting).writerows([["a", "b", "c"], *rows])
-    reader = _text.CsvReader(io.BytesIO(text.getvalue().encode()), "x")
+    reader = forms.CsvReader(io.BytesIO(text.getvalue().encode()), "x")
     found = [pair for numbers, texts in reader.records() for pair in zip(numbers, texts, strict=True)]
     _, columns, faults = reader.parse([text for _, text in found], None)
     assert not faults

@@ -232,8 +232,7 @@ class Fold:
             yield self._commit(at, payloads)
 
     def _hopeless(self, evidence: Evidence) -> bool:
-        """Whether a candidate has had its time and there is no evidence for it, or none that counts yet: a newer snapshot
-        may do better."""
+        """Whether a candidate has had its time without evidence for it that counts: a newer snapshot may do better."""
         return evidence.examples >= 2 * self.gate.minimum and evidence.log_e_better <= 0.0
 
     def _move(

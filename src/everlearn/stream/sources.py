@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from everlearn import _columns
-from everlearn._text import Bytes, Chained, CsvReader, JsonReader, Reader, form_of, opened, read
 from everlearn.errors import InputError
 from everlearn.records import Ints
+from everlearn.schema import columnar
+from everlearn.stream.text import Bytes, Chained, CsvReader, JsonReader, Reader, form_of, opened, read
 
 PEEK = 1 << 16  # bytes of standard input that are looked at where its schema is to be guessed
 
@@ -43,7 +43,7 @@ class Block:
     def raw(self, row: int) -> str:
         """What a row held, as text."""
         if self.raws is None:
-            values = {name: _columns.values_of(column[row : row + 1])[0] for name, column in self.columns.items()}
+            values = {name: columnar.values_of(column[row : row + 1])[0] for name, column in self.columns.items()}
             return json.dumps(values, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
         text = self.raws[row]
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
@@ -70,7 +70,7 @@ class Table:
 
     def __init__(self, data: Any) -> None:
         self.name = "table"
-        self._columns = {name: _columns.native(column) for name, column in _columns.named(data).items()}
+        self._columns = {name: columnar.native(column) for name, column in columnar.named(data).items()}
         self.names: Sequence[str] = list(self._columns)
         lengths = {name: len(column) for name, column in self._columns.items()}
         if len(set(lengths.values())) > 1:
@@ -102,7 +102,7 @@ class Parquet:
             self.names: Sequence[str] = file.schema_arrow.names
             groups = range(file.metadata.num_row_groups)
             self._groups = [file.metadata.row_group(group).num_rows for group in groups]
-        _columns.once(self.names)
+        columnar.once(self.names)
 
     def _open(self) -> Any:
         import pyarrow as pa
@@ -129,7 +129,7 @@ class Parquet:
                     skip = min(max(after - before, 0), len(batch))
                     part = batch.slice(skip)
                     if len(part):
-                        columns = {name: _columns.native(part.column(name)) for name in part.schema.names}
+                        columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
                         yield _whole(self.name, before + skip, len(part), columns)
                     before += len(batch)
             except (pa.ArrowException, OSError) as error:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from everlearn import _columns, _infer, _values
-from everlearn._values import LARGEST
 from everlearn.errors import ConfigError, InputError
 from everlearn.records import Batch, Floats, Scalar, Singles, Task
+from everlearn.schema import columnar, guessing, meaning
+from everlearn.schema.meaning import LARGEST
 from everlearn.spec import Schema
 
 FEWEST_BITS, MOST_BITS = 10, 18  # of the hash, as they are inferred
@@ -92,7 +92,7 @@ def check(schema: Schema) -> None:
         raise ConfigError(f"a binary task has 2 classes, got {count}: {list(schema.classes)}")
     if schema.task == "multiclass" and count < 2:
         raise ConfigError(f"a multiclass task has 2 classes or more, got {count}: {list(schema.classes)}")
-    if len({_values.category(value) for value in schema.classes}) < count:
+    if len({meaning.category(value) for value in schema.classes}) < count:
         raise ConfigError(f"two classes have the same spelling: {list(schema.classes)}")
 
 
@@ -115,16 +115,16 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     >>> infer({"age": [31, 42, 53], "town": ["Delft", "Delft", "Gouda"], "y": ["no", "yes", "no"]}, "y").fields
     {'age': 'numeric', 'town': 'categorical'}
     """
-    parts = {name: _columns.native(column) for name, column in _columns.named(columns).items()}
+    parts = {name: columnar.native(column) for name, column in columnar.named(columns).items()}
     require(label, list(parts))
-    counts = Counter(_columns.values_of(parts[label])) if labels is None else labels
-    found, classes = _infer.target(label, counts, task)
-    kinds = {name: _infer.kind_of(name, part) for name, part in parts.items() if name != label}
+    counts = Counter(columnar.values_of(parts[label])) if labels is None else labels
+    found, classes = guessing.target(label, counts, task)
+    kinds = {name: guessing.kind_of(name, part) for name, part in parts.items() if name != label}
     fields = {name: kind for name, kind in kinds.items() if kind is not None}
     if not fields:
         raise InputError(f"no column beside the label {label!r} can be learned from; got {', '.join(parts)}")
     categories = sum(
-        len(set(_columns.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
+        len(set(columnar.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
     )
     bits = MOST_BITS if "text" in fields.values() else min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
     return Schema(label=label, task=found, fields=fields, classes=classes, bits=bits)
@@ -167,10 +167,10 @@ class Encoder:
         self._mask = np.uint64((1 << schema.bits) - 1)
         self._index = _index(schema.classes)
         if self._hashed:
-            from everlearn import _hash
+            from everlearn.schema import hashing
 
-            self._kernels = _hash
-            self._seeds = np.array([_hash.seed_of(name) for name in self._hashed], np.uint64)
+            self._kernels = hashing
+            self._seeds = np.array([hashing.seed_of(name) for name in self._hashed], np.uint64)
 
     def columns(self, columns: Mapping[str, Any], n: int) -> tuple[Batch, list[Problem]]:
         """Encode n rows given as one column for each field: numpy arrays, lists, Arrow arrays or pandas Series.
@@ -209,19 +209,19 @@ class Encoder:
                 if (kind is float or kind is int) and -LARGEST <= value <= LARGEST:  # type: ignore[operator]
                     numbers.append(value)  # type: ignore[arg-type]
                 else:
-                    numbers.append(_values.number(value))
+                    numbers.append(meaning.number(value))
             if not self._only_numbers:
                 for name, kind_name, wide in self._dense:
                     numbers += _dense_value(features.get(name), kind_name, wide)
             cells = []
             for name in self._hashed:
-                cells.append(_values.category(features.get(name)))
+                cells.append(meaning.category(features.get(name)))
         except InputError as error:
             raise InputError(f"field {name!r}: {error}") from None
         dense = np.array(numbers, np.float64).astype(np.float32).reshape(1, len(numbers))
         if not cells:
             return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
-        data, offsets = _values.joined(cells)
+        data, offsets = meaning.joined(cells)
         rows = self._kernels.one_row(data, offsets, self._seeds, len(self._categories), self._mask, self._crossed)
         return Batch(dense, *rows)
 
@@ -230,26 +230,26 @@ class Encoder:
         name = self.schema.label
         part = _native([None] * n if values is None else values, name, n)
         if self.schema.task == "regression":
-            y, faults = _columns.numbers(part)
+            y, faults = columnar.numbers(part)
             bad = {row for row, _ in faults}
             faults += [(row, "the label is missing") for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
         else:
-            y, faults = _columns.each(part, self.label)
+            y, faults = columnar.each(part, self.label)
         return y, [Problem(row, name, reason) for row, reason in sorted(faults)]
 
     def label(self, value: Scalar) -> float:
         """The y of one label; raises `InputError` if it is missing, not a number, or not a known class."""
         if self.schema.task == "regression":
-            y = _values.number(value)
+            y = meaning.number(value)
         else:
-            y = self._index.get(_values.category(value), math.nan)
+            y = self._index.get(meaning.category(value), math.nan)
         if y == y:
             return y
-        if self.schema.task == "regression" or not _values.category(value):
+        if self.schema.task == "regression" or not meaning.category(value):
             raise InputError("the label is missing")
         known = ", ".join(repr(known) for known in self.schema.classes[:20])
         more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
-        raise InputError(f"got the label {_values.show(value)}, expected one of {known}{more}")
+        raise InputError(f"got the label {meaning.show(value)}, expected one of {known}{more}")
 
     def answer(self, scores: Singles) -> Scalar:
         """What the scores (classes,) of one row say: the likeliest class (the first of equals), or the number (1,)."""
@@ -257,15 +257,15 @@ class Encoder:
             return float(scores[0])
         return self.schema.classes[int(scores.argmax())]
 
-    def _dense_column(self, part: Any, kind: str, wide: int) -> tuple[Floats, _columns.Faults]:
+    def _dense_column(self, part: Any, kind: str, wide: int) -> tuple[Floats, columnar.Faults]:
         if kind == "numeric":
-            return _columns.numbers(part)
+            return columnar.numbers(part)
         if kind == "boolean":
-            return _columns.booleans(part)
+            return columnar.booleans(part)
         if kind == "datetime":
-            seconds, faults = _columns.moments(part)
-            return _columns.phases(seconds), faults
-        return _columns.vectors(part, wide)
+            seconds, faults = columnar.moments(part)
+            return columnar.phases(seconds), faults
+        return columnar.vectors(part, wide)
 
     def _hashed_columns(self, parts: Mapping[str, Any], n: int, problems: list[Problem]) -> Any:
         kernels, rows = self._kernels, None
@@ -279,46 +279,46 @@ class Encoder:
             rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
         for j, name in enumerate(self._texts, len(self._categories)):
             if name in parts:
-                (data, offsets), faults = _columns.cells(parts[name])
+                (data, offsets), faults = columnar.cells(parts[name])
                 problems += [Problem(row, name, reason) for row, reason in faults]
                 more = kernels.text_rows(data, offsets, self._seeds[j], self._mask)
                 rows = kernels.joined_rows(rows, more) if rows else more
         return rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES)
 
-    def _category_column(self, part: Any, seed: np.uint64) -> tuple[Any, Any, _columns.Faults]:
+    def _category_column(self, part: Any, seed: np.uint64) -> tuple[Any, Any, columnar.Faults]:
         """The hash of each category, whether there is one, and faults."""
-        whole = _columns.whole_numbers(part)
+        whole = columnar.whole_numbers(part)
         if whole is not None:
             return self._kernels.hash_integers(whole[0], seed), whole[1], []
-        if _columns.is_arrow(part) and str(part.type).startswith("dictionary"):
-            hashes, present, faults = self._category_column(_columns.native(part.dictionary), seed)
+        if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
+            hashes, present, faults = self._category_column(columnar.native(part.dictionary), seed)
             if not faults:
                 codes = part.indices.fill_null(len(hashes)).to_numpy(zero_copy_only=False)
                 return np.append(hashes, np.uint64(0))[codes], np.append(present, False)[codes], []
-        (data, offsets), faults = _columns.cells(part)
+        (data, offsets), faults = columnar.cells(part)
         return *self._kernels.hash_cells(data, offsets, seed), faults
 
 
 def _native(column: Any, name: str, n: int) -> Any:
     if len(column) != n:
         raise InputError(f"the column {name!r} has {len(column)} rows, expected {n} as in the others")
-    return _columns.native(column)
+    return columnar.native(column)
 
 
 def _dense_value(value: Any, kind: str, wide: int) -> Sequence[float]:
     """The dense columns of one value."""
     if kind == "numeric":
-        return (_values.number(value),)
+        return (meaning.number(value),)
     if kind == "boolean":
-        return (_values.boolean(value),)
+        return (meaning.boolean(value),)
     if kind == "datetime":
-        return _values.phases(_values.moment(value))
-    return _values.vector(value, wide)
+        return meaning.phases(meaning.moment(value))
+    return meaning.vector(value, wide)
 
 
 def _index(classes: Sequence[Scalar]) -> dict[bytes, float]:
     """Class index by spelling; truth values and 0 and 1 stand for each other."""
-    index = {_values.category(value): float(i) for i, value in enumerate(classes)}
+    index = {meaning.category(value): float(i) for i, value in enumerate(classes)}
     for i, value in enumerate(classes):
         if not isinstance(value, str) and value in (0, 1):
             for word in ("true", "True", "TRUE", "1") if value else ("false", "False", "FALSE", "0"):

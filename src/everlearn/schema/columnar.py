@@ -1,4 +1,4 @@
-"""What a column of raw values means: the functions of `_values`, many values at a time, from any container.
+"""What a column of raw values means: the functions of `meaning`, many values at a time, from any container.
 
 A column is first made `native`: a numpy array, an Arrow array or a list. What a fast path does not fully understand
 goes to the function of one value, so both say the same. Faults are (row, reason), in row order.
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn import _values
 from everlearn.errors import InputError
 from everlearn.records import Floats, Ints
+from everlearn.schema import meaning
 
 Faults = list[tuple[int, str]]
 Cells = tuple[NDArray[np.uint8], Any]  # bytes, and n + 1 offsets (int32 or int64)
@@ -143,11 +143,11 @@ def numbers(part: Any) -> tuple[Floats, Faults]:
         return _written_numbers(part)
     found = _quick_numbers(part)
     if found is None:
-        return each(part, _values.number)
-    beyond = np.flatnonzero(np.abs(found) > _values.LARGEST)
+        return each(part, meaning.number)
+    beyond = np.flatnonzero(np.abs(found) > meaning.LARGEST)
     if not len(beyond):
         return found, []
-    faults = _faults(part, beyond, _values.number)
+    faults = _faults(part, beyond, meaning.number)
     found[beyond] = np.nan
     return found, faults
 
@@ -173,15 +173,15 @@ def _quick_numbers(part: Any) -> Floats | None:
 
 def _written_numbers(part: Any) -> tuple[Floats, Faults]:
     """Numbers written as text: the usual ones by a kernel, the others one by one."""
-    from everlearn import _hash
+    from everlearn.schema import hashing
 
     data, offsets = _byte_cells(part)
-    found, odd = _hash.parse_numbers(data, offsets)
+    found, odd = hashing.parse_numbers(data, offsets)
     faults: Faults = []
     for row in np.flatnonzero(odd).tolist():
         text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "replace")
         try:
-            found[row] = _values.number(text)
+            found[row] = meaning.number(text)
         except InputError as error:
             faults.append((row, str(error)))
     return found, faults
@@ -204,7 +204,7 @@ def booleans(part: Any) -> tuple[Floats, Faults]:
         found = _quick_numbers(part)
         if found is not None and np.all((found == 0) | (found == 1) | np.isnan(found)):
             return found, []
-    return each(part, _values.boolean)
+    return each(part, meaning.boolean)
 
 
 def moments(part: Any) -> tuple[Floats, Faults]:
@@ -220,30 +220,30 @@ def moments(part: Any) -> tuple[Floats, Faults]:
         else:
             stamps = part.cast(pa.int64()).fill_null(0).to_numpy() // _PER_SECOND[part.type.unit]
     else:
-        return each(part, _values.moment)
+        return each(part, meaning.moment)
     seconds = np.where(missing, np.nan, stamps)
-    beyond = ~((seconds >= _values.FIRST_SECOND) & (seconds <= _values.LAST_SECOND)) & ~missing
+    beyond = ~((seconds >= meaning.FIRST_SECOND) & (seconds <= meaning.LAST_SECOND)) & ~missing
     if beyond.any():
         seconds[beyond] = np.nan
-        return seconds, [(int(row), _values.BEYOND_YEARS) for row in np.flatnonzero(beyond)]
+        return seconds, [(int(row), meaning.BEYOND_YEARS) for row in np.flatnonzero(beyond)]
     return seconds, []
 
 
 def phases(seconds: Floats) -> Floats:
-    """The five columns of `_values.phases`, float64 (n, 5)."""
+    """The five columns of `meaning.phases`, float64 (n, 5)."""
     result = np.full((len(seconds), 5), np.nan)
     rows = np.flatnonzero(~np.isnan(seconds))
     sines, cosines = _clock()
-    minute = (seconds[rows].astype(np.int64) // 60 + _values.MONDAY) % _values.WEEK
-    day = minute * 7 % _values.WEEK
-    years = (seconds[rows] - _values.YEAR_2000) / _values.YEAR
+    minute = (seconds[rows].astype(np.int64) // 60 + meaning.MONDAY) % meaning.WEEK
+    day = minute * 7 % meaning.WEEK
+    years = (seconds[rows] - meaning.YEAR_2000) / meaning.YEAR
     result[rows] = np.stack([sines[day], cosines[day], sines[minute], cosines[minute], years], axis=1)
     return result
 
 
 @cache
 def _clock() -> tuple[Floats, Floats]:
-    sines, cosines = _values.clock()
+    sines, cosines = meaning.clock()
     return np.array(sines), np.array(cosines)
 
 
@@ -256,14 +256,14 @@ def vectors(part: Any, length: int) -> tuple[Floats, Faults]:
         found = None if inner is None else inner.reshape(len(part), -1)
     if found is not None and found.shape[1:] == (length,) and found.dtype.kind in "biuf":
         found = found.astype(np.float64)
-        if not (np.abs(found) > _values.LARGEST).any():
+        if not (np.abs(found) > meaning.LARGEST).any():
             return found, []
     values = values_of(part)
     result = np.full((len(values), length), np.nan)
     faults: Faults = []
     for row, value in enumerate(values):
         try:
-            result[row] = _values.vector(value, length)
+            result[row] = meaning.vector(value, length)
         except InputError as error:
             faults.append((row, str(error)))
     return result, faults
@@ -304,11 +304,11 @@ def cells(part: Any) -> tuple[Cells, Faults]:
     faults: Faults = []
     for row, value in enumerate(values):
         try:
-            named.append(_values.category(value))
+            named.append(meaning.category(value))
         except InputError as error:
             named.append(b"")
             faults.append((row, str(error)))
-    return _values.joined(named), faults
+    return meaning.joined(named), faults
 
 
 def _is_text(part: Any) -> bool:
@@ -328,7 +328,7 @@ def _byte_cells(part: Any) -> Cells:
         texts = [value or "" for value in part]
         whole = "".join(texts)
         if not whole.isascii():
-            return _values.joined([value.encode("utf-8", "replace") for value in texts])
+            return meaning.joined([value.encode("utf-8", "replace") for value in texts])
         lengths = np.fromiter(chain((0,), map(len, texts)), np.int64, len(texts) + 1)
         return np.frombuffer(whole.encode(), np.uint8), np.cumsum(lengths)
     if part.null_count:

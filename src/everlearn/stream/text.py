@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from everlearn import _columns
 from everlearn.errors import InputError
+from everlearn.schema import columnar
 
 LONGEST_CELL = 131_072  # characters of a cell that spans lines; the csv module's limit for any cell, too
 
@@ -141,7 +141,7 @@ class CsvReader:
             names = next(csv.reader([header], delimiter=self._delimiter, strict=True))
         except csv.Error as error:
             raise InputError(f"{name}: the header line cannot be read ({error}): {header[:200]!r}") from error
-        _columns.once(column for column in names if column)
+        columnar.once(column for column in names if column)
         self.names: Sequence[str] = names
         self._places = [str(place) for place in range(len(names))]  # Arrow's names: those in the file may be empty
 
@@ -245,7 +245,7 @@ class CsvReader:
             return None
         if table.num_rows != len(texts):
             return None
-        return {name: _columns.native(column) for name, column in zip(names, table.columns, strict=True)}
+        return {name: columnar.native(column) for name, column in zip(names, table.columns, strict=True)}
 
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[str]], dict[int, str]]:
         """The cells of each row that can be read, and why the others cannot."""

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from everlearn import _hash
-from everlearn.schema import Encoder
+from everlearn.schema import Encoder, hashing
 from everlearn.spec import Schema
 
 
@@ -81,7 +80,7 @@ def test_text_is_its_words_and_punctuation_marks(value: str) -> None:
 def test_of_a_very_long_text_the_first_ten_thousand_tokens_are_read() -> None:
     text = " ".join(str(i) for i in range(30_000))
     assert indices("text", text) == indices("text", " ".join(str(i) for i in range(10_000)))
-    assert len(indices("text", "!" * 30_000)) == _hash.WORDS == 10_000
+    assert len(indices("text", "!" * 30_000)) == hashing.WORDS == 10_000
     assert len(indices("text", "x" * 5_000_000)) == 1
 
 
@@ -105,7 +104,7 @@ def test_hashes_fall_evenly_on_low_bits() -> None:
     batch, _ = one("categorical", bits=10).columns({"x": values}, len(values))
     counts = np.bincount(batch.indices, minlength=1024)
     assert stats.chisquare(counts).pvalue > 0.001
-    full = _hash.hash_integers(values, _hash.seed_of("x"))
+    full = hashing.hash_integers(values, hashing.seed_of("x"))
     assert len(np.unique(full)) == len(values)
 
 
@@ -117,7 +116,7 @@ def test_hashes_fall_evenly_on_low_bits() -> None:
 )
 def test_the_number_kernel_reads_what_python_reads(text: str) -> None:
     data = np.frombuffer(b"9" + text.encode() + b"9", np.uint8)
-    found, odd = _hash.parse_numbers(data, np.array([1, 1 + len(text)]))
+    found, odd = hashing.parse_numbers(data, np.array([1, 1 + len(text)]))
     if not odd[0] and text:
         assert found.tobytes() == np.float64(text).tobytes()
 
@@ -125,4 +124,4 @@ def test_the_number_kernel_reads_what_python_reads(text: str) -> None:
 @pytest.mark.parametrize("text", ["1e5", "inf", "nan", "0x1", "1_0", "--1", "+", ".", "1.2.3", "1" * 16, " 1", "12a"])
 def test_the_number_kernel_leaves_the_unusual_to_python(text: str) -> None:
     data = np.frombuffer(text.encode(), np.uint8)
-    assert _hash.parse_numbers(data, np.array([0, len(text)]))[1].all()
+    assert hashing.parse_numbers(data, np.array([0, len(text)]))[1].all()

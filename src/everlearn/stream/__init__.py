@@ -25,12 +25,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn import _columns, _sources, _values
-from everlearn._sources import Block, Files, Piped, Source
 from everlearn.errors import InputError
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar, Task
-from everlearn.schema import Encoder, infer, require
+from everlearn.schema import Encoder, columnar, infer, meaning, require
 from everlearn.spec import Schema
+from everlearn.stream import sources
+from everlearn.stream.sources import Block, Files, Piped, Source
 
 _SAMPLE = 10_000  # rows that a schema is guessed from
 _COUNTED = 10_000  # different labels that are counted; a stream with more of them is a regression
@@ -157,17 +157,17 @@ def _rejected(block: Block, faults: Mapping[int, str]) -> tuple[Rejected, ...]:
 
 def _plain(column: Any, kind: str) -> list[Any]:
     """A column as values that JSON can hold and that are encoded as the column is; None where missing."""
-    part = _columns.native(column)
+    part = columnar.native(column)
     if kind == "numeric":
-        return _without_nan(_columns.numbers(part)[0])
+        return _without_nan(columnar.numbers(part)[0])
     if kind == "boolean":
-        return [None if value is None else value == 1 for value in _without_nan(_columns.booleans(part)[0])]
+        return [None if value is None else value == 1 for value in _without_nan(columnar.booleans(part)[0])]
     if kind.startswith("vector"):
-        rows = _columns.vectors(part, int(kind[7:-1]))[0].tolist()
+        rows = columnar.vectors(part, int(kind[7:-1]))[0].tolist()
         plain = [[None if value != value else value for value in row] for row in rows]
         return [None if not any(value is not None for value in row) else row for row in plain]
-    values = _columns.values_of(part)
-    if set(map(type, values)) <= {bool, int, NoneType} or (_columns.is_arrow(part) and str(part.type) == "string"):
+    values = columnar.values_of(part)
+    if set(map(type, values)) <= {bool, int, NoneType} or (columnar.is_arrow(part) and str(part.type) == "string"):
         return values
     return [_plain_value(value) for value in values]
 
@@ -191,14 +191,14 @@ def _without_nan(values: Floats) -> list[float | None]:
 def _plain_value(value: Any) -> Any:
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
-    if _values.is_missing(value):
+    if meaning.is_missing(value):
         return None
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, date):
         return value.isoformat()
     try:
-        return _values.category(value).decode()
+        return meaning.category(value).decode()
     except InputError:
         return None  # the row is rejected
 
@@ -214,7 +214,7 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
     ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
     """
-    opened = _opened(source, peek=_sources.PEEK if schema is None else 0)
+    opened = _opened(source, peek=sources.PEEK if schema is None else 0)
     if schema is None:
         if label is None:
             raise InputError("which column is to be predicted? give read(..., label=...) or a schema")
@@ -235,7 +235,7 @@ def infer_file(source: Any, label: str, task: Task | None = None) -> Schema:
     It is read through once: the fields are judged by up to 20,000 rows spread evenly over it, the classes by all
     labels. Of standard input only the first 64 KiB are looked at, and they are still there to be read.
     """
-    return _inferred(_opened(source, _sources.PEEK), label, task)
+    return _inferred(_opened(source, sources.PEEK), label, task)
 
 
 def _opened(source: Any, peek: int) -> Source:
@@ -244,15 +244,13 @@ def _opened(source: Any, peek: int) -> Source:
         return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input", peek)
     if isinstance(source, str | Path):
         paths = _paths(source)
-        return (
-            _sources.file(paths[0]) if paths == [Path(source)] else Files(str(source), list(map(_sources.file, paths)))
-        )
+        return sources.file(paths[0]) if paths == [Path(source)] else Files(str(source), list(map(sources.file, paths)))
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(one, str | Path) for one in source):
             raise InputError("got a list that does not hold paths, expected paths of files, or a dict of columns")
         paths = [path for one in source for path in _paths(one)]
-        return Files(", ".join(map(str, paths)), list(map(_sources.file, paths)))
-    return _sources.Table(source)
+        return Files(", ".join(map(str, paths)), list(map(sources.file, paths)))
+    return sources.Table(source)
 
 
 def _paths(source: str | Path) -> list[Path]:
@@ -294,7 +292,7 @@ def _inferred(source: Source, label: str, task: Task | None) -> Schema:
 
 def _count(labels: dict[Any, int], column: Any) -> None:
     """Add a column of labels to the counts, of which there are never more than a bound."""
-    values = [] if column is None else _columns.values_of(_columns.native(column))
+    values = [] if column is None else columnar.values_of(columnar.native(column))
     for value, n in Counter(map(_label, values)).items():
         if value is not None and (value in labels or len(labels) < _COUNTED):
             labels[value] = labels.get(value, 0) + n
@@ -309,8 +307,8 @@ def _label(value: Any) -> Any:
 
 def _some(column: Any, taken: range) -> list[Any]:
     """Some values of a column; NaN, not None, for missing numbers, so that an empty column keeps its type."""
-    part = _columns.native(column)
-    values = _columns.values_of(part[taken.start :: taken.step])
-    if _columns.is_arrow(part) and str(part.type).startswith(("int", "uint", "float", "double", "halffloat")):
+    part = columnar.native(column)
+    values = columnar.values_of(part[taken.start :: taken.step])
+    if columnar.is_arrow(part) and str(part.type).startswith(("int", "uint", "float", "double", "halffloat")):
         return [math.nan if value is None else value for value in values]
     return values

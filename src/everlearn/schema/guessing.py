@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from everlearn import _columns, _values
 from everlearn.errors import InputError
 from everlearn.records import Scalar, Task
+from everlearn.schema import columnar, meaning
 
 MOST = 0.98  # of the values must fit a kind; the others are taken for dirt
 NUMBERED_CLASSES = 20  # whole numbers of more values than this are a regression
@@ -31,9 +31,9 @@ _LEADING_ZERO = re.compile(r"0[0-9]+")
 
 def kind_of(name: str, part: Any) -> str | None:
     """The kind of a field from a native column of it; None if it is better left out."""
-    if _columns.is_arrow(part) and str(part.type).startswith("dictionary"):
+    if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
         return "categorical"
-    everything = _columns.values_of(part)
+    everything = columnar.values_of(part)
     values = [value for value in everything if not _absent(value)]
     if not values:
         typed = isinstance(part, np.ndarray) or any(isinstance(value, float) for value in everything)
@@ -49,11 +49,11 @@ def kind_of(name: str, part: Any) -> str | None:
         return _vector_kind(values)
     if kinds & {dict, list, tuple}:
         return None
-    return _text_kind(name, [_values.category(value).decode() for value in values])
+    return _text_kind(name, [meaning.category(value).decode() for value in values])
 
 
 def _absent(value: Any) -> bool:
-    return _values.is_missing(value) or (isinstance(value, str | bytes) and not value.strip())
+    return meaning.is_missing(value) or (isinstance(value, str | bytes) and not value.strip())
 
 
 def _number_kind(name: str, numbers: Sequence[float]) -> str | None:
@@ -83,7 +83,7 @@ def _named_like_id(name: str) -> bool:
 
 
 def _text_kind(name: str, texts: Sequence[str]) -> str | None:
-    numbers = fitting(texts, _values.number)
+    numbers = fitting(texts, meaning.number)
     if len(numbers) >= MOST * len(texts):
         known = [number for number in numbers if number == number]
         zeros = sum(1 for text in texts if _LEADING_ZERO.fullmatch(text))
@@ -91,7 +91,7 @@ def _text_kind(name: str, texts: Sequence[str]) -> str | None:
             return _number_kind(name, known) if known else "numeric"
     elif sum(text.strip().lower() in _TRUTH_WORDS for text in texts) >= MOST * len(texts):
         return "boolean"
-    elif len(fitting(texts, _values.moment)) >= MOST * len(texts):
+    elif len(fitting(texts, meaning.moment)) >= MOST * len(texts):
         return "datetime"
     elif texts[0].startswith("["):
         return _vector_kind([text.strip("[] ").split(",") for text in texts])
@@ -115,7 +115,7 @@ def _vector_kind(values: Sequence[Any]) -> str | None:
     if length == 0 or count < MOST * len(values):
         return None
     try:
-        _values.vector(next(value for value in values if len(value) == length), length)
+        meaning.vector(next(value for value in values if len(value) == length), length)
     except InputError:
         return None
     return f"vector[{length}]"
@@ -146,7 +146,7 @@ def target(label: str, labels: Mapping[Any, int], task: Task | None) -> tuple[Ta
     if numbers is None:
         if task == "regression":
             raise InputError(f"the label {label!r} is not a number ({_some(counts)}), so it cannot be a regression")
-        return _classes(label, sorted({_values.category(value).decode() for value in counts}), task)
+        return _classes(label, sorted({meaning.category(value).decode() for value in counts}), task)
     found = sorted(set(numbers))
     whole = all(number == math.floor(number) for number in found)
     few = len(found) <= 2 or (whole and len(found) <= min(NUMBERED_CLASSES, sum(counts.values()) / 2))
@@ -160,7 +160,7 @@ def _numbers(counts: Mapping[Any, int]) -> list[float] | None:
     found, fit = [], 0
     for value, n in counts.items():
         try:
-            number = _values.number(value)
+            number = meaning.number(value)
         except InputError:
             continue
         fit += n
@@ -183,5 +183,5 @@ def _classes(label: str, classes: Sequence[Any], task: Task | None) -> tuple[Tas
 
 
 def _some(values: Any) -> str:
-    shown = [_values.show(value) for value in list(values)[:3]]
+    shown = [meaning.show(value) for value in list(values)[:3]]
     return ", ".join(shown) + (", ..." if len(values) > 3 else "")

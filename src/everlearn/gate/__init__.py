@@ -2,7 +2,7 @@
 
 The gate is fed paired losses in log order and keeps sums of their differences in fixed arrays. It may be asked after
 every example: looking often costs nothing in false alarms. A verdict needs two kinds of evidence to agree, a bet on
-every example and a t-test on blocks (`_evidence.py` has the arithmetic of both). The first is exact whatever the shape
+every example and a t-test on blocks (`kernels.py` has the arithmetic of both). The first is exact whatever the shape
 of the losses, but takes one good stretch of a stream for proof; the second is not fooled by stretches.
 
 Both are weighed twice: over the whole stream, and over a recent window, because a candidate that becomes better only
@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from everlearn._evidence import (
+from everlearn.errors import ConfigError, InputError
+from everlearn.gate.kernels import (
     BETTER,
     COMPARED,
     DIFFERENCE,
@@ -38,7 +39,6 @@ from everlearn._evidence import (
     log_capital,
     weigh_blocks,
 )
-from everlearn.errors import ConfigError, InputError
 from everlearn.records import Arrays, Evidence, Floats, Verdict
 from everlearn.spec import GateSpec
 
