@@ -233,6 +233,30 @@ def test_a_missing_number_may_be_none_nan_or_absent(tmp_path):
         assert len({one.proba for one in answers}) == 1
 
 
+def test_an_interrupted_run_is_neither_used_nor_saved_half_way(tmp_path, monkeypatch):
+    settings, columns = spec(), table(3000)
+    with Loop(settings, tmp_path / "undisturbed") as loop:
+        loop.run(read(columns, schema=settings.schema))
+        expected = bytes_of(loop)
+
+    with Loop(settings, tmp_path / "home") as loop:
+        remember, calls = loop.fold.learner.remember, iter(range(60))
+
+        def interrupted(examples: Examples) -> None:
+            if next(calls) == 50:  # a thousand rows have been learned, this piece has not been counted
+                raise KeyboardInterrupt
+            remember(examples)
+
+        monkeypatch.setattr(loop.fold.learner, "remember", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(read(columns, schema=settings.schema))
+        with pytest.raises(LogError, match="open it again"):
+            loop.learn(record(columns, 0), 1)
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(columns, schema=settings.schema))
+        assert bytes_of(loop) == expected
+
+
 def test_a_home_is_for_one_process_at_a_time(tmp_path):
     with Loop(spec(), tmp_path / "home"), pytest.raises(LogError, match="open in another process"):
         Loop(spec(), tmp_path / "home")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from everlearn import config, metrics, report
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, InputError, LogError
 from everlearn.feedback import target, unknown
 from everlearn.fold import Commit, Fold
 from everlearn.home import Home
@@ -70,6 +70,7 @@ class Loop:
         self.served: Served | None = None
         self._sources: dict[str, int] = {}  # rows taken so far from each source, by its fingerprint
         self._saved = 0  # labelled examples at the last checkpoint
+        self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
         with ExitStack() as undo:
             self.home = Home(home, spec.log)
@@ -214,7 +215,7 @@ class Loop:
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
         if not self.home.closed:
-            if self.fold.started:
+            if self.fold.started and self._whole:
                 self._save()
             self.home.close()
 
@@ -239,14 +240,14 @@ class Loop:
                 position = examples.position + base
                 examples = dataclasses.replace(examples, position=position)
             pending += chunk.rejected
-            if len(examples.y):
-                for commit in self.fold.examples(examples, "row"):
+            with self._folding():
+                for commit in self.fold.examples(examples, "row") if len(examples.y) else ():
                     self._sources[stream.fingerprint] = commit.at - base
                     known = [one for one in pending if one.at <= commit.at - base]
                     pending = pending[len(known) :]
                     self._commit(Commit(commit.at, [*known, *commit.payloads]))
-            self._sources[stream.fingerprint] = chunk.last
-            self.fold.cursor["row"] = base + chunk.last
+                self._sources[stream.fingerprint] = chunk.last
+                self.fold.cursor["row"] = base + chunk.last
             yield chunk.last - taken
         if not self.fold.started:
             for commit in self.fold.start(self.fold.cursor["row"]):
@@ -304,16 +305,29 @@ class Loop:
             self.catch_up()
 
     def _fold(self, batch: Sequence[Event]) -> None:
-        for examples, group in groupby(batch, lambda event: isinstance(event.payload, Example)):
-            if examples:
-                for commit in self.fold.example_events(list(group)):
-                    self._commit(commit)
-                continue
-            for event in group:
-                for commit in self.fold.event(event):
-                    self._commit(commit)
+        with self._folding():
+            for examples, group in groupby(batch, lambda event: isinstance(event.payload, Example)):
+                if examples:
+                    for commit in self.fold.example_events(list(group)):
+                        self._commit(commit)
+                    continue
+                for event in group:
+                    for commit in self.fold.event(event):
+                        self._commit(commit)
         if self.fold.started:
             self._publish()
+
+    @contextmanager
+    def _folding(self) -> Iterator[None]:
+        """Around a fold: what is interrupted half-way (Ctrl-C, a full disk) must be neither used nor saved."""
+        if not self._whole:
+            raise LogError(
+                "this loop was interrupted while it learned; close it and open it again: it goes on from its last "
+                "checkpoint, as if nothing had happened"
+            )
+        self._whole = False
+        yield
+        self._whole = True
 
     def _ready(self) -> Served:
         """Start the loop if nothing has started it yet; return what serves."""
