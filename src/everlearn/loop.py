@@ -296,6 +296,7 @@ class Loop:
 
     def _take(self, payloads: Sequence[Payload]) -> None:
         """Append events, and fold them; reading them back is only needed where others have written in between."""
+        self._check_whole()
         now, expected = time.time(), self._seen + 1
         positions = self.log.append(payloads, now)
         if positions == list(range(expected, expected + len(payloads))):
@@ -320,14 +321,17 @@ class Loop:
     @contextmanager
     def _folding(self) -> Iterator[None]:
         """Around a fold: what is interrupted half-way (Ctrl-C, a full disk) must be neither used nor saved."""
+        self._check_whole()
+        self._whole = False
+        yield
+        self._whole = True
+
+    def _check_whole(self) -> None:
         if not self._whole:
             raise LogError(
                 "this loop was interrupted while it learned; close it and open it again: it goes on from its last "
                 "checkpoint, as if nothing had happened"
             )
-        self._whole = False
-        yield
-        self._whole = True
 
     def _ready(self) -> Served:
         """Start the loop if nothing has started it yet; return what serves."""
