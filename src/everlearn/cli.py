@@ -38,7 +38,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
 TOML = Path("everlearn.toml")
-PLAIN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
 
 
 def main() -> None:
@@ -91,7 +90,8 @@ def init(
         _print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
         return
     schema = spec.schema
-    table = Table("field", "kind", title=f"{data}: predict {schema.label} ({schema.task})", **PLAIN)
+    screen.print(f"[bold]{_escape(data)}[/]: predict {_escape(schema.label)} ({schema.task})", highlight=False)
+    table = Table("field", "kind", box=box.SIMPLE_HEAD)
     for name, kind in schema.fields.items():
         table.add_row(name, kind)
     screen.print(table)
@@ -195,7 +195,7 @@ def check(
     if as_json:
         _print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})
     else:
-        table = Table("check", "", "what was found", title=target, **PLAIN)
+        table = Table("check", "", "what was found", box=box.SIMPLE_HEAD)
         for one in results:
             table.add_row(one.name, "[green]passes[/]" if one.ok else "[bold red]fails[/]", _escape(one.message))
         screen.print(table)
