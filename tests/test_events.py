@@ -218,7 +218,7 @@ def test_keys_read_as_promised() -> None:
     assert key(Label("p", 1)).startswith("label:p:")
     assert key(Born(version)) == "version:5eed"
     assert key(Checkpoint(9, "b10b")) == "checkpoint:9:b10b"
-    assert key(Rejected("rows.csv", 3, "why", "raw")) == "rejected:rows.csv:3"
+    assert key(Rejected("rows.csv", 3, "why", "raw")) == "rejected:rows.csv:3:0"
 
 
 @pytest.mark.parametrize(

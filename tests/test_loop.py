@@ -312,7 +312,7 @@ def test_numbers_from_numpy_are_taken_and_odd_objects_refused(tmp_path):
     with Loop(spec(), tmp_path / "home") as loop:
         answer = loop.predict({"a": np.float32(1.5), "b": np.int64(2), "c": np.str_("c1")})
         loop.feedback(answer.id, label=np.int64(1))
-        with pytest.raises(InputError, match="got a object"):
+        with pytest.raises(InputError, match="field 'a': got <object"):
             loop.predict({"a": object()})
         with pytest.raises(InputError, match="expected a record"):
             loop.predict([1, 2, 3])  # type: ignore[arg-type]

@@ -141,7 +141,7 @@ def key(payload: Payload) -> str:
         case Checkpoint():
             return f"checkpoint:{payload.at}:{payload.blob}"
         case Rejected():
-            return f"rejected:{payload.source}:{payload.line}"
+            return f"rejected:{payload.source}:{payload.line}:{payload.at}"
 
 
 def _judgement(payload: Feedback) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,13 +49,17 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._waiters)
 
-    def put(self, waiter: Waiter) -> None:
-        """Add a prediction; drop the oldest ones that no longer fit in `spec.bytes`."""
+    def put(self, waiter: Waiter) -> list[Waiter]:
+        """Add a prediction; remove and return the oldest ones that no longer fit in `spec.bytes`."""
         self._waiters[waiter.id] = waiter
         self.nbytes += waiter.nbytes
+        gone: list[Waiter] = []
         while self.nbytes > self.spec.bytes and len(self._waiters) > 1:
-            self.take(next(iter(self._waiters)))
-            self.evicted += 1
+            oldest = next(iter(self._waiters.values()))
+            gone.append(oldest)
+            self.take(oldest.id)
+        self.evicted += len(gone)
+        return gone
 
     def take(self, id: str) -> Waiter | None:
         """Remove and return the prediction that feedback has come for, or None if it does not wait (any more)."""
@@ -145,6 +150,36 @@ def unknown(id: str) -> UnknownId:
         f"no prediction with id {id!r} is in this loop's log; feedback needs the .id of an answer of this loop "
         "(or the id that you gave to predict)"
     )
+
+
+def judgement(
+    id: str, label: Scalar | None, reward: float | None, chosen: int | None, weight: float, source: str
+) -> Feedback:
+    """The one judgement that was given; InputError if there is not exactly one."""
+    given = [part for part in (label, reward, chosen) if part is not None]
+    if len(given) != 1:
+        raise InputError(f"feedback for {id!r} needs exactly one of label, reward and chosen; got {len(given)} of them")
+    if label is not None:
+        return Label(id, scalar(label), weight, source)
+    if reward is not None:
+        return Reward(id, float(reward), weight, source)
+    return Preference(id, int(chosen or 0), weight, source)
+
+
+def checked_weight(weight: float) -> float:
+    """A weight that can be learned with, or InputError."""
+    if not (isinstance(weight, int | float | np.number) and 0 <= weight <= 1e30):
+        raise InputError(f"weight: got {weight!r}, expected a number from 0 to 1e30")
+    return float(weight)
+
+
+def scalar(value: Any) -> Any:
+    """A numpy scalar or array as the plain Python value it holds."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"got a {type(value).__name__} ({value!r}), expected a number, a string, a boolean or a list")
 
 
 def _stack(parts: list[np.ndarray], dtype: type) -> np.ndarray:

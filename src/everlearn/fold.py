@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from everlearn import gate, metrics, model, schema
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, InputError
 from everlearn.feedback import ANSWER, Waiter, Waiting, target
 from everlearn.learn import DRIFT, Learner, warm
 from everlearn.predict import speak
@@ -70,8 +70,10 @@ class Fold:
         self._now = 0.0  # the latest time that the log has shown; it never goes back
         self.warm_rows = int(spec.warm_start)  # a share below 1 needs the length of the stream: the loop knows it
         self._warmed = 0
-        self._checkpointed = 0
+        self._predictions = 0
+        self._checkpointed = 0  # examples and predictions folded by then
         self._nursery: model.Model | None = None  # learns offline until the warm start is over
+        self._default = _default(spec, self.encoder)
         self._guards = {name: self.encoder.label(_guarded(name, spec)) for name in spec.gate.guards}
 
     @property
@@ -87,31 +89,59 @@ class Fold:
             if used == len(examples.y):
                 self.cursor[cursor] = int(examples.position[-1])
                 return
-            yield from self.start(int(examples.position[used]) - 1)
+            at = int(examples.position[used]) - 1
+            self.cursor[cursor] = at
+            yield from self.start(at)
             examples = model.cut(examples, used, len(examples.y))
         for piece in self.learner.pieces(examples):
             shadows = {one.uid: one.model for one in self.roster.contestants if not one.learns}
             yield from self._test(piece, speak(shadows, piece.batch), cursor)
 
     def event(self, event: Event) -> Iterator[Commit]:
-        """Fold one event of the log; what the loop wrote itself moves nothing."""
+        """Fold one event of the log; what the loop wrote itself moves nothing.
+
+        Whatever falls due on the way is committed once the whole event is folded: a checkpoint is never half of one.
+        """
+        commits = self._effects(event)
+        if commits is None:
+            return
+        payloads, due = [], False
+        for commit in commits:
+            payloads += commit.payloads
+            due = True
+        self.cursor["log"] = event.position
+        if due or self._due():
+            yield self._commit(event.position, payloads)
+
+    def _effects(self, event: Event) -> Iterator[Commit] | None:
         match event.payload:
             case Decision(by="user", alias="champion") as decision:
-                arrays = self._versions.load(decision.version)
-                self.roster.install(decision.version, arrays, keep=decision.action == "promote")
+                return self._installed(decision)
+            case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
+                self.warm_rows = warm_rows
+                return iter(())
             case Prediction() as prediction:
-                yield from self._predicted(event, prediction)
+                return self._with_overdue(event, self._predicted(event, prediction))
             case Label() | Reward() | Preference() as feedback:
                 y = target(feedback, self.spec.schema.task, self.encoder.label)
-                yield from self._judged(feedback.id, y, feedback.weight, event.position)
-            case _:
-                return
-        self.cursor["log"] = event.position
+                return self._with_overdue(event, self._judged(feedback.id, y, feedback.weight, event.position))
+        return None
+
+    def _installed(self, decision: Decision) -> Iterator[Commit]:
+        arrays = self._versions.load(decision.version)
+        self.roster.install(decision.version, arrays, keep=decision.action == "promote")
+        return iter(())
+
+    def _with_overdue(self, event: Event, effects: Iterator[Commit]) -> Iterator[Commit]:
+        """The effects of an event, and those of the time that it shows: predictions overdue take the default label."""
+        yield from effects
         self._now = max(self._now, event.time)
-        default = self.spec.feedback.default
         for waiter in self.waiting.overdue(self._now):
-            if default is not None:
-                yield from self._score(waiter, self.encoder.label(default), 1.0, event.position)
+            yield from self._unanswered(waiter, event.position)
+
+    def _unanswered(self, waiter: Waiter, position: int) -> Iterator[Commit]:
+        if self._default is not None:
+            yield from self._score(waiter, self._default, 1.0, position)
 
     def example_events(self, batch: Sequence[Event]) -> Iterator[Commit]:
         """Fold consecutive events that are all examples, at once."""
@@ -160,8 +190,12 @@ class Fold:
         row = self.encoder.record(prediction.features)
         said = speak({one.uid: one.model for one in self.roster.contestants}, row)
         said[ANSWER] = np.array([prediction.proba or (float(prediction.value),)], np.float32)
+        self._predictions += 1
         self.learner.look(row, said[ANSWER])
-        self.waiting.put(Waiter(prediction.id, event.position, event.time, row, said))
+        if self.spec.drift.watch != "loss" and self.learner.alarm() == DRIFT:  # no label will say so
+            yield Commit(event.position, self._react(event.position))
+        for evicted in self.waiting.put(Waiter(prediction.id, event.position, event.time, row, said)):
+            yield from self._unanswered(evicted, event.position)
 
     def _judged(self, id: str, y: float, weight: float, position: int) -> Iterator[Commit]:
         """Score a prediction that waits; a correction, or a label that came too late, is learned but not scored."""
@@ -184,7 +218,8 @@ class Fold:
         roles = {"champion": champion.uid if answered_now else ANSWER, "challenger": self.roster.challenger.uid}
         if (frozen := self.roster.find("frozen")) is not None:
             roles["frozen"] = frozen.uid
-        losses = self.learner.step(examples, said, {one.uid: one.model for one in contestants if one.learns}, roles)
+        learners = {one.uid: one.model for one in contestants if one.learns}
+        losses = self.learner.step(examples, said, learners, roles, answered_now)
         if answered_now:
             self.learner.look(examples.batch, said[champion.uid])
         for candidate, reference in self.roster.questions():
@@ -220,16 +255,22 @@ class Fold:
         for candidate, _ in self.roster.questions():
             if candidate.trial is None or self.roster.champion.uid != champion:
                 continue  # not asked yet, or everyone is asked anew since the champion has changed
-            share = 1.0 if candidate.role in ("previous", "champion") else 1.0 / self.spec.challengers
+            share = 1.0 if candidate.role in ("previous", "frozen", "champion") else 1.0 / self.spec.challengers
             verdict = gate.verdict(candidate.trial.evidence, self.gate, share)
             if verdict.action != "wait":
                 payloads += self._move(candidate, verdict.action, verdict.reason, verdict.evidence, at)
             elif candidate.role == "candidate" and self._hopeless(verdict.evidence):
                 self.roster.withdraw(candidate)
         self.roster.nominate()
-        due = self.learner.scored // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint
-        if payloads or due:
+        if payloads or self._due():
             yield self._commit(at, payloads)
+
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self._folded() // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint
+
+    def _folded(self) -> int:
+        return self.learner.scored + self._predictions
 
     def _hopeless(self, evidence: Evidence) -> bool:
         """Whether a candidate has had its time without evidence for it that counts: a newer snapshot may do better."""
@@ -238,40 +279,50 @@ class Fold:
     def _move(
         self, candidate: Contestant, verdict: Literal["promote", "reject"], reason: str, evidence: Evidence, at: int
     ) -> list[Payload]:
-        champion, previous = self.roster.champion, self.roster.find("previous")
+        champion = self.roster.champion
         move = self.roster.move(candidate, verdict)
         if move == "promote":
             born = self._born(candidate.model, (candidate.version,), at, reason, candidate.trial)
             decision = self._decision(move, at, reason, "gate", "champion", born.version.id, champion.version, evidence)
             self.roster.promote(candidate, born.version.id)
             return [born, decision]
-        if move == "rollback" and previous is not None:
-            version = previous.version
-            self.roster.install(version, previous.model.arrays, keep=False)
-            return [self._decision(move, at, reason, "guard", "champion", version, champion.version, evidence)]
+        if move == "rollback":
+            better = self.roster.better(candidate)
+            version, old = better.version, champion.version
+            self.roster.install(version, better.model.arrays, keep=False)
+            return [self._decision(move, at, reason, "guard", "champion", version, old, evidence)]
         if move == "reject":
             self.roster.reject(candidate)
             return [self._decision(move, at, reason, "gate", "", candidate.version, "", evidence)]
-        self.roster.confirm()
+        self.roster.confirm(candidate)
         return []
 
     def _react(self, at: int) -> list[Payload]:
         """Drift was detected: note it, and react as the spec says."""
-        drift = self.spec.drift
-        reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}"
+        drift, live = self.spec.drift, self.roster.live
+        full = self.roster.learning() >= self.spec.challengers
+        starts = drift.reaction == "challenger" or (live and drift.reaction == "reset")
+        note = ", but as many learn already as may" if starts and full else ""
+        reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}"
         payloads: list[Payload] = [self._decision("drift", at, reason, "drift")]
         if drift.reaction == "rate":
             self.learner.boost()
-        elif drift.reaction == "reset":
+        elif drift.reaction == "reset" and not live:
             self.roster.restart(self.roster.challenger, self.make().arrays, self.roster.challenger.version)
-        elif drift.reaction == "challenger" and self.roster.learning() < self.spec.challengers:
-            fresh, remembered = self.make(), self.learner.remembered()
+        elif starts and not full:
+            payloads += self._challenge(at, remember=drift.reaction == "challenger")
+        return payloads
+
+    def _challenge(self, at: int, remember: bool) -> list[Payload]:
+        """Start a fresh challenger: untrained, or warmed on replay."""
+        fresh, why = self.make(), "fresh challenger after drift, untrained"
+        remembered = self.learner.remembered() if remember else None
+        if remembered is not None and len(remembered.y):
             warm(fresh, remembered)
             why = f"fresh challenger after drift, warmed on {len(remembered.y)} remembered rows"
-            born = self._born(fresh, (), at, why)
-            self.roster.challenge(born.version.id, fresh)
-            payloads += [born, self._decision("challenger", at, why, "drift", "challenger", born.version.id)]
-        return payloads
+        born = self._born(fresh, (), at, why)
+        self.roster.challenge(born.version.id, fresh)
+        return [born, self._decision("challenger", at, why, "drift", "challenger", born.version.id)]
 
     def _born(
         self, which: model.Model, parents: tuple[str, ...], at: int, reason: str, trial: Trial | None = None
@@ -295,7 +346,7 @@ class Fold:
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def _commit(self, at: int, payloads: list[Payload]) -> Commit:
-        self._checkpointed = self.learner.scored
+        self._checkpointed = self._folded()
         return Commit(at, payloads)
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
@@ -308,6 +359,7 @@ class Fold:
             "cursor": dict(self.cursor),
             "now": self._now,
             "warmed": self._warmed,
+            "predictions": self._predictions,
         }
         arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", learner)
         return arrays | model.prefixed("waiting/", self.waiting.state()), header
@@ -318,12 +370,22 @@ class Fold:
         self.learner.load(model.within(arrays, "learner/"), header["learner"])
         self.waiting.load(model.within(arrays, "waiting/"))
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
-        self._now, self._warmed = header["now"], header["warmed"]
-        self._checkpointed = self.learner.scored
+        self._now, self._warmed, self._predictions = header["now"], header["warmed"], header["predictions"]
+        self._checkpointed = self._folded()
 
 
 def _example(row: Batch, y: float, weight: float, position: int) -> Examples:
     return Examples(row, np.array([y]), np.array([weight], np.float32), np.array([position], np.int64))
+
+
+def _default(spec: Spec, encoder: schema.Encoder) -> float | None:
+    """The label of a prediction that nobody answered, as the number it is learned by."""
+    if spec.feedback.default is None:
+        return None
+    try:
+        return encoder.label(spec.feedback.default)
+    except InputError as error:
+        raise ConfigError(f"feedback.default: {error}") from error
 
 
 def _guarded(name: str, spec: Spec) -> Any:

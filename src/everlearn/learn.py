@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from everlearn import drift, metrics, replay
+from everlearn.errors import ConfigError
 from everlearn.model import Model, copied, cut, prefixed, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
 from everlearn.spec import Schema, Spec
@@ -60,17 +61,24 @@ class Learner:
             start = stop
 
     def step(
-        self, examples: Examples, said: dict[int, Singles], learners: Mapping[int, Model], roles: Mapping[str, int]
+        self,
+        examples: Examples,
+        said: dict[int, Singles],
+        learners: Mapping[int, Model],
+        roles: Mapping[str, int],
+        answer_now: bool,
     ) -> dict[int, Floats]:
         """Test everyone on `examples`, let `learners` learn them, and return the losses (n,) by uid.
 
-        `said` holds what contestants answered earlier, by uid; a learner that is not in it is tested on what it says
-        just before it learns each row. `roles` maps "champion", "frozen" and "challenger" to the uid scored in it.
+        `said` holds what contestants answered, by uid. With `answer_now` (the labels came with the rows) a learner is
+        tested on what it says just before it learns each row; otherwise only on what it said then, if it was there.
+        `roles` maps "champion", "frozen" and "challenger" to the uid scored in it.
         """
         weight = self._weight(examples.weight)
         for uid, model in learners.items():
             before = model.learn(examples.batch, examples.y, weight)
-            said.setdefault(uid, before)
+            if answer_now:
+                said[uid] = before
         for role, uid in roles.items():
             if uid in said:
                 metrics.update(
@@ -153,8 +161,11 @@ def warm(model: Model, examples: Examples, epochs: int = 1) -> None:
 
 def loss_kind(kind: str, task: Task) -> LossKind:
     """The loss that contestants are compared by; "auto" is the Brier score for classes, the absolute error else."""
+    fitting = ("absolute", "squared") if task == "regression" else ("brier", "error", "log_loss")
     if kind == "auto":
-        return "absolute" if task == "regression" else "brier"
+        return fitting[0]  # type: ignore[return-value]
+    if kind not in fitting:
+        raise ConfigError(f"gate.loss: got {kind!r} for a {task} task; expected one of auto, {', '.join(fitting)}")
     return kind  # type: ignore[return-value]
 
 

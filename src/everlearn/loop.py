@@ -18,7 +18,7 @@ import numpy as np
 
 from everlearn import config, metrics, report
 from everlearn.errors import ConfigError, InputError, LogError
-from everlearn.feedback import target, unknown
+from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
 from everlearn.fold import Commit, Fold
 from everlearn.home import Home
 from everlearn.model import cut
@@ -27,21 +27,19 @@ from everlearn.records import (
     Decision,
     Event,
     Example,
-    Feedback,
-    Label,
+    Examples,
     Payload,
     Prediction,
-    Preference,
     Rejected,
-    Reward,
     Scalar,
     Version,
 )
 from everlearn.spec import Spec
-from everlearn.stream import Stream
+from everlearn.stream import Stream, digest, plain
 
 Progress = Callable[[int, "Loop"], None]
 
+_NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
 _FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
 _READ = 4096  # events read, or rows taken from a stream, at a time
 
@@ -68,7 +66,8 @@ class Loop:
     def __init__(self, spec: Spec, home: Path) -> None:
         self.spec = spec
         self.served: Served | None = None
-        self._sources: dict[str, int] = {}  # rows taken so far from each source, by its fingerprint
+        self._sources: dict[str, dict[str, Any]] = {}  # rows taken so far from each source, by its fingerprint
+        self._unsaved = False  # whether rows were folded since the last checkpoint
         self._saved = 0  # labelled examples at the last checkpoint
         self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
@@ -89,10 +88,12 @@ class Loop:
         Raises InputError for a record that the schema cannot take.
         """
         served = self._ready()
-        plain = _plain(features)
-        row = self.fold.encoder.record(plain)
+        held = self._plain(features)
+        if id is not None and (before := self.home.prediction(id)) is not None and before.features == held:
+            return before  # asked again: the answer was given
+        row = self.fold.encoder.record(held)
         classes = int(self.fold.shape["classes"])
-        given = answer(served, row, plain, self.fold.encoder.answer, classes, id)
+        given = answer(served, row, held, self.fold.encoder.answer, classes, id)
         self._take([given])
         return given
 
@@ -111,7 +112,7 @@ class Loop:
         The same feedback sent twice counts once; a different one is a correction. Raises UnknownId for an id
         that is not in the log, and InputError for feedback that the task cannot use; both leave the log as it was.
         """
-        payload = _judgement(id, label, reward, chosen, _weight(weight), source)
+        payload = judgement(id, label, reward, chosen, checked_weight(weight), source)
         target(payload, self.spec.schema.task, self.fold.encoder.label)
         if self.home.prediction(id) is None:
             raise unknown(id)
@@ -119,27 +120,32 @@ class Loop:
 
     def learn(self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None) -> None:
         """Predict and learn at once, where the label is already known."""
-        plain, label = _plain(features), _scalar(label)
-        self.fold.encoder.record(plain)
+        held, label = self._plain(features), scalar(label)
         self.fold.encoder.label(label)
         name = id or f"example-{self.log.count('example') + 1}"
-        self._take([Example(name, plain, label, _weight(weight))])
+        self._take([Example(name, held, label, checked_weight(weight))])
 
     def run(self, stream: Stream, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
 
         The rows are the log themselves, unless `log.rows` is "always" or the stream cannot be read twice; then
-        each row is appended to the log first. `progress(rows, loop)` is called now and then with the rows taken.
+        each row is appended to the log first. The files of a folder or a glob are streams one after the other, each
+        taken from where it stopped. `progress(rows, loop)` is called now and then with the rows taken. Raises
+        InputError for a file that was changed where it had been read already.
         """
         began, taken = time.perf_counter(), 0
         as_log = stream.replayable and self.spec.log.rows == "auto"
-        for last in self._take_rows(stream) if as_log else self._append_rows(stream):
-            taken = last
-            if progress is not None:
-                progress(taken, self)
+        self._settle_warm_start(stream, as_log)
+        for part in stream.parts():
+            before = taken
+            for rows in self._take_rows(part) if as_log else self._append_rows(part):
+                taken = before + rows
+                if progress is not None:
+                    progress(taken, self)
+        self._ready()
         self._save()
         seconds = time.perf_counter() - began
-        return self.report() | {"seconds": seconds, "events_per_second": taken / seconds}
+        return self.report() | {"seconds": seconds, "rows": taken, "events_per_second": taken / seconds}
 
     def versions(self) -> list[Version]:
         """Every version there is, oldest first."""
@@ -170,8 +176,9 @@ class Loop:
     def report(self) -> dict[str, Any]:
         """Where the loop stands: counts, and metrics of the champion, the frozen start and the challenger."""
         actions = [one.action for one in self.decisions()]
+        rows = sum(source["rows"] for source in self._sources.values())
         return {
-            "events": sum(self._sources.values()) + self.log.count("example") + self.log.count("prediction"),
+            "events": rows + self.log.count("example") + self.log.count("prediction"),
             "examples": self.fold.learner.scored,
             "metrics": self.fold.learner.report(),
             "drifts": actions.count("drift"),
@@ -181,6 +188,7 @@ class Loop:
             "rejections": actions.count("reject"),
             "rejected": self.log.count("rejected"),
             "waiting": len(self.fold.waiting),
+            "evicted": self.fold.waiting.evicted,
             "champion": self.home.versions.alias("champion"),
         }
 
@@ -215,9 +223,11 @@ class Loop:
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
         if not self.home.closed:
-            if self.fold.started and self._whole:
-                self._save()
-            self.home.close()
+            try:
+                if self.fold.started and self._whole:
+                    self._save()
+            finally:
+                self.home.close()
 
     def __enter__(self) -> Loop:
         return self
@@ -229,37 +239,60 @@ class Loop:
 
     def _take_rows(self, stream: Stream) -> Iterator[int]:
         """Fold rows of a stream that can be read again: it is its own log, only decisions are written."""
-        taken = self._sources.setdefault(stream.fingerprint, 0)
+        name = stream.fingerprint
+        taken = self._taken(stream)
         # Rows of several sources are numbered on: this source's row r is position base + r.
-        base = sum(self._sources.values()) - taken
-        self._warm_rows(stream)
+        base = sum(source["rows"] for source in self._sources.values()) - taken
         pending: list[Rejected] = []
         for chunk in stream.chunks(taken, _READ):
             examples = chunk.examples
             if base:
-                position = examples.position + base
-                examples = dataclasses.replace(examples, position=position)
-            pending += chunk.rejected
+                examples = dataclasses.replace(examples, position=examples.position + base)
+            pending += [msgspec.structs.replace(one, at=one.at + base) for one in chunk.rejected]
             with self._folding():
                 for commit in self.fold.examples(examples, "row") if len(examples.y) else ():
-                    self._sources[stream.fingerprint] = commit.at - base
-                    known = [one for one in pending if one.at <= commit.at - base]
+                    self._mark(name, examples, base, commit.at - base)
+                    known = [one for one in pending if one.at <= commit.at]
                     pending = pending[len(known) :]
                     self._commit(Commit(commit.at, [*known, *commit.payloads]))
-                self._sources[stream.fingerprint] = chunk.last
+                self._mark(name, examples, base, chunk.last)
                 self.fold.cursor["row"] = base + chunk.last
+                self._unsaved = True
             yield chunk.last - taken
-        if not self.fold.started:
-            for commit in self.fold.start(self.fold.cursor["row"]):
-                self._commit(commit)
         if pending:
+            self._ready()
             self._commit(Commit(self.fold.cursor["row"], list(pending)))
-        self._publish()
 
-    def _warm_rows(self, stream: Stream) -> None:
-        """Settle how long the warm start is, and make all its passes but the last."""
+    def _mark(self, name: str, examples: Examples, base: int, rows: int) -> None:
+        """Note how many rows of a source were taken, and what the last usable one of them was."""
+        source = self._sources.setdefault(name, {"rows": 0, "row": 0, "digest": ""})
+        source["rows"] = rows
+        at = int(np.searchsorted(examples.position, base + rows, "right")) - 1
+        if at >= 0:
+            source["row"], source["digest"] = int(examples.position[at]) - base, digest(examples, at)
+
+    def _taken(self, stream: Stream) -> int:
+        """How many rows of a stream were taken before; refuse a file whose last taken row is not what it was."""
+        source = self._sources.get(stream.fingerprint)
+        if source is None:
+            return 0
+        if source["row"]:
+            chunk = next(stream.chunks(source["row"] - 1, 1), None)
+            if chunk is None or not len(chunk.examples.y) or digest(chunk.examples, 0) != source["digest"]:
+                raise InputError(
+                    f"{stream.name} begins like a file that was taken up to row {source['rows']} before, but its row "
+                    f"{source['row']} is not what it was; a file may grow, not change: give this one another name"
+                )
+        return int(source["rows"])
+
+    def _settle_warm_start(self, stream: Stream, as_log: bool) -> None:
+        """Before anything has started: say how many rows the warm start has, and make all its passes but the last."""
         if self.fold.started or not self.spec.warm_start:
             return
+        if self.spec.epochs > 1 and not as_log:
+            raise ConfigError(
+                f"epochs = {self.spec.epochs} needs a file that is itself the log; its rows are read again"
+            )
         if self.spec.warm_start < 1:
             if stream.rows is None:
                 raise ConfigError(
@@ -267,6 +300,9 @@ class Loop:
                     "give a number of rows instead, for instance warm_start = 1000"
                 )
             self.fold.warm_rows = int(self.spec.warm_start * stream.rows)
+            if not as_log:  # what is folded from the log must be in the log
+                detail = {"warm_rows": self.fold.warm_rows}
+                self._take([Decision("config", 0, f"warm start of {detail['warm_rows']} rows", "loop", detail=detail)])
         for _ in range(self.spec.epochs - 1):
             left = self.fold.warm_rows
             for chunk in stream.chunks(0, _READ):
@@ -280,7 +316,8 @@ class Loop:
         """Append each row of a stream to the log, then fold it; rows that the log has already are not added again."""
         taken, number = 0, 0
         if not stream.replayable:
-            number = self.log.count("example")  # every reading of standard input is a new stretch of one stream
+            # Every reading of standard input is a new stretch of one stream; a raw row is an example or rejected.
+            number = self.log.count("example") + self.log.count("rejected")
         elif (last := self.log.last("example")) is not None and isinstance(last.payload, Example):
             name, _, row = last.payload.id.rpartition(":")
             taken = int(row) if name == stream.fingerprint else 0
@@ -289,7 +326,7 @@ class Loop:
             examples = [
                 Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
             ]
-            self._take([*examples, *chunk.rejected])
+            self._take([*examples, *(msgspec.structs.replace(one, at=one.at + number) for one in chunk.rejected)])
             yield chunk.last - taken
 
     # ---- the log and checkpoints -------------------------------------------------------------------------------
@@ -297,6 +334,8 @@ class Loop:
     def _take(self, payloads: Sequence[Payload]) -> None:
         """Append events, and fold them; reading them back is only needed where others have written in between."""
         self._check_whole()
+        if self._unsaved:  # the order of rows and events is only known as long as checkpoints keep it
+            self._commit(Commit(sum(self.fold.cursor.values()), []))
         now, expected = time.time(), self._seen + 1
         positions = self.log.append(payloads, now)
         if positions == list(range(expected, expected + len(payloads))):
@@ -317,6 +356,20 @@ class Loop:
                         self._commit(commit)
         if self.fold.started:
             self._publish()
+
+    def _plain(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """A record as the log will hold it, so that what is served and what is replayed are encoded from the same."""
+        if not isinstance(features, Mapping):
+            raise InputError(f"got a {type(features).__name__}, expected a record: a dict of field name -> value")
+        self.fold.encoder.record(features)  # refuses what cannot be used
+        held: dict[str, Any] = {}
+        for name, kind in self.spec.schema.fields.items():
+            value = features.get(name)
+            if type(value) not in (bool, int) and not (type(value) is str and value.isascii()):
+                value = plain(value, kind) if value is not None else None
+            if value is not None:
+                held[name] = value
+        return held
 
     @contextmanager
     def _folding(self) -> Iterator[None]:
@@ -359,33 +412,38 @@ class Loop:
         if positions[0] == self._seen + 1:
             self._seen = positions[-1]  # what the loop writes itself need not be read back
         self._saved = self.fold.learner.scored
+        self._unsaved = False
 
     def _restore(self) -> None:
         """Go on from the last checkpoint, then fold what the log holds beyond it."""
         last = self.home.last()
         if last is not None:
             at, arrays, header = last
-            self._compare(header["spec"], at)
+            changed = self._changed(msgspec.convert(header["spec"], Spec))
             self.fold.load(arrays, header["fold"])
-            self._sources = dict(header["sources"])
+            self._sources = header["sources"]
             self._saved = self.fold.learner.scored
             self._seen = self.fold.cursor["log"]
+            if "gate" in changed:
+                self.fold.roster.ask_anew()
+            if changed:
+                settings = msgspec.to_builtins(self.spec)
+                detail = {name: settings.get(name) for name in changed} | {"number": self.log.count("decision")}
+                reason = "settings changed: " + ", ".join(changed)
+                self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
         self.catch_up()
 
-    def _compare(self, before: dict[str, Any], at: int) -> None:
-        """Write down which settings changed since the last checkpoint; refuse those that its arrays depend on."""
-        now = msgspec.json.decode(msgspec.json.encode(self.spec))  # as it comes back from a snapshot's header
-        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    def _changed(self, before: Spec) -> list[str]:
+        """The settings that changed since the last checkpoint; refuse those that its arrays depend on."""
+        names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
+        changed = [name for name in names if getattr(before, name) != getattr(self.spec, name)]
         if fixed := [name for name in changed if name in _FIXED]:
             raise ConfigError(
                 f"{self.home.folder} was started with other settings: "
-                + "; ".join(f"{name} was {before.get(name)}, is now {now.get(name)}" for name in fixed)
+                + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(self.spec, name)}" for name in fixed)
                 + ". Put them back, or start anew with another home"
             )
-        if changed:
-            detail = {name: now.get(name) for name in changed} | {"number": self.log.count("decision")}
-            reason = "settings changed: " + ", ".join(changed)
-            self.log.append([Decision("config", at, reason, "user", detail=detail)])
+        return changed
 
     def _install(self, name: str, action: Literal["promote", "rollback"], reason: str) -> Version:
         """Append a user's decision; folding it carries it out."""
@@ -402,46 +460,5 @@ class Loop:
         return version
 
 
-def _judgement(
-    id: str, label: Scalar | None, reward: float | None, chosen: int | None, weight: float, source: str
-) -> Feedback:
-    given = [part for part in (label, reward, chosen) if part is not None]
-    if len(given) != 1:
-        raise InputError(f"feedback for {id!r} needs exactly one of label, reward and chosen; got {len(given)} of them")
-    if label is not None:
-        return Label(id, _scalar(label), weight, source)
-    if reward is not None:
-        return Reward(id, float(reward), weight, source)
-    return Preference(id, int(chosen or 0), weight, source)
-
-
-def _weight(weight: float) -> float:
-    if not (np.isfinite(weight) and weight >= 0):
-        raise InputError(f"weight: got {weight!r}, expected a finite number that is not negative")
-    return float(weight)
-
-
-def _plain(features: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as the log will hold it, so that what is served and what is replayed are encoded from the same."""
-    if not isinstance(features, Mapping):
-        raise InputError(f"got a {type(features).__name__}, expected a record: a dict of field name -> value")
-    plain: dict[str, Any] = _without_nan(msgspec.to_builtins(dict(features), enc_hook=_scalar))
-    return plain
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN says that a value is missing; JSON, and so the log, says it with null."""
-    if isinstance(value, dict):
-        return {name: _without_nan(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _scalar(value: Any) -> Any:
-    """A numpy scalar or array as the plain Python value it holds."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, bool | int | float | str):
-        return value
-    raise InputError(f"got a {type(value).__name__} ({value!r}), expected a number, a string, a boolean or a list")
+def _shown(spec: Spec, name: str) -> Any:
+    return msgspec.to_builtins(getattr(spec, name))

@@ -3,9 +3,10 @@
 The roster only moves contestants between roles; it never decides. Which question the gate is asked about whom
 follows from the roles. In `gated` mode a challenger learns in shadow, and what may take the champion's place is a
 candidate: a snapshot of the challenger that does not learn any more, because a model that keeps learning can be far
-better than any snapshot of it, and what is promoted must be what was tested. The previous champion is a candidate,
-too. In `live` mode the champion learns as it serves, and is itself the candidate that must not get worse than the
-last good version, which waits in the role "previous".
+better than any snapshot of it, and what is promoted must be what was tested. In `live` mode the champion learns as
+it serves, and is itself the candidate that must not get worse than the last good version, which waits in the role
+"previous". In both, the previous champion and the frozen start are asked about, too: should one of them turn out to
+be better than what serves, the guard rolls back to it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
 
 Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate"]
-Move = Literal["promote", "reject", "rollback", "confirm"]
+Move = Literal["promote", "reject", "rollback", "confirm"]  # confirm: the champion was right to replace it
 
 
 @dataclass(slots=True)
@@ -87,14 +88,16 @@ class Roster:
         champion = self.champion
         asked = ("fresh",) if self.live else ("candidate",)
         pairs = [(one, champion) for one in self.contestants if one.role in asked]
-        previous = self.find("previous")
+        frozen, previous = self.find("frozen"), self.find("previous")
+        if frozen is not None and frozen.version not in (champion.version, previous.version if previous else ""):
+            pairs.append((frozen, champion))
         if previous is not None:
             pairs.append((champion, previous) if self.live else (previous, champion))
         return pairs
 
     def move(self, candidate: Contestant, verdict: Literal["promote", "reject"]) -> Move:
         """What a verdict on `candidate` means for the roster."""
-        if candidate.role == "previous":
+        if candidate.role in ("previous", "frozen"):
             return "rollback" if verdict == "promote" else "confirm"
         if candidate.role == "champion":
             return "promote" if verdict == "promote" else "rollback"
@@ -127,7 +130,7 @@ class Roster:
                 self._drop("challenger")
                 learner.role = "challenger"
         candidate.role, candidate.version, candidate.of = "champion", version, 0
-        self._ask_anew()
+        self.ask_anew()
 
     def install(self, version: str, arrays: Arrays, keep: bool) -> None:
         """Arrays of `version` become the champion's. `keep`: the old champion stays in shadow as "previous"."""
@@ -145,7 +148,7 @@ class Roster:
             else:
                 self.contestants.remove(champion)
             self._join("champion", version, model, learns=False)
-        self._ask_anew()
+        self.ask_anew()
 
     def challenge(self, version: str, model: Model) -> Contestant:
         """A fresh challenger joins, and learns from now on."""
@@ -163,12 +166,22 @@ class Roster:
         """Give a contestant other arrays; as it is no longer who it was, it gets a new uid and new evidence."""
         restore(contestant.model, arrays)
         contestant.version = version
+        self.contestants = [one for one in self.contestants if one.of != contestant.uid]
         contestant.uid = self._uid()
         contestant.trial = None
 
-    def confirm(self) -> None:
-        """The previous champion was shown to be worse: it leaves the shadow."""
-        self._drop("previous")
+    def better(self, candidate: Contestant) -> Contestant:
+        """Who is to serve when the guard rolls back: the candidate, or, where that is the live champion itself, the
+        last good version."""
+        if candidate.role != "champion":
+            return candidate
+        return next(one for one in self.contestants if one.role == "previous")
+
+    def confirm(self, candidate: Contestant) -> None:
+        """A former champion was shown to be worse: the previous one leaves, the frozen start is asked about anew."""
+        if candidate.role == "previous":
+            self._drop("previous")
+        candidate.trial = None
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Everything needed to restore the roster: arrays, and a header of plain values.
@@ -216,8 +229,8 @@ class Roster:
     def _drop(self, role: Role) -> None:
         self.contestants = [one for one in self.contestants if one.role != role]
 
-    def _ask_anew(self) -> None:
-        """The champion has changed: other candidates, and all evidence, are about one that is gone."""
+    def ask_anew(self) -> None:
+        """The champion, or the gate, has changed: candidates go, and all evidence is about something that is gone."""
         self._drop("candidate")
         for one in self.contestants:
             one.trial = None

@@ -155,7 +155,7 @@ class Versions:
                 self._versions.setdefault(version.id, version)
             case Decision(alias=alias, version=id, previous=previous) if alias and id and payload.action in _MOVES:
                 self._aliases[alias] = id
-                if alias == "champion" and previous:
+                if alias == "champion" and previous and previous != id:
                     self._aliases["previous"] = previous
 
     def make(

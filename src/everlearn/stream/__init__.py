@@ -30,7 +30,7 @@ from everlearn.records import Batch, Examples, Floats, Rejected, Scalar, Task
 from everlearn.schema import Encoder, columnar, infer, meaning, require
 from everlearn.spec import Schema
 from everlearn.stream import sources
-from everlearn.stream.sources import Block, Files, Piped, Source
+from everlearn.stream.sources import Block, Files, Piped, Source, Table
 
 _SAMPLE = 10_000  # rows that a schema is guessed from
 _COUNTED = 10_000  # different labels that are counted; a stream with more of them is a regression
@@ -77,9 +77,23 @@ class Stream:
         """How many raw rows there are; text is read through once to count them. None for standard input."""
         return self._source.count()
 
+    def parts(self) -> list[Stream]:
+        """The files of a folder or a glob as streams of their own, since there may be more of them tomorrow."""
+        if isinstance(self._source, Files) and self._source.apart:
+            return [Stream(one, self.schema) for one in self._source.sources]
+        return [self]
+
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits from the name, the columns and the first row: the same for a file that has grown."""
+        """16 hexadecimal digits: of a file from its name, columns and first row, so that it stays the same when the
+        file grows; of a table in memory from all that it holds."""
+        if isinstance(self._source, Table):
+            content = hashlib.sha256()
+            for chunk in self.chunks():
+                batch = chunk.examples.batch
+                for array in (batch.dense, batch.indptr, batch.indices, batch.values, chunk.examples.y):
+                    content.update(array.tobytes())
+            return content.hexdigest()[:16]
         parts: list[Any] = [Path(self.name).name]
         if self.replayable:
             first = next(self._source.blocks(0, 1, None), None)
@@ -183,6 +197,19 @@ def _dicts(columns: Mapping[str, list[Any]], n: int) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def digest(examples: Examples, row: int) -> str:
+    """What an encoded row is, in 16 hexadecimal digits."""
+    batch = examples.batch
+    entries = slice(batch.indptr[row], batch.indptr[row + 1])
+    parts = (batch.dense[row], batch.indices[entries], batch.values[entries], examples.y[row : row + 1])
+    return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=8).hexdigest()
+
+
+def plain(value: Any, kind: str) -> Any:
+    """One value of a record as JSON can hold it, and as it is encoded; None where missing or unusable."""
+    return _plain([value], kind)[0]
+
+
 def _without_nan(values: Floats) -> list[float | None]:
     found: list[float | None] = values.tolist()
     return [None if value != value else value for value in found] if np.isnan(values).any() else found
@@ -244,7 +271,11 @@ def _opened(source: Any, peek: int) -> Source:
         return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input", peek)
     if isinstance(source, str | Path):
         paths = _paths(source)
-        return sources.file(paths[0]) if paths == [Path(source)] else Files(str(source), list(map(sources.file, paths)))
+        return (
+            sources.file(paths[0])
+            if paths == [Path(source)]
+            else Files(str(source), list(map(sources.file, paths)), True)
+        )
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(one, str | Path) for one in source):
             raise InputError("got a list that does not hold paths, expected paths of files, or a dict of columns")

@@ -219,10 +219,11 @@ class Piped:
 
 
 class Files:
-    """Several files, one after the other."""
+    """Several files, one after the other; `apart` if they may become more, as those of a folder or a glob."""
 
-    def __init__(self, name: str, sources: Sequence[Source]) -> None:
+    def __init__(self, name: str, sources: Sequence[Source], apart: bool = False) -> None:
         self.name = name
+        self.apart = apart
         self.sources = sources
         self.names: Sequence[str] = list(dict.fromkeys(column for source in sources for column in source.names))
 
