@@ -119,6 +119,52 @@ def test_standard_input_is_appended_to_the_log(folder):
         assert json.loads(done.stdout)["events"] == total
 
 
+def test_new_files_may_come_anywhere_in_a_glob(data, folder):
+    write_csv(folder / "b.csv", 300)
+    assert data("run", "*.csv", "--label", "label")["rows"] == 300
+    write_csv(folder / "a.csv", 200)  # another first row would do; the names differ as well
+    write_csv(folder / "c.csv", 100)
+    assert data("run", "*.csv")["rows"] == 300
+    assert data("run", "*.csv")["rows"] == 0
+
+
+def test_a_file_that_was_changed_where_it_was_read_is_refused(data, folder, capsys):
+    write_csv(folder / "rows.csv", 300)
+    data("run", "rows.csv", "--label", "label")
+    lines = (folder / "rows.csv").read_text().splitlines()
+    (folder / "rows.csv").write_text("\n".join([*lines[:2], *lines[3:], *lines[2:4]]) + "\n")
+    call("run", expect=1)
+    assert "a file may grow, not change" in capsys.readouterr().err
+
+
+def test_the_second_use_of_standard_input_loses_nothing(folder):
+    (folder / "rows.csv").write_text("a,b,label\n" + "1,1,1\n2,2,0\n" * 20)
+    command = [sys.executable, "-m", "everlearn"]
+    subprocess.run([*command, "init", "rows.csv", "--label", "label"], check=True, capture_output=True)
+    totals = []
+    for rows in ("1,1,1\nbad\n3,3,0\n", "3,3,0\nbad\n4,4,1\n"):
+        given = {"input": f"a,b,label\n{rows}", "text": True, "check": True, "capture_output": True}
+        totals.append(json.loads(subprocess.run([*command, "run", "-", "--json"], **given).stdout))
+    assert [one["examples"] for one in totals] == [2, 4]
+    assert [one["rejected"] for one in totals] == [1, 2]
+
+
+def test_a_file_of_nothing_but_dirt_is_reported_not_drawn(data, folder, capsys):
+    write_csv(folder / "rows.csv", 100)
+    data("init", "rows.csv", "--label", "label")
+    (folder / "rows.csv").write_text("a,b,c,label\nx,1,c1,0\n1,y,c1,0\n")
+    result = data("run")
+    assert (result["rejected"], result["examples"], result["picture"]) == (2, 0, "")
+
+
+def test_names_are_shown_as_they_are(folder, capsys):
+    (folder / "odd.csv").write_text("a[/b],[red]x,label\n" + "1,2,no\n3,4,yes [at] times\n" * 30)
+    call("init", "odd.csv", "--label", "label")
+    out = capsys.readouterr().out
+    for text in ("a[/b]", "[red]x", "yes [at] times"):
+        assert text in out
+
+
 def test_dirt_is_counted_listed_and_costs_nothing_else(data, folder, capsys):
     write_csv(folder / "clean.csv", 1000)
     lines = (folder / "clean.csv").read_text().splitlines()
@@ -162,6 +208,7 @@ def test_check_passes_the_linear_family_and_fails_a_broken_model(folder, data, c
         (["check", "no_such_family"], "unknown family 'no_such_family'"),
         (["check", "linear", "--spec", "{"], "--spec"),
         (["init", "rows.csv", "--label", "nope"], "nope"),
+        (["init", "rows.csv", "--label", "label", "--config", "nowhere/x.toml"], "nowhere/x.toml"),
     ],
 )
 def test_what_goes_wrong_is_one_message(folder, capsys, arguments, message):
@@ -178,7 +225,7 @@ def test_a_wrong_setting_is_named(folder, capsys):
     text = Path("everlearn.toml").read_text()
     Path("everlearn.toml").write_text(text + "\n[gate]\nalpha = 2.0\n")
     call("run", expect=1)
-    assert "gate.alpha: expected" in capsys.readouterr().err
+    assert "gate.alpha: expected `float` < 1.0, got 2.0" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("name", ["sms_spam", "hflights", "covtype20k", "insects_gradual"])

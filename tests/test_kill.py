@@ -17,7 +17,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from everlearn.fold import Commit
 from everlearn.loop import Loop
+from everlearn.records import Label, Payload, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 
@@ -128,25 +130,82 @@ def check(work: Work, folder: Path, settings: Spec, kills: int, clocked: bool = 
         assert got["aliases"] == expected["aliases"]
 
 
-@pytest.mark.parametrize("mode", ["gated", "live"])
-def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode):
-    settings, columns = spec(mode=mode), table(6_000)
-
+def rows_work(settings: Spec, columns: dict[str, Any]) -> Work:
     def work(home: Path) -> None:
         with Loop(settings, home) as loop:
             loop.run(read(columns, schema=settings.schema))
 
-    check(work, tmp_path, settings, kills=50 if mode == "gated" else 10)
+    return work
+
+
+def late_work(settings: Spec, columns: dict[str, Any]) -> Work:
+    """Predictions of which some are never answered: seconds pass in the log, not on the clock."""
+
+    def work(home: Path) -> None:
+        rows = len(columns["a"])
+        with Loop(settings, home) as loop:
+            loop._ready()
+            for row in range(rows):
+                features = {name: columns[name][row] for name in FIELDS}
+                prediction = Prediction(str(row), features, 0, (0.5, 0.5), loop.versions()[0].id)
+                payloads: list[Payload] = [] if loop.log.find(f"prediction:{row}") else [prediction]
+                if row >= 40 and row % 3:
+                    payloads.append(Label(str(row - 40), int(columns["label"][row - 40])))
+                for payload in payloads:
+                    # Now and then a long time passes, and many predictions are overdue at once.
+                    loop.log.append([payload], time=float(row + 500 * (row // 150)))
+                    loop.catch_up()
+
+    return work
+
+
+LATE = {"feedback": FeedbackSpec(window=60.0, default=0), "tick": 10, "checkpoint": 25}
+EVERYWHERE = [
+    pytest.param(rows_work, {"warm_start": 100.0}, id="rows"),
+    pytest.param(rows_work, {"warm_start": 0.1, "log": LogSpec(rows="always")}, id="appended"),
+    pytest.param(late_work, LATE, id="late"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes"), EVERYWHERE)
+def test_killed_right_after_each_commit(tmp_path, kind, changes):
+    """The moments at which a state that is not quite whole would have been saved."""
+    settings, columns = spec(**changes), table(900)
+    work = kind(settings, columns)
+    work(tmp_path / "undisturbed")
+    expected = content(tmp_path / "undisturbed", settings)
+    without_times(expected)
+    commits = sum(event["kind"] == "checkpoint" for event in expected["events"])
+    assert commits >= 4
+    home = tmp_path / "disturbed"
+    for _ in range(commits + 1):
+
+        def dying(home: Path) -> None:
+            commit = Loop._commit
+
+            def last(self: Loop, due: Commit) -> None:
+                commit(self, due)
+                os._exit(0)
+
+            Loop._commit = last  # type: ignore[method-assign]
+            work(home)
+
+        os.waitpid(child(dying, home), 0)
+    work(home)
+    got = content(home, settings)
+    without_times(got)
+    assert got == expected
+
+
+@pytest.mark.parametrize("mode", ["gated", "live"])
+def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode):
+    settings = spec(mode=mode)
+    check(rows_work(settings, table(6_000)), tmp_path, settings, kills=50 if mode == "gated" else 10)
 
 
 def test_killed_while_every_row_is_appended(tmp_path):
-    settings, columns = spec(log=LogSpec(rows="always")), table(3_000)
-
-    def work(home: Path) -> None:
-        with Loop(settings, home) as loop:
-            loop.run(read(columns, schema=settings.schema))
-
-    check(work, tmp_path, settings, kills=20, clocked=True)
+    settings = spec(log=LogSpec(rows="always"))
+    check(rows_work(settings, table(3_000)), tmp_path, settings, kills=20, clocked=True)
 
 
 def test_killed_while_a_client_predicts_and_sends_labels_late(tmp_path):

@@ -257,6 +257,112 @@ def test_an_interrupted_run_is_neither_used_nor_saved_half_way(tmp_path, monkeyp
         assert bytes_of(loop) == expected
 
 
+def test_new_gate_settings_begin_with_new_evidence(tmp_path):
+    with Loop(spec(gate=GateSpec(minimum=10_000)), tmp_path / "home") as loop:
+        loop.run(read(table(500), schema=loop.spec.schema))
+    guards = {"recall:0": 0.1, "recall:1": 0.1}
+    with Loop(spec(gate=GateSpec(minimum=10_000, guards=guards)), tmp_path / "home") as loop:
+        loop.run(read(table(1000), schema=loop.spec.schema))
+        (trial,) = [one.trial for one in loop.fold.roster.contestants if one.trial is not None]
+        assert trial.tested <= 1000
+        assert sum(one.action == "config" for one in loop.decisions()) == 1
+    with Loop(spec(gate=GateSpec(minimum=10_000, guards=guards)), tmp_path / "home") as loop:
+        assert sum(one.action == "config" for one in loop.decisions()) == 1
+
+
+def test_a_challenger_is_not_scored_on_what_was_predicted_before_it_was_born(tmp_path):
+    columns = table(300)
+    with everlearn.open(spec(mode="live"), home=tmp_path / "home") as loop:
+        for row in range(200):
+            loop.predict(record(columns, row), id=str(row))
+        fresh = loop.fold.roster.challenge(loop.versions()[0].id, loop.fold.make())
+        for row in range(200):
+            loop.feedback(str(row), label=int(columns["label"][row]))
+        assert fresh.trial is None
+        answer = loop.predict(record(columns, 250))
+        loop.feedback(answer.id, label=1)
+        assert fresh.trial is not None
+        assert fresh.trial.tested == 1
+
+
+def test_reset_leaves_what_serves_alone(tmp_path):
+    columns = table(4000)
+    for mode in ("gated", "live"):
+        settings = spec(mode=mode, drift=DriftSpec(reaction="reset", grace_period=200), warm_start=200.0)
+        with Loop(settings, tmp_path / mode) as loop:
+            report = loop.run(read(columns, schema=settings.schema))
+            assert report["drifts"] >= 1
+            frozen, champion = report["metrics"]["frozen"], report["metrics"]["champion"]
+            assert champion["brier"] <= frozen["brier"] + 0.02
+
+
+def test_without_replay_a_fresh_challenger_starts_untrained(tmp_path):
+    settings = spec(replay=ReplaySpec(kind="none"), drift=DriftSpec(grace_period=200), warm_start=200.0)
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(table(4000), schema=settings.schema))
+        assert "fresh challenger after drift, untrained" in {one.reason for one in loop.versions()}
+
+
+def test_drift_is_noticed_where_no_label_ever_comes(tmp_path):
+    drift = DriftSpec(detector="kswin", watch="inputs", reaction="note", grace_period=200)
+    draw = np.random.default_rng(0)
+    with everlearn.open(spec(drift=drift), home=tmp_path / "home") as loop:
+        for row in range(3000):
+            loop.predict({"a": draw.normal() + 5.0 * (row > 1500), "b": 0.0, "c": "c1"})
+        assert [one.action for one in loop.decisions()].count("drift") >= 1
+
+
+def test_predictions_that_do_not_fit_any_more_take_the_default(tmp_path):
+    settings = spec(feedback=FeedbackSpec(window=1e9, default=0, bytes=20_000))
+    with everlearn.open(settings, home=tmp_path / "home") as loop:
+        for row in range(300):
+            loop.predict({"a": float(row), "b": 0.0, "c": "c1"})
+        report = loop.report()
+        assert report["evicted"] > 0
+        assert report["evicted"] == report["examples"] == 300 - report["waiting"]
+
+
+def test_settings_that_cannot_work_are_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"feedback\.default: .*'maybe'"):
+        Loop(spec(feedback=FeedbackSpec(window=1.0, default="maybe")), tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"gate\.loss: got 'squared' for a binary task"):
+        Loop(spec(gate=GateSpec(loss="squared")), tmp_path / "b")
+    twice = spec(log=LogSpec(rows="always"), warm_start=100.0, epochs=2)
+    with Loop(twice, tmp_path / "c") as loop, pytest.raises(ConfigError, match="epochs = 2"):
+        loop.run(read(table(500), schema=loop.spec.schema))
+
+
+def test_asking_again_with_the_same_id_gets_the_answer_that_was_given(tmp_path):
+    columns = table(60)
+    with everlearn.open(spec(mode="live"), home=tmp_path / "home") as loop:
+        first = loop.predict(record(columns, 0), id="tx-1")
+        for row in range(1, 50):
+            loop.learn(record(columns, row), int(columns["label"][row]))
+        assert loop.predict(record(columns, 0), id="tx-1") == first
+        with pytest.raises(InputError, match="tx-1"):
+            loop.predict(record(columns, 1), id="tx-1")
+
+
+def test_rolling_back_twice_and_promoting_the_champion_keep_the_way_back(tmp_path):
+    settings = spec()
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(table(3000), schema=settings.schema))
+        now = loop.report()["champion"]
+        loop.promote("champion")
+        assert loop.rollback().id != now
+        assert loop.rollback().id == now
+
+
+def test_tables_with_the_same_first_row_are_different_sources(tmp_path):
+    settings = spec()
+    with Loop(settings, tmp_path / "home") as loop:
+        for seed in range(3):
+            columns = table(100)
+            columns["b"][1:] += seed
+            loop.run(read(columns, schema=settings.schema))
+        assert loop.report()["events"] == 300
+
+
 def test_a_home_is_for_one_process_at_a_time(tmp_path):
     with Loop(spec(), tmp_path / "home"), pytest.raises(LogError, match="open in another process"):
         Loop(spec(), tmp_path / "home")

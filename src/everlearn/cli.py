@@ -16,6 +16,7 @@ import msgspec
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from everlearn.errors import ConfigError, EverlearnError
@@ -44,9 +45,23 @@ def main() -> None:
     """Run the command line; errors that Everlearn raises on purpose are one message and exit status 1."""
     try:
         app()
-    except EverlearnError as error:
-        aside.print(f"[bold red]everlearn:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+    except (EverlearnError, OSError) as error:
+        aside.print(f"[bold red]everlearn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        aside.print("everlearn: stopped; the same command goes on from the last checkpoint")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def everlearn(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and nothing else.")] = False,
+) -> None:
+    """Keeps a deployed model learning from its own traffic, and never lets it get quietly worse."""
+    if version:
+        from everlearn import __version__
+
+        screen.print(__version__, highlight=False)
 
 
 @app.command()
@@ -90,14 +105,14 @@ def init(
         _print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
         return
     schema = spec.schema
-    screen.print(f"[bold]{_escape(data)}[/]: predict {_escape(schema.label)} ({schema.task})", highlight=False)
+    screen.print(f"[bold]{escape(data)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     table = Table("field", "kind", box=box.SIMPLE_HEAD)
     for name, kind in schema.fields.items():
-        table.add_row(name, kind)
+        table.add_row(escape(name), kind)
     screen.print(table)
     if schema.classes:
-        screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False)
-    screen.print(f"Wrote {config_path}. Next: [bold]everlearn run{_option(config_path)}[/]", highlight=False)
+        screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False)
+    screen.print(f"Wrote {config_path}. Next: everlearn run{_option(config_path)}", highlight=False, markup=False)
 
 
 @app.command()
@@ -110,7 +125,6 @@ def run(
     warm_start: Annotated[
         float | None, typer.Option(help="Train offline on this share (below 1) or number of rows first.")
     ] = None,
-    mode: Annotated[Literal["gated", "live"] | None, typer.Option(help="Override the configured mode.")] = None,
     as_json: Json = False,
 ) -> None:
     """Take a file, a folder's files or standard input through the loop; goes on where it stopped last time."""
@@ -126,8 +140,8 @@ def run(
     spec = config.load(config_path)
     if label and label != spec.schema.label:
         raise ConfigError(f"{config_path} predicts {spec.schema.label!r}, not {label!r}; name another with --config")
-    changes = {"warm_start": warm_start, "mode": mode}
-    spec = msgspec.structs.replace(spec, **{name: value for name, value in changes.items() if value is not None})
+    if warm_start is not None:
+        spec = msgspec.structs.replace(spec, warm_start=warm_start)
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: name a file, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
@@ -150,7 +164,7 @@ def versions(config_path: Config = TOML, as_json: Json = False) -> None:
             born = f"{one.metrics[metric]:.4f}" if metric in one.metrics else ""
             names = ", ".join(aliases.get(one.id, []))
             parents = " ".join(parent[:6] for parent in one.parents)
-            table.add_row(one.id, parents, f"{one.position:,}", born, names, one.reason)
+            table.add_row(one.id, parents, f"{one.position:,}", born, names, escape(one.reason))
         screen.print(table)
 
 
@@ -197,7 +211,7 @@ def check(
     else:
         table = Table("check", "", "what was found", box=box.SIMPLE_HEAD)
         for one in results:
-            table.add_row(one.name, "[green]passes[/]" if one.ok else "[bold red]fails[/]", _escape(one.message))
+            table.add_row(one.name, "[green]passes[/]" if one.ok else "[bold red]fails[/]", escape(one.message))
         screen.print(table)
     if not all(one.ok for one in results):
         raise typer.Exit(1)
@@ -211,9 +225,10 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
     with Loop(spec, home) as loop:
         with _progress(stream, quiet=as_json) as progress:
             result = loop.run(stream, progress)
-        picture = home / "report.png"
-        loop.picture(picture, title)
-        result |= {"picture": str(picture), "home": str(home)}
+        result |= {"picture": "", "home": str(home)}
+        if result["examples"]:
+            result["picture"] = str(home / "report.png")
+            loop.picture(result["picture"], title)
         if as_json:
             _print_json(result)
             return
@@ -221,7 +236,7 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
         if spec.mode == "live":
             del measured["challenger"]  # it is the champion that learns
         screen.print(report.summary(result | {"metrics": measured}))
-        if spec.mode == "gated" and _left_behind(result["metrics"]):
+        if spec.mode == "gated" and result["examples"] > 4 * spec.gate.minimum and _left_behind(measured):
             screen.print(
                 "The challenger, which learns from every example, is far ahead of the champion: this stream moves "
                 'faster than snapshots of a model can follow. Think of [bold]mode = "live"[/].',
@@ -232,7 +247,10 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
                 screen.print(f"  ... and {result['rejected'] - 10:,} more")
                 break
             screen.print(f"  set aside: {row.source} line {row.line}: {row.reason}", highlight=False, markup=False)
-        screen.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+        if not result["rows"]:
+            screen.print("nothing new: every row was taken before")
+        if result["picture"]:
+            screen.print(f"picture: {result['picture']}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _left_behind(measured: dict[str, dict[str, float]]) -> bool:
@@ -292,10 +310,6 @@ def _moved(alias: str, before: dict[str, list[str]], version: str, as_json: bool
 
 def _option(path: Path) -> str:
     return "" if path == TOML else f" --config {path}"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _print_json(value: Any) -> None:

@@ -47,7 +47,7 @@ def convert(values: Mapping[str, Any], where: str = "the spec") -> Spec:
     try:
         return msgspec.convert(values, Spec)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_plain(str(error))}") from error
+        raise ConfigError(f"{where}: {_plain(str(error), values)}") from error
 
 
 def save(spec: Spec, path: str | Path) -> None:
@@ -61,9 +61,14 @@ def home(spec: Spec, path: Path) -> Path:
     return path.parent / (os.environ.get("EVERLEARN_HOME") or spec.home or f"{path.stem}.home")
 
 
-def _plain(message: str) -> str:
-    """msgspec says "Expected `int`, got `str` - at `$.gate.minimum`"; people say "gate.minimum: expected ..."."""
+def _plain(message: str, values: Mapping[str, Any]) -> str:
+    """msgspec says "Expected `int` >= 1 - at `$.gate.minimum`"; people say "gate.minimum: expected ..., got 0"."""
     what, dash, where = message.rpartition(" - at ")
     if not dash:
         return message
-    return f"{where.strip('`').removeprefix('$.')}: {what[0].lower()}{what[1:]}"
+    names = where.strip("`").removeprefix("$.").split(".")
+    found: Any = values
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    got = f", got {found!r}" if found is not None and ", got" not in what else ""
+    return f"{'.'.join(names)}: {what[0].lower()}{what[1:]}{got}"

@@ -35,7 +35,7 @@ from everlearn.records import (
     Version,
 )
 from everlearn.spec import Spec
-from everlearn.stream import Stream, digest, plain
+from everlearn.stream import Stream, digest, plain, read
 
 Progress = Callable[[int, "Loop"], None]
 
@@ -125,14 +125,16 @@ class Loop:
         name = id or f"example-{self.log.count('example') + 1}"
         self._take([Example(name, held, label, checked_weight(weight))])
 
-    def run(self, stream: Stream, progress: Progress | None = None) -> dict[str, Any]:
+    def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
 
         The rows are the log themselves, unless `log.rows` is "always" or the stream cannot be read twice; then
         each row is appended to the log first. The files of a folder or a glob are streams one after the other, each
         taken from where it stopped. `progress(rows, loop)` is called now and then with the rows taken. Raises
-        InputError for a file that was changed where it had been read already.
+        InputError for a file that was changed where it had been read already. A path is read by this loop's schema.
         """
+        if not isinstance(stream, Stream):
+            stream = read(stream, schema=self.spec.schema)
         began, taken = time.perf_counter(), 0
         as_log = stream.replayable and self.spec.log.rows == "auto"
         self._settle_warm_start(stream, as_log)

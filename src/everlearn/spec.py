@@ -115,7 +115,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     source: str = ""
     home: str = ""
     mode: Literal["gated", "live"] = "gated"
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 62))] = 0
     warm_start: NotNegative = 0.0
     epochs: Positive = 1
     tick: Positive = 100
