@@ -66,7 +66,7 @@ def test_summary_shows_metrics_by_model_and_counts() -> None:
     assert lines[2].split() == ["accuracy", "0.8750", "0.7500"]
     assert lines[4].split() == ["kappa-T", "–", "-0.5000"]
     assert lines[-1] == (
-        "45,312 events, 215,123 a second · 7 drifts · 1 version · 0 promotions · 1 rollback · 3 rows rejected"
+        "45,312 events, 215,123/s · 7 drifts · 1 version · 0 promotions · 1 rollback · 3 rows rejected"
     )
 
 

@@ -106,7 +106,7 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
 def counts(result: Mapping[str, Any]) -> Text:
     """One line: how many events, how fast, and what happened on the way."""
     events, rate = _count(result["events"]), result.get("events_per_second", 0.0)
-    line = Text(f"{events:,} events" + (f", {rate:,.0f} a second" if rate else ""))
+    line = Text(f"{events:,} events" + (f", {rate:,.0f}/s" if rate else ""))
     for key in ("drifts", "versions", "promotions", "rollbacks"):
         if key in result:
             number = _count(result[key])
