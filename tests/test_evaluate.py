@@ -184,7 +184,7 @@ def test_a_report_can_be_seen(tmp_path: Path) -> None:
     console.print(report)
     shown = console.export_text()
     assert f"{report.metrics['accuracy']:.4f}" in shown
-    assert "500 events at" in shown
+    assert "500 events, " in shown
     assert f"<td>{report.metrics['log_loss']:.4f}</td>" in report._repr_html_()
     assert f"log loss {report.metrics['log_loss']:.4f}" in repr(report)
     figure = report.plot(tmp_path / "report.svg", metric="log_loss")
