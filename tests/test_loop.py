@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -351,6 +352,24 @@ def test_rolling_back_twice_and_promoting_the_champion_keep_the_way_back(tmp_pat
         loop.promote("champion")
         assert loop.rollback().id != now
         assert loop.rollback().id == now
+
+
+def test_rows_and_the_events_that_follow_them_keep_their_order(tmp_path):
+    settings, columns = spec(), table(5000)
+
+    def stopped(rows: int, loop: Loop) -> None:
+        raise RuntimeError(f"stopped after {rows} rows")
+
+    with Loop(settings, tmp_path / "home") as loop:
+        with pytest.raises(RuntimeError, match="stopped after 4096 rows"):
+            loop.run(read(columns, schema=settings.schema), stopped)
+        for row in range(30):
+            answer = loop.predict(record(columns, row))
+            loop.feedback(answer.id, label=int(columns["label"][row]))
+        expected = bytes_of(loop)
+        shutil.copytree(tmp_path / "home", tmp_path / "killed")  # what a kill at this moment leaves behind
+    with Loop(settings, tmp_path / "killed") as loop:
+        assert bytes_of(loop) == expected
 
 
 def test_tables_with_the_same_first_row_are_different_sources(tmp_path):
