@@ -55,6 +55,8 @@ def test_the_demo_beats_the_frozen_start_it_began_with(data, folder):
     assert all(isinstance(result[name], int) for name in COUNTS)
     assert result["events"] == 45_312
     assert result["events_per_second"] > 0
+    assert 0 < result["replay"]["rows"] <= 45_312
+    assert sum(one["held"] for one in result["replay"]["classes"]) == result["replay"]["rows"]
     champion, frozen, challenger = (result["metrics"][role] for role in ("champion", "frozen", "challenger"))
     assert champion["accuracy"] >= frozen["accuracy"] + 0.02
     assert challenger["log_loss"] <= 0.385

@@ -6,8 +6,7 @@
     │   └── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
     ├── ModelError        a model broke the contract, or arrays do not fit it
     ├── LogError          the event log cannot be read or written
-    ├── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
-    └── MissingExtra      an optional part is not installed (ImportError too)
+    └── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
 
 Every message says what went wrong, what was got, what was expected, where, and what to do about it.
 """
@@ -43,7 +42,3 @@ class LogError(EverlearnError):
 
 class BlobError(EverlearnError):
     """A stored snapshot is missing, truncated, tampered with, or belongs to another model."""
-
-
-class MissingExtra(EverlearnError, ImportError):
-    """An optional part is not installed; the message holds the pip command that installs it."""

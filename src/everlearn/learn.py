@@ -116,6 +116,10 @@ class Learner:
         """The replay memory's contents, oldest first."""
         return replay.contents(self.memory, self.replay)
 
+    def composition(self) -> dict[str, Any]:
+        """What the replay memory holds: rows, bytes, balance of the classes, age."""
+        return replay.composition(self.memory, self.replay)
+
     def report(self) -> dict[str, dict[str, float]]:
         return {role: metrics.report(arrays, self.task) for role, arrays in self.metrics.items()}
 

@@ -197,6 +197,7 @@ class Loop:
             "rejected": self.log.count("rejected"),
             "waiting": len(self.fold.waiting),
             "evicted": self.fold.waiting.evicted,
+            "replay": self.fold.learner.composition(),
             "champion": self.home.versions.alias("champion"),
         }
 
@@ -397,7 +398,7 @@ class Loop:
     def _ready(self) -> Served:
         """Start the loop if nothing has started it yet; return what serves."""
         if not self.fold.started:
-            for commit in self.fold.start(self.fold.cursor["log"]):
+            for commit in self.fold.start(sum(self.fold.cursor.values())):
                 self._commit(commit)
         return self.served or self._publish()
 
