@@ -18,12 +18,14 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 TIERS = (
     "records errors _jit _torch",
     "spec _random",
-    "model metrics drift replay merge schema",
-    "events predict feedback learn gate version serve checks config advise report stream "
-    "linear trees neural preference scale",
-    "fold home",  # parts of loop
+    "model metrics drift replay merge schema pack limits",
+    "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
+    "linear trees neural preference scale client",
+    "fold home orders relearn",  # parts of loop
+    "intake status erase",  # parts of loop
     "loop evaluate bridges",
-    "cli app dashboard",
+    "app dashboard",
+    "cli",
     "__main__",
 )
 RANK = {name: rank for rank, names in enumerate(TIERS) for name in names.split()}

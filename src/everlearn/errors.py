@@ -6,7 +6,8 @@
     │   └── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
     ├── ModelError        a model broke the contract, or arrays do not fit it
     ├── LogError          the event log cannot be read or written
-    └── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
+    ├── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
+    └── MissingExtra      an optional part is asked for and not installed
 
 Every message says what went wrong, what was got, what was expected, where, and what to do about it.
 """
@@ -42,3 +43,14 @@ class LogError(EverlearnError):
 
 class BlobError(EverlearnError):
     """A stored snapshot is missing, truncated, tampered with, or belongs to another model."""
+
+
+class MissingExtra(EverlearnError):
+    """An optional part is asked for and not installed; says the pip command that fixes it.
+
+    >>> str(MissingExtra("traces", "otel"))
+    "traces needs a part that is not installed; run: pip install 'everlearn[otel]'"
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs a part that is not installed; run: pip install 'everlearn[{extra}]'")

@@ -28,6 +28,7 @@ from everlearn.records import (
     Born,
     Checkpoint,
     Decision,
+    Erased,
     Event,
     Example,
     Feedback,
@@ -142,6 +143,8 @@ def key(payload: Payload) -> str:
             return f"checkpoint:{payload.at}:{payload.blob}"
         case Rejected():
             return f"rejected:{payload.source}:{payload.line}:{payload.at}"
+        case Erased():
+            return f"erased:{payload.position}"
 
 
 def _judgement(payload: Feedback) -> str:

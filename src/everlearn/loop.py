@@ -223,11 +223,13 @@ class Loop:
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
         return report.picture(curves, marks, path, title or f"{self.spec.schema.label}: {self.spec.mode}", metric)
 
-    def catch_up(self) -> None:
-        """Fold every event of the log that has not been folded yet."""
-        while batch := self.log.read(self._seen, _READ):
+    def catch_up(self, limit: int = _READ) -> int:
+        """Fold at most `limit` events of the log that have not been folded yet; return how many there were."""
+        batch = self.log.read(self._seen, limit)
+        if batch:
             self._seen = batch[-1].position
             self._fold(batch)
+        return len(batch)
 
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
@@ -351,7 +353,11 @@ class Loop:
             self._seen += len(payloads)
             self._fold([Event(position, now, payload) for position, payload in zip(positions, payloads, strict=True)])
         else:
-            self.catch_up()
+            self._catch_up_whole()
+
+    def _catch_up_whole(self) -> None:
+        while self.catch_up():
+            pass
 
     def _fold(self, batch: Sequence[Event]) -> None:
         with self._folding():
@@ -440,7 +446,7 @@ class Loop:
                 detail = {name: settings.get(name) for name in changed} | {"number": self.log.count("decision")}
                 reason = "settings changed: " + ", ".join(changed)
                 self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
-        self.catch_up()
+        self._catch_up_whole()
 
     def _changed(self, before: Spec) -> list[str]:
         """The settings that changed since the last checkpoint; refuse those that its arrays depend on."""

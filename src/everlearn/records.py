@@ -86,8 +86,10 @@ Feedback = Label | Reward | Preference
 class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_defaults=True):
     """An answer as it was given, with what is needed to judge it fairly later.
 
-    `proba` is in class order (empty for regression); `propensity` is the probability with which this
-    answer, arm or model was chosen; `payload` belongs to the family.
+    `proba` is in class order (empty for regression); `position` is the last event that the answering arrays had
+    learned (0: not known); `propensity` is the probability with which this answer, arm or model was chosen;
+    `canary` says that a candidate answered instead of the champion; `subject` whose data this is; `payload`
+    belongs to the family.
     """
 
     id: str
@@ -95,7 +97,10 @@ class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_d
     value: Scalar
     proba: tuple[float, ...]
     version: str
+    position: int = 0
     propensity: float = 1.0
+    canary: bool = False
+    subject: str = ""
     payload: dict[str, Any] = {}
 
 
@@ -106,6 +111,8 @@ class Example(Struct, frozen=True, tag="example", tag_field="kind", omit_default
     features: dict[str, Any]
     label: Scalar
     weight: float = 1.0
+    source: str = ""
+    subject: str = ""
 
 
 class Evidence(Struct, frozen=True):
@@ -156,7 +163,7 @@ class Decision(Struct, frozen=True, tag="decision", tag_field="kind", omit_defau
     challenger). `by` is "loop", "gate", "guard", "drift" or "user".
     """
 
-    action: Literal["start", "promote", "reject", "rollback", "drift", "challenger", "config"]
+    action: Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw", "erase", "config"]
     at: int
     reason: str
     by: str
@@ -190,7 +197,14 @@ class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
     at: int = 0
 
 
-Payload = Prediction | Label | Reward | Preference | Example | Decision | Born | Checkpoint | Rejected
+class Erased(Struct, frozen=True, tag="erased", tag_field="kind"):
+    """An event of the kind `was` stood at `position`; its subject asked for it to be forgotten."""
+
+    position: int
+    was: str
+
+
+Payload = Prediction | Label | Reward | Preference | Example | Decision | Born | Checkpoint | Rejected | Erased
 
 
 class Event(Struct, frozen=True):

@@ -82,14 +82,59 @@ class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """How late feedback is treated.
 
     A prediction waits `window` seconds for its feedback (0: for ever), then takes the label `default`, or is
-    dropped when there is none. At most `bytes` wait; the oldest go first. A `correction` (a second, different
-    judgement of one prediction) is learned as well ("learn") or only kept in the log ("ignore").
+    dropped when there is none. At most `bytes` wait; the oldest go first. Feedback may come `early` seconds before
+    its prediction (0: feedback for an unknown id is refused). A `correction` (a second, different judgement of one
+    prediction) is learned as well ("learn"), only kept in the log ("ignore"), or learned with weights that undo the
+    bias of default labels that were wrong ("importance").
     """
 
     window: NotNegative = 0.0
     default: Scalar | None = None
-    correction: Literal["learn", "ignore"] = "learn"
+    early: NotNegative = 0.0
+    correction: Literal["learn", "ignore", "importance"] = "learn"
     bytes: Positive = 64 * MIB
+
+
+class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """How much damage bad rows and bad labels can do at most.
+
+    Dense features are clipped to their learnt quantiles `clip` and 1 - `clip` (0: they are not). A label weighs at
+    most `weight`. Of what was learned in the last `window` labelled examples, at most the share `source` may come from
+    one source (1: no limit). Labels with a loss above its learnt quantile `quarantine` are set aside and not
+    learned (1: none is).
+    """
+
+    clip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
+    weight: Annotated[float, Meta(gt=0)] = 100.0
+    source: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    window: Positive = 1000
+    quarantine: Annotated[float, Meta(gt=0.5, le=1)] = 1.0
+
+
+class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """How `everlearn serve` answers.
+
+    `workers` processes answer at `host`:`port`; requests must be addressed to localhost or one of `hosts`. What serves
+    includes every label older than `staleness` seconds, or an alarm is raised. The share `canary` of the traffic is
+    answered by the gate's candidate. A request has at most `body` bytes and `batch` rows, and one token (or
+    address) may send `rate` requests a second to each worker (0: any number). Challengers started over HTTP are of
+    built-in families or of these `families` ("module:function"). Alerts go to `webhook`, at a `private` address
+    only if that is allowed; traces go to the OpenTelemetry collector at `traces`.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    hosts: tuple[str, ...] = ()
+    staleness: Annotated[float, Meta(gt=0)] = 5.0
+    canary: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    body: Positive = MIB
+    batch: Positive = 1000
+    rate: NotNegative = 0.0
+    families: tuple[str, ...] = ()
+    webhook: str = ""
+    private: bool = False
+    traces: str = ""
 
 
 class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -122,8 +167,11 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     checkpoint: Positive = 50_000
     keep: Positive = 50
     challengers: Positive = 2
+    subject: str = ""
     gate: GateSpec = GateSpec()
     drift: DriftSpec = DriftSpec()
     replay: ReplaySpec = ReplaySpec()
     feedback: FeedbackSpec = FeedbackSpec()
     log: LogSpec = LogSpec()
+    limits: LimitsSpec = LimitsSpec()
+    serve: ServeSpec = ServeSpec()

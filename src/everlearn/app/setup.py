@@ -1,0 +1,59 @@
+"""What each process of a server is told when it starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from everlearn.spec import Spec
+
+VARIABLE = "EVERLEARN_PROCESS"
+
+
+class Setup(Struct, frozen=True, kw_only=True):
+    """One process of a server.
+
+    `home` is the loop's folder, `serving` the folder in memory that the processes share, `index` counts the workers
+    from 0, `descriptor` is the listening socket that a worker inherits, `secure` says whether it speaks TLS.
+    """
+
+    spec: Spec
+    home: str
+    serving: str
+    index: int = 0
+    descriptor: int = -1
+    secure: bool = False
+    certificate: str = ""
+    key: str = ""
+    logs: str = "text"
+
+    @property
+    def desk(self) -> Path:
+        """The Unix socket at which the desk answers."""
+        return Path(self.serving) / "desk.sock"
+
+    @property
+    def status(self) -> Path:
+        """Where the learner writes how it is, as JSON, a few times a second; replaced whole."""
+        return Path(self.serving) / "status.json"
+
+    @property
+    def tokens(self) -> Path:
+        """The file of API tokens."""
+        return Path(self.home) / "tokens.json"
+
+    def tally(self, index: int) -> Path:
+        """Where worker `index` counts."""
+        return Path(self.serving) / f"worker-{index}.tally"
+
+    def environment(self) -> dict[str, str]:
+        """The environment variable that hands this to a child process."""
+        return {VARIABLE: msgspec.json.encode(self).decode()}
+
+
+def received() -> Setup:
+    """What this process was told."""
+    return msgspec.json.decode(os.environ[VARIABLE], type=Setup)
