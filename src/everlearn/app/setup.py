@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,13 +14,15 @@ from msgspec import Struct
 from everlearn.spec import Spec
 
 VARIABLE = "EVERLEARN_PROCESS"
+READY = b"ready"
 
 
 class Setup(Struct, frozen=True, kw_only=True):
     """One process of a server.
 
     `home` is the loop's folder, `serving` the folder in memory that the processes share, `index` counts the workers
-    from 0, `descriptor` is the listening socket that a worker inherits, `secure` says whether it speaks TLS.
+    from 0, `descriptor` is the listening socket that a worker inherits, `secure` says whether it speaks TLS (with
+    the files `certificate` and `key`); `logs` is "text" or "json".
     """
 
     spec: Spec
@@ -28,6 +33,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     secure: bool = False
     certificate: str = ""
     key: str = ""
+    key_password: str = ""
     logs: str = "text"
 
     @property
@@ -57,3 +63,20 @@ class Setup(Struct, frozen=True, kw_only=True):
 def received() -> Setup:
     """What this process was told."""
     return msgspec.json.decode(os.environ[VARIABLE], type=Setup)
+
+
+def tell_ready() -> None:
+    """Tell the supervisor that this process does its work now."""
+    sys.stdout.write(READY.decode() + "\n")
+    sys.stdout.flush()
+
+
+def when_abandoned(stop: Callable[[], None]) -> None:
+    """Call `stop`, once, when the supervisor is gone: standard input, whose other end it holds, closes then."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        stop()
+
+    threading.Thread(target=wait, name="everlearn-abandoned", daemon=True).start()
