@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -39,6 +40,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
 TOML = Path("everlearn.toml")
+TLS = "TLS, as uvicorn takes it:"
+
+token = typer.Typer(help="Make, list and revoke the API tokens of a server.", no_args_is_help=True)
+app.add_typer(token, name="token")
 
 
 def main() -> None:
@@ -68,12 +73,18 @@ def everlearn(
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its loop.")] = Path("everlearn-demo"),
     mode: Annotated[Literal["gated", "live"], typer.Option(help="Who answers: see the tutorial.")] = "live",
+    to_serve: Annotated[bool, typer.Option("--serve", help="Train offline only, then serve; send it traffic.")] = False,
+    port: Annotated[int, typer.Option(help="The port of --serve; 0 takes a free one.")] = 8000,
     as_json: Json = False,
 ) -> None:
     """Watch a model learn from a real electricity market that drifts, and beat the frozen model it started from."""
     import shutil
 
+    import pyarrow.parquet
+
     from everlearn import config, stream
+    from everlearn.loop import Loop
+    from everlearn.spec import ServeSpec
 
     path = folder / f"{mode}.toml"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +93,17 @@ def demo(
         spec = msgspec.structs.replace(
             _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=f"{mode}.home"
         )
+        rows = stream.read(data, schema=spec.schema)
+        if not to_serve:
+            config.save(spec, path)
+            _run(path, spec, rows, "electricity price: up or down?", as_json)
+            return
+        first = int(spec.warm_start * (rows.rows or 0))
+        spec = msgspec.structs.replace(spec, warm_start=first, source="", serve=ServeSpec(port=port))
         config.save(spec, path)
-        _run(path, spec, stream.read(data, schema=spec.schema), "electricity price: up or down?", as_json)
+        with Loop(spec, config.home(spec, path)) as loop:
+            loop.run(stream.read(pyarrow.parquet.read_table(data).slice(0, first), schema=spec.schema))
+    _serve(spec, config.home(spec, path), logs="text")
 
 
 @app.command()
@@ -146,6 +166,75 @@ def run(
         raise ConfigError(f"nothing to run: name a file, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
     _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
+
+
+@app.command()
+def serve(
+    config_path: Annotated[Path, typer.Argument(help="The configuration file.")] = TOML,
+    host: Annotated[str | None, typer.Option(help="Where to listen; beyond localhost only with a token.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="How many processes answer.")] = None,
+    ssl_certfile: Annotated[str, typer.Option(help=f"{TLS} the certificate.")] = "",
+    ssl_keyfile: Annotated[str, typer.Option(help=f"{TLS} its key.")] = "",
+    ssl_keyfile_password: Annotated[str, typer.Option(help=f"{TLS} the password of the key.")] = "",
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="How the server's own log is written.")] = "text",
+) -> None:
+    """Answer over HTTP while learning from the feedback that comes back, with a dashboard at /."""
+    from everlearn import config
+
+    spec = config.load(config_path)
+    chosen = {"host": host, "port": port, "workers": workers}
+    settings = msgspec.structs.replace(spec.serve, **{name: one for name, one in chosen.items() if one is not None})
+    spec = msgspec.structs.replace(spec, serve=settings)
+    _serve(spec, config.home(spec, config_path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
+
+
+@token.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="Whose it is; the log calls its labels so.")],
+    scope: Annotated[list[str], typer.Option(help="predict, feedback, read or admin; may be given more than once.")],
+    days: Annotated[float, typer.Option(help="How long it is good for.")] = 90.0,
+    config_path: Config = TOML,
+    as_json: Json = False,
+) -> None:
+    """Make a token, and show it this once; only its hash is kept."""
+    from everlearn.app import access
+
+    secret = access.create(_tokens(config_path), name, scope, days)
+    if as_json:
+        _print_json({"name": name, "scopes": scope, "token": secret})
+    else:
+        aside.print(f"token {name} ({', '.join(scope)}), good for {days:g} days; it is shown this once:", highlight=False)
+        screen.print(secret, highlight=False, soft_wrap=True)
+
+
+@token.command("list")
+def token_list(config_path: Config = TOML, as_json: Json = False) -> None:
+    """List the tokens: names, scopes and when they expire."""
+    from everlearn.app import access
+
+    tokens = access.listed(_tokens(config_path))
+    if as_json:
+        _print_json({"tokens": [msgspec.to_builtins(one) for one in tokens]})
+        return
+    table = Table("name", "scopes", "expires", box=box.SIMPLE_HEAD)
+    for one in tokens:
+        table.add_row(escape(one.name), ", ".join(one.scopes), f"{datetime.fromtimestamp(one.expires):%Y-%m-%d %H:%M}")
+    screen.print(table if tokens else "there are no tokens; make one with `everlearn token create NAME --scope predict`")
+
+
+@token.command("revoke")
+def token_revoke(
+    name: Annotated[str, typer.Argument(help="The name of the token.")], config_path: Config = TOML, as_json: Json = False
+) -> None:
+    """Revoke a token; a running server knows within a second or two."""
+    from everlearn.app import access
+
+    access.revoke(_tokens(config_path), name)
+    if as_json:
+        _print_json({"revoked": name})
+    else:
+        screen.print(f"revoked {escape(name)}")
 
 
 @app.command()
@@ -215,6 +304,30 @@ def check(
         screen.print(table)
     if not all(one.ok for one in results):
         raise typer.Exit(1)
+
+
+def _serve(
+    spec: Spec, home: Path, certificate: str = "", key: str = "", password: str = "", logs: str = "text"
+) -> None:
+    from everlearn.app.logs import configure
+    from everlearn.app.supervise import Server
+
+    configure("supervisor", logs)
+    with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=logs) as server:
+        aside.print(
+            f"everlearn serves [bold]{escape(spec.schema.label)}[/] ({spec.mode}) at [bold]{server.url}[/]\n"
+            f"dashboard [link]{server.url}/[/link] · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",
+            highlight=False,
+        )
+        server.wait()
+
+
+def _tokens(path: Path) -> Path:
+    from everlearn import config
+
+    home = config.home(config.load(path), path)
+    home.mkdir(parents=True, exist_ok=True)
+    return home / "tokens.json"
 
 
 def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
