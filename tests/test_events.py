@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from everlearn import events
 from everlearn.errors import ConfigError, InputError, LogError
-from everlearn.events import KINDS, SqliteLog, connect, key
+from everlearn.events import KINDS, SqliteLog, connect, file, key, rows, seals, sqlite
 from everlearn.records import (
     Born,
     Checkpoint,
     Decision,
+    Erased,
     Event,
     Evidence,
     Example,
@@ -59,14 +61,20 @@ versions = st.builds(
     Version, texts, st.tuples(texts), counts, texts, features, st.dictionaries(texts, floats, max_size=2), texts
 )
 payloads: st.SearchStrategy[Payload] = st.one_of(
-    st.builds(Prediction, texts, features, scalars, st.tuples(floats, floats), texts, floats, features),
-    st.builds(Example, texts, features, scalars, floats),
+    st.builds(
+        Prediction,
+        *(texts, features, scalars, st.tuples(floats, floats), texts),
+        *(counts, floats, st.booleans(), texts, features),
+    ),
+    st.builds(Example, texts, features, scalars, floats, texts, texts),
     st.builds(Label, texts, scalars, floats, texts),
     st.builds(Reward, texts, floats, floats, texts),
     st.builds(Preference, texts, st.integers(0, 9), floats, texts),
     st.builds(
         Decision,
-        st.sampled_from(["start", "promote", "reject", "rollback", "drift", "challenger", "config"]),
+        st.sampled_from(
+            ["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw", "erase", "config"]
+        ),
         counts,
         texts,
         texts,
@@ -79,6 +87,7 @@ payloads: st.SearchStrategy[Payload] = st.one_of(
     st.builds(Born, versions),
     st.builds(Checkpoint, counts, texts),
     st.builds(Rejected, texts, counts, texts, texts, counts),
+    st.builds(Erased, counts, texts),
 )
 few = st.sampled_from("abcd")  # ids that come again, so that judgements and examples do
 repeated: st.SearchStrategy[Payload] = st.one_of(
@@ -459,7 +468,7 @@ def test_reading_does_not_wait_for_a_writer(tmp_path: Path, log: SqliteLog) -> N
 
 
 def test_a_writer_that_waits_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_PATIENCE", 0.05)
+    monkeypatch.setattr(file, "PATIENCE", 0.05)
     with SqliteLog(tmp_path / "log.db") as log:
         other = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -526,9 +535,9 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     SqliteLog(path).close()
     with sqlite3.connect(path) as other:
-        other.execute("PRAGMA user_version = 2")
+        other.execute("PRAGMA user_version = 3")
     other.close()
-    with pytest.raises(LogError, match="has format 2, this Everlearn reads format 1; upgrade Everlearn"):
+    with pytest.raises(LogError, match="has format 3, this Everlearn reads format 2; upgrade Everlearn"):
         SqliteLog(path)
 
 
@@ -704,7 +713,8 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     assert int(done.stdout) < 8 << 10  # KiB, while the file grew by 25 MB
 
 
-def test_examples_in_the_docs() -> None:
-    done = doctest.testmod(events)
-    assert done.attempted == 3
+@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (seals, 1), (sqlite, 3)])
+def test_examples_in_the_docs(module: ModuleType, examples: int) -> None:
+    done = doctest.testmod(module)
+    assert done.attempted == examples
     assert done.failed == 0
