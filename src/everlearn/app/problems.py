@@ -1,0 +1,145 @@
+"""Errors as they are told over HTTP: problem+json (RFC 9457), with what was got and expected, where, and what to do.
+
+What was asked wrongly is said in full. What is the server's own fault is said in a sentence with an id; the log of the
+process has the rest under that id, and nobody outside sees a stack trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from everlearn.errors import BlobError, ConfigError, EverlearnError, InputError, LogError, MissingExtra, UnknownId
+
+log = logging.getLogger("everlearn.problems")
+
+MEDIA_TYPE = b"application/problem+json"
+TYPE = "urn:everlearn:problem:"
+
+_OURS = "is a fault of the server, not of the request; whoever runs it finds it in its log under this id"
+
+
+class Refused(Exception):
+    """A request that is not carried out: the HTTP status, and why.
+
+    `type` ends the problem's type, `members` are further members of the problem (got, expected, where, fix, ...),
+    `headers` further headers of the response.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        members: Mapping[str, Any] | None = None,
+        *,
+        type: str = "",
+        title: str = "",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.members = dict(members or {})
+        self.title = title or HTTPStatus(status).phrase
+        self.type = type or HTTPStatus(status).name.lower().replace("_", "-")
+        self.headers = list(headers)
+
+
+def problem(error: BaseException, instance: str = "") -> tuple[int, bytes]:
+    """The status and the problem+json that tell of an error; `instance` is the path that was asked for.
+
+    A fault of the server (5xx) gets an id, and is written to the log with its trace under that id.
+
+    >>> status, body = problem(InputError("field 'x': got 'a', expected a number"))
+    >>> status, msgspec.json.decode(body)["expected"]
+    (422, 'a number')
+    """
+    refused = error if isinstance(error, Refused) else _refused(error)
+    told = {
+        "type": TYPE + refused.type,
+        "title": refused.title,
+        "status": refused.status,
+        "detail": refused.detail,
+        **({"instance": instance} if instance else {}),
+        **{name: value for name, value in refused.members.items() if value is not None},
+    }
+    return refused.status, msgspec.json.encode(told, enc_hook=str)
+
+
+def headers(error: BaseException) -> list[tuple[bytes, bytes]]:
+    """The headers of the response that tells of an error."""
+    own = error.headers if isinstance(error, Refused) else []
+    if isinstance(error, LogError):
+        own = [(b"retry-after", b"1")]
+    return [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store"), *own]
+
+
+def _refused(error: BaseException) -> Refused:
+    """Which refusal an error amounts to."""
+    text = str(error)
+    match error:
+        case UnknownId():
+            return Refused(404, text, type="unknown-id", title="Unknown id")
+        case InputError():
+            return Refused(422, text, _parts(text), type="input", title="The input cannot be used")
+        case ConfigError():
+            return Refused(422, text, _parts(text), type="config", title="A setting is wrong")
+        case BlobError():
+            return Refused(409, text, type="blob", title="A stored snapshot cannot be used")
+        case MissingExtra():
+            return Refused(501, text, type="missing-extra", title="A part is not installed")
+        case msgspec.ValidationError():
+            return _invalid(text)
+        case msgspec.DecodeError() | UnicodeDecodeError():
+            fix = "send one JSON document in UTF-8"
+            return Refused(400, f"the body is not JSON: {text}", {"fix": fix}, type="json", title="Not JSON")
+        case RecursionError():
+            return Refused(400, "the JSON is nested too deeply", type="json", title="Not JSON")
+        case LogError():
+            return _fault(error, 503, "log", "the event log cannot be used, and nothing was taken; this")
+        case EverlearnError():
+            return _fault(error, 500, "model" if type(error).__name__ == "ModelError" else "fault", f"{text}; this")
+        case _:
+            return _fault(error, 500, "fault", "something went wrong; this")
+
+
+def _fault(error: BaseException, status: int, kind: str, what: str) -> Refused:
+    """Write a fault of the server to the log, and say where it is found."""
+    id = secrets.token_hex(8)
+    log.error("fault", exc_info=error, extra={"fields": {"id": id, "error": type(error).__name__}})
+    return Refused(status, f"{what} {_OURS}: {id}", {"id": id}, type=kind)
+
+
+_INVALID = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<got>.+?))?(?: - at `(?P<where>.+)`)?", re.DOTALL)
+_SAID = re.compile(
+    r"(?:(?P<where>[^:]{1,200}): )?got (?P<got>.{1,500}?),? expected (?P<expected>.+?)(?:[;:] (?P<fix>.+))?", re.DOTALL
+)
+
+
+def _invalid(text: str) -> Refused:
+    """msgspec says "Expected `int`, got `str` - at `$.rows[0]`"."""
+    what, _, where = text.partition(" - at ")
+    where = where.strip("`").removeprefix("$").removeprefix(".") or "the body"
+    found = _INVALID.fullmatch(text)
+    members: dict[str, Any] = {"where": where}
+    if found is not None:
+        members |= {"got": _bare(found["got"]), "expected": _bare(found["expected"])}
+    return Refused(
+        422, f"{where}: {what[:1].lower()}{what[1:]}", members, type="input", title="The input cannot be used"
+    )
+
+
+def _parts(text: str) -> dict[str, Any]:
+    """The parts of a message "where: got this, expected that; do so", where it has that form."""
+    found = _SAID.fullmatch(text)
+    return found.groupdict() if found is not None else {}
+
+
+def _bare(text: str | None) -> str | None:
+    return text.replace("`", "") if text else None
