@@ -28,25 +28,25 @@ _OURS = "is a fault of the server, not of the request; whoever runs it finds it 
 class Refused(Exception):
     """A request that is not carried out: the HTTP status, and why.
 
-    `type` ends the problem's type, `members` are further members of the problem (got, expected, where, fix, ...),
-    `headers` further headers of the response.
+    `title` is the usual phrase of the status where it is empty, `type` ends the problem's type, `members` are further
+    members of the problem (got, expected, where, fix, ...), `headers` further headers of the response.
     """
 
     def __init__(
         self,
         status: int,
+        title: str,
         detail: str,
         members: Mapping[str, Any] | None = None,
         *,
         type: str = "",
-        title: str = "",
         headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(detail)
         self.status = status
+        self.title = title or HTTPStatus(status).phrase
         self.detail = detail
         self.members = dict(members or {})
-        self.title = title or HTTPStatus(status).phrase
         self.type = type or HTTPStatus(status).name.lower().replace("_", "-")
         self.headers = list(headers)
 
@@ -85,22 +85,22 @@ def _refused(error: BaseException) -> Refused:
     text = str(error)
     match error:
         case UnknownId():
-            return Refused(404, text, type="unknown-id", title="Unknown id")
+            return Refused(404, "Unknown id", text, type="unknown-id")
         case InputError():
-            return Refused(422, text, _parts(text), type="input", title="The input cannot be used")
+            return Refused(422, "The input cannot be used", text, _parts(text), type="input")
         case ConfigError():
-            return Refused(422, text, _parts(text), type="config", title="A setting is wrong")
+            return Refused(422, "A setting is wrong", text, _parts(text), type="config")
         case BlobError():
-            return Refused(409, text, type="blob", title="A stored snapshot cannot be used")
+            return Refused(409, "A stored snapshot cannot be used", text, type="blob")
         case MissingExtra():
-            return Refused(501, text, type="missing-extra", title="A part is not installed")
+            return Refused(501, "A part is not installed", text, type="missing-extra")
         case msgspec.ValidationError():
             return _invalid(text)
         case msgspec.DecodeError() | UnicodeDecodeError():
             fix = "send one JSON document in UTF-8"
-            return Refused(400, f"the body is not JSON: {text}", {"fix": fix}, type="json", title="Not JSON")
+            return Refused(400, "Not JSON", f"the body is not JSON: {text}", {"fix": fix}, type="json")
         case RecursionError():
-            return Refused(400, "the JSON is nested too deeply", type="json", title="Not JSON")
+            return Refused(400, "Not JSON", "the JSON is nested too deeply", type="json")
         case LogError():
             return _fault(error, 503, "log", "the event log cannot be used, and nothing was taken; this")
         case EverlearnError():
@@ -113,7 +113,7 @@ def _fault(error: BaseException, status: int, kind: str, what: str) -> Refused:
     """Write a fault of the server to the log, and say where it is found."""
     id = secrets.token_hex(8)
     log.error("fault", exc_info=error, extra={"fields": {"id": id, "error": type(error).__name__}})
-    return Refused(status, f"{what} {_OURS}: {id}", {"id": id}, type=kind)
+    return Refused(status, "", f"{what} {_OURS}: {id}", {"id": id}, type=kind)
 
 
 _INVALID = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<got>.+?))?(?: - at `(?P<where>.+)`)?", re.DOTALL)
@@ -130,9 +130,8 @@ def _invalid(text: str) -> Refused:
     members: dict[str, Any] = {"where": where}
     if found is not None:
         members |= {"got": _bare(found["got"]), "expected": _bare(found["expected"])}
-    return Refused(
-        422, f"{where}: {what[:1].lower()}{what[1:]}", members, type="input", title="The input cannot be used"
-    )
+    detail = f"{where}: {what[:1].lower()}{what[1:]}"
+    return Refused(422, "The input cannot be used", detail, members, type="input")
 
 
 def _parts(text: str) -> dict[str, Any]:
