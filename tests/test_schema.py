@@ -156,6 +156,44 @@ def test_one_record_and_many_are_encoded_alike(records: list[dict[str, Any]]) ->
         assert row(encoder.record(record), 0) == row(batch, i)
 
 
+NUMBERS = ("a", "b", "c")
+SCHEMAS = {
+    "numbers only": dict.fromkeys(NUMBERS, "numeric"),
+    "numbers and categories": {**dict.fromkeys(NUMBERS, "numeric"), "d": "categorical", "e": "categorical"},
+    "categories and text": {"a": "categorical", "b": "categorical", "c": "text"},
+    "texts": {"a": "text", "b": "text"},
+    "every dense kind": {"a": "numeric", "b": "boolean", "c": "datetime", "d": "vector[2]"},
+}
+
+
+@pytest.mark.parametrize("fields", SCHEMAS.values(), ids=SCHEMAS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_handful_of_rows_is_encoded_like_each(fields: dict[str, str], data: st.DataObject) -> None:
+    usable = {"numeric": st.none() | st.floats(width=32, allow_infinity=False) | st.integers(-(10**20), 10**20)}
+    clean = st.fixed_dictionaries({}, optional={n: usable.get(k, st.text(max_size=6)) for n, k in fields.items()})
+    dirty = st.fixed_dictionaries({}, optional=dict.fromkeys(fields, ANY_VALUE))
+    records = data.draw(st.lists(data.draw(st.sampled_from([clean, dirty])), max_size=5))
+    encoder = Encoder(Schema(label="y", task="regression", fields=fields, interactions=True))
+    expected, problems = encoder.records(records)
+    if problems:
+        reason = f"row {problems[0].row}: field {problems[0].field!r}: {problems[0].reason}"
+        with pytest.raises(InputError, match=f"^{re.escape(reason)}$"):
+            encoder.rows(records)
+    else:
+        assert same(encoder.rows(records), expected)
+
+
+@pytest.mark.parametrize("fields", SCHEMAS.values(), ids=SCHEMAS)
+def test_many_rows_are_encoded_like_a_handful(fields: dict[str, str]) -> None:
+    values = {"numeric": 0.1, "boolean": True, "datetime": "2024-02-29", "vector[2]": [1, 2]}
+    encoder = Encoder(Schema(label="y", task="regression", fields=fields))
+    record = {name: values.get(kind, "words, and more") for name, kind in fields.items()}
+    assert same(encoder.rows([record] * 200), encoder.records([record] * 200)[0])
+    with pytest.raises(InputError, match="^row 150: field 'a': "):
+        encoder.rows([record] * 150 + [{"a": {}}])
+
+
 @pytest.mark.parametrize("kind", ["numeric", "boolean", "datetime", "vector[2]", "categorical", "text"])
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(ANY_VALUE, max_size=6))

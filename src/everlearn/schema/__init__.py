@@ -28,6 +28,8 @@ KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
 _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
 _NO_INDICES = np.empty(0, np.int32)
 _NO_VALUES = np.empty(0, np.float32)
+_HANDFUL = 64  # rows from which on whole columns are quicker
+_PLAIN = {float, int, bool, type(None)}  # what numpy takes for the number that we take it for
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,27 @@ class Encoder:
         rows = self._kernels.one_row(data, offsets, self._seeds, len(self._categories), self._mask, self._crossed)
         return Batch(dense, *rows)
 
+    def rows(self, records: Sequence[Mapping[str, Any]]) -> Batch:
+        """Encode a handful of records at once: the numbers of `records`, at a fraction of its cost.
+
+        Raises `InputError` naming the row (from 0) and the field for a value that cannot be used.
+        """
+        dense = self._plain_numbers(records) if self._only_numbers else None
+        if dense is not None and not self._hashed:
+            return Batch(dense, np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES)
+        try:
+            if len(records) == 1:
+                return self.record(records[0])
+            if len(records) < _HANDFUL:
+                dense = self._dense_rows(records) if dense is None else dense
+                return Batch(dense, *self._hashed_rows(records))
+        except InputError:
+            pass  # the thorough way names the row
+        batch, problems = self.records(records)
+        if problems:
+            raise InputError(f"row {problems[0].row}: field {problems[0].field!r}: {problems[0].reason}")
+        return batch
+
     def labels(self, values: Any, n: int) -> tuple[Floats, list[Problem]]:
         """The y of n labels, float64: class indices, or the numbers themselves; NaN where there is a `Problem`."""
         name = self.schema.label
@@ -256,6 +279,47 @@ class Encoder:
         if self.schema.task == "regression":
             return float(scores[0])
         return self.schema.classes[int(scores.argmax())]
+
+    def _plain_numbers(self, records: Sequence[Mapping[str, Any]]) -> Singles | None:
+        """The dense columns of records that hold nothing but numbers in range; None if one does not."""
+        values: list[Any] = []
+        for record in records:
+            values += map(record.get, self._only_numbers)
+        if not _PLAIN.issuperset(map(type, values)):
+            return None
+        try:
+            numbers = np.array(values, np.float64)
+        except OverflowError:  # a whole number beyond the range of float64
+            return None
+        if (np.abs(numbers) > LARGEST).any():
+            return None
+        dense = numbers.astype(np.float32).reshape(len(records), len(self._only_numbers))
+        dense[np.isnan(dense)] = np.nan  # ours are all alike
+        return dense
+
+    def _dense_rows(self, records: Sequence[Mapping[str, Any]]) -> Singles:
+        numbers: list[float] = []
+        for record in records:
+            for name, kind, wide in self._dense:
+                numbers += _dense_value(record.get(name), kind, wide)
+        return np.array(numbers, np.float64).astype(np.float32).reshape(len(records), self.shape["dense"])
+
+    def _hashed_rows(self, records: Sequence[Mapping[str, Any]]) -> Any:
+        """As `_hashed_columns`, quicker for a few rows."""
+        if not self._hashed:
+            return np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES
+        kernels, rows = self._kernels, None
+        cells = [meaning.joined([meaning.category(record.get(name)) for record in records]) for name in self._hashed]
+        if self._categories:
+            hashes = np.empty((len(records), len(self._categories)), np.uint64)
+            present = np.empty((len(records), len(self._categories)), np.bool_)
+            for j in range(len(self._categories)):
+                hashes[:, j], present[:, j] = kernels.hash_cells(*cells[j], self._seeds[j])
+            rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
+        for j in range(len(self._categories), len(cells)):
+            more = kernels.text_rows(*cells[j], self._seeds[j], self._mask)
+            rows = kernels.joined_rows(rows, more) if rows else more
+        return rows
 
     def _dense_column(self, part: Any, kind: str, wide: int) -> tuple[Floats, columnar.Faults]:
         if kind == "numeric":
