@@ -1,0 +1,207 @@
+"""What the desk answers and what it is told, as records: the endpoints fill them, the OpenAPI document describes them.
+
+Positions are positions in the log, times are seconds since 1970. A list has `next`: what to give as `after` for the
+page behind it, null at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from everlearn.records import Event, Evidence
+
+Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="Why; it is kept with the decision.")]
+State = Literal["queued", "waiting", "learned", "early", "overdue"]
+Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class VersionEntry(Struct, frozen=True):
+    """A version: what it came from, how good it was at birth, which aliases point to it, and whether its arrays are
+    still kept. `born` and `time` say where and when the log tells of it."""
+
+    id: str
+    parents: tuple[str, ...]
+    position: int
+    reason: str
+    spec: dict[str, Any]
+    metrics: dict[str, float]
+    blob: str
+    aliases: list[str]
+    kept: bool
+    born: int
+    time: float
+
+
+class VersionPage(Struct, frozen=True):
+    """Versions in order of birth, and where each alias points."""
+
+    versions: list[VersionEntry]
+    aliases: dict[str, str]
+    total: int
+    next: int | None
+
+
+class SpecChange(Struct, frozen=True):
+    """One setting of the model that differs; null where a version lacks it."""
+
+    name: str
+    a: Any
+    b: Any
+
+
+class MetricPair(Struct, frozen=True):
+    """One metric of two versions, each as measured when it was born."""
+
+    name: str
+    a: float | None
+    b: float | None
+
+
+class ArrayChange(Struct, frozen=True):
+    """How far an array moved: the norm of a, of b - a, and their ratio; null where shapes differ or one is missing."""
+
+    name: str
+    shape: tuple[int, ...]
+    norm: float | None
+    moved: float | None
+    relative: float | None
+
+
+class Diff(Struct, frozen=True):
+    """Two versions side by side. `common` is their nearest common ancestor, `steps` the generations from one over it
+    to the other; `arrays` is null, and `missing` says why, when the arrays of one are no longer kept."""
+
+    a: VersionEntry
+    b: VersionEntry
+    spec: list[SpecChange]
+    metrics: list[MetricPair]
+    arrays: list[ArrayChange] | None
+    missing: str
+    common: str | None
+    steps: int | None
+
+
+class DecisionEntry(Struct, frozen=True):
+    """A decision of the log with its seal, the hash that chains it to all decisions before it."""
+
+    position: int
+    time: float
+    action: str
+    at: int
+    reason: str
+    by: str
+    alias: str
+    version: str
+    previous: str
+    evidence: Evidence | None
+    detail: dict[str, Any]
+    seal: str
+
+
+class Chain(Struct, frozen=True):
+    """Whether the seals fit the decisions, as last checked up to position `checked`; `head` is the newest seal, and
+    `broken` the first position that does not fit."""
+
+    ok: bool
+    head: str
+    broken: int | None
+    checked: int
+
+
+class DecisionPage(Struct, frozen=True):
+    """Decisions, oldest first unless asked otherwise."""
+
+    decisions: list[DecisionEntry]
+    total: int
+    chain: Chain
+    next: int | None
+
+
+class EventPage(Struct, frozen=True):
+    """Events, oldest first unless asked otherwise; a page may hold fewer than asked for while `next` is not null."""
+
+    events: list[Event]
+    end: int
+    next: int | None
+
+
+class Story(Struct, frozen=True):
+    """All that the log knows of one id: its events, what became of them (`state`, in words in `explanation`), and the
+    decisions around them."""
+
+    id: str
+    state: State
+    explanation: str
+    events: list[Event]
+    decisions: list[DecisionEntry]
+
+
+class Challenger(Struct, frozen=True):
+    """Who runs beside the champion, or is it, with the evidence about it where the gate has some."""
+
+    role: str
+    version: str
+    family: str
+    learns: bool
+    evidence: dict[str, Any] | None
+
+
+class ChallengerList(Struct, frozen=True):
+    """Everyone who is being compared, the champion first."""
+
+    challengers: list[Challenger]
+
+
+class Outcome(Struct, frozen=True):
+    """What became of an order: where it stands in the log, whether the learner has carried it out, where the aliases
+    point now, and the decisions that followed from it."""
+
+    position: int
+    folded: bool
+    decision: DecisionEntry
+    aliases: dict[str, str]
+    followed: list[DecisionEntry]
+
+
+class Healthy(Struct, frozen=True):
+    """The learner writes its status, and what serves is as fresh as promised; in seconds."""
+
+    status: Literal["ok"]
+    staleness: float
+
+
+class Promote(Struct, frozen=True, forbid_unknown_fields=True):
+    """Make a version the champion."""
+
+    reason: Reason
+
+
+class LeftOut(Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels to leave out when learning again: those of a source, of positions `first` to `last`, or both."""
+
+    source: Annotated[str, Meta(max_length=200)] = ""
+    first: Number = 0
+    last: Number = 0
+
+
+class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
+    """Make a former champion the champion again; `without` relearns what came since, leaving out what is named."""
+
+    reason: Reason
+    without: LeftOut | None = None
+    to: Annotated[str, Meta(min_length=1, max_length=200)] = "previous"
+
+
+class Challenge(Struct, frozen=True, forbid_unknown_fields=True):
+    """Start a challenger of this model spec, for instance {"family": "linear"}."""
+
+    model: dict[str, Any]
+    reason: Reason
+
+
+class Withdraw(Struct, frozen=True, forbid_unknown_fields=True):
+    """End a challenger."""
+
+    reason: Reason = "asked for by the user"

@@ -1,0 +1,52 @@
+"""What became of one prediction, in a word and in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from everlearn.app.replies import State
+from everlearn.records import Event, Example, Prediction
+from everlearn.spec import FeedbackSpec
+
+
+def told(events: Sequence[Event], folded: int, now: float, spec: FeedbackSpec) -> tuple[State, str]:
+    """The state of an id whose events these are, once the learner has folded the log up to `folded`, at time `now`.
+
+    >>> prediction = Event(7, 100.0, Prediction("a", {"x": 1.0}, True, (0.2, 0.8), "f00"))
+    >>> told([prediction], 6, 101.0, FeedbackSpec())[0], told([prediction], 7, 101.0, FeedbackSpec())[0]
+    ('queued', 'waiting')
+    """
+    newest = events[-1]
+    if newest.position > folded:
+        behind = newest.position - folded
+        return "queued", f"event {newest.position} is in the log; the learner is {behind} events before it"
+    given = next((one for one in events if isinstance(one.payload, Prediction | Example)), None)
+    if given is None:
+        return "early", f"there is feedback, but no prediction yet; it is kept for {spec.early:g} seconds"
+    if isinstance(given.payload, Example):
+        return "learned", "it came with its label: the models were tested on it, then learned it"
+    judgements = [one for one in events if not isinstance(one.payload, Prediction | Example)]
+    if not judgements:
+        return _unanswered(given, now, spec)
+    return _answered(given, judgements, spec)
+
+
+def _unanswered(given: Event, now: float, spec: FeedbackSpec) -> tuple[State, str]:
+    age = max(0.0, now - given.time)
+    if not spec.window:
+        return "waiting", f"it has waited for feedback for {age:.0f} seconds, and may for ever"
+    if age <= spec.window:
+        return "waiting", f"it has waited for feedback for {age:.0f} of {spec.window:g} seconds"
+    if spec.default is None:
+        return "overdue", f"no feedback came within {spec.window:g} seconds: it was dropped, and not learned"
+    return "overdue", f"no feedback came within {spec.window:g} seconds: it was learned as {spec.default!r}"
+
+
+def _answered(given: Event, judgements: Sequence[Event], spec: FeedbackSpec) -> tuple[State, str]:
+    first, *more = judgements
+    delay = first.time - given.time
+    when = f"{delay:.1f} seconds after it" if delay >= 0 else f"{-delay:.1f} seconds before it"
+    if not more:
+        return "learned", f"its feedback came {when}"
+    done = "only kept in the log" if spec.correction == "ignore" else "learned as well"
+    return "learned", f"its feedback came {when}; {len(more)} later, different judgements were {done}"
