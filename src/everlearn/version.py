@@ -7,32 +7,23 @@ alias points. Neither changes anything that was written. `docs/why/versions.md` 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
-import struct
 import threading
 import time
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
 from everlearn.errors import BlobError, ConfigError, InputError, ModelError
 from everlearn.model import compare
+from everlearn.pack import canonical, harm, packed, plain, unpacked
 from everlearn.records import Arrays, Born, Decision, Payload, Version
 
-_FORMAT = 1
 _HASH = re.compile("[0-9a-f]{64}")
 _SUFFIX = ".safetensors"
 _STALE = 3600.0  # seconds after which an unfinished file is surely nobody's work in progress
-_DTYPES = frozenset(["bool", "float16", "float32", "float64"]) | {
-    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
 _MOVES = frozenset(["start", "promote", "rollback", "challenger"])
 
 
@@ -45,7 +36,7 @@ class Blobs:
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as home:
     ...     blobs = Blobs(Path(home))
-    ...     blob = blobs.put({"w": np.arange(3.0)}, {"spec": {"family": "linear"}})
+    ...     blob = blobs.put({"w": [0.0, 1.0, 2.0]}, {"spec": {"family": "linear"}})
     ...     arrays, header = blobs.get(blob)
     >>> blob[:12], arrays["w"], header
     ('dfb9145805dd', array([0., 1., 2.]), {'spec': {'family': 'linear'}})
@@ -72,7 +63,7 @@ class Blobs:
         Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that is there already is
         not written again. Raises `ModelError` for what cannot be stored, `BlobError` when the disk refuses.
         """
-        data = _packed(arrays, header)
+        data = packed(arrays, header)
         blob = hashlib.sha256(data).hexdigest()
         path = self._path(blob)
         unfinished = self.folder / f".{blob}.{os.getpid()}.{threading.get_ident()}.unfinished"
@@ -110,10 +101,10 @@ class Blobs:
         found = hashlib.sha256(data).hexdigest()
         if found != blob:
             raise BlobError(
-                f"snapshot {path} is {_harm(data)}: its {len(data)} bytes have the hash {found[:12]}, expected "
+                f"snapshot {path} is {harm(data)}: its {len(data)} bytes have the hash {found[:12]}, expected "
                 f"{blob[:12]}; put back the file from a copy, or go back to another version"
             )
-        return _unpacked(data, path)
+        return unpacked(data, path)
 
     def remove(self, blob: str) -> None:
         """Delete a blob; one that is not there is fine."""
@@ -172,12 +163,12 @@ class Versions:
         Nothing is appended: append `Born(version)` with the decision that needs it, in one group, then note both.
         Metrics that are not finite are left out, since the log cannot hold them.
         """
-        plain = _plain(spec, "the spec")
+        kept = plain(spec, "the spec")
         numbers = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        blob = self._blobs.put(arrays, {"spec": plain})
-        content = [list(parents), int(position), blob, plain, numbers, reason]
-        id = hashlib.sha256(_canonical(content).encode()).hexdigest()[:12]
-        return Version(id, tuple(parents), int(position), blob, plain, numbers, reason)
+        blob = self._blobs.put(arrays, {"spec": kept})
+        content = [list(parents), int(position), blob, kept, numbers, reason]
+        id = hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
+        return Version(id, tuple(parents), int(position), blob, kept, numbers, reason)
 
     def load(self, name: str, spec: Mapping[str, Any] | None = None, like: Mapping[str, Any] | None = None) -> Arrays:
         """The arrays of a version, by its id, the beginning of its id, or an alias.
@@ -187,7 +178,7 @@ class Versions:
         """
         version = self.find(name)
         if spec is not None:
-            differences = _differences(_plain(spec, "the spec"), version.spec)
+            differences = _differences(plain(spec, "the spec"), version.spec)
             if differences:
                 raise ModelError(f"version {version.id} is of another model: {'; '.join(differences)}")
         arrays, header = self._blobs.get(version.blob)
@@ -250,58 +241,6 @@ class Versions:
         return [*self._versions.values()]
 
 
-def _packed(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> bytes:
-    """The bytes of a blob: tensors in safetensors' own fixed order, the header as one canonical text."""
-    tensors = {}
-    for name, given in arrays.items():
-        array = np.asarray(given)
-        if array.dtype.name not in _DTYPES:
-            raise ModelError(
-                f"array {name!r} has dtype {array.dtype}; a snapshot holds only {', '.join(sorted(_DTYPES))}"
-            )
-        if name == "__metadata__":
-            raise ModelError("an array may not be named '__metadata__', which safetensors keeps for itself; rename it")
-        tensors[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    # One entry only: safetensors writes several in no particular order.
-    text = _canonical({"format": _FORMAT, "header": _plain(header, "the header")})
-    try:
-        return safetensors.numpy.save(tensors, {"everlearn": text})
-    except (safetensors.SafetensorError, UnicodeError) as error:
-        raise ModelError(f"these arrays cannot be stored: {error}; names: {', '.join(map(repr, tensors))}") from error
-
-
-def _unpacked(data: bytes, path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """What `_packed` packed; the bytes are what was stored under this name, but perhaps by another program."""
-    try:
-        views = safetensors.numpy.load(data)  # checks lengths, offsets and the header
-        (length,) = struct.unpack_from("<Q", data)
-        note = json.loads(data[8 : 8 + length]).get("__metadata__", {}).get("everlearn")
-        text = json.loads(note) if note else None
-    except (safetensors.SafetensorError, ValueError, KeyError, AttributeError, RecursionError) as error:
-        raise BlobError(f"snapshot {path} is not a safetensors file that can be read: {error}") from error
-    if not isinstance(text, dict) or not isinstance(text.get("header"), dict):
-        raise BlobError(f"snapshot {path} was not written by Everlearn: its header is missing")
-    if text.get("format") != _FORMAT:
-        raise BlobError(
-            f"snapshot {path} has format {text.get('format')}, this Everlearn reads format {_FORMAT}; upgrade Everlearn"
-        )
-    return {name: np.array(views[name]) for name in sorted(views)}, text["header"]
-
-
-def _harm(data: bytes) -> str:
-    """Cut short, or changed: told apart by the length that the safetensors header promises."""
-    if len(data) < 8:
-        return "truncated"
-    (length,) = struct.unpack_from("<Q", data)
-    try:
-        header = json.loads(data[8 : 8 + length]) if 8 + length <= len(data) else None
-        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"] if header else []
-        promised = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        return "damaged"
-    return "truncated" if len(data) < promised else "damaged"
-
-
 def _sync_folder(folder: Path) -> None:
     """Put the folder's new entry on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -309,19 +248,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(content: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The content as it will be read back: plain JSON values."""
-    try:
-        read: dict[str, Any] = json.loads(_canonical(dict(content)))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{what} cannot be stored: {error}; expected finite numbers, text, lists and dicts") from error
-    return read
 
 
 def _differences(expected: Mapping[str, Any], got: Mapping[str, Any], where: str = "") -> list[str]:
