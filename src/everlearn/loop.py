@@ -5,7 +5,6 @@ Whatever is asked of a loop is appended to its log first, and folded after; noth
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,20 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 
 from everlearn import config, metrics, report
 from everlearn.errors import ConfigError, InputError, LogError
 from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
 from everlearn.fold import Commit, Fold
 from everlearn.home import Home
-from everlearn.model import cut
+from everlearn.intake import Intake
 from everlearn.predict import Served, answer
 from everlearn.records import (
     Decision,
     Event,
     Example,
-    Examples,
     Payload,
     Prediction,
     Rejected,
@@ -35,13 +32,13 @@ from everlearn.records import (
     Version,
 )
 from everlearn.spec import Spec
-from everlearn.stream import Stream, digest, plain, read
+from everlearn.stream import Stream, plain, read
 
 Progress = Callable[[int, "Loop"], None]
 
 _NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
 _FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
-_READ = 4096  # events read, or rows taken from a stream, at a time
+_READ = 4096  # events read at a time
 
 
 def open(source: str | Path | Mapping[str, Any] | Spec, home: str | Path | None = None) -> Loop:
@@ -66,9 +63,8 @@ class Loop:
     def __init__(self, spec: Spec, home: Path) -> None:
         self.spec = spec
         self.served: Served | None = None
-        self._sources: dict[str, dict[str, Any]] = {}  # rows taken so far from each source, by its fingerprint
-        self._unsaved = False  # whether rows were folded since the last checkpoint
         self._saved = 0  # labelled examples at the last checkpoint
+        self._saved_row = 0  # the last row folded by then
         self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
         with ExitStack() as undo:
@@ -76,6 +72,7 @@ class Loop:
             undo.callback(self.home.close)
             self.log = self.home.log
             self.fold = Fold(spec, self.home.versions, self.home.prediction)
+            self.intake = Intake(spec, self.fold, self.log)
             self._restore()
             undo.pop_all()
 
@@ -138,8 +135,9 @@ class Loop:
         began = clock = time.perf_counter()
         taken = counted = 0  # rows of this run, and those of them before the clock of the rate was set
         warming = not self.fold.learner.scored
-        as_log = stream.replayable and self.spec.log.rows == "auto"
-        self._settle_warm_start(stream, as_log)
+        as_log = self.intake.is_log(stream)
+        if (settled := self.intake.settle_warm_start(stream)) is not None:
+            self._take([settled])
         for part in stream.parts():
             before = taken
             for rows in self._take_rows(part) if as_log else self._append_rows(part):
@@ -184,9 +182,8 @@ class Loop:
     def report(self) -> dict[str, Any]:
         """Where the loop stands: counts, and metrics of the champion, the frozen start and the challenger."""
         actions = [one.action for one in self.decisions()]
-        rows = sum(source["rows"] for source in self._sources.values())
         return {
-            "events": rows + self.log.count("example") + self.log.count("prediction"),
+            "events": self.intake.rows + self.log.count("example") + self.log.count("prediction"),
             "examples": self.fold.learner.scored,
             "metrics": self.fold.learner.report(),
             "drifts": actions.count("drift"),
@@ -246,106 +243,28 @@ class Loop:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- streams -----------------------------------------------------------------------------------------------
+    # ---- the log and checkpoints -------------------------------------------------------------------------------
 
     def _take_rows(self, stream: Stream) -> Iterator[int]:
-        """Fold rows of a stream that can be read again: it is its own log, only decisions are written."""
-        name = stream.fingerprint
-        taken = self._taken(stream)
-        # Rows of several sources are numbered on: this source's row r is position base + r.
-        base = sum(source["rows"] for source in self._sources.values()) - taken
-        pending: list[Rejected] = []
-        for chunk in stream.chunks(taken, _READ):
-            examples = chunk.examples
-            if base:
-                examples = dataclasses.replace(examples, position=examples.position + base)
-            pending += [msgspec.structs.replace(one, at=one.at + base) for one in chunk.rejected]
+        """Fold the rows of a stream that is its own log; yield how many were taken."""
+        for taken, commits in self.intake.folded(stream):
             with self._folding():
-                for commit in self.fold.examples(examples, "row") if len(examples.y) else ():
-                    self._mark(name, examples, base, commit.at - base)
-                    known = [one for one in pending if one.at <= commit.at]
-                    pending = pending[len(known) :]
-                    self._commit(Commit(commit.at, [*known, *commit.payloads]))
-                self._mark(name, examples, base, chunk.last)
-                self.fold.cursor["row"] = base + chunk.last
-                self._unsaved = True
-            yield chunk.last - taken
-        if pending:
-            self._ready()
-            self._commit(Commit(self.fold.cursor["row"], list(pending)))
-
-    def _mark(self, name: str, examples: Examples, base: int, rows: int) -> None:
-        """Note how many rows of a source were taken, and what the last usable one of them was."""
-        source = self._sources.setdefault(name, {"rows": 0, "row": 0, "digest": ""})
-        source["rows"] = rows
-        at = int(np.searchsorted(examples.position, base + rows, "right")) - 1
-        if at >= 0:
-            source["row"], source["digest"] = int(examples.position[at]) - base, digest(examples, at)
-
-    def _taken(self, stream: Stream) -> int:
-        """How many rows of a stream were taken before; refuse a file whose last taken row is not what it was."""
-        source = self._sources.get(stream.fingerprint)
-        if source is None:
-            return 0
-        if source["row"]:
-            chunk = next(stream.chunks(source["row"] - 1, 1), None)
-            if chunk is None or not len(chunk.examples.y) or digest(chunk.examples, 0) != source["digest"]:
-                raise InputError(
-                    f"{stream.name} begins like a file that was taken up to row {source['rows']} before, but its row "
-                    f"{source['row']} is not what it was; a file may grow, not change: give this one another name"
-                )
-        return int(source["rows"])
-
-    def _settle_warm_start(self, stream: Stream, as_log: bool) -> None:
-        """Before anything has started: say how many rows the warm start has, and make all its passes but the last."""
-        if self.fold.started or not self.spec.warm_start:
-            return
-        if self.spec.epochs > 1 and not as_log:
-            raise ConfigError(
-                f"epochs = {self.spec.epochs} needs a file that is itself the log; its rows are read again"
-            )
-        if self.spec.warm_start < 1:
-            if stream.rows is None:
-                raise ConfigError(
-                    f"warm_start = {self.spec.warm_start:g} is a share, but the length of {stream.name} is not known; "
-                    "give a number of rows instead, for instance warm_start = 1000"
-                )
-            self.fold.warm_rows = int(self.spec.warm_start * stream.rows)
-            if not as_log:  # what is folded from the log must be in the log
-                detail = {"warm_rows": self.fold.warm_rows}
-                self._take([Decision("config", 0, f"warm start of {detail['warm_rows']} rows", "loop", detail=detail)])
-        for _ in range(self.spec.epochs - 1):
-            left = self.fold.warm_rows
-            for chunk in stream.chunks(0, _READ):
-                used = min(left, len(chunk.examples.y))
-                self.fold.rehearse(cut(chunk.examples, 0, used))
-                left -= used
-                if not left:
-                    break
+                for commit in commits:
+                    self._commit(commit)
+            if self.fold.started:
+                self._publish()
+            yield taken
 
     def _append_rows(self, stream: Stream) -> Iterator[int]:
-        """Append each row of a stream to the log, then fold it; rows that the log has already are not added again."""
-        taken, number = 0, 0
-        if not stream.replayable:
-            # Every reading of standard input is a new stretch of one stream; a raw row is an example or rejected.
-            number = self.log.count("example") + self.log.count("rejected")
-        elif (last := self.log.last("example")) is not None and isinstance(last.payload, Example):
-            name, _, row = last.payload.id.rpartition(":")
-            taken = int(row) if name == stream.fingerprint else 0
-        for chunk in stream.records(taken, _READ):
-            labelled = zip(chunk.positions, chunk.features, chunk.labels, strict=True)
-            examples = [
-                Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
-            ]
-            self._take([*examples, *(msgspec.structs.replace(one, at=one.at + number) for one in chunk.rejected)])
-            yield chunk.last - taken
-
-    # ---- the log and checkpoints -------------------------------------------------------------------------------
+        """Append the rows of a stream to the log, and fold them; yield how many were taken."""
+        for taken, payloads in self.intake.appended(stream):
+            self._take(payloads)
+            yield taken
 
     def _take(self, payloads: Sequence[Payload]) -> None:
         """Append events, and fold them; reading them back is only needed where others have written in between."""
         self._check_whole()
-        if self._unsaved:  # the order of rows and events is only known as long as checkpoints keep it
+        if self.fold.cursor["row"] != self._saved_row:  # the order of rows and events is only known from checkpoints
             self._commit(Commit(sum(self.fold.cursor.values()), []))
         now, expected = time.time(), self._seen + 1
         positions = self.log.append(payloads, now)
@@ -421,13 +340,13 @@ class Loop:
     def _commit(self, commit: Commit) -> None:
         """Make decisions and the state that they belong to durable."""
         arrays, fold = self.fold.state()
-        header = {"fold": fold, "sources": self._sources, "spec": msgspec.to_builtins(self.spec)}
+        header = {"fold": fold, "sources": self.intake.sources, "spec": msgspec.to_builtins(self.spec)}
         needed = {one.version for one in self.fold.roster.contestants}
         positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
         if positions[0] == self._seen + 1:
             self._seen = positions[-1]  # what the loop writes itself need not be read back
         self._saved = self.fold.learner.scored
-        self._unsaved = False
+        self._saved_row = self.fold.cursor["row"]
 
     def _restore(self) -> None:
         """Go on from the last checkpoint, then fold what the log holds beyond it."""
@@ -436,8 +355,8 @@ class Loop:
             at, arrays, header = last
             changed = self._changed(msgspec.convert(header["spec"], Spec))
             self.fold.load(arrays, header["fold"])
-            self._sources = header["sources"]
-            self._saved = self.fold.learner.scored
+            self.intake.sources = header["sources"]
+            self._saved, self._saved_row = self.fold.learner.scored, self.fold.cursor["row"]
             self._seen = self.fold.cursor["log"]
             if "gate" in changed:
                 self.fold.roster.ask_anew()
