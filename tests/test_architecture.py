@@ -21,7 +21,8 @@ TIERS = (
     "model metrics drift replay merge schema pack limits",
     "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
     "linear trees neural preference scale client",
-    "fold home orders relearn",  # parts of loop
+    "home orders relearn",  # parts of loop
+    "fold",
     "intake status erase",  # parts of loop
     "loop evaluate bridges",
     "app dashboard",

@@ -157,13 +157,15 @@ class Version(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True, tag="decision", tag_field="kind", omit_defaults=True):
-    """Something that changed, or was refused, for a reason; `at` is the position that it follows.
+    """Something that changed, was ordered, or was refused, for a reason; `at` is the position that it follows.
 
     `alias` moves from version `previous` to `version` where the action moves one (start, promote, rollback,
     challenger). `by` is "loop", "gate", "guard", "drift" or "user".
     """
 
-    action: Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw", "erase", "config"]
+    action: Literal[
+        "start", "promote", "reject", "rollback", "drift", "challenger", "withdraw", "erase", "config", "order"
+    ]
     at: int
     reason: str
     by: str
