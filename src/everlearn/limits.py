@@ -27,7 +27,10 @@ from everlearn.errors import InputError
 from everlearn.records import Arrays, Batch, Floats, Ints, Singles
 from everlearn.spec import LimitsSpec
 
-FEWEST = 128  # values that are seen before a range is believed
+EARLIEST = 8  # values of a column before it has any range
+FEWEST = 128  # values before its quantiles are believed; until then its range is wide
+WIDE = 10.0  # quartile distances beyond the quartiles, which is that wide range
+UNKNOWN = 1000.0  # a range in units of the only value known
 HELD = 1024  # values of a column in its sample; also how many rows lie between two looks at it
 HORIZON = 16 * HELD  # values that the sample stands for
 GENEROUS = 1.0  # widths of its range by which a value may lie outside and still enter the sample as it is
@@ -46,14 +49,14 @@ Numbers = NDArray[Any]
 Codes = NDArray[np.int8]
 
 
-def start(spec: LimitsSpec, dense: int) -> Arrays:
-    """Allocate everything that `spec` asks for; `dense` is the number of dense columns.
+def start(spec: LimitsSpec, dense: int, classes: int = 0) -> Arrays:
+    """Allocate everything that `spec` asks for: for so many dense columns, and classes (0 in a regression).
 
     `counters` int64 (5,): labels capped, reduced for their source, refused for it, quarantined, and places taken in the
     window. With `clip`: `held` float32 (dense, 1024), `seen` int64 (dense,), `low` and `high` float32 (dense,). With
     `source`: `place_source` uint64 and `place_charge` int64 (window,), `charged` int64 (2, 4 * window or more). With
-    `quarantine`: `losses` float32 (1, 1024), `loss_seen` int64 (1,), `loss_low` and `loss_high` float32 (1,),
-    `set_aside` int64 (1000,).
+    `quarantine`, for each class or once: `losses` float32 (k, 1024), `loss_seen` int64 (k,), `loss_low` and `loss_high`
+    float32 (k,); and `set_aside` int64 (1000,).
 
     >>> sorted(start(LimitsSpec(), dense=8))
     ['counters']
@@ -69,8 +72,9 @@ def start(spec: LimitsSpec, dense: int) -> Arrays:
         arrays |= {"place_source": np.zeros(spec.window, np.uint64), "place_charge": np.zeros(spec.window, np.int64)}
         arrays |= {"charged": np.zeros((2, buckets), np.int64)}
     if spec.quarantine < 1.0:
-        arrays |= {"losses": np.zeros((1, HELD), np.float32), "loss_seen": np.zeros(1, np.int64)}
-        arrays |= {"loss_low": np.full(1, -np.inf, np.float32), "loss_high": np.full(1, np.inf, np.float32)}
+        kinds = max(classes, 1)
+        arrays |= {"losses": np.zeros((kinds, HELD), np.float32), "loss_seen": np.zeros(kinds, np.int64)}
+        arrays |= {"loss_low": np.full(kinds, -np.inf, np.float32), "loss_high": np.full(kinds, np.inf, np.float32)}
         arrays |= {"set_aside": np.zeros(SET_ASIDE, np.int64)}
     return arrays
 
@@ -99,8 +103,9 @@ def clip(arrays: Arrays, spec: LimitsSpec, batch: Batch) -> Batch:
 def look(arrays: Arrays, spec: LimitsSpec, batch: Batch) -> Batch:
     """Learn the quantiles `spec.clip` and 1 - `spec.clip` of each dense column from the rows; return the rows clipped.
 
-    Each row is clipped to what was learnt before it, as `clip` would. The first 128 values of a column pass as they
-    are. Where almost all values of a column are equal, its range is that of the others.
+    Each row is clipped to what was learnt before it, as `clip` would. The first 8 values of a column pass as they are,
+    and up to its 128th only gross outliers are clipped. Where almost all values of a column are equal, its range is
+    that of the others.
 
     >>> arrays, spec = start(LimitsSpec(clip=0.01), dense=1), LimitsSpec(clip=0.01)
     >>> said = look(arrays, spec, _column(np.arange(2000) % 200))
@@ -117,57 +122,62 @@ def look(arrays: Arrays, spec: LimitsSpec, batch: Batch) -> Batch:
 
 
 def admit(
-    arrays: Arrays, spec: LimitsSpec, source: str, weight: float, loss: float, position: int = 0
+    arrays: Arrays, spec: LimitsSpec, source: str, weight: float, loss: float, y: float, position: int
 ) -> tuple[float, str]:
     """The weight to learn a label with (0: not at all), and why it is not the one that was asked for.
 
-    `loss` is that of the answer that the label judges, NaN if it is not known; `position` is where in the log the label
-    stands. The reasons: "capped", more than `spec.weight`; "source", what was learned lately holds its source's share;
-    "quarantine", its loss is extreme; "" for none. A label without a source is not charged to any.
+    `loss` is that of the answer that the label judges, NaN if it is not known; `y` is the label as a number; `position`
+    is where in the log it stands. The reasons: "capped", more than `spec.weight`; "source", its source has its share of
+    what was learned lately; "quarantine", its loss is extreme; or "". A label without a source is charged to none.
 
     Of the last `spec.window` labels that were learned, those of one source add up to `spec.source` times the window at
     most; each counts for its weight, and for 1 at least. A refused label takes no place in the window, so a flood does
     not push the others out: a source that goes on alone is stopped until others have been learned.
 
+    A loss is extreme above the quantile `spec.quarantine` of those of its own class, lest a rare class, whose losses
+    are the highest, be set aside as a whole. What is set aside still teaches the quantile: where the stream has changed
+    for good, it soon lets the new labels pass.
+
     >>> arrays, spec = start(LimitsSpec(source=0.1), dense=0), LimitsSpec(source=0.1)
-    >>> said = [admit(arrays, spec, "one key", 1.0, 0.2)[1] for _ in range(1000)]
-    >>> said.count(""), said.count("source"), admit(arrays, spec, "another", 500.0, 0.2)
+    >>> said = [admit(arrays, spec, "one key", 1.0, 0.2, 1.0, i)[1] for i in range(1000)]
+    >>> said.count(""), said.count("source"), admit(arrays, spec, "another", 500.0, 0.2, 1.0, 1000)
     (100, 900, (100.0, 'capped'))
     """
     if spec.source >= 1.0 and spec.quarantine >= 1.0 and weight <= spec.weight:
         return weight, ""
-    one = np.array([weight], np.float64), np.array([loss], np.float64), np.array([position], np.int64)
-    weights, why = _admitted(arrays, spec, np.array([key(source)], np.uint64), *one)
+    asked, lost, label = (np.array([number], np.float64) for number in (weight, loss, y))
+    keys, where = np.array([key(source)], np.uint64), np.array([position], np.int64)
+    weights, why = _admitted(arrays, spec, keys, asked, lost, label, where)
     return float(weights[0]), REASONS[why[0]]
 
 
 def admit_rows(
-    arrays: Arrays, spec: LimitsSpec, sources: Sequence[str], weight: Singles, loss: Floats, position: Ints
+    arrays: Arrays, spec: LimitsSpec, sources: Sequence[str], weight: Singles, loss: Floats, y: Floats, position: Ints
 ) -> tuple[Singles, Codes]:
     """`admit` for n labels in order: float32 weights (n,), and int8 (n,) that index `REASONS`.
 
     `sources` is empty where no label has one.
     """
     keys = np.zeros(len(weight), np.uint64) if not sources else np.array([key(one) for one in sources], np.uint64)
-    weights, why = _admitted(arrays, spec, keys, weight.astype(np.float64), loss, position)
+    weights, why = _admitted(arrays, spec, keys, weight.astype(np.float64), loss, y, position)
     return weights.astype(np.float32), why
 
 
 def report(arrays: Arrays) -> dict[str, Any]:
-    """What was held back so far: counts, the loss above which labels are set aside (None: not known yet), and the
-    positions of the newest 1,000 that were, oldest first.
+    """What was held back so far: counts; for each class, or for all, the loss above which labels are set aside (None:
+    not known yet); and the positions of the newest 1,000 that were, oldest first.
 
     >>> report(start(LimitsSpec(), dense=1))
-    {'capped': 0, 'reduced': 0, 'refused': 0, 'quarantined': 0, 'threshold': None, 'positions': []}
+    {'capped': 0, 'reduced': 0, 'refused': 0, 'quarantined': 0, 'thresholds': [], 'positions': []}
     """
     capped, reduced, refused, quarantined, _ = arrays["counters"].tolist()
     counts = {"capped": capped, "reduced": reduced, "refused": refused, "quarantined": quarantined}
     if "set_aside" not in arrays:
-        return {**counts, "threshold": None, "positions": []}
+        return {**counts, "thresholds": [], "positions": []}
     held, first = min(quarantined, SET_ASIDE), max(quarantined - SET_ASIDE, 0)
     positions = [int(arrays["set_aside"][(first + i) % SET_ASIDE]) for i in range(held)]
-    threshold = float(arrays["loss_high"][0])
-    return {**counts, "threshold": threshold if threshold < math.inf else None, "positions": positions}
+    thresholds = [high if high < math.inf else None for high in arrays["loss_high"].tolist()]
+    return {**counts, "thresholds": thresholds, "positions": positions}
 
 
 @lru_cache(4096)
@@ -187,7 +197,7 @@ def _check(arrays: Arrays, batch: Batch) -> None:
 
 
 def _admitted(
-    arrays: Arrays, spec: LimitsSpec, keys: Numbers, weight: Floats, loss: Floats, position: Ints
+    arrays: Arrays, spec: LimitsSpec, keys: Numbers, weight: Floats, loss: Floats, y: Floats, position: Ints
 ) -> tuple[Floats, Codes]:
     """Weights and reasons of n labels; state that a limit does not have is stood in for by nothing."""
     weights, why = np.empty(len(weight)), np.zeros(len(weight), np.int8)
@@ -210,6 +220,7 @@ def _admitted(
         keys,
         weight,
         np.ascontiguousarray(loss, np.float64),
+        np.ascontiguousarray(y, np.float64),
         np.ascontiguousarray(position, np.int64),
         weights,
         why,
@@ -251,26 +262,36 @@ def _learn(share: float, value: float, held: Singles, seen: Ints, low: Singles, 
         slot = int(uniform(j, 0, n) * min(n + 1, HORIZON))
     if slot < HELD:
         held[j, slot] = v
-    doubled = n + 1 >= FEWEST and n < HELD and (n + 1) & n == 0
+    doubled = n + 1 >= EARLIEST and n < HELD and (n + 1) & n == 0
     if doubled or (n >= HELD and (n + 37 * j) % HELD == 0):  # not all columns at the same row
-        low[j], high[j] = _range(np.sort(held[j, : min(n + 1, HELD)]), share)
+        least, most = _range(np.sort(held[j, : min(n + 1, HELD)]), share)
+        low[j], high[j] = max(least, -_LARGEST), min(most, _LARGEST)
 
 
 @exact_kernel
-def _range(ranked: Numbers, share: float) -> tuple[float, float]:
-    """The quantiles `share` and 1 - `share` of sorted values; where these are equal, those of the other values."""
-    n = len(ranked)
-    cut = min(math.ceil(share * n), (n - 1) // 2)
-    low, high = np.float64(ranked[cut]), np.float64(ranked[n - 1 - cut])
-    if low < high:
-        return low, high
-    others = ranked[ranked != ranked[cut]]
-    n = len(others)
-    if n >= APART:
-        cut = min(math.ceil(share * n), (n - 1) // 2)
-        return min(low, np.float64(others[cut])), max(high, np.float64(others[n - 1 - cut]))
-    reach = max(abs(low), 1.0)  # all we know is the value, so the range is as wide as it is large
+def _range(ranked: Singles, share: float) -> tuple[float, float]:
+    """The quantiles `share` and 1 - `share` of sorted values; where these are equal, those of the other values.
+
+    Of few values only the gross outliers are known; of one value, repeated, not even they."""
+    few = len(ranked) < FEWEST
+    part = max(share, 0.25) if few else share
+    low, high = _cut(ranked, part)
+    if not low < high:
+        others = ranked[ranked != low]
+        if len(others) < APART:
+            reach = UNKNOWN * max(abs(low), 1.0)
+            return low - reach, high + reach
+        least, most = _cut(others, part)
+        low, high = min(low, least), max(high, most)
+    reach = WIDE * (high - low) if few else 0.0
     return low - reach, high + reach
+
+
+@exact_kernel
+def _cut(ranked: Singles, share: float) -> tuple[float, float]:
+    """The lowest and the highest of sorted values without the share at either end, at least one value."""
+    cut = min(math.ceil(share * len(ranked)), (len(ranked) - 1) // 2)
+    return np.float64(ranked[cut]), np.float64(ranked[len(ranked) - 1 - cut])
 
 
 # ---- labels ------------------------------------------------------------------------------------------------------
@@ -293,6 +314,7 @@ def _admit(
     keys: Numbers,
     weight: Floats,
     loss: Floats,
+    y: Floats,
     position: Ints,
     weights: Floats,
     why: Codes,
@@ -315,8 +337,9 @@ def _admit(
                 w = left / _GRAIN
                 why[i] = SOURCE
         if share > 0.0 and not np.isnan(loss[i]):
-            extreme = np.float32(min(loss[i], _LARGEST)) > loss_high[0]
-            _learn(share, loss[i], losses, loss_seen, loss_low, loss_high, 0)
+            kind = min(max(int(y[i]), 0), len(loss_high) - 1) if len(loss_high) > 1 else 0
+            extreme = np.float32(min(loss[i], _LARGEST)) > loss_high[kind]
+            _learn(share, loss[i], losses, loss_seen, loss_low, loss_high, kind)
             if extreme:
                 set_aside[counters[_QUARANTINED] % len(set_aside)] = position[i]
                 weights[i], why[i] = 0.0, QUARANTINE
