@@ -5,9 +5,9 @@ label is learned, `report` counts what was held back. Everything happens row by 
 the same bytes however the stream is cut into calls; nothing grows after `start`.
 
 A range is learned from a sample of the past: uniform over the first 16,384 values, and then of about the last 16,384
-(Vitter 1985, algorithm R, with its count stopped there). What enters the sample is itself clipped, to the learnt range
-and as much again on either side. So a flood moves a range by one width at most in 1,024 rows, and not at all while its
-share of the sample is below the share that is clipped.
+(Vitter 1985, algorithm R, with its count stopped there), and looked at anew every 1,024 rows. What enters the sample is
+itself clipped, to the learnt range and half its width on either side (for losses, twice its width). So a flood moves a
+range by that much at most from look to look, and not at all while its share of the sample is below the one clipped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WIDE = 10.0  # quartile distances beyond the quartiles, which is that wide range
 UNKNOWN = 1000.0  # a range in units of the only value known
 HELD = 1024  # values of a column in its sample; also how many rows lie between two looks at it
 HORIZON = 16 * HELD  # values that the sample stands for
-GENEROUS = 1.0  # widths of its range by which a value may lie outside and still enter the sample as it is
+NEAR, FAR = 0.5, 2.0  # widths beyond its range up to which a feature, or a loss, enters the sample as it is
 APART = 8  # values that differ from all the others, before their own range is believed
 SET_ASIDE = 1000  # positions of quarantined labels that are remembered
 
@@ -244,15 +244,17 @@ def _look(share: float, rows: Singles, held: Singles, seen: Ints, low: Singles, 
             v = rows[i, j]
             out[i, j] = v if np.isnan(v) else min(max(v, low[j]), high[j])
             if abs(v) < np.inf:
-                _learn(share, np.float64(v), held, seen, low, high, j)
+                _learn(share, NEAR, np.float64(v), held, seen, low, high, j)
 
 
 @exact_kernel
-def _learn(share: float, value: float, held: Singles, seen: Ints, low: Singles, high: Singles, j: int) -> None:
+def _learn(
+    share: float, generous: float, value: float, held: Singles, seen: Ints, low: Singles, high: Singles, j: int
+) -> None:
     """Offer one value to the sample of column j, and look at the sample anew when it is time."""
     v = min(max(value, -_LARGEST), _LARGEST)
     if high[j] < np.inf:
-        reach = GENEROUS * (np.float64(high[j]) - np.float64(low[j]))
+        reach = generous * (np.float64(high[j]) - np.float64(low[j]))
         v = min(max(v, np.float64(low[j]) - reach), np.float64(high[j]) + reach)
         v = min(max(v, -_LARGEST), _LARGEST)
     n = seen[j]
@@ -339,7 +341,7 @@ def _admit(
         if share > 0.0 and not np.isnan(loss[i]):
             kind = min(max(int(y[i]), 0), len(loss_high) - 1) if len(loss_high) > 1 else 0
             extreme = np.float32(min(loss[i], _LARGEST)) > loss_high[kind]
-            _learn(share, loss[i], losses, loss_seen, loss_low, loss_high, kind)
+            _learn(share, FAR, loss[i], losses, loss_seen, loss_low, loss_high, kind)
             if extreme:
                 set_aside[counters[_QUARANTINED] % len(set_aside)] = position[i]
                 weights[i], why[i] = 0.0, QUARANTINE
