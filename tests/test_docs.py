@@ -20,7 +20,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *so
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 RECORDS = [
-    spec.Spec, spec.Schema, spec.GateSpec, spec.DriftSpec, spec.ReplaySpec, spec.FeedbackSpec, spec.LogSpec
+    spec.Spec, spec.Schema, spec.GateSpec, spec.DriftSpec, spec.ReplaySpec, spec.FeedbackSpec, spec.LogSpec,
+    spec.LimitsSpec, spec.ServeSpec,
 ]  # fmt: skip
 
 
@@ -72,7 +73,12 @@ def test_every_setting_is_described_with_its_default(record):
 
 def test_every_command_and_option_is_described():
     text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
-    for command_name, command in get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+    commands = get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, group in list(commands.items()):
+        if hasattr(group, "commands"):
+            commands |= {f"{name} {inner}": command for inner, command in group.commands.items()}
+            del commands[name]
+    for command_name, command in commands.items():
         assert f"`everlearn {command_name}" in text, command_name
         for option in command.params:
             for flag in option.opts:
