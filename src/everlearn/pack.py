@@ -63,14 +63,12 @@ def packed(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> bytes:
     >>> len(data), unpacked(data, Path("a.safetensors"))
     (168, ({'w': array([0., 1., 2.])}, {'of': 'a test'}))
     """
-    return b"".join(parts(arrays, canonical({"format": FORMAT, "header": plain(header, "the header")})))
+    tensors = laid_out(arrays)
+    return b"".join([front(tensors, plain(header, "the header")), *(octets(one) for one in tensors.values())])
 
 
-def parts(arrays: Mapping[str, Any], note: str) -> list[Any]:
-    """The same file as a list of buffers, the front first; arrays that lie in one piece are not copied.
-
-    `note` is the canonical text of format and header.
-    """
+def laid_out(arrays: Mapping[str, Any]) -> Arrays:
+    """The arrays in the order of the file, each in one piece and little-endian; what is so already is not copied."""
     tensors = {}
     for name, given in arrays.items():
         array = np.asarray(given)
@@ -81,21 +79,29 @@ def parts(arrays: Mapping[str, Any], note: str) -> list[Any]:
         if name == "__metadata__":
             raise ModelError("an array may not be named '__metadata__', which safetensors keeps for itself; rename it")
         tensors[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    names = sorted(tensors, key=lambda name: (_ORDER[tensors[name].dtype.name], name))
-    # One entry only: safetensors writes several in no particular order.
-    front: dict[str, Any] = {"__metadata__": {"everlearn": note}}
-    start = 0
-    for name in names:
-        end = start + tensors[name].nbytes
-        front[name] = Tensor(_CODES[tensors[name].dtype.name], list(tensors[name].shape), (start, end))
-        start = end
+    return dict(sorted(tensors.items(), key=lambda one: (_ORDER[one[1].dtype.name], one[0])))
+
+
+def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
+    """What stands in a file before the arrays, which `laid_out` gave; `header` holds plain values."""
     try:
-        text = msgspec.json.encode(front)
-    except (UnicodeError, TypeError) as error:
+        # One entry only: safetensors writes several in no particular order.
+        told: dict[str, Any] = {"__metadata__": {"everlearn": canonical({"format": FORMAT, "header": header})}}
+        start = 0
+        for name, array in tensors.items():
+            end = start + array.nbytes
+            told[name] = Tensor(_CODES[array.dtype.name], list(array.shape), (start, end))
+            start = end
+        text = msgspec.json.encode(told)
+    except (TypeError, ValueError) as error:
         raise ModelError(f"these arrays cannot be stored: {error}; names: {', '.join(map(repr, tensors))}") from error
     text += b" " * (-len(text) % _ALIGNED)
-    flat = [tensors[name].reshape(-1).view(np.uint8) for name in names]
-    return [struct.pack("<Q", len(text)) + text, *flat]
+    return struct.pack("<Q", len(text)) + text
+
+
+def octets(array: np.ndarray) -> memoryview:
+    """The bytes of an array that lies in one piece, without a copy."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def unpacked(data: bytes, path: Path) -> tuple[Arrays, dict[str, Any]]:
@@ -122,7 +128,7 @@ def mapped(buffer: Any, path: Path) -> tuple[Arrays, dict[str, Any]]:
     """
     try:
         (length,) = struct.unpack_from("<Q", buffer)
-        begin = 8 + length
+        begin = 8 + length  # of the arrays
         if begin > len(buffer):
             raise ValueError(f"its front should end at byte {begin}, it has {len(buffer)}")
         front = msgspec.json.decode(bytes(memoryview(buffer)[8:begin]), type=dict[str, msgspec.Raw])
