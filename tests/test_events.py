@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from everlearn import events
 from everlearn.errors import ConfigError, InputError, LogError
-from everlearn.events import KINDS, SqliteLog, connect, file, key, rows, seals, sqlite
+from everlearn.events import KINDS, Row, SqliteLog, connect, file, key, row, rows, seals, sqlite
 from everlearn.records import (
     Born,
     Checkpoint,
@@ -492,6 +492,128 @@ def test_a_forked_child_is_told_to_open_the_log_again(log: SqliteLog) -> None:
     assert log.append([example("a")]) == [1]
 
 
+# ---- rows that were encoded before ---------------------------------------------------------------------------------
+
+
+def encoded(*payloads: Payload, at: float = 1.0) -> list[Row]:
+    return [row(payload, at) for payload in payloads]
+
+
+def test_rows_and_payloads_are_written_alike(log: SqliteLog) -> None:
+    assert log.write(encoded(example("a"), example("b"), at=5.0)) == [1, 2]
+    assert log.try_write(encoded(example("c"), example("a"), at=6.0)) == [3, 1]
+    assert log.append([example("b"), example("c")]) == [2, 3]
+    assert [(event.time, event.payload) for event in log.read()] == [
+        (5.0, example("a")),
+        (5.0, example("b")),
+        (6.0, example("c")),
+    ]
+    with pytest.raises(InputError, match="in the log already with other content"):
+        log.try_write(encoded(example("new"), example("a", 9.0)))
+    assert log.try_write([]) == []
+    assert log.end() == 3
+
+
+def test_a_write_that_may_not_wait_comes_back_at_once_and_a_patient_one_after_it_waits(
+    tmp_path: Path, log: SqliteLog
+) -> None:
+    log.append([example("a")])
+    other = sqlite3.connect(tmp_path / "log.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    assert log.try_write(encoded(example("b"))) is None
+    assert log.try_write(encoded(example("b"), example("c"))) is None
+    assert log.try_write(encoded(example("a"))) is None  # which would get the position it has
+    assert log.try_write(encoded(Decision("drift", 1, "", "drift"))) is None
+    release = threading.Timer(0.2, lambda: other.execute("ROLLBACK"))
+    release.start()
+    assert log.append([example("b")]) == [2]  # waited for the other one
+    release.join()
+    other.close()
+    assert log.try_write(encoded(example("c"))) == [3]
+
+
+def test_a_write_that_may_not_wait_does_not_wait_for_threads(log: SqliteLog) -> None:
+    with log._writing:
+        assert log.try_write(encoded(example("a"))) is None
+    assert log.try_write(encoded(example("a"))) == [1]
+
+
+PUSHER = """
+    import sys, time
+    from everlearn.events import SqliteLog, row
+    from everlearn.records import Example
+    path, name = sys.argv[1:3]
+    said = []
+    with SqliteLog(path, tidy=False) as log:
+        for start in range(0, 5_000, 25):
+            ids = [f"{name}/{i}" for i in range(start, start + 25)]
+            ids += [f"shared/{i}" for i in range(start, start + 5)]  # everybody sends these
+            rows = [row(Example(id, {"x": 0.5}, True), 1.0) for id in ids]
+            while (positions := log.try_write(rows)) is None:
+                time.sleep(0)
+            said += zip(ids, positions)
+    with open(sys.argv[3], "w") as file:
+        file.writelines(f"{id} {position}\\n" for id, position in said)
+"""
+
+
+def test_processes_that_never_wait_for_each_other_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    command = [sys.executable, "-c", textwrap.dedent(PUSHER), str(path)]
+    acknowledged: dict[str, int] = {}
+    with SqliteLog(path) as log:
+        said = [tmp_path / f"said{n}" for n in range(4)]
+        children = [subprocess.Popen([*command, str(n), str(said[n])]) for n in range(4)]
+        while any(process.poll() is None for process in children):
+            log.tidy()
+            time.sleep(0.01)
+        for process, file in zip(children, said, strict=True):
+            assert process.returncode == 0
+            for line in file.read_text().splitlines():
+                id, _, position = line.rpartition(" ")
+                assert acknowledged.setdefault(id, int(position)) == int(position)
+        found = content(log)
+    assert [event.position for event in found] == list(range(1, 4 * 5_000 + 1_000 + 1))
+    assert {event.payload.id: event.position for event in found if isinstance(event.payload, Example)} == acknowledged
+
+
+def test_tidy_empties_the_write_ahead_log_that_a_connection_leaves_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    beside = Path(f"{path}-wal")
+    with SqliteLog(path, tidy=False) as log:
+        for group in range(60):
+            log.append([Example(f"{group}/{i}", {"pad": "x" * 3000}, 1) for i in range(100)])
+        grown = beside.stat().st_size
+        assert grown > 4000 * 4096  # where the file of others is tidied
+        assert path.stat().st_size < grown / 2
+        log.tidy()
+        assert path.stat().st_size > grown / 2
+        log.append([example("next")])  # starts the write-ahead log anew
+        for group in range(10):
+            log.append([Example(f"more/{group}/{i}", {"pad": "x" * 3000}, 1) for i in range(100)])
+        assert beside.stat().st_size <= grown
+        assert log.end() == 7001
+
+
+@pytest.mark.parametrize("id", ["a", "a:b", "", "a\x00b", "naïve;", "a%"])
+def test_all_about_one_id(id: str, log: SqliteLog) -> None:
+    others = [
+        other for other in ("a", "a:b", "a:", "", "b", "a\x00b", "a\x00c", "naïve;", "naïve", "a%") if other != id
+    ]
+    for each in (*others, id):
+        log.append([Prediction(each, {}, 1, (), "v"), Label(each, 1), Reward(each, 0.5)])
+    about: list[Payload] = [
+        Prediction(id, {}, 1, (), "v"),
+        Label(id, 1),
+        Reward(id, 0.5),
+        Preference(id, 2),
+        Label(id, 0),
+    ]
+    log.append([*about[3:], example(id)])
+    assert [event.payload for event in log.about(id)] == [*about, example(id)]
+    assert log.about("unknown") == []
+
+
 # ---- files that fail -----------------------------------------------------------------------------------------------
 
 
@@ -713,7 +835,7 @@ def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
     assert int(done.stdout) < 8 << 10  # KiB, while the file grew by 25 MB
 
 
-@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (seals, 1), (sqlite, 3)])
+@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (seals, 1), (sqlite, 2)])
 def test_examples_in_the_docs(module: ModuleType, examples: int) -> None:
     done = doctest.testmod(module)
     assert done.attempted == examples
