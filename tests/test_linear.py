@@ -547,3 +547,74 @@ def test_untuned_log_loss_on_real_streams(name: str, most: float, shared: Path) 
     path = shared / f"{name}.parquet"
     report = el.prequential(el.build({"family": "linear"}), el.read(path, label="label"))
     assert report.metrics["log_loss"] <= most
+
+
+# What one row can do
+
+
+def taught(task: str, loss: str, optimizer: str, clip: float, harm: str) -> tuple[float, float, float]:
+    """Mean absolute error, or share of wrong answers: before one absurd row, after it, and 2,000 rows later."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(6000, 3)).astype(np.float32)
+    score = x @ np.array([2.0, -1.0, 0.5])
+    y = {"binary": score > 0, "multiclass": np.digitize(score, [-1, 1]), "regression": 10 * score + 3}[task].astype(
+        float
+    )
+    classes = {"binary": 2, "multiclass": 3, "regression": 0}[task]
+    spec = {"task": task, "dense": 3, "classes": classes, "loss": loss, "optimizer": optimizer, "clip": clip}
+    model = build(spec)
+
+    def error() -> float:
+        said = model.predict(dense_batch(x[:1000]))
+        wrong = np.abs(said[:, 0] - y[:1000]) if task == "regression" else said.argmax(1) != y[:1000]
+        return float(wrong.mean())
+
+    learn(model, x[:4000], y[:4000])
+    before = error()
+    bad, label = x[:1].copy(), y[:1] if task == "regression" else (y[:1] + 1) % classes
+    if harm == "feature":
+        bad[0, 0] = 3e38
+    elif harm == "label":
+        label = np.array([1e308])
+    learn(model, bad, label, np.array([1e30]) if harm == "weight" else None)
+    after = error()
+    learn(model, x[4000:], y[4000:])
+    assert np.isfinite(model.arrays["weights"]).all()
+    return before, after, error()
+
+
+KINDS = [("binary", "auto"), ("multiclass", "auto")]
+KINDS += [("regression", loss) for loss in ("squared", "absolute", "quantile", "huber")]
+HARMS = [(task, loss, harm) for task, loss in KINDS for harm in ("feature", "weight", "label")]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("task", "loss", "harm"), [one for one in HARMS if one[2] != "label" or one[0] == "regression"]
+)
+def test_one_absurd_row_does_not_end_all_learning(task: str, loss: str, harm: str, optimizer: str) -> None:
+    before, after, later = taught(task, loss, optimizer, 100.0, harm)
+    chance = {"binary": 0.5, "multiclass": 0.7, "regression": 200.0}[task]  # labels deviate by 23
+    assert after < chance
+    room = {"binary": 0.03, "multiclass": 0.05, "regression": 3.0}[task]
+    assert later < before + room
+
+
+@pytest.mark.parametrize(("task", "harm"), [("binary", "feature"), ("regression", "feature"), ("regression", "label")])
+def test_without_the_clip_it_does(task: str, harm: str) -> None:
+    before, _, later = taught(task, "auto", "auto", 0.0, harm)
+    assert later > before + 0.2
+
+
+def test_the_clip_is_a_number_from_0() -> None:
+    with pytest.raises(ConfigError, match="clip is -1.0, expected a finite number, at least 0"):
+        build({**BINARY, "dense": 1, "clip": -1.0})
+
+
+@given(st.integers(0, 50))
+@settings(deadline=None, max_examples=20)
+def test_rows_within_the_clip_are_learned_as_without_it(seed: int) -> None:
+    x, y = example_rows(300, seed=seed)
+    bounded, free = (build({**BINARY, "dense": 3, "clip": clip}) for clip in (100.0, 0.0))
+    assert learn(bounded, x, y).tobytes() == learn(free, x, y).tobytes()
+    assert all(bounded.arrays[name].tobytes() == free.arrays[name].tobytes() for name in free.arrays)

@@ -21,6 +21,8 @@ from everlearn.records import Floats, Ints, Singles
 UNCLEAN = -1  # some values are not finite: to be called again with 0 for them
 BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # why rows are refused
 FAULTS = 4  # a refusal is row * FAULTS + why; 0 is none
+SETTLED = 100.0  # values that a mean and a deviation are of, before they bound what one more may do to them
+CONSTANT = 1e-12  # a variance in squared means below which a column has not varied: roundings look like this
 WIDEST = 4.0  # deviations: a rare column's rare values, and outliers, are not louder than this
 FURTHEST = 1e100  # numbers to predict are cut here, so that sums of their squares stay finite
 BIGGEST = 3.4e38  # predictions are float32
@@ -68,6 +70,19 @@ def welford(v: float, n: float, mean: float, m2: float) -> tuple[float, float, f
 
 
 @part
+def nearer(v: float, n: float, mean: float, m2: float, clip: float) -> float:
+    """The value, at most `clip` running deviations from the mean, lest one absurd value end all learning.
+
+    >>> float(nearer(1e30, 400.0, 0.0, 400.0, 100.0)), float(nearer(1e30, 99.0, 0.0, 99.0, 100.0))
+    (100.0, 1e+30)
+    """
+    delta = v - mean
+    if n >= SETTLED and delta * delta * n > clip * clip * m2 and m2 > CONSTANT * n * mean * mean:
+        return mean + math.copysign(clip * math.sqrt(m2 / n), delta)
+    return v
+
+
+@part
 def scaled(v: float, n: float, mean: float, m2: float) -> float:
     """The value in deviations from the mean, cut at `WIDEST`; 0 while the column has not varied."""
     z = (v - mean) * math.sqrt(n / m2) if m2 > 0.0 else 0.0
@@ -88,11 +103,12 @@ def encode(dense: Singles, i: int, standardize: bool, moments: Floats, x: Floats
 
 
 @part
-def count(dense: Singles, i: int, moments: Floats) -> None:
+def count(dense: Singles, i: int, moments: Floats, clip: float) -> None:
     """Add row i to the moments of its columns; missing values leave them as they are."""
     for j in range(dense.shape[1]):
-        v = np.float64(dense[i, j])
+        v: float = np.float64(dense[i, j])
         if abs(v) < math.inf:
+            v = nearer(v, moments[0, j], moments[1, j], moments[2, j], clip)
             n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
             moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
 
@@ -247,7 +263,7 @@ def learn_rows(
     out: Singles,
 ) -> int:
     """Score each row into `out`, then learn it; return 0, or the refusal if a row cannot be read (then nothing is)."""
-    loss, standardize, scaled_target = int(dials[0]), dials[6] != 0.0, dials[7] != 0.0
+    loss, standardize, scaled_target, clip = int(dials[0]), dials[6] != 0.0, dials[7] != 0.0, dials[8]
     refused = refusal(table.shape[0], indptr, indices, values)
     if refused == 0 and loss in (LOGISTIC, SOFTMAX):
         refused = mislabelled(y, out.shape[1])
@@ -262,14 +278,15 @@ def learn_rows(
         learned = h > 0.0 and h < math.inf and abs(y[i]) < math.inf
         encode(dense, i, standardize, moments, x)
         if learned and standardize:
-            count(dense, i, moments)
+            count(dense, i, moments, clip)
         margins(optimizer == NORMALIZED, weights, table, x, own_indices, own_values, m)
         centre, spread = target_scale(scaled_target, moments)
         answer(loss, m, centre, spread, out, i, p)
         if learned:
             target = min(max(y[i], -FURTHEST), FURTHEST)
-            if scaled_target:
-                centre, spread = count_target(target, moments)
+            if loss not in (LOGISTIC, SOFTMAX) and (scaled_target or clip < math.inf):
+                target = nearer(target, moments[0, -1], moments[1, -1], moments[2, -1], clip)
+                centre, spread = count_target(target, scaled_target, moments)
                 target = (target - centre) / spread
             counts[0] += 1.0
             shape = dials[5] / spread if loss == HUBER else dials[5]
@@ -284,17 +301,17 @@ def learn_rows(
                 own_values,
                 p,
                 target,
-                h,
+                min(h, clip),
                 shape,
             )
     return 0
 
 
 @part
-def count_target(y: float, moments: Floats) -> tuple[float, float]:
-    """Add a number to predict to its moments, the last column; return the new mean and deviation."""
+def count_target(y: float, scaled_target: bool, moments: Floats) -> tuple[float, float]:
+    """Add a number to predict to its moments, the last column; return the new mean and deviation, as `target_scale`."""
     moments[0, -1], moments[1, -1], moments[2, -1] = welford(y, moments[0, -1], moments[1, -1], moments[2, -1])
-    return target_scale(True, moments)
+    return target_scale(scaled_target, moments)
 
 
 @part

@@ -67,6 +67,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     l1: float = 0.0
     l2: float = 0.0
     standardize: bool = True
+    clip: float = 100.0
     interactions: Interactions = "none"
     seed: int = 0
 
@@ -119,7 +120,7 @@ def _check(settings: Settings) -> None:
     else:
         _expect(classes == 0, "classes", classes, "0 for the task 'regression'")
     _expect(0.0 < settings.quantile < 1.0, "quantile", settings.quantile, "a share strictly between 0 and 1")
-    for name, low in (("delta", False), ("rate", False), ("l1", True), ("l2", True)):
+    for name, low in (("delta", False), ("rate", False), ("l1", True), ("l2", True), ("clip", True)):
         value = getattr(settings, name)
         right = math.isfinite(value) and (value >= 0.0 if low else value > 0.0)
         _expect(right, name, value, f"a finite number, {'at least' if low else 'above'} 0")
@@ -146,6 +147,7 @@ def dials(settings: Settings) -> Floats:
             shape,
             settings.standardize,
             scaled_target,
+            settings.clip or math.inf,
         ],
         dtype=np.float64,
     )
