@@ -43,7 +43,9 @@ class Client:
             headers=headers | ({"authorization": f"Bearer {token}"} if token else {}),
             timeout=timeout,
             limits=wire.LIMITS,
-            verify=verify,
+            verify=verify
+            if self.url.startswith("https:")
+            else False,  # without TLS, do not read authorities' certificates
             transport=transport,
         )
 
