@@ -1,0 +1,168 @@
+"""Answers: all questions that have come together are encoded, predicted and recorded as one group.
+
+One question's failure is its own: a group that fails is answered again question by question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from everlearn import limits
+from everlearn.app.problems import Refused
+from everlearn.app.requests import Answer, Answers, Fields, Question, RowAnswer, encode
+from everlearn.errors import ModelError
+from everlearn.events import Log, Row, row
+from everlearn.predict import new_id
+from everlearn.records import Batch, Payload, Prediction
+from everlearn.schema import Encoder
+from everlearn.snapshot import Answering, Reader, Snapshot
+from everlearn.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a question has to write, and the reply once that is written."""
+
+    rows: list[Row]
+    body: bytes
+
+    def reply(self, positions: list[int]) -> bytes:
+        """The answers; where they are in the log does not matter to who asked."""
+        return self.body
+
+
+@dataclass(slots=True)
+class _Asked:
+    """One record on its way to an answer, and to its row unless it was answered before."""
+
+    record: dict[str, Any]
+    id: str
+    subject: str
+    answer: Prediction | None = None
+    row: Row | None = None
+
+
+class Group:
+    """Answers questions with what serves at this moment."""
+
+    def __init__(self, spec: Spec, encoder: Encoder, log: Log, reader: Reader) -> None:
+        self._limits = spec.limits
+        self._canary = spec.serve.canary
+        self._classes = spec.schema.classes
+        self._fields = Fields(spec)
+        self._encoder = encoder
+        self._log = log
+        self._reader = reader
+
+    def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
+        """What to write and to reply for each question, or why it cannot be answered."""
+        try:
+            return self._answered(questions)
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+        return [outcome for one in questions for outcome in self.answer([one])]
+
+    def _answered(self, questions: Sequence[Question]) -> list[Answered | Exception]:
+        serving = self._reader.current()
+        staleness = self._reader.staleness(time.monotonic())
+        at = time.time()
+        asked = [self._asked(one) for one in questions]
+        for answering, mine, share in self._arms(serving, [one for rows in asked for one in rows if not one.answer]):
+            for one, answer in zip(mine, self._predicted(serving, answering, mine, share), strict=True):
+                one.answer, one.row = answer, row(answer, at)
+        return [
+            Answered(
+                [one.row for one in rows if one.row is not None],
+                self._reply(question, [one.answer for one in rows if one.answer is not None], serving, staleness),
+            )
+            for question, rows in zip(questions, asked, strict=True)
+        ]
+
+    def _asked(self, question: Question) -> list[_Asked]:
+        """The records of a question with their ids, and the answers of those that were sent before."""
+        rows = []
+        for record, own in zip(question.records, question.ids, strict=True):
+            one = _Asked(self._fields.held(record), own or new_id(), self._fields.subject(record))
+            if own is not None and (found := self._log.find(f"prediction:{own}")) is not None:
+                one.answer = _first_answer(own, found.payload, one.record)
+            rows.append(one)
+        return rows
+
+    def _arms(self, serving: Snapshot, rows: list[_Asked]) -> list[tuple[Answering, list[_Asked], float]]:
+        """Who answers which rows, and with which probability it was chosen to; the id decides."""
+        if serving.canary is None or not self._canary:
+            return [(serving.champion, rows, 1.0)] if rows else []
+        champion = serving.champion, [one for one in rows if draw(one.id) >= self._canary], 1.0 - self._canary
+        canary = serving.canary, [one for one in rows if draw(one.id) < self._canary], self._canary
+        return [arm for arm in (champion, canary) if arm[1]]
+
+    def _predicted(self, serving: Snapshot, answering: Answering, rows: list[_Asked], share: float) -> list[Prediction]:
+        """The answers of one model, from one call."""
+        scores = answering.model.predict(self._encoded(serving, [one.record for one in rows]))
+        if not np.isfinite(scores).all():
+            raise ModelError(f"version {answering.version} answered with a number that is not finite; roll it back")
+        said, canary = scores.tolist(), answering is serving.canary
+        if not self._classes:
+            values, probas = [one[0] for one in said], [()] * len(rows)
+        else:
+            values, probas = [self._classes[best] for best in scores.argmax(1).tolist()], list(map(tuple, said))
+        return [
+            Prediction(
+                one.id, one.record, value, proba, answering.version, serving.position, share, canary, one.subject
+            )
+            for one, value, proba in zip(rows, values, probas, strict=True)
+        ]
+
+    def _encoded(self, serving: Snapshot, records: list[dict[str, Any]]) -> Batch:
+        batch = self._encoder.record(records[0]) if len(records) == 1 else self._encoder.rows(records)
+        return limits.clip(serving.arrays, self._limits, batch)
+
+    def _reply(self, question: Question, answers: list[Prediction], serving: Snapshot, staleness: float) -> bytes:
+        stale = staleness if math.isfinite(staleness) else None
+        told = [
+            RowAnswer(one.id, one.value, one.proba, one.version, self._explained(question, one, serving))
+            for one in answers
+        ]
+        if not question.single:
+            return encode(Answers(told, serving.position, stale))
+        one = told[0]
+        return encode(Answer(one.id, one.value, one.proba, one.version, answers[0].position, stale, one.contributions))
+
+    def _explained(self, question: Question, answer: Prediction, serving: Snapshot) -> dict[str, Any] | UnsetType:
+        """What each field contributed to an answer; of an answer given before, only if its version still serves."""
+        if not question.explain:
+            return UNSET
+        from everlearn import explain
+
+        for answering in (serving.champion, serving.canary):
+            if answering is not None and answering.version == answer.version:
+                return explain.contributions(answering.model, self._encoder, answer.features)
+        return UNSET
+
+
+def draw(id: str) -> float:
+    """A number in [0, 1) that belongs to an id, the same in every process.
+
+    >>> round(draw("a"), 3), round(draw("b"), 3)
+    (0.0, 0.0)
+    """
+    return int.from_bytes(hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2.0**64
+
+
+def _first_answer(id: str, before: Payload, record: dict[str, Any]) -> Prediction:
+    """What was answered when this record was first sent under its key; refuses a key that names another record."""
+    if not isinstance(before, Prediction):
+        raise Refused(409, "", f"what had the id {id!r} was erased; use another id", {"where": "id"})
+    if before.features != record:
+        members = {"got": record, "expected": before.features, "where": "id", "fix": "use another id"}
+        raise Refused(409, "", f"the id {id!r} names another record, which was answered before", members)
+    return before

@@ -1,0 +1,102 @@
+"""Group commit on the event loop: whatever waits is written in one transaction, and acknowledged when that is done.
+
+Never on a timer: a group is what has come together since the last one, so one request alone waits for nobody, and
+many share the cost of one commit. Only while another process is writing does a group wait, without stopping the loop,
+and what comes meanwhile joins it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from everlearn.errors import InputError, LogError
+from everlearn.events import Log, Row
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.01  # seconds between attempts while another process is writing
+PATIENCE = 30.0  # seconds until a group gives up
+
+Later = Callable[[float, Callable[[], None]], object]  # as `loop.call_later`
+
+
+class Entry(Protocol):
+    """What one request has to write: all of its rows or none."""
+
+    @property
+    def rows(self) -> Sequence[Row]: ...
+
+    def written(self, positions: list[int]) -> None:
+        """The rows are in the log, durably, at these positions."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """The log does not hold them."""
+        ...
+
+
+class GroupCommit:
+    """Writes entries to the log, in groups; `counted(entries, rows)` is told of each transaction.
+
+    An entry whose rows contradict the log fails alone (InputError); where the log cannot be written, all fail.
+    """
+
+    def __init__(self, log: Log, later: Later, counted: Callable[[int, int], None]) -> None:
+        self._log = log
+        self._later = later
+        self._counted = counted
+        self._waiting: list[Entry] = []
+        self._pause = 0.0  # seconds; 0 unless another process is writing
+        self._since = 0.0  # when the oldest that waits began to wait
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, entries: Sequence[Entry]) -> None:
+        """Write these now, or as soon as no other process is writing."""
+        self._waiting += entries
+        if not self._pause:
+            self._write()
+
+    def _write(self) -> None:
+        entries, self._waiting = self._waiting, []
+        left = self._written(entries)
+        if not left:
+            self._pause = 0.0
+            return
+        now = time.monotonic()
+        self._since = self._since if self._pause else now
+        if now - self._since > PATIENCE:
+            self._pause = 0.0
+            error = LogError(f"another process held the log for {PATIENCE:.0f} seconds: end it, or do it again")
+            for entry in left:
+                entry.failed(error)
+            return
+        self._waiting = left
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
+        self._later(self._pause, self._write)
+
+    def _written(self, entries: list[Entry]) -> list[Entry]:
+        """Write a group, and settle its entries; return those that must wait, because another process is writing."""
+        rows = [row for entry in entries for row in entry.rows]
+        try:
+            positions = self._log.try_write(rows)
+        except InputError as error:
+            if len(entries) == 1:
+                entries[0].failed(error)
+                return []
+            half = len(entries) // 2
+            return self._written(entries[:half]) + self._written(entries[half:])
+        except Exception as error:
+            for entry in entries:
+                entry.failed(error)
+            return []
+        if positions is None:
+            return entries
+        self._counted(len(entries), len(rows))
+        start = 0
+        for entry in entries:
+            stop = start + len(entry.rows)
+            entry.written(positions[start:stop])
+            start = stop
+        return []

@@ -1,0 +1,324 @@
+"""A worker: the hot path. A bare ASGI application that answers /predict and takes /feedback and /learn.
+
+What waits when the event loop comes round is handled together: one encoding, one call of the model, one commit, then
+all replies. Nothing is acknowledged before it is in the log, and nothing ever waits for the learner.
+
+It counts in its tally: seconds of "predict", "feedback" and "learn"; replies by route and class ("predict_2xx",
+"learn_4xx", ...); "limited" (429), "full" (503: too much waits), "commits", "commit_rows", and "bytes" of bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import parse_qs
+
+import msgspec
+import uvicorn
+
+from everlearn import model, schema
+from everlearn.app import logs, problems, requests
+from everlearn.app.access import Access
+from everlearn.app.access import Scope as Right
+from everlearn.app.answers import Answered, Group
+from everlearn.app.commit import GroupCommit
+from everlearn.app.labels import Labels, Taken
+from everlearn.app.problems import Refused
+from everlearn.app.proxy import Proxy, Receive, Scope, Send
+from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
+from everlearn.app.tally import Tally
+from everlearn.errors import InputError
+from everlearn.events import Log, Row, connect
+from everlearn.snapshot import Reader
+
+WAITING = 2048  # requests that may wait for the log at one time
+HELD = 64 << 20  # bytes of bodies that may be on their way at one time
+GRACE = 10  # seconds that requests have to end when the worker does
+IDLE = 75  # seconds that a connection without requests is kept
+
+_JSON = (b"content-type", b"application/json")
+_FULL = "more requests wait than may; try again in a second"
+
+Ask = requests.Question | Callable[[], Taken]  # what to answer, or what there is to take
+
+
+class Route(NamedTuple):
+    """One hot path: its name, who may use it, and how a body is read."""
+
+    name: str
+    right: Right
+    read: Callable[[bytes, bytes, str], Ask]  # body, query, source
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One request on its way through a group; `again` puts it into the next group."""
+
+    ask: Ask
+    future: asyncio.Future[bytes]
+    again: Callable[[Waiting], None]
+    tried: bool = False
+    done: Answered | Taken | None = None
+    rows: Sequence[Row] = field(default=())
+
+    def ready(self, done: Answered | Taken) -> None:
+        """What it has to write is known."""
+        self.done, self.rows = done, done.rows
+
+    def written(self, positions: list[int]) -> None:
+        """It is in the log: acknowledge it."""
+        if self.done is not None and not self.future.done():
+            self.future.set_result(self.done.reply(positions))
+
+    def failed(self, error: Exception) -> None:
+        """It is not in the log: say why. A key that another request took first is looked up, once."""
+        if isinstance(error, InputError) and not self.tried and self.done is not None:
+            self.tried = True
+            self.again(self)
+        elif not self.future.done():
+            taken = isinstance(error, InputError) and self.done is not None
+            self.future.set_exception(Refused(409, "", str(error)) if taken else error)
+
+
+class Worker:
+    """The ASGI application; `ready` is called when it answers. It closes nothing that it is given."""
+
+    def __init__(
+        self, setup: Setup, log: Log, reader: Reader, access: Access, tally: Tally, ready: Callable[[], None]
+    ) -> None:
+        spec = setup.spec
+        encoder = schema.Encoder(spec.schema)
+        self._serve = spec.serve
+        self._reader = reader
+        self._access = access
+        self._tally = tally
+        self._ready = ready
+        self._group = Group(spec, encoder, log, reader)
+        self._labels = Labels(spec, encoder, log)
+        self._commit = GroupCommit(log, self._later, self._count_commit)
+        self._proxy = Proxy(setup.desk, spec.serve.body)
+        self._waiting: list[Waiting] = []
+        self._inside = 0  # requests between their body and their reply
+        self._held = 0  # bytes of bodies that have not come whole yet
+        self._hot = {
+            "/predict": Route("predict", "predict", self._question),
+            "/feedback": Route("feedback", "feedback", self._feedback),
+            "/learn": Route("learn", "feedback", self._examples),
+        }
+
+    def warm(self) -> None:
+        """Load the kernels that answer, before anyone waits for them; raises what keeps this worker from answering."""
+        for rows in (1, 2):
+            (outcome,) = self._group.answer([requests.Question([{}] * rows, [None] * rows, False, False)])
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, path = time.perf_counter(), scope["path"]
+        route = self._hot.get(path)
+        status, headers = 200, [_JSON]
+        try:
+            if route is not None:
+                reply = await self._answer(route, scope, receive)
+            elif path == "/healthz":
+                status, reply = self._health()
+            else:
+                return await self._proxy(scope, receive, send)
+        except Exception as error:
+            status, reply = problems.problem(error, path)
+            headers = problems.headers(error)
+        headers.append((b"content-length", b"%d" % len(reply)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply})
+        if route is not None:
+            self._count(route.name, status, time.perf_counter() - began)
+        return None
+
+    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> bytes:
+        """The reply to a request on a hot path, once everything that it means is in the log."""
+        if scope["method"] != "POST":
+            raise Refused(405, "", f"got {scope['method']}, expected POST", headers=[(b"allow", b"POST")])
+        client = scope["client"]
+        source = self._access.allow(scope["headers"], route.right, "POST", client[0] if client else "")
+        body = await self._body(receive)
+        self._tally.add("bytes", len(body))
+        if self._inside >= WAITING:
+            raise self._full()
+        ask = route.read(body, scope["query_string"], source)
+        self._inside += 1
+        try:
+            one = Waiting(ask, self._loop.create_future(), self._join)
+            self._join(one)
+            return await one.future
+        finally:
+            self._inside -= 1
+
+    async def _body(self, receive: Receive) -> bytes:
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False) and len(body) <= self._serve.body:
+            return body
+        parts, size = [body], len(body)
+        self._held += size
+        try:
+            while message.get("more_body", False) and size <= self._serve.body:
+                if self._held > HELD:
+                    raise self._full()
+                message = await receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                self._held += len(parts[-1])
+        finally:
+            self._held -= size
+        if size > self._serve.body:
+            raise requests.too_large(self._serve.body)
+        return b"".join(parts)
+
+    def _full(self) -> Refused:
+        self._tally.add("full")
+        return Refused(503, "", _FULL, headers=[(b"retry-after", b"1"), (b"connection", b"close")])
+
+    # ---- what the bodies ask -----------------------------------------------------------------------------------
+
+    def _question(self, body: bytes, query: bytes, source: str) -> Ask:
+        return requests.question(body, bool(query) and _explained(query), self._serve.batch)
+
+    def _feedback(self, body: bytes, query: bytes, source: str) -> Ask:
+        rows = requests.feedback_rows(body, self._serve.batch)
+        return lambda: self._labels.feedback(rows, source)
+
+    def _examples(self, body: bytes, query: bytes, source: str) -> Ask:
+        rows = requests.learn_rows(body, self._serve.batch)
+        return lambda: self._labels.examples(rows, source)
+
+    # ---- groups ------------------------------------------------------------------------------------------------
+
+    def _join(self, one: Waiting) -> None:
+        """Wait for the group that is handled when everything that has come by now has been read."""
+        if not self._waiting:
+            self._loop.call_soon(self._handle)
+        self._waiting.append(one)
+
+    def _handle(self) -> None:
+        """Answer and write what has come together."""
+        group, self._waiting = self._waiting, []
+        asking = [(one, one.ask) for one in group if isinstance(one.ask, requests.Question)]
+        outcomes = self._group.answer([question for _, question in asking]) if asking else []
+        for (one, _), outcome in zip(asking, outcomes, strict=True):
+            _settle(one, outcome)
+        for one in group:
+            if not isinstance(one.ask, requests.Question):
+                _settle(one, _tried(one.ask))
+        self._commit.put([one for one in group if one.done is not None])
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, call)
+
+    def _count_commit(self, entries: int, rows: int) -> None:
+        self._tally.add("commits")
+        self._tally.add("commit_rows", rows)
+
+    def _count(self, route: str, status: int, seconds: float) -> None:
+        self._tally.observe(route, seconds)
+        self._tally.add(f"{route}_{status // 100}xx")
+        if status == 429:
+            self._tally.add("limited")
+
+    # ---- the rest ----------------------------------------------------------------------------------------------
+
+    def _health(self) -> tuple[int, bytes]:
+        """Whether this worker can answer, and how stale its answers are."""
+        self._reader.current()
+        staleness = self._reader.staleness(time.monotonic())
+        known = staleness if math.isfinite(staleness) else None
+        return 200, msgspec.json.encode({"status": "ok", "staleness": known})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._loop = asyncio.get_running_loop()
+        await send({"type": "lifespan.startup.complete"})
+        self._ready()
+        await receive()
+        await self._proxy.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _tried(ask: Callable[[], Taken]) -> Taken | Exception:
+    try:
+        return ask()
+    except Exception as error:
+        return error
+
+
+def _settle(one: Waiting, outcome: Answered | Taken | Exception) -> None:
+    if isinstance(outcome, Exception):
+        one.done = None
+        one.failed(outcome)
+    else:
+        one.ready(outcome)
+
+
+def _explained(query: bytes) -> bool:
+    asked = parse_qs(query.decode("latin-1")).get("explain", [""])[-1]
+    return asked.lower() in ("1", "true", "yes")
+
+
+def main() -> None:
+    """Answer at the inherited socket until SIGTERM, or until the supervisor is gone."""
+    setup = received()
+    logs.start("json" if setup.logs == "json" else "text", f"worker-{setup.index}", [setup.key_password])
+    spec = setup.spec
+    with ExitStack() as undo:
+        log = undo.enter_context(closing(connect(f"{setup.home}/log.sqlite", spec.log.durability, tidy=False)))
+        tally = undo.enter_context(closing(Tally(setup.tally(setup.index))))
+        worker = Worker(setup, log, Reader(Path(setup.serving), model.build), Access(setup), tally, tell_ready)
+        worker.warm()
+        server = uvicorn.Server(
+            uvicorn.Config(
+                worker,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=IDLE,
+                timeout_graceful_shutdown=GRACE,
+                ssl_certfile=setup.certificate or None,
+                ssl_keyfile=setup.key or None,
+                ssl_keyfile_password=setup.key_password or None,
+            )
+        )
+
+        def stop() -> None:
+            server.should_exit = True
+
+        # uvicorn raises the signal again once it has ended: that is how we want to end.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        when_abandoned(stop)
+        gc.collect()
+        gc.freeze()  # what is here now stays: later collections need not look at it
+        server.run(sockets=[socket.socket(fileno=setup.descriptor)])
+
+
+if __name__ == "__main__":
+    main()
