@@ -16,12 +16,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from everlearn import checks, config, drift, errors, gate, metrics, model, records, replay, schema, spec
+    from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import prequential
     from everlearn.loop import Loop, open
     from everlearn.model import build
     from everlearn.stream import Stream, read
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "Loop",
     "Stream",
     "build",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncClient": "everlearn.client",
+    "Client": "everlearn.client",
     "Loop": "everlearn.loop",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
