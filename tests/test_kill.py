@@ -144,7 +144,7 @@ def late_work(settings: Spec, columns: dict[str, Any]) -> Work:
     def work(home: Path) -> None:
         rows = len(columns["a"])
         with Loop(settings, home) as loop:
-            loop._ready()
+            loop.ready()
             for row in range(rows):
                 features = {name: columns[name][row] for name in FIELDS}
                 prediction = Prediction(str(row), features, 0, (0.5, 0.5), loop.versions()[0].id)

@@ -128,7 +128,7 @@ def test_skipping_a_prediction_leaves_its_labels_out(tmp_path: Path):
 
 def test_labels_that_no_model_can_use_are_passed_over(tmp_path: Path):
     with Loop(settings(), tmp_path / "home") as loop:
-        version = loop._ready().version
+        version = loop.ready().version
         odd = [Example("x", {"a": "far"}, 1), Example("y", {"a": 1.0}, "maybe"), Label("unknown", 1)]
         fine = [Prediction("p", {"a": 1.0}, 0, (0.5, 0.5), version), Label("p", 1), Label("p", "maybe")]
         loop.log.append([*odd, *fine])
@@ -139,7 +139,7 @@ def test_labels_that_no_model_can_use_are_passed_over(tmp_path: Path):
 
 def test_early_labels_are_learned_with_the_predictions_they_came_before(tmp_path: Path):
     with Loop(settings(feedback=FeedbackSpec(early=10.0)), tmp_path / "home") as loop:
-        version = loop._ready().version
+        version = loop.ready().version
         for moment, payload in (
             (0.0, Label("soon", 1)),
             (1.0, Label("late", 1)),
@@ -153,7 +153,7 @@ def test_early_labels_are_learned_with_the_predictions_they_came_before(tmp_path
 def test_limits_hold_when_learning_again(tmp_path: Path):
     heavy = LimitsSpec(weight=1.0, source=0.1, window=100)
     with Loop(settings(limits=heavy), tmp_path / "home") as loop:
-        version = loop._ready().version
+        version = loop.ready().version
         for row in range(200):
             loop.log.append([Prediction(str(row), {"a": 1.0}, 0, (0.5, 0.5), version)])
             loop.log.append([Label(str(row), 1, 1e6, "flood")])

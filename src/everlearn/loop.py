@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from everlearn import config, metrics, report
+from everlearn import config, metrics, report, status
 from everlearn.errors import ConfigError, InputError, LogError
 from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
 from everlearn.fold import Commit, Fold
@@ -32,6 +32,7 @@ from everlearn.records import (
     Version,
 )
 from everlearn.spec import Spec
+from everlearn.status import Watch
 from everlearn.stream import Stream, plain, read
 
 Progress = Callable[[int, "Loop"], None]
@@ -39,6 +40,7 @@ Progress = Callable[[int, "Loop"], None]
 _NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
 _FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
 _READ = 4096  # events read at a time
+_PAUSE = 0.02  # seconds between two looks at a log in which nothing is new
 
 
 def open(source: str | Path | Mapping[str, Any] | Spec, home: str | Path | None = None) -> Loop:
@@ -60,11 +62,13 @@ class Loop:
     For one thread at a time, and one process at a time: `home` is locked while it is open.
     """
 
-    def __init__(self, spec: Spec, home: Path) -> None:
+    def __init__(self, spec: Spec, home: Path, behind: bool = False) -> None:
+        """Open the loop in `home`; `behind` leaves what the log holds beyond the last checkpoint to `catch_up`."""
         self.spec = spec
         self.served: Served | None = None
         self._saved = 0  # labelled examples at the last checkpoint
         self._saved_row = 0  # the last row folded by then
+        self._marks = status.Marks()
         self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
         with ExitStack() as undo:
@@ -74,6 +78,8 @@ class Loop:
             self.fold = Fold(spec, self.home.versions, self.home.prediction)
             self.intake = Intake(spec, self.fold, self.log)
             self._restore()
+            if not behind:
+                self._catch_up_whole()
             undo.pop_all()
 
     # ---- what users call ---------------------------------------------------------------------------------------
@@ -84,7 +90,7 @@ class Loop:
         The answer is in the log before it is returned. `id` may be a key of your own; it must be new.
         Raises InputError for a record that the schema cannot take.
         """
-        served = self._ready()
+        served = self.ready()
         held = self._plain(features)
         if id is not None and (before := self.home.prediction(id)) is not None and before.features == held:
             return before  # asked again: the answer was given
@@ -147,7 +153,7 @@ class Loop:
                     warming = not self.fold.learner.scored
                 if progress is not None:
                     progress(taken, self)
-        self._ready()
+        self.ready()
         self._save()
         now = time.perf_counter()
         rate = (taken - counted) / (now - clock) if taken > counted else taken / (now - began)
@@ -219,6 +225,38 @@ class Loop:
             del curves["challenger"]  # it is the champion that learns
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
         return report.picture(curves, marks, path, title or f"{self.spec.schema.label}: {self.spec.mode}", metric)
+
+    def status(self) -> dict[str, Any]:
+        """How the loop is now, as plain values: counts, lag, metrics and their curves, drift, replay, gate, marks.
+
+        What `watch` draws, and what a server's page shows; see `everlearn.status.of`.
+        """
+        return status.of(self.fold, self.home, self._marks, self._seen, self.intake.rows)
+
+    def watch(self, seconds: float | None = None) -> Watch:
+        """Show the status here, in a terminal or a notebook's cell; with `seconds`, follow the log for that long.
+
+        What is returned keeps the same place up to date: `loop.run("data.csv", progress=loop.watch())`.
+        """
+        watch = Watch(self.status)
+        until = time.monotonic() + (seconds or 0.0)
+        while time.monotonic() < until:
+            if not self.catch_up():
+                time.sleep(_PAUSE)
+            watch()
+        return watch
+
+    @property
+    def position(self) -> int:
+        """How far the log was read: every event up to this position is folded."""
+        return self._seen
+
+    def ready(self) -> Served:
+        """What serves; starts the loop, untrained, if nothing has started it yet."""
+        if not self.fold.started:
+            for commit in self.fold.start(sum(self.fold.cursor.values())):
+                self._commit(commit)
+        return self.served or self._publish()
 
     def catch_up(self, limit: int = _READ) -> int:
         """Fold at most `limit` events of the log that have not been folded yet; return how many there were."""
@@ -320,13 +358,6 @@ class Loop:
                 "checkpoint, as if nothing had happened"
             )
 
-    def _ready(self) -> Served:
-        """Start the loop if nothing has started it yet; return what serves."""
-        if not self.fold.started:
-            for commit in self.fold.start(sum(self.fold.cursor.values())):
-                self._commit(commit)
-        return self.served or self._publish()
-
     def _publish(self) -> Served:
         """Let the champion of this moment answer from now on."""
         champion = self.fold.roster.champion
@@ -349,7 +380,7 @@ class Loop:
         self._saved_row = self.fold.cursor["row"]
 
     def _restore(self) -> None:
-        """Go on from the last checkpoint, then fold what the log holds beyond it."""
+        """Go on from the last checkpoint."""
         last = self.home.last()
         if last is not None:
             at, arrays, header = last
@@ -365,7 +396,6 @@ class Loop:
                 detail = {name: settings.get(name) for name in changed} | {"number": self.log.count("decision")}
                 reason = "settings changed: " + ", ".join(changed)
                 self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
-        self._catch_up_whole()
 
     def _changed(self, before: Spec) -> list[str]:
         """The settings that changed since the last checkpoint; refuse those that its arrays depend on."""
@@ -381,7 +411,7 @@ class Loop:
 
     def _install(self, name: str, action: Literal["promote", "rollback"], reason: str) -> Version:
         """Append a user's decision; folding it carries it out."""
-        self._ready()
+        self.ready()
         version = self.home.versions.find(name)
         champion = self.fold.roster.champion
         self.home.versions.load(version.id, spec=self.spec.model, like=champion.model.arrays)

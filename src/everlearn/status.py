@@ -1,0 +1,305 @@
+"""How a loop is at this moment: one dict of plain values, the same for a notebook, a page and a metrics scraper.
+
+Nothing here changes anything. `of` reads the parts of a loop; `shown` draws what it gave; `Watch` keeps the drawing up
+to date in a terminal or a notebook.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.control import Control
+from rich.segment import SegmentLines
+from rich.text import Text
+
+from everlearn import drift, gate, metrics, report
+from everlearn.events import Log
+from everlearn.fold import Fold
+from everlearn.home import Home
+from everlearn.records import Decision
+from everlearn.serve import Contestant
+
+POINTS = 200  # of a curve
+MARKS = 200  # the newest ones
+SHOWN = {
+    "drift": "drift",
+    "promote": "promotion",
+    "rollback": "rollback",
+    "reject": "rejection",
+    "challenger": "challenger",
+}
+_COUNTED = ("prediction", "label", "reward", "preference", "example", "rejected", "decision", "version")
+_EVERY = 0.25  # seconds between two drawings
+_RARELY = 10.0  # the same where a drawing cannot replace the one before
+_STATES = ("stable", "warning", "drift")
+
+
+class Marks:
+    """The newest decisions that a picture shows, read from the log as it grows."""
+
+    def __init__(self) -> None:
+        self._after = 0
+        self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
+
+    def follow(self, log: Log) -> list[dict[str, Any]]:
+        """All marks up to now, oldest first, of which the newest `MARKS` are kept."""
+        while batch := log.read(self._after, 1000, kinds=("decision",)):
+            self._after = batch[-1].position
+            for event in batch:
+                if isinstance(event.payload, Decision) and event.payload.action in SHOWN:
+                    self._marks.append(_mark(event.position, event.payload))
+        return list(self._marks)
+
+
+def of(
+    fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0, staleness: float | None = None
+) -> dict[str, Any]:
+    """Everything worth showing about a loop whose log was folded up to `position`.
+
+    `rows` is how many rows were taken from files that are their own log. What serves includes every label older than
+    `staleness` seconds; None where what is learned serves at once. Ages in the replay memory are in positions.
+    """
+    spec, learner, log, end = fold.spec, fold.learner, home.log, home.log.end()
+    contestants = fold.roster.contestants
+    measured = [role for role in learner.metrics if not (spec.mode == "live" and role == "challenger")]
+    lag = _lag(log, position, end)
+    if staleness is None:
+        staleness = lag["seconds"]
+    found = marks.follow(log)
+    return {
+        "time": time.time(),
+        "mode": spec.mode,
+        "task": spec.schema.task,
+        "metric": "mae" if spec.schema.task == "regression" else "accuracy",
+        "label": spec.schema.label,
+        "classes": list(spec.schema.classes),
+        "position": position,
+        "end": end,
+        "lag": lag,
+        "staleness": {
+            "seconds": staleness,
+            "bound": spec.serve.staleness,
+            "broken": staleness > spec.serve.staleness,
+        },
+        "counts": {kind: log.count(kind) for kind in _COUNTED} | {"row": rows},
+        "examples": learner.scored,
+        "waiting": len(fold.waiting),
+        "evicted": fold.waiting.evicted,
+        "early": 0,
+        "quarantined": 0,
+        "capped": 0,
+        "metrics": learner.report(),
+        "curves": {role: _curve(learner.metrics[role]) for role in measured},
+        "marks": found,
+        "drift": _drift(fold, found),
+        "replay": _replay(fold),
+        "gate": [_question(fold, *pair) for pair in (fold.roster.questions() if contestants else [])],
+        "contestants": [
+            {
+                "role": one.role,
+                "version": one.version,
+                "family": str(one.model.spec.get("family", "")),
+                "learns": one.learns,
+            }
+            for one in contestants
+        ],
+        "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
+    }
+
+
+def _mark(position: int, decision: Decision) -> dict[str, Any]:
+    return {
+        "at": int(decision.detail.get("examples", 0)),
+        "position": position,
+        "kind": SHOWN[decision.action],
+        "version": decision.version,
+        "text": decision.reason,
+    }
+
+
+def _lag(log: Log, position: int, end: int) -> dict[str, Any]:
+    """How many events are not folded yet, and how long the oldest of them has waited."""
+    waiting = log.read(position, 1) if end > position else []
+    return {"events": max(0, end - position), "seconds": max(0.0, time.time() - waiting[0].time) if waiting else 0.0}
+
+
+def _curve(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
+    """A metric's curve of at most `POINTS` points: where there are more, neighbours become their weighted mean."""
+    held = metrics.curve(dict(arrays))
+    x, weight = held.pop("x"), held.pop("weight")
+    count = held.pop("count")
+    if len(x) > POINTS:
+        starts = np.arange(0, len(x), math.ceil(len(x) / POINTS))
+        total = np.add.reduceat(weight, starts)
+        held = {name: np.add.reduceat(line * weight, starts) / total for name, line in held.items()}
+        x, count = x[np.append(starts[1:], len(x)) - 1], np.add.reduceat(count, starts)
+    lines = {name: [float(f"{value:.5g}") for value in line] for name, line in held.items()}
+    return {"x": x.tolist(), "count": count.tolist(), **lines}
+
+
+def _drift(fold: Fold, marks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the detectors say: "drift" for a grace period after each, since a detector begins anew then."""
+    spec, learner = fold.spec.drift, fold.learner
+    drifts = [one["at"] for one in marks if one["kind"] == "drift"]
+    level = max((int(drift.state(one, spec).get("level", 0.0)) for one in learner.detectors), default=0)
+    if drifts and learner.scored - drifts[-1] < spec.grace_period:
+        level = 2
+    return {
+        "detector": spec.detector,
+        "watch": spec.watch,
+        "state": _STATES[level],
+        "warnings": learner.clock["warnings"],
+        "drifts": learner.clock["drifts"],
+    }
+
+
+def _replay(fold: Fold) -> dict[str, Any]:
+    held, ages = fold.learner.composition(), {}
+    if held["age"]:
+        ages = {"newest": held["age"]["0.0"], "oldest": held["age"]["1.0"]}
+    classes = zip(fold.spec.schema.classes, held["classes"], strict=False)
+    return {
+        "kind": fold.spec.replay.kind,
+        "rows": held["rows"],
+        "bytes": held["bytes"],
+        "classes": {str(name): one["held"] for name, one in classes},
+        "oldest": ages.get("oldest", 0.0),
+        "newest": ages.get("newest", 0.0),
+    }
+
+
+def _question(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[str, Any]:
+    """What the gate knows of one question; nothing yet is no evidence either way."""
+    found = {
+        "candidate": candidate.version,
+        "role": candidate.role,
+        "reference": reference.version,
+        "reference_role": reference.role,
+    }
+    evidence = candidate.trial.evidence if candidate.trial is not None else gate.start(fold.gate)
+    said = gate.verdict(evidence, fold.gate, _share(fold, candidate)).evidence
+    names = ("examples", "blocks", "difference", "low", "high", "log_e_better", "log_e_worse", "threshold")
+    return found | {name: getattr(said, name) for name in names}
+
+
+def _share(fold: Fold, candidate: Contestant) -> float:
+    """The part of alpha that a question may use: candidates of several challengers share it."""
+    return 1.0 if candidate.role in ("previous", "frozen", "champion") else 1.0 / fold.spec.challengers
+
+
+# ---- for people --------------------------------------------------------------------------------------------------
+
+
+def shown(now: Mapping[str, Any]) -> Group:
+    """A status as a person reads it: where the loop stands, its metrics, the gate, and what happened last."""
+    lines: list[Any] = [_headline(now), Text(), report.table(now["metrics"])]
+    asked = [one for one in now["gate"] if one["examples"]]
+    if asked:
+        lines.append(Text())
+    for one in asked[:3]:
+        best = max(one["log_e_better"], one["log_e_worse"], 0.0)
+        leaning = "better" if one["log_e_better"] >= one["log_e_worse"] else "worse"
+        share = min(1.0, best / one["threshold"]) if one["threshold"] > 0 else 0.0
+        lines.append(
+            Text(
+                f"gate: {one['role']} {one['candidate'][:6]} against {one['reference_role']} {one['reference'][:6]}: "
+                f"{one['difference']:+.4f} after {one['examples']:,} examples, {share:.0%} of the proof of {leaning}"
+            )
+        )
+    if now["marks"]:
+        lines.append(Text())
+    lines += [Text(f"{one['at']:,}: {one['kind']} {one['version'][:6]}", style="dim") for one in now["marks"][-3:]]
+    return Group(*lines)
+
+
+def _headline(now: Mapping[str, Any]) -> Text:
+    line = Text(f"{now['label']} · {now['mode']} · ", style="bold")
+    line.append(f"{now['examples']:,} labelled examples · {now['waiting']:,} waiting for feedback")
+    if now["lag"]["events"]:
+        line.append(f" · {now['lag']['events']:,} events behind ({now['lag']['seconds']:.1f} s)", style="bold yellow")
+    state = now["drift"]["state"]
+    if state != "stable":
+        line.append(f" · {state}", style="bold red" if state == "drift" else "bold yellow")
+    return line
+
+
+class Watch:
+    """A status that stays up to date where it was first shown: a notebook's cell, or the end of a terminal.
+
+    Call it to draw again, at most four times a second; it can be handed to `Loop.run` as `progress`. Where a drawing
+    cannot replace the one before (a pipe, a file), a new one follows after ten seconds.
+    """
+
+    def __init__(self, look: Callable[[], dict[str, Any]], console: Console | None = None) -> None:
+        self._look = look
+        self._console = console or Console()
+        self._notebook = _notebook()
+        self._cell: Any = None
+        self._height = 0
+        self._next = 0.0
+        self.draw()
+
+    def __call__(self, rows: int = 0, loop: object = None) -> None:
+        """Draw again if it is time; the arguments are those of a `progress` and are not needed."""
+        if time.monotonic() >= self._next:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw what is so now."""
+        picture = shown(self._look())
+        if self._notebook:
+            self._draw_cell(picture)
+        else:
+            self._draw_lines(picture)
+        apart = _EVERY if self._notebook or self._console.is_terminal else _RARELY
+        self._next = time.monotonic() + apart
+
+    def _draw_cell(self, picture: Group) -> None:
+        display = importlib.import_module("IPython.display")
+        cell = display.HTML(_html(picture))
+        if self._cell is None:
+            self._cell = display.display(cell, display_id=True)
+        else:
+            self._cell.update(cell)
+
+    def _draw_lines(self, picture: Group) -> None:
+        screen, over = self._console, self._console.is_terminal
+        lines = screen.render_lines(picture, pad=True)  # to the full width, so that nothing of the old is left
+        if over:
+            lines = lines[: screen.height - 1]
+            lines += screen.render_lines("\n" * (self._height - len(lines) - 1)) if len(lines) < self._height else []
+            if self._height:
+                screen.control(Control.move_to_column(0, -self._height))
+        screen.print(SegmentLines(lines, new_lines=True), end="")
+        self._height = len(lines)
+
+    def _ipython_display_(self) -> None:
+        """The last value of a cell is displayed once more: it is there already."""
+
+    def __repr__(self) -> str:
+        now = self._look()
+        return (
+            f"<watching {now['label']}: {now['examples']:,} labelled examples, {now['lag']['events']:,} events behind>"
+        )
+
+
+def _html(picture: Group) -> str:
+    console = Console(record=True, file=io.StringIO(), width=110)
+    console.print(picture)
+    return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
+
+
+def _notebook() -> bool:
+    """Whether this runs in a notebook's kernel, which can change what it has displayed."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
