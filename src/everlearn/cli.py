@@ -103,7 +103,7 @@ def demo(
         config.save(spec, path)
         with Loop(spec, config.home(spec, path)) as loop:
             loop.run(stream.read(pyarrow.parquet.read_table(data).slice(0, first), schema=spec.schema))
-    _serve(spec, config.home(spec, path), logs="text")
+    _serve(spec, config.home(spec, path))
 
 
 @app.command()
@@ -198,39 +198,43 @@ def token_create(
     as_json: Json = False,
 ) -> None:
     """Make a token, and show it this once; only its hash is kept."""
-    from everlearn.app import access
+    from everlearn.app import tokens
 
-    secret = access.create(_tokens(config_path), name, scope, days)
+    secret = tokens.create(_tokens(config_path), name, scope, days)
     if as_json:
         _print_json({"name": name, "scopes": scope, "token": secret})
     else:
-        aside.print(f"token {name} ({', '.join(scope)}), good for {days:g} days; it is shown this once:", highlight=False)
+        aside.print(
+            f"token {name} ({', '.join(scope)}), good for {days:g} days; it is shown this once:", highlight=False
+        )
         screen.print(secret, highlight=False, soft_wrap=True)
 
 
 @token.command("list")
 def token_list(config_path: Config = TOML, as_json: Json = False) -> None:
     """List the tokens: names, scopes and when they expire."""
-    from everlearn.app import access
+    from everlearn.app import tokens
 
-    tokens = access.listed(_tokens(config_path))
+    there = tokens.listed(_tokens(config_path))
     if as_json:
-        _print_json({"tokens": [msgspec.to_builtins(one) for one in tokens]})
+        _print_json({"tokens": [msgspec.to_builtins(one) for one in there]})
         return
     table = Table("name", "scopes", "expires", box=box.SIMPLE_HEAD)
-    for one in tokens:
+    for one in there:
         table.add_row(escape(one.name), ", ".join(one.scopes), f"{datetime.fromtimestamp(one.expires):%Y-%m-%d %H:%M}")
-    screen.print(table if tokens else "there are no tokens; make one with `everlearn token create NAME --scope predict`")
+    screen.print(table if there else "there are no tokens; make one with `everlearn token create NAME --scope predict`")
 
 
 @token.command("revoke")
 def token_revoke(
-    name: Annotated[str, typer.Argument(help="The name of the token.")], config_path: Config = TOML, as_json: Json = False
+    name: Annotated[str, typer.Argument(help="The name of the token.")],
+    config_path: Config = TOML,
+    as_json: Json = False,
 ) -> None:
     """Revoke a token; a running server knows within a second or two."""
-    from everlearn.app import access
+    from everlearn.app import tokens
 
-    access.revoke(_tokens(config_path), name)
+    tokens.revoke(_tokens(config_path), name)
     if as_json:
         _print_json({"revoked": name})
     else:
@@ -307,13 +311,18 @@ def check(
 
 
 def _serve(
-    spec: Spec, home: Path, certificate: str = "", key: str = "", password: str = "", logs: str = "text"
+    spec: Spec,
+    home: Path,
+    certificate: str = "",
+    key: str = "",
+    password: str = "",
+    form: Literal["text", "json"] = "text",
 ) -> None:
-    from everlearn.app.logs import configure
+    from everlearn.app import logs
     from everlearn.app.supervise import Server
 
-    configure("supervisor", logs)
-    with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=logs) as server:
+    logs.start(form, "supervisor", [password] if password else [])
+    with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form) as server:
         aside.print(
             f"everlearn serves [bold]{escape(spec.schema.label)}[/] ({spec.mode}) at [bold]{server.url}[/]\n"
             f"dashboard [link]{server.url}/[/link] · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",
