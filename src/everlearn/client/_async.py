@@ -37,15 +37,14 @@ class AsyncClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._retries = retries
+        self._secure = self.url.startswith("https:")  # else no authority's certificate need be read, which takes long
         headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "everlearn"}
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers=headers | ({"authorization": f"Bearer {token}"} if token else {}),
             timeout=timeout,
             limits=wire.LIMITS,
-            verify=verify
-            if self.url.startswith("https:")
-            else False,  # without TLS, do not read authorities' certificates
+            verify=verify if self._secure else False,
             transport=transport,
         )
 
