@@ -36,7 +36,7 @@ def files() -> dict[str, File]:
     ('text/html; charset=utf-8', b'<!doctype html>')
     """
     found = {}
-    for one in resources.files(__name__).iterdir():
+    for one in resources.files("everlearn.dashboard").iterdir():
         ending = f".{one.name.rpartition('.')[2]}"
         if ending in MEDIA and one.is_file():
             content = one.read_bytes()

@@ -1,0 +1,136 @@
+// The frame: which page is shown, how fresh it is, light or dark, who is logged in.
+
+import { get, remember, remove } from "./api.js";
+import { fill, h, mark, put } from "./dom.js";
+import { duration } from "./format.js";
+import { watch } from "./feed.js";
+import { alarms } from "./words.js";
+import { overview } from "./overview.js";
+import { versions } from "./versions.js";
+import { decisions } from "./decisions.js";
+import { events } from "./events.js";
+import { login } from "./login.js";
+
+const PAGES = { overview, versions, decisions, events, login };
+const THEMES = { auto: "Auto", light: "Light", dark: "Dark" };
+
+const main = document.getElementById("content");
+const shell = Object.fromEntries(["link", "link-text", "theme", "logout", "about", "alarm", "announcer"].map((id) => [id, document.getElementById(id)]));
+let page = null; // {name, title, element, update, leave}
+let who = null; // what GET /session says, or null
+let feed = null;
+
+/** Where the address leads: #/events/abc is page "events" with the rest "abc". */
+function route() {
+  const [, name = "", ...rest] = location.hash.split("/");
+  return { name: name === "" ? "overview" : name, rest: decodeURIComponent(rest.join("/")) };
+}
+
+const context = {
+  go: (hash) => { location.hash = hash; },
+  announce: (text) => put(shell.announcer, text),
+  may: (scope) => !who || who.open || who.scopes.includes(scope),
+  refresh: () => feed?.now(),
+  async entered(session) {
+    who = session;
+    remember(session?.csrf);
+    mark(shell.logout, { hidden: !session || session.open });
+    await feed?.now();
+  },
+};
+
+function show(focus = true) {
+  const { name, rest } = route();
+  const known = PAGES[name] ? name : "overview";
+  if (page?.name === known && page.turn) {
+    page.turn(rest);
+    return;
+  }
+  page?.leave?.();
+  page = { name: known, ...PAGES[known](context, rest) };
+  fill(main, page.element);
+  document.title = `${page.title} · Everlearn`;
+  for (const link of document.querySelectorAll("nav a")) mark(link, { "aria-current": link.dataset.page === known ? "page" : null });
+  if (feed) page.update?.(feed.feed);
+  if (!focus) return;
+  scrollTo(0, 0);
+  const title = main.querySelector("h1");
+  mark(title, { tabindex: -1 });
+  title.focus();
+}
+
+// ---- how fresh what is shown is ---------------------------------------------------------------------------------
+
+function linked({ link, silent, problem, status }) {
+  mark(shell.link, { "data-state": link, title: problem?.message ?? null });
+  const learner = silent >= 1 ? `silent for ${Math.round(silent)} s` : "silent";
+  put(shell["link-text"], { live: "live", quiet: `learner ${learner}`, gone: "no answer", locked: "log in", loading: "connecting" }[link]);
+  let alarm = "";
+  if (link === "gone") alarm = status ? `The server does not answer. What you see is from ${ago(silent)} ago; asking again all the time.` : "The server does not answer yet; asking again all the time.";
+  else if (link === "quiet") alarm = "The learner says nothing new. Answers are still given; labels are kept in the log and learned later.";
+  else if (status && link === "live") alarm = alarms(status).join(" ");
+  mark(shell.alarm, { hidden: !alarm });
+  put(shell.alarm, alarm);
+  if (status) put(shell.about, `Everlearn ${status.server?.version ?? ""} · up for ${duration(status.server?.uptime)} · ${status.mode} · log position ${status.position?.toLocaleString("en")}`);
+}
+
+// Minutes, not seconds, after a while: a text that changes each second would be read out each second.
+const ago = (seconds) => (seconds < 60 ? "less than a minute" : duration(60 * Math.floor(seconds / 60)));
+
+function changed(news) {
+  linked(news);
+  if (news.link === "locked" && page?.name !== "login") {
+    sessionStorage.setItem("everlearn-after", location.hash);
+    location.hash = "#/login";
+  }
+  page?.update?.(news);
+}
+
+// ---- light or dark ----------------------------------------------------------------------------------------------
+
+function theme(step = 0) {
+  const names = Object.keys(THEMES);
+  const now = document.documentElement.dataset.theme ?? "auto";
+  const next = names[(names.indexOf(now) + step) % names.length];
+  if (next === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  if (step) {
+    try {
+      localStorage.setItem("everlearn-theme", next);
+    } catch {
+      // It is then forgotten when the page is closed.
+    }
+    context.announce(`Colours: ${THEMES[next]}`);
+  }
+  fill(shell.theme, h("span", { class: "unseen" }, "Colours: "), THEMES[next]);
+}
+
+// ---- start ------------------------------------------------------------------------------------------------------
+
+async function session() {
+  try {
+    await context.entered(await get("session"));
+  } catch (problem) {
+    if (problem.status === 401) await context.entered(null);
+  }
+}
+
+shell.theme.addEventListener("click", () => theme(1));
+shell.logout.addEventListener("click", async () => {
+  try {
+    await remove("session");
+  } finally {
+    location.hash = "#/login";
+    location.reload();
+  }
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the hash is the page's own
+  main.focus();
+  main.scrollIntoView();
+});
+addEventListener("hashchange", () => show());
+theme();
+await session();
+show(false);
+feed = watch(changed);

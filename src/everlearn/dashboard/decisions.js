@@ -1,0 +1,120 @@
+// The audit log: what changed, or was refused, and why.
+
+import { get } from "./api.js";
+import { sign } from "./chart.js";
+import { bone, empty, fill, h, mark, put, s, why } from "./dom.js";
+import { brief, count, counted, moment, plain } from "./format.js";
+import { interval } from "./gate.js";
+import { ACTIONS, evidenceRows, HELP, SIGNS } from "./words.js";
+
+const PAGE = 200; // decisions asked for at a time
+
+export function decisions(context) {
+  let entries = [];
+  let chain = null;
+  let next = null;
+  let total = 0;
+  let newest = null;
+  let loading = false;
+
+  const action = h("select", { "aria-label": "Action", onchange: show }, h("option", { value: "" }, "All actions"), Object.entries(ACTIONS).map(([key, text]) => h("option", { value: key }, text)));
+  const search = h("input", { type: "search", "aria-label": "Search reasons, versions, people", placeholder: "Search reasons and versions", oninput: show });
+  const seal = h("span", { class: "chip", "data-value": "chain" }, "…");
+  const save = h("button", { type: "button", onclick: exported }, "Export as JSON");
+  const found = h("p", { class: "small soft", role: "status" });
+  const items = h("ol", { class: "entries" }, Array.from({ length: 6 }, () => h("li", {}, h("div", { class: "empty" }, bone()))));
+  const more = h("button", { type: "button", hidden: true, onclick: () => load(next) }, "Show older decisions");
+  const card = h("section", { class: "card", "aria-label": "Decisions" }, h("header", {}, h("div", { class: "filters" }, action, search), h("div", { class: "end" }, found)), items, more);
+  const element = h("div", { class: "stack" },
+    h("div", { class: "head" }, h("h1", {}, "Decisions"), seal, why("the chain", HELP.chain), h("div", { class: "actions" }, save),
+      h("p", { class: "lead" }, "Everything that changed what serves, or was refused, with its reason and evidence. Nothing is ever taken out.")), card);
+
+  async function load(after = null) {
+    if (loading) return;
+    loading = true;
+    try {
+      const page = await get(`decisions?order=newest&limit=${PAGE}${after ? `&after=${after}` : ""}`);
+      const old = after ? entries : [];
+      entries = [...old, ...page.decisions];
+      ({ chain, next, total } = page);
+      show();
+    } catch (problem) {
+      if (!entries.length) fill(items, h("li", {}, h("p", { class: "note bad" }, `${problem.title}. ${problem.message}`)));
+    } finally {
+      loading = false;
+    }
+  }
+
+  function show() {
+    const text = search.value.trim().toLowerCase();
+    const shown = entries.filter((one) => (!action.value || one.action === action.value) && (!text || JSON.stringify([one.reason, one.version, one.previous, one.by, one.alias]).toLowerCase().includes(text)));
+    const open = new Set([...items.querySelectorAll("details[open]")].map((one) => one.dataset.position));
+    const none = entries.length ? empty("Nothing fits", "No decision has this action and these words.") : empty("No decisions yet", "The first one is taken when the loop starts.");
+    fill(items, shown.length ? shown.map((one) => entry(one, open.has(String(one.position)))) : h("li", {}, none));
+    put(found, shown.length === total ? counted(total, "decision") : `${count(shown.length)} of ${counted(total, "decision")}`);
+    mark(more, { hidden: !next });
+    sealed();
+  }
+
+  function sealed() {
+    if (!chain) return;
+    const checked = chain.checked === 0 && !chain.head ? "not checked yet" : `intact up to position ${count(chain.checked)}`;
+    put(seal, chain.ok ? `chain ${checked}` : `chain broken at position ${count(chain.broken)}`);
+    mark(seal, { class: `chip ${chain.ok ? (chain.checked ? "good" : "") : "bad"}` });
+  }
+
+  async function exported() {
+    let all = [];
+    let after = 0;
+    try {
+      do {
+        const page = await get(`decisions?limit=1000&after=${after}`);
+        all = [...all, ...page.decisions];
+        after = page.next;
+      } while (after);
+    } catch (problem) {
+      context.announce(problem.message);
+      put(found, problem.message);
+      return;
+    }
+    const link = h("a", { href: URL.createObjectURL(new Blob([JSON.stringify({ decisions: all, chain }, null, 2)], { type: "application/json" })), download: "decisions.json" });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    context.announce(`${counted(all.length, "decision")} exported`);
+  }
+
+  load();
+  return {
+    title: "Decisions",
+    element,
+    update({ status }) {
+      if (!status) return;
+      const now = JSON.stringify([status.marks?.length, status.counts?.decision, status.aliases, status.chain?.ok, status.chain?.head]);
+      if (newest !== null && now !== newest && entries.length <= PAGE) load();
+      newest = now;
+    },
+  };
+}
+
+function entry(one, open) {
+  const moves = one.alias && one.version ? h("span", {}, ` ${one.previous ? `${brief(one.previous)} → ` : ""}`, h("span", { class: "id" }, brief(one.version))) : one.version ? h("span", { class: "id" }, ` ${brief(one.version)}`) : null;
+  const body = h("div", { class: "body" });
+  const details = h("details", { class: "entry", "data-position": one.position, open },
+    h("summary", {}, h("span", { class: "sign" }, sign(SIGNS[one.action] ?? "start")), h("span", { class: "what" }, ACTIONS[one.action] ?? one.action),
+      h("span", { class: "reason" }, one.reason, moves), h("span", { class: "when" }, `by ${one.by}, ${moment(one.time)}`)), body);
+  const grow = () => details.open && !body.firstChild && fill(body, evidence(one));
+  details.addEventListener("toggle", grow);
+  grow();
+  return h("li", {}, details);
+}
+
+function evidence(one) {
+  const pairs = (rows) => h("dl", { class: "pairs small" }, rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  const what = [["log position", count(one.position)], ["follows position", count(one.at)], one.alias && ["alias", one.alias], one.version && ["version", h("span", { class: "id" }, one.version)],
+    one.previous && ["before", h("span", { class: "id" }, one.previous)], ...Object.entries(one.detail ?? {}).map(([name, value]) => [name, plain(value)])].filter(Boolean);
+  return [
+    h("div", {}, h("h3", {}, "What"), pairs(what)),
+    one.evidence && h("div", {}, h("h3", {}, "Evidence"), s("svg", { class: "interval", viewBox: "0 0 240 34", "aria-hidden": "true" }, interval(one.evidence)), pairs(evidenceRows(one.evidence))),
+    one.seal && h("p", { class: "seal" }, "Seal ", h("span", { class: "id" }, one.seal)),
+  ];
+}

@@ -1,0 +1,141 @@
+// One prediction and everything that happened to it; and what happened just now.
+
+import { get } from "./api.js";
+import { bone, empty, fill, h, mark, put } from "./dom.js";
+import { brief, count, duration, moment, percent, plain } from "./format.js";
+import { ACTIONS } from "./words.js";
+
+const EVERY = 2000; // milliseconds between two looks at the newest events
+const PAGE = 30;
+const STATES = { queued: ["", "in the queue"], waiting: ["warn", "waiting for feedback"], learned: ["good", "learned"], early: ["warn", "feedback came first"], overdue: ["bad", "overdue"] };
+const KINDS = { prediction: "Predictions", label: "Labels", reward: "Rewards", preference: "Preferences", example: "Examples", decision: "Decisions", version: "Versions", rejected: "Rejected" };
+
+export function events(context, rest) {
+  let classes = [];
+  let timer = 0;
+  let left = false;
+  const id = h("input", { name: "id", type: "search", autocomplete: "off", spellcheck: "false", placeholder: "id of a prediction", "aria-label": "Id of a prediction" });
+  const form = h("form", { role: "search" }, id, h("button", { class: "main", type: "submit" }, "Look up"));
+  const story = h("section", { class: "card", "aria-live": "polite", "aria-label": "What happened to it", hidden: true });
+  const kind = h("select", { "aria-label": "Kind", onchange: () => recent() }, h("option", { value: "" }, "All kinds"), Object.entries(KINDS).map(([key, text]) => h("option", { value: key }, text)));
+  const pause = h("button", { class: "small", type: "button", "aria-pressed": "false", onclick: () => { mark(pause, { "aria-pressed": String(pause.getAttribute("aria-pressed") === "false") }); put(pause, paused() ? "Go on" : "Pause"); recent(); } }, "Pause");
+  const body = h("tbody", {}, Array.from({ length: 8 }, () => h("tr", {}, h("td", {}, bone()), h("td", {}, bone()), h("td", {}, bone()), h("td", {}, bone()))));
+  const table = h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "position"), h("th", { scope: "col" }, "time"), h("th", { scope: "col" }, "event"), h("th", { scope: "col" }, "about"))), body);
+  const none = h("div", { hidden: true });
+  const element = h("div", { class: "stack" },
+    h("div", { class: "head" }, h("h1", {}, "Events"), h("p", { class: "lead" }, "Look a prediction up by its id, or by your own key: what was asked, what was answered, what came back, and whether it was learned.")),
+    h("section", { class: "card", "aria-label": "Look up" }, h("div", { class: "filters" }, form)), story,
+    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll" }, table), none));
+
+  const paused = () => pause.getAttribute("aria-pressed") === "true";
+
+  async function recent() {
+    clearTimeout(timer);
+    if (left) return;
+    try {
+      const filter = kind.value ? `&kind=${kind.value}` : "";
+      if (!document.hidden && !paused()) rows((await get(`events?order=newest&limit=${PAGE}${filter}`)).events);
+    } catch (problem) {
+      if (body.querySelector(".bone")) fill(body, h("tr", {}, h("td", { colspan: 4 }, h("p", { class: "note bad" }, `${problem.title}. ${problem.message}`))));
+    }
+    if (!left) timer = setTimeout(recent, EVERY);
+  }
+
+  function rows(found) {
+    const focused = document.activeElement?.dataset?.id;
+    mark(table, { hidden: !found.length });
+    mark(none, { hidden: found.length > 0 });
+    if (!found.length) fill(none, empty("No events yet", "They appear here as they are written to the log."));
+    fill(body, found.map((one) => h("tr", {}, h("td", {}, count(one.position)), h("td", { class: "soft" }, moment(one.time)), h("td", {}, said(one.payload)), h("td", {}, about(one.payload)))));
+    if (focused) body.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  function about(payload) {
+    if (payload.id) return h("a", { class: "id", href: `#/events/${encodeURIComponent(payload.id)}`, "data-id": payload.id }, payload.id.slice(0, 24));
+    const version = payload.version?.id ?? payload.version;
+    return version ? h("a", { class: "id", href: "#/versions", "data-id": version }, brief(version)) : "";
+  }
+
+  async function look(name) {
+    id.value = name;
+    mark(story, { hidden: !name });
+    if (!name) return;
+    fill(story, h("p", { class: "soft" }, `Looking ${name} up `, bone()));
+    try {
+      fill(story, told(await get(`events/${encodeURIComponent(name)}`), classes));
+    } catch (problem) {
+      fill(story, h("p", { class: "note bad" }, problem.message));
+    }
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const name = id.value.trim();
+    if (location.hash === `#/events/${encodeURIComponent(name)}`) look(name);
+    else context.go(`#/events/${encodeURIComponent(name)}`);
+  });
+  look(rest);
+  recent();
+  return {
+    title: "Events",
+    element,
+    turn: look,
+    update: ({ status }) => { classes = status?.classes ?? classes; },
+    leave: () => { left = true; clearTimeout(timer); },
+  };
+}
+
+/** An event in a few words. */
+function said(payload) {
+  switch (payload.kind) {
+    case "prediction": return `answered ${plain(payload.value)}${payload.proba?.length ? ` (${percent(Math.max(...payload.proba))})` : ""}${payload.canary ? ", by the canary" : ""}`;
+    case "label": return `label ${plain(payload.value)}`;
+    case "reward": return `reward ${plain(payload.value)}`;
+    case "preference": return `preferred answer ${payload.chosen}`;
+    case "example": return `example with label ${plain(payload.label)}`;
+    case "decision": return `${(ACTIONS[payload.action] ?? payload.action).toLowerCase()}: ${payload.reason}`;
+    case "version": return "version stored";
+    case "rejected": return `rejected: ${payload.reason}`;
+    case "erased": return `erased on request (was ${payload.was})`;
+    default: return payload.kind;
+  }
+}
+
+/** The story that GET /events/{id} tells, as elements. */
+function told({ id, state, explanation, events: found, decisions = [] }, classes) {
+  const given = found.find((one) => one.payload.kind === "prediction" || one.payload.kind === "example");
+  const [tone, word] = STATES[state] ?? ["", state];
+  return [
+    h("header", {}, h("h2", {}, h("span", { class: "id" }, id)), h("span", { class: `chip ${tone}`, "data-value": "state" }, word), h("span", { class: "small soft" }, explanation)),
+    h("div", { class: "grid" },
+      h("div", { class: "part w7" }, h("h3", {}, "What happened"), h("ol", { class: "timeline" }, timeline(found, decisions, given, classes))),
+      given && h("div", { class: "part w5" }, h("h3", {}, "Features"), h("dl", { class: "pairs small" }, Object.entries(given.payload.features).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, plain(value))])))),
+  ];
+}
+
+function timeline(found, decisions, given, classes) {
+  const own = found.map((one) => ({ at: one.position, element: h("li", { class: one === given ? "answer" : "good" }, h("b", {}, capital(said(one.payload))), h("div", { class: "small soft" }, when(one, given)), one.payload.kind === "prediction" && answered(one.payload, classes)) }));
+  const around = decisions.map((one) => ({ at: one.position, element: h("li", { class: one.action === "drift" || one.action === "rollback" ? "bad" : null }, h("span", { class: "soft" }, `${ACTIONS[one.action] ?? one.action}: ${one.reason}`), h("div", { class: "small soft" }, when(one, given))) }));
+  return [...own, ...around].sort((a, b) => a.at - b.at).map((one) => one.element);
+}
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+function when(one, given) {
+  const gap = given && one !== given ? one.time - given.time : 0;
+  const later = !gap ? "" : gap > 0 ? `, ${duration(gap)} later` : `, ${duration(-gap)} before`;
+  const source = one.payload?.source ? `, from ${one.payload.source}` : "";
+  const weight = one.payload?.weight !== undefined && one.payload.weight !== 1 ? `, weight ${plain(one.payload.weight)}` : "";
+  return `${moment(one.time)}${later} · log position ${count(one.position)}${source}${weight}`;
+}
+
+function answered(payload, classes) {
+  const by = h("div", { class: "small soft" }, "by version ", h("span", { class: "id" }, payload.version.slice(0, 12)), payload.position ? `, which had learned up to position ${count(payload.position)}` : "",
+    payload.propensity !== undefined && payload.propensity !== 1 ? `; chosen with probability ${plain(payload.propensity)}` : "");
+  const shares = (payload.proba ?? []).map((share, i) => {
+    const bar = h("div", { class: "fill" });
+    bar.style.width = `${100 * share}%`;
+    return [h("span", {}, String(classes[i] ?? `class ${i}`)), h("div", { class: "track" }, bar), h("span", { class: "number" }, percent(share))];
+  });
+  return [by, shares.length > 0 && h("div", { class: "shares" }, shares)];
+}

@@ -1,0 +1,94 @@
+// The gate: what it asks, what it knows, and what it still needs.
+
+import { fill, h, list, mark, put, s, why } from "./dom.js";
+import { delta, known, number, times } from "./format.js";
+import { linear } from "./scale.js";
+import { before, timeChart } from "./series.js";
+import { HELP, judged } from "./words.js";
+
+const ORDER = ["candidate", "fresh", "champion", "previous", "frozen"];
+
+/** The card: {element, update(status)}. */
+export function gate() {
+  const difference = timeChart({ label: "Difference in loss with its confidence sequence", formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
+  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", zero: true, formats: { y: (value) => `${number(value)} (${times(value)} to 1)`, yTick: (value) => number(value, 2) }, none: "No question is being asked" });
+  const questions = h("ul", { class: "questions" });
+  const none = h("p", { class: "note" }, "The gate has nothing to compare yet. It asks about each candidate as soon as labels come for it.");
+  const rows = list(questions, question);
+  return {
+    element: h("section", { class: "card w8", "aria-labelledby": "gate" },
+      h("header", {}, h("h2", { id: "gate" }, "The gate: is a candidate better?"), why("the gate", HELP.gate)),
+      none, questions,
+      h("div", { class: "weigh" },
+        h("div", {}, h("h3", {}, "Difference in loss ", why("the difference", HELP.difference)), difference.element),
+        h("div", {}, h("h3", {}, "Evidence, log e ", why("evidence", HELP.evidence)), evidence.element))),
+    update(status) {
+      const asked = (status.gate ?? []).toSorted((a, b) => ORDER.indexOf(a.role) - ORDER.indexOf(b.role));
+      mark(none, { hidden: asked.length > 0 });
+      const seen = new Map();
+      rows(asked, (one) => {
+        const name = `${one.role}-${one.reference_role}`;
+        seen.set(one, seen.get(one) ?? `${name}-${[...seen.values()].filter((key) => key.startsWith(name)).length}`);
+        return seen.get(one);
+      });
+      curves(status, asked, difference, evidence);
+    },
+  };
+}
+
+function curves(status, asked, difference, evidence) {
+  const now = status.series?.gate ?? {};
+  const all = status.series?.time ?? [];
+  const first = all.findIndex((_, i) => known(now.difference?.[i]));
+  const time = first < 0 ? [] : all.slice(first);
+  const of = (name) => (now[name] ?? []).slice(first);
+  const span = before(time);
+  const values = of("difference");
+  const threshold = asked.find((one) => one.candidate === now.candidate)?.threshold ?? asked[0]?.threshold;
+  difference.update({ ...span, y: window(values, of("low"), of("high")), levels: [{ at: 0, tone: "frozen", name: "no difference" }],
+    bands: [{ tone: "champion", low: of("low"), high: of("high") }], lines: [{ name: "candidate better by", tone: "champion", values }] });
+  evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `enough: ${times(threshold)} to 1` }] : [],
+    lines: [{ name: "worse", tone: "drift", dashed: true, values: of("log_e_worse") }, { name: "better", tone: "champion", values: of("log_e_better") }] });
+}
+
+/** The interval as it is now, with some room: the first confidence sequences are as wide as the loss, and would hide it. */
+function window(values, low, high) {
+  const last = values.length - 1;
+  if (last < 1) return null;
+  const seen = values.slice(-Math.max(20, Math.ceil(values.length / 2))).filter(known);
+  const reach = 1.25 * Math.max(...[high[last], low[last], ...seen].filter(known).map(Math.abs), 1e-6);
+  return [-reach, reach];
+}
+
+/** One question: a sentence, and its interval as a picture. */
+function question() {
+  const say = h("p", {});
+  const more = h("p", { class: "small soft" });
+  const picture = s("svg", { class: "interval", viewBox: "0 0 240 34", role: "img" });
+  const element = h("li", {}, h("div", { class: "say" }, say, more), picture);
+  return {
+    element,
+    update(one) {
+      const { text, tone } = judged(one);
+      put(say, text);
+      mark(say, { class: tone || null });
+      put(more, one.examples ? `Loss lower by ${delta(one.difference)}, surely between ${delta(one.low)} and ${delta(one.high)}; ${one.examples.toLocaleString("en")} examples.` : "");
+      mark(picture, { "aria-label": more.textContent });
+      fill(picture, interval(one));
+    },
+  };
+}
+
+/** From worse (left) to better (right), zero in the middle. */
+export function interval({ low, high, difference, examples }) {
+  if (!examples) return [];
+  const reach = Math.max(4 * Math.abs(difference), 1.1 * Math.min(Math.abs(low), Math.abs(high)), 1e-6);
+  const x = linear(-reach, reach, 4, 236);
+  const at = (value) => Math.min(238, Math.max(2, x(value)));
+  const tone = low > 0 ? "promotion" : high < 0 ? "drift" : "frozen";
+  return [
+    s("line", { class: "zero", x1: 120, x2: 120, y1: 0, y2: 18 }),
+    s("g", { class: `tone-${tone}` }, s("line", { class: "reach", x1: at(low), x2: at(high), y1: 9, y2: 9 }), s("circle", { class: "middle", cx: at(difference), cy: 9, r: 5 })),
+    s("text", { x: 4, y: 31 }, "worse"), s("text", { x: 120, y: 31, "text-anchor": "middle" }, "0"), s("text", { x: 236, y: 31, "text-anchor": "end" }, "better"),
+  ];
+}

@@ -1,0 +1,48 @@
+// The lineage of versions as a drawing beside their rows: newest on top, a lane for each line of descent.
+
+import { fill, mark, s } from "./dom.js";
+
+const LANE = 16; // pixels between two lanes
+const MOST = 6; // lanes that are drawn apart; more share the last one
+
+/**
+ * A lane for every version, given oldest first: a child goes on in its parent's lane if it is the first to do so, and
+ * opens a new lane otherwise. Lanes are free again once nobody descends from them any more.
+ */
+export function lanes(versions) {
+  const last = new Map(); // the newest row in which a version is mentioned, as itself or as a parent
+  versions.forEach((one, row) => [one.id, ...one.parents].forEach((id) => last.set(id, row)));
+  const lane = new Map();
+  const tips = []; // who is the newest in each lane
+  versions.forEach((one, row) => {
+    const inherited = one.parents.map((id) => lane.get(id)).find((at) => at !== undefined && one.parents.includes(tips[at]));
+    const free = tips.findIndex((id) => id === undefined || (last.get(id) < row && !one.parents.includes(id)));
+    const at = inherited ?? (free >= 0 ? free : tips.length);
+    tips[at] = one.id;
+    lane.set(one.id, Math.min(at, MOST - 1));
+  });
+  return lane;
+}
+
+/** Draw into `svg`: `rows` newest first, each `height` high; `look(version)` names the classes of its dot. */
+export function draw(svg, rows, height, look) {
+  const lane = lanes(rows.toReversed());
+  const width = LANE * (Math.max(0, ...lane.values()) + 1) + 10;
+  const at = new Map(rows.map((one, row) => [one.id, { x: 10 + LANE * lane.get(one.id), y: height * (row + 0.5) }]));
+  const lines = rows.flatMap((one) => one.parents.filter((id) => at.has(id)).map((id) => s("path", { class: look(one).dim ? "dim" : null, d: curve(at.get(one.id), at.get(id), height) })));
+  const dots = rows.map((one) => {
+    const { x, y } = at.get(one.id);
+    const { now, learning, dim } = look(one);
+    return s("circle", { class: [now && "now", learning && "learning", dim && "dim"].filter(Boolean).join(" "), cx: x, cy: y, r: now ? 6 : 5 });
+  });
+  mark(svg, { width, height: height * rows.length });
+  fill(svg, lines, dots);
+  return width;
+}
+
+/** Down the child's lane, then over to the parent's just above it. */
+function curve(child, parent, height) {
+  if (child.x === parent.x) return `M${child.x} ${child.y}V${parent.y}`;
+  const turn = parent.y - height * 0.9;
+  return `M${child.x} ${child.y}V${Math.max(child.y, turn)}C${child.x} ${parent.y - height * 0.35} ${parent.x} ${parent.y - height * 0.55} ${parent.x} ${parent.y}`;
+}

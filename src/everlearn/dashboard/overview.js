@@ -1,0 +1,219 @@
+// The first screen: is it getting better or worse, what serves, how fresh, how fast. Then the details.
+
+import { chart } from "./chart.js";
+import { bone, empty, fill, h, list, mark, put, why } from "./dom.js";
+import { brief, bytes, count, counted, duration, known, metric, metricDelta, metricName, number, percent, short } from "./format.js";
+import { gate } from "./gate.js";
+import { trend } from "./scale.js";
+import { answer, HELP, ROLES } from "./words.js";
+import { series } from "./series.js";
+
+const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start" };
+
+export function overview(context) {
+  const hero = answering(context);
+  const curves = quality();
+  const parts = [hero, curves, gate(), ...series(), contestants(), state(), workers()];
+  const none = empty("Nothing has happened yet", "Send predictions, and labels for them as they come. This page shows within a second what becomes of them.",
+    "POST /predict   {\"features\": {…}}\nPOST /feedback  {\"id\": \"…\", \"label\": …}");
+  const start = h("section", { class: "card", hidden: true }, none);
+  const grid = h("div", { class: "grid" }, hero.element, start, parts.slice(1).map((one) => one.element));
+  return {
+    title: "Overview",
+    element: grid,
+    update({ status }) {
+      if (!status) return;
+      const fresh = status.end === 0 && !status.contestants?.length;
+      mark(start, { hidden: !fresh });
+      for (const one of parts) {
+        if (one !== hero) mark(one.element, { hidden: fresh });
+        one.update(status);
+      }
+    },
+  };
+}
+
+function fact(name, help, key) {
+  const value = h("dd", { class: "value", "data-value": key }, bone());
+  const more = h("dd", { class: "more" });
+  const element = h("div", { class: "fact" }, h("dt", {}, name, why(name.toLowerCase(), help)), value, more);
+  return { element, say: (said, rest, alarm = false) => { put(value, said); put(more, rest); mark(element, { "data-alarm": alarm }); }, value };
+}
+
+function figure(name, main = false) {
+  const value = h("span", { class: "value" }, bone());
+  const label = h("span", { class: "name" }, name);
+  return { element: h("div", { class: main ? "figure main" : "figure" }, value, label), value, label };
+}
+
+function answering(context) {
+  const badge = h("span", { class: "badge", "aria-hidden": "true" });
+  const title = h("span", {}, "Asking the server…");
+  const now = figure("", true);
+  const gain = figure("over the frozen start");
+  const lately = figure("lately");
+  const sentence = h("p", { class: "sentence" }, "");
+  const serves = fact("Serves", HELP.serves, "serves");
+  const fresh = fact("Fresh", HELP.fresh, "fresh");
+  const speed = fact("Answers", HELP.speed, "speed");
+  const lag = fact("Not learned yet", HELP.lag, "lag");
+  const link = h("a", { href: "#/versions", class: "id" });
+  let champion = null;
+  const element = h("section", { class: "card hero", "aria-labelledby": "answer" },
+    h("div", {}, h("h1", { id: "answer" }, badge, title), h("div", { class: "figures" }, now.element, gain.element, lately.element), sentence),
+    h("dl", { class: "facts" }, [serves, fresh, speed, lag].map((one) => one.element)));
+  return {
+    element,
+    update(status) {
+      const found = answer(status);
+      mark(badge, { "data-tone": found.tone });
+      put(title, found.title);
+      put(now.value, metric(status.metric, found.now));
+      put(now.label, `${metricName(status.metric)} of the champion`);
+      put(gain.value, metricDelta(status.metric, found.gain));
+      mark(gain.value, { class: `value ${found.tone}` });
+      put(lately.value, metric(status.metric, found.lately));
+      put(sentence, found.sentence);
+      const id = status.aliases?.champion;
+      if (id !== champion || !link.isConnected) {
+        if (champion && id) context.announce(`The champion is now ${brief(id)}.`);
+        champion = id;
+        put(link, brief(id));
+        fill(serves.value, id ? link : "nothing yet");
+      }
+      const promoted = (status.marks ?? []).findLast((one) => one.version === id && one.kind !== "drift");
+      put(serves.element.lastChild, promoted ? `since example ${count(promoted.at)}` : id ? `${status.mode}, the first version` : status.mode);
+      const { seconds, bound, broken } = status.staleness ?? {};
+      fresh.say(`${duration(seconds)} behind`, broken ? `ALARM: promised ${duration(bound)}` : `promised: at most ${duration(bound)}`, broken);
+      const { requests_per_second: rate, p50, p99 } = status.traffic ?? {};
+      speed.say(known(p99) ? `${duration(p99)} at p99` : "no requests", `${known(p50) ? `${duration(p50)} at p50 · ` : ""}${number(rate ?? 0)} requests/s`);
+      lag.say(counted(status.lag?.events, "event"), `the learner takes ${short(Math.round(status.learner?.events_per_second ?? 0))}/s`);
+    },
+  };
+}
+
+function quality() {
+  const drawn = chart({
+    label: "Quality over the stream",
+    height: 330,
+    none: "The chart begins with the second point",
+    formats: {
+      x: (value) => `at example ${count(value)}`,
+      tick: (value) => short(value),
+      y: (value) => metric(shown.name, value),
+      yTick: (value) => (metric(shown.name, 0.5) === "50.0%" ? percent(value, 0) : number(value, 2)),
+      latest: "",
+    },
+  });
+  const shown = { name: "accuracy", all: true, status: null };
+  const title = h("h2", {}, "Quality over the stream");
+  const choices = h("div", { class: "switch", role: "group", "aria-label": "Metric" });
+  const ranges = h("div", { class: "switch", role: "group", "aria-label": "Stretch" },
+    [["Whole stream", true], ["Latest quarter", false]].map(([text, all]) => h("button", { type: "button", "aria-pressed": all, onclick: () => { shown.all = all; draw(); } }, text)));
+  const element = h("section", { class: "card", "aria-label": "Quality over the stream" },
+    h("header", {}, title, why("prequential quality", HELP.prequential), h("div", { class: "end filters" }, choices, ranges)), drawn.element,
+    h("p", { class: "small soft" }, "Bold: mean of five stretches. Faint: each stretch. Across: labelled examples."));
+
+  function draw() {
+    const { status, name, all } = shown;
+    ranges.childNodes.forEach((one, i) => mark(one, { "aria-pressed": String((i === 0) === all) }));
+    choices.childNodes.forEach((one) => mark(one, { "aria-pressed": String(one.dataset.name === name) }));
+    const curves = status.curves ?? {};
+    const x = [...new Set(Object.values(curves).flatMap((one) => one.x ?? []))].sort((a, b) => a - b);
+    const from = all ? 0 : x[Math.floor(x.length * 0.75)] ?? 0;
+    const used = x.filter((one) => one >= from);
+    const lines = Object.entries(LINES).filter(([role]) => curves[role]?.[name]?.length && !(role === "challenger" && status.mode === "live"))
+      .map(([role, text]) => ({ name: text, tone: role, bold: role === "champion", dashed: role === "frozen", ...along(used, curves[role], name) })).reverse();
+    const marks = (status.marks ?? []).map((one) => ({ x: one.at, kind: one.kind, text: `${one.kind} ${one.version ? brief(one.version) : ""}`.trim() }));
+    drawn.update({ x: used, lines, marks: marks.filter((one) => one.x >= from), domain: used.length ? [all ? 0 : used[0], used[used.length - 1]] : null });
+  }
+
+  return {
+    element,
+    update(status) {
+      const offered = Object.keys(status.curves?.champion ?? {}).filter((one) => !["x", "count", "weight"].includes(one));
+      if (offered.length && choices.childNodes.length !== offered.length) {
+        shown.name = offered.includes(status.metric) ? status.metric : offered[0];
+        fill(choices, offered.map((name) => h("button", { type: "button", "data-name": name, onclick: () => { shown.name = name; draw(); } }, metricName(name))));
+      }
+      shown.status = status;
+      draw();
+    },
+  };
+}
+
+/** A curve's smoothed and raw values at each x of the picture; null where it has no point. */
+function along(x, curve, name) {
+  const smooth = trend(curve[name], curve.weight ?? curve[name].map(() => 1));
+  const at = new Map(curve.x.map((one, i) => [one, i]));
+  const taken = (values) => x.map((one) => (at.has(one) ? values[at.get(one)] : null));
+  return { values: taken(smooth), faint: taken(curve[name]) };
+}
+
+function contestants() {
+  const body = h("tbody");
+  const title = h("th", { class: "number", scope: "col" });
+  const rows = list(body, () => {
+    const cells = [h("td"), h("td", { class: "id" }), h("td", { class: "soft" }), h("td", { class: "number" })];
+    return {
+      element: h("tr", {}, cells),
+      update({ one, status }) {
+        put(cells[0], ROLES[one.role] ?? one.role);
+        put(cells[1], brief(one.version));
+        put(cells[2], `${one.family}, ${one.learns ? "learns" : "fixed"}`);
+        put(cells[3], metric(status.metric, status.metrics?.[one.role]?.[status.metric]));
+      },
+    };
+  });
+  return {
+    element: h("section", { class: "card w4", "aria-labelledby": "who" }, h("header", {}, h("h2", { id: "who" }, "Who takes part"), why("taking part", HELP.contestants)),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "who" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "role"), h("th", { scope: "col" }, "from"), h("th", { scope: "col" }, "model"), title)), body))),
+    update(status) {
+      put(title, metricName(status.metric));
+      rows((status.contestants ?? []).map((one, i) => ({ one, status, key: `${one.role}${i}` })), (value) => value.key);
+    },
+  };
+}
+
+function state() {
+  const shown = ["drift", "waiting", "quarantined", "capped", "rejected", "evicted", "early"];
+  const names = { drift: "Drift", waiting: "Waiting for feedback", quarantined: "Quarantined", capped: "Capped", rejected: "Rejected", evicted: "Evicted", early: "Early" };
+  const cells = Object.fromEntries(shown.map((key) => [key, h("dd", { "data-value": key }, bone())]));
+  const chip = h("span", { class: "chip" });
+  return {
+    element: h("section", { class: "card w4", "aria-labelledby": "state" }, h("header", {}, h("h2", { id: "state" }, "Stream and labels")),
+      h("dl", { class: "pairs" }, shown.flatMap((key) => [h("dt", {}, names[key], why(names[key].toLowerCase(), HELP[key])), cells[key]]))),
+    update(status) {
+      const { state: now = "stable", drifts = 0 } = status.drift ?? {};
+      put(chip, now);
+      mark(chip, { class: `chip ${{ stable: "good", warning: "warn", drift: "bad" }[now] ?? ""}` });
+      const text = ` ${counted(drifts, "drift")} so far`;
+      if (cells.drift.textContent !== now + text) fill(cells.drift, chip, text);
+      for (const key of ["waiting", "quarantined", "capped", "evicted", "early"]) put(cells[key], count(status[key] ?? 0));
+      put(cells.rejected, count(status.counts?.rejected ?? 0));
+    },
+  };
+}
+
+function workers() {
+  const body = h("tbody");
+  const rows = list(body, () => {
+    const cells = [h("th", { scope: "row" }), ...Array.from({ length: 4 }, () => h("td", { class: "number" }))];
+    return {
+      element: h("tr", {}, cells),
+      update(one) {
+        [one.name, one.requests, one.errors, one.p99, one.memory].forEach((text, i) => put(cells[i], text));
+        mark(cells[0], { class: one.alive ? null : "bad" });
+      },
+    };
+  });
+  return {
+    element: h("section", { class: "card w4", "aria-labelledby": "processes" }, h("header", {}, h("h2", { id: "processes" }, "Processes"), why("a process", HELP.workers)),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "errors", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
+    update(status) {
+      const { learner, workers: found = [] } = status;
+      const shown = found.map((one) => ({ key: `w${one.index}`, name: `worker ${one.index}${one.alive === false ? ": gone" : ""}`, requests: short(one.requests), errors: short(one.errors), p99: duration(one.p99), memory: bytes(one.memory), alive: one.alive !== false }));
+      rows([{ key: "learner", name: "learner", requests: "", errors: "", p99: "", memory: bytes(learner?.memory), alive: true }, ...shown], (one) => one.key);
+    },
+  };
+}

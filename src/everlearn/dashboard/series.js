@@ -1,0 +1,80 @@
+// The last ten minutes, a point a second: requests, latency, freshness, and what the replay memory holds.
+
+import { chart } from "./chart.js";
+import { h, why } from "./dom.js";
+import { duration, known, number, percent, short } from "./format.js";
+import { HELP } from "./words.js";
+
+const TONES = ["champion", "challenger", "promotion", "rollback", "drift", "other", "frozen"];
+const LEAST = 60; // seconds that a chart spans at least
+
+/** "5 min ago", "now" */
+export const ago = (value) => (value > -0.5 ? "now" : `${duration(-value)} ago`);
+
+const tick = (value) => (value === 0 ? "now" : `−${duration(-value)}`);
+
+function timeTicks(low, high, wanted) {
+  const step = [10, 15, 30, 60, 120, 180, 300].find((one) => (high - low) / one <= wanted) ?? 600;
+  const found = [];
+  for (let at = 0; at >= low; at -= step) found.push(at);
+  return found;
+}
+
+/** A chart over time; x is seconds before now. */
+export function timeChart(options) {
+  return chart({ height: 170, xTicks: timeTicks, none: "The first points come within seconds", ...options,
+    formats: { x: ago, tick, latest: "", ...options.formats } });
+}
+
+/** Seconds before the newest point, and the domain that they span. */
+export function before(times) {
+  const last = times[times.length - 1] ?? 0;
+  const x = times.map((one) => one - last);
+  return { x, domain: [Math.min(-LEAST, x[0] ?? 0), 0] };
+}
+
+function card(title, help, size, drawn) {
+  const id = `series-${title.replaceAll(" ", "-").toLowerCase()}`;
+  return h("section", { class: `card ${size}`, "aria-labelledby": id }, h("header", {}, h("h2", { id }, title), help && why(title.toLowerCase(), help)), drawn.element);
+}
+
+/** The cards: each {element, update(status)}. */
+export function series() {
+  const requests = timeChart({ label: "Requests per second", zero: true, least: 1, formats: { y: (value) => `${number(value)}/s`, yTick: (value) => short(value) } });
+  const latency = timeChart({ label: "Latency of answers", zero: true, least: 0.001, formats: { y: duration, yTick: duration } });
+  const fresh = timeChart({ label: "Staleness of what serves, against its bound", zero: true, formats: { y: duration, yTick: duration } });
+  const replay = timeChart({ label: "Rows in the replay memory by class", height: 200, zero: true, formats: { y: (value) => value, yTick: (value) => percent(value, 0) } });
+  return [
+    {
+      element: card("Requests", null, "w4", requests),
+      update: ({ series: now = {} }) => requests.update({ ...before(now.time ?? []), lines: [{ name: "answered", tone: "champion", values: now.requests ?? [] }] }),
+    },
+    {
+      element: card("Latency", HELP.speed, "w4", latency),
+      update: ({ series: now = {} }) => latency.update({ ...before(now.time ?? []), lines: [
+        { name: "p50", tone: "frozen", dashed: true, values: now.p50 ?? [] }, { name: "p99", tone: "champion", values: now.p99 ?? [] }] }),
+    },
+    {
+      element: card("Freshness", HELP.fresh, "w4", fresh),
+      update: ({ series: now = {}, staleness }) => fresh.update({ ...before(now.time ?? []),
+        levels: known(staleness?.bound) ? [{ at: staleness.bound, name: `promised: ${duration(staleness.bound)}`, tone: "drift" }] : [],
+        lines: [{ name: "lag", tone: "challenger", values: now.lag ?? [] }, { name: "staleness", tone: "champion", values: now.staleness ?? [] }] }),
+    },
+    { element: card("Replay memory", HELP.replay, "w8", replay), update: (status) => replay.update(stacked(status)) },
+  ];
+}
+
+/** Shares of the classes, one on top of the other. */
+function stacked({ series: now = {} }) {
+  const names = Object.keys(now.replay ?? {});
+  const total = (now.time ?? []).map((_, i) => names.reduce((sum, name) => sum + (now.replay[name][i] ?? 0), 0));
+  let below = total.map(() => 0);
+  const bands = names.map((name, k) => {
+    const share = total.map((sum, i) => (sum > 0 ? (now.replay[name][i] ?? 0) / sum : null));
+    const high = share.map((one, i) => (one === null ? null : below[i] + one));
+    const band = { name, tone: TONES[k % TONES.length], solid: true, low: below, high, shown: share.map((one, i) => (one === null ? "–" : `${percent(one, 0)} (${short(now.replay[name][i])} rows)`)) };
+    below = high;
+    return band;
+  });
+  return { ...before(now.time ?? []), bands, y: [0, 1] };
+}
