@@ -325,7 +325,7 @@ def _serve(
     with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form) as server:
         aside.print(
             f"everlearn serves [bold]{escape(spec.schema.label)}[/] ({spec.mode}) at [bold]{server.url}[/]\n"
-            f"dashboard [link]{server.url}/[/link] · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",
+            f"dashboard {server.url}/ · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",
             highlight=False,
         )
         server.wait()

@@ -66,7 +66,14 @@ class Server:
     """
 
     def __init__(
-        self, spec: Spec, home: Path, *, certificate: str = "", key: str = "", key_password: str = "", logs: str = "text"
+        self,
+        spec: Spec,
+        home: Path,
+        *,
+        certificate: str = "",
+        key: str = "",
+        key_password: str = "",
+        logs: str = "text",
     ) -> None:
         self.spec = spec
         self.home = home.absolute()
@@ -130,7 +137,7 @@ class Server:
                 _end([old])
 
     def stop(self) -> None:
-        """Stop in order: workers finish their requests, then the desk, then the learner learns what is left and saves."""
+        """Stop in order: workers finish their requests, then the desk, then the learner learns the rest and saves."""
         if self._stopping.is_set():
             return
         self._stopping.set()
