@@ -60,6 +60,13 @@ def forge(path: Path, *statements: str) -> None:
         other.commit()
 
 
+def make_older(path: Path) -> None:
+    """As a log is that was begun before there were seals."""
+    with closing(sqlite3.connect(path)) as other:
+        for statement in ("DROP TABLE seals", "DROP INDEX erased", "PRAGMA user_version = 1"):
+            other.execute(statement)
+
+
 def verified(path: Path) -> Chain:
     with SqliteLog(path) as log:
         return log.verify()
@@ -155,10 +162,7 @@ def test_an_inserted_decision_with_a_right_seal_is_found_at_the_next_one(path: P
 def test_who_seals_everything_anew_is_found_by_a_head_kept_elsewhere_only(path: Path, places: list[int]) -> None:
     _, kept, _ = verified(path)
     forge(path, f"UPDATE events SET payload = replace(payload, 'rose', 'fell') WHERE position = {places[2]}")
-    forgery = ["DROP TABLE seals", "PRAGMA user_version = 1"]  # as if the log were older than the seals
-    with closing(sqlite3.connect(path)) as other:
-        for statement in forgery:
-            other.execute(statement)
+    make_older(path)
     ok, head, _ = verified(path)
     assert ok
     assert head != kept
@@ -166,9 +170,7 @@ def test_who_seals_everything_anew_is_found_by_a_head_kept_elsewhere_only(path: 
 
 def test_logs_from_before_the_seals_are_sealed_when_opened(path: Path, places: list[int]) -> None:
     expected = verified(path)
-    with closing(sqlite3.connect(path)) as other:
-        for statement in ("DROP TABLE seals", "PRAGMA user_version = 1"):
-            other.execute(statement)
+    make_older(path)
     assert verified(path) == expected
     with SqliteLog(path) as log:
         log.append([decision(99)])

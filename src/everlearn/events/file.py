@@ -8,26 +8,24 @@ from typing import Literal, NoReturn
 
 from everlearn.errors import LogError
 from everlearn.events import seals
+from everlearn.events.rows import IS_RARE
 
 Durability = Literal["process", "power"]
 
 PATIENCE = 30.0  # seconds that a writer waits for one of another process
-RARE = ("decision", "version", "checkpoint", "rejected")
-IS_RARE = f"kind IN ({', '.join(map(repr, RARE))})"  # word for word as in the index, or SQLite will not use it
 
 _APPLICATION = 0x45564C4E  # "EVLN": the file says whose it is, so that nobody else's is touched
-_FORMAT = 2  # 1 had no seals
-APPEND_ONLY = (
-    # Rows are never deleted, so SQLite's "one more than the largest" never gives a position twice.
-    "CREATE TRIGGER kept BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
-    "CREATE TRIGGER fixed BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
-)
+_FORMAT = 2  # 1 had no seals, and nothing was erased
+FIXED = "CREATE TRIGGER fixed BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
+_SINCE_2 = (*seals.SCHEMA, "CREATE INDEX erased ON events (position) WHERE kind = 'erased'")
 _SCHEMA = (
     "CREATE TABLE events (position INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL,"
     " key TEXT NOT NULL UNIQUE, payload TEXT NOT NULL)",
     f"CREATE INDEX rare ON events (kind) WHERE {IS_RARE}",
-    *APPEND_ONLY,
-    *seals.SCHEMA,
+    # Rows are never deleted, so SQLite's "one more than the largest" never gives a position twice.
+    "CREATE TRIGGER kept BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
+    FIXED,
+    *_SINCE_2,
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_FORMAT}",
 )
@@ -92,7 +90,7 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
     if _version(connection) == 1:
         connection.execute("BEGIN IMMEDIATE")
         if _version(connection) == 1:
-            for statement in seals.SCHEMA:
+            for statement in _SINCE_2:
                 connection.execute(statement)
             seals.seal_all(connection)
             connection.execute(f"PRAGMA user_version = {_FORMAT}")

@@ -29,6 +29,8 @@ from everlearn.records import (
 
 Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as JSON
 
+RARE = ("decision", "version", "checkpoint", "rejected")
+IS_RARE = f"kind IN ({', '.join(map(repr, RARE))})"  # word for word as in the index, or SQLite will not use it
 KINDS: dict[type[Any], str] = {record: str(record.__struct_config__.tag) for record in get_args(Payload)}
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import NamedTuple
 
+from everlearn.events.rows import IS_RARE
+
 START = "0" * 64  # the seal before the first
 
 SCHEMA = (
@@ -74,8 +76,7 @@ def verify(connection: sqlite3.Connection) -> Chain:
 
 
 def _decisions(connection: sqlite3.Connection) -> Iterator[tuple[int, float, str]]:
-    rare = "kind IN ('decision', 'version', 'checkpoint', 'rejected')"
-    ask = f"SELECT position, time, payload FROM events WHERE kind = 'decision' AND {rare} ORDER BY position"
+    ask = f"SELECT position, time, payload FROM events WHERE kind = 'decision' AND {IS_RARE} ORDER BY position"
     yield from connection.execute(ask)
 
 

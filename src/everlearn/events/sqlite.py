@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from time import time as now
@@ -16,12 +17,13 @@ import msgspec
 
 from everlearn.errors import ConfigError, InputError, LogError
 from everlearn.events import file, seals
-from everlearn.events.file import IS_RARE, RARE, Durability
-from everlearn.events.rows import KINDS, Row, decode, key, row
+from everlearn.events.file import Durability
+from everlearn.events.rows import IS_RARE, KINDS, RARE, Row, decode, key, row
 from everlearn.events.seals import Chain
-from everlearn.records import Born, Event, Example, Label, Payload, Prediction, Preference, Reward
+from everlearn.records import Born, Erased, Event, Example, Label, Payload, Prediction, Preference, Reward
 
 _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
+_ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
 _TEN = 10
 _INSERT_TEN = _INSERT + ", (?, ?, ?, ?)" * (_TEN - 1)  # half the time of ten statements
 _SELECT = "SELECT position, time, payload FROM events"
@@ -107,19 +109,84 @@ class SqliteLog:
             except sqlite3.Error as error:
                 self._explain(error, "could not be tidied")
 
+    # ---- erasing -----------------------------------------------------------------------------------------------
+
+    def erase(self, positions: Sequence[int], payloads: Sequence[Payload], time: float | None = None) -> list[int]:
+        """Put a tombstone (`Erased`) in the place of each event, and append `payloads`, in one transaction.
+
+        Only predictions, examples, feedback and rejected rows can be erased; where there is a tombstone already, it
+        stays. Returns the positions of the payloads. The bytes are gone from the disk after `scrub`. Raises
+        `InputError`, and changes nothing, for an event of another kind or a position without one.
+        """
+        at = now() if time is None else float(time)
+        rows = [row(payload, at) for payload in payloads]
+        self._check_usable()
+        with self._writing, self._undone(f"could not erase {len(positions)} events, and holds all of them"):
+            self._wait(patient=True)
+            self._writer.execute("PRAGMA secure_delete = ON")
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.execute("DROP TRIGGER fixed")
+            for position in positions:
+                self._bury(position)
+            self._writer.execute(file.FIXED)
+            added = self._add(rows)
+            self._writer.execute("COMMIT")
+        self._counted.clear()
+        return added
+
+    def scrub(self) -> None:
+        """Write the file anew, so that nothing of what was erased is left in it or in its write-ahead log.
+
+        Takes as much free space as the log has, twice. Raises `LogError` while another process has the log open.
+        """
+        self._check_usable()
+        with self._writing, self._undone("could not be written anew; do it again"):
+            self._wait(patient=True)
+            self._writer.execute("PRAGMA secure_delete = ON")
+            self._writer.execute("VACUUM")
+            (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise LogError(
+                f"the log {self.path} is open in another process, so what was erased is still in {self.path}-wal; "
+                "stop that one (the server, if there is one), then do it again"
+            )
+
+    def _bury(self, position: int) -> None:
+        found = self._writer.execute("SELECT kind FROM events WHERE position = ?", (position,)).fetchone()
+        kind = found[0] if found else None
+        if kind == "erased":
+            return
+        if kind not in _ERASABLE:
+            raise InputError(f"event {position} is {kind or 'not there'}; only {', '.join(_ERASABLE)} can be erased")
+        _, buried, name, text = row(Erased(position, kind), 0.0)
+        change = "UPDATE events SET kind = ?, key = ?, payload = ? WHERE position = ?"
+        self._writer.execute(change, (buried, name, text, position))
+
+    # ---- transactions ------------------------------------------------------------------------------------------
+
     def _write_waiting(self, rows: Sequence[Row], patient: bool) -> list[int]:
-        try:
-            if patient != self._patient:
-                self._writer.execute(f"PRAGMA busy_timeout = {int(file.PATIENCE * 1000) if patient else 0}")
-                self._patient = patient
+        with self._undone(f"did not take a group of {len(rows)}, and holds none of it"):
+            self._wait(patient)
             try:
                 return self._write_new(rows)
             except sqlite3.IntegrityError:  # some key is known: the rare case pays for the lookups
                 self._undo()
                 return self._write_unknown(rows)
+
+    def _wait(self, patient: bool) -> None:
+        """Let the writer wait for other processes, or not."""
+        if patient != self._patient:
+            self._writer.execute(f"PRAGMA busy_timeout = {int(file.PATIENCE * 1000) if patient else 0}")
+            self._patient = patient
+
+    @contextmanager
+    def _undone(self, otherwise: str) -> Iterator[None]:
+        """Around a transaction: whatever interrupts it, nothing of it is left."""
+        try:
+            yield
         except sqlite3.Error as error:
             self._undo()
-            self._explain(error, f"did not take a group of {len(rows)}, and holds none of it")
+            self._explain(error, otherwise)
         except BaseException:
             self._undo()
             raise
@@ -142,9 +209,14 @@ class SqliteLog:
         return list(range(end - len(rows) + 1, end + 1))
 
     def _write_unknown(self, rows: Sequence[Row]) -> list[int]:
-        """Write those rows whose keys are new, and seal the decisions among them."""
-        positions = []
         self._writer.execute("BEGIN IMMEDIATE")
+        positions = self._add(rows)
+        self._writer.execute("COMMIT")
+        return positions
+
+    def _add(self, rows: Sequence[Row]) -> list[int]:
+        """Within a transaction: write those rows whose keys are new, and seal the decisions among them."""
+        positions = []
         for at, kind, name, text in rows:
             found = self._writer.execute("SELECT position, payload FROM events WHERE key = ?", (name,)).fetchone()
             if found is None:
@@ -155,7 +227,6 @@ class SqliteLog:
                 position, kept = found
                 _check_agreement(position, kept, text, self.path)
             positions.append(position)
-        self._writer.execute("COMMIT")
         return positions
 
     def _undo(self) -> None:
@@ -201,13 +272,16 @@ class SqliteLog:
         return self._one(f"{_SELECT} WHERE kind = ?{rare} ORDER BY position DESC LIMIT 1", (kind,))
 
     def count(self, kind: str) -> int:
-        """How many events of a kind there are; the first call walks the log, later ones only what is new."""
+        """How many events of a kind there are, erased ones too; later calls only walk over what is new."""
         _check_kinds([kind])
         number, upto = self._counted.get(kind, (0, 0))
         end = self.end()
         rare = f" AND {IS_RARE}" if kind in RARE else ""
         ask = f"SELECT count(*) FROM events WHERE kind = ?{rare} AND position > ? AND position <= ?"
         number += int(self._rows(ask, (kind, upto, end))[0][0])
+        ask = f"{_SELECT} WHERE kind = 'erased' AND position > ? AND position <= ?"
+        erased = [event.payload for event in self._events(self._rows(ask, (upto, end)))]
+        number += sum(isinstance(one, Erased) and one.was == kind for one in erased)
         self._counted[kind] = (number, end)
         return number
 
