@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn._jit import exact_kernel
-from everlearn.linear.rows import learn_rows, predict_rows
+from everlearn.linear.rows import explain_row, learn_rows, predict_rows
 from everlearn.linear.settings import AUTO, NORMALIZED
 
 Compiled = Callable[..., int]
@@ -49,6 +49,15 @@ def _learner(sources: str, fixed: int) -> Compiled:
     return learn
 
 
+def _explainer(sources: str, normalized: bool) -> Compiled:
+    @exact_kernel
+    def explain(dials, weights, table, moments, dense, indices, values, terms):  # type: ignore[no-untyped-def]
+        _ = sources
+        return explain_row(normalized, dials, weights, table, moments, dense, indices, values, terms)
+
+    return explain
+
+
 def _compiled(kernel: Any, signature: str) -> Compiled:
     """Compile once, for arrays that may be written and that may not alike (served snapshots are read-only).
 
@@ -79,3 +88,11 @@ def learner(optimizer: str) -> Compiled:
     kernel = _learner(_sources(), {"auto": AUTO, "normalized": NORMALIZED}.get(optimizer, -1))
     state = "float64:1 float64:3! float32:3! float64:2! float64:1!"
     return _compiled(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
+
+
+@cache
+def explainer(optimizer: str) -> Compiled:
+    """The kernel that explains row 0: (dials, weights, table, moments, dense, indices, values, terms) -> refusal."""
+    kernel = _explainer(_sources(), optimizer == "normalized")
+    state = "float64:1 float64:3 float32:3 float64:2"
+    return _compiled(kernel, f"{state} float32:2 int32:1 float32:1 float64:2!")

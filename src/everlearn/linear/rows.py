@@ -12,7 +12,7 @@ import numpy as np
 
 from everlearn.linear.auto import dense_step, step_auto
 from everlearn.linear.losses import sigmoid, slope
-from everlearn.linear.normalized import absorb, dot_rescaled, step_normalized
+from everlearn.linear.normalized import absorb, dot_rescaled, rescaled, step_normalized
 from everlearn.linear.part import part
 from everlearn.linear.settings import AUTO, HUBER, LOGISTIC, NORMALIZED, SGD, SOFTMAX
 from everlearn.linear.updates import step_dense, step_hashed
@@ -216,6 +216,36 @@ def length(x: Floats) -> float:
     for j in range(whole, len(x)):
         a += x[j] * x[j]
     return (a + b) + (c + d)
+
+
+@part
+def explain_row(
+    normalized: bool,
+    dials: Floats,
+    weights: Floats,
+    table: Singles,
+    moments: Floats,
+    dense: Singles,
+    indices: Ints,
+    values: Singles,
+    terms: Floats,
+) -> int:
+    """Write what each column of row 0, and then each entry, adds to each score: (scores, columns + entries)."""
+    refused = refusal(table.shape[0], np.array([0, len(indices)]), indices, values)
+    if refused != 0:
+        return refused
+    columns = weights.shape[2]
+    x = np.zeros(columns)
+    encode(dense, 0, dials[6] != 0.0, moments, x)
+    for k in range(weights.shape[1]):
+        for j in range(columns):
+            w = weights[0, k, j]
+            terms[k, j] = (rescaled(w, x[j], weights[2, k, j]) if normalized else w) * x[j]
+        for e in range(len(indices)):
+            v, own = np.float64(values[e]), table[np.uint32(indices[e]), k]
+            w = np.float64(own[0])
+            terms[k, columns + e] = (rescaled(w, v, np.float64(own[2])) if normalized else w) * v
+    return 0
 
 
 @part

@@ -1,0 +1,42 @@
+"""Which field each dense column and each hashed entry of an encoded row came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from everlearn.schema import hashing, meaning, width
+from everlearn.spec import Schema
+
+
+def dense(schema: Schema) -> list[str]:
+    """The field of each dense column, in column order.
+
+    >>> fields = {"age": "numeric", "town": "categorical", "at": "datetime"}
+    >>> dense(Schema(label="y", task="regression", fields=fields))
+    ['age', 'at', 'at', 'at', 'at', 'at']
+    """
+    return [name for name, kind in schema.fields.items() for _ in range(width(kind))]
+
+
+def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:
+    """The field, or the pair "a x b" of fields, of each hashed entry of a record, in the order of `Encoder.record`.
+
+    >>> fields = {"town": "categorical", "note": "text", "day": "categorical"}
+    >>> schema = Schema(label="y", task="regression", fields=fields, interactions=True)
+    >>> hashed(schema, {"town": "Delft", "note": "free!", "day": 7})
+    ['town', 'day', 'town x day', 'note', 'note']
+    """
+    categories = [name for name, kind in schema.fields.items() if kind == "categorical"]
+    present = [name for name in categories if meaning.category(record.get(name))]
+    names = list(present)
+    if schema.interactions:
+        names += [f"{one} x {other}" for i, one in enumerate(present) for other in present[i + 1 :]]
+    for name, kind in schema.fields.items():
+        if kind == "text":
+            cell = meaning.joined([meaning.category(record.get(name))])
+            rows = hashing.text_rows(*cell, hashing.seed_of(name), np.uint64((1 << schema.bits) - 1))
+            names += [name] * int(rows[0][1])
+    return names
