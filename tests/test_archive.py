@@ -6,17 +6,19 @@ import random
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import everlearn as el
 from everlearn.app import archive as module
+from everlearn.app import compare
 from everlearn.app.archive import Archive
 from everlearn.app.story import told
 from everlearn.errors import InputError
 from everlearn.events import KINDS
-from everlearn.records import Event, Example, Label, Prediction
+from everlearn.records import Event, Example, Label, Prediction, Version
 from everlearn.spec import FeedbackSpec
 
 SPEC = {
@@ -200,3 +202,39 @@ def test_a_stretch_is_a_slice(positions, after, limit, newest):
     order = order if newest else [one for one in positions if one > after]
     assert found == order[:limit]
     assert more == (len(order) > limit)
+
+
+def version(id: str, *parents: str) -> Version:
+    return Version(id, parents, 0, "", {}, {}, "")
+
+
+def test_lineage():
+    """a - b - c - e
+    \\- d -/     , and f of nobody"""
+    family = [version("a"), version("b", "a"), version("d", "a"), version("c", "b", "d"), version("e", "c")]
+    versions = {one.id: one for one in [*family, version("f")]}
+    assert compare.related(versions, "b", "d") == ("a", 2)
+    assert compare.related(versions, "e", "d") == ("d", 2)
+    assert compare.related(versions, "e", "e") == ("e", 0)
+    assert compare.related(versions, "e", "f") == (None, None)
+
+
+def test_arrays_that_cannot_be_compared():
+    changes = compare.moved(
+        {"gone": np.zeros(2), "reshaped": np.zeros(2), "zero": np.zeros(2), "big": np.array([1e308, 1e308])},
+        {"new": np.zeros(3), "reshaped": np.zeros(3), "zero": np.ones(2), "big": np.array([-1e308, 1e308])},
+    )
+    found = {one.name: (one.norm, one.moved, one.relative) for one in changes}
+    assert found["gone"] == found["new"] == found["reshaped"] == (None, None, None)
+    assert found["zero"] == (0.0, pytest.approx(2**0.5), None)
+    assert found["big"][2] is None or np.isfinite(found["big"][2])
+
+
+def test_what_a_loop_learned_moved_its_arrays(archive):
+    first, champion = archive.versions.list()[0], archive.versions.find("champion")
+    changes = {one.name: one for one in compare.moved(archive.arrays(first), archive.arrays(champion))}
+    a, b = archive.arrays(first), archive.arrays(champion)
+    for name, change in changes.items():
+        assert change.moved == pytest.approx(np.linalg.norm((b[name].astype(float) - a[name]).ravel()))
+    assert any(change.moved for change in changes.values()) == (first.id != champion.id)
+    assert all(one.moved == one.relative == 0 for one in compare.moved(a, a))

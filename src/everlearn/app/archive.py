@@ -136,6 +136,12 @@ class Archive:
         """What the last check of the seals found, and the newest seal."""
         return self._chain
 
+    def head(self) -> str:
+        """The newest seal."""
+        self.follow()
+        newest = self._decisions[-1] if self._decisions else 0
+        return self._log.seals(newest - 1, newest).get(newest, "")
+
     def check(self) -> Chain:
         """Check all seals; this walks along the whole log, on a connection of its own."""
         with self._checking, closing(connect(str(self._path), tidy=False)) as log:

@@ -165,11 +165,54 @@ class Outcome(Struct, frozen=True):
     followed: list[DecisionEntry]
 
 
+class Traffic(Struct, frozen=True):
+    """What the workers did in the last ten seconds; percentiles in seconds, null where nothing was asked."""
+
+    requests_per_second: float
+    p50: float | None
+    p99: float | None
+
+
+class Status(Struct, frozen=True):
+    """How the loop and the server are, as the page shows it.
+
+    The learner writes its part a few times a second; `age` says how many seconds ago it last did. `series` holds
+    the last ten minutes, a point a second.
+    """
+
+    time: float
+    age: float
+    mode: str
+    task: str
+    metric: str
+    label: str
+    classes: list[Any]
+    position: int
+    end: int
+    lag: dict[str, Any]
+    staleness: dict[str, Any]
+    counts: dict[str, int]
+    metrics: dict[str, Any]
+    curves: dict[str, Any]
+    marks: list[dict[str, Any]]
+    drift: dict[str, Any]
+    replay: dict[str, Any]
+    gate: list[dict[str, Any]]
+    contestants: list[dict[str, Any]]
+    aliases: dict[str, str]
+    learner: dict[str, Any]
+    traffic: Traffic
+    workers: list[dict[str, Any]]
+    series: dict[str, Any]
+    chain: Chain
+    server: dict[str, Any]
+
+
 class Healthy(Struct, frozen=True):
     """The learner writes its status, and what serves is as fresh as promised; in seconds."""
 
     status: Literal["ok"]
-    staleness: float
+    staleness: float | None
 
 
 class Promote(Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,13 +238,15 @@ class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Challenge(Struct, frozen=True, forbid_unknown_fields=True):
-    """Start a challenger of this model spec, for instance {"family": "linear"}."""
+    """Start a challenger of this model spec, for instance {"family": "linear"}; `warm`: from what the replay memory
+    holds, else untrained."""
 
     model: dict[str, Any]
     reason: Reason
+    warm: bool = True
 
 
-class Withdraw(Struct, frozen=True, forbid_unknown_fields=True):
-    """End a challenger."""
+class Login(Struct, frozen=True, forbid_unknown_fields=True):
+    """Start a session of the page with a token."""
 
-    reason: Reason = "asked for by the user"
+    token: Annotated[str, Meta(max_length=200)]

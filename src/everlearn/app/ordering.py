@@ -1,0 +1,109 @@
+"""What a person tells the loop to do over HTTP: checked, appended to the log, carried out by the learner.
+
+An order is answered once the learner has folded it (200, or 409 where it could not be carried out), or after five
+seconds without that (202): it stands in the log, and is carried out as soon as the learner gets there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from everlearn import orders
+from everlearn.app.answering import body, sent, wrong
+from everlearn.app.parts import Parts
+from everlearn.app.problems import Refused
+from everlearn.app.replies import Challenge, DecisionEntry, Outcome, Promote, Rollback
+from everlearn.errors import InputError, ModelError
+from everlearn.records import Decision
+
+PATIENCE = 5.0  # seconds that an answer waits for the learner
+LOOK = 0.01  # seconds between two looks
+FOLLOWED = 50  # decisions behind the order that are looked at
+REASON = 1000  # letters
+
+
+async def promote(parts: Parts, request: Request) -> Response:
+    """POST /versions/{id}/promote"""
+    told = await body(request, Promote, parts.spec.serve.body)
+    name = _known(parts, request.path_params["id"])
+    return await _ordered(parts, request, lambda: orders.promote(parts.archive.versions, name, told.reason))
+
+
+async def rollback(parts: Parts, request: Request) -> Response:
+    """POST /rollback"""
+    told = await body(request, Rollback, parts.spec.serve.body)
+    left_out = told.without
+    without = orders.Without(left_out.source, left_out.first, left_out.last) if left_out is not None else None
+
+    def order() -> Decision:
+        return orders.rollback(parts.archive.versions, told.reason, without, told.to)
+
+    return await _ordered(parts, request, order)
+
+
+async def challenge(parts: Parts, request: Request) -> Response:
+    """POST /challengers"""
+    told = await body(request, Challenge, parts.spec.serve.body)
+    trusted = frozenset(parts.spec.serve.families)
+
+    def order() -> Decision:
+        try:
+            return orders.challenge(parts.spec, told.model, told.reason, trusted, told.warm)
+        except ModelError as error:  # what was asked for cannot be built: not our fault
+            raise Refused(422, "This model cannot be built", str(error), {"where": "model"}) from error
+
+    return await _ordered(parts, request, order)
+
+
+async def withdraw(parts: Parts, request: Request) -> Response:
+    """DELETE /challengers/{version}"""
+    reason = request.query_params.get("reason", "asked for by the user")
+    if not 1 <= len(reason) <= REASON:
+        raise wrong("reason", reason, f"1 to {REASON} letters")
+    name = _known(parts, request.path_params["version"])
+    return await _ordered(parts, request, lambda: orders.withdraw(parts.archive.versions, name, reason))
+
+
+def _known(parts: Parts, name: str) -> str:
+    """The id of the version of this name; refuses (404) one that there is not."""
+    try:
+        return parts.archive.versions.find(name).id
+    except InputError as error:
+        raise Refused(404, "There is no such version", str(error), {"where": "id", "got": name[:200]}) from None
+
+
+async def _ordered(parts: Parts, request: Request, make: Callable[[], Decision]) -> Response:
+    """Append the order that `make` gives, wait for the learner, and say what became of it."""
+    position = await asyncio.to_thread(_appended, parts, make, request.state.source)
+    deadline = time.monotonic() + PATIENCE
+    while not (folded := parts.traffic.folded() >= position) and time.monotonic() < deadline:
+        await asyncio.sleep(LOOK)
+    outcome = await asyncio.to_thread(_outcome, parts, position, folded)
+    for one in outcome.followed:
+        if one.action == "reject":
+            detail = f"the order is in the log, but could not be carried out: {one.reason}"
+            raise Refused(409, "The order was rejected", detail, {"position": position})
+    return sent(outcome, 200 if folded else 202)
+
+
+def _appended(parts: Parts, make: Callable[[], Decision], source: str) -> int:
+    """The position of the order; whose token asked for it is kept with it."""
+    order = make()
+    if source:
+        order = msgspec.structs.replace(order, detail=order.detail | {"token": source})
+    return parts.log.append([order])[0]
+
+
+def _outcome(parts: Parts, position: int, folded: bool) -> Outcome:
+    order, *after = parts.archive.decisions(position - 1, 1 + FOLLOWED).decisions
+    return Outcome(position, folded, order, parts.archive.aliases(), [one for one in after if _follows(one, order)])
+
+
+def _follows(one: DecisionEntry, order: DecisionEntry) -> bool:
+    return bool(one.detail.get("order") == order.detail["order"])

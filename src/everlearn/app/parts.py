@@ -1,0 +1,48 @@
+"""What the desk's endpoints work with."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from starlette.requests import Request
+
+from everlearn.app.access import CLIENT, Access
+from everlearn.app.archive import Archive
+from everlearn.app.openapi import document
+from everlearn.app.sessions import Sessions
+from everlearn.app.setup import Setup
+from everlearn.app.traffic import Traffic
+from everlearn.events import connect
+
+
+class Parts:
+    """The parts of one desk; a context manager that lets go of them at the end."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.spec = setup.spec
+        home = Path(setup.home)
+        with ExitStack() as undo:
+            self.archive = Archive(home)
+            undo.callback(self.archive.close)
+            self.log = connect(str(home / "log.sqlite"), setup.spec.log.durability, tidy=False)
+            undo.callback(self.log.close)
+            self.access = Access(setup, Sessions(setup.secure))
+            self.traffic = Traffic(setup, self.archive)
+            self.comparing = threading.Lock()  # held by who holds the arrays of two versions
+            self.document = msgspec.json.encode(document(setup.spec))
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def client(self, request: Request) -> str:
+        """The address that a worker heard a request from."""
+        return request.headers.get(CLIENT.decode(), "")
