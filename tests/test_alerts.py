@@ -294,7 +294,7 @@ def test_addresses_outside(address):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "example.com/x", "ftp://example.com", "file:///etc/passwd", "http://", "http://[bad"]
+    "url", ["", "example.com/x", "ftp://example.com", "file:///etc/passwd", "http://", "http://a\nb"]
 )
 def test_what_is_no_address(url):
     with pytest.raises(ConfigError, match="serve.webhook"):
