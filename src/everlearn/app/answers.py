@@ -8,27 +8,27 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
-from everlearn import limits
+from everlearn import explain, limits
 from everlearn.app.problems import Refused
 from everlearn.app.requests import Answer, Answers, Fields, Question, RowAnswer, encode
-from everlearn.errors import ModelError
-from everlearn.events import Log, Row, row
-from everlearn.predict import new_id
+from everlearn.errors import BlobError, ModelError
+from everlearn.events import KINDS, Log, Row
+from everlearn.predict import new_ids
 from everlearn.records import Batch, Payload, Prediction
 from everlearn.schema import Encoder
 from everlearn.snapshot import Answering, Reader, Snapshot
 from everlearn.spec import Spec
 
+_KIND = KINDS[Prediction]
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+
+class Answered(Struct, frozen=True, gc=False):
     """What a question has to write, and the reply once that is written."""
 
     rows: list[Row]
@@ -39,8 +39,7 @@ class Answered:
         return self.body
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(Struct, gc=False):
     """One record on its way to an answer, and to its row unless it was answered before."""
 
     record: dict[str, Any]
@@ -62,6 +61,13 @@ class Group:
         self._log = log
         self._reader = reader
 
+    def serving(self) -> Snapshot:
+        """What serves; raises Refused (503) while there is nothing."""
+        try:
+            return self._reader.current()
+        except BlobError as error:
+            raise Refused(503, "", f"nothing serves: {error}", headers=[(b"retry-after", b"1")]) from error
+
     def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
         """What to write and to reply for each question, or why it cannot be answered."""
         try:
@@ -72,13 +78,14 @@ class Group:
         return [outcome for one in questions for outcome in self.answer([one])]
 
     def _answered(self, questions: Sequence[Question]) -> list[Answered | Exception]:
-        serving = self._reader.current()
+        serving = self.serving()
         staleness = self._reader.staleness(time.monotonic())
         at = time.time()
-        asked = [self._asked(one) for one in questions]
+        ids = iter(new_ids(sum(len(one.records) for one in questions)))
+        asked = [self._asked(one, ids) for one in questions]
         for answering, mine, share in self._arms(serving, [one for rows in asked for one in rows if not one.answer]):
             for one, answer in zip(mine, self._predicted(serving, answering, mine, share), strict=True):
-                one.answer, one.row = answer, row(answer, at)
+                one.answer, one.row = answer, _row(answer, at)
         return [
             Answered(
                 [one.row for one in rows if one.row is not None],
@@ -87,12 +94,15 @@ class Group:
             for question, rows in zip(questions, asked, strict=True)
         ]
 
-    def _asked(self, question: Question) -> list[_Asked]:
-        """The records of a question with their ids, and the answers of those that were sent before."""
+    def _asked(self, question: Question, ids: Iterator[str]) -> list[_Asked]:
+        """The records of a question with their ids, and the answers of those that are known to have been sent before.
+
+        That a key is new is the rule, so it is left to the commit to find out.
+        """
         rows = []
         for record, own in zip(question.records, question.ids, strict=True):
-            one = _Asked(self._fields.held(record), own or new_id(), self._fields.subject(record))
-            if own is not None and (found := self._log.find(f"prediction:{own}")) is not None:
+            one = _Asked(self._fields.held(record), own or next(ids), self._fields.subject(record))
+            if own is not None and question.again and (found := self._log.find(f"prediction:{own}")) is not None:
                 one.answer = _first_answer(own, found.payload, one.record)
             rows.append(one)
         return rows
@@ -141,12 +151,16 @@ class Group:
         """What each field contributed to an answer; of an answer given before, only if its version still serves."""
         if not question.explain:
             return UNSET
-        from everlearn import explain
-
         for answering in (serving.champion, serving.canary):
             if answering is not None and answering.version == answer.version:
-                return explain.contributions(answering.model, self._encoder, answer.features)
+                row = self._encoded(serving, [answer.features])
+                return explain.contributions(answering.model, self._encoder, answer.features, row)
         return UNSET
+
+
+def _row(answer: Prediction, at: float) -> Row:
+    """As `everlearn.events.row`, which reads back what it writes; this came from JSON, and its numbers are finite."""
+    return at, _KIND, f"{_KIND}:{answer.id}", encode(answer).decode()
 
 
 def draw(id: str) -> float:

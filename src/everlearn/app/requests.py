@@ -121,14 +121,17 @@ class LearnReply(Struct, frozen=True, omit_defaults=True):
     errors: list[RowError] | UnsetType = UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What /predict was asked: records with their keys (None: to be given one)."""
+class Question(Struct, frozen=True, gc=False):
+    """What /predict was asked: records with their keys (None: to be given one).
+
+    `again` says that a key was found to be known, so that the log is to be asked for what was answered before.
+    """
 
     records: list[dict[str, Any]]
     ids: list[str | None]
     single: bool
     explain: bool
+    again: bool = False
 
 
 R = TypeVar("R")

@@ -17,23 +17,23 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
 import uvicorn
+from msgspec import Struct
 
 from everlearn import model, schema
-from everlearn.app import logs, problems, requests
+from everlearn.app import logs, problems, requests, tracing
 from everlearn.app.access import Access
 from everlearn.app.access import Scope as Right
 from everlearn.app.answers import Answered, Group
 from everlearn.app.commit import GroupCommit
 from everlearn.app.labels import Labels, Taken
 from everlearn.app.problems import Refused
-from everlearn.app.proxy import Proxy, Receive, Scope, Send
+from everlearn.app.proxy import Message, Proxy, Receive, Scope, Send
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tally import Tally
 from everlearn.errors import InputError
@@ -59,20 +59,23 @@ class Route(NamedTuple):
     read: Callable[[bytes, bytes, str], Ask]  # body, query, source
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(Struct, eq=False):
     """One request on its way through a group; `again` puts it into the next group."""
 
     ask: Ask
     future: asyncio.Future[bytes]
     again: Callable[[Waiting], None]
-    tried: bool = False
     done: Answered | Taken | None = None
-    rows: Sequence[Row] = field(default=())
+    rows: Sequence[Row] = ()
+    tried: bool = False
 
-    def ready(self, done: Answered | Taken) -> None:
-        """What it has to write is known."""
-        self.done, self.rows = done, done.rows
+    def settle(self, outcome: Answered | Taken | Exception) -> None:
+        """What it has to write, or why there is nothing to be written."""
+        if isinstance(outcome, Exception):
+            self.done = None
+            self.failed(outcome)
+        else:
+            self.done, self.rows = outcome, outcome.rows
 
     def written(self, positions: list[int]) -> None:
         """It is in the log: acknowledge it."""
@@ -81,12 +84,16 @@ class Waiting:
 
     def failed(self, error: Exception) -> None:
         """It is not in the log: say why. A key that another request took first is looked up, once."""
-        if isinstance(error, InputError) and not self.tried and self.done is not None:
+        if self.future.done():
+            return
+        conflict = isinstance(error, InputError) and self.done is not None
+        if conflict and not self.tried:
             self.tried = True
+            if isinstance(self.ask, requests.Question):
+                self.ask = msgspec.structs.replace(self.ask, again=True)
             self.again(self)
-        elif not self.future.done():
-            taken = isinstance(error, InputError) and self.done is not None
-            self.future.set_exception(Refused(409, "", str(error)) if taken else error)
+        else:
+            self.future.set_exception(Refused(409, "", str(error)) if conflict else error)
 
 
 class Worker:
@@ -107,7 +114,7 @@ class Worker:
         self._commit = GroupCommit(log, self._later, self._count_commit)
         self._proxy = Proxy(setup.desk, spec.serve.body)
         self._waiting: list[Waiting] = []
-        self._inside = 0  # requests between their body and their reply
+        self._bytes = 0  # of bodies, since the last group
         self._held = 0  # bytes of bodies that have not come whole yet
         self._hot = {
             "/predict": Route("predict", "predict", self._question),
@@ -123,73 +130,60 @@ class Worker:
                 raise outcome
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1003})
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began, path = time.perf_counter(), scope["path"]
-        route = self._hot.get(path)
+        """Answer one request; all of the hot path that is not a group's stands here, because calls cost time."""
+        route = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        if route is None:
+            return await self._elsewhere(scope, receive, send)
+        began = time.perf_counter()
         status, headers = 200, [_JSON]
         try:
-            if route is not None:
-                reply = await self._answer(route, scope, receive)
-            elif path == "/healthz":
-                status, reply = self._health()
-            else:
-                return await self._proxy(scope, receive, send)
+            source = self._admitted(route, scope)
+            message = await receive()
+            body = message.get("body", b"")
+            if message.get("more_body", False) or len(body) > self._serve.body or not body:
+                body = await self._long_body(message, receive)
+            if len(self._waiting) + len(self._commit) >= WAITING:
+                raise self._full()
+            one = Waiting(route.read(body, scope["query_string"], source), self._loop.create_future(), self._join)
+            self._join(one)
+            self._bytes += len(body)
+            reply = await one.future
         except Exception as error:
-            status, reply = problems.problem(error, path)
+            status, reply = problems.problem(error, scope["path"])
             headers = problems.headers(error)
         headers.append((b"content-length", b"%d" % len(reply)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
-        if route is not None:
-            self._count(route.name, status, time.perf_counter() - began)
+        self._count(route.name, status, time.perf_counter() - began)
         return None
 
-    async def _answer(self, route: Route, scope: Scope, receive: Receive) -> bytes:
-        """The reply to a request on a hot path, once everything that it means is in the log."""
+    def _admitted(self, route: Route, scope: Scope) -> str:
+        """Who asks, if they may."""
         if scope["method"] != "POST":
             raise Refused(405, "", f"got {scope['method']}, expected POST", headers=[(b"allow", b"POST")])
         client = scope["client"]
-        source = self._access.allow(scope["headers"], route.right, "POST", client[0] if client else "")
-        body = await self._body(receive)
-        self._tally.add("bytes", len(body))
-        if self._inside >= WAITING:
-            raise self._full()
-        ask = route.read(body, scope["query_string"], source)
-        self._inside += 1
-        try:
-            one = Waiting(ask, self._loop.create_future(), self._join)
-            self._join(one)
-            return await one.future
-        finally:
-            self._inside -= 1
+        return self._access.allow(scope["headers"], route.right, "POST", client[0] if client else "")
 
-    async def _body(self, receive: Receive) -> bytes:
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False) and len(body) <= self._serve.body:
-            return body
-        parts, size = [body], len(body)
-        self._held += size
+    async def _long_body(self, message: Message, receive: Receive) -> bytes:
+        """A body that does not come in one piece, or is too long, or is none."""
+        parts: list[bytes] = []
+        size = 0
         try:
-            while message.get("more_body", False) and size <= self._serve.body:
-                if self._held > HELD:
-                    raise self._full()
-                message = await receive()
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise Refused(400, "", "the connection was closed before the body had come")
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 self._held += len(parts[-1])
+                if size > self._serve.body:
+                    raise requests.too_large(self._serve.body)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+                if self._held > HELD:
+                    raise self._full()
+                message = await receive()
         finally:
             self._held -= size
-        if size > self._serve.body:
-            raise requests.too_large(self._serve.body)
-        return b"".join(parts)
 
     def _full(self) -> Refused:
         self._tally.add("full")
@@ -220,13 +214,15 @@ class Worker:
         """Answer and write what has come together."""
         group, self._waiting = self._waiting, []
         asking = [(one, one.ask) for one in group if isinstance(one.ask, requests.Question)]
-        outcomes = self._group.answer([question for _, question in asking]) if asking else []
+        outcomes = self._group.answer([question for _, question in asking]) if asking else ()
         for (one, _), outcome in zip(asking, outcomes, strict=True):
-            _settle(one, outcome)
-        for one in group:
+            one.settle(outcome)
+        for one in group if len(asking) < len(group) else ():
             if not isinstance(one.ask, requests.Question):
-                _settle(one, _tried(one.ask))
+                one.settle(_tried(one.ask))
         self._commit.put([one for one in group if one.done is not None])
+        self._tally.add("bytes", self._bytes)
+        self._bytes = 0
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._loop.call_later(seconds, call)
@@ -243,12 +239,30 @@ class Worker:
 
     # ---- the rest ----------------------------------------------------------------------------------------------
 
-    def _health(self) -> tuple[int, bytes]:
-        """Whether this worker can answer, and how stale its answers are."""
-        self._reader.current()
+    async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Everything that is not on the hot path."""
+        if scope["type"] == "lifespan":
+            return await self._live(receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1003})
+        status, headers = 200, [_JSON]
+        try:
+            if scope["path"] != "/healthz":
+                return await self._proxy(scope, receive, send)
+            reply = self._health()
+        except Exception as error:
+            status, reply = problems.problem(error, scope["path"])
+            headers = problems.headers(error)
+        headers.append((b"content-length", b"%d" % len(reply)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply})
+        return None
+
+    def _health(self) -> bytes:
+        """That this worker can answer, and how stale its answers are; raises Refused if it cannot."""
+        self._group.serving()
         staleness = self._reader.staleness(time.monotonic())
-        known = staleness if math.isfinite(staleness) else None
-        return 200, msgspec.json.encode({"status": "ok", "staleness": known})
+        return msgspec.json.encode({"status": "ok", "staleness": staleness if math.isfinite(staleness) else None})
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -267,14 +281,6 @@ def _tried(ask: Callable[[], Taken]) -> Taken | Exception:
         return error
 
 
-def _settle(one: Waiting, outcome: Answered | Taken | Exception) -> None:
-    if isinstance(outcome, Exception):
-        one.done = None
-        one.failed(outcome)
-    else:
-        one.ready(outcome)
-
-
 def _explained(query: bytes) -> bool:
     asked = parse_qs(query.decode("latin-1")).get("explain", [""])[-1]
     return asked.lower() in ("1", "true", "yes")
@@ -290,9 +296,12 @@ def main() -> None:
         tally = undo.enter_context(closing(Tally(setup.tally(setup.index))))
         worker = Worker(setup, log, Reader(Path(setup.serving), model.build), Access(setup), tally, tell_ready)
         worker.warm()
+        tracer = tracing.start(setup, f"worker-{setup.index}")
+        if tracer is not None:
+            undo.callback(tracer.stop)
         server = uvicorn.Server(
             uvicorn.Config(
-                worker,
+                tracer.wrap(worker) if tracer is not None else worker,
                 loop="uvloop",
                 http="httptools",
                 ws="none",
