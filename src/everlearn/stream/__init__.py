@@ -113,7 +113,7 @@ class Stream:
                 batch, y = _selected(batch, good), y[good]
             position = block.kept[good] + (block.before + 1)
             examples = Examples(batch, y, np.ones(len(y), np.float32), position)
-            yield Chunk(examples, _rejected(block, faults), block.before + block.rows)
+            yield Chunk(examples, set_apart(block, faults), block.before + block.rows)
 
     def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
         """The same rows as `chunks`, as plain values: what is learned from them later is the same to the bit."""
@@ -127,7 +127,7 @@ class Stream:
                 features = [one for one, keep in zip(features, good.tolist(), strict=True) if keep]
             positions = (block.kept[good] + (block.before + 1)).tolist()
             last = block.before + block.rows
-            yield Records(positions, features, self._named(y[good]), _rejected(block, faults), last)
+            yield Records(positions, features, self._named(y[good]), set_apart(block, faults), last)
 
     def _named(self, y: Floats) -> list[Scalar]:
         classes = self.schema.classes
@@ -162,7 +162,8 @@ def _selected(batch: Batch, good: NDArray[np.bool_]) -> Batch:
     return Batch(batch.dense[good], indptr, batch.indices[entries], batch.values[entries])
 
 
-def _rejected(block: Block, faults: Mapping[int, str]) -> tuple[Rejected, ...]:
+def set_apart(block: Block, faults: Mapping[int, str]) -> tuple[Rejected, ...]:
+    """The rows of a block that cannot be used, with the reasons why."""
     return tuple(
         Rejected(block.source, block.lines[row], faults[row], block.raw(row)[:_RAW], block.before + row + 1)
         for row in sorted(faults)
@@ -241,7 +242,7 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
     ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
     """
-    opened = _opened(source, peek=sources.PEEK if schema is None else 0)
+    opened = source_of(source, peek=sources.PEEK if schema is None else 0)
     if schema is None:
         if label is None:
             raise InputError("which column is to be predicted? give read(..., label=...) or a schema")
@@ -262,10 +263,10 @@ def infer_file(source: Any, label: str, task: Task | None = None) -> Schema:
     It is read through once: the fields are judged by up to 20,000 rows spread evenly over it, the classes by all
     labels. Of standard input only the first 64 KiB are looked at, and they are still there to be read.
     """
-    return _inferred(_opened(source, sources.PEEK), label, task)
+    return _inferred(source_of(source, sources.PEEK), label, task)
 
 
-def _opened(source: Any, peek: int) -> Source:
+def source_of(source: Any, peek: int) -> Source:
     """The source that is meant by a path, a glob, a list of paths, "-", or a table."""
     if isinstance(source, str) and source == "-":
         return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input", peek)
