@@ -1,0 +1,84 @@
+"""Labels from a file: one column says which prediction, another what its answer should have been."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import InputError
+from everlearn.records import Label, Rejected
+from everlearn.schema import Encoder, columnar, meaning
+from everlearn.stream import set_apart, source_of
+from everlearn.stream.sources import Block, Files, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Rows that follow each other: the labels that can be used, the rows that cannot, and how many rows came so far."""
+
+    labels: list[Label]
+    rejected: tuple[Rejected, ...]
+    last: int
+
+
+def read_labels(
+    source: Any, encoder: Encoder, *, id: str, label: str, by: str = "", after: int = 0, size: int = 8192
+) -> Iterator[Labels]:
+    """Read labels from the columns `id` and `label` of a source, in order, after the first `after` rows.
+
+    `source` is whatever `everlearn.read` takes: a path to CSV, JSON lines or Parquet, packed or not, a folder, "-", or
+    a table. An id is taken as it is written; 7 and 7.0 are "7". `by` becomes the source of each label. Labels are
+    checked as feedback is: an unknown class, or a number that is none, makes the row a `Rejected`; whether there is a
+    prediction of that id is for the loop to say. Raises `InputError`, before anything is read, if a column is missing.
+
+    >>> from everlearn.spec import Schema
+    >>> encoder = Encoder(Schema(label="y", task="binary", classes=("no", "yes"), fields={"x": "numeric"}))
+    >>> rows = {"order": [17, 18, None], "fraud": ["yes", "perhaps", "no"]}
+    >>> told = next(read_labels(rows, encoder, id="order", label="fraud"))
+    >>> told.labels
+    [Label(id='17', value='yes', weight=1.0, source='')]
+    >>> [(row.line, row.reason) for row in told.rejected]
+    [(2, "label 'fraud': got the label 'perhaps', expected one of 'no', 'yes'"), (3, "id 'order': the id is missing")]
+    """
+    opened = source_of(source, peek=0)
+    for one in opened.sources if isinstance(opened, Files) else [opened]:
+        _require(one, (id, label))
+    return (_read(block, encoder, id, label, by) for block in opened.blocks(after, size, [id, label]))
+
+
+def _require(source: Source, columns: tuple[str, str]) -> None:
+    missing = [column for column in columns if column not in source.names]
+    if missing:
+        raise InputError(
+            f"{Path(source.name).name} has no column {', '.join(map(repr, missing))}; "
+            f"its columns are {', '.join(map(repr, source.names[:20]))}: name the columns of the ids and of the labels"
+        )
+
+
+def _read(block: Block, encoder: Encoder, id: str, label: str, by: str) -> Labels:
+    n = len(block.kept)
+    column = columnar.native(block.columns[label]) if label in block.columns else [None] * n
+    y, problems = encoder.labels(column, n)
+    faults = dict(block.faults)
+    for problem in problems:
+        faults[int(block.kept[problem.row])] = f"label {label!r}: {problem.reason}"
+    ids = columnar.values_of(columnar.native(block.columns[id])) if id in block.columns else [None] * n
+    labels, classes = [], encoder.schema.classes
+    for row, raw, value in zip(block.kept.tolist(), ids, y.tolist(), strict=True):
+        try:
+            name = _name(raw)
+        except InputError as error:
+            faults[row] = f"id {id!r}: {error}" + (f"; {faults[row]}" if row in faults else "")
+        if row not in faults:
+            labels.append(Label(name, classes[int(value)] if classes else value, source=by))
+    return Labels(labels, set_apart(block, faults), block.before + block.rows)
+
+
+def _name(value: Any) -> str:
+    """An id as text; `InputError` if there is none."""
+    name = meaning.category(value).decode()
+    if not name:
+        raise InputError("the id is missing")
+    return name
