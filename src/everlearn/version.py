@@ -139,7 +139,7 @@ class Versions:
         """Fold one payload of the log; other kinds are ignored, and noting one twice changes nothing.
 
         A decision that starts, promotes, rolls back or sets a challenger moves its alias; where the champion moves,
-        "previous" moves to the one that it replaced.
+        "previous" moves to the one that it replaced. An erasure moves every alias to the version made anew.
         """
         match payload:
             case Born(version=version):
@@ -148,6 +148,8 @@ class Versions:
                 self._aliases[alias] = id
                 if alias == "champion" and previous and previous != id:
                     self._aliases["previous"] = previous
+            case Decision(action="erase", detail={"versions": dict(rebuilt)}):
+                self._aliases = {alias: rebuilt.get(id, id) for alias, id in self._aliases.items()}
 
     def make(
         self,
