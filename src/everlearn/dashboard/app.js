@@ -1,7 +1,7 @@
 // The frame: which page is shown, how fresh it is, light or dark, who is logged in.
 
 import { get, remember, remove } from "./api.js";
-import { fill, h, mark, put } from "./dom.js";
+import { fill, h, mark, put, s } from "./dom.js";
 import { duration } from "./format.js";
 import { watch } from "./feed.js";
 import { alarms } from "./words.js";
@@ -62,6 +62,7 @@ function show(focus = true) {
 // ---- how fresh what is shown is ---------------------------------------------------------------------------------
 
 function linked({ link, silent, problem, status }) {
+  mark(document.body, { "data-link": link });
   mark(shell.link, { "data-state": link, title: problem?.message ?? null });
   const learner = silent >= 1 ? `silent for ${Math.round(silent)} s` : "silent";
   put(shell["link-text"], { live: "live", quiet: `learner ${learner}`, gone: "no answer", locked: "log in", loading: "connecting" }[link]);
@@ -102,7 +103,8 @@ function theme(step = 0) {
     }
     context.announce(`Colours: ${THEMES[next]}`);
   }
-  fill(shell.theme, h("span", { class: "unseen" }, "Colours: "), THEMES[next]);
+  fill(shell.theme, s("svg", { viewBox: "0 0 16 16", width: 15, height: 15, "aria-hidden": "true" }, s("circle", { class: "ring", cx: 8, cy: 8, r: 6.5 }), s("path", { class: "half", d: "M8 1.5a6.5 6.5 0 0 1 0 13z" })),
+    h("span", { class: "unseen" }, "Colours: "), THEMES[next]);
 }
 
 // ---- start ------------------------------------------------------------------------------------------------------

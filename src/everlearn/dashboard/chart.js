@@ -1,6 +1,6 @@
 // One kind of chart: lines and bands over a common x, with levels, marks, and a read-out under the pointer or the keys.
 
-import { fill, h, mark, put, s } from "./dom.js";
+import { fill, h, put, s } from "./dom.js";
 import { known } from "./format.js";
 import { extent, linear, nearest, ticks } from "./scale.js";
 
@@ -46,20 +46,19 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
   let place = null; // how the last drawing was laid out
   let cursor = null; // the x that is read out, or null for the newest
   let y = null;
+  let width = 0; // of the plot, as last observed: to ask for it in every drawing would lay the page out each time
 
   function layout() {
-    const width = Math.max(200, Math.round(plot.clientWidth || 600));
     const kinds = Object.keys(SYMBOLS).filter((kind) => data.marks.some((one) => one.kind === kind));
     const bottom = height - 22 - kinds.length * ROW;
     const domain = data.domain ?? [data.x[0], data.x[data.x.length - 1]];
     y = steady(y, data.y ?? extent([...data.lines.map((one) => one.values), ...data.bands.flatMap((one) => [one.low, one.high]), data.levels.map((one) => one.at)], { zero, least }));
-    return { width, kinds, bottom, domain, sx: linear(domain[0], domain[1], left, width - 8), sy: linear(y[0], y[1], bottom, 8) };
+    return { kinds, bottom, domain, sx: linear(domain[0], domain[1], left, width - 8), sy: linear(y[0], y[1], bottom, 8) };
   }
 
   function draw() {
-    mark(svg, { viewBox: null });
+    if (!width) return;
     if (!data || data.x.length < 2) {
-      const width = Math.max(200, plot.clientWidth || 600);
       fill(svg, s("line", { class: "rule", x1: left, x2: width - 8, y1: height - 22.5, y2: height - 22.5 }),
         s("text", { class: "none", x: width / 2 + left / 2, y: height / 2 }, data ? none : ""));
       fill(legend);
@@ -67,7 +66,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
       return;
     }
     place = layout();
-    const { sx, sy, bottom, width } = place;
+    const { sx, sy, bottom } = place;
     const inside = s("g", { "clip-path": `url(#${clip})` });
     for (const one of data.bands) inside.append(s("path", { class: `band tone-${one.tone}${one.solid ? " solid" : ""}`, d: area(data.x, one.low, one.high, sx, sy) }));
     for (const one of data.marks) if (one.kind === "promotion" || one.kind === "rollback") inside.append(s("line", { class: `event tone-${one.kind}`, x1: sx(one.x), x2: sx(one.x), y1: 8, y2: bottom }));
@@ -79,7 +78,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     read();
   }
 
-  function axes({ sx, sy, bottom, width, domain }) {
+  function axes({ sx, sy, bottom, domain }) {
     const group = s("g");
     for (const value of ticks(y[0], y[1], height < 160 ? 3 : 4)) {
       const at = Math.round(sy(value)) + 0.5;
@@ -95,7 +94,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     return group;
   }
 
-  function levels({ sy, width }) {
+  function levels({ sy }) {
     return s("g", {}, data.levels.map((one) => {
       const at = Math.round(sy(one.at)) + 0.5;
       return [
@@ -105,7 +104,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     }).flat().filter(Boolean));
   }
 
-  function strip({ kinds, sx, bottom, width }) {
+  function strip({ kinds, sx, bottom }) {
     const group = s("g");
     kinds.forEach((kind, row) => {
       const at = bottom + row * ROW + ROW / 2 + 3;
@@ -167,7 +166,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     if (!place) return;
     const box = plot.getBoundingClientRect();
     const [first, last] = place.domain;
-    move(linear(left, place.width - 8, first, last)(event.clientX - box.left), false);
+    move(linear(left, width - 8, first, last)(event.clientX - box.left), false);
   });
   plot.addEventListener("pointerleave", () => place && move(null, false));
   plot.addEventListener("blur", () => place && move(null, false));
@@ -182,7 +181,10 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     else return;
     event.preventDefault();
   });
-  new ResizeObserver(() => draw()).observe(plot);
+  new ResizeObserver(([one]) => {
+    width = Math.round(one.contentRect.width);
+    draw();
+  }).observe(plot);
 
   return {
     element,

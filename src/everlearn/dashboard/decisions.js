@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { sign } from "./chart.js";
-import { bone, empty, fill, h, mark, put, s, why } from "./dom.js";
+import { bone, empty, fill, h, list, mark, put, s, why } from "./dom.js";
 import { brief, count, counted, moment, plain } from "./format.js";
 import { interval } from "./gate.js";
 import { ACTIONS, evidenceRows, HELP, SIGNS } from "./words.js";
@@ -22,11 +22,13 @@ export function decisions(context) {
   const seal = h("span", { class: "chip", "data-value": "chain" }, "…");
   const save = h("button", { type: "button", onclick: exported }, "Export as JSON");
   const found = h("p", { class: "small soft", role: "status" });
-  const items = h("ol", { class: "entries" }, Array.from({ length: 6 }, () => h("li", {}, h("div", { class: "empty" }, bone()))));
+  const items = h("ol", { class: "entries" });
+  const none = h("div", {}, Array.from({ length: 6 }, () => h("p", {}, bone())));
+  const rows = list(items, (one) => ({ element: entry(one), update: () => {} }));
   const more = h("button", { type: "button", hidden: true, onclick: () => load(next) }, "Show older decisions");
-  const card = h("section", { class: "card", "aria-label": "Decisions" }, h("header", {}, h("div", { class: "filters" }, action, search), h("div", { class: "end" }, found)), items, more);
+  const card = h("section", { class: "card", "aria-label": "Decisions" }, h("header", {}, h("div", { class: "filters" }, action, search), h("div", { class: "end" }, found)), items, none, more);
   const element = h("div", { class: "stack" },
-    h("div", { class: "head" }, h("h1", {}, "Decisions"), seal, why("the chain", HELP.chain), h("div", { class: "actions" }, save),
+    h("div", { class: "head" }, h("h1", {}, "Decisions"), h("span", { class: "state" }, seal, why("the chain", HELP.chain)), h("div", { class: "actions" }, save),
       h("p", { class: "lead" }, "Everything that changed what serves, or was refused, with its reason and evidence. Nothing is ever taken out.")), card);
 
   async function load(after = null) {
@@ -39,7 +41,7 @@ export function decisions(context) {
       ({ chain, next, total } = page);
       show();
     } catch (problem) {
-      if (!entries.length) fill(items, h("li", {}, h("p", { class: "note bad" }, `${problem.title}. ${problem.message}`)));
+      if (!entries.length) fill(none, h("p", { class: "note bad" }, `${problem.title}. ${problem.message}`));
     } finally {
       loading = false;
     }
@@ -48,9 +50,8 @@ export function decisions(context) {
   function show() {
     const text = search.value.trim().toLowerCase();
     const shown = entries.filter((one) => (!action.value || one.action === action.value) && (!text || JSON.stringify([one.reason, one.version, one.previous, one.by, one.alias]).toLowerCase().includes(text)));
-    const open = new Set([...items.querySelectorAll("details[open]")].map((one) => one.dataset.position));
-    const none = entries.length ? empty("Nothing fits", "No decision has this action and these words.") : empty("No decisions yet", "The first one is taken when the loop starts.");
-    fill(items, shown.length ? shown.map((one) => entry(one, open.has(String(one.position)))) : h("li", {}, none));
+    rows(shown, (one) => one.position);
+    fill(none, shown.length ? null : entries.length ? empty("Nothing fits", "No decision has this action and these words.") : empty("No decisions yet", "The first one is taken when the loop starts."));
     put(found, shown.length === total ? counted(total, "decision") : `${count(shown.length)} of ${counted(total, "decision")}`);
     mark(more, { hidden: !next });
     sealed();
@@ -96,15 +97,13 @@ export function decisions(context) {
   };
 }
 
-function entry(one, open) {
-  const moves = one.alias && one.version ? h("span", {}, ` ${one.previous ? `${brief(one.previous)} → ` : ""}`, h("span", { class: "id" }, brief(one.version))) : one.version ? h("span", { class: "id" }, ` ${brief(one.version)}`) : null;
+function entry(one) {
+  const moved = one.alias && one.previous ? `${brief(one.previous)} → ${brief(one.version)}` : brief(one.version);
   const body = h("div", { class: "body" });
-  const details = h("details", { class: "entry", "data-position": one.position, open },
+  const details = h("details", { class: "entry", "data-position": one.position },
     h("summary", {}, h("span", { class: "sign" }, sign(SIGNS[one.action] ?? "start")), h("span", { class: "what" }, ACTIONS[one.action] ?? one.action),
-      h("span", { class: "reason" }, one.reason, moves), h("span", { class: "when" }, `by ${one.by}, ${moment(one.time)}`)), body);
-  const grow = () => details.open && !body.firstChild && fill(body, evidence(one));
-  details.addEventListener("toggle", grow);
-  grow();
+      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, " · ", h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${one.by}, ${moment(one.time)}`)), body);
+  details.addEventListener("toggle", () => details.open && !body.firstChild && fill(body, evidence(one)));
   return h("li", {}, details);
 }
 
@@ -114,7 +113,7 @@ function evidence(one) {
     one.previous && ["before", h("span", { class: "id" }, one.previous)], ...Object.entries(one.detail ?? {}).map(([name, value]) => [name, plain(value)])].filter(Boolean);
   return [
     h("div", {}, h("h3", {}, "What"), pairs(what)),
-    one.evidence && h("div", {}, h("h3", {}, "Evidence"), s("svg", { class: "interval", viewBox: "0 0 240 34", "aria-hidden": "true" }, interval(one.evidence)), pairs(evidenceRows(one.evidence))),
+    one.evidence && h("div", {}, h("h3", {}, "Evidence"), s("svg", { class: "interval", viewBox: "0 0 240 34", preserveAspectRatio: "xMinYMid", "aria-hidden": "true" }, interval(one.evidence)), pairs(evidenceRows(one.evidence))),
     one.seal && h("p", { class: "seal" }, "Seal ", h("span", { class: "id" }, one.seal)),
   ];
 }

@@ -73,6 +73,7 @@ export function empty(title, text, example = "") {
 export function list(container, make) {
   const items = new Map();
   return (values, key) => {
+    if (!items.size) fill(container); // what stood there while this was loading
     const names = new Set(values.map(key));
     for (const [name, item] of items) {
       if (!names.has(name)) {

@@ -1,7 +1,7 @@
 // One prediction and everything that happened to it; and what happened just now.
 
 import { get } from "./api.js";
-import { bone, empty, fill, h, mark, put } from "./dom.js";
+import { bone, empty, fill, h, list, mark, put } from "./dom.js";
 import { brief, count, duration, moment, percent, plain } from "./format.js";
 import { ACTIONS } from "./words.js";
 
@@ -25,16 +25,17 @@ export function events(context, rest) {
   const element = h("div", { class: "stack" },
     h("div", { class: "head" }, h("h1", {}, "Events"), h("p", { class: "lead" }, "Look a prediction up by its id, or by your own key: what was asked, what was answered, what came back, and whether it was learned.")),
     h("section", { class: "card", "aria-label": "Look up" }, h("div", { class: "filters" }, form)), story,
-    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll" }, table), none));
+    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("span", { class: "small soft" }, "stands still while you point at it"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll" }, table), none));
 
   const paused = () => pause.getAttribute("aria-pressed") === "true";
+  const held = () => paused() || table.matches(":hover, :focus-within"); // nobody can follow a link that moves away
 
   async function recent() {
     clearTimeout(timer);
     if (left) return;
     try {
       const filter = kind.value ? `&kind=${kind.value}` : "";
-      if (!document.hidden && !paused()) rows((await get(`events?order=newest&limit=${PAGE}${filter}`)).events);
+      if (!document.hidden && !held()) rows((await get(`events?order=newest&limit=${PAGE}${filter}`)).events);
     } catch (problem) {
       if (body.querySelector(".bone")) fill(body, h("tr", {}, h("td", { colspan: 4 }, h("p", { class: "note bad" }, `${problem.title}. ${problem.message}`))));
     }
@@ -42,13 +43,17 @@ export function events(context, rest) {
   }
 
   function rows(found) {
-    const focused = document.activeElement?.dataset?.id;
     mark(table, { hidden: !found.length });
     mark(none, { hidden: found.length > 0 });
     if (!found.length) fill(none, empty("No events yet", "They appear here as they are written to the log."));
-    fill(body, found.map((one) => h("tr", {}, h("td", {}, count(one.position)), h("td", { class: "soft" }, moment(one.time)), h("td", {}, said(one.payload)), h("td", {}, about(one.payload)))));
-    if (focused) body.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+    if (body.querySelector(".bone, .note")) fill(body);
+    show(found, (one) => one.position);
   }
+
+  const show = list(body, (one) => ({
+    element: h("tr", {}, h("td", {}, count(one.position)), h("td", { class: "soft" }, moment(one.time)), h("td", {}, said(one.payload)), h("td", {}, about(one.payload))),
+    update: () => {},
+  }));
 
   function about(payload) {
     if (payload.id) return h("a", { class: "id", href: `#/events/${encodeURIComponent(payload.id)}`, "data-id": payload.id }, payload.id.slice(0, 24));

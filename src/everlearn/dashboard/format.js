@@ -89,9 +89,10 @@ export function metricDelta(name, difference) {
   return SHARES.has(name) ? `${signed(percent(difference).slice(0, -1), difference)} points` : delta(difference);
 }
 
-/** How many times as likely a log e-value makes it: "8.2", "1,200", "over a million". */
-export function times(log) {
-  if (!known(log)) return "–";
+/** An e-value from its logarithm, as evidence: "none", "8.2 to 1", "1,200 to 1", "over a million to 1". */
+export const odds = (log) => (!known(log) ? "–" : log <= 0.005 ? "none" : `${times(log)} to 1`);
+
+function times(log) {
   if (log > Math.log(1e6)) return "over a million";
   const value = Math.exp(log);
   return value >= 100 ? count(value) : value >= 10 ? value.toFixed(0) : value.toFixed(1);
@@ -99,7 +100,7 @@ export function times(log) {
 
 /** A value of any kind, as short text. */
 export function plain(value) {
-  if (typeof value === "number") return Number.isInteger(value) ? String(value) : number(value, 5);
+  if (typeof value === "number") return String(Number(value.toPrecision(6)));
   if (typeof value === "string") return value;
   return value === undefined ? "–" : JSON.stringify(value);
 }

@@ -1,7 +1,7 @@
 // The gate: what it asks, what it knows, and what it still needs.
 
 import { fill, h, list, mark, put, s, why } from "./dom.js";
-import { delta, known, number, times } from "./format.js";
+import { brief, counted, delta, known, number, odds } from "./format.js";
 import { linear } from "./scale.js";
 import { before, timeChart } from "./series.js";
 import { HELP, judged } from "./words.js";
@@ -11,7 +11,7 @@ const ORDER = ["candidate", "fresh", "champion", "previous", "frozen"];
 /** The card: {element, update(status)}. */
 export function gate() {
   const difference = timeChart({ label: "Difference in loss with its confidence sequence", formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
-  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", zero: true, formats: { y: (value) => `${number(value)} (${times(value)} to 1)`, yTick: (value) => number(value, 2) }, none: "No question is being asked" });
+  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No question is being asked" });
   const questions = h("ul", { class: "questions" });
   const none = h("p", { class: "note" }, "The gate has nothing to compare yet. It asks about each candidate as soon as labels come for it.");
   const rows = list(questions, question);
@@ -46,8 +46,8 @@ function curves(status, asked, difference, evidence) {
   const values = of("difference");
   const threshold = asked.find((one) => one.candidate === now.candidate)?.threshold ?? asked[0]?.threshold;
   difference.update({ ...span, y: window(values, of("low"), of("high")), levels: [{ at: 0, tone: "frozen", name: "no difference" }],
-    bands: [{ tone: "champion", low: of("low"), high: of("high") }], lines: [{ name: "candidate better by", tone: "champion", values }] });
-  evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `enough: ${times(threshold)} to 1` }] : [],
+    bands: [{ tone: "champion", low: of("low"), high: of("high") }], lines: [{ name: now.candidate ? `${brief(now.candidate)} better by` : "better by", tone: "champion", values }] });
+  evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `enough: ${odds(threshold)}` }] : [],
     lines: [{ name: "worse", tone: "drift", dashed: true, values: of("log_e_worse") }, { name: "better", tone: "champion", values: of("log_e_better") }] });
 }
 
@@ -56,6 +56,7 @@ function window(values, low, high) {
   const last = values.length - 1;
   if (last < 1) return null;
   const seen = values.slice(-Math.max(20, Math.ceil(values.length / 2))).filter(known);
+  if (!seen.length) return null;
   const reach = 1.25 * Math.max(...[high[last], low[last], ...seen].filter(known).map(Math.abs), 1e-6);
   return [-reach, reach];
 }
@@ -72,11 +73,16 @@ function question() {
       const { text, tone } = judged(one);
       put(say, text);
       mark(say, { class: tone || null });
-      put(more, one.examples ? `Loss lower by ${delta(one.difference)}, surely between ${delta(one.low)} and ${delta(one.high)}; ${one.examples.toLocaleString("en")} examples.` : "");
+      put(more, one.examples ? found(one) : "");
       mark(picture, { "aria-label": more.textContent });
       fill(picture, interval(one));
     },
   };
+}
+
+function found({ difference, low, high, examples }) {
+  const loss = `Loss ${difference < 0 ? "higher" : "lower"} by ${number(Math.abs(difference))} over ${counted(examples, "example")}`;
+  return `${loss}; its true mean lies between ${delta(low)} and ${delta(high)}.`;
 }
 
 /** From worse (left) to better (right), zero in the middle. */

@@ -3,6 +3,7 @@
 import { fill, mark, s } from "./dom.js";
 
 const LANE = 16; // pixels between two lanes
+const BEND = 46; // pixels over which a line goes from lane to lane
 const MOST = 6; // lanes that are drawn apart; more share the last one
 
 /**
@@ -24,25 +25,26 @@ export function lanes(versions) {
   return lane;
 }
 
-/** Draw into `svg`: `rows` newest first, each `height` high; `look(version)` names the classes of its dot. */
-export function draw(svg, rows, height, look) {
+/** Draw into `svg`: `rows` newest first, with their middles at `heights`; `look(version)` names the classes of a dot. */
+export function draw(svg, rows, heights, look) {
   const lane = lanes(rows.toReversed());
   const width = LANE * (Math.max(0, ...lane.values()) + 1) + 10;
-  const at = new Map(rows.map((one, row) => [one.id, { x: 10 + LANE * lane.get(one.id), y: height * (row + 0.5) }]));
-  const lines = rows.flatMap((one) => one.parents.filter((id) => at.has(id)).map((id) => s("path", { class: look(one).dim ? "dim" : null, d: curve(at.get(one.id), at.get(id), height) })));
+  const at = new Map(rows.map((one, row) => [one.id, { x: 10 + LANE * lane.get(one.id), y: heights[row] }]));
+  const lines = rows.flatMap((one) => one.parents.filter((id) => at.has(id)).map((id) => s("path", { class: look(one).dim ? "dim" : null, d: curve(at.get(one.id), at.get(id)) })));
   const dots = rows.map((one) => {
     const { x, y } = at.get(one.id);
     const { now, learning, dim } = look(one);
     return s("circle", { class: [now && "now", learning && "learning", dim && "dim"].filter(Boolean).join(" "), cx: x, cy: y, r: now ? 6 : 5 });
   });
-  mark(svg, { width, height: height * rows.length });
+  mark(svg, { width, height: (heights[heights.length - 1] ?? 0) + LANE });
   fill(svg, lines, dots);
   return width;
 }
 
 /** Down the child's lane, then over to the parent's just above it. */
-function curve(child, parent, height) {
+function curve(child, parent) {
   if (child.x === parent.x) return `M${child.x} ${child.y}V${parent.y}`;
-  const turn = parent.y - height * 0.9;
-  return `M${child.x} ${child.y}V${Math.max(child.y, turn)}C${child.x} ${parent.y - height * 0.35} ${parent.x} ${parent.y - height * 0.55} ${parent.x} ${parent.y}`;
+  const turn = Math.max(child.y, parent.y - BEND);
+  const middle = (turn + parent.y) / 2;
+  return `M${child.x} ${child.y}V${turn}C${child.x} ${middle} ${parent.x} ${middle} ${parent.x} ${parent.y}`;
 }

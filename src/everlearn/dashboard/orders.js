@@ -17,7 +17,7 @@ function ask({ title, lead, fields = [], confirm, order, said, done }) {
   const send = h("button", { class: "main", type: "submit" }, confirm);
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const form = h("form", { method: "dialog" }, h("h2", { id }, title), h("p", { class: "lead" }, lead),
-    h("label", { class: "field" }, "Reason", reason), fields, note, h("div", { class: "foot" }, send, cancel));
+    h("label", { class: "field" }, "Reason", reason), fields, note, h("div", { class: "buttons" }, send, cancel));
   const dialog = h("dialog", { "aria-labelledby": id }, form);
 
   form.addEventListener("submit", async (event) => {

@@ -13,7 +13,9 @@ const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen 
 export function overview(context) {
   const hero = answering(context);
   const curves = quality();
-  const parts = [hero, curves, gate(), ...series(), contestants(), state(), workers()];
+  const [verdicts, people, labels] = [gate(), contestants(), state()];
+  const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
+  const parts = [hero, curves, verdicts, side, ...series(), workers()];
   const none = empty("Nothing has happened yet", "Send predictions, and labels for them as they come. This page shows within a second what becomes of them.",
     "POST /predict   {\"features\": {…}}\nPOST /feedback  {\"id\": \"…\", \"label\": …}");
   const start = h("section", { class: "card", hidden: true }, none);
@@ -99,7 +101,7 @@ function quality() {
     none: "The chart begins with the second point",
     formats: {
       x: (value) => `at example ${count(value)}`,
-      tick: (value) => short(value),
+      tick: (value) => (value < 1e6 ? count(value) : short(value)),
       y: (value) => metric(shown.name, value),
       yTick: (value) => (metric(shown.name, 0.5) === "50.0%" ? percent(value, 0) : number(value, 2)),
       latest: "",
@@ -166,7 +168,7 @@ function contestants() {
     };
   });
   return {
-    element: h("section", { class: "card w4", "aria-labelledby": "who" }, h("header", {}, h("h2", { id: "who" }, "Who takes part"), why("taking part", HELP.contestants)),
+    element: h("section", { class: "card", "aria-labelledby": "who" }, h("header", {}, h("h2", { id: "who" }, "Who takes part"), why("taking part", HELP.contestants)),
       h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "who" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "role"), h("th", { scope: "col" }, "from"), h("th", { scope: "col" }, "model"), title)), body))),
     update(status) {
       put(title, metricName(status.metric));
@@ -181,7 +183,7 @@ function state() {
   const cells = Object.fromEntries(shown.map((key) => [key, h("dd", { "data-value": key }, bone())]));
   const chip = h("span", { class: "chip" });
   return {
-    element: h("section", { class: "card w4", "aria-labelledby": "state" }, h("header", {}, h("h2", { id: "state" }, "Stream and labels")),
+    element: h("section", { class: "card", "aria-labelledby": "state" }, h("header", {}, h("h2", { id: "state" }, "Stream and labels")),
       h("dl", { class: "pairs" }, shown.flatMap((key) => [h("dt", {}, names[key], why(names[key].toLowerCase(), HELP[key])), cells[key]]))),
     update(status) {
       const { state: now = "stable", drifts = 0 } = status.drift ?? {};
@@ -208,7 +210,7 @@ function workers() {
     };
   });
   return {
-    element: h("section", { class: "card w4", "aria-labelledby": "processes" }, h("header", {}, h("h2", { id: "processes" }, "Processes"), why("a process", HELP.workers)),
+    element: h("section", { class: "card w5", "aria-labelledby": "processes" }, h("header", {}, h("h2", { id: "processes" }, "Processes"), why("a process", HELP.workers)),
       h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "errors", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
     update(status) {
       const { learner, workers: found = [] } = status;

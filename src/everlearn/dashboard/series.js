@@ -11,7 +11,7 @@ const LEAST = 60; // seconds that a chart spans at least
 /** "5 min ago", "now" */
 export const ago = (value) => (value > -0.5 ? "now" : `${duration(-value)} ago`);
 
-const tick = (value) => (value === 0 ? "now" : `−${duration(-value)}`);
+const tick = (value, [from]) => (value === 0 ? "now" : from < -100 ? `−${-value / 60} min` : `−${-value} s`);
 
 function timeTicks(low, high, wanted) {
   const step = [10, 15, 30, 60, 120, 180, 300].find((one) => (high - low) / one <= wanted) ?? 600;
@@ -60,7 +60,7 @@ export function series() {
         levels: known(staleness?.bound) ? [{ at: staleness.bound, name: `promised: ${duration(staleness.bound)}`, tone: "drift" }] : [],
         lines: [{ name: "lag", tone: "challenger", values: now.lag ?? [] }, { name: "staleness", tone: "champion", values: now.staleness ?? [] }] }),
     },
-    { element: card("Replay memory", HELP.replay, "w8", replay), update: (status) => replay.update(stacked(status)) },
+    { element: card("Replay memory", HELP.replay, "w7", replay), update: (status) => replay.update(stacked(status)) },
   ];
 }
 

@@ -2,12 +2,11 @@
 
 import { get } from "./api.js";
 import { compared } from "./compare.js";
-import { bone, empty, fill, h, mark, put, s } from "./dom.js";
+import { bone, empty, fill, h, list, mark, put, s } from "./dom.js";
 import { brief, count, metric, metricName, moment } from "./format.js";
 import { draw } from "./lineage.js";
 import { challenge, promote, rollback, withdraw } from "./orders.js";
 
-const ROW = 54; // pixels; charts.css gives rows this height
 const PAGE = 60; // versions asked for at a time
 
 export function versions(context) {
@@ -60,11 +59,6 @@ export function versions(context) {
     }
   }
 
-  function flags(one) {
-    const names = Object.entries(known.aliases).filter(([, id]) => id === one.id).map(([alias]) => alias);
-    return names.map((alias) => h("span", { class: `chip ${alias}` }, alias));
-  }
-
   const rejected = () => new Set((status?.marks ?? []).filter((one) => one.kind === "rejection").map((one) => one.version));
   const champions = () => new Set((status?.marks ?? []).filter((one) => one.kind === "promotion" || one.kind === "rollback").map((one) => one.version));
 
@@ -81,13 +75,21 @@ export function versions(context) {
     if (!known.entries.length) {
       fill(listed, empty("No version yet", "The first one is stored when the loop takes its first event."));
     } else if (!lineage.isConnected) fill(listed, lineage, more);
-    fill(body, known.entries.map((one) => row(one, name, look(one, refused, served))));
-    const width = draw(graph, known.entries, ROW, (one) => look(one, refused, served));
-    lineage.style.setProperty("--lanes", `${width + 4}px`);
+    rows(known.entries.map((one) => row(one, name, look(one, refused, served))), (one) => one.key);
+    drawn();
     mark(more, { hidden: !known.next });
     orders();
     mark(side, { hidden: chosen.length === 0 });
     if (chosen.length === 1) fill(side, h("p", { class: "soft" }, `${brief(chosen[0])} is ticked. Tick another version to compare.`));
+  }
+
+  /** The graph beside the rows, wherever the browser has put them. */
+  function drawn() {
+    const [refused, served] = [rejected(), champions()];
+    const heights = [...body.rows].map((one) => one.offsetTop + one.offsetHeight / 2);
+    if (!known.entries.length || heights.length !== known.entries.length) return;
+    const width = draw(graph, known.entries, heights, (one) => look(one, refused, served));
+    lineage.style.setProperty("--lanes", `${width + 4}px`);
   }
 
   function orders() {
@@ -96,22 +98,28 @@ export function versions(context) {
     mark(back, { disabled: !may || !previous || previous === champion, title: may ? (previous ? null : "Nothing has been promoted yet") : "Needs a token with the scope admin" });
     put(back, previous && previous !== champion ? `Roll back to ${brief(previous)}` : "Roll back");
     mark(start, { disabled: !may, title: may ? null : "Needs a token with the scope admin" });
-    const learning = (status?.contestants ?? []).filter((one) => one.learns && one.role !== "champion");
+    const learning = (status?.contestants ?? []).filter((one) => one.learns && one.role === "fresh");
     mark(challengers, { hidden: !learning.length });
     const now = learning.map((one) => one.role + one.version).join();
     if (challengers.dataset.key === now) return;
     challengers.dataset.key = now;
-    fill(challengers, h("header", {}, h("h2", { id: "challengers" }, "Learning in shadow")), h("dl", { class: "pairs" }, learning.flatMap((one) => [
-      h("dt", {}, `${one.role === "fresh" ? "fresh challenger" : one.role}, ${one.family}, from `, h("span", { class: "id" }, brief(one.version))),
-      h("dd", {}, one.role === "fresh" && may ? h("button", { class: "small", type: "button", onclick: () => withdraw(one.version, told) }, "Withdraw") : "learns")])));
+    fill(challengers, h("header", {}, h("h2", { id: "challengers" }, "Fresh challengers, learning in shadow")), h("dl", { class: "pairs" }, learning.flatMap((one) => [
+      h("dt", {}, h("span", { class: "id" }, brief(one.version)), ` ${one.family}`),
+      h("dd", {}, h("button", { class: "small", type: "button", disabled: !may, onclick: () => withdraw(one.version, told) }, "Withdraw"))])));
   }
 
+  /** A row and its key, which names all that the row shows and that may change. */
   function row(one, name, { now, dim }) {
+    const may = context.may("admin") && one.kept !== false && !now;
+    const names = Object.entries(known.aliases).filter(([, id]) => id === one.id).map(([alias]) => alias);
+    return { key: [one.id, names, dim, may, one.kept, name].join(), make: () => made(one, name, names, dim, may) };
+  }
+
+  function made(one, name, names, dim, may) {
     const pick = h("input", { type: "checkbox", class: "pick", "aria-label": `Compare ${brief(one.id)}`, onchange: (event) => choose(one.id, event.target.checked) });
     pick.checked = chosen.includes(one.id);
-    const may = context.may("admin") && one.kept !== false && !now;
     return h("tr", { class: dim ? "dim" : null, "data-version": one.id }, h("td"), h("td", {}, pick),
-      h("td", { class: "what" }, h("div", {}, h("span", { class: "id" }, h("b", {}, brief(one.id)), one.id.slice(6)), " ", flags(one), one.kept === false && h("span", { class: "chip" }, "arrays gone")),
+      h("td", { class: "what" }, h("div", {}, h("span", { class: "id" }, h("b", {}, brief(one.id)), h("span", { class: "rest" }, one.id.slice(6))), names.map((alias) => [" ", h("span", { class: `chip ${alias}` }, alias)]), " ", one.kept === false && h("span", { class: "chip" }, "arrays gone")),
         h("div", { class: "small soft", title: one.reason }, one.reason)),
       h("td", { class: "born small soft" }, h("div", {}, moment(one.time)), h("div", {}, `position ${count(one.position)}`)),
       h("td", { class: "number metric" }, metric(name, one.metrics?.[name])),
@@ -138,6 +146,8 @@ export function versions(context) {
 
   const place = (id) => known.entries.findIndex((one) => one.id === id);
 
+  const rows = list(body, (one) => ({ element: one.make(), update: () => {} }));
+  new ResizeObserver(drawn).observe(lineage);
   mark(side, { hidden: true });
   load();
   return {

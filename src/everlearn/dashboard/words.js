@@ -1,6 +1,6 @@
 // What the numbers mean, in sentences. Nothing here touches the page.
 
-import { brief, counted, delta, duration, known, lowerIsBetter, metric, metricDelta, metricName, times } from "./format.js";
+import { brief, counted, delta, duration, known, lowerIsBetter, metric, metricDelta, metricName, odds } from "./format.js";
 import { trend } from "./scale.js";
 
 const EARLY = 100; // labelled examples below which nothing is said about quality
@@ -103,22 +103,24 @@ export function recent(curve, name) {
   return { now, before, change: now - before, moved: Math.abs(now - before) > Math.max(0.25 * spread, SAME * Math.abs(now)) };
 }
 
-/** What the gate knows about one question: {tone, text, needed}. */
+const SUBJECTS = { previous: "The previous champion", frozen: "The frozen start", champion: "The champion", fresh: "The fresh challenger", candidate: "The candidate" };
+
+/** What the gate knows about one question: {tone, text}. */
 export function judged(one) {
-  const guard = one.role === "previous" || one.role === "frozen" || one.role === "champion";
-  const name = { previous: "The previous champion", frozen: "The frozen start", champion: "The champion", fresh: "The fresh challenger" }[one.role] ?? "The candidate";
-  const who = `${name} ${brief(one.candidate)}`;
-  const goal = one.role === "champion" ? "to become the new last good version" : guard ? "to be brought back" : "to be promoted";
-  const against = one.role === "champion" ? "to roll it back" : "to dismiss it";
-  const need = times(one.threshold);
+  const guard = one.role === "previous" || one.role === "frozen";
+  const live = one.role === "champion";
+  const who = `${SUBJECTS[one.role] ?? "The challenger"} ${one.role === "candidate" ? `(from ${brief(one.candidate)})` : brief(one.candidate)}`;
   const reference = one.reference_role === "champion" ? "the champion" : `the ${(ROLES[one.reference_role] ?? "reference").toLowerCase()}`;
+  const up = live ? "to become the new last good version" : guard ? "to be brought back" : "to be promoted";
+  const down = live ? "to roll it back" : "to dismiss it";
+  const [better, worse, need] = [one.log_e_better, one.log_e_worse, one.threshold];
+  const bad = guard ? "" : "bad"; // that an old version is worse than what serves is as it should be
   if (!one.examples) return { tone: "", text: `${who} has just begun: nothing has been compared yet.` };
-  if (one.log_e_better >= one.threshold) return { tone: "good", text: `${who} is better than ${reference}: the evidence is strong enough ${goal}.` };
-  if (one.log_e_worse >= one.threshold) return { tone: "bad", text: `${who} is worse than ${reference}: the evidence is strong enough ${against}.` };
-  if (one.log_e_better > one.threshold / 3) return { tone: "good", text: `${who} is probably better: evidence ${times(one.log_e_better)} to 1, needs ${need} to 1 ${goal}.` };
-  if (one.log_e_worse > one.threshold / 3) return { tone: "bad", text: `${who} is probably worse: evidence ${times(one.log_e_worse)} to 1, needs ${need} to 1 ${against}.` };
-  const so = one.log_e_better > 0.05 ? `evidence ${times(one.log_e_better)} to 1` : "no evidence yet";
-  return { tone: "", text: `${who} is not shown to be ${guard && one.role !== "champion" ? "better than the champion" : "better or worse"}: ${so}, needs ${need} to 1 ${goal}.` };
+  if (better >= need) return { tone: "good", text: `${who} is better than ${reference}: the evidence, ${odds(better)}, is enough ${up}.` };
+  if (worse >= need) return { tone: bad, text: `${who} is worse than ${reference}: the evidence, ${odds(worse)}, is enough ${down}.` };
+  if (better > need / 3) return { tone: "good", text: `${who} is probably better than ${reference}: it has evidence of ${odds(better)}, and needs ${odds(need)} ${up}.` };
+  if (worse > need / 3) return { tone: bad, text: `${who} is probably worse than ${reference}: the evidence is ${odds(worse)}, and ${odds(need)} is enough ${down}.` };
+  return { tone: "", text: `${who} is not shown to be ${guard ? "better" : "better or worse"} than ${reference}. It needs evidence of ${odds(need)} ${up}; it has ${odds(better)}.` };
 }
 
 /** What is wrong at this moment, in sentences; nothing if all is well. */
@@ -139,9 +141,9 @@ export const evidenceRows = (one) => [
   ["examples compared", one.examples],
   ["mean difference in loss", delta(one.difference)],
   ["confidence sequence", `${delta(one.low)} to ${delta(one.high)}`],
-  ["evidence for better", `${times(one.log_e_better)} to 1`],
-  ["evidence for worse", `${times(one.log_e_worse)} to 1`],
-  ["needed", `${times(one.threshold)} to 1`],
+  ["evidence for better", odds(one.log_e_better)],
+  ["evidence for worse", odds(one.log_e_worse)],
+  ["needed", odds(one.threshold)],
   ["blocks", `${one.blocks} of ${counted(one.block, "example")}`],
 ];
 
