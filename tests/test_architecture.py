@@ -23,7 +23,7 @@ TIERS = (
     "linear trees neural preference scale client",
     "home orders relearn",  # parts of loop
     "fold",
-    "intake status erase",  # parts of loop
+    "intake status erase labels",  # parts of loop
     "loop evaluate bridges",
     "app dashboard",
     "cli",

@@ -1,14 +1,12 @@
-"""The command line: one command a step, each a few lines in front of the loop; `--json` prints data for programs."""
+"""The commands around a loop: demo, init, run, versions, promote, rollback, check."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,60 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from everlearn.errors import ConfigError, EverlearnError
+from everlearn.cli import server
+from everlearn.cli.parts import TOML, Config, Json, Reason, aside, opened, option, print_json, screen
+from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from everlearn.loop import Loop, Progress
     from everlearn.spec import Spec
     from everlearn.stream import Stream
 
-app = typer.Typer(
-    help="Keeps a deployed model learning from its own traffic, and never lets it get quietly worse.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-screen = Console()
-aside = Console(stderr=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
-Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
-TOML = Path("everlearn.toml")
-TLS = "TLS, as uvicorn takes it:"
-
-token = typer.Typer(help="Make, list and revoke the API tokens of a server.", no_args_is_help=True)
-app.add_typer(token, name="token")
-
-
-def main() -> None:
-    """Run the command line; errors that Everlearn raises on purpose are one message and exit status 1."""
-    try:
-        app()
-    except (EverlearnError, OSError) as error:
-        aside.print(f"[bold red]everlearn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        aside.print("everlearn: stopped; the same command goes on from the last checkpoint")
-        sys.exit(130)
-
-
-@app.callback(invoke_without_command=True)
-def everlearn(
-    version: Annotated[bool, typer.Option("--version", help="Print the version, and nothing else.")] = False,
-) -> None:
-    """Keeps a deployed model learning from its own traffic, and never lets it get quietly worse."""
-    if version:
-        from everlearn import __version__
-
-        screen.print(__version__, highlight=False)
-
-
-@app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its loop.")] = Path("everlearn-demo"),
     mode: Annotated[Literal["gated", "live"], typer.Option(help="Who answers: see the tutorial.")] = "live",
@@ -103,10 +60,9 @@ def demo(
         config.save(spec, path)
         with Loop(spec, config.home(spec, path)) as loop:
             loop.run(stream.read(pyarrow.parquet.read_table(data).slice(0, first), schema=spec.schema))
-    _serve(spec, config.home(spec, path))
+    server.start(spec, config.home(spec, path))
 
 
-@app.command()
 def init(
     data: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON-lines file, or a glob of them.")],
     label: Annotated[str, typer.Option(help="The column to predict.")],
@@ -122,7 +78,7 @@ def init(
     spec = _inferred(stream.read(data, label=label), data, config_path)
     config.save(spec, config_path)
     if as_json:
-        _print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
+        print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
         return
     schema = spec.schema
     screen.print(f"[bold]{escape(data)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
@@ -132,10 +88,9 @@ def init(
     screen.print(table)
     if schema.classes:
         screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False)
-    screen.print(f"Wrote {config_path}. Next: everlearn run{_option(config_path)}", highlight=False, markup=False)
+    screen.print(f"Wrote {config_path}. Next: everlearn run{option(config_path)}", highlight=False, markup=False)
 
 
-@app.command()
 def run(
     source: Annotated[
         str, typer.Argument(help="A file, a glob, or - for standard input; else the configured one.")
@@ -168,87 +123,13 @@ def run(
     _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
 
 
-@app.command()
-def serve(
-    config_path: Annotated[Path, typer.Argument(help="The configuration file.")] = TOML,
-    host: Annotated[str | None, typer.Option(help="Where to listen; beyond localhost only with a token.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many processes answer.")] = None,
-    ssl_certfile: Annotated[str, typer.Option(help=f"{TLS} the certificate.")] = "",
-    ssl_keyfile: Annotated[str, typer.Option(help=f"{TLS} its key.")] = "",
-    ssl_keyfile_password: Annotated[str, typer.Option(help=f"{TLS} the password of the key.")] = "",
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="How the server's own log is written.")] = "text",
-) -> None:
-    """Answer over HTTP while learning from the feedback that comes back, with a dashboard at /."""
-    from everlearn import config
-
-    spec = config.load(config_path)
-    chosen = {"host": host, "port": port, "workers": workers}
-    settings = msgspec.structs.replace(spec.serve, **{name: one for name, one in chosen.items() if one is not None})
-    spec = msgspec.structs.replace(spec, serve=settings)
-    _serve(spec, config.home(spec, config_path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
-
-
-@token.command("create")
-def token_create(
-    name: Annotated[str, typer.Argument(help="Whose it is; the log calls its labels so.")],
-    scope: Annotated[list[str], typer.Option(help="predict, feedback, read or admin; may be given more than once.")],
-    days: Annotated[float, typer.Option(help="How long it is good for.")] = 90.0,
-    config_path: Config = TOML,
-    as_json: Json = False,
-) -> None:
-    """Make a token, and show it this once; only its hash is kept."""
-    from everlearn.app import tokens
-
-    secret = tokens.create(_tokens(config_path), name, scope, days)
-    if as_json:
-        _print_json({"name": name, "scopes": scope, "token": secret})
-    else:
-        aside.print(
-            f"token {name} ({', '.join(scope)}), good for {days:g} days; it is shown this once:", highlight=False
-        )
-        screen.print(secret, highlight=False, soft_wrap=True)
-
-
-@token.command("list")
-def token_list(config_path: Config = TOML, as_json: Json = False) -> None:
-    """List the tokens: names, scopes and when they expire."""
-    from everlearn.app import tokens
-
-    there = tokens.listed(_tokens(config_path))
-    if as_json:
-        _print_json({"tokens": [msgspec.to_builtins(one) for one in there]})
-        return
-    table = Table("name", "scopes", "expires", box=box.SIMPLE_HEAD)
-    for one in there:
-        table.add_row(escape(one.name), ", ".join(one.scopes), f"{datetime.fromtimestamp(one.expires):%Y-%m-%d %H:%M}")
-    screen.print(table if there else "there are no tokens; make one with `everlearn token create NAME --scope predict`")
-
-
-@token.command("revoke")
-def token_revoke(
-    name: Annotated[str, typer.Argument(help="The name of the token.")],
-    config_path: Config = TOML,
-    as_json: Json = False,
-) -> None:
-    """Revoke a token; a running server knows within a second or two."""
-    from everlearn.app import tokens
-
-    tokens.revoke(_tokens(config_path), name)
-    if as_json:
-        _print_json({"revoked": name})
-    else:
-        screen.print(f"revoked {escape(name)}")
-
-
-@app.command()
 def versions(config_path: Config = TOML, as_json: Json = False) -> None:
     """List every version: where it came from, how good it was, and what points at it."""
-    with _open(config_path) as loop:
+    with opened(config_path) as loop:
         aliases = loop.aliases()
         if as_json:
             rows = [msgspec.to_builtins(one) | {"aliases": aliases.get(one.id, [])} for one in loop.versions()]
-            _print_json({"versions": rows})
+            print_json({"versions": rows})
             return
         metric = "mae" if loop.spec.schema.task == "regression" else "accuracy"
         table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
@@ -261,7 +142,6 @@ def versions(config_path: Config = TOML, as_json: Json = False) -> None:
         screen.print(table)
 
 
-@app.command()
 def promote(
     version: Annotated[str, typer.Argument(help="An id, the beginning of one, or an alias.")],
     reason: Reason = "asked for on the command line",
@@ -269,20 +149,18 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version the champion."""
-    with _open(config_path) as loop:
+    with opened(config_path) as loop:
         _moved("champion", loop.aliases(), loop.promote(version, reason).id, as_json)
 
 
-@app.command()
 def rollback(
     reason: Reason = "asked for on the command line", config_path: Config = TOML, as_json: Json = False
 ) -> None:
     """Make the previous champion the champion again."""
-    with _open(config_path) as loop:
+    with opened(config_path) as loop:
         _moved("champion", loop.aliases(), loop.rollback(reason).id, as_json)
 
 
-@app.command()
 def check(
     target: Annotated[str, typer.Argument(help="A family, or your_module:build.")],
     spec: Annotated[str, typer.Option(help="More of the model's spec, as JSON.")] = "{}",
@@ -300,7 +178,7 @@ def check(
     model.find(target)
     results = checks.run(lambda: model.build(whole), spec=whole)
     if as_json:
-        _print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})
+        print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})
     else:
         table = Table("check", "", "what was found", box=box.SIMPLE_HEAD)
         for one in results:
@@ -308,35 +186,6 @@ def check(
         screen.print(table)
     if not all(one.ok for one in results):
         raise typer.Exit(1)
-
-
-def _serve(
-    spec: Spec,
-    home: Path,
-    certificate: str = "",
-    key: str = "",
-    password: str = "",
-    form: Literal["text", "json"] = "text",
-) -> None:
-    from everlearn.app import logs
-    from everlearn.app.supervise import Server
-
-    logs.start(form, "supervisor", [password] if password else [])
-    with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form) as server:
-        aside.print(
-            f"everlearn serves [bold]{escape(spec.schema.label)}[/] ({spec.mode}) at [bold]{server.url}[/]\n"
-            f"dashboard {server.url}/ · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",
-            highlight=False,
-        )
-        server.wait()
-
-
-def _tokens(path: Path) -> Path:
-    from everlearn import config
-
-    home = config.home(config.load(path), path)
-    home.mkdir(parents=True, exist_ok=True)
-    return home / "tokens.json"
 
 
 def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
@@ -352,7 +201,7 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
             result["picture"] = str(home / "report.png")
             loop.picture(result["picture"], title)
         if as_json:
-            _print_json(result)
+            print_json(result)
             return
         measured = dict(result["metrics"])
         if spec.mode == "live":
@@ -405,16 +254,6 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
         yield show
 
 
-def _open(path: Path) -> Loop:
-    from everlearn import config, loop
-
-    spec = config.load(path)
-    home = config.home(spec, path)
-    if not (home / "log.sqlite").exists():
-        raise ConfigError(f"{home} holds no loop yet; start one with `everlearn run{_option(path)}`")
-    return loop.Loop(spec, home)
-
-
 def _inferred(stream: Stream, source: str, path: Path) -> Spec:
     """The spec for a stream, to be written to `path`; its source is noted as it is seen from there."""
     from everlearn.spec import Spec
@@ -425,14 +264,6 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
 def _moved(alias: str, before: dict[str, list[str]], version: str, as_json: bool) -> None:
     old = next((id for id, names in before.items() if alias in names), "")
     if as_json:
-        _print_json({"alias": alias, "previous": old, "version": version})
+        print_json({"alias": alias, "previous": old, "version": version})
     else:
         screen.print(f"{alias}: {old} -> [bold]{version}[/]", highlight=False)
-
-
-def _option(path: Path) -> str:
-    return "" if path == TOML else f" --config {path}"
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value) + "\n")

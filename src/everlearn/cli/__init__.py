@@ -1,0 +1,57 @@
+"""The command line: one command a step, each a few lines in front of the loop; `--json` prints data for programs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from everlearn.cli import loops, server
+from everlearn.cli.parts import aside, screen
+from everlearn.errors import EverlearnError
+
+app = typer.Typer(
+    help="Keeps a deployed model learning from its own traffic, and never lets it get quietly worse.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    loops.demo,
+    loops.init,
+    loops.run,
+    server.serve,
+    server.feedback,
+    loops.versions,
+    loops.promote,
+    loops.rollback,
+    server.erase,
+    loops.check,
+):
+    app.command()(command)
+app.add_typer(server.token, name="token")
+
+
+def main() -> None:
+    """Run the command line; errors that Everlearn raises on purpose are one message and exit status 1."""
+    try:
+        app()
+    except (EverlearnError, OSError) as error:
+        aside.print(f"[bold red]everlearn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        aside.print("everlearn: stopped; the same command goes on from the last checkpoint")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def everlearn(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and nothing else.")] = False,
+) -> None:
+    """Keeps a deployed model learning from its own traffic, and never lets it get quietly worse."""
+    if version:
+        from everlearn import __version__
+
+        screen.print(__version__, highlight=False)
