@@ -41,6 +41,7 @@ REASONS = ("", "capped", "source", "quarantine")
 CAPPED, SOURCE, QUARANTINE = 1, 2, 3
 
 _CAPPED, _REDUCED, _REFUSED, _QUARANTINED, _PLACE = range(5)  # in arrays["counters"]
+_SHORT = 64  # characters of a source
 _GRAIN = 1 << 20  # a weight of 1, in the whole numbers in which sources are charged
 _LARGEST = 3.4e38  # features are float32
 _MIX = 0x9E3779B97F4A7C15
@@ -180,12 +181,18 @@ def report(arrays: Arrays) -> dict[str, Any]:
     return {**counts, "thresholds": thresholds, "positions": positions}
 
 
-@lru_cache(4096)
 def key(source: str) -> int:
     """A source as 64 bits, the same on every machine; 0 for none."""
+    return _short_key(source) if len(source) <= _SHORT else _key(source)
+
+
+def _key(source: str) -> int:
     if not source:
         return 0
     return int.from_bytes(hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+_short_key = lru_cache(4096)(_key)  # long names are not kept, lest they fill the memory
 
 
 def _check(arrays: Arrays, batch: Batch) -> None:
