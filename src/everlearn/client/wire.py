@@ -198,7 +198,8 @@ def error(status: int, content: bytes) -> EverlearnError:
     if fix := told.get("fix"):
         text = text if str(fix) in text else f"{text}; {fix}"
     kind = _SAME.get(str(told.get("type", "")).removeprefix(_TYPE))
-    if kind is None and told and status in (400, 409, 413, 415, 422):
+    about_input = status in (400, 409, 413, 415, 422) or (status == 404 and "where" in told)
+    if kind is None and told and about_input:
         kind = InputError
     return kind(text) if kind is not None else RequestRefused(text, status, told)
 
