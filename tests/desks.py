@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,7 +46,8 @@ def grown(home: Path, spec: dict[str, Any] = SPEC, examples: int = 1500) -> Spec
     return config.convert(spec)
 
 
-def set_up(home: Path, spec: Spec) -> Setup:
+@contextmanager
+def set_up(home: Path, spec: Spec) -> Iterator[Setup]:
     """The set-up of a server at that home, with some requests counted."""
     setup = Setup(spec=spec, home=str(home), serving=str(snapshot.folder(home)))
     for index in range(spec.serve.workers):
@@ -55,7 +57,8 @@ def set_up(home: Path, spec: Spec) -> Setup:
         for number in range(31):
             tally.observe("predict" if number < 30 else "learn", number * 1e-5)
         tally.close()
-    return setup
+    yield setup
+    shutil.rmtree(setup.serving)
 
 
 @contextmanager
