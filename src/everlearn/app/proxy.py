@@ -38,7 +38,10 @@ class Proxy:
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, retries=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises Refused (413, 502, 503, 504), as long as nothing was sent."""
+        """Raises Refused (400, 413, 502, 503, 504), as long as nothing was sent."""
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._most:
+            raise too_large(self._most)
         request = httpx.Request(
             scope["method"],
             _target(scope),
