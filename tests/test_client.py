@@ -281,7 +281,6 @@ def test_health_is_told_not_raised(stage, call):
         errors.UnknownId("no prediction with id 'a'"),
         errors.InputError("weight: got -1, expected a number from 0 to 1e30"),
         errors.ConfigError("there is no previous champion"),
-        errors.BlobError("the arrays of v1 are gone"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -293,11 +292,19 @@ def test_an_error_is_the_same_as_in_process(stage, call, error):
     assert str(caught.value) == str(error)
 
 
-def test_a_log_that_cannot_be_written_is_a_log_error(stage, call, caplog):
+@pytest.mark.parametrize("kind", [errors.LogError, errors.BlobError])
+def test_files_of_the_server_that_fail_are_the_same_error_without_their_paths(stage, call, caplog, kind):
     caplog.set_level(logging.CRITICAL)
-    stage.replies(errors.LogError("/srv/log: disk full"))
-    with pytest.raises(errors.LogError, match="in its log under this id"):
+    stage.replies(kind("/srv/log: disk full"))
+    with pytest.raises(kind, match="in its log under this id") as caught:
         call("predict", {"x": 1})
+    assert "/srv" not in str(caught.value)
+
+
+def test_a_version_whose_arrays_are_gone_is_a_blob_error(stage, call):
+    stage.replies(Refused(409, "", "the arrays of v1 were pruned", type="blob"))
+    with pytest.raises(errors.BlobError, match="were pruned"):
+        call("promote", "v1")
 
 
 @pytest.mark.parametrize(

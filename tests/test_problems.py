@@ -32,7 +32,7 @@ def decoded(body: bytes, instance: str = "") -> tuple[int, dict]:
         (errors.UnknownId("no prediction with id 'a'"), 404, "unknown-id"),
         (errors.InputError("no"), 422, "input"),
         (errors.ConfigError("no"), 422, "config"),
-        (errors.BlobError("gone"), 409, "blob"),
+        (errors.BlobError("gone"), 503, "blob"),
         (errors.MissingExtra("traces", "otel"), 501, "missing-extra"),
         (errors.LogError("disk full"), 503, "log"),
         (errors.ModelError("arrays differ"), 500, "model"),
@@ -97,10 +97,12 @@ def test_a_fault_shows_nothing_but_an_id_that_is_in_the_log(caplog):
     assert record.exc_info is not None
 
 
-def test_a_log_that_fails_does_not_tell_paths(caplog):
-    _, body = problem(errors.LogError("/srv/fraud/log.sqlite: the disk is full"))
+@pytest.mark.parametrize("kind", [errors.LogError, errors.BlobError])
+def test_files_that_fail_do_not_tell_their_paths(caplog, kind):
+    _, body = problem(kind("/srv/fraud/log.sqlite: the disk is full"))
     assert b"/srv" not in body
-    assert (b"retry-after", b"1") in headers(errors.LogError("x"))
+    assert "/srv" in caplog.text
+    assert (b"retry-after", b"1") in headers(kind("x"))
 
 
 def test_members_that_are_not_known_are_left_out_and_any_value_can_be_told():

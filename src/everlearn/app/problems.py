@@ -75,8 +75,8 @@ def problem(error: BaseException, instance: str = "") -> tuple[int, bytes]:
 def headers(error: BaseException) -> list[tuple[bytes, bytes]]:
     """The headers of the response that tells of an error."""
     own = error.headers if isinstance(error, Refused) else []
-    if isinstance(error, LogError):
-        own = [(b"retry-after", b"1")]
+    if isinstance(error, LogError | BlobError):
+        own = [(b"retry-after", b"1")]  # it may be gone in a moment: a disk that was full, a learner that starts
     return [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store"), *own]
 
 
@@ -90,8 +90,6 @@ def _refused(error: BaseException) -> Refused:
             return Refused(422, "The input cannot be used", text, _parts(text), type="input")
         case ConfigError():
             return Refused(422, "A setting is wrong", text, _parts(text), type="config")
-        case BlobError():
-            return Refused(409, "A stored snapshot cannot be used", text, type="blob")
         case MissingExtra():
             return Refused(501, "A part is not installed", text, type="missing-extra")
         case msgspec.ValidationError():
@@ -103,6 +101,8 @@ def _refused(error: BaseException) -> Refused:
             return Refused(400, "Not JSON", "the JSON is nested too deeply", type="json")
         case LogError():
             return _fault(error, 503, "log", "the event log cannot be used, and nothing was taken; this")
+        case BlobError():
+            return _fault(error, 503, "blob", "a snapshot is missing or damaged; this")
         case EverlearnError():
             return _fault(error, 500, "model" if type(error).__name__ == "ModelError" else "fault", f"{text}; this")
         case _:
