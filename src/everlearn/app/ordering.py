@@ -19,7 +19,7 @@ from everlearn.app.answering import body, sent, wrong
 from everlearn.app.parts import Parts
 from everlearn.app.problems import Refused
 from everlearn.app.replies import Challenge, DecisionEntry, Outcome, Promote, Rollback
-from everlearn.errors import InputError, ModelError
+from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.records import Decision
 
 PATIENCE = 5.0  # seconds that an answer waits for the learner
@@ -94,7 +94,10 @@ async def _ordered(parts: Parts, request: Request, make: Callable[[], Decision])
 
 def _appended(parts: Parts, make: Callable[[], Decision], source: str) -> int:
     """The position of the order; whose token asked for it is kept with it."""
-    order = make()
+    try:
+        order = make()
+    except BlobError as error:
+        raise Refused(409, "The arrays of the version are gone", str(error), type="blob") from error
     if source:
         order = msgspec.structs.replace(order, detail=order.detail | {"token": source})
     return parts.log.append([order])[0]
