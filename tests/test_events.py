@@ -577,6 +577,26 @@ def test_processes_that_never_wait_for_each_other_lose_nothing_and_double_nothin
     assert {event.payload.id: event.position for event in found if isinstance(event.payload, Example)} == acknowledged
 
 
+def test_under_a_steady_load_the_write_ahead_log_stays_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    wal = path.with_name(f"{path.name}-wal")
+    with SqliteLog(path, tidy=False) as busy, SqliteLog(path, tidy=False) as other:
+        stop, longest = threading.Event(), 0
+
+        def tidy() -> None:
+            while not stop.wait(0.02):
+                other.tidy()
+
+        tidying = threading.Thread(target=tidy)
+        tidying.start()
+        for number in range(12_000):  # each leaves some 4 pages of 4 kB, 200 MB in all
+            busy.append([Example(f"e{number * 7919 % 12_000}", {"x": 0.5}, True)])
+            longest = max(longest, wal.stat().st_size)
+        stop.set()
+        tidying.join()
+    assert longest < 80 << 20
+
+
 def test_tidy_empties_the_write_ahead_log_that_a_connection_leaves_alone(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     beside = Path(f"{path}-wal")

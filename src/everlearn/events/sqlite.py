@@ -26,6 +26,8 @@ _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
 _ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
 _TEN = 10
 _INSERT_TEN = _INSERT + ", (?, ?, ?, ?)" * (_TEN - 1)  # half the time of ten statements
+_LONG = 8000  # pages of the write-ahead log, 32 MB
+_MOMENT = 30  # milliseconds that its new beginning waits for others, and others for it
 _SELECT = "SELECT position, time, payload FROM events"
 
 
@@ -101,11 +103,21 @@ class SqliteLog:
             self._writing.release()
 
     def tidy(self) -> None:
-        """Copy what is in the write-ahead log into the file, as far as possible without waiting for anyone."""
+        """Copy what is in the write-ahead log into the file; where it has grown long, begin it anew.
+
+        Copying makes nobody wait. But under a steady load there is always something new behind what was copied, and
+        the write-ahead log would grow for ever: so writers are held, for the milliseconds that the rest takes, once
+        it is longer than 32 MB.
+        """
         self._check_usable()
         with self._writing:
             try:
-                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                ((_, pages, _),) = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                if pages > _LONG:
+                    self._writer.execute(f"PRAGMA busy_timeout = {_MOMENT}")
+                    self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()  # gives up if others go on
+                    self._writer.execute("PRAGMA busy_timeout = 0")
+                    self._patient = False
             except sqlite3.Error as error:
                 self._explain(error, "could not be tidied")
 
