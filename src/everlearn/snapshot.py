@@ -36,7 +36,7 @@ ROOM = 32 << 20  # bytes that must be free in shared memory, lest large snapshot
 _MEMORY = Path("/dev/shm")
 # Places in the file of words. Each is read and written by one aligned move of eight bytes: that is what CPython's
 # memoryview does for the formats "Q" and "d", while struct's "<Q" goes byte by byte.
-_SEQUENCE, _POSITION, _FRESH = range(3)
+_SEQUENCE, _POSITION, _FRESH, _BOOT = range(4)
 _WORDS_BYTES = 64
 _SMALL = 1 << 16  # bytes: below this every file is checked as it is mapped, which takes 10 microseconds
 _PAUSE = 0.005
@@ -103,6 +103,10 @@ class Publisher:
             left.unlink(missing_ok=True)
         self._map = _writable_words(folder)
         self._words, self._moments = memoryview(self._map).cast("Q"), memoryview(self._map).cast("d")
+        boot = _boot()
+        if not boot or self._words[_BOOT] != boot:  # the clock of moments has begun anew since
+            self._moments[_FRESH] = 0.0
+            self._words[_BOOT] = boot
         with suppress(BlobError, FileNotFoundError):
             held = _mapped(folder / CURRENT)
             self.sequence, self.position = held.header["sequence"], held.header["position"]
@@ -144,6 +148,10 @@ class Publisher:
     def reached(self, position: int) -> None:
         """The log was folded up to `position`, whether or not that changed what serves."""
         self._words[_POSITION] = position
+
+    def staleness(self, now: float) -> float:
+        """What serves includes every label that was acknowledged longer ago than this; see `Reader.staleness`."""
+        return _since(self._moments[_FRESH], now)
 
     def close(self) -> None:
         """Let go of the folder; what serves goes on serving. Closing twice is fine."""
@@ -207,8 +215,7 @@ class Reader:
 
         `now` is `time.monotonic()`. Infinite as long as nothing is known.
         """
-        moment = self._moments[_FRESH]
-        return max(0.0, now - moment) if moment else math.inf
+        return _since(self._moments[_FRESH], now)
 
     def check(self) -> None:
         """Compare the snapshot in use with its checksum; raises `BlobError` if its bytes are not those published."""
@@ -312,6 +319,17 @@ class _Mould:
             self._model = copy.copy(self._model)  # the last one is the next pattern, so that old arrays can go
         self._model.arrays = dict(arrays)
         return self._model
+
+
+def _boot() -> int:
+    """A number that this start of the machine has, and no other; 0 where the system has none."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:16], 16)
+    return 0
+
+
+def _since(moment: float, now: float) -> float:
+    return max(0.0, now - moment) if moment else math.inf
 
 
 def _told(answering: Answering) -> dict[str, Any]:

@@ -60,20 +60,17 @@ class Marks:
         return list(self._marks)
 
 
-def of(
-    fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0, staleness: float | None = None
-) -> dict[str, Any]:
+def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> dict[str, Any]:
     """Everything worth showing about a loop whose log was folded up to `position`.
 
-    `rows` is how many rows were taken from files that are their own log. What serves includes every label older than
-    `staleness` seconds; None where what is learned serves at once. Ages in the replay memory are in positions.
+    `rows` is how many rows were taken from files that are their own log. The staleness is that of a loop that serves
+    what it has learned at once; where another process answers, it knows better. Ages in the replay memory are in
+    positions.
     """
     spec, learner, log, end = fold.spec, fold.learner, home.log, home.log.end()
     contestants = fold.roster.contestants
     measured = [role for role in learner.metrics if not (spec.mode == "live" and role == "challenger")]
     lag = _lag(log, position, end)
-    if staleness is None:
-        staleness = lag["seconds"]
     found = marks.follow(log)
     return {
         "time": time.time(),
@@ -85,11 +82,7 @@ def of(
         "position": position,
         "end": end,
         "lag": lag,
-        "staleness": {
-            "seconds": staleness,
-            "bound": spec.serve.staleness,
-            "broken": staleness > spec.serve.staleness,
-        },
+        "staleness": stale(lag["seconds"], spec.serve.staleness),
         "counts": {kind: log.count(kind) for kind in _COUNTED} | {"row": rows},
         "examples": learner.scored,
         "waiting": len(fold.waiting),
@@ -114,6 +107,12 @@ def of(
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
     }
+
+
+def stale(seconds: float, bound: float) -> dict[str, Any]:
+    """What serves includes every label older than `seconds` (None: not known); is that longer ago than it may be?"""
+    known = seconds if math.isfinite(seconds) else None
+    return {"seconds": known, "bound": bound, "broken": seconds > bound}
 
 
 def _mark(position: int, decision: Decision) -> dict[str, Any]:
