@@ -156,7 +156,7 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
     blobs = Blobs(folder / "blobs", spec.log.durability)
     replaced: set[str] = set()
     versions: dict[str, str] = {}
-    checkpoints: list[str] = []
+    newest = ""  # checkpoint; those before it may hold what was erased
     after = 0
     while batch := log.read(after, _READ, kinds=("version", "decision", "checkpoint")):
         for event in batch:
@@ -164,12 +164,11 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
                 case Born(version=version):
                     versions[version.id] = version.blob
                 case Checkpoint(blob=blob):
-                    checkpoints.append(blob)
+                    newest = blob
                 case Decision(action="erase", detail=detail):
                     replaced |= detail["versions"].keys()
-                    checkpoints = []  # those from before hold what was erased
         after = batch[-1].position
-    needed = {blob for id, blob in versions.items() if id not in replaced} | set(checkpoints[-2:])
+    needed = {blob for id, blob in versions.items() if id not in replaced} | {newest}
     for blob in blobs.hashes() - needed:
         blobs.remove(blob)
     for left in blobs.folder.glob(".*.unfinished"):
