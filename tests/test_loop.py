@@ -153,7 +153,7 @@ def test_epochs_of_a_warm_start_are_passes_over_its_rows(tmp_path):
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(columns, schema=settings.schema))
         first = loop.home.versions.load(loop.versions()[0].id)
-        twin = loop.fold.make()
+        twin = loop.fold.moves.make()
         (chunk,) = read(columns, schema=settings.schema).chunks()
         warm: Examples = cut(chunk.examples, 0, 500)
         for _ in range(3):
@@ -276,7 +276,7 @@ def test_a_challenger_is_not_scored_on_what_was_predicted_before_it_was_born(tmp
     with everlearn.open(spec(mode="live"), home=tmp_path / "home") as loop:
         for row in range(200):
             loop.predict(record(columns, row), id=str(row))
-        fresh = loop.fold.roster.challenge(loop.versions()[0].id, loop.fold.make())
+        fresh = loop.fold.roster.challenge(loop.versions()[0].id, loop.fold.moves.make())
         for row in range(200):
             loop.feedback(str(row), label=int(columns["label"][row]))
         assert fresh.trial is None

@@ -92,7 +92,7 @@ def test_relearning_everything_gives_the_bytes_that_the_loop_learned(tmp_path: P
         assert left_out == 0
 
 
-@pytest.mark.parametrize("feedback", FEEDBACK[:2])
+@pytest.mark.parametrize("feedback", FEEDBACK)
 def test_what_is_left_out_was_never_learned(tmp_path: Path, feedback: FeedbackSpec):
     with Loop(settings(feedback=feedback), tmp_path / "home") as loop, Loop(loop.spec, tmp_path / "clean") as clean:
         learned_live(loop, traffic())

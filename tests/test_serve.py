@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from everlearn.model import copy
 from everlearn.records import Batch
-from everlearn.serve import Contestant, Roster, Trial
+from everlearn.serve import Contestant, Learned, Roster, Trial
 
 from .models import Mean, examples
 
@@ -102,7 +103,7 @@ def test_live_the_champion_learns_and_is_itself_the_candidate():
     assert roster.move(roster.champion, "reject") == "rollback"
     previous = roster.find("previous")
     assert previous is not None
-    roster.install("v0", previous.model.arrays, keep=False)
+    roster.install("v0", copy(previous.model), keep=False)
     assert roster.champion.model.arrays["count"] == 0
     roster.champion.model.learn(rows.batch, rows.y, rows.weight)
     assert previous.model.arrays["count"] == 0
@@ -119,7 +120,7 @@ def test_a_roster_comes_back_from_its_arrays_and_header(live):
     arrays, header = roster.state()
     twin = Roster(live)
     stored = {one.version: one.model.arrays for one in roster.contestants if not one.learns and one.role != "candidate"}
-    twin.load(arrays, header, Mean, stored.__getitem__)
+    twin.load(arrays, header, lambda version: Mean(), stored.__getitem__)
     again, header_again = twin.state()
     assert header_again == header
     assert {name: array.tobytes() for name, array in again.items()} == {
@@ -128,3 +129,42 @@ def test_a_roster_comes_back_from_its_arrays_and_header(live):
     batch: Batch = rows.batch
     for one, other in zip(roster.contestants, twin.contestants, strict=True):
         assert one.model.predict(batch).tobytes() == other.model.predict(batch).tobytes()
+
+
+def test_a_version_in_shadow_is_compared_and_takes_over_as_it_is():
+    for live in (False, True):
+        roster = started(live)
+        learned = Mean()
+        one = roster.shadow("v7", learned)
+        assert ("shadow", "champion") in asked(roster)
+        assert roster.move(one, "promote") == "promote"
+        roster.promote(one, "v7")
+        assert roster.champion.model is learned
+        assert roster.champion.learns == live
+        previous = roster.find("previous")
+        assert previous is not None
+        assert previous.version == ("v7" if live else "v0")
+        assert previous.model is not learned
+
+
+def test_who_contends_is_bounded_by_those_who_learn_or_are_in_shadow():
+    roster = started()
+    assert roster.contending() == 1
+    fresh, shadow = roster.challenge("v1", Mean()), roster.shadow("v0", Mean())
+    roster.nominate()
+    assert roster.contending() == 3
+    roster.dismiss(fresh)
+    roster.dismiss(shadow)
+    assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0", "candidate": "v0"}
+
+
+def test_the_canary_is_what_the_first_challenger_has_nominated_or_the_fresh_one():
+    roster, live = started(), started(live=True)
+    assert roster.canary is None
+    assert live.canary is None
+    roster.challenge("v1", Mean())
+    roster.nominate(Learned(12, 0))
+    canary = roster.canary
+    assert canary is not None
+    assert (canary.role, canary.of, canary.learned) == ("candidate", roster.challenger.uid, Learned(12, 0))
+    assert live.challenge("v1", Mean()) is live.canary

@@ -7,39 +7,42 @@ falls, or a checkpoint is due, the fold yields a `Commit`, which its caller must
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from everlearn import gate, metrics, model, schema
+from everlearn import limits, model, schema
 from everlearn.errors import ConfigError, InputError
-from everlearn.feedback import ANSWER, Waiter, Waiting, target
-from everlearn.learn import DRIFT, Learner, warm
-from everlearn.predict import speak
+from everlearn.events import Log
+from everlearn.feedback import ANSWER, Earlier, Early, Waiter, Waiting, target
+from everlearn.learn import DRIFT, Learner, kept, stacked, warm
+from everlearn.lessons import Hearing, Lessons
+from everlearn.moves import Moves
 from everlearn.records import (
     Arrays,
     Batch,
-    Born,
     Decision,
     Event,
-    Evidence,
     Example,
     Examples,
+    Feedback,
     Label,
     Payload,
     Prediction,
     Preference,
     Reward,
-    Singles,
 )
-from everlearn.serve import Contestant, Roster, Trial
+from everlearn.serve import Contestant, Learned, Roster
 from everlearn.spec import Spec
 from everlearn.version import Versions
 
 Cursor = Literal["row", "log"]
+
+_STRETCH = 512  # events folded together, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +54,9 @@ class Commit:
 
 
 class Fold:
-    """All state of a loop, and how events and rows change it.
+    """All state of a loop, and how events and rows change it."""
 
-    `lookup(id)` gives the prediction of that id from the log, for feedback that comes when it waits no longer.
-    """
-
-    def __init__(self, spec: Spec, versions: Versions, lookup: Callable[[str], Prediction | None]) -> None:
+    def __init__(self, spec: Spec, versions: Versions, log: Log) -> None:
         self.spec = spec
         self.shape = schema.shape(spec.schema)
         self.encoder = schema.Encoder(spec.schema)
@@ -64,25 +64,40 @@ class Fold:
         self.learner = Learner(spec, self.shape)
         self.gate = msgspec.structs.replace(spec.gate, loss=self.learner.loss)
         self.waiting = Waiting(spec.feedback)
+        self.early = Early(spec.feedback)
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
+        self.unusable = 0  # events of the log that no model could use
+        self._log = log
+        self._default = _default(spec, self.encoder)
+        guards = {name: self.encoder.label(_guarded(name, spec)) for name in spec.gate.guards}
+        self.lessons = Lessons(spec, self.gate, guards, self._default, self.learner, self.roster)
+        self.moves = Moves(spec, self.gate, self.encoder, self.learner, self.roster, versions, log)
         self._versions = versions
-        self._lookup = lookup
         self._now = 0.0  # the latest time that the log has shown; it never goes back
         self.warm_rows = int(spec.warm_start)  # a share below 1 needs the length of the stream: the loop knows it
         self._warmed = 0
         self._predictions = 0
         self._checkpointed = 0  # examples and predictions folded by then
         self._nursery: model.Model | None = None  # learns offline until the warm start is over
-        self._default = _default(spec, self.encoder)
-        self._guards = {name: self.encoder.label(_guarded(name, spec)) for name in spec.gate.guards}
+        self._ticked = False  # whether decisions fell with the event that is being folded
 
     @property
     def started(self) -> bool:
         return bool(self.roster.contestants)
 
-    # ---- rows and events ---------------------------------------------------------------------------------------
+    @property
+    def canary(self) -> Contestant | None:
+        """Who answers the share of the traffic that is set aside for a candidate, if there is one."""
+        return self.roster.canary if self.started else None
 
-    def examples(self, examples: Examples, cursor: Cursor) -> Iterator[Commit]:
+    @property
+    def bounds(self) -> Arrays:
+        """What features are clipped to by whoever answers; see `everlearn.limits.clip`."""
+        return limits.bounds(self.learner.limits)
+
+    # ---- rows, which come with their labels --------------------------------------------------------------------
+
+    def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold rows that come with their labels: each is predicted by everyone, scored, then learned."""
         if not self.started:
             used = self._warm_up(examples)
@@ -92,258 +107,241 @@ class Fold:
             at = int(examples.position[used]) - 1
             self.cursor[cursor] = at
             yield from self.start(at)
-            examples = model.cut(examples, used, len(examples.y))
-        for piece in self.learner.pieces(examples):
-            shadows = {one.uid: one.model for one in self.roster.contestants if not one.learns}
-            yield from self._test(piece, speak(shadows, piece.batch), cursor)
-
-    def event(self, event: Event) -> Iterator[Commit]:
-        """Fold one event of the log; what the loop wrote itself moves nothing.
-
-        Whatever falls due on the way is committed once the whole event is folded: a checkpoint is never half of one.
-        """
-        commits = self._effects(event)
-        if commits is None:
-            return
-        payloads, due = [], False
-        for commit in commits:
-            payloads += commit.payloads
-            due = True
-        self.cursor["log"] = event.position
-        if due or self._due():
-            yield self._commit(event.position, payloads)
-
-    def _effects(self, event: Event) -> Iterator[Commit] | None:
-        match event.payload:
-            case Decision(by="user", alias="champion") as decision:
-                return self._installed(decision)
-            case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
-                self.warm_rows = warm_rows
-                return iter(())
-            case Prediction() as prediction:
-                return self._with_overdue(event, self._predicted(event, prediction))
-            case Label() | Reward() | Preference() as feedback:
-                y = target(feedback, self.spec.schema.task, self.encoder.label)
-                return self._with_overdue(event, self._judged(feedback.id, y, feedback.weight, event.position))
-        return None
-
-    def _installed(self, decision: Decision) -> Iterator[Commit]:
-        arrays = self._versions.load(decision.version)
-        self.roster.install(decision.version, arrays, keep=decision.action == "promote")
-        return iter(())
-
-    def _with_overdue(self, event: Event, effects: Iterator[Commit]) -> Iterator[Commit]:
-        """The effects of an event, and those of the time that it shows: predictions overdue take the default label."""
-        yield from effects
-        self._now = max(self._now, event.time)
-        for waiter in self.waiting.overdue(self._now):
-            yield from self._unanswered(waiter, event.position)
-
-    def _unanswered(self, waiter: Waiter, position: int) -> Iterator[Commit]:
-        if self._default is not None:
-            yield from self._score(waiter, self._default, 1.0, position)
-
-    def example_events(self, batch: Sequence[Event]) -> Iterator[Commit]:
-        """Fold consecutive events that are all examples, at once."""
-        payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
-        self._now = max(self._now, batch[-1].time)
-        encoded, _ = self.encoder.records([one.features for one in payloads])
-        y, _ = self.encoder.labels([one.label for one in payloads], len(payloads))
-        weight = np.array([one.weight for one in payloads], np.float32)
-        position = np.array([event.position for event in batch], np.int64)
-        yield from self.examples(Examples(encoded, y, weight, position), "log")
-        self.cursor["log"] = batch[-1].position
+            examples, sources = model.cut(examples, used, len(examples.y)), sources[used:]
+        most = 1 if self.learner.judges and self.roster.live else len(examples.y)  # who judges must not learn with it
+        done = 0
+        for piece in self.learner.pieces(examples, most):
+            counted = self.lessons.rows(piece, sources[done : done + len(piece.y)])
+            done += len(piece.y)
+            if counted and self.learner.due():
+                self.cursor[cursor] = at = int(piece.position[-1])
+                payloads = self.moves.decide(at, self._learned())
+                if payloads or self._due():
+                    yield self._commit(at, payloads)
 
     def start(self, at: int) -> Iterator[Commit]:
         """End the warm start, if there was one: store the first version, and put it in every role."""
-        first = self._nursery or self.make()
-        why = f"trained offline on {self._warmed} rows" if self._warmed else "untrained start"
-        version = self._versions.make(first.arrays, self.spec.model, (), at, why, {})
-        self.roster.start(version.id, first)
-        self._nursery = None
-        aliases = [self._decision("start", at, why, "loop", alias, version.id) for alias in ("champion", "challenger")]
-        yield self._commit(at, [Born(version), *aliases])
+        yield self._commit(at, self._begin(at))
 
-    def make(self) -> model.Model:
-        """An untrained model of this loop's spec."""
-        return model.build({"seed": self.spec.seed, **self.spec.model}, self.shape)
-
-    # ---- test, then learn --------------------------------------------------------------------------------------
+    def rehearse(self, examples: Examples) -> Examples:
+        """Learn rows offline, before anything is served: a pass of a warm start that is more than one pass long."""
+        self._nursery = self._nursery or self.moves.make()
+        weight = np.minimum(examples.weight, np.float32(self.spec.limits.weight))
+        bounded = Examples(self.learner.bound(examples.batch), examples.y, weight, examples.position)
+        warm(self._nursery, bounded)
+        return bounded
 
     def _warm_up(self, examples: Examples) -> int:
         """Learn what belongs to the warm start; return how many rows that were."""
         used = min(len(examples.y), self.warm_rows - self._warmed)
         if used > 0:
-            self.rehearse(model.cut(examples, 0, used))
-            self.learner.remember(model.cut(examples, 0, used))
+            self.learner.remember(self.rehearse(model.cut(examples, 0, used)))
             self._warmed += used
         return max(used, 0)
 
-    def rehearse(self, examples: Examples) -> None:
-        """Learn rows offline, before anything is served: a pass of a warm start that is more than one pass long."""
-        self._nursery = self._nursery or self.make()
-        warm(self._nursery, examples)
+    def _begin(self, at: int) -> list[Payload]:
+        first = self._nursery or self.moves.make()
+        why = f"trained offline on {self._warmed} rows" if self._warmed else "untrained start"
+        self._nursery = None
+        return self.moves.start(first, why, at, self._learned())
 
-    def _predicted(self, event: Event, prediction: Prediction) -> Iterator[Commit]:
-        if not self.started:
-            yield from self.start(event.position - 1)
-        row = self.encoder.record(prediction.features)
-        said = speak({one.uid: one.model for one in self.roster.contestants}, row)
-        said[ANSWER] = np.array([prediction.proba or (float(prediction.value),)], np.float32)
-        self._predictions += 1
-        self.learner.look(row, said[ANSWER])
-        if self.spec.drift.watch != "loss" and self.learner.alarm() == DRIFT:  # no label will say so
-            yield Commit(event.position, self._react(event.position))
-        for evicted in self.waiting.put(Waiter(prediction.id, event.position, event.time, row, said)):
-            yield from self._unanswered(evicted, event.position)
+    # ---- events ------------------------------------------------------------------------------------------------
 
-    def _judged(self, id: str, y: float, weight: float, position: int) -> Iterator[Commit]:
-        """Score a prediction that waits; a correction, or a label that came too late, is learned but not scored."""
-        waiter = self.waiting.take(id)
-        if waiter is not None:
-            yield from self._score(waiter, y, weight, position)
-        elif self.spec.feedback.correction == "learn" and (found := self._lookup(id)) is not None:
-            example = _example(self.encoder.record(found.features), y, weight, position)
-            for one in self.roster.contestants:
-                if one.learns:
-                    warm(one.model, example)
+    def events(self, batch: Sequence[Event]) -> Iterator[Commit]:
+        """Fold consecutive events of the log; what the loop wrote itself moves nothing.
 
-    def _score(self, waiter: Waiter, y: float, weight: float, position: int) -> Iterator[Commit]:
-        yield from self._test(_example(waiter.row, y, weight, position), waiter.said, "log")
+        Whatever falls due on the way is committed once the whole event is folded: a checkpoint is never half of one.
+        """
+        for kind, group in groupby(batch, _kind):
+            if kind == "example":
+                yield from self._examples(list(group))
+            elif kind == "answer":
+                yield from self._answers(list(group))
+            else:
+                for event in group:
+                    yield from self._told(event)
 
-    def _test(self, examples: Examples, said: dict[int, Singles], cursor: Cursor) -> Iterator[Commit]:
-        """Score everyone on rows that all lie before the next decision, learn them, then decide if it is time."""
-        answered_now = ANSWER not in said
-        contestants, champion = self.roster.contestants, self.roster.champion
-        roles = {"champion": champion.uid if answered_now else ANSWER, "challenger": self.roster.challenger.uid}
-        if (frozen := self.roster.find("frozen")) is not None:
-            roles["frozen"] = frozen.uid
-        learners = {one.uid: one.model for one in contestants if one.learns}
-        losses = self.learner.step(examples, said, learners, roles, answered_now)
-        if answered_now:
-            self.learner.look(examples.batch, said[champion.uid])
-        for candidate, reference in self.roster.questions():
-            if candidate.uid in losses and reference.uid in losses:
-                trial = candidate.trial = candidate.trial or self._trial()
-                gate.update(trial.evidence, self.gate, losses[reference.uid], losses[candidate.uid])
-                self._guard(trial.evidence, said[reference.uid], said[candidate.uid], examples)
-                result = said[candidate.uid], examples.y, examples.weight
-                metrics.update(trial.metrics, self.learner.task, *result, index=trial.tested)
-                trial.tested += len(examples.y)
-        if self.learner.due():
-            self.cursor[cursor] = at = int(examples.position[-1])
-            yield from self._decide(at)
+    def _examples(self, batch: Sequence[Event]) -> Iterator[Commit]:
+        payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
+        self._now = max(self._now, *(event.time for event in batch))
+        encoded, problems = self.encoder.records([one.features for one in payloads])
+        y, unknown = self.encoder.labels([one.label for one in payloads], len(payloads))
+        weight = np.array([one.weight for one in payloads], np.float32)
+        position = np.array([event.position for event in batch], np.int64)
+        examples, sources = Examples(encoded, y, weight, position), [one.source for one in payloads]
+        if bad := {problem.row for problem in (*problems, *unknown)}:
+            self.unusable += len(bad)
+            good = np.array([row not in bad for row in range(len(y))])
+            examples, sources = kept(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
+        if len(examples.y):
+            yield from self.examples(examples, "log", sources if any(sources) else ())
+        self.cursor["log"] = batch[-1].position
 
-    def _trial(self) -> Trial:
-        return Trial(gate.start(self.gate), metrics.start(self.learner.task, int(self.shape["classes"]), points=2))
-
-    def _guard(self, question: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
-        """Show the gate the recall of the classes that a promotion must not cost."""
-        for name, guarded in self._guards.items():
-            mine = examples.y == guarded
-            if mine.any():
-                pair = (metrics.losses("error", scores[mine], examples.y[mine]) for scores in (reference, candidate))
-                gate.update_guard(question, self.gate, name, *pair)
-
-    # ---- decisions: asked of the gate and of the detectors, carried out by the roster --------------------------
-
-    def _decide(self, at: int) -> Iterator[Commit]:
-        payloads: list[Payload] = []
-        if self.learner.alarm() == DRIFT:
-            payloads += self._react(at)
-        champion = self.roster.champion.uid
-        for candidate, _ in self.roster.questions():
-            if candidate.trial is None or self.roster.champion.uid != champion:
-                continue  # not asked yet, or everyone is asked anew since the champion has changed
-            share = 1.0 if candidate.role in ("previous", "frozen", "champion") else 1.0 / self.spec.challengers
-            verdict = gate.verdict(candidate.trial.evidence, self.gate, share)
-            if verdict.action != "wait":
-                payloads += self._move(candidate, verdict.action, verdict.reason, verdict.evidence, at)
-            elif candidate.role == "candidate" and self._hopeless(verdict.evidence):
-                self.roster.withdraw(candidate)
-        self.roster.nominate()
+    def _told(self, event: Event) -> Iterator[Commit]:
+        """Fold what somebody decided."""
+        match event.payload:
+            case Decision(action="order") as order:
+                payloads = [] if self.started else self._begin(event.position - 1)
+                payloads += self.moves.obey(order, event.position, self._learned())
+            case Decision(by="user", alias="champion", detail=detail) as decision if "order" not in detail:
+                revived = self.moves.revive(decision.version)  # as releases before orders wrote it
+                self.roster.install(decision.version, revived, keep=decision.action == "promote")
+                payloads = []
+            case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
+                self.warm_rows, payloads = warm_rows, []
+            case _:
+                return
+        self.cursor["log"] = event.position
         if payloads or self._due():
-            yield self._commit(at, payloads)
+            yield self._commit(event.position, payloads)
+
+    def _answers(self, events: list[Event]) -> Iterator[Commit]:
+        """Fold predictions and feedback, as many at a time as change nothing but what is learned."""
+        start = 0
+        while start < len(events):
+            stretch = events[start : start + self._longest()]
+            payloads, done = self._stretch(stretch)
+            self.lessons.test()
+            start += done
+            self.cursor["log"] = events[start - 1].position
+            if payloads or self._due():
+                yield self._commit(self.cursor["log"], payloads)
+
+    def _longest(self) -> int:
+        """How many events may be folded together.
+
+        Where features are clipped, or inputs watched for drift, what an event brings must not be known earlier.
+        """
+        drift = self.spec.drift
+        if "low" in self.learner.limits or (drift.watch != "loss" and drift.detector != "none"):
+            return 1
+        return min(_STRETCH, self.spec.checkpoint - self._folded() % self.spec.checkpoint)
+
+    def _stretch(self, events: Sequence[Event]) -> tuple[list[Payload], int]:
+        """Fold events up to the first with which decisions fall; return these, and how many events were folded."""
+        payloads: list[Payload] = []
+        rows, batch = self._encoded(events)
+        heard: Hearing | None = None
+        for i, event in enumerate(events):
+            self._now = max(self._now, event.time)
+            match event.payload:
+                case Prediction() as prediction if i in rows:
+                    if not self.started:
+                        payloads += self._begin(event.position - 1)
+                    heard = heard or Hearing(batch, self.roster.contestants)
+                    payloads += self._predicted(event, prediction, heard, *rows[i])
+                case Label() | Reward() | Preference() as feedback:
+                    payloads += self._judged(feedback, event.position, event.time, event.position)
+            for waiter in self.waiting.overdue(self._now):
+                payloads += self._unanswered(waiter, event.position)
+            if payloads or self._ticked or self._due():
+                self._ticked = False
+                return payloads, i + 1
+        return payloads, len(events)
+
+    def _encoded(self, events: Sequence[Event]) -> tuple[dict[int, tuple[int, int]], Batch]:
+        """The rows of the predictions among events: for each its row, and where the run of predictions ends."""
+        asked = [(i, event.payload) for i, event in enumerate(events) if isinstance(event.payload, Prediction)]
+        if not asked:
+            return {}, stacked([], int(self.shape["dense"]))
+        try:
+            batch = self.encoder.rows([one.features for _, one in asked])
+        except InputError:
+            batch, problems = self.encoder.records([one.features for _, one in asked])
+            bad = {problem.row for problem in problems}
+            self.unusable += len(bad)
+            asked = [one for row, one in enumerate(asked) if row not in bad]
+            batch = self.encoder.rows([one.features for _, one in asked])
+        rows: dict[int, tuple[int, int]] = {}
+        end = len(asked)
+        for row in range(len(asked) - 1, -1, -1):
+            if row + 1 < len(asked) and asked[row + 1][0] != asked[row][0] + 1:
+                end = row + 1
+            rows[asked[row][0]] = (row, end)
+        return rows, self.learner.bound(batch)
+
+    def _predicted(self, event: Event, prediction: Prediction, heard: Hearing, row: int, upto: int) -> list[Payload]:
+        said = heard.said(row, upto, self.lessons.teach())
+        answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
+        # What a canary answered is not the champion's doing: that one is scored on what it said in shadow.
+        said[ANSWER] = said[self.roster.champion.uid] if prediction.canary else answer
+        self._predictions += 1
+        payloads: list[Payload] = []
+        waiter = Waiter(prediction.id, event.position, event.time, heard.row(row), said)
+        if self.spec.drift.watch != "loss":
+            self.learner.look(waiter.row, said[ANSWER])
+            if self.learner.alarm() == DRIFT:  # no label will say so
+                self.lessons.test()
+                payloads += self.moves.react(event.position, self._learned())
+        for evicted in self.waiting.put(waiter):
+            payloads += self._unanswered(evicted, event.position)
+        self.early.expire(self._now)
+        for piece in self.early.take(prediction.id):
+            payloads += self._judged(piece.feedback, piece.position, piece.time, event.position)
+        return payloads
+
+    def _judged(self, feedback: Feedback, position: int, time: float, at: int) -> list[Payload]:
+        """Score a prediction that waits; a correction, or a label that came too late, is learned but not scored.
+
+        `position` is where the feedback stands; `at` is where its prediction came, if that came later.
+        """
+        try:
+            y = target(feedback, self.spec.schema.task, self.encoder.label)
+        except InputError:
+            self.unusable += 1
+            return []
+        if (waiter := self.waiting.take(feedback.id)) is not None:
+            return self._score(waiter, y, feedback.weight, feedback.source, position, at)
+        found = self._log.find(f"prediction:{feedback.id}")
+        if found is None or found.position > at:
+            if self.spec.feedback.early:
+                self.early.put(Earlier(position, time, feedback))
+        elif isinstance(found.payload, Prediction):
+            self._correct(found.payload, feedback, y, position)
+        return []
+
+    def _correct(self, prediction: Prediction, feedback: Feedback, y: float, position: int) -> None:
+        """Learn a judgement of a prediction that waits no longer."""
+        late: bool | None = None
+        if self.spec.feedback.correction == "ignore":
+            return
+        if self.spec.feedback.correction == "importance":
+            told = (one for one in self._log.about(feedback.id) if one.position < position)
+            late = None if any(isinstance(one.payload, Label | Reward | Preference) for one in told) else True
+        try:
+            row = self.learner.clip(self.encoder.record(prediction.features))
+        except InputError:
+            return
+        self.lessons.add(row, y, feedback.weight, feedback.source, position, None, late)
+
+    def _unanswered(self, waiter: Waiter, at: int) -> list[Payload]:
+        """A prediction that nobody has judged takes the default label."""
+        if self._default is None:
+            return []
+        return self._score(waiter, self._default, 1.0, "", at, at)
+
+    def _score(self, waiter: Waiter, y: float, weight: float, source: str, position: int, at: int) -> list[Payload]:
+        """Take in the label at `position`; if it fills the tick, decide."""
+        counted = self.lessons.add(waiter.row, y, weight, source, position, waiter.said, late=False)
+        if not counted or (self.learner.scored + len(self.lessons)) % self.spec.tick:
+            return []
+        self.lessons.test()
+        self.cursor["log"] = at
+        self._ticked = True
+        return self.moves.decide(at, self._learned())
+
+    def _learned(self) -> Learned:
+        """What is learned by now."""
+        return Learned(self.cursor["log"], self.cursor["row"])
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def _due(self) -> bool:
         """Whether it is time for a checkpoint."""
         return self._folded() // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint
 
     def _folded(self) -> int:
-        return self.learner.scored + self._predictions
-
-    def _hopeless(self, evidence: Evidence) -> bool:
-        """Whether a candidate has had its time without evidence for it that counts: a newer snapshot may do better."""
-        return evidence.examples >= 2 * self.gate.minimum and evidence.log_e_better <= 0.0
-
-    def _move(
-        self, candidate: Contestant, verdict: Literal["promote", "reject"], reason: str, evidence: Evidence, at: int
-    ) -> list[Payload]:
-        champion = self.roster.champion
-        move = self.roster.move(candidate, verdict)
-        if move == "promote":
-            born = self._born(candidate.model, (candidate.version,), at, reason, candidate.trial)
-            decision = self._decision(move, at, reason, "gate", "champion", born.version.id, champion.version, evidence)
-            self.roster.promote(candidate, born.version.id)
-            return [born, decision]
-        if move == "rollback":
-            better = self.roster.better(candidate)
-            version, old = better.version, champion.version
-            self.roster.install(version, better.model.arrays, keep=False)
-            return [self._decision(move, at, reason, "guard", "champion", version, old, evidence)]
-        if move == "reject":
-            self.roster.reject(candidate)
-            return [self._decision(move, at, reason, "gate", "", candidate.version, "", evidence)]
-        self.roster.confirm(candidate)
-        return []
-
-    def _react(self, at: int) -> list[Payload]:
-        """Drift was detected: note it, and react as the spec says."""
-        drift, live = self.spec.drift, self.roster.live
-        full = self.roster.learning() >= self.spec.challengers
-        starts = drift.reaction == "challenger" or (live and drift.reaction == "reset")
-        note = ", but as many learn already as may" if starts and full else ""
-        reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}"
-        payloads: list[Payload] = [self._decision("drift", at, reason, "drift")]
-        if drift.reaction == "rate":
-            self.learner.boost()
-        elif drift.reaction == "reset" and not live:
-            self.roster.restart(self.roster.challenger, self.make().arrays, self.roster.challenger.version)
-        elif starts and not full:
-            payloads += self._challenge(at, remember=drift.reaction == "challenger")
-        return payloads
-
-    def _challenge(self, at: int, remember: bool) -> list[Payload]:
-        """Start a fresh challenger: untrained, or warmed on replay."""
-        fresh, why = self.make(), "fresh challenger after drift, untrained"
-        remembered = self.learner.remembered() if remember else None
-        if remembered is not None and len(remembered.y):
-            warm(fresh, remembered)
-            why = f"fresh challenger after drift, warmed on {len(remembered.y)} remembered rows"
-        born = self._born(fresh, (), at, why)
-        self.roster.challenge(born.version.id, fresh)
-        return [born, self._decision("challenger", at, why, "drift", "challenger", born.version.id)]
-
-    def _born(
-        self, which: model.Model, parents: tuple[str, ...], at: int, reason: str, trial: Trial | None = None
-    ) -> Born:
-        measured = metrics.report(trial.metrics, self.learner.task) if trial is not None else {}
-        return Born(self._versions.make(which.arrays, self.spec.model, parents, at, reason, measured))
-
-    def _decision(
-        self,
-        action: Literal["start", "promote", "reject", "rollback", "drift", "challenger"],
-        at: int,
-        reason: str,
-        by: str,
-        alias: str = "",
-        version: str = "",
-        previous: str = "",
-        evidence: Evidence | None = None,
-    ) -> Decision:
-        return Decision(action, at, reason, by, alias, version, previous, evidence, {"examples": self.learner.scored})
-
-    # ---- checkpoints -------------------------------------------------------------------------------------------
+        return self.learner.scored + len(self.lessons) + self._predictions
 
     def _commit(self, at: int, payloads: list[Payload]) -> Commit:
         self._checkpointed = self._folded()
@@ -360,22 +358,31 @@ class Fold:
             "now": self._now,
             "warmed": self._warmed,
             "predictions": self._predictions,
+            "unusable": self.unusable,
         }
         arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", learner)
-        return arrays | model.prefixed("waiting/", self.waiting.state()), header
+        arrays |= model.prefixed("waiting/", self.waiting.state()) | model.prefixed("early/", self.early.state())
+        return arrays | model.prefixed("lessons/", self.lessons.state()), header
 
     def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
-        """Restore what `state` gave."""
-        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.make, self._versions.load)
+        """Restore what `state` gave, in this release or the one before."""
+        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.moves.build, self._versions.load)
         self.learner.load(model.within(arrays, "learner/"), header["learner"])
         self.waiting.load(model.within(arrays, "waiting/"))
+        self.lessons.load(model.within(arrays, "lessons/"))
+        if early := model.within(arrays, "early/"):
+            self.early.load(early)
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self._now, self._warmed, self._predictions = header["now"], header["warmed"], header["predictions"]
+        self.unusable = header.get("unusable", 0)
         self._checkpointed = self._folded()
 
 
-def _example(row: Batch, y: float, weight: float, position: int) -> Examples:
-    return Examples(row, np.array([y]), np.array([weight], np.float32), np.array([position], np.int64))
+def _kind(event: Event) -> str:
+    """How an event is folded."""
+    if isinstance(event.payload, Prediction | Label | Reward | Preference):
+        return "answer"
+    return "example" if isinstance(event.payload, Example) else "told"
 
 
 def _default(spec: Spec, encoder: schema.Encoder) -> float | None:

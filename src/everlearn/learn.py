@@ -1,22 +1,23 @@
 """Test, then learn.
 
 Each labelled example is scored on what every contestant said of it before it was learned; then the learning
-contestants learn it, the memory keeps it, and the detectors look at the champion. All of this is state as arrays,
-the same for a stream given row by row or in pieces.
+contestants learn it, the memory keeps it, and the detectors look at the champion. What bad rows and bad labels can do
+is bounded on the way. All of this is state as arrays, the same for a stream given row by row or in pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from everlearn import drift, metrics, replay
+from everlearn import drift, limits, metrics, replay
 from everlearn.errors import ConfigError
-from everlearn.model import Model, copied, cut, prefixed, within
-from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
+from everlearn.model import Model, compare, copied, cut, prefixed, within
+from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles, Task
 from everlearn.spec import Schema, Spec
 
 SCORED_ROLES = ("champion", "frozen", "challenger")
@@ -36,11 +37,14 @@ class Learner:
         self.task: Task = shape["task"]
         self.loss = loss_kind(spec.gate.loss, self.task)
         classes, dense, hashed = int(shape["classes"]), int(shape["dense"]), int(shape["hashed"])
+        self.classes = classes
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
         self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, _longest_row(spec.schema)))
-        self.memory = replay.start(self.replay, dense, hashed, classes, spec.seed)
+        self._sizes = dense, hashed, classes, spec.seed
+        self.memory = replay.start(self.replay, *self._sizes)
+        self.limits = limits.start(spec.limits, dense, classes)
         self.clock = dict.fromkeys(_CLOCK, 0)
 
     @property
@@ -52,48 +56,69 @@ class Learner:
         """Whether decisions fall now: after every `tick` labelled examples."""
         return self.scored > 0 and self.scored % self.spec.tick == 0
 
-    def pieces(self, examples: Examples) -> Iterator[Examples]:
-        """Cut examples where decisions fall."""
+    def pieces(self, examples: Examples, most: int) -> Iterator[Examples]:
+        """Cut examples where decisions fall, into at most so many rows."""
         start, n = 0, len(examples.y)
         while start < n:
-            stop = min(n, start + self.spec.tick - self.scored % self.spec.tick)
+            stop = min(n, start + most, start + self.spec.tick - self.scored % self.spec.tick)
             yield cut(examples, start, stop)
             start = stop
 
-    def step(
-        self,
-        examples: Examples,
-        said: dict[int, Singles],
-        learners: Mapping[int, Model],
-        roles: Mapping[str, int],
-        answer_now: bool,
-    ) -> dict[int, Floats]:
-        """Test everyone on `examples`, let `learners` learn them, and return the losses (n,) by uid.
+    def test(self, examples: Examples, said: Mapping[int, Singles], roles: Mapping[str, int]) -> dict[int, Floats]:
+        """Score what was said of `examples`, and return the losses (n,) by uid.
 
-        `said` holds what contestants answered, by uid. With `answer_now` (the labels came with the rows) a learner is
-        tested on what it says just before it learns each row; otherwise only on what it said then, if it was there.
-        `roles` maps "champion", "frozen" and "challenger" to the uid scored in it.
+        `said` holds what contestants answered before they learned the examples, by uid; `roles` maps "champion",
+        "frozen" and "challenger" to the uid scored in it, if it was there.
         """
-        weight = self._weight(examples.weight)
-        for uid, model in learners.items():
-            before = model.learn(examples.batch, examples.y, weight)
-            if answer_now:
-                said[uid] = before
         for role, uid in roles.items():
             if uid in said:
-                metrics.update(
-                    self.metrics[role], self.task, said[uid], examples.y, examples.weight, self.clock["scored"]
-                )
+                sums = self.metrics[role]
+                metrics.update(sums, self.task, said[uid], examples.y, examples.weight, self.clock["scored"])
         losses = {uid: metrics.losses(self.loss, scores, examples.y) for uid, scores in said.items()}
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch([losses[roles["champion"]]])
-        self.remember(examples)
         self.clock["scored"] += len(examples.y)
         return losses
 
     def remember(self, examples: Examples) -> None:
         """Put examples into the replay memory."""
         replay.add(self.memory, self.replay, examples)
+
+    def forget(self, bad: Callable[[int, float], bool]) -> int:
+        """Take the rows for which `bad(position, y)` is true out of the memory; return how many there were.
+
+        The memory begins anew with the rows that stay.
+        """
+        held = self.remembered()
+        keep = np.array([not bad(int(at), float(y)) for at, y in zip(held.position, held.y, strict=True)], bool)
+        if not keep.all():
+            self.memory = replay.start(self.replay, *self._sizes)
+            self.remember(kept(held, keep))
+        return int((~keep).sum())
+
+    def bound(self, batch: Batch) -> Batch:
+        """Features clipped to the ranges learnt so far, which the rows then widen."""
+        return limits.look(self.limits, self.spec.limits, batch)
+
+    def clip(self, batch: Batch) -> Batch:
+        """Features clipped to the ranges learnt so far."""
+        return limits.clip(self.limits, self.spec.limits, batch)
+
+    def admit(self, examples: Examples, sources: Sequence[str], losses: Floats) -> tuple[Singles, Singles]:
+        """With which weights (n,) rows are scored, and with which they are learned; 0: not at all.
+
+        A label that its source may not give any more counts nowhere. One that is quarantined is scored all the same,
+        so that the reported metrics are not better than what users got.
+        """
+        weight, y = examples.weight, examples.y
+        learned, why = limits.admit_rows(self.limits, self.spec.limits, sources, weight, losses, y, examples.position)
+        scored = np.where(why == limits.QUARANTINE, np.minimum(weight, np.float32(self.spec.limits.weight)), learned)
+        return scored, learned
+
+    @property
+    def judges(self) -> bool:
+        """Whether the limits must know the loss of a label."""
+        return self.spec.limits.quarantine < 1.0
 
     def look(self, batch: Batch, answered: Singles) -> None:
         """Watch predictions or inputs for drift, before any label is there."""
@@ -125,7 +150,7 @@ class Learner:
 
     def state(self) -> tuple[Arrays, dict[str, int]]:
         """Everything needed to restore the learner: arrays, and a header of plain values."""
-        arrays = prefixed("memory/", self.memory)
+        arrays = prefixed("memory/", self.memory) | prefixed("limits/", self.limits)
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
@@ -137,6 +162,9 @@ class Learner:
         self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in SCORED_ROLES}
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self.clock = dict(header)
+        held = copied(within(arrays, "limits/"))
+        if not compare(self.limits, held):  # else they are from before the settings changed
+            self.limits = held
 
     def _watch(self, columns: list[Floats]) -> None:
         if self.spec.drift.detector == "none":
@@ -149,11 +177,12 @@ class Learner:
                 self.clock["drifts"] += int((levels == DRIFT).sum())
                 self.clock["alarm"] = max(self.clock["alarm"], highest)
 
-    def _weight(self, weight: Singles) -> Singles:
-        until, scored = self.clock["boost_until"], self.scored
-        if scored >= until:
+    def strengthened(self, weight: Singles, ahead: int = 0) -> Singles:
+        """The weights (n,) to learn with, for rows that come `ahead` rows after those that were scored."""
+        until, first = self.clock["boost_until"], self.scored + ahead
+        if first >= until:
             return weight
-        boosted = np.arange(scored, scored + len(weight)) < until
+        boosted = np.arange(first, first + len(weight)) < until
         return np.where(boosted, weight * np.float32(BOOST), weight)
 
 
@@ -161,6 +190,39 @@ def warm(model: Model, examples: Examples, epochs: int = 1) -> None:
     """Learn examples offline, in order, `epochs` times over."""
     for _ in range(epochs):
         model.learn(examples.batch, examples.y, examples.weight)
+
+
+def kept(examples: Examples, keep: NDArray[np.bool_]) -> Examples:
+    """The rows for which `keep` (n,) is true."""
+    if keep.all():
+        return examples
+    batch, rows = examples.batch, np.flatnonzero(keep)
+    return Examples(
+        stacked([_row(batch, int(row)) for row in rows], batch.dense.shape[1]),
+        examples.y[rows],
+        examples.weight[rows],
+        examples.position[rows],
+    )
+
+
+def stacked(rows: Sequence[Batch], columns: int = 0) -> Batch:
+    """Batches one after the other, as one; `columns` is how many dense ones there are where there is no batch."""
+    if len(rows) == 1:
+        return rows[0]
+    if not rows:
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return Batch(np.zeros((0, columns), np.float32), np.zeros(1, np.int64), *nothing)
+    entries = [batch.indices[batch.indptr[0] : batch.indptr[-1]] for batch in rows]
+    values = [batch.values[batch.indptr[0] : batch.indptr[-1]] for batch in rows]
+    indptr: Ints = np.zeros(sum(map(len, rows)) + 1, np.int64)
+    np.cumsum(np.concatenate([np.diff(batch.indptr) for batch in rows]), out=indptr[1:])
+    return Batch(
+        np.concatenate([batch.dense for batch in rows]), indptr, np.concatenate(entries), np.concatenate(values)
+    )
+
+
+def _row(batch: Batch, row: int) -> Batch:
+    return Batch(batch.dense[row : row + 1], batch.indptr[row : row + 2], batch.indices, batch.values)
 
 
 def loss_kind(kind: str, task: Task) -> LossKind:

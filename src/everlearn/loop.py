@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from everlearn import config, metrics, report, status
+from everlearn import config, metrics, orders, report, status
 from everlearn.errors import ConfigError, InputError, LogError
 from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
 from everlearn.fold import Commit, Fold
@@ -75,7 +74,7 @@ class Loop:
             self.home = Home(home, spec.log)
             undo.callback(self.home.close)
             self.log = self.home.log
-            self.fold = Fold(spec, self.home.versions, self.home.prediction)
+            self.fold = Fold(spec, self.home.versions, self.log)
             self.intake = Intake(spec, self.fold, self.log)
             self._restore()
             if not behind:
@@ -94,7 +93,7 @@ class Loop:
         held = self._plain(features)
         if id is not None and (before := self.home.prediction(id)) is not None and before.features == held:
             return before  # asked again: the answer was given
-        row = self.fold.encoder.record(held)
+        row = self.fold.learner.clip(self.fold.encoder.record(held))
         classes = int(self.fold.shape["classes"])
         given = answer(served, row, held, self.fold.encoder.answer, classes, id)
         self._take([given])
@@ -117,16 +116,18 @@ class Loop:
         """
         payload = judgement(id, label, reward, chosen, checked_weight(weight), source)
         target(payload, self.spec.schema.task, self.fold.encoder.label)
-        if self.home.prediction(id) is None:
+        if not self.spec.feedback.early and self.home.prediction(id) is None:
             raise unknown(id)
         self._take([payload])
 
-    def learn(self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None) -> None:
+    def learn(
+        self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
+    ) -> None:
         """Predict and learn at once, where the label is already known."""
         held, label = self._plain(features), scalar(label)
         self.fold.encoder.label(label)
         name = id or f"example-{self.log.count('example') + 1}"
-        self._take([Example(name, held, label, checked_weight(weight))])
+        self._take([Example(name, held, label, checked_weight(weight), source)])
 
     def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
@@ -177,17 +178,48 @@ class Loop:
 
     def promote(self, version: str, reason: str = "asked for by the user") -> Version:
         """Make a version (its id, a unique beginning of it, or an alias) the champion."""
-        return self._install(version, "promote", reason)
+        self.ready()
+        return self._ordered(orders.promote(self.home.versions, version, reason))
 
-    def rollback(self, reason: str = "asked for by the user") -> Version:
-        """Make the previous champion the champion again."""
-        if self.home.versions.alias("previous") is None:
-            raise ConfigError("there is no previous champion to roll back to: nothing has been promoted yet")
-        return self._install("previous", "rollback", reason)
+    def rollback(
+        self,
+        reason: str = "asked for by the user",
+        *,
+        without: Mapping[str, Any] | None = None,
+        to: str = "previous",
+    ) -> Version:
+        """Make the previous champion, or the version `to`, the champion again.
+
+        `without` names labels: {"source": "key-7"}, {"first": 1200, "last": 1300} (log positions), or both. Then
+        everyone that learns starts again from the last champion that had learned none of them, and learns what came
+        since but for them. Raises InputError where that cannot be done; `decisions()` tells what was left out.
+        """
+        self.ready()
+        named = orders.without(without) if without is not None else None
+        return self._ordered(orders.rollback(self.home.versions, reason, named, to))
+
+    def challenge(
+        self, challenger: Mapping[str, Any] | str, reason: str = "asked for by the user", *, warm: bool = True
+    ) -> Version:
+        """Let a new model of any family (a spec, for instance `{"family": "linear"}`) learn in shadow, or put a version
+        (by name) in shadow as it is; the gate compares it with the champion.
+
+        A new model is warmed on what is remembered, unless `warm` is False. Raises InputError when as many models
+        contend as `challengers` allows, ConfigError for a family or dial that there is not.
+        """
+        self.ready()
+        if isinstance(challenger, str):
+            return self._ordered(orders.shadow(self.home.versions, challenger, reason))
+        return self._ordered(orders.challenge(self.spec, challenger, reason, None, warm))
+
+    def withdraw(self, version: str, reason: str = "asked for by the user") -> Version:
+        """Let a challenger that was started, or a version in shadow, go."""
+        self.ready()
+        return self._ordered(orders.withdraw(self.home.versions, version, reason))
 
     def report(self) -> dict[str, Any]:
         """Where the loop stands: counts, and metrics of the champion, the frozen start and the challenger."""
-        actions = [one.action for one in self.decisions()]
+        actions = [one.action for one in self.decisions() if not (one.action == "reject" and one.by == "loop")]
         return {
             "events": self.intake.rows + self.log.count("example") + self.log.count("prediction"),
             "examples": self.fold.learner.scored,
@@ -218,7 +250,7 @@ class Loop:
         marks = [
             report.Mark(int(one.detail.get("examples", 0)), kinds[one.action], one.version[:6])
             for one in self.decisions()
-            if one.action in kinds
+            if one.action in kinds and one.by != "loop"
         ]
         curves = {role: metrics.curve(arrays) for role, arrays in self.fold.learner.metrics.items()}
         if self.spec.mode == "live":
@@ -318,14 +350,8 @@ class Loop:
 
     def _fold(self, batch: Sequence[Event]) -> None:
         with self._folding():
-            for examples, group in groupby(batch, lambda event: isinstance(event.payload, Example)):
-                if examples:
-                    for commit in self.fold.example_events(list(group)):
-                        self._commit(commit)
-                    continue
-                for event in group:
-                    for commit in self.fold.event(event):
-                        self._commit(commit)
+            for commit in self.fold.events(batch):
+                self._commit(commit)
         if self.fold.started:
             self._publish()
 
@@ -409,19 +435,14 @@ class Loop:
             )
         return changed
 
-    def _install(self, name: str, action: Literal["promote", "rollback"], reason: str) -> Version:
-        """Append a user's decision; folding it carries it out."""
-        self.ready()
-        version = self.home.versions.find(name)
-        champion = self.fold.roster.champion
-        self.home.versions.load(version.id, spec=self.spec.model, like=champion.model.arrays)
-        detail = {"examples": self.fold.learner.scored, "number": self.log.count("decision")}
-        at = sum(self.fold.cursor.values())
-        decision = Decision(action, at, reason, "user", "champion", version.id, champion.version, detail=detail)
-        self.home.versions.note(decision)
-        self._take([decision])
-        self._commit(Commit(at, []))
-        return version
+    def _ordered(self, order: Decision) -> Version:
+        """Append an order and fold it; return the version that it was about."""
+        before = self.log.end()
+        self._take([order])
+        done = orders.outcome(self.log, order, before)
+        if done is None or done.action == "reject":
+            raise InputError(done.reason if done is not None else "the order was not carried out; see decisions()")
+        return self.home.versions.find(done.version)
 
 
 def _shown(spec: Spec, name: str) -> Any:

@@ -6,7 +6,9 @@ them, and learns what came since, without them. The cost is that of reading and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +16,14 @@ from everlearn import limits as bounded
 from everlearn import metrics
 from everlearn.errors import InputError
 from everlearn.events import Log
-from everlearn.feedback import target
-from everlearn.learn import warm
+from everlearn.feedback import Correction, Earlier, Early, target
 from everlearn.model import Model
 from everlearn.records import (
     Arrays,
     Batch,
+    Decision,
     Event,
     Example,
-    Examples,
     Feedback,
     Floats,
     Label,
@@ -30,9 +31,11 @@ from everlearn.records import (
     Preference,
     Reward,
     Scalar,
+    Singles,
     Task,
 )
 from everlearn.schema import Encoder
+from everlearn.serve import Learned
 from everlearn.spec import FeedbackSpec, LimitsSpec
 
 _READ = 4096  # events read at a time
@@ -55,9 +58,10 @@ def relearn(
 ) -> tuple[int, int]:
     """Let `model` learn the labels and examples at positions (after, upto] in log order; return (learned, left out).
 
-    Left out is a label or example for which `skip(event)` is true, and one whose prediction it is true for. What
-    `feedback` says of late, missing and early labels holds here as well, and so do the weights that `limits` allows;
-    `bounds` (see `limits.bounds`) are what features are clipped to. A label that a model cannot use is passed over.
+    Left out is a label or example for which `skip(event)` is true, and a label whose prediction it is true for: all is
+    as if it had never come. What `feedback` says of late, missing and early labels holds here as well, and so do the
+    weights that `limits` allows; `bounds` (see `limits.bounds`) are what features are clipped to. A label that a model
+    cannot use is passed over.
 
     >>> from tempfile import TemporaryDirectory
     >>> from everlearn import model, schema, events
@@ -69,11 +73,64 @@ def relearn(
     ...     relearn(line, log, encoder, "regression", 100, 900, lambda event: event.payload.source == "b")
     (400, 400)
     """
-    pupil = _Pupil(model, log, encoder, task, feedback, limits, bounds or {})
+    pupil = _Pupil(model, log, encoder, task, skip, feedback, limits, bounds or {})
     for event in _stretch(log, _context(log, after, max(feedback.window, feedback.early)), upto):
-        pupil.take(event, event.position > after, skip)
+        pupil.take(event, event.position > after)
     pupil.learn()
     return pupil.learned, pupil.left_out
+
+
+def births(log: Log) -> dict[str, Learned]:
+    """What the arrays of each version had learned when it was born, as far as the log tells it."""
+    found: dict[str, Learned] = {}
+    after = 0
+    while batch := log.read(after, _READ, kinds=("decision",)):
+        for event in batch:
+            one = event.payload
+            if isinstance(one, Decision) and "learned" in one.detail:
+                found.setdefault(one.version, Learned(*one.detail["learned"]))
+        after = batch[-1].position
+    return found
+
+
+def teach(
+    models: Sequence[Model],
+    batch: Batch,
+    y: Floats,
+    weight: Singles,
+    late: Sequence[bool | None],
+    correction: Correction | None,
+    default: float | None,
+) -> None:
+    """Let each model learn n rows in order; with a `correction`, weighed as it says.
+
+    `late` says of each row whether the default label had been learned for it; None where it is not known to matter.
+    """
+    if correction is None:
+        for model in models:
+            model.learn(batch, y, weight)
+        return
+    for i in range(len(y)):
+        row = Batch(batch.dense[i : i + 1], batch.indptr[i : i + 2], batch.indices, batch.values)
+        positive, came_late = bool(y[i] != default), late[i]
+        if positive and came_late is not None:
+            correction.positive(came_late)
+        for model in models:
+            factor = 1.0
+            if came_late is not None:
+                chance = float(model.predict(row)[0, int(y[i]) if positive else 1 - int(y[i])])
+                factor = correction.weight(chance, positive=positive, late=came_late)
+            model.learn(row, y[i : i + 1], weight[i : i + 1] * np.float32(factor))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    features: Mapping[str, Any]
+    y: float
+    weight: float
+    position: int
+    source: str
+    late: bool | None = None
 
 
 class _Pupil:
@@ -85,47 +142,57 @@ class _Pupil:
         log: Log,
         encoder: Encoder,
         task: Task,
+        skip: Callable[[Event], bool],
         feedback: FeedbackSpec,
         limits: LimitsSpec,
         bounds: Arrays,
     ) -> None:
         self.learned = 0
         self.left_out = 0
-        self._model, self._log, self._encoder, self._task = model, log, encoder, task
+        self._model, self._log, self._encoder, self._task, self._skip = model, log, encoder, task, skip
         self._feedback, self._limits, self._bounds = feedback, limits, bounds
         self._state = bounded.start(limits, 0, int(encoder.shape["classes"]))
         self._default = None if feedback.default is None else self._known(feedback.default)
+        self._correction = Correction(feedback, task) if feedback.correction == "importance" else None
         self._now = 0.0
         self._waiting: dict[str, float] = {}  # when each prediction without feedback was made
-        self._early: dict[str, tuple[float, Feedback]] = {}
-        self._rows: list[tuple[dict[str, object], float, float, int, str]] = []
+        self._early = Early(feedback)
+        self._rows: list[_Row] = []
 
-    def take(self, event: Event, learns: bool, skip: Callable[[Event], bool]) -> None:
+    def take(self, event: Event, learns: bool) -> None:
         """Show the next event; before the stretch begins, only to know which predictions wait."""
-        match event.payload:
-            case Prediction() as prediction:
-                self._answered(event, prediction, learns, skip)
-            case Label() | Reward() | Preference() as judgement:
-                self._judged(event, judgement, learns, skip)
-            case Example() as example:
-                self._shown(event, example, learns, skip)
+        if not isinstance(event.payload, Prediction | Label | Reward | Preference | Example):
+            return
+        if self._skip(event):
+            self.left_out += learns and not isinstance(event.payload, Prediction)
+            return
+        self._now = max(self._now, event.time)
+        if isinstance(event.payload, Prediction):
+            self._answered(event, event.payload, learns)
+        elif not isinstance(event.payload, Example):
+            self._judged(event, event.payload, learns)
+        elif learns:
+            example, y = event.payload, self._known(event.payload.label)
+            self._add(example.features, y, example.weight, event.position, example.source)
+        if not isinstance(event.payload, Example):
+            self._pass_over(event.position, learns)
 
     def learn(self) -> None:
         """Learn the rows that were gathered."""
         rows, self._rows = self._rows, []
-        batch, problems = self._encoder.records([row[0] for row in rows])
+        batch, problems = self._encoder.records([row.features for row in rows])
         if problems:
             bad = {problem.row for problem in problems}
             rows = [row for i, row in enumerate(rows) if i not in bad]
-            batch, _ = self._encoder.records([row[0] for row in rows])
+            batch, _ = self._encoder.records([row.features for row in rows])
         if not rows:
             return
         batch = bounded.clip(self._bounds, self._limits, batch)
-        y, weight = np.array([row[1] for row in rows]), np.array([row[2] for row in rows], np.float32)
-        position, sources = np.array([row[3] for row in rows], np.int64), [row[4] for row in rows]
+        y, weight = np.array([row.y for row in rows]), np.array([row.weight for row in rows], np.float32)
+        position, sources = np.array([row.position for row in rows], np.int64), [row.source for row in rows]
         losses = self._losses(batch, y)
         weight, _ = bounded.admit_rows(self._state, self._limits, sources, weight, losses, y, position)
-        warm(self._model, Examples(batch, y, weight, position))
+        teach([self._model], batch, y, weight, [row.late for row in rows], self._correction, self._default)
         self.learned += len(rows)
 
     def _losses(self, batch: Batch, y: Floats) -> Floats:
@@ -135,47 +202,37 @@ class _Pupil:
         kind = "absolute" if self._task == "regression" else "brier"
         return metrics.losses(kind, self._model.predict(batch), y)
 
-    def _shown(self, event: Event, example: Example, learns: bool, skip: Callable[[Event], bool]) -> None:
-        self._now = max(self._now, event.time)
-        if learns and skip(event):
-            self.left_out += 1
-        elif learns:
-            self._add(example.features, self._known(example.label), example.weight, event.position, example.source)
-
-    def _answered(self, event: Event, prediction: Prediction, learns: bool, skip: Callable[[Event], bool]) -> None:
-        came, judgement = self._early.pop(prediction.id, (0.0, None))
-        if judgement is not None and event.time - came <= self._feedback.early:
-            if learns and skip(event):
-                self.left_out += 1
-            elif learns:
-                self._judge(prediction, judgement, event.position)
-        elif self._feedback.window:
+    def _answered(self, event: Event, prediction: Prediction, learns: bool) -> None:
+        self._early.expire(self._now)
+        came = self._early.take(prediction.id)
+        if not came and self._feedback.window:
             self._waiting[prediction.id] = event.time
-        self._pass_over(event, learns, skip)
+        for i, earlier in enumerate(came):
+            if learns and (i == 0 or self._feedback.correction != "ignore"):
+                self._judge(prediction, earlier.feedback, earlier.position, None if i else False)
 
-    def _judged(self, event: Event, judgement: Feedback, learns: bool, skip: Callable[[Event], bool]) -> None:
+    def _judged(self, event: Event, judgement: Feedback, learns: bool) -> None:
         waited = self._waiting.pop(judgement.id, None) is not None
         found = self._log.find(f"prediction:{judgement.id}")
-        known = found.payload if found is not None and found.position < event.position else None
-        if learns and (skip(event) or (found is not None and skip(found))):
-            self.left_out += 1
-        elif not isinstance(known, Prediction):
+        if found is not None and self._skip(found):
+            self.left_out += learns
+        elif found is None or found.position > event.position or not isinstance(found.payload, Prediction):
             if self._feedback.early:
-                self._early.setdefault(judgement.id, (event.time, judgement))
-        elif learns and (self._feedback.correction == "learn" or self._is_first(event, judgement, waited)):
-            self._judge(known, judgement, event.position)
-        self._pass_over(event, learns, skip)
+                self._early.put(Earlier(event.position, event.time, judgement))
+        elif learns:
+            waited = waited or not self._feedback.window
+            first = self._feedback.correction == "learn" or self._is_first(event, judgement)
+            if self._feedback.correction != "ignore" or (waited and first):
+                self._judge(found.payload, judgement, event.position, not waited if first else None)
 
-    def _is_first(self, event: Event, judgement: Feedback, waited: bool) -> bool:
-        """Whether a judgement is the first one of its prediction, and came while that waited."""
-        if self._feedback.window:
-            return waited
-        told = (one for one in self._log.about(judgement.id) if isinstance(one.payload, Label | Reward | Preference))
+    def _is_first(self, event: Event, judgement: Feedback) -> bool:
+        """Whether a judgement is the first one of its prediction, of those that are not left out."""
+        about = self._log.about(judgement.id)
+        told = (one for one in about if isinstance(one.payload, Label | Reward | Preference) and not self._skip(one))
         return next(told).position == event.position
 
-    def _pass_over(self, event: Event, learns: bool, skip: Callable[[Event], bool]) -> None:
+    def _pass_over(self, position: int, learns: bool) -> None:
         """Predictions that waited too long, or that there is no room for, take the default label."""
-        self._now = max(self._now, event.time)
         window, most = self._feedback.window, self._feedback.bytes // _WAITER
         while self._waiting:
             id, asked = next(iter(self._waiting.items()))
@@ -183,21 +240,27 @@ class _Pupil:
                 break
             del self._waiting[id]
             found = self._log.find(f"prediction:{id}") if learns and self._default is not None else None
-            if found is not None and isinstance(found.payload, Prediction) and not skip(found):
-                self._add(found.payload.features, self._default, 1.0, event.position, "")
-        while self._early and next(iter(self._early.values()))[0] + self._feedback.early < self._now:
-            del self._early[next(iter(self._early))]
+            if found is not None and isinstance(found.payload, Prediction):
+                self._add(found.payload.features, self._default, 1.0, position, "", late=False)
 
-    def _judge(self, prediction: Prediction, judgement: Feedback, position: int) -> None:
+    def _judge(self, prediction: Prediction, judgement: Feedback, position: int, late: bool | None) -> None:
         try:
             y = target(judgement, self._task, self._encoder.label)
         except InputError:
             return
-        self._add(prediction.features, y, judgement.weight, position, judgement.source)
+        self._add(prediction.features, y, judgement.weight, position, judgement.source, late)
 
-    def _add(self, features: dict[str, object], y: float | None, weight: float, position: int, source: str) -> None:
+    def _add(
+        self,
+        features: Mapping[str, Any],
+        y: float | None,
+        weight: float,
+        position: int,
+        source: str,
+        late: bool | None = None,
+    ) -> None:
         if y is not None:
-            self._rows.append((features, y, weight, position, source))
+            self._rows.append(_Row(features, y, weight, position, source, late))
             if len(self._rows) == _LEARN:
                 self.learn()
 

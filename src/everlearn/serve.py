@@ -6,20 +6,32 @@ candidate: a snapshot of the challenger that does not learn any more, because a 
 better than any snapshot of it, and what is promoted must be what was tested. In `live` mode the champion learns as
 it serves, and is itself the candidate that must not get worse than the last good version, which waits in the role
 "previous". In both, the previous champion and the frozen start are asked about, too: should one of them turn out to
-be better than what serves, the guard rolls back to it.
+be better than what serves, the guard rolls back to it. A version that somebody put in shadow does not learn either.
+
+Contestants may be of different families: each is of the family of its version.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
 
-Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate"]
+Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
 Move = Literal["promote", "reject", "rollback", "confirm"]  # confirm: the champion was right to replace it
+
+
+class Learned(NamedTuple):
+    """What some arrays have learned: everything up to this position of the log, and up to this row of files."""
+
+    log: int
+    row: int
+
+
+UNKNOWN = Learned(-1, -1)
 
 
 @dataclass(slots=True)
@@ -36,7 +48,7 @@ class Contestant:
     """A model in a role. `uid` is never used twice; `version` is where its arrays came from.
 
     `trial` is None until the gate is first asked about it; `of` is the uid of the challenger that a candidate is a
-    snapshot of.
+    snapshot of. `learned` is meant for one that does not learn any more.
     """
 
     uid: int
@@ -46,6 +58,7 @@ class Contestant:
     learns: bool
     of: int = 0
     trial: Trial | None = None
+    learned: Learned = UNKNOWN
 
 
 class Roster:
@@ -80,13 +93,22 @@ class Roster:
         """The model that learns from every example: the first challenger, or the live champion."""
         return self.find("challenger") or self.champion
 
-    def learning(self) -> int:
-        return sum(one.learns for one in self.contestants)
+    @property
+    def canary(self) -> Contestant | None:
+        """Who may answer a share of the traffic: what the first challenger has nominated; live, the first fresh one."""
+        if self.live:
+            return self.find("fresh")
+        first = self.challenger.uid
+        return next((one for one in self.contestants if one.role == "candidate" and one.of == first), None)
+
+    def contending(self) -> int:
+        """How many there are of those whose number is bounded: all that learn, and the versions in shadow."""
+        return sum(one.learns or one.role == "shadow" for one in self.contestants)
 
     def questions(self) -> list[tuple[Contestant, Contestant]]:
         """What the gate is asked: pairs (candidate, reference)."""
         champion = self.champion
-        asked = ("fresh",) if self.live else ("candidate",)
+        asked = ("fresh", "shadow") if self.live else ("candidate", "shadow")
         pairs = [(one, champion) for one in self.contestants if one.role in asked]
         frozen, previous = self.find("frozen"), self.find("previous")
         if frozen is not None and frozen.version not in (champion.version, previous.version if previous else ""):
@@ -103,12 +125,13 @@ class Roster:
             return "promote" if verdict == "promote" else "rollback"
         return verdict
 
-    def nominate(self) -> None:
+    def nominate(self, learned: Learned = UNKNOWN) -> None:
         """Gated: every challenger without a candidate gets one, a snapshot of what it is now."""
         nominated = {one.of for one in self.contestants if one.role == "candidate"}
         for one in [] if self.live else list(self.contestants):
             if one.learns and one.uid not in nominated:
-                self._join("candidate", one.version, copy(one.model), learns=False, of=one.uid)
+                joined = self._join("candidate", one.version, copy(one.model), learns=False, of=one.uid)
+                joined.learned = learned
 
     def withdraw(self, candidate: Contestant) -> None:
         """The candidate leaves; its challenger may nominate another."""
@@ -124,25 +147,23 @@ class Roster:
                 self.contestants.remove(champion)
         else:
             champion.role = "previous"
-            learner = next(one for one in self.contestants if one.uid == candidate.of)
-            learner.version = version
-            if learner.role == "fresh":
-                self._drop("challenger")
-                learner.role = "challenger"
-        candidate.role, candidate.version, candidate.of = "champion", version, 0
+            learner = next((one for one in self.contestants if one.uid == candidate.of), None)
+            if learner is not None:  # a version in shadow is nobody's snapshot
+                learner.version = version
+                if learner.role == "fresh":
+                    self._drop("challenger")
+                    learner.role = "challenger"
+        candidate.role, candidate.version, candidate.of, candidate.learns = "champion", version, 0, self.live
         self.ask_anew()
 
-    def install(self, version: str, arrays: Arrays, keep: bool) -> None:
-        """Arrays of `version` become the champion's. `keep`: the old champion stays in shadow as "previous"."""
+    def install(self, version: str, model: Model, keep: bool) -> None:
+        """`model`, which is `version`, becomes the champion. `keep`: the old one stays in shadow as "previous"."""
         champion = self.champion
+        self._drop("previous")
         if self.live:
-            self.restart(champion, arrays, version)
-            self._drop("previous")
-            self._join("previous", version, copy(champion.model), learns=False)
+            self.restart(champion, model, version)
+            self._join("previous", version, copy(model), learns=False)
         else:
-            model = copy(champion.model)
-            restore(model, arrays)
-            self._drop("previous")
             if keep:
                 champion.role = "previous"
             else:
@@ -154,6 +175,14 @@ class Roster:
         """A fresh challenger joins, and learns from now on."""
         return self._join("fresh", version, model, learns=True)
 
+    def shadow(self, version: str, model: Model) -> Contestant:
+        """A version joins that does not learn, to be compared with the champion."""
+        return self._join("shadow", version, model, learns=False)
+
+    def dismiss(self, contestant: Contestant) -> None:
+        """A fresh challenger or a version in shadow leaves, with what it has nominated."""
+        self.contestants = [one for one in self.contestants if one is not contestant and one.of != contestant.uid]
+
     def reject(self, candidate: Contestant) -> None:
         """The candidate leaves, and with it the challenger that it is a snapshot of, if that was a fresh one."""
         self.contestants = [
@@ -162,10 +191,9 @@ class Roster:
             if one is not candidate and not (one.role == "fresh" and one.uid == candidate.of)
         ]
 
-    def restart(self, contestant: Contestant, arrays: Arrays, version: str) -> None:
-        """Give a contestant other arrays; as it is no longer who it was, it gets a new uid and new evidence."""
-        restore(contestant.model, arrays)
-        contestant.version = version
+    def restart(self, contestant: Contestant, model: Model, version: str) -> None:
+        """Give a contestant another model; as it is no longer who it was, it gets a new uid and new evidence."""
+        contestant.model, contestant.version = model, version
         self.contestants = [one for one in self.contestants if one.of != contestant.uid]
         contestant.uid = self._uid()
         contestant.trial = None
@@ -197,24 +225,26 @@ class Roster:
                 arrays |= prefixed(f"evidence/{one.uid}/", one.trial.evidence)
                 arrays |= prefixed(f"metrics/{one.uid}/", one.trial.metrics)
             entry = {"uid": one.uid, "role": one.role, "version": one.version, "learns": one.learns, "of": one.of}
-            contestants.append(entry | {"tested": one.trial.tested if one.trial is not None else None})
+            tested = one.trial.tested if one.trial is not None else None
+            contestants.append(entry | {"tested": tested, "learned": list(one.learned)})
         return arrays, {"uids": self._uids, "contestants": contestants}
 
     def load(
-        self, arrays: Arrays, header: dict[str, Any], make: Callable[[], Model], fetch: Callable[[str], Arrays]
+        self, arrays: Arrays, header: dict[str, Any], build: Callable[[str], Model], fetch: Callable[[str], Arrays]
     ) -> None:
-        """Restore what `state` gave; `make` builds an untrained model, `fetch` gives the arrays of a version."""
+        """Restore what `state` gave; `build` makes an untrained model like a version, `fetch` gives its arrays."""
         kept: dict[str, Model] = {}  # one model for all the contestants that are the same version
         self.contestants = []
         for entry in header["contestants"]:
             uid, role, version, learns = entry["uid"], entry["role"], entry["version"], entry["learns"]
             model = kept.get(version) if not _is_own(role, learns) else None
             if model is None:
-                model = make()
+                model = build(version)
                 restore(model, within(arrays, f"model/{uid}/") if _is_own(role, learns) else fetch(version))
             if not _is_own(role, learns):
                 kept[version] = model
             one = Contestant(uid, role, version, model, learns, entry["of"])
+            one.learned = Learned(*entry.get("learned", UNKNOWN))
             if entry["tested"] is not None:
                 evidence = copied(within(arrays, f"evidence/{uid}/"))
                 one.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])

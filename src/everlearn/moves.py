@@ -1,0 +1,346 @@
+"""What follows from evidence, from drift and from orders: the moves of a loop, each with its reason.
+
+The gate and the detectors are asked, a person's orders are carried out, and the roster moves. Everything that changed
+is returned as payloads for the log; the caller makes them durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from everlearn import gate, limits, metrics, orders
+from everlearn.errors import ConfigError, EverlearnError, InputError, LogError
+from everlearn.events import Log
+from everlearn.learn import DRIFT, Learner, warm
+from everlearn.model import Model, copy, restore
+from everlearn.orders import Without
+from everlearn.records import Born, Decision, Event, Evidence, Payload
+from everlearn.relearn import births, relearn
+from everlearn.schema import Encoder
+from everlearn.serve import Contestant, Learned, Roster, Trial
+from everlearn.spec import GateSpec, Spec
+from everlearn.version import Versions
+
+_READ = 4096  # events read at a time
+
+
+class Moves:
+    """Decides and carries out, for one loop. `at` is the position that a decision follows, `now` what was learned."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        asked: GateSpec,
+        encoder: Encoder,
+        learner: Learner,
+        roster: Roster,
+        versions: Versions,
+        log: Log,
+    ) -> None:
+        self.spec = spec
+        self._gate, self._encoder, self._learner, self._roster = asked, encoder, learner, roster
+        self._versions, self._log = versions, log
+
+    # ---- models ------------------------------------------------------------------------------------------------
+
+    def make(self) -> Model:
+        """An untrained model of this loop's spec."""
+        return orders.build(self.spec, self.spec.model)
+
+    def build(self, version: str) -> Model:
+        """An untrained model of a version's spec."""
+        return orders.build(self.spec, self._versions.find(version).spec)
+
+    def revive(self, version: str) -> Model:
+        """The model that is a version."""
+        one = self.build(version)
+        restore(one, self._versions.load(version))
+        return one
+
+    # ---- decisions of the loop's own ---------------------------------------------------------------------------
+
+    def start(self, first: Model, why: str, at: int, now: Learned) -> list[Payload]:
+        """Store the first version, and put it in every role."""
+        born = self._born(first, self.spec.model, (), at, why)
+        self._roster.start(born.version.id, first)
+        roles = ("champion", "challenger")
+        return [
+            born,
+            *(self._note("start", at, why, "loop", alias, born.version.id, more=_at_birth(now)) for alias in roles),
+        ]
+
+    def decide(self, at: int, now: Learned) -> list[Payload]:
+        """Ask the detectors and the gate, and do what they say."""
+        payloads: list[Payload] = []
+        if self._learner.alarm() == DRIFT:
+            payloads += self.react(at, now)
+        champion = self._roster.champion.uid
+        for candidate, _ in self._roster.questions():
+            if candidate.trial is None or self._roster.champion.uid != champion:
+                continue  # not asked yet, or everyone is asked anew since the champion has changed
+            share = 1.0 if candidate.role in ("previous", "frozen", "champion") else 1.0 / self.spec.challengers
+            verdict = gate.verdict(candidate.trial.evidence, self._gate, share)
+            if verdict.action != "wait":
+                payloads += self._move(candidate, verdict.action, verdict.reason, verdict.evidence, at, now)
+            elif candidate.role == "candidate" and self._hopeless(verdict.evidence):
+                self._roster.withdraw(candidate)
+        self._roster.nominate(now)
+        return payloads
+
+    def react(self, at: int, now: Learned) -> list[Payload]:
+        """Drift was detected: note it, and react as the spec says."""
+        drift, live = self.spec.drift, self._roster.live
+        full = self._roster.contending() >= self.spec.challengers
+        starts = drift.reaction == "challenger" or (live and drift.reaction == "reset")
+        note = ", but as many learn already as may" if starts and full else ""
+        reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}"
+        payloads: list[Payload] = [self._note("drift", at, reason, "drift")]
+        if drift.reaction == "rate":
+            self._learner.boost()
+        elif drift.reaction == "reset" and not live:
+            challenger = self._roster.challenger
+            self._roster.restart(challenger, self.build(challenger.version), challenger.version)
+        elif starts and not full:
+            why, fresh = "fresh challenger after drift", self.make()
+            payloads += self._join(fresh, self.spec.model, why, "drift", at, now, warmed=drift.reaction == "challenger")
+        return payloads
+
+    def _hopeless(self, evidence: Evidence) -> bool:
+        """Whether a candidate has had its time without evidence for it that counts: a newer snapshot may do better."""
+        return evidence.examples >= 2 * self._gate.minimum and evidence.log_e_better <= 0.0
+
+    def _move(
+        self,
+        candidate: Contestant,
+        verdict: Literal["promote", "reject"],
+        reason: str,
+        evidence: Evidence,
+        at: int,
+        now: Learned,
+    ) -> list[Payload]:
+        roster, champion = self._roster, self._roster.champion
+        move = roster.move(candidate, verdict)
+        if move == "promote":
+            version, more, payloads = candidate.version, {}, []
+            if candidate.role != "shadow":  # which is stored already
+                spec, since = self._versions.find(version).spec, now if candidate.learns else candidate.learned
+                born = self._born(candidate.model, spec, (version,), at, reason, candidate.trial)
+                version, more, payloads = born.version.id, _at_birth(since), [born]
+            decision = self._note(move, at, reason, "gate", "champion", version, champion.version, evidence, more)
+            roster.promote(candidate, version)
+            return [*payloads, decision]
+        if move == "rollback":
+            better = roster.better(candidate)
+            version, old = better.version, champion.version
+            roster.install(version, copy(better.model), keep=False)
+            return [self._note(move, at, reason, "guard", "champion", version, old, evidence)]
+        if move == "reject":
+            roster.reject(candidate)
+            return [self._note(move, at, reason, "gate", "", candidate.version, "", evidence)]
+        roster.confirm(candidate)
+        return []
+
+    def _join(
+        self,
+        fresh: Model,
+        spec: Mapping[str, Any],
+        why: str,
+        by: str,
+        at: int,
+        now: Learned,
+        warmed: bool,
+        more: Mapping[str, Any] | None = None,
+    ) -> list[Payload]:
+        """Let a fresh challenger join: untrained, or warmed on replay."""
+        remembered = self._learner.remembered() if warmed else None
+        if remembered is not None and len(remembered.y):
+            warm(fresh, remembered)
+            why = f"{why}, warmed on {len(remembered.y)} remembered rows"
+        else:
+            why = f"{why}, untrained"
+        born = self._born(fresh, spec, (), at, why)
+        self._roster.challenge(born.version.id, fresh)
+        noted = {**_at_birth(now), **(more or {})}
+        return [born, self._note("challenger", at, why, by, "challenger", born.version.id, more=noted)]
+
+    def _born(
+        self,
+        which: Model,
+        spec: Mapping[str, Any],
+        parents: tuple[str, ...],
+        at: int,
+        reason: str,
+        trial: Trial | None = None,
+    ) -> Born:
+        measured = metrics.report(trial.metrics, self._learner.task) if trial is not None else {}
+        born = Born(self._versions.make(which.arrays, spec, parents, at, reason, measured))
+        self._versions.note(born)
+        return born
+
+    def _note(
+        self,
+        action: Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw"],
+        at: int,
+        reason: str,
+        by: str,
+        alias: str = "",
+        version: str = "",
+        previous: str = "",
+        evidence: Evidence | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> Decision:
+        detail = {"examples": self._learner.scored, **(more or {})}
+        return Decision(action, at, reason, by, alias, version, previous, evidence, detail)
+
+    # ---- orders ------------------------------------------------------------------------------------------------
+
+    def obey(self, order: Decision, at: int, now: Learned) -> list[Payload]:
+        """Carry out an order that stands at position `at`; one that cannot be carried out is rejected, and why."""
+        try:
+            return self._carry_out(order, at, now)
+        except LogError:
+            raise
+        except EverlearnError as error:
+            more = {"order": order.detail.get("order", "")}
+            return [self._note("reject", at, f"{error}", "loop", version=order.version, more=more)]
+
+    def _carry_out(self, order: Decision, at: int, now: Learned) -> list[Payload]:
+        roster, detail, old = self._roster, order.detail, self._roster.champion.version
+        more = {"order": detail["order"]}
+        match detail["ask"]:
+            case "rollback" if "without" in detail:
+                return self._roll_back_without(order, msgspec.convert(detail["without"], Without), at, now)
+            case "promote" | "rollback" as ask:
+                roster.install(order.version, self.revive(order.version), keep=ask == "promote")
+                return [self._note(ask, at, order.reason, "user", "champion", order.version, old, more=more)]
+            case "challenge":
+                self._check_room()
+                fresh, why = orders.build(self.spec, detail["model"]), order.reason
+                return self._join(fresh, detail["model"], why, "user", at, now, detail.get("warm", True), more)
+            case "shadow":
+                self._check_room()
+                if any(one.role == "shadow" and one.version == order.version for one in roster.contestants):
+                    raise ConfigError(f"version {order.version} is in shadow already")
+                roster.shadow(order.version, self.revive(order.version))
+                return [self._note("challenger", at, order.reason, "user", version=order.version, more=more)]
+            case "withdraw":
+                roster.dismiss(self._withdrawable(order.version))
+                return [self._note("withdraw", at, order.reason, "user", version=order.version, more=more)]
+            case ask:
+                raise ConfigError(f"there is no order {ask!r}; a newer Everlearn wrote it: upgrade")
+
+    def _check_room(self) -> None:
+        if (many := self._roster.contending()) >= self.spec.challengers:
+            raise ConfigError(
+                f"{many} models contend already, and challengers = {self.spec.challengers}: withdraw one, or raise it"
+            )
+
+    def _withdrawable(self, version: str) -> Contestant:
+        known = [one for one in self._roster.contestants if one.role in ("fresh", "shadow")]
+        found = next((one for one in known if one.version == version), None)
+        if found is None:
+            listed = ", ".join(one.version for one in known) or "none"
+            raise InputError(f"version {version} is not a challenger that can be withdrawn; there are: {listed}")
+        return found
+
+    # ---- a rollback without some labels ------------------------------------------------------------------------
+
+    def _roll_back_without(self, order: Decision, without: Without, at: int, now: Learned) -> list[Payload]:
+        """The champion goes back to before the first such label, and who learns learns again what came since."""
+        without = msgspec.structs.replace(without, last=min(without.last or at - 1, at - 1))
+        moved, known = self._moved(), births(self._log)
+        earlier = [msgspec.convert(one.detail["without"], Without) for one in moved if "without" in one.detail]
+        first = self._first(without, at)
+        version = order.version or _last_before(first, moved, known)
+        if version not in known:
+            raise InputError(f"the log does not tell what version {version} had learned at its birth; name another one")
+        if known[version].log >= first:
+            raise InputError(f"version {version} has learned labels that are to be left out, from position {first} on")
+
+        def skip(event: Event) -> bool:  # what earlier orders have left out stays out
+            return any(one.names(event.position, event.payload) for one in (*earlier, without))
+
+        roster, old, champion = self._roster, self._roster.champion.version, self.revive(version)
+        rebuilt, counts = [], [(0, 0)]
+        for one in roster.contestants:
+            if one.learns:
+                begun, model, since = self._clean(one, version, first, known)
+                counts.append(self._relearn(model, since.log, at, skip))
+                rebuilt.append((one, model, begun))
+        roster.install(version, champion, keep=False)
+        for one, model, begun in rebuilt:
+            roster.restart(one, model, begun)
+        again, left_out = max(counts)
+        more = {"order": order.detail["order"], "without": msgspec.to_builtins(without), "first": first}
+        more |= {"again": again, "left_out": left_out, "forgotten": self._forget(skip, first, at)}
+        more |= {"rows_lost": max(0, now.row - known[version].row)}  # of files, which are not in the log
+        return [self._note("rollback", at, order.reason, "user", "champion", version, old, more=more)]
+
+    def _clean(
+        self, one: Contestant, version: str, first: int, known: Mapping[str, Learned]
+    ) -> tuple[str, Model, Learned]:
+        """Where a learner begins again: its own version if that is from before `first`, else `version`."""
+        own = self._versions.find(one.version)
+        if one.role != "champion" and _before(own.id, first, known):
+            return own.id, self.revive(own.id), known[own.id]
+        if one.role == "champion" or own.spec == self._versions.find(version).spec:
+            return version, self.revive(version), known[version]
+        return own.id, self.build(own.id), known[version]  # of another family, and no part of it known to be clean
+
+    def _relearn(self, one: Model, after: int, at: int, skip: Callable[[Event], bool]) -> tuple[int, int]:
+        bounds, spec = limits.bounds(self._learner.limits), self.spec
+        task = self._learner.task
+        return relearn(one, self._log, self._encoder, task, after, at, skip, spec.feedback, spec.limits, bounds)
+
+    def _first(self, without: Without, at: int) -> int:
+        """The position of the first label that is meant."""
+        after = max(0, without.first - 1)
+        while after < at and (batch := self._log.read(after, _READ)):
+            for event in batch:
+                if event.position < at and without.names(event.position, event.payload):
+                    return event.position
+            after = batch[-1].position
+        raise InputError("there is no such label in the log; see its source and position")
+
+    def _moved(self) -> list[Decision]:
+        """The decisions that have moved the champion, in order."""
+        found: list[Decision] = []
+        after = 0
+        while batch := self._log.read(after, _READ, kinds=("decision",)):
+            for event in batch:
+                one = event.payload
+                # A lost checkpoint is folded again with decisions in the log that have not been taken yet.
+                if isinstance(one, Decision) and one.detail.get("examples", 0) <= self._learner.scored:
+                    found += [one] if one.alias == "champion" else []
+            after = batch[-1].position
+        return found
+
+    def _forget(self, skip: Callable[[Event], bool], first: int, at: int) -> int:
+        """Take what is left out from the memory; return how many rows there were."""
+
+        def bad(position: int, y: float) -> bool:
+            found = self._log.read(position - 1, 1) if first <= position < at else []
+            return bool(found) and found[0].position == position and skip(found[0])
+
+        return self._learner.forget(bad)
+
+
+def _before(version: str, first: int, known: Mapping[str, Learned]) -> bool:
+    """Whether a version has learned nothing from position `first` on, for all we know."""
+    return version in known and known[version].log < first
+
+
+def _last_before(first: int, moved: Sequence[Decision], known: Mapping[str, Learned]) -> str:
+    """The last champion that has learned nothing from position `first` on."""
+    for one in reversed(moved):
+        if _before(one.version, first, known):
+            return one.version
+    raise InputError(f"there is no version from before position {first} to go back to")
+
+
+def _at_birth(now: Learned) -> dict[str, Any]:
+    """What a version had learned when it was born, for the decision that tells of it."""
+    return {"learned": list(now)}
