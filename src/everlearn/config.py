@@ -1,6 +1,6 @@
 """Spec records <-> TOML. The only place that reads configuration files and the environment.
 
-EVERLEARN_HOME, where set, takes the place of `home`.
+EVERLEARN_HOME, where set, takes the place of `home`. EVERLEARN_WEBHOOK_SECRET signs what a server tells its webhook.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ def home(spec: Spec, path: Path) -> Path:
     """Where the loop of the configuration file `path` lives: EVERLEARN_HOME, or `spec.home`, both relative to the
     file's folder, or the file's own name ending in `.home`."""
     return path.parent / (os.environ.get("EVERLEARN_HOME") or spec.home or f"{path.stem}.home")
+
+
+def webhook_secret() -> str:
+    """What alerts are signed with; empty: they are not signed."""
+    return os.environ.get("EVERLEARN_WEBHOOK_SECRET", "")
 
 
 def _plain(message: str, values: Mapping[str, Any]) -> str:
