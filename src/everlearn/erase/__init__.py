@@ -88,9 +88,8 @@ class _Erasing:
         rebuilt, forgotten, at = Rebuilt(), 0, self._log.end()
         if self._last is not None:
             at, arrays, header = self._last
-            fold = Fold(self._spec, self._home.versions, self._home.prediction)
+            fold = Fold(self._spec, self._home.versions, self._log)
             fold.load(arrays, header["fold"])
-            self._check_rows(fold)
             parts = fold, self._home.versions, self._log, self._blobs.hashes(), self._gone, self._found.first
             rebuilt = Rebuilding(*parts).run()
             forgotten = self._forget(fold)
@@ -101,32 +100,25 @@ class _Erasing:
             "events": self._found.kinds,
             "versions": {old: new.id for old, new in rebuilt.versions.items()},
             "forgotten": forgotten,
-            "learned": rebuilt.learned,
+            "relearned": rebuilt.learned,
         }
         decision = Decision("erase", at, reason, "user", detail=detail)
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
         return decision
 
-    def _check_rows(self, fold: Fold) -> None:
-        if self._found.first and fold.cursor["row"]:
-            raise InputError(
-                f"models of this loop learned {fold.cursor['row']} rows of a file that is itself the log, so they "
-                "cannot be rebuilt from the log alone; erase the person from the file as well, and start anew from "
-                "it with another home (with log.rows = 'always' this would not have been needed)"
-            )
-
     def _forget(self, fold: Fold) -> int:
         """Take the person out of the replay memory and out of what waits; return how many rows and predictions."""
-        waited = [fold.waiting.take(id) for id in sorted(self._found.ids)]
+        waited = sum(fold.waiting.take(id) is not None for id in self._found.ids)
+        waited += sum(len(fold.early.take(id)) for id in self._found.ids)
         learner = fold.learner
         if learner.replay.kind == "none":
-            return len(waited) - waited.count(None)
+            return waited
         shape = fold.shape
         empty = replay.start(
             learner.replay, int(shape["dense"]), int(shape["hashed"]), int(shape["classes"]), self._spec.seed
         )
         rows = forget(learner.memory, learner.replay, empty, self._is_gone(fold))
-        return rows + len(waited) - waited.count(None)
+        return rows + waited
 
     def _is_gone(self, fold: Fold) -> Callable[[Examples], Flags]:
         """Which remembered rows are the person's: by position; and where default labels are learned, whose position

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from everlearn import model
+import msgspec
+
+from everlearn import limits, model
+from everlearn.errors import InputError
 from everlearn.events import Log
 from everlearn.fold import Fold
 from everlearn.model import Model
+from everlearn.orders import Without
 from everlearn.records import Decision, Event, Example, Label, Preference, Reward, Version
-from everlearn.relearn import relearn
-from everlearn.serve import UNKNOWN, Contestant
+from everlearn.relearn import births, relearn
+from everlearn.serve import UNKNOWN, Contestant, Learned
 from everlearn.version import Versions
 
 _READ = 4096  # events read at a time
 _UNTRAINED = ""
+_AGAIN = "learned again without what was erased: "
+_NOTHING = Learned(0, 0)
 
 
 class Stretch(NamedTuple):
-    """What some arrays are: those of version `root` ("": untrained), and everything learned in (after, upto]."""
+    """What some arrays are: those of version `root` ("": untrained), and what was learned behind `after`, to `upto`."""
 
     root: str
-    after: int
-    upto: int
+    after: Learned
+    upto: Learned
 
 
 @dataclass(slots=True)
@@ -42,24 +48,28 @@ class Rebuilt:
 class Rebuilding:
     """Learns again what the versions and contestants of a loop had learned, without the events at `gone`.
 
-    What was learned up to position `first` - 1 is as it should be. Each version is rebuilt from its parent, by learning
-    what lies between them; so one that came before the first of the events is where the rebuilding begins.
+    What was learned up to position `first` - 1 is as it should be (0: all of it is). Each version is rebuilt from its
+    parent, by learning what lies between them; so one from before the first of the events is where that begins.
+    `kept` are the blobs that are there.
     """
 
     def __init__(self, fold: Fold, versions: Versions, log: Log, kept: Set[str], gone: Set[int], first: int) -> None:
         self.rebuilt = Rebuilt()
         self._fold, self._versions, self._log = fold, versions, log
-        self._kept = kept  # the blobs that are there
-        self._gone, self._first = gone, first
-        self._decisions = _decisions(log)
+        self._kept, self._gone, self._first = kept, gone, first
         self._all = {version.id: version for version in versions.list()}
+        self._births = births(log)
+        self._decisions = _as_named_now(_decisions(log))
+        self._fresh = {one.version for one in self._decisions if one.action == "challenger"}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
         self._last: tuple[Stretch, Model] | None = None  # what was learned last may be what the next begins with
 
     def run(self) -> Rebuilt:
         """Rebuild the versions that have arrays and are affected, then the contestants of the fold, in place."""
+        if not self._first:
+            return self.rebuilt
         for version in self._all.values():
-            if self._is_affected(version) and version.blob in self._kept:
+            if self._is_affected(version.id) and version.blob in self._kept:
                 self._rebuild(version)
         roster = self._fold.roster
         for one in [one for one in roster.contestants if one.role == "candidate" and one.learned == UNKNOWN]:
@@ -68,71 +78,99 @@ class Rebuilding:
             self._renew(one)
         return self.rebuilt
 
-    def _is_affected(self, version: Version) -> bool:
-        return 0 < self._first <= version.position
-
     def _rebuild(self, version: Version) -> None:
-        again = self._learned(self._stretch(version), version.spec)
-        self._models[version.id] = again
+        again = self._models[version.id] = self._learned(self._stretch(version), version.spec)
         parents = tuple(self.rebuilt.id(parent) for parent in version.parents)
-        reason = f"version {version.id} without what was erased ({version.reason})"
+        reason = f"{_AGAIN}{version.reason.removeprefix(_AGAIN)}"
         made = self._versions.make(again.arrays, version.spec, parents, version.position, reason, version.metrics)
         self.rebuilt.versions[version.id] = made
 
     def _renew(self, one: Contestant) -> None:
         if one.learns or one.role == "candidate":
             upto = self._upto(one)
-            if upto >= self._first > 0:
-                stretch = self._since(one.version, upto)
-                one.model = self._learned(stretch, self._all[one.version].spec)
+            if upto.log >= self._first:
+                one.model = self._learned(self._since(one.version, upto), self._all[one.version].spec)
         elif one.version in self.rebuilt.versions:
             one.model = self._model(one.version)
         one.version = self.rebuilt.id(one.version)
 
-    def _upto(self, one: Contestant) -> int:
-        """The last position of the log that a contestant has learned."""
-        if one.learns:
-            return self._fold.cursor["log"]
-        return one.learned.log if one.role == "candidate" else self._all[one.version].position
+    # ---- what was learned, since when --------------------------------------------------------------------------
 
-    # ---- from where --------------------------------------------------------------------------------------------
+    def _born(self, version: str) -> Learned:
+        """What a version had learned when it was born; of releases that did not note it, by its position."""
+        return self._births.get(version, Learned(self._all[version].position, 0))
+
+    def _is_affected(self, version: str) -> bool:
+        return self._born(version).log >= self._first
+
+    def _upto(self, one: Contestant) -> Learned:
+        """What a contestant has learned."""
+        if one.learns:
+            return Learned(self._fold.cursor["log"], self._fold.cursor["row"])
+        return one.learned if one.role == "candidate" else self._born(one.version)
 
     def _stretch(self, version: Version) -> Stretch:
+        born = self._born(version.id)
         if version.parents:
-            return self._since(version.parents[0], version.position)
-        if version.reason.startswith("fresh challenger"):
-            remembered = re.search(r"warmed on (\d+) remembered rows", version.reason)
-            rows = int(remembered[1]) if remembered else 0
-            return Stretch(_UNTRAINED, _before(self._log, version.position, rows, self._gone), version.position)
-        return Stretch(_UNTRAINED, 0, version.position)
+            return self._since(version.parents[0], born)
+        if version.id not in self._fresh:
+            return Stretch(_UNTRAINED, _NOTHING, born)
+        warmed = re.search(r", warmed on (\d+) remembered rows$", version.reason)
+        after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone)
+        return Stretch(_UNTRAINED, Learned(after, born.row), born)
 
-    def _since(self, version: str, upto: int) -> Stretch:
-        """What a model has learned at position `upto` that began, or began again, as `version`."""
-        begun = Stretch(version, self._all[version].position, upto)
-        for decision in self._decisions:
-            if begun.after < decision.at <= upto:
-                if self._fold.roster.live and decision.alias == "champion" and decision.version == version:
-                    if decision.action == "rollback" or decision.by == "user":
-                        begun = Stretch(version, decision.at, upto)
-                elif decision.action == "drift" and self._fold.spec.drift.reaction == "reset":
-                    begun = Stretch(_UNTRAINED, decision.at, upto)
+    def _since(self, version: str, upto: Learned) -> Stretch:
+        """What a model has learned at `upto` that began as `version`, or began again so: where it was rolled back to
+        it, where drift or an order made it start anew."""
+        begun = Stretch(version, self._born(version), upto)
+        live, resets = self._fold.roster.live, self._fold.spec.drift.reaction == "reset"
+        for one in self._decisions:
+            if not self._born(version).log < one.at <= upto.log:
+                continue
+            moved = one.action in ("promote", "rollback") and one.alias == "champion"
+            if moved and "without" in one.detail:
+                clean = self._born(version).log < one.detail["first"]
+                begun = Stretch(version if clean else _UNTRAINED, self._born(version if clean else one.version), upto)
+            elif live and moved and one.version == version:
+                begun = Stretch(version, Learned(one.at, upto.row), upto)
+            elif not live and resets and one.action == "drift":
+                begun = Stretch(_UNTRAINED, Learned(one.at, upto.row), upto)
         return begun
+
+    def _skip(self, upto: int) -> Callable[[Event], bool]:
+        """What was not learned up to a position: what is erased, and what orders had left out by then."""
+        orders = [
+            msgspec.convert(one.detail["without"], Without)
+            for one in self._decisions
+            if "without" in one.detail and one.action == "rollback" and one.at <= upto
+        ]
+
+        def skip(event: Event) -> bool:
+            return event.position in self._gone or any(one.names(event.position, event.payload) for one in orders)
+
+        return skip
 
     # ---- learning ----------------------------------------------------------------------------------------------
 
-    def _learned(self, stretch: Stretch, spec: dict[str, object]) -> Model:
+    def _learned(self, stretch: Stretch, spec: dict[str, Any]) -> Model:
         """A model that has learned a stretch, yours to change."""
-        begun = stretch
+        if stretch.after.row < stretch.upto.row:
+            raise InputError(
+                f"models have learned {stretch.upto.row - stretch.after.row} rows of files that are themselves the "
+                "log, among what is to be erased, so they cannot be rebuilt from the log alone; take the person out of "
+                "those files, and start anew from them with another home (log.rows = 'always' keeps rows in the log)"
+            )
+        after = stretch.after.log
         if self._last is not None and self._last[0][:2] == stretch[:2] and self._last[0].upto <= stretch.upto:
-            begun = Stretch(stretch.root, self._last[0].upto, stretch.upto)
-            again = model.copy(self._last[1])
+            after, again = self._last[0].upto.log, model.copy(self._last[1])
         elif stretch.root == _UNTRAINED:
-            again = model.build({"seed": self._fold.spec.seed, **spec}, self._fold.shape)
+            again = self._untrained(spec)
         else:
             again = model.copy(self._model(stretch.root))
-        fold, (_, after, upto) = self._fold, begun
-        parts = again, self._log, fold.encoder, fold.spec.schema.task
-        learned, _ = relearn(*parts, after, upto, self._is_gone, fold.spec.feedback, fold.spec.limits)
+        fold, spec_of = self._fold, self._fold.spec
+        parts = again, self._log, fold.encoder, spec_of.schema.task, after, stretch.upto.log
+        bounds = limits.bounds(fold.learner.limits)
+        learned, _ = relearn(*parts, self._skip(stretch.upto.log), spec_of.feedback, spec_of.limits, bounds)
         self.rebuilt.learned += learned
         self._last = stretch, model.copy(again)
         return again
@@ -141,16 +179,15 @@ class Rebuilding:
         """The model of a version as it should be: rebuilt if it is affected, read from its snapshot if not."""
         if id not in self._models:
             version = self._all[id]
-            if self._is_affected(version) or version.blob not in self._kept:
+            if self._is_affected(id) or version.blob not in self._kept:
                 self._models[id] = self._learned(self._stretch(version), version.spec)
             else:
-                read = model.build({"seed": self._fold.spec.seed, **version.spec}, self._fold.shape)
-                model.restore(read, self._versions.load(id))
-                self._models[id] = read
+                self._models[id] = self._untrained(version.spec)
+                model.restore(self._models[id], self._versions.load(id))
         return self._models[id]
 
-    def _is_gone(self, event: Event) -> bool:
-        return event.position in self._gone
+    def _untrained(self, spec: dict[str, Any]) -> Model:
+        return model.build({"seed": self._fold.spec.seed, **spec}, self._fold.shape)
 
 
 def _decisions(log: Log) -> list[Decision]:
@@ -162,20 +199,25 @@ def _decisions(log: Log) -> list[Decision]:
     return found
 
 
+def _as_named_now(decisions: list[Decision]) -> list[Decision]:
+    """Decisions about versions that were made anew by an erasure since, as being about the new ones."""
+    named: list[Decision] = []
+    names: dict[str, str] = {}
+    for one in reversed(decisions):
+        if one.action == "erase":
+            names |= {old: names.get(new, new) for old, new in one.detail["versions"].items()}
+        named.append(msgspec.structs.replace(one, version=names.get(one.version, one.version)))
+    return named[::-1]
+
+
 def _before(log: Log, position: int, rows: int, gone: Set[int]) -> int:
-    """The position after which `rows` labels lie that are not gone, up to `position`."""
+    """The position behind which `rows` labels lie that are not gone, up to `position`."""
     upto = position
     while rows > 0 and upto > 0:
         start = max(0, upto - _READ)
-        labels = [
-            event
-            for event in log.read(start, upto - start)
-            if isinstance(event.payload, Example | Label | Reward | Preference)
-        ]
-        for event in reversed(labels):
-            if event.position not in gone:
-                rows -= 1
+        for event in reversed(log.read(start, upto - start)):
+            rows -= isinstance(event.payload, Example | Label | Reward | Preference) and event.position not in gone
             if rows == 0:
                 return event.position - 1
         upto = start
-    return upto if rows else position
+    return upto
