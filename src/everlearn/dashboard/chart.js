@@ -99,7 +99,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
       const at = Math.round(sy(one.at)) + 0.5;
       return [
         s("line", { class: `level tone-${one.tone}`, x1: left, x2: width - 8, y1: at, y2: at }),
-        one.name && s("text", { x: width - 10, y: at - 5, "text-anchor": "end" }, one.name),
+        one.name && s("text", { x: left + 4, y: at - 5 }, one.name),
       ];
     }).flat().filter(Boolean));
   }

@@ -31,7 +31,7 @@ export function watch(onChange) {
       }
       failures = 0;
       feed.problem = null;
-      feed.silent = (performance.now() - changed) / 1000;
+      feed.silent = Math.max((performance.now() - changed) / 1000, feed.status?.age ?? 0);
       feed.link = feed.silent * 1000 > QUIET ? "quiet" : "live";
     } catch (problem) {
       failures += 1;

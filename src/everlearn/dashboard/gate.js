@@ -45,8 +45,11 @@ function curves(status, asked, difference, evidence) {
   const span = before(time);
   const values = of("difference");
   const threshold = asked.find((one) => one.candidate === now.candidate)?.threshold ?? asked[0]?.threshold;
-  difference.update({ ...span, y: window(values, of("low"), of("high")), levels: [{ at: 0, tone: "frozen", name: "no difference" }],
-    bands: [{ tone: "champion", low: of("low"), high: of("high") }], lines: [{ name: now.candidate ? `${brief(now.candidate)} better by` : "better by", tone: "champion", values }] });
+  const y = window(values, of("low"), of("high"));
+  const told = of("low").map((low, i) => y !== null && known(low) && (low >= y[0] || of("high")[i] <= y[1])); // else it says nothing
+  const bound = (name) => of(name).map((value, i) => (told[i] ? value : null));
+  difference.update({ ...span, y, levels: [{ at: 0, tone: "frozen", name: "no difference" }],
+    bands: [{ tone: "champion", low: bound("low"), high: bound("high") }], lines: [{ name: now.candidate ? `${brief(now.candidate)} better by` : "better by", tone: "champion", values }] });
   evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `enough: ${odds(threshold)}` }] : [],
     lines: [{ name: "worse", tone: "drift", dashed: true, values: of("log_e_worse") }, { name: "better", tone: "champion", values: of("log_e_better") }] });
 }
@@ -82,7 +85,7 @@ function question() {
 
 function found({ difference, low, high, examples }) {
   const loss = `Loss ${difference < 0 ? "higher" : "lower"} by ${number(Math.abs(difference))} over ${counted(examples, "example")}`;
-  return `${loss}; its true mean lies between ${delta(low)} and ${delta(high)}.`;
+  return low === -high ? `${loss}; too few to bound its true mean.` : `${loss}; its true mean lies between ${delta(low)} and ${delta(high)}.`;
 }
 
 /** From worse (left) to better (right), zero in the middle. */

@@ -1,8 +1,8 @@
 // What a person tells the loop to do: dialogs that ask for a reason, send the order, and say what became of it.
 
-import { post, remove } from "./api.js";
+import { post, Problem, remove } from "./api.js";
 import { fill, h, mark, put } from "./dom.js";
-import { brief } from "./format.js";
+import { brief, counted } from "./format.js";
 
 let dialogs = 0;
 
@@ -32,8 +32,9 @@ function ask({ title, lead, fields = [], confirm, order, said, done }) {
     mark(note, { hidden: true });
     try {
       const { status, body } = await order(why);
+      const text = status === 202 ? "The order is in the log; the learner carries it out as soon as it gets there." : said(carried(body));
       dialog.close();
-      done(status === 202 ? "The order is in the log; the learner carries it out as soon as it gets there." : said(body));
+      done(text);
     } catch (problem) {
       refuse(problem.message);
     } finally {
@@ -57,6 +58,13 @@ function ask({ title, lead, fields = [], confirm, order, said, done }) {
   reason.focus();
 }
 
+/** The decision in which the loop says what it did; raises Problem where it could not. */
+function carried({ decision, followed }) {
+  const outcome = followed.find((one) => one.detail.order === decision.detail.order) ?? decision;
+  if (outcome.action === "reject") throw new Problem(409, "The order was not carried out", outcome.reason);
+  return outcome;
+}
+
 /** Promote a version. */
 export function promote(version, champion, done) {
   ask({
@@ -64,7 +72,7 @@ export function promote(version, champion, done) {
     lead: champion ? `Its answers are given to users from the next request on, in place of ${brief(champion)}'s. The gate is not asked.` : "Its answers are given to users from the next request on.",
     confirm: `Promote ${brief(version.id)}`,
     order: (reason) => post(`versions/${encodeURIComponent(version.id)}/promote`, { reason }),
-    said: (outcome) => `${brief(outcome?.aliases?.champion ?? version.id)} is now the champion.`,
+    said: (outcome) => `${brief(outcome.version)} is now the champion.`,
     done,
   });
 }
@@ -75,7 +83,7 @@ export function rollback(to, champion, done) {
   const first = h("input", { name: "first", type: "number", min: 1, step: 1, inputmode: "numeric" });
   const last = h("input", { name: "last", type: "number", min: 1, step: 1, inputmode: "numeric" });
   const advanced = h("details", {}, h("summary", {}, "Leave bad labels out"),
-    h("p", { class: "small soft" }, "Learns all labels since that version again, without those of a source, of a range of log positions, or of both."),
+    h("p", { class: "small soft" }, "Goes back to the last champion that had learned none of them, and learns what came since again, without them. Name a source, a range of log positions, or both."),
     h("label", { class: "field" }, "Source", h("span", { class: "hint" }, "the name of the token or sender"), source),
     h("div", { class: "row" }, h("label", { class: "field" }, "First position", first), h("label", { class: "field" }, "Last position", last)));
   ask({
@@ -88,7 +96,7 @@ export function rollback(to, champion, done) {
       const some = without.source || without.first || without.last;
       return post("rollback", { reason, ...(some ? { without } : {}) });
     },
-    said: (outcome) => `Rolled back: ${brief(outcome?.aliases?.champion ?? to)} is the champion.`,
+    said: ({ version, detail }) => `Rolled back: ${brief(version)} is the champion.${"left_out" in detail ? ` ${counted(detail.again, "label")} learned again, ${counted(detail.left_out, "label")} left out.` : ""}`,
     done,
   });
 }
@@ -112,7 +120,7 @@ export function challenge(example, done) {
     fields: [h("label", { class: "field" }, "Model", check, spec)],
     confirm: "Start challenger",
     order: (reason) => post("challengers", { model: JSON.parse(spec.value), reason }),
-    said: (outcome) => `Challenger ${brief(outcome?.followed?.find((one) => one.action === "challenger")?.version ?? outcome?.decision?.version)} learns now.`,
+    said: (outcome) => `Challenger ${brief(outcome.version)} learns now.`,
     done,
   });
 }

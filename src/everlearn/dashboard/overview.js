@@ -84,7 +84,8 @@ function answering(context) {
         fill(serves.value, id ? link : "nothing yet");
       }
       const promoted = (status.marks ?? []).findLast((one) => one.version === id && one.kind !== "drift");
-      put(serves.element.lastChild, promoted ? `since example ${count(promoted.at)}` : id ? `${status.mode}, the first version` : status.mode);
+      const first = status.mode === "live" ? "learns as it serves" : "the first version";
+      put(serves.element.lastChild, promoted ? `since example ${count(promoted.at)}` : id ? first : status.mode);
       const { seconds, bound, broken } = status.staleness ?? {};
       fresh.say(`${duration(seconds)} behind`, broken ? `ALARM: promised ${duration(bound)}` : `promised: at most ${duration(bound)}`, broken);
       const { requests_per_second: rate, p50, p99 } = status.traffic ?? {};

@@ -98,13 +98,13 @@ export function versions(context) {
     mark(back, { disabled: !may || !previous || previous === champion, title: may ? (previous ? null : "Nothing has been promoted yet") : "Needs a token with the scope admin" });
     put(back, previous && previous !== champion ? `Roll back to ${brief(previous)}` : "Roll back");
     mark(start, { disabled: !may, title: may ? null : "Needs a token with the scope admin" });
-    const learning = (status?.contestants ?? []).filter((one) => one.learns && one.role === "fresh");
+    const learning = (status?.contestants ?? []).filter((one) => one.role === "fresh" || one.role === "shadow");
     mark(challengers, { hidden: !learning.length });
     const now = learning.map((one) => one.role + one.version).join();
     if (challengers.dataset.key === now) return;
     challengers.dataset.key = now;
-    fill(challengers, h("header", {}, h("h2", { id: "challengers" }, "Fresh challengers, learning in shadow")), h("dl", { class: "pairs" }, learning.flatMap((one) => [
-      h("dt", {}, h("span", { class: "id" }, brief(one.version)), ` ${one.family}`),
+    fill(challengers, h("header", {}, h("h2", { id: "challengers" }, "Challengers in shadow")), h("dl", { class: "pairs" }, learning.flatMap((one) => [
+      h("dt", {}, h("span", { class: "id" }, brief(one.version)), ` ${one.family}, ${one.learns ? "learns" : "fixed"}`),
       h("dd", {}, h("button", { class: "small", type: "button", disabled: !may, onclick: () => withdraw(one.version, told) }, "Withdraw"))])));
   }
 

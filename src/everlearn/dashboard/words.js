@@ -37,6 +37,7 @@ export const ROLES = {
   candidate: "Candidate",
   previous: "Previous champion",
   frozen: "Frozen start",
+  shadow: "Shadow",
 };
 
 export const ACTIONS = {
@@ -49,6 +50,7 @@ export const ACTIONS = {
   withdraw: "Withdrawal",
   erase: "Erasure",
   config: "Settings",
+  order: "Order",
 };
 
 /** The symbol of each action, as in the charts. */
@@ -103,7 +105,7 @@ export function recent(curve, name) {
   return { now, before, change: now - before, moved: Math.abs(now - before) > Math.max(0.25 * spread, SAME * Math.abs(now)) };
 }
 
-const SUBJECTS = { previous: "The previous champion", frozen: "The frozen start", champion: "The champion", fresh: "The fresh challenger", candidate: "The candidate" };
+const SUBJECTS = { previous: "The previous champion", frozen: "The frozen start", champion: "The champion", fresh: "The fresh challenger", shadow: "The shadow", candidate: "The candidate" };
 
 /** What the gate knows about one question: {tone, text}. */
 export function judged(one) {
@@ -126,7 +128,8 @@ export function judged(one) {
 /** What is wrong at this moment, in sentences; nothing if all is well. */
 export function alarms(status) {
   const found = [];
-  const { staleness, chain, workers = [] } = status;
+  const { staleness, chain, learner, workers = [] } = status;
+  if (learner?.trouble) found.push(`The learner is in trouble: ${learner.trouble}`);
   if (staleness?.broken) found.push(`What serves is ${duration(staleness.seconds)} old; promised are ${duration(staleness.bound)}.`);
   const dead = workers.filter((one) => one.alive === false).length;
   if (dead) found.push(`${counted(dead, "worker")} of ${workers.length} ${dead === 1 ? "does" : "do"} not answer.`);
