@@ -48,7 +48,7 @@ def test_what_is_asked_and_told_is_learned_and_saved(tmp_path):
         assert set(server.processes) == {"learner", "desk", "worker-0", "worker-1"}
     with el.open(SPEC, home=home) as loop:
         assert loop.report()["examples"] == 200
-        assert loop.predict({"a": 1.0, "b": 1.0}).proba[1] > 0.9
+        assert loop.predict({"a": 1.0, "b": 1.0}).proba[1] > 0.8
 
 
 @pytest.mark.parametrize("name", ["worker-0", "desk", "learner"])

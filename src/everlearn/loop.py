@@ -5,11 +5,12 @@ Whatever is asked of a loop is appended to its log first, and folded after; noth
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,6 +35,9 @@ from everlearn.spec import Spec
 from everlearn.status import Watch
 from everlearn.stream import Stream, plain, read
 
+if TYPE_CHECKING:
+    from everlearn.client.running import Running
+
 Progress = Callable[[int, "Loop"], None]
 
 _NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
@@ -42,17 +46,22 @@ _READ = 4096  # events read at a time
 _PAUSE = 0.02  # seconds between two looks at a log in which nothing is new
 
 
-def open(source: str | Path | Mapping[str, Any] | Spec, home: str | Path | None = None) -> Loop:
+def open(
+    source: str | Path | Mapping[str, Any] | Spec,
+    home: str | Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Loop:
     """Open a loop from `everlearn.toml`, a spec, or a plain dict; `home` is the folder it lives in.
 
-    A new home starts a loop; a home that exists goes on where it stopped, whatever stopped it.
+    A new home starts a loop; a home that exists goes on where it stopped, whatever stopped it. `clock` gives the time
+    of events in seconds since 1970: a simulation hands in its own.
     """
     path = Path(source) if isinstance(source, str | Path) else Path("everlearn.toml")
     if isinstance(source, str | Path):
         spec = config.load(path)
     else:
         spec = source if isinstance(source, Spec) else config.convert(source)
-    return Loop(spec, Path(home) if home is not None else config.home(spec, path))
+    return Loop(spec, Path(home) if home is not None else config.home(spec, path), clock=clock)
 
 
 class Loop:
@@ -61,9 +70,13 @@ class Loop:
     For one thread at a time, and one process at a time: `home` is locked while it is open.
     """
 
-    def __init__(self, spec: Spec, home: Path, behind: bool = False) -> None:
+    def __init__(self, spec: Spec, home: Path, behind: bool = False, clock: Callable[[], float] = time.time) -> None:
         """Open the loop in `home`; `behind` leaves what the log holds beyond the last checkpoint to `catch_up`."""
         self.spec = spec
+        self._clock = clock
+        self._open(home, behind)
+
+    def _open(self, home: Path, behind: bool = False) -> None:
         self.served: Served | None = None
         self._saved = 0  # labelled examples at the last checkpoint
         self._saved_row = 0  # the last row folded by then
@@ -71,11 +84,11 @@ class Loop:
         self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
         with ExitStack() as undo:
-            self.home = Home(home, spec.log)
+            self.home = Home(home, self.spec.log)
             undo.callback(self.home.close)
             self.log = self.home.log
-            self.fold = Fold(spec, self.home.versions, self.log)
-            self.intake = Intake(spec, self.fold, self.log)
+            self.fold = Fold(self.spec, self.home.versions, self.log)
+            self.intake = Intake(self.spec, self.fold, self.log)
             self._restore()
             if not behind:
                 self._catch_up_whole()
@@ -96,6 +109,7 @@ class Loop:
         row = self.fold.learner.clip(self.fold.encoder.record(held))
         classes = int(self.fold.shape["classes"])
         given = answer(served, row, held, self.fold.encoder.answer, classes, id)
+        given = msgspec.structs.replace(given, position=self._seen, subject=self._subject(features))
         self._take([given])
         return given
 
@@ -127,7 +141,7 @@ class Loop:
         held, label = self._plain(features), scalar(label)
         self.fold.encoder.label(label)
         name = id or f"example-{self.log.count('example') + 1}"
-        self._take([Example(name, held, label, checked_weight(weight), source)])
+        self._take([Example(name, held, label, checked_weight(weight), source, self._subject(features))])
 
     def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
@@ -298,6 +312,23 @@ class Loop:
             self._fold(batch)
         return len(batch)
 
+    def serve(self, host: str | None = None, port: int | None = None, workers: int | None = None) -> Running:
+        """Serve this loop over HTTP in processes of their own; returns the running server, a context manager.
+
+        Until it is stopped the loop is the server's: ask `server.client()`, or look at `server.url`. Afterwards it is
+        this process's again, and knows what the server learned. What is None is as the settings say.
+        """
+        asked = {"host": host, "port": port, "workers": workers}
+        settings = msgspec.structs.replace(
+            self.spec.serve, **{name: one for name, one in asked.items() if one is not None}
+        )
+        spec, folder = msgspec.structs.replace(self.spec, serve=settings), self.home.folder
+        self.close()
+        server: Running = importlib.import_module("everlearn.app.supervise").Server(
+            spec, folder, ended=lambda: self._open(folder)
+        )
+        return server
+
     def close(self) -> None:
         """Save what was learned since the last checkpoint, and release the home."""
         if not self.home.closed:
@@ -336,7 +367,7 @@ class Loop:
         self._check_whole()
         if self.fold.cursor["row"] != self._saved_row:  # the order of rows and events is only known from checkpoints
             self._commit(Commit(sum(self.fold.cursor.values()), []))
-        now, expected = time.time(), self._seen + 1
+        now, expected = self._clock(), self._seen + 1
         positions = self.log.append(payloads, now)
         if positions == list(range(expected, expected + len(payloads))):
             self._seen += len(payloads)
@@ -368,6 +399,11 @@ class Loop:
             if value is not None:
                 held[name] = value
         return held
+
+    def _subject(self, features: Mapping[str, Any]) -> str:
+        """Whose data this is, for erasure."""
+        whose = features.get(self.spec.subject) if self.spec.subject else None
+        return "" if whose is None else str(scalar(whose))
 
     @contextmanager
     def _folding(self) -> Iterator[None]:

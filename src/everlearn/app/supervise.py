@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +25,7 @@ import msgspec
 from everlearn import snapshot
 from everlearn.app.access import check_bind
 from everlearn.app.setup import READY, Setup
+from everlearn.app.webhook import Webhook
 from everlearn.client import Client
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.spec import Spec
@@ -59,7 +61,7 @@ class Child:
 
 
 class Server:
-    """A running server; a context manager that stops it at the end.
+    """A running server; a context manager that stops it at the end. `ended` is called when all has stopped.
 
     `port` 0 takes a free one; `url` says which. Raises ConfigError where it must not listen, or cannot, and
     EverlearnError when the learner does not start.
@@ -74,8 +76,12 @@ class Server:
         key: str = "",
         key_password: str = "",
         logs: str = "text",
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
+        if spec.serve.webhook:
+            Webhook(spec.serve.webhook, private=spec.serve.private)  # a wrong address is told now
         self.spec = spec
+        self._ended = ended
         self.home = home.absolute()
         self.home.mkdir(parents=True, exist_ok=True)
         self._setup = Setup(
@@ -146,6 +152,7 @@ class Server:
             for part in ("worker", "desk", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
+        self._ended()
 
     def __enter__(self) -> Server:
         return self
