@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -34,6 +35,7 @@ from everlearn.records import (
     Prediction,
     Rejected,
 )
+from everlearn.relearn import births
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, ReplaySpec, Spec
 from everlearn.stream import read
 from everlearn.version import Blobs
@@ -322,6 +324,90 @@ def test_a_challenger_of_a_gated_loop_is_rebuilt(tmp_path: Path) -> None:
         begin = model.build({"seed": chosen.seed, **chosen.model}, loop.fold.shape)
         expected = learn_all(begin, loop, events, 0, events[-1].position)
         assert same(loop.fold.roster.challenger.model.arrays, expected.arrays)
+
+
+def test_versions_of_a_gated_loop_are_rebuilt_as_of_their_snapshot(tmp_path: Path) -> None:
+    """A candidate is promoted long after it stopped learning; its version learned only up to then."""
+    chosen, home = settings(mode="gated", gate=GateSpec(minimum=40)), tmp_path / "home"
+    filled(home, chosen, traffic(4000, 300))
+    with Loop(chosen, home) as loop:
+        known, before, events = births(loop.log), {one.id: one for one in loop.versions()}, content(loop.log)
+    decision = erase(home, chosen, {"user": PERSON}, "asked")
+    replaced = decision.detail["versions"]
+    assert any(known[id].log < before[id].position - 50 for id in replaced)
+    with Loop(chosen, home) as loop:
+        assert births(loop.log) == known | {again: known[id] for id, again in replaced.items()}
+        for id, again in replaced.items():
+            begin = model.build({"seed": chosen.seed, **chosen.model}, loop.fold.shape)
+            expected = learn_all(begin, loop, events, 0, known[id].log)  # the challenger never began again
+            assert same(loop.home.versions.load(again), expected.arrays)
+        begin = model.build({"seed": chosen.seed, **chosen.model}, loop.fold.shape)
+        expected = learn_all(begin, loop, events, 0, events[-1].position)
+        assert same(loop.fold.roster.challenger.model.arrays, expected.arrays)
+        roles = {one.role: one.version for one in loop.fold.roster.contestants}
+        assert loop.home.versions.alias("champion") == roles["champion"]
+        assert not {*roles.values()} & replaced.keys()
+
+
+@pytest.mark.parametrize("mode", ["live", "gated"])
+def test_what_an_order_had_left_out_stays_out(tmp_path: Path, mode: Any) -> None:
+    """A rollback without a source, then an erasure: the models have seen neither."""
+    chosen, home = settings(mode=mode, gate=GateSpec(minimum=100_000)), tmp_path / "home"
+    everything = traffic(900)[:-2]
+    bad = [msgspec.structs.replace(one, source="bad") if _is_bad(one) else one for one in everything[:1200]]
+    filled(home, chosen, bad, 1)
+    with Loop(chosen, home) as loop:
+        first = loop.versions()[0].id
+        loop.rollback("labels of a bad source", without={"source": "bad"}, to=first)
+        for moment, one in enumerate(everything[1200:]):
+            loop.log.append([one], time=2e6 + moment)
+    erase(home, chosen, {"user": PERSON}, "asked")
+    with Loop(chosen, home) as loop:
+        events = content(loop.log)
+        begin = model.build({"seed": chosen.seed, **chosen.model}, loop.fold.shape)
+        left = [event for event in events if getattr(event.payload, "source", "") != "bad"]
+        expected = learn_all(begin, loop, left, 0, events[-1].position)
+        assert same(loop.fold.roster.challenger.model.arrays, expected.arrays)
+
+
+def _is_bad(one: Payload) -> bool:
+    return isinstance(one, Label) and not one.id.startswith(PERSON) and int(one.id.partition("/")[2]) % 5 == 0
+
+
+def test_a_challenger_that_was_warmed_on_a_window_is_rebuilt_from_as_many_rows(tmp_path: Path) -> None:
+    chosen, home = settings(mode="gated", replay=ReplaySpec(kind="window", bytes=8_000, width=4)), tmp_path / "home"
+    events = [
+        Example(f"{about(i)}/{i}", {"a": i % 7 - 3.0, "b": 0.0, "c": "c1"}, i % 2, subject=about(i)) for i in range(500)
+    ]
+    filled(home, chosen, events, 1)
+    with Loop(chosen, home) as loop:
+        held = loop.fold.learner.remembered()
+        fresh = loop.challenge({"family": "linear"}, "try it again")
+        assert "warmed on" in fresh.reason
+    decision = erase(home, chosen, {"user": PERSON}, "asked")
+    again = decision.detail["versions"][fresh.id]
+    rows = [i for i, one in enumerate(events) if one.subject != PERSON][-len(held.y) :]
+    with Loop(chosen, home) as loop:
+        expected = model.build({"seed": chosen.seed, "family": "linear"}, loop.fold.shape)
+        for i in rows:
+            expected.learn(loop.fold.encoder.record(events[i].features), np.array([i % 2.0]), np.ones(1, np.float32))
+        assert same(loop.home.versions.load(again), expected.arrays)
+
+
+def test_feedback_that_came_early_is_forgotten(tmp_path: Path) -> None:
+    chosen, home = settings(feedback=FeedbackSpec(early=1e9)), tmp_path / "home"
+    filled(home, chosen, [*traffic(100, 50), Label(f"{OTHER}/late", 1), Label("unknown", 1)])
+    with Loop(chosen, home) as loop:
+        loop.log.append([Prediction(f"{OTHER}/late", {"a": 0.0, "b": 0.0, "c": ""}, 0, (1.0, 0.0), "v", subject=OTHER)])
+        assert b"late" in loop.fold.early.state()["texts"].tobytes()  # it was not folded yet
+        loop.close()
+    decision = erase(home, chosen, {"user": OTHER}, "asked")
+    assert decision.detail["forgotten"]
+    with Loop(chosen, home) as loop:
+        held = loop.fold.early.state()["texts"].tobytes()
+        assert b"late" not in held
+        assert b"unknown" in held
+    assert bytes_on_disk(home, f"{OTHER}/late") == []
 
 
 def test_by_a_field_of_the_schema_and_by_several(tmp_path: Path) -> None:
