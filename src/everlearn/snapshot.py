@@ -215,6 +215,7 @@ class Reader:
 
         `now` is `time.monotonic()`. Infinite as long as nothing is known.
         """
+        self._open_words()
         return _since(self._moments[_FRESH], now)
 
     def check(self) -> None:

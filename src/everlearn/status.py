@@ -21,7 +21,7 @@ from rich.control import Control
 from rich.segment import SegmentLines
 from rich.text import Text
 
-from everlearn import drift, gate, metrics, report
+from everlearn import drift, gate, limits, metrics, report
 from everlearn.events import Log
 from everlearn.fold import Fold
 from everlearn.home import Home
@@ -55,8 +55,11 @@ class Marks:
         while batch := log.read(self._after, 1000, kinds=("decision",)):
             self._after = batch[-1].position
             for event in batch:
-                if isinstance(event.payload, Decision) and event.payload.action in SHOWN:
-                    self._marks.append(_mark(event.position, event.payload))
+                decision = event.payload
+                if not isinstance(decision, Decision) or decision.action not in SHOWN:
+                    continue
+                if decision.action != "reject" or decision.by != "loop":  # that was an order, not a model
+                    self._marks.append(_mark(event.position, decision))
         return list(self._marks)
 
 
@@ -71,7 +74,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
     contestants = fold.roster.contestants
     measured = [role for role in learner.metrics if not (spec.mode == "live" and role == "challenger")]
     lag = _lag(log, position, end)
-    found = marks.follow(log)
+    found, held_back = marks.follow(log), limits.report(learner.limits)
     return {
         "time": time.time(),
         "mode": spec.mode,
@@ -87,9 +90,9 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "examples": learner.scored,
         "waiting": len(fold.waiting),
         "evicted": fold.waiting.evicted,
-        "early": 0,
-        "quarantined": 0,
-        "capped": 0,
+        "early": len(fold.early),
+        "unusable": fold.unusable,
+        **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
         "metrics": learner.report(),
         "curves": {role: _curve(learner.metrics[role]) for role in measured},
         "marks": found,

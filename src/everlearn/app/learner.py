@@ -26,7 +26,6 @@ from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log
 from everlearn.loop import Loop
-from everlearn.records import Arrays
 from everlearn.serve import Contestant
 from everlearn.snapshot import Answering, Publisher
 from everlearn.spec import LogSpec, Spec
@@ -147,7 +146,10 @@ class Tail:
     def _publish(self) -> None:
         roster, canary = self._loop.fold.roster, self._canary()
         self._publisher.publish(
-            _answering(roster.champion), _answering(canary) if canary else None, self._loop.position, self._extra()
+            _answering(roster.champion),
+            _answering(canary) if canary else None,
+            self._loop.position,
+            self._loop.fold.bounds,
         )
 
     def _made_of(self) -> object:
@@ -155,15 +157,11 @@ class Tail:
         fold = self._loop.fold
         champion, canary = fold.roster.champion, self._canary()
         learns = champion.learns or (canary is not None and canary.learns)
-        extra = tuple((name, array.tobytes()) for name, array in self._extra().items())
+        extra = tuple((name, array.tobytes()) for name, array in fold.bounds.items())
         return champion.uid, champion.version, canary and canary.uid, fold.cursor["log"] if learns else 0, extra
 
     def _canary(self) -> Contestant | None:
-        return self._loop.fold.roster.find("candidate") if self._loop.spec.serve.canary else None
-
-    def _extra(self) -> Arrays:
-        """What workers need beside the models."""
-        return {}
+        return self._loop.fold.canary if self._loop.spec.serve.canary else None
 
     def _behind(self) -> bool:
         return self._made_of() != self._serving
