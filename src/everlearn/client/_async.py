@@ -37,6 +37,7 @@ class AsyncClient:
     ) -> None:
         self.url = url.rstrip("/")
         self._retries = retries
+        self._slots = wire.AsyncSlots(wire.AT_ONCE)
         self._secure = self.url.startswith("https:")  # else no authority's certificate need be read, which takes long
         headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "everlearn"}
         self._http = httpx.AsyncClient(
@@ -222,7 +223,8 @@ class AsyncClient:
         while True:
             last, wait = attempt >= self._retries, wire.pause(attempt)
             try:
-                response = await self._http.request(method, path, content=body, params=parameters)
+                async with self._slots:
+                    response = await self._http.request(method, path, content=body, params=parameters)
             except httpx.TransportError as error:
                 if last or not (harmless or wire.never_sent(error)):
                     raise wire.unreachable(self.url, error) from error

@@ -13,6 +13,7 @@ TARGET = Path(__file__).with_name("_sync.py")
 _NAMES = {
     "AsyncClient": "Client",
     "AsyncBaseTransport": "BaseTransport",
+    "AsyncSlots": "Slots",
     "aclose": "close",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",

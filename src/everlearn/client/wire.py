@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import secrets
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -24,7 +26,9 @@ AGAIN = frozenset({429, 502, 503, 504})  # statuses that may be another a moment
 PAGE = 1000  # entries of a list asked for at a time
 _LONGEST = 10.0  # seconds that a server may make us wait
 # Servers drop a connection that was idle for five seconds; one that we hold for less is never dropped under us.
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=3.0)
+AT_ONCE = 32  # requests under way; more of them wait here, in order, at no cost: httpx looks through all that wait
+LIMITS = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE, keepalive_expiry=3.0)
+AsyncSlots, Slots = asyncio.Semaphore, threading.Semaphore
 
 _TYPE = "urn:everlearn:problem:"
 _SAME = {
