@@ -2,7 +2,7 @@
 
     python examples/fraud.py
 
-A payment that nobody complained about within ten days counts as fine; complaints that come later still teach the model,
+A payment that nobody complained about within five days counts as fine; complaints that come later still teach the model,
 with weights that undo the bias of the default. Half-way the fraudsters change their ways. The clock is simulated, so that
 sixty days pass in seconds; everything else is what a bank would run.
 
@@ -41,8 +41,8 @@ SCHEMA = {
     },
 }
 WAYS: dict[str, dict[str, Any]] = {
-    "wait 10 days, then fine; late complaints ignored": {"correction": "ignore"},
-    "wait 10 days, then fine; late complaints learned": {"correction": "learn"},
+    "wait 5 days, then fine; late complaints ignored": {"correction": "ignore"},
+    "wait 5 days, then fine; late complaints learned": {"correction": "learn"},
     "the same, with importance weights": {"correction": "importance"},
 }
 
@@ -69,9 +69,9 @@ def payments(number: int, seed: int) -> Iterator[Payment]:
             "country": draw.choice(["NL", "NL", "BE", "DE", "FR", "XX"]),
             "shop": draw.choice(["food", "food", "travel", "games", "gifts"]),
         }
-        odds = -6.2 + 1.6 * features["new_device"] + 1.2 * (features["country"] == "XX")
-        odds += 0.5 * math.log1p(features["amount"] / 40) - 0.001 * features["age_days"]
-        odds += 2.5 * (features["shop"] == ("games" if at < 35 * DAY else "gifts"))
+        odds = -8.0 + 2.5 * features["new_device"] + 2.0 * (features["country"] == "XX")
+        odds += 0.004 * features["amount"] - 0.001 * features["age_days"]
+        odds += 3.5 * (features["shop"] == ("games" if at < 35 * DAY else "gifts"))
         fraud = draw.random() < 1 / (1 + math.exp(-odds))
         yield Payment(at, f"payment-{row}", features, fraud, at + draw.expovariate(1 / (7 * DAY)))
 
@@ -92,7 +92,7 @@ def play(stream: list[Payment], feedback: dict[str, Any], home: Path) -> list[tu
         "schema": SCHEMA,
         "mode": "live",
         "warm_start": sum(one.at < OFFLINE * DAY for one in stream),
-        "feedback": {"window": 10 * DAY, "default": "fine", **feedback},
+        "feedback": {"window": 5 * DAY, "default": "fine", **feedback},
     }
     scores: list[tuple[float, bool]] = []
     complaints: list[tuple[float, str]] = []
