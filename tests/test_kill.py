@@ -19,7 +19,7 @@ import pytest
 
 from everlearn.fold import Commit
 from everlearn.loop import Loop
-from everlearn.records import Label, Payload, Prediction
+from everlearn.records import Decision, Label, Payload, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 
@@ -159,11 +159,45 @@ def late_work(settings: Spec, columns: dict[str, Any]) -> Work:
     return work
 
 
+def orders_work(settings: Spec, columns: dict[str, Any]) -> Work:
+    """Late labels, some of them from a bad source, and orders: a challenger of another family, a rollback without."""
+
+    def order(name: str, **detail: Any) -> Decision:
+        return Decision("order", 0, f"order {name}", "user", detail={"order": name} | detail)
+
+    told = {
+        150: order("another family", ask="challenge", model={"family": "tests.models:Mean"}, warm=True),
+        400: order("without", ask="rollback", without={"source": "bad"}),
+        650: order("impossible", ask="sing"),
+        700: order("one more", ask="challenge", model={"family": "linear", "rate": 0.1}, warm=False),
+    }
+
+    def work(home: Path) -> None:
+        with Loop(settings, home) as loop:
+            loop.ready()
+            version = loop.versions()[0].id
+            for row in range(len(columns["a"])):
+                features = {name: columns[name][row] for name in FIELDS}
+                payloads: list[Payload] = [Prediction(str(row), features, 0, (0.5, 0.5), version)]
+                payloads = [] if loop.log.find(f"prediction:{row}") else payloads
+                if row >= 40:
+                    label, bad = int(columns["label"][row - 40]), 200 < row < 400 and row % 3 == 0
+                    payloads.append(Label(str(row - 40), 1 - label if bad else label, source="bad" if bad else ""))
+                payloads += [told[row]] if row in told else []
+                for payload in payloads:
+                    loop.log.append([payload], time=float(row))
+                    loop.catch_up()
+
+    return work
+
+
 LATE = {"feedback": FeedbackSpec(window=60.0, default=0), "tick": 10, "checkpoint": 25}
+ORDERS = {"tick": 10, "checkpoint": 200, "challengers": 3, "gate": GateSpec(minimum=50)}
 EVERYWHERE = [
     pytest.param(rows_work, {"warm_start": 100.0}, id="rows"),
     pytest.param(rows_work, {"warm_start": 0.1, "log": LogSpec(rows="always")}, id="appended"),
     pytest.param(late_work, LATE, id="late"),
+    pytest.param(orders_work, ORDERS, id="orders"),
 ]
 
 
@@ -222,3 +256,19 @@ def test_killed_while_a_client_predicts_and_sends_labels_late(tmp_path):
                     loop.feedback(str(row - delay), label=int(columns["label"][row - delay]))
 
     check(work, tmp_path, settings, kills=20, clocked=True)
+
+
+@pytest.mark.parametrize("mode", ["gated", "live"])
+def test_killed_while_orders_are_carried_out(tmp_path, mode):
+    settings, columns = spec(mode=mode, **ORDERS), table(900)
+    columns["label"] = (columns["a"] > 0).astype(int)
+    work = orders_work(settings, columns)
+    check(work, tmp_path, settings, kills=10, clocked=True)
+    done = [event for event in content(tmp_path / "undisturbed", settings)["events"] if event["kind"] == "decision"]
+    actions = {event["detail"]["order"]: event["action"] for event in done if "order" in event.get("detail", {})}
+    assert actions == {
+        "another family": "challenger",
+        "without": "rollback",
+        "impossible": "reject",
+        "one more": "challenger",
+    }

@@ -20,7 +20,8 @@ from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload, Predi
 from everlearn.spec import LogSpec
 from everlearn.version import Blobs, Versions
 
-_FORMAT = 1  # of the state in a checkpoint
+_FORMAT = 2  # of the state in a checkpoint
+_READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants of one family
 _READ = 4096  # events read at a time
 
 
@@ -82,7 +83,7 @@ class Home:
         if not saved:
             return None
         checkpoint, arrays, header = self._newest(saved)
-        if header["format"] != _FORMAT:
+        if header["format"] not in (_FORMAT, *_READ_AS_WELL):
             raise LogError(
                 f"{self.folder} was saved by another release of everlearn (state format {header['format']}, this one "
                 f"reads {_FORMAT}); go on with that release, or start anew with another home"

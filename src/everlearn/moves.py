@@ -218,7 +218,7 @@ class Moves:
                 return [self._note(ask, at, order.reason, "user", "champion", order.version, old, more=more)]
             case "challenge":
                 self._check_room()
-                fresh, why = orders.build(self.spec, detail["model"]), order.reason
+                fresh, why = orders.build(self.spec, detail["model"]), f"fresh challenger: {order.reason}"
                 return self._join(fresh, detail["model"], why, "user", at, now, detail.get("warm", True), more)
             case "shadow":
                 self._check_room()

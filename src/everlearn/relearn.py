@@ -208,7 +208,7 @@ class _Pupil:
         self._early.expire(self._now)
         came = self._early.take(prediction.id)
         if not came and self._feedback.window:
-            self._waiting[prediction.id] = event.time
+            self._waiting[prediction.id] = self._now
         for i, earlier in enumerate(came):
             if learns and (i == 0 or self._feedback.correction != "ignore"):
                 self._judge(prediction, earlier.feedback, earlier.position, None if i else False)
@@ -220,7 +220,7 @@ class _Pupil:
             self.left_out += learns
         elif found is None or found.position > event.position or not isinstance(found.payload, Prediction):
             if self._feedback.early:
-                self._early.put(Earlier(event.position, event.time, judgement))
+                self._early.put(Earlier(event.position, self._now, judgement))
         elif learns:
             waited = waited or not self._feedback.window
             first = self._feedback.correction == "learn" or self._is_first(event, judgement)
