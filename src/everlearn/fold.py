@@ -231,7 +231,7 @@ class Fold:
                     heard = heard or Hearing(batch, self.roster.contestants)
                     payloads += self._predicted(event, prediction, heard, *rows[i])
                 case Label() | Reward() | Preference() as feedback:
-                    payloads += self._judged(feedback, event.position, event.time, event.position)
+                    payloads += self._judged(feedback, event.position, self._now, event.position)
             for waiter in self.waiting.overdue(self._now):
                 payloads += self._unanswered(waiter, event.position)
             if payloads or self._ticked or self._due():
@@ -267,7 +267,7 @@ class Fold:
         said[ANSWER] = said[self.roster.champion.uid] if prediction.canary else answer
         self._predictions += 1
         payloads: list[Payload] = []
-        waiter = Waiter(prediction.id, event.position, event.time, heard.row(row), said)
+        waiter = Waiter(prediction.id, event.position, self._now, heard.row(row), said)
         if self.spec.drift.watch != "loss":
             self.learner.look(waiter.row, said[ANSWER])
             if self.learner.alarm() == DRIFT:  # no label will say so
