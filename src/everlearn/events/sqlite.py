@@ -27,7 +27,7 @@ _ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected
 _TEN = 10
 _INSERT_TEN = _INSERT + ", (?, ?, ?, ?)" * (_TEN - 1)  # half the time of ten statements
 _LONG = 8000  # pages of the write-ahead log, 32 MB
-_MOMENT = 30  # milliseconds that its new beginning waits for others, and others for it
+_MOMENT = 0.03  # seconds that its new beginning waits for others, and others for it
 _SELECT = "SELECT position, time, payload FROM events"
 
 
@@ -56,7 +56,7 @@ class SqliteLog:
         self.path = Path(path)
         self._process = os.getpid()
         self._open = True
-        self._patient = True  # whether the writer waits for other processes
+        self._patience = file.PATIENCE  # seconds that the writer waits for other processes
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._counted: dict[str, tuple[int, int]] = {}  # kind: how many there are up to which position
@@ -86,7 +86,7 @@ class SqliteLog:
         """As `append`, for what `everlearn.events.row` has encoded already."""
         self._check_usable()
         with self._writing:
-            return self._write_waiting(rows, patient=True)
+            return self._write_waiting(rows, file.PATIENCE)
 
     def try_write(self, rows: Sequence[Row]) -> list[int] | None:
         """As `write`, but None at once, and nothing written, when another thread or process is writing."""
@@ -94,7 +94,7 @@ class SqliteLog:
         if not self._writing.acquire(blocking=False):
             return None
         try:
-            return self._write_waiting(rows, patient=False)
+            return self._write_waiting(rows, 0.0)
         except LogError as error:
             if isinstance(error.__cause__, sqlite3.Error) and file.code(error.__cause__) == sqlite3.SQLITE_BUSY:
                 return None
@@ -114,10 +114,8 @@ class SqliteLog:
             try:
                 ((_, pages, _),) = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 if pages > _LONG:
-                    self._writer.execute(f"PRAGMA busy_timeout = {_MOMENT}")
+                    self._wait(_MOMENT)
                     self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()  # gives up if others go on
-                    self._writer.execute("PRAGMA busy_timeout = 0")
-                    self._patient = False
             except sqlite3.Error as error:
                 self._explain(error, "could not be tidied")
 
@@ -134,7 +132,7 @@ class SqliteLog:
         rows = [row(payload, at) for payload in payloads]
         self._check_usable()
         with self._writing, self._undone(f"could not erase {len(positions)} events, and holds all of them"):
-            self._wait(patient=True)
+            self._wait(file.PATIENCE)
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("BEGIN IMMEDIATE")
             self._writer.execute("DROP TRIGGER fixed")
@@ -153,7 +151,7 @@ class SqliteLog:
         """
         self._check_usable()
         with self._writing, self._undone("could not be written anew; do it again"):
-            self._wait(patient=True)
+            self._wait(file.PATIENCE)
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("VACUUM")
             (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -176,20 +174,20 @@ class SqliteLog:
 
     # ---- transactions ------------------------------------------------------------------------------------------
 
-    def _write_waiting(self, rows: Sequence[Row], patient: bool) -> list[int]:
+    def _write_waiting(self, rows: Sequence[Row], patience: float) -> list[int]:
         with self._undone(f"did not take a group of {len(rows)}, and holds none of it"):
-            self._wait(patient)
+            self._wait(patience)
             try:
                 return self._write_new(rows)
             except sqlite3.IntegrityError:  # some key is known: the rare case pays for the lookups
                 self._undo()
                 return self._write_unknown(rows)
 
-    def _wait(self, patient: bool) -> None:
-        """Let the writer wait for other processes, or not."""
-        if patient != self._patient:
-            self._writer.execute(f"PRAGMA busy_timeout = {int(file.PATIENCE * 1000) if patient else 0}")
-            self._patient = patient
+    def _wait(self, patience: float) -> None:
+        """Let the writer wait so many seconds for other processes."""
+        if patience != self._patience:
+            self._writer.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+            self._patience = patience
 
     @contextmanager
     def _undone(self, otherwise: str) -> Iterator[None]:
