@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -735,6 +735,45 @@ def test_a_worker_ends_when_it_is_asked_to_and_finishes_what_it_began(running):
     assert server.process.wait(10) == 0
     assert replies[0].status_code == 200
     assert [one.id for one in site.predictions()] == [replies[0].json()["id"]]
+
+
+def raw(url: str, *sent: bytes) -> list[bytes]:
+    """Send on one connection; return what each reading then gets, until the server closes or half a second is quiet."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.settimeout(0.5)
+        for part in sent:
+            connection.sendall(part)
+        got: list[bytes] = []
+        with suppress(TimeoutError):
+            while part := connection.recv(1 << 20):
+                got.append(part)
+        return got
+
+
+def posted(body: bytes, length: int = 0) -> bytes:
+    head = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: "
+    return f"{head}{length or len(body)}\r\n\r\n".encode() + body
+
+
+def test_a_reply_leaves_in_one_piece_and_requests_may_follow_one_another(running):
+    _, server = running
+    body = json.dumps({"features": RECORD}).encode()
+    (reply,) = raw(server.url, posted(body))
+    assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert reply.endswith(b"}")
+    assert b"".join(raw(server.url, posted(body) * 3)).count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert b"".join(raw(server.url, posted(body)[:-5], posted(body)[-5:])).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_what_is_refused_for_good_is_told_before_the_connection_ends(running):
+    _, server = running
+    reply = b"".join(raw(server.url, posted(b"x" * 1_200_000, length=2_000_000)))
+    assert reply.startswith(b"HTTP/1.1 413 ")
+    assert reply.endswith(b"}")
+    (reply,) = raw(server.url, b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert reply.endswith(b"\r\n\r\n")
 
 
 def test_a_worker_ends_with_its_supervisor(running):

@@ -1,0 +1,466 @@
+"""What serving while learning costs: real `everlearn serve` processes against peers, and against themselves.
+
+    python bench/serve.py [--only throughput,paced,torn,fresh,memory] [--rounds 5] [--seconds 4] [--reads 10000000]
+                          [--requests 1000000] [--python mlflow=/path/to/python] [--python bentoml=/path/to/python]
+
+throughput  requests per second of POST /predict with 10 numbers: one worker, 16 connections (wrk), each prediction
+            durably logged before it is answered, the learner learning beside it. Peers log nothing: a bare Starlette
+            endpoint with the same dot product, FastAPI with pydantic models, MLflow's model server and a BentoML
+            service of the same model (the last two only where they are installed, here or in the named interpreter).
+paced       p99 at 1,000 requests per second, open loop, counted from when each was due: with the learner at full
+            load, and with a process that burns as much CPU at the same priority in its place.
+torn        snapshots read while they are replaced without a pause; each read is compared with its checksum.
+fresh       from the acknowledgement of a feedback to the first snapshot that has learned it, at 1,000 feedback per
+            second in live mode.
+memory      of worker and learner over a million requests, half of them feedback.
+
+Every round runs ours and the peers in turn; ratios are taken within a round, and their medians are shown. The machine
+needs two cores for itself. wrk must be installed (a Debian package).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import select
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from everlearn import model, schema, snapshot
+from everlearn.app.supervise import Server
+from everlearn.app.tally import read as read_tally
+from everlearn.events import SqliteLog
+from everlearn.records import Example, Label
+from everlearn.snapshot import Answering, Publisher, Reader
+from everlearn.spec import LogSpec, Schema, ServeSpec, Spec
+
+HERE = Path(__file__).resolve().parent
+FIELDS = [f"f{i}" for i in range(10)]
+ROW = {name: round(0.123456 * i - 0.5, 6) for i, name in enumerate(FIELDS)}
+SPEC = Spec(
+    schema=Schema(label="y", task="binary", classes=(False, True), fields=dict.fromkeys(FIELDS, "numeric")),
+    mode="live",
+    log=LogSpec(rows="always"),
+    serve=ServeSpec(port=0, workers=1),
+)
+CONNECTIONS = 16
+RATE = 1000  # paced requests per second
+PEERS = ("starlette", "fastapi", "mlflow", "bentoml")
+
+
+# ---- servers ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ours(home: Path) -> Iterator[Server]:
+    """A server of ours; what it says goes nowhere."""
+    with Server(SPEC, home) as server:
+        yield server
+
+
+@contextmanager
+def peer(name: str, python: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """A peer in a process group of its own; gives the address of its endpoint, and the group."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [python, str(HERE / "peers.py"), name, str(port), str(folder)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await_port(port, process)
+        yield f"http://127.0.0.1:{port}/{'invocations' if name == 'mlflow' else 'predict'}", process.pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
+        process.wait()
+
+
+def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            time.sleep(2.0)  # a front may listen before what it fronts
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the peer did not start: {process.args!r}")
+
+
+def installed(name: str, python: str) -> bool:
+    return subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode == 0
+
+
+# ---- load makers --------------------------------------------------------------------------------------------------
+
+
+DONE = """
+done = function(summary, latency)
+  local bad = summary.errors
+  bad = bad.status + bad.connect + bad.read + bad.write + bad.timeout
+  print(string.format("RESULT %d %d %d %d", summary.requests, summary.duration, latency:percentile(99), bad))
+end
+"""
+
+
+def wrk(url: str, body: str, seconds: float, folder: Path) -> tuple[float, float]:
+    """As `wrk_script`, posting one body again and again."""
+    script = folder / "post.lua"
+    head = 'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n'
+    script.write_text(f"{head}wrk.body = {json.dumps(body)}\n{DONE}")
+    return wrk_script(url, script, seconds)
+
+
+def wrk_script(url: str, script: Path, seconds: float) -> tuple[float, float]:
+    """Requests per second, and the 99th percentile in milliseconds."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}", "-s", str(script), url]
+    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    count, microseconds, p99, bad = (int(part) for part in done.partition("RESULT ")[2].split()[:4])
+    if bad:
+        raise RuntimeError(f"{bad} of {count} requests to {url} failed")
+    return 1e6 * count / microseconds, p99 / 1000
+
+
+def paced(host: str, port: int, requests: Sequence[bytes], rate: float = RATE) -> tuple[np.ndarray, np.ndarray]:
+    """Send requests at a steady rate, whatever the answers do; for each, when it was due and when it was answered.
+
+    Synchronous, on as many connections as it takes, with timing in microseconds; no answer may be anything but 200.
+    """
+    idle = [connected(host, port) for _ in range(CONNECTIONS)]
+    busy: dict[socket.socket, int] = {}
+    start = time.monotonic() + 0.05
+    due = start + np.arange(len(requests)) / rate
+    answered = np.zeros(len(requests))
+    sent = 0
+    while sent < len(requests) or busy:
+        while sent < len(requests) and time.monotonic() >= due[sent]:
+            one = idle.pop() if idle else connected(host, port)
+            one.sendall(requests[sent])
+            busy[one] = sent
+            sent += 1
+        wait = due[sent] - time.monotonic() if sent < len(requests) else 5.0
+        for one in select.select(list(busy), [], [], max(0.0, wait))[0]:
+            reply = one.recv(1 << 16)
+            if not (reply.startswith(b"HTTP/1.1 200") and reply.endswith(b"}")):
+                raise RuntimeError(f"got {reply[:300]!r}")
+            answered[busy.pop(one)] = time.monotonic()
+            idle.append(one)
+    for one in idle:
+        one.close()
+    return due, answered
+
+
+def connected(host: str, port: int) -> socket.socket:
+    one = socket.create_connection((host, port))
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return one
+
+
+def request(path: str, body: Any) -> bytes:
+    content = json.dumps(body)
+    head = ["host: localhost", "content-type: application/json", f"content-length: {len(content)}", "", content]
+    return "\r\n".join([f"POST {path} HTTP/1.1", *head]).encode()
+
+
+def address(server: Server) -> tuple[str, int]:
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    return host, int(port)
+
+
+# ---- throughput ---------------------------------------------------------------------------------------------------
+
+
+def throughput(options: argparse.Namespace, folder: Path) -> None:
+    named, listed = json.dumps({"features": ROW}), json.dumps({"inputs": [list(ROW.values())]})
+    with ExitStack() as stack:
+        server = stack.enter_context(ours(folder / "throughput"))
+        urls, pids = {"everlearn": f"{server.url}/predict"}, {"everlearn": server.processes["worker-0"]}
+        for name in PEERS:
+            python = options.pythons.get(name, sys.executable)
+            if installed(name, python):
+                urls[name], pids[name] = stack.enter_context(peer(name, python, folder))
+            else:
+                print(f"{name} is not installed; left out (see --python)")
+        measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in urls}
+        for turn in range(options.rounds + 1):
+            for name, url in urls.items():
+                await_learner(server)
+                seconds = options.seconds if turn else 1.0  # a first turn lets caches get warm
+                before = used(pids[name])
+                rate, p99 = wrk(url, listed if name == "mlflow" else named, seconds, folder)
+                if turn:
+                    measured[name].append((rate, p99, 1e6 * (used(pids[name]) - before) / (rate * seconds)))
+        counts = read_tally(snapshot.folder(folder / "throughput") / "worker-0.tally")["counts"]
+    print(f"\n{'server':<12}{'requests/s':>12}{'p99 ms':>9}{'CPU us each':>13}{'everlearn is':>15}")
+    for name, rounds in measured.items():
+        rate, p99, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
+        pairs = zip(measured["everlearn"], rounds, strict=True)
+        ratio = statistics.median(mine[0] / other[0] for mine, other in pairs)
+        print(f"{name:<12}{rate:>12,.0f}{p99:>9.2f}{cpu:>13.1f}{ratio:>13.2f} x")
+    print(f"{counts['commit_rows'] / counts['commits']:.1f} events a commit; {counts['commit_rows']:,} events logged")
+    print("wanted: at least 0.5 x starlette, at least 2 x fastapi")
+
+
+def await_learner(server: Server) -> None:
+    """Wait until nothing that was logged before is still being learned."""
+    pid = server.processes["learner"]
+    busy = True
+    while busy:
+        before = used(pid)
+        time.sleep(0.5)
+        busy = used(pid) - before > 0.15
+
+
+# ---- the price of learning, in latency ----------------------------------------------------------------------------
+
+
+def latency(options: argparse.Namespace, folder: Path) -> None:
+    backlog = folder / "backlog"
+    fill(backlog, options.backlog)
+    found: dict[str, list[float]] = {"alone": [], "learner": [], "other process": []}
+    for turn in range(options.rounds):
+        for name in found:
+            home = folder / f"paced-{turn}"
+            home.mkdir()
+            if name == "learner":
+                for part in backlog.iterdir():
+                    shutil.copy(part, home)
+            found[name].append(paced_p99(name, home, options.seconds))
+            shutil.rmtree(home)
+    for name, p99s in found.items():
+        print(f"p99 with {name:<14} {statistics.median(p99s):7.2f} ms   ({', '.join(f'{one:.2f}' for one in p99s)})")
+    ratios = [mine / other for mine, other in zip(found["learner"], found["other process"], strict=True)]
+    print(f"learner at full load over another process: {statistics.median(ratios):.2f} x   (wanted: at most 1.2)")
+
+
+def paced_p99(name: str, home: Path, seconds: float) -> float:
+    """The 99th percentile in milliseconds, with something beside the worker or nothing."""
+    with ours(home) as server, ExitStack() as stack:
+        learner = server.processes["learner"]
+        if name == "other process":
+            stack.enter_context(burning(os.getpriority(os.PRIO_PROCESS, learner)))
+        host, port = address(server)
+        paced(host, port, [request("/predict", {"features": ROW})] * RATE)  # warm
+        before = used(learner)
+        due, answered = paced(host, port, [request("/predict", {"features": ROW})] * int(RATE * seconds))
+        share = (used(learner) - before) / (answered.max() - due.min())
+        if name == "learner" and share < 0.3:
+            raise RuntimeError(f"the learner used {share:.0%} of a core: its backlog has run out; raise --backlog")
+        return 1000 * float(np.percentile(answered - due, 99))
+
+
+def fill(home: Path, rows: int) -> None:
+    """A log with examples that nobody has learned yet."""
+    home.mkdir()
+    draw = random.Random(1)
+    with SqliteLog(home / "log.sqlite") as log:
+        for start in range(0, rows, 1000):
+            xs = [[draw.gauss(0, 1) for _ in FIELDS] for _ in range(1000)]
+            log.append(
+                [
+                    Example(f"b{start + i}", dict(zip(FIELDS, x, strict=True)), x[0] + draw.gauss(0, 1) > 0)
+                    for i, x in enumerate(xs)
+                ]
+            )
+
+
+@contextmanager
+def burning(priority: int) -> Iterator[None]:
+    """A process that has nothing to do with anything and takes all the CPU that it is given."""
+    code = f"import os\nos.setpriority(os.PRIO_PROCESS, 0, {priority})\nwhile True: sum(range(1000))"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def used(pid: int) -> float:
+    """Seconds of CPU that a process has used; of all its group where it leads one."""
+    total = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parts = path.read_text().rpartition(")")[2].split()
+            if path.parent.name == str(pid) or parts[2] == str(pid):
+                total += int(parts[11]) + int(parts[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+# ---- torn reads ---------------------------------------------------------------------------------------------------
+
+
+def torn(options: argparse.Namespace, folder: Path) -> None:
+    readers, serving = 1, folder / "serving"
+    serving.mkdir(mode=0o700)
+    stop = multiprocessing.Event()
+    results: Any = multiprocessing.Queue()
+    publisher = multiprocessing.Process(target=publish, args=(serving, stop, results))
+    publisher.start()
+    reading = [
+        multiprocessing.Process(target=check, args=(serving, options.reads // readers, results)) for _ in range(readers)
+    ]
+    for one in reading:
+        one.start()
+    outcomes = [results.get() for _ in reading]
+    stop.set()
+    published = results.get()
+    for one in (publisher, *reading):
+        one.join()
+    reads, seen, bad = (sum(column) for column in zip(*outcomes, strict=True))
+    print(f"{bad} torn reads in {reads:,}; {published:,} snapshots published meanwhile, {seen:,} of them read")
+
+
+def publish(serving: Path, stop: Any, results: Any) -> None:
+    """Publish without a pause; every weight of a snapshot is its number."""
+    made = model.build(SPEC.model, schema.shape(SPEC.schema))
+    publisher = Publisher(serving)
+    while not stop.is_set():
+        for array in made.arrays.values():
+            array[:] = publisher.sequence + 1
+        publisher.publish(Answering("v", made), None, publisher.sequence + 1, {})
+    results.put(publisher.sequence)
+
+
+def check(serving: Path, reads: int, results: Any) -> None:
+    """Compare every read with its checksum, and all arrays of a snapshot with one another."""
+    reader = Reader(serving, model.build)
+    bad = seen = last = 0
+    for _ in range(reads):
+        serves = reader.current()
+        try:
+            reader.check()
+        except Exception:
+            bad += 1
+        if serves.sequence != last:
+            numbers = {number for array in serves.champion.model.arrays.values() for number in np.unique(array)}
+            bad += numbers != {float(serves.sequence)} or serves.sequence < last
+            last, seen = serves.sequence, seen + 1
+    results.put((reads, seen, bad))
+
+
+# ---- from feedback to serving -------------------------------------------------------------------------------------
+
+
+def freshness(options: argparse.Namespace, folder: Path) -> None:
+    home, count = folder / "fresh", int(RATE * options.seconds * 2)
+    with ours(home) as server, server.client() as client:
+        ids = [
+            one.id for start in range(0, count, 1000) for one in client.predict_many([ROW] * min(1000, count - start))
+        ]
+        time.sleep(1.0)
+        draw = random.Random(2)
+        requests = [request("/feedback", {"id": id, "label": draw.random() < 0.7}) for id in ids]
+        seen: list[tuple[float, int]] = []
+        stop = threading.Event()
+        watching = threading.Thread(target=watch, args=(snapshot.folder(home), stop, seen))
+        watching.start()
+        due, answered = paced(*address(server), requests)
+        time.sleep(2.0)
+        stop.set()
+        watching.join()
+        with SqliteLog(home / "log.sqlite") as log:
+            events = log.read(limit=10 * count)
+    position = {event.payload.id: event.position for event in events if isinstance(event.payload, Label)}
+    moments, positions = np.array([moment for moment, _ in seen]), np.array([at for _, at in seen])
+    first = np.searchsorted(positions, [position[id] for id in ids])
+    delays = 1000 * (moments[np.minimum(first, len(moments) - 1)] - answered)
+    missing = int((first == len(positions)).sum())
+    p50, p99 = np.percentile(delays, [50, 99])
+    print(f"acknowledged to serving: p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {delays.max():.1f} ms; wanted p99 < 50")
+    print(f"{count:,} feedback at {RATE} per second, {len(seen):,} snapshots seen; {missing} never served")
+    print(f"acknowledgement itself: p99 {1000 * np.percentile(answered - due, 99):.2f} ms")
+
+
+def watch(serving: Path, stop: threading.Event, seen: list[tuple[float, int]]) -> None:
+    """When which position was first served, as a worker would see it."""
+    reader = Reader(serving, model.build)
+    while not stop.is_set():
+        position = reader.current().position
+        if not seen or position > seen[-1][1]:
+            seen.append((time.monotonic(), position))
+        time.sleep(0.0005)
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------
+
+
+HALF_FEEDBACK = """
+local ids, label = {}, 0
+local headers = {["content-type"] = "application/json"}
+request = function()
+  local id = table.remove(ids)
+  if not id then return wrk.format("POST", "/predict", headers, asked) end
+  label = label + 1
+  local body = string.format('{"id":"%s","label":%s}', id, label % 3 == 0 and "true" or "false")
+  return wrk.format("POST", "/feedback", headers, body)
+end
+response = function(status, headers, body)
+  local id = string.match(body, '"id":"(%w+)"')
+  if id then table.insert(ids, id) end
+end
+"""
+
+
+def memory(options: argparse.Namespace, folder: Path) -> None:
+    home, script = folder / "memory", folder / "memory.lua"
+    script.write_text(f"local asked = {json.dumps(json.dumps({'features': ROW}))}\n{HALF_FEEDBACK}{DONE}")
+    names = ("worker-0", "learner", "desk")
+    with ours(home) as server, SqliteLog(home / "log.sqlite") as log:
+        print(f"{'requests':>12}" + "".join(f"{name + ' MB':>13}" for name in names) + f"{'log events':>13}")
+        requests, lines = 0.0, []
+        while requests < options.requests:
+            rate, _ = wrk_script(server.url, script, 5)
+            requests += 5 * rate
+            lines.append([private(server.processes[name]) / 1e6 for name in names])
+            print(f"{requests:>12,.0f}" + "".join(f"{one:>13.1f}" for one in lines[-1]) + f"{log.end():>13,}")
+    grown = [now - then for now, then in zip(lines[-1], lines[len(lines) // 5], strict=True)]
+    print(f"from a fifth of the way to the end: worker {grown[0]:+.1f} MB, learner {grown[1]:+.1f} MB")
+
+
+def private(pid: int) -> int:
+    """Bytes of memory that belong to one process alone."""
+    rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(row.split()[1]) for row in rows if row.startswith("Private_")) * 1024
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
+    "throughput": throughput,
+    "paced": latency,
+    "torn": torn,
+    "fresh": freshness,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS), help="which parts, with commas between")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--reads", type=int, default=10_000_000, help="snapshots to read")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="requests to watch the memory over")
+    parser.add_argument("--backlog", type=int, default=600_000, help="examples for the learner to be busy with")
+    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="an interpreter for a peer")
+    options = parser.parse_args()
+    options.pythons = dict(one.split("=", 1) for one in options.python)
+    for name in options.only.split(","):
+        print(f"\n== {name}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="everlearn-bench-") as folder:
+            PARTS[name](options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
