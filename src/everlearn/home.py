@@ -108,8 +108,13 @@ class Home:
 
 def _locked(folder: Path) -> IO[bytes]:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("ab")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("ab")
+    except OSError as error:
+        raise LogError(
+            f"{folder} cannot be used as a home: {error}; make it a folder that this user may write to, or name another"
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
