@@ -115,6 +115,18 @@ def test_a_page_ends_early_when_it_would_look_at_too_much(archive, monkeypatch):
     assert page.next == page.events[-1].position
 
 
+@pytest.mark.parametrize("newest", [False, True])
+def test_pages_beyond_the_end_are_found_at_once(archive, newest):
+    page = archive.events((1 << 63) - 1, 3, newest=newest)
+    assert [one.position for one in page.events] == ([page.end, page.end - 1, page.end - 2] if newest else [])
+    assert archive.listed((1 << 63) - 1, 3, newest=newest).versions == (archive.listed(0, 3).versions[::-1] * newest)
+
+
+def test_no_id_tells_more_than_fits(archive, home, monkeypatch):
+    monkeypatch.setattr(module, "_TOLD", 2)
+    assert [one.payload for one in archive.about("p0")][1:] == [Label("p0", 0)]
+
+
 def test_decisions_carry_the_seals_of_the_log(archive, home):
     entries = archive.decisions(0, 1000).decisions
     with sqlite3.connect(home / "log.sqlite") as connection:

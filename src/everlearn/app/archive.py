@@ -10,8 +10,9 @@ import threading
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from everlearn.version import Blobs, Versions
 _READ = 1000  # rare events read at a time
 _STEP = 100  # events read at a time for a page: a page never holds much more than it gives
 _WALKED = 20_000  # events that are looked at for one page, at most
+_TOLD = 200  # events of one id
 _BYTES = 4 << 20  # of events in a page, about
 
 
@@ -162,8 +164,9 @@ class Archive:
     # ---- events ------------------------------------------------------------------------------------------------
 
     def about(self, id: str) -> list[Event]:
-        """The prediction or example of an id, and all feedback for it, in order."""
-        return self._log.about(id)
+        """The prediction or example of an id, and the newest feedback for it, in order; at most 200 events."""
+        found = self._log.about(id)
+        return [*found[:1], *found[1:][-(_TOLD - 1) :]]
 
     def events(self, after: int, limit: int, kinds: Sequence[str] = (), newest: bool = False) -> EventPage:
         """Events behind position `after`, or before it with `newest`, which gives them the other way round.
@@ -173,21 +176,28 @@ class Archive:
         if unknown := set(kinds) - set(KINDS.values()):
             raise InputError(f"kind: got {', '.join(sorted(unknown))}; expected one of {', '.join(KINDS.values())}")
         end = self._log.end()
+        at = min(after or end + 1, end + 1) if newest else after
         page: list[Event] = []
-        at, walked, size = (after or end + 1 if newest else after), 0, 0
-        while len(page) < limit and walked < _WALKED and size < _BYTES and (at > 1 if newest else at < end):
-            start = max(0, at - 1 - _STEP) if newest else at
-            batch = self._log.read(start, min(_STEP, at - 1 - start) if newest else _STEP)
-            for event in reversed(batch) if newest else batch:
-                at, walked = event.position, walked + 1
-                if not kinds or KINDS[type(event.payload)] in kinds:
-                    page.append(event)
-                    size += len(msgspec.json.encode(event.payload))
-                if len(page) == limit or size >= _BYTES:
-                    break
-            if not batch:
-                at = start + 1 if newest else end
+        size = 0
+        for event in islice(self._walk(at, end, newest), _WALKED):
+            at = event.position
+            if not kinds or KINDS[type(event.payload)] in kinds:
+                page.append(event)
+                size += len(msgspec.json.encode(event.payload))
+            if len(page) == limit or size >= _BYTES:
+                break
         return EventPage(page, end, at if (at > 1 if newest else at < end) else None)
+
+    def _walk(self, at: int, end: int, newest: bool) -> Iterator[Event]:
+        """The events behind position `at` up to `end`, or those before it, newest first; read a few at a time."""
+        while newest and at > 1:
+            start = max(0, at - 1 - _STEP)
+            yield from reversed([one for one in self._log.read(start, at - 1 - start) if one.position < at])
+            at = start + 1
+        while not newest and at < end:
+            batch = self._log.read(at, _STEP)
+            yield from batch
+            at = batch[-1].position if batch else end
 
 
 def _decided(event: Event, seal: str) -> DecisionEntry:

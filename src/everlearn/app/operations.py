@@ -73,7 +73,10 @@ KIND = Parameter(
 )
 REASON = Parameter("reason", "query", "Why.", {"type": "string", "minLength": 1, "maxLength": 1000})
 EXPLAIN = Parameter(
-    "explain", "query", "Give the contribution of each field as well.", {"type": "string", "enum": ["0", "1"]}
+    "explain",
+    "query",
+    "1, true or yes: give the contribution of each field as well.",
+    {"type": "string", "examples": ["1"]},
 )
 LISTING = (AFTER, LIMIT, ORDER)
 

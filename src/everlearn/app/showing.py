@@ -109,7 +109,8 @@ async def status(parts: Parts, request: Request) -> Response:
     """GET /status"""
     if parts.traffic.status is None:
         raise Refused(503, "", "the learner has not written its status yet; it may be starting: ask again in a second")
-    return tagged(request, *parts.traffic.document())
+    content, tag = parts.traffic.document()
+    return tagged(request, content, tag=tag)
 
 
 async def metrics(parts: Parts, request: Request) -> Response:
