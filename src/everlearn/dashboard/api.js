@@ -7,7 +7,8 @@ let csrf = "";
 /** An answer that is not what was asked for, in the words of its problem document. */
 export class Problem extends Error {
   constructor(status, title, detail = "") {
-    super(detail || title);
+    const text = detail || title;
+    super(text.charAt(0).toUpperCase() + text.slice(1));
     this.status = status;
     this.title = title;
     this.detail = detail;

@@ -8,7 +8,8 @@ const LOST = 2; // questions without an answer until the server counts as gone
 
 /**
  * Watch the status. `onChange(feed)` is called with {status, link, problem, silent} after every answer, and when it fails:
- * `link` is "loading", "live", "quiet" (the learner is silent), "locked" (log in first), or "gone".
+ * `link` is "loading", "live", "quiet" (the learner is silent), "locked" (log in
+ * first; it then asks no more until `now` is called), or "gone".
  */
 export function watch(onChange) {
   const feed = { status: null, link: "loading", problem: null, silent: 0 };
@@ -45,7 +46,7 @@ export function watch(onChange) {
       asking = false;
     }
     onChange(feed);
-    if (!document.hidden) timer = setTimeout(question, Math.min(EVERY * Math.max(1, failures), 2000));
+    if (!document.hidden && feed.link !== "locked") timer = setTimeout(question, Math.min(EVERY * Math.max(1, failures), 2000));
   }
 
   document.addEventListener("visibilitychange", () => {

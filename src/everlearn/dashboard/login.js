@@ -5,9 +5,10 @@ import { h, mark, put } from "./dom.js";
 
 export function login(context) {
   const token = h("input", { type: "password", name: "token", required: true, autocomplete: "current-password", maxlength: 200, spellcheck: "false" });
+  const name = h("input", { type: "text", autocomplete: "username", value: "everlearn", hidden: true }); // for the browser's store of passwords
   const note = h("p", { class: "note bad", role: "alert", hidden: true });
   const send = h("button", { class: "main", type: "submit" }, "Log in");
-  const form = h("form", {}, h("label", { class: "field" }, "Token", h("span", { class: "hint" }, "with the scope read to look, admin to give orders"), token), note, h("div", { class: "buttons" }, send));
+  const form = h("form", {}, name, h("label", { class: "field" }, "Token", h("span", { class: "hint" }, "with the scope read to look, admin to give orders"), token), note, h("div", { class: "buttons" }, send));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     mark(note, { hidden: true });

@@ -25,7 +25,8 @@ export function overview(context) {
     element: grid,
     update({ status }) {
       if (!status) return;
-      const fresh = status.end === 0 && !status.contestants?.length;
+      const { prediction = 0, example = 0 } = status.counts ?? {};
+      const fresh = !prediction && !example && !status.examples;
       mark(start, { hidden: !fresh });
       for (const one of parts) {
         if (one !== hero) mark(one.element, { hidden: fresh });
@@ -70,6 +71,7 @@ function answering(context) {
       const found = answer(status);
       mark(badge, { "data-tone": found.tone });
       put(title, found.title);
+      for (const [one, value] of [[now, found.now], [gain, found.gain], [lately, found.lately]]) mark(one.element, { "data-unknown": value === null });
       put(now.value, metric(status.metric, found.now));
       put(now.label, `${metricName(status.metric)} of the champion`);
       put(gain.value, metricDelta(status.metric, found.gain));
