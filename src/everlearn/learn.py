@@ -177,6 +177,11 @@ class Learner:
                 self.clock["drifts"] += int((levels == DRIFT).sum())
                 self.clock["alarm"] = max(self.clock["alarm"], highest)
 
+    @property
+    def boosting(self) -> bool:
+        """Whether examples weigh more now than they did."""
+        return self.scored < self.clock["boost_until"]
+
     def strengthened(self, weight: Singles, ahead: int = 0) -> Singles:
         """The weights (n,) to learn with, for rows that come `ahead` rows after those that were scored."""
         until, first = self.clock["boost_until"], self.scored + ahead

@@ -100,12 +100,12 @@ class Lessons:
             return False
         models = [one.model for one in self._roster.contestants if one.learns]
         batch, y = stacked([one.row for one in lessons]), np.array([one.y for one in lessons])
-        scored = [one for one in lessons if one.said is not None]
         weight = np.array([one.learned for one in lessons], np.float32)
-        counts = np.array([one.said is not None for one in lessons])
-        weight[counts] = self._learner.strengthened(weight[counts], len(self._learned))
+        if self._learner.boosting:
+            counts = np.array([one.said is not None for one in lessons])
+            weight[counts] = self._learner.strengthened(weight[counts], len(self._learned))
         teach(models, batch, y, weight, [one.late for one in lessons], self.correction, self._default)
-        self._learned += scored
+        self._learned += [one for one in lessons if one.said is not None]
         return True
 
     def test(self) -> None:
