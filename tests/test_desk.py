@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -320,6 +322,45 @@ def test_health_is_that_of_the_learner(own):
         assert "the bound is 0.5 s" in " ".join(reasons)
         until(lambda: "has not written its status for" in opened.get("/healthz").json()["detail"])
         assert opened.get("/status").json()["age"] > 1
+
+
+def test_alerts_are_sent_by_the_desk(own):
+    told: list[dict[str, object]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(msgspec.json.decode(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
+        thread = threading.Thread(target=receiver.serve_forever, args=(0.01,))
+        thread.start()
+        serve = ServeSpec(webhook=f"http://127.0.0.1:{receiver.server_port}/hook", private=True)
+        own = msgspec.structs.replace(own, spec=msgspec.structs.replace(own.spec, serve=serve))
+        try:
+            with learning(own), desk(own) as opened:
+                assert ordered(opened, "POST", "/rollback", reason="to be told of").status_code == 200
+                until(lambda: any("to be told of" in str(one) for one in told))
+        finally:
+            receiver.shutdown()
+            thread.join()
+
+
+def test_a_webhook_that_may_not_be_called_keeps_the_desk_from_starting(own):
+    spec = msgspec.structs.replace(own.spec, serve=ServeSpec(webhook="ftp://example.com/"))
+    done = subprocess.run(
+        [sys.executable, "-m", "everlearn.app.desk"],
+        env={**os.environ, **msgspec.structs.replace(own, spec=spec).environment()},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "the desk cannot work" in done.stderr
 
 
 # ---- who may -----------------------------------------------------------------------------------------------------

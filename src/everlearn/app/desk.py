@@ -6,10 +6,11 @@ It looks at the log, the blobs, the learner's status and the workers' tallies, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import NamedTuple
 
@@ -20,12 +21,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from everlearn import config
 from everlearn.app import logs, ordering, showing
 from everlearn.app.access import Scope
 from everlearn.app.answering import refused
 from everlearn.app.parts import Parts
 from everlearn.app.problems import Refused
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
+from everlearn.errors import EverlearnError
+
+log = logging.getLogger("everlearn.desk")
 
 GRACE = 10  # seconds that requests have to end when the desk does
 BACKLOG = 128  # connections that wait to be accepted
@@ -72,12 +77,14 @@ def application(parts: Parts, ready: Callable[[], None] = lambda: None) -> Starl
 
     @asynccontextmanager
     async def running(_: Starlette) -> AsyncIterator[None]:
-        watching = asyncio.create_task(parts.traffic.watch())
+        watching = [asyncio.create_task(parts.traffic.watch())]
+        if parts.alerts is not None:
+            watching.append(asyncio.create_task(parts.alerts.watch()))
         ready()
         yield
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        for one in watching:
+            one.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
 
     by_path = groupby(sorted(DOORS), key=lambda door: door.path)
     routes = [_route(parts, path, {door.method: door for door in doors}) for path, doors in by_path]
@@ -144,7 +151,16 @@ def listening(setup: Setup) -> socket.socket:
 def main() -> None:
     """Answer at the desk's socket until SIGTERM, or until the supervisor is gone."""
     setup = received()
-    logs.start("json" if setup.logs == "json" else "text", "desk")
+    secret = config.webhook_secret()
+    logs.start("json" if setup.logs == "json" else "text", "desk", [secret, setup.key_password])
+    try:
+        _serve(setup)
+    except EverlearnError as error:
+        log.critical("the desk cannot work: %s", error)
+        raise SystemExit(1) from error
+
+
+def _serve(setup: Setup) -> None:
     with Parts(setup) as parts, listening(setup) as listener:
         server = serving(parts, tell_ready)
 

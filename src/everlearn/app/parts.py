@@ -10,7 +10,9 @@ from typing import Self
 import msgspec
 from starlette.requests import Request
 
+from everlearn import config
 from everlearn.app.access import CLIENT, Access
+from everlearn.app.alerts import Alerts
 from everlearn.app.archive import Archive
 from everlearn.app.openapi import document
 from everlearn.app.sessions import Sessions
@@ -20,7 +22,10 @@ from everlearn.events import connect
 
 
 class Parts:
-    """The parts of one desk; a context manager that lets go of them at the end."""
+    """The parts of one desk; a context manager that lets go of them at the end.
+
+    Raises ConfigError for a webhook that may not be called, LogError for a log that cannot be read.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -33,6 +38,9 @@ class Parts:
             undo.callback(self.log.close)
             self.access = Access(setup, Sessions(setup.secure))
             self.traffic = Traffic(setup, self.archive)
+            self.alerts: Alerts | None = None
+            if setup.spec.serve.webhook:
+                self.alerts = Alerts(setup, self.archive, self.traffic.staleness, config.webhook_secret())
             self.comparing = threading.Lock()  # held by who holds the arrays of two versions
             self.document = msgspec.json.encode(document(setup.spec))
             self._undo = undo.pop_all()
