@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn import config, explain, limits, model, schema, snapshot
-from everlearn.app import access, worker
+from everlearn.app import access, answers, worker
 from everlearn.app.access import Access
 from everlearn.app.answers import draw
 from everlearn.app.setup import Setup
@@ -73,6 +73,7 @@ class Site:
         second = Answering("v2", canary) if canary is not None else None
         self.publisher.publish(Answering(name, self.model), second, position, extra)
         self.publisher.fresh(time.monotonic())
+        time.sleep(answers.KEPT)
 
     def run(self, act: Callable[[Site], Awaitable[Any]]) -> Any:
         """Do something while the worker is alive."""
@@ -308,6 +309,21 @@ def test_it_answers_on_when_nothing_is_published_any_more_and_says_how_stale_it_
     site.publisher.fresh(time.monotonic() - 100.0)
     assert 100.0 <= site.once("/predict", {"features": RECORD}).json()["staleness"] < 130.0
     assert 100.0 <= site.once("/healthz", method="GET").json()["staleness"] < 130.0
+
+
+def test_what_is_used_a_moment_longer_does_not_pass_for_newer(start, monkeypatch):
+    monkeypatch.setattr(answers, "KEPT", 0.2)
+    site = start()
+    began = time.monotonic()
+    site.once("/predict", {"features": RECORD})
+    site.publish("v9", position=90)  # sleeps for as long as the first is kept
+    site.publish("v10", position=91)
+    taken = site.once("/predict", {"features": RECORD}).json()
+    site.publisher.publish(Answering("v11", site.model), None, 92, {})
+    site.publisher.fresh(time.monotonic())
+    kept = site.once("/predict", {"features": RECORD}).json()
+    assert (taken["version"], kept["version"]) == ("v10", "v10")
+    assert taken["staleness"] < kept["staleness"] < time.monotonic() - began
 
 
 def test_without_anything_to_serve_it_says_so_and_takes_labels(tmp_path):

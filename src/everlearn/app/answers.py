@@ -25,6 +25,8 @@ from everlearn.schema import Encoder
 from everlearn.snapshot import Answering, Reader, Snapshot
 from everlearn.spec import Spec
 
+KEPT = 0.005  # seconds for which a snapshot is used at least
+
 _KIND = KINDS[Prediction]
 
 
@@ -60,13 +62,27 @@ class Group:
         self._encoder = encoder
         self._log = log
         self._reader = reader
+        self._held: Snapshot | None = None
+        self._fresh = 0.0  # what is held has all labels acknowledged before this moment
+        self._due = 0.0  # when to look for something newer
 
-    def serving(self) -> Snapshot:
-        """What serves; raises Refused (503) while there is nothing."""
-        try:
-            return self._reader.current()
-        except BlobError as error:
-            raise Refused(503, "", f"nothing serves: {error}", headers=[(b"retry-after", b"1")]) from error
+    def serving(self) -> tuple[Snapshot, float]:
+        """What serves, and how stale it is in seconds; raises Refused (503) while there is nothing.
+
+        A live loop may publish a thousand times a second, and to take up what is new costs as much as an answer does:
+        so what was just taken up is kept for a moment.
+        """
+        now = time.monotonic()
+        if self._held is None or now >= self._due:
+            fresh = now - self._reader.staleness(now)  # before the snapshot is read, lest it seem fresher than it is
+            try:
+                newest = self._reader.current()
+            except BlobError as error:
+                raise Refused(503, "", f"nothing serves: {error}", headers=[(b"retry-after", b"1")]) from error
+            if newest is not self._held:
+                self._due = now + KEPT
+            self._held, self._fresh = newest, fresh
+        return self._held, now - self._fresh
 
     def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
         """What to write and to reply for each question, or why it cannot be answered."""
@@ -78,8 +94,7 @@ class Group:
         return [outcome for one in questions for outcome in self.answer([one])]
 
     def _answered(self, questions: Sequence[Question]) -> list[Answered | Exception]:
-        serving = self.serving()
-        staleness = self._reader.staleness(time.monotonic())
+        serving, staleness = self.serving()
         at = time.time()
         ids = iter(new_ids(sum(len(one.records) for one in questions)))
         asked = [self._asked(one, ids) for one in questions]

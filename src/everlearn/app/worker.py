@@ -106,7 +106,6 @@ class Worker:
         spec = setup.spec
         encoder = schema.Encoder(spec.schema)
         self._serve = spec.serve
-        self._reader = reader
         self._access = access
         self._tally = tally
         self._ready = ready
@@ -261,8 +260,7 @@ class Worker:
 
     def _health(self) -> bytes:
         """That this worker can answer, and how stale its answers are; raises Refused if it cannot."""
-        self._group.serving()
-        staleness = self._reader.staleness(time.monotonic())
+        _, staleness = self._group.serving()
         return msgspec.json.encode({"status": "ok", "staleness": staleness if math.isfinite(staleness) else None})
 
     async def _live(self, receive: Receive, send: Send) -> None:
