@@ -270,10 +270,12 @@ class SqliteLog:
         """The prediction or example of an id and all feedback for it, in order."""
         named = [f"{kind}:{id}" for kind in ("prediction", "example")]
         within = [end for kind in ("label", "reward", "preference") for end in (f"{kind}:{id}:", f"{kind}:{id};")]
-        between = " OR ".join(["key > ? AND key < ?"] * (len(within) // 2))  # ";" is what follows ":"
-        ask = f"{_SELECT} WHERE key IN (?, ?) OR {between} ORDER BY position"
+        # One search of the index each (";" is what follows ":"); joined by OR, SQLite would walk the whole log.
+        searches = [f"{_SELECT} WHERE key = ?"] * len(named)
+        searches += [f"{_SELECT} WHERE key > ? AND key < ?"] * (len(within) // 2)
+        rows = sorted(self._rows(" UNION ALL ".join(searches), [*named, *within]))
         # The judgements of ids that go on after a ":" lie there as well.
-        return [event for event in self._events(self._rows(ask, [*named, *within])) if _id(event.payload) == id]
+        return [event for event in self._events(rows) if _id(event.payload) == id]
 
     def last(self, kind: str) -> Event | None:
         """The newest event of a kind."""
