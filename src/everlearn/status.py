@@ -93,6 +93,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "early": len(fold.early),
         "unusable": fold.unusable,
         **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
+        "set_aside": held_back["positions"],
         "metrics": learner.report(),
         "curves": {role: _curve(learner.metrics[role]) for role in measured},
         "marks": found,
