@@ -17,7 +17,7 @@ with as_file(files("everlearn") / "data" / "elec2.parquet") as path:
 
 # %%
 loop = el.open({"schema": stream.schema, "mode": "live", "warm_start": 0.1}, home=home)
-loop.run(stream, progress=loop.watch)  # live metrics while it learns
+loop.run(stream, progress=loop.watch())  # live metrics while it learns
 
 # %%
 answer = loop.predict({"nswprice": 0.06, "nswdemand": 0.44, "day": 2})

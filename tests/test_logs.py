@@ -60,9 +60,9 @@ def test_the_servers_own_lines_have_the_same_form(written):
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).addHandler(logging.StreamHandler(io.StringIO()))
     buffer = written("json")
-    logging.getLogger("uvicorn.error").info("Started server process [%d]", 5)
+    logging.getLogger("uvicorn.error").error("Invalid HTTP request number %d", 5)
     logging.getLogger("uvicorn.access").info('"GET /?token=abc"')
-    assert [json.loads(line)["event"] for line in buffer.getvalue().splitlines()] == ["Started server process [5]"]
+    assert [json.loads(line)["event"] for line in buffer.getvalue().splitlines()] == ["Invalid HTTP request number 5"]
 
 
 def test_an_error_has_its_trace_and_stays_one_line_of_json(written):

@@ -55,6 +55,7 @@ def start(form: Form, role: str, secrets: Iterable[str] = (), to: TextIO | None 
         server = logging.getLogger(name)
         server.handlers.clear()
         server.propagate = name != "uvicorn.access"  # requests are counted, not listed
+        server.setLevel(max(logging.WARNING, logging.getLevelName(level)))  # that it starts and stops, we say ourselves
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
