@@ -61,13 +61,15 @@ export function events(context, rest) {
     return version ? h("a", { class: "id", href: "#/versions", "data-id": version }, brief(version)) : "";
   }
 
-  async function look(name) {
+  /** Show what happened to an id; `aloud` moves the reader there, who may be far down the page. */
+  async function look(name, aloud = false) {
     id.value = name;
     mark(story, { hidden: !name });
     if (!name) return;
     fill(story, h("p", { class: "soft" }, `Looking ${name} up `, bone()));
     try {
       fill(story, told(await get(`events/${encodeURIComponent(name)}`), classes));
+      if (aloud) story.querySelector("h2").focus();
     } catch (problem) {
       fill(story, h("p", { class: "note bad" }, problem.message));
     }
@@ -76,7 +78,7 @@ export function events(context, rest) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const name = id.value.trim();
-    if (location.hash === `#/events/${encodeURIComponent(name)}`) look(name);
+    if (location.hash === `#/events/${encodeURIComponent(name)}`) look(name, true);
     else context.go(`#/events/${encodeURIComponent(name)}`);
   });
   look(rest);
@@ -84,7 +86,7 @@ export function events(context, rest) {
   return {
     title: "Events",
     element,
-    turn: look,
+    turn: (name) => look(name, true),
     update: ({ status }) => { classes = status?.classes ?? classes; },
     leave: () => { left = true; clearTimeout(timer); },
   };
@@ -111,7 +113,7 @@ function told({ id, state, explanation, events: found, decisions = [] }, classes
   const given = found.find((one) => one.payload.kind === "prediction" || one.payload.kind === "example");
   const [tone, word] = STATES[state] ?? ["", state];
   return [
-    h("header", {}, h("h2", {}, h("span", { class: "id" }, id)), h("span", { class: `chip ${tone}`, "data-value": "state" }, word), h("span", { class: "small soft" }, explanation)),
+    h("header", {}, h("h2", { tabindex: -1 }, h("span", { class: "id" }, id)), h("span", { class: `chip ${tone}`, "data-value": "state" }, word), h("span", { class: "small soft" }, explanation)),
     h("div", { class: "grid" },
       h("div", { class: "part w7" }, h("h3", {}, "What happened"), h("ol", { class: "timeline" }, timeline(found, decisions, given, classes))),
       given && h("div", { class: "part w5" }, h("h3", {}, "Features"), h("dl", { class: "pairs small" }, Object.entries(given.payload.features).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, plain(value))])))),

@@ -10,8 +10,8 @@ const ORDER = ["candidate", "fresh", "champion", "previous", "frozen"];
 
 /** The card: {element, update(status)}. */
 export function gate() {
-  const difference = timeChart({ label: "Difference in loss with its confidence sequence", formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
-  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No question is being asked" });
+  const difference = timeChart({ label: "Difference in loss with its confidence sequence", height: 200, formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
+  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", height: 200, zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No question is being asked" });
   const questions = h("ul", { class: "questions" });
   const none = h("p", { class: "note" }, "The gate has nothing to compare yet. It asks about each candidate as soon as labels come for it.");
   const rows = list(questions, question);
@@ -43,25 +43,20 @@ function curves(status, asked, difference, evidence) {
   const time = first < 0 ? [] : all.slice(first);
   const of = (name) => (now[name] ?? []).slice(first);
   const span = before(time);
-  const values = of("difference");
+  const [values, low, high] = [of("difference"), of("low"), of("high")];
+  const told = low.map((one, i) => known(one) && one !== -high[i]); // else too few examples for any bound
+  const bounded = (line) => line.map((one, i) => (told[i] ? one : null));
   const threshold = asked.find((one) => one.candidate === now.candidate)?.threshold ?? asked[0]?.threshold;
-  const y = window(values, of("low"), of("high"));
-  const told = of("low").map((low, i) => y !== null && known(low) && (low >= y[0] || of("high")[i] <= y[1])); // else it says nothing
-  const bound = (name) => of(name).map((value, i) => (told[i] ? value : null));
-  difference.update({ ...span, y, levels: [{ at: 0, tone: "frozen", name: "no difference" }],
-    bands: [{ tone: "champion", low: bound("low"), high: bound("high") }], lines: [{ name: now.candidate ? `${brief(now.candidate)} better by` : "better by", tone: "champion", values }] });
+  difference.update({ ...span, y: window(values, bounded(low), bounded(high)), levels: [{ at: 0, tone: "frozen" }],
+    bands: [{ tone: "champion", low: bounded(low), high: bounded(high) }], lines: [{ name: now.candidate ? `${brief(now.candidate)} better by` : "better by", tone: "champion", values }] });
   evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `enough: ${odds(threshold)}` }] : [],
     lines: [{ name: "worse", tone: "drift", dashed: true, values: of("log_e_worse") }, { name: "better", tone: "champion", values: of("log_e_better") }] });
 }
 
-/** The interval as it is now, with some room: the first confidence sequences are as wide as the loss, and would hide it. */
+/** The differences, and the interval as it is now: the first intervals are so wide that they would hide the rest. */
 function window(values, low, high) {
-  const last = values.length - 1;
-  if (last < 1) return null;
-  const seen = values.slice(-Math.max(20, Math.ceil(values.length / 2))).filter(known);
-  if (!seen.length) return null;
-  const reach = 1.25 * Math.max(...[high[last], low[last], ...seen].filter(known).map(Math.abs), 1e-6);
-  return [-reach, reach];
+  const reach = Math.max(...[...values, low.findLast(known), high.findLast(known)].filter(known).map(Math.abs), 0);
+  return reach > 0 ? [-1.25 * reach, 1.25 * reach] : null;
 }
 
 /** One question: a sentence, and its interval as a picture. */

@@ -5,7 +5,7 @@ import { bone, empty, fill, h, list, mark, put, why } from "./dom.js";
 import { brief, bytes, count, counted, duration, known, metric, metricDelta, metricName, number, percent, short } from "./format.js";
 import { gate } from "./gate.js";
 import { trend } from "./scale.js";
-import { answer, HELP, ROLES } from "./words.js";
+import { answer, HELP, installed, ROLES } from "./words.js";
 import { series } from "./series.js";
 
 const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start" };
@@ -85,13 +85,13 @@ function answering(context) {
         put(link, brief(id));
         fill(serves.value, id ? link : "nothing yet");
       }
-      const promoted = (status.marks ?? []).findLast((one) => one.version === id && one.kind !== "drift");
+      const promoted = installed(status);
       const first = status.mode === "live" ? "learns as it serves" : "the first version";
       put(serves.element.lastChild, promoted ? `since example ${count(promoted.at)}` : id ? first : status.mode);
       const { seconds, bound, broken } = status.staleness ?? {};
       fresh.say(`${duration(seconds)} behind`, broken ? `ALARM: promised ${duration(bound)}` : `promised: at most ${duration(bound)}`, broken);
       const { requests_per_second: rate, p50, p99 } = status.traffic ?? {};
-      speed.say(known(p99) ? `${duration(p99)} at p99` : "no requests", `${known(p50) ? `${duration(p50)} at p50 · ` : ""}${number(rate ?? 0)} requests/s`);
+      speed.say(known(p99) ? `${duration(p99)} at p99` : "no requests", `${known(p50) ? `p50 ${duration(p50)}, ` : ""}${number(rate ?? 0)} requests/s`);
       lag.say(counted(status.lag?.events, "event"), `the learner takes ${short(Math.round(status.learner?.events_per_second ?? 0))}/s`);
     },
   };

@@ -3,6 +3,7 @@
 import { chart } from "./chart.js";
 import { h, why } from "./dom.js";
 import { duration, known, number, percent, short } from "./format.js";
+import { extent } from "./scale.js";
 import { HELP } from "./words.js";
 
 const TONES = ["champion", "challenger", "promotion", "rollback", "drift", "other", "frozen"];
@@ -51,7 +52,7 @@ export function series() {
     },
     {
       element: card("Latency", HELP.speed, "w4", latency),
-      update: ({ series: now = {} }) => latency.update({ ...before(now.time ?? []), lines: [
+      update: ({ series: now = {} }) => latency.update({ ...before(now.time ?? []), y: most(now.p99 ?? []), lines: [
         { name: "p50", tone: "frozen", dashed: true, values: now.p50 ?? [] }, { name: "p99", tone: "champion", values: now.p99 ?? [] }] }),
     },
     {
@@ -62,6 +63,13 @@ export function series() {
     },
     { element: card("Replay memory", HELP.replay, "w7", replay), update: (status) => replay.update(stacked(status)) },
   ];
+}
+
+/** From 0 to where nearly all values lie: one slow answer must not press all others to the ground. */
+function most(values) {
+  const sorted = values.filter(known).sort((a, b) => a - b);
+  const usual = 3 * sorted[Math.floor(0.95 * (sorted.length - 1))];
+  return sorted[sorted.length - 1] > usual ? extent([[0, usual]], { zero: true, least: 0.001 }) : null;
 }
 
 /** Shares of the classes, one on top of the other. */

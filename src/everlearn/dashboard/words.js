@@ -12,7 +12,7 @@ export const HELP = {
   lately: "The mean over the last five stretches of the chart below.",
   serves: "The champion is the version whose answers users get. It changes only for a reason that is written down under Decisions.",
   fresh: "What serves includes every label older than this. The bound is promised in serve.staleness; an alarm is raised when it is broken.",
-  speed: "Time from a request's arrival to its answer, prediction durably logged. p50: half of the answers are faster; p99: 99 of 100 are.",
+  speed: "Time from a request's arrival to its answer, prediction durably logged. p50: half of the answers are faster; p99: 99 of 100 are. In the chart, rare spikes may rise above the top; point at them to read them.",
   lag: "Events that are in the log, but not learned yet. Requests stay fast when the learner lags; labels only take effect later.",
   gate: "The gate compares losses on the same examples. Its evidence may be looked at at any moment: if a candidate is no better, it ever reaches the threshold with probability at most alpha.",
   difference: "Mean of the reference's loss minus the candidate's: above zero the candidate is better. The band is a confidence sequence: it holds at every moment at once.",
@@ -75,6 +75,9 @@ export function answer(status) {
   return { ...found, gain, tone: ["bad", "even", "good"][better + 1], title: titled(better, lately, sign), sentence: sentence(status, better, lately, sign) };
 }
 
+/** The mark of the decision that made the champion what it is; undefined while the first version serves. */
+export const installed = (status) => (status.marks ?? []).findLast((one) => one.kind === "promotion" || one.kind === "rollback");
+
 function titled(better, lately, sign) {
   const first = ["Worse than without learning", "As good as without learning", "Better than without learning"][better + 1];
   const way = lately ? Math.sign(sign * lately.change) * Number(lately.moved) : 0;
@@ -83,7 +86,7 @@ function titled(better, lately, sign) {
 
 function sentence(status, better, lately, sign) {
   const champion = status.aliases?.champion;
-  const promoted = (status.marks ?? []).findLast((one) => one.kind === "promotion" || one.kind === "rollback");
+  const promoted = installed(status);
   const learned = counted(status.examples, "labelled example");
   if (better === 0 && !promoted && status.mode === "gated") {
     return `Nothing has been promoted in ${learned}: the first version still serves while the challenger learns in shadow.`;
