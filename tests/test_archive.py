@@ -205,6 +205,12 @@ def test_what_became_of_it(events, now, spec, state, words):
     assert words in explanation
 
 
+def test_a_label_that_was_set_aside():
+    events = [PREDICTED, Event(11, 130.0, Label("a", 1))]
+    assert told(events, 20, 200.0, FeedbackSpec(), {11})[0] == "quarantined"
+    assert told(events, 20, 200.0, FeedbackSpec(), {12})[0] == "learned"
+
+
 @given(st.lists(st.integers(1, 100), unique=True).map(sorted), st.integers(0, 110), st.integers(1, 20), st.booleans())
 def test_a_stretch_is_a_slice(positions, after, limit, newest):
     from array import array

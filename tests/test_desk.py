@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import everlearn as el
-from everlearn import dashboard
+from everlearn import config, dashboard
 from everlearn.app import ordering, tokens
 from everlearn.app.desk import DOORS
 from everlearn.app.setup import READY, Setup
 from everlearn.spec import ServeSpec
-from tests.desks import Desk, desk, grown, learning, set_up, until
+from tests.desks import SPEC, Desk, desk, grown, learning, set_up, until
 
 JSON = {"content-type": "application/json"}
 
@@ -116,6 +117,23 @@ def test_the_story_of_an_id(open_desk):
     assert (learned["state"], waiting["state"]) == ("learned", "waiting")
     assert "tried" in {one["reason"] for one in learned["decisions"]}
     assert open_desk.get("/events/p31").status_code == 404
+
+
+def test_a_label_that_the_learner_set_aside(tmp_path):
+    """A label that contradicts all that the model has seen, where quarantine is on."""
+    home = tmp_path / "home"
+    spec = config.convert(SPEC | {"limits": {"quarantine": 0.99}})
+    draw = random.Random(2)
+    with el.open(spec, home=home) as loop:
+        for _ in range(3000):
+            x = draw.choice([-3.0, -2.0, 2.0, 3.0])
+            loop.learn({"x": x, "z": 0.0}, int(x > 0))
+        loop.predict({"x": 3.0, "z": 0.0}, id="flipped")
+        loop.feedback("flipped", label=0)
+    with set_up(home, spec) as setup, learning(setup), desk(setup) as opened:
+        until(lambda: opened.parts.traffic.status is not None)
+        assert opened.get("/events/flipped").json()["state"] == "quarantined"
+        assert "set_aside" not in opened.get("/status").json()
 
 
 def test_an_id_may_hold_slashes(open_desk):

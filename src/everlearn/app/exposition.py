@@ -153,7 +153,10 @@ def _memory(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("early_feedback", "Feedback that waits for its prediction.", (), [((), status["early"])])
     yield _counter("evicted_predictions", "Predictions dropped for room.", (), [((), status["evicted"])])
     yield _counter("quarantined_labels", "Labels set aside for their loss.", (), [((), status["quarantined"])])
-    yield _counter("capped_labels", "Labels learned with less weight.", (), [((), status["capped"])])
+    yield _counter("capped_labels", "Labels that weighed more than they may.", (), [((), status["capped"])])
+    yield _counter("reduced_labels", "Labels learned with less weight for their source.", (), [((), status["reduced"])])
+    yield _counter("refused_labels", "Labels not learned for their source.", (), [((), status["refused"])])
+    yield _counter("unusable_labels", "Labels in the log that the task cannot use.", (), [((), status["unusable"])])
     replay = status["replay"]
     yield _gauge("replay_bytes", "Size of the replay memory.", (), [((), replay["bytes"])])
     rows = [((name,), float(number)) for name, number in list(replay["classes"].items())[:CLASSES]]

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from everlearn.records import Event, Evidence
 
 Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="Why; it is kept with the decision.")]
-State = Literal["queued", "waiting", "learned", "early", "overdue"]
+State = Literal["queued", "waiting", "learned", "quarantined", "early", "overdue"]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 

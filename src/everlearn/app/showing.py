@@ -97,7 +97,8 @@ def _story(parts: Parts, id: str) -> Story:
     if not found:
         detail = f"nothing in the log has the id {id[:200]!r}; it was never given, or was erased"
         raise Refused(404, "There is no such id", detail, {"where": "id", "got": id[:200]})
-    state, explanation = story.told(found, parts.traffic.folded(), time.time(), parts.spec.feedback)
+    aside = parts.traffic.set_aside()
+    state, explanation = story.told(found, parts.traffic.folded(), time.time(), parts.spec.feedback, aside)
     around = parts.archive.around(found[0].position, found[-1].position)
     return Story(id, state, explanation, found, around)
 

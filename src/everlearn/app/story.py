@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from everlearn.app.replies import State
 from everlearn.records import Event, Example, Prediction
 from everlearn.spec import FeedbackSpec
 
 
-def told(events: Sequence[Event], folded: int, now: float, spec: FeedbackSpec) -> tuple[State, str]:
+def told(
+    events: Sequence[Event], folded: int, now: float, spec: FeedbackSpec, aside: Container[int] = ()
+) -> tuple[State, str]:
     """The state of an id whose events these are, once the learner has folded the log up to `folded`, at time `now`.
+
+    `aside` are positions of labels that were quarantined.
 
     >>> prediction = Event(7, 100.0, Prediction("a", {"x": 1.0}, True, (0.2, 0.8), "f00"))
     >>> told([prediction], 6, 101.0, FeedbackSpec())[0], told([prediction], 7, 101.0, FeedbackSpec())[0]
@@ -23,6 +27,8 @@ def told(events: Sequence[Event], folded: int, now: float, spec: FeedbackSpec) -
     given = next((one for one in events if isinstance(one.payload, Prediction | Example)), None)
     if given is None:
         return "early", f"there is feedback, but no prediction yet; it is kept for {spec.early:g} seconds"
+    if any(one.position in aside for one in events):
+        return "quarantined", "its label was set aside, because its loss is far above those of its class; see limits"
     if isinstance(given.payload, Example):
         return "learned", "it came with its label: the models were tested on it, then learned it"
     judgements = [one for one in events if not isinstance(one.payload, Prediction | Example)]

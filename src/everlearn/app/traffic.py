@@ -119,6 +119,10 @@ class Traffic:
         """The position up to which the learner has folded the log."""
         return self._reader.position()
 
+    def set_aside(self) -> frozenset[int]:
+        """The positions of the labels that were quarantined last."""
+        return frozenset((self.status or {}).get("set_aside", ()))
+
     def staleness(self) -> float | None:
         """What serves includes every label older than this, in seconds; None if nothing is known."""
         self._reader.position()
@@ -163,7 +167,7 @@ class Traffic:
 
     def _whole(self) -> dict[str, Any]:
         return {
-            **(self.status or {}),
+            **{name: value for name, value in (self.status or {}).items() if name != "set_aside"},
             "age": round(self.age() or 0.0, 3),
             "traffic": counts.rates(self._readings, WINDOW),
             "workers": [self._worker(index) for index in range(self.spec.serve.workers)],
