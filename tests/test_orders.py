@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from everlearn import orders
+from everlearn.erase import erase
 from everlearn.errors import ConfigError, InputError, ModelError
 from everlearn.loop import Loop
 from everlearn.orders import Without
@@ -363,6 +364,24 @@ def test_a_challenger_of_another_family_is_rebuilt_in_its_own(tmp_path: Path):
         assert fresh[early.id].arrays["count"] == 25 + 20
         assert fresh[late.id].arrays["count"] == 50 + 25 + 20  # nothing of what it was warmed on is known to be clean
         assert {str(one.spec["family"]) for one in fresh.values()} == {"tests.models:Mean"}
+
+
+def test_a_rollback_goes_to_a_version_that_was_made_anew_without_a_person(tmp_path: Path):
+    columns = table(300)
+    with Loop(quiet(), tmp_path / "home") as loop:
+        serve(loop, columns, 0, 100)
+        warmed = loop.challenge(LINEAR)
+        loop.promote(warmed.id)
+    erase(tmp_path / "home", quiet(), {"c": "c1"}, "it was asked for")
+    with Loop(quiet(), tmp_path / "home") as loop:
+        anew = loop.home.versions.find("champion").id
+        assert anew != warmed.id
+        serve(loop, columns, 100, 150, flip=2)
+        loop.promote(loop.versions()[0].id)
+        loop.promote(anew)
+        assert loop.rollback(without={"source": "bad"}).id == anew
+        told = loop.decisions()[-1].detail
+        assert told["left_out"] == 25
 
 
 def test_what_cannot_be_left_out_is_said_before_anything_is_written(tmp_path: Path):

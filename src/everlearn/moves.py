@@ -251,10 +251,9 @@ class Moves:
     def _roll_back_without(self, order: Decision, without: Without, at: int, now: Learned) -> list[Payload]:
         """The champion goes back to before the first such label, and who learns learns again what came since."""
         without = msgspec.structs.replace(without, last=min(without.last or at - 1, at - 1))
-        moved, known = self._moved(), births(self._log)
-        earlier = [msgspec.convert(one.detail["without"], Without) for one in moved if "without" in one.detail]
+        (champions, earlier), known = self._history(), births(self._log)
         first = self._first(without, at)
-        version = order.version or _last_before(first, moved, known)
+        version = order.version or _last_before(first, champions, known)
         if version not in known:
             raise InputError(f"the log does not tell what version {version} had learned at its birth; name another one")
         if known[version].log >= first:
@@ -305,18 +304,24 @@ class Moves:
             after = batch[-1].position
         raise InputError("there is no such label in the log; see its source and position")
 
-    def _moved(self) -> list[Decision]:
-        """The decisions that have moved the champion, in order."""
-        found: list[Decision] = []
+    def _history(self) -> tuple[list[str], list[Without]]:
+        """The champions there have been, in order, and what orders have left out."""
+        champions: list[str] = []
+        left_out: list[Without] = []
         after = 0
         while batch := self._log.read(after, _READ, kinds=("decision",)):
             for event in batch:
                 one = event.payload
                 # A lost checkpoint is folded again with decisions in the log that have not been taken yet.
-                if isinstance(one, Decision) and one.detail.get("examples", 0) <= self._learner.scored:
-                    found += [one] if one.alias == "champion" else []
+                if not isinstance(one, Decision) or one.detail.get("examples", 0) > self._learner.scored:
+                    continue
+                if one.alias == "champion":
+                    champions.append(one.version)
+                    left_out += [msgspec.convert(one.detail["without"], Without)] if "without" in one.detail else []
+                elif one.action == "erase":  # versions were made anew
+                    champions = [one.detail["versions"].get(version, version) for version in champions]
             after = batch[-1].position
-        return found
+        return champions, left_out
 
     def _forget(self, skip: Callable[[Event], bool], first: int, at: int) -> int:
         """Take what is left out from the memory; return how many rows there were."""
@@ -333,11 +338,11 @@ def _before(version: str, first: int, known: Mapping[str, Learned]) -> bool:
     return version in known and known[version].log < first
 
 
-def _last_before(first: int, moved: Sequence[Decision], known: Mapping[str, Learned]) -> str:
+def _last_before(first: int, champions: Sequence[str], known: Mapping[str, Learned]) -> str:
     """The last champion that has learned nothing from position `first` on."""
-    for one in reversed(moved):
-        if _before(one.version, first, known):
-            return one.version
+    for version in reversed(champions):
+        if _before(version, first, known):
+            return version
     raise InputError(f"there is no version from before position {first} to go back to")
 
 

@@ -81,13 +81,20 @@ def relearn(
 
 
 def births(log: Log) -> dict[str, Learned]:
-    """What the arrays of each version had learned when it was born, as far as the log tells it."""
+    """What the arrays of each version had learned when it was born, as far as the log tells it.
+
+    A version that was made anew, because something was erased, has learned what the old one had.
+    """
     found: dict[str, Learned] = {}
     after = 0
     while batch := log.read(after, _READ, kinds=("decision",)):
         for event in batch:
             one = event.payload
-            if isinstance(one, Decision) and "learned" in one.detail:
+            if not isinstance(one, Decision):
+                continue
+            if one.action == "erase":
+                found |= {new: found[old] for old, new in one.detail.get("versions", {}).items() if old in found}
+            elif "learned" in one.detail:
                 found.setdefault(one.version, Learned(*one.detail["learned"]))
             elif isinstance(one, Decision) and one.action == "erase":  # versions made anew: they learned as far
                 found |= {new: found[old] for old, new in one.detail["versions"].items() if old in found}
