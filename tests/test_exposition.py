@@ -12,10 +12,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from everlearn.app.exposition import _gate
 from tests.desks import Desk, desk, grown, learning, set_up, until
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = ("seconds", "bytes", "position", "events", "examples", "total", "info")
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,6 @@ def test_openmetrics_is_spoken_where_it_is_preferred(opened, families):
 
 
 def test_two_questions_of_one_role_are_two_series(opened):
-    from everlearn.app.exposition import _gate
-
     question = {"role": "candidate", "reference_role": "champion", "log_e_better": 1.0, "log_e_worse": 0.0}
     question |= {"threshold": 3.0, "difference": 0.0, "low": -1.0, "high": 1.0, "examples": 7}
     found = next(iter(_gate({"gate": [question, question]})))
@@ -127,6 +125,14 @@ def test_grafana_asks_only_for_metrics_that_there_are(families):
     asked = {name for one in expressions(board) for name in re.findall(r"\beverlearn_\w+", one)}
     assert len(asked) > 20
     assert asked <= samples
+
+
+def test_the_guide_names_only_metrics_that_there_are(families):
+    text = (ROOT / "docs/how-to/monitor.md").read_text(encoding="utf-8")
+    samples = {one.name for family in families.values() for one in family.samples} | set(families)
+    named = set(re.findall(r"\beverlearn_\w+", text))
+    assert len(named) > 25
+    assert named <= samples
 
 
 def test_the_board_can_be_provisioned():
