@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 
 import everlearn
 from everlearn.errors import ConfigError, InputError, LogError, UnknownId
+from everlearn.home import Home
 from everlearn.loop import Loop
 from everlearn.model import cut
 from everlearn.records import Checkpoint, Examples, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
+from everlearn.version import Blobs
 
 from .test_kill import FIELDS, spec, table
 
@@ -256,6 +259,33 @@ def test_an_interrupted_run_is_neither_used_nor_saved_half_way(tmp_path, monkeyp
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(columns, schema=settings.schema))
         assert bytes_of(loop) == expected
+
+
+@pytest.mark.parametrize("format", [1, 3])
+def test_the_state_of_the_release_before_is_read_and_that_of_the_next_refused(tmp_path, format):
+    columns = table(300)
+    with Loop(spec(), tmp_path / "home") as loop:
+        loop.run(read(columns, schema=loop.spec.schema))
+        loop.predict(record(columns, 0), id="waits")
+        expected = bytes_of(loop)
+    with closing(Home(tmp_path / "home", LogSpec())) as home:
+        last = home.last()
+        assert last is not None
+        at, arrays, header = last
+        for name in [name for name in arrays if name.startswith(("early/", "lessons/", "learner/limits/"))]:
+            del arrays[name]
+        for one in header["fold"]["roster"]["contestants"]:
+            del one["learned"]
+        del header["fold"]["unusable"]
+        blob = Blobs(tmp_path / "home" / "blobs").put(arrays, header | {"format": format})
+        home.log.append([Checkpoint(at, blob)])
+    if format == 1:
+        with Loop(spec(), tmp_path / "home") as loop:
+            assert bytes_of(loop) == expected
+            loop.feedback("waits", label=1)
+    else:
+        with pytest.raises(LogError, match=r"state format 3, this one reads 2"):
+            Loop(spec(), tmp_path / "home")
 
 
 def test_new_gate_settings_begin_with_new_evidence(tmp_path):
