@@ -132,7 +132,11 @@ def bytes_on_disk(home: Path, *values: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("rows", "since", "erased", "rolled_back"),
-    [(2000, 1000, (PERSON,), False), (4000, 500, (PERSON,), True), (4000, 500, (PERSON, OTHER), True)],
+    [
+        (2000, 1000, (PERSON,), False),
+        (4000, 500, (PERSON,), True),
+        pytest.param(4000, 500, (PERSON, OTHER), True, marks=pytest.mark.slow),
+    ],
 )
 def test_rebuilt_models_equal_those_that_never_saw_the_erased(
     tmp_path: Path, rows: int, since: int, erased: tuple[str, ...], rolled_back: bool
