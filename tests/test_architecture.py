@@ -26,7 +26,8 @@ TIERS = (
     "fold",
     "intake status erase labels",  # parts of loop
     "loop evaluate bridges",
-    "app dashboard",
+    "dashboard",
+    "app",
     "cli",
     "__main__",
 )
