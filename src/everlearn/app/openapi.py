@@ -64,6 +64,7 @@ TAKEN = {
     429: "Too many requests.",
     502: "The desk cannot be reached; predictions are answered even so.",
     503: "It cannot be done now.",
+    504: "The desk did not answer in time.",
 }
 _GUARDED = (401, 403, 421, 429)
 _WORKER = ("/predict", "/feedback", "/learn", "/healthz")
@@ -103,7 +104,7 @@ def _operation(one: Operation, named: Mapping[Any, Any]) -> Document:
     answers = {str(status): _reply(reply, named) for status, reply in one.replies.items()}
     if one.method == "GET" and one.path not in _UNTAGGED + _WORKER:
         answers["304"] = {"description": TAKEN[304]}
-    refusals = {*one.refusals, *(_GUARDED if one.scope else (421,)), *(() if one.path in _WORKER else (502,))}
+    refusals = {*one.refusals, *(_GUARDED if one.scope else (421,)), *(() if one.path in _WORKER else (502, 503, 504))}
     for status in sorted(refusals):
         answers[str(status)] = {
             "description": TAKEN[status],

@@ -12,7 +12,15 @@ from msgspec import Meta, Struct
 
 from everlearn.records import Event, Evidence
 
-Reason = Annotated[str, Meta(min_length=1, max_length=1000, description="Why; it is kept with the decision.")]
+Reason = Annotated[
+    str,
+    Meta(
+        min_length=1, max_length=1000, description="Why; it is kept with the decision.", examples=["worse since noon"]
+    ),
+]
+ModelSpec = Annotated[
+    dict[str, Any], Meta(description="A family and its settings.", examples=[{"family": "linear", "l2": 0.001}])
+]
 State = Literal["queued", "waiting", "learned", "quarantined", "early", "overdue"]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -238,10 +246,9 @@ class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Challenge(Struct, frozen=True, forbid_unknown_fields=True):
-    """Start a challenger of this model spec, for instance {"family": "linear"}; `warm`: from what the replay memory
-    holds, else untrained."""
+    """Start a challenger of this model spec; `warm`: from what the replay memory holds, else untrained."""
 
-    model: dict[str, Any]
+    model: ModelSpec
     reason: Reason
     warm: bool = True
 

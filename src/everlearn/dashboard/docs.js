@@ -108,7 +108,7 @@ function example(given, doc, depth) {
 /** A schema as a tree: one line for each property. */
 function shape(given, doc, depth) {
   const schema = resolved(given, doc);
-  const what = schema.description && h("div", { class: "what" }, schema.description);
+  const what = schema.description && h("div", { class: "what" }, worded(schema.description));
   if (schema.anyOf && !schema.properties) {
     return h("div", { class: "shape" }, what, schema.anyOf.map((one, i) => h("div", {}, i ? "or" : "", shape(one, doc, depth + 1))));
   }
@@ -119,13 +119,16 @@ function shape(given, doc, depth) {
 
 function line(name, schema, doc, what = "", depth = 0) {
   const told = what || (schema.$ref ? "" : schema.description);
-  const title = [name, " ", h("span", { class: "type" }, typed(schema, doc)), told && h("span", { class: "what" }, ` ${told}`)];
+  const title = [name, " ", h("span", { class: "type" }, typed(schema, doc)), told && h("span", { class: "what" }, " ", worded(told))];
   const inner = inward(schema, doc);
   if (!inner || depth > DEEPEST) return h("div", { class: "shape" }, title);
   const details = h("details", { class: "shape" }, h("summary", {}, title));
   details.addEventListener("toggle", () => details.children.length > 1 || details.append(shape(inner, doc, depth + 1)));
   return details;
 }
+
+/** Text, with what stands in backquotes as code. */
+const worded = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
 /** The record inside a schema that is worth opening. */
 function inward(given, doc) {
