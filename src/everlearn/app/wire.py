@@ -59,8 +59,8 @@ class Gathering(asyncio.Transport):
             self._transport.write(held[0] if len(held) == 1 else b"".join(held))
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP, on such a transport; `uvicorn.Config(http=Protocol)`."""
+class Gathered(HttpToolsProtocol):
+    """uvicorn's HTTP, on such a transport; `uvicorn.Config(http=Gathered)`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""

@@ -36,7 +36,7 @@ from everlearn.app.problems import Refused
 from everlearn.app.proxy import Message, Proxy, Receive, Scope, Send
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tally import Tally
-from everlearn.app.wire import Protocol
+from everlearn.app.wire import Gathered
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, connect
 from everlearn.snapshot import Reader
@@ -302,7 +302,7 @@ def main() -> None:
             uvicorn.Config(
                 tracer.wrap(worker) if tracer is not None else worker,
                 loop="uvloop",
-                http=Protocol,
+                http=Gathered,
                 ws="none",
                 lifespan="on",
                 log_config=None,
