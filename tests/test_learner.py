@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from everlearn import model, orders
-from everlearn.app.learner import PIECE, PIECES, SHARE, Learner, Pace, Tail
+from everlearn.app.learner import PIECE, PIECES, SHARE, Learner, Pace, Tail, warm
 from everlearn.app.setup import READY, Setup
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import Log, connect
@@ -428,6 +428,14 @@ def test_a_full_disk_is_said_and_passes(tmp_path):
         close(process)
     with Loop(setup.spec, Path(setup.home)) as loop:
         assert loop.report()["examples"] == 700
+
+
+def test_what_a_killed_one_left_behind_is_swept_up(tmp_path):
+    setup = setup_of(tmp_path, spec())
+    left = Path(setup.serving) / ".warming-abc"
+    (left / "blobs").mkdir(parents=True)
+    warm(setup.spec, setup.serving)
+    assert list(Path(setup.serving).iterdir()) == []
 
 
 def test_what_it_cannot_open_it_says_and_ends(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -42,6 +43,7 @@ STATUS = 0.2  # seconds between two statuses
 TIDY = 1.0  # seconds between two moves of the write-ahead log into the log
 RETRY = (0.2, 5.0)  # seconds of pause when the disk refuses: at first, and at most
 LAST = 20.0  # seconds to catch up in when the end is asked for
+_WARMING = ".warming-"
 
 
 @dataclass(slots=True)
@@ -315,8 +317,10 @@ def warm(spec: Spec, folder: str) -> None:
     """Load, or compile, the kernels that learning needs, on a loop that is thrown away: no label waits for them."""
     tried = msgspec.structs.replace(spec, warm_start=0.0, tick=1, log=LogSpec())
     label = spec.schema.classes[0] if spec.schema.classes else 0.0
+    for left in Path(folder).glob(f"{_WARMING}*"):  # of one that was killed meanwhile
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        with TemporaryDirectory(dir=folder) as home, Loop(tried, Path(home)) as loop:
+        with TemporaryDirectory(dir=folder, prefix=_WARMING) as home, Loop(tried, Path(home)) as loop:
             loop.learn({}, label)
             for _ in range(2):
                 loop.feedback(loop.predict({}).id, label)
