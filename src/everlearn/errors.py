@@ -6,6 +6,7 @@
     │   └── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
     ├── ModelError        a model broke the contract, or arrays do not fit it
     ├── LogError          the event log cannot be read or written
+    │   └── InUse         another process has the loop open
     ├── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
     └── MissingExtra      an optional part is asked for and not installed
 
@@ -39,6 +40,10 @@ class ModelError(EverlearnError):
 
 class LogError(EverlearnError):
     """The event log cannot be read or written."""
+
+
+class InUse(LogError):
+    """Another process has the loop open."""
 
 
 class BlobError(EverlearnError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from everlearn import events
-from everlearn.errors import BlobError, LogError
+from everlearn.errors import BlobError, InUse, LogError
 from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload, Prediction
 from everlearn.spec import LogSpec
 from everlearn.version import Blobs, Versions
@@ -119,5 +119,5 @@ def _locked(folder: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise LogError(f"{folder} is open in another process; close that one first, or name another home") from error
+        raise InUse(f"{folder} is open in another process; close that one first, or name another home") from error
     return lock

@@ -96,8 +96,6 @@ def births(log: Log) -> dict[str, Learned]:
                 found |= {new: found[old] for old, new in one.detail.get("versions", {}).items() if old in found}
             elif "learned" in one.detail:
                 found.setdefault(one.version, Learned(*one.detail["learned"]))
-            elif isinstance(one, Decision) and one.action == "erase":  # versions made anew: they learned as far
-                found |= {new: found[old] for old, new in one.detail["versions"].items() if old in found}
         after = batch[-1].position
     return found
 

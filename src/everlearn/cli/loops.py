@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,13 +19,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from everlearn.cli import server
-from everlearn.cli.parts import TOML, Config, Json, Reason, aside, opened, option, print_json, screen
-from everlearn.errors import ConfigError
+from everlearn.cli.parts import TOML, Config, Json, Reason, aside, home_of, option, print_json, screen
+from everlearn.errors import ConfigError, InputError, InUse, LogError
 
 if TYPE_CHECKING:
+    from everlearn.app.archive import Archive
+    from everlearn.app.replies import VersionPage
     from everlearn.loop import Loop, Progress
+    from everlearn.records import Decision
     from everlearn.spec import Spec
     from everlearn.stream import Stream
+    from everlearn.version import Versions
+
+PAGE = 1000  # versions read at a time
+PATIENCE = 10.0  # seconds that an order waits for the process that has the loop open
 
 
 def demo(
@@ -125,21 +133,23 @@ def run(
 
 def versions(config_path: Config = TOML, as_json: Json = False) -> None:
     """List every version: where it came from, how good it was, and what points at it."""
-    with opened(config_path) as loop:
-        aliases = loop.aliases()
-        if as_json:
-            rows = [msgspec.to_builtins(one) | {"aliases": aliases.get(one.id, [])} for one in loop.versions()]
-            print_json({"versions": rows})
-            return
-        metric = "mae" if loop.spec.schema.task == "regression" else "accuracy"
-        table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
-        table.columns[0].no_wrap = table.columns[2].no_wrap = True
-        for one in loop.versions():
-            born = f"{one.metrics[metric]:.4f}" if metric in one.metrics else ""
-            names = ", ".join(aliases.get(one.id, []))
-            parents = " ".join(parent[:6] for parent in one.parents)
-            table.add_row(one.id, parents, f"{one.position:,}", born, names, escape(one.reason))
-        screen.print(table)
+    from everlearn import config
+    from everlearn.app.archive import Archive
+
+    spec = config.load(config_path)
+    with closing(Archive(home_of(spec, config_path))) as archive:  # looks on, whoever has the loop open
+        entries = [entry for page in _pages(archive) for entry in page.versions]
+    if as_json:
+        print_json({"versions": [msgspec.to_builtins(entry) for entry in entries]})
+        return
+    metric = "mae" if spec.schema.task == "regression" else "accuracy"
+    table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
+    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+    for one in entries:
+        born = f"{one.metrics[metric]:.4f}" if metric in one.metrics else ""
+        parents = " ".join(parent[:6] for parent in one.parents)
+        table.add_row(one.id, parents, f"{one.position:,}", born, ", ".join(one.aliases), escape(one.reason))
+    screen.print(table)
 
 
 def promote(
@@ -149,16 +159,18 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version the champion."""
-    with opened(config_path) as loop:
-        _moved("champion", loop.aliases(), loop.promote(version, reason).id, as_json)
+    from everlearn import orders
+
+    _order(config_path, lambda versions: orders.promote(versions, version, reason), as_json)
 
 
 def rollback(
     reason: Reason = "asked for on the command line", config_path: Config = TOML, as_json: Json = False
 ) -> None:
     """Make the previous champion the champion again."""
-    with opened(config_path) as loop:
-        _moved("champion", loop.aliases(), loop.rollback(reason).id, as_json)
+    from everlearn import orders
+
+    _order(config_path, lambda versions: orders.rollback(versions, reason), as_json)
 
 
 def check(
@@ -261,9 +273,41 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
     return Spec(schema=stream.schema, source=source if source == "-" else os.path.relpath(source, path.parent))
 
 
-def _moved(alias: str, before: dict[str, list[str]], version: str, as_json: bool) -> None:
-    old = next((id for id, names in before.items() if alias in names), "")
+def _pages(archive: Archive) -> Iterator[VersionPage]:
+    after: int | None = 0
+    while after is not None:
+        page = archive.listed(after, PAGE)
+        yield page
+        after = page.next
+
+
+def _order(path: Path, make: Callable[[Versions], Decision], as_json: bool) -> None:
+    """Append an order to the log; it is carried out here, or by the process that has the loop open."""
+    from everlearn import config, orders
+    from everlearn.app.archive import Archive
+    from everlearn.events import connect
+    from everlearn.loop import Loop
+
+    spec = config.load(path)
+    home = home_of(spec, path)
+    log = connect(str(home / "log.sqlite"), spec.log.durability)
+    with closing(log), closing(Archive(home)) as archive:
+        old = archive.aliases().get("champion", "")
+        order = make(archive.versions)
+        (position,) = log.append([order])
+        with suppress(InUse):
+            Loop(spec, home).close()
+        deadline = time.monotonic() + PATIENCE
+        while (done := orders.outcome(log, order, position)) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    if done is None:
+        raise LogError(
+            f"the order stands in the log at {position}, and the process that has {home} open has not read it yet; "
+            "it is carried out as soon as that one reads on"
+        )
+    if done.action == "reject":
+        raise InputError(done.reason)
     if as_json:
-        print_json({"alias": alias, "previous": old, "version": version})
+        print_json({"alias": "champion", "previous": old, "version": done.version})
     else:
-        screen.print(f"{alias}: {old} -> [bold]{version}[/]", highlight=False)
+        screen.print(f"champion: {old} -> [bold]{done.version}[/]", highlight=False)

@@ -13,7 +13,6 @@ from rich.console import Console
 from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from everlearn.loop import Loop
     from everlearn.spec import Spec
 
 screen = Console()
@@ -23,13 +22,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
 Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
 TOML = Path("everlearn.toml")
-
-
-def opened(path: Path) -> Loop:
-    from everlearn import config, loop
-
-    spec = config.load(path)
-    return loop.Loop(spec, home_of(spec, path))
 
 
 def home_of(spec: Spec, path: Path) -> Path:
