@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
+from everlearn import snapshot
 from everlearn.app.desk import DOORS
 from everlearn.app.openapi import document, features
 from everlearn.app.operations import OPERATIONS, Operation
@@ -127,6 +129,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     spec = msgspec.structs.replace(grown(home, examples=700), serve=ServeSpec(port=0, batch=20, body=20_000))
     with Server(spec, home) as server:
         yield server.url
+    shutil.rmtree(snapshot.folder(home))
 
 
 @pytest.fixture(scope="module")
