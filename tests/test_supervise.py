@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 import everlearn as el
+from everlearn import snapshot
 from everlearn.app.supervise import Server
 from everlearn.spec import Schema, ServeSpec, Spec
 
@@ -46,6 +47,7 @@ def test_what_is_asked_and_told_is_learned_and_saved(tmp_path):
             answer = client.predict({"a": row % 2, "b": 1.0})
             client.feedback(answer.id, label=row % 2)
         assert set(server.processes) == {"learner", "desk", "worker-0", "worker-1"}
+    assert not snapshot.folder(home).joinpath("words").exists()  # nothing stays in memory
     with el.open(SPEC, home=home) as loop:
         assert loop.report()["examples"] == 200
         assert loop.predict({"a": 1.0, "b": 1.0}).proba[1] > 0.8

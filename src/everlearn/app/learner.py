@@ -22,8 +22,9 @@ from typing import Any
 
 import msgspec
 
-from everlearn.app import logs
+from everlearn.app import logs, tracing
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
+from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log
 from everlearn.loop import Loop
@@ -263,6 +264,7 @@ class Learner:
     stop: threading.Event
     ready: Callable[[], None]
     pause: float = field(default=RETRY[0])
+    tracer: Tracer | None = None
 
     def run(self) -> None:
         """Tail the log; when the disk refuses, wait and go on from the last checkpoint.
@@ -293,7 +295,11 @@ class Learner:
         """Fold what comes until the end is asked for; then what is left."""
         sleep = BUSY
         while not self.stop.is_set():
+            began = time.perf_counter()
             events = tail.step()
+            if events and self.tracer is not None:
+                spent, published = time.perf_counter() - began, tail.publish_seconds
+                self.tracer.record("fold", spent, {"everlearn.events": events, "everlearn.publish_seconds": published})
             telling.count(events)
             telling.tell(loop, tail.publish_seconds, tail.trouble)
             if events:
@@ -351,10 +357,13 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     when_abandoned(stop.set)
     try:
-        Learner(setup, stop, tell_ready).run()
+        tracer = tracing.start(setup, "learner")
+        Learner(setup, stop, tell_ready, tracer=tracer).run()
     except EverlearnError as error:
         log.critical("the learner cannot work: %s", error)
         raise SystemExit(1) from error
+    if tracer is not None:
+        tracer.stop()
 
 
 if __name__ == "__main__":

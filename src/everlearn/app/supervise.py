@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,7 +106,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        self._watcher.start()
+        self._watcher.start()  # from here on the folder in memory is ours to remove
 
     @property
     def url(self) -> str:
@@ -152,6 +153,9 @@ class Server:
             for part in ("worker", "desk", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
+        if self._watcher.is_alive():  # all of it is made anew from the log; a server that never came up owns none
+            self._watcher.join()
+            shutil.rmtree(self._setup.serving, ignore_errors=True)
         self._ended()
 
     def __enter__(self) -> Server:
