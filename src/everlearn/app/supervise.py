@@ -153,7 +153,7 @@ class Server:
             for part in ("worker", "desk", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
-        if self._watcher.is_alive():  # all of it is made anew from the log; a server that never came up owns none
+        if self._watcher.ident is not None:  # all of it is made anew from the log; a server that never came up owns none
             self._watcher.join()
             shutil.rmtree(self._setup.serving, ignore_errors=True)
         self._ended()
