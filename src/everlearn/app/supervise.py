@@ -194,7 +194,9 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[setup.descriptor] if setup.descriptor >= 0 else [],
-            start_new_session=True,  # Ctrl-C is for the supervisor, who stops them in order
+            # A group of its own: Ctrl-C is for the supervisor, who stops them in order. But no session of its own: to
+            # sessions Linux gives equal shares (autogroup), and the learner's low priority would mean nothing.
+            process_group=0,
         )
         child = Child(name, module, setup, process, time.monotonic(), failures)
         threading.Thread(target=_listen, args=(child,), daemon=True).start()
