@@ -35,7 +35,7 @@ from everlearn.status import stale
 
 log = logging.getLogger("everlearn.learner")
 
-PRIORITY = 5  # of `nice`: requests come first
+PRIORITY = 10  # of `nice`: requests come first
 PIECE = 0.004  # seconds that a piece of the log should take to fold
 PIECES = (8, 4096)  # the fewest and the most events in one
 SHARE = 0.1  # of the time may go into publishing
