@@ -330,15 +330,15 @@ def test_arrays_that_are_gone_cannot_be_promoted(own):
 def test_health_is_that_of_the_learner(own):
     own = msgspec.structs.replace(own, spec=msgspec.structs.replace(own.spec, serve=ServeSpec(staleness=0.5)))
     with desk(own) as opened:
-        assert "has not written its status yet" in opened.get("/healthz").json()["detail"]
+        assert "has not written its status yet" in opened.get("/readyz").json()["detail"]
         assert opened.get("/status").status_code == 503
         with learning(own):
-            until(lambda: opened.get("/healthz").status_code == 200)
-            assert opened.get("/healthz").json()["staleness"] < 0.5
-        until(lambda: opened.get("/healthz").status_code == 503)
-        reasons = opened.get("/healthz").json()["reasons"]
+            until(lambda: opened.get("/readyz").status_code == 200)
+            assert opened.get("/readyz").json()["staleness"] < 0.5
+        until(lambda: opened.get("/readyz").status_code == 503)
+        reasons = opened.get("/readyz").json()["reasons"]
         assert "the bound is 0.5 s" in " ".join(reasons)
-        until(lambda: "has not written its status for" in opened.get("/healthz").json()["detail"])
+        until(lambda: "has not written its status for" in opened.get("/readyz").json()["detail"])
         assert opened.get("/status").json()["age"] > 1
 
 

@@ -27,7 +27,7 @@ from everlearn.spec import Schema, ServeSpec, Spec
 from tests.desks import grown
 
 ROOT = Path(__file__).resolve().parents[1]
-HOT = {("POST", "/predict"), ("POST", "/feedback"), ("POST", "/learn")}
+HOT = {("POST", "/predict"), ("POST", "/feedback"), ("POST", "/learn"), ("GET", "/healthz")}
 FIELDS = {
     "amount": "numeric",
     "known": "boolean",

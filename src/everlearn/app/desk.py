@@ -54,7 +54,7 @@ DOORS = (
     Door("/session", "GET", None, showing.session),
     Door("/session", "POST", None, showing.login),
     Door("/session", "DELETE", None, showing.logout),
-    Door("/healthz", "GET", None, showing.health),
+    Door("/readyz", "GET", None, showing.health),
     Door("/openapi.json", "GET", "read", showing.openapi),
     Door("/status", "GET", "read", showing.status),
     Door("/metrics", "GET", "read", showing.metrics),

@@ -122,7 +122,7 @@ async def metrics(parts: Parts, request: Request) -> Response:
 
 
 async def health(parts: Parts, request: Request) -> Response:
-    """GET /healthz"""
+    """GET /readyz"""
     reasons = parts.traffic.complaints(STALE)
     if reasons:
         raise Refused(503, "Not healthy", "; ".join(reasons), {"reasons": reasons})

@@ -171,7 +171,7 @@ class AsyncClient:
 
     async def health(self) -> Health:
         """Whether the server answers, learns, and is as fresh as promised; raises Unreachable where nobody is."""
-        response = await self._send("GET", "/healthz", b"", None, frozenset({502, 504}), True)
+        response = await self._send("GET", "/readyz", b"", None, frozenset({502, 504}), True)
         return wire.health(response.status_code, response.content)
 
     async def aclose(self) -> None:

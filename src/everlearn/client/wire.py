@@ -178,7 +178,7 @@ def answers(content: bytes) -> list[Answer]:
 
 
 def health(status: int, content: bytes) -> Health:
-    """How the server is, as /healthz tells it; raises what it says of anything but health."""
+    """How the server is, as /readyz tells it; raises what it says of anything but health."""
     if status == 200:
         return Health(True, "", _seconds(decoded(content, _Healthy).staleness))
     if status == 503:
