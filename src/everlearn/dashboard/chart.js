@@ -62,6 +62,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
       fill(svg, s("line", { class: "rule", x1: left, x2: width - 8, y1: height - 22.5, y2: height - 22.5 }),
         s("text", { class: "none", x: width / 2 + left / 2, y: height / 2 }, data ? none : ""));
       fill(legend);
+      delete legend.dataset.key;
       place = null;
       return;
     }
@@ -224,10 +225,14 @@ function path(x, values, sx, sy) {
   return drawn;
 }
 
+/** What lies between two lines, in as many pieces as there are gaps and one. */
 function area(x, low, high, sx, sy) {
-  const used = x.map((_, i) => i).filter((i) => known(low[i]) && known(high[i]));
-  if (!used.length) return "";
-  const there = used.map((i) => `${sx(x[i]).toFixed(1)} ${sy(high[i]).toFixed(1)}`);
-  const back = used.toReversed().map((i) => `${sx(x[i]).toFixed(1)} ${sy(low[i]).toFixed(1)}`);
-  return `M${there.join("L")}L${back.join("L")}Z`;
+  const pieces = [[]];
+  x.forEach((_, i) => {
+    if (known(low[i]) && known(high[i])) pieces.at(-1).push(i);
+    else if (pieces.at(-1).length) pieces.push([]);
+  });
+  const point = (i, value) => `${sx(x[i]).toFixed(1)} ${sy(value).toFixed(1)}`;
+  return pieces.filter((piece) => piece.length > 1)
+    .map((piece) => `M${piece.map((i) => point(i, high[i])).join("L")}L${piece.toReversed().map((i) => point(i, low[i])).join("L")}Z`).join("");
 }

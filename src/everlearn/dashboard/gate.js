@@ -10,7 +10,7 @@ const ORDER = ["candidate", "fresh", "champion", "previous", "frozen"];
 
 /** The card: {element, update(status)}. */
 export function gate() {
-  const difference = timeChart({ label: "Difference in loss with its confidence sequence", height: 200, formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
+  const difference = timeChart({ label: "Difference in loss with its confidence sequence", height: 200, least: 0.001, formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
   const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", height: 200, zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No question is being asked" });
   const questions = h("ul", { class: "questions" });
   const none = h("p", { class: "note" }, "The gate has nothing to compare yet. It asks about each candidate as soon as labels come for it.");
@@ -53,9 +53,10 @@ function curves(status, asked, difference, evidence) {
     lines: [{ name: "worse", tone: "drift", dashed: true, values: of("log_e_worse") }, { name: "better", tone: "champion", values: of("log_e_better") }] });
 }
 
-/** The differences, and the interval as it is now: the first intervals are so wide that they would hide the rest. */
+/** Nine in ten of the differences, and the interval as it is now: what a few examples said at first would hide the rest. */
 function window(values, low, high) {
-  const reach = Math.max(...[...values, low.findLast(known), high.findLast(known)].filter(known).map(Math.abs), 0);
+  const sizes = values.filter(known).map(Math.abs).sort((a, b) => a - b);
+  const reach = Math.max(...[sizes[Math.floor(0.9 * sizes.length)], low.findLast(known), high.findLast(known)].filter(known).map(Math.abs), 0);
   return reach > 0 ? [-1.25 * reach, 1.25 * reach] : null;
 }
 
