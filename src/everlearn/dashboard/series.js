@@ -1,8 +1,8 @@
 // The last ten minutes, a point a second: requests, latency, freshness, and what the replay memory holds.
 
 import { chart } from "./chart.js";
-import { h, why } from "./dom.js";
-import { duration, known, number, percent, short } from "./format.js";
+import { h, put, why } from "./dom.js";
+import { bytes, counted, duration, known, number, percent, short } from "./format.js";
 import { extent } from "./scale.js";
 import { HELP } from "./words.js";
 
@@ -34,9 +34,9 @@ export function before(times) {
   return { x, domain: [Math.min(-LEAST, x[0] ?? 0), 0] };
 }
 
-function card(title, help, size, drawn) {
+function card(title, help, size, drawn, below = null) {
   const id = `series-${title.replaceAll(" ", "-").toLowerCase()}`;
-  return h("section", { class: `card ${size}`, "aria-labelledby": id }, h("header", {}, h("h2", { id }, title), help && why(title.toLowerCase(), help)), drawn.element);
+  return h("section", { class: `card ${size}`, "aria-labelledby": id }, h("header", {}, h("h2", { id }, title), help && why(title.toLowerCase(), help)), drawn.element, below);
 }
 
 /** The cards: each {element, update(status)}. */
@@ -44,7 +44,8 @@ export function series() {
   const requests = timeChart({ label: "Requests per second", zero: true, least: 1, formats: { y: (value) => `${number(value)}/s`, yTick: (value) => short(value) } });
   const latency = timeChart({ label: "Latency of answers", zero: true, least: 0.001, formats: { y: duration, yTick: duration } });
   const fresh = timeChart({ label: "Staleness of what serves, against its bound", zero: true, formats: { y: duration, yTick: duration } });
-  const replay = timeChart({ label: "Rows in the replay memory by class", height: 200, zero: true, formats: { y: (value) => value, yTick: (value) => percent(value, 0) } });
+  const holds = h("p", { class: "small soft" }, "");
+  const replay = timeChart({ label: "Rows in the replay memory by class", height: 200, zero: true, none: "No classes to tell apart", formats: { y: (value) => value, yTick: (value) => percent(value, 0) } });
   return [
     {
       element: card("Requests", null, "w4", requests),
@@ -61,7 +62,13 @@ export function series() {
         levels: known(staleness?.bound) ? [{ at: staleness.bound, name: `promised: ${duration(staleness.bound)}`, tone: "drift" }] : [],
         lines: [{ name: "lag", tone: "challenger", values: now.lag ?? [] }, { name: "staleness", tone: "champion", values: now.staleness ?? [] }] }),
     },
-    { element: card("Replay memory", HELP.replay, "w7", replay), update: (status) => replay.update(stacked(status)) },
+    {
+      element: card("Replay memory", HELP.replay, "w7", replay, holds),
+      update: (status) => {
+        replay.update(stacked(status));
+        put(holds, known(status.replay?.rows) ? `${counted(status.replay.rows, "row")}, ${bytes(status.replay.bytes)}` : "");
+      },
+    },
   ];
 }
 
@@ -75,6 +82,7 @@ function most(values) {
 /** Shares of the classes, one on top of the other. */
 function stacked({ series: now = {} }) {
   const names = Object.keys(now.replay ?? {});
+  if (!names.length) return { x: [] };
   const total = (now.time ?? []).map((_, i) => names.reduce((sum, name) => sum + (now.replay[name][i] ?? 0), 0));
   let below = total.map(() => 0);
   const bands = names.map((name, k) => {

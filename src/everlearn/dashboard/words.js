@@ -105,7 +105,7 @@ export function recent(curve, name) {
   const now = smooth[smooth.length - 1];
   const before = smooth[smooth.length - 6];
   const spread = Math.sqrt(smooth.reduce((sum, one) => sum + (one - now) ** 2, 0) / smooth.length);
-  return { now, before, change: now - before, moved: Math.abs(now - before) > Math.max(0.25 * spread, SAME * Math.abs(now)) };
+  return { now, before, change: now - before, moved: Math.abs(now - before) > Math.max(0.5 * spread, SAME * Math.abs(now)) };
 }
 
 const SUBJECTS = { previous: "The previous champion", frozen: "The frozen start", champion: "The champion", fresh: "The fresh challenger", shadow: "The shadow", candidate: "The candidate" };
