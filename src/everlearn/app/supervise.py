@@ -135,12 +135,21 @@ class Server:
         self.stop()
 
     def renew(self) -> None:
-        """Replace each worker by a new one, without refusing a request: the new one listens before the old one ends."""
+        """Replace each worker by a new one, without refusing a request: the new one listens before the old one ends.
+
+        Where the new one does not come up, the old one stays, and the change ends there.
+        """
         with self._changing:
             for name in [name for name in self._children if name.startswith("worker-")]:
                 old = self._children[name]
+                if self._stopping.is_set():
+                    return
                 new = self._start(name, old.module, old.setup)
-                new.ready.wait(FIRST_START)
+                if not _comes_up(new):
+                    log.error("a new worker does not start; the old ones stay", extra={"fields": {"process": name}})
+                    self._children[name] = old
+                    _end([new])
+                    return
                 _end([old])
 
     def stop(self) -> None:
@@ -153,7 +162,7 @@ class Server:
             for part in ("worker", "desk", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
-        if self._watcher.ident is not None:  # all of it is made anew from the log; a server that never came up owns none
+        if self._watcher.ident is not None:  # else it never came up, and what lies there may be another's
             self._watcher.join()
             shutil.rmtree(self._setup.serving, ignore_errors=True)
         self._ended()
@@ -241,6 +250,15 @@ def _listen(child: Child) -> None:
     for line in output or ():
         if line.strip() == READY:
             child.ready.set()
+
+
+def _comes_up(child: Child) -> bool:
+    """Wait until a process is ready; False for one that ends before it is, or takes too long."""
+    deadline = time.monotonic() + FIRST_START
+    while not child.ready.wait(0.1):
+        if not child.alive or time.monotonic() > deadline:
+            return False
+    return True
 
 
 def _end(children: list[Child]) -> None:
