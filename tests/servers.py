@@ -92,6 +92,10 @@ class Outside:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        assert self.try_start(), self.said.read_text()
+
+    def try_start(self) -> bool:
+        """Start it, and wait until it answers, or until it says why it does not."""
         told = msgspec.json.encode(self.spec).decode()
         with self.said.open("a") as said:
             self._process = subprocess.Popen(
@@ -101,8 +105,11 @@ class Outside:
                 text=True,
             )
         assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-        assert self.url, self.said.read_text()
+        url = self._process.stdout.readline().strip()
+        self.url = url or self.url
+        if not url:
+            self._reap()
+        return bool(url)
 
     @property
     def pid(self) -> int:
@@ -119,6 +126,12 @@ class Outside:
         until(lambda: name in self.processes(), f"there is no {name}")
         with suppress(ProcessLookupError):
             os.kill(self.processes().get(name, self.pid), signal.SIGKILL)
+
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor alone; what it had started finds out by itself."""
+        assert self._process is not None
+        self._process.kill()
+        self._reap()
 
     def kill_everything(self) -> None:
         """Kill the supervisor, and whatever it had started."""

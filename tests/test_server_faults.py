@@ -108,6 +108,38 @@ def test_workers_are_changed_under_load_and_no_request_fails(tmp_path):
     check_learned(home, settings, tmp_path / "replayed")
 
 
+def test_a_worker_that_dies_as_it_starts_takes_nobodys_place(tmp_path):
+    settings, home = spec(mode="live"), tmp_path / "home"
+    with Outside(settings, home) as server:
+        with under_load(server, 1500, orders=False) as memory:
+            before = server.processes()
+            server.signal(signal.SIGHUP)
+            until(lambda: server.processes().get("worker-0", before["worker-0"]) != before["worker-0"])
+            os.kill(server.processes()["worker-0"], signal.SIGKILL)
+            until(lambda: server.processes() == before)  # the change is given up
+            server.kill("learner")
+            until(lambda: server.processes().get("learner", before["learner"]) != before["learner"])
+            assert server.processes()["worker-0"] == before["worker-0"]
+        server.stop()
+    assert memory.unanswered == []
+    check_kept(memory, home)
+    check_learned(home, settings, tmp_path / "replayed")
+
+
+def test_the_supervisor_alone_is_killed_and_another_takes_over(tmp_path):
+    settings, home = spec(mode="live"), tmp_path / "home"
+    with Outside(settings, home) as server:
+        with under_load(server, 2500) as memory:
+            server.kill_supervisor()
+            while not server.try_start():  # until what the old one had started is gone
+                assert "is open in another process" in server.said.read_text()
+            until(lambda: len(server.processes()) == 4)
+        catch_up(server)
+        server.stop()
+    check_kept(memory, home)
+    check_learned(home, settings, tmp_path / "replayed")
+
+
 # ---- disks -------------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +343,7 @@ def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
     grown(home, settings)
     with Outside(settings, home) as server, Client(server.url) as client:
         before = client.predict(record(0)[0])
+        server.kill_everything()  # one that ends in order removes what serves
     path = snapshot.folder(home) / CURRENT
     held = path.read_bytes()
     newer = re.sub(rb'(format\\*": *)1', rb"\g<1>9", held)
@@ -321,6 +354,8 @@ def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
             after = client.predict(record(0)[0])
             assert (after.version, after.proba) == (before.version, before.proba)
             assert set(server.processes()) == {"learner", "desk", "worker-0"}
+            server.kill_everything()
+    shutil.rmtree(path.parent)
 
 
 def test_what_an_old_run_left_in_memory_does_not_serve(tmp_path):
