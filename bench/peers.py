@@ -83,6 +83,7 @@ def mlflow(port: str, folder: Path) -> None:
 
     path = folder / "mlflow-model"
     package.pyfunc.save_model(str(path), python_model=Logistic(), pip_requirements=[])
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it calls uvicorn by name
     command = ["-m", "mlflow", "models", "serve", "-m", str(path), "-p", port, "--env-manager", "local", "-w", "1"]
     os.execv(sys.executable, [sys.executable, *command])
 
