@@ -96,7 +96,7 @@ def test_killed_fifty_times(tmp_path, mode):
 def test_workers_are_changed_under_load_and_no_request_fails(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with Outside(settings, home) as server:
-        with under_load(server, 1500, orders=False) as memory:
+        with under_load(server, 600, orders=False) as memory:
             before = server.processes()
             server.signal(signal.SIGHUP)
             until(lambda: not any(alive(before[name]) for name in ("worker-0", "worker-1")))
@@ -111,7 +111,7 @@ def test_workers_are_changed_under_load_and_no_request_fails(tmp_path):
 def test_a_worker_that_dies_as_it_starts_takes_nobodys_place(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with Outside(settings, home) as server:
-        with under_load(server, 1500, orders=False) as memory:
+        with under_load(server, 600, orders=False) as memory:
             before = server.processes()
             server.signal(signal.SIGHUP)
             until(lambda: server.processes().get("worker-0", before["worker-0"]) != before["worker-0"])
@@ -129,7 +129,7 @@ def test_a_worker_that_dies_as_it_starts_takes_nobodys_place(tmp_path):
 def test_the_supervisor_alone_is_killed_and_another_takes_over(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with Outside(settings, home) as server:
-        with under_load(server, 2500) as memory:
+        with under_load(server, 1000) as memory:
             server.kill_supervisor()
             while not server.try_start():  # until what the old one had started is gone
                 assert "is open in another process" in server.said.read_text()
@@ -220,21 +220,21 @@ def test_what_a_full_disk_refuses_is_said_and_it_goes_on_when_there_is_room(tmp_
             row = next(rows)
             return status("/predict", id=f"p{row}", features=record(row)[0])
 
-        with under_load(server, 600, orders=False) as before:
+        with under_load(server, 300, orders=False) as before:
             pass
         disk.fill(server)
         until(lambda: ask() == 503)
         told = next(iter(before.answers))
         memory.sent.add((told, 1, "late"))
         assert status("/feedback", id=told, label=1, source="late") == 503
-        with under_load(server, 800, first=700, orders=False) as meanwhile:
+        with under_load(server, 360, first=310, orders=False) as meanwhile:
             pass
         assert meanwhile.unanswered
         disk.free(server)
         until(lambda: ask() == 200)
         assert status("/feedback", id=told, label=1, source="late") == 200
         catch_up(server)
-        with under_load(server, 2000, first=1000, orders=False) as after:
+        with under_load(server, 800, first=370, orders=False) as after:
             pass
         assert after.unanswered == []
         catch_up(server)
@@ -320,7 +320,7 @@ def test_a_version_whose_arrays_are_spoiled_or_lost_is_refused_and_all_goes_on(t
 def test_a_spoiled_checkpoint_costs_some_learning_again_and_nothing_else(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
     with Outside(settings, home) as server:
-        with under_load(server, 1500) as memory:
+        with under_load(server, 600) as memory:
             pass
         catch_up(server)
         log = connect(str(home / "log.sqlite"), tidy=False)
@@ -329,7 +329,7 @@ def test_a_spoiled_checkpoint_costs_some_learning_again_and_nothing_else(tmp_pat
         assert isinstance(last, Checkpoint)
         spoil(blob(home, last.blob))
         server.kill("learner")
-        with under_load(server, 2500, first=2000) as after:
+        with under_load(server, 1000, first=610) as after:
             pass
         catch_up(server)
         server.stop()
