@@ -25,7 +25,7 @@ from everlearn.app.processes import running
 from everlearn.app.supervise import Server
 from everlearn.client import Client, RequestRefused, Unreachable
 from everlearn.client.results import Answer
-from everlearn.errors import BlobError, InputError, LogError
+from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import connect
 from everlearn.loop import Loop
 from everlearn.records import Decision, Event, Example, Label, Prediction
@@ -306,7 +306,7 @@ class Operator:
                     lambda: client.rollback("one source", without_source="s0"),
                 ]
                 self.memory.orders.append(calls[kind]().position)
-        except (Unreachable, LogError, BlobError, InputError, RequestRefused) as error:
+        except EverlearnError as error:
             self.memory.unanswered.append(error)
 
     def close(self) -> None:
