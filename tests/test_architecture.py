@@ -19,6 +19,7 @@ TIERS = (
     "records errors _jit _torch",
     "spec _random",
     "model metrics drift replay merge schema pack limits",
+    "faulty",
     "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
     "linear trees neural preference scale client",
     "home orders relearn",  # parts of loop

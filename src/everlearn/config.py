@@ -17,6 +17,9 @@ import tomli_w
 from everlearn.errors import ConfigError
 from everlearn.spec import Spec
 
+_NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
+_FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
+
 _HEADING = """\
 # What this loop predicts, learns from, and how it decides. Every setting, with its meaning and default, is in
 # docs/reference/settings.md; what is not written here has its default.
@@ -50,6 +53,19 @@ def convert(values: Mapping[str, Any], where: str = "the spec") -> Spec:
         raise ConfigError(f"{where}: {_plain(str(error), values)}") from error
 
 
+def changed(before: Spec, now: Spec, where: str) -> list[str]:
+    """The settings of a loop that are other ones than they were; refuse those that what it has learned depends on."""
+    names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
+    found = [name for name in names if getattr(before, name) != getattr(now, name)]
+    if fixed := [name for name in found if name in _FIXED]:
+        raise ConfigError(
+            f"{where} was started with other settings: "
+            + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(now, name)}" for name in fixed)
+            + ". Put them back, or start anew with another home"
+        )
+    return found
+
+
 def save(spec: Spec, path: str | Path) -> None:
     """Write a spec as TOML, leaving out what has its default; the file can be edited by hand."""
     Path(path).write_text(_HEADING + tomli_w.dumps(msgspec.to_builtins(spec)), encoding="utf-8")
@@ -64,6 +80,10 @@ def home(spec: Spec, path: Path) -> Path:
 def webhook_secret() -> str:
     """What alerts are signed with; empty: they are not signed."""
     return os.environ.get("EVERLEARN_WEBHOOK_SECRET", "")
+
+
+def _shown(spec: Spec, name: str) -> Any:
+    return msgspec.to_builtins(getattr(spec, name))
 
 
 def _plain(message: str, values: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from everlearn import limits, model, schema
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
+from everlearn.faulty import Faults, Faulty
 from everlearn.feedback import ANSWER, Earlier, Early, Waiter, Waiting, target
 from everlearn.learn import DRIFT, Learner, kept, stacked, warm
 from everlearn.lessons import Hearing, Lessons
@@ -56,11 +57,12 @@ class Commit:
 class Fold:
     """All state of a loop, and how events and rows change it."""
 
-    def __init__(self, spec: Spec, versions: Versions, log: Log) -> None:
+    def __init__(self, spec: Spec, versions: Versions, log: Log, faults: Faults | None = None) -> None:
+        """Before the first event, or as of the state that is loaded next; `faults` are those known beyond it."""
         self.spec = spec
         self.shape = schema.shape(spec.schema)
         self.encoder = schema.Encoder(spec.schema)
-        self.roster = Roster(live=spec.mode == "live")
+        self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1)
         self.learner = Learner(spec, self.shape)
         self.gate = msgspec.structs.replace(spec.gate, loss=self.learner.loss)
         self.waiting = Waiting(spec.feedback)
@@ -79,6 +81,8 @@ class Fold:
         self._predictions = 0
         self._checkpointed = 0  # examples and predictions folded by then
         self._nursery: model.Model | None = None  # learns offline until the warm start is over
+        self._faults = faults if faults is not None else Faults()
+        self._group: tuple[Cursor, int, int] = "log", 0, 0  # the positions that are being folded together
         self._ticked = False  # whether decisions fell with the event that is being folded
 
     @property
@@ -108,16 +112,28 @@ class Fold:
             self.cursor[cursor] = at
             yield from self.start(at)
             examples, sources = model.cut(examples, used, len(examples.y)), sources[used:]
-        most = 1 if self.learner.judges and self.roster.live else len(examples.y)  # who judges must not learn with it
         done = 0
-        for piece in self.learner.pieces(examples, most):
+        for piece in self._pieces(examples, cursor):
+            at = int(piece.position[-1])
+            payloads = self._begins(cursor, int(piece.position[0]), at)
             counted = self.lessons.rows(piece, sources[done : done + len(piece.y)])
             done += len(piece.y)
-            if counted and self.learner.due():
-                self.cursor[cursor] = at = int(piece.position[-1])
-                payloads = self.moves.decide(at, self._learned())
-                if payloads or self._due():
-                    yield self._commit(at, payloads)
+            if due := counted > 0 and self.learner.due():
+                self.cursor[cursor] = at
+                payloads += self.moves.decide(at, self._learned())
+            self.moves.relent()
+            if payloads or (due and self._due()):
+                self.cursor[cursor] = at
+                yield self._commit(at, payloads)
+
+    def _pieces(self, examples: Examples, cursor: Cursor) -> Iterator[Examples]:
+        """Rows that are folded together."""
+        most = 1 if self.learner.judges and self.roster.live else len(examples.y)  # who judges must not learn with it
+        for piece in self.learner.pieces(examples, most):
+            if self._faults.within(cursor, int(piece.position[0]), int(piece.position[-1])):
+                yield from (model.cut(piece, row, row + 1) for row in range(len(piece.y)))
+            else:
+                yield piece
 
     def start(self, at: int) -> Iterator[Commit]:
         """End the warm start, if there was one: store the first version, and put it in every role."""
@@ -182,6 +198,7 @@ class Fold:
         match event.payload:
             case Decision(action="order") as order:
                 payloads = [] if self.started else self._begin(event.position - 1)
+                payloads += self._begins("log", event.position, event.position)
                 payloads += self.moves.obey(order, event.position, self._learned())
             case Decision(by="user", alias="champion", detail=detail) as decision if "order" not in detail:
                 revived = self.moves.revive(decision.version)  # as releases before orders wrote it
@@ -200,8 +217,13 @@ class Fold:
         start = 0
         while start < len(events):
             stretch = events[start : start + self._longest()]
-            payloads, done = self._stretch(stretch)
+            if self._faults.within("log", stretch[0].position, stretch[-1].position):
+                stretch = stretch[:1]
+            payloads = self._begins("log", stretch[0].position, stretch[-1].position)
+            more, done = self._stretch(stretch)
+            payloads += more
             self.lessons.test()
+            self.moves.relent()
             start += done
             self.cursor["log"] = events[start - 1].position
             if payloads or self._due():
@@ -329,6 +351,19 @@ class Fold:
         self.cursor["log"] = at
         self._ticked = True
         return self.moves.decide(at, self._learned())
+
+    # ---- models that fail --------------------------------------------------------------------------------------
+
+    def _begins(self, cursor: Cursor, first: int, last: int) -> list[Payload]:
+        """Events from `first` to `last` are folded together next: let go whoever is known to fail with them."""
+        self._group = cursor, first, last
+        return self.moves.expel(self._faults.at(cursor, first), last) if first == last else []
+
+    def failed(self, fault: Faulty) -> None:
+        """A model has failed, and this fold is of no more use; note it for the one that takes its place."""
+        if not fault.uid or not self.started:
+            raise fault
+        self._faults.note(fault, *self._group)
 
     def _learned(self) -> Learned:
         """What is learned by now."""

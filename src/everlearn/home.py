@@ -37,9 +37,14 @@ class Home:
             self._lock = undo.enter_context(_locked(folder))
             self.log = events.connect(str(folder / "log.sqlite"), spec.durability)
             undo.callback(self.log.close)
-            for payload in self.read("version", "decision"):
-                self.versions.note(payload)
+            self.reread()
             undo.pop_all()
+
+    def reread(self) -> None:
+        """Take the versions from the log: what was noted beyond it is gone."""
+        self.versions = Versions(self._blobs)
+        for payload in self.read("version", "decision"):
+            self.versions.note(payload)
 
     @property
     def closed(self) -> bool:

@@ -43,7 +43,7 @@ class Intake:
         return stream.replayable and self._spec.log.rows == "auto"
 
     def folded(self, stream: Stream) -> Iterator[tuple[int, Iterator[Commit]]]:
-        """For each chunk of a stream that is its own log, where it was left: the rows taken, and the chunk's fold.
+        """For each chunk of a stream that is its own log, where it was left: its rows up to there, and its fold.
 
         A fold only happens while its commits are drawn, and must be drawn to its end before the next chunk is.
         """
@@ -56,9 +56,9 @@ class Intake:
             if base:
                 examples = dataclasses.replace(examples, position=examples.position + base)
             pending += [msgspec.structs.replace(one, at=one.at + base) for one in chunk.rejected]
-            yield chunk.last - taken, self._fold_rows(stream.fingerprint, examples, base, chunk.last, pending)
+            yield chunk.last, self._fold_rows(stream.fingerprint, examples, base, chunk.last, pending)
         if pending:
-            yield chunk.last - taken, self._set_aside(pending)
+            yield chunk.last, self._set_aside(pending)
 
     def appended(self, stream: Stream) -> Iterator[tuple[int, list[Payload]]]:
         """For each chunk of a stream, where it was left: the rows taken, and what is to be appended to the log."""
@@ -134,7 +134,7 @@ class Intake:
             source["row"], source["digest"] = int(examples.position[at]) - base, digest(examples, at)
 
     def _taken(self, stream: Stream) -> int:
-        """How many rows of a stream were taken before; refuse a file whose last taken row is not what it was."""
+        """How many rows of a stream that is its own log were taken before; refuse a file that was changed there."""
         source = self.sources.get(stream.fingerprint)
         if source is None:
             return 0

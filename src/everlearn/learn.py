@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from everlearn import drift, limits, metrics, replay
 from everlearn.errors import ConfigError
+from everlearn.faulty import Tried
 from everlearn.model import Model, compare, copied, cut, prefixed, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles, Task
 from everlearn.spec import Schema, Spec
@@ -192,9 +193,9 @@ class Learner:
 
 
 def warm(model: Model, examples: Examples, epochs: int = 1) -> None:
-    """Learn examples offline, in order, `epochs` times over."""
+    """Learn examples offline, in order, `epochs` times over. Raises ModelError if the model raises anything."""
     for _ in range(epochs):
-        model.learn(examples.batch, examples.y, examples.weight)
+        Tried(model).learn(examples.batch, examples.y, examples.weight)
 
 
 def kept(examples: Examples, keep: NDArray[np.bool_]) -> Examples:

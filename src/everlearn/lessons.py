@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from everlearn import gate, limits, metrics
 from everlearn.feedback import ANSWER, Correction
 from everlearn.learn import Learner, kept, stacked
-from everlearn.model import Model, copied
-from everlearn.predict import speak
+from everlearn.model import copied
 from everlearn.records import Arrays, Batch, Examples, Singles
 from everlearn.relearn import teach
-from everlearn.serve import Contestant, Roster, Trial
+from everlearn.serve import Contestant, Roster, Trial, speak
 from everlearn.spec import GateSpec, Spec
 
 Said = Mapping[int, Singles]
@@ -98,7 +97,7 @@ class Lessons:
         lessons, self._next = self._next, []
         if not lessons:
             return False
-        models = [one.model for one in self._roster.contestants if one.learns]
+        models = [one.tried for one in self._roster.contestants if one.learns]
         batch, y = stacked([one.row for one in lessons]), np.array([one.y for one in lessons])
         weight = np.array([one.learned for one in lessons], np.float32)
         if self._learner.boosting:
@@ -134,11 +133,11 @@ class Lessons:
         """
         learner, roster = self._learner, self._roster
         examples = dataclasses.replace(examples, batch=learner.bound(examples.batch))
-        said = speak({one.uid: one.model for one in roster.contestants if not one.learns}, examples.batch)
+        said = speak([one for one in roster.contestants if not one.learns], examples.batch)
         losses = np.full(len(examples.y), np.nan)
         if learner.judges:
             champion = roster.champion
-            answers = said[champion.uid] if champion.uid in said else champion.model.predict(examples.batch)
+            answers = said[champion.uid] if champion.uid in said else champion.tried.predict(examples.batch)
             losses = metrics.losses(learner.loss, answers, examples.y)
         scored, learned = learner.admit(examples, sources, losses)
         keep = (scored > 0.0) | ~(examples.weight > 0.0)
@@ -151,7 +150,7 @@ class Lessons:
         weight = learner.strengthened(learned)
         for one in roster.contestants:
             if one.learns:
-                said[one.uid] = one.model.learn(examples.batch, examples.y, weight)
+                said[one.uid] = one.tried.learn(examples.batch, examples.y, weight)
         aside = (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, said, self._roles(roster.champion.uid), aside)
         learner.look(examples.batch, said[roster.champion.uid])
@@ -160,7 +159,9 @@ class Lessons:
     # ---- tests -------------------------------------------------------------------------------------------------
 
     def _roles(self, champion: int) -> dict[str, int]:
-        roles = {"champion": champion, "challenger": self._roster.challenger.uid}
+        roles = {"champion": champion}
+        if self._roster.live or self._roster.find("challenger") is not None:
+            roles["challenger"] = self._roster.challenger.uid
         if (frozen := self._roster.find("frozen")) is not None:
             roles["frozen"] = frozen.uid
         return roles
@@ -198,8 +199,8 @@ class Hearing:
     def __init__(self, batch: Batch, contestants: Sequence[Contestant]) -> None:
         self._batch = batch
         self._order = [one.uid for one in contestants]
-        self._learners: dict[int, Model] = {one.uid: one.model for one in contestants if one.learns}
-        self._said = speak({one.uid: one.model for one in contestants if not one.learns}, batch)
+        self._learners = {one.uid: one for one in contestants if one.learns}
+        self._said = speak([one for one in contestants if not one.learns], batch)
         self._heard = range(0)  # the rows that the learners were asked of, as they are now
 
     def row(self, row: int) -> Batch:
@@ -218,7 +219,7 @@ class Hearing:
         """
         if learned or row not in self._heard:
             self._heard = range(row, upto)
-            self._now = speak(self._learners, _rows(self._batch, row, upto))
+            self._now = speak(self._learners.values(), _rows(self._batch, row, upto))
         at = row - self._heard.start
         return {
             uid: self._now[uid][at : at + 1].copy() if uid in self._learners else self._said[uid][row : row + 1].copy()

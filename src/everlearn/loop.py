@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from everlearn import config, metrics, orders, report, status
-from everlearn.errors import ConfigError, InputError, LogError
+from everlearn.errors import InputError, LogError
+from everlearn.faulty import Faults, Faulty
 from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
 from everlearn.fold import Commit, Fold
 from everlearn.home import Home
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, "Loop"], None]
 
-_NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
-_FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
 _READ = 4096  # events read at a time
 _PAUSE = 0.02  # seconds between two looks at a log in which nothing is new
 
@@ -83,12 +82,11 @@ class Loop:
         self._marks = status.Marks()
         self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
+        self._faults = Faults()
         with ExitStack() as undo:
             self.home = Home(home, self.spec.log)
             undo.callback(self.home.close)
             self.log = self.home.log
-            self.fold = Fold(self.spec, self.home.versions, self.log)
-            self.intake = Intake(self.spec, self.fold, self.log)
             self._restore()
             if not behind:
                 self._catch_up_whole()
@@ -348,13 +346,16 @@ class Loop:
 
     def _take_rows(self, stream: Stream) -> Iterator[int]:
         """Fold the rows of a stream that is its own log; yield how many were taken."""
-        for taken, commits in self.intake.folded(stream):
-            with self._folding():
-                for commit in commits:
-                    self._commit(commit)
-            if self.fold.started:
-                self._publish()
-            yield taken
+        before, whole = self.intake.sources.get(stream.fingerprint, {}).get("rows", 0), False
+        while not whole:  # else a model failed, and the stream is taken up again from the last checkpoint
+            whole = True
+            for taken, commits in self.intake.folded(stream):
+                if not (whole := self._attempt(commits)):
+                    self._catch_up_whole()
+                    break
+                if self.fold.started:
+                    self._publish()
+                yield taken - before
 
     def _append_rows(self, stream: Stream) -> Iterator[int]:
         """Append the rows of a stream to the log, and fold them; yield how many were taken."""
@@ -380,11 +381,27 @@ class Loop:
             pass
 
     def _fold(self, batch: Sequence[Event]) -> None:
-        with self._folding():
-            for commit in self.fold.events(batch):
-                self._commit(commit)
+        upto = batch[-1].position
+        self._attempt(self.fold.events(batch))
+        while self._seen < upto:  # a model failed
+            batch = [event for event in self.log.read(self._seen, _READ) if event.position <= upto]
+            self._seen = batch[-1].position
+            self._attempt(self.fold.events(batch))
         if self.fold.started:
             self._publish()
+
+    def _attempt(self, commits: Iterator[Commit]) -> bool:
+        """Fold, and make durable what comes of it; False: a model failed, and all is as of the last checkpoint."""
+        try:
+            with self._folding():
+                for commit in commits:
+                    self._commit(commit)
+        except Faulty as fault:
+            self.fold.failed(fault)
+            self.home.reread()
+            self._restore()
+            return False
+        return True
 
     def _plain(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """A record as the log will hold it, so that what is served and what is replayed are encoded from the same."""
@@ -440,13 +457,18 @@ class Loop:
             self._seen = positions[-1]  # what the loop writes itself need not be read back
         self._saved = self.fold.learner.scored
         self._saved_row = self.fold.cursor["row"]
+        self._faults.clear()
 
     def _restore(self) -> None:
         """Go on from the last checkpoint."""
+        self.fold = Fold(self.spec, self.home.versions, self.log, self._faults)
+        self.intake = Intake(self.spec, self.fold, self.log)
+        self._saved = self._saved_row = self._seen = 0
+        self._whole = True
         last = self.home.last()
         if last is not None:
             at, arrays, header = last
-            changed = self._changed(msgspec.convert(header["spec"], Spec))
+            changed = config.changed(msgspec.convert(header["spec"], Spec), self.spec, str(self.home.folder))
             self.fold.load(arrays, header["fold"])
             self.intake.sources = header["sources"]
             self._saved, self._saved_row = self.fold.learner.scored, self.fold.cursor["row"]
@@ -459,18 +481,6 @@ class Loop:
                 reason = "settings changed: " + ", ".join(changed)
                 self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
 
-    def _changed(self, before: Spec) -> list[str]:
-        """The settings that changed since the last checkpoint; refuse those that its arrays depend on."""
-        names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
-        changed = [name for name in names if getattr(before, name) != getattr(self.spec, name)]
-        if fixed := [name for name in changed if name in _FIXED]:
-            raise ConfigError(
-                f"{self.home.folder} was started with other settings: "
-                + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(self.spec, name)}" for name in fixed)
-                + ". Put them back, or start anew with another home"
-            )
-        return changed
-
     def _ordered(self, order: Decision) -> Version:
         """Append an order and fold it; return the version that it was about."""
         before = self.log.end()
@@ -479,7 +489,3 @@ class Loop:
         if done is None or done.action == "reject":
             raise InputError(done.reason if done is not None else "the order was not carried out; see decisions()")
         return self.home.versions.find(done.version)
-
-
-def _shown(spec: Spec, name: str) -> Any:
-    return msgspec.to_builtins(getattr(spec, name))

@@ -12,19 +12,21 @@ from typing import Any, Literal
 import msgspec
 
 from everlearn import gate, limits, metrics, orders
-from everlearn.errors import ConfigError, EverlearnError, InputError, LogError
+from everlearn.errors import ConfigError, EverlearnError, InputError, LogError, ModelError
 from everlearn.events import Log
+from everlearn.faulty import Faulty
 from everlearn.learn import DRIFT, Learner, warm
-from everlearn.model import Model, copy, restore
+from everlearn.model import Model, restore
 from everlearn.orders import Without
 from everlearn.records import Born, Decision, Event, Evidence, Payload
 from everlearn.relearn import births, relearn
 from everlearn.schema import Encoder
-from everlearn.serve import Contestant, Learned, Roster, Trial
+from everlearn.serve import Contestant, Learned, Role, Roster, Trial
 from everlearn.spec import GateSpec, Spec
 from everlearn.version import Versions
 
 _READ = 4096  # events read at a time
+_GOOD: tuple[Role, ...] = ("previous", "frozen")  # to go back to, in this order
 
 
 class Moves:
@@ -43,6 +45,7 @@ class Moves:
         self.spec = spec
         self._gate, self._encoder, self._learner, self._roster = asked, encoder, learner, roster
         self._versions, self._log = versions, log
+        self._spared: Contestant | None = None  # learns again after the event that is being folded
 
     # ---- models ------------------------------------------------------------------------------------------------
 
@@ -92,20 +95,24 @@ class Moves:
 
     def react(self, at: int, now: Learned) -> list[Payload]:
         """Drift was detected: note it, and react as the spec says."""
-        drift, live = self.spec.drift, self._roster.live
-        full = self._roster.contending() >= self.spec.challengers
-        starts = drift.reaction == "challenger" or (live and drift.reaction == "reset")
+        drift, roster, live = self.spec.drift, self._roster, self._roster.live
+        full = roster.contending() >= self.spec.challengers
+        alone = live or roster.find("challenger") is None
+        starts = drift.reaction == "challenger" or (alone and drift.reaction == "reset")
         note = ", but as many learn already as may" if starts and full else ""
         reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}"
         payloads: list[Payload] = [self._note("drift", at, reason, "drift")]
-        if drift.reaction == "rate":
-            self._learner.boost()
-        elif drift.reaction == "reset" and not live:
-            challenger = self._roster.challenger
-            self._roster.restart(challenger, self.build(challenger.version), challenger.version)
-        elif starts and not full:
-            why, fresh = "fresh challenger after drift", self.make()
-            payloads += self._join(fresh, self.spec.model, why, "drift", at, now, warmed=drift.reaction == "challenger")
+        try:
+            if drift.reaction == "rate":
+                self._learner.boost()
+            elif drift.reaction == "reset" and not alone:
+                challenger = roster.challenger
+                roster.restart(challenger, self.build(challenger.version), challenger.version)
+            elif starts and not full:
+                why, fresh, warmed = "fresh challenger after drift", self.make(), drift.reaction == "challenger"
+                payloads += self._join(fresh, self.spec.model, why, "drift", at, now, warmed)
+        except ModelError as error:
+            payloads.append(self._note("reject", at, f"after drift: {error}", "loop"))
         return payloads
 
     def _hopeless(self, evidence: Evidence) -> bool:
@@ -135,7 +142,7 @@ class Moves:
         if move == "rollback":
             better = roster.better(candidate)
             version, old = better.version, champion.version
-            roster.install(version, copy(better.model), keep=False)
+            roster.install(version, better.model, keep=False, uid=better.uid)
             return [self._note(move, at, reason, "guard", "champion", version, old, evidence)]
         if move == "reject":
             roster.reject(candidate)
@@ -194,6 +201,52 @@ class Moves:
     ) -> Decision:
         detail = {"examples": self._learner.scored, **(more or {})}
         return Decision(action, at, reason, by, alias, version, previous, evidence, detail)
+
+    # ---- models that fail --------------------------------------------------------------------------------------
+
+    def expel(self, faults: Sequence[Faulty], at: int) -> list[Payload]:
+        """Before the event at `at` is folded: whoever is known to fail with it goes, or, the champion, goes back.
+
+        A live champion that went back answers that event but does not learn it; `relent` ends that. Raises ModelError
+        where there is nothing to go back to.
+        """
+        payloads: list[Payload] = []
+        tried: set[str] = set()
+        for fault in faults:
+            one = self._roster.known(fault.uid)
+            if one is None:
+                raise ModelError(str(fault)) from fault
+            if one.role == "champion":
+                payloads.append(self._go_back(fault, at, tried))
+            else:
+                self._roster.expel(one)
+                more = {"role": one.role, "contestant": one.uid}
+                payloads.append(self._note("reject", at, str(fault), "loop", version=one.version, more=more))
+        return payloads
+
+    def relent(self) -> None:
+        """The event is folded: whoever was spared it learns again."""
+        if self._spared is not None:
+            self._spared.learns = True
+            self._spared = None
+
+    def _go_back(self, fault: Faulty, at: int, tried: set[str]) -> Decision:
+        """The champion failed: the last good version that was not tried with this event takes its place."""
+        roster, old = self._roster, self._roster.champion.version
+        for role in _GOOD:
+            good = roster.find(role)
+            if good is None or good.version in tried or (not roster.live and good.version == old):
+                continue
+            tried.add(good.version)
+            try:
+                roster.install(good.version, good.model, keep=False)
+            except Faulty:
+                continue
+            if roster.live:
+                self._spared = roster.champion
+                self._spared.learns = False
+            return self._note("rollback", at, str(fault), "guard", "champion", good.version, old)
+        raise ModelError(f"the champion failed, and there is no good version to go back to: {fault}") from fault
 
     # ---- orders ------------------------------------------------------------------------------------------------
 

@@ -51,14 +51,3 @@ def new_ids(count: int) -> list[str]:
     """As many new ids, for the price of one."""
     now, random = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(8 * count)
     return [now + random[start : start + 16] for start in range(0, 16 * count, 16)]
-
-
-def speak(models: Mapping[int, Model], batch: Batch) -> dict[int, Singles]:
-    """What each model says of each row, by uid; models that several uids share are asked once."""
-    heard: dict[int, Singles] = {}
-    said: dict[int, Singles] = {}
-    for uid, model in models.items():
-        if id(model) not in heard:
-            heard[id(model)] = model.predict(batch)
-        said[uid] = heard[id(model)]
-    return said

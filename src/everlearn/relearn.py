@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from everlearn import limits as bounded
 from everlearn import metrics
 from everlearn.errors import InputError
 from everlearn.events import Log
+from everlearn.faulty import Tried
 from everlearn.feedback import Correction, Earlier, Early, target
 from everlearn.model import Model
 from everlearn.records import (
@@ -60,8 +61,8 @@ def relearn(
 
     Left out is a label or example for which `skip(event)` is true, and a label whose prediction it is true for: all is
     as if it had never come. What `feedback` says of late, missing and early labels holds here as well, and so do the
-    weights that `limits` allows; `bounds` (see `limits.bounds`) are what features are clipped to. A label that a model
-    cannot use is passed over.
+    weights that `limits` allows; `bounds` (see `limits.bounds`) are what features are clipped to. A label that no model
+    can use is passed over. Raises ModelError if the model raises anything.
 
     >>> from tempfile import TemporaryDirectory
     >>> from everlearn import model, schema, events
@@ -100,8 +101,16 @@ def births(log: Log) -> dict[str, Learned]:
     return found
 
 
+class Taught(Protocol):
+    """What `teach` asks of a model."""
+
+    def predict(self, batch: Batch) -> Singles: ...
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles: ...
+
+
 def teach(
-    models: Sequence[Model],
+    models: Sequence[Taught],
     batch: Batch,
     y: Floats,
     weight: Singles,
@@ -156,7 +165,7 @@ class _Pupil:
     ) -> None:
         self.learned = 0
         self.left_out = 0
-        self._model, self._log, self._encoder, self._task, self._skip = model, log, encoder, task, skip
+        self._model, self._log, self._encoder, self._task, self._skip = Tried(model), log, encoder, task, skip
         self._feedback, self._limits, self._bounds = feedback, limits, bounds
         self._state = bounded.start(limits, 0, int(encoder.shape["classes"]))
         self._default = None if feedback.default is None else self._known(feedback.default)

@@ -13,12 +13,13 @@ Contestants may be of different families: each is of the family of its version.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from everlearn.faulty import Tried
 from everlearn.model import Model, copied, copy, prefixed, restore, within
-from everlearn.records import Arrays
+from everlearn.records import Arrays, Batch, Singles
 
 Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
 Move = Literal["promote", "reject", "rollback", "confirm"]  # confirm: the champion was right to replace it
@@ -48,7 +49,7 @@ class Contestant:
     """A model in a role. `uid` is never used twice; `version` is where its arrays came from.
 
     `trial` is None until the gate is first asked about it; `of` is the uid of the challenger that a candidate is a
-    snapshot of. `learned` is meant for one that does not learn any more.
+    snapshot of. `learned` is meant for one that does not learn any more. `columns` is how wide answers are (0: any).
     """
 
     uid: int
@@ -59,13 +60,20 @@ class Contestant:
     of: int = 0
     trial: Trial | None = None
     learned: Learned = UNKNOWN
+    columns: int = 0
+
+    @property
+    def tried(self) -> Tried:
+        """The model as it must be asked while a loop folds: what it does wrong is told as its fault."""
+        return Tried(self.model, self.uid, self.columns)
 
 
 class Roster:
     """The contestants of one loop."""
 
-    def __init__(self, live: bool = False) -> None:
+    def __init__(self, live: bool = False, columns: int = 0) -> None:
         self.live = live
+        self._columns = columns
         self.contestants: list[Contestant] = []
         self._uids = 0
 
@@ -88,9 +96,15 @@ class Roster:
     def find(self, role: Role) -> Contestant | None:
         return next((one for one in self.contestants if one.role == role), None)
 
+    def known(self, uid: int) -> Contestant | None:
+        return next((one for one in self.contestants if one.uid == uid), None)
+
     @property
     def challenger(self) -> Contestant:
-        """The model that learns from every example: the first challenger, or the live champion."""
+        """The model that learns from every example: the first challenger, or the live champion.
+
+        Where the last challenger was withdrawn nobody learns, and it is the champion as well.
+        """
         return self.find("challenger") or self.champion
 
     @property
@@ -130,7 +144,7 @@ class Roster:
         nominated = {one.of for one in self.contestants if one.role == "candidate"}
         for one in [] if self.live else list(self.contestants):
             if one.learns and one.uid not in nominated:
-                joined = self._join("candidate", one.version, copy(one.model), learns=False, of=one.uid)
+                joined = self._join("candidate", one.version, one.tried.twin(), learns=False, of=one.uid)
                 joined.learned = learned
 
     def withdraw(self, candidate: Contestant) -> None:
@@ -140,9 +154,10 @@ class Roster:
     def promote(self, candidate: Contestant, version: str) -> None:
         """`candidate`, stored as `version`, becomes champion; the old champion stays in shadow as "previous"."""
         champion = self.champion
+        kept = candidate.tried.twin() if self.live else candidate.model
         self._drop("previous")
         if self.live:
-            self._join("previous", version, copy(candidate.model), learns=False)
+            self._join("previous", version, kept, learns=False)
             if candidate is not champion:
                 self.contestants.remove(champion)
         else:
@@ -156,13 +171,18 @@ class Roster:
         candidate.role, candidate.version, candidate.of, candidate.learns = "champion", version, 0, self.live
         self.ask_anew()
 
-    def install(self, version: str, model: Model, keep: bool) -> None:
-        """`model`, which is `version`, becomes the champion. `keep`: the old one stays in shadow as "previous"."""
+    def install(self, version: str, model: Model, keep: bool, uid: int = 0) -> None:
+        """`model`, which is `version`, becomes the champion. `keep`: the old one stays in shadow as "previous".
+
+        Live, the champion is a copy of it, which goes on learning. Where there can be no copy nothing is changed, and
+        Faulty is raised; `uid` says whose model it is.
+        """
         champion = self.champion
+        learner = Tried(model, uid).twin() if self.live else model
         self._drop("previous")
         if self.live:
-            self.restart(champion, model, version)
-            self._join("previous", version, copy(model), learns=False)
+            self.restart(champion, learner, version)
+            self._join("previous", version, model, learns=False)
         else:
             if keep:
                 champion.role = "previous"
@@ -182,6 +202,16 @@ class Roster:
     def dismiss(self, contestant: Contestant) -> None:
         """A fresh challenger or a version in shadow leaves, with what it has nominated."""
         self.contestants = [one for one in self.contestants if one is not contestant and one.of != contestant.uid]
+
+    def expel(self, one: Contestant) -> None:
+        """Anyone but the champion leaves, with all it has nominated; a fresh challenger takes the first one's place."""
+        if one.role == "candidate":
+            self.reject(one)
+        else:
+            self.dismiss(one)
+        fresh = self.find("fresh")
+        if not self.live and fresh is not None and self.find("challenger") is None:
+            fresh.role = "challenger"
 
     def reject(self, candidate: Contestant) -> None:
         """The candidate leaves, and with it the challenger that it is a snapshot of, if that was a fresh one."""
@@ -244,7 +274,7 @@ class Roster:
             if not _is_own(role, learns):
                 kept[version] = model
             one = Contestant(uid, role, version, model, learns, entry["of"])
-            one.learned = Learned(*entry.get("learned", UNKNOWN))
+            one.learned, one.columns = Learned(*entry.get("learned", UNKNOWN)), self._columns
             if entry["tested"] is not None:
                 evidence = copied(within(arrays, f"evidence/{uid}/"))
                 one.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])
@@ -252,7 +282,7 @@ class Roster:
         self._uids = header["uids"]
 
     def _join(self, role: Role, version: str, model: Model, learns: bool, of: int = 0) -> Contestant:
-        one = Contestant(self._uid(), role, version, model, learns, of)
+        one = Contestant(self._uid(), role, version, model, learns, of, columns=self._columns)
         self.contestants.append(one)
         return one
 
@@ -273,3 +303,14 @@ class Roster:
 def _is_own(role: Role, learns: bool) -> bool:
     """Whether a contestant's arrays are not (or no longer) those of its version."""
     return learns or role == "candidate"
+
+
+def speak(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Singles]:
+    """What each contestant says of each row, by uid; a model that several share is asked once. Raises Faulty."""
+    heard: dict[int, Singles] = {}
+    said: dict[int, Singles] = {}
+    for one in contestants:
+        if id(one.model) not in heard:
+            heard[id(one.model)] = one.tried.predict(batch)
+        said[one.uid] = heard[id(one.model)]
+    return said
