@@ -16,9 +16,9 @@ import httpx
 
 import everlearn as el
 from everlearn import config, snapshot
-from everlearn.app.desk import listening, serving
+from everlearn.app.desk.application import listening, serving
+from everlearn.app.desk.parts import Parts
 from everlearn.app.learner import Learner
-from everlearn.app.parts import Parts
 from everlearn.app.setup import Setup
 from everlearn.app.tally import Tally
 from everlearn.spec import Spec

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from everlearn import snapshot
-from everlearn.app.processes import running
+from everlearn.app.desk.processes import running
 from everlearn.app.supervise import Server
 from everlearn.client import Client, RequestRefused, Unreachable
 from everlearn.client.results import Answer

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.app import tokens
-from everlearn.app.access import Access, Buckets, check_bind, create, listed, revoke
+from everlearn.app.access import Access, Buckets, check_bind, create, listed, revoke, tokens
+from everlearn.app.access.sessions import Sessions
 from everlearn.app.problems import Refused
-from everlearn.app.sessions import Sessions
 from everlearn.app.setup import Setup
 from everlearn.errors import ConfigError
 from everlearn.spec import Schema, ServeSpec, Spec
@@ -359,7 +358,7 @@ def test_logging_out_ends_the_session(path):
 
 
 def test_sessions_are_few_and_the_oldest_goes(path, monkeypatch):
-    monkeypatch.setattr("everlearn.app.sessions._MOST", 3)
+    monkeypatch.setattr("everlearn.app.access.sessions._MOST", 3)
     secret = create(path, "a", ["read"], 1)
     door = access(path.parent, page=True)
     pages = [entered(door, secret)[0] for _ in range(4)]

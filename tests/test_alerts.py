@@ -21,11 +21,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from everlearn.app import alerts, webhook
-from everlearn.app.alerts import Alerts
-from everlearn.app.archive import Archive
+from everlearn.app.desk import alerts, webhook
+from everlearn.app.desk.alerts import Alerts
+from everlearn.app.desk.archive import Archive
+from everlearn.app.desk.webhook import Undelivered, Webhook, is_public
 from everlearn.app.setup import Setup
-from everlearn.app.webhook import Undelivered, Webhook, is_public
 from everlearn.errors import ConfigError
 from everlearn.events import connect
 from everlearn.records import Decision

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import everlearn as el
-from everlearn.app import archive as module
-from everlearn.app import compare
-from everlearn.app.archive import Archive
-from everlearn.app.story import told
+from everlearn.app.desk import archive as module
+from everlearn.app.desk import compare
+from everlearn.app.desk.archive import Archive
+from everlearn.app.desk.story import told
 from everlearn.errors import InputError
 from everlearn.events import KINDS
 from everlearn.records import Event, Example, Label, Prediction, Version

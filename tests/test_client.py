@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 
 from everlearn import errors
-from everlearn.app import replies, requests
 from everlearn.app.access import create
+from everlearn.app.desk import replies
 from everlearn.app.problems import Refused, headers, problem
 from everlearn.app.supervise import Server
+from everlearn.app.worker import requests
 from everlearn.client import AsyncClient, Client, RequestRefused, Unreachable, _generate, results
 from everlearn.records import Example, Label, Prediction, Preference, Reward
 from everlearn.spec import GateSpec, Schema, ServeSpec, Spec

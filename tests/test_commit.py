@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.app import commit
-from everlearn.app.commit import GroupCommit
+from everlearn.app.worker import commit
+from everlearn.app.worker.commit import GroupCommit
 from everlearn.errors import InputError, LogError
 from everlearn.events import Row, SqliteLog, row
 from everlearn.records import Example, Label, Payload

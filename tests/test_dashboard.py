@@ -17,7 +17,7 @@ import pytest
 
 import everlearn as el
 from everlearn import config, dashboard
-from everlearn.app import tokens
+from everlearn.app.access import tokens
 from everlearn.app.supervise import Server
 from everlearn.spec import ServeSpec, Spec
 

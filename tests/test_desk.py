@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 import everlearn as el
 from everlearn import config, dashboard
-from everlearn.app import ordering, tokens
-from everlearn.app.desk import DOORS
+from everlearn.app.access import tokens
+from everlearn.app.desk import ordering
+from everlearn.app.desk.application import DOORS
 from everlearn.app.setup import READY, Setup
 from everlearn.spec import ServeSpec
 from tests.desks import SPEC, Desk, desk, grown, learning, set_up, until

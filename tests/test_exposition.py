@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from everlearn.app.exposition import _gate
+from everlearn.app.desk.exposition import _gate
 from tests.desks import Desk, desk, grown, learning, set_up, until
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.app import logs
-from everlearn.app.tokens import create
+from everlearn.app.access.tokens import create
 
 
 @pytest.fixture

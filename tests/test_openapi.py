@@ -18,9 +18,9 @@ from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
 from everlearn import snapshot
-from everlearn.app.desk import DOORS
-from everlearn.app.openapi import document, features
-from everlearn.app.operations import OPERATIONS, Operation
+from everlearn.app.desk.application import DOORS
+from everlearn.app.desk.openapi import document, features
+from everlearn.app.desk.operations import OPERATIONS, Operation
 from everlearn.app.supervise import Server
 from everlearn.schema import Encoder
 from everlearn.spec import Schema, ServeSpec, Spec

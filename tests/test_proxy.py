@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from everlearn.app.access import CLIENT
 from everlearn.app.problems import Refused
-from everlearn.app.proxy import Proxy
+from everlearn.app.worker.proxy import Proxy
 
 MOST = 1 << 20
 BLOB = random.Random(1).randbytes(3_000_000)
@@ -202,7 +202,7 @@ def test_a_desk_that_is_down_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_desk_that_does_not_answer_in_time_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everlearn.app.proxy.READ", 0.1)
+    monkeypatch.setattr("everlearn.app.worker.proxy.READ", 0.1)
 
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(tmp_path / "slow.sock"))

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.app import counts
-from everlearn.app.counts import Reading
-from everlearn.app.processes import memory, running
-from everlearn.app.series import CLASSES, KEPT, Series
+from everlearn.app.desk import counts
+from everlearn.app.desk.counts import Reading
+from everlearn.app.desk.processes import memory, running
+from everlearn.app.desk.series import CLASSES, KEPT, Series
 from everlearn.app.setup import Setup
 from everlearn.app.tally import BOUNDS, Tally, read
 from everlearn.config import convert

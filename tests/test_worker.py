@@ -26,12 +26,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn import config, explain, limits, model, schema, snapshot
-from everlearn.app import access, answers, worker
+from everlearn.app import access, worker
 from everlearn.app.access import Access
-from everlearn.app.answers import draw
 from everlearn.app.setup import Setup
 from everlearn.app.tally import Tally, read
-from everlearn.app.worker import Worker
+from everlearn.app.worker import answers
+from everlearn.app.worker.answers import draw
+from everlearn.app.worker.application import Worker
 from everlearn.events import SqliteLog, row
 from everlearn.linear.model import Linear
 from everlearn.records import Batch, Event, Example, Label, Prediction, Reward, Singles

@@ -25,8 +25,8 @@ import msgspec
 
 from everlearn import snapshot
 from everlearn.app.access import check_bind
+from everlearn.app.desk.webhook import Webhook
 from everlearn.app.setup import READY, Setup
-from everlearn.app.webhook import Webhook
 from everlearn.client import Client
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.spec import Spec

@@ -23,8 +23,8 @@ from everlearn.cli.parts import TOML, Config, Json, Reason, aside, home_of, opti
 from everlearn.errors import ConfigError, InputError, InUse, LogError
 
 if TYPE_CHECKING:
-    from everlearn.app.archive import Archive
-    from everlearn.app.replies import VersionPage
+    from everlearn.app.desk.archive import Archive
+    from everlearn.app.desk.replies import VersionPage
     from everlearn.loop import Loop, Progress
     from everlearn.records import Decision
     from everlearn.spec import Spec
@@ -134,7 +134,7 @@ def run(
 def versions(config_path: Config = TOML, as_json: Json = False) -> None:
     """List every version: where it came from, how good it was, and what points at it."""
     from everlearn import config
-    from everlearn.app.archive import Archive
+    from everlearn.app.desk.archive import Archive
 
     spec = config.load(config_path)
     with closing(Archive(home_of(spec, config_path))) as archive:  # looks on, whoever has the loop open
@@ -284,7 +284,7 @@ def _pages(archive: Archive) -> Iterator[VersionPage]:
 def _order(path: Path, make: Callable[[Versions], Decision], as_json: bool) -> None:
     """Append an order to the log; it is carried out here, or by the process that has the loop open."""
     from everlearn import config, orders
-    from everlearn.app.archive import Archive
+    from everlearn.app.desk.archive import Archive
     from everlearn.events import connect
     from everlearn.loop import Loop
 

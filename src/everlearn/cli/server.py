@@ -99,7 +99,7 @@ def token_create(
     as_json: Json = False,
 ) -> None:
     """Make a token, and show it this once; only its hash is kept."""
-    from everlearn.app import tokens
+    from everlearn.app.access import tokens
 
     secret = tokens.create(_tokens(config_path), name, scope, days)
     if as_json:
@@ -114,7 +114,7 @@ def token_create(
 @token.command("list")
 def token_list(config_path: Config = TOML, as_json: Json = False) -> None:
     """List the tokens: names, scopes and when they expire."""
-    from everlearn.app import tokens
+    from everlearn.app.access import tokens
 
     there = tokens.listed(_tokens(config_path))
     if as_json:
@@ -133,7 +133,7 @@ def token_revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a token; a running server knows within a second or two."""
-    from everlearn.app import tokens
+    from everlearn.app.access import tokens
 
     tokens.revoke(_tokens(config_path), name)
     if as_json:

@@ -19,10 +19,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from everlearn.app.archive import Archive
-from everlearn.app.replies import DecisionEntry
+from everlearn.app.desk.archive import Archive
+from everlearn.app.desk.replies import DecisionEntry
+from everlearn.app.desk.webhook import Undelivered, Webhook
 from everlearn.app.setup import Setup
-from everlearn.app.webhook import Undelivered, Webhook
 
 log = logging.getLogger("everlearn.alerts")
 

@@ -22,10 +22,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from everlearn import config
-from everlearn.app import logs, ordering, showing
+from everlearn.app import logs
 from everlearn.app.access import Scope
-from everlearn.app.answering import refused
-from everlearn.app.parts import Parts
+from everlearn.app.desk import ordering, showing
+from everlearn.app.desk.answering import refused
+from everlearn.app.desk.parts import Parts
 from everlearn.app.problems import Refused
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.errors import EverlearnError
@@ -170,7 +171,3 @@ def _serve(setup: Setup) -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has ended
         when_abandoned(stop)
         server.run(sockets=[listener])
-
-
-if __name__ == "__main__":
-    main()

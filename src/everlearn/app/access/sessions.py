@@ -10,7 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 
 from msgspec import Struct
 
-from everlearn.app.tokens import Token
+from everlearn.app.access.tokens import Token
 
 LIFETIME = 12 * 3600.0  # seconds
 _MOST = 200  # sessions at a time; the oldest ends when there is one more

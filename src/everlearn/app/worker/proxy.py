@@ -11,7 +11,7 @@ import httpx
 
 from everlearn.app.access import CLIENT
 from everlearn.app.problems import Refused
-from everlearn.app.requests import too_large
+from everlearn.app.worker.requests import too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from everlearn import explain, limits
 from everlearn.app.problems import Refused
-from everlearn.app.requests import Answer, Answers, Fields, Question, RowAnswer, encode
+from everlearn.app.worker.requests import Answer, Answers, Fields, Question, RowAnswer, encode
 from everlearn.errors import BlobError, ModelError
 from everlearn.events import KINDS, Log, Row
 from everlearn.predict import new_ids

@@ -20,11 +20,12 @@ import msgspec
 
 import everlearn
 from everlearn import model
-from everlearn.app import counts, tally
-from everlearn.app.archive import Archive
-from everlearn.app.counts import Counts, Reading
-from everlearn.app.processes import Process, running
-from everlearn.app.series import Series
+from everlearn.app import tally
+from everlearn.app.desk import counts
+from everlearn.app.desk.archive import Archive
+from everlearn.app.desk.counts import Counts, Reading
+from everlearn.app.desk.processes import Process, running
+from everlearn.app.desk.series import Series
 from everlearn.app.setup import Setup
 from everlearn.snapshot import Reader
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from everlearn.app.replies import Traffic
+from everlearn.app.desk.replies import Traffic
 from everlearn.app.tally import quantile
 
 Counts = Mapping[str, Any]

@@ -12,12 +12,12 @@ from starlette.requests import Request
 
 from everlearn import config
 from everlearn.app.access import CLIENT, Access
-from everlearn.app.alerts import Alerts
-from everlearn.app.archive import Archive
-from everlearn.app.openapi import document
-from everlearn.app.sessions import Sessions
+from everlearn.app.access.sessions import Sessions
+from everlearn.app.desk.alerts import Alerts
+from everlearn.app.desk.archive import Archive
+from everlearn.app.desk.openapi import document
+from everlearn.app.desk.traffic import Traffic
 from everlearn.app.setup import Setup
-from everlearn.app.traffic import Traffic
 from everlearn.events import connect
 
 

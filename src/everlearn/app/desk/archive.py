@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from everlearn.app.replies import Chain, DecisionEntry, DecisionPage, EventPage, VersionEntry, VersionPage
+from everlearn.app.desk.replies import Chain, DecisionEntry, DecisionPage, EventPage, VersionEntry, VersionPage
 from everlearn.errors import InputError
 from everlearn.events import KINDS, connect
 from everlearn.records import Arrays, Born, Decision, Event, Version

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from everlearn.app.problems import Refused, problem
-from everlearn.app.requests import (
+from everlearn.app.worker.requests import (
     FeedbackReply,
     FeedbackRow,
     Fields,

@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 import everlearn
-from everlearn.app import counts
-from everlearn.app.archive import Archive
-from everlearn.app.counts import Counts
+from everlearn.app.desk import counts
+from everlearn.app.desk.archive import Archive
+from everlearn.app.desk.counts import Counts
+from everlearn.app.desk.traffic import Traffic
 from everlearn.app.tally import BOUNDS
-from everlearn.app.traffic import Traffic
 
 CLASSES = 50  # of the replay memory; more would be more series than anyone looks at
 

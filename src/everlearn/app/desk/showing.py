@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from everlearn import dashboard
-from everlearn.app import compare, exposition, story
-from everlearn.app.answering import POLICY, answered, body, sent, stretch, tagged, wrong
-from everlearn.app.parts import Parts
+from everlearn.app.desk import compare, exposition, story
+from everlearn.app.desk.answering import POLICY, answered, body, sent, stretch, tagged, wrong
+from everlearn.app.desk.parts import Parts
+from everlearn.app.desk.replies import Challenger, ChallengerList, Diff, Healthy, Login, Story
 from everlearn.app.problems import Refused
-from everlearn.app.replies import Challenger, ChallengerList, Diff, Healthy, Login, Story
 from everlearn.errors import BlobError, InputError
 from everlearn.events import KINDS
 from everlearn.records import Version

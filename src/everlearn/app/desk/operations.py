@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from everlearn.app import replies, requests
 from everlearn.app.access import Scope, Who
-from everlearn.app.answering import LARGEST, LONGEST_PAGE, PAGE
+from everlearn.app.desk import replies
+from everlearn.app.desk.answering import LARGEST, LONGEST_PAGE, PAGE
+from everlearn.app.worker import requests
 from everlearn.events import KINDS
 
 TEXT, PAGE_OF_TEXT = "text/plain", "text/html"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from everlearn.app.replies import ArrayChange, MetricPair, SpecChange
+from everlearn.app.desk.replies import ArrayChange, MetricPair, SpecChange
 from everlearn.records import Arrays, Version
 
 

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from everlearn import orders
-from everlearn.app.answering import body, sent, wrong
-from everlearn.app.parts import Parts
+from everlearn.app.desk.answering import body, sent, wrong
+from everlearn.app.desk.parts import Parts
+from everlearn.app.desk.replies import Challenge, DecisionEntry, Outcome, Promote, Rollback
 from everlearn.app.problems import Refused
-from everlearn.app.replies import Challenge, DecisionEntry, Outcome, Promote, Rollback
 from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.records import Decision
 

@@ -26,17 +26,18 @@ import uvicorn
 from msgspec import Struct
 
 from everlearn import model, schema
-from everlearn.app import logs, problems, requests, tracing
+from everlearn.app import logs, problems, tracing
 from everlearn.app.access import Access
 from everlearn.app.access import Scope as Right
-from everlearn.app.answers import Answered, Group
-from everlearn.app.commit import GroupCommit
-from everlearn.app.labels import Labels, Taken
 from everlearn.app.problems import Refused
-from everlearn.app.proxy import Message, Proxy, Receive, Scope, Send
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tally import Tally
-from everlearn.app.wire import Gathered
+from everlearn.app.worker import requests
+from everlearn.app.worker.answers import Answered, Group
+from everlearn.app.worker.commit import GroupCommit
+from everlearn.app.worker.labels import Labels, Taken
+from everlearn.app.worker.proxy import Message, Proxy, Receive, Scope, Send
+from everlearn.app.worker.wire import Gathered
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, connect
 from everlearn.snapshot import Reader
@@ -326,7 +327,3 @@ def main() -> None:
         gc.collect()
         gc.freeze()  # what is here now stays: later collections need not look at it
         server.run(sockets=[socket.socket(fileno=setup.descriptor)])
-
-
-if __name__ == "__main__":
-    main()

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from everlearn.app.access.sessions import Session, Sessions, confirms
+from everlearn.app.access.tokens import COMMAND, SCOPES, Listed, Scope, Token, create, listed, match, read, revoke
 from everlearn.app.problems import Refused
-from everlearn.app.sessions import Session, Sessions, confirms
 from everlearn.app.setup import Setup
-from everlearn.app.tokens import COMMAND, SCOPES, Listed, Scope, Token, create, listed, match, read, revoke
 from everlearn.errors import ConfigError
 from everlearn.spec import ServeSpec, Spec
 

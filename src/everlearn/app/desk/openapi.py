@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 import everlearn
-from everlearn.app.operations import OPERATIONS, Operation, Reply
+from everlearn.app.desk.operations import OPERATIONS, Operation, Reply
 from everlearn.schema import width
 from everlearn.schema.meaning import LARGEST
 from everlearn.spec import Schema, Spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from everlearn.app.replies import State
+from everlearn.app.desk.replies import State
 from everlearn.records import Event, Example, Prediction
 from everlearn.spec import FeedbackSpec
 

@@ -1,0 +1,1 @@
+"""Whatever is not the hot path: pages, versions, decisions, orders, metrics, alerts."""

@@ -1,0 +1,3 @@
+from everlearn.app.desk.application import main
+
+main()

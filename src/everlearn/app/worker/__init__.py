@@ -1,0 +1,1 @@
+"""The hot path: predictions, feedback and examples over HTTP, answered in groups."""

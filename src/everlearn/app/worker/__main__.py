@@ -1,0 +1,3 @@
+from everlearn.app.worker.application import main
+
+main()
