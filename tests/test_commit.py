@@ -53,7 +53,7 @@ def run(log: SqliteLog, act: Callable[[GroupCommit], Awaitable[None]]) -> list[t
 
     async def main() -> None:
         later = asyncio.get_running_loop().call_later
-        await act(GroupCommit(log, later, lambda entries, rows: groups.append((entries, rows))))
+        await act(GroupCommit(log, later, lambda entries, rows, _: groups.append((entries, rows))))
 
     asyncio.run(main())
     return groups

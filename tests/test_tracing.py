@@ -6,12 +6,14 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from everlearn.app import tracing
 from everlearn.app.setup import Setup
+from everlearn.app.supervise import Server
 from everlearn.errors import ConfigError, MissingExtra
 from everlearn.spec import Schema, ServeSpec, Spec
 
@@ -114,7 +116,9 @@ def test_blocks_and_what_has_just_ended(tracer, exporter):
     assert commit.parent.span_id == fold.context.span_id
 
 
-def test_spans_reach_a_collector():
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """The address of something that takes spans, and what it has taken."""
     pytest.importorskip("opentelemetry.sdk")
     got: list[tuple[str, bytes]] = []
 
@@ -131,17 +135,35 @@ def test_spans_reach_a_collector():
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        tracer = tracing.start(setup(f"http://127.0.0.1:{server.server_port}"), "learner")
-        assert tracer is not None
-        tracer.record("publish", 0.01)
-        tracer.stop()
+        yield f"http://127.0.0.1:{server.server_port}", got
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_spans_reach_a_collector(collector):
+    url, got = collector
+    tracer = tracing.start(setup(url), "learner")
+    assert tracer is not None
+    tracer.record("publish", 0.01)
+    tracer.stop()
     ((path, body),) = got
     assert path == "/v1/traces"
     assert b"publish" in body
+
+
+def test_a_whole_server_is_traced(collector, tmp_path):
+    url, got = collector
+    spec = Spec(
+        schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"}),
+        serve=ServeSpec(port=0, traces=url),
+    )
+    with Server(spec, tmp_path / "home") as server, server.client() as client:
+        client.feedback(client.predict({"a": 1.0}).id, label=1)
+    sent = b"".join(body for _, body in got)
+    assert all(name in sent for name in (b"POST /predict", b"POST /feedback", b"commit", b"fold"))
+    assert all(role in sent for role in (b"worker-0", b"learner"))
 
 
 @pytest.mark.parametrize("url", ["localhost:4318", "ftp://x", "http://"])

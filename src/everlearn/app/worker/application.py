@@ -32,6 +32,7 @@ from everlearn.app.access import Scope as Right
 from everlearn.app.problems import Refused
 from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tally import Tally
+from everlearn.app.tracing import Tracer
 from everlearn.app.worker import requests
 from everlearn.app.worker.answers import Answered, Group
 from everlearn.app.worker.commit import GroupCommit
@@ -102,7 +103,14 @@ class Worker:
     """The ASGI application; `ready` is called when it answers. It closes nothing that it is given."""
 
     def __init__(
-        self, setup: Setup, log: Log, reader: Reader, access: Access, tally: Tally, ready: Callable[[], None]
+        self,
+        setup: Setup,
+        log: Log,
+        reader: Reader,
+        access: Access,
+        tally: Tally,
+        ready: Callable[[], None],
+        tracer: Tracer | None = None,
     ) -> None:
         spec = setup.spec
         encoder = schema.Encoder(spec.schema)
@@ -110,6 +118,7 @@ class Worker:
         self._access = access
         self._tally = tally
         self._ready = ready
+        self._tracer = tracer
         self._group = Group(spec, encoder, log, reader)
         self._labels = Labels(spec, encoder, log)
         self._commit = GroupCommit(log, self._later, self._count_commit)
@@ -228,9 +237,11 @@ class Worker:
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._loop.call_later(seconds, call)
 
-    def _count_commit(self, entries: int, rows: int) -> None:
+    def _count_commit(self, entries: int, rows: int, seconds: float) -> None:
         self._tally.add("commits")
         self._tally.add("commit_rows", rows)
+        if self._tracer is not None:
+            self._tracer.record("commit", seconds, {"everlearn.requests": entries, "everlearn.rows": rows})
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         self._tally.observe(route, seconds)
@@ -294,11 +305,12 @@ def main() -> None:
     with ExitStack() as undo:
         log = undo.enter_context(closing(connect(f"{setup.home}/log.sqlite", spec.log.durability, tidy=False)))
         tally = undo.enter_context(closing(Tally(setup.tally(setup.index))))
-        worker = Worker(setup, log, Reader(Path(setup.serving), model.build), Access(setup), tally, tell_ready)
-        worker.warm()
         tracer = tracing.start(setup, f"worker-{setup.index}")
         if tracer is not None:
             undo.callback(tracer.stop)
+        reader = Reader(Path(setup.serving), model.build)
+        worker = Worker(setup, log, reader, Access(setup), tally, tell_ready, tracer)
+        worker.warm()
         server = uvicorn.Server(
             uvicorn.Config(
                 tracer.wrap(worker) if tracer is not None else worker,

@@ -36,12 +36,12 @@ class Entry(Protocol):
 
 
 class GroupCommit:
-    """Writes entries to the log, in groups; `counted(entries, rows)` is told of each transaction.
+    """Writes entries to the log, in groups; `counted(entries, rows, seconds)` is told of each transaction.
 
     An entry whose rows contradict the log fails alone (InputError); where the log cannot be written, all fail.
     """
 
-    def __init__(self, log: Log, later: Later, counted: Callable[[int, int], None]) -> None:
+    def __init__(self, log: Log, later: Later, counted: Callable[[int, int, float], None]) -> None:
         self._log = log
         self._later = later
         self._counted = counted
@@ -79,6 +79,7 @@ class GroupCommit:
     def _written(self, entries: list[Entry]) -> list[Entry]:
         """Write a group, and settle its entries; return those that must wait, because another process is writing."""
         rows = [row for entry in entries for row in entry.rows]
+        began = time.perf_counter()
         try:
             positions = self._log.try_write(rows)
         except InputError as error:
@@ -93,7 +94,7 @@ class GroupCommit:
             return []
         if positions is None:
             return entries
-        self._counted(len(entries), len(rows))
+        self._counted(len(entries), len(rows), time.perf_counter() - began)
         start = 0
         for entry in entries:
             stop = start + len(entry.rows)
