@@ -22,7 +22,7 @@ TIERS = (
     "faulty",
     "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
     "linear trees neural preference scale client",
-    "home orders relearn",  # parts of loop
+    "home orders relearn taken",  # parts of loop
     "lessons moves",
     "fold",
     "intake status erase labels",  # parts of loop

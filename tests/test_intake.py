@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from everlearn.erase import erase
 from everlearn.errors import InputError
 from everlearn.loop import Loop
 from everlearn.records import Example, Rejected
 from everlearn.spec import LogSpec
 from everlearn.stream import Stream, read
+from everlearn.taken import Taken
 
 from .test_kill import FIELDS, spec, table
 
@@ -90,6 +92,77 @@ def test_appended_rows_are_examples_with_names_that_say_where_they_stood(tmp_pat
         assert payloads[9].id == f"{rows.fingerprint}:10"
         loop.run(rows)
         assert list(loop.intake.appended(rows)) == []
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_erased_row_stays_erased_when_its_file_is_taken_again(tmp_path, closed):
+    """`closed` False: the process died with the rows in the log, and no checkpoint that knows of them."""
+    settings, columns, path = spec(log=LogSpec(rows="always")), table(125), tmp_path / "rows.csv"
+    columns["c"][119] = columns["c"][118] = columns["c"][40] = "zoe"
+    write(path, columns, 120)
+    loop = Loop(settings, tmp_path / "home")
+    loop.ready()
+    for _, payloads in loop.intake.appended(stream(path)):
+        loop.log.append(payloads)
+    while closed and loop.catch_up():
+        pass
+    if closed:
+        loop.close()
+    else:
+        loop.home.close()
+    erase(tmp_path / "home", settings, {"c": "zoe"}, "it was asked for")
+    with Loop(settings, tmp_path / "home") as loop:
+        rows = [event.payload for event in loop.log.read(0, 1000, kinds=("example",))]
+        assert len(rows) == 117
+        before = loop.log.end()
+        loop.run(stream(path))
+        loop.run(stream(path))
+        assert loop.log.count("example") == 120  # erased ones too
+        assert not [event for event in loop.log.read(before, 1000) if isinstance(event.payload, Example)]
+        write(path, columns, 125)
+        loop.run(stream(path))
+        assert loop.log.count("example") == 125
+
+
+def test_each_appended_file_is_taken_from_where_it_was_left(tmp_path):
+    settings, columns = spec(log=LogSpec(rows="always")), table(300)
+    with Loop(settings, tmp_path / "home") as loop:
+        for name, rows in (("one", 100), ("two", 150), ("one", 130)):
+            write(tmp_path / f"{name}.csv", columns, rows)
+            taken = loop.run(stream(tmp_path / f"{name}.csv"))["rows"]
+        assert taken == 30
+        assert loop.log.count("example") == 280
+
+
+def test_a_home_whose_fold_has_not_counted_rows_is_still_read(tmp_path):
+    settings, path = spec(log=LogSpec(rows="always")), tmp_path / "rows.csv"
+    write(path, table(300), 100)
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(stream(path))
+        loop.fold.taken.rows.clear()  # as a release before left it
+        write(path, table(300), 120)
+        assert loop.run(stream(path))["rows"] == 20
+
+
+def test_what_is_known_of_rows_taken_does_not_depend_on_how_the_log_is_cut(tmp_path):
+    settings, told = spec(log=LogSpec(rows="always"), checkpoint=20), []
+    write(tmp_path / "rows.csv", table(300), 130)
+    for size in (1, 7, 1000):
+        with Loop(settings, tmp_path / f"{size}") as loop:
+            loop.ready()
+            for _, payloads in loop.intake.appended(stream(tmp_path / "rows.csv")):
+                loop.log.append(payloads, time=5.0)
+            while loop.catch_up(size):
+                pass
+            told.append([event.payload for event in loop.log.read(0, 1000, kinds=("checkpoint",))])
+            assert len(told[0]) > 5
+    assert told[0] == told[1] == told[2]
+
+
+def test_streams_beyond_a_thousand_are_forgotten_oldest_first():
+    taken = Taken()
+    taken.note(f"{number:016x}:{number}" for number in range(1200))
+    assert list(taken.rows.values()) == list(range(200, 1200))
 
 
 def test_what_was_promoted_by_rows_answers_at_once(tmp_path):

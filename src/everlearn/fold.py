@@ -39,6 +39,7 @@ from everlearn.records import (
 )
 from everlearn.serve import Contestant, Learned, Roster
 from everlearn.spec import Spec
+from everlearn.taken import Taken
 from everlearn.version import Versions
 
 Cursor = Literal["row", "log"]
@@ -68,6 +69,7 @@ class Fold:
         self.waiting = Waiting(spec.feedback)
         self.early = Early(spec.feedback)
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
+        self.taken = Taken()
         self.unusable = 0  # events of the log that no model could use
         self._log = log
         self._default = _default(spec, self.encoder)
@@ -189,8 +191,13 @@ class Fold:
             self.unusable += len(bad)
             good = np.array([row not in bad for row in range(len(y))])
             examples, sources = kept(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
-        if len(examples.y):
-            yield from self.examples(examples, "log", sources if any(sources) else ())
+        noted = 0  # a commit tells of the rows up to it, and of no others
+        for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():
+            upto = int(np.searchsorted(position, commit.at, "right"))
+            self.taken.note(one.id for one in payloads[noted:upto])
+            noted = upto
+            yield commit
+        self.taken.note(one.id for one in payloads[noted:])
         self.cursor["log"] = batch[-1].position
 
     def _told(self, event: Event) -> Iterator[Commit]:
@@ -394,6 +401,7 @@ class Fold:
             "warmed": self._warmed,
             "predictions": self._predictions,
             "unusable": self.unusable,
+            "taken": dict(self.taken.rows),
         }
         arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", learner)
         arrays |= model.prefixed("waiting/", self.waiting.state()) | model.prefixed("early/", self.early.state())
@@ -409,7 +417,7 @@ class Fold:
             self.early.load(early)
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self._now, self._warmed, self._predictions = header["now"], header["warmed"], header["predictions"]
-        self.unusable = header.get("unusable", 0)
+        self.unusable, self.taken = header.get("unusable", 0), Taken(header.get("taken"))
         self._checkpointed = self._folded()
 
 

@@ -20,6 +20,7 @@ from everlearn.model import cut
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
 from everlearn.spec import Spec
 from everlearn.stream import Stream, digest
+from everlearn.taken import Taken
 
 _READ = 4096  # rows taken from a stream at a time
 
@@ -66,9 +67,11 @@ class Intake:
         if not stream.replayable:
             # Every reading of standard input is a new stretch of one stream; a raw row is an example or rejected.
             number = self._log.count("example") + self._log.count("rejected")
-        elif (last := self._log.last("example")) is not None and isinstance(last.payload, Example):
-            name, _, row = last.payload.id.rpartition(":")
-            taken = int(row) if name == stream.fingerprint else 0
+        else:
+            known, last = Taken(self._fold.taken.rows), self._log.last("example")
+            if last is not None and isinstance(last.payload, Example):  # of a loop whose fold has not counted them
+                known.note([last.payload.id])
+            taken = known.rows.get(stream.fingerprint, 0)
         for chunk in stream.records(taken, _READ):
             labelled = zip(chunk.positions, chunk.features, chunk.labels, strict=True)
             examples = [
