@@ -26,11 +26,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn import config, explain, limits, model, schema, snapshot
-from everlearn.app import access, worker
+from everlearn.app import access
 from everlearn.app.access import Access
 from everlearn.app.setup import Setup
 from everlearn.app.tally import Tally, read
-from everlearn.app.worker import answers
+from everlearn.app.worker import answers, application
 from everlearn.app.worker.answers import draw
 from everlearn.app.worker.application import Worker
 from everlearn.events import SqliteLog, row
@@ -560,7 +560,7 @@ def test_a_full_disk_is_told_and_what_was_acknowledged_stays(start):
 
 
 def test_while_another_process_writes_what_waits_is_bounded_and_nothing_is_lost(start, monkeypatch):
-    monkeypatch.setattr(worker, "WAITING", 5)
+    monkeypatch.setattr(application, "WAITING", 5)
     site = start()
     other = sqlite3.connect(site.log.path, isolation_level=None)
 
@@ -594,7 +594,7 @@ def test_a_body_has_its_bound(start, parts):
 
 
 def test_bodies_on_their_way_have_a_bound_together(start, monkeypatch):
-    monkeypatch.setattr(worker, "HELD", 100)
+    monkeypatch.setattr(application, "HELD", 100)
     site = start()
     body = json.dumps({"features": RECORD}).encode().ljust(500)
     assert site.once("/predict", body, parts=5).status == 503

@@ -34,7 +34,7 @@ class Home:
         self.versions = Versions(self._blobs)
         self._checkpoints: list[str] = []  # the blobs of the last two
         with ExitStack() as undo:
-            self._lock = undo.enter_context(_locked(folder))
+            self._lock = undo.enter_context(held(folder))
             self.log = events.connect(str(folder / "log.sqlite"), spec.durability)
             undo.callback(self.log.close)
             self.reread()
@@ -111,8 +111,11 @@ class Home:
             self._blobs.remove(blob)
 
 
-def _locked(folder: Path) -> IO[bytes]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
+def held(folder: Path) -> IO[bytes]:
+    """Hold the folder until the file is closed; the lock goes with the process, however that ends.
+
+    Raises InUse while another process holds it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("ab")

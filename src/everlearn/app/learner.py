@@ -27,6 +27,7 @@ from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log
+from everlearn.home import held
 from everlearn.loop import Loop
 from everlearn.serve import Contestant
 from everlearn.snapshot import Answering, Publisher
@@ -271,6 +272,8 @@ class Learner:
 
         Raises what keeps a loop from being opened the first time.
         """
+        with held(Path(self.setup.home)):
+            pass  # where another learner is at work, nothing of its is touched
         warm(self.setup.spec, self.setup.serving)
         publisher = Publisher(Path(self.setup.serving))
         telling, opened = Telling(self.setup, publisher), False

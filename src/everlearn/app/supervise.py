@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +29,8 @@ from everlearn.app.access import check_bind
 from everlearn.app.desk.webhook import Webhook
 from everlearn.app.setup import READY, Setup
 from everlearn.client import Client
-from everlearn.errors import ConfigError, EverlearnError
+from everlearn.errors import ConfigError, EverlearnError, InUse
+from everlearn.home import held
 from everlearn.spec import Spec
 
 log = logging.getLogger("everlearn.supervise")
@@ -164,7 +166,8 @@ class Server:
             self._socket.close()
         if self._watcher.ident is not None:  # else it never came up, and what lies there may be another's
             self._watcher.join()
-            shutil.rmtree(self._setup.serving, ignore_errors=True)
+            with suppress(InUse, OSError), held(self.home):  # another server may have begun on this home
+                shutil.rmtree(self._setup.serving)
         self._ended()
 
     def __enter__(self) -> Server:

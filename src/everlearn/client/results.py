@@ -14,7 +14,8 @@ class Answer(Struct, frozen=True):
     """An answer: `proba` is in class order (empty for a regression), `version` gave it.
 
     Every label that is older than `staleness` seconds is in the weights that answered (infinity: not known);
-    `position` is the last event that they had learned. `contributions` only where they were asked for.
+    `position` is the last event that they had learned. `canary` says that a candidate that came from that version
+    answered instead of it. `contributions` only where they were asked for.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Answer(Struct, frozen=True):
     version: str
     position: int = 0
     staleness: float = math.inf
+    canary: bool = False
     contributions: dict[str, Any] | None = None
 
 

@@ -66,6 +66,7 @@ class _One(Struct):
     version: str = ""
     position: int = 0
     staleness: float | None = None
+    canary: bool = False
     contributions: dict[str, Any] | None = None
 
 
@@ -227,7 +228,9 @@ def pause(attempt: int, asked: str = "") -> float:
 
 
 def _answer(got: _One, position: int, staleness: float | None) -> Answer:
-    return Answer(got.id, got.value, got.proba, got.version, position, _seconds(staleness), got.contributions)
+    return Answer(
+        got.id, got.value, got.proba, got.version, position, _seconds(staleness), got.canary, got.contributions
+    )
 
 
 def _seconds(given: float | None) -> float:

@@ -154,13 +154,14 @@ class Group:
     def _reply(self, question: Question, answers: list[Prediction], serving: Snapshot, staleness: float) -> bytes:
         stale = staleness if math.isfinite(staleness) else None
         told = [
-            RowAnswer(one.id, one.value, one.proba, one.version, self._explained(question, one, serving))
+            RowAnswer(one.id, one.value, one.proba, one.version, one.canary, self._explained(question, one, serving))
             for one in answers
         ]
         if not question.single:
             return encode(Answers(told, serving.position, stale))
         one = told[0]
-        return encode(Answer(one.id, one.value, one.proba, one.version, answers[0].position, stale, one.contributions))
+        position = answers[0].position
+        return encode(Answer(one.id, one.value, one.proba, one.version, position, stale, one.canary, one.contributions))
 
     def _explained(self, question: Question, answer: Prediction, serving: Snapshot) -> dict[str, Any] | UnsetType:
         """What each field contributed to an answer; of an answer given before, only if its version still serves."""

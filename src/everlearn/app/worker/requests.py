@@ -68,12 +68,14 @@ class LearnRows(Struct, frozen=True, forbid_unknown_fields=True):
 
 class RowAnswer(Struct, frozen=True, omit_defaults=True):
     """An answer: its id, the answer itself, the probability of each class in the schema's order (none for a
-    regression), and the version that gave it; `contributions` where they were asked for."""
+    regression), and the version that gave it; `canary` where a candidate that came from that version answered;
+    `contributions` where they were asked for."""
 
     id: str
     value: Scalar
     proba: tuple[float, ...]
     version: str
+    canary: bool = False
     contributions: dict[str, Any] | UnsetType = UNSET
 
 
@@ -87,6 +89,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     version: str
     position: int
     staleness: float | None
+    canary: bool = False
     contributions: dict[str, Any] | UnsetType = UNSET
 
 
