@@ -32,7 +32,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -361,16 +360,17 @@ def freshness(options: argparse.Namespace, folder: Path) -> None:
         ids = [
             one.id for start in range(0, count, 1000) for one in client.predict_many([ROW] * min(1000, count - start))
         ]
-        time.sleep(1.0)
+        await_learner(server)
         draw = random.Random(2)
         requests = [request("/feedback", {"id": id, "label": draw.random() < 0.7}) for id in ids]
-        seen: list[tuple[float, int]] = []
-        stop = threading.Event()
-        watching = threading.Thread(target=watch, args=(snapshot.folder(home), stop, seen))
+        stop, results = multiprocessing.Event(), multiprocessing.Queue()
+        watching = multiprocessing.Process(target=watch, args=(snapshot.folder(home), stop, results))
         watching.start()
+        results.get()
         due, answered = paced(*address(server), requests)
         time.sleep(2.0)
         stop.set()
+        seen = results.get()
         watching.join()
         with SqliteLog(home / "log.sqlite") as log:
             events = log.read(limit=10 * count)
@@ -385,14 +385,17 @@ def freshness(options: argparse.Namespace, folder: Path) -> None:
     print(f"acknowledgement itself: p99 {1000 * np.percentile(answered - due, 99):.2f} ms")
 
 
-def watch(serving: Path, stop: threading.Event, seen: list[tuple[float, int]]) -> None:
+def watch(serving: Path, stop: Any, results: Any) -> None:
     """When which position was first served, as a worker would see it."""
     reader = Reader(serving, model.build)
+    seen = [(time.monotonic(), reader.current().position)]
+    results.put("ready")
     while not stop.is_set():
         position = reader.current().position
-        if not seen or position > seen[-1][1]:
+        if position > seen[-1][1]:
             seen.append((time.monotonic(), position))
         time.sleep(0.0005)
+    results.put(seen)
 
 
 # ---- memory -------------------------------------------------------------------------------------------------------
