@@ -447,6 +447,46 @@ def test_limits_do_not_depend_on_how_the_log_is_cut(tmp_path: Path, mode: str, l
     assert states[0] == states[1] == states[2]
 
 
+@pytest.mark.parametrize("mode", ["gated", "live"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limits": LimitsSpec(clip=0.02), "feedback": FeedbackSpec(early=30.0)},
+        {"drift": DriftSpec(watch="inputs", reaction="rate", grace_period=50)},
+        {"drift": DriftSpec(watch="proba", reaction="challenger", grace_period=50), "limits": LimitsSpec(clip=0.02)},
+        {
+            "drift": DriftSpec(watch="inputs", reaction="reset", grace_period=50),
+            "feedback": FeedbackSpec(window=40.0, default=0),
+        },
+    ],
+)
+def test_features_that_are_clipped_or_watched_do_not_depend_on_how_the_log_is_cut(
+    tmp_path: Path, mode: str, changes: Any
+):
+    """With corrections, which are clipped to what was known when they came, and inputs that drift."""
+    settings, columns, states = spec(**{"mode": mode, "tick": 7, "checkpoint": 100} | changes), table(500), []
+    columns["a"][50::97] = 1e6
+    columns["b"][250:] += 5.0
+    for size in (1, 13, 5000):
+        with Loop(settings, tmp_path / f"{size}") as loop:
+            version = loop.ready().version
+            for row in range(500):
+                p = 0.9 if row < 250 else 0.2
+                events: list[Payload] = [Prediction(str(row), record(columns, row), 0, (1.0 - p, p), version)]
+                if row >= 20 and row % 4:
+                    events.append(Label(str(row - 20), int(columns["label"][row - 20])))
+                if row >= 40 and row % 5 == 0:  # some are corrections
+                    events.append(Label(str(row - 40), 1 - int(columns["label"][row - 40])))
+                loop.log.append(events, time=float(row))
+            while loop.catch_up(size):
+                pass
+            told = [event.payload for event in loop.log.read(0, 5000, kinds=("decision", "version"))]
+            states.append((state(loop), told))
+            assert settings.limits.clip == 0.0 or loop.fold.bounds["high"][0] < 1e6
+            assert "drift" not in changes or loop.report()["drifts"] > 0
+    assert states[0] == states[1] == states[2]
+
+
 def test_features_out_of_range_are_clipped_when_served_and_when_learned(tmp_path: Path):
     settings, columns = quiet(mode="live", limits=LimitsSpec(clip=0.05)), table(400)
     with Loop(settings, tmp_path / "home") as loop:

@@ -20,7 +20,7 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
 from everlearn.faulty import Faults, Faulty
 from everlearn.feedback import ANSWER, Earlier, Early, Waiter, Waiting, target
-from everlearn.learn import DRIFT, Learner, kept, stacked, warm
+from everlearn.learn import DRIFT, Learner, Looked, kept, stacked, warm
 from everlearn.lessons import Hearing, Lessons
 from everlearn.moves import Moves
 from everlearn.records import (
@@ -85,6 +85,8 @@ class Fold:
         self._nursery: model.Model | None = None  # learns offline until the warm start is over
         self._faults = faults if faults is not None else Faults()
         self._group: tuple[Cursor, int, int] = "log", 0, 0  # the positions that are being folded together
+        self._looked: Looked | None = None  # the predictions among them, and how many of these have come
+        self._come = 0
         self._ticked = False  # whether decisions fell with the event that is being folded
 
     @property
@@ -237,13 +239,7 @@ class Fold:
                 yield self._commit(self.cursor["log"], payloads)
 
     def _longest(self) -> int:
-        """How many events may be folded together.
-
-        Where features are clipped, or inputs watched for drift, what an event brings must not be known earlier.
-        """
-        drift = self.spec.drift
-        if "low" in self.learner.limits or (drift.watch != "loss" and drift.detector != "none"):
-            return 1
+        """How many events may be folded together."""
         return min(_STRETCH, self.spec.checkpoint - self._folded() % self.spec.checkpoint)
 
     def _stretch(self, events: Sequence[Event]) -> tuple[list[Payload], int]:
@@ -251,13 +247,17 @@ class Fold:
         payloads: list[Payload] = []
         rows, batch = self._encoded(events)
         heard: Hearing | None = None
+        self._looked = None
         for i, event in enumerate(events):
             self._now = max(self._now, event.time)
+            self.cursor["log"] = events[i - 1].position if i else self.cursor["log"]
             match event.payload:
                 case Prediction() as prediction if i in rows:
                     if not self.started:
                         payloads += self._begin(event.position - 1)
-                    heard = heard or Hearing(batch, self.roster.contestants)
+                    self._looked = self._looked or Looked(self.learner, batch)
+                    self._come = rows[i][0] + 1
+                    heard = heard or Hearing(self._looked.clipped, self.roster.contestants)
                     payloads += self._predicted(event, prediction, heard, *rows[i])
                 case Label() | Reward() | Preference() as feedback:
                     payloads += self._judged(feedback, event.position, self._now, event.position)
@@ -265,8 +265,14 @@ class Fold:
                 payloads += self._unanswered(waiter, event.position)
             if payloads or self._ticked or self._due():
                 self._ticked = False
-                return payloads, i + 1
-        return payloads, len(events)
+                break
+        self._know_ranges()
+        return payloads, i + 1
+
+    def _know_ranges(self) -> None:
+        """Let the learner know the ranges of features as they are now, though more rows were looked at."""
+        if self._looked is not None:
+            self._looked.come(self._come)
 
     def _encoded(self, events: Sequence[Event]) -> tuple[dict[int, tuple[int, int]], Batch]:
         """The rows of the predictions among events: for each its row, and where the run of predictions ends."""
@@ -287,7 +293,7 @@ class Fold:
             if row + 1 < len(asked) and asked[row + 1][0] != asked[row][0] + 1:
                 end = row + 1
             rows[asked[row][0]] = (row, end)
-        return rows, self.learner.bound(batch)
+        return rows, batch
 
     def _predicted(self, event: Event, prediction: Prediction, heard: Hearing, row: int, upto: int) -> list[Payload]:
         said = heard.said(row, upto, self.lessons.teach())
@@ -337,6 +343,7 @@ class Fold:
         if self.spec.feedback.correction == "importance":
             told = (one for one in self._log.about(feedback.id) if one.position < position)
             late = None if any(isinstance(one.payload, Label | Reward | Preference) for one in told) else True
+        self._know_ranges()
         try:
             row = self.learner.clip(self.encoder.record(prediction.features))
         except InputError:

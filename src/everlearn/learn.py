@@ -25,6 +25,7 @@ SCORED_ROLES = ("champion", "frozen", "challenger")
 STABLE, WARNING, DRIFT = 0, 1, 2
 BOOST = 4.0  # how much more an example weighs while the reaction to drift is "rate"
 _MAX_INPUTS = 16  # dense columns watched for drift
+_RANGES = ("held", "seen", "low", "high")  # of the limits, what `look` learns
 _CLOCK = ("scored", "alarm", "warnings", "drifts", "boost_until")
 
 LossKind = Literal["brier", "error", "log_loss", "absolute", "squared"]
@@ -190,6 +191,28 @@ class Learner:
             return weight
         boosted = np.arange(first, first + len(weight)) < until
         return np.where(boosted, weight * np.float32(BOOST), weight)
+
+
+class Looked:
+    """Rows whose features were clipped together, though some of them have not come yet.
+
+    Each is clipped to what was learnt before it; `come` says how many the learner may know by now.
+    """
+
+    def __init__(self, learner: Learner, batch: Batch) -> None:
+        self._learner, self._batch = learner, batch
+        self._before = {name: array.copy() for name, array in learner.limits.items() if name in _RANGES}
+        self._known = len(batch)
+        self.clipped = learner.bound(batch)
+
+    def come(self, rows: int) -> None:
+        """Let the learner know the ranges as they are after so many rows."""
+        if self._before and rows != self._known:
+            for name, array in self._before.items():
+                self._learner.limits[name][...] = array
+            batch = self._batch
+            self._learner.bound(Batch(batch.dense[:rows], batch.indptr[: rows + 1], batch.indices, batch.values))
+            self._known = rows
 
 
 def warm(model: Model, examples: Examples, epochs: int = 1) -> None:
