@@ -20,7 +20,7 @@ from everlearn.spec import FeedbackSpec
 EARLY_SHARE = 8  # feedback that waits for its prediction may take this part of the bytes
 MEMORY = 10_000  # positives that the share of the late ones is of, about
 ANSWER = 0  # the uid under which the answer that was given is kept, whoever gave it
-_OVERHEAD = 400  # bytes that Python's objects cost for each waiting prediction, beside its arrays
+_OVERHEAD = 2_100  # bytes that the objects of Python and numpy cost for each waiting prediction, beside what they hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     default: Scalar | None = None
     early: NotNegative = 0.0
     correction: Literal["learn", "ignore", "importance"] = "learn"
-    bytes: Positive = 64 * MIB
+    bytes: Positive = 256 * MIB
 
 
 class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
