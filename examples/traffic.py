@@ -16,11 +16,14 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from importlib.resources import as_file, files
-from typing import Any
+from typing import Any, TypeVar
 
 import everlearn as el
+from everlearn.client import Unreachable
 
+T = TypeVar("T")
 Record = tuple[dict[str, Any], Any]
 
 
@@ -41,14 +44,16 @@ class Traffic:
         self.classes = classes
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.slots = asyncio.Semaphore(16)  # requests at a time; what waits for one of these waits in this client
         self.slowest = 0.0
         self.stale = 0.0
 
     async def one(self, features: dict[str, Any], label: Any) -> None:
         """Ask, wait as the world makes us wait, and say what was true."""
-        began = time.perf_counter()
-        answer = await self.client.predict(features)
-        self.slowest = max(self.slowest, time.perf_counter() - began)
+        async with self.slots:
+            began = time.perf_counter()
+            answer = await self.patiently(self.client.predict, features)
+            self.slowest = max(self.slowest, time.perf_counter() - began)
         self.stale = max(self.stale, answer.staleness)
         self.counts["predictions"] += 1
         self.counts["right"] += answer.value == label
@@ -69,8 +74,19 @@ class Traffic:
             await self.stray()
 
     async def tell(self, id: str, label: Any) -> None:
-        await self.client.feedback(id, label=label)
+        async with self.slots:
+            await self.patiently(self.client.feedback, id, label)
         self.counts["labels"] += 1
+
+    async def patiently(self, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Ask again while the server is away: it may be starting anew."""
+        for _ in range(60):
+            try:
+                return await ask(*arguments)
+            except Unreachable:
+                self.counts["tries while the server was away"] += 1
+                await asyncio.sleep(1)
+        return await ask(*arguments)
 
     async def stray(self) -> None:
         """Feedback for a prediction that nobody made is refused, and changes nothing."""
@@ -114,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--token", default="", help="a token with the scopes predict and feedback, if the server asks")
-    parser.add_argument("--rate", type=float, default=200.0, help="predictions a second")
+    parser.add_argument("--rate", type=float, default=60.0, help="predictions a second")
     parser.add_argument("--delay", type=float, default=3.0, help="seconds that a label takes, on average")
     parser.add_argument("--rows", type=int, default=0, help="stop after so many (0: the whole stream)")
     parser.add_argument("--skip", type=float, default=0.1, help="the share of the stream that was trained on offline")

@@ -248,7 +248,7 @@ def test_orders(stage, call):
     stage.replies(errors.ConfigError("no"))
     asks = [
         ("promote", ("v1", "why"), {}),
-        ("rollback", ("why",), {"without_source": "bot", "without": (3, 9)}),
+        ("rollback", ("why",), {"without": {"source": "bot", "first": 3, "last": 9}}),
         ("rollback", (), {}),
         ("challenge", ({"family": "linear"}, "why"), {}),
         ("withdraw", ("v1", "why"), {}),

@@ -117,7 +117,7 @@ def held(folder: Path) -> IO[bytes]:
     Raises InUse while another process holds it.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold personal data
         lock = (folder / "lock").open("ab")
     except OSError as error:
         raise LogError(

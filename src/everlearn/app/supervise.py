@@ -86,7 +86,10 @@ class Server:
         self.spec = spec
         self._ended = ended
         self.home = home.absolute()
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, file in (("--ssl-certfile", certificate), ("--ssl-keyfile", key)):
+            if file and not os.access(file, os.R_OK):
+                raise ConfigError(f"{name}: {file} cannot be read; give the path of a PEM file that this user may read")
         self._setup = Setup(
             spec=spec,
             home=str(self.home),
@@ -94,9 +97,9 @@ class Server:
             secure=bool(certificate),
             certificate=certificate,
             key=key,
-            key_password=key_password,
             logs=logs,
         )
+        self._key_password = key_password  # for the workers alone
         check_bind(spec, self._setup.tokens)
         self._socket = _listening(spec.serve.host, spec.serve.port)
         self._children: dict[str, Child] = {}
@@ -164,10 +167,10 @@ class Server:
             for part in ("worker", "desk", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
-        if self._watcher.ident is not None:  # else it never came up, and what lies there may be another's
+        if self._watcher.ident is not None:
             self._watcher.join()
-            with suppress(InUse, OSError), held(self.home):  # another server may have begun on this home
-                shutil.rmtree(self._setup.serving)
+        with suppress(InUse, OSError), held(self.home):  # another server may be at work on this home
+            shutil.rmtree(self._setup.serving)  # all of it is made anew from the log
         self._ended()
 
     def __enter__(self) -> Server:
@@ -181,7 +184,9 @@ class Server:
         self._await_learner()
         self._start("desk", "desk", self._setup)
         for index in range(self.spec.serve.workers):
-            setup = msgspec.structs.replace(self._setup, index=index, descriptor=self._socket.fileno())
+            setup = msgspec.structs.replace(
+                self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password
+            )
             self._start(f"worker-{index}", "worker", setup)
         for child in self._children.values():
             while child.name != "learner" and not child.ready.wait(0.1):

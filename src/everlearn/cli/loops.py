@@ -48,15 +48,24 @@ def demo(
     import pyarrow.parquet
 
     from everlearn import config, stream
+    from everlearn.home import held
     from everlearn.loop import Loop
     from everlearn.spec import ServeSpec
 
-    path = folder / f"{mode}.toml"
+    name = f"serve-{mode}" if to_serve else mode
+    path = folder / f"{name}.toml"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder / f"{mode}.home", ignore_errors=True)  # the demo always starts from the beginning
+    home = folder / f"{name}.home"
+    if to_serve and home.exists():
+        aside.print(f"goes on with {home}; remove it to begin anew", highlight=False)
+        spec = config.load(path)
+        server.start(msgspec.structs.replace(spec, serve=ServeSpec(port=port)), home)
+        return
+    with held(home):  # nobody has it open
+        shutil.rmtree(home, ignore_errors=True)  # the demo starts from the beginning
     with as_file(files("everlearn") / "data" / "elec2.parquet") as data:
         spec = msgspec.structs.replace(
-            _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=f"{mode}.home"
+            _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=home.name
         )
         rows = stream.read(data, schema=spec.schema)
         if not to_serve:
@@ -66,9 +75,9 @@ def demo(
         first = int(spec.warm_start * (rows.rows or 0))
         spec = msgspec.structs.replace(spec, warm_start=first, source="", serve=ServeSpec(port=port))
         config.save(spec, path)
-        with Loop(spec, config.home(spec, path)) as loop:
+        with Loop(spec, home) as loop:
             loop.run(stream.read(pyarrow.parquet.read_table(data).slice(0, first), schema=spec.schema))
-    server.start(spec, config.home(spec, path))
+    server.start(spec, home)
 
 
 def init(

@@ -27,8 +27,8 @@ token = typer.Typer(help="Make, list and revoke the API tokens of a server.", no
 def serve(
     config_path: Annotated[Path, typer.Argument(help="The configuration file.")] = TOML,
     host: Annotated[str | None, typer.Option(help="Where to listen; beyond localhost only with a token.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 takes a free one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many processes answer.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="How many processes answer.")] = None,
     ssl_certfile: Annotated[str, typer.Option(help=f"{TLS} the certificate.")] = "",
     ssl_keyfile: Annotated[str, typer.Option(help=f"{TLS} its key.")] = "",
     ssl_keyfile_password: Annotated[str, typer.Option(help=f"{TLS} the password of the key.")] = "",
@@ -167,5 +167,5 @@ def _tokens(path: Path) -> Path:
     from everlearn import config
 
     home = config.home(config.load(path), path)
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     return home / "tokens.json"

@@ -127,21 +127,22 @@ class AsyncClient:
         reason: str = "asked for by the user",
         *,
         to: str = "previous",
-        without_source: str = "",
-        without: tuple[int, int] | None = None,
+        without: Mapping[str, Any] | None = None,
     ) -> Outcome:
         """Make the previous champion, or the version `to`, the champion again.
 
-        Labels of `without_source`, and those at the positions `without` (first and last), are left out: what was
-        learned since is learned again without them.
+        `without` names labels: {"source": "key-7"}, {"first": 1200, "last": 1300} (log positions), or both. They are
+        left out: what was learned since is learned again without them.
         """
-        first, last = without or (0, 0)
-        left_out = {"source": without_source, "first": first, "last": last} if without_source or without else None
-        return await self._order("POST", "/rollback", wire.order({"reason": reason, "without": left_out, "to": to}))
+        named = dict(without) if without is not None else None
+        return await self._order("POST", "/rollback", wire.order({"reason": reason, "without": named, "to": to}))
 
-    async def challenge(self, model: Mapping[str, Any], reason: str = "asked for by the user") -> Outcome:
-        """Start a challenger of a model spec, for instance `{"family": "linear"}`."""
-        return await self._order("POST", "/challengers", wire.order({"model": dict(model), "reason": reason}))
+    async def challenge(
+        self, model: Mapping[str, Any], reason: str = "asked for by the user", *, warm: bool = True
+    ) -> Outcome:
+        """Start a challenger of a model spec, for instance `{"family": "linear"}`, warmed on what is remembered."""
+        told = {"model": dict(model), "reason": reason, "warm": warm}
+        return await self._order("POST", "/challengers", wire.order(told))
 
     async def withdraw(self, version: str, reason: str = "asked for by the user") -> Outcome:
         """End a challenger."""
