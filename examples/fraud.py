@@ -2,9 +2,9 @@
 
     python examples/fraud.py
 
-A payment that nobody complained about within five days counts as fine; complaints that come later still teach the model,
-with weights that undo the bias of the default. Half-way the fraudsters change their ways. The clock is simulated, so that
-sixty days pass in seconds; everything else is what a bank would run.
+A payment that nobody complained about within five days counts as fine; complaints that come later still teach the
+model, with weights that undo the bias of the default. Half-way the fraudsters change their ways. The clock is
+simulated, so that sixty days pass in seconds; everything else is what a bank would run.
 
 It prints, for each way to treat late labels, the share of fraud among the hundredth of payments that a team would look
 at, and how honest the probabilities are, beside a model that was trained on the first ten days and then frozen.

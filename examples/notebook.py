@@ -1,6 +1,6 @@
 # %% [markdown]
 # # A loop in a notebook
-# Cells are marked as editors know them (`# %%`); run them one by one, or the whole file with `python examples/notebook.py`.
+# Cells are marked as editors know them (`# %%`): run them one by one, or all with `python examples/notebook.py`.
 
 # %%
 import tempfile

@@ -5,8 +5,9 @@ Start a server, then this, and watch the dashboard:
     everlearn demo --serve
     python examples/traffic.py
 
-It plays the electricity stream from where the demo's offline training ended. Of a hundred labels a few are sent twice,
-a few are wrong at first and corrected later, and a few never come; some feedback names a prediction that does not exist.
+It plays the electricity stream from where the demo's offline training ended. Of a hundred labels a few are sent
+twice, a few are wrong at first and corrected later, and a few never come; some feedback names a prediction that does
+not exist.
 """
 
 from __future__ import annotations
