@@ -260,7 +260,7 @@ def test_orders(stage, call):
         ("POST", "/versions/v1/promote", {"reason": "why"}),
         ("POST", "/rollback", {"reason": "why", "without": {"source": "bot", "first": 3, "last": 9}, "to": "previous"}),
         ("POST", "/rollback", {"reason": "asked for by the user", "to": "previous"}),
-        ("POST", "/challengers", {"model": {"family": "linear"}, "reason": "why"}),
+        ("POST", "/challengers", {"model": {"family": "linear"}, "reason": "why", "warm": True}),
         ("DELETE", "/challengers/v1?reason=why", None),
     ]
 
