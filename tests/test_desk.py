@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,8 @@ from everlearn.app.access import tokens
 from everlearn.app.desk import ordering
 from everlearn.app.desk.application import DOORS
 from everlearn.app.setup import READY, Setup
+from everlearn.events import connect
+from everlearn.records import Prediction
 from everlearn.spec import ServeSpec
 from tests.desks import SPEC, Desk, desk, grown, learning, set_up, until
 
@@ -340,7 +343,15 @@ def test_health_is_that_of_the_learner(own):
         reasons = opened.get("/readyz").json()["reasons"]
         assert "the bound is 0.5 s" in " ".join(reasons)
         until(lambda: "has not written its status for" in opened.get("/readyz").json()["detail"])
-        assert opened.get("/status").json()["age"] > 1
+        with connect(str(Path(own.home) / "log.sqlite"), tidy=False) as log:
+            log.append([Prediction("unseen", {"x": 0.0, "z": 0.0}, 1, (0.5, 0.5), "v")], time=time.time() - 30)
+        until(lambda: opened.get("/status").json()["lag"]["events"] == 1)
+        status = opened.get("/status").json()
+        assert status["age"] > 1
+        assert 30 <= status["lag"]["seconds"] < 90
+        assert status["staleness"]["broken"]
+        assert status["staleness"]["seconds"] > status["staleness"]["bound"] == 0.5
+        assert "everlearn_lag_events 1.0" in opened.get("/metrics").text
 
 
 def test_alerts_are_sent_by_the_desk(own):

@@ -6,7 +6,9 @@ decisions their positions). Whatever else is asked for is read from the log, a b
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -55,6 +58,18 @@ class Archive:
     def end(self) -> int:
         """The position of the newest event."""
         return self._log.end()
+
+    def behind_log(self, position: int) -> dict[str, Any]:
+        """How many events there are behind a position, and the age of the oldest of them in seconds."""
+        waiting = self._log.read(position, 1)
+        if not waiting:
+            return {"events": 0, "seconds": 0.0}
+        return {"events": self._log.end() - position, "seconds": max(0.0, time.time() - waiting[0].time)}
+
+    def moment(self, position: int) -> float:
+        """The time of the event at a position; minus infinity if there is none."""
+        found = self._log.read(position - 1, 1)
+        return found[0].time if found else -math.inf
 
     def follow(self) -> None:
         """Take in what was born and decided since the last time."""

@@ -38,7 +38,7 @@ class Collector:
         yield from _requests(self._traffic.counts())
         status = self._traffic.status
         if status is not None:
-            yield from _progress(status)
+            yield from _progress(status, self._traffic)
             yield from _quality(status)
             yield from _memory(status)
             yield from _gate(status)
@@ -110,10 +110,10 @@ def _requests(found: Counts) -> Iterator[Metric]:
         yield _counter(name, what, (), [((), float(found["counts"].get(counted, 0)))])
 
 
-def _progress(status: Mapping[str, Any]) -> Iterator[Metric]:
+def _progress(status: Mapping[str, Any], traffic: Traffic) -> Iterator[Metric]:
     """How far the learner is, and what it publishes."""
-    learner, lag = status["learner"], status["lag"]
-    yield _gauge("log_folded_position", "Position of the last event that was learned.", (), [((), status["position"])])
+    learner, lag = status["learner"], traffic.lag()  # the learner's own word on its lag may be old
+    yield _gauge("log_folded_position", "Position of the last event that was learned.", (), [((), traffic.folded())])
     yield _gauge("lag_events", "Events that wait to be learned.", (), [((), lag["events"])])
     yield _gauge("lag_seconds", "Age of the oldest event that waits to be learned.", (), [((), lag["seconds"])])
     kinds = [((kind,), float(number)) for kind, number in status["counts"].items()]

@@ -49,6 +49,7 @@ class Traffic:
         self._readings: deque[Reading] = deque(maxlen=WINDOW + 1)
         self._series = Series()
         self._processes: dict[str, Process] = {}
+        self._lag: dict[str, Any] = {"events": 0, "seconds": 0.0}
         self._started = time.time()
         self._written = 0  # when the status was last written, in nanoseconds of the file system's clock
         self._seen = -math.inf  # when that was noticed, in seconds of time.monotonic()
@@ -62,6 +63,7 @@ class Traffic:
         beat = 0
         while True:
             _tried(self.look)
+            await asyncio.to_thread(_tried, self._measure)  # the log may be busy with a longer question
             if beat % LOOKS == 0:
                 _tried(self.sample)
                 await asyncio.to_thread(_tried, self._check)
@@ -93,13 +95,16 @@ class Traffic:
             "requests": lately.requests_per_second,
             "p50": lately.p50,
             "p99": lately.p99,
-            "lag": status.get("lag", {}).get("seconds"),
+            "lag": self._lag["seconds"] if self.status else None,
             "staleness": self.staleness(),
             "metric": metric,
         }
         asked = sorted(status.get("gate", ()), key=lambda one: (one["role"] != "candidate", -one["examples"]))
         self._series.add(time.time(), point, status.get("replay", {}).get("classes", {}), asked[0] if asked else None)
         self._document = None
+
+    def _measure(self) -> None:
+        self._lag = self.lag()
 
     def _check(self) -> None:
         """Check the seals of the decisions: soon after new ones, and now and then even so."""
@@ -119,6 +124,13 @@ class Traffic:
     def folded(self) -> int:
         """The position up to which the learner has folded the log."""
         return self._reader.position()
+
+    def lag(self) -> dict[str, Any]:
+        """How many events the learner has not folded yet, and how long the oldest of them has waited, in seconds.
+
+        Taken from the log and from how far the log was folded, so a learner that hangs cannot hide it.
+        """
+        return self._archive.behind_log(self.folded())
 
     def set_aside(self) -> frozenset[int]:
         """The positions of the labels that were quarantined last."""
@@ -167,8 +179,12 @@ class Traffic:
         return self._document
 
     def _whole(self) -> dict[str, Any]:
+        staleness, bound = self.staleness(), self.spec.serve.staleness
         return {
             **{name: value for name, value in (self.status or {}).items() if name != "set_aside"},
+            # What the learner said of these last may be long ago.
+            "lag": self._lag,
+            "staleness": {"seconds": staleness, "bound": bound, "broken": staleness is None or staleness > bound},
             "age": round(self.age() or 0.0, 3),
             "traffic": counts.rates(self._readings, WINDOW),
             "workers": [self._worker(index) for index in range(self.spec.serve.workers)],
