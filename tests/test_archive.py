@@ -159,9 +159,9 @@ def test_the_archive_follows_a_log_that_grows(tmp_path):
         loop.learn({"x": 1.0, "z": 0.0}, 1)
         archive = Archive(tmp_path / "home")
         before = archive.listed(0, 10)
-        loop.promote("champion", "again")
-        assert archive.decisions(0, 100).decisions[-1].reason == "again"
-        assert archive.listed(0, 10).total == before.total == 1
+        loop.withdraw(loop.challenge({"family": "linear"}, "again").id, "enough")
+        assert archive.decisions(0, 100).decisions[-1].reason == "enough"
+        assert (before.total, archive.listed(0, 10).total) == (1, 2)
         assert archive.behind() == 0
         archive.close()
 
@@ -190,8 +190,8 @@ PREDICTED = Event(10, 100.0, Prediction("a", {"x": 1.0}, 1, (0.2, 0.8), "f00"))
     [
         ([PREDICTED], 160.0, FeedbackSpec(), "waiting", "60 seconds, and may for ever"),
         ([PREDICTED], 160.0, FeedbackSpec(window=100), "waiting", "60 of 100 seconds"),
-        ([PREDICTED], 260.0, FeedbackSpec(window=100), "overdue", "dropped"),
-        ([PREDICTED], 260.0, FeedbackSpec(window=100, default=0), "overdue", "learned as 0"),
+        ([PREDICTED], 260.0, FeedbackSpec(window=100), "overdue", "will be dropped"),
+        ([PREDICTED], 260.0, FeedbackSpec(window=100, default=0), "overdue", "label 0 with the next event"),
         ([PREDICTED, Event(11, 130.0, Label("a", 1))], 200.0, FeedbackSpec(), "learned", "30.0 seconds after"),
         ([Event(9, 90.0, Label("a", 1)), PREDICTED], 200.0, FeedbackSpec(early=20), "learned", "10.0 seconds before"),
         ([Event(9, 90.0, Label("a", 1))], 95.0, FeedbackSpec(early=20), "early", "kept for 20 seconds"),
@@ -201,6 +201,25 @@ PREDICTED = Event(10, 100.0, Prediction("a", {"x": 1.0}, 1, (0.2, 0.8), "f00"))
 )  # fmt: skip
 def test_what_became_of_it(events, now, spec, state, words):
     got, explanation = told(events, 20, now, spec)
+    assert got == state
+    assert words in explanation
+
+
+@pytest.mark.parametrize(
+    ("judged", "spec", "seen", "state", "words"),
+    [
+        ([], {"default": 0}, 200.0, "overdue", "learned as 0"),
+        ([], {"default": 0}, 199.0, "overdue", "with the next event"),
+        ([], {}, 200.0, "overdue", "was dropped"),
+        ([Event(12, 230.0, Label("a", 1))], {"default": 0}, 210.0, "learned", "learned as 0, the default label; its"),
+        ([Event(12, 230.0, Label("a", 1))], {"default": 0}, 210.0, "learned", "as a correction"),
+        ([Event(12, 230.0, Label("a", 1))], {"default": 0}, 110.0, "learned", "its feedback came 130.0 seconds"),
+        ([Event(12, 230.0, Label("a", 1))], {"correction": "ignore"}, 210.0, "overdue", "only kept in the log"),
+    ],
+)
+def test_what_a_learner_did_that_waited_in_vain(judged, spec, seen, state, words):
+    """A default is applied when an event shows that the time is over; a label after that is a correction."""
+    got, explanation = told([PREDICTED, *judged], 20, 300.0, FeedbackSpec(window=100, **spec), (), seen)
     assert got == state
     assert words in explanation
 

@@ -98,8 +98,12 @@ def _story(parts: Parts, id: str) -> Story:
         detail = f"nothing in the log has the id {id[:200]!r}; it was never given, or was erased"
         raise Refused(404, "There is no such id", detail, {"where": "id", "got": id[:200]})
     aside = parts.traffic.set_aside()
-    state, explanation = story.told(found, parts.traffic.folded(), time.time(), parts.spec.feedback, aside)
-    around = parts.archive.around(found[0].position, found[-1].position)
+    folded = parts.traffic.folded()
+    given, judged = story.parted(found)
+    seen = parts.archive.moment(min(folded, judged.position - 1) if judged else folded)
+    state, explanation = story.told(found, folded, time.time(), parts.spec.feedback, aside, seen)
+    at = (given or found[0]).position
+    around = parts.archive.around(at, at)
     return Story(id, state, explanation, found, around)
 
 
