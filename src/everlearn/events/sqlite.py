@@ -20,7 +20,7 @@ from everlearn.events import file, seals
 from everlearn.events.file import Durability
 from everlearn.events.rows import IS_RARE, KINDS, RARE, Row, decode, key, row
 from everlearn.events.seals import Chain
-from everlearn.records import Born, Erased, Event, Example, Label, Payload, Prediction, Preference, Reward
+from everlearn.records import Born, Erased, Event, Example, Label, Payload, Prediction
 
 _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
 _ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
@@ -28,6 +28,7 @@ _TEN = 10
 _INSERT_TEN = _INSERT + ", (?, ?, ?, ?)" * (_TEN - 1)  # half the time of ten statements
 _LONG = 8000  # pages of the write-ahead log, 32 MB
 _MOMENT = 0.03  # seconds that its new beginning waits for others, and others for it
+_DIGEST = len(key(Label("", 0))) - len("label::")  # bytes at the end of the key of a judgement
 _SELECT = "SELECT position, time, payload FROM events"
 
 
@@ -86,10 +87,15 @@ class SqliteLog:
         """As `append`, for what `everlearn.events.row` has encoded already."""
         self._check_usable()
         with self._writing:
-            return self._write_waiting(rows, file.PATIENCE)
+            return self._write_waiting(rows, file.PATIENCE)[0]
 
     def try_write(self, rows: Sequence[Row]) -> list[int] | None:
         """As `write`, but None at once, and nothing written, when another thread or process is writing."""
+        put = self.try_put(rows)
+        return None if put is None else put[0]
+
+    def try_put(self, rows: Sequence[Row]) -> tuple[list[int], int] | None:
+        """As `try_write`, with the position at which the log ended before: what lies behind it is new."""
         self._check_usable()
         if not self._writing.acquire(blocking=False):
             return None
@@ -174,7 +180,7 @@ class SqliteLog:
 
     # ---- transactions ------------------------------------------------------------------------------------------
 
-    def _write_waiting(self, rows: Sequence[Row], patience: float) -> list[int]:
+    def _write_waiting(self, rows: Sequence[Row], patience: float) -> tuple[list[int], int]:
         with self._undone(f"did not take a group of {len(rows)}, and holds none of it"):
             self._wait(patience)
             try:
@@ -201,14 +207,15 @@ class SqliteLog:
             self._undo()
             raise
 
-    def _write_new(self, rows: Sequence[Row]) -> list[int]:
-        """Write rows that all have new keys, or raise IntegrityError."""
+    def _write_new(self, rows: Sequence[Row]) -> tuple[list[int], int]:
+        """Write rows that all have new keys, or raise IntegrityError; positions, and where the log ended before."""
         if any(kind == "decision" for _, kind, _, _ in rows):
             return self._write_unknown(rows)
         if len(rows) == 1:  # one statement is a transaction of its own, at half the cost of three
-            return [self._writer.execute(_INSERT, rows[0]).lastrowid or 0]
+            position = self._writer.execute(_INSERT, rows[0]).lastrowid or 0
+            return [position], position - 1
         if not rows:
-            return []
+            return [], 0
         self._writer.execute("BEGIN IMMEDIATE")
         tens = len(rows) // _TEN * _TEN
         for start in range(0, tens, _TEN):
@@ -216,13 +223,14 @@ class SqliteLog:
         self._writer.executemany(_INSERT, rows[tens:])
         (end,) = self._writer.execute("SELECT last_insert_rowid()").fetchone()
         self._writer.execute("COMMIT")
-        return list(range(end - len(rows) + 1, end + 1))
+        return list(range(end - len(rows) + 1, end + 1)), end - len(rows)
 
-    def _write_unknown(self, rows: Sequence[Row]) -> list[int]:
+    def _write_unknown(self, rows: Sequence[Row]) -> tuple[list[int], int]:
         self._writer.execute("BEGIN IMMEDIATE")
+        (end,) = self._writer.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
         positions = self._add(rows)
         self._writer.execute("COMMIT")
-        return positions
+        return positions, end
 
     def _add(self, rows: Sequence[Row]) -> list[int]:
         """Within a transaction: write those rows whose keys are new, and seal the decisions among them."""
@@ -269,13 +277,16 @@ class SqliteLog:
     def about(self, id: str) -> list[Event]:
         """The prediction or example of an id and all feedback for it, in order."""
         named = [f"{kind}:{id}" for kind in ("prediction", "example")]
-        within = [end for kind in ("label", "reward", "preference") for end in (f"{kind}:{id}:", f"{kind}:{id};")]
+        within: list[str | int] = []
+        for kind in ("label", "reward", "preference"):
+            start = f"{kind}:{id}:"
+            within += [start, f"{kind}:{id};", len(start.encode("utf-8", "surrogatepass")) + _DIGEST]
         # One search of the index each (";" is what follows ":"); joined by OR, SQLite would walk the whole log.
         searches = [f"{_SELECT} WHERE key = ?"] * len(named)
-        searches += [f"{_SELECT} WHERE key > ? AND key < ?"] * (len(within) // 2)
-        rows = sorted(self._rows(" UNION ALL ".join(searches), [*named, *within]))
-        # The judgements of ids that go on after a ":" lie there as well.
-        return [event for event in self._events(rows) if _id(event.payload) == id]
+        # The judgements of ids that go on after a ":" lie there as well. Their keys are longer, so they are passed
+        # over within the index, and never read.
+        searches += [f"{_SELECT} WHERE key > ? AND key < ? AND length(CAST(key AS BLOB)) = ?"] * (len(within) // 3)
+        return self._events(sorted(self._rows(" UNION ALL ".join(searches), [*named, *within])))
 
     def last(self, kind: str) -> Event | None:
         """The newest event of a kind."""
@@ -394,10 +405,6 @@ def _check_agreement(position: int, kept: str, offered: str, path: Path) -> None
             f"{key(known)!r} is in the log already with other content, as event {position}; "
             f"got {offered[:300]}, expected {kept[:300]}; an id is used once: give this one another"
         )
-
-
-def _id(payload: Payload) -> str:
-    return payload.id if isinstance(payload, Prediction | Example | Label | Reward | Preference) else ""
 
 
 def _decoded(position: int, text: str, path: Path) -> Payload:
