@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--token", default="", help="a token with the scopes predict and feedback, if the server asks")
-    parser.add_argument("--rate", type=float, default=60.0, help="predictions a second")
+    parser.add_argument("--rate", type=float, default=150.0, help="predictions a second")
     parser.add_argument("--delay", type=float, default=3.0, help="seconds that a label takes, on average")
     parser.add_argument("--rows", type=int, default=0, help="stop after so many (0: the whole stream)")
     parser.add_argument("--skip", type=float, default=0.1, help="the share of the stream that was trained on offline")
