@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -237,6 +239,14 @@ def test_a_phone_needs_no_sideways_scrolling(page, name):
     page.open(name)
     wide, there = page.run("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= there <= 360
+    over = """return [...document.querySelectorAll('.card .scroll')].filter((one) => {
+        const [inner, outer] = [one.getBoundingClientRect(), one.closest('.card').getBoundingClientRect()];
+        return inner.left < outer.left || inner.right > outer.right; }).length"""
+    assert page.run(over) == 0
+    if name == "events":
+        assert page.run(
+            "return [...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)"
+        )
 
 
 @in_chromium
@@ -295,7 +305,7 @@ def test_the_status_is_not_asked_for_while_nobody_looks(page):
 @in_chromium
 def test_a_server_that_is_gone_is_told_and_comes_back(page):
     page.open()
-    page.until(lambda: page.text("#link-text") == "live")
+    page.until(lambda: page.text("#link-text") == "connected")
     network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.browser.execute_cdp_cmd("Network.enable", {})
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
@@ -303,9 +313,27 @@ def test_a_server_that_is_gone_is_told_and_comes_back(page):
     assert page.find("#alarm").is_displayed()
     assert "does not answer" in page.text("#alarm")
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
-    page.until(lambda: page.text("#link-text") == "live")
+    page.until(lambda: page.text("#link-text") == "connected")
     page.until(lambda: not page.find("#alarm").is_displayed())
     assert all("ERR_INTERNET_DISCONNECTED" in one for one in page.complaints())
+
+
+@in_chromium
+def test_a_learner_that_hangs_is_told_with_what_waits_for_it(page, server):
+    page.open()
+    page.until(lambda: page.text("#link-text") == "connected")
+    with server.client() as client:
+        learner = client.status()["learner"]["pid"]
+    os.kill(learner, signal.SIGSTOP)
+    try:
+        page.until(lambda: "silent for" in page.text(".fact:last-child .more"))
+        assert page.text("#link-text").startswith("learner silent for")
+        page.until(lambda: int(re.sub(r"\D", "", page.text("[data-value=lag]"))) > 20)
+        page.until(lambda: re.match(r"[2-9]\.?\d* s behind", page.text("[data-value=fresh]")))
+    finally:
+        os.kill(learner, signal.SIGCONT)
+    page.until(lambda: page.text("#link-text") == "connected")
+    page.until(lambda: "takes" in page.text(".fact:last-child .more"))
 
 
 # ---- it is used --------------------------------------------------------------------------------------------------
@@ -472,6 +500,7 @@ def test_a_token_opens_a_page_that_waits_for_its_first_event(chromium, tmp_path)
         page.emulate()
         page.browser.get(server.url)
         page.until(lambda: page.browser.title == "Log in · Everlearn")
+        assert not any("/status" in one for one in page.complaints())
         page.find("input[name=token]").send_keys("wrong\n")
         page.until(lambda: page.text(".note.bad") != "")
         page.find("input[name=token]").clear()

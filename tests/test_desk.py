@@ -62,7 +62,7 @@ def test_status_is_the_learners_and_the_desks(open_desk):
     assert status["waiting"] == 20
     assert status["aliases"]["champion"] == open_desk.get("/versions/champion").json()["id"]
     assert status["workers"][0]["requests"] == 31
-    assert status["workers"][0]["errors"] == 1
+    assert [status["workers"][0][name] for name in ("errors", "refused", "faults")] == [1, 1, 0]
     assert status["server"]["version"] == el.__version__
     assert 0 <= status["age"] < 2
     lines = status["series"]

@@ -65,10 +65,10 @@ function linked({ link, silent, problem, status }) {
   mark(document.body, { "data-link": link });
   mark(shell.link, { "data-state": link, title: problem?.message ?? null });
   const learner = silent >= 1 ? `silent for ${Math.round(silent)} s` : "silent";
-  put(shell["link-text"], { live: "live", quiet: `learner ${learner}`, gone: "no answer", locked: "log in", loading: "connecting" }[link]);
+  put(shell["link-text"], { live: "connected", quiet: `learner ${learner}`, gone: "no answer", locked: "log in", loading: "connecting" }[link]);
   let alarm = "";
   if (link === "gone") alarm = status ? `The server does not answer. What you see is from ${ago(silent)} ago; asking again all the time.` : "The server does not answer yet; asking again all the time.";
-  else if (link === "quiet") alarm = "The learner says nothing new. Answers are still given; labels are kept in the log and learned later.";
+  else if (link === "quiet") alarm = ["The learner is silent. Answers are still given; labels are kept in the log and learned later.", ...(status ? alarms(status, true) : [])].join(" ");
   else if (status && link === "live") alarm = alarms(status).join(" ");
   mark(shell.alarm, { hidden: !alarm });
   put(shell.alarm, alarm);
@@ -109,12 +109,15 @@ function theme(step = 0) {
 
 // ---- start ------------------------------------------------------------------------------------------------------
 
+/** Who looks; false if nobody is logged in where somebody must be. */
 async function session() {
   try {
     await context.entered(await get("session"));
   } catch (problem) {
     if (problem.status === 401) await context.entered(null);
+    return problem.status !== 401;
   }
+  return true;
 }
 
 shell.theme.addEventListener("click", () => theme(1));
@@ -133,6 +136,10 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 addEventListener("hashchange", () => show());
 theme();
-await session();
+const allowed = await session();
+if (!allowed && route().name !== "login") {
+  sessionStorage.setItem("everlearn-after", location.hash);
+  history.replaceState(null, "", "#/login");
+}
 show(false);
-feed = watch(changed);
+feed = watch(changed, allowed);

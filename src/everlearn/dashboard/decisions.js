@@ -49,7 +49,7 @@ export function decisions(context) {
 
   function show() {
     const text = search.value.trim().toLowerCase();
-    const shown = entries.filter((one) => (!action.value || one.action === action.value) && (!text || JSON.stringify([one.reason, one.version, one.previous, one.by, one.alias]).toLowerCase().includes(text)));
+    const shown = entries.filter((one) => (!action.value || one.action === action.value) && (!text || JSON.stringify([one.reason, one.version, one.previous, one.by, one.alias, one.detail?.token]).toLowerCase().includes(text)));
     rows(shown, (one) => one.position);
     fill(none, shown.length ? null : entries.length ? empty("Nothing fits", "No decision has this action and these words.") : empty("No decisions yet", "The first one is taken when the loop starts."));
     put(found, shown.length === total ? counted(total, "decision") : `${count(shown.length)} of ${counted(total, "decision")}`);
@@ -97,12 +97,15 @@ export function decisions(context) {
   };
 }
 
+/** Who decided: "operator (ann)" where a token says who gave the order. */
+const giver = (one) => (one.detail?.token ? `${one.by} (${one.detail.token})` : one.by);
+
 function entry(one) {
   const moved = one.alias && one.previous ? `${brief(one.previous)} → ${brief(one.version)}` : brief(one.version);
   const body = h("div", { class: "body" });
   const details = h("details", { class: "entry", "data-position": one.position },
     h("summary", {}, h("span", { class: "sign" }, sign(SIGNS[one.action] ?? "start")), h("span", { class: "what" }, ACTIONS[one.action] ?? one.action),
-      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, " · ", h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${one.by}, ${moment(one.time)}`)), body);
+      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, " · ", h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${giver(one)}, ${moment(one.time)}`)), body);
   details.addEventListener("toggle", () => details.open && !body.firstChild && fill(body, evidence(one)));
   return h("li", {}, details);
 }

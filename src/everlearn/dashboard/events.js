@@ -20,12 +20,12 @@ export function events(context, rest) {
   const kind = h("select", { "aria-label": "Kind", onchange: () => recent() }, h("option", { value: "" }, "All kinds"), Object.entries(KINDS).map(([key, text]) => h("option", { value: key }, text)));
   const pause = h("button", { class: "small", type: "button", "aria-pressed": "false", onclick: () => { mark(pause, { "aria-pressed": String(pause.getAttribute("aria-pressed") === "false") }); put(pause, paused() ? "Go on" : "Pause"); recent(); } }, "Pause");
   const body = h("tbody", {}, Array.from({ length: 8 }, () => h("tr", {}, h("td", {}, bone()), h("td", {}, bone()), h("td", {}, bone()), h("td", {}, bone()))));
-  const table = h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "position"), h("th", { scope: "col" }, "time"), h("th", { scope: "col" }, "event"), h("th", { scope: "col" }, "about"))), body);
+  const table = h("table", { class: "fits" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "position"), h("th", { scope: "col" }, "time"), h("th", { scope: "col" }, "event"), h("th", { scope: "col" }, "about"))), body);
   const none = h("div", { hidden: true });
   const element = h("div", { class: "stack" },
     h("div", { class: "head" }, h("h1", {}, "Events"), h("p", { class: "lead" }, "Look a prediction up by its id, or by your own key: what was asked, what was answered, what came back, and whether it was learned.")),
     h("section", { class: "card", "aria-label": "Look up" }, h("div", { class: "filters" }, form)), story,
-    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("span", { class: "small soft" }, "stands still while you point at it"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll" }, table), none));
+    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("span", { class: "small soft" }, "stands still while you point at it"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "recent" }, table), none));
 
   const paused = () => pause.getAttribute("aria-pressed") === "true";
   const held = () => paused() || table.matches(":hover, :focus-within"); // nobody can follow a link that moves away

@@ -3,16 +3,16 @@
 import { ask } from "./api.js";
 
 const EVERY = 500; // milliseconds between two questions
-const QUIET = 2500; // a learner that says nothing new for so long is reported
+const QUIET = 2000; // a learner that says nothing new for so long is reported
 const LOST = 2; // questions without an answer until the server counts as gone
 
 /**
  * Watch the status. `onChange(feed)` is called with {status, link, problem, silent} after every answer, and when it fails:
  * `link` is "loading", "live", "quiet" (the learner is silent), "locked" (log in
- * first; it then asks no more until `now` is called), or "gone".
+ * first; it then asks no more until `now` is called), or "gone". Without `allowed` it begins locked.
  */
-export function watch(onChange) {
-  const feed = { status: null, link: "loading", problem: null, silent: 0 };
+export function watch(onChange, allowed = true) {
+  const feed = { status: null, link: allowed ? "loading" : "locked", problem: null, silent: 0 };
   let etag = null;
   let failures = 0;
   let changed = performance.now();
@@ -49,11 +49,13 @@ export function watch(onChange) {
     if (!document.hidden && feed.link !== "locked") timer = setTimeout(question, Math.min(EVERY * Math.max(1, failures), 2000));
   }
 
+  const again = () => feed.link !== "locked" && question();
   document.addEventListener("visibilitychange", () => {
     changed = performance.now(); // nothing was asked while nobody looked
-    question();
+    again();
   });
-  addEventListener("online", question);
-  question();
+  addEventListener("online", again);
+  if (allowed) question();
+  else queueMicrotask(() => onChange(feed));
   return { feed, now: question };
 }

@@ -8,6 +8,7 @@ import { trend } from "./scale.js";
 import { answer, HELP, installed, ROLES } from "./words.js";
 import { series } from "./series.js";
 
+const SILENT = 2; // seconds after which a learner that writes nothing is said to be silent
 const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start" };
 
 export function overview(context) {
@@ -89,10 +90,11 @@ function answering(context) {
       const first = status.mode === "live" ? "learns as it serves" : "the first version";
       put(serves.element.lastChild, promoted ? `since example ${count(promoted.at)}` : id ? first : status.mode);
       const { seconds, bound, broken } = status.staleness ?? {};
+      const silent = status.age >= SILENT ? `the learner is silent for ${duration(Math.round(status.age))}` : "";
       fresh.say(`${duration(seconds)} behind`, broken ? `ALARM: promised ${duration(bound)}` : `promised: at most ${duration(bound)}`, broken);
       const { requests_per_second: rate, p50, p99 } = status.traffic ?? {};
       speed.say(known(p99) ? `${duration(p99)} at p99` : "no requests", `${known(p50) ? `p50 ${duration(p50)}, ` : ""}${number(rate ?? 0)} requests/s`);
-      lag.say(counted(status.lag?.events, "event"), `the learner takes ${short(Math.round(status.learner?.events_per_second ?? 0))}/s`);
+      lag.say(counted(status.lag?.events, "event"), silent || `the learner takes ${short(Math.round(status.learner?.events_per_second ?? 0))}/s`, Boolean(silent));
     },
   };
 }
@@ -203,22 +205,23 @@ function state() {
 function workers() {
   const body = h("tbody");
   const rows = list(body, () => {
-    const cells = [h("th", { scope: "row" }), ...Array.from({ length: 4 }, () => h("td", { class: "number" }))];
+    const cells = [h("th", { scope: "row" }), ...Array.from({ length: 5 }, () => h("td", { class: "number" }))];
     return {
       element: h("tr", {}, cells),
       update(one) {
-        [one.name, one.requests, one.errors, one.p99, one.memory].forEach((text, i) => put(cells[i], text));
+        [one.name, one.requests, one.refused, one.faults, one.p99, one.memory].forEach((text, i) => put(cells[i], text));
         mark(cells[0], { class: one.alive ? null : "bad" });
       },
     };
   });
   return {
     element: h("section", { class: "card w5", "aria-labelledby": "processes" }, h("header", {}, h("h2", { id: "processes" }, "Processes"), why("a process", HELP.workers)),
-      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "errors", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "refused", "faults", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
     update(status) {
-      const { learner, workers: found = [] } = status;
-      const shown = found.map((one) => ({ key: `w${one.index}`, name: `worker ${one.index}${one.alive === false ? ": gone" : ""}`, requests: short(one.requests), errors: short(one.errors), p99: duration(one.p99), memory: bytes(one.memory), alive: one.alive !== false }));
-      rows([{ key: "learner", name: "learner", requests: "", errors: "", p99: "", memory: bytes(learner?.memory), alive: true }, ...shown], (one) => one.key);
+      const { learner, desk, workers: found = [] } = status;
+      const other = (name, memory) => ({ key: name, name, requests: "", refused: "", faults: "", p99: "", memory: bytes(memory), alive: true });
+      const shown = found.map((one) => ({ key: `w${one.index}`, name: `worker ${one.index}${one.alive === false ? ": gone" : ""}`, requests: short(one.requests), refused: short(one.refused), faults: short(one.faults), p99: duration(one.p99), memory: bytes(one.memory), alive: one.alive !== false }));
+      rows([other("learner", learner?.memory), other("desk", desk?.memory), ...shown], (one) => one.key);
     },
   };
 }

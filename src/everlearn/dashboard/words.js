@@ -20,7 +20,7 @@ export const HELP = {
   replay: "What the replay memory holds, by class. It warms fresh challengers after drift; its balance shifts when the stream does.",
   drift: "A detector watches the champion and says warning, then drift, when the stream changes.",
   contestants: "Everyone predicts every question; only the champion's (and a canary's) answers are given to users.",
-  workers: "Processes that answer requests. Each has its own latencies and memory; the learner runs in another one.",
+  workers: "Processes that answer requests. Each has its own latencies and memory. Refused: requests that were wrong or too many (4xx). Faults: requests that the server failed to answer (5xx). The learner and the desk, which serves this page, run in others.",
   waiting: "Predictions whose feedback has not come yet.",
   evicted: "Predictions that had to make room before their feedback came: feedback.bytes is full.",
   early: "Feedback that came before its prediction, and is kept for a while.",
@@ -129,11 +129,11 @@ export function judged(one) {
 }
 
 /** What is wrong at this moment, in sentences; nothing if all is well. */
-export function alarms(status) {
+export function alarms(status, silent = false) {
   const found = [];
   const { staleness, chain, learner, workers = [] } = status;
   if (learner?.trouble) found.push(`The learner is in trouble: ${learner.trouble}`);
-  if (staleness?.broken) found.push(`What serves is ${duration(staleness.seconds)} old; promised are ${duration(staleness.bound)}.`);
+  if (staleness?.broken && known(staleness.seconds)) found.push(`What serves is ${silent ? "older than it may be" : `${duration(staleness.seconds)} old`}; promised are ${duration(staleness.bound)}.`);
   const dead = workers.filter((one) => one.alive === false).length;
   if (dead) found.push(`${counted(dead, "worker")} of ${workers.length} ${dead === 1 ? "does" : "do"} not answer.`);
   if (chain && chain.ok === false) found.push("The decisions have been tampered with: their chain of seals is broken.");

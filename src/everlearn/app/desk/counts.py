@@ -66,9 +66,14 @@ def requests(counts: Counts) -> int:
     return sum(answered(counts, route, kind) for route in ROUTES for kind in CLASSES)
 
 
-def errors(counts: Counts) -> int:
-    """How many requests were refused or failed."""
-    return sum(answered(counts, route, kind) for route in ROUTES for kind in ("4xx", "5xx"))
+def refused(counts: Counts) -> int:
+    """How many requests were refused: the caller was wrong, or came too often."""
+    return sum(answered(counts, route, "4xx") for route in ROUTES)
+
+
+def faults(counts: Counts) -> int:
+    """How many requests the server failed to answer."""
+    return sum(answered(counts, route, "5xx") for route in ROUTES)
 
 
 def answered(counts: Counts, route: str, kind: str) -> int:

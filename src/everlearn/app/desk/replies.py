@@ -211,6 +211,7 @@ class Status(Struct, frozen=True):
     learner: dict[str, Any]
     traffic: Traffic
     workers: list[dict[str, Any]]
+    desk: dict[str, Any]
     series: dict[str, Any]
     chain: Chain
     server: dict[str, Any]

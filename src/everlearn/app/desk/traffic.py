@@ -179,6 +179,8 @@ class Traffic:
         return self._document
 
     def _whole(self) -> dict[str, Any]:
+        desk = self._processes.get("desk")
+        memory = desk.memory if desk else None
         staleness, bound = self.staleness(), self.spec.serve.staleness
         return {
             **{name: value for name, value in (self.status or {}).items() if name != "set_aside"},
@@ -188,6 +190,7 @@ class Traffic:
             "age": round(self.age() or 0.0, 3),
             "traffic": counts.rates(self._readings, WINDOW),
             "workers": [self._worker(index) for index in range(self.spec.serve.workers)],
+            "desk": {"pid": os.getpid(), "memory": memory},
             "series": self._series.shown(),
             "chain": self._archive.chain(),
             "server": {
@@ -207,7 +210,9 @@ class Traffic:
             "alive": process is not None if self._processes else None,
             "memory": process.memory if process else None,
             "requests": counts.requests(total),
-            "errors": counts.errors(total),
+            "errors": counts.refused(total) + counts.faults(total),
+            "refused": counts.refused(total),
+            "faults": counts.faults(total),
             "requests_per_second": lately.requests_per_second,
             "p50": lately.p50,
             "p99": lately.p99,
