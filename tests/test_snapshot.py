@@ -303,6 +303,46 @@ def test_a_newer_format_is_a_clear_error_and_the_old_snapshot_goes_on(tmp_path):
     assert reader.trouble == ""
 
 
+def test_what_cannot_be_read_makes_nothing_fresher(tmp_path):
+    folder = serving(tmp_path / "s")
+    publisher, reader = Publisher(folder), Reader(folder, model.build)
+    publisher.publish(Answering("v", filled(1)), None, 1, {})
+    publisher.fresh(10.0)
+    reader.current()
+    assert reader.staleness(11.0) == 1.0
+    publisher.publish(Answering("w", filled(2)), None, 2, {})
+    publisher.fresh(20.0)
+    assert reader.staleness(21.0) == 11.0  # of the snapshot that is held
+    future(folder, 2)
+    reader.current()
+    assert reader.trouble
+    assert reader.staleness(22.0) == 12.0
+    publisher.publish(Answering("x", filled(3)), None, 3, {})
+    publisher.fresh(30.0)
+    reader.current()
+    assert reader.staleness(31.0) == 1.0
+
+
+def test_a_process_without_descriptors_goes_on_with_what_it_holds_and_looks_again(tmp_path):
+    resource = pytest.importorskip("resource")
+    folder = serving(tmp_path / "s")
+    publisher, reader = Publisher(folder), Reader(folder, model.build, patience=0.0)
+    publisher.publish(Answering("v", filled(1)), None, 1, {})
+    held = reader.current()
+    publisher.publish(Answering("w", filled(2)), None, 2, {})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        assert reader.current() is held
+        assert "Too many open files" in reader.trouble
+        with pytest.raises(BlobError, match="Too many open files"):
+            Reader(folder, model.build, patience=0.0).current()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert reader.current().champion.version == "w"
+    assert reader.trouble == ""
+
+
 def test_a_new_publisher_replaces_what_it_cannot_read(tmp_path):
     folder = serving(tmp_path / "s")
     Publisher(folder).publish(Answering("v", filled(1)), None, 1, {})

@@ -192,6 +192,7 @@ class Reader:
         self._moments = memoryview(bytes(_WORDS_BYTES)).cast("d")
         self._open_words()
         self._word = 0  # the last one that was looked into
+        self._fresh = 0.0  # what was last said of the snapshot in use, and not of one that cannot be read
         self._held: _Held | None = None
         self._snapshot: Snapshot | None = None
         self._moulds: dict[str, _Mould] = {}
@@ -211,12 +212,16 @@ class Reader:
         return self._words[_POSITION]
 
     def staleness(self, now: float) -> float:
-        """What serves includes every label that was acknowledged longer ago than this, in seconds.
+        """The snapshot in use includes every label that was acknowledged longer ago than this, in seconds.
 
-        `now` is `time.monotonic()`. Infinite as long as nothing is known.
+        That is the one that `current` last returned; where a newer one cannot be read, this grows. `now` is
+        `time.monotonic()`. Infinite as long as nothing is known.
         """
         self._open_words()
-        return _since(self._moments[_FRESH], now)
+        fresh = self._moments[_FRESH]  # before the word: what is said of a newer snapshot comes after its word
+        if self._snapshot is None or (not self.trouble and self._words[_SEQUENCE] == self._word):
+            self._fresh = fresh
+        return _since(self._fresh, now)
 
     def check(self) -> None:
         """Compare the snapshot in use with its checksum; raises `BlobError` if its bytes are not those published."""
@@ -229,24 +234,27 @@ class Reader:
         deadline = time.monotonic() + self._patience
         while True:
             self._open_words()
-            word = self._words[_SEQUENCE]
+            fresh, word = self._moments[_FRESH], self._words[_SEQUENCE]
             try:
-                return self._take(_mapped(self.folder / CURRENT), word)
-            except (BlobError, FileNotFoundError) as error:
+                return self._take(_mapped(self.folder / CURRENT), word, fresh)
+            except BlobError as error:
+                self.trouble = str(error)
+                if self._snapshot is None:
+                    raise
+                self._word = word  # look again when something else was published
+                return self._snapshot
+            except OSError as error:  # no file, or no descriptor or memory left for it: that may pass
                 self.trouble = str(error)
                 if self._snapshot is not None:
-                    self._word = word  # look again when something else was published
                     return self._snapshot
-                if isinstance(error, BlobError):
-                    raise
             if time.monotonic() >= deadline:
                 raise BlobError(
                     f"nothing to serve in {self.folder} after {self._patience:g} s; the learner publishes there: "
-                    "start it, or look why it does not"
+                    f"start it, or look why it does not ({self.trouble})"
                 )
             time.sleep(_PAUSE)
 
-    def _take(self, held: _Held, word: int) -> Snapshot:
+    def _take(self, held: _Held, word: int, fresh: float) -> Snapshot:
         sequence = held.header["sequence"]
         if self._snapshot is None or self._snapshot.sequence != sequence:
             if len(held.body) <= _SMALL:
@@ -260,6 +268,8 @@ class Reader:
         # A file below the word is one whose successor this processor does not see yet: look again next time. A file
         # above it is of a publisher that died before it stored the word.
         self._word, self.trouble = min(word, sequence), ""
+        if sequence >= word:
+            self._fresh = fresh
         return self._snapshot
 
     def _answering(self, told: dict[str, Any], arrays: Arrays, used: dict[str, _Mould]) -> Answering:
@@ -270,7 +280,7 @@ class Reader:
 
     def _open_words(self) -> None:
         if self._map is None:
-            with suppress(FileNotFoundError), (self.folder / WORDS).open("rb") as file:
+            with suppress(OSError), (self.folder / WORDS).open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), _WORDS_BYTES, access=mmap.ACCESS_READ)
                 self._words, self._moments = memoryview(self._map).cast("Q"), memoryview(self._map).cast("d")
 
