@@ -7,6 +7,7 @@ import logging
 import msgspec
 import pytest
 from msgspec import Struct
+from starlette.requests import ClientDisconnect
 
 from everlearn import errors
 from everlearn.app.problems import Refused, headers, problem
@@ -103,6 +104,12 @@ def test_files_that_fail_do_not_tell_their_paths(caplog, kind):
     assert b"/srv" not in body
     assert "/srv" in caplog.text
     assert (b"retry-after", b"1") in headers(kind("x"))
+
+
+def test_a_client_that_is_gone_is_no_fault(caplog):
+    status, _ = problem(ClientDisconnect())
+    assert status == 400
+    assert not caplog.records
 
 
 def test_members_that_are_not_known_are_left_out_and_any_value_can_be_told():

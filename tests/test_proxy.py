@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from everlearn.app.access import CLIENT
 from everlearn.app.problems import Refused
+from everlearn.app.worker.bodies import Bodies
 from everlearn.app.worker.proxy import Proxy
 
 MOST = 1 << 20
@@ -122,7 +123,7 @@ def passed(
         sent.append(message)
 
     async def main() -> None:
-        proxy = Proxy(desk, MOST)
+        proxy = Proxy(desk, Bodies(MOST, lambda: Refused(503, "", "full")))
         try:
             async with asyncio.timeout(20):
                 await proxy(scope, receive, send)  # type: ignore[arg-type]
@@ -193,6 +194,37 @@ def test_when_nobody_listens_any_more_the_desk_hears_of_it(desk: Desk) -> None:
     _, _, body = passed(desk.path, path=b"/endless", leaves=lambda sent: len(sent) > 5)
     assert body.startswith(b"data: tick\n\n")
     assert desk.endless.left.wait(10)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        (b"authorization", b"Bearer "),
+        (b"connection", b"content-length, host"),
+        (b"connection", b"content-length,,"),
+    ],
+)
+def test_odd_headers_are_for_the_desk_to_judge(desk: Desk, odd: tuple[bytes, bytes]) -> None:
+    found = seen(desk, method="POST", body=(b"ab", b"c"), headers=((b"host", b"x"), (b"content-length", b"3"), odd))
+    assert found["digest"] == hashlib.sha256(b"abc").hexdigest()
+    assert ["host", "x"] in found["headers"]
+
+
+def test_a_request_without_a_name_of_the_server_is_for_the_desk_to_refuse(desk: Desk) -> None:
+    assert ["host", ""] in seen(desk, headers=())["headers"]
+
+
+@pytest.mark.parametrize("headers", [((b"host", b"x"), (b"host", b"y")), ((b"host", b"x"), (b"x-odd", b"a\x00b"))])
+def test_what_cannot_be_passed_on_is_the_requests_fault(desk: Desk, headers: Any) -> None:
+    with pytest.raises(Refused, match="cannot|no request") as caught:
+        passed(desk.path, headers=headers)
+    assert caught.value.status == 400
+
+
+def test_a_client_that_hangs_up_amid_its_body_reaches_no_desk(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="closed before the body had come") as caught:
+        passed(tmp_path / "nobody.sock", method="POST", body=(), leaves=lambda sent: True)
+    assert caught.value.status == 400
 
 
 def test_a_desk_that_is_down_is_said_to_be(tmp_path: Path) -> None:

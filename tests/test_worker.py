@@ -30,7 +30,7 @@ from everlearn.app import access
 from everlearn.app.access import Access
 from everlearn.app.setup import Setup
 from everlearn.app.tally import Tally, read
-from everlearn.app.worker import answers, application
+from everlearn.app.worker import answers, application, bodies
 from everlearn.app.worker.answers import draw
 from everlearn.app.worker.application import Worker
 from everlearn.events import SqliteLog, row
@@ -351,6 +351,17 @@ def test_contributions_are_told_where_they_are_asked_for(start):
     assert "contributions" not in site.once("/predict?explain=0", {"features": RECORD}).json()
 
 
+def test_what_explains_is_loaded_before_anyone_asks(start, monkeypatch):
+    site, explained = start(), []
+    monkeypatch.setattr(answers.explain, "contributions", lambda *asked: explained.append(asked) or {})
+    site.worker.warm()
+    assert len(explained) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(answers.explain, "FAMILIES", {})
+    site.worker.warm()  # a family that does not say why answers all the same
+    assert site.events() == []
+
+
 def test_the_subject_is_kept_in_one_spelling(start):
     site = start({**BINARY, "subject": "user"})
     for user in ("7", 7, 7.0, None):
@@ -400,7 +411,7 @@ def test_a_key_names_one_record(start):
     ):
         reply = site.once("/predict", body)
         assert reply.status == 409
-        assert reply.json()["expected"] == RECORD
+        assert "Delft" not in reply.content.decode()  # what is stored is not told to whoever knows its id
     assert len(site.events()) == 1
 
 
@@ -436,6 +447,40 @@ def test_feedback_is_taken_once_and_corrections_are_kept(start):
     assert site.once("/feedback", body).json() == {"accepted": 3, "known": 2}
     told = [event.payload for event in site.events()[1:]]
     assert told == [Label("p", "yes"), Label("p", "no", 0.5, "desk")]
+
+
+def test_of_equal_judgements_at_once_one_is_new(start, monkeypatch):
+    site = start()
+    site.once("/predict", {"features": RECORD, "id": "p"})
+    with closing(SqliteLog(site.log.path)) as other:
+        put = site.log.try_put
+
+        def late(rows: Any) -> Any:
+            other.append([Label("p", "yes")])  # another worker was faster, by a moment
+            return put(rows)
+
+        monkeypatch.setattr(site.log, "try_put", late)
+        replies = site.together(*(("/feedback", {"id": "p", "label": label}) for label in ("yes", "no", "no")))
+    assert [reply.json()["known"] for reply in replies] == [1, 0, 1]
+
+
+def test_an_id_for_two_examples_of_one_request_is_given_to_the_first(start):
+    site = start()
+    rows = [{"features": RECORD, "label": label, "id": id} for label, id in (("yes", "e"), ("no", "e"), ("no", "f"))]
+    reply = site.once("/learn", {"examples": [*rows, rows[0]]}).json()
+    assert (reply["accepted"], reply["ids"]) == (3, ["e", "f", "e"])
+    assert reply["errors"] == [{"index": 1, "detail": "the id 'e' names another example of this request"}]
+    assert [event.payload.id for event in site.events()] == ["e", "f"]
+
+
+def test_a_conflict_at_the_last_moment_does_not_show_what_the_log_holds(start, monkeypatch):
+    site = start()
+    with closing(SqliteLog(site.log.path)) as other:
+        other.append([Example("e", {"town": "secret"}, "yes")])
+    monkeypatch.setattr(site.log, "find", lambda key: None)  # as long as this worker does not see it
+    reply = site.once("/learn", {"features": RECORD, "label": "no", "id": "e"})
+    assert reply.status == 409
+    assert "secret" not in reply.content.decode()
 
 
 def test_a_regression_learns_from_rewards(start):
@@ -547,7 +592,7 @@ def test_one_requests_failure_is_its_own(start):
     assert len(site.events()) == 6
 
 
-def test_a_full_disk_is_told_and_what_was_acknowledged_stays(start):
+def test_a_full_disk_is_told_and_what_was_acknowledged_stays(start, monkeypatch):
     site = start()
     site.once("/predict", {"features": RECORD, "id": "kept"})
     site.log._writer.execute("PRAGMA max_page_count = 14")  # SQLite's own way of having no space
@@ -555,8 +600,14 @@ def test_a_full_disk_is_told_and_what_was_acknowledged_stays(start):
     for reply in site.together(("/predict", {"features": long}), ("/feedback", {"id": "kept", "label": "no"})):
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
     assert [event.payload.id for event in site.events()] == ["kept"]
+    assert site.once("/predict", {"features": RECORD, "id": "kept"}).status == 200  # which writes nothing
+    assert site.once("/healthz", method="GET").status == 503
+    monkeypatch.setattr(application, "UNWELL", 0.0)
+    assert site.once("/healthz", method="GET").status == 200
+    monkeypatch.undo()
     site.log._writer.execute("PRAGMA max_page_count = 1000000")
     assert site.once("/predict", {"features": long}).status == 200
+    assert site.once("/healthz", method="GET").status == 200
 
 
 def test_while_another_process_writes_what_waits_is_bounded_and_nothing_is_lost(start, monkeypatch):
@@ -594,11 +645,34 @@ def test_a_body_has_its_bound(start, parts):
 
 
 def test_bodies_on_their_way_have_a_bound_together(start, monkeypatch):
-    monkeypatch.setattr(application, "HELD", 100)
+    monkeypatch.setattr(bodies, "HELD", 100)
     site = start()
     body = json.dumps({"features": RECORD}).encode().ljust(500)
     assert site.once("/predict", body, parts=5).status == 503
     assert site.once("/predict", body).status == 200  # what comes in one piece need not be held
+
+
+def test_a_body_has_its_time(start, monkeypatch):
+    monkeypatch.setattr(bodies, "SLOWEST", 0.05)
+    site, sent = start(), []
+
+    async def act(site: Site) -> None:
+        async def receive() -> Any:
+            await asyncio.sleep(60)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        for path in ("/predict", "/orders"):
+            scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "client": None}
+            scope |= {
+                "headers": [(name.encode(), text.encode()) for name, text in SENT.items()],
+                "raw_path": path.encode(),
+            }
+            await site.worker(scope, receive, send)
+
+    site.run(act)
+    assert [message["status"] for message in sent[::2]] == [408, 408]
 
 
 def test_a_connection_that_breaks_off_is_no_request(start):
@@ -663,6 +737,8 @@ def test_a_question_is_put_in_one_way(start, body, said):
 def test_the_hot_paths_take_posts(start):
     reply = start().once("/predict", method="GET")
     assert (reply.status, reply.headers["allow"]) == (405, "POST")
+    reply = start().once("/healthz")
+    assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
 
 
 def test_tokens_are_asked_for_and_name_the_source(start, monkeypatch):

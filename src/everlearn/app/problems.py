@@ -99,6 +99,8 @@ def _refused(error: BaseException) -> Refused:
             return Refused(400, "Not JSON", f"the body is not JSON: {text}", {"fix": fix}, type="json")
         case RecursionError():
             return Refused(400, "Not JSON", "the JSON is nested too deeply", type="json")
+        case Exception() if type(error).__name__ == "ClientDisconnect":  # Starlette's: nobody is there to be told
+            return Refused(400, "", "the connection was closed before the body had come")
         case LogError():
             return _fault(error, 503, "log", "the event log cannot be used, and nothing was taken; this")
         case BlobError():

@@ -36,6 +36,10 @@ class Log(Protocol):
         """As `write`, but None at once, and nothing written, when another is writing."""
         ...
 
+    def try_put(self, rows: Sequence[Row]) -> tuple[list[int], int] | None:
+        """As `try_write`, with the position at which the log ended before: what lies behind it is new."""
+        ...
+
     def read(self, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()) -> list[Event]:
         """The first `limit` events behind position `after`, in order; of these `kinds` only, where given."""
         ...

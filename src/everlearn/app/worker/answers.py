@@ -36,8 +36,8 @@ class Answered(Struct, frozen=True, gc=False):
     rows: list[Row]
     body: bytes
 
-    def reply(self, positions: list[int]) -> bytes:
-        """The answers; where they are in the log does not matter to who asked."""
+    def reply(self, new: int) -> bytes:
+        """The answers; how many of them are new does not matter to who asked."""
         return self.body
 
 
@@ -74,14 +74,13 @@ class Group:
         """
         now = time.monotonic()
         if self._held is None or now >= self._due:
-            fresh = now - self._reader.staleness(now)  # before the snapshot is read, lest it seem fresher than it is
             try:
                 newest = self._reader.current()
             except BlobError as error:
                 raise Refused(503, "", f"nothing serves: {error}", headers=[(b"retry-after", b"1")]) from error
             if newest is not self._held:
                 self._due = now + KEPT
-            self._held, self._fresh = newest, fresh
+            self._held, self._fresh = newest, now - self._reader.staleness(now)
         return self._held, now - self._fresh
 
     def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
@@ -193,6 +192,6 @@ def _first_answer(id: str, before: Payload, record: dict[str, Any]) -> Predictio
     if not isinstance(before, Prediction):
         raise Refused(409, "", f"what had the id {id!r} was erased; use another id", {"where": "id"})
     if before.features != record:
-        members = {"got": record, "expected": before.features, "where": "id", "fix": "use another id"}
+        members = {"where": "id", "fix": "use another id"}  # not what is stored: it may be about somebody else
         raise Refused(409, "", f"the id {id!r} names another record, which was answered before", members)
     return before

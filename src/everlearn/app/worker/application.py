@@ -35,17 +35,18 @@ from everlearn.app.tally import Tally
 from everlearn.app.tracing import Tracer
 from everlearn.app.worker import requests
 from everlearn.app.worker.answers import Answered, Group
+from everlearn.app.worker.bodies import Bodies, Receive, Scope
 from everlearn.app.worker.commit import GroupCommit
 from everlearn.app.worker.labels import Labels, Taken
-from everlearn.app.worker.proxy import Message, Proxy, Receive, Scope, Send
+from everlearn.app.worker.proxy import Proxy, Send
 from everlearn.app.worker.wire import Gathered
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, connect
 from everlearn.snapshot import Reader
 
 WAITING = 2048  # requests that may wait for the log at one time
-HELD = 64 << 20  # bytes of bodies that may be on their way at one time
 GRACE = 10  # seconds that requests have to end when the worker does
+UNWELL = 5.0  # seconds for which a worker whose log failed calls itself so, unless it took something since
 IDLE = 75  # seconds that a connection without requests is kept
 
 _JSON = (b"content-type", b"application/json")
@@ -80,10 +81,10 @@ class Waiting(Struct, eq=False):
         else:
             self.done, self.rows = outcome, outcome.rows
 
-    def written(self, positions: list[int]) -> None:
+    def written(self, new: int) -> None:
         """It is in the log: acknowledge it."""
         if self.done is not None and not self.future.done():
-            self.future.set_result(self.done.reply(positions))
+            self.future.set_result(self.done.reply(new))
 
     def failed(self, error: Exception) -> None:
         """It is not in the log: say why. A key that another request took first is looked up, once."""
@@ -96,7 +97,7 @@ class Waiting(Struct, eq=False):
                 self.ask = msgspec.structs.replace(self.ask, again=True)
             self.again(self)
         else:
-            self.future.set_exception(Refused(409, "", str(error)) if conflict else error)
+            self.future.set_exception(_used() if conflict else error)
 
 
 class Worker:
@@ -122,10 +123,10 @@ class Worker:
         self._group = Group(spec, encoder, log, reader)
         self._labels = Labels(spec, encoder, log)
         self._commit = GroupCommit(log, self._later, self._count_commit)
-        self._proxy = Proxy(setup.desk, spec.serve.body)
+        self._bodies = Bodies(spec.serve.body, self._full)
+        self._proxy = Proxy(setup.desk, self._bodies)
         self._waiting: list[Waiting] = []
         self._bytes = 0  # of bodies, since the last group
-        self._held = 0  # bytes of bodies that have not come whole yet
         self._hot = {
             "/predict": Route("predict", "predict", self._question),
             "/feedback": Route("feedback", "feedback", self._feedback),
@@ -138,6 +139,8 @@ class Worker:
             (outcome,) = self._group.answer([requests.Question([{}] * rows, [None] * rows, False, False)])
             if isinstance(outcome, Exception):
                 raise outcome
+        # What explains is loaded as well, where the family can; a failure there keeps nobody from answers.
+        self._group.answer([requests.Question([{}], [None], True, True)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; all of the hot path that is not a group's stands here, because calls cost time."""
@@ -148,10 +151,7 @@ class Worker:
         status, headers = 200, [_JSON]
         try:
             source = self._admitted(route, scope)
-            message = await receive()
-            body = message.get("body", b"")
-            if message.get("more_body", False) or len(body) > self._serve.body or not body:
-                body = await self._long_body(message, receive)
+            body = await self._bodies.whole(receive)
             if len(self._waiting) + len(self._commit) >= WAITING:
                 raise self._full()
             one = Waiting(route.read(body, scope["query_string"], source), self._loop.create_future(), self._join)
@@ -173,27 +173,6 @@ class Worker:
             raise Refused(405, "", f"got {scope['method']}, expected POST", headers=[(b"allow", b"POST")])
         client = scope["client"]
         return self._access.allow(scope["headers"], route.right, "POST", client[0] if client else "")
-
-    async def _long_body(self, message: Message, receive: Receive) -> bytes:
-        """A body that does not come in one piece, or is too long, or is none."""
-        parts: list[bytes] = []
-        size = 0
-        try:
-            while True:
-                if message["type"] == "http.disconnect":
-                    raise Refused(400, "", "the connection was closed before the body had come")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                self._held += len(parts[-1])
-                if size > self._serve.body:
-                    raise requests.too_large(self._serve.body)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-                if self._held > HELD:
-                    raise self._full()
-                message = await receive()
-        finally:
-            self._held -= size
 
     def _full(self) -> Refused:
         self._tally.add("full")
@@ -261,6 +240,9 @@ class Worker:
         try:
             if scope["path"] != "/healthz":
                 return await self._proxy(scope, receive, send)
+            if scope["method"] not in ("GET", "HEAD"):
+                detail = f"got {scope['method']}, expected GET or HEAD"
+                raise Refused(405, "", detail, headers=[(b"allow", b"GET, HEAD")])
             reply = self._health()
         except Exception as error:
             status, reply = problems.problem(error, scope["path"])
@@ -273,6 +255,8 @@ class Worker:
     def _health(self) -> bytes:
         """That this worker can answer, and how stale its answers are; raises Refused if it cannot."""
         _, staleness = self._group.serving()
+        if self._commit.failing(UNWELL):
+            raise Refused(503, "", "the log did not take what was last sent", headers=[(b"retry-after", b"1")])
         return msgspec.json.encode({"status": "ok", "staleness": staleness if math.isfinite(staleness) else None})
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -283,6 +267,12 @@ class Worker:
         await receive()
         await self._proxy.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _used() -> Refused:
+    """What the log says of a conflict shows what it holds: that is not for whoever knows an id."""
+    members = {"where": "id", "fix": "use another id"}
+    return Refused(409, "", "an id of this request names something else, which was sent before", members)
 
 
 def _tried(ask: Callable[[], Taken]) -> Taken | Exception:

@@ -7,8 +7,10 @@ and what comes meanwhile joins it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from everlearn.errors import InputError, LogError
@@ -26,8 +28,8 @@ class Entry(Protocol):
     @property
     def rows(self) -> Sequence[Row]: ...
 
-    def written(self, positions: list[int]) -> None:
-        """The rows are in the log, durably, at these positions."""
+    def written(self, new: int) -> None:
+        """The rows are in the log, durably; so many of them were not there before."""
         ...
 
     def failed(self, error: Exception) -> None:
@@ -48,9 +50,14 @@ class GroupCommit:
         self._waiting: list[Entry] = []
         self._pause = 0.0  # seconds; 0 unless another process is writing
         self._since = 0.0  # when the oldest that waits began to wait
+        self._failed = -math.inf  # when the log last failed to take rows; it has taken some since where this is -inf
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def failing(self, within: float) -> bool:
+        """Whether the last group that had something to write failed, in these last seconds, because of the log."""
+        return time.monotonic() - self._failed < within
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Write these now, or as soon as no other process is writing."""
@@ -67,7 +74,7 @@ class GroupCommit:
         now = time.monotonic()
         self._since = self._since if self._pause else now
         if now - self._since > PATIENCE:
-            self._pause = 0.0
+            self._pause, self._failed = 0.0, now
             error = LogError(f"another process held the log for {PATIENCE:.0f} seconds: end it, or do it again")
             for entry in left:
                 entry.failed(error)
@@ -81,7 +88,7 @@ class GroupCommit:
         rows = [row for entry in entries for row in entry.rows]
         began = time.perf_counter()
         try:
-            positions = self._log.try_write(rows)
+            put = self._log.try_put(rows)
         except InputError as error:
             if len(entries) == 1:
                 entries[0].failed(error)
@@ -89,15 +96,30 @@ class GroupCommit:
             half = len(entries) // 2
             return self._written(entries[:half]) + self._written(entries[half:])
         except Exception as error:
+            if isinstance(error, LogError):
+                self._failed = time.monotonic()
             for entry in entries:
                 entry.failed(error)
             return []
-        if positions is None:
+        if put is None:
             return entries
         self._counted(len(entries), len(rows), time.perf_counter() - began)
-        start = 0
-        for entry in entries:
-            stop = start + len(entry.rows)
-            entry.written(positions[start:stop])
-            start = stop
+        news = _new([len(entry.rows) for entry in entries], *put)
+        if any(news):  # to find what was known proves nothing
+            self._failed = -math.inf
+        for entry, new in zip(entries, news, strict=True):
+            entry.written(new)
         return []
+
+
+def _new(counts: list[int], positions: list[int], end: int) -> list[int]:
+    """How many rows of each entry were written, of a log that ended at `end`; of two that are alike the first was."""
+    if not positions or positions[-1] == end + len(positions):  # none was known: the rule
+        return counts
+    left, new = set(range(end + 1, max(positions) + 1)), []
+    rest = iter(positions)
+    for count in counts:
+        mine = left.intersection(islice(rest, count))
+        left -= mine
+        new.append(len(mine))
+    return new

@@ -36,21 +36,19 @@ R = TypeVar("R")
 class Taken:
     """What a request has to write, and what to reply once that is written.
 
-    `end` is where the log ended before; `ids` say whom each row is about.
+    `ids` say whom each row is about.
     """
 
     rows: list[Row]
     errors: list[RowError]
-    end: int
     ids: list[str]
 
-    def reply(self, positions: list[int]) -> bytes:
-        """What to tell of rows that are in the log now, at these positions."""
+    def reply(self, new: int) -> bytes:
+        """What to tell of rows that are in the log now, so many of them for the first time."""
         errors: list[RowError] | UnsetType = self.errors or UNSET
         if self.rows[0][1] == "example":
-            return encode(LearnReply(len(positions), self.ids, errors))
-        new = {position for position in positions if position > self.end}
-        return encode(FeedbackReply(len(positions), len(positions) - len(new), errors))
+            return encode(LearnReply(len(self.rows), self.ids, errors))
+        return encode(FeedbackReply(len(self.rows), len(self.rows) - new, errors))
 
 
 class Labels:
@@ -72,20 +70,23 @@ class Labels:
         return self._taken(rows, lambda one: self._example(one, source))
 
     def _taken(self, rows: Rows[R], payload: Callable[[R], Feedback | Example]) -> Taken:
-        at, end = time.time(), self._log.end()
+        at = time.time()
         errors = dict(rows.errors)
         good: list[Row] = []
         ids: list[str] = []
+        named: dict[str, Example] = {}
         for index, one in rows.good.items():
             try:
                 checked = payload(one)
+                if isinstance(checked, Example) and named.setdefault(checked.id, checked) != checked:
+                    raise _twice(checked.id)
                 good.append(row(checked, at))
                 ids.append(checked.id)
             except (InputError, Refused) as error:
                 errors[index] = error
         if not good:
             raise errors[min(errors)]
-        return Taken(good, [_told(index, errors[index]) for index in sorted(errors)], end, ids)
+        return Taken(good, [_told(index, errors[index]) for index in sorted(errors)], ids)
 
     def _judged(self, one: FeedbackRow, source: str) -> Feedback:
         weight = checked_weight(one.weight)
@@ -113,6 +114,11 @@ class Labels:
 def _source(token: str, own: str) -> str:
     """Who says so: the token's name, and within it the name that the request gives."""
     return f"{token}/{own}" if token and own else token or own
+
+
+def _twice(id: str) -> Refused:
+    members = {"where": "id", "fix": "use another id"}
+    return Refused(409, "", f"the id {id!r} names another example of this request", members)
 
 
 def _told(index: int, error: Exception) -> RowError:

@@ -1,9 +1,12 @@
-"""Everything that is not the hot path is passed on to the desk, over its socket, body by body as it comes."""
+"""Everything that is not the hot path is passed on to the desk, over its socket.
+
+A body is taken whole before a connection to the desk is: so who sends slowly keeps nobody else from it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,9 @@ import httpx
 
 from everlearn.app.access import CLIENT
 from everlearn.app.problems import Refused
+from everlearn.app.worker.bodies import Bodies, Message, Receive, Scope
 from everlearn.app.worker.requests import too_large
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
@@ -27,26 +28,31 @@ _HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     b"upgrade".split()
 )
+# What a request is, and whose: not for "Connection" to take away.
+_ESSENTIAL = frozenset(
+    b"host content-length content-type content-encoding authorization cookie origin referer sec-fetch-site".split()
+)
 
 
 class Proxy:
-    """Passes requests of at most `most` bytes on to the server at a Unix socket."""
+    """Passes requests on to the server at a Unix socket; `bodies` says how long they may be."""
 
-    def __init__(self, socket: Path, most: int) -> None:
-        self._most = most
+    def __init__(self, socket: Path, bodies: Bodies) -> None:
+        self._bodies = bodies
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, retries=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises Refused (400, 413, 502, 503, 504), as long as nothing was sent."""
+        """Raises Refused (400, 408, 413, 502, 503, 504), as long as nothing was sent."""
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._most:
-            raise too_large(self._most)
+        if not length.isdigit() or int(length) > self._bodies.most:
+            raise too_large(self._bodies.most)
+        target, body = _target(scope), await self._bodies.whole(receive)
         request = httpx.Request(
             scope["method"],
-            _target(scope),
-            headers=_onward(scope),
-            stream=_Body(receive, self._most),
+            target,
+            headers=_onward(scope, body),
+            stream=httpx.ByteStream(body),
             extensions={"timeout": {"connect": CONNECT, "pool": CONNECT, "read": READ, "write": READ}},
         )
         try:
@@ -55,6 +61,8 @@ class Proxy:
             raise Refused(503, "", "too many requests wait for the desk", headers=[(b"retry-after", b"1")]) from error
         except httpx.TimeoutException as error:
             raise Refused(504, "", "the desk, which answers this, did not do so in time") from error
+        except httpx.LocalProtocolError as error:
+            raise Refused(400, "", f"this is no request that can be passed on: {error}") from error
         except httpx.TransportError as error:
             detail = "the desk, which answers this, is not running at the moment; predictions and feedback are taken"
             raise Refused(502, "", detail, headers=[(b"retry-after", b"1")]) from error
@@ -66,28 +74,6 @@ class Proxy:
     async def close(self) -> None:
         """Let go of the connections."""
         await self._transport.aclose()
-
-
-class _Body(httpx.AsyncByteStream):
-    """The body of a request, as it comes."""
-
-    def __init__(self, receive: Receive, most: int) -> None:
-        self._receive = receive
-        self._most = self._left = most
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        more = True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise httpx.ReadError("the client has gone")
-            part = message.get("body", b"")
-            self._left -= len(part)
-            if self._left < 0:
-                raise too_large(self._most)
-            more = message.get("more_body", False)
-            if part:
-                yield part
 
 
 async def _pass_back(response: httpx.Response, send: Send) -> None:
@@ -119,18 +105,22 @@ async def _until_gone(passing: Coroutine[Any, Any, None], receive: Receive) -> N
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-def _onward(scope: Scope) -> Headers:
-    """The headers for the desk, with the address that the request came from."""
-    chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
-    dropped = {CLIENT, b"content-length"} if chunked else {CLIENT}
-    headers = [one for one in _kept(scope["headers"]) if one[0] not in dropped]
+def _onward(scope: Scope, body: bytes) -> Headers:
+    """The headers for the desk, with the address that the request came from, and the length that it has."""
+    kept = [(name, value.strip()) for name, value in _kept(scope["headers"])]
+    headers = [one for one in kept if one[0] not in (CLIENT, b"content-length")]
+    if not any(name == b"host" for name, _ in headers):
+        headers.append((b"host", b""))  # for the desk to refuse
     if scope.get("client") is not None:
         headers.append((CLIENT, scope["client"][0].encode()))
-    return [*headers, (b"transfer-encoding", b"chunked")] if chunked else headers
+    if body or any(name == b"content-length" for name, _ in kept):
+        headers.append((b"content-length", b"%d" % len(body)))
+    return headers
 
 
 def _kept(headers: Headers) -> Headers:
     """Without what is about one connection only."""
     small = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in small if name == b"connection" for part in value.split(b",")}
+    named -= _ESSENTIAL
     return [(name, value) for name, value in small if name not in _HOP and name not in named]

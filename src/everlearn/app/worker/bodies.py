@@ -1,0 +1,60 @@
+"""The bodies of requests: each comes whole, within a bound and a time, and all that are on their way within another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from everlearn.app.problems import Refused
+from everlearn.app.worker.requests import too_large
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+HELD = 64 << 20  # bytes of bodies that may be on their way at one time
+SLOWEST = 30.0  # seconds that a body may take to come
+
+
+class Bodies:
+    """Reads bodies of at most `most` bytes; `full` makes the refusal where too much is on its way."""
+
+    def __init__(self, most: int, full: Callable[[], Refused]) -> None:
+        self.most = most
+        self._full = full
+        self._held = 0  # bytes of bodies that have not come whole yet
+
+    async def whole(self, receive: Receive) -> bytes:
+        """The body of a request. Raises Refused: 400 (broken off), 408 (too slow), 413 (too long) or 503 (full)."""
+        try:
+            async with asyncio.timeout(SLOWEST):
+                message = await receive()
+                body: bytes = message.get("body", b"")
+                if body and len(body) <= self.most and not message.get("more_body", False):
+                    return body
+                return await self._long(message, receive)
+        except TimeoutError:
+            detail = f"the body did not come within {SLOWEST:g} seconds"
+            raise Refused(408, "", detail, headers=[(b"connection", b"close")]) from None
+
+    async def _long(self, message: Message, receive: Receive) -> bytes:
+        """A body that does not come in one piece, or is too long, or is none."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise Refused(400, "", "the connection was closed before the body had come")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                self._held += len(parts[-1])
+                if size > self.most:
+                    raise too_large(self.most)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+                if self._held > HELD:
+                    raise self._full()
+                message = await receive()
+        finally:
+            self._held -= size
