@@ -10,6 +10,7 @@ from msgspec import Struct
 from starlette.requests import ClientDisconnect
 
 from everlearn import errors
+from everlearn.app import problems
 from everlearn.app.problems import Refused, headers, problem
 
 
@@ -104,6 +105,23 @@ def test_files_that_fail_do_not_tell_their_paths(caplog, kind):
     assert b"/srv" not in body
     assert "/srv" in caplog.text
     assert (b"retry-after", b"1") in headers(kind("x"))
+
+
+def test_a_fault_that_comes_with_every_request_is_written_once_a_moment(caplog, monkeypatch):
+    def fault(number):
+        try:
+            raise RuntimeError(f"number {number}")
+        except RuntimeError as error:
+            return msgspec.json.decode(problem(error)[1])["id"]
+
+    with caplog.at_level(logging.ERROR, logger="everlearn"):
+        ids = {fault(number) for number in range(5)}
+        monkeypatch.setattr(problems, "_QUIET", 0.0)
+        later = fault(5)
+    first, second = caplog.records
+    assert ids == {first.fields["id"]}
+    assert "left_out" not in first.fields
+    assert (second.fields["id"], second.fields["left_out"]) == (later, 4)
 
 
 def test_a_client_that_is_gone_is_no_fault(caplog):

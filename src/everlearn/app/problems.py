@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -112,10 +113,43 @@ def _refused(error: BaseException) -> Refused:
 
 
 def _fault(error: BaseException, status: int, kind: str, what: str) -> Refused:
-    """Write a fault of the server to the log, and say where it is found."""
-    id = secrets.token_hex(8)
-    log.error("fault", exc_info=error, extra={"fields": {"id": id, "error": type(error).__name__}})
+    """Write a fault of the server to the log, and say where it is found.
+
+    A fault may come with every request: one of a kind and place is written once a `_QUIET`, and those that come
+    meanwhile have its id. The next one that is written says how many they were ("left_out").
+    """
+    now, place = time.monotonic(), (type(error), *_raised(error))
+    last = _written.get(place)
+    if last is not None and last.at > now - _QUIET:
+        last.left_out += 1
+        id = last.id
+    else:
+        id = secrets.token_hex(8)
+        left_out = {"left_out": last.left_out} if last is not None and last.left_out else {}
+        log.error("fault", exc_info=error, extra={"fields": {"id": id, "error": type(error).__name__, **left_out}})
+        if error.__traceback__ is not None:
+            _written[place] = _Written(now, id)
     return Refused(status, "", f"{what} {_OURS}: {id}", {"id": id}, type=kind)
+
+
+class _Written(msgspec.Struct):
+    """A fault that is in the log: since when, under which id, and how many like it were not written."""
+
+    at: float
+    id: str
+    left_out: int = 0
+
+
+_QUIET = 1.0  # seconds
+_written: dict[tuple[Any, ...], _Written] = {}  # by kind and line of code: there are only so many
+
+
+def _raised(error: BaseException) -> tuple[str, int]:
+    """The file and line where an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace is not None else ("", 0)
 
 
 _INVALID = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<got>.+?))?(?: - at `(?P<where>.+)`)?", re.DOTALL)
