@@ -183,6 +183,14 @@ def test_sources_get_what_the_rule_says(sent: list[tuple[str, float]], share: fl
         assert limits.admit(arrays, spec, source, weight, 0.5, 0.0, position)[0] == ledger.admit(source, weight)
 
 
+def test_a_sender_does_not_escape_its_share_by_new_names() -> None:
+    spec = LimitsSpec(source=0.1, window=200)
+    arrays = limits.start(spec, dense=0)
+    told = [limits.admit(arrays, spec, f"web/{i}", 1.0, 0.5, 0.0, i)[1] for i in range(100)]
+    assert (told.count(""), told.count("source")) == (20, 80)
+    assert limits.admit(arrays, spec, "webs", 1.0, 0.5, 0.0, 100) == (1.0, "")
+
+
 def test_whatever_a_flood_sends_others_make_up_their_share_of_the_window() -> None:
     spec = LimitsSpec(source=0.1, window=200)
     arrays = limits.start(spec, 0)

@@ -26,6 +26,7 @@ from everlearn.version import Versions
 class Without(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Labels to leave out: those of a source, those at log positions `first` to `last`, or those that are both.
 
+    Source "web" is "web" and all that begins with "web/": behind the name of a token a sender writes what it likes.
     `last` 0 means up to the order itself.
     """
 
@@ -38,7 +39,7 @@ class Without(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tru
         if not isinstance(payload, Label | Reward | Preference | Example):
             return False
         inside = self.first <= position <= (self.last or position)
-        return inside and (not self.source or payload.source == self.source)
+        return inside and (not self.source or f"{payload.source}/".startswith(f"{self.source}/"))
 
 
 def without(named: Mapping[str, Any]) -> Without:
