@@ -216,7 +216,7 @@ function workers() {
   });
   return {
     element: h("section", { class: "card w5", "aria-labelledby": "processes" }, h("header", {}, h("h2", { id: "processes" }, "Processes"), why("a process", HELP.workers)),
-      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "refused", "faults", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", { class: "fits" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "refused", "faults", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
     update(status) {
       const { learner, desk, workers: found = [] } = status;
       const other = (name, memory) => ({ key: name, name, requests: "", refused: "", faults: "", p99: "", memory: bytes(memory), alive: true });
