@@ -198,6 +198,7 @@ EVERYWHERE = [
     pytest.param(rows_work, {"warm_start": 0.1, "log": LogSpec(rows="always")}, id="appended"),
     pytest.param(late_work, LATE, id="late"),
     pytest.param(orders_work, ORDERS, id="orders"),
+    pytest.param(orders_work, {**ORDERS, "mode": "live"}, id="live orders"),
 ]
 
 

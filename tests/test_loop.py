@@ -379,7 +379,8 @@ def test_rolling_back_twice_and_promoting_the_champion_keep_the_way_back(tmp_pat
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(table(3000), schema=settings.schema))
         now = loop.report()["champion"]
-        loop.promote("champion")
+        with pytest.raises(InputError, match="serves already"):
+            loop.promote("champion")
         assert loop.rollback().id != now
         assert loop.rollback().id == now
 

@@ -371,7 +371,11 @@ class Fold:
     def _begins(self, cursor: Cursor, first: int, last: int) -> list[Payload]:
         """Events from `first` to `last` are folded together next: let go whoever is known to fail with them."""
         self._group = cursor, first, last
-        return self.moves.expel(self._faults.at(cursor, first), last) if first == last else []
+        if first != last:
+            return []
+        row = cursor == "row"
+        now = self._learned()._replace(row=first - 1) if row else self._learned()._replace(log=first - 1)
+        return self.moves.expel(self._faults.at(cursor, first), last, now)
 
     def failed(self, fault: Faulty) -> None:
         """A model has failed, and this fold is of no more use; note it for the one that takes its place."""

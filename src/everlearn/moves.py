@@ -27,6 +27,7 @@ from everlearn.version import Versions
 
 _READ = 4096  # events read at a time
 _GOOD: tuple[Role, ...] = ("previous", "frozen")  # to go back to, in this order
+_REPLACED = "what served until it was replaced"
 
 
 class Moves:
@@ -131,19 +132,21 @@ class Moves:
         roster, champion = self._roster, self._roster.champion
         move = roster.move(candidate, verdict)
         if move == "promote":
+            left, old = ([], champion.version) if candidate is champion else self._left(at, now)
             version, more, payloads = candidate.version, {}, []
             if candidate.role != "shadow":  # which is stored already
                 spec, since = self._versions.find(version).spec, now if candidate.learns else candidate.learned
                 born = self._born(candidate.model, spec, (version,), at, reason, candidate.trial)
                 version, more, payloads = born.version.id, _at_birth(since), [born]
-            decision = self._note(move, at, reason, "gate", "champion", version, champion.version, evidence, more)
+            decision = self._note(move, at, reason, "gate", "champion", version, old, evidence, more)
             roster.promote(candidate, version)
-            return [*payloads, decision]
+            return [*self._noted(left), *payloads, decision]
         if move == "rollback":
             better = roster.better(candidate)
-            version, old = better.version, champion.version
-            roster.install(version, better.model, keep=False, uid=better.uid)
-            return [self._note(move, at, reason, "guard", "champion", version, old, evidence)]
+            left, old = self._left(at, now)
+            roster.install(better.version, better.model, keep=False, uid=better.uid)
+            decision = self._note(move, at, reason, "guard", "champion", better.version, old, evidence)
+            return [*self._noted(left), decision]
         if move == "reject":
             roster.reject(candidate)
             return [self._note(move, at, reason, "gate", "", candidate.version, "", evidence)]
@@ -182,10 +185,46 @@ class Moves:
         reason: str,
         trial: Trial | None = None,
     ) -> Born:
-        measured = metrics.report(trial.metrics, self._learner.task) if trial is not None else {}
-        born = Born(self._versions.make(which.arrays, spec, parents, at, reason, measured))
+        born = self._stored(which, spec, parents, at, reason, trial)
         self._versions.note(born)
         return born
+
+    def _stored(
+        self,
+        which: Model,
+        spec: Mapping[str, Any],
+        parents: tuple[str, ...],
+        at: int,
+        reason: str,
+        trial: Trial | None = None,
+    ) -> Born:
+        """A version whose arrays are stored, which nobody knows of yet."""
+        measured = metrics.report(trial.metrics, self._learner.task) if trial is not None else {}
+        return Born(self._versions.make(which.arrays, spec, parents, at, reason, measured))
+
+    def _grown(self, one: Contestant, at: int, reason: str) -> Born | None:
+        """What a learner has become, as a version that is not noted yet; None where it is its own version still."""
+        begun = self._versions.find(one.version)
+        born = self._stored(one.model, begun.spec, (begun.id,), at, reason, one.trial)
+        return born if born.version.blob != begun.blob else None
+
+    def _left(self, at: int, now: Learned) -> tuple[list[Payload], str]:
+        """Before the champion is replaced: what tells of it as it is now, to be noted once it was, and its version.
+
+        Only a live champion can differ from its version. Without one of its own, nothing could bring it back.
+        """
+        champion = self._roster.champion
+        born = self._grown(champion, at, _REPLACED) if self._roster.live else None
+        if born is None:
+            return [], champion.version
+        id = born.version.id
+        return [born, self._note("withdraw", at, _REPLACED, "loop", version=id, more=_at_birth(now))], id
+
+    def _noted(self, payloads: list[Payload]) -> list[Payload]:
+        """The same payloads, known to the versions from now on."""
+        for one in payloads:
+            self._versions.note(one)
+        return payloads
 
     def _note(
         self,
@@ -204,7 +243,7 @@ class Moves:
 
     # ---- models that fail --------------------------------------------------------------------------------------
 
-    def expel(self, faults: Sequence[Faulty], at: int) -> list[Payload]:
+    def expel(self, faults: Sequence[Faulty], at: int, now: Learned) -> list[Payload]:
         """Before the event at `at` is folded: whoever is known to fail with it goes, or, the champion, goes back.
 
         A live champion that went back answers that event but does not learn it; `relent` ends that. Raises ModelError
@@ -217,7 +256,7 @@ class Moves:
             if one is None:
                 raise ModelError(str(fault)) from fault
             if one.role == "champion":
-                payloads.append(self._go_back(fault, at, tried))
+                payloads += self._go_back(fault, at, now, tried)
             else:
                 self._roster.expel(one)
                 more = {"role": one.role, "contestant": one.uid}
@@ -230,14 +269,15 @@ class Moves:
             self._spared.learns = True
             self._spared = None
 
-    def _go_back(self, fault: Faulty, at: int, tried: set[str]) -> Decision:
+    def _go_back(self, fault: Faulty, at: int, now: Learned, tried: set[str]) -> list[Payload]:
         """The champion failed: the last good version that was not tried with this event takes its place."""
-        roster, old = self._roster, self._roster.champion.version
+        roster, failed = self._roster, self._roster.champion.version
         for role in _GOOD:
             good = roster.find(role)
-            if good is None or good.version in tried or (not roster.live and good.version == old):
+            if good is None or good.version in tried or (not roster.live and good.version == failed):
                 continue
             tried.add(good.version)
+            left, old = self._left(at, now)
             try:
                 roster.install(good.version, good.model, keep=False)
             except Faulty:
@@ -245,7 +285,8 @@ class Moves:
             if roster.live:
                 self._spared = roster.champion
                 self._spared.learns = False
-            return self._note("rollback", at, str(fault), "guard", "champion", good.version, old)
+            decision = self._note("rollback", at, str(fault), "guard", "champion", good.version, old)
+            return [*self._noted(left), decision]
         raise ModelError(f"the champion failed, and there is no good version to go back to: {fault}") from fault
 
     # ---- orders ------------------------------------------------------------------------------------------------
@@ -261,14 +302,20 @@ class Moves:
             return [self._note("reject", at, f"{error}", "loop", version=order.version, more=more)]
 
     def _carry_out(self, order: Decision, at: int, now: Learned) -> list[Payload]:
-        roster, detail, old = self._roster, order.detail, self._roster.champion.version
+        roster, detail = self._roster, order.detail
         more = {"order": detail["order"]}
         match detail["ask"]:
             case "rollback" if "without" in detail:
                 return self._roll_back_without(order, msgspec.convert(detail["without"], Without), at, now)
-            case "promote" | "rollback" as ask:
-                roster.install(order.version, self.revive(order.version), keep=ask == "promote")
-                return [self._note(ask, at, order.reason, "user", "champion", order.version, old, more=more)]
+            case "promote":
+                return self._promote(order, at, now)
+            case "rollback":
+                former = self.revive(order.version)
+                left, old = self._left(at, now)
+                self._check_moves(order.version, old)
+                roster.install(order.version, former, keep=False)
+                decision = self._note("rollback", at, order.reason, "user", "champion", order.version, old, more=more)
+                return [*self._noted(left), decision]
             case "challenge":
                 self._check_room()
                 fresh, why = orders.build(self.spec, detail["model"]), f"fresh challenger: {order.reason}"
@@ -284,6 +331,27 @@ class Moves:
                 return [self._note("withdraw", at, order.reason, "user", version=order.version, more=more)]
             case ask:
                 raise ConfigError(f"there is no order {ask!r}; a newer Everlearn wrote it: upgrade")
+
+    def _promote(self, order: Decision, at: int, now: Learned) -> list[Payload]:
+        """A version becomes the champion; a challenger that still learns does as what it is now."""
+        roster, version, more = self._roster, order.version, {"order": order.detail["order"]}
+        fresh = next((one for one in roster.contestants if one.role == "fresh" and one.version == version), None)
+        grown = self._grown(fresh, at, order.reason) if fresh is not None else None
+        payloads: list[Payload] = []
+        if grown is not None:
+            payloads, version, more = [grown], grown.version.id, {**more, **_at_birth(now)}
+        self._check_moves(version, roster.champion.version)
+        model = fresh.tried.twin() if fresh is not None else self.revive(version)
+        left, old = self._left(at, now)
+        roster.install(version, model, keep=True)
+        if fresh is not None and roster.live:  # the champion learns on as it, and would be asked about itself
+            roster.dismiss(fresh)
+        decision = self._note("promote", at, order.reason, "user", "champion", version, old, more=more)
+        return [*self._noted([*left, *payloads]), decision]
+
+    def _check_moves(self, version: str, serves: str) -> None:
+        if version == serves:
+            raise InputError(f"version {version} serves already, so there is nothing to do; name another version")
 
     def _check_room(self) -> None:
         if (many := self._roster.contending()) >= self.spec.challengers:
@@ -315,13 +383,14 @@ class Moves:
         def skip(event: Event) -> bool:  # what earlier orders have left out stays out
             return any(one.names(event.position, event.payload) for one in (*earlier, without))
 
-        roster, old, champion = self._roster, self._roster.champion.version, self.revive(version)
+        roster, champion = self._roster, self.revive(version)
         rebuilt, counts = [], [(0, 0)]
         for one in roster.contestants:
             if one.learns:
                 begun, model, since = self._clean(one, version, first, known)
                 counts.append(self._relearn(model, since.log, at, skip))
                 rebuilt.append((one, model, begun))
+        left, old = self._left(at, now)
         roster.install(version, champion, keep=False)
         for one, model, begun in rebuilt:
             roster.restart(one, model, begun)
@@ -329,7 +398,8 @@ class Moves:
         more = {"order": order.detail["order"], "without": msgspec.to_builtins(without), "first": first}
         more |= {"again": again, "left_out": left_out, "forgotten": self._forget(skip, first, at)}
         more |= {"rows_lost": max(0, now.row - known[version].row)}  # of files, which are not in the log
-        return [self._note("rollback", at, order.reason, "user", "champion", version, old, more=more)]
+        decision = self._note("rollback", at, order.reason, "user", "champion", version, old, more=more)
+        return [*self._noted(left), decision]
 
     def _clean(
         self, one: Contestant, version: str, first: int, known: Mapping[str, Learned]

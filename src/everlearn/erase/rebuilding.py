@@ -112,19 +112,21 @@ class Rebuilding:
     def _stretch(self, version: Version) -> Stretch:
         born = self._born(version.id)
         if version.parents:
-            return self._since(version.parents[0], born)
+            return self._since(version.parents[0], born, version.id)
         if version.id not in self._fresh:
             return Stretch(_UNTRAINED, _NOTHING, born)
         warmed = re.search(r", warmed on (\d+) remembered rows$", version.reason)
         after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone)
         return Stretch(_UNTRAINED, Learned(after, born.row), born)
 
-    def _since(self, version: str, upto: Learned) -> Stretch:
+    def _since(self, version: str, upto: Learned, child: str = "") -> Stretch:
         """What a model has learned at `upto` that began as `version`, or began again so: where it was rolled back to
-        it, where drift or an order made it start anew."""
+        it, where drift or an order made it start anew. What follows the birth of `child` is not looked at."""
         begun = Stretch(version, self._born(version), upto)
         live, resets = self._fold.roster.live, self._fold.spec.drift.reaction == "reset"
         for one in self._decisions:
+            if child and one.version == child:
+                break
             if not self._born(version).log < one.at <= upto.log:
                 continue
             moved = one.action in ("promote", "rollback") and one.alias == "champion"
@@ -137,13 +139,17 @@ class Rebuilding:
                 begun = Stretch(_UNTRAINED, Learned(one.at, upto.row), upto)
         return begun
 
-    def _skip(self, upto: int) -> Callable[[Event], bool]:
-        """What was not learned up to a position: what is erased, and what orders had left out by then."""
-        orders = [
+    def _left_out(self, upto: int) -> list[Without]:
+        """What orders had left out by a position."""
+        return [
             msgspec.convert(one.detail["without"], Without)
             for one in self._decisions
             if "without" in one.detail and one.action == "rollback" and one.at <= upto
         ]
+
+    def _skip(self, upto: int) -> Callable[[Event], bool]:
+        """What was not learned up to a position: what is erased, and what orders had left out by then."""
+        orders = self._left_out(upto)
 
         def skip(event: Event) -> bool:
             return event.position in self._gone or any(one.names(event.position, event.payload) for one in orders)
@@ -161,7 +167,7 @@ class Rebuilding:
                 "those files, and start anew from them with another home (log.rows = 'always' keeps rows in the log)"
             )
         after = stretch.after.log
-        if self._last is not None and self._last[0][:2] == stretch[:2] and self._last[0].upto <= stretch.upto:
+        if self._last is not None and self._goes_on(self._last[0], stretch):
             after, again = self._last[0].upto.log, model.copy(self._last[1])
         elif stretch.root == _UNTRAINED:
             again = self._untrained(spec)
@@ -174,6 +180,11 @@ class Rebuilding:
         self.rebuilt.learned += learned
         self._last = stretch, model.copy(again)
         return again
+
+    def _goes_on(self, last: Stretch, stretch: Stretch) -> bool:
+        """Whether a stretch begins with another, and nothing was left out in between that the other has learned."""
+        alike = last[:2] == stretch[:2] and last.upto <= stretch.upto
+        return alike and self._left_out(last.upto.log) == self._left_out(stretch.upto.log)
 
     def _model(self, id: str) -> Model:
         """The model of a version as it should be: rebuilt if it is affected, read from its snapshot if not."""
