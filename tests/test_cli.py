@@ -260,10 +260,11 @@ def test_versions_and_orders_work_while_another_process_has_the_loop_open(data, 
     path = folder / "everlearn.toml"
     path.write_text(path.read_text() + "\n[serve]\nport = 0\n")
     with Server(config.load("everlearn.toml"), folder / "everlearn.home") as server, server.client() as client:
-        first = data("versions")["versions"][0]["id"]
-        moved = data("promote", first, "--reason", "as a test")
-        assert moved["version"] == first
-        assert next(one for one in client.versions() if "champion" in one.aliases).id == first
+        client.challenge({"family": "linear"}, "to try")
+        newest = data("versions")["versions"][-1]["id"]
+        moved = data("promote", newest, "--reason", "as a test")
+        assert moved["version"] == newest
+        assert next(one for one in client.versions() if "champion" in one.aliases).id == newest
         (folder / "labels.csv").write_text(f"id,y\n{client.predict({'a': 1.0}).id},1\nnobody,1\n")
         told = data("feedback", "labels.csv", "--id", "id", "--label", "y")
         assert (told["accepted"], told["known"], told["refused"]) == (1, 0, 1)
