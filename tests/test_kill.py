@@ -244,7 +244,7 @@ def test_killed_while_every_row_is_appended(tmp_path):
 
 
 def test_killed_while_a_client_predicts_and_sends_labels_late(tmp_path):
-    settings = spec(tick=10, checkpoint=50, gate=GateSpec(minimum=50), feedback=FeedbackSpec(bytes=40_000))
+    settings = spec(tick=10, checkpoint=50, gate=GateSpec(minimum=50), feedback=FeedbackSpec(bytes=180_000))
     columns, rows, delay = table(1500), 1500, 30
 
     def work(home: Path) -> None:
