@@ -303,7 +303,7 @@ class Operator:
                     lambda: client.rollback("tried"),
                     lambda: client.challenge({"family": "linear"}, "to try"),
                     lambda: client.withdraw(some, "tried"),
-                    lambda: client.rollback("one source", without_source="s0"),
+                    lambda: client.rollback("one source", without={"source": "s0"}),
                 ]
                 self.memory.orders.append(calls[kind]().position)
         except EverlearnError as error:

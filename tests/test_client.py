@@ -479,7 +479,9 @@ def test_versions_and_orders(serving):
     with serving.client() as client:
         (version, *_) = client.versions()
         assert client.version("champion").id == version.id
-        outcome = client.promote(version.id, "to see that it works")
+        with pytest.raises(errors.InputError, match="serves already"):
+            client.promote(version.id)
+        outcome = client.challenge({"family": "linear"}, "to see that it works")
         assert outcome.folded
         assert outcome.decision.reason == "to see that it works"
         decisions = client.decisions()
@@ -543,7 +545,9 @@ def test_a_page_logs_in_looks_acts_and_logs_out(serving):
         assert page.get("/status").status_code == 200
         assert page.post("/rollback", json={"reason": "no"}).status_code == 403
         csrf = {"x-csrf-token": who.json()["csrf"]}
-        assert page.post("/versions/champion/promote", json={"reason": "page"}, headers=csrf).status_code in (200, 202)
+        challenger = {"model": {"family": "linear"}, "reason": "page"}
+        # carried out, or refused by the loop, where as many contend as may: the page was let in
+        assert page.post("/challengers", json=challenger, headers=csrf).status_code in (200, 202, 409)
         foreign = {**csrf, "sec-fetch-site": "cross-site"}
         assert page.post("/versions/champion/promote", json={"reason": "no"}, headers=foreign).status_code == 403
         assert page.post("/predict", json={"features": {"x": 1.0}}, headers=csrf).status_code == 401  # tokens only

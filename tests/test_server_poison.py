@@ -219,7 +219,7 @@ def test_the_guard_rolls_back_what_flips_have_made_worse(tmp_path):
         assert back
         assert {one.by for one in back} == {"guard"}
         assert all(one.evidence is not None and decided(one.evidence) for one in back)
-        undone = client.rollback("one key told the contrary", without_source="key-17")
+        undone = client.rollback("one key told the contrary", without={"source": "key-17"})
         assert undone.followed[-1].detail["left_out"] >= 900
         assert right(client, range(5000, 5500)) > 0.9
     check_finite(tmp_path / "home", held)
