@@ -67,7 +67,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    for module in ("access", "sessions", "tokens"):
+    for module in ("access", "access.sessions", "access.tokens"):
         monkeypatch.setattr(f"everlearn.app.{module}.time", made)
     return made
 

@@ -212,7 +212,6 @@ def test_the_guard_rolls_back_what_flips_have_made_worse(tmp_path):
     with Server(held, tmp_path / "home") as server, server.client() as client:
         judged(client, range(1500))
         catch_up(server)
-        client.promote("champion", "good as it is")
         judged(client, range(1500, 4500), flipped=0.3, source="key-17", weight=100.0)
         catch_up(server)
         back = [one for one in client.decisions() if one.action == "rollback"]

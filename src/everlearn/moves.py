@@ -133,6 +133,7 @@ class Moves:
         move = roster.move(candidate, verdict)
         if move == "promote":
             left, old = ([], champion.version) if candidate is champion else self._left(at, now)
+            self._noted(left)  # in the order of the log
             version, more, payloads = candidate.version, {}, []
             if candidate.role != "shadow":  # which is stored already
                 spec, since = self._versions.find(version).spec, now if candidate.learns else candidate.learned
@@ -140,7 +141,7 @@ class Moves:
                 version, more, payloads = born.version.id, _at_birth(since), [born]
             decision = self._note(move, at, reason, "gate", "champion", version, old, evidence, more)
             roster.promote(candidate, version)
-            return [*self._noted(left), *payloads, decision]
+            return [*left, *payloads, decision]
         if move == "rollback":
             better = roster.better(candidate)
             left, old = self._left(at, now)

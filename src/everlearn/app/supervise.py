@@ -29,7 +29,7 @@ from everlearn.app.access import check_bind
 from everlearn.app.desk.webhook import Webhook
 from everlearn.app.setup import READY, Setup
 from everlearn.client import Client
-from everlearn.errors import ConfigError, EverlearnError, InUse
+from everlearn.errors import ConfigError, EverlearnError, LogError
 from everlearn.home import held
 from everlearn.spec import Spec
 
@@ -169,7 +169,7 @@ class Server:
             self._socket.close()
         if self._watcher.ident is not None:
             self._watcher.join()
-        with suppress(InUse, OSError), held(self.home):  # another server may be at work on this home
+        with suppress(LogError, OSError), held(self.home):  # another server may be at work on this home
             shutil.rmtree(self._setup.serving)  # all of it is made anew from the log
         self._ended()
 
