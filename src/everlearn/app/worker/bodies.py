@@ -24,19 +24,43 @@ class Bodies:
         self.most = most
         self._full = full
         self._held = 0  # bytes of bodies that have not come whole yet
+        self._reading: dict[asyncio.Task[object] | None, float] = {}  # since when each waits for its body
+        self._late: set[asyncio.Task[object]] = set()
+        self._sweeping = False
 
     async def whole(self, receive: Receive) -> bytes:
         """The body of a request. Raises Refused: 400 (broken off), 408 (too slow), 413 (too long) or 503 (full)."""
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        self._reading[task] = loop.time()
+        if not self._sweeping:  # one timer for all: one for each would cost more than reading
+            self._sweeping = True
+            loop.call_later(SLOWEST / 4, self._sweep, loop)
         try:
-            async with asyncio.timeout(SLOWEST):
-                message = await receive()
-                body: bytes = message.get("body", b"")
-                if body and len(body) <= self.most and not message.get("more_body", False):
-                    return body
-                return await self._long(message, receive)
-        except TimeoutError:
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            if body and len(body) <= self.most and not message.get("more_body", False):
+                return body
+            return await self._long(message, receive)
+        except asyncio.CancelledError:
+            if task is None or task not in self._late:
+                raise
+            task.uncancel()
             detail = f"the body did not come within {SLOWEST:g} seconds"
             raise Refused(408, "", detail, headers=[(b"connection", b"close")]) from None
+        finally:
+            del self._reading[task]
+            if self._late and task is not None:
+                self._late.discard(task)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the waiting of those whose body takes too long."""
+        for task, since in list(self._reading.items()):
+            if task is not None and loop.time() - since > SLOWEST:
+                self._late.add(task)
+                task.cancel()
+        self._sweeping = bool(self._reading)
+        if self._sweeping:
+            loop.call_later(SLOWEST / 4, self._sweep, loop)
 
     async def _long(self, message: Message, receive: Receive) -> bytes:
         """A body that does not come in one piece, or is too long, or is none."""
