@@ -1,0 +1,146 @@
+"""The neural family's dials: read, checked, completed with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from everlearn.errors import ConfigError
+from everlearn.neural.terms import AnyTerm
+from everlearn.records import Task
+
+MIB = 1 << 20
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+
+
+class Memory(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is remembered: at most `rows` rows (0: any number) in at most `bytes` bytes, whichever is less.
+
+    Dense columns are stored as `dtype`, and a row that this does not hold exactly is refused. `augment` names a
+    function ("module:function", or "shift", "flip", "noise") that changes remembered rows when they are drawn.
+    """
+
+    kind: Literal["none", "window", "reservoir", "balanced", "loss", "gradient"] = "balanced"
+    rows: Count = 0
+    bytes: Count = 4 * MIB
+    dtype: Literal["float32", "float16", "uint8", "int16", "int32"] = "float32"
+    augment: str = ""
+
+
+class Consolidate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When anchors are taken: `every` so many rows (0: never), and what they look at: the newest `rows` rows."""
+
+    every: Count = 0
+    rows: Positive = 256
+
+
+class Drift(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the network does when the detector sees its own loss rise: anchors are taken, and the learning rate is
+    multiplied by `rate` for `grace_period` rows."""
+
+    detector: Literal["none", "adwin", "page_hinkley", "ddm", "kswin"] = "none"
+    sensitivity: Annotated[float, Meta(gt=0, lt=1)] = 0.002
+    grace_period: Positive = 500
+    rate: Annotated[float, Meta(gt=0)] = 1.0
+    consolidate: bool = True
+
+
+class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The learning rate over steps: up from 0 in `warmup` steps, then "constant", or down to `floor` times the rate
+    in `steps` steps ("linear", "cosine")."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Count = 0
+    steps: Positive = 1000
+    floor: Annotated[float, Meta(ge=0, le=1)] = 0.1
+
+
+class Lora(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Low-rank adapters (through PEFT): only they are trained, and `also` (names of modules, for instance the head).
+
+    `targets` are names of modules, or their ends ("q_proj"); empty: every linear layer but the last, which is in
+    `also` then.
+    """
+
+    rank: Positive = 8
+    alpha: Annotated[float, Meta(gt=0)] = 16.0
+    targets: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    dora: bool = False
+    rslora: bool = False
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a neural model is made of.
+
+    `module` names the function (or class) that makes the network, called with `arguments`; "mlp" is a built-in one.
+    The shape of a row is (`dense`,), or `shape` where columns are an image or a sequence; columns are cast to `dtype`
+    and multiplied by `scale`, or, with `normalize`, standardised by their running mean and deviation (None: where
+    there is neither shape nor scale). Rows have at most `width` hashed features. A step is taken for each `batch`
+    rows, `passes` times over; `clip` bounds the norm of the gradient (0: it is not). `ema` is how much of the average
+    of weights that serves stays at each step (0: what is trained serves). `heads` are groups of classes that have a
+    softmax of their own while learning; `head` "ncm" answers by the nearest class mean. `frozen` says where weights
+    that are not trained live: in arrays ("kept"), or made anew with the module ("rebuilt"), which saves room.
+    """
+
+    family: str = "neural"
+    module: str = "mlp"
+    arguments: dict[str, Any] = {}
+    task: Task
+    dense: Count
+    hashed: Count = 0
+    classes: Count = 0
+    width: Positive = 64
+    shape: tuple[Positive, ...] = ()
+    dtype: Literal["float32", "int64"] = "float32"
+    scale: float = 1.0
+    normalize: bool | None = None
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "adam", "lr": 0.001})
+    schedule: Schedule = Schedule()
+    loss: str = "auto"
+    batch: Positive = 10
+    passes: Positive = 1
+    clip: NotNegative = 0.0
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.998
+    memory: Memory = Memory()
+    terms: tuple[AnyTerm, ...] = ()
+    consolidate: Consolidate = Consolidate()
+    drift: Drift = Drift()
+    heads: tuple[tuple[Count, ...], ...] = ()
+    head: Literal["module", "ncm"] = "module"
+    lora: Lora | None = None
+    frozen: Literal["kept", "rebuilt"] = "kept"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    compile: bool = False
+    one_at_a_time: bool = True
+    seed: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Columns of what `predict` returns, and of what the network does."""
+        return 1 if self.task == "regression" else self.classes
+
+
+def read(spec: Mapping[str, Any]) -> Settings:
+    """Check a spec and fill in its defaults; raise `ConfigError` that names the dial, what was got and expected.
+
+    >>> read({"task": "binary", "dense": 8}).classes
+    2
+    """
+    given = dict(spec)
+    if given.get("task") == "binary":
+        given.setdefault("classes", 2)
+    if isinstance(given.get("optimizer"), str):
+        given["optimizer"] = {"name": given["optimizer"]}
+    try:
+        return msgspec.convert(given, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"neural model: {error}; known dials: {', '.join(Settings.__struct_fields__)}") from error
