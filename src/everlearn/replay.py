@@ -30,12 +30,21 @@ ENTRY_BYTES = 4 + 4  # index and value of one hashed feature
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-class Memory(NamedTuple):
-    """The arrays by name, as the kernels take them.
+class Ledger(NamedTuple):
+    """What the choice of a slot looks at and writes, whatever the slots hold.
 
     `class_seen` counts the rows offered of each class. Of the kind "balanced" only: `order` lists all slots, class
     after class and then the free ones; `begins` (classes + 2,) says where each of these stretches begins.
     """
+
+    counters: Ints
+    class_seen: Ints
+    begins: Ints
+    order: NDArray[np.int32]
+
+
+class Memory(NamedTuple):
+    """The arrays by name, as the kernels take them: those of `Ledger`, and the rows."""
 
     counters: Ints
     class_seen: Ints
@@ -51,7 +60,7 @@ class Memory(NamedTuple):
 
 
 @exact_kernel
-def _below(seed: int, stream: int, count: int, end: int) -> int:
+def below(seed: int, stream: int, count: int, end: int) -> int:
     """A random whole number in [0, end) that belongs to (seed, stream, count)."""
     return min(end - 1, int(uniform(seed, stream, count) * end))
 
@@ -77,14 +86,14 @@ def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, ta
 
 
 @exact_kernel
-def _balanced_slot(memory: Memory, label: int) -> int:
+def _balanced_slot(ledger: Ledger, label: int) -> int:
     """Where a row of class `label` goes, or -1: class-balancing reservoir sampling (Chrysakis and Moens 2020).
 
     A class that still holds all its rows takes room from the largest one. A class that has lost a row, or is the
     largest itself, never grows again: it goes on as a reservoir in the room it has, so its rows stay a fair sample.
     """
-    counters, begins, order = memory.counters, memory.begins, memory.order
-    classes, seen = memory.class_seen.shape[0], memory.class_seen[label]
+    counters, begins, order = ledger.counters, ledger.begins, ledger.order
+    classes, seen = ledger.class_seen.shape[0], ledger.class_seen[label]
     if counters[HELD] < order.shape[0]:
         counters[HELD] += 1
         return _reassign(begins, order, classes, 0, label)
@@ -95,23 +104,23 @@ def _balanced_slot(memory: Memory, label: int) -> int:
             if begins[other + 1] - begins[other] > most:
                 largest, most = other, begins[other + 1] - begins[other]
         if largest != label:
-            lost = _below(counters[SEED], EVICTION, counters[SEEN], most)
+            lost = below(counters[SEED], EVICTION, counters[SEEN], most)
             return _reassign(begins, order, largest, lost, label)
-    kept = _below(counters[SEED], CHOICE, counters[SEEN], seen)
+    kept = below(counters[SEED], CHOICE, counters[SEEN], seen)
     return int(order[begins[label] + kept]) if kept < room else -1
 
 
 @exact_kernel
-def _slot(memory: Memory, label: int) -> int:
-    """Where the row just counted goes, or -1 if it is not kept."""
-    counters, capacity = memory.counters, memory.y.shape[0]
+def slot(ledger: Ledger, capacity: int, label: int) -> int:
+    """Where the row just counted goes, or -1 if it is not kept; a window, a reservoir or balanced, by its counters."""
+    counters = ledger.counters
     if counters[KIND] == BALANCED:
-        return _balanced_slot(memory, label)
+        return _balanced_slot(ledger, label)
     place = counters[SEEN] - 1
     if counters[KIND] == WINDOW:
         place %= capacity
     elif place >= capacity:  # algorithm R (Vitter 1985)
-        place = _below(counters[SEED], CHOICE, counters[SEEN], counters[SEEN])
+        place = below(counters[SEED], CHOICE, counters[SEEN], counters[SEEN])
     if place >= capacity:
         return -1
     counters[HELD] = max(counters[HELD], place + 1)
@@ -131,6 +140,7 @@ def _add(
 ) -> None:
     """Offer the rows to the memory, one after another."""
     counters, classes, width = memory.counters, memory.class_seen.shape[0], memory.indices.shape[1]
+    ledger = Ledger(counters, memory.class_seen, memory.begins, memory.order)
     for row in range(y.shape[0]):
         label = int(y[row]) if classes > 0 else 0
         counters[SEEN] += 1
@@ -141,17 +151,17 @@ def _add(
         if many > width:
             counters[TRUNCATED] += 1
             many = width
-        slot = _slot(memory, label)
-        if slot < 0:
+        at = slot(ledger, memory.y.shape[0], label)
+        if at < 0:
             continue
-        memory.dense[slot] = dense[row]
-        memory.y[slot] = y[row]
-        memory.weight[slot] = weight[row]
-        memory.position[slot] = position[row]
+        memory.dense[at] = dense[row]
+        memory.y[at] = y[row]
+        memory.weight[at] = weight[row]
+        memory.position[at] = position[row]
         if width > 0:
-            memory.entries[slot] = many
-            memory.indices[slot, :many] = indices[begin : begin + many]
-            memory.values[slot, :many] = values[begin : begin + many]
+            memory.entries[at] = many
+            memory.indices[at, :many] = indices[begin : begin + many]
+            memory.values[at, :many] = values[begin : begin + many]
 
 
 @exact_kernel
@@ -159,7 +169,7 @@ def _draw(counters: Ints, key: int, n: int) -> Ints:
     """n numbers below the number of rows held, that belong to (seed, key)."""
     drawn = np.empty(n, np.int64)
     for i in range(n):
-        drawn[i] = _below(counters[SEED], key, i, counters[HELD])
+        drawn[i] = below(counters[SEED], key, i, counters[HELD])
     return drawn
 
 

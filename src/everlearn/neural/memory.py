@@ -1,0 +1,296 @@
+"""Replay memory of networks: rows in a fixed number of bytes, as tensors.
+
+Kinds: "window", "reservoir" and "balanced" as in `everlearn.replay`, with the same choices; "loss": a reservoir whose
+rows give way the likelier, the lower their loss and the fuller their class; "gradient": rows are kept whose gradients
+point elsewhere than those held. "none": nothing.
+
+The rows are where the network is, so that a step on a GPU neither sends rows there nor waits for what comes from
+there; what the choice of slots needs (`BOOK`) is small and always on the CPU, where the kernels of `choice` are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from everlearn._torch import Tensor, Tensors, array, tensor, torch
+from everlearn.errors import ConfigError, InputError
+from everlearn.neural import choice
+from everlearn.neural.choice import GRADIENT, LOSS, SKETCH, Book
+from everlearn.neural.settings import Memory
+from everlearn.records import Ints
+from everlearn.replay import BALANCED, COUNTERS, HELD, KIND, NEWEST, QUANTILES, RESERVOIR, SEED, SEEN, WINDOW
+
+KINDS = {"window": WINDOW, "reservoir": RESERVOIR, "balanced": BALANCED, "loss": LOSS, "gradient": GRADIENT}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+}
+BOOK = Book._fields  # tensors that are always on the CPU
+ROW_BYTES = 8 + 4 + 8  # y, weight, position
+ENTRY_BYTES = 4 + 4  # index and value of one hashed feature
+
+
+class Stored(NamedTuple):
+    """n rows as they are remembered; the first axis is the row.
+
+    `dense` (n, dense) of the stored dtype; `indices` int32 and `values` float32 (n, width), padded with 0, or (n, 0);
+    `y` float64 (n,); `weight` float32 (n,); `said` float32 (n, outputs): what the network answered, or (n, 0).
+    """
+
+    dense: Tensor
+    indices: Tensor
+    values: Tensor
+    y: Tensor
+    weight: Tensor
+    said: Tensor
+
+
+def start(
+    spec: Memory, *, dense: int, width: int, classes: int, outputs: int, seed: int, device: str | torch.device
+) -> Tensors:
+    """Allocate everything, at most `spec.rows` rows (0: any number) in at most `spec.bytes` bytes, all counted.
+
+    `width` is the number of hashed features of a row (0: none), `classes` the number of classes (0: a regression,
+    where "balanced" is a reservoir), `outputs` the columns of remembered answers (0: they are not kept). Kind "none"
+    has no tensors. Raises `ConfigError` if not one row fits.
+
+    >>> spec = Memory(kind="reservoir", bytes=100_000, dtype="uint8")
+    >>> held = start(spec, dense=784, width=0, classes=10, outputs=0, seed=0, device="cpu")
+    >>> len(held["y"]), sum(one.nbytes for one in held.values())
+    (124, 99824)
+    """
+    if spec.kind == "none":
+        return {}
+    kind = RESERVOIR if spec.kind == "balanced" and classes == 0 else KINDS[spec.kind]
+    stored = DTYPES[spec.dtype]
+    balanced, by_loss, by_gradient = kind == BALANCED, kind == LOSS, kind == GRADIENT
+    fixed = 8 * (COUNTERS + classes + (classes + 2) * balanced + classes * by_loss)
+    each = ROW_BYTES + stored.itemsize * dense + ENTRY_BYTES * width + 4 * outputs
+    each += 4 * balanced + (4 + 4 * (classes > 0)) * by_loss + (4 + SKETCH) * by_gradient
+    capacity = (spec.bytes - fixed) // each
+    if capacity < 1:
+        raise ConfigError(
+            f"memory.bytes is {spec.bytes}, and one row takes {each} beside {fixed} for counting; "
+            f"give at least {fixed + each}, or set memory.kind to 'none'"
+        )
+    capacity = min(capacity, spec.rows) if spec.rows else capacity
+    counters = torch.zeros(COUNTERS, dtype=torch.int64)
+    counters[KIND], counters[SEED] = kind, seed
+    begins = torch.zeros((classes + 2) * balanced, dtype=torch.int64)
+    begins[-1:] = capacity
+    return {
+        "counters": counters,
+        "class_seen": torch.zeros(classes, dtype=torch.int64),
+        "begins": begins,
+        "order": torch.arange(capacity * balanced, dtype=torch.int32),
+        "position": torch.zeros(capacity, dtype=torch.int64),
+        "class_held": torch.zeros(classes * by_loss, dtype=torch.int64),
+        "label": torch.zeros(capacity * by_loss * (classes > 0), dtype=torch.int32),
+        "loss": torch.zeros(capacity * by_loss),
+        "score": torch.zeros(capacity * by_gradient),
+        "sketch": torch.zeros((capacity * by_gradient, SKETCH), dtype=torch.int8),
+        "dense": torch.zeros((capacity, dense), dtype=stored, device=device),
+        "indices": torch.zeros((capacity, width), dtype=torch.int32, device=device),
+        "values": torch.zeros((capacity, width), device=device),
+        "y": torch.zeros(capacity, dtype=torch.float64, device=device),
+        "weight": torch.zeros(capacity, device=device),
+        "said": torch.zeros((capacity, outputs), device=device),
+    }
+
+
+def cast(dense: Tensor, spec: Memory, at: int) -> Tensor:
+    """Dense rows (n, columns) as the dtype they are stored in; row i is at position `at` + i.
+
+    Raises `InputError` where a number would not come back as it is (a missing value stays one, where it can).
+
+    >>> cast(torch.tensor([[3.0, 255.0]]), Memory(dtype="uint8"), at=0)
+    tensor([[  3, 255]], dtype=torch.uint8)
+    """
+    stored = DTYPES[spec.dtype]
+    if dense.dtype == stored:
+        return dense
+    held = dense.to(stored)
+    back, was = (held.double(), dense.double()) if spec.dtype == "int32" else (held.to(dense.dtype), dense)
+    if torch.equal(back, was):
+        return held
+    lost = (back != was) & ~(back.isnan() & was.isnan())
+    if lost.any():
+        row, column = (int(number) for number in lost.nonzero()[0])
+        raise InputError(
+            f"column {column} of the row at position {at + row} is {float(dense[row, column])!r}, which {spec.dtype} "
+            "does not hold exactly; expected rows that it does: set memory.dtype to 'float32'"
+        )
+    return held
+
+
+def add(
+    held: Tensors,
+    spec: Memory,
+    rows: Stored,
+    *,
+    losses: Tensor | None = None,
+    gradients: Tensor | None = None,
+    at: int = 0,
+) -> None:
+    """Offer rows in stream order, row i at position `at` + i; `held` is changed in place, and keeps no row given.
+
+    `losses` (n,) are needed by the kind "loss", `gradients` (n, any number) of each row's loss by "gradient", for
+    instance with respect to the last layer. n rows at once leave the same bytes as n calls of one row. Raises
+    `InputError`, before anything is written, where rows do not fit the memory or a label is no class of it.
+    """
+    n = rows.y.shape[0]
+    if spec.kind == "none" or n == 0:
+        return
+    dense = _checked(held, spec, rows, at)
+    labels = _labels(held, rows, at)
+    book = _book(held)
+    if book.counters[KIND] == LOSS and (losses is None or losses.shape != (n,)):
+        raise InputError(f"memory of kind 'loss' got {n} rows and losses {_shape(losses)}; expected losses ({n},)")
+    if book.counters[KIND] == GRADIENT and (gradients is None or gradients.ndim != 2 or len(gradients) != n):
+        raise InputError(
+            f"memory of kind 'gradient' got {n} rows and gradients {_shape(gradients)}; expected ({n}, any number)"
+        )
+    noted = np.zeros(0, np.float32) if losses is None else _single(losses)
+    sketches = np.zeros((n, 0), np.int8)
+    if gradients is not None and book.counters[KIND] == GRADIENT:
+        sketches = choice.sketched(_single(gradients), int(book.counters[SEED]))
+    slots = choice.offer(book, labels, noted, sketches, at)
+    kept = np.flatnonzero(slots >= 0)
+    if len(kept) == 0:
+        return
+    device = held["y"].device
+    to, given = tensor(slots[kept]).to(device), tensor(kept)
+    for name, one in rows._replace(dense=dense)._asdict().items():
+        if held[name].shape[1:].numel() > 0:
+            chosen = one if len(kept) == n else one.index_select(0, given.to(one.device))
+            held[name].index_copy_(0, to, chosen.to(device=device, dtype=held[name].dtype))
+
+
+def pick(held: Tensors, n: int, key: int) -> Tensor:
+    """The slots of n rows held, all different (all rows, where fewer are held), int64 on the CPU.
+
+    The draw belongs to (seed, key), a whole number from 0. Every row has the same chance, and so has every order.
+    """
+    if not held:
+        return torch.zeros(0, dtype=torch.int64)
+    return tensor(choice.draw(array(held["counters"]), array(held["order"]), key, n))
+
+
+def take(held: Tensors, slots: Tensor) -> Stored:
+    """Copies of the rows in these slots, and of no other, on the device of the memory."""
+    if not held:
+        wide, one = torch.zeros((0, 0)), torch.zeros(0)
+        return Stored(wide, wide.int(), wide, one.double(), one, wide)
+    at = slots.to(held["y"].device)
+    return Stored(*(held[name].index_select(0, at) for name in Stored._fields))
+
+
+def draw(held: Tensors, spec: Memory, n: int, key: int) -> Stored:
+    """n rows held, all different (all of them, where fewer are held), that belong to (seed, key).
+
+    Writes nothing, and copies no row but those drawn. A memory of kind "none" has rows of no column.
+    """
+    return take(held, pick(held, n, key))
+
+
+def revise(held: Tensors, slots: Tensor, losses: Tensor) -> None:
+    """Note what the rows in these slots lose now, float32 (n,); only the kind "loss" looks at it."""
+    if held and held["counters"][KIND] == LOSS:
+        noted = losses.detach().float().cpu()
+        held["loss"][slots.cpu()] = noted.where(noted.isfinite(), torch.zeros(()))
+
+
+def contents(held: Tensors, spec: Memory) -> Stored:
+    """Everything held, oldest first. Writes nothing."""
+    return take(held, _oldest_first(held))
+
+
+def parts(held: Tensors, size: int) -> Iterator[Stored]:
+    """Everything held, oldest first, at most `size` rows at once."""
+    slots = _oldest_first(held)
+    for begin in range(0, len(slots), size):
+        yield take(held, slots[begin : begin + size])
+
+
+def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
+    """What the memory is made of, in plain numbers; reported because it shifts when the stream drifts.
+
+    `rows`, `capacity`, `bytes`; `seen` (all rows offered); `classes`: for each class, in class order, rows `held`,
+    `seen`, and its `share` of memory; `age`: the quantiles 0, .25, .5, .75 and 1 of how many positions each row is
+    behind the newest row offered (empty while nothing is held).
+    """
+    if not held:
+        return {"rows": 0, "capacity": 0, "bytes": 0, "seen": 0, "classes": [], "age": {}}
+    book, slots = _book(held), _oldest_first(held)
+    rows, classes = len(slots), len(book.class_seen)
+    labels = array(take(held, slots).y).astype(np.int64) if classes else np.zeros(0, np.int64)
+    many = np.bincount(labels, minlength=classes)
+    ages = book.counters[NEWEST] - book.position[array(slots)]
+    return {
+        "rows": rows,
+        "capacity": len(book.position),
+        "bytes": sum(one.nbytes for one in held.values()),
+        "seen": int(book.counters[SEEN]),
+        "classes": [
+            {"held": int(many[label]), "seen": int(book.class_seen[label]), "share": float(many[label] / max(1, rows))}
+            for label in range(classes)
+        ],
+        "age": {str(q): float(np.quantile(ages, q)) for q in QUANTILES} if rows else {},
+    }
+
+
+def _oldest_first(held: Tensors) -> Tensor:
+    if not held:
+        return torch.zeros(0, dtype=torch.int64)
+    book = _book(held)
+    many = int(book.counters[HELD])
+    slots = book.order[:many].astype(np.int64) if len(book.order) else np.arange(many)
+    return tensor(slots[np.argsort(book.position[slots], kind="stable")])
+
+
+def _book(held: Tensors) -> Book:
+    return Book(*(array(held[name]) for name in BOOK))
+
+
+def _single(one: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.ascontiguousarray(array(one.float()))
+
+
+def _shape(one: Tensor | None) -> str:
+    return "none" if one is None else str(tuple(one.shape))
+
+
+def _checked(held: Tensors, spec: Memory, rows: Stored, at: int) -> Tensor:
+    """The dense rows as stored; rows that do not fit the memory are refused."""
+    n = rows.y.shape[0]
+    for name, one in rows._asdict().items():
+        expected = (n, *held[name].shape[1:])
+        if one.shape != expected:
+            raise InputError(
+                f"rows to remember have {name} of shape {tuple(one.shape)}, expected {expected}; "
+                "start the memory with the columns of the stream"
+            )
+    return cast(rows.dense, spec, at)
+
+
+def _labels(held: Tensors, rows: Stored, at: int) -> Ints:
+    """The class of each row (0 in a regression); what is no class is refused."""
+    classes = held["class_seen"].shape[0]
+    if classes == 0:
+        return np.zeros(rows.y.shape[0], np.int64)
+    y = array(rows.y)
+    labels = np.where((y >= 0) & (y < classes), y, -1).astype(np.int64)
+    foreign = labels != y
+    if foreign.any():
+        first = int(np.flatnonzero(foreign)[0])
+        raise InputError(
+            f"label {y[first]} at position {at + first} is no class of the memory; "
+            f"expected a whole number from 0 to {classes - 1}"
+        )
+    return labels
