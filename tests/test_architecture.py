@@ -23,7 +23,7 @@ TIERS = (
     "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
     "linear trees neural preference scale client",
     "home orders relearn taken",  # parts of loop
-    "lessons moves",
+    "lessons moves gated",
     "fold",
     "intake status erase labels",  # parts of loop
     "loop evaluate bridges",

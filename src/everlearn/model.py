@@ -21,6 +21,7 @@ Spec = Mapping[str, Any]
 FAMILIES: dict[str, str] = {
     "linear": "everlearn.linear:build",
     "neural": "everlearn.neural:build",
+    "gated": "everlearn.gated:build",
 }
 
 
