@@ -18,8 +18,8 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 TIERS = (
     "records errors _jit _torch",
     "spec _random",
-    "model metrics drift replay merge schema pack limits",
-    "faulty",
+    "model metrics drift replay schema pack limits",
+    "faulty merge",
     "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
     "linear trees neural preference scale client",
     "home orders relearn taken",  # parts of loop
