@@ -11,17 +11,17 @@ after each 100 of them, and at the end; as soon as it says better or worse, the 
 so many rows is told by `everlearn.gate.power`.
 
 A proposal that is not accepted goes back to the accepted arrays, all of them: optimiser state, memory and counters
-belong to the weights. Nobody can tell undecided from worse in advance, so undecided proposals go back as well, unless
-`undecided` is "continue": then they learn on from where they are, and are validated anew. Rows of a validation are
+belong to the weights. That holds for one that is undecided after all validation rows, too. Rows of a validation are
 kept, and learned after its end by whoever goes on; they count as rows of the next proposal. So with every verdict some
-work falls on one row: at most `validation` rows are learned at once.
+work falls on one row: at most `validation` rows are learned at once. What a rejected proposal had learned before its
+validation is lost, which is the point of it.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -57,8 +57,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `model` is the spec of any model, and takes its shape (task, dense, hashed, classes) and seed from here. A proposal
     is frozen once it has learned `update` rows, and compared with the accepted model on at most `validation` rows, at
     least 500. `gate` says when it is accepted, as everywhere; its guards are "recall:0", "recall:1", ... by number of
-    class. What becomes of a proposal that is neither shown better nor worse: see `undecided`. Kept rows have `width`
-    hashed features on average; of those that have more, the first are kept.
+    class. Kept rows have `width` hashed features on average; of those that have more, the first are kept.
     """
 
     family: str = "gated"
@@ -70,7 +69,6 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gate: GateSpec = GateSpec()
     update: Positive = 1000
     validation: Annotated[int, Meta(ge=FEWEST)] = 2000
-    undecided: Literal["restore", "continue"] = "restore"
     width: Positive = 64
     one_at_a_time: bool = True
     seed: int = 0
@@ -273,7 +271,7 @@ class Gated:
         self._own["last"][:] = [outcome, *msgspec.structs.astuple(verdict.evidence)]
         if outcome == ACCEPTED:
             restore(self._accepted, self._proposal.arrays)
-        elif outcome == REJECTED or self._chosen.undecided == "restore":
+        else:
             restore(self._proposal, self._accepted.arrays)
         for name, array in gate.start(self._chosen.gate).items():
             self._own[f"gate/{name}"][...] = array
