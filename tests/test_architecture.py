@@ -27,6 +27,7 @@ TIERS = (
     "fold",
     "intake status erase labels",  # parts of loop
     "loop evaluate bridges",
+    "continual",
     "dashboard",
     "app",
     "cli",

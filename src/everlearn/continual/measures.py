@@ -1,0 +1,162 @@
+"""Measures of continual learning, as functions of arrays; each with its definition and where it comes from.
+
+`matrix` is float64 (T, T): R[i, j] is the accuracy on the test rows of task j after task i was learned (Lopez-Paz and
+Ranzato 2017, "Gradient Episodic Memory for Continual Learning"). Formulas count tasks from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.errors import InputError
+from everlearn.records import Floats
+
+FIRST = 500  # rows of a task that learning speed looks at
+LOWER_IS_BETTER = frozenset({"forgetting"})
+
+
+def average_accuracy(matrix: Floats) -> float:
+    """The mean over tasks after the last one: ACC = 1/T sum_j R[T, j] (Lopez-Paz and Ranzato 2017, eq. 2).
+
+    >>> average_accuracy(np.array([[0.9, 0.0], [0.5, 0.8]]))
+    0.65
+    """
+    return float(matrix[-1].mean())
+
+
+def forgetting(matrix: Floats) -> float:
+    """How much was lost of the best that there ever was, over all tasks but the last; less is better.
+
+    F = 1/(T-1) sum_{j<T} (max_{l<T} R[l, j] - R[T, j]) (Chaudhry et al. 2018, "Riemannian Walk for Incremental
+    Learning", eq. 3). It is the negative of backward transfer where every task is best right after it was learned.
+
+    >>> round(forgetting(np.array([[0.9, 0.0, 0.0], [0.95, 0.8, 0.0], [0.55, 0.7, 0.9]])), 6)
+    0.25
+    """
+    square = _square(matrix)
+    return float((square[:-1, :-1].max(axis=0) - square[-1, :-1]).mean())
+
+
+def backward_transfer(matrix: Floats) -> float:
+    """What later tasks did to a task: BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i]) (Lopez-Paz and Ranzato 2017, eq. 3).
+
+    >>> round(backward_transfer(np.array([[0.9, 0.0], [0.5, 0.8]])), 6)
+    -0.4
+    """
+    square = _square(matrix)
+    return float((square[-1, :-1] - np.diag(square)[:-1]).mean())
+
+
+def forward_transfer(matrix: Floats, untrained: Floats) -> float:
+    """What the tasks before did for a task not met yet: FWT = 1/(T-1) sum_{i>1} (R[i-1, i] - b[i]).
+
+    `untrained` float64 (T,) is b: the accuracy on each task before anything was learned (Lopez-Paz and Ranzato 2017,
+    eq. 4). Where new classes come with each task it says little: a class that was never seen is hardly ever answered.
+
+    >>> round(forward_transfer(np.array([[0.9, 0.3], [0.5, 0.8]]), np.array([0.1, 0.1])), 6)
+    0.2
+    """
+    square = _square(matrix)
+    return float((np.diag(square, 1) - untrained[1:]).mean())
+
+
+def learning_accuracy(matrix: Floats) -> float:
+    """Plasticity: how well each task was learned when its turn came, 1/T sum_i R[i, i] (Riemer et al. 2019,
+    "Learning to Learn without Forgetting by Maximizing Transfer and Minimizing Interference").
+
+    >>> round(learning_accuracy(np.array([[0.9, 0.3], [0.5, 0.8]])), 6)
+    0.85
+    """
+    return float(np.diag(_square(matrix, 1)).mean())
+
+
+def plasticity_slope(online: Floats) -> float:
+    """Loss of plasticity: how much the online accuracy within a task changes from one task to the next.
+
+    `online` float64 (T,) is the accuracy of the answers given before learning, task by task; the result is the slope
+    of the least-squares line through it (after the curves of Dohare et al. 2024, "Loss of plasticity in deep continual
+    learning"). Below 0 the network learns ever less. It compares tasks that are equally hard: permuted or rotated ones.
+
+    >>> round(plasticity_slope(np.array([0.9, 0.85, 0.8])), 6)
+    -0.05
+    """
+    if len(online) < 2:
+        raise InputError("a slope over one task was asked for; expected at least two tasks")
+    return float(np.polyfit(np.arange(len(online)), online, 1)[0])
+
+
+def learning_speed(right: NDArray[Any], starts: Sequence[int]) -> float:
+    """How soon a task is learned: the online accuracy in the first 500 rows of each task, averaged over tasks.
+
+    `right` (n,) says for each row of the stream whether the answer before learning was right, `starts` at which row
+    each task begins. It is the area under the learning curve (Chaudhry et al. 2019, "Efficient Lifelong Learning with
+    A-GEM", LCA), with the accuracy on the rows to come in place of that on a test set.
+
+    >>> learning_speed(np.array([0, 1, 1, 1, 0, 0, 1, 1]), starts=[0, 4])
+    0.625
+    """
+    ends = [*starts[1:], len(right)]
+    parts = [right[start : min(start + FIRST, end)] for start, end in zip(starts, ends, strict=True)]
+    return float(np.mean([part.mean() for part in parts]))
+
+
+def anytime_accuracy(scores: Floats, seen: NDArray[Any]) -> float:
+    """The accuracy that one would have found at any time: the mean over moments of the mean over tasks met by then.
+
+    `scores` float64 (moments, T) is the accuracy on each task at moments all along the stream, `seen` int (moments,)
+    how many tasks had begun by each (averaged anytime accuracy: Caccia et al. 2022, "New Insights on Reducing Abrupt
+    Representation Change in Online Continual Learning").
+
+    >>> round(anytime_accuracy(np.array([[0.8, 0.0], [0.6, 0.4]]), np.array([1, 2])), 6)
+    0.65
+    """
+    return float(seen_accuracy(scores, seen).mean())
+
+
+def seen_accuracy(scores: Floats, seen: NDArray[Any]) -> Floats:
+    """At each moment the mean accuracy over the tasks met by then, float64 (moments,); see `anytime_accuracy`."""
+    met = np.arange(scores.shape[1]) < np.asarray(seen)[:, None]
+    result: Floats = (scores * met).sum(axis=1) / met.sum(axis=1)
+    return result
+
+
+def minimum_accuracy(points: NDArray[Any], scores: Floats, borders: Sequence[int]) -> float:
+    """The worst that a task came to once it was learned, averaged over all tasks but the last (min-ACC).
+
+    `points` int (moments,) are the rows learned at each moment, `scores` float64 (moments, T) the accuracies then,
+    `borders` (T,) the rows at which tasks end. min-ACC = 1/(T-1) sum_{i<T} min_n A(E_i, f_n) over the moments n
+    after task i ended (De Lange, van de Ven and Tuytelaars 2023, "Continual evaluation for lifelong learning:
+    Identifying the stability gap"). The drop right after a border shows only where moments are close together.
+
+    >>> minimum_accuracy(np.array([10, 12, 20]), np.array([[0.9, 0.1], [0.2, 0.5], [0.7, 0.8]]), [10, 20])
+    0.2
+    """
+    if len(borders) < 2:
+        raise InputError("the least accuracy of tasks that were learned before; expected at least two tasks")
+    least = [scores[np.asarray(points) > border, task].min() for task, border in enumerate(borders[:-1])]
+    return float(np.mean(least))
+
+
+def worst_case_accuracy(points: NDArray[Any], scores: Floats, borders: Sequence[int]) -> float:
+    """What is left in the worst case: WC-ACC = 1/T A(E_T, f) + (1 - 1/T) min-ACC, f the model at the end.
+
+    Arguments and source as for `minimum_accuracy`; the trade-off of plasticity and the worst of stability.
+
+    >>> round(worst_case_accuracy(np.array([10, 12, 20]), np.array([[0.9, 0.1], [0.2, 0.5], [0.7, 0.8]]), [10, 20]), 6)
+    0.5
+    """
+    tasks = len(borders)
+    return float(scores[-1, tasks - 1] / tasks + (1 - 1 / tasks) * minimum_accuracy(points, scores, borders))
+
+
+def _square(matrix: Floats, least: int = 2) -> Floats:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < least:
+        raise InputError(
+            f"the accuracy matrix has shape {matrix.shape}; expected (T, T) with T from {least}: a row after each "
+            "task, a column for each task"
+        )
+    return matrix
