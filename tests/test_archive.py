@@ -20,6 +20,7 @@ from everlearn.errors import InputError
 from everlearn.events import KINDS
 from everlearn.records import Event, Example, Label, Prediction, Version
 from everlearn.spec import FeedbackSpec
+from everlearn.version import related
 
 SPEC = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
@@ -250,10 +251,10 @@ def test_lineage():
     \\- d -/     , and f of nobody"""
     family = [version("a"), version("b", "a"), version("d", "a"), version("c", "b", "d"), version("e", "c")]
     versions = {one.id: one for one in [*family, version("f")]}
-    assert compare.related(versions, "b", "d") == ("a", 2)
-    assert compare.related(versions, "e", "d") == ("d", 2)
-    assert compare.related(versions, "e", "e") == ("e", 0)
-    assert compare.related(versions, "e", "f") == (None, None)
+    assert related(versions, "b", "d") == ("a", 2)
+    assert related(versions, "e", "d") == ("d", 2)
+    assert related(versions, "e", "e") == ("e", 0)
+    assert related(versions, "e", "f") == (None, None)
 
 
 def test_arrays_that_cannot_be_compared():

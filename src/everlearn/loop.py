@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everlearn import config, metrics, orders, report, status
+from everlearn import config, merge, metrics, orders, report, status
 from everlearn.errors import InputError, LogError
 from everlearn.faulty import Faults, Faulty
 from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
@@ -22,16 +22,7 @@ from everlearn.fold import Commit, Fold
 from everlearn.home import Home
 from everlearn.intake import Intake
 from everlearn.predict import Served, answer
-from everlearn.records import (
-    Decision,
-    Event,
-    Example,
-    Payload,
-    Prediction,
-    Rejected,
-    Scalar,
-    Version,
-)
+from everlearn.records import Decision, Event, Example, Payload, Prediction, Rejected, Scalar, Version
 from everlearn.spec import Spec
 from everlearn.status import Watch
 from everlearn.stream import Stream, plain, read
@@ -224,6 +215,28 @@ class Loop:
             return self._ordered(orders.shadow(self.home.versions, challenger, reason))
         return self._ordered(orders.challenge(self.spec, challenger, reason, None, warm))
 
+    def merge(
+        self,
+        a: str,
+        b: str,
+        method: str = "linear",
+        *,
+        weights: Sequence[float] = (),
+        ancestor: str = "",
+        density: float = 0.0,
+        scale: float = 1.0,
+        seed: int = 0,
+        reason: str = "asked for by the user",
+    ) -> Version:
+        """Merge two versions (ids, their beginnings, aliases) into a new one with two parents, and put that in shadow.
+
+        `method` and its dials are those of `everlearn.merge.merge`; "champion" and "challenger" stand for what these
+        have learned by now. Raises InputError for versions that cannot be merged, ConfigError for dials.
+        """
+        self.ready()
+        how = merge.How(method=method, weights=tuple(weights), density=density, scale=scale, seed=seed)
+        return self._ordered(orders.merge(self.spec, self.home.versions, (a, b), how, reason, ancestor))
+
     def withdraw(self, version: str, reason: str = "asked for by the user") -> Version:
         """Let a challenger that was started, or a version in shadow, go."""
         self.ready()
@@ -253,22 +266,12 @@ class Loop:
 
         Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
         """
-        kinds: dict[str, report.Kind] = {
-            "drift": "drift",
-            "promote": "promotion",
-            "rollback": "rollback",
-            "reject": "rejection",
-        }
-        marks = [
-            report.Mark(int(one.detail.get("examples", 0)), kinds[one.action], one.version[:6])
-            for one in self.decisions()
-            if one.action in kinds and one.by != "loop"
-        ]
         curves = {role: metrics.curve(arrays) for role, arrays in self.fold.learner.metrics.items()}
         if self.spec.mode == "live":
             del curves["challenger"]  # it is the champion that learns
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
-        return report.picture(curves, marks, path, title or f"{self.spec.schema.label}: {self.spec.mode}", metric)
+        title = title or f"{self.spec.schema.label}: {self.spec.mode}"
+        return report.picture(curves, report.marked(self.decisions()), path, title, metric)
 
     def status(self) -> dict[str, Any]:
         """How the loop is now, as plain values: counts, lag, metrics and their curves, drift, replay, gate, marks.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from everlearn import gate, limits, metrics, orders
+from everlearn import gate, limits, merging, metrics, orders
 from everlearn.errors import ConfigError, EverlearnError, InputError, LogError, ModelError
 from everlearn.events import Log
 from everlearn.faulty import Faulty
@@ -21,11 +21,10 @@ from everlearn.orders import Without
 from everlearn.records import Born, Decision, Event, Evidence, Payload
 from everlearn.relearn import births, relearn
 from everlearn.schema import Encoder
-from everlearn.serve import Contestant, Learned, Role, Roster, Trial
+from everlearn.serve import UNKNOWN, Contestant, Learned, Role, Roster, Trial
 from everlearn.spec import GateSpec, Spec
 from everlearn.version import Versions
 
-_READ = 4096  # events read at a time
 _GOOD: tuple[Role, ...] = ("previous", "frozen")  # to go back to, in this order
 _REPLACED = "what served until it was replaced"
 
@@ -327,6 +326,8 @@ class Moves:
                     raise ConfigError(f"version {order.version} is in shadow already")
                 roster.shadow(order.version, self.revive(order.version))
                 return [self._note("challenger", at, order.reason, "user", version=order.version, more=more)]
+            case "merge":
+                return self._merge(order, at, now)
             case "withdraw":
                 roster.dismiss(self._withdrawable(order.version))
                 return [self._note("withdraw", at, order.reason, "user", version=order.version, more=more)]
@@ -349,6 +350,32 @@ class Moves:
             roster.dismiss(fresh)
         decision = self._note("promote", at, order.reason, "user", "champion", version, old, more=more)
         return [*self._noted([*left, *payloads]), decision]
+
+    def _merge(self, order: Decision, at: int, now: Learned) -> list[Payload]:
+        """A new version is made of others, and put in shadow; those that learn are merged as what they are now."""
+        self._check_room()
+        told, known = order.detail["merge"], births(self._log)
+        parents = [self._parent(name, at, now, known) for name in told["parents"]]
+        joined = merging.join(told, parents, self._versions, self.revive, known)
+        spec, ids = parents[0].version.spec, [one.version.id for one in parents]
+        made = orders.build(self.spec, spec)
+        restore(made, joined.arrays)
+        why = f"merged {' and '.join(ids)} by {joined.method}: {order.reason}"
+        born = self._stored(made, spec, tuple(ids), at, why)
+        more = {"order": order.detail["order"], "merge": joined.told, "grown": merging.grown(parents)}
+        more |= _at_birth(joined.learned) if joined.learned != UNKNOWN else {}
+        self._roster.shadow(born.version.id, made)
+        noted = self._noted([*(one.born for one in parents if one.born is not None), born])
+        return [*noted, self._note("challenger", at, why, "user", version=born.version.id, more=more)]
+
+    def _parent(self, name: str, at: int, now: Learned, known: Mapping[str, Learned]) -> merging.Parent:
+        """Who is meant by a name in an order to merge: a version, or someone as they are now."""
+        one = merging.meant(self._roster, name)
+        born = self._grown(one, at, "what it was when it was merged") if one is not None and one.learns else None
+        if one is not None and born is not None:
+            return merging.Parent(born.version, one.tried.twin(), now, born)
+        version = self._versions.find(one.version if one is not None else name)
+        return merging.Parent(version, self.revive(version.id), known.get(version.id, UNKNOWN))
 
     def _check_moves(self, version: str, serves: str) -> None:
         if version == serves:
@@ -373,8 +400,8 @@ class Moves:
     def _roll_back_without(self, order: Decision, without: Without, at: int, now: Learned) -> list[Payload]:
         """The champion goes back to before the first such label, and who learns learns again what came since."""
         without = msgspec.structs.replace(without, last=min(without.last or at - 1, at - 1))
-        (champions, earlier), known = self._history(), births(self._log)
-        first = self._first(without, at)
+        (champions, earlier), known = orders.champions(self._log, self._learner.scored), births(self._log)
+        first = orders.first(self._log, without, at)
         version = order.version or _last_before(first, champions, known)
         if version not in known:
             raise InputError(f"the log does not tell what version {version} had learned at its birth; name another one")
@@ -417,35 +444,6 @@ class Moves:
         bounds, spec = limits.bounds(self._learner.limits), self.spec
         task = self._learner.task
         return relearn(one, self._log, self._encoder, task, after, at, skip, spec.feedback, spec.limits, bounds)
-
-    def _first(self, without: Without, at: int) -> int:
-        """The position of the first label that is meant."""
-        after = max(0, without.first - 1)
-        while after < at and (batch := self._log.read(after, _READ)):
-            for event in batch:
-                if event.position < at and without.names(event.position, event.payload):
-                    return event.position
-            after = batch[-1].position
-        raise InputError("there is no such label in the log; see its source and position")
-
-    def _history(self) -> tuple[list[str], list[Without]]:
-        """The champions there have been, in order, and what orders have left out."""
-        champions: list[str] = []
-        left_out: list[Without] = []
-        after = 0
-        while batch := self._log.read(after, _READ, kinds=("decision",)):
-            for event in batch:
-                one = event.payload
-                # A lost checkpoint is folded again with decisions in the log that have not been taken yet.
-                if not isinstance(one, Decision) or one.detail.get("examples", 0) > self._learner.scored:
-                    continue
-                if one.alias == "champion":
-                    champions.append(one.version)
-                    left_out += [msgspec.convert(one.detail["without"], Without)] if "without" in one.detail else []
-                elif one.action == "erase":  # versions were made anew
-                    champions = [one.detail["versions"].get(version, version) for version in champions]
-            after = batch[-1].position
-        return champions, left_out
 
     def _forget(self, skip: Callable[[Event], bool], first: int, at: int) -> int:
         """Take what is left out from the memory; return how many rows there were."""

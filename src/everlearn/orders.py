@@ -7,7 +7,7 @@ that carries the same `detail["order"]`; `outcome` finds that one. So what the l
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -17,10 +17,14 @@ from msgspec import Struct
 from everlearn import model, schema
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
 from everlearn.events import Log
+from everlearn.merge import METHODS, How, completed, differing
 from everlearn.predict import new_id
-from everlearn.records import Batch, Decision, Example, Label, Payload, Preference, Reward, Task
+from everlearn.records import Batch, Decision, Example, Label, Payload, Preference, Reward, Task, Version
 from everlearn.spec import Spec
-from everlearn.version import Versions
+from everlearn.version import Versions, related
+
+_READ = 4096  # events read at a time
+AS_THEY_ARE = ("champion", "challenger")  # aliases that mean, to a merge, what these have learned by then
 
 
 class Without(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -104,6 +108,47 @@ def shadow(versions: Versions, name: str, reason: str) -> Decision:
     return _order("shadow", reason, _loadable(versions, name))
 
 
+def merge(
+    spec: Spec, versions: Versions, parents: Sequence[str], how: How, reason: str, ancestor: str = ""
+) -> Decision:
+    """Order: merge versions (ids, their beginnings, aliases) into a new one, and compare that with the champion.
+
+    "champion" and "challenger" stand for what these have learned when the order is carried out, and so does the id of a
+    fresh challenger. Where the method asks for an `ancestor` and none is named, it is the nearest common one.
+    Raises InputError for versions that cannot be merged, ConfigError for dials.
+    """
+    found = [versions.find(name) for name in parents]
+    asked = [name if name in AS_THEY_ARE else one.id for name, one in zip(parents, found, strict=True)]
+    how = completed(how, len(asked))
+    if len(set(asked)) < len(asked):
+        raise InputError(f"merge: got {', '.join(asked)}; expected different versions")
+    try:
+        specs = [build(spec, versions.find(_loadable(versions, one.id)).spec).spec for one in found]
+    except ModelError as error:
+        raise InputError(f"merge: {error}") from error
+    for other in specs[1:]:
+        if differences := differing(specs[0], other):
+            raise InputError("these models cannot be merged: " + "; ".join(differences))
+    needed = METHODS[how.method].ancestor
+    if ancestor and not needed:
+        raise InputError(f"merge: got an ancestor, which {how.method!r} does not look at; leave it out")
+    if needed:
+        _loadable(versions, ancestor or common(versions, [one.id for one in found]))
+    told = {**msgspec.to_builtins(how), "parents": asked, "ancestor": versions.find(ancestor).id if ancestor else ""}
+    return _order("merge", reason, "", {"merge": told})
+
+
+def common(versions: Versions, ids: Sequence[str], more: Sequence[Version] = ()) -> str:
+    """The nearest common ancestor of versions, of which those in `more` are not known yet; InputError if none."""
+    known = {one.id: one for one in (*versions.list(), *more)}
+    nearest: str | None = ids[0]
+    for id in ids[1:]:
+        nearest = related(known, nearest, id)[0] if nearest is not None else None
+    if nearest is None:
+        raise InputError(f"versions {', '.join(ids)} have no common ancestor; name one, or merge by a method without")
+    return nearest
+
+
 def withdraw(versions: Versions, name: str, reason: str) -> Decision:
     """Order: let a challenger that was started, or a version that was put in shadow, go."""
     return _order("withdraw", reason, versions.find(name).id)
@@ -119,6 +164,40 @@ def outcome(log: Log, order: Decision, after: int = 0) -> Decision | None:
                 return found
         after = batch[-1].position
     return None
+
+
+def champions(log: Log, scored: int) -> tuple[list[str], list[Without]]:
+    """The champions there have been, in order, and what orders have left out.
+
+    `scored` examples are folded: a lost checkpoint is folded again with decisions in the log that have not been taken
+    yet.
+    """
+    served: list[str] = []
+    left_out: list[Without] = []
+    after = 0
+    while batch := log.read(after, _READ, kinds=("decision",)):
+        for event in batch:
+            one = event.payload
+            if not isinstance(one, Decision) or one.detail.get("examples", 0) > scored:
+                continue
+            if one.alias == "champion":
+                served.append(one.version)
+                left_out += [msgspec.convert(one.detail["without"], Without)] if "without" in one.detail else []
+            elif one.action == "erase":  # versions were made anew
+                served = [one.detail["versions"].get(version, version) for version in served]
+        after = batch[-1].position
+    return served, left_out
+
+
+def first(log: Log, named: Without, at: int) -> int:
+    """The position of the first label that is meant, before position `at`; InputError if there is none."""
+    after = max(0, named.first - 1)
+    while after < at and (batch := log.read(after, _READ)):
+        for event in batch:
+            if event.position < at and named.names(event.position, event.payload):
+                return event.position
+        after = batch[-1].position
+    raise InputError("there is no such label in the log; see its source and position")
 
 
 def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:

@@ -95,7 +95,9 @@ def births(log: Log) -> dict[str, Learned]:
                 continue
             if one.action == "erase":
                 found |= {new: found[old] for old, new in one.detail.get("versions", {}).items() if old in found}
-            elif "learned" in one.detail:
+            for version, learned in one.detail.get("grown", {}).items():
+                found.setdefault(version, Learned(*learned))
+            if "learned" in one.detail:
                 found.setdefault(one.version, Learned(*one.detail["learned"]))
         after = batch[-1].position
     return found

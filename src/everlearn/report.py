@@ -6,7 +6,7 @@ points of `everlearn.metrics.curve`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from everlearn.errors import InputError
-from everlearn.records import Floats
+from everlearn.records import Decision, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,6 +115,16 @@ def counts(result: Mapping[str, Any]) -> Text:
     if rejected:
         line.append(f" · {rejected:,} {'row' if rejected == 1 else 'rows'} rejected", style="bold yellow")
     return line
+
+
+def marked(decisions: Iterable[Decision]) -> list[Mark]:
+    """What is marked below a picture: drifts, promotions, rollbacks and rejections, but those of the loop's own."""
+    kinds: dict[str, Kind] = {"drift": "drift", "promote": "promotion", "rollback": "rollback", "reject": "rejection"}
+    return [
+        Mark(int(one.detail.get("examples", 0)), kinds[one.action], one.version[:6])
+        for one in decisions
+        if one.action in kinds and one.by != "loop"
+    ]
 
 
 def picture(

@@ -243,6 +243,24 @@ class Versions:
         return [*self._versions.values()]
 
 
+def related(versions: Mapping[str, Version], a: str, b: str) -> tuple[str | None, int | None]:
+    """The nearest common ancestor (one of the two, perhaps), and the generations from one over it to the other."""
+    up, across = _ancestors(versions, a), _ancestors(versions, b)
+    common = min(up.keys() & across.keys(), key=lambda id: (up[id] + across[id], id), default=None)
+    return (common, up[common] + across[common]) if common is not None else (None, None)
+
+
+def _ancestors(versions: Mapping[str, Version], id: str) -> dict[str, int]:
+    """Each ancestor, the version itself among them, with the fewest generations to it."""
+    found, generation, now = {id: 0}, 0, [id]
+    while now:
+        generation += 1
+        parents = [parent for one in now if one in versions for parent in versions[one].parents]
+        now = [one for one in dict.fromkeys(parents) if one not in found]
+        found |= dict.fromkeys(now, generation)
+    return found
+
+
 def _sync_folder(folder: Path) -> None:
     """Put the folder's new entry on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from everlearn import limits, model
+from everlearn import limits, merging, model
 from everlearn.errors import InputError
 from everlearn.events import Log
 from everlearn.fold import Fold
@@ -61,6 +61,7 @@ class Rebuilding:
         self._births = births(log)
         self._decisions = _as_named_now(_decisions(log))
         self._fresh = {one.version for one in self._decisions if one.action == "challenger"}
+        self._merges = {one.version: one.detail["merge"] for one in self._decisions if _tells_of_merge(one)}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
         self._last: tuple[Stretch, Model] | None = None  # what was learned last may be what the next begins with
 
@@ -79,7 +80,7 @@ class Rebuilding:
         return self.rebuilt
 
     def _rebuild(self, version: Version) -> None:
-        again = self._models[version.id] = self._learned(self._stretch(version), version.spec)
+        again = self._models[version.id] = self._made(version)
         parents = tuple(self.rebuilt.id(parent) for parent in version.parents)
         reason = f"{_AGAIN}{version.reason.removeprefix(_AGAIN)}"
         made = self._versions.make(again.arrays, version.spec, parents, version.position, reason, version.metrics)
@@ -191,11 +192,22 @@ class Rebuilding:
         if id not in self._models:
             version = self._all[id]
             if self._is_affected(id) or version.blob not in self._kept:
-                self._models[id] = self._learned(self._stretch(version), version.spec)
+                self._models[id] = self._made(version)
             else:
                 self._models[id] = self._untrained(version.spec)
                 model.restore(self._models[id], self._versions.load(id))
         return self._models[id]
+
+    def _made(self, version: Version) -> Model:
+        """A version's model made anew: merged once more of its parents, or learned from the first of them on."""
+        told = self._merges.get(version.id)
+        if told is None:
+            return self._learned(self._stretch(version), version.spec)
+        parents = [self._model(parent) for parent in version.parents]
+        ancestor = self._model(told["ancestor"]) if told["ancestor"] else None
+        made = self._untrained(version.spec)
+        model.restore(made, merging.again(told, parents, ancestor))
+        return made
 
     def _untrained(self, spec: dict[str, Any]) -> Model:
         return model.build({"seed": self._fold.spec.seed, **spec}, self._fold.shape)
@@ -217,8 +229,17 @@ def _as_named_now(decisions: list[Decision]) -> list[Decision]:
     for one in reversed(decisions):
         if one.action == "erase":
             names |= {old: names.get(new, new) for old, new in one.detail["versions"].items()}
-        named.append(msgspec.structs.replace(one, version=names.get(one.version, one.version)))
+        detail = one.detail
+        if _tells_of_merge(one):
+            before = detail["merge"]["ancestor"]
+            detail = detail | {"merge": detail["merge"] | {"ancestor": names.get(before, before)}}
+        named.append(msgspec.structs.replace(one, version=names.get(one.version, one.version), detail=detail))
     return named[::-1]
+
+
+def _tells_of_merge(one: Decision) -> bool:
+    """Whether a decision says how a version was merged; an order only asks for it."""
+    return "merge" in one.detail and one.action != "order"
 
 
 def _before(log: Log, position: int, rows: int, gone: Set[int]) -> int:

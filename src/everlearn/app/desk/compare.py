@@ -1,4 +1,4 @@
-"""Two versions side by side: their specs, their metrics, how far the arrays moved, and how they are related."""
+"""Two versions side by side: their specs, their metrics, and how far the arrays moved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from everlearn.app.desk.replies import ArrayChange, MetricPair, SpecChange
-from everlearn.records import Arrays, Version
+from everlearn.records import Arrays
 
 
 def specs(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -> list[SpecChange]:
@@ -51,24 +51,6 @@ def moved(a: Arrays, b: Arrays) -> list[ArrayChange]:
             norm, change = _finite(np.linalg.norm(before)), _finite(np.linalg.norm(after - before))
         ratio = None if norm is None or change is None else 0.0 if not change else change / norm if norm else None
         found.append(ArrayChange(name, shape, norm, change, ratio))
-    return found
-
-
-def related(versions: Mapping[str, Version], a: str, b: str) -> tuple[str | None, int | None]:
-    """The nearest common ancestor (one of the two, perhaps), and the generations from one over it to the other."""
-    up, across = _ancestors(versions, a), _ancestors(versions, b)
-    common = min(up.keys() & across.keys(), key=lambda id: (up[id] + across[id], id), default=None)
-    return (common, up[common] + across[common]) if common is not None else (None, None)
-
-
-def _ancestors(versions: Mapping[str, Version], id: str) -> dict[str, int]:
-    """Each ancestor, the version itself among them, with the fewest generations to it."""
-    found, generation, now = {id: 0}, 0, [id]
-    while now:
-        generation += 1
-        parents = [parent for one in now if one in versions for parent in versions[one].parents]
-        now = [one for one in dict.fromkeys(parents) if one not in found]
-        found |= dict.fromkeys(now, generation)
     return found
 
 

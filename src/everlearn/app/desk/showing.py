@@ -19,6 +19,7 @@ from everlearn.app.problems import Refused
 from everlearn.errors import BlobError, InputError
 from everlearn.events import KINDS
 from everlearn.records import Version
+from everlearn.version import related
 
 STALE = 2.0  # seconds without a new status after which the learner counts as gone
 
@@ -80,7 +81,7 @@ def _find(parts: Parts, name: str) -> Version:
 
 def _diff(parts: Parts, first: str, second: str) -> Diff:
     a, b = _find(parts, first), _find(parts, second)
-    common, steps = compare.related({one.id: one for one in parts.archive.versions.list()}, a.id, b.id)
+    common, steps = related({one.id: one for one in parts.archive.versions.list()}, a.id, b.id)
     arrays, missing = None, ""
     try:
         with parts.comparing:  # the arrays of two versions are held at a time, however many ask
