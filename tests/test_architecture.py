@@ -23,6 +23,7 @@ TIERS = (
     "events predict feedback learn gate version serve snapshot explain checks config advise report stream "
     "linear trees neural preference scale client",
     "home orders relearn taken",  # parts of loop
+    "merging",
     "lessons moves gated",
     "fold",
     "intake status erase labels",  # parts of loop
