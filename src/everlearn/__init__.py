@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from everlearn import checks, config, drift, errors, gate, metrics, model, records, replay, schema, spec
+    from everlearn import advise, checks, config, drift, errors, gate, metrics, model, records, replay, schema, spec
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import prequential
     from everlearn.loop import Loop, open
@@ -27,6 +27,7 @@ __all__ = [
     "Client",
     "Loop",
     "Stream",
+    "advise",
     "build",
     "checks",
     "config",
@@ -56,7 +57,20 @@ _HOMES = {
 }
 
 
-_MODULES = ("checks", "config", "drift", "errors", "gate", "metrics", "model", "records", "replay", "schema", "spec")
+_MODULES = (
+    "advise",
+    "checks",
+    "config",
+    "drift",
+    "errors",
+    "gate",
+    "metrics",
+    "model",
+    "records",
+    "replay",
+    "schema",
+    "spec",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -68,7 +68,12 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
 
 def save(spec: Spec, path: str | Path) -> None:
     """Write a spec as TOML, leaving out what has its default; the file can be edited by hand."""
-    Path(path).write_text(_HEADING + tomli_w.dumps(msgspec.to_builtins(spec)), encoding="utf-8")
+    Path(path).write_text(text(spec), encoding="utf-8")
+
+
+def text(spec: Spec) -> str:
+    """What `save` writes."""
+    return _HEADING + tomli_w.dumps(msgspec.to_builtins(spec))
 
 
 def home(spec: Spec, path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from everlearn.cli import loops, server
+from everlearn.cli import advice, loops, server
 from everlearn.cli.parts import aside, screen
 from everlearn.errors import EverlearnError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 for command in (
     loops.demo,
+    advice.advise,
     loops.init,
     loops.run,
     server.serve,

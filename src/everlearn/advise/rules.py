@@ -1,0 +1,487 @@
+"""The rules, in order: where the facts of a situation fit `when`, `sets` is put over what the rules before have set.
+
+A rule is read like a line of a table, and is one: `everlearn advise --rules` prints them all. Numbers called measured
+are of the streams that docs/how-to/advise.md names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Rows(NamedTuple):
+    """A setting that is the number of rows of one update, at most `most` (0: all of them)."""
+
+    most: int = 0
+
+
+class Rule(NamedTuple):
+    """One line of the table.
+
+    `when` maps facts to words, "|" between those that will do. `sets` maps settings of everlearn.toml to values; a
+    term of the loss is the setting model.terms.KIND, and None takes a setting back. `danger` is what is known to go
+    wrong, `rejected` maps what was not advised to the reason, and `then` are commands that belong to it.
+    """
+
+    when: Mapping[str, str]
+    why: str
+    source: str
+    sets: Mapping[str, Any] = {}
+    danger: str = ""
+    rejected: Mapping[str, str] = {}
+    then: tuple[str, ...] = ()
+
+    def fits(self, facts: Mapping[str, str]) -> bool:
+        """Whether every fact that is known is one of those that will do; a fact not known yet is no hindrance."""
+        return all(facts.get(name, words) in (words, *words.split("|")) for name, words in self.when.items())
+
+
+MERGED = "on demand|periodic"
+APART = "daily|weekly|monthly"
+LORA = {"rank": 8, "alpha": 16.0}
+
+FAMILY = (
+    Rule(
+        {"inputs": "table|text", "model": "any"},
+        "A linear model learns each row of fields or words as it comes, in microseconds, and needs no tuning.",
+        "measured: docs/why/linear.md",
+        {"model.family": "linear"},
+        rejected={
+            "a network": "it takes about a thousand times as long for a row, must be tuned, and on rows of fields and "
+            "words is seldom better",
+        },
+    ),
+    Rule(
+        {"inputs": "table", "model": "any"},
+        "What a linear model cannot see.",
+        "measured: elec2, hflights; covtype20k, insects_gradual",
+        danger="a linear model learning live beat boosted trees retrained each week on two streams of four; where "
+        'classes hang on combinations of fields, forests were better: try model.interactions = "dense"',
+    ),
+    Rule(
+        {"model": "linear"},
+        "You have a linear model; it learns in one pass, and its versions are small.",
+        "measured: docs/why/linear.md",
+        {"model.family": "linear"},
+    ),
+    Rule(
+        {"inputs": "image|sequence", "model": "any"},
+        "One pixel or one step says nothing by itself: features must be learned.",
+        "LeCun et al. 1998",
+        {"model.family": "neural"},
+        rejected={"a linear model": "it sees single pixels or steps, not shapes; good as a challenger, to be beaten"},
+    ),
+    Rule({"model": "small|large"}, "You have a network.", "", {"model.family": "neural"}),
+    Rule(
+        {"inputs": "table", "family": "neural"},
+        "A network on a table must first beat a linear model.",
+        "Grinsztajn et al. 2022; docs/why/linear.md",
+        danger="on tables linear models and trees are often better than networks: start one as a challenger, "
+        'loop.challenge({{"family": "linear"}}), and let the gate say',
+    ),
+)
+
+UPDATES = (
+    Rule(
+        {"family": "neural", "frequency": "monthly"},
+        "One large update: train all weights in several passes, and hold near what mattered for the past.",
+        "Kirkpatrick et al. 2017",
+        {
+            "model.passes": 3,
+            "model.batch": 32,
+            "model.terms.ewc": {"strength": 100.0},
+            "model.consolidate.every": Rows(),
+            "model.consolidate.rows": Rows(1000),
+        },
+    ),
+    Rule(
+        {"family": "neural", "frequency": "weekly"},
+        "Few passes over a week, mixed with remembered rows; anchors hold what the memory is too small for.",
+        "Chaudhry et al. 2019; Schwarz et al. 2018",
+        {
+            "model.passes": 2,
+            "model.terms.replay": {},
+            "model.terms.ewc": {"strength": 100.0, "decay": 0.9},
+            "model.consolidate.every": Rows(),
+            "model.consolidate.rows": Rows(1000),
+        },
+    ),
+    Rule(
+        {"family": "neural", "frequency": "daily", "size": "large"},
+        "A day holds little: train low-rank adapters only, of which a bad one costs nothing.",
+        "Hu et al. 2022; Biderman et al. 2024",
+        {"model.lora": LORA},
+        rejected={"training all weights each day": "a day's rows move many more weights than they can determine"},
+    ),
+    Rule(
+        {"family": "neural", "frequency": "daily", "size": "small"},
+        "A small network is trained whole, each day; the gate decides what serves.",
+        "Chaudhry et al. 2019",
+        {"model.passes": 2},
+        rejected={
+            "adapters (LoRA)": "rank 8 is most of a small layer, and adapters need pretrained weights below them"
+        },
+    ),
+    Rule(
+        {"family": "neural", "frequency": "streaming"},
+        "Each row is learned once, the average of weights serves, and steps grow when the network's own loss rises.",
+        "Polyak and Juditsky 1992; Bifet and Gavaldà 2007",
+        {"model.drift.detector": "adwin", "model.drift.rate": 2.0},
+    ),
+    Rule(
+        {"frequency": "on demand"},
+        "Models learned apart are merged when somebody asks; Fisher weights let each say where it is sure.",
+        "Matena and Raffel 2022",
+        then=("everlearn merge champion challenger --method fisher",),
+        rejected={"a plain mean": "a model that never saw a class would count for as much there as one that did"},
+    ),
+    Rule(
+        {"frequency": "periodic", "drift": "slow"},
+        "At each date a tenth of what was learned is mixed into what serves: an average over dates.",
+        "Polyak and Juditsky 1992; Izmailov et al. 2018",
+        then=("everlearn merge champion challenger --method ema",),
+        rejected={"replacing the old model": "the average has less noise than any one of them"},
+    ),
+    Rule(
+        {"frequency": "periodic", "drift": "fast"},
+        "At each date what serves moves half-way towards what has learned: often better than both, on old and new.",
+        "Wortsman et al. 2022 (WiSE-FT)",
+        then=("everlearn merge champion challenger --method linear",),
+        rejected={"replacing the old model": "the way between the two is often better than both, on old and new"},
+    ),
+    Rule(
+        {"frequency": MERGED},
+        "Merging is for models of one origin.",
+        "Frankle et al. 2020; Yadav et al. 2023",
+        danger="merging models that have drifted apart is lossy: merge those with a common parent, soon after they "
+        "part; what comes of it goes through the gate",
+    ),
+)
+
+DRIFT = (
+    Rule(
+        {"family": "neural", "drift": "slow"},
+        "Slow change: a long average of weights has the least noise.",
+        "Polyak and Juditsky 1992; Izmailov et al. 2018",
+        {"model.ema": 0.999},
+    ),
+    Rule(
+        {"family": "neural", "drift": "fast"},
+        "Fast change: the average must forget within a hundred steps, and steps grow when the loss rises.",
+        "Bifet and Gavaldà 2007; Page 1954",
+        {"model.ema": 0.99, "model.drift.detector": "page_hinkley", "model.drift.rate": 3.0},
+    ),
+    Rule(
+        {"family": "neural", "frequency": APART, "volume": "few|some"},
+        "An average must not reach back over many updates: these have few steps each.",
+        "Izmailov et al. 2018",
+        {"model.ema": 0.99},
+    ),
+    Rule(
+        {"family": "neural"},
+        "How long the average of weights is.",
+        "measured: split-MNIST, memory 500: 85.8 to 91.2 % with .998",
+        danger="the average (ema) serves, and lags by 1 / (1 - ema) steps: .999 for slow drift, .99 for fast; if what "
+        "serves trails what learns, lower it",
+    ),
+    Rule(
+        {"drift": "fast"},
+        "Page-Hinkley reports a change two to four times as soon as ADWIN, and cries wolf a little more.",
+        "measured: docs/why/drift.md",
+        {"drift.detector": "page_hinkley"},
+    ),
+    Rule(
+        {"drift": "fast", "frequency": "streaming", "undo": "no", "late": "no"},
+        "A snapshot on trial would be old before it is proved: what learns serves, and a guard rolls back.",
+        "docs/why/loop.md",
+        {"mode": "live"},
+        rejected={"mode = gated": "its champion is as old as its evidence; this stream moves faster"},
+    ),
+    Rule(
+        {"family": "neural"},
+        "The network answers drift itself (anchors, learning rate); a fresh one would start from nothing.",
+        "docs/why/drift.md",
+        {"drift.reaction": "note"},
+    ),
+)
+
+FORGETTING = (
+    Rule(
+        {"family": "neural"},
+        "Nothing is remembered until a rule asks for it.",
+        "",
+        {"model.memory.kind": "none"},
+    ),
+    Rule(
+        {"family": "neural", "frequency": "weekly", "store": "yes"},
+        "Replay needs a memory; a fair sample of each class.",
+        "Chrysakis and Moens 2020",
+        {"model.memory.kind": "balanced"},
+    ),
+    Rule(
+        {"family": "neural", "forgetting": "medium", "store": "yes", "frequency": f"streaming|daily|{MERGED}"},
+        "One remembered row beside each new one keeps most of the past.",
+        "Chaudhry et al. 2019; Rolnick et al. 2019",
+        {"model.terms.replay": {}, "model.memory.kind": "balanced"},
+    ),
+    Rule(
+        {"family": "neural", "forgetting": "high", "store": "yes"},
+        "Old patterns come back: remember rows with what was answered to them, and answer them so again (DER++).",
+        "Buzzega et al. 2020; measured: permuted MNIST 91.7 % against 89.2 for replay, rotated 84.6 against 80.9",
+        {
+            "model.terms.replay": None,
+            "model.terms.distill": {},
+            "model.memory.kind": "balanced",
+            "model.memory.bytes": 16 << 20,
+        },
+        rejected={
+            "A-GEM": "keeps the mean loss of the memory only: rotated MNIST 50.8 % against 84.6",
+            "GDumb": "forgets what does not fit the memory: permuted MNIST 60.7 % against 91.7",
+        },
+    ),
+    Rule(
+        {"family": "neural", "forgetting": "low", "new_classes": "no", "frequency": f"streaming|daily|{MERGED}"},
+        "Nothing old comes back: remembered rows would only slow learning down.",
+        "Ghunaim et al. 2023",
+        rejected={"replay": "half of each step would go into what you do not need"},
+    ),
+    Rule(
+        {"family": "linear", "forgetting": "high", "store": "yes"},
+        "A fresh challenger must know what comes back: warm it on a fair sample of all that was.",
+        "Vitter 1985; Chrysakis and Moens 2020",
+        {"replay.kind": "balanced", "replay.bytes": 8 << 20, "keep": 200},
+        rejected={"a window of the newest rows": "it holds no row of the pattern that comes back"},
+    ),
+    Rule(
+        {"forgetting": "high"},
+        "Versions of the time when a pattern was last here are worth keeping.",
+        "",
+        {"keep": 200},
+        then=("everlearn versions",),
+    ),
+)
+
+PRIVACY = (
+    Rule(
+        {"store": "no"},
+        "No examples in any memory.",
+        "",
+        {"replay.kind": "none"},
+        danger="the event log keeps what was predicted and learned, because all else is computed from it: name the "
+        "field `subject`, and `everlearn erase` forgets a person; files given to `everlearn run` are not copied",
+    ),
+    Rule(
+        {"family": "linear", "store": "no"},
+        "Without a memory a fresh challenger starts from nothing; the old one learns faster for a while instead.",
+        "docs/how-to/drift.md",
+        {"drift.reaction": "rate"},
+    ),
+    Rule(
+        {"family": "neural", "store": "no"},
+        "No remembered rows, so nothing that learns from them.",
+        "",
+        {
+            "model.memory.kind": "none",
+            "model.terms.replay": None,
+            "model.terms.distill": None,
+            "model.memory.bytes": None,
+        },
+        rejected={"replay": "examples may not be stored"},
+    ),
+    Rule(
+        {"family": "neural", "store": "no", "forgetting": "medium|high", "new_classes": "no"},
+        "Without examples, anchors must do it: weights that mattered stay near where they were.",
+        "Kirkpatrick et al. 2017; Schwarz et al. 2018 (online)",
+        {
+            "model.terms.ewc": {"strength": 100.0, "decay": 0.9},
+            "model.consolidate.every": Rows(),
+            "model.consolidate.rows": Rows(1000),
+        },
+    ),
+    Rule(
+        {"family": "neural", "store": "no", "forgetting": "high", "new_classes": "no", "predicts": "classes"},
+        "And its answers stay near what it used to answer, on the rows that come.",
+        "Li and Hoiem 2017",
+        {"model.terms.lwf": {}},
+    ),
+    Rule(
+        {"family": "neural", "size": "large", "store": "no", "forgetting": "high", "frequency": "daily|streaming"},
+        "Adapters for new things keep out of the directions that earlier ones used; no example is needed.",
+        "Wang et al. 2023 (O-LoRA)",
+        {"model.terms.orthogonal": {}, "model.consolidate.every": Rows()},
+    ),
+)
+
+BORDERS = (
+    Rule(
+        {"family": "neural", "borders": "yes", "frequency": "monthly|weekly|on demand|periodic"},
+        "Each update is a task: anchors are taken where it ends.",
+        "Kirkpatrick et al. 2017",
+        {"model.consolidate.every": Rows(), "model.drift.consolidate": False},
+    ),
+    Rule(
+        {"family": "neural", "borders": "no", "frequency": "monthly|weekly"},
+        "No borders are known: anchors are also taken where the loss says that something new began.",
+        "Aljundi et al. 2019 (task-free)",
+        {"model.drift.detector": "adwin", "model.drift.consolidate": True},
+    ),
+)
+
+CLASSES = (
+    Rule(
+        {"family": "neural", "new_classes": "yes", "store": "yes"},
+        "New classes: replay, with a loss for new rows that lets old classes alone (ER-ACE).",
+        "Caccia et al. 2022; Chrysakis and Moens 2020; measured: 91.5 % with 500 rows, split-MNIST",
+        {
+            "model.terms.replay": {"loss": "asymmetric"},
+            "model.terms.distill": None,
+            "model.terms.ewc": None,
+            "model.memory.kind": "balanced",
+        },
+        rejected={
+            "EWC, SI, MAS, LwF alone": "regularisation alone does nothing when new classes arrive: 19.6 to 20.1 % on "
+            "split-MNIST, where doing nothing gives 19.6",
+        },
+    ),
+    Rule(
+        {"family": "neural", "new_classes": "yes", "store": "no"},
+        "New classes and no examples: hold old answers, on the rows that come.",
+        "Li and Hoiem 2017; van de Ven and Tolias 2019",
+        {"model.terms.ewc": None, "model.terms.lwf": {}, "model.consolidate.every": Rows()},
+        danger="new classes without stored examples are not learned by any method here that starts from nothing: "
+        "regularisation alone gave 19.6 to 20.1 % on split-MNIST, doing nothing 19.6. Start from a pretrained "
+        "network, or ask whether a few rows of each class may be kept",
+        rejected={"EWC, SI, MAS alone": "they do nothing when new classes arrive: 19.6 to 20.1 % on split-MNIST"},
+    ),
+    Rule(
+        {"family": "linear", "new_classes": "yes", "store": "yes"},
+        "A fresh challenger must be warmed on all classes, the rare and the old as well.",
+        "Chrysakis and Moens 2020",
+        {"replay.kind": "balanced"},
+    ),
+    Rule(
+        {"new_classes": "yes"},
+        "The number of outputs is fixed when the loop starts.",
+        "docs/reference/settings.md",
+        danger="list every class that may come in schema.classes, also those not met yet: a label that is not listed "
+        "is set aside",
+    ),
+)
+
+SIZE = (
+    Rule(
+        {"family": "neural", "size": "large", "frequency": "streaming"},
+        "Rows that come one by one cannot determine many weights: adapters only.",
+        "Hu et al. 2022; Biderman et al. 2024",
+        {"model.lora": LORA},
+    ),
+    Rule(
+        {"family": "neural", "size": "large", "volume": "few"},
+        "So few rows would overfit all weights: adapters only.",
+        "Hu et al. 2022; Biderman et al. 2024",
+        {"model.lora": LORA},
+    ),
+    Rule(
+        {"family": "neural", "size": "large", "undo": "yes"},
+        "Adapters leave the weights below untouched: taking one away undoes it exactly.",
+        "Hu et al. 2022",
+        {"model.lora": LORA},
+    ),
+    Rule(
+        {"lora": "yes"},
+        "Adapters start at zero, and want some ten times the rate of the whole network.",
+        "Biderman et al. 2024",
+        {"model.optimizer": {"name": "adamw", "lr": 2e-4}},
+        danger="name your own pretrained network as model.module: adapters on a network that knows nothing learn "
+        "little. Rank 8 to 16 is for increments; where the loss stays high, take more rank before more passes",
+    ),
+    Rule(
+        {"family": "neural", "size": "large", "lora": "no"},
+        "All weights of a pretrained network move: small steps, or what was pretrained is gone.",
+        "Devlin et al. 2019; Howard and Ruder 2018",
+        {"model.optimizer": {"name": "adamw", "lr": 2e-5}},
+        danger="name your own pretrained network as model.module; each version keeps all its weights, so see that "
+        "`keep` of them fit the disk",
+    ),
+)
+
+SAFETY = (
+    Rule(
+        {"frequency": "streaming", "drift": "slow"},
+        "Slow change leaves time to prove that what has learned is better, before it serves.",
+        "Choe and Ramdas 2024; docs/why/gate.md",
+        {"mode": "gated", "gate.minimum": 500},
+    ),
+    Rule(
+        {"frequency": f"{APART}|{MERGED}"},
+        "What an update has made must be better on rows that nobody has learned, before it serves.",
+        "Choe and Ramdas 2024; docs/why/gate.md",
+        {"mode": "gated", "gate.minimum": 500},
+        rejected={
+            "taking what scores better on a held-out set": "on 500 rows that accepts 47 % of updates that are no "
+            "better, the gate at most 5 %",
+        },
+    ),
+    Rule(
+        {"family": "neural", "size": "large", "frequency": "daily", "undo": "no", "store": "yes"},
+        "Learn a day, validate it on the rows that come next, accept it or go back to what was there, all of it.",
+        "docs/how-to/lora.md",
+        {"gated.update": Rows(), "mode": "live", "gate.minimum": None},
+    ),
+    Rule(
+        {"undo": "yes"},
+        "Nothing serves that the gate has not passed, and every version can be gone back to.",
+        "docs/why/versions.md",
+        {"mode": "gated", "keep": 200},
+        then=("everlearn rollback",),
+        rejected={"mode = live": "every row changes what serves before anybody has judged it"},
+    ),
+    Rule(
+        {"late": "yes"},
+        "Labels are late: watch what is predicted, which needs none; note it, since it may be harmless.",
+        "Raab et al. 2020 (KSWIN); docs/how-to/drift.md",
+        {"drift.detector": "kswin", "drift.watch": "proba", "drift.reaction": "note"},
+        danger="set feedback.window to the longest wait (seconds), and feedback.default if no answer is an answer",
+    ),
+    Rule(
+        {"volume": "few|some"},
+        "What so few rows can show.",
+        "McNemar 1947; docs/why/gate.md",
+        danger="small validation sets are noisy: of updates with {volume:,} rows, the gate's first verdict (500 "
+        "examples) takes {gate:,}; two points of accuracy take {two:,} with an exact paired test ({two_rows:,} "
+        "examples), one point {one:,} ({one_rows:,}); the gate, which may be asked at any time, needs three to four "
+        "times as many",
+    ),
+)
+
+ANCHORS = (
+    Rule(
+        {"family": "neural", "frequency": "on demand", "ewc": "no"},
+        "Fisher weights are kept by an EWC term; a weak one does no harm.",
+        "Matena and Raffel 2022",
+        {"model.terms.ewc": {"strength": 1.0}, "model.consolidate.every": Rows(), "model.consolidate.rows": Rows(1000)},
+    ),
+    Rule(
+        {"family": "neural", "anchors": "no"},
+        "No term takes anchors, so nothing has to look back.",
+        "",
+        {"model.consolidate.every": None, "model.consolidate.rows": None, "model.drift.consolidate": None},
+    ),
+    Rule(
+        {"ewc": "yes"},
+        "How strong anchors are.",
+        "Kirkpatrick et al. 2017; measured",
+        danger="EWC's strength is fragile (too little keeps nothing, too much learns nothing, and what is right "
+        "depends on the data): calibrate it on a sequence that you hold out; try 1, 10, 100, 1,000",
+    ),
+    Rule(
+        {"ewc": "yes", "store": "no"},
+        "What anchors look at.",
+        "docs/why/forgetting.md",
+        danger="anchors are taken from the newest model.consolidate.rows rows, which the model holds until newer ones "
+        "come: make it as small as you must",
+    ),
+)
+
+RULES = (*FAMILY, *UPDATES, *DRIFT, *FORGETTING, *PRIVACY, *BORDERS, *CLASSES, *SIZE, *SAFETY, *ANCHORS)
