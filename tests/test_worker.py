@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -853,6 +854,33 @@ def test_a_reply_leaves_in_one_piece_and_requests_may_follow_one_another(running
     assert reply.endswith(b"}")
     assert b"".join(raw(server.url, posted(body) * 3)).count(b"HTTP/1.1 200 OK\r\n") == 3
     assert b"".join(raw(server.url, posted(body)[:-5], posted(body)[-5:])).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_what_comes_in_parts_is_answered_as_what_comes_whole(running):
+    """The long and the short way of `everlearn.app.worker.quick`."""
+    site, server = running
+    asked = [
+        {"features": RECORD},
+        {"features": RECORD, "id": "k"},
+        {"instances": [RECORD] * 2},
+        {"features": {"a": "x"}},
+        [1],
+    ]
+    ends = b"\r\nconnection: close\r\n\r\n"
+    for sent in [posted(json.dumps(body).encode()) for body in asked] + [
+        posted(b"{"),
+        posted(b"{}").replace(b"localhost", b"x"),
+    ]:
+        request = sent.replace(b"\r\n\r\n", ends)
+        told = []
+        for parts in ([request], [request[:-1], request[-1:]]):
+            head, _, body = b"".join(raw(server.url, *parts)).partition(b"\r\n\r\n")
+            headers = [line for line in head.split(b"\r\n") if not line.startswith((b"date", b"content-length"))]
+            said = json.loads(re.sub(rb'"(id|staleness)":[^,}]*', rb'"\1":0', body))
+            told.append((sorted(headers), said))
+        assert told[0] == told[1]
+    counts = read(site.setup.tally(1))["counts"]
+    assert (counts["predict_2xx"], counts["predict_4xx"]) == (6, 8)
 
 
 def test_what_is_refused_for_good_is_told_before_the_connection_ends(running):

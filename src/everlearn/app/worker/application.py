@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs
@@ -39,7 +40,7 @@ from everlearn.app.worker.bodies import Bodies, Receive, Scope
 from everlearn.app.worker.commit import GroupCommit
 from everlearn.app.worker.labels import Labels, Taken
 from everlearn.app.worker.proxy import Proxy, Send
-from everlearn.app.worker.wire import Gathered
+from everlearn.app.worker.quick import Exchange, Headers, Quick
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, connect
 from everlearn.snapshot import Reader
@@ -53,6 +54,7 @@ _JSON = (b"content-type", b"application/json")
 _FULL = "more requests wait than may; try again in a second"
 
 Ask = requests.Question | Callable[[], Taken]  # what to answer, or what there is to take
+Reply = asyncio.Future[bytes] | Exchange  # what is settled with it
 
 
 class Route(NamedTuple):
@@ -67,7 +69,7 @@ class Waiting(Struct, eq=False):
     """One request on its way through a group; `again` puts it into the next group."""
 
     ask: Ask
-    future: asyncio.Future[bytes]
+    future: Reply
     again: Callable[[Waiting], None]
     done: Answered | Taken | None = None
     rows: Sequence[Row] = ()
@@ -132,6 +134,10 @@ class Worker:
             "/feedback": Route("feedback", "feedback", self._feedback),
             "/learn": Route("learn", "feedback", self._examples),
         }
+        # What comes whole may come by a short way, which is not ASGI, and of which a tracer sees nothing.
+        self.paths = {path.encode(): route.name for path, route in self._hot.items()} if tracer is None else {}
+        self._routes = {route.name: route for route in self._hot.values()}
+        self.longest = spec.serve.body
 
     def warm(self) -> None:
         """Load the kernels that answer, before anyone waits for them; raises what keeps this worker from answering."""
@@ -152,20 +158,33 @@ class Worker:
         try:
             source = self._admitted(route, scope)
             body = await self._bodies.whole(receive)
-            if len(self._waiting) + len(self._commit) >= WAITING:
-                raise self._full()
-            one = Waiting(route.read(body, scope["query_string"], source), self._loop.create_future(), self._join)
-            self._join(one)
-            self._bytes += len(body)
-            reply = await one.future
+            future = self._loop.create_future()
+            self._ask(route, body, scope["query_string"], source, future)
+            reply = await future
         except Exception as error:
             status, reply = problems.problem(error, scope["path"])
             headers = problems.headers(error)
         headers.append((b"content-length", b"%d" % len(reply)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
-        self._count(route.name, status, time.perf_counter() - began)
+        self.count(route.name, status, time.perf_counter() - began)
         return None
+
+    def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
+        """Answer one request that came whole, without a task of its own."""
+        try:
+            route = self._routes[name]
+            source = self._access.allow(headers, route.right, "POST", client)
+            self._ask(route, body, query, source, reply)
+        except Exception as error:
+            reply.set_exception(error)
+
+    def _ask(self, route: Route, body: bytes, query: bytes, source: str, reply: Reply) -> None:
+        """Let a request wait for the next group; its reply is settled then."""
+        if len(self._waiting) + len(self._commit) >= WAITING:
+            raise self._full()
+        self._join(Waiting(route.read(body, query, source), reply, self._join))
+        self._bytes += len(body)
 
     def _admitted(self, route: Route, scope: Scope) -> str:
         """Who asks, if they may."""
@@ -222,7 +241,7 @@ class Worker:
         if self._tracer is not None:
             self._tracer.record("commit", seconds, {"everlearn.requests": entries, "everlearn.rows": rows})
 
-    def _count(self, route: str, status: int, seconds: float) -> None:
+    def count(self, route: str, status: int, seconds: float) -> None:
         self._tally.observe(route, seconds)
         self._tally.add(f"{route}_{status // 100}xx")
         if status == 429:
@@ -305,7 +324,7 @@ def main() -> None:
             uvicorn.Config(
                 tracer.wrap(worker) if tracer is not None else worker,
                 loop="uvloop",
-                http=Gathered,
+                http=partial(Quick, worker),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 log_config=None,

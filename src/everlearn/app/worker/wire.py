@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 
 class Gathering(asyncio.Transport):
     """A transport that holds what is written until the event loop comes round."""
@@ -26,6 +24,13 @@ class Gathering(asyncio.Transport):
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """Write what needs nothing behind it to be complete."""
+        if self._held:
+            self._held.append(data)
+        else:
+            self._transport.write(data)
 
     def close(self) -> None:
         """Close when all is written."""
@@ -57,11 +62,3 @@ class Gathering(asyncio.Transport):
         if self._held:
             held, self._held = self._held, []
             self._transport.write(held[0] if len(held) == 1 else b"".join(held))
-
-
-class Gathered(HttpToolsProtocol):
-    """uvicorn's HTTP, on such a transport; `uvicorn.Config(http=Gathered)`."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
-        super().connection_made(Gathering(transport, self.loop))
