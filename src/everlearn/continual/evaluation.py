@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 12  # tasks of which the accuracy matrix is shown as a table
+ROUNDING = 1e-6  # of a row: sums of costs are not exact
 PROBED = 500  # rows by which the time of a row is measured, and as many before that to get warm
 
 
@@ -332,13 +333,13 @@ class _Learner:
             now, row = self._at + place, cut(examples, place, place + 1)
             self._done(now)
             said.append(self._model.predict(row.batch))
-            if self._free < now + 1:
+            if self._free < now + 1 - ROUNDING:
                 self._free = max(self._free, now) + self._cost
                 self._queue.append(_Waiting(self._free, row))
         return np.concatenate(said)
 
     def _done(self, now: float) -> None:
-        while self._queue and self._queue[0].done <= now:
+        while self._queue and self._queue[0].done <= now + ROUNDING:
             row = self._queue.popleft().row
             self._model.learn(row.batch, row.y, row.weight)
             self.learned += 1
