@@ -153,8 +153,9 @@ class Gated:
         # Copies, so that a shallow copy of this model that is given arrays stands apart from it.
         self._accepted, self._proposal = copy.copy(self._accepted), copy.copy(self._proposal)
         self._accepted.arrays = within(arrays, "accepted/") | prefixed(LEARN, within(learning, "accepted/"))
-        self._proposal.arrays = within(learning, "proposal/")
-        self._own = {name: learning[name] for name in self._own}
+        if learning:  # else they are for answering only
+            self._proposal.arrays = within(learning, "proposal/")
+            self._own = {name: learning[name] for name in self._own}
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows with the accepted model: float32 (n, classes), or (n, 1) for a regression."""
