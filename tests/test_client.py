@@ -251,8 +251,10 @@ def test_orders(stage, call):
         ("rollback", ("why",), {"without": {"source": "bot", "first": 3, "last": 9}}),
         ("rollback", (), {}),
         ("challenge", ({"family": "linear"}, "why"), {}),
+        ("merge", ("v1", "v2", "ties"), {"weights": (1, 2), "reason": "why"}),
         ("withdraw", ("v1", "why"), {}),
     ]
+    merged = {"versions": ["v1", "v2"], "method": "ties", "reason": "why", "weights": [1, 2], "ancestor": ""}
     for method, arguments, more in asks:
         with pytest.raises(errors.ConfigError):
             call(method, *arguments, **more)
@@ -261,6 +263,7 @@ def test_orders(stage, call):
         ("POST", "/rollback", {"reason": "why", "without": {"source": "bot", "first": 3, "last": 9}, "to": "previous"}),
         ("POST", "/rollback", {"reason": "asked for by the user", "to": "previous"}),
         ("POST", "/challengers", {"model": {"family": "linear"}, "reason": "why", "warm": True}),
+        ("POST", "/merge", merged | {"density": 0.0, "scale": 1.0, "seed": 0}),
         ("DELETE", "/challengers/v1?reason=why", None),
     ]
 

@@ -28,6 +28,7 @@ for command in (
     loops.versions,
     loops.promote,
     loops.rollback,
+    loops.merge,
     server.erase,
     loops.check,
 ):

@@ -1,4 +1,4 @@
-"""The commands around a loop: demo, init, run, versions, promote, rollback, check."""
+"""The commands around a loop: demo, init, run, versions, promote, rollback, merge, check."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def promote(
     """Make a version the champion."""
     from everlearn import orders
 
-    _order(config_path, lambda versions: orders.promote(versions, version, reason), as_json)
+    _moved(*_order(config_path, lambda _, versions: orders.promote(versions, version, reason)), as_json)
 
 
 def rollback(
@@ -179,7 +179,34 @@ def rollback(
     """Make the previous champion the champion again."""
     from everlearn import orders
 
-    _order(config_path, lambda versions: orders.rollback(versions, reason), as_json)
+    _moved(*_order(config_path, lambda _, versions: orders.rollback(versions, reason)), as_json)
+
+
+def merge(
+    a: Annotated[str, typer.Argument(help="A version: its id, the beginning of it, or an alias.")],
+    b: Annotated[str, typer.Argument(help="Another version.")],
+    method: Annotated[str, typer.Option(help="linear, ema, fisher, slerp, task, ties or dare.")] = "linear",
+    weight: Annotated[list[float] | None, typer.Option(help="Of A, and once more of B; else both count alike.")] = None,
+    ancestor: Annotated[str, typer.Option(help="What both began as; else their nearest common ancestor.")] = "",
+    density: Annotated[float, typer.Option(help="The share of differences that ties and dare keep.")] = 0.0,
+    scale: Annotated[float, typer.Option(help="Multiplies what is added to the ancestor.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what dare drops.")] = 0,
+    reason: Reason = "asked for on the command line",
+    config_path: Config = TOML,
+    as_json: Json = False,
+) -> None:
+    """Merge two versions into a new one, and put that in shadow: the gate compares it with the champion."""
+    from everlearn import orders
+    from everlearn.merge import How
+
+    how = How(method=method, weights=tuple(weight or ()), density=density, scale=scale, seed=seed)
+    _, done = _order(config_path, lambda spec, versions: orders.merge(spec, versions, (a, b), how, reason, ancestor))
+    told = done.detail["merge"]
+    if as_json:
+        print_json({"version": done.version, **{name: told[name] for name in ("parents", "method", "ancestor")}})
+    else:
+        joined = " and ".join(told["parents"])
+        screen.print(f"{joined} -> [bold]{done.version}[/] ({told['method']}), in shadow", highlight=False)
 
 
 def check(
@@ -290,8 +317,11 @@ def _pages(archive: Archive) -> Iterator[VersionPage]:
         after = page.next
 
 
-def _order(path: Path, make: Callable[[Versions], Decision], as_json: bool) -> None:
-    """Append an order to the log; it is carried out here, or by the process that has the loop open."""
+def _order(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str, Decision]:
+    """Append an order to the log; it is carried out here, or by the process that has the loop open.
+
+    Returns the champion before, and what was done.
+    """
     from everlearn import config, orders
     from everlearn.app.desk.archive import Archive
     from everlearn.events import connect
@@ -302,7 +332,7 @@ def _order(path: Path, make: Callable[[Versions], Decision], as_json: bool) -> N
     log = connect(str(home / "log.sqlite"), spec.log.durability)
     with closing(log), closing(Archive(home)) as archive:
         old = archive.aliases().get("champion", "")
-        order = make(archive.versions)
+        order = make(spec, archive.versions)
         (position,) = log.append([order])
         with suppress(InUse):
             Loop(spec, home).close()
@@ -316,6 +346,11 @@ def _order(path: Path, make: Callable[[Versions], Decision], as_json: bool) -> N
         )
     if done.action == "reject":
         raise InputError(done.reason)
+    return old, done
+
+
+def _moved(old: str, done: Decision, as_json: bool) -> None:
+    """Say where the champion moved."""
     if as_json:
         print_json({"alias": "champion", "previous": old, "version": done.version})
     else:

@@ -144,6 +144,24 @@ class Client:
         told = {"model": dict(model), "reason": reason, "warm": warm}
         return self._order("POST", "/challengers", wire.order(told))
 
+    def merge(
+        self,
+        a: str,
+        b: str,
+        method: str = "linear",
+        *,
+        weights: Sequence[float] = (),
+        ancestor: str = "",
+        density: float = 0.0,
+        scale: float = 1.0,
+        seed: int = 0,
+        reason: str = "asked for by the user",
+    ) -> Outcome:
+        """Merge two versions into a new one with two parents, which the gate compares with the champion."""
+        dials = {"weights": list(weights), "ancestor": ancestor, "density": density, "scale": scale, "seed": seed}
+        told = {"versions": [a, b], "method": method, "reason": reason, **dials}
+        return self._order("POST", "/merge", wire.order(told))
+
     def withdraw(self, version: str, reason: str = "asked for by the user") -> Outcome:
         """End a challenger."""
         return self._order("DELETE", wire.path("challengers", version), b"", {"reason": reason})

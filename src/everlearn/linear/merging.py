@@ -19,7 +19,7 @@ import numpy as np
 from everlearn.linear import settings
 from everlearn.linear.settings import RATES, Settings
 from everlearn.linear.updates import BETA
-from everlearn.merge.parts import Parts
+from everlearn.merge.parts import Parts, pooled
 from everlearn.records import Arrays, Floats
 
 _SQUARES = {"adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 1}  # the slot with sums or means of squared gradients
@@ -70,22 +70,6 @@ def fisher(spec: Mapping[str, Any], arrays: Arrays) -> Arrays | None:
         return None
     slot = _SQUARES[chosen.optimizer]
     return {"weights": arrays["weights"][slot].copy(), "hashed": hashed[:, :, slot]}
-
-
-def pooled(moments: Sequence[Floats], shares: Floats) -> Floats:
-    """Counts, means and sums of squared deviations (3, columns) of several streams as those of one, each taken by its
-    share (Chan, Golub & LeVeque 1979).
-
-    >>> one, other = np.array([[2.0], [1.0], [2.0]]), np.array([[2.0], [3.0], [2.0]])
-    >>> pooled([one, other], np.array([0.5, 0.5])).ravel().tolist()
-    [2.0, 2.0, 4.0]
-    """
-    held = np.stack(moments)
-    counts = shares[:, None] * held[:, 0]
-    total = counts.sum(axis=0)
-    mean = (counts * held[:, 1]).sum(axis=0) / np.where(total > 0.0, total, 1.0)
-    spread = (shares[:, None] * held[:, 2] + counts * (held[:, 1] - mean) ** 2).sum(axis=0)
-    return np.stack([total, mean, spread])
 
 
 def _expressed(chosen: Settings, arrays: Arrays, moments: Floats) -> Arrays:

@@ -73,6 +73,10 @@ def merge(
     how = completed(how, len(parents))
     snapshots = _fitting(how, parents, ancestor)
     told = {} if spec is None else spec
+    if told.get("family") == "gated":
+        raise ModelError(
+            "models of the family 'gated' hold a proposal that is being validated: merge models without it"
+        )
     parts = _parts(str(told.get("family", "")))
     shares = _shares(how.weights)
     ready = parts.open(told, snapshots, shares)
@@ -208,7 +212,7 @@ def _fishers(
 def _check_fishers(fishers: Sequence[Arrays], merged: Arrays) -> None:
     for number, one in enumerate(fishers, 1):
         wrong = [name for name in one if name in merged and one[name].shape != merged[name].shape]
-        if wrong or not one.keys() & merged.keys():
+        if wrong or (merged and not one.keys() & merged.keys()):
             why = f"shape {one[wrong[0]].shape} for {wrong[0]!r}" if wrong else f"names {', '.join(one)}"
             expected = merged[wrong[0]].shape if wrong else f"some of {', '.join(merged)}"
             raise ModelError(f"fisher: that of parent {number} has the {why}; expected {expected}")

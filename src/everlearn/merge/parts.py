@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from everlearn.errors import ModelError
 from everlearn.records import Arrays, Floats
 
 Spec = Mapping[str, Any]
 
 _FISHER = re.compile(r"^learn/terms/\d+-ewc/fisher/(.+)$")
-_STATISTIC = re.compile(r"(^|/)(inputs|head)/|\brunning_(mean|var)$")
-_LEARNT_WITH = re.compile(r"(^|/)learn/(?!raw/)")
-_MET = re.compile(r"(^|/)classes$")
+_STATISTIC = re.compile(r"^(inputs|head)/|\brunning_(mean|var)$")
+_LEARNT_WITH = re.compile(r"^learn/(?!raw/)")
+_ADAPTER = re.compile(r"\blora_")
+MOMENTS, MEANS, HELD, MET, BASE = "inputs/moments", "head/means", "head/held", "classes", "base"  # of a network
 
 
 class Parts(NamedTuple):
@@ -34,29 +36,62 @@ class Parts(NamedTuple):
 
 
 def opened(spec: Spec, snapshots: Sequence[Arrays], shares: Floats) -> list[Arrays]:
-    """The arrays of numbers that serve, and those of them that are trained, as float64."""
-    names = [name for name, array in snapshots[0].items() if _merged(name, array)]
+    """The numbers that serve, and those of them that are trained, as float64; but for what all snapshots have alike."""
+    first = snapshots[0]
+    if BASE in first and not _alike(BASE, snapshots):
+        raise ModelError("these networks were made with other weights that are not trained; only equal ones are merged")
+    names = [name for name, array in first.items() if _merged(name, array) and not _settled(name, snapshots)]
     return [{name: one[name].astype(np.float64) for name in names} for one in snapshots]
 
 
 def closed(spec: Spec, parents: Sequence[Arrays], shares: Floats, merged: Arrays) -> Arrays:
     """The first parent, with what was merged; statistics are averaged, and a class that any parent has met was met.
 
-    Statistics are running means and variances (of inputs, of batch normalisation, of the features of classes). No
-    method may change these otherwise: a variance plus a difference could be negative.
+    Statistics are means and deviations (of columns, of batch normalisation) and class means. No method may change
+    these otherwise: a variance plus a difference could be negative.
     """
     whole: Arrays = {}
     for name, array in parents[0].items():
+        held = [one[name] for one in parents]
         if name in merged:
             whole[name] = merged[name].astype(array.dtype)
+        elif name == MOMENTS:
+            whole[name] = pooled(held, shares)
+        elif name == MEANS and HELD in parents[0]:
+            whole[name] = _directions(held, [one[HELD] > 0 for one in parents], shares).astype(array.dtype)
         elif _averaged(name, array):
-            mean = sum(share * one[name].astype(np.float64) for share, one in zip(shares, parents, strict=True))
+            mean = sum(share * one.astype(np.float64) for share, one in zip(shares, held, strict=True))
             whole[name] = np.asarray(mean).astype(array.dtype)
-        elif _MET.search(name) and np.issubdtype(array.dtype, np.integer):
-            whole[name] = np.max([one[name] for one in parents], axis=0)
+        elif name in (MET, HELD) and np.issubdtype(array.dtype, np.integer):
+            whole[name] = np.max(held, axis=0)
         else:
             whole[name] = np.array(array, copy=True)
     return whole
+
+
+def pooled(moments: Sequence[Floats], shares: Floats) -> Floats:
+    """Counts, means and sums of squared deviations (3, columns) of several streams as those of one, each taken by its
+    share (Chan, Golub & LeVeque 1979).
+
+    >>> one, other = np.array([[2.0], [1.0], [2.0]]), np.array([[2.0], [3.0], [2.0]])
+    >>> pooled([one, other], np.array([0.5, 0.5])).ravel().tolist()
+    [2.0, 2.0, 4.0]
+    """
+    held = np.stack(moments)
+    counts = shares[:, None] * held[:, 0]
+    total = counts.sum(axis=0)
+    mean = (counts * held[:, 1]).sum(axis=0) / np.where(total > 0.0, total, 1.0)
+    spread = (shares[:, None] * held[:, 2] + counts * (held[:, 1] - mean) ** 2).sum(axis=0)
+    return np.stack([total, mean, spread])
+
+
+def _directions(means: Sequence[Any], known: Sequence[Any], shares: Floats) -> Floats:
+    """The mean direction of each class over those parents that know it, of length 1."""
+    total = np.zeros(means[0].shape)
+    for share, one, knows in zip(shares, means, known, strict=True):
+        total += share * np.where(knows[:, None], one, 0.0)
+    length = np.sqrt(np.sum(total * total, axis=1, keepdims=True))
+    return total / np.where(length > 0.0, length, 1.0)
 
 
 def fisher(spec: Spec, arrays: Arrays) -> Arrays | None:
@@ -82,3 +117,12 @@ def _merged(name: str, array: Any) -> bool:
 
 def _averaged(name: str, array: Any) -> bool:
     return _floating(array) and bool(_STATISTIC.search(name)) and not _LEARNT_WITH.search(name)
+
+
+def _settled(name: str, snapshots: Sequence[Arrays]) -> bool:
+    """Whether there is nothing to merge: weights that are not trained. The factors of adapters come in pairs."""
+    return not _ADAPTER.search(name) and _alike(name, snapshots)
+
+
+def _alike(name: str, snapshots: Sequence[Arrays]) -> bool:
+    return all(np.array_equal(snapshots[0][name], one[name]) for one in snapshots[1:])

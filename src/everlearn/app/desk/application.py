@@ -64,6 +64,7 @@ DOORS = (
     Door("/versions/{a}/diff/{b}", "GET", "read", showing.diff),
     Door("/versions/{id}/promote", "POST", "admin", ordering.promote),
     Door("/rollback", "POST", "admin", ordering.rollback),
+    Door("/merge", "POST", "admin", ordering.merge),
     Door("/decisions", "GET", "read", showing.decisions),
     Door("/challengers", "GET", "read", showing.challengers),
     Door("/challengers", "POST", "admin", ordering.challenge),

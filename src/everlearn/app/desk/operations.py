@@ -181,6 +181,17 @@ OPERATIONS = (
         (replies.Rollback,),
     ),
     Operation(
+        "POST",
+        "/merge",
+        "admin",
+        "versions",
+        "Merge two versions into a new one with two parents, which the gate compares with the champion.",
+        {200: DONE, 202: LATER},
+        (*BODY, 409, *UNWRITTEN),
+        (),
+        (replies.Merge,),
+    ),
+    Operation(
         "GET",
         "/decisions",
         "read",

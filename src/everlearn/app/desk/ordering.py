@@ -17,9 +17,10 @@ from starlette.responses import Response
 from everlearn import orders
 from everlearn.app.desk.answering import body, sent, wrong
 from everlearn.app.desk.parts import Parts
-from everlearn.app.desk.replies import Challenge, DecisionEntry, Outcome, Promote, Rollback
+from everlearn.app.desk.replies import Challenge, DecisionEntry, Merge, Outcome, Promote, Rollback
 from everlearn.app.problems import Refused
 from everlearn.errors import BlobError, InputError, ModelError
+from everlearn.merge import How
 from everlearn.records import Decision
 
 PATIENCE = 5.0  # seconds that an answer waits for the learner
@@ -57,6 +58,17 @@ async def challenge(parts: Parts, request: Request) -> Response:
             return orders.challenge(parts.spec, told.model, told.reason, trusted, told.warm)
         except ModelError as error:  # what was asked for cannot be built: not our fault
             raise Refused(422, "This model cannot be built", str(error), {"where": "model"}) from error
+
+    return await _ordered(parts, request, order)
+
+
+async def merge(parts: Parts, request: Request) -> Response:
+    """POST /merge"""
+    told = await body(request, Merge, parts.spec.serve.body)
+    how = How(method=told.method, weights=told.weights, density=told.density, scale=told.scale, seed=told.seed)
+
+    def order() -> Decision:
+        return orders.merge(parts.spec, parts.archive.versions, told.versions, how, told.reason, told.ancestor)
 
     return await _ordered(parts, request, order)
 

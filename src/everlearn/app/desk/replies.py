@@ -21,6 +21,7 @@ Reason = Annotated[
 ModelSpec = Annotated[
     dict[str, Any], Meta(description="A family and its settings.", examples=[{"family": "linear", "l2": 0.001}])
 ]
+Name = Annotated[str, Meta(min_length=1, max_length=200, examples=["champion"])]
 State = Literal["queued", "waiting", "learned", "quarantined", "early", "overdue"]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -252,6 +253,20 @@ class Challenge(Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelSpec
     reason: Reason
     warm: bool = True
+
+
+class Merge(Struct, frozen=True, forbid_unknown_fields=True):
+    """Merge two versions into a new one in shadow. `weights`: none, or one for each; `density` 0 is the method's own;
+    `ancestor` "" is the nearest common one, where the method looks at one."""
+
+    versions: tuple[Name, Name]
+    reason: Reason
+    method: Literal["linear", "ema", "fisher", "slerp", "task", "ties", "dare"] = "linear"
+    weights: Annotated[tuple[float, ...], Meta(max_length=2)] = ()
+    ancestor: Annotated[str, Meta(max_length=200)] = ""
+    density: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    scale: float = 1.0
+    seed: Number = 0
 
 
 class Login(Struct, frozen=True, forbid_unknown_fields=True):
