@@ -179,7 +179,7 @@ def pick(held: Tensors, n: int, key: int) -> Tensor:
     """
     if not held:
         return torch.zeros(0, dtype=torch.int64)
-    return tensor(choice.draw(array(held["counters"]), array(held["order"]), key, n))
+    return tensor(choice.draw(held["counters"].numpy(), held["order"].numpy(), key, n))
 
 
 def take(held: Tensors, slots: Tensor) -> Stored:
@@ -255,7 +255,7 @@ def _oldest_first(held: Tensors) -> Tensor:
 
 
 def _book(held: Tensors) -> Book:
-    return Book(*(array(held[name]) for name in BOOK))
+    return Book(*(held[name].numpy() for name in BOOK))
 
 
 def _single(one: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -285,8 +285,9 @@ def _labels(held: Tensors, rows: Stored, at: int) -> Ints:
     if classes == 0:
         return np.zeros(rows.y.shape[0], np.int64)
     y = array(rows.y)
-    labels = np.where((y >= 0) & (y < classes), y, -1).astype(np.int64)
-    foreign = labels != y
+    within = (y >= 0) & (y < classes)
+    labels = np.where(within, y, 0).astype(np.int64)
+    foreign = ~within | (labels != y)
     if foreign.any():
         first = int(np.flatnonzero(foreign)[0])
         raise InputError(

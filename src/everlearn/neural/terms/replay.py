@@ -206,6 +206,7 @@ def _gdumb_fresh(settings: Gdumb, net: Net, own: Tensors, seen: Seen) -> Tensor:
 def _gdumb_consolidate(settings: Gdumb, net: Net, own: Tensors, recent: Rows) -> None:
     weights = list(net.weights.values())
     device = weights[0].device
+    net.module.train()  # it learns here, as nothing else does that consolidates
     with torch.no_grad():
         for name, one in _everything(net).items():
             one.copy_(own[name])
