@@ -1,1 +1,5 @@
-"""Networks that go on learning without forgetting: any PyTorch module as a model of the loop."""
+"""Networks that learn in the loop, one pass and task-free, and keep what they knew."""
+
+from everlearn.neural.model import Neural, build
+
+__all__ = ["Neural", "build"]

@@ -1,0 +1,360 @@
+"""The neural model: its arrays, and the way from a batch to the network and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn._torch import Tensor, Tensors, array, functional, nn, tensor, torch
+from everlearn.errors import ConfigError, InputError, ModelError
+from everlearn.neural import head, memory, network, settings
+from everlearn.neural.inputs import FURTHEST, Reading
+from everlearn.neural.parts import Inputs
+from everlearn.neural.settings import Settings
+from everlearn.neural.state import RAW, SERVED, Mould, digest, names, on_host, twin
+from everlearn.neural.step import PASSES, Learner
+from everlearn.records import Arrays, Batch, Floats, Singles
+
+LEARN = "learn/"  # what is needed only to learn is named by this first
+FROZEN = "base"
+CHUNK = 256  # rows of a pass, where rows need not be answered one at a time
+SURE = 1e-6  # a probability below this counts as this, where the loss is watched for drift
+_GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", "pending", "terms", "drift", "scaler")
+
+
+class Neural:
+    """A network that learns in steps of a minibatch, and answers with an average of its weights.
+
+    Made of a module in hand and the dials of `everlearn.neural.settings.Settings`; `build` makes it of a spec. Arrays:
+    `weights/...` are the parameters and buffers that answer; `classes` int64 (classes,): rows met of each; `inputs/
+    moments` float64 (3, columns): count, mean and sum of squared deviations, where columns are standardised; `head/...`
+    the class means of the head "ncm"; and `learn/...`, which only learning needs. On the CPU they are views of what the
+    network works on; on a GPU they are copies of that moment.
+    """
+
+    def __init__(self, module: nn.Module, /, **dials: Any) -> None:
+        chosen = settings.read({"module": f"<{type(module).__name__}>", **dials})
+        self.spec: Mapping[str, Any] = msgspec.to_builtins(chosen)
+        self._chosen = chosen
+        self._device = _device(chosen)
+        module = _ready(module, chosen, self._device)
+        self._reading = Reading(chosen, self._device)
+        self._modes = [one.training for one in module.modules()]
+        self._names = names(module)
+        if not self._names.trained:
+            raise ConfigError("neural model: the module has no parameter with requires_grad: there is nothing to learn")
+        self._served = Mould(twin(module).eval())
+        self._compiled: Any = torch.compile(self._served.module) if chosen.compile else self._served.module
+        self._learner: Learner | None = Learner(chosen, self._reading, module, self._names)
+        self._tensors = self._start(module, self._learner)
+        self._arrays = {name: array(one) for name, one in self._tensors.items()} if self._on_cpu else {}
+        self._bound = False
+        self._settle()
+
+    def _start(self, module: nn.Module, learner: Learner) -> Tensors:
+        """All tensors, as they begin."""
+        chosen, known = self._chosen, self._names
+        held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        learned = [*known.trained, *known.buffers]
+        tensors = {SERVED + name: held[name].detach().clone() for name in learned}
+        if chosen.ema:
+            tensors |= {RAW + name: held[name].detach() for name in learned}
+        if chosen.frozen == "kept":
+            tensors |= {SERVED + name: held[name].detach() for name in known.fixed}
+        else:
+            tensors[FROZEN] = digest(module, known.fixed)
+        tensors["classes"] = torch.zeros(chosen.classes, dtype=torch.int64)
+        tensors["inputs/moments"] = torch.zeros((3, self._reading.columns), dtype=torch.float64)
+        if chosen.head == "ncm":
+            if not chosen.classes:
+                raise ConfigError("neural model: head is 'ncm' and the task is a regression, expected classes")
+            tensors |= {f"head/{name}": one for name, one in head.start(module, chosen.classes).items()}
+        return tensors | learner.start()
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._device.type == "cpu"
+
+    @property
+    def arrays(self) -> Arrays:
+        """Everything that must survive a restart, by name."""
+        if self._on_cpu:
+            return self._arrays
+        return {name: array(one).copy() for name, one in self._tensors.items()}
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        tensors, held = dict(self._tensors), dict(self._arrays)
+        for name, own in self._tensors.items():
+            given = arrays.get(name)
+            if given is None:
+                if name.startswith(LEARN):
+                    continue
+                raise ModelError(f"these arrays do not fit this model: {name!r} is missing")
+            if given.shape != tuple(own.shape):
+                raise ModelError(f"{name!r} has shape {given.shape}, expected {tuple(own.shape)}")
+            if self._on_cpu and given is held[name]:
+                continue
+            one = tensor(given)
+            if one.dtype != own.dtype:
+                raise ModelError(f"{name!r} has dtype {given.dtype}, expected {str(own.dtype).removeprefix('torch.')}")
+            if name == FROZEN and not torch.equal(one, own):
+                raise ModelError(
+                    "these arrays belong to other weights that are not trained: their SHA-256 begins with "
+                    f"{array(one)[:4].tobytes().hex()}, this module's with {array(own)[:4].tobytes().hex()}; make the "
+                    "module of the same weights, or learn with frozen 'kept'"
+                )
+            held[name] = given
+            tensors[name] = one if self._on_cpu else one.clone() if on_host(name) else one.to(self._device)
+        self._tensors, self._arrays = tensors, held if self._on_cpu else {}
+        self._bound = False
+        self._settle()
+
+    def __copy__(self) -> Neural:
+        """A model with the same arrays, which stands apart once it is given others; the empty module is shared."""
+        other = object.__new__(Neural)
+        other.__dict__.update(self.__dict__)
+        other._tensors, other._arrays = dict(self._tensors), dict(self._arrays)
+        other._reading = copy.copy(self._reading)
+        other._learner, other._bound = None, False
+        other._settle()
+        return other
+
+    def _settle(self) -> None:
+        """Look at the tensors that are there now."""
+        self._weights = {name[len(SERVED) :]: one for name, one in self._tensors.items() if name.startswith(SERVED)}
+        self._means = {name[len("head/") :]: one for name, one in self._tensors.items() if name.startswith("head/")}
+        self._classes: NDArray[np.int64] = array(self._tensors["classes"])
+        self._token = object()
+        self._reading.look(array(self._tensors["inputs/moments"]))
+
+    def predict(self, batch: Batch) -> Singles:
+        """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.
+
+        Raises `InputError` if the batch does not fit the model.
+        """
+        raw = self._reading.raw(batch)
+        n = len(raw.dense)
+        out = np.empty((n, self._chosen.outputs), np.float32)
+        size = 1 if self._chosen.one_at_a_time else CHUNK
+        for at in range(0, n, size):
+            part = slice(at, at + size)
+            rows = [torch.from_numpy(one[part]) if one.flags.writeable else tensor(one[part]) for one in raw]
+            out[part] = self._scores(self._says(self._reading.inputs(rows[0], rows[1], rows[2])))
+        return out
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        """Predict and then learn n rows, in order; return the predictions, each made before its row was learned.
+
+        A row whose label is not finite, or whose weight is not a finite number above 0, is only predicted.
+        Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
+        """
+        raw = self._reading.raw(batch)
+        n = len(raw.dense)
+        labels, weights, usable = self._labels(y, weight, n)
+        learner = self._learning()
+        if learner.remembers and self._chosen.memory.dtype != "float32":
+            memory.cast(self._reading.filled(tensor(raw.dense[usable])), self._chosen.memory, int(learner.counts[0]))
+        out = np.empty((n, self._chosen.outputs), np.float32)
+        alone = np.append(np.flatnonzero(~usable), n)
+        at = 0
+        while at < n:
+            blocked = int(alone[np.searchsorted(alone, at)])
+            if blocked == at:
+                out[at] = self._aside(learner, raw, at)
+                at += 1
+                continue
+            stop = min(at + learner.room, blocked)
+            slot = learner.put(raw, labels, weights, at, stop)
+            many = stop - at
+            if self._chosen.one_at_a_time:
+                inputs = learner.waiting()
+                said = self._says(inputs)[slot : slot + many]
+            else:
+                inputs = learner.waiting(slice(slot, slot + many))
+                said = self._says(inputs)
+            out[at:stop] = scores = self._scores(said)
+            losses = self._lost(scores, labels[at:stop]) if learner.watches else None
+            if learner.answered(many, losses):
+                learner.step(inputs if len(inputs[0]) == self._chosen.batch else learner.waiting())
+                self._stepped(learner)
+            at = stop
+        return out
+
+    def _labels(self, y: Floats, weight: Singles, n: int) -> tuple[Floats, Singles, NDArray[np.bool_]]:
+        """Labels, weights, and which rows can be learned."""
+        labels, weights = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
+        if labels.shape != (n,) or weights.shape != (n,):
+            raise InputError(
+                f"a batch of {n} rows came with y {labels.shape} and weight {weights.shape}; expected ({n},)"
+            )
+        usable = np.isfinite(labels) & np.isfinite(weights) & (weights > 0)
+        if self._chosen.classes:
+            foreign = np.isfinite(labels) & ((labels < 0) | (labels >= self._chosen.classes) | (labels % 1 != 0))
+            if foreign.any():
+                row = int(np.argmax(foreign))
+                raise InputError(
+                    f"label {labels[row]!r} in row {row} of the batch is not a class; "
+                    f"expected a whole number from 0 to {self._chosen.classes - 1}"
+                )
+        else:
+            usable &= np.abs(labels) < FURTHEST
+        return labels, weights, usable
+
+    def _learning(self) -> Learner:
+        """The side that learns, at work on the arrays of this model."""
+        if self._learner is None:
+            module = twin(self._served.module, self._names.trained)
+            for one, mode in zip(module.modules(), self._modes, strict=True):
+                one.training = mode
+            self._learner = Learner(self._chosen, self._reading, module, self._names)
+        if not self._bound:
+            frozen = [name for name, one in self._arrays.items() if not one.flags.writeable]
+            if frozen:
+                raise ModelError(f"a model around read-only arrays cannot learn: {frozen[0]!r}; give it copies of them")
+            self._learner.bind(self._tensors)
+            self._bound = True
+        return self._learner
+
+    def _aside(self, learner: Learner, raw: Any, at: int) -> Singles:
+        """The answer for a row that is not learned, at the slot that it would have had."""
+        rows = [np.zeros((self._chosen.batch, one.shape[1]), one.dtype) for one in raw]
+        slot = self._chosen.batch - learner.room if self._chosen.one_at_a_time else 0
+        if not self._chosen.one_at_a_time:
+            rows = [one[:1] for one in rows]
+        for whole, one in zip(rows, raw, strict=True):
+            whole[slot] = one[at]
+        said = self._says(self._reading.inputs(*(torch.from_numpy(one) for one in rows)))
+        return self._scores(said[slot : slot + 1])[0]
+
+    def _says(self, inputs: Inputs) -> Tensor:
+        """One forward pass of what serves: outputs (n, columns), or those of the head."""
+        served = self._served
+        with served.lock, torch.inference_mode():
+            if served.held is not self._token:
+                served.pour(self._weights, self._token)
+            if self._means:
+                return head.answer(self._means, head.features(served.module, self._call, inputs))
+            return self._call(inputs)
+
+    def _call(self, inputs: Inputs) -> Tensor:
+        if self._chosen.precision == "float32":
+            return network.says(self._compiled, inputs, self._chosen.outputs)
+        with torch.autocast(self._device.type, dtype=getattr(torch, self._chosen.precision)):
+            return network.says(self._compiled, inputs, self._chosen.outputs)
+
+    def _scores(self, outputs: Tensor) -> Singles:
+        """Outputs (n, columns) as answers."""
+        if self._chosen.task == "regression":
+            return self._reading.numbers(array(outputs))
+        with torch.inference_mode():
+            if not self._classes.any():
+                return np.full(outputs.shape, 1.0 / self._chosen.classes, np.float32)
+            outputs = torch.nan_to_num(outputs)
+            if self._chosen.task == "multiclass" and not self._classes.all():
+                outputs = outputs.masked_fill(tensor(self._classes == 0).to(outputs.device), -torch.inf)
+            return array(functional.softmax(outputs, 1))
+
+    def _lost(self, scores: Singles, labels: Floats) -> Floats:
+        """What is watched for drift: the log loss of classes, the absolute error of numbers."""
+        if not self._chosen.classes:
+            return np.abs(scores[:, 0] - labels)
+        told = scores[np.arange(len(labels)), labels.astype(np.int64)].astype(np.float64)
+        return np.asarray(-np.log(np.maximum(told, SURE)))
+
+    def _stepped(self, learner: Learner) -> None:
+        """Make the class means of the head anew, where they are due."""
+        if self._means and head.due(int(learner.counts[PASSES]), self.composition()["rows"], self._chosen.batch):
+            with self._served.lock:
+                if self._served.held is not self._token:
+                    self._served.pour(self._weights, self._token)
+                head.refresh(self._means, self._served.module, self._call, learner.remembered())
+
+    def composition(self) -> dict[str, Any]:
+        """What the replay memory holds; see `everlearn.neural.memory.composition`."""
+        held = {
+            name[len("learn/memory/") :]: one for name, one in self._tensors.items() if name.startswith("learn/memory/")
+        }
+        return memory.composition(held, self._chosen.memory)
+
+    def memory_report(self) -> dict[str, int]:
+        """Bytes of the arrays by what they are for, their `total`, and `peak`: the most that was allocated on the GPU
+        at any moment (0 on a CPU)."""
+        report = dict.fromkeys((*_GROUPS, "other"), 0)
+        for name, one in self._tensors.items():
+            group = name.removeprefix(LEARN).partition("/")[0]
+            report[group if group in report else "other"] += one.nbytes
+        report["total"] = sum(report.values())
+        report["peak"] = 0 if self._on_cpu else torch.cuda.max_memory_allocated(self._device)
+        return report
+
+
+def build(spec: Mapping[str, Any]) -> Neural:
+    """Make an untrained neural model; see `everlearn.neural.settings.Settings` for the dials.
+
+    Raises `ConfigError` for an unknown dial or a wrong value, or a module that does not fit.
+
+    >>> model = build({"task": "binary", "dense": 2, "ema": 0.9})
+    >>> sign = np.where(np.arange(600) % 3 == 0, 1.0, -1.0)
+    >>> dense = np.stack([sign, np.ones(600)], axis=1).astype(np.float32)
+    >>> rows = Batch(dense, np.zeros(601, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> scores = model.learn(rows, (sign > 0).astype(float), np.ones(600, np.float32))
+    >>> float((scores[300:].argmax(1) == (sign[300:] > 0)).mean())
+    1.0
+    """
+    chosen = settings.read(spec)
+    return Neural(network.make(chosen), **msgspec.to_builtins(chosen))
+
+
+def _device(chosen: Settings) -> torch.device:
+    wanted = chosen.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = wanted.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"neural model: device is {chosen.device!r}, expected 'cpu', 'cuda', 'cuda:1' or 'auto'")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"neural model: device is {chosen.device!r}, and PyTorch sees no GPU here; try 'auto'")
+    if chosen.precision == "float16" and kind == "cpu":
+        raise ConfigError("neural model: precision 'float16' is for GPUs; expected 'bfloat16' or 'float32' on a CPU")
+    return torch.device(wanted)
+
+
+def _ready(module: nn.Module, chosen: Settings, device: torch.device) -> nn.Module:
+    """The module on its device, with its adapters, after a trial pass that finishes lazy layers."""
+    state = torch.random.get_rng_state()
+    torch.random.default_generator.manual_seed(chosen.seed)
+    try:
+        if chosen.lora is not None:
+            from everlearn.neural import lora
+
+            module = lora.adapt(module, chosen.lora)
+        module = module.to(device)
+        _probe(module, chosen, device)
+    finally:
+        torch.random.set_rng_state(state)
+    for one in [*module.parameters(), *module.buffers()]:
+        if not one.is_contiguous():
+            one.data = one.data.contiguous()
+    return module
+
+
+def _probe(module: nn.Module, chosen: Settings, device: torch.device) -> None:
+    """See that the module answers rows of this shape; nothing is changed in it."""
+    modes = [one.training for one in module.modules()]
+    width = chosen.width if chosen.hashed else 0
+    none = torch.zeros((2, chosen.dense)), torch.zeros((2, width), dtype=torch.int32), torch.zeros((2, width))
+    inputs = Reading(chosen, device).inputs(*none)
+    try:
+        with torch.no_grad():
+            network.says(module.eval(), inputs, chosen.outputs)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        shapes = ", ".join(f"{one.dtype} {tuple(one.shape)}".removeprefix("torch.") for one in inputs)
+        raise ConfigError(f"neural model: the module cannot take rows ({shapes}): {error}") from error
+    for one, mode in zip(module.modules(), modes, strict=True):
+        one.training = mode

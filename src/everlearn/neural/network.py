@@ -1,0 +1,169 @@
+"""The module that learns: found by its name and made from a seed, or the built-in one; its answers and its losses."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from everlearn._torch import Tensor, functional, nn, torch
+from everlearn.errors import ConfigError, InputError
+from everlearn.neural.parts import Inputs
+from everlearn.neural.settings import Settings
+
+Losses = Callable[[Tensor, Tensor], Tensor]
+
+FILLED_IN = ("dense", "hashed", "classes", "outputs", "width", "shape")  # of a spec, for makers that name them
+BUCKETS = 4096  # rows of the built-in table of hashed features
+LOW = -1e30  # a logit that is out of the question; not infinite, lest 0 * it is NaN
+
+
+def make(chosen: Settings) -> nn.Module:
+    """Make the module of a spec, its random numbers drawn from `seed`; the global ones stay as they are.
+
+    The maker is called with `arguments`, and with those of dense, hashed, classes, outputs, width and shape that it
+    names as parameters and `arguments` does not give. Raises `ConfigError` where there is no such maker, or what it
+    makes is no module.
+    """
+    if chosen.module.startswith("<"):
+        raise ConfigError(
+            f"this model was made of a module in hand ({chosen.module[1:-1]}), which its spec cannot make again; "
+            "write a function that makes the module, in a file that can be imported, and name it: "
+            '{"family": "your_file:make_net", ...}'
+        )
+    maker = Mlp if chosen.module == "mlp" else found(chosen.module, "module")
+    state = torch.random.get_rng_state()
+    try:
+        torch.random.default_generator.manual_seed(chosen.seed)
+        module = maker(**filled_in(maker, chosen))
+    except TypeError as error:
+        raise ConfigError(f"neural model: {chosen.module!r} with arguments {chosen.arguments}: {error}") from error
+    finally:
+        torch.random.set_rng_state(state)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"neural model: {chosen.module!r} made a {type(module).__name__}, expected a torch.nn.Module")
+    return module
+
+
+def filled_in(maker: Callable[..., Any], chosen: Settings) -> dict[str, Any]:
+    """The arguments of a maker, with what it names of the shape of rows."""
+    shape = {name: getattr(chosen, name) for name in FILLED_IN}
+    named = inspect.signature(maker).parameters
+    return {name: value for name, value in shape.items() if name in named} | dict(chosen.arguments)
+
+
+def found(target: str, dial: str) -> Callable[..., Any]:
+    """What "module:name" stands for; raise `ConfigError` that names the dial where there is no such thing."""
+    module, colon, name = target.partition(":")
+    if not colon:
+        raise ConfigError(f"neural model: {dial} is {target!r}, expected 'your_module:function'")
+    try:
+        one = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
+            raise
+        raise ConfigError(f"neural model: {dial} is {target!r}, and no module {module!r} can be imported") from error
+    except AttributeError as error:
+        raise ConfigError(f"neural model: {dial} is {target!r}, and {module!r} has no {name!r}") from error
+    if not callable(one):
+        raise ConfigError(f"neural model: {dial} is {target!r}, a {type(one).__name__}; expected a function")
+    return cast(Callable[..., Any], one)
+
+
+class Mlp(nn.Module):
+    """A perceptron: dense columns, and a table of `buckets` rows for hashed features, which share rows modulo it.
+
+    >>> from everlearn.neural.settings import read
+    >>> module = make(read({"task": "binary", "dense": 3, "arguments": {"hidden": [8]}}))
+    >>> sum(one.numel() for one in module.parameters()), module(torch.zeros(5, 3)).shape
+    (50, torch.Size([5, 2]))
+    """
+
+    def __init__(
+        self,
+        dense: int,
+        outputs: int,
+        hashed: int = 0,
+        hidden: Sequence[int] = (64, 64),
+        dropout: float = 0.0,
+        buckets: int = BUCKETS,
+    ) -> None:
+        super().__init__()
+        widths = [*hidden, outputs]
+        self.buckets = min(hashed, buckets)
+        self.table = nn.EmbeddingBag(self.buckets, widths[0], mode="sum") if hashed else None
+        self.first = nn.Linear(dense, widths[0]) if dense or not hashed else None
+        if self.table is not None:
+            nn.init.normal_(self.table.weight, std=0.1)
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.ReLU(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(before, after)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, dense: Tensor, indices: Tensor | None = None, values: Tensor | None = None) -> Tensor:
+        first = self.first(dense.flatten(1)) if self.first is not None else None
+        if self.table is not None and indices is not None:
+            bag = self.table(indices % self.buckets, per_sample_weights=values)
+            first = bag if first is None else first + bag
+        return cast(Tensor, self.rest(first))
+
+
+def says(module: Callable[..., Any], inputs: Inputs, columns: int) -> Tensor:
+    """One forward pass: raw outputs, float32 (n, columns). Raises `InputError` for a token that has no embedding."""
+    try:
+        said = module(*inputs)
+    except IndexError as error:
+        raise InputError(
+            f"the network cannot look up a row: {error}; expected tokens below the size of its embedding"
+        ) from error
+    if isinstance(said, Mapping):
+        said = said["logits"]
+    elif isinstance(said, tuple):
+        said = said[0]
+    n = len(inputs[0])
+    if said.shape != (n, columns):
+        if said.shape != (n,) or columns != 1:
+            raise ConfigError(
+                f"neural model: the module answered {n} rows with shape {tuple(said.shape)}, expected {(n, columns)}: "
+                "a logit for each class, or one number for a regression"
+            )
+        said = said[:, None]
+    return cast(Tensor, said if said.dtype == torch.float32 else said.float())
+
+
+def loss(chosen: Settings) -> Losses:
+    """The losses (n,) of outputs (n, columns) and y (n,): cross entropy, squared error, or a function of the user's."""
+    if chosen.loss == "auto":
+        return _squared if chosen.task == "regression" else _cross_entropy
+    return cast(Losses, found(chosen.loss, "loss"))
+
+
+def _cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, y, reduction="none")
+
+
+def _squared(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs[:, 0] - y).square()
+
+
+def groups(chosen: Settings) -> Tensor | None:
+    """Which classes a row of each class competes with while learning, bool (classes, classes); None: with all.
+
+    Classes that no head names form one together. Raises `ConfigError` for a class in two heads, or in none there is.
+
+    >>> from everlearn.neural.settings import read
+    >>> groups(read({"task": "multiclass", "dense": 1, "classes": 3, "heads": [[0, 2]]})).int().tolist()
+    [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    """
+    if not chosen.heads:
+        return None
+    named = [one for head in chosen.heads for one in head]
+    if len(set(named)) < len(named) or any(one >= chosen.classes for one in named):
+        raise ConfigError(
+            f"neural model: heads are {chosen.heads}, expected each of the classes 0 to {chosen.classes - 1} at most once"
+        )
+    of = torch.full((chosen.classes,), -1)
+    for number, head in enumerate(chosen.heads):
+        of[list(head)] = number
+    return of[:, None] == of[None, :]

@@ -1,0 +1,129 @@
+"""Any optimiser of PyTorch's form, with its state as named tensors that exist from the start."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+from everlearn._torch import Tensor, Tensors, nn, torch
+from everlearn.errors import ConfigError
+from everlearn.neural.network import found
+from everlearn.neural.settings import Schedule, Settings
+
+PREFIX = "learn/optimizer/"
+
+
+def make(chosen: Settings, weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a spec: the name of one in `torch.optim`, in any case, or "module:Class", and its arguments.
+
+    It runs fused, or over all weights at once, where it can and nothing else is said. Raises `ConfigError`.
+    """
+    told = dict(chosen.optimizer)
+    name = str(told.pop("name", "adam"))
+    known = {one.lower(): one for one in torch.optim.__all__ if one != "Optimizer"}
+    if ":" in name:
+        maker = found(name, "optimizer.name")
+    elif name.lower() in known:
+        maker = cast(Callable[..., Any], vars(torch.optim)[known[name.lower()]])
+    else:
+        raise ConfigError(
+            f"neural model: optimizer.name is {name!r}, expected one of {', '.join(sorted(known))}, "
+            "or 'your_module:Class'"
+        )
+    if not {"fused", "foreach", "capturable", "differentiable"} & told.keys():
+        takes = inspect.signature(maker).parameters
+        whole = all(one.dtype == torch.float32 for one in weights.values())
+        told |= {"fused": True} if "fused" in takes and whole else {"foreach": True} if "foreach" in takes else {}
+    try:
+        return cast(torch.optim.Optimizer, maker(list(weights.values()), **told))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"neural model: optimizer {name!r}: {error}") from error
+
+
+class State:
+    """The state of an optimiser as named tensors.
+
+    It is in the optimiser only from its first step on: before, an optimiser makes its own, as it would by itself.
+    """
+
+    def __init__(self, chosen: Settings, weights: dict[str, nn.Parameter]) -> None:
+        self.optimizer = make(chosen, weights)
+        self._weights = weights
+        self.start: Tensors = {}
+        self._scalars: list[tuple[str, nn.Parameter, str, type]] = []  # plain numbers, which are not written in place
+        self._keys: list[tuple[str, nn.Parameter, str]] = []
+        self._look(chosen)
+
+    def _look(self, chosen: Settings) -> None:
+        """Find out what there will be, by a step of zero gradients on copies."""
+        copies = {name: nn.Parameter(one.detach().clone()) for name, one in self._weights.items()}
+        trial = make(chosen, copies)
+        groups = [{key: value for key, value in one.items() if key != "params"} for one in trial.param_groups]
+        for one in copies.values():
+            one.grad = torch.zeros_like(one)
+        try:
+            trial.step()
+        except TypeError as error:
+            raise ConfigError(
+                f"neural model: optimizer {chosen.optimizer.get('name')!r} steps otherwise: {error}"
+            ) from error
+        after = [{key: value for key, value in one.items() if key != "params"} for one in trial.param_groups]
+        if groups != after:
+            raise ConfigError(
+                "neural model: this optimizer keeps what it learns in its groups, where it cannot be kept"
+            )
+        for name, copied in copies.items():
+            for key, value in trial.state[copied].items():
+                whole = f"{PREFIX}{name}/{key}"
+                if isinstance(value, Tensor):
+                    self.start[whole] = torch.zeros_like(value, memory_format=torch.contiguous_format)
+                    self._keys.append((whole, self._weights[name], key))
+                elif isinstance(value, int | float):
+                    dtype = torch.int64 if isinstance(value, int) else torch.float64
+                    self.start[whole] = torch.zeros((), dtype=dtype)
+                    self._scalars.append((whole, self._weights[name], key, type(value)))
+                elif value is not None:
+                    raise ConfigError(
+                        f"neural model: the optimizer's {key!r} is a {type(value).__name__}, not a tensor"
+                    )
+
+    def bind(self, tensors: Tensors, taken: int) -> None:
+        """Let the optimiser go on from these tensors, after so many steps."""
+        self.optimizer.state.clear()
+        if taken:
+            for whole, weight, key in self._keys:
+                self.optimizer.state[weight][key] = tensors[whole]
+            for whole, weight, key, kind in self._scalars:
+                self.optimizer.state[weight][key] = kind(tensors[whole].item())
+
+    def step(self, tensors: Tensors, taken: int, rate: float) -> None:
+        """One step at this rate, after `taken` others."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if not taken:
+            for whole, weight, key in self._keys:
+                held = self.optimizer.state[weight]
+                if key in held:
+                    tensors[whole].copy_(held[key])
+                held[key] = tensors[whole]
+        for whole, weight, key, _ in self._scalars:
+            tensors[whole].fill_(self.optimizer.state[weight].get(key, 0))
+
+
+def rate(schedule: Schedule, step: int) -> float:
+    """What the learning rate is multiplied by at a step, counted from 0.
+
+    >>> down = Schedule(kind="cosine", warmup=2, steps=10, floor=0.1)
+    >>> [round(rate(down, step), 3) for step in (0, 1, 2, 7, 12, 99)]
+    [0.5, 1.0, 1.0, 0.55, 0.1, 0.1]
+    """
+    if step < schedule.warmup:
+        return (step + 1) / schedule.warmup
+    if schedule.kind == "constant":
+        return 1.0
+    done = min(1.0, (step - schedule.warmup) / schedule.steps)
+    left = 1.0 - done if schedule.kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return schedule.floor + (1.0 - schedule.floor) * left
