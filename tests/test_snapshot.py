@@ -70,6 +70,33 @@ class Pinned:
         return self.predict(batch)
 
 
+class Averaged:
+    """A model that answers with the mean of what it has seen, and keeps the last rows, which only learning needs."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.spec = dict(spec)
+        self._own: Arrays = {"mean": np.zeros(1), "learn/seen": np.zeros((), np.int64), "learn/rows": np.zeros(50_000)}
+
+    @property
+    def arrays(self) -> Arrays:
+        return self._own
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        self._own = self._own | arrays
+
+    def predict(self, batch: Batch) -> Singles:
+        return np.full((len(batch), 1), self._own["mean"][0], np.float32)
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        said = self.predict(batch)
+        for one in y:
+            self._own["learn/rows"][int(self._own["learn/seen"])] = one
+            self._own["learn/seen"] += 1
+            self._own["mean"][0] = self._own["learn/rows"][: int(self._own["learn/seen"])].mean()
+        return said
+
+
 def filled(value: int = 0, **spec: Any) -> Filled:
     made = Filled({"family": "tests.test_snapshot:Filled", **spec})
     made.fill(value)
@@ -181,6 +208,36 @@ def test_what_is_published_is_what_is_read(tmp_path):
     assert held.arrays["low"].tolist() == [0.0, 1.0, 2.0]
     assert publisher.publish(Answering("abc", champion), None, 78, {}) == 2
     assert reader.current().canary is None
+
+
+def test_what_only_learning_needs_stays_with_who_learns(tmp_path):
+    folder = serving(tmp_path / "s")
+    publisher, reader = Publisher(folder), Reader(folder, model.build)
+    champion, canary = (model.build({"family": "tests.test_snapshot:Averaged"}) for _ in range(2))
+    rows = examples(20)
+    for turn in range(3):
+        champion.learn(rows.batch, rows.y + turn, rows.weight)
+        canary.learn(rows.batch, rows.y - turn, rows.weight)
+        publisher.publish(Answering("v", champion), Answering("w", canary), turn, {"learn/x": np.ones(3)})
+        assert (folder / snapshot.CURRENT).stat().st_size < 2000  # of 800,000 bytes
+        held = reader.current()
+        reader.check()
+        assert held.canary is not None
+        for served, learned in ((held.champion.model, champion), (held.canary.model, canary)):
+            assert served.predict(rows.batch).tobytes() == learned.predict(rows.batch).tobytes()
+            assert served.arrays["learn/seen"] == 0
+        assert held.arrays["learn/x"].tolist() == [1, 1, 1]  # what else workers need is theirs, whatever its name
+    assert champion.arrays["learn/seen"] == 60
+
+
+def test_a_snapshot_without_what_answering_needs_is_refused(tmp_path):
+    folder = serving(tmp_path / "s")
+    made = model.build({"family": "tests.test_snapshot:Averaged"})
+    publisher, reader = Publisher(folder), Reader(folder, model.build, patience=0.0)
+    made.arrays = {"mean": np.zeros(2)}
+    publisher.publish(Answering("v", made), None, 1, {})
+    with pytest.raises(BlobError, match=r"'mean' has shape \(2,\), expected \(1,\)"):
+        reader.current()
 
 
 def test_nothing_changed_means_the_same_object(tmp_path):

@@ -8,6 +8,7 @@ From this alone come snapshots, versions, shadows, rollback, averaging and exact
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -24,12 +25,21 @@ FAMILIES: dict[str, str] = {
     "gated": "everlearn.gated:build",
 }
 
+NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # of a spec, for makers of networks
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+LEARN = "learn/"  # begins the names of arrays that only learning needs
+
 
 class Model(Protocol):
     """What every family provides, and all that the loop asks of a model.
 
     `spec` is complete: `build(spec)` gives an equal, untrained model. `arrays` is a dict of numpy arrays whose
     names, shapes and dtypes never change after `build`; assigning a dict with the same ones restores a model.
+
+    Arrays whose names begin with "learn/" are needed only to learn (optimiser moments, replay memory, raw weights
+    under an average): `predict` does not read them, and what serves is published without them. So where there are
+    such, assigning a dict without any of them is allowed as well, and the model keeps its own.
     """
 
     spec: Spec
@@ -49,13 +59,24 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
 
     `schema` (see `everlearn.schema.shape`) supplies task, dense, hashed and classes where the spec leaves them out.
     With neither, the model takes its shape from the first stream that it is given to (`bind`).
+
+    A family may also be a class of `torch.nn.Module`, or a function that makes one: of no parameter, of parameters
+    named dense, hashed, classes, outputs, width or shape (which are filled in), or of the spec's "arguments". It then
+    is the module of a "neural" model.
     """
     whole = {**(schema or {}), **spec}
+    if _makes_network(whole):
+        whole |= {"family": "neural", "module": whole["family"]}
     family = str(whole.get("family", "linear"))
     if family in FAMILIES and not {"task", "dense"} & whole.keys():
         return Deferred(whole)
     maker = find(family)
     model = maker(whole)
+    if _is_network(type(model)):
+        raise ModelError(
+            f"{family!r} made a {type(model).__name__} of the whole spec; expected it to take what it needs by name: "
+            'dense, hashed, classes, outputs, width, shape, or what you give as "arguments" in the spec'
+        )
     missing = [part for part in ("spec", "arrays", "predict", "learn") if getattr(model, part, None) is None]
     if missing:
         raise ModelError(
@@ -63,6 +84,27 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
             "a model has spec, arrays, predict and learn (see everlearn.model.Model)"
         )
     return model
+
+
+def _makes_network(spec: Spec) -> bool:
+    """Whether a family makes a network rather than a model. A function that needs nothing is called to know it."""
+    family = str(spec.get("family", "linear"))
+    if family in FAMILIES or ":" not in family:
+        return False
+    maker = find(family)
+    if "arguments" in spec or isinstance(maker, type):
+        return "arguments" in spec or _is_network(maker)
+    try:
+        parameters = inspect.signature(maker).parameters.values()
+        needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _MANY}
+        return needed <= NAMED if needed else _is_network(type(maker()))  # type: ignore[call-arg]
+    except Exception:  # it does not work without a spec, and is no maker of networks
+        return False
+
+
+def _is_network(kind: type) -> bool:
+    """Whether this is a class of modules, asked without importing PyTorch."""
+    return any((one.__module__, one.__name__) == ("torch.nn.modules.module", "Module") for one in kind.__mro__)
 
 
 class Deferred:
@@ -148,6 +190,15 @@ def prefixed(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
 def within(arrays: Mapping[str, Any], prefix: str) -> Arrays:
     """The arrays whose names begin with `prefix`, named by what follows it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def answering(arrays: Mapping[str, Any]) -> Arrays:
+    """The arrays that `predict` needs: all but those that only learning needs.
+
+    >>> sorted(answering({"weights": np.zeros(2), "learn/moments": np.zeros(2)}))
+    ['weights']
+    """
+    return {name: array for name, array in arrays.items() if not name.startswith(LEARN)}
 
 
 def copy(model: Model) -> Model:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.errors import BlobError, ConfigError
-from everlearn.model import Model, Spec, compare, prefixed, within
+from everlearn.model import Model, Spec, answering, compare, prefixed, within
 from everlearn.pack import canonical, front, laid_out, mapped, octets
 from everlearn.records import Arrays
 
@@ -116,12 +116,13 @@ class Publisher:
     def publish(self, champion: Answering, canary: Answering | None, position: int, extra: Mapping[str, Any]) -> int:
         """Let this serve from now on; return its number, one above the last.
 
-        `extra` are arrays that readers get as `Snapshot.arrays`. What is given is not held on to. Raises `BlobError`
-        when the folder is full, with nothing changed; `ModelError` for arrays that cannot be stored.
+        Of a model, that is what it needs to answer: arrays named "learn/..." stay here. `extra` are arrays that
+        readers get as `Snapshot.arrays`. What is given is not held on to. Raises `BlobError` when the folder is full,
+        with nothing changed; `ModelError` for arrays that cannot be stored.
         """
-        arrays = prefixed("champion/", champion.model.arrays) | prefixed("extra/", extra)
+        arrays = prefixed("champion/", answering(champion.model.arrays)) | prefixed("extra/", extra)
         if canary is not None:
-            arrays |= prefixed("canary/", canary.model.arrays)
+            arrays |= prefixed("canary/", answering(canary.model.arrays))
         tensors = laid_out(arrays)
         checksum, body = 0, [octets(one) for one in tensors.values()]
         for part in body:
@@ -316,14 +317,14 @@ class _Mould:
         self._apart: bool | None = None  # whether shallow copies stand apart; not known before the first arrays
 
     def cast(self, arrays: Arrays) -> Model:
-        differences = compare(self._model.arrays, arrays)
+        differences = compare(answering(self._model.arrays), arrays)
         if differences:
             raise BlobError(f"the snapshot does not fit its own model: {'; '.join(differences)}")
         if self._apart is None:
             twin, own = copy.copy(self._model), dict(self._model.arrays)
             twin.arrays = dict(arrays)
             kept = all(self._model.arrays[name] is own[name] for name in own)
-            self._apart = kept and all(twin.arrays[name] is arrays[name] for name in own)
+            self._apart = kept and all(twin.arrays[name] is arrays[name] for name in arrays)
         if not self._apart:
             self._model = self._build(self._spec)
         else:
@@ -343,8 +344,8 @@ def _since(moment: float, now: float) -> float:
     return max(0.0, now - moment) if moment else math.inf
 
 
-def _told(answering: Answering) -> dict[str, Any]:
-    return {"version": answering.version, "spec": dict(answering.model.spec)}
+def _told(one: Answering) -> dict[str, Any]:
+    return {"version": one.version, "spec": dict(one.model.spec)}
 
 
 def _mapped(path: Path) -> _Held:
