@@ -222,6 +222,19 @@ def test_families_that_nobody_vouches_for_are_refused():
         orders.challenge(settings, {"family": "linear", "rate": object()}, "odd")
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"family": "neural", "module": "os:system"},
+        {"family": "linear", "terms": [{"kind": "replay", "augment": "os:system"}]},
+        {"family": "gated", "model": {"family": "gated", "model": {"family": "os:system"}}},
+    ],
+)
+def test_code_named_anywhere_in_a_spec_from_outside_must_be_trusted(named: dict[str, Any]):
+    with pytest.raises(ConfigError, match=r"'os:system' may not be started here"):
+        orders.challenge(spec(), named, "from outside")
+
+
 def test_orders_change_no_alias_before_they_are_carried_out(tmp_path: Path):
     with Loop(quiet(), tmp_path / "home") as loop:
         serve(loop, table(50), 0, 30)

@@ -7,6 +7,7 @@ that carries the same `detail["order"]`; `outcome` finds that one. So what the l
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -25,6 +26,9 @@ from everlearn.version import Versions, related
 
 _READ = 4096  # events read at a time
 AS_THEY_ARE = ("champion", "challenger")  # aliases that mean, to a merge, what these have learned by then
+
+
+_FUNCTION = re.compile(r"[\w.]+:[\w.]+")  # as a spec names one
 
 
 class Without(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -92,13 +96,14 @@ def challenge(
         plain: dict[str, Any] = json.loads(json.dumps(dict(model_spec), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"this model spec cannot be kept in the log: {error}; expected plain values") from error
-    family = str(plain.get("family", "linear"))
-    known = {*model.FAMILIES, str(spec.model.get("family", "linear"))}
-    if trusted is not None and family not in known | trusted:
-        raise ConfigError(
-            f"family {family!r} may not be started here; expected one of {', '.join(sorted(known | trusted))}, "
-            "or name it under serve.families in everlearn.toml"
-        )
+    if trusted is not None:
+        known = {*model.FAMILIES, *_code(spec.model)} | trusted
+        for named in (str(plain.get("family", "linear")), *_code(plain)):
+            if named not in known:
+                raise ConfigError(
+                    f"{named!r} may not be started here; expected one of {', '.join(sorted(known))}, "
+                    "or name it under serve.families in everlearn.toml"
+                )
     build(spec, plain)
     return _order("challenge", reason, "", {"model": plain, "warm": warm})
 
@@ -220,6 +225,14 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     if np.shape(said) != (1, columns):
         raise ModelError(f"family {family!r} answers one row with shape {np.shape(said)}; expected {(1, columns)}")
     return one
+
+
+def _code(value: Any) -> list[str]:
+    """All names of functions ("module:function") in a spec, however deep."""
+    if isinstance(value, str):
+        return [value] if _FUNCTION.fullmatch(value) else []
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [name for one in inner for name in _code(one)]
 
 
 def _order(ask: str, reason: str, version: str, more: Mapping[str, Any] | None = None) -> Decision:
