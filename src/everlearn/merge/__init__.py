@@ -83,7 +83,7 @@ def merge(
     _check_finite(ready)
     origin = ready.pop() if ancestor is not None else None
     fishers = _fishers(how, parts, told, parents, fisher)
-    _check_fishers(fishers, ready[0])
+    _check_fishers(fishers, ready[0], parents[0])
     together = _adapters(how, ready, origin)
     for name in ready[0]:
         if name not in together:
@@ -209,10 +209,10 @@ def _fishers(
     return known
 
 
-def _check_fishers(fishers: Sequence[Arrays], merged: Arrays) -> None:
+def _check_fishers(fishers: Sequence[Arrays], merged: Arrays, whole: Arrays) -> None:
     for number, one in enumerate(fishers, 1):
         wrong = [name for name in one if name in merged and one[name].shape != merged[name].shape]
-        if wrong or (merged and not one.keys() & merged.keys()):
+        if wrong or not one.keys() & {*merged, *whole}:
             why = f"shape {one[wrong[0]].shape} for {wrong[0]!r}" if wrong else f"names {', '.join(one)}"
             expected = merged[wrong[0]].shape if wrong else f"some of {', '.join(merged)}"
             raise ModelError(f"fisher: that of parent {number} has the {why}; expected {expected}")
