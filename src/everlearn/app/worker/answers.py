@@ -152,20 +152,19 @@ class Group:
 
     def _reply(self, question: Question, answers: list[Prediction], serving: Snapshot, staleness: float) -> bytes:
         stale = staleness if math.isfinite(staleness) else None
-        told = [
-            RowAnswer(one.id, one.value, one.proba, one.version, one.canary, self._explained(question, one, serving))
-            for one in answers
+        explained = [self._explained(one, serving) if question.explain else UNSET for one in answers]
+        if question.single:
+            one = answers[0]
+            told = Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary, explained[0])
+            return encode(told)
+        rows = [
+            RowAnswer(one.id, one.value, one.proba, one.version, one.canary, contributions)
+            for one, contributions in zip(answers, explained, strict=True)
         ]
-        if not question.single:
-            return encode(Answers(told, serving.position, stale))
-        one = told[0]
-        position = answers[0].position
-        return encode(Answer(one.id, one.value, one.proba, one.version, position, stale, one.canary, one.contributions))
+        return encode(Answers(rows, serving.position, stale))
 
-    def _explained(self, question: Question, answer: Prediction, serving: Snapshot) -> dict[str, Any] | UnsetType:
+    def _explained(self, answer: Prediction, serving: Snapshot) -> dict[str, Any] | UnsetType:
         """What each field contributed to an answer; of an answer given before, only if its version still serves."""
-        if not question.explain:
-            return UNSET
         for answering in (serving.champion, serving.canary):
             if answering is not None and answering.version == answer.version:
                 row = self._encoded(serving, [answer.features])

@@ -51,6 +51,7 @@ UNWELL = 5.0  # seconds for which a worker whose log failed calls itself so, unl
 IDLE = 75  # seconds that a connection without requests is kept
 
 _JSON = (b"content-type", b"application/json")
+_CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
 _FULL = "more requests wait than may; try again in a second"
 
 Ask = requests.Question | Callable[[], Taken]  # what to answer, or what there is to take
@@ -243,7 +244,7 @@ class Worker:
 
     def count(self, route: str, status: int, seconds: float) -> None:
         self._tally.observe(route, seconds)
-        self._tally.add(f"{route}_{status // 100}xx")
+        self._tally.add(_CLASSES[route][status // 100])
         if status == 429:
             self._tally.add("limited")
 

@@ -117,12 +117,16 @@ class Quick(HttpToolsProtocol):
         if self._coming is not None and not self.transport.is_closing():  # the rest may take its time
             self._go_long()
 
+    def on_message_begin(self) -> None:
+        """A request begins. Its scope is not needed unless it goes the long way."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
     def on_headers_complete(self) -> None:
         """The head of a request has come."""
         path, _, query = self.url.partition(b"?")
         name = self.short.paths.get(path)
         if name is None or not self._ordinary():
-            return super().on_headers_complete()
+            return self._begin_long()
         self._query, self._body = query, b""
         self._coming = Exchange(self, name, path, self.parser.should_keep_alive())
         return None
@@ -161,9 +165,17 @@ class Quick(HttpToolsProtocol):
     def _go_long(self) -> None:
         """Give what has come of a request to uvicorn's way."""
         self._coming = None
-        super().on_headers_complete()
+        self._begin_long()
         if self._body:
             super().on_body(self._body)
+
+    def _begin_long(self) -> None:
+        """Let uvicorn begin with a request whose head has come."""
+        head = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = head
+        self.scope["headers"] = self.headers
+        super().on_headers_complete()
 
     # ---- what goes ---------------------------------------------------------------------------------------------
 
