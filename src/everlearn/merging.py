@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from everlearn import merge, orders
-from everlearn.errors import InputError
+from everlearn.errors import ConfigError, InputError
 from everlearn.merge import How
 from everlearn.model import Model
 from everlearn.records import Arrays, Born, Version
@@ -34,11 +34,18 @@ class Joined(NamedTuple):
     told: dict[str, Any]
 
 
-def meant(roster: Roster, name: str) -> Contestant | None:
-    """The contestant that a name stands for; None where it is the id of a version that nobody learns on from."""
-    if name in orders.AS_THEY_ARE:
-        return roster.champion if name == "champion" else roster.challenger
-    return next((one for one in roster.contestants if one.role == "fresh" and one.version == name), None)
+def meant(roster: Roster, name: str, version: str) -> Contestant | None:
+    """The contestant that a name stands for; None where it is a version that nobody learns on from.
+
+    `version` is what the name pointed to when the order was given: of several challengers it tells which one.
+    """
+    if name == "champion":
+        return roster.champion
+    learners = [one for one in roster.contestants if one.role in ("challenger", "fresh")]
+    if name == "challenger":
+        own = [one for one in learners if one.version == version]
+        return (own or learners or [roster.champion])[0]
+    return next((one for one in learners if one.role == "fresh" and one.version == version), None)
 
 
 def join(
@@ -77,4 +84,8 @@ def grown(parents: Sequence[Parent]) -> dict[str, list[int]]:
 
 
 def _how(told: Mapping[str, Any]) -> How:
-    return msgspec.convert({name: told[name] for name in How.__struct_fields__ if name in told}, How)
+    dials = {name: value for name, value in told.items() if name not in ("parents", "versions", "ancestor")}
+    try:
+        return merge.completed(msgspec.convert(dials, How), len(told["parents"]))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"merge: {error}; a newer Everlearn wrote this order: upgrade") from error

@@ -355,7 +355,8 @@ class Moves:
         """A new version is made of others, and put in shadow; those that learn are merged as what they are now."""
         self._check_room()
         told, known = order.detail["merge"], births(self._log)
-        parents = [self._parent(name, at, now, known) for name in told["parents"]]
+        asked = zip(told["parents"], told["versions"], strict=True)
+        parents = [self._parent(name, version, at, now, known) for name, version in asked]
         joined = merging.join(told, parents, self._versions, self.revive, known)
         spec, ids = parents[0].version.spec, [one.version.id for one in parents]
         made = orders.build(self.spec, spec)
@@ -368,14 +369,14 @@ class Moves:
         noted = self._noted([*(one.born for one in parents if one.born is not None), born])
         return [*noted, self._note("challenger", at, why, "user", version=born.version.id, more=more)]
 
-    def _parent(self, name: str, at: int, now: Learned, known: Mapping[str, Learned]) -> merging.Parent:
+    def _parent(self, name: str, version: str, at: int, now: Learned, known: Mapping[str, Learned]) -> merging.Parent:
         """Who is meant by a name in an order to merge: a version, or someone as they are now."""
-        one = merging.meant(self._roster, name)
+        one = merging.meant(self._roster, name, version)
         born = self._grown(one, at, "what it was when it was merged") if one is not None and one.learns else None
         if one is not None and born is not None:
             return merging.Parent(born.version, one.tried.twin(), now, born)
-        version = self._versions.find(one.version if one is not None else name)
-        return merging.Parent(version, self.revive(version.id), known.get(version.id, UNKNOWN))
+        found = self._versions.find(one.version if one is not None else version)
+        return merging.Parent(found, self.revive(found.id), known.get(found.id, UNKNOWN))
 
     def _check_moves(self, version: str, serves: str) -> None:
         if version == serves:

@@ -139,7 +139,8 @@ def merge(
         raise InputError(f"merge: got an ancestor, which {how.method!r} does not look at; leave it out")
     if needed:
         _loadable(versions, ancestor or common(versions, [one.id for one in found]))
-    told = {**msgspec.to_builtins(how), "parents": asked, "ancestor": versions.find(ancestor).id if ancestor else ""}
+    told: dict[str, Any] = {"parents": asked, "versions": [one.id for one in found]}
+    told |= {**msgspec.to_builtins(how), "ancestor": versions.find(ancestor).id if ancestor else ""}
     return _order("merge", reason, "", {"merge": told})
 
 

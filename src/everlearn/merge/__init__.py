@@ -23,7 +23,7 @@ from everlearn.merge.parts import NAMED, Parts
 from everlearn.model import Model, compare
 from everlearn.records import Arrays, Floats
 
-__all__ = ["LEARNING", "METHODS", "How", "adapters", "differing", "ema", "merge", "merged"]
+__all__ = ["LEARNING", "METHODS", "How", "adapters", "completed", "differing", "ema", "merge", "merged"]
 
 FAMILIES: dict[str, str] = {"linear": "everlearn.linear.merging:PARTS"}  # whose arrays are more than names tell
 

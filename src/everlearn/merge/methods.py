@@ -17,7 +17,7 @@ from everlearn.records import Floats
 PARALLEL = 0.9995  # a cosine from which on an arc is as good as its chord
 
 
-class How(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+class How(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which method, and its dials; see `everlearn.merge.merge`."""
 
     method: str
