@@ -6,6 +6,9 @@ from __future__ import annotations
 import itertools
 import json
 import lzma
+import re
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -339,7 +342,7 @@ def test_the_stability_gap_worked_by_hand() -> None:
 
 def test_speed_and_loss_of_plasticity_worked_by_hand() -> None:
     right = np.repeat([True, False, True, False], [400, 600, 100, 900])
-    assert measures.learning_speed(right, [0, 1000]) == pytest.approx((400 / 500 + 100 / 500) / 2)
+    assert measures.learning_speed(right, [0, 1000]) == pytest.approx((200 / 200 + 100 / 200) / 2)
     line = 0.9 - 0.02 * np.arange(8)
     assert measures.plasticity_slope(line) == pytest.approx(-0.02)
 
@@ -620,6 +623,47 @@ def test_at_a_fixed_budget_a_method_learns_the_rows_it_has_time_for() -> None:
     assert rich.metrics["linear"]["learned"] == (1.0, 0.0)
     assert 0 < poor.outcomes["linear"][0].learned < 30
     assert rich.metrics["linear"]["average_accuracy"] > poor.metrics["linear"]["average_accuracy"]
+
+
+# --- networks ---
+
+
+def test_replay_keeps_what_a_naive_network_forgets() -> None:
+    torch = pytest.importorskip("torch", reason="networks need PyTorch: pip install everlearn[torch]")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train, test = blobs(1000, columns=8), blobs(300, columns=8, seed=1)
+    dials: dict[str, Any] = {
+        "family": "neural",
+        "ema": 0.0,
+        "optimizer": {"name": "sgd", "lr": 0.2},
+        "one_at_a_time": False,
+    }
+
+    def naive(stream: TaskStream, seed: int) -> Model:
+        return build({**dials, "memory": {"kind": "none"}, "seed": seed}, stream.shape)
+
+    def replay(stream: TaskStream, seed: int) -> Model:
+        return build({**dials, "memory": {"rows": 50}, "terms": [{"kind": "replay"}], "seed": seed}, stream.shape)
+
+    methods = {"naive": naive, "replay": replay}
+    result = continual.compare(methods, lambda seed: continual.split(train, test, seed=seed), seeds=[0])
+    torch.set_num_threads(threads)
+    assert result.metrics["naive"]["forgetting"][0] > 0.8
+    assert result.metrics["replay"]["forgetting"][0] < 0.3
+    assert result.metrics["replay"]["average_accuracy"][0] > 0.8
+
+
+def test_the_example_shows_that_replay_keeps_what_ewc_forgets(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="networks need PyTorch: pip install everlearn[torch]")
+    example = Path(__file__).resolve().parents[1] / "examples" / "continual.py"
+    command = [sys.executable, str(example), "--rows", "700", "--seeds", "1", "--picture", str(tmp_path / "digits.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("average accuracy"))
+    naive, replay, averaged, ewc = (float(cell.split("±")[0]) for cell in re.split(r"\s{2,}", line.strip())[1:])
+    assert min(replay, averaged) > max(naive, ewc) + 0.2
+    assert (tmp_path / "digits.png").exists()
 
 
 # --- real images ---

@@ -10,13 +10,15 @@ TaskStream(split, class-incremental: 60 rows of (4,), tasks 0, 1, 2 | 3, 4, 5)
 from __future__ import annotations
 
 from everlearn.continual import measures
-from everlearn.continual.comparing import Comparison, compare
+from everlearn.continual.comparing import Build, Comparison, compare
 from everlearn.continual.evaluation import Consolidates, Outcome, evaluate, seconds_per_row
-from everlearn.continual.streams import Task, TaskStream, blurred, domain, joint, permuted, rotated, split
+from everlearn.continual.streams import Data, Task, TaskStream, blurred, domain, joint, permuted, rotated, split
 
 __all__ = [
+    "Build",
     "Comparison",
     "Consolidates",
+    "Data",
     "Outcome",
     "Task",
     "TaskStream",

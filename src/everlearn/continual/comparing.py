@@ -109,7 +109,11 @@ class Comparison:
             if key == "learned" and min(means) == 1:
                 continue
             digits = 1 if key == "seconds" else 3
-            cells = [f"{values[key][0]:.{digits}f} ± {values[key][1]:.{digits}f}" for values in measured]
+            several = len(self.seeds) > 1
+            cells = [
+                f"{mean:.{digits}f} ± {sd:.{digits}f}" if several else f"{mean:.{digits}f}"
+                for mean, sd in (values[key] for values in measured)
+            ]
             shown = [round(mean, digits) for mean in means]
             top = min(shown) if key in measures.LOWER_IS_BETTER or key == "seconds" else max(shown)
             differ = len(set(shown)) > 1

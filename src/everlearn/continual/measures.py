@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from everlearn.errors import InputError
 from everlearn.records import Floats
 
-FIRST = 500  # rows of a task that learning speed looks at
+FIRST = 200  # rows of a task that learning speed looks at
 LOWER_IS_BETTER = frozenset({"forgetting"})
 
 
@@ -90,7 +90,7 @@ def plasticity_slope(online: Floats) -> float:
 
 
 def learning_speed(right: NDArray[Any], starts: Sequence[int]) -> float:
-    """How soon a task is learned: the online accuracy in the first 500 rows of each task, averaged over tasks.
+    """How soon a task is learned: the online accuracy in the first 200 rows of each task, averaged over tasks.
 
     `right` (n,) says for each row of the stream whether the answer before learning was right, `starts` at which row
     each task begins. It is the area under the learning curve (Chaudhry et al. 2019, "Efficient Lifelong Learning with

@@ -101,7 +101,10 @@ def methods(
         )
     _frame(axes, borders, tasks)
     axes.set_ylabel("accuracy on the tasks so far", color=FAINT)
-    texts = [f"{band.mean[-1]:.3f} ± {band.spread[-1]:.3f}" for band in bands.values()]
+    texts = [
+        f"{band.mean[-1]:.3f} ± {band.spread[-1]:.3f}" if band.spread.any() else f"{band.mean[-1]:.3f}"
+        for band in bands.values()
+    ]
     _ends(
         axes,
         [
