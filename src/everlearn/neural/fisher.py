@@ -33,6 +33,7 @@ Labels = Literal["model", "data"]
 ALL_LABELS = 16  # up to so many classes, every one of them is looked at
 DRAWN_LABELS = 8  # for more, so many are drawn for each row
 STREAM = 0xF15  # of random numbers, for these
+LARGEST = 2048  # rows of a matrix: 16 MiB, and seconds to decompose
 
 
 class Factors(NamedTuple):
@@ -104,8 +105,13 @@ def members(net: Net) -> dict[str, list[str]]:
 
 
 def factored(net: Net) -> dict[str, nn.Module]:
-    """The layers whose Fisher information `kronecker` gives as factors: linear ones, and convolutions in the plane."""
-    return layers(net, (nn.Linear, nn.Conv2d))
+    """The layers whose Fisher information `kronecker` gives as factors, each of at most `LARGEST` rows.
+
+    Linear layers, and convolutions in the plane.
+    """
+    found = layers(net, (nn.Linear, nn.Conv2d))
+    sizes = {name: net.weights[joined(name, "weight")].shape for name in found}
+    return {name: layer for name, layer in found.items() if max(sizes[name][0], sizes[name][1:].numel()) < LARGEST}
 
 
 def kronecker(net: Net, rows: Rows, labels: Labels = "model") -> tuple[dict[str, Factors], Tensors]:
@@ -242,7 +248,8 @@ def _labelled(rows: Rows, label: int) -> Rows:
 def _check(net: Net, among: dict[str, nn.Module], outputs: Tensor, found: list[Caught]) -> None:
     calls = [one.name for one in found]
     strange = sorted(name for name in among if calls.count(name) != 1)
-    strange += complete(net, outputs, [one for one in found if one.name not in strange])
+    wrong = complete(net, outputs, [one for one in found if one.name not in strange])
+    strange += [name.rpartition(".")[0] for name in wrong]
     if strange:
         raise ConfigError(
             f"fisher 'kronecker': layer {strange[0]!r} is not used once, and nowhere else, in a forward pass; "

@@ -29,7 +29,6 @@ from everlearn.neural.rowwise import joined
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-BLOCK = 2048  # weights of a module at most, for a block: 16 MiB, and a second to decompose
 MOST = 1e30  # of an importance, and of a force; not infinite, lest 0 * it is NaN
 
 
@@ -38,7 +37,8 @@ class Ewc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fie
 
     `strength` is half the lambda of Kirkpatrick et al. 2017, for a Fisher that is a mean over rows. `fisher` is
     "diagonal"; "block": whole, for the weights of each module; or "kronecker": a product of two matrices for each
-    linear layer and convolution, diagonal for the rest. `labels` are those the network itself expects, or the data's.
+    linear layer and convolution (of fewer than 2,048 inputs and outputs), diagonal for the rest. `labels` are those that
+    the network itself expects, or the data's.
     """
 
     strength: NotNegative = 100.0
@@ -74,8 +74,10 @@ def pull(weights: list[Tensor], anchors: list[Tensor], importance: list[Tensor],
     >>> weight
     tensor([1.0000, 0.5000, 0.0000])
     """
+    if force <= 0.0:
+        return
     with torch.no_grad():
-        whole = torch._foreach_add(importance, 1.0 / min(max(force, 1.0 / MOST), MOST))
+        whole = torch._foreach_add(importance, 1.0 / min(max(force, 1e-38), MOST))
         torch._foreach_lerp_(weights, anchors, torch._foreach_div(importance, whole))
 
 
@@ -113,10 +115,10 @@ def _start_ewc(spec: Ewc, net: Net) -> Tensors:
         diagonal = []
         for group, names in fisher.members(net).items():
             matrices[f"block/{group}"] = sum(net.weights[name].numel() for name in names)
-            if matrices[f"block/{group}"] > BLOCK:
+            if matrices[f"block/{group}"] > fisher.LARGEST:
                 raise ConfigError(
                     f"fisher 'block': module {group!r} has {matrices[f'block/{group}']} weights, expected at most "
-                    f"{BLOCK}, for its matrix is the square of that; use fisher 'kronecker' or 'diagonal'"
+                    f"{fisher.LARGEST}, for its matrix is the square of that; use fisher 'kronecker' or 'diagonal'"
                 )
     elif spec.fisher == "kronecker":
         layers = fisher.factored(net)
@@ -222,7 +224,7 @@ def _before_si(spec: Si, net: Net, own: Tensors, seen: Seen) -> None:
 def _stepped_si(spec: Si, net: Net, own: Tensors, seen: Seen) -> None:
     """path := path - gradient * (the way of this step, the pull to the anchor included)."""
     weights = list(net.weights.values())
-    if own["taken"].item() and spec.strength * net.rate > 0.0:
+    if own["taken"].item():
         pull(weights, of(own, "anchor", net), of(own, "importance", net), 2.0 * net.rate * spec.strength)
     learned = [name for name, weight in net.weights.items() if weight.grad is not None]
     if learned:
@@ -248,7 +250,7 @@ def _start_mas(spec: Mas, net: Net) -> Tensors:
 
 
 def _stepped_mas(spec: Mas, net: Net, own: Tensors, seen: Seen) -> None:
-    if own["taken"].item() and spec.strength * net.rate > 0.0:
+    if own["taken"].item():
         force = 2.0 * net.rate * spec.strength
         pull(list(net.weights.values()), of(own, "anchor", net), of(own, "importance", net), force)
 
