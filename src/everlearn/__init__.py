@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from everlearn.evaluate import prequential
     from everlearn.loop import Loop, open
     from everlearn.model import build
+    from everlearn.neural import Neural
     from everlearn.stream import Stream, read
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Loop",
+    "Neural",
     "Stream",
     "advise",
     "build",
@@ -49,6 +51,7 @@ _HOMES = {
     "AsyncClient": "everlearn.client",
     "Client": "everlearn.client",
     "Loop": "everlearn.loop",
+    "Neural": "everlearn.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
     "open": "everlearn.loop",

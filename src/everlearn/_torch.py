@@ -36,6 +36,8 @@ def tensor(array: NDArray[Any]) -> Tensor:
     >>> held.tolist()
     [0.0, 2.0, 0.0]
     """
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)

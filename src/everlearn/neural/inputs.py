@@ -86,7 +86,7 @@ class Reading:
     def __init__(self, chosen: Settings, device: torch.device) -> None:
         self._dense, self._hashed, self._classes = chosen.dense, chosen.hashed, chosen.classes
         self._width = chosen.width if chosen.hashed else 0
-        self._shape = (-1, *(chosen.shape or (chosen.dense,)))
+        self._shape, self._shaped = chosen.shape or (chosen.dense,), bool(chosen.shape)
         self._scale, self._tokens = chosen.scale, chosen.dtype == "int64"
         self._device = device
         plain = not chosen.shape and chosen.scale == 1.0 and not self._tokens
@@ -143,8 +143,8 @@ class Reading:
         with np.errstate(over="ignore"):
             whole = np.minimum(factor, 1e30).astype(np.float32)
         columns = self._dense
-        self._shift = tensor(shift[:columns]).to(self._device).view(self._shape[1:])
-        self._factor = tensor(whole[:columns]).to(self._device).view(self._shape[1:])
+        self._shift = tensor(shift[:columns]).to(self._device).view(self._shape)
+        self._factor = tensor(whole[:columns]).to(self._device).view(self._shape)
         if self._target:
             self._center, self._spread = float(moments[1, -1]), float(spread[-1]) or 1.0
 
@@ -156,7 +156,9 @@ class Reading:
 
     def inputs(self, dense: Tensor, indices: Tensor, values: Tensor) -> Inputs:
         """The arguments of the module, for rows as they are kept (of any dtype)."""
-        x = dense.to(self._device).view(len(dense), *self._shape[1:])
+        x = dense if self._device.type == "cpu" else dense.to(self._device)
+        if self._shaped:
+            x = x.view(x.shape[0], *self._shape)
         if self._tokens:
             x = torch.nan_to_num(x, nan=0.0).clamp_(0, 2.0**31).long() if x.dtype.is_floating_point else x.long()
         elif self.normalizes:
@@ -164,7 +166,7 @@ class Reading:
         elif x.dtype.is_floating_point:
             x = torch.nan_to_num_(x.float() * self._scale, nan=0.0).clamp_(-LARGEST, LARGEST)
         else:
-            x = x.float() * self._scale
+            x = x * self._scale  # float32, and finite already
         if self._width:
             return x, indices.to(self._device).long(), values.to(self._device)
         return (x,)

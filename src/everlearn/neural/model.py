@@ -158,33 +158,36 @@ class Neural:
         n = len(raw.dense)
         labels, weights, usable = self._labels(y, weight, n)
         learner = self._learning()
-        if learner.remembers and self._chosen.memory.dtype != "float32":
-            memory.cast(self._reading.filled(tensor(raw.dense[usable])), self._chosen.memory, int(learner.counts[0]))
+        rows = learner.stored(raw, labels, weights, usable)
         out = np.empty((n, self._chosen.outputs), np.float32)
-        alone = np.append(np.flatnonzero(~usable), n)
-        at = 0
+        alone = [] if usable.all() else np.flatnonzero(~usable).tolist()
+        alone.append(n)
+        at = which = 0
         while at < n:
-            blocked = int(alone[np.searchsorted(alone, at)])
-            if blocked == at:
+            if at == alone[which]:
                 out[at] = self._aside(learner, raw, at)
-                at += 1
+                at, which = at + 1, which + 1
                 continue
-            stop = min(at + learner.room, blocked)
-            slot = learner.put(raw, labels, weights, at, stop)
-            many = stop - at
-            if self._chosen.one_at_a_time:
-                inputs = learner.waiting()
-                said = self._says(inputs)[slot : slot + many]
-            else:
-                inputs = learner.waiting(slice(slot, slot + many))
-                said = self._says(inputs)
-            out[at:stop] = scores = self._scores(said)
-            losses = self._lost(scores, labels[at:stop]) if learner.watches else None
-            if learner.answered(many, losses):
-                learner.step(inputs if len(inputs[0]) == self._chosen.batch else learner.waiting())
-                self._stepped(learner)
+            stop = min(at + learner.room, alone[which])
+            out[at:stop] = self._some(learner, rows, labels, at, stop)
             at = stop
         return out
+
+    def _some(self, learner: Learner, rows: Any, labels: Floats, at: int, stop: int) -> Singles:
+        """Answer rows, and let them wait; learn the minibatch if they fill it. There is room for them."""
+        slot, many = learner.put(rows, at, stop), stop - at
+        if self._chosen.one_at_a_time:  # always in the same shape and place: sums differ with these
+            inputs = learner.inputs()
+            scores = self._scores(self._says(inputs)[slot : slot + many])
+        else:
+            inputs = learner.inputs(slice(slot, slot + many))
+            scores = self._scores(self._says(inputs))
+        losses = self._lost(scores, labels[at:stop]) if learner.watches else None
+        if learner.answered(many, losses):
+            learner.step(inputs if len(inputs[0]) == self._chosen.batch else learner.inputs())
+            if self._means:
+                self._refresh(learner)
+        return scores
 
     def _labels(self, y: Floats, weight: Singles, n: int) -> tuple[Floats, Singles, NDArray[np.bool_]]:
         """Labels, weights, and which rows can be learned."""
@@ -243,10 +246,7 @@ class Neural:
             return self._call(inputs)
 
     def _call(self, inputs: Inputs) -> Tensor:
-        if self._chosen.precision == "float32":
-            return network.says(self._compiled, inputs, self._chosen.outputs)
-        with torch.autocast(self._device.type, dtype=getattr(torch, self._chosen.precision)):
-            return network.says(self._compiled, inputs, self._chosen.outputs)
+        return network.says(self._compiled, inputs, self._chosen.outputs, self._chosen.precision)
 
     def _scores(self, outputs: Tensor) -> Singles:
         """Outputs (n, columns) as answers."""
@@ -267,9 +267,9 @@ class Neural:
         told = scores[np.arange(len(labels)), labels.astype(np.int64)].astype(np.float64)
         return np.asarray(-np.log(np.maximum(told, SURE)))
 
-    def _stepped(self, learner: Learner) -> None:
+    def _refresh(self, learner: Learner) -> None:
         """Make the class means of the head anew, where they are due."""
-        if self._means and head.due(int(learner.counts[PASSES]), self.composition()["rows"], self._chosen.batch):
+        if head.due(int(learner.counts[PASSES]), self.composition()["rows"], self._chosen.batch):
             with self._served.lock:
                 if self._served.held is not self._token:
                     self._served.pour(self._weights, self._token)
@@ -327,17 +327,17 @@ def _device(chosen: Settings) -> torch.device:
 
 def _ready(module: nn.Module, chosen: Settings, device: torch.device) -> nn.Module:
     """The module on its device, with its adapters, after a trial pass that finishes lazy layers."""
-    state = torch.random.get_rng_state()
-    torch.random.default_generator.manual_seed(chosen.seed)
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(chosen.seed)
     try:
         if chosen.lora is not None:
             from everlearn.neural import lora
 
-            module = lora.adapt(module, chosen.lora)
+            module = lora.adapt(module, chosen.lora, chosen.seed)
         module = module.to(device)
         _probe(module, chosen, device)
     finally:
-        torch.random.set_rng_state(state)
+        torch.set_rng_state(state)
     for one in [*module.parameters(), *module.buffers()]:
         if not one.is_contiguous():
             one.data = one.data.contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 FILLED_IN = ("dense", "hashed", "classes", "outputs", "width", "shape")  # of a spec, for makers that name them
 BUCKETS = 4096  # rows of the built-in table of hashed features
+PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 LOW = -1e30  # a logit that is out of the question; not infinite, lest 0 * it is NaN
 
 
@@ -33,14 +35,14 @@ def make(chosen: Settings) -> nn.Module:
             '{"family": "your_file:make_net", ...}'
         )
     maker = Mlp if chosen.module == "mlp" else found(chosen.module, "module")
-    state = torch.random.get_rng_state()
+    state = torch.get_rng_state()
     try:
-        torch.random.default_generator.manual_seed(chosen.seed)
+        torch.default_generator.manual_seed(chosen.seed)
         module = maker(**filled_in(maker, chosen))
     except TypeError as error:
         raise ConfigError(f"neural model: {chosen.module!r} with arguments {chosen.arguments}: {error}") from error
     finally:
-        torch.random.set_rng_state(state)
+        torch.set_rng_state(state)
     if not isinstance(module, nn.Module):
         raise ConfigError(f"neural model: {chosen.module!r} made a {type(module).__name__}, expected a torch.nn.Module")
     return module
@@ -97,31 +99,33 @@ class Mlp(nn.Module):
         if self.table is not None:
             nn.init.normal_(self.table.weight, std=0.1)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.ReLU(), *([nn.Dropout(dropout)] if dropout else []), nn.Linear(before, after)]
         self.rest = nn.Sequential(*layers)
 
     def forward(self, dense: Tensor, indices: Tensor | None = None, values: Tensor | None = None) -> Tensor:
-        first = self.first(dense.flatten(1)) if self.first is not None else None
+        first = self.first(dense if dense.ndim == 2 else dense.flatten(1)) if self.first is not None else None
         if self.table is not None and indices is not None:
             bag = self.table(indices % self.buckets, per_sample_weights=values)
             first = bag if first is None else first + bag
         return cast(Tensor, self.rest(first))
 
 
-def says(module: Callable[..., Any], inputs: Inputs, columns: int) -> Tensor:
+def says(module: Callable[..., Any], inputs: Inputs, columns: int, precision: str = "float32") -> Tensor:
     """One forward pass: raw outputs, float32 (n, columns). Raises `InputError` for a token that has no embedding."""
     try:
-        said = module(*inputs)
+        if precision == "float32":
+            said = module(*inputs)
+        else:
+            with torch.autocast(inputs[0].device.type, dtype=PRECISIONS[precision]):
+                said = module(*inputs)
     except IndexError as error:
         raise InputError(
             f"the network cannot look up a row: {error}; expected tokens below the size of its embedding"
         ) from error
-    if isinstance(said, Mapping):
-        said = said["logits"]
-    elif isinstance(said, tuple):
-        said = said[0]
-    n = len(inputs[0])
+    if not isinstance(said, Tensor):
+        said = said["logits"] if isinstance(said, Mapping) else said[0]
+    n = inputs[0].shape[0]
     if said.shape != (n, columns):
         if said.shape != (n,) or columns != 1:
             raise ConfigError(
@@ -161,7 +165,7 @@ def groups(chosen: Settings) -> Tensor | None:
     named = [one for head in chosen.heads for one in head]
     if len(set(named)) < len(named) or any(one >= chosen.classes for one in named):
         raise ConfigError(
-            f"neural model: heads are {chosen.heads}, expected each of the classes 0 to {chosen.classes - 1} at most once"
+            f"neural model: heads are {chosen.heads}, expected each of 0 to {chosen.classes - 1} once at most"
         )
     of = torch.full((chosen.classes,), -1)
     for number, head in enumerate(chosen.heads):

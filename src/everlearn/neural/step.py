@@ -6,9 +6,7 @@ rows wait in `learn/pending` ─ full ─> drawn rows join ─> forward, losses,
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -17,9 +15,10 @@ from numpy.typing import NDArray
 from everlearn import drift
 from everlearn._torch import Tensor, Tensors, array, nn, tensor, torch
 from everlearn.errors import ConfigError
-from everlearn.neural import augment, memory, network, optimizer
+from everlearn.neural import augment, memory, network, optimizer, waiting
 from everlearn.neural.inputs import Raw, Reading
 from everlearn.neural.parts import Inputs, Net, Rows, Seen, Term, mean
+from everlearn.neural.seeding import Seeded
 from everlearn.neural.settings import Settings
 from everlearn.neural.state import RAW, SERVED, Mould, Names
 from everlearn.neural.terms import FUNCTIONS
@@ -35,38 +34,7 @@ AUGMENT = 1 << 19  # and of changes of what was drawn
 STEEPEST = 1e18  # gradients beyond this are not taken for numbers: their squares are no float32
 GROWTH, BACKOFF, STEADY = 2.0, 0.5, 2000  # of the scale of float16 losses
 
-
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """Rows by their fields, float32 columns as the bits of int32: a missing value is NaN, and arrays hold numbers."""
-
-    dense: Tensor
-    indices: Tensor
-    values: Tensor
-    y: Tensor
-    weight: Tensor
-
-    def numbers(self) -> Tensor:
-        """The dense columns as numbers."""
-        return self.dense.view(torch.float32) if self.dense.dtype == torch.int32 else self.dense
-
-    def part(self, at: Any) -> Ring:
-        return Ring(self.dense[at], self.indices[at], self.values[at], self.y[at], self.weight[at])
-
-
-def ring(tensors: Tensors, prefix: str) -> Ring:
-    return Ring(*(tensors[prefix + name] for name in Ring.__dataclass_fields__))
-
-
-def _start_ring(chosen: Settings, rows: int, prefix: str) -> Tensors:
-    width = chosen.width if chosen.hashed else 0
-    return {
-        f"{prefix}dense": torch.zeros((rows, chosen.dense), dtype=torch.int32),
-        f"{prefix}indices": torch.zeros((rows, width), dtype=torch.int32),
-        f"{prefix}values": torch.zeros((rows, width)),
-        f"{prefix}y": torch.zeros(rows, dtype=torch.float64),
-        f"{prefix}weight": torch.zeros(rows),
-    }
+One = tuple[int, Any, Term]  # where a term stands, its settings, its functions
 
 
 class Learner:
@@ -76,8 +44,11 @@ class Learner:
         self.chosen, self.reading, self.names = chosen, reading, names
         self.mould = Mould(module)
         weights = {name: self.mould.parameters[name] for name in names.trained}
-        self._device = next(iter(weights.values())).device
+        self._weights = list(weights.values())
+        self._device = self._weights[0].device
+        self._seeded = Seeded(chosen.seed, self._device)
         self._forward: Any = torch.compile(module) if chosen.compile else module
+        self._half, self._one = chosen.precision == "float16", torch.ones((), device=self._device)
         self._loss = network.loss(chosen)
         heads = network.groups(chosen)
         self._heads = None if heads is None else heads.to(self._device)
@@ -95,37 +66,42 @@ class Learner:
         )
         self._optimizer = optimizer.State(chosen, weights)
         self._rate = float(self._optimizer.optimizer.param_groups[0]["lr"])
-        self._terms: list[tuple[str, Any, Term]] = []
-        for i, one in enumerate(chosen.terms):
-            kind = cast(str, type(one).__struct_config__.tag)
-            self._terms.append((f"learn/terms/{i}-{kind}/", one, FUNCTIONS[type(one)]))
-        self._draws = [_wanted(term, one, chosen.batch) for _, one, term in self._terms]
-        self._watch = DriftSpec(
-            detector=chosen.drift.detector,
-            watch="loss",
-            sensitivity=chosen.drift.sensitivity,
-            grace_period=chosen.drift.grace_period,
-        )
-        self.watches = chosen.drift.detector != "none"
-        self._consolidates = _consolidates(chosen, self._terms)
+        self._look(chosen)
+
+    def _look(self, chosen: Settings) -> None:
+        """What is asked for: terms by what they do, memory, detector, consolidations."""
+        terms: list[One] = [(i, one, FUNCTIONS[type(one)]) for i, one in enumerate(chosen.terms)]
+        self._terms = terms
+        self._fresh = [one for one in terms if one[2].fresh is not None]
+        self._adding = [one for one in terms if one[2].loss is not None]
+        self._bending = [one for one in terms if one[2].gradient is not None]
+        self._stepping = [one for one in terms if one[2].stepped is not None]
+        self._draws = [_wanted(term, one, chosen.batch) for _, one, term in terms]
+        self._said = any(term.remembers for _, _, term in terms)
+        self._consolidates = _consolidates(chosen, terms)
         remembering = any(isinstance(one, Replay | Distill | Agem | Gdumb) for one in chosen.terms)
         self.remembers = chosen.memory.kind != "none" and (remembering or chosen.head == "ncm")
-        self._said = any(term.remembers for _, _, term in self._terms)
-        self._held: Tensors = {}
-        self.tensors: Tensors = {}
+        self.whole = self.remembers and chosen.memory.dtype in waiting.WHOLE
+        self._revises = self.remembers and chosen.memory.kind == "loss"
+        dials = chosen.drift
+        self.watches = dials.detector != "none"
+        self._watch = DriftSpec(
+            detector=dials.detector, watch="loss", sensitivity=dials.sensitivity, grace_period=dials.grace_period
+        )
 
     def start(self) -> Tensors:
         """All tensors under learn/, but for the weights, as they begin; the module is as it was made."""
         chosen = self.chosen
-        started: Tensors = {"learn/counts": torch.zeros(COUNTERS, dtype=torch.int64)}
-        started |= _start_ring(chosen, chosen.batch, "learn/pending/") | self._optimizer.start
+        pending = waiting.start(chosen, chosen.batch, self.whole)
+        started = {"learn/counts": torch.zeros(COUNTERS, dtype=torch.int64), **_under("learn/pending/", pending)}
+        started |= self._optimizer.start
         if self._consolidates:
-            started |= _start_ring(chosen, chosen.consolidate.rows, "learn/recent/")
+            started |= _under("learn/recent/", waiting.start(chosen, chosen.consolidate.rows, self.whole))
         if self.watches:
             started["learn/pending/loss"] = torch.zeros(chosen.batch, dtype=torch.float64)
             detector = drift.start(self._watch, chosen.seed)
             started |= {f"learn/drift/{name}": tensor(one) for name, one in detector.items()}
-        if chosen.precision == "float16":
+        if self._half:
             started["learn/scaler/scale"] = torch.full((), 2.0**16, device=self._device)
             started["learn/scaler/steady"] = torch.zeros((), dtype=torch.int64, device=self._device)
         if self.remembers:
@@ -138,42 +114,42 @@ class Learner:
                 seed=chosen.seed,
                 device=self._device,
             )
-            started |= {f"learn/memory/{name}": one for name, one in held.items()}
-        for prefix, one, term in self._terms:
-            if term.start is not None:
-                started |= {prefix + name: own for name, own in term.start(one, self.net).items()}
+            started |= _under("learn/memory/", held)
+        for one in self._terms:
+            if one[2].start is not None:
+                started |= _under(_prefix(one), one[2].start(one[1], self.net))
         return started
 
     def bind(self, tensors: Tensors) -> None:
         """Work on these tensors from now on."""
-        chosen, names = self.chosen, self.names
+        names = self.names
         self.tensors = tensors
-        trained = RAW if chosen.ema else SERVED
+        trained = RAW if self.chosen.ema else SERVED
         learned = [*names.trained, *names.buffers]
         poured = {name: tensors[trained + name] for name in learned}
         poured |= {name: tensors[SERVED + name] for name in names.fixed if SERVED + name in tensors}
         self.mould.pour(poured)
         self._buffers = {name: tensors[trained + name] for name in names.buffers}
-        pairs = [(tensors[SERVED + name], tensors[trained + name]) for name in learned] if chosen.ema else []
-        self._averaged = [one for one in pairs if one[0].is_floating_point()]
+        pairs = [(tensors[SERVED + name], tensors[trained + name]) for name in learned] if self.chosen.ema else []
+        self._averages = [served for served, _ in pairs if served.is_floating_point()]
+        self._sources = [one for served, one in pairs if served.is_floating_point()]
         self._copied = [one for one in pairs if not one[0].is_floating_point()]
-        self._means, self._sources = [one for one, _ in self._averaged], [other for _, other in self._averaged]
         self.counts: Ints = array(tensors["learn/counts"])
         self._classes: Ints = array(tensors["classes"])
         self._moments: Floats = array(tensors["inputs/moments"])
-        self.pending = ring(tensors, "learn/pending/")
-        self._bits: NDArray[np.int32] = array(self.pending.dense)
-        self._slots = tuple(array(one) for one in (self.pending.indices, self.pending.values))
-        self._y: Floats = array(self.pending.y)
-        self._weight: Singles = array(self.pending.weight)
-        self._pending_loss: Floats = array(tensors["learn/pending/loss"]) if self.watches else np.zeros(0)
-        self._recent = ring(tensors, "learn/recent/") if self._consolidates else None
+        self.pending = waiting.kept(tensors, "learn/pending/", self.whole)
+        self._labels: Floats = array(self.pending.y)
+        self._recent = waiting.kept(tensors, "learn/recent/", self.whole) if self._consolidates else None
         self._held = _within(tensors, "learn/memory/")
         self._detector = {name: array(one) for name, one in _within(tensors, "learn/drift/").items()}
-        self._own = [_within(tensors, prefix) for prefix, _, _ in self._terms]
+        self._own = [_within(tensors, _prefix(one)) for one in self._terms]
         self._optimizer.bind(tensors, int(self.counts[TAKEN]))
         self._met = -1
         self._meet()
+        nothing = self.pending.part(slice(0, 0))
+        said = torch.zeros((0, self.chosen.outputs), device=self._device) if self._said else None
+        none = torch.zeros(0, device=self._device)
+        self._nothing = Rows(self.reading.inputs(*nothing), self.reading.labels(none.double()), none, said)
 
     # Rows that wait
 
@@ -182,51 +158,53 @@ class Learner:
         """How many rows are missing to a minibatch."""
         return self.chosen.batch - int(self.counts[WAITING])
 
-    def put(self, raw: Raw, y: Floats, weight: Singles, start: int, stop: int) -> int:
+    def put(self, rows: tuple[NDArray[np.generic], ...], start: int, stop: int) -> int:
         """Let rows start to stop - 1 wait, and return the slot of the first; there must be room."""
         at = int(self.counts[WAITING])
-        to = slice(at, at + stop - start)
-        self._bits[to] = raw.dense[start:stop].view(np.int32)
-        if raw.indices.shape[1]:
-            self._slots[0][to] = raw.indices[start:stop]
-            self._slots[1][to] = raw.values[start:stop]
-        self._y[to] = y[start:stop]
-        self._weight[to] = weight[start:stop]
+        self.pending.put(rows, slice(at, at + stop - start), slice(start, stop))
         return at
 
-    def waiting(self, rows: slice = slice(None)) -> Inputs:
+    def stored(self, raw: Raw, y: Floats, weight: Singles, usable: NDArray[np.bool_]) -> tuple[Any, ...]:
+        """All rows of a call, as they wait. Raises `InputError` for one that the memory does not hold exactly."""
+        dense: NDArray[Any] = raw.dense
+        if self.remembers:
+            dense = waiting.stored(self.reading, self.chosen.memory, raw, usable, int(self.counts[ROWS]))
+        return dense if self.whole else dense.view(np.int32), raw.indices, raw.values, y, weight
+
+    def inputs(self, rows: slice | None = None) -> Inputs:
         """The arguments of the module for the rows that wait, in their slots."""
-        held = self.pending if rows == slice(None) else self.pending.part(rows)
-        return self.reading.inputs(held.numbers(), held.indices, held.values)
+        held = self.pending
+        if rows is None:
+            return self.reading.inputs(held.dense, held.indices, held.values)
+        return self.reading.inputs(*held.part(rows))
 
     def answered(self, many: int, losses: Floats | None) -> bool:
         """The last rows that were put have their answer; whether the minibatch is full now."""
-        at = int(self.counts[WAITING])
+        counts = self.counts
+        at = int(counts[WAITING])
         if losses is not None:
-            self._pending_loss[at : at + many] = losses
-        self.counts[ROWS] += many
-        self.counts[WAITING] += many
+            array(self.tensors["learn/pending/loss"])[at : at + many] = losses
+        counts[ROWS] += many
+        counts[WAITING] = at + many
         return at + many == self.chosen.batch
 
     # A step
 
     def step(self, inputs: Inputs) -> None:
         """Learn the minibatch that is full; `inputs` are its arguments of the module."""
-        chosen, counts = self.chosen, self.counts
+        chosen, counts, pending = self.chosen, self.counts, self.pending
         if self.reading.normalizes:
-            self.reading.count(array(self.pending.numbers()), self._y, self._moments)
-            inputs = self.waiting()
+            self.reading.count(array(pending.dense), self._labels, self._moments)
+            inputs = self.inputs()
         if chosen.classes:
-            self._classes += np.bincount(self._y.astype(np.int64), minlength=chosen.classes)
+            self._classes += np.bincount(self._labels.astype(np.int64), minlength=chosen.classes)
             self._meet()
         drifted = self.watches and self._drifted()
-        weight = self.pending.weight.to(self._device)
-        new = Rows(inputs, self.reading.labels(self.pending.y), weight)
-        said: Tensor | None = None
-        for _ in range(chosen.passes):
-            outputs = self._pass(new)
-            said = outputs if said is None else said
-        if said is not None and self._held:
+        new = Rows(inputs, self.reading.labels(pending.y), pending.weight.to(self._device))
+        said = self._pass(new)
+        for _ in range(1, chosen.passes):
+            self._pass(new)
+        if self.remembers:
             self._remember(new, said)
         counts[WAITING] = 0
         if self._recent is not None:
@@ -239,102 +217,94 @@ class Learner:
     def _pass(self, new: Rows) -> Tensor:
         """One forward and backward pass and a step of the optimiser; returns what was said of the new rows."""
         net, counts = self.net, self.counts
-        net.step = int(counts[PASSES])
-        net.rate = self._rate * optimizer.rate(self.chosen.schedule, net.step)
+        net.step = step = int(counts[PASSES])
+        net.rate = self._rate * optimizer.rate(self.chosen.schedule, step)
         if counts[ROWS] < counts[UNTIL]:
             net.rate *= self.chosen.drift.rate
-        with self._seeded(net.step):
-            drawn = [self._picked(many, stream) for stream, many in enumerate(self._draws)]
+        with self._seeded.by(step):
+            drawn = [self._picked(many, i) if many else (self._nothing, None) for i, many in enumerate(self._draws)]
             parts = [rows for rows, _ in drawn if len(rows)]
-            x = (
-                tuple(torch.cat(one) for one in zip(new.x, *(rows.x for rows in parts), strict=True))
-                if parts
-                else new.x
-            )
+            x = tuple(torch.cat(one) for one in zip(new.x, *(one.x for one in parts), strict=True)) if parts else new.x
             outputs = self._call(x)
             total, seen = self._total(new, outputs, [rows for rows, _ in drawn])
             finite = self._descend(total, seen)
-            self._revise(drawn, seen)
+            if self._revises:
+                self._revise([slots for _, slots in drawn], seen)
             if finite:
                 with torch.no_grad():
-                    for (_, one, term), own, saw in zip(self._terms, self._own, seen, strict=True):
-                        if term.stepped is not None:
-                            term.stepped(one, net, own, saw)
-                    self.mould.gather(self._buffers)
+                    for i, one, term in self._stepping:
+                        term.stepped(one, net, self._own[i], seen[i])  # type: ignore[misc]
+                    if self._buffers:
+                        self.mould.gather(self._buffers)
                     self._average(int(counts[TAKEN]))
                 counts[TAKEN] += 1
             else:
                 counts[SKIPPED] += 1
-        counts[PASSES] += 1
+        counts[PASSES] = step + 1
         return outputs.detach()[: len(new)]
 
     def _total(self, new: Rows, outputs: Tensor, drawn: list[Rows]) -> tuple[Tensor, list[Seen]]:
         """The whole loss, and what each term sees."""
-        n = len(new)
-        ours, at, seen = outputs[:n], n, []
+        at = len(new)
+        ours, seen = outputs[:at], []
         for rows in drawn:
             seen.append(Seen(new, ours, rows, outputs[at : at + len(rows)]))
             at += len(rows)
-        total: Tensor | None = None
-        for (_, one, term), own, saw in zip(self._terms, self._own, seen, strict=True):
-            if term.fresh is not None:
-                total = term.fresh(one, self.net, own, saw)
-        if total is None:
+        if self._fresh:
+            i, one, term = self._fresh[-1]
+            total = term.fresh(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
+        else:
             total = mean(self._losses(ours, new), new.weight)
-        for (_, one, term), own, saw in zip(self._terms, self._own, seen, strict=True):
-            more = None if term.loss is None else term.loss(one, self.net, own, saw)
+        for i, one, term in self._adding:
+            more = term.loss(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
             total = total if more is None else total + more
         return total, seen
 
     def _descend(self, total: Tensor, seen: list[Seen]) -> bool:
         """Gradients, and a step of the optimiser if all is finite; whether it was."""
-        net = self.net
-        weights = list(net.weights.values())
-        for weight in weights:
+        for weight in self._weights:
             weight.grad = None
-        scale = self.tensors["learn/scaler/scale"] if self.chosen.precision == "float16" else None
-        (total if scale is None else total * scale).backward()  # type: ignore[no-untyped-call]
+        scale = self.tensors["learn/scaler/scale"] if self._half else None
+        (total if scale is None else total * scale).backward(self._one)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             if scale is not None:
-                torch._foreach_mul_([one.grad for one in weights if one.grad is not None], 1.0 / scale)
+                torch._foreach_mul_([one.grad for one in self._weights if one.grad is not None], 1.0 / scale)
             if self.chosen.clip:
-                nn.utils.clip_grad_norm_(weights, self.chosen.clip)
-            for (_, one, term), own, saw in zip(self._terms, self._own, seen, strict=True):
-                if term.gradient is not None:
-                    term.gradient(one, net, own, saw)
-            norms = torch._foreach_norm([one.grad for one in weights if one.grad is not None])
-            steepest = torch.stack([*norms, total.detach().abs().to(norms[0].dtype)]).max() if norms else total.abs()
+                nn.utils.clip_grad_norm_(self._weights, self.chosen.clip)
+            for i, one, term in self._bending:
+                term.gradient(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
+            norms = torch._foreach_norm([one.grad for one in self._weights if one.grad is not None])
+            steepest = torch.stack([*norms, total.detach().abs()]).max()
             finite = bool(steepest < STEEPEST)
             if scale is not None:
                 self._rescale(scale, finite)
             if finite:
-                self._optimizer.step(self.tensors, int(self.counts[TAKEN]), net.rate)
+                self._optimizer.step(self.tensors, int(self.counts[TAKEN]), self.net.rate)
         return finite
 
     def _rescale(self, scale: Tensor, finite: bool) -> None:
         """The loss of float16 passes is scaled up as long as gradients stay finite (Micikevicius et al. 2018)."""
         steady = self.tensors["learn/scaler/steady"]
-        steady.add_(1) if finite else steady.zero_()
         if not finite:
+            steady.zero_()
             scale.mul_(BACKOFF)
-        elif int(steady) % STEADY == 0:
+            return
+        steady.add_(1)
+        if int(steady) % STEADY == 0:
             scale.mul_(GROWTH)
 
     def _average(self, taken: int) -> None:
         """Move what serves towards what is trained; young averages move faster, so as not to remember the start."""
-        if self._means:
+        if self._averages:
             decay = min(self.chosen.ema, (1.0 + taken) / (10.0 + taken))
-            torch._foreach_lerp_(self._means, self._sources, 1.0 - decay)
+            torch._foreach_lerp_(self._averages, self._sources, 1.0 - decay)
             for served, now in self._copied:
                 served.copy_(now)
 
     # What the network is asked for
 
     def _call(self, inputs: Inputs) -> Tensor:
-        if self.chosen.precision == "float32":
-            return network.says(self._forward, inputs, self.chosen.outputs)
-        with torch.autocast(self._device.type, dtype=getattr(torch, self.chosen.precision)):
-            return network.says(self._forward, inputs, self.chosen.outputs)
+        return network.says(self._forward, inputs, self.chosen.outputs, self.chosen.precision)
 
     def _losses(self, outputs: Tensor, rows: Rows) -> Tensor:
         if self._heads is not None:
@@ -355,11 +325,11 @@ class Learner:
     def _draw(self, many: int, stream: int) -> Rows:
         return self._picked(many, stream)[0]
 
-    def _picked(self, many: int, stream: int) -> tuple[Rows, Tensor]:
+    def _picked(self, many: int, stream: int) -> tuple[Rows, Tensor | None]:
         """Remembered rows, as the network takes them, and their slots."""
-        slots = memory.pick(self._held, many, self.net.step * STREAMS + stream) if many else torch.zeros(0).long()
+        slots = memory.pick(self._held, many, self.net.step * STREAMS + stream)
         if not len(slots):
-            return self._nothing(), slots
+            return self._nothing, None
         rows = self._rows(memory.take(self._held, slots))
         if self._augment is None:
             return rows, slots
@@ -368,14 +338,7 @@ class Learner:
 
     def _rows(self, stored: memory.Stored) -> Rows:
         x = self.reading.inputs(stored.dense, stored.indices, stored.values)
-        said = stored.said if stored.said.shape[1] else None
-        return Rows(x, self.reading.labels(stored.y), stored.weight, said)
-
-    def _nothing(self) -> Rows:
-        none = self.pending.part(slice(0, 0))
-        x = self.reading.inputs(none.numbers(), none.indices, none.values)
-        said = torch.zeros((0, self.chosen.outputs), device=self._device) if self._said else None
-        return Rows(x, self.reading.labels(none.y), none.weight.to(self._device), said)
+        return Rows(x, self.reading.labels(stored.y), stored.weight, stored.said if self._said else None)
 
     def _remember(self, new: Rows, said: Tensor) -> None:
         kind, pending = self.chosen.memory.kind, self.pending
@@ -386,83 +349,59 @@ class Learner:
             leaf = said.clone().requires_grad_()
             (gradients,) = torch.autograd.grad(self._losses(leaf, new).sum(), leaf)
         answers = said if self._said else said[:, :0]
-        dense = self.reading.filled(pending.numbers())
+        dense = pending.dense if self.whole else self.reading.filled(pending.dense)
         rows = memory.Stored(dense, pending.indices, pending.values, pending.y, pending.weight, answers)
         at = int(self.counts[ROWS]) - self.chosen.batch
         memory.add(self._held, self.chosen.memory, rows, losses=losses, gradients=gradients, at=at)
 
-    def _revise(self, drawn: list[tuple[Rows, Tensor]], seen: list[Seen]) -> None:
+    def _revise(self, drawn: list[Tensor | None], seen: list[Seen]) -> None:
         """Rows that were drawn are remembered with what they lose now, where that decides who stays."""
-        if self.chosen.memory.kind == "loss" and self._held:
-            for (rows, slots), saw in zip(drawn, seen, strict=True):
-                if len(rows):
-                    memory.revise(self._held, slots, self._losses(saw.drawn_outputs.detach(), rows))
+        for slots, saw in zip(drawn, seen, strict=True):
+            if slots is not None:
+                memory.revise(self._held, slots, self._losses(saw.drawn_outputs.detach(), saw.drawn))
 
     def remembered(self, size: int = 1024) -> Iterator[Rows]:
         """All that is remembered, oldest first, in parts."""
         return (self._rows(stored) for stored in memory.parts(self._held, size))
 
-    def composition(self) -> dict[str, Any]:
-        return memory.composition(self._held, self.chosen.memory)
-
     # Consolidation
 
-    def _keep(self, recent: Ring) -> None:
-        """Put the minibatch into the ring of the newest rows."""
-        size, batch = recent.y.shape[0], self.chosen.batch
+    def _keep(self, recent: waiting.Kept) -> None:
+        """Put the minibatch among the newest rows, in the place of the oldest."""
+        size, batch = len(recent.y), self.chosen.batch
         many = min(size, batch)
-        at = torch.from_numpy((int(self.counts[ROWS]) - many + np.arange(many)) % size)
-        newest = self.pending.part(slice(batch - many, None))
-        for name in Ring.__dataclass_fields__:
-            getattr(recent, name)[at] = getattr(newest, name)
+        to = (int(self.counts[ROWS]) - many + np.arange(many)) % size
+        recent.put(self.pending.rows, to, slice(batch - many, None))
 
     def _drifted(self) -> bool:
-        levels = drift.update(self._detector, self._watch, self._pending_loss)
+        levels = drift.update(self._detector, self._watch, array(self.tensors["learn/pending/loss"]))
         many = int((levels == 2).sum())
         if many:
             self.counts[DRIFTS] += many
             self.counts[UNTIL] = self.counts[ROWS] + self.chosen.drift.grace_period
         return many > 0
 
-    def _consolidate(self, recent: Ring) -> None:
+    def _consolidate(self, recent: waiting.Kept) -> None:
         """Let terms look at the newest rows. The module is in eval mode; what serves follows, if weights change."""
-        size, rows = recent.y.shape[0], int(self.counts[ROWS])
+        size, rows = len(recent.y), int(self.counts[ROWS])
         many = min(size, rows)
-        held = recent.part(torch.from_numpy((rows - many + np.arange(many)) % size))
-        x = self.reading.inputs(held.numbers(), held.indices, held.values)
-        newest = Rows(x, self.reading.labels(held.y), held.weight.to(self._device))
-        before = [one.detach().clone() for one in self.net.weights.values()]
+        at = torch.from_numpy((rows - many + np.arange(many)) % size)
+        x, y = self.reading.inputs(*recent.part(at)), self.reading.labels(recent.y[at])
+        newest = Rows(x, y, recent.weight[at].to(self._device))
+        before = [one.detach().clone() for one in self._weights]
         modes = [one.training for one in self.net.module.modules()]
         self.net.step = int(self.counts[PASSES])
         self.net.module.eval()
-        with self._seeded(self.net.step), torch.no_grad():
-            for (_, one, term), own in zip(self._terms, self._own, strict=True):
+        with self._seeded.by(self.net.step), torch.no_grad():
+            for i, one, term in self._terms:
                 if term.consolidate is not None:
-                    term.consolidate(one, self.net, own, newest)
+                    term.consolidate(one, self.net, self._own[i], newest)
         for module, mode in zip(self.net.module.modules(), modes, strict=True):
             module.training = mode
         self.mould.gather(self._buffers)
-        now = [one.detach() for one in self.net.weights.values()]
-        if not all(torch.equal(one, other) for one, other in zip(before, now, strict=True)):
-            for served, trained in [*self._averaged, *self._copied]:
+        if not all(torch.equal(one, other) for one, other in zip(before, self._weights, strict=True)):
+            for served, trained in [*zip(self._averages, self._sources, strict=True), *self._copied]:
                 served.copy_(trained)
-
-    @contextlib.contextmanager
-    def _seeded(self, step: int) -> Iterator[None]:
-        """PyTorch's own random numbers belong to (seed, step) inside, and are as they were outside."""
-        mixed = (self.chosen.seed * 0x9E3779B1 + step * 0x85EBCA77 + 1) & 0x7FFF_FFFF_FFFF_FFFF
-        state = torch.random.default_generator.get_state()
-        torch.random.default_generator.manual_seed(mixed)
-        on_gpu = self._device.type == "cuda"
-        kept = torch.cuda.get_rng_state(self._device) if on_gpu else None
-        if on_gpu:
-            torch.cuda.manual_seed(mixed)
-        try:
-            yield
-        finally:
-            torch.random.default_generator.set_state(state)
-            if kept is not None:
-                torch.cuda.set_rng_state(kept, self._device)
 
 
 def _wanted(term: Term, settings: Any, batch: int) -> int:
@@ -471,17 +410,28 @@ def _wanted(term: Term, settings: Any, batch: int) -> int:
     return many if many >= 0 else -many * batch
 
 
-def _consolidates(chosen: Settings, terms: list[tuple[str, Any, Term]]) -> bool:
+def _consolidates(chosen: Settings, terms: list[One]) -> bool:
     """Whether anchors are ever taken; raise `ConfigError` where a term waits for that and it never comes."""
-    waits = [prefix for prefix, _, term in terms if term.consolidate is not None]
+    waits = [one for one in terms if one[2].consolidate is not None]
     ever = chosen.consolidate.every > 0 or (chosen.drift.detector != "none" and chosen.drift.consolidate)
     if waits and not ever:
-        kind = waits[0].rstrip("/").partition("-")[2]
         raise ConfigError(
-            f"neural model: the term {kind!r} acts at consolidations, and there are none; set consolidate.every to a "
-            "number of rows, or drift.detector"
+            f"neural model: the term {_kind(waits[0])!r} acts at consolidations, and there are none; set "
+            "consolidate.every to a number of rows, or drift.detector"
         )
     return bool(waits)
+
+
+def _kind(one: One) -> str:
+    return cast(str, type(one[1]).__struct_config__.tag)
+
+
+def _prefix(one: One) -> str:
+    return f"learn/terms/{one[0]}-{_kind(one)}/"
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: one for name, one in tensors.items()}
 
 
 def _within(tensors: Tensors, prefix: str) -> Tensors:
