@@ -102,6 +102,7 @@ class Functional(nn.Module):
         self.third, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if x.ndim == 4 else x[:, None]
         x = functional.max_pool2d(functional.relu(self.see(x)), 2)
         x = torch.relu(self.first(x.view(x.size(0), -1)))
         x = x + self.second(x).tanh()  # what goes around a layer: its units, and those before it, are heard twice

@@ -37,8 +37,8 @@ class Ewc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fie
 
     `strength` is half the lambda of Kirkpatrick et al. 2017, for a Fisher that is a mean over rows. `fisher` is
     "diagonal"; "block": whole, for the weights of each module; or "kronecker": a product of two matrices for each
-    linear layer and convolution (of fewer than 2,048 inputs and outputs), diagonal for the rest. `labels` are those that
-    the network itself expects, or the data's.
+    linear layer and convolution (of fewer than 2,048 inputs and outputs), diagonal for the rest. `labels` are those
+    that the network itself expects, or the data's.
     """
 
     strength: NotNegative = 100.0

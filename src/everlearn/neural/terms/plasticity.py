@@ -105,7 +105,8 @@ ASIDE = {"size", "dim"}  # what asks a tensor for its shape does not hear it
 def units(net: Net) -> list[Units]:
     """The hidden units that can be replaced, layer by layer, found in the graph of the module's forward pass.
 
-    Raises `ConfigError` where there are none, or the forward pass depends on values and has no graph.
+    Where the forward pass asks for a shape ("if x.ndim == 2"), the graph is that of the answer yes. Raises
+    `ConfigError` where there are no such units, or the forward pass depends on values and has no graph.
 
     >>> module = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
     >>> nothing = torch.zeros
@@ -113,7 +114,7 @@ def units(net: Net) -> list[Units]:
     [Units(before='0', after='2'), Units(before='2', after='4')]
     """
     try:
-        graph = torch.fx.Tracer().trace(net.module)
+        graph = _Tracer().trace(net.module)
     except Exception as error:
         raise ConfigError(f"continual_backprop: the module's forward pass cannot be traced: {error}") from error
     modules = dict(net.module.named_modules())
@@ -153,9 +154,25 @@ def _heard(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
 
 
 def _asks(node: torch.fx.Node) -> bool:
+    """Whether this is the shape of a tensor."""
     return (node.op == "call_method" and node.target in ASIDE) or (
-        node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
+        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
     )
+
+
+class _Tracer(torch.fx.Tracer):
+    def to_bool(self, obj: torch.fx.Proxy) -> bool:
+        """Yes, to questions about shapes; others cannot be answered without values."""
+        open_ones, asked = [obj.node], 0
+        while open_ones:
+            node = open_ones.pop()
+            if _asks(node):
+                asked += 1
+            elif node.all_input_nodes:
+                open_ones += node.all_input_nodes
+            else:
+                return super().to_bool(obj)
+        return asked > 0 or super().to_bool(obj)
 
 
 def _passes(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -217,6 +234,8 @@ def _said(net: Net, listeners: list[str], seen: Seen) -> list[Tensor]:
     finally:
         for handle in handles:
             handle.remove()
+    if len(found) < len(listeners):
+        raise ConfigError("continual_backprop: a layer in the graph of the module is not called; leave this term out")
     return [found[name] for name in listeners]
 
 
