@@ -90,10 +90,11 @@ class Neural:
     @arrays.setter
     def arrays(self, arrays: Arrays) -> None:
         tensors, held = dict(self._tensors), dict(self._arrays)
+        serves = not any(name.startswith(LEARN) for name in arrays)
         for name, own in self._tensors.items():
             given = arrays.get(name)
             if given is None:
-                if name.startswith(LEARN):
+                if serves and name.startswith(LEARN):
                     continue
                 raise ModelError(f"these arrays do not fit this model: {name!r} is missing")
             if given.shape != tuple(own.shape):
@@ -144,8 +145,8 @@ class Neural:
         size = 1 if self._chosen.one_at_a_time else CHUNK
         for at in range(0, n, size):
             part = slice(at, at + size)
-            rows = [torch.from_numpy(one[part]) if one.flags.writeable else tensor(one[part]) for one in raw]
-            out[part] = self._scores(self._says(self._reading.inputs(rows[0], rows[1], rows[2])))
+            dense, indices, values = (tensor(one[part]) for one in raw)
+            out[part] = self._scores(self._says(self._reading.inputs(dense, indices, values)))
         return out
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
@@ -165,7 +166,7 @@ class Neural:
         at = which = 0
         while at < n:
             if at == alone[which]:
-                out[at] = self._aside(learner, raw, at)
+                out[at : at + 1] = self._aside(learner, raw, at)
                 at, which = at + 1, which + 1
                 continue
             stop = min(at + learner.room, alone[which])
@@ -232,8 +233,8 @@ class Neural:
             rows = [one[:1] for one in rows]
         for whole, one in zip(rows, raw, strict=True):
             whole[slot] = one[at]
-        said = self._says(self._reading.inputs(*(torch.from_numpy(one) for one in rows)))
-        return self._scores(said[slot : slot + 1])[0]
+        dense, indices, values = (torch.from_numpy(one) for one in rows)
+        return self._scores(self._says(self._reading.inputs(dense, indices, values))[slot : slot + 1])
 
     def _says(self, inputs: Inputs) -> Tensor:
         """One forward pass of what serves: outputs (n, columns), or those of the head."""

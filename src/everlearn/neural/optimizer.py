@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from everlearn._torch import Tensor, Tensors, nn, torch
 from everlearn.errors import ConfigError
@@ -22,15 +22,13 @@ def make(chosen: Settings, weights: dict[str, nn.Parameter]) -> torch.optim.Opti
     """
     told = dict(chosen.optimizer)
     name = str(told.pop("name", "adam"))
-    known = {one.lower(): one for one in torch.optim.__all__ if one != "Optimizer"}
     if ":" in name:
         maker = found(name, "optimizer.name")
-    elif name.lower() in known:
-        maker = cast(Callable[..., Any], vars(torch.optim)[known[name.lower()]])
+    elif name.lower() in known():
+        maker = known()[name.lower()]
     else:
         raise ConfigError(
-            f"neural model: optimizer.name is {name!r}, expected one of {', '.join(sorted(known))}, "
-            "or 'your_module:Class'"
+            f"neural model: optimizer.name is {name!r}, expected one of {', '.join(known())}, or 'your_module:Class'"
         )
     if not {"fused", "foreach", "capturable", "differentiable"} & told.keys():
         takes = inspect.signature(maker).parameters
@@ -40,6 +38,13 @@ def make(chosen: Settings, weights: dict[str, nn.Parameter]) -> torch.optim.Opti
         return cast(torch.optim.Optimizer, maker(list(weights.values()), **told))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"neural model: optimizer {name!r}: {error}") from error
+
+
+def known() -> dict[str, Callable[..., torch.optim.Optimizer]]:
+    """The optimisers of PyTorch, by their names in small letters."""
+    kind = torch.optim.Optimizer
+    found = {name: one for name, one in vars(torch.optim).items() if isinstance(one, type) and issubclass(one, kind)}
+    return {name.lower(): found[name] for name in sorted(found) if found[name] is not kind}
 
 
 class State:

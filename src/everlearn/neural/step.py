@@ -82,7 +82,7 @@ class Learner:
         remembering = any(isinstance(one, Replay | Distill | Agem | Gdumb) for one in chosen.terms)
         self.remembers = chosen.memory.kind != "none" and (remembering or chosen.head == "ncm")
         self.whole = self.remembers and chosen.memory.dtype in waiting.WHOLE
-        self._revises = self.remembers and chosen.memory.kind == "loss"
+        self._revises = self.remembers and chosen.memory.kind in ("loss", "gradient")
         dials = chosen.drift
         self.watches = dials.detector != "none"
         self._watch = DriftSpec(
@@ -341,24 +341,30 @@ class Learner:
         return Rows(x, self.reading.labels(stored.y), stored.weight, stored.said if self._said else None)
 
     def _remember(self, new: Rows, said: Tensor) -> None:
-        kind, pending = self.chosen.memory.kind, self.pending
-        losses = gradients = None
-        if kind == "loss":
-            losses = self._losses(said, new).detach()
-        if kind == "gradient":
-            leaf = said.clone().requires_grad_()
-            (gradients,) = torch.autograd.grad(self._losses(leaf, new).sum(), leaf)
+        """Offer the minibatch to the memory, with what was said of it before it was learned, where that is kept."""
+        pending = self.pending
+        losses, gradients = self._noted(said, new)
         answers = said if self._said else said[:, :0]
         dense = pending.dense if self.whole else self.reading.filled(pending.dense)
         rows = memory.Stored(dense, pending.indices, pending.values, pending.y, pending.weight, answers)
         at = int(self.counts[ROWS]) - self.chosen.batch
         memory.add(self._held, self.chosen.memory, rows, losses=losses, gradients=gradients, at=at)
 
+    def _noted(self, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
+        """The losses of rows, and their gradients with respect to the outputs, where they decide who stays."""
+        if self.chosen.memory.kind == "loss":
+            return self._losses(outputs, rows).detach(), None
+        if self.chosen.memory.kind == "gradient":
+            leaf = outputs.detach().clone().requires_grad_()
+            return None, torch.autograd.grad(self._losses(leaf, rows).sum(), leaf)[0]
+        return None, None
+
     def _revise(self, drawn: list[Tensor | None], seen: list[Seen]) -> None:
         """Rows that were drawn are remembered with what they lose now, where that decides who stays."""
         for slots, saw in zip(drawn, seen, strict=True):
             if slots is not None:
-                memory.revise(self._held, slots, self._losses(saw.drawn_outputs.detach(), saw.drawn))
+                losses, gradients = self._noted(saw.drawn_outputs.detach(), saw.drawn)
+                memory.revise(self._held, slots, losses=losses, gradients=gradients)
 
     def remembered(self, size: int = 1024) -> Iterator[Rows]:
         """All that is remembered, oldest first, in parts."""

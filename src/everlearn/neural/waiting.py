@@ -57,9 +57,9 @@ class Kept:
 
 def kept(tensors: Tensors, prefix: str, whole: bool) -> Kept:
     """The rows in the tensors with this prefix."""
-    own = [tensors[prefix + name] for name in FIELDS]
-    dense = own[0] if whole else own[0].view(torch.float32)
-    return Kept(dense, *own[1:], rows=tuple(array(one) for one in own))
+    dense, indices, values, y, weight = own = tuple(tensors[prefix + name] for name in FIELDS)
+    numbers = dense if whole else dense.view(torch.float32)
+    return Kept(numbers, indices, values, y, weight, tuple(array(one) for one in own))
 
 
 def stored(reading: Reading, spec: Memory, raw: Raw, usable: NDArray[np.bool_], at: int) -> NDArray[np.generic]:
