@@ -179,7 +179,7 @@ from everlearn import replay
 from everlearn.neural import choice
 from everlearn.neural.memory import KINDS
 replay.uniform = choice.uniform = lambda *key: random.Random(str(key)).random()  # theirs wraps around, compiled only
-room, n, lines = 16, 6_000, 0
+room, n, lines, none = 16, 6_000, 0, np.zeros(0, np.int64)
 def count(frame, event, _):
     global lines
     lines += event == "line"
@@ -200,7 +200,7 @@ def work(book, begin, end, counted):
     sys.settrace(count if counted else None)
     for at in range(begin, end, 10):
         y, sketches = rng.integers(0, 5, 10), rng.integers(-127, 128, (10, 4)).astype(np.int8)
-        choice.offer(book, y, rng.random(10).astype(np.float32), sketches, at)
+        choice.offer(book, y, rng.random(10).astype(np.float32), sketches, none, at)
         choice.draw(book.counters, book.order, at, 5)
     sys.settrace(None)
     return lines
@@ -342,14 +342,14 @@ def test_losses_of_rows_drawn_are_noted() -> None:
     stream, spec = Stream(np.arange(20) % 2), Memory(kind="loss", rows=20)
     held = stream.filled(spec, 2)
     slots = memory.pick(held, 5, key=1)
-    memory.revise(held, slots, torch.tensor([1.0, 2.0, 3.0, torch.nan, 5.0]))
+    memory.revise(held, slots, losses=torch.tensor([1.0, 2.0, 3.0, torch.nan, 5.0]), gradients=torch.ones(5, 2))
     assert held["loss"][slots].tolist() == [1.0, 2.0, 3.0, 0.0, 5.0]
     untouched = np.setdiff1d(np.arange(20), slots.numpy())
     assert torch.equal(held["loss"][untouched], stream.losses[untouched])
     plain = Memory(kind="window", rows=20)
     other = stream.filled(plain, 2)
     before = {name: one.clone() for name, one in other.items()}
-    memory.revise(other, slots, torch.ones(5))
+    memory.revise(other, slots, losses=torch.ones(5), gradients=torch.ones(5, 2))
     assert all(torch.equal(before[name], other[name]) for name in other)
 
 
@@ -365,21 +365,32 @@ def test_a_loss_that_is_not_finite_harms_nothing() -> None:
 # ── gradient: a slow reference, and what it does ─────────────────────────────────────────────────────────────
 
 
-def by_gradient(stream: Stream, room: int, seed: int) -> list[int]:
-    """Algorithm 2 of Aljundi et al. 2019, row by row, in plain Python, on the rounded gradients; positions held."""
+def by_gradient(stream: Stream, room: int, seed: int, fresh: bool) -> list[int]:
+    """Algorithm 2 of Aljundi et al. 2019, row by row, in plain Python, on the rounded gradients; positions held.
+
+    With `fresh`, rows are compared with 4 that are drawn, whose gradients have turned the other way since they came.
+    """
     rounded = np.stack([np.rint(one / np.abs(one).max() * 127) for one in stream.gradients.double().numpy()])
+    turned: set[int] = set()
     held: list[int] = []
     scores: list[float] = []
-    for at in range(len(stream.y)):
-        seen, numbers = at + 1, list(range(len(held)))
-        some = []
-        for i in range(min(choice.COMPARED, len(held))):
-            j = i + int(uniform(seed, choice.SUBSET, seen * choice.COMPARED + i) * (len(held) - i))
+
+    def some(stream_of: int, count: int, n: int) -> list[int]:
+        numbers = list(range(len(held)))
+        for i in range(n):
+            j = i + int(uniform(seed, stream_of, count + i) * (len(held) - i))
             numbers[i], numbers[j] = numbers[j], numbers[i]
-            some.append(held[numbers[i]])
-        cosines = [
-            rounded[at] @ rounded[one] / (np.linalg.norm(rounded[at]) * np.linalg.norm(rounded[one])) for one in some
-        ]
+        return [held[number] for number in numbers[:n]]
+
+    for at in range(len(stream.y)):
+        seen = at + 1
+        if fresh:
+            among = some(at, 0, min(4, len(held)))
+            turned |= set(among)
+        if not fresh or not among:
+            among = some(choice.SUBSET, seen * choice.COMPARED, min(choice.COMPARED, len(held)))
+        facing = [-rounded[one] if one in turned else rounded[one] for one in among]
+        cosines = [rounded[at] @ one / (np.linalg.norm(rounded[at]) * np.linalg.norm(one)) for one in facing]
         score = float(np.float32(max(cosines, default=0.0) + 1.0))
         if len(held) < room:
             held.append(at)
@@ -395,8 +406,21 @@ def by_gradient(stream: Stream, room: int, seed: int) -> list[int]:
 def test_choices_by_gradient_are_those_of_a_slow_reference(seed: int) -> None:
     stream, spec = Stream(np.zeros(3000), key=seed), Memory(kind="gradient", rows=25)
     found = kept(stream.filled(spec, seed=seed), spec)
-    assert found == by_gradient(stream, 25, seed)
+    assert found == by_gradient(stream, 25, seed, fresh=False)
     assert max(found) > 25  # rows got in after it was full
+
+
+def test_choices_by_fresh_gradients_of_rows_drawn_are_those_of_a_slow_reference() -> None:
+    stream, spec = Stream(np.zeros(600), key=1), Memory(kind="gradient", rows=25)
+    held = stream.begin(spec, seed=2)
+    for at in range(600):
+        slots = memory.pick(held, 4, key=at)
+        drawn = memory.take(held, slots).dense[:, 0].long()
+        memory.revise(held, slots, gradients=-stream.gradients[drawn])
+        rows, mine = stream.rows(at, at + 1), stream.gradients[at : at + 1]
+        memory.add(held, spec, rows, gradients=mine, compared=slots, at=at)
+    assert kept(held, spec) == by_gradient(stream, 25, 2, fresh=True)
+    assert kept(held, spec) != kept(stream.filled(spec, seed=2), spec)
 
 
 def test_memory_by_gradient_holds_what_points_elsewhere() -> None:
@@ -599,7 +623,7 @@ def test_an_empty_memory_gives_no_rows(kind: str) -> None:
     assert memory.composition(held, spec)["rows"] == 0
     if kind == "none":
         stream.add(held, spec, 0, 5)
-        memory.revise(held, torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+        memory.revise(held, torch.zeros(0, dtype=torch.int64), losses=torch.zeros(0))
         assert held == {}
 
 

@@ -28,7 +28,8 @@ class Book(NamedTuple):
 
     Those of `everlearn.replay.Ledger`, and, for each slot, the `position` of its row. Of the kind "loss" only: the
     `loss` of each row, its `label`, and `class_held`, rows held of each class. Of the kind "gradient" only: the
-    `sketch` int8 (slots, 64) of each row's gradient, and its `score`: 1 + the largest cosine when it came.
+    `sketch` int8 (slots, 64) of each row's gradient, when it came or was last drawn, and its `score`: 1 + the largest
+    cosine when it came.
     """
 
     counters: Ints
@@ -135,16 +136,20 @@ def cosine(one: Bytes, other: Bytes) -> float:
 
 
 @exact_kernel
-def by_gradient(book: Book, sketch: Bytes) -> tuple[int, float]:
+def by_gradient(book: Book, sketch: Bytes, compared: Ints) -> tuple[int, float]:
     """Where a row with this gradient goes, or -1, and its score: GSS-greedy (Aljundi et al. 2019, algorithm 2).
 
-    The score is 1 + the largest cosine to the gradients of at most 10 rows held. When full, only a row with a score
-    below 1 gets in; it takes the slot of row i, drawn in proportion to the scores, with chance C_i / (C_i + c).
+    The score is 1 + the largest cosine to the gradients of at most 10 rows held: the first in the slots `compared`, or
+    any, if that is empty. When full, only a row with a score below 1 gets in; it takes the slot of row i, drawn in
+    proportion to the scores, with chance C_i / (C_i + c).
     """
     counters, capacity = book.counters, book.score.shape[0]
     seed, seen, held = counters[SEED], counters[SEEN], counters[HELD]
     largest = -1.0 if held > 0 else 0.0
-    for at in picked(seed, SUBSET, seen * COMPARED, held, min(COMPARED, held)):
+    among = compared[:COMPARED]
+    if among.shape[0] == 0:
+        among = picked(seed, SUBSET, seen * COMPARED, held, min(COMPARED, held))
+    for at in among:
         largest = max(largest, cosine(sketch, book.sketch[at]))
     score = largest + 1.0
     if held < capacity:
@@ -162,11 +167,11 @@ def by_gradient(book: Book, sketch: Bytes) -> tuple[int, float]:
 
 
 @exact_kernel
-def _place(book: Book, ledger: Ledger, label: int, loss: float, sketch: Bytes) -> int:
+def _place(book: Book, ledger: Ledger, label: int, loss: float, sketch: Bytes, compared: Ints) -> int:
     """Where the row just counted goes, or -1, with what is noted of it."""
     counters, capacity = book.counters, book.position.shape[0]
     if counters[KIND] == GRADIENT:
-        at, score = by_gradient(book, sketch)
+        at, score = by_gradient(book, sketch, compared)
         if at >= 0:
             book.score[at] = score
             book.sketch[at] = sketch
@@ -191,10 +196,10 @@ def _place(book: Book, ledger: Ledger, label: int, loss: float, sketch: Bytes) -
 
 
 @exact_kernel
-def offer(book: Book, labels: Ints, losses: Singles, sketches: Bytes, at: int) -> Ints:
+def offer(book: Book, labels: Ints, losses: Singles, sketches: Bytes, compared: Ints, at: int) -> Ints:
     """The slot of each row, or -1 for a row that is not kept, or not until the last of these rows.
 
-    Row i is at position `at` + i.
+    Row i is at position `at` + i. `compared` are slots whose gradients a new one is compared with; or none.
     """
     n, counters = labels.shape[0], book.counters
     ledger = Ledger(counters, book.class_seen, book.begins, book.order)
@@ -205,7 +210,7 @@ def offer(book: Book, labels: Ints, losses: Singles, sketches: Bytes, at: int) -
         if book.class_seen.shape[0] > 0:
             book.class_seen[labels[row]] += 1
         loss = losses[row] if losses.shape[0] > 0 and np.isfinite(losses[row]) else np.float32(0.0)
-        slots[row] = _place(book, ledger, labels[row], loss, sketches[row])
+        slots[row] = _place(book, ledger, labels[row], loss, sketches[row], compared)
         if slots[row] >= 0:
             book.position[slots[row]] = at + row
     for row in range(n):

@@ -136,12 +136,14 @@ def add(
     *,
     losses: Tensor | None = None,
     gradients: Tensor | None = None,
+    compared: Tensor | None = None,
     at: int = 0,
 ) -> None:
     """Offer rows in stream order, row i at position `at` + i; `held` is changed in place, and keeps no row given.
 
     `losses` (n,) are needed by the kind "loss", `gradients` (n, any number) of each row's loss by "gradient", for
-    instance with respect to the last layer. n rows at once leave the same bytes as n calls of one row. Raises
+    instance with respect to the outputs, which are compared with those of the rows in the slots `compared` (rows that
+    were drawn and revised in this step; None: of any rows, as they were last noted). n rows at once leave the same bytes as n calls of one row. Raises
     `InputError`, before anything is written, where rows do not fit the memory or a label is no class of it.
     """
     n = rows.y.shape[0]
@@ -160,7 +162,8 @@ def add(
     sketches = np.zeros((n, 0), np.int8)
     if gradients is not None and book.counters[KIND] == GRADIENT:
         sketches = choice.sketched(_single(gradients), int(book.counters[SEED]))
-    slots = choice.offer(book, labels, noted, sketches, at)
+    among = np.zeros(0, np.int64) if compared is None else array(compared)
+    slots = choice.offer(book, labels, noted, sketches, among, at)
     kept = np.flatnonzero(slots >= 0)
     if len(kept) == 0:
         return
@@ -199,11 +202,18 @@ def draw(held: Tensors, spec: Memory, n: int, key: int) -> Stored:
     return take(held, pick(held, n, key))
 
 
-def revise(held: Tensors, slots: Tensor, losses: Tensor) -> None:
-    """Note what the rows in these slots lose now, float32 (n,); only the kind "loss" looks at it."""
-    if held and held["counters"][KIND] == LOSS:
+def revise(held: Tensors, slots: Tensor, *, losses: Tensor | None = None, gradients: Tensor | None = None) -> None:
+    """Note the losses (n,) and gradients (n, any number) that the rows in these slots have now.
+
+    For rows that were drawn they cost nothing. The kind "loss" looks only at losses, "gradient" only at gradients,
+    which do not mean much when they are those of long ago; other kinds look at neither.
+    """
+    kind = int(held["counters"][KIND]) if held else WINDOW
+    if kind == LOSS and losses is not None:
         noted = losses.detach().float().cpu()
         held["loss"][slots.cpu()] = noted.where(noted.isfinite(), torch.zeros(()))
+    if kind == GRADIENT and gradients is not None:
+        held["sketch"][slots.cpu()] = tensor(choice.sketched(_single(gradients), int(held["counters"][SEED])))
 
 
 def contents(held: Tensors, spec: Memory) -> Stored:
