@@ -15,7 +15,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from everlearn import advise, checks, config, drift, errors, gate, metrics, model, records, replay, schema, spec
+    from everlearn import (
+        advise,
+        checks,
+        config,
+        continual,
+        drift,
+        errors,
+        gate,
+        merge,
+        metrics,
+        model,
+        records,
+        replay,
+        schema,
+        spec,
+    )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import prequential
     from everlearn.loop import Loop, open
@@ -33,9 +48,11 @@ __all__ = [
     "build",
     "checks",
     "config",
+    "continual",
     "drift",
     "errors",
     "gate",
+    "merge",
     "metrics",
     "model",
     "open",
@@ -64,9 +81,11 @@ _MODULES = (
     "advise",
     "checks",
     "config",
+    "continual",
     "drift",
     "errors",
     "gate",
+    "merge",
     "metrics",
     "model",
     "records",
