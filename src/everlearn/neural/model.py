@@ -356,6 +356,7 @@ def _probe(module: nn.Module, chosen: Settings, device: torch.device) -> None:
             network.says(module.eval(), inputs, chosen.outputs)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         shapes = ", ".join(f"{one.dtype} {tuple(one.shape)}".removeprefix("torch.") for one in inputs)
-        raise ConfigError(f"neural model: the module cannot take rows ({shapes}): {error}") from error
+        why = "; hashed features (of fields of categories or text) come as indices and values" if chosen.hashed else ""
+        raise ConfigError(f"neural model: the module cannot take rows ({shapes}): {error}{why}") from error
     for one, mode in zip(module.modules(), modes, strict=True):
         one.training = mode
