@@ -443,6 +443,23 @@ def test_two_versions_side_by_side(page):
 
 
 @in_chromium
+def test_a_merged_version_hangs_on_both_of_its_parents(page, server):
+    with server.client() as client:
+        made = client.merge("champion", "challenger", reason="for the drawing").followed[0].version
+        shown = {one.id: one.parents for one in client.versions()}
+    assert len(shown[made]) == 2
+    page.open("versions")
+    page.until(lambda: page.run(f"return document.querySelector('[data-version=\"{made}\"]') !== null"))
+    known = page.run(
+        "return [...document.querySelectorAll('.lineage [data-version]')].map((one) => one.dataset.version)"
+    )
+    lines = sum(parent in known for id in known for parent in shown.get(id, ()))
+    page.until(lambda: page.run("return document.querySelectorAll('.graph path').length") == lines)
+    with server.client() as client:
+        client.withdraw(made)
+
+
+@in_chromium
 def test_one_prediction_and_what_became_of_it(page, server):
     with server.client() as client:
         given = client.predict({"x": 0.25, "z": 0.5}, id="order/17")

@@ -65,7 +65,7 @@ async def challenge(parts: Parts, request: Request) -> Response:
 async def merge(parts: Parts, request: Request) -> Response:
     """POST /merge"""
     told = await body(request, Merge, parts.spec.serve.body)
-    how = How(method=told.method, weights=told.weights, density=told.density, scale=told.scale, seed=told.seed)
+    how = How(method=told.method, weights=tuple(told.weights), density=told.density, scale=told.scale, seed=told.seed)
 
     def order() -> Decision:
         return orders.merge(parts.spec, parts.archive.versions, told.versions, how, told.reason, told.ancestor)

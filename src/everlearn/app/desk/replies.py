@@ -262,7 +262,7 @@ class Merge(Struct, frozen=True, forbid_unknown_fields=True):
     versions: tuple[Name, Name]
     reason: Reason
     method: Literal["linear", "ema", "fisher", "slerp", "task", "ties", "dare"] = "linear"
-    weights: Annotated[tuple[float, ...], Meta(max_length=2)] = ()
+    weights: Annotated[list[float], Meta(max_length=2)] = []
     ancestor: Annotated[str, Meta(max_length=200)] = ""
     density: Annotated[float, Meta(ge=0, le=1)] = 0.0
     scale: float = 1.0
