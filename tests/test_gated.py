@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -303,6 +304,49 @@ def test_a_gated_model_in_the_evaluation_loop_reports_what_answered() -> None:
     one = model.build({"family": "gated", "update": 500, "validation": 500})
     report = evaluate.prequential(one, el.read(stream, label="y"))
     assert 0.75 < report.metrics["accuracy"] < 0.85  # a coin for 1,000 rows, then nearly always right
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_network_takes_its_optimiser_and_its_memory_back_and_resumes_exactly(one_thread: None) -> None:
+    """Interrupted while it learns, while it is validated, and after verdicts: the same bytes as never interrupted."""
+    inner = {
+        "family": "neural",
+        "arguments": {"hidden": [8]},
+        "batch": 8,
+        "ema": 0.9,
+        "optimizer": {"name": "adam", "lr": 0.03},
+        "memory": {"rows": 40},
+        "terms": [{"kind": "replay"}],
+        "one_at_a_time": False,
+    }
+    rows = separable(2000)
+    y = np.where((np.arange(2000) > 800) & (np.arange(2000) < 1500), 1 - rows.y, rows.y)  # bad labels for a while
+    whole, resumed, start = build(model=inner, update=300), build(model=inner, update=300), 0
+    for stop in (60, 333, 605, 1111, 1600, 2000):
+        part = cut(rows, start, stop)
+        expected = whole.learn(part.batch, y[start:stop], part.weight)
+        assert resumed.learn(part.batch, y[start:stop], part.weight).tobytes() == expected.tobytes()
+        twin, start = build(model=inner, update=300), stop
+        twin.arrays = copied(resumed.arrays)
+        resumed = twin
+        assert same(whole.arrays, resumed.arrays)
+    assert not whole.spec["one_at_a_time"]
+    assert outcomes(whole)[0] == 1
+    assert sum(outcomes(whole)) == 3
+    alone = model.build(dict(whole.spec["model"]))
+    accepted = within(whole.arrays, "accepted/") | {
+        f"learn/{name}": array for name, array in within(whole.arrays, "learn/accepted/").items()
+    }
+    alone.learn(cut(rows, 0, 300).batch, y[:300], rows.weight[:300])
+    assert same(alone.arrays, accepted)  # moments, memory, counters and all
 
 
 # ---- dials ------------------------------------------------------------------------------------------------------

@@ -17,10 +17,14 @@ peft = pytest.importorskip("peft")
 from safetensors.numpy import load_file, save_file  # noqa: E402
 from torch import nn  # noqa: E402
 
+import everlearn as el  # noqa: E402
+from everlearn import model  # noqa: E402
 from everlearn.errors import BlobError, ConfigError, MissingExtra  # noqa: E402
 from everlearn.merge import adapters  # noqa: E402
 from everlearn.neural.lora import CONFIG, WEIGHTS, adapt, export, factors, load  # noqa: E402
 from everlearn.neural.settings import Lora  # noqa: E402
+from everlearn.records import Batch  # noqa: E402
+from everlearn.snapshot import CURRENT, Answering, Publisher, Reader  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +33,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+MADE: list[str] = []  # transformers, in the order in which they were made
 
 
 def mlp() -> nn.Module:
@@ -57,11 +64,12 @@ class Encoder(nn.Module):
         return self.head(self.layers(self.embed(tokens)).mean(1))
 
 
-def bert() -> nn.Module:
+def bert(width: int = 16) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
+    shape = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * width}
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    MADE.append("bert")
     return BertForSequenceClassification(BertConfig(vocab_size=20, num_labels=3, **shape))
 
 
@@ -285,3 +293,100 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
         load(module, tmp_path)
     with pytest.raises(ConfigError, match="no adapters"):
         export(mlp(), tmp_path)
+
+
+# ---- in the loop ------------------------------------------------------------------------------------------------
+
+
+def test_what_adapters_begin_with_follows_the_seed_of_the_model() -> None:
+    spec = {"family": "neural", "task": "binary", "dense": 3, "lora": {"rank": 2}}
+    drawn = [model.build({**spec, "seed": seed}).arrays["weights/first.lora_A.default.weight"] for seed in (1, 1, 2)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def sentence(row: int) -> dict[str, Any]:
+    """Five tokens, and which third of the vocabulary the second is from."""
+    tokens = np.random.default_rng(row).integers(1, 19, 5)
+    return {"tokens": tokens.tolist(), "kind": ("low", "middle", "high")[(int(tokens[1]) - 1) // 6]}
+
+
+def tokens(first: int, last: int) -> Batch:
+    dense = np.array([sentence(row)["tokens"] for row in range(first, last)], np.float32)
+    return Batch(dense, np.zeros(len(dense) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
+def test_a_transformer_learns_live_and_serving_swaps_its_adapters_alone(tmp_path: Path) -> None:
+    """Someone else's transformer, answering from snapshots that hold adapters and head, while it goes on learning."""
+    spec = {
+        "mode": "live",
+        "schema": {
+            "label": "kind",
+            "task": "multiclass",
+            "classes": ["low", "middle", "high"],
+            "fields": {"tokens": "vector[5]"},
+        },
+        "model": {
+            "family": "neural",
+            "module": "tests.test_lora:bert",
+            "arguments": {"width": 64},
+            "dtype": "int64",
+            "lora": {"rank": 4},
+            "frozen": "rebuilt",
+            "batch": 8,
+            "ema": 0.9,
+            "optimizer": {"name": "adam", "lr": 0.01},
+        },
+    }
+    folder = tmp_path / "serving"
+    folder.mkdir(mode=0o700)
+    whole = sum(one.numel() * one.element_size() for one in bert(64).parameters())
+    publisher, reader, asked = Publisher(folder), Reader(folder, model.build), tokens(1000, 1040)
+    with el.open(spec, home=tmp_path / "home") as loop:
+        seen = []
+        for begin, end in ((0, 64), (64, 128)):
+            for row in range(begin, end):
+                event = sentence(row)
+                loop.learn({"tokens": event["tokens"]}, event["kind"])
+            served = loop.ready()
+            publisher.publish(Answering(served.version, served.model), None, loop.position, {})
+            made = len(MADE)
+            seen.append(reader.current())
+            assert np.allclose(seen[-1].champion.model.predict(asked), served.model.predict(asked), atol=1e-6)
+            assert (len(MADE) > made) == (begin == 0)  # nothing is made anew for the second snapshot
+        assert loop.predict({"tokens": sentence(1)["tokens"]}).value in ("low", "middle", "high")
+    assert (folder / CURRENT).stat().st_size < whole / 8
+    names = {name for name in seen[1].champion.model.arrays if name.startswith("weights/")}
+    assert names == {name for name in names if "lora_" in name or "classifier" in name}
+    before, after = (one.champion.model.predict(asked) for one in seen)
+    assert np.abs(before - after).max() > 1e-3  # a request that holds on to the first snapshot is answered by it
+    for one in seen:
+        reader_arrays = one.champion.model.arrays
+        assert not any(array.flags.writeable for name, array in reader_arrays.items() if name in names)
+
+
+def test_adapters_of_a_loop_are_those_of_a_model_that_was_never_interrupted(tmp_path: Path) -> None:
+    spec = {
+        "family": "neural",
+        "task": "binary",
+        "dense": 4,
+        "arguments": {"hidden": [8, 8]},
+        "lora": {"rank": 2, "dropout": 0.2},
+        "terms": [{"kind": "orthogonal"}],
+        "consolidate": {"every": 40, "rows": 32},
+        "batch": 8,
+    }
+    random = np.random.default_rng(0)
+    dense = random.normal(size=(150, 4)).astype(np.float32)
+    batch = Batch(dense, np.zeros(151, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    y, weight = (dense[:, 0] > 0).astype(float), np.ones(150, np.float32)
+    whole, resumed = model.build(spec), model.build(spec)
+    whole.learn(batch, y, weight)
+    for begin, end in ((0, 43), (43, 90), (90, 150)):
+        part = Batch(dense[begin:end], batch.indptr[begin : end + 1], batch.indices, batch.values)
+        resumed.learn(part, y[begin:end], weight[begin:end])
+        resumed = model.copy(resumed)
+    assert all(array.tobytes() == resumed.arrays[name].tobytes() for name, array in whole.arrays.items())
+    energies = [array for name, array in whole.arrays.items() if name.endswith("lora_A.default/energy")]
+    assert energies
+    assert all(array.any() for array in energies)

@@ -33,7 +33,7 @@ from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.gate.kernels import CALIBRATION
 from everlearn.learn import loss_kind
-from everlearn.model import Model, cut, prefixed, restore, within
+from everlearn.model import LEARN, Model, cut, prefixed, restore, within
 from everlearn.model import build as build_model
 from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Singles, Task, Verdict
 from everlearn.spec import GateSpec
@@ -45,7 +45,6 @@ Flags = NDArray[np.bool_]
 
 ASKED = 100  # the gate is asked after each so many validation rows
 FEWEST = 500  # a shorter validation says next to nothing: see `everlearn.gate.power`
-LEARN = "learn/"  # what is needed only to learn is named by this first
 
 LEARNED, TESTED, ACCEPTED, REJECTED, UNDECIDED, CUT, COUNTS = range(7)  # where each count stands
 OUTCOMES = {"promote": ACCEPTED, "reject": REJECTED, "wait": UNDECIDED}
