@@ -52,7 +52,7 @@ def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
     it is the squared gradient of the output times the curvature of the loss in it. With "data", the labels are those
     that came: the empirical Fisher, which vanishes where the rows are learned by heart (Kunstner et al. 2019).
     Classes that the losses mask do not count. A row counts as often as its weight says. While this goes on dropout is
-    off, and BatchNorm goes by its running statistics. Kirkpatrick et al. 2017; Martens 2020, eq. 5.
+    off, and BatchNorm goes by its running statistics. Kirkpatrick et al. 2017; Martens 2020.
 
     >>> module = nn.Linear(2, 2, bias=False)
     >>> module.weight.data.zero_()
@@ -71,7 +71,7 @@ def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
 def sensitivity(net: Net, rows: Rows) -> Tensors:
     """How much the outputs depend on each weight: the mean over rows of |gradient of the squared norm of the outputs|.
 
-    By name, in the shape of the weight. It looks at no labels. Memory aware synapses: Aljundi et al. 2018, eq. 4.
+    By name, in the shape of the weight. It looks at no labels. Memory aware synapses: Aljundi et al. 2018.
     """
     with still(net.module), torch.no_grad():
         outputs = torch.cat([answers(net, tuple(one[part] for one in rows.x)) for part in slices(len(rows), 256)])
@@ -120,7 +120,7 @@ def kronecker(net: Net, rows: Rows, labels: Labels = "model") -> tuple[dict[str,
     `inputs` is the mean of a aᵀ over rows (and places of a convolution), where a is what goes into the layer and, if
     its bias is trained, a 1; `outputs` is the mean over rows of d dᵀ (summed over places), where d is the gradient
     that comes back. Exact where a and d do not depend on each other. Martens and Grosse 2015; for convolutions Grosse
-    and Martens 2016, eq. 36. Raises `ConfigError` if a layer is not called once in a forward pass.
+    and Martens 2016. Raises `ConfigError` if a layer is not called once in a forward pass.
     """
     among, n = factored(net), len(rows)
     wanted = pulls(net, rows, labels)

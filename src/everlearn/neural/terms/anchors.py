@@ -11,7 +11,7 @@ blow up from c = 2 on, and it costs no backward pass. Before the first consolida
 Of several consolidations one importance and one anchor remain: importance := decay * importance + new, and the anchor
 is where the weights are now. With decay 1 this is the penalty that follows from Bayes' rule with one Gaussian (Huszár
 2018), not one penalty for each task around an anchor of its own (Kirkpatrick et al. 2017), which counts early tasks
-twice; with decay below 1 it is online EWC (Schwarz et al. 2018, section 4).
+twice; with decay below 1 it is online EWC (Schwarz et al. 2018).
 """
 
 from __future__ import annotations

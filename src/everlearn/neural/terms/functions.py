@@ -19,7 +19,7 @@ class Lwf(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fie
 
     The loss is strength * temperature² * the divergence of its answer from the old one, both softened by the
     temperature, over the classes that the old network had met; of a number, strength * the squared difference. The
-    factor temperature² keeps the size of the gradient (Hinton et al. 2015); Li and Hoiem 2016, eq. 2, is without it.
+    factor temperature² keeps the size of the gradient (Hinton et al. 2015); Li and Hoiem 2016 is without it.
     """
 
     strength: Annotated[float, Meta(ge=0)] = 1.0
@@ -28,7 +28,9 @@ class Lwf(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fie
 
 def _parts(net: Net) -> Tensors:
     """What the answers depend on that changes: weights that are trained, and running statistics."""
-    return {name: weight.detach() for name, weight in net.weights.items()} | dict(net.module.named_buffers())
+    kept = net.module.state_dict(keep_vars=True).keys()
+    buffers = {name: one for name, one in net.module.named_buffers() if name in kept}
+    return {name: weight.detach() for name, weight in net.weights.items()} | buffers
 
 
 def _start(spec: Lwf, net: Net) -> Tensors:

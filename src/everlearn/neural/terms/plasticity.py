@@ -23,7 +23,7 @@ NotNegative = Annotated[float, Meta(ge=0)]
 class L2Init(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="l2_init"):
     """Pull weights towards those they began with.
 
-    The penalty is strength * |weights - start|² (Kumar et al. 2023, eq. 1), solved after the step as in `anchors`.
+    The penalty is strength * |weights - start|² (Kumar et al. 2023), solved after the step as in `anchors`.
     """
 
     strength: NotNegative = 0.01
