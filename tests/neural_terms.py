@@ -59,3 +59,23 @@ def step(net: Net, rows: Rows, term: Term, spec: Any, own: Tensors, optimizer: t
             term.stepped(spec, net, own, seen)
     net.step += 1
     return float(fresh.detach())
+
+
+def two_tasks() -> tuple[Rows, Rows]:
+    """Two directions tell the classes apart, one after the other; what is learned of the second undoes the first."""
+    random = torch.Generator().manual_seed(0)
+    first, second = torch.zeros(16), torch.zeros(16)
+    first[0], second[0], second[1] = 1.0, -0.7, 1.0
+    tasks = []
+    for direction in (first, second):
+        y = torch.randint(2, (400,), generator=random)
+        noise = 0.7 * torch.randn(400, 16, generator=random)
+        tasks.append(Rows((2 * (2 * y[:, None] - 1) * direction + noise,), y, torch.ones(400)))
+    return tasks[0], tasks[1]
+
+
+def learn(net: Net, task: Rows, term: Term, spec: Any, own: Tensors, optimizer: torch.optim.Optimizer) -> None:
+    """A task of 400 rows, six times over, sixteen rows a step."""
+    for i in range(150):
+        at = torch.arange(i * 16, i * 16 + 16) % 400
+        step(net, Rows((task.x[0][at],), task.y[at], task.weight[at]), term, spec, own, optimizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from everlearn.neural import fisher
 from everlearn.neural.parts import Net, Rows, Term
 from everlearn.neural.terms.anchors import EWC, MAS, SI, Ewc, Mas, Si, pull
 from everlearn.neural.terms.functions import LWF, Lwf
-from tests.neural_terms import net_of, rows_of, seen_of, step
+from tests.neural_terms import learn, net_of, rows_of, seen_of, step, two_tasks
 
 RATE = 0.1
 
@@ -383,93 +382,7 @@ def test_weights_without_a_gradient_have_no_path() -> None:
     assert float(own["importance/not_used.weight"].abs().sum()) == 0
 
 
-# Learning without forgetting
-
-
-def test_lwf_is_the_divergence_from_the_old_network() -> None:
-    net = net_of(small(), 3, rate=RATE)
-    spec = Lwf(strength=0.7, temperature=3.0)
-    own = LWF.start(spec, net)
-    rows = drawn(0)[0]
-    rows = replace(rows, weight=torch.rand(12))
-    assert LWF.loss(spec, net, own, seen_of(net, rows)) is None
-    LWF.consolidate(spec, net, own, rows)
-    old = net.call(rows.x).detach()
-    with torch.no_grad():
-        for weight in net.weights.values():
-            weight += 0.3 * torch.randn_like(weight)
-    seen = seen_of(net, rows)
-    found = LWF.loss(spec, net, own, seen)
-    assert found is not None
-    p, q = (old / 3).softmax(1).double().numpy(), (seen.outputs / 3).softmax(1).detach().double().numpy()
-    wanted = 0.7 * 9 * ((p * np.log(p / q)).sum(1) * rows.weight.numpy()).mean()
-    assert float(found.detach()) == pytest.approx(wanted, rel=1e-5)
-    (slope,) = torch.autograd.grad(found, seen.outputs)  # 0.7 * 9 * (q - p) / 3, for each row
-    np.testing.assert_allclose(slope.numpy(), 0.7 * 3 * (q - p) * rows.weight.numpy()[:, None] / 12, atol=1e-6)
-
-
-def test_lwf_looks_only_at_classes_that_the_old_network_had_met() -> None:
-    allowed = torch.zeros(3, 3, dtype=torch.bool)
-    allowed[:, :2] = True
-    net = net_of(small(), 3, allowed, rate=RATE)
-    spec = Lwf()
-    own = LWF.start(spec, net)
-    rows = drawn(0)[0]
-    rows = replace(rows, y=rows.y % 2)
-    LWF.consolidate(spec, net, own, rows)
-    assert own["met"].tolist() == [True, True, False]
-    with torch.no_grad():
-        net.weights["2.weight"] += torch.randn(3, 6)
-    seen = seen_of(net, rows)
-    (slope,) = torch.autograd.grad(LWF.loss(spec, net, own, seen), seen.outputs)
-    assert float(slope[:, :2].abs().min()) > 0
-    assert float(slope[:, 2].abs().max()) == 0
-
-
-def test_the_teacher_has_its_own_running_statistics_and_does_not_drop_out() -> None:
-    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
-    net = net_of(module, 3, rate=RATE)
-    spec = Lwf()
-    own = LWF.start(spec, net)
-    rows = drawn(0)[0]
-    LWF.consolidate(spec, net, own, rows)
-    module.eval()
-    seen = seen_of(net, rows)
-    module.train()
-    assert float(LWF.loss(spec, net, own, seen).detach()) == pytest.approx(0.0, abs=1e-6)
-    for _ in range(3):
-        net.call(drawn(9)[0].x)  # the running statistics go on
-    held = own["teacher/1.running_mean"].clone()
-    assert float(LWF.loss(spec, net, own, seen).detach()) == pytest.approx(0.0, abs=1e-6)
-    assert torch.equal(held, own["teacher/1.running_mean"])
-    assert not torch.equal(held, module[1].running_mean)
-    assert module.training
-
-
-def test_lwf_of_a_number_is_the_squared_difference() -> None:
-    net = net_of(nn.Linear(4, 1), 0, rate=RATE)
-    own = LWF.start(Lwf(strength=2.0), net)
-    rows = rows_of(12, 4, 0)
-    LWF.consolidate(Lwf(), net, own, rows)
-    with torch.no_grad():
-        net.weights["bias"] += 0.5
-    assert float(LWF.loss(Lwf(strength=2.0), net, own, seen_of(net, rows)).detach()) == pytest.approx(0.5, rel=1e-5)
-
-
 # What it is for
-
-
-def two_tasks() -> tuple[Rows, Rows]:
-    """Two directions tell the classes apart, one after the other; what is learned of the second undoes the first."""
-    random = torch.Generator().manual_seed(0)
-    first, second = torch.zeros(16), torch.zeros(16)
-    first[0], second[0], second[1] = 1.0, -0.7, 1.0
-    tasks = []
-    for direction in (first, second):
-        y = torch.randint(2, (400,), generator=random)
-        noise = 0.7 * torch.randn(400, 16, generator=random)
-        tasks.append(Rows((2 * (2 * y[:, None] - 1) * direction + noise,), y, torch.ones(400)))
-    return tasks[0], tasks[1]
 
 
 def both(term: Term, spec: Any) -> tuple[float, float]:
@@ -485,12 +398,6 @@ def both(term: Term, spec: Any) -> tuple[float, float]:
         if term.consolidate:
             term.consolidate(spec, net, own, task)
     return accuracy(net, old), accuracy(net, new)
-
-
-def learn(net: Net, task: Rows, term: Term, spec: Any, own: Tensors, optimizer: torch.optim.Optimizer) -> None:
-    for i in range(150):
-        at = torch.arange(i * 16, i * 16 + 16) % 400
-        step(net, Rows((task.x[0][at],), task.y[at], task.weight[at]), term, spec, own, optimizer)
 
 
 def accuracy(net: Net, task: Rows) -> float:
@@ -511,24 +418,3 @@ def test_an_old_task_is_remembered_and_a_new_one_is_learned(term: Term, spec: An
     without, held = both(Term(), None), both(term, spec)
     assert held[0] > without[0] + 0.15
     assert held[1] > 0.85
-
-
-def test_lwf_keeps_the_answers_of_an_old_head_to_rows_of_a_new_one() -> None:
-    heads = torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]], dtype=torch.bool)
-    old, new = two_tasks()
-    new = replace(new, y=new.y + 2)
-
-    def moved(strength: float) -> float:
-        torch.manual_seed(2)
-        module = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
-        net, spec = net_of(module, 4, heads, rate=0.1), Lwf(strength=strength)
-        own = LWF.start(spec, net)
-        optimizer = torch.optim.SGD(module.parameters(), 0.1)
-        learn(net, old, LWF, spec, own, optimizer)
-        LWF.consolidate(spec, net, own, old)
-        before = net.call(new.x)[:, :2].softmax(1)
-        learn(net, new, LWF, spec, own, optimizer)
-        assert float((net.call(new.x)[:, 2:].argmax(1) + 2 == new.y).float().mean()) > 0.95
-        return float((net.call(new.x)[:, :2].softmax(1) - before).abs().mean().detach())
-
-    assert moved(1.0) < 0.3 * moved(0.0)
