@@ -66,9 +66,12 @@ def read(answers: Mapping[str, Any]) -> Situation:
     except msgspec.ValidationError as error:
         what, _, where = str(error).rpartition(" - at ")
         name = where.strip("`").removeprefix("$.")
-        got = f"{name} is {answers[name]!r}, " if name in answers else ""
-        choices = next((f"; choices: {', '.join(one.choices)}" for one in QUESTIONS if one.name == name), "")
-        raise ConfigError(f"situation: {got}{what or error}{choices}") from error
+        asked = next((one for one in QUESTIONS if one.name == name and one.choices), None)
+        if asked is None or name not in answers:
+            raise ConfigError(f"situation: {f'{name}: ' if name else ''}{what or error}") from error
+        more = ", or a number of parameters" if name == "model" else ""
+        choices = f"{', '.join(asked.choices)}{more}"
+        raise ConfigError(f"situation: {name} is {answers[name]!r}, expected one of {choices}") from error
     if found.new_classes and found.predicts == "number":
         raise ConfigError(
             "situation: new_classes is yes and predicts is 'number'; expected classes where new classes come: "
@@ -116,7 +119,9 @@ def facts(situation: Situation, family: str = "") -> dict[str, str]:
 
 def said(answer: object) -> str:
     """An answer in the words in which it is asked for."""
-    return {True: "yes", False: "no"}[answer] if isinstance(answer, bool) else str(answer)
+    if isinstance(answer, bool):
+        return "yes" if answer else "no"
+    return f"{answer:,}" if isinstance(answer, int) else str(answer)
 
 
 def heard(name: str, word: str) -> Any:

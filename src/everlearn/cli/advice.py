@@ -240,8 +240,10 @@ def _answer(question: Question, answers: dict[str, Any]) -> Any:
     from everlearn.advise.situation import heard
 
     choices = f" [dim]{escape(' / '.join(question.choices))}[/]" if question.choices else ""
+    prompt = f"[bold]{escape(question.text)}[/]{choices} [cyan]({question.default})[/] "
     while True:
-        word = screen.input(f"[bold]{escape(question.text)}[/]{choices} [cyan]({question.default})[/] ").strip().lower()
+        screen.print(prompt, end="", highlight=False)
+        word = input().strip().lower()
         near = [one for one in question.choices if word and one.startswith(word)]
         value = heard(question.name, near[0] if len(near) == 1 else word or question.default)
         try:
