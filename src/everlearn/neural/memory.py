@@ -141,10 +141,11 @@ def add(
 ) -> None:
     """Offer rows in stream order, row i at position `at` + i; `held` is changed in place, and keeps no row given.
 
-    `losses` (n,) are needed by the kind "loss", `gradients` (n, any number) of each row's loss by "gradient", for
-    instance with respect to the outputs, which are compared with those of the rows in the slots `compared` (rows that
-    were drawn and revised in this step; None: of any rows, as they were last noted). n rows at once leave the same bytes as n calls of one row. Raises
-    `InputError`, before anything is written, where rows do not fit the memory or a label is no class of it.
+    n rows at once leave the same bytes as n calls of one row. `losses` (n,) are needed by the kind "loss", `gradients`
+    (n, any number) of each row's loss by "gradient", for instance with respect to the outputs. They are compared with
+    those of the rows in the slots `compared`: rows that were drawn and revised in this step (None: any rows, as they
+    were last noted). Raises `InputError`, before anything is written, where rows do not fit the memory or a label is
+    no class of it.
     """
     n = rows.y.shape[0]
     if spec.kind == "none" or n == 0:
