@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn._random import uniform
-from everlearn.records import Ints, Singles
+from everlearn.records import Floats, Ints, Singles
 from everlearn.replay import CHOICE, EVICTION, HELD, KIND, NEWEST, SEED, SEEN, Ledger, below, slot
 
 LOSS, GRADIENT = 4, 5  # kinds, after those of `everlearn.replay`
@@ -111,7 +111,7 @@ def by_loss(book: Book) -> int:
 
 
 @exact_kernel
-def _weighted(scores: Singles, upto: float) -> int:
+def _weighted(scores: Floats | Singles, upto: float) -> int:
     """The first place where the sum of the scores so far is above `upto`."""
     last = 0
     for at in range(scores.shape[0]):
@@ -128,7 +128,7 @@ def cosine(one: Bytes, other: Bytes) -> float:
     """Of two sketches; 0 where one has no length. Sums of whole numbers, so no order of adding matters."""
     product, left, right = 0, 0, 0
     for column in range(one.shape[0]):
-        a, b = np.int64(one[column]), np.int64(other[column])
+        a, b = int(one[column]), int(other[column])
         product += a * b
         left += a * a
         right += b * b
@@ -209,7 +209,7 @@ def offer(book: Book, labels: Ints, losses: Singles, sketches: Bytes, compared: 
         counters[NEWEST] = at + row
         if book.class_seen.shape[0] > 0:
             book.class_seen[labels[row]] += 1
-        loss = losses[row] if losses.shape[0] > 0 and np.isfinite(losses[row]) else np.float32(0.0)
+        loss = float(losses[row]) if losses.shape[0] > 0 and np.isfinite(losses[row]) else 0.0
         slots[row] = _place(book, ledger, labels[row], loss, sketches[row], compared)
         if slots[row] >= 0:
             book.position[slots[row]] = at + row
