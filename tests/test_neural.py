@@ -25,9 +25,12 @@ from .neural_nets import HERE, examples, plain
 
 NET = HERE + "perceptron"
 DENSE, CLASSES = 5, 3
-SPEC: dict[str, Any] = {"family": NET, "task": "multiclass", "classes": CLASSES, "dense": DENSE, "normalize": False}
+SPEC: dict[str, Any] = {
+    **{"family": NET, "task": "multiclass", "classes": CLASSES, "dense": DENSE, "normalize": False},
+    **{"terms": [], "balance": False, "restart": False},
+}
 PLAIN: dict[str, Any] = {**SPEC, "ema": 0.0}
-NUMBER: dict[str, Any] = {"family": NET, "task": "regression", "dense": DENSE, "ema": 0.0, "normalize": False}
+NUMBER: dict[str, Any] = {**SPEC, "task": "regression", "classes": 0, "ema": 0.0}
 REPLAY = {"terms": [{"kind": "replay"}], "memory": {"rows": 30}}
 
 
@@ -102,7 +105,7 @@ def test_weights_are_those_of_a_loop_by_hand(name: str, dials: dict[str, Any]) -
 
 
 def test_what_serves_is_the_average_in_closed_form() -> None:
-    """w_t = sum of (1 - d_i) r_i times all later decays, d_t = min(decay, (1 + t) / (10 + t))."""
+    """w_t = sum of (1 - d_i) r_i times all later decays, d_t = min(decay, (1 + t) / (3 + t))."""
     spec = {**SPEC, "ema": 0.9, "optimizer": {"name": "sgd", "lr": 0.1}}
     module, rows = module_of(spec), examples(400, DENSE, CLASSES)
     rows.y[:3] = (0, 1, 2)
@@ -113,7 +116,7 @@ def test_what_serves_is_the_average_in_closed_form() -> None:
         m.state_dict()["0.weight"].clone().double()
         for m in descend(module, torch.optim.SGD(module.parameters(), 0.1), rows)
     ]
-    decays = [min(0.9, (1 + t) / (10 + t)) for t in range(len(raw))]
+    decays = [min(0.9, (1 + t) / (3 + t)) for t in range(len(raw))]
     left = np.append(np.cumprod(decays[::-1])[::-1], 1.0)
     expected = first * left[0] + sum((1 - d) * r * after for d, r, after in zip(decays, raw, left[1:], strict=True))
     np.testing.assert_allclose(model.arrays["weights/0.weight"], expected, atol=1e-6)
@@ -127,9 +130,9 @@ def test_batch_statistics_are_averaged_and_counts_are_copied() -> None:
     learn(model, cut(rows, 0, 10))
     one = model.arrays["learn/raw/1.running_mean"].copy()
     served = model.arrays["weights/1.running_mean"].copy()
-    np.testing.assert_allclose(served, 0.9 * one, rtol=1e-5)
+    np.testing.assert_allclose(served, 2 / 3 * one, rtol=1e-5)
     learn(model, cut(rows, 10, 20))
-    two, decay = model.arrays["learn/raw/1.running_mean"], 2 / 11
+    two, decay = model.arrays["learn/raw/1.running_mean"], 2 / 4
     assert not np.allclose(one, two)
     np.testing.assert_allclose(model.arrays["weights/1.running_mean"], decay * served + (1 - decay) * two, rtol=1e-5)
     assert model.arrays["weights/1.num_batches_tracked"] == model.arrays["learn/raw/1.num_batches_tracked"] == 2
@@ -176,6 +179,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "adam, average, replay": {**SPEC, **REPLAY},
     "momentum": {**PLAIN, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9, "dampening": 0.5}},
     "batch norm, dropout, passes": {**SPEC, "family": HERE + "normalized", "passes": 2, **REPLAY},
+    "balanced": {**SPEC, **REPLAY, "balance": True, "restart": True},
+    "expected lately": {**SPEC, **REPLAY, "balance": True, "prior": 15, "ema": 0.0},
     "distilled": {**SPEC, "terms": [{"kind": "distill"}], "memory": {"kind": "reservoir", "rows": 20}, "clip": 1.0},
     "by loss": {**SPEC, "terms": [{"kind": "replay"}], "memory": {"kind": "loss", "rows": 12}},
     "by gradient": {**SPEC, "terms": [{"kind": "replay"}], "memory": {"kind": "gradient", "rows": 12}},
@@ -277,11 +282,87 @@ def test_classes_that_nobody_met_have_no_share() -> None:
     said = model.predict(rows.batch)
     assert (said[:, 2] == 0).all()
     assert (said[:, :2] > 0).all()
-    before = el.build(SPEC).arrays["weights/2.bias"][2]
-    assert model.arrays["weights/2.bias"][2] == before  # neither shown nor pushed down
     assert model.arrays["classes"].tolist() == [10, 10, 0]
     learn(model, cut(rows, 20, 40))
     assert (model.predict(rows.batch)[:, 2] > 0).all()
+
+
+def test_classes_known_to_the_module_are_answered_from_the_start() -> None:
+    model, rows = el.build({**SPEC, "known": True}), examples(20, DENSE, CLASSES)
+    expected = module_of(SPEC)(torch.from_numpy(rows.batch.dense)).softmax(1).detach().numpy()
+    np.testing.assert_allclose(model.predict(rows.batch), expected, atol=1e-6)
+
+
+def test_classes_are_learned_as_if_equally_frequent_and_answered_as_frequent_as_they_are() -> None:
+    """Steps are those on outputs + log(frequency in what is learned); answers are softmax(outputs + log(share))."""
+    spec = {**SPEC, "balance": True, "ema": 0.0, "optimizer": {"name": "sgd", "lr": 0.1}}
+    module, rows, frequent = module_of(spec), examples(80, DENSE, CLASSES), torch.full((CLASSES,), 1 / CLASSES)
+    rows.y[:] = np.where(np.arange(80) % 8, 0, np.arange(80) % 3)
+    rows.weight[:] = 1.0
+    model, recent = el.build(spec), el.build({**spec, "prior": 40})
+    learn(model, rows)
+    learn(recent, rows)
+    peer, share = torch.optim.SGD(module.parameters(), 0.1), np.full(CLASSES, 1 / CLASSES)
+    for at in range(0, 80, 10):
+        x, y = torch.from_numpy(rows.batch.dense[at : at + 10]), torch.from_numpy(rows.y[at : at + 10]).long()
+        came = torch.bincount(y, minlength=CLASSES) / 10
+        frequent, share = frequent + 0.02 * (came - frequent), share + 0.25 * (came.numpy() - share)
+        peer.zero_grad()
+        torch.nn.functional.cross_entropy(module(x) + frequent.log(), y).backward()
+        peer.step()
+    for key, value in module.state_dict().items():
+        np.testing.assert_allclose(model.arrays[f"weights/{key}"], value, atol=1e-6)
+    said = module(torch.from_numpy(rows.batch.dense)).detach()
+    counts = torch.from_numpy(np.bincount(rows.y.astype(int), minlength=CLASSES) + 1.0)
+    expected = (said + (counts / counts.sum()).log()).softmax(1)
+    np.testing.assert_allclose(model.predict(rows.batch), expected, atol=1e-5)
+    expected = (said + torch.from_numpy(share + 1e-3).log()).softmax(1)
+    np.testing.assert_allclose(recent.predict(rows.batch), expected, atol=1e-5)
+
+
+def test_rare_classes_are_told_as_rare_as_they_are() -> None:
+    """Learned as if they were as frequent, and yet probabilities are those of the stream."""
+    rows = examples(6000, DENSE, 2)
+    shift = np.random.default_rng(0).random(6000) < 0.05
+    rows.y[:] = shift
+    rows.batch.dense[shift] += 1.0
+    model = el.build({**SPEC, "task": "binary", "classes": 2, "balance": True, **REPLAY})
+    said = learn(model, rows)[2000:, 1]
+    assert said.mean() == pytest.approx(0.05, abs=0.015)
+
+
+def test_an_average_begins_anew_with_a_new_class() -> None:
+    spec = {**SPEC, "restart": True, "optimizer": {"name": "sgd", "lr": 0.1}}
+    model, rows = el.build(spec), examples(400, DENSE, CLASSES)
+    rows.y[:] = np.where(np.arange(400) < 390, np.arange(400) % 2, 2)
+    learn(model, cut(rows, 0, 390))
+    before = model.arrays["weights/0.weight"].copy()
+    learn(model, cut(rows, 390, 400))
+    raw = model.arrays["learn/raw/0.weight"]
+    np.testing.assert_allclose(model.arrays["weights/0.weight"], before / 3 + raw * 2 / 3, atol=1e-6)
+
+
+def test_who_knows_a_border_can_say_so() -> None:
+    spec = {**SPEC, "terms": [{"kind": "ewc"}], "consolidate": {"told": True}}
+    model, rows = el.build(spec), examples(60, DENSE, CLASSES)
+    learn(model, rows)
+    anchors = {name: one.copy() for name, one in model.arrays.items() if "ewc" in name}
+    model.consolidate()  # type: ignore[attr-defined]
+    assert any((model.arrays[name] != one).any() for name, one in anchors.items())
+    with pytest.raises(ConfigError, match=r"acts at consolidations.*consolidate\.told"):
+        el.build({**spec, "consolidate": {}})
+
+
+def test_a_sudden_change_is_noticed_although_the_network_is_still_learning() -> None:
+    rows = examples(4000, DENSE, 2)
+    rows.y[:] = rows.batch.dense[:, 0] > 0
+    rows.y[2500:] = 1 - rows.y[2500:]
+    spec = {**SPEC, "task": "binary", "classes": 2, "drift": {"detector": "adwin"}, "optimizer": {"lr": 0.01}}
+    model = el.build({**spec, "optimizer": {"name": "adam", "lr": 0.01}})
+    learn(model, cut(rows, 0, 2500))
+    assert model.arrays["learn/counts"][5] == 0
+    learn(model, cut(rows, 2500, 2700))
+    assert model.arrays["learn/counts"][5] == 1
 
 
 def test_heads_compete_among_themselves_only() -> None:

@@ -23,7 +23,7 @@ from everlearn.records import Arrays, Batch, Floats, Singles
 LEARN = "learn/"  # what is needed only to learn is named by this first
 FROZEN = "base"
 CHUNK = 256  # rows of a pass, where rows need not be answered one at a time
-SURE = 1e-6  # a probability below this counts as this, where the loss is watched for drift
+UNLIKELY = 1e-3  # the share of a class that has not come lately
 _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", "pending", "terms", "drift", "scaler")
 
 
@@ -69,6 +69,8 @@ class Neural:
         else:
             tensors[FROZEN] = digest(module, known.fixed)
         tensors["classes"] = torch.zeros(chosen.classes, dtype=torch.int64)
+        recent = chosen.classes if chosen.balances and chosen.prior else 0
+        tensors["prior"] = torch.full((recent,), 1.0 / max(1, recent), dtype=torch.float64)
         tensors["inputs/moments"] = torch.zeros((3, self._reading.columns), dtype=torch.float64)
         if chosen.head == "ncm":
             if not chosen.classes:
@@ -131,6 +133,7 @@ class Neural:
         self._weights = {name[len(SERVED) :]: one for name, one in self._tensors.items() if name.startswith(SERVED)}
         self._means = {name[len("head/") :]: one for name, one in self._tensors.items() if name.startswith("head/")}
         self._classes: NDArray[np.int64] = array(self._tensors["classes"])
+        self._shift = self._expected()
         self._token = object()
         self._reading.look(array(self._tensors["inputs/moments"]))
 
@@ -186,9 +189,17 @@ class Neural:
         losses = self._lost(scores, labels[at:stop]) if learner.watches else None
         if learner.answered(many, losses):
             learner.step(inputs if len(inputs[0]) == self._chosen.batch else learner.inputs())
+            self._shift = self._expected()
             if self._means:
                 self._refresh(learner)
         return scores
+
+    def consolidate(self) -> None:
+        """Let terms take new anchors from the newest rows: for whoever knows that a task ends here.
+
+        Nothing happens where no term has an anchor. `consolidate.every` and `drift` do the same without being told.
+        """
+        self._learning().consolidate()
 
     def _labels(self, y: Floats, weight: Singles, n: int) -> tuple[Floats, Singles, NDArray[np.bool_]]:
         """Labels, weights, and which rows can be learned."""
@@ -254,19 +265,32 @@ class Neural:
         if self._chosen.task == "regression":
             return self._reading.numbers(array(outputs))
         with torch.inference_mode():
-            if not self._classes.any():
+            if self._shift is None:
                 return np.full(outputs.shape, 1.0 / self._chosen.classes, np.float32)
-            outputs = torch.nan_to_num(outputs)
-            if self._chosen.task == "multiclass" and not self._classes.all():
-                outputs = outputs.masked_fill(tensor(self._classes == 0).to(outputs.device), -torch.inf)
-            return array(functional.softmax(outputs, 1))
+            return array(functional.softmax(torch.nan_to_num(outputs) + self._shift, 1))
+
+    def _expected(self) -> Tensor | None:
+        """What is added to outputs before they are probabilities (classes,): the log of how frequent each class is
+        expected to be, and -inf for one that cannot be yet; None before any class can."""
+        chosen, met = self._chosen, self._classes
+        if not chosen.classes or not (chosen.known or met.any()):
+            return None
+        with np.errstate(divide="ignore"):
+            possible = np.log((met > 0) | chosen.known | (chosen.task == "binary")).astype(np.float32)
+        if chosen.balances and not self._means:
+            recent = array(self._tensors["prior"])
+            shares = recent + UNLIKELY if len(recent) else (met + 1.0) / (met.sum() + chosen.classes)
+            possible += np.log(shares).astype(np.float32)
+        return tensor(possible).to(self._device)
 
     def _lost(self, scores: Singles, labels: Floats) -> Floats:
-        """What is watched for drift: the log loss of classes, the absolute error of numbers."""
+        """What is watched for drift (n,): whether classes were wrong, or the absolute error of numbers.
+
+        A loss that goes on falling while the network gets surer hides a change; errors do not.
+        """
         if not self._chosen.classes:
             return np.abs(scores[:, 0] - labels)
-        told = scores[np.arange(len(labels)), labels.astype(np.int64)].astype(np.float64)
-        return np.asarray(-np.log(np.maximum(told, SURE)))
+        return np.asarray(scores.argmax(1) != labels, np.float64)
 
     def _refresh(self, learner: Learner) -> None:
         """Make the class means of the head anew, where they are due."""

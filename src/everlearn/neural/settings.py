@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, field
 
 from everlearn.errors import ConfigError
 from everlearn.neural.terms import AnyTerm
+from everlearn.neural.terms.replay import Replay
 from everlearn.records import Task
 
 MIB = 1 << 20
@@ -34,9 +35,11 @@ class Memory(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Consolidate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When anchors are taken: `every` so many rows (0: never), and what they look at: the newest `rows` rows."""
+    """When anchors are taken: `every` so many rows (0: never), or when who knows a border calls `consolidate()`
+    (`told`); and what they look at: the newest `rows` rows."""
 
     every: Count = 0
+    told: bool = False
     rows: Positive = 256
 
 
@@ -84,10 +87,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     The shape of a row is (`dense`,), or `shape` where columns are an image or a sequence; columns are cast to `dtype`
     and multiplied by `scale`, or, with `normalize`, standardised by their running mean and deviation (None: where
     there is neither shape nor scale). Rows have at most `width` hashed features. A step is taken for each `batch`
-    rows, `passes` times over; `clip` bounds the norm of the gradient (0: it is not). `ema` is how much of the average
-    of weights that serves stays at each step (0: what is trained serves). `heads` are groups of classes that have a
-    softmax of their own while learning; `head` "ncm" answers by the nearest class mean. `frozen` says where weights
-    that are not trained live: in arrays ("kept"), or made anew with the module ("rebuilt"), which saves room.
+    rows, `passes` times over; `clip` bounds the norm of the gradient (0: it is not).
+
+    `ema` is how much of the average of weights that serves stays at each step (0: what is trained serves); with
+    `restart` the average begins anew when a class is met for the first time and after drift, so that it does not lag.
+    With `balance` classes are learned as if all were equally frequent (the log of how frequent each is in what is
+    learned is added to its output: Menon et al. 2021), and answers are weighted by how frequent each is in the
+    stream: in all of it, or in about the newest `prior` rows.
+
+    `heads` are groups of classes that have a softmax of their own while learning; `head` "ncm" answers by the nearest
+    class mean. A class is answered once a row of it was met, or at once where they are all `known` to the module.
+    `frozen` says where weights that are not trained live: in arrays ("kept"), or made anew with the module
+    ("rebuilt"), which saves room.
     """
 
     family: str = "neural"
@@ -109,8 +120,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     passes: Positive = 1
     clip: NotNegative = 0.0
     ema: Annotated[float, Meta(ge=0, lt=1)] = 0.998
+    restart: bool = True
+    balance: bool = True
+    prior: Count = 0
+    known: bool = False
     memory: Memory = Memory()
-    terms: tuple[AnyTerm, ...] = ()
+    terms: tuple[AnyTerm, ...] = (Replay(),)
     consolidate: Consolidate = Consolidate()
     drift: Drift = Drift()
     heads: tuple[tuple[Count, ...], ...] = ()
@@ -122,6 +137,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     compile: bool = False
     one_at_a_time: bool = True
     seed: int = 0
+
+    @property
+    def balances(self) -> bool:
+        """Whether classes are learned as if all were equally frequent; a loss of the user's own is left as it is."""
+        return self.balance and self.classes > 0 and self.loss == "auto"
 
     @property
     def outputs(self) -> int:

@@ -12,7 +12,7 @@ from everlearn._torch import Tensor, Tensors, array, nn, torch
 from everlearn.errors import ConfigError
 
 SERVED, RAW = "weights/", "learn/raw/"
-_HOST = ("classes", "inputs/", "learn/counts", "learn/pending/", "learn/recent/", "learn/drift/", "frozen")
+_HOST = ("classes", "prior", "inputs/", "learn/counts", "learn/pending/", "learn/recent/", "learn/drift/", "frozen")
 
 
 def on_host(name: str) -> bool:

@@ -27,11 +27,13 @@ from everlearn.records import Floats, Ints, Singles
 from everlearn.spec import DriftSpec
 
 # where each counter stands: rows learned or waiting, rows waiting, passes begun, steps taken, until which row the rate
-# is changed, drifts seen, passes without a step
-ROWS, WAITING, PASSES, TAKEN, UNTIL, DRIFTS, SKIPPED, COUNTERS = range(8)
+# is changed, drifts seen, passes without a step, steps since the average began
+ROWS, WAITING, PASSES, TAKEN, UNTIL, DRIFTS, SKIPPED, SINCE, COUNTERS = range(9)
 STREAMS = 1 << 20  # random streams of draws, of one pass
 AUGMENT = 1 << 19  # and of changes of what was drawn
 STEEPEST = 1e18  # gradients beyond this are not taken for numbers: their squares are no float32
+YOUNG = 3.0  # an average is of the last third of its steps, or so, until `ema` bounds it
+NEWS, RARE = 0.02, 1e-8  # what a step adds to how frequent classes are in what is learned, and the least that counts
 GROWTH, BACKOFF, STEADY = 2.0, 0.5, 2000  # of the scale of float16 losses
 
 One = tuple[int, Any, Term]  # where a term stands, its settings, its functions
@@ -52,7 +54,7 @@ class Learner:
         self._loss = network.loss(chosen)
         heads = network.groups(chosen)
         self._heads = None if heads is None else heads.to(self._device)
-        self._unmet: Tensor | None = None
+        self._shift: Tensor | None = None
         self._augment = augment.find(chosen.memory.augment)
         self.net = Net(
             module=module,
@@ -79,6 +81,7 @@ class Learner:
         self._draws = [_wanted(term, one, chosen.batch) for _, one, term in terms]
         self._said = any(term.remembers for _, _, term in terms)
         self._consolidates = _consolidates(chosen, terms)
+        self._balances = chosen.balances
         remembering = any(isinstance(one, Replay | Distill | Agem | Gdumb) for one in chosen.terms)
         self.remembers = chosen.memory.kind != "none" and (remembering or chosen.head == "ncm")
         self.whole = self.remembers and chosen.memory.dtype in waiting.WHOLE
@@ -95,6 +98,8 @@ class Learner:
         pending = waiting.start(chosen, chosen.batch, self.whole)
         started = {"learn/counts": torch.zeros(COUNTERS, dtype=torch.int64), **_under("learn/pending/", pending)}
         started |= self._optimizer.start
+        if self._balances:
+            started["learn/frequent"] = torch.full((chosen.classes,), 1.0 / chosen.classes, device=self._device)
         if self._consolidates:
             started |= _under("learn/recent/", waiting.start(chosen, chosen.consolidate.rows, self.whole))
         if self.watches:
@@ -136,6 +141,7 @@ class Learner:
         self._copied = [one for one in pairs if not one[0].is_floating_point()]
         self.counts: Ints = array(tensors["learn/counts"])
         self._classes: Ints = array(tensors["classes"])
+        self._prior: Floats = array(tensors["prior"])
         self._moments: Floats = array(tensors["inputs/moments"])
         self.pending = waiting.kept(tensors, "learn/pending/", self.whole)
         self._labels: Floats = array(self.pending.y)
@@ -144,8 +150,6 @@ class Learner:
         self._detector = {name: array(one) for name, one in _within(tensors, "learn/drift/").items()}
         self._own = [_within(tensors, _prefix(one)) for one in self._terms]
         self._optimizer.bind(tensors, int(self.counts[TAKEN]))
-        self._met = -1
-        self._meet()
         nothing = self.pending.part(slice(0, 0))
         said = torch.zeros((0, self.chosen.outputs), device=self._device) if self._said else None
         none = torch.zeros(0, device=self._device)
@@ -197,8 +201,7 @@ class Learner:
             self.reading.count(array(pending.dense), self._labels, self._moments)
             inputs = self.inputs()
         if chosen.classes:
-            self._classes += np.bincount(self._labels.astype(np.int64), minlength=chosen.classes)
-            self._meet()
+            self._meet(np.bincount(self._labels.astype(np.int64), minlength=chosen.classes))
         drifted = self.watches and self._drifted()
         new = Rows(inputs, self.reading.labels(pending.y), pending.weight.to(self._device))
         said = self._pass(new)
@@ -226,6 +229,7 @@ class Learner:
             parts = [rows for rows, _ in drawn if len(rows)]
             x = tuple(torch.cat(one) for one in zip(new.x, *(one.x for one in parts), strict=True)) if parts else new.x
             outputs = self._call(x)
+            self._weigh(torch.cat([new.y, *(one.y for one in parts)]) if parts else new.y)
             total, seen = self._total(new, outputs, [rows for rows, _ in drawn])
             finite = self._descend(total, seen)
             if self._revises:
@@ -236,10 +240,12 @@ class Learner:
                         term.stepped(one, net, self._own[i], seen[i])  # type: ignore[misc]
                     if self._buffers:
                         self.mould.gather(self._buffers)
-                    self._average(int(counts[TAKEN]))
+                    self._average(int(counts[SINCE]))
                 counts[TAKEN] += 1
+                counts[SINCE] += 1
             else:
                 counts[SKIPPED] += 1
+        self._shift = None
         counts[PASSES] = step + 1
         return outputs.detach()[: len(new)]
 
@@ -293,10 +299,10 @@ class Learner:
         if int(steady) % STEADY == 0:
             scale.mul_(GROWTH)
 
-    def _average(self, taken: int) -> None:
-        """Move what serves towards what is trained; young averages move faster, so as not to remember the start."""
+    def _average(self, since: int) -> None:
+        """Move what serves towards what is trained; young averages move faster, so as not to remember what was."""
         if self._averages:
-            decay = min(self.chosen.ema, (1.0 + taken) / (10.0 + taken))
+            decay = min(self.chosen.ema, (1.0 + since) / (YOUNG + since))
             torch._foreach_lerp_(self._averages, self._sources, 1.0 - decay)
             for served, now in self._copied:
                 served.copy_(now)
@@ -309,16 +315,26 @@ class Learner:
     def _losses(self, outputs: Tensor, rows: Rows) -> Tensor:
         if self._heads is not None:
             outputs = outputs.masked_fill(~self._heads[rows.y], network.LOW)
-        if self._unmet is not None:
-            outputs = outputs.masked_fill(self._unmet, network.LOW)
+        if self._shift is not None:
+            outputs = outputs + self._shift
         return self._loss(outputs, rows.y)
 
-    def _meet(self) -> None:
-        """Mask the classes that no row has had yet; two classes are not new to each other."""
-        met = int(np.count_nonzero(self._classes))
-        if self.chosen.task == "multiclass" and met != self._met:
-            self._met = met
-            self._unmet = tensor(self._classes == 0).to(self._device) if met < self.chosen.classes else None
+    def _weigh(self, y: Tensor) -> None:
+        """Until the pass is over, outputs are learned with the log of how frequent each class is in what is learned:
+        then they say what each class would be if all were equally frequent."""
+        if self._balances:
+            frequent = self.tensors["learn/frequent"]
+            frequent.lerp_(torch.bincount(y, minlength=self.chosen.classes) / len(y), NEWS)
+            self._shift = (frequent + RARE).log()
+
+    def _meet(self, came: Ints) -> None:
+        """Count the classes (classes,) that came; where one had never come, the average begins anew."""
+        new = bool((came[self._classes == 0] > 0).any())
+        self._classes += came
+        if len(self._prior):
+            self._prior += (came / came.sum() - self._prior) * min(1.0, self.chosen.batch / self.chosen.prior)
+        if new and self.chosen.restart:
+            self.counts[SINCE] = 0
 
     # Memory
 
@@ -383,9 +399,16 @@ class Learner:
         levels = drift.update(self._detector, self._watch, array(self.tensors["learn/pending/loss"]))
         many = int((levels == 2).sum())
         if many:
+            if self.chosen.restart:
+                self.counts[SINCE] = 0
             self.counts[DRIFTS] += many
             self.counts[UNTIL] = self.counts[ROWS] + self.chosen.drift.grace_period
         return many > 0
+
+    def consolidate(self) -> None:
+        """Take new anchors now, if any term wants them and anything was learned."""
+        if self._recent is not None and self.counts[PASSES]:
+            self._consolidate(self._recent)
 
     def _consolidate(self, recent: waiting.Kept) -> None:
         """Let terms look at the newest rows. The module is in eval mode; what serves follows, if weights change."""
@@ -419,11 +442,15 @@ def _wanted(term: Term, settings: Any, batch: int) -> int:
 def _consolidates(chosen: Settings, terms: list[One]) -> bool:
     """Whether anchors are ever taken; raise `ConfigError` where a term waits for that and it never comes."""
     waits = [one for one in terms if one[2].consolidate is not None]
-    ever = chosen.consolidate.every > 0 or (chosen.drift.detector != "none" and chosen.drift.consolidate)
+    ever = (
+        chosen.consolidate.told
+        or chosen.consolidate.every > 0
+        or (chosen.drift.detector != "none" and chosen.drift.consolidate)
+    )
     if waits and not ever:
         raise ConfigError(
             f"neural model: the term {_kind(waits[0])!r} acts at consolidations, and there are none; set "
-            "consolidate.every to a number of rows, or drift.detector"
+            "consolidate.every to a number of rows, drift.detector, or consolidate.told if you call consolidate()"
         )
     return bool(waits)
 
