@@ -31,6 +31,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"standardize": False},
         {"rate": 10.0},
     ],
+    "neural": [
+        {},
+        {
+            "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+            "terms": [{"kind": "replay"}, {"kind": "distill"}],
+            "memory": {"rows": 25},
+            "arguments": {"hidden": [8]},
+            "ema": 0.0,
+        },
+    ],
 }
 LOSSES = [{"loss": loss, "optimizer": name} for loss in ("absolute", "quantile", "huber") for name in ("auto", "sgd")]
 
@@ -47,7 +57,8 @@ def specs() -> list[dict[str, Any]]:
 
 
 def name(spec: dict[str, Any]) -> str:
-    return "-".join(str(value) for key, value in spec.items() if key != "classes")
+    told = {key: value for key, value in spec.items() if key != "classes"}
+    return "-".join(str(value) if isinstance(value, str | int | float) else key for key, value in told.items())
 
 
 @pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
