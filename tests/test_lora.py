@@ -19,9 +19,12 @@ from torch import nn  # noqa: E402
 
 import everlearn as el  # noqa: E402
 from everlearn import model  # noqa: E402
-from everlearn.errors import BlobError, ConfigError, MissingExtra  # noqa: E402
+from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError  # noqa: E402
 from everlearn.merge import adapters  # noqa: E402
-from everlearn.neural.lora import CONFIG, WEIGHTS, adapt, export, factors, load  # noqa: E402
+from everlearn.model import copied  # noqa: E402
+from everlearn.neural import settings  # noqa: E402
+from everlearn.neural.lora import CONFIG, WEIGHTS, adapt, export, factors, fill, load  # noqa: E402
+from everlearn.neural.network import make  # noqa: E402
 from everlearn.neural.settings import Lora  # noqa: E402
 from everlearn.records import Batch  # noqa: E402
 from everlearn.snapshot import CURRENT, Answering, Publisher, Reader  # noqa: E402
@@ -64,10 +67,10 @@ class Encoder(nn.Module):
         return self.head(self.layers(self.embed(tokens)).mean(1))
 
 
-def bert(width: int = 16) -> nn.Module:
+def bert(size: int = 16) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
-    shape = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * width}
+    shape = {"hidden_size": size, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 2 * size}
     torch.manual_seed(0)
     MADE.append("bert")
     return BertForSequenceClassification(BertConfig(vocab_size=20, num_labels=3, **shape))
@@ -295,6 +298,40 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
         export(mlp(), tmp_path)
 
 
+def test_a_model_goes_to_peft_and_comes_back_as_a_module_of_its_own(tmp_path: Path) -> None:
+    """Out: its arrays in a module, exported. In: a maker that loads adapters; what is trained is what asks for it."""
+    lora = {"rank": 2, "alpha": 3.0}
+    spec = {"family": "neural", "task": "multiclass", "classes": 3, "dense": 5, "dtype": "int64", "batch": 4}
+    one = model.build({**spec, "module": "tests.test_lora:bert", "lora": lora, "frozen": "rebuilt"})
+    one.learn(tokens(0, 20), np.arange(20) % 3.0, np.ones(20, np.float32))
+    export(fill(adapt(bert(), Lora(**lora)), one.arrays), tmp_path)
+    with torch.no_grad():
+        theirs = said(load(adapt(bert(), Lora(**lora)), tmp_path).eval(), torch.tensor(tokens(0, 20).dense).long())
+    assert np.allclose(theirs.softmax(1).numpy(), one.predict(tokens(0, 20)), atol=1e-6)
+    other = model.build({**spec, "module": "tests.test_lora:loaded", "arguments": {"folder": str(tmp_path), **lora}})
+    other.arrays["classes"][:] = 1
+    assert np.allclose(other.predict(tokens(0, 20)), one.predict(tokens(0, 20)), atol=1e-6)
+    frozen = copied(other.arrays)
+    other.learn(tokens(0, 20), np.arange(20) % 3.0, np.ones(20, np.float32))
+    changed = {name for name, array in other.arrays.items() if array.tobytes() != frozen[name].tobytes()}
+    assert {name for name in changed if name.startswith("weights/")} == {
+        name for name in one.arrays if name.startswith("weights/")
+    }
+
+
+def loaded(folder: str, rank: int, alpha: float) -> nn.Module:
+    return load(adapt(bert(), Lora(rank=rank, alpha=alpha)), folder)
+
+
+def test_arrays_of_another_make_are_not_filled_in() -> None:
+    one = model.build({"family": "neural", "task": "binary", "dense": 3, "lora": {"rank": 2}})
+    module = make(settings.read({"task": "binary", "dense": 3}))
+    with pytest.raises(ModelError, match=r"first\.base_layer\.weight' was not expected"):
+        fill(module, one.arrays)
+    with pytest.raises(ModelError, match="has shape"):
+        fill(adapt(module, Lora(rank=3)), one.arrays)
+
+
 # ---- in the loop ------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +366,7 @@ def test_a_transformer_learns_live_and_serving_swaps_its_adapters_alone(tmp_path
         "model": {
             "family": "neural",
             "module": "tests.test_lora:bert",
-            "arguments": {"width": 64},
+            "arguments": {"size": 64},
             "dtype": "int64",
             "lora": {"rank": 4},
             "frozen": "rebuilt",

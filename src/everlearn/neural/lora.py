@@ -12,17 +12,20 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from numpy.typing import NDArray
+
 from everlearn._torch import Tensor, Tensors, nn, tensor, torch
 from everlearn._torch import array as as_array
-from everlearn.errors import BlobError, ConfigError, MissingExtra
+from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError
 from everlearn.neural.settings import Lora
 
 ADAPTER = "default"  # PEFT's name of an adapter without a name: it stands in the names of weights
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own files
+_ARRAYS = "weights/"  # what a neural model puts before them in its arrays
 _OUTER = "base_model.model."  # what PEFT puts before the names of weights in its files
 _SAME = ("r", "lora_alpha", "use_dora", "use_rslora")  # what an adapter's numbers mean nothing without
 _LORA = re.compile(r"\.lora_\w+\.")
@@ -135,6 +138,31 @@ def factors(module: nn.Module) -> list[str]:
     """
     end = f".lora_A.{ADAPTER}"
     return [name.removesuffix(end) for name, _ in module.named_modules() if name.endswith(end)]
+
+
+def fill(module: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
+    """Put the weights that answer, of a neural model's `arrays`, into a module made and adapted alike; returns it.
+
+    Weights that are not among the arrays (`frozen` "rebuilt") stay. Raises `ModelError`, with nothing changed, where
+    one that learned is missing or of another shape, or the module has none of that name.
+    """
+    given = {name.removeprefix(_ARRAYS): one for name, one in arrays.items() if name.startswith(_ARRAYS)}
+    held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    wrong = [f"{name!r} is missing" for name in _learned(module) if name not in given]
+    wrong += [f"{name!r} was not expected" for name in given if name not in held]
+    wrong += [
+        f"{name!r} has shape {one.shape}, expected {tuple(held[name].shape)}"
+        for name, one in given.items()
+        if name in held and one.shape != tuple(held[name].shape)
+    ]
+    if wrong:
+        raise ModelError(
+            f"these arrays do not fit this module: {'; '.join(wrong)}; make it and adapt it as the model's"
+        )
+    with torch.no_grad():
+        for name, one in given.items():
+            held[name].copy_(tensor(one))
+    return module
 
 
 def export(module: nn.Module, folder: Path | str) -> None:
