@@ -456,15 +456,37 @@ def test_a_sketch_keeps_directions() -> None:
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(deadline=None)
-@given(held=st.integers(1, 300), n=st.integers(0, 60), seed=st.integers(0, 2**40), key=st.integers(0, 2**50))
-def test_few_of_many_are_picked_as_by_a_whole_shuffle(held: int, n: int, seed: int, key: int) -> None:
-    n = min(n, held)
+def shuffled(seed: int, key: int, held: int, n: int) -> list[int]:
     numbers = list(range(held))
     for i in range(n):
         j = i + int(uniform(seed, key, i) * (held - i))
         numbers[i], numbers[j] = numbers[j], numbers[i]
-    assert choice.picked(seed, key, 0, held, n).tolist() == numbers[:n]
+    return numbers[:n]
+
+
+@settings(deadline=None)
+@given(held=st.integers(1, 300), n=st.integers(0, 60), seed=st.integers(0, 2**40), key=st.integers(0, 2**50))
+def test_few_of_many_are_picked_as_by_a_whole_shuffle(held: int, n: int, seed: int, key: int) -> None:
+    n = min(n, held)
+    assert choice.picked(seed, key, 0, held, n).tolist() == shuffled(seed, key, held, n)
+
+
+def test_places_that_a_shuffle_moves_twice_are_picked_right() -> None:
+    """The most rows that are picked without a list of all, so often that they meet each other."""
+    for key in range(2000):
+        assert choice.picked(1, key, 0, 101, 10).tolist() == shuffled(1, key, 101, 10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_slot_is_written_twice_at_once(kind: str) -> None:
+    """On a GPU it would be left to chance which of two rows stays."""
+    stream, spec = Stream(np.arange(400) % CLASSES), Memory(kind=kind, rows=7)
+    book = memory._book(stream.begin(spec))
+    sketches = choice.sketched(stream.gradients.numpy(), 0)
+    labels, nothing = stream.y.numpy().astype(np.int64), np.zeros(0, np.int64)
+    slots = choice.offer(book, labels, stream.losses.numpy(), sketches, nothing, 0)
+    assert sorted(slots[slots >= 0]) == list(range(7))
+    assert set(book.position) == set(np.flatnonzero(slots >= 0))
 
 
 def test_rows_and_orders_have_the_same_chance() -> None:
