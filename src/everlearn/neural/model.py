@@ -23,7 +23,6 @@ from everlearn.records import Arrays, Batch, Floats, Singles
 LEARN = "learn/"  # what is needed only to learn is named by this first
 FROZEN = "base"
 CHUNK = 256  # rows of a pass, where rows need not be answered one at a time
-UNLIKELY = 1e-3  # the share of a class that has not come lately
 _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", "pending", "terms", "drift", "scaler")
 
 
@@ -278,8 +277,9 @@ class Neural:
         with np.errstate(divide="ignore"):
             possible = np.log((met > 0) | chosen.known | (chosen.task == "binary")).astype(np.float32)
         if chosen.balances and not self._means:
-            recent = array(self._tensors["prior"])
-            shares = recent + UNLIKELY if len(recent) else (met + 1.0) / (met.sum() + chosen.classes)
+            shares = (met + 1.0) / (met.sum() + chosen.classes)
+            if chosen.prior:
+                shares = (shares + array(self._tensors["prior"])) / 2
             possible += np.log(shares).astype(np.float32)
         return tensor(possible).to(self._device)
 

@@ -92,8 +92,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `ema` is how much of the average of weights that serves stays at each step (0: what is trained serves); with
     `restart` the average begins anew when a class is met for the first time and after drift, so that it does not lag.
     With `balance` classes are learned as if all were equally frequent (the log of how frequent each is in what is
-    learned is added to its output: Menon et al. 2021), and answers are weighted by how frequent each is in the
-    stream: in all of it, or in about the newest `prior` rows.
+    learned is added to its output: Menon et al. 2021), and answers expect it to be as frequent as it was: half of this
+    is its share of all rows, half that of about the newest `prior` rows (0: all of it is its share of all rows).
 
     `heads` are groups of classes that have a softmax of their own while learning; `head` "ncm" answers by the nearest
     class mean. A class is answered once a row of it was met, or at once where they are all `known` to the module.
@@ -122,7 +122,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ema: Annotated[float, Meta(ge=0, lt=1)] = 0.998
     restart: bool = True
     balance: bool = True
-    prior: Count = 0
+    prior: Count = 500
     known: bool = False
     memory: Memory = Memory()
     terms: tuple[AnyTerm, ...] = (Replay(),)
