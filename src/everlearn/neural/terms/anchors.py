@@ -41,7 +41,7 @@ class Ewc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fie
     that the network itself expects, or the data's.
     """
 
-    strength: NotNegative = 100.0
+    strength: NotNegative = 1000.0
     decay: Share = 1.0
     fisher: Literal["diagonal", "block", "kronecker"] = "diagonal"
     labels: Literal["model", "data"] = "model"
@@ -53,7 +53,7 @@ class Si(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fiel
     `damping` is the xi of Zenke et al. 2017, eq. 5.
     """
 
-    strength: NotNegative = 1.0
+    strength: NotNegative = 10.0
     damping: Annotated[float, Meta(gt=0)] = 0.1
 
 
