@@ -168,12 +168,18 @@ def add(
     kept = np.flatnonzero(slots >= 0)
     if len(kept) == 0:
         return
+    if held["y"].device.type == "cpu":  # arrays are written with less ado than tensors
+        to = slots[kept]
+        for name, one in zip(Stored._fields, rows._replace(dense=dense), strict=True):
+            if held[name].shape[-1]:
+                array(held[name])[to] = array(one)[kept]
+        return
     device = held["y"].device
-    to, given = tensor(slots[kept]).to(device), tensor(kept)
-    for name, one in rows._replace(dense=dense)._asdict().items():
-        if held[name].shape[1:].numel() > 0:
+    places, given = tensor(slots[kept]).to(device), tensor(kept)
+    for name, one in zip(Stored._fields, rows._replace(dense=dense), strict=True):
+        if held[name].shape[-1]:
             chosen = one if len(kept) == n else one.index_select(0, given.to(one.device))
-            held[name].index_copy_(0, to, chosen.to(device=device, dtype=held[name].dtype))
+            held[name].index_copy_(0, places, chosen.to(device=device, dtype=held[name].dtype))
 
 
 def pick(held: Tensors, n: int, key: int) -> Tensor:
@@ -192,7 +198,9 @@ def take(held: Tensors, slots: Tensor) -> Stored:
         wide, one = torch.zeros((0, 0)), torch.zeros(0)
         return Stored(wide, wide.int(), wide, one.double(), one, wide)
     at = slots.to(held["y"].device)
-    return Stored(*(held[name].index_select(0, at) for name in Stored._fields))
+    n = at.shape[0]
+    found = (held[name] for name in Stored._fields)
+    return Stored(*(one.index_select(0, at) if one.shape[-1] else one.new_empty((n, 0)) for one in found))
 
 
 def draw(held: Tensors, spec: Memory, n: int, key: int) -> Stored:
@@ -280,9 +288,9 @@ def _shape(one: Tensor | None) -> str:
 def _checked(held: Tensors, spec: Memory, rows: Stored, at: int) -> Tensor:
     """The dense rows as stored; rows that do not fit the memory are refused."""
     n = rows.y.shape[0]
-    for name, one in rows._asdict().items():
-        expected = (n, *held[name].shape[1:])
-        if one.shape != expected:
+    for name, one in zip(Stored._fields, rows, strict=True):
+        if one.shape[0] != n or one.shape[1:] != held[name].shape[1:]:
+            expected = (n, *held[name].shape[1:])
             raise InputError(
                 f"rows to remember have {name} of shape {tuple(one.shape)}, expected {expected}; "
                 "start the memory with the columns of the stream"
@@ -297,7 +305,7 @@ def _labels(held: Tensors, rows: Stored, at: int) -> Ints:
         return np.zeros(rows.y.shape[0], np.int64)
     y = array(rows.y)
     within = (y >= 0) & (y < classes)
-    labels = np.where(within, y, 0).astype(np.int64)
+    labels = y.astype(np.int64) if within.all() else np.where(within, y, 0).astype(np.int64)
     foreign = ~within | (labels != y)
     if foreign.any():
         first = int(np.flatnonzero(foreign)[0])

@@ -13,6 +13,7 @@ from everlearn.neural.network import found
 from everlearn.neural.settings import Schedule, Settings
 
 PREFIX = "learn/optimizer/"
+_BENDS = ("momentum", "weight_decay", "nesterov", "maximize", "differentiable")  # of plain descent
 
 
 def make(chosen: Settings, weights: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -60,6 +61,8 @@ class State:
         self._scalars: list[tuple[str, nn.Parameter, str, type]] = []  # plain numbers, which are not written in place
         self._keys: list[tuple[str, nn.Parameter, str]] = []
         self._look(chosen)
+        dials = self.optimizer.param_groups[0]
+        self._plain = type(self.optimizer) is torch.optim.SGD and not any(dials[name] for name in _BENDS)
 
     def _look(self, chosen: Settings) -> None:
         """Find out what there will be, by a step of zero gradients on copies."""
@@ -103,8 +106,16 @@ class State:
             for whole, weight, key, kind in self._scalars:
                 self.optimizer.state[weight][key] = kind(tensors[whole].item())
 
+    def _slopes(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The weights that have a gradient, and their gradients."""
+        having = [one for one in self._weights.values() if one.grad is not None]
+        return [one.data for one in having], [one.grad for one in having if one.grad is not None]
+
     def step(self, tensors: Tensors, taken: int, rate: float) -> None:
         """One step at this rate, after `taken` others."""
+        if self._plain:  # the same arithmetic, without what an optimiser does around it
+            torch._foreach_add_(*self._slopes(), alpha=-rate)
+            return
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -21,7 +21,7 @@ from everlearn.neural.parts import Inputs, Net, Rows, Seen, Term, mean
 from everlearn.neural.seeding import Seeded
 from everlearn.neural.settings import Settings
 from everlearn.neural.state import RAW, SERVED, Mould, Names
-from everlearn.neural.terms import FUNCTIONS
+from everlearn.neural.terms import FUNCTIONS, replay
 from everlearn.neural.terms.replay import Agem, Distill, Gdumb, Replay
 from everlearn.records import Floats, Ints, Singles
 from everlearn.spec import DriftSpec
@@ -79,6 +79,12 @@ class Learner:
         self._bending = [one for one in terms if one[2].gradient is not None]
         self._stepping = [one for one in terms if one[2].stepped is not None]
         self._draws = [_wanted(term, one, chosen.batch) for _, one, term in terms]
+        first = [i for i, many in enumerate(self._draws) if many][:1]
+        joint = [i for i, one, _ in self._fresh if isinstance(one, Replay) and replay.joins(one)]
+        self._joint = joint[0] if joint and joint == first and len(self._fresh) == 1 else -1
+        if self._joint >= 0:
+            self._adding = [one for one in self._adding if one[0] != self._joint]
+        self._sees = bool(self._adding or self._bending or self._stepping)
         self._said = any(term.remembers for _, _, term in terms)
         self._consolidates = _consolidates(chosen, terms)
         self._balances = chosen.balances
@@ -204,11 +210,11 @@ class Learner:
             self._meet(np.bincount(self._labels.astype(np.int64), minlength=chosen.classes))
         drifted = self.watches and self._drifted()
         new = Rows(inputs, self.reading.labels(pending.y), pending.weight.to(self._device))
-        said = self._pass(new)
+        said, slots = self._pass(new)
         for _ in range(1, chosen.passes):
-            self._pass(new)
+            _, slots = self._pass(new)
         if self.remembers:
-            self._remember(new, said)
+            self._remember(new, said, slots)
         counts[WAITING] = 0
         if self._recent is not None:
             self._keep(self._recent)
@@ -217,8 +223,11 @@ class Learner:
             if crossed or (drifted and chosen.drift.consolidate):
                 self._consolidate(self._recent)
 
-    def _pass(self, new: Rows) -> Tensor:
-        """One forward and backward pass and a step of the optimiser; returns what was said of the new rows."""
+    def _pass(self, new: Rows) -> tuple[Tensor, Tensor | None]:
+        """One forward and backward pass and a step of the optimiser.
+
+        Returns what was said of the new rows, and the slots of the rows drawn, where their gradients are compared.
+        """
         net, counts = self.net, self.counts
         net.step = step = int(counts[PASSES])
         net.rate = self._rate * optimizer.rate(self.chosen.schedule, step)
@@ -226,14 +235,14 @@ class Learner:
             net.rate *= self.chosen.drift.rate
         with self._seeded.by(step):
             drawn = [self._picked(many, i) if many else (self._nothing, None) for i, many in enumerate(self._draws)]
-            parts = [rows for rows, _ in drawn if len(rows)]
-            x = tuple(torch.cat(one) for one in zip(new.x, *(one.x for one in parts), strict=True)) if parts else new.x
+            every = [new, *(rows for rows, slots in drawn if slots is not None)]
+            x = new.x if len(every) == 1 else tuple(map(torch.cat, zip(*(rows.x for rows in every), strict=True)))
+            y = new.y if len(every) == 1 else torch.cat([rows.y for rows in every])
             outputs = self._call(x)
-            self._weigh(torch.cat([new.y, *(one.y for one in parts)]) if parts else new.y)
-            total, seen = self._total(new, outputs, [rows for rows, _ in drawn])
+            self._weigh(y)
+            total, seen = self._total(every, y, outputs, [rows for rows, _ in drawn])
             finite = self._descend(total, seen)
-            if self._revises:
-                self._revise([slots for _, slots in drawn], seen)
+            slots = self._revise([slots for _, slots in drawn], seen) if self._revises else None
             if finite:
                 with torch.no_grad():
                     for i, one, term in self._stepping:
@@ -247,16 +256,23 @@ class Learner:
                 counts[SKIPPED] += 1
         self._shift = None
         counts[PASSES] = step + 1
-        return outputs.detach()[: len(new)]
+        return outputs.detach()[: len(new)], slots
 
-    def _total(self, new: Rows, outputs: Tensor, drawn: list[Rows]) -> tuple[Tensor, list[Seen]]:
-        """The whole loss, and what each term sees."""
+    def _total(self, every: list[Rows], y: Tensor, outputs: Tensor, drawn: list[Rows]) -> tuple[Tensor, list[Seen]]:
+        """The whole loss, and what each term sees. `every` are the new rows, and those drawn where there are any."""
+        new = every[0]
         at = len(new)
-        ours, seen = outputs[:at], []
-        for rows in drawn:
-            seen.append(Seen(new, ours, rows, outputs[at : at + len(rows)]))
-            at += len(rows)
-        if self._fresh:
+        ours, seen = outputs[:at], list[Seen]()
+        if self._sees or self._revises or (self._fresh and self._joint < 0):
+            for rows in drawn:
+                seen.append(Seen(new, ours, rows, outputs[at : at + len(rows)]))
+                at += len(rows)
+        if self._joint >= 0:  # what the term says in two parts is one loss: half of the work
+            weight = new.weight if len(every) == 1 else torch.cat([rows.weight for rows in every[:2]])
+            n = len(weight)
+            both = Rows((), y, weight) if n == len(y) else Rows((), y[:n], weight)
+            total = mean(self._losses(outputs if n == len(y) else outputs[:n], both), weight)
+        elif self._fresh:
             i, one, term = self._fresh[-1]
             total = term.fresh(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
         else:
@@ -356,7 +372,7 @@ class Learner:
         x = self.reading.inputs(stored.dense, stored.indices, stored.values)
         return Rows(x, self.reading.labels(stored.y), stored.weight, stored.said if self._said else None)
 
-    def _remember(self, new: Rows, said: Tensor) -> None:
+    def _remember(self, new: Rows, said: Tensor, slots: Tensor | None) -> None:
         """Offer the minibatch to the memory, with what was said of it before it was learned, where that is kept."""
         pending = self.pending
         losses, gradients = self._noted(said, new)
@@ -364,7 +380,8 @@ class Learner:
         dense = pending.dense if self.whole else self.reading.filled(pending.dense)
         rows = memory.Stored(dense, pending.indices, pending.values, pending.y, pending.weight, answers)
         at = int(self.counts[ROWS]) - self.chosen.batch
-        memory.add(self._held, self.chosen.memory, rows, losses=losses, gradients=gradients, at=at)
+        spec = self.chosen.memory
+        memory.add(self._held, spec, rows, losses=losses, gradients=gradients, compared=slots, at=at)
 
     def _noted(self, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
         """The losses of rows, and their gradients with respect to the outputs, where they decide who stays."""
@@ -375,12 +392,14 @@ class Learner:
             return None, torch.autograd.grad(self._losses(leaf, rows).sum(), leaf)[0]
         return None, None
 
-    def _revise(self, drawn: list[Tensor | None], seen: list[Seen]) -> None:
-        """Rows that were drawn are remembered with what they lose now, where that decides who stays."""
+    def _revise(self, drawn: list[Tensor | None], seen: list[Seen]) -> Tensor | None:
+        """Rows that were drawn are remembered with what they lose now, where that decides who stays; their slots."""
         for slots, saw in zip(drawn, seen, strict=True):
             if slots is not None:
                 losses, gradients = self._noted(saw.drawn_outputs.detach(), saw.drawn)
                 memory.revise(self._held, slots, losses=losses, gradients=gradients)
+        known = [slots for slots in drawn if slots is not None]
+        return torch.cat(known) if known and self.chosen.memory.kind == "gradient" else None
 
     def remembered(self, size: int = 1024) -> Iterator[Rows]:
         """All that is remembered, oldest first, in parts."""

@@ -97,6 +97,11 @@ def project(gradients: list[Tensor], reference: list[Tensor]) -> None:
         one.sub_(share * other)
 
 
+def joins(settings: Replay) -> bool:
+    """Whether new and drawn rows are learned as one minibatch: their loss is then the mean over both."""
+    return settings.loss == "joint" and settings.retrieve == "uniform"
+
+
 def _replay_start(settings: Replay, net: Net) -> Tensors:
     if settings.loss == "asymmetric" and net.classes == 0:
         raise ConfigError("terms: replay with loss 'asymmetric' needs classes, and the task is a regression")
