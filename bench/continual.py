@@ -29,7 +29,7 @@ PEERS = HERE / "continual_peers.py"
 MEMORIES = (500, 1000, 2000)
 BEST = {500: 0.915, 1000: 0.947, 2000: 0.949}  # the best figures that anybody measured before
 SHARED = ("er", "er_ace", "derpp", "agem", "ewc", "gdumb")  # methods that Avalanche has too
-ONCE = ("agem", "ewc")  # at the smallest memory only: no memory makes them work here
+EVERYWHERE = ("er", "er_ace", "derpp", "gdumb", "er+ema", "er+ema+balance+evenly+shift")  # others at one memory only
 OWN = (
     "er+ema",
     "er_ace+ema",
@@ -100,7 +100,7 @@ def accuracy(options: argparse.Namespace) -> None:
         print(name, rows[name], flush=True)
 
     for method in (*SHARED, *OWN):
-        memories = MEMORIES[:1] if method in ONCE else MEMORIES
+        memories = MEMORIES if method in EVERYWHERE else MEMORIES[:1]
         measure(f"everlearn {method}", method, peer=False, memories=memories)
         if options.has_avalanche and method in SHARED:
             measure(f"avalanche {method}", method, peer=True, memories=memories)

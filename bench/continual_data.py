@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,15 @@ DATA = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2]
 
 
 def read(name: str) -> np.ndarray:
-    """One array of the data sets."""
-    with lzma.open(DATA / f"{name}.npy.xz") as file:
-        return np.load(file)
+    """One array of the data sets, kept unpacked beside other temporary files, since many processes ask for it."""
+    kept = Path(tempfile.gettempdir()) / "everlearn-bench" / f"{name}.npy"
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        with lzma.open(DATA / f"{name}.npy.xz") as packed:
+            unfinished.write_bytes(packed.read())
+        unfinished.replace(kept)
+    return np.load(kept)
 
 
 def mnist() -> tuple[Pair, Pair]:
