@@ -1,6 +1,6 @@
 """Networks that go on learning, beside Avalanche and loops written by hand: python bench/continual.py
 
-    python bench/continual.py [--only accuracy,speed,stream,compute,domain,images] [--seeds 5] [--rows 60000]
+    python bench/continual.py [--only accuracy,speed,stream,compute,domain,images] [--seeds 5] [--peer-seeds 5] [--rows 60000]
                               [--python avalanche=/path/to/python] [--pictures FOLDER]
 
 Split-MNIST, class-incremental, one pass, batch 10, MLP 784-400-400-10, SGD 0.1: the same network, memory, batch and
@@ -29,11 +29,18 @@ PEERS = HERE / "continual_peers.py"
 MEMORIES = (500, 1000, 2000)
 BEST = {500: 0.915, 1000: 0.947, 2000: 0.949}  # the best figures that anybody measured before
 SHARED = ("er", "er_ace", "derpp", "agem", "ewc", "gdumb")  # methods that Avalanche has too
-EVERYWHERE = ("er", "er_ace", "derpp", "gdumb", "er+ema", "er+ema+balance+evenly+shift")  # others at one memory only
+EVERYWHERE = (
+    "er",
+    "er_ace",
+    "derpp",
+    "er+ema",
+    "derpp+ema+balance+evenly",
+    "er+ema+balance+evenly+shift",
+)  # others at one memory only
 OWN = (
     "er+ema",
     "er_ace+ema",
-    "derpp+ema",
+    "derpp+ema+balance+evenly",
     "er+ema+balance+evenly",
     "er+ema+shift",
     "er+ema+balance+evenly+shift",
@@ -87,12 +94,13 @@ def accuracy(options: argparse.Namespace) -> None:
                 return avalanche(options, method, memory, seed, "tasks", options.rows)
             return ours(method, memory, seed, "tasks", options.rows)
 
-        grid = [(memory, seed) for memory in memories for seed in range(options.seeds)]
+        seeds = range(options.peer_seeds if peer else options.seeds)
+        grid = [(memory, seed) for memory in memories for seed in seeds]
         with ThreadPoolExecutor(options.jobs) as pool:
             found = dict(zip(grid, pool.map(lambda at: one(*at), grid), strict=True))
         rows[name] = []
         for memory in memories:
-            right = [found[memory, seed]["accuracy"] for seed in range(options.seeds)]
+            right = [found[memory, seed]["accuracy"] for seed in seeds]
             rows[name].append(spread(right))
             best[memory] = max(best.get(memory, (0.0, "")), (0.0 if method == "joint" else mean(right), name))
         online = [one["online"] for one in found.values() if "online" in one]
@@ -215,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1, help="runs at once where no time is measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=60_000)
