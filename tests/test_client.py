@@ -506,7 +506,7 @@ def test_errors_are_those_of_the_loop(serving):
             client.predict({"x": 2.0}, known)
         with pytest.raises(errors.InputError, match="no version 'zzz'"):
             client.promote("zzz")
-        with pytest.raises(errors.ConfigError, match="family 'nothing'"):
+        with pytest.raises(errors.ConfigError, match="'nothing' may not be started here"):
             client.challenge({"family": "nothing"})
 
 

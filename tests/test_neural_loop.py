@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from everlearn._torch import torch
+from everlearn.errors import ModelError
 from everlearn.loop import Loop
+from everlearn.neural.terms.replay import Replay
 from everlearn.spec import DriftSpec, GateSpec, Schema
 
 from .neural_nets import HERE
@@ -87,3 +89,17 @@ def test_a_live_network_answers_with_what_it_learned(tmp_path: Path) -> None:
         assert first[0] == (0.5, 0.5)
         assert first[-1] != first[0]
         assert set(FIELDS) == {"a", "b", "c"}
+
+
+def test_a_spec_with_tuples_is_the_same_when_the_loop_is_opened_again(tmp_path: Path) -> None:
+    settings = spec(model={**MODEL, "arguments": {"hidden": (8, 4)}, "terms": ({"kind": "replay"},)})
+    for start in (0, 20):
+        with Loop(settings, tmp_path / "home") as loop:
+            fed(loop, table(40), start, start + 20)
+            assert "config" not in [one.action for one in loop.decisions()]
+            assert {str(one.spec["arguments"]) for one in loop.versions()} == {"{'hidden': [8, 4]}"}
+
+
+def test_a_spec_that_cannot_be_read_back_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"the model's spec cannot be stored: .*Replay"):
+        Loop(spec(model={**MODEL, "terms": (Replay(),)}), tmp_path / "home")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everlearn import config, merge, metrics, orders, report, status
+from everlearn import config, merge, metrics, orders, pack, report, status
 from everlearn.errors import InputError, LogError
 from everlearn.faulty import Faults, Faulty
 from everlearn.feedback import checked_weight, judgement, scalar, target, unknown
@@ -61,8 +61,11 @@ class Loop:
     """
 
     def __init__(self, spec: Spec, home: Path, behind: bool = False, clock: Callable[[], float] = time.time) -> None:
-        """Open the loop in `home`; `behind` leaves what the log holds beyond the last checkpoint to `catch_up`."""
-        self.spec = spec
+        """Open the loop in `home`; `behind` leaves what the log holds beyond the last checkpoint to `catch_up`.
+
+        Raises `ModelError` for a model's spec that holds what is no plain value: it could not be read back.
+        """
+        self.spec = msgspec.structs.replace(spec, model=pack.plain(spec.model, "the model's spec"))
         self._clock = clock
         self._open(home, behind)
 

@@ -92,8 +92,10 @@ def _makes_network(spec: Spec) -> bool:
     if family in FAMILIES or ":" not in family:
         return False
     maker = find(family)
-    if "arguments" in spec or isinstance(maker, type):
-        return "arguments" in spec or _is_network(maker)
+    if "arguments" in spec:
+        return True
+    if inspect.isclass(maker):
+        return _is_network(maker)
     try:
         parameters = inspect.signature(maker).parameters.values()
         needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _MANY}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, array, functional, nn, tensor, torch
 from everlearn.errors import ConfigError, InputError, ModelError
+from everlearn.model import LEARN
 from everlearn.neural import head, memory, network, settings
 from everlearn.neural.inputs import FURTHEST, Reading
 from everlearn.neural.parts import Inputs
@@ -20,7 +21,6 @@ from everlearn.neural.state import RAW, SERVED, Mould, digest, names, on_host, t
 from everlearn.neural.step import PASSES, Learner
 from everlearn.records import Arrays, Batch, Floats, Singles
 
-LEARN = "learn/"  # what is needed only to learn is named by this first
 FROZEN = "base"
 CHUNK = 256  # rows of a pass, where rows need not be answered one at a time
 _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", "pending", "terms", "drift", "scaler")

@@ -24,7 +24,7 @@ class Memory(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is remembered: at most `rows` rows (0: any number) in at most `bytes` bytes, whichever is less.
 
     Dense columns are stored as `dtype`, and a row that this does not hold exactly is refused. `augment` names a
-    function ("module:function", or "shift", "flip", "noise") that changes remembered rows when they are drawn.
+    function ("module:function", or "shift", "crop", "flip", "noise") that changes remembered rows when they are drawn.
     """
 
     kind: Literal["none", "window", "reservoir", "balanced", "loss", "gradient"] = "balanced"
@@ -67,8 +67,8 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Lora(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Low-rank adapters (through PEFT): only they are trained, and `also` (names of modules, for instance the head).
 
-    `targets` are names of modules, or their ends ("q_proj"); empty: every linear layer but the last, which is in
-    `also` then.
+    `targets` are names of modules, or their ends ("q_proj"); empty: every linear or convolution layer but the last,
+    which is in `also` then.
     """
 
     rank: Positive = 8
