@@ -1,11 +1,11 @@
-"""Everlearn's side of `bench/continual.py`: python bench/continual_ours.py METHOD MEMORY SEED FORM ROWS
+"""Everlearn's side of `bench/continual.py`: python bench/continual_ours.py METHOD MEMORY SEED FORM ROWS [PICTURE]
 
 FORM is "tasks" (each of the five tasks in one call), "stream" (ten rows a call), "budget:S" (rows that come while the
-model is busy are not learned; S seconds of processor time for 1,000 rows), "permuted", "rotated", or "cifar". METHOD
-is a name of METHODS, with any of: "+ema" (what serves is an average of the weights), "+restart" (which begins anew with
-a new class), "+balance" (classes are learned as if equally frequent, and expected as frequent as they are, half of it
-lately), "+evenly" (all of it in the whole stream), "+shift" or "+crop" (what is replayed is changed a little). Prints
-one line of JSON.
+model is busy are not learned; S seconds of processor time for 1,000 rows), "split" (as "tasks", tested on the way,
+with a picture if asked for), "permuted", "rotated", or "cifar". METHOD is a name of METHODS, with any of: "+ema" (what
+serves is an average of the weights), "+restart" (which begins anew with a new class), "+balance" (classes are learned
+as if equally frequent, and expected as frequent as they are, half of it lately), "+evenly" (all of it in the whole
+stream), "+shift" or "+crop" (what is replayed is changed a little). Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def evaluated(
     stream: continual.TaskStream, one: el.model.Model, consolidate: bool, cost: float = 0.0
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    found = continual.evaluate(one, stream, consolidate=consolidate, cost=cost)
+    found = continual.evaluate(one, stream, consolidate=consolidate, cost=cost, name=sys.argv[1])
+    if len(sys.argv) > 6:
+        found.plot(sys.argv[6])
     wall = (time.perf_counter() - began) / (len(stream) / 1000)
     measured = found.metrics
     told = {"online": measured["online_accuracy"], "forgetting": measured["forgetting"], "wall": wall}
@@ -142,7 +144,7 @@ def main() -> None:
         stream, more = cifar(seed, rows), CIFAR
     else:
         train, test = images()
-        if form.startswith("budget"):
+        if form.startswith("budget") or form == "split":
             stream = continual.split(train, test, per_task=2, seed=seed)
         else:
             make = continual.permuted if form == "permuted" else continual.rotated
