@@ -186,6 +186,7 @@ _FOLLOWING = {
     "ewc": {f"{_TERM}ewc"},
     "lora": {"model.lora"},
     "anchors": {f"{_TERM}{kind}" for kind in ("ewc", "lwf", "orthogonal")},
+    "remembers": {f"{_TERM}{kind}" for kind in ("replay", "distill")},
 }
 
 
