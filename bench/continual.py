@@ -1,7 +1,7 @@
 """Networks that go on learning, beside Avalanche and loops written by hand: python bench/continual.py
 
     python bench/continual.py [--only accuracy,speed,stream,compute,domain,images,matrix] [--seeds 5] [--peer-seeds 5]
-                              [--rows 60000] [--python avalanche=/path/to/python] [--pictures FOLDER]
+                              [--rows 60000] [--python avalanche=/path/to/python] [--pictures FOLDER] [--keep FILE]
 
 Split-MNIST, class-incremental, one pass, batch 10, MLP 784-400-400-10, SGD 0.1: the same network, memory, batch and
 stream for all, each run in a process of its own with one thread. "accuracy" is the table of methods by memory, mean
@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import mean, median, pstdev
 from typing import Any
@@ -88,12 +89,20 @@ def table(title: str, heads: Iterable[str], rows: Mapping[str, Iterable[str]], n
 def accuracy(options: argparse.Namespace) -> None:
     rows: dict[str, list[str]] = {}
     best: dict[int, tuple[float, str]] = {}
+    kept: dict[str, Result] = {}
+    if options.keep and Path(options.keep).exists():
+        kept = dict(map(json.loads, Path(options.keep).read_text().splitlines()))
 
     def measure(name: str, method: str, peer: bool, memories: tuple[int, ...] = MEMORIES) -> None:
         def one(memory: int, seed: int) -> Result:
-            if peer:
-                return avalanche(options, method, memory, seed, "tasks", options.rows)
-            return ours(method, memory, seed, "tasks", options.rows)
+            key = f"{name} {memory} {seed} {options.rows}"
+            if key not in kept:
+                run = partial(avalanche, options) if peer else ours
+                kept[key] = run(method, memory, seed, "tasks", options.rows)
+                if options.keep:
+                    with Path(options.keep).open("a") as file:
+                        file.write(json.dumps([key, kept[key]]) + "\n")
+            return kept[key]
 
         seeds = range(options.peer_seeds if peer else options.seeds)
         grid = [(memory, seed) for memory in memories for seed in seeds]
@@ -248,6 +257,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--stream-rows", type=int, default=20_000, help="of Avalanche, whose cost grows")
+    parser.add_argument("--keep", default="", help="a file of accuracies: what is in it is not run again")
     parser.add_argument("--pictures", default="", help="the folder that pictures are put in")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="an interpreter for a peer")
     options = parser.parse_args()
