@@ -481,7 +481,7 @@ def test_places_that_a_shuffle_moves_twice_are_picked_right() -> None:
 def test_no_slot_is_written_twice_at_once(kind: str) -> None:
     """On a GPU it would be left to chance which of two rows stays."""
     stream, spec = Stream(np.arange(400) % CLASSES), Memory(kind=kind, rows=7)
-    book = memory._book(stream.begin(spec))
+    book = memory.book_of(stream.begin(spec))
     sketches = choice.sketched(stream.gradients.numpy(), 0)
     labels, nothing = stream.y.numpy().astype(np.int64), np.zeros(0, np.int64)
     slots = choice.offer(book, labels, stream.losses.numpy(), sketches, nothing, 0)

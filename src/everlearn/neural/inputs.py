@@ -134,6 +134,7 @@ class Reading:
     def look(self, moments: Floats) -> None:
         """Standardise by these moments from now on."""
         self._center, self._spread = 0.0, 1.0
+        self.fill: Singles = np.zeros(self._dense, np.float32)  # for what is missing, in rows that are remembered
         if not self.normalizes:
             return
         known = (moments[0] >= 2) & (moments[2] > 1e-12 * moments[0] * moments[1] ** 2)
@@ -143,15 +144,17 @@ class Reading:
         with np.errstate(over="ignore"):
             whole = np.minimum(factor, 1e30).astype(np.float32)
         columns = self._dense
+        self.fill = shift[:columns]
         self._shift = tensor(shift[:columns]).to(self._device).view(self._shape)
         self._factor = tensor(whole[:columns]).to(self._device).view(self._shape)
         if self._target:
             self._center, self._spread = float(moments[1, -1]), float(spread[-1]) or 1.0
 
     def filled(self, dense: Tensor) -> Tensor:
-        """Dense rows, float32 (n, dense), with finite numbers only: the mean of a column, or 0, for what is missing."""
-        if self.normalizes and not dense.isfinite().all():
-            return torch.where(dense.isfinite(), dense, self._shift.to(dense.device).view(1, -1))
+        """Dense rows, float32 (n, dense), with finite numbers only: `fill` for what is missing."""
+        missing = dense.isnan()
+        if self.normalizes and missing.any():
+            dense = torch.where(missing, tensor(self.fill).to(dense.device), dense)
         return torch.nan_to_num(dense, nan=0.0)
 
     def inputs(self, dense: Tensor, indices: Tensor, values: Tensor) -> Inputs:

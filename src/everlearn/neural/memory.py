@@ -152,7 +152,7 @@ def add(
         return
     dense = _checked(held, spec, rows, at)
     labels = _labels(held, rows, at)
-    book = _book(held)
+    book = book_of(held)
     if book.counters[KIND] == LOSS and (losses is None or losses.shape != (n,)):
         raise InputError(f"memory of kind 'loss' got {n} rows and losses {_shape(losses)}; expected losses ({n},)")
     if book.counters[KIND] == GRADIENT and (gradients is None or gradients.ndim != 2 or len(gradients) != n):
@@ -246,7 +246,7 @@ def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
     """
     if not held:
         return {"rows": 0, "capacity": 0, "bytes": 0, "seen": 0, "classes": [], "age": {}}
-    book, slots = _book(held), _oldest_first(held)
+    book, slots = book_of(held), _oldest_first(held)
     rows, classes = len(slots), len(book.class_seen)
     labels = array(take(held, slots).y).astype(np.int64) if classes else np.zeros(0, np.int64)
     many = np.bincount(labels, minlength=classes)
@@ -267,13 +267,14 @@ def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
 def _oldest_first(held: Tensors) -> Tensor:
     if not held:
         return torch.zeros(0, dtype=torch.int64)
-    book = _book(held)
+    book = book_of(held)
     many = int(book.counters[HELD])
     slots = book.order[:many].astype(np.int64) if len(book.order) else np.arange(many)
     return tensor(slots[np.argsort(book.position[slots], kind="stable")])
 
 
-def _book(held: Tensors) -> Book:
+def book_of(held: Tensors) -> Book:
+    """The arrays of a memory that choices look at and write."""
     return Book(*(held[name].numpy() for name in BOOK))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from everlearn._torch import Tensor, Tensors, array, functional, nn, tensor, torch
 from everlearn.errors import ConfigError, InputError, ModelError
 from everlearn.model import LEARN
-from everlearn.neural import head, memory, network, settings
+from everlearn.neural import gather, head, memory, network, settings
 from everlearn.neural.inputs import FURTHEST, Reading
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
@@ -51,6 +51,7 @@ class Neural:
         self._compiled: Any = torch.compile(self._served.module) if chosen.compile else self._served.module
         self._learner: Learner | None = Learner(chosen, self._reading, module, self._names)
         self._tensors = self._start(module, self._learner)
+        self._layout = {name: (tuple(one.shape), one.dtype) for name, one in self._tensors.items()}
         self._arrays = {name: array(one) for name, one in self._tensors.items()} if self._on_cpu else {}
         self._bound = False
         self._settle()
@@ -83,7 +84,10 @@ class Neural:
 
     @property
     def arrays(self) -> Arrays:
-        """Everything that must survive a restart, by name."""
+        """Everything that must survive a restart, by name.
+
+        Who is given read-only arrays that answer, as those who serve are, lets go of what only learning needs.
+        """
         if self._on_cpu:
             return self._arrays
         return {name: array(one).copy() for name, one in self._tensors.items()}
@@ -92,27 +96,30 @@ class Neural:
     def arrays(self, arrays: Arrays) -> None:
         tensors, held = dict(self._tensors), dict(self._arrays)
         serves = not any(name.startswith(LEARN) for name in arrays)
-        for name, own in self._tensors.items():
+        for name, (shape, dtype) in self._layout.items():
             given = arrays.get(name)
             if given is None:
                 if serves and name.startswith(LEARN):
                     continue
                 raise ModelError(f"these arrays do not fit this model: {name!r} is missing")
-            if given.shape != tuple(own.shape):
-                raise ModelError(f"{name!r} has shape {given.shape}, expected {tuple(own.shape)}")
-            if self._on_cpu and given is held[name]:
+            if given.shape != shape:
+                raise ModelError(f"{name!r} has shape {given.shape}, expected {shape}")
+            if self._on_cpu and given is held.get(name):
                 continue
             one = tensor(given)
-            if one.dtype != own.dtype:
-                raise ModelError(f"{name!r} has dtype {given.dtype}, expected {str(own.dtype).removeprefix('torch.')}")
-            if name == FROZEN and not torch.equal(one, own):
+            if one.dtype != dtype:
+                raise ModelError(f"{name!r} has dtype {given.dtype}, expected {str(dtype).removeprefix('torch.')}")
+            if name == FROZEN and not torch.equal(one, tensors[name]):
                 raise ModelError(
                     "these arrays belong to other weights that are not trained: their SHA-256 begins with "
-                    f"{array(one)[:4].tobytes().hex()}, this module's with {array(own)[:4].tobytes().hex()}; make the "
+                    f"{array(one)[:4].tobytes().hex()}, this module's with {array(tensors[name])[:4].tobytes().hex()}; make the "
                     "module of the same weights, or learn with frozen 'kept'"
                 )
             held[name] = given
             tensors[name] = one if self._on_cpu else one.clone() if on_host(name) else one.to(self._device)
+        if serves and not all(one.flags.writeable for one in arrays.values()):
+            tensors = {name: one for name, one in tensors.items() if not name.startswith(LEARN)}
+            held = {name: one for name, one in held.items() if not name.startswith(LEARN)}
         self._tensors, self._arrays = tensors, held if self._on_cpu else {}
         self._bound = False
         self._settle()
@@ -132,6 +139,7 @@ class Neural:
         self._weights = {name[len(SERVED) :]: one for name, one in self._tensors.items() if name.startswith(SERVED)}
         self._means = {name[len("head/") :]: one for name, one in self._tensors.items() if name.startswith("head/")}
         self._classes: NDArray[np.int64] = array(self._tensors["classes"])
+        self._prior: Floats = array(self._tensors["prior"])
         self._shift = self._expected()
         self._token = object()
         self._reading.look(array(self._tensors["inputs/moments"]))
@@ -231,6 +239,8 @@ class Neural:
             frozen = [name for name, one in self._arrays.items() if not one.flags.writeable]
             if frozen:
                 raise ModelError(f"a model around read-only arrays cannot learn: {frozen[0]!r}; give it copies of them")
+            if len(self._tensors) < len(self._layout):
+                raise ModelError("this model served from read-only arrays: to learn it needs all that learning needs")
             self._learner.bind(self._tensors)
             self._bound = True
         return self._learner
@@ -271,17 +281,12 @@ class Neural:
     def _expected(self) -> Tensor | None:
         """What is added to outputs before they are probabilities (classes,): the log of how frequent each class is
         expected to be, and -inf for one that cannot be yet; None before any class can."""
-        chosen, met = self._chosen, self._classes
-        if not chosen.classes or not (chosen.known or met.any()):
+        chosen, shift = self._chosen, np.empty(self._chosen.classes, np.float32)
+        balances = chosen.balances and not self._means
+        prior = self._prior if chosen.prior else self._prior[:0]
+        if not gather.expect(self._classes, prior, chosen.known, chosen.task == "binary", balances, shift):
             return None
-        with np.errstate(divide="ignore"):
-            possible = np.log((met > 0) | chosen.known | (chosen.task == "binary")).astype(np.float32)
-        if chosen.balances and not self._means:
-            shares = (met + 1.0) / (met.sum() + chosen.classes)
-            if chosen.prior:
-                shares = (shares + array(self._tensors["prior"])) / 2
-            possible += np.log(shares).astype(np.float32)
-        return tensor(possible).to(self._device)
+        return tensor(shift).to(self._device)
 
     def _lost(self, scores: Singles, labels: Floats) -> Floats:
         """What is watched for drift (n,): whether classes were wrong, or the absolute error of numbers.

@@ -56,7 +56,7 @@ class State:
 
     def __init__(self, chosen: Settings, weights: dict[str, nn.Parameter]) -> None:
         self.optimizer = make(chosen, weights)
-        self._weights = weights
+        self._weights, self._all = weights, list(weights.values())
         self.start: Tensors = {}
         self._scalars: list[tuple[str, nn.Parameter, str, type]] = []  # plain numbers, which are not written in place
         self._keys: list[tuple[str, nn.Parameter, str]] = []
@@ -106,15 +106,11 @@ class State:
             for whole, weight, key, kind in self._scalars:
                 self.optimizer.state[weight][key] = kind(tensors[whole].item())
 
-    def _slopes(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The weights that have a gradient, and their gradients."""
-        having = [one for one in self._weights.values() if one.grad is not None]
-        return [one.data for one in having], [one.grad for one in having if one.grad is not None]
-
     def step(self, tensors: Tensors, taken: int, rate: float) -> None:
         """One step at this rate, after `taken` others."""
         if self._plain:  # the same arithmetic, without what an optimiser does around it
-            torch._foreach_add_(*self._slopes(), alpha=-rate)
+            having: list[Tensor] = [one for one in self._all if one.grad is not None]
+            torch._foreach_add_(having, [cast(Tensor, one.grad) for one in having], alpha=-rate)
             return
         for group in self.optimizer.param_groups:
             group["lr"] = rate

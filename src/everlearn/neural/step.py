@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from everlearn import drift
 from everlearn._torch import Tensor, Tensors, array, nn, tensor, torch
 from everlearn.errors import ConfigError
-from everlearn.neural import augment, memory, network, optimizer, waiting
+from everlearn.neural import gather, network, optimizer, waiting
 from everlearn.neural.inputs import Raw, Reading
 from everlearn.neural.parts import Inputs, Net, Rows, Seen, Term, mean
+from everlearn.neural.past import Minibatch, Past
 from everlearn.neural.seeding import Seeded
 from everlearn.neural.settings import Settings
 from everlearn.neural.state import RAW, SERVED, Mould, Names
@@ -29,12 +30,12 @@ from everlearn.spec import DriftSpec
 # where each counter stands: rows learned or waiting, rows waiting, passes begun, steps taken, until which row the rate
 # is changed, drifts seen, passes without a step, steps since the average began
 ROWS, WAITING, PASSES, TAKEN, UNTIL, DRIFTS, SKIPPED, SINCE, COUNTERS = range(9)
-STREAMS = 1 << 20  # random streams of draws, of one pass
-AUGMENT = 1 << 19  # and of changes of what was drawn
 STEEPEST = 1e18  # gradients beyond this are not taken for numbers: their squares are no float32
 YOUNG = 3.0  # an average is of the last third of its steps, or so, until `ema` bounds it
 NEWS, RARE = 0.02, 1e-8  # what a step adds to how frequent classes are in what is learned, and the least that counts
 GROWTH, BACKOFF, STEADY = 2.0, 0.5, 2000  # of the scale of float16 losses
+
+_NO_SLOTS = torch.zeros(0, dtype=torch.int64)
 
 One = tuple[int, Any, Term]  # where a term stands, its settings, its functions
 
@@ -50,12 +51,14 @@ class Learner:
         self._device = self._weights[0].device
         self._seeded = Seeded(chosen.seed, self._device)
         self._forward: Any = torch.compile(module) if chosen.compile else module
+        self._near = self._device.type == "cpu"
+        self._logs: Singles = np.zeros(chosen.classes, np.float32)
+        self._log_tensor = torch.from_numpy(self._logs)
         self._half, self._one = chosen.precision == "float16", torch.ones((), device=self._device)
         self._loss = network.loss(chosen)
         heads = network.groups(chosen)
         self._heads = None if heads is None else heads.to(self._device)
         self._shift: Tensor | None = None
-        self._augment = augment.find(chosen.memory.augment)
         self.net = Net(
             module=module,
             weights=cast(Tensors, weights),
@@ -84,14 +87,16 @@ class Learner:
         self._joint = joint[0] if joint and joint == first and len(self._fresh) == 1 else -1
         if self._joint >= 0:
             self._adding = [one for one in self._adding if one[0] != self._joint]
-        self._sees = bool(self._adding or self._bending or self._stepping)
+        self._sees = bool(self._adding or self._bending or self._stepping or (self._fresh and self._joint < 0))
         self._said = any(term.remembers for _, _, term in terms)
         self._consolidates = _consolidates(chosen, terms)
         self._balances = chosen.balances
         remembering = any(isinstance(one, Replay | Distill | Agem | Gdumb) for one in chosen.terms)
         self.remembers = chosen.memory.kind != "none" and (remembering or chosen.head == "ncm")
+        self._drawing = self.remembers and any(self._draws)
         self.whole = self.remembers and chosen.memory.dtype in waiting.WHOLE
         self._revises = self.remembers and chosen.memory.kind in ("loss", "gradient")
+        self._past = Past(chosen, self.reading, self._device, self._draws, self._said)
         dials = chosen.drift
         self.watches = dials.detector != "none"
         self._watch = DriftSpec(
@@ -116,16 +121,7 @@ class Learner:
             started["learn/scaler/scale"] = torch.full((), 2.0**16, device=self._device)
             started["learn/scaler/steady"] = torch.zeros((), dtype=torch.int64, device=self._device)
         if self.remembers:
-            held = memory.start(
-                chosen.memory,
-                dense=chosen.dense,
-                width=chosen.width if chosen.hashed else 0,
-                classes=chosen.classes,
-                outputs=chosen.outputs if self._said else 0,
-                seed=chosen.seed,
-                device=self._device,
-            )
-            started |= _under("learn/memory/", held)
+            started |= _under("learn/memory/", self._past.start())
         for one in self._terms:
             if one[2].start is not None:
                 started |= _under(_prefix(one), one[2].start(one[1], self.net))
@@ -152,14 +148,10 @@ class Learner:
         self.pending = waiting.kept(tensors, "learn/pending/", self.whole)
         self._labels: Floats = array(self.pending.y)
         self._recent = waiting.kept(tensors, "learn/recent/", self.whole) if self._consolidates else None
-        self._held = _within(tensors, "learn/memory/")
+        self._past.bind(_within(tensors, "learn/memory/"), self.pending)
         self._detector = {name: array(one) for name, one in _within(tensors, "learn/drift/").items()}
         self._own = [_within(tensors, _prefix(one)) for one in self._terms]
         self._optimizer.bind(tensors, int(self.counts[TAKEN]))
-        nothing = self.pending.part(slice(0, 0))
-        said = torch.zeros((0, self.chosen.outputs), device=self._device) if self._said else None
-        none = torch.zeros(0, device=self._device)
-        self._nothing = Rows(self.reading.inputs(*nothing), self.reading.labels(none.double()), none, said)
 
     # Rows that wait
 
@@ -207,7 +199,7 @@ class Learner:
             self.reading.count(array(pending.dense), self._labels, self._moments)
             inputs = self.inputs()
         if chosen.classes:
-            self._meet(np.bincount(self._labels.astype(np.int64), minlength=chosen.classes))
+            self._meet()
         drifted = self.watches and self._drifted()
         new = Rows(inputs, self.reading.labels(pending.y), pending.weight.to(self._device))
         said, slots = self._pass(new)
@@ -223,10 +215,10 @@ class Learner:
             if crossed or (drifted and chosen.drift.consolidate):
                 self._consolidate(self._recent)
 
-    def _pass(self, new: Rows) -> tuple[Tensor, Tensor | None]:
+    def _pass(self, new: Rows) -> tuple[Tensor, Tensor]:
         """One forward and backward pass and a step of the optimiser.
 
-        Returns what was said of the new rows, and the slots of the rows drawn, where their gradients are compared.
+        Returns what was said of the new rows, and the slots of the rows drawn.
         """
         net, counts = self.net, self.counts
         net.step = step = int(counts[PASSES])
@@ -234,15 +226,11 @@ class Learner:
         if counts[ROWS] < counts[UNTIL]:
             net.rate *= self.chosen.drift.rate
         with self._seeded.by(step):
-            drawn = [self._picked(many, i) if many else (self._nothing, None) for i, many in enumerate(self._draws)]
-            every = [new, *(rows for rows, slots in drawn if slots is not None)]
-            x = new.x if len(every) == 1 else tuple(map(torch.cat, zip(*(rows.x for rows in every), strict=True)))
-            y = new.y if len(every) == 1 else torch.cat([rows.y for rows in every])
-            outputs = self._call(x)
-            self._weigh(y)
-            total, seen = self._total(every, y, outputs, [rows for rows, _ in drawn])
-            finite = self._descend(total, seen)
-            slots = self._revise([slots for _, slots in drawn], seen) if self._revises else None
+            batch = self._past.minibatch(net, new) if self._drawing else self._alone(new)
+            outputs = self._call(batch.x)
+            self._weigh(batch.y)
+            seen = self._seen(new, batch, outputs) if self._sees else []
+            finite = self._descend(self._total(new, batch, outputs, seen), seen)
             if finite:
                 with torch.no_grad():
                     for i, one, term in self._stepping:
@@ -255,32 +243,41 @@ class Learner:
             else:
                 counts[SKIPPED] += 1
         self._shift = None
+        if self._revises and len(batch.slots):
+            self._revise(batch, outputs.detach())
         counts[PASSES] = step + 1
-        return outputs.detach()[: len(new)], slots
+        return outputs.detach()[: len(new)], batch.slots
 
-    def _total(self, every: list[Rows], y: Tensor, outputs: Tensor, drawn: list[Rows]) -> tuple[Tensor, list[Seen]]:
-        """The whole loss, and what each term sees. `every` are the new rows, and those drawn where there are any."""
-        new = every[0]
-        at = len(new)
-        ours, seen = outputs[:at], list[Seen]()
-        if self._sees or self._revises or (self._fresh and self._joint < 0):
-            for rows in drawn:
-                seen.append(Seen(new, ours, rows, outputs[at : at + len(rows)]))
-                at += len(rows)
+    def _alone(self, new: Rows) -> Minibatch:
+        return Minibatch(new.x, new.y, new.weight, [0] * len(self._terms), _NO_SLOTS, None)
+
+    def _seen(self, new: Rows, batch: Minibatch, outputs: Tensor) -> list[Seen]:
+        """What each term sees."""
+        at, seen = len(new), []
+        ours = outputs[:at]
+        for many in batch.found:
+            drawn = _part(batch, slice(at, at + many))
+            seen.append(Seen(new, ours, drawn, outputs[at : at + many]))
+            at += many
+        return seen
+
+    def _total(self, new: Rows, batch: Minibatch, outputs: Tensor, seen: list[Seen]) -> Tensor:
+        """The whole loss."""
+        n = len(new)
         if self._joint >= 0:  # what the term says in two parts is one loss: half of the work
-            weight = new.weight if len(every) == 1 else torch.cat([rows.weight for rows in every[:2]])
-            n = len(weight)
-            both = Rows((), y, weight) if n == len(y) else Rows((), y[:n], weight)
-            total = mean(self._losses(outputs if n == len(y) else outputs[:n], both), weight)
-        elif self._fresh:
+            n += batch.found[self._joint]
+        if self._fresh and self._joint < 0:
             i, one, term = self._fresh[-1]
             total = term.fresh(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
+        elif n == len(outputs):
+            total = mean(self._losses(outputs, Rows((), batch.y, batch.weight)), batch.weight)
         else:
-            total = mean(self._losses(ours, new), new.weight)
+            weight = batch.weight[:n]
+            total = mean(self._losses(outputs[:n], Rows((), batch.y[:n], weight)), weight)
         for i, one, term in self._adding:
             more = term.loss(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
             total = total if more is None else total + more
-        return total, seen
+        return total
 
     def _descend(self, total: Tensor, seen: list[Seen]) -> bool:
         """Gradients, and a step of the optimiser if all is finite; whether it was."""
@@ -295,14 +292,23 @@ class Learner:
                 nn.utils.clip_grad_norm_(self._weights, self.chosen.clip)
             for i, one, term in self._bending:
                 term.gradient(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
-            norms = torch._foreach_norm([one.grad for one in self._weights if one.grad is not None])
-            steepest = torch.stack([*norms, total.detach().abs()]).max()
-            finite = bool(steepest < STEEPEST)
+            finite = self._finite(total.detach())
             if scale is not None:
                 self._rescale(scale, finite)
             if finite:
                 self._optimizer.step(self.tensors, int(self.counts[TAKEN]), self.net.rate)
         return finite
+
+    def _finite(self, total: Tensor) -> bool:
+        """Whether the loss and all gradients are numbers whose squares are numbers, too."""
+        slopes = [one.grad for one in self._weights if one.grad is not None]
+        if not self._near:
+            return bool(torch.stack([*torch._foreach_norm(slopes), total.abs().to(slopes[0].dtype)]).max() < STEEPEST)
+        most = abs(float(total))
+        for one in slopes:  # twice as fast as a norm
+            flat = one.numpy().reshape(-1)
+            most += float(np.dot(flat, flat))
+        return most < STEEPEST**2
 
     def _rescale(self, scale: Tensor, finite: bool) -> None:
         """The loss of float16 passes is scaled up as long as gradients stay finite (Micikevicius et al. 2018)."""
@@ -338,50 +344,32 @@ class Learner:
     def _weigh(self, y: Tensor) -> None:
         """Until the pass is over, outputs are learned with the log of how frequent each class is in what is learned:
         then they say what each class would be if all were equally frequent."""
-        if self._balances:
-            frequent = self.tensors["learn/frequent"]
+        if not self._balances:
+            return
+        frequent = self.tensors["learn/frequent"]
+        if self._near:
+            gather.weigh(array(y), array(frequent), NEWS, RARE, self._logs)
+            self._shift = self._log_tensor
+        else:
             frequent.lerp_(torch.bincount(y, minlength=self.chosen.classes) / len(y), NEWS)
             self._shift = (frequent + RARE).log()
 
-    def _meet(self, came: Ints) -> None:
-        """Count the classes (classes,) that came; where one had never come, the average begins anew."""
-        new = bool((came[self._classes == 0] > 0).any())
-        self._classes += came
-        if len(self._prior):
-            self._prior += (came / came.sum() - self._prior) * min(1.0, self.chosen.batch / self.chosen.prior)
-        if new and self.chosen.restart:
+    def _meet(self) -> None:
+        """Count the classes that came; where one had never come, the average begins anew."""
+        share = min(1.0, self.chosen.batch / max(1, self.chosen.prior))
+        if gather.meet(self._labels, self._classes, self._prior, share) and self.chosen.restart:
             self.counts[SINCE] = 0
 
     # Memory
 
     def _draw(self, many: int, stream: int) -> Rows:
-        return self._picked(many, stream)[0]
+        return self._past.draw(self.net, many, stream)
 
-    def _picked(self, many: int, stream: int) -> tuple[Rows, Tensor | None]:
-        """Remembered rows, as the network takes them, and their slots."""
-        slots = memory.pick(self._held, many, self.net.step * STREAMS + stream)
-        if not len(slots):
-            return self._nothing, None
-        rows = self._rows(memory.take(self._held, slots))
-        if self._augment is None:
-            return rows, slots
-        changed = self._augment(rows.x[0], self.net.random(AUGMENT + stream))
-        return Rows((changed, *rows.x[1:]), rows.y, rows.weight, rows.said), slots
-
-    def _rows(self, stored: memory.Stored) -> Rows:
-        x = self.reading.inputs(stored.dense, stored.indices, stored.values)
-        return Rows(x, self.reading.labels(stored.y), stored.weight, stored.said if self._said else None)
-
-    def _remember(self, new: Rows, said: Tensor, slots: Tensor | None) -> None:
+    def _remember(self, new: Rows, said: Tensor, slots: Tensor) -> None:
         """Offer the minibatch to the memory, with what was said of it before it was learned, where that is kept."""
-        pending = self.pending
         losses, gradients = self._noted(said, new)
-        answers = said if self._said else said[:, :0]
-        dense = pending.dense if self.whole else self.reading.filled(pending.dense)
-        rows = memory.Stored(dense, pending.indices, pending.values, pending.y, pending.weight, answers)
-        at = int(self.counts[ROWS]) - self.chosen.batch
-        spec = self.chosen.memory
-        memory.add(self._held, spec, rows, losses=losses, gradients=gradients, compared=slots, at=at)
+        compared = slots if self.chosen.memory.kind == "gradient" and len(slots) else None
+        self._past.add(said, losses, gradients, compared, int(self.counts[ROWS]) - self.chosen.batch)
 
     def _noted(self, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
         """The losses of rows, and their gradients with respect to the outputs, where they decide who stays."""
@@ -392,18 +380,15 @@ class Learner:
             return None, torch.autograd.grad(self._losses(leaf, rows).sum(), leaf)[0]
         return None, None
 
-    def _revise(self, drawn: list[Tensor | None], seen: list[Seen]) -> Tensor | None:
-        """Rows that were drawn are remembered with what they lose now, where that decides who stays; their slots."""
-        for slots, saw in zip(drawn, seen, strict=True):
-            if slots is not None:
-                losses, gradients = self._noted(saw.drawn_outputs.detach(), saw.drawn)
-                memory.revise(self._held, slots, losses=losses, gradients=gradients)
-        known = [slots for slots in drawn if slots is not None]
-        return torch.cat(known) if known and self.chosen.memory.kind == "gradient" else None
+    def _revise(self, batch: Minibatch, outputs: Tensor) -> None:
+        """Rows that were drawn are remembered with what they lose now, where that decides who stays."""
+        drawn = slice(self.chosen.batch, None)
+        losses, gradients = self._noted(outputs[drawn], _part(batch, drawn))
+        self._past.revise(batch.slots, losses, gradients)
 
     def remembered(self, size: int = 1024) -> Iterator[Rows]:
         """All that is remembered, oldest first, in parts."""
-        return (self._rows(stored) for stored in memory.parts(self._held, size))
+        return self._past.parts(size)
 
     # Consolidation
 
@@ -450,6 +435,11 @@ class Learner:
         if not all(torch.equal(one, other) for one, other in zip(before, self._weights, strict=True)):
             for served, trained in [*zip(self._averages, self._sources, strict=True), *self._copied]:
                 served.copy_(trained)
+
+
+def _part(batch: Minibatch, at: slice) -> Rows:
+    said = None if batch.said is None else batch.said[at]
+    return Rows(tuple(one[at] for one in batch.x), batch.y[at], batch.weight[at], said)
 
 
 def _wanted(term: Term, settings: Any, batch: int) -> int:
