@@ -110,10 +110,10 @@ class Neural:
             if one.dtype != dtype:
                 raise ModelError(f"{name!r} has dtype {given.dtype}, expected {str(dtype).removeprefix('torch.')}")
             if name == FROZEN and not torch.equal(one, tensors[name]):
+                theirs, ours = (array(each)[:4].tobytes().hex() for each in (one, tensors[name]))
                 raise ModelError(
-                    "these arrays belong to other weights that are not trained: their SHA-256 begins with "
-                    f"{array(one)[:4].tobytes().hex()}, this module's with {array(tensors[name])[:4].tobytes().hex()}; make the "
-                    "module of the same weights, or learn with frozen 'kept'"
+                    f"these arrays belong to other weights that are not trained: their SHA-256 begins with {theirs}, "
+                    f"this module's with {ours}; make the module of the same weights, or learn with frozen 'kept'"
                 )
             held[name] = given
             tensors[name] = one if self._on_cpu else one.clone() if on_host(name) else one.to(self._device)

@@ -84,11 +84,12 @@ class Past:
         self._found: Ints = np.zeros(len(self._wanted), np.int64)
         self._sketches: NDArray[np.int8] = np.zeros((batch, 0), np.int8)
 
-    def minibatch(self, net: Net, new: Rows) -> Minibatch:
-        """The new rows, and those that terms want, of random streams that belong to this step."""
+    def minibatch(self, net: Net, inputs: Inputs) -> Minibatch:
+        """The rows that wait, whose `inputs` are these, and those that terms want, of random streams of this step."""
         if not self._near:
-            return self._far(net, new)
-        batch, key = len(new), net.step * STREAMS
+            y, weight = self._reading.labels(self._pending.y), self._pending.weight.to(self._device)
+            return self._far(net, Rows(inputs, y, weight))
+        batch, key = self._chosen.batch, net.step * STREAMS
         given = self._new, self._book, self._fields, self._wanted, key
         n = gather.join(*given, self._both, self._labels, self._slots, self._found)
         dense, indices, values, y, weight, said = (

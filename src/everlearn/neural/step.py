@@ -201,12 +201,11 @@ class Learner:
         if chosen.classes:
             self._meet()
         drifted = self.watches and self._drifted()
-        new = Rows(inputs, self.reading.labels(pending.y), pending.weight.to(self._device))
-        said, slots = self._pass(new)
+        said, batch = self._pass(inputs)
         for _ in range(1, chosen.passes):
-            _, slots = self._pass(new)
+            _, batch = self._pass(inputs)
         if self.remembers:
-            self._remember(new, said, slots)
+            self._remember(batch, said)
         counts[WAITING] = 0
         if self._recent is not None:
             self._keep(self._recent)
@@ -215,22 +214,19 @@ class Learner:
             if crossed or (drifted and chosen.drift.consolidate):
                 self._consolidate(self._recent)
 
-    def _pass(self, new: Rows) -> tuple[Tensor, Tensor]:
-        """One forward and backward pass and a step of the optimiser.
-
-        Returns what was said of the new rows, and the slots of the rows drawn.
-        """
+    def _pass(self, inputs: Inputs) -> tuple[Tensor, Minibatch]:
+        """One forward and backward pass and a step of the optimiser; what was said of the new rows, and all rows."""
         net, counts = self.net, self.counts
         net.step = step = int(counts[PASSES])
         net.rate = self._rate * optimizer.rate(self.chosen.schedule, step)
         if counts[ROWS] < counts[UNTIL]:
             net.rate *= self.chosen.drift.rate
         with self._seeded.by(step):
-            batch = self._past.minibatch(net, new) if self._drawing else self._alone(new)
+            batch = self._past.minibatch(net, inputs) if self._drawing else self._alone(inputs)
             outputs = self._call(batch.x)
             self._weigh(batch.y)
-            seen = self._seen(new, batch, outputs) if self._sees else []
-            finite = self._descend(self._total(new, batch, outputs, seen), seen)
+            seen = self._seen(batch, outputs) if self._sees else []
+            finite = self._descend(self._total(batch, outputs, seen), seen)
             if finite:
                 with torch.no_grad():
                     for i, one, term in self._stepping:
@@ -246,24 +242,25 @@ class Learner:
         if self._revises and len(batch.slots):
             self._revise(batch, outputs.detach())
         counts[PASSES] = step + 1
-        return outputs.detach()[: len(new)], batch.slots
+        return outputs.detach()[: self.chosen.batch], batch
 
-    def _alone(self, new: Rows) -> Minibatch:
-        return Minibatch(new.x, new.y, new.weight, [0] * len(self._terms), _NO_SLOTS, None)
+    def _alone(self, inputs: Inputs) -> Minibatch:
+        y, weight = self.reading.labels(self.pending.y), self.pending.weight.to(self._device)
+        return Minibatch(inputs, y, weight, [0] * len(self._terms), _NO_SLOTS, None)
 
-    def _seen(self, new: Rows, batch: Minibatch, outputs: Tensor) -> list[Seen]:
+    def _seen(self, batch: Minibatch, outputs: Tensor) -> list[Seen]:
         """What each term sees."""
-        at, seen = len(new), []
-        ours = outputs[:at]
+        at = self.chosen.batch
+        new, ours, seen = _part(batch._replace(said=None), slice(0, at)), outputs[:at], []
         for many in batch.found:
             drawn = _part(batch, slice(at, at + many))
             seen.append(Seen(new, ours, drawn, outputs[at : at + many]))
             at += many
         return seen
 
-    def _total(self, new: Rows, batch: Minibatch, outputs: Tensor, seen: list[Seen]) -> Tensor:
+    def _total(self, batch: Minibatch, outputs: Tensor, seen: list[Seen]) -> Tensor:
         """The whole loss."""
-        n = len(new)
+        n = self.chosen.batch
         if self._joint >= 0:  # what the term says in two parts is one loss: half of the work
             n += batch.found[self._joint]
         if self._fresh and self._joint < 0:
@@ -365,10 +362,12 @@ class Learner:
     def _draw(self, many: int, stream: int) -> Rows:
         return self._past.draw(self.net, many, stream)
 
-    def _remember(self, new: Rows, said: Tensor, slots: Tensor) -> None:
-        """Offer the minibatch to the memory, with what was said of it before it was learned, where that is kept."""
-        losses, gradients = self._noted(said, new)
-        compared = slots if self.chosen.memory.kind == "gradient" and len(slots) else None
+    def _remember(self, batch: Minibatch, said: Tensor) -> None:
+        """Offer the new rows to the memory, with what was said of them before they were learned, where that is kept."""
+        losses = gradients = compared = None
+        if self._revises:
+            losses, gradients = self._noted(said, _part(batch, slice(0, self.chosen.batch)))
+            compared = batch.slots if self.chosen.memory.kind == "gradient" and len(batch.slots) else None
         self._past.add(said, losses, gradients, compared, int(self.counts[ROWS]) - self.chosen.batch)
 
     def _noted(self, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
