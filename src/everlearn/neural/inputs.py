@@ -152,9 +152,8 @@ class Reading:
 
     def filled(self, dense: Tensor) -> Tensor:
         """Dense rows, float32 (n, dense), with finite numbers only: `fill` for what is missing."""
-        missing = dense.isnan()
-        if self.normalizes and missing.any():
-            dense = torch.where(missing, tensor(self.fill).to(dense.device), dense)
+        if self.normalizes:
+            dense = torch.where(dense.isnan(), tensor(self.fill).to(dense.device), dense)
         return torch.nan_to_num(dense, nan=0.0)
 
     def inputs(self, dense: Tensor, indices: Tensor, values: Tensor) -> Inputs:

@@ -17,7 +17,7 @@ from everlearn.neural import gather, head, memory, network, settings
 from everlearn.neural.inputs import FURTHEST, Reading
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
-from everlearn.neural.state import RAW, SERVED, Mould, digest, names, on_host, twin
+from everlearn.neural.state import RAW, SERVED, Mould, digest, names, twin
 from everlearn.neural.step import PASSES, Learner
 from everlearn.records import Arrays, Batch, Floats, Singles
 
@@ -51,7 +51,7 @@ class Neural:
         self._compiled: Any = torch.compile(self._served.module) if chosen.compile else self._served.module
         self._learner: Learner | None = Learner(chosen, self._reading, module, self._names)
         self._tensors = self._start(module, self._learner)
-        self._layout = {name: (tuple(one.shape), one.dtype) for name, one in self._tensors.items()}
+        self._layout = {name: (tuple(one.shape), one.dtype, one.device) for name, one in self._tensors.items()}
         self._arrays = {name: array(one) for name, one in self._tensors.items()} if self._on_cpu else {}
         self._bound = False
         self._settle()
@@ -96,7 +96,7 @@ class Neural:
     def arrays(self, arrays: Arrays) -> None:
         tensors, held = dict(self._tensors), dict(self._arrays)
         serves = not any(name.startswith(LEARN) for name in arrays)
-        for name, (shape, dtype) in self._layout.items():
+        for name, (shape, dtype, device) in self._layout.items():
             given = arrays.get(name)
             if given is None:
                 if serves and name.startswith(LEARN):
@@ -116,7 +116,7 @@ class Neural:
                     f"this module's with {ours}; make the module of the same weights, or learn with frozen 'kept'"
                 )
             held[name] = given
-            tensors[name] = one if self._on_cpu else one.clone() if on_host(name) else one.to(self._device)
+            tensors[name] = one if self._on_cpu else one.to(device, copy=True)
         if serves and not all(one.flags.writeable for one in arrays.values()):
             tensors = {name: one for name, one in tensors.items() if not name.startswith(LEARN)}
             held = {name: one for name, one in held.items() if not name.startswith(LEARN)}

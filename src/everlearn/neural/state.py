@@ -12,12 +12,6 @@ from everlearn._torch import Tensor, Tensors, array, nn, torch
 from everlearn.errors import ConfigError
 
 SERVED, RAW = "weights/", "learn/raw/"
-_HOST = ("classes", "prior", "inputs/", "learn/counts", "learn/pending/", "learn/recent/", "learn/drift/", "frozen")
-
-
-def on_host(name: str) -> bool:
-    """Whether this tensor stays in main memory, wherever the network is."""
-    return name.startswith(_HOST)
 
 
 class Names(NamedTuple):
