@@ -152,7 +152,7 @@ def avalanche(method: str, rows: int, seed: int, x: Tensor, y: Tensor, form: str
         strategy = Naive(**common)
     marks, tenth = [time.perf_counter()], max(1, len(y) // BATCH // 10)
     for number, experience in enumerate(stream, 1):
-        strategy.train(experience, shuffle=False, num_workers=0)
+        strategy.train(experience, num_workers=0)  # shuffled, as is its default: memory is read in order else
         if form == "tasks" or number % tenth == 0:
             marks.append(time.perf_counter())
     return net, marks
