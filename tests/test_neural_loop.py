@@ -70,7 +70,12 @@ def test_a_loop_that_was_killed_has_the_bytes_of_one_that_was_not(tmp_path: Path
 @pytest.mark.parametrize("family", ["neural", HERE + "perceptron"])
 def test_a_network_is_promoted_and_killed_and_goes_on(tmp_path: Path, family: str) -> None:
     fields = FIELDS if family == "neural" else {name: kind for name, kind in FIELDS.items() if kind == "numeric"}
-    quick = {"ema": 0.8, "optimizer": {"name": "adam", "lr": 0.05}, "memory": {"kind": "window", "rows": 40}}
+    quick = {
+        "batch": 4,
+        "ema": 0.8,
+        "optimizer": {"name": "adam", "lr": 0.05},
+        "memory": {"kind": "window", "rows": 40},
+    }
     arguments = {"hidden": [8]} if family == "neural" else {"hidden": 8}
     settings = spec(
         schema=Schema(label="label", task="binary", classes=(0, 1), fields=fields, bits=10),

@@ -302,9 +302,10 @@ class Learner:
         if not self._near:
             return bool(torch.stack([*torch._foreach_norm(slopes), total.abs().to(slopes[0].dtype)]).max() < STEEPEST)
         most = abs(float(total))
-        for one in slopes:  # twice as fast as a norm
-            flat = one.numpy().reshape(-1)
-            most += float(np.dot(flat, flat))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for one in slopes:  # twice as fast as a norm
+                flat = one.numpy().reshape(-1)
+                most += float(np.dot(flat, flat))
         return most < STEEPEST**2
 
     def _rescale(self, scale: Tensor, finite: bool) -> None:
