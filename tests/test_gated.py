@@ -298,6 +298,22 @@ def test_what_serving_needs_is_apart_from_what_learning_needs() -> None:
     assert answering == {f"accepted/{name}" for name in model.build({**one.spec["model"]}).arrays}
 
 
+def test_who_serves_from_read_only_arrays_has_one_model_in_memory_and_can_be_given_all_again() -> None:
+    one, worker, rows = build(), build(), separable(1500)
+    learn(one, rows)
+    serving = copied(model.answering(one.arrays))
+    for array in serving.values():
+        array.flags.writeable = False
+    worker.arrays = serving
+    proposed = within(worker.arrays, "learn/proposal/")
+    assert proposed
+    assert all(array is serving[f"accepted/{name}"] for name, array in proposed.items())
+    worker.arrays = copied(one.arrays)
+    for each in (one, worker):
+        learn(each, separable(300))
+    assert same(one.arrays, worker.arrays)
+
+
 def test_a_gated_model_in_the_evaluation_loop_reports_what_answered() -> None:
     rows = separable(3000)
     stream = {**{f"x{i}": rows.batch.dense[:, i] for i in range(4)}, "y": rows.y.astype(int)}

@@ -155,6 +155,8 @@ class Gated:
         if learning:  # else they are for answering only
             self._proposal.arrays = within(learning, "proposal/")
             self._own = {name: learning[name] for name in self._own}
+        elif not all(one.flags.writeable for one in arrays.values()):  # of one who never learns: no second model
+            self._proposal = copy.copy(self._accepted)
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows with the accepted model: float32 (n, classes), or (n, 1) for a regression."""

@@ -39,7 +39,8 @@ class Model(Protocol):
 
     Arrays whose names begin with "learn/" are needed only to learn (optimiser moments, replay memory, raw weights
     under an average): `predict` does not read them, and what serves is published without them. So where there are
-    such, assigning a dict without any of them is allowed as well, and the model keeps its own.
+    such, assigning a dict without any of them is allowed as well, and the model keeps its own (where what it is given
+    is read-only, it only answers from then on, and may let go of them).
     """
 
     spec: Spec
