@@ -42,6 +42,7 @@ EVERYWHERE = (
 OWN = (
     "er+ema",
     "er_ace+ema",
+    "agem+ema",
     "derpp+ema+balance+evenly",
     "er+ema+balance+evenly",
     "er+ema+shift",

@@ -1,7 +1,8 @@
 """What serving while learning costs: real `everlearn serve` processes against peers, and against themselves.
 
-    python bench/serve.py [--only throughput,paced,torn,fresh,memory] [--rounds 5] [--seconds 4] [--reads 10000000]
-                          [--requests 1000000] [--python mlflow=/path/to/python] [--python bentoml=/path/to/python]
+    python bench/serve.py [--only throughput,paced,network,torn,fresh,memory] [--rounds 5] [--seconds 4]
+                          [--reads 10000000] [--requests 1000000] [--python mlflow=/path/to/python]
+                          [--python bentoml=/path/to/python]
 
 throughput  requests per second of POST /predict with 10 numbers: one worker, 16 connections (wrk), each prediction
             durably logged before it is answered, the learner learning beside it. Peers log nothing: a bare Starlette
@@ -9,6 +10,7 @@ throughput  requests per second of POST /predict with 10 numbers: one worker, 16
             service of the same model (the last two only where they are installed, here or in the named interpreter).
 paced       p99 at 1,000 requests per second, open loop, counted from when each was due: with the learner at full
             load, and with a process that burns as much CPU at the same priority in its place.
+network     the same with a perceptron (10-64-2, PyTorch) in place of the linear model.
 torn        snapshots read while they are replaced without a pause; each read is compared with its checksum.
 fresh       from the acknowledgement of a feedback to the first snapshot that has learned it, at 1,000 feedback per
             second in live mode.
@@ -21,6 +23,7 @@ needs two cores for itself. wrk must be installed (a Debian package).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -57,6 +60,7 @@ SPEC = Spec(
     log=LogSpec(rows="always"),
     serve=ServeSpec(port=0, workers=1),
 )
+NETWORK = dataclasses.replace(SPEC, model={"family": "neural", "arguments": {"hidden": [64]}})
 CONNECTIONS = 16
 RATE = 1000  # paced requests per second
 PEERS = ("starlette", "fastapi", "mlflow", "bentoml")
@@ -66,9 +70,9 @@ PEERS = ("starlette", "fastapi", "mlflow", "bentoml")
 
 
 @contextmanager
-def ours(home: Path) -> Iterator[Server]:
+def ours(home: Path, spec: Spec = SPEC) -> Iterator[Server]:
     """A server of ours; what it says goes nowhere."""
-    with Server(SPEC, home) as server:
+    with Server(spec, home) as server:
         yield server
 
 
@@ -226,7 +230,11 @@ def await_learner(server: Server) -> None:
 # ---- the price of learning, in latency ----------------------------------------------------------------------------
 
 
-def latency(options: argparse.Namespace, folder: Path) -> None:
+def network(options: argparse.Namespace, folder: Path) -> None:
+    latency(options, folder, NETWORK)
+
+
+def latency(options: argparse.Namespace, folder: Path, spec: Spec = SPEC) -> None:
     backlog = folder / "backlog"
     fill(backlog, options.backlog)
     found: dict[str, list[float]] = {"alone": [], "learner": [], "other process": []}
@@ -237,7 +245,7 @@ def latency(options: argparse.Namespace, folder: Path) -> None:
             if name == "learner":
                 for part in backlog.iterdir():
                     shutil.copy(part, home)
-            found[name].append(paced_p99(name, home, options.seconds))
+            found[name].append(paced_p99(name, home, options.seconds, spec))
             shutil.rmtree(home)
     for name, p99s in found.items():
         print(f"p99 with {name:<14} {statistics.median(p99s):7.2f} ms   ({', '.join(f'{one:.2f}' for one in p99s)})")
@@ -245,9 +253,9 @@ def latency(options: argparse.Namespace, folder: Path) -> None:
     print(f"learner at full load over another process: {statistics.median(ratios):.2f} x   (wanted: at most 1.2)")
 
 
-def paced_p99(name: str, home: Path, seconds: float) -> float:
+def paced_p99(name: str, home: Path, seconds: float, spec: Spec) -> float:
     """The 99th percentile in milliseconds, with something beside the worker or nothing."""
-    with ours(home) as server, ExitStack() as stack:
+    with ours(home, spec) as server, ExitStack() as stack:
         learner = server.processes["learner"]
         if name == "other process":
             stack.enter_context(burning(os.getpriority(os.PRIO_PROCESS, learner)))
@@ -443,6 +451,7 @@ def private(pid: int) -> int:
 PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
     "throughput": throughput,
     "paced": latency,
+    "network": network,
     "torn": torn,
     "fresh": freshness,
     "memory": memory,
