@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["data"]  # what is in it is read, and made by scripts that need more than the tests do
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
