@@ -146,9 +146,10 @@ def main() -> None:
         train, test = images()
         if form.startswith("budget") or form == "split":
             stream = continual.split(train, test, per_task=2, seed=seed)
+        elif form == "permuted":
+            stream = continual.permuted(train, test, tasks=10, rows=6000, seed=seed)
         else:
-            make = continual.permuted if form == "permuted" else continual.rotated
-            stream = make(train, test, tasks=10, rows=6000, seed=seed)
+            stream = continual.rotated(train, test, image=(28, 28), rows=6000, seed=seed)
         more = {}
     if name == "joint":
         stream = continual.joint(stream, seed=seed)
