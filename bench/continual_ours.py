@@ -129,7 +129,7 @@ def evaluated(
         found.plot(sys.argv[6])
     wall = (time.perf_counter() - began) / (len(stream) / 1000)
     measured = found.metrics
-    told = {"online": measured["online_accuracy"], "forgetting": measured["forgetting"], "wall": wall}
+    told = {"online": measured["online_accuracy"], "forgetting": measured.get("forgetting"), "wall": wall}
     return {"accuracy": measured["average_accuracy"], **told}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from everlearn.advise.rules import RULES, Rows, Rule
+from everlearn.advise.rule import Rows, Rule
+from everlearn.advise.rules import RULES
 from everlearn.advise.situation import POINT, QUESTIONS, TWO_POINTS, Question, Situation, facts, look, read, said, wide
 from everlearn.spec import Schema, Spec
 
