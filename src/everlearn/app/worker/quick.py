@@ -201,16 +201,14 @@ class Quick(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A response was written: go on with what was sent behind its request, or rest."""
+        if self.pipeline or self.transport.is_closing():
+            return super().on_response_complete()
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
         self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            return
         self._rests_since = self.loop.time()
         if self._alarm is None:  # one timer that looks again, not one for each response
             self._alarm = self.loop.call_later(self.timeout_keep_alive, self._look)
+        return None
 
     def _unset_keepalive_if_required(self) -> None:
         self._rests_since = math.inf
