@@ -35,11 +35,15 @@ EVERYWHERE = (
     "er",
     "er_ace",
     "derpp",
+    "er+balance+evenly",
+    "derpp+balance+evenly",
     "er+ema",
     "derpp+ema+balance+evenly",
     "er+ema+balance+evenly+shift",
 )  # others at one memory only
 OWN = (
+    "er+balance+evenly",
+    "derpp+balance+evenly",
     "er+ema",
     "er_ace+ema",
     "agem+ema",
