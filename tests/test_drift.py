@@ -354,6 +354,21 @@ def test_memory_is_fixed_and_arrays_keep_their_shapes(detector: str) -> None:
     assert before == {name: (array.shape, array.dtype, id(array)) for name, array in arrays.items()}
 
 
+@pytest.mark.parametrize("grace", [50, 100, 150, 333])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_calibration_that_is_never_sure_ends_where_its_array_does(detector: str, grace: int) -> None:
+    spec = DriftSpec(detector=detector, grace_period=grace)
+    arrays = drift.start(spec)
+    room = len(arrays["kept"])
+    behind = np.full(2 * room, -7.0)
+    arrays["kept"] = behind[:room]
+    drift.update(arrays, spec, np.cumsum(rng(0).standard_normal(room)))  # no block of it is independent of the next
+    assert arrays["counts"][drift.FILLED] == room
+    assert drift.state(arrays, spec)["calibrating"] == 0.0
+    drift.update(arrays, spec, np.cumsum(rng(1).standard_normal(room)))
+    assert (behind[room:] == -7.0).all()
+
+
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_state_says_what_is_so(detector: str) -> None:
     spec = DriftSpec(detector=detector)

@@ -217,11 +217,13 @@ def _detect(
 
 @exact_kernel
 def _keep(parts: Parts, dials: Dials, value: float) -> None:
-    """One value of the calibration stretch; a quarter of a grace period after another, see if it is enough."""
+    """One value of the calibration stretch; a quarter of a grace period after another, and once there is no room for
+    more, see if it is enough."""
     parts.kept[parts.counts[FILLED]] = value
     parts.counts[FILLED] += 1
     over = parts.counts[FILLED] - dials.grace
-    if over >= 0 and over % max(1, dials.grace // 4) == 0:
+    full = parts.counts[FILLED] == parts.kept.shape[0]
+    if over >= 0 and (over % max(1, dials.grace // 4) == 0 or full):
         _calibrate(parts, dials)
 
 
