@@ -55,7 +55,7 @@ class ContinualBackprop(
     old direction fades in about ten steps, and the old size of steps in about a thousand.
 
     Units are those of a linear layer or convolution whose outputs reach one other such layer and nothing else, by
-    activations, dropout, pooling and flattening alone; it costs one forward pass more for each step.
+    activations, dropout, flattening and, of convolutions, pooling alone; it costs one forward pass more for each step.
     """
 
     rate: Annotated[float, Meta(ge=0, le=1)] = 1e-4
@@ -93,11 +93,13 @@ class Units(NamedTuple):
     after: str
 
 
-SHAPES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten, nn.Identity, nn.MaxPool2d, nn.AvgPool2d)
-MODULES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.AdaptiveAvgPool2d)
+SHAPES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Flatten, nn.Identity)
+MODULES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus)
 FUNCTIONS = {torch.relu, torch.tanh, torch.sigmoid, torch.flatten, torch.dropout, functional.relu, functional.dropout}
-FUNCTIONS |= {functional.leaky_relu, functional.elu, functional.gelu, functional.silu, functional.max_pool2d}
-FUNCTIONS |= {functional.avg_pool2d, functional.adaptive_avg_pool2d, functional.tanh, functional.sigmoid}
+FUNCTIONS |= {functional.leaky_relu, functional.elu, functional.gelu, functional.silu, functional.tanh}
+FUNCTIONS |= {functional.sigmoid}
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)  # these mix what a linear layer says: its units are last
+POOLING = {functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d}
 METHODS = {"relu", "tanh", "sigmoid", "flatten", "view", "reshape"}
 ASIDE = {"size", "dim"}  # what asks a tensor for its shape does not hear it
 
@@ -130,7 +132,7 @@ def units(net: Net) -> list[Units]:
     if not found:
         raise ConfigError(
             "continual_backprop: the module has no hidden units it can replace; expected a linear layer or convolution "
-            "that reaches another one by activations, dropout, pooling and flattening alone"
+            "that reaches another one by activations, dropout, flattening and, of convolutions, pooling alone"
         )
     return found
 
@@ -142,14 +144,16 @@ def _is_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 def _heard(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
     """The one layer that hears a layer's units, or None."""
+    last = isinstance(modules[str(node.target)], nn.Linear)
     while True:
         users = [user for user in node.users if not _asks(user)]
         if len(users) != 1:
             return None
         node = users[0]
         if _is_layer(node, modules):
-            return str(node.target)
-        if not _passes(node, modules):
+            listener = str(node.target)
+            return None if last and isinstance(modules[listener], nn.Conv2d) else listener
+        if not _passes(node, modules) and (last or not _pools(node, modules)):
             return None
 
 
@@ -182,6 +186,13 @@ def _passes(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
 
 
+def _pools(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether the places of each channel are pooled here."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], POOLS)
+    return node.op == "call_function" and node.target in POOLING
+
+
 def _start_backprop(spec: ContinualBackprop, net: Net) -> Tensors:
     own: Tensors = {}
     for before, after in units(net):
@@ -198,12 +209,13 @@ def _stepped_backprop(spec: ContinualBackprop, net: Net, own: Tensors, seen: See
     if len(seen.new) == 0:
         return
     pairs = [name.removeprefix("utility/") for name in own if name.startswith("utility/")]
-    said = _said(net, [pair.partition("->")[2] for pair in pairs], seen)
+    said = _said(net, [Units(*pair.split("->")) for pair in pairs], seen)
     for stream, (pair, inputs) in enumerate(zip(pairs, said, strict=True)):
-        after = net.weights[joined(pair.partition("->")[2], "weight")]
+        before, _, after = pair.partition("->")
+        weight = net.weights[joined(after, "weight")]
         utility, age, due = (own[f"{part}/{pair}"] for part in ("utility", "age", "due"))
-        outgoing = after.abs().view(after.shape[0], inputs.numel(), -1).sum((0, 2))
-        contribution = (inputs * outgoing).view(len(age), -1).sum(1)
+        outgoing = weight.abs().view(weight.shape[0], inputs.numel(), -1).sum((0, 2))
+        contribution = _by_unit(net, before, (inputs * outgoing)[None])[0].sum(1)
         utility.mul_(spec.decay).add_(contribution, alpha=1.0 - spec.decay)
         age += 1
         grown = age > spec.maturity
@@ -216,27 +228,70 @@ def _stepped_backprop(spec: ContinualBackprop, net: Net, own: Tensors, seen: See
             _renew(net, own, pair, least, net.random(STREAM + 1 + stream))
 
 
-def _said(net: Net, listeners: list[str], seen: Seen) -> list[Tensor]:
-    """The mean over rows (and places) of what units say, without its sign, as it comes to each of these layers."""
+def _by_unit(net: Net, before: str, of_inputs: Tensor) -> Tensor:
+    """What belongs to the inputs of the layer that hears units, (n, inputs, ...), as (n, units, ...): a view.
+
+    Flattened, a convolution gives all places of a unit before the next unit; a linear layer all units of a place.
+    """
+    units = net.weights[joined(before, "weight")].shape[0]
+    if isinstance(net.module.get_submodule(before), nn.Linear):
+        return of_inputs.view(of_inputs.shape[0], -1, units).transpose(1, 2)
+    return of_inputs.view(of_inputs.shape[0], units, -1)
+
+
+def _said(net: Net, pairs: list[Units], seen: Seen) -> list[Tensor]:
+    """The mean over rows (and places) of what units say, without its sign, as it comes to those who hear them."""
     found: dict[str, Tensor] = {}
+    came: dict[str, torch.Size] = {}
+    gave: dict[str, torch.Size] = {}
     handles = []
     modules = dict(net.module.named_modules())
-    for name in listeners:
+    for pair in pairs:
 
-        def heard(layer: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+        def heard(layer: nn.Module, given: tuple[Tensor, ...], name: str = pair.after) -> None:
             said = given[0].abs().float()
+            came[name] = said.shape
             found[name] = said.mean((0, 2, 3)) if isinstance(layer, nn.Conv2d) else said.flatten(0, -2).mean(0)
 
-        handles.append(modules[name].register_forward_pre_hook(heard))
+        def spoke(layer: nn.Module, given: tuple[Tensor, ...], said: Tensor, name: str = pair.before) -> None:
+            gave[name] = said.shape
+
+        handles.append(modules[pair.after].register_forward_pre_hook(heard))
+        handles.append(modules[pair.before].register_forward_hook(spoke))
     try:
         with still(net.module):
             answers(net, seen.new.x)
     finally:
         for handle in handles:
             handle.remove()
-    if len(found) < len(listeners):
-        raise ConfigError("continual_backprop: a layer in the graph of the module is not called; leave this term out")
-    return [found[name] for name in listeners]
+    for pair in pairs:
+        if pair.after not in came or pair.before not in gave:
+            raise ConfigError(
+                "continual_backprop: a layer in the graph of the module is not called; leave this term out"
+            )
+        if not _apart(modules[pair.before], modules[pair.after], gave[pair.before], came[pair.after]):
+            raise ConfigError(
+                f"continual_backprop: layer {pair.before!r} gives {tuple(gave[pair.before])}, and {pair.after!r} hears "
+                f"{tuple(came[pair.after])}; expected shapes that keep units apart: flatten what convolutions give "
+                "from axis 1 on, and split no units of linear layers; or leave this term out"
+            )
+    return [found[pair.after] for pair in pairs]
+
+
+def _apart(before: nn.Module, after: nn.Module, gave: torch.Size, came: torch.Size) -> bool:
+    """Whether each input of `after` is of one unit, where `_by_unit` looks for it. Nothing but views is between them.
+
+    >>> first, flat, split = nn.Linear(4, 6), nn.Linear(30, 3), nn.Linear(3, 3)
+    >>> _apart(first, flat, torch.Size([10, 5, 6]), torch.Size([10, 30]))
+    True
+    >>> _apart(first, split, torch.Size([10, 6]), torch.Size([20, 3]))
+    False
+    """
+    if isinstance(before, nn.Linear):
+        return came[-1] % gave[-1] == 0
+    if isinstance(after, nn.Conv2d):
+        return came[:2] == gave[:2]
+    return len(came) == 2 and came[0] == gave[0] and came[1] % gave[1] == 0
 
 
 def _renew(net: Net, own: Tensors, pair: str, which: Tensor, random: torch.Generator) -> None:
@@ -247,8 +302,7 @@ def _renew(net: Net, own: Tensors, pair: str, which: Tensor, random: torch.Gener
     weight[which] = (2.0 * fresh - 1.0) * own[f"spread/{pair}"]
     if bias is not None:
         bias[which] = 0.0
-    outgoing = net.weights[joined(after, "weight")]
-    outgoing.view(outgoing.shape[0], weight.shape[0], -1)[:, which] = 0.0
+    _by_unit(net, before, net.weights[joined(after, "weight")])[:, which] = 0.0
     own[f"utility/{pair}"][which] = 0.0
     own[f"age/{pair}"][which.cpu()] = 0
 
