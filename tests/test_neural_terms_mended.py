@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
+import everlearn as el
 from everlearn._torch import Tensor, functional, nn, torch
 from everlearn.errors import ConfigError
+from everlearn.neural import fisher
 from everlearn.neural.parts import Rows
 from everlearn.neural.terms.plasticity import CONTINUAL_BACKPROP, ContinualBackprop, units
-from tests.neural_terms import net_of, seen_of
+from tests.neural_nets import HERE, Forgetful, examples
+from tests.neural_terms import net_of, rows_of, seen_of
+
+FORGETFUL = {"family": HERE + "Forgetful", "task": "multiclass", "classes": 3, "dense": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +104,59 @@ def test_shapes_that_do_not_keep_units_apart_are_refused(module: nn.Module, shap
     own = CONTINUAL_BACKPROP.start(ContinualBackprop(), net)
     with pytest.raises(ConfigError, match="expected shapes that keep units apart"):
         CONTINUAL_BACKPROP.stepped(ContinualBackprop(), net, own, seen_of(net, rows))
+
+
+# Fisher information and sensitivity
+
+
+def definition(net: Any, rows: Rows, power: int) -> dict[str, Tensor]:
+    """The mean over rows, each taken alone, of |gradient|^power: of the loss of its label, or of its squared norm."""
+    total = {name: torch.zeros_like(one) for name, one in net.weights.items()}
+    for row in range(len(rows)):
+        x = tuple(one[row : row + 1] for one in rows.x)
+        one = Rows(x, rows.y[row : row + 1], rows.weight[row : row + 1])
+        asked = net.losses(net.call(x), one).sum() if power == 2 else net.call(x).square().sum()
+        slopes = torch.autograd.grad(asked, list(net.weights.values()), materialize_grads=True)
+        for name, slope in zip(total, slopes, strict=True):
+            total[name] += slope.abs() ** power / len(rows)
+    return total
+
+
+@pytest.mark.parametrize("dials", [{"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=["padding", "frequency"])
+def test_bags_with_gradients_of_their_own_kind_are_taken_row_by_row(dials: dict[str, Any]) -> None:
+    layers = {"table": nn.EmbeddingBag(6, 4, mode="sum", **dials), "last": nn.Linear(4, 3)}
+    net = net_of(Called(lambda own, x: own.last(torch.tanh(own.table(x))), **layers), 3)
+    nn.init.normal_(net.weights["table.weight"])
+    x = torch.tensor([[1, 2], [3, 4], [0, 5], [5, 5], [0, 0]])
+    rows = Rows((x,), torch.tensor([0, 1, 2, 0, 1]), torch.ones(5))
+    for found, power in ((fisher.diagonal(net, rows, "data"), 2), (fisher.sensitivity(net, rows), 1)):
+        for name, one in definition(net, rows, power).items():
+            torch.testing.assert_close(found[name], one)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_sequence_with_its_steps_first_is_told_from_rows(steps: int, n: int) -> None:
+    net = net_of(Called(lambda own, x: torch.tanh(own.one(x.transpose(0, 1))).sum(0), one=nn.Linear(3, 4)), 4)
+    rows = Rows((torch.randn(n, steps, 3),), torch.arange(n) % 4, torch.ones(n))
+    for found, power in ((fisher.diagonal(net, rows, "data"), 2), (fisher.sensitivity(net, rows), 1)):
+        for name, one in definition(net, rows, power).items():
+            torch.testing.assert_close(found[name], one)
+    with pytest.raises(ConfigError, match="layer 'one' is not used once, row by row"):
+        fisher.kronecker(net, rows)
+
+
+def test_factors_of_no_layer_leave_the_diagonal_for_all() -> None:
+    net, rows = net_of(Forgetful(4, 3), 3), rows_of(12, 4, 3)
+    made, other = fisher.kronecker(net, rows)
+    assert made == {}
+    for name, one in fisher.diagonal(net, rows).items():
+        torch.testing.assert_close(other[name], one)
+
+
+def test_ewc_with_factors_learns_where_all_linear_layers_are_tied() -> None:
+    terms = [{"kind": "ewc", "fisher": "kronecker"}]
+    model = el.build({**FORGETFUL, "terms": terms, "consolidate": {"every": 20}})
+    some = examples(40, 5, 3)
+    model.learn(some.batch, some.y, some.weight)
+    assert model.arrays["learn/terms/0-ewc/fisher/up.weight"].any()

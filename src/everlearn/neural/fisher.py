@@ -14,7 +14,7 @@ from everlearn.errors import ConfigError
 from everlearn.neural.parts import Net, Rows
 from everlearn.neural.rowwise import (
     BYTES,
-    Caught,
+    PROBES,
     Pulls,
     answers,
     apart,
@@ -23,9 +23,11 @@ from everlearn.neural.rowwise import (
     complete,
     joined,
     layers,
+    probe,
     slices,
     still,
     summed,
+    turned,
 )
 
 Labels = Literal["model", "data"]
@@ -125,11 +127,9 @@ def kronecker(net: Net, rows: Rows, labels: Labels = "model") -> tuple[dict[str,
     among, n = factored(net), len(rows)
     wanted = pulls(net, rows, labels)
     with still(net.module), torch.enable_grad():
-        outputs, found = caught(net, among, tuple(one[:2] for one in rows.x))
-        _check(net, among, outputs, found)
-        each = sum(one.given[0].numel() + 3 * one.came[0].numel() for one in found)
+        size = _checked(net, among, rows) if among else 0
         made: dict[str, Factors] = {}
-        for part in slices(n, max(1, BYTES // (4 * max(1, each)))):
+        for part in slices(n, size) if among else ():
             outputs, found = caught(net, among, tuple(one[part] for one in rows.x))
             along, share = wanted.part(part)
             back = [backward(outputs, found, one) for one in along]
@@ -245,13 +245,20 @@ def _labelled(rows: Rows, label: int) -> Rows:
     return replace(rows, y=torch.full_like(rows.y, label), said=None)
 
 
-def _check(net: Net, among: dict[str, nn.Module], outputs: Tensor, found: list[Caught]) -> None:
-    calls = [one.name for one in found]
-    strange = sorted(name for name in among if calls.count(name) != 1)
-    wrong = complete(net, outputs, [one for one in found if one.name not in strange])
-    strange += [name.rpartition(".")[0] for name in wrong]
-    if strange:
-        raise ConfigError(
-            f"fisher 'kronecker': layer {strange[0]!r} is not used once, and nowhere else, in a forward pass; "
-            "expected this of every linear layer and convolution that is trained; use fisher 'diagonal'"
-        )
+def _checked(net: Net, among: dict[str, nn.Module], rows: Rows) -> int:
+    """How many rows one pass takes, within `BYTES`; raise `ConfigError` where passes do not tell rows apart."""
+    for many in PROBES:
+        outputs, found = caught(net, among, probe(rows.x, many))
+        calls = [one.name for one in found]
+        strange = sorted(name for name in among if calls.count(name) != 1)
+        strange += sorted({one.name for one in found if turned(one, outputs)})
+        wrong = complete(net, outputs, [one for one in found if one.name not in strange])
+        strange += [name.rpartition(".")[0] for name in wrong]
+        if strange:
+            raise ConfigError(
+                f"fisher 'kronecker': layer {strange[0]!r} is not used once, row by row, and nowhere else, in a "
+                "forward pass; expected this of every linear layer and convolution that is trained; use fisher "
+                "'diagonal'"
+            )
+    each = sum(one.given[0].numel() + 3 * one.came[0].numel() for one in found)
+    return max(1, BYTES // (4 * max(1, each)))

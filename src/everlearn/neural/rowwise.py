@@ -16,6 +16,7 @@ from everlearn._torch import Tensor, Tensors, functional, nn, torch
 from everlearn.neural.parts import Inputs, Net
 
 BYTES = 1 << 26  # of gradients, or of activations, at any moment
+PROBES = (2, 3)  # rows of forward passes that tell whether rows stay apart: a sequence may be as long as one of them
 
 
 class Pulls(NamedTuple):
@@ -124,6 +125,22 @@ def caught(net: Net, among: dict[str, nn.Module], x: Inputs) -> tuple[Tensor, li
     return outputs, found
 
 
+def probe(x: Inputs, many: int) -> Inputs:
+    """So many rows, some of them more than once where there are fewer; none where there are none.
+
+    >>> probe((torch.tensor([5.0, 6.0]),), 3)
+    (tensor([5., 6., 5.]),)
+    """
+    n = x[0].shape[0]
+    at = torch.arange(many if n else 0, device=x[0].device) % max(1, n)
+    return tuple(one[at] for one in x)
+
+
+def turned(one: Caught, outputs: Tensor) -> bool:
+    """Whether the first axis of what goes through a layer is not the row: that of a sequence, or rows and steps."""
+    return one.given.shape[0] != outputs.shape[0] or one.came.shape[0] != outputs.shape[0]
+
+
 def complete(net: Net, outputs: Tensor, found: list[Caught]) -> list[str]:
     """The weights of these layers whose gradient they do not account for: they are used elsewhere, too, or not here.
 
@@ -193,7 +210,9 @@ def slices(n: int, size: int) -> Iterator[slice]:
 def _plain(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return not isinstance(layer, nn.EmbeddingBag) or (layer.mode == "sum" and layer.max_norm is None)
+    if not isinstance(layer, nn.EmbeddingBag):
+        return True
+    return layer.mode == "sum" and layer.max_norm is None and layer.padding_idx is None and not layer.scale_grad_by_freq
 
 
 def _given(layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> Tensor:
@@ -219,13 +238,11 @@ def _rows_at_once(net: Net, plain: dict[str, nn.Module], x: Inputs) -> int:
     weights = {joined(name, own) for name, layer in plain.items() for own, _ in layer.named_parameters(recurse=False)}
     if not net.weights.keys() <= weights:
         return 0
-    outputs, found = caught(net, plain, tuple(one[:2] for one in x))
-    here = outputs.shape[0]
-    once = len({one.name for one in found}) == len(found) == len(plain)
-    if not once or any(one.given.shape[0] != here or one.came.shape[0] != here for one in found):
-        return 0
-    if complete(net, outputs, found):
-        return 0
+    for many in PROBES:
+        outputs, found = caught(net, plain, probe(x, many))
+        once = len({one.name for one in found}) == len(found) == len(plain)
+        if not once or any(turned(one, outputs) for one in found) or complete(net, outputs, found):
+            return 0
     shared = [one for one in found if one.given.shape[1] > 1 and not isinstance(one.layer, nn.EmbeddingBag)]
     each = sum(one.given[0].numel() + 3 * one.came[0].numel() for one in found)
     return max(
