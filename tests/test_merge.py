@@ -350,6 +350,30 @@ def test_of_a_network_what_serves_and_what_is_trained_is_merged(method: str):
     np.testing.assert_allclose(found["inputs/moments"], pool)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_of_classes_stay_shares(method: str):
+    """A share that both have lost since the ancestor would be below 0 by task arithmetic, and its logarithm NaN."""
+    priors = ([0.1, 0.6, 0.3], [0.0, 0.5, 0.5], [0.8, 0.1, 0.1])
+    one, other, before = (network(seed) | {"prior": np.array(prior)} for seed, prior in enumerate(priors, 1))
+    told = {"ancestor": before, "scale": 2.0} if METHODS[method].ancestor else {}
+    weights = [2.0, -1.0] if METHODS[method].signed else [3.0, 1.0]
+    found = merge(method, [one, other], weights, spec=SPEC, **told)["prior"]
+    np.testing.assert_allclose(found, [0.05, 0.55, 0.4] if METHODS[method].signed else [0.075, 0.575, 0.35])
+    none = [each | {"prior": np.zeros(0)} for each in (one, other)]
+    ancestor = {"ancestor": before | {"prior": np.zeros(0)}} if told else {}
+    assert merge(method, none, weights, spec=SPEC, **ancestor)["prior"].shape == (0,)
+
+
+def test_numbers_that_would_not_be_finite_are_refused():
+    one, before = {"w": np.full(3, 3e38, np.float32)}, {"w": np.zeros(3, np.float32)}
+    with pytest.raises(ModelError, match=r"task with the weights \(1.0, 1.0\) makes numbers .* not finite in w"):
+        merge("task", [one, {"w": one["w"] / 2}], [1.0, 1.0], ancestor=before)
+    broken, other = network(1), network(2)
+    broken["inputs/moments"][1, 0] = np.nan
+    with pytest.raises(ModelError, match="not finite in inputs/moments"):
+        merge("linear", [broken, other], spec=SPEC)
+
+
 def test_a_network_brings_its_own_fisher_information():
     one, other = network(1), network(2)
     found = merge("fisher", [one, other], spec=SPEC)

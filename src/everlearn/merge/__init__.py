@@ -19,7 +19,7 @@ import numpy as np
 from everlearn.errors import ConfigError, ModelError
 from everlearn.merge import adapters
 from everlearn.merge.methods import METHODS, How, One
-from everlearn.merge.parts import NAMED, Parts
+from everlearn.merge.parts import NAMED, Parts, broken
 from everlearn.model import Model, compare
 from everlearn.records import Arrays, Floats
 
@@ -91,7 +91,14 @@ def merge(
             known = [one[name] for one in fishers if name in one]
             before = origin[name] if origin is not None else None
             together[name] = METHODS[how.method].run(how, One(name, own, before, known or None))
-    return parts.close(told, parents, shares, together)
+    with np.errstate(over="ignore"):  # it is said below
+        whole = parts.close(told, parents, shares, together)
+    if bad := broken(whole, parents):
+        raise ModelError(
+            f"{how.method} with the weights {how.weights} makes numbers that are not finite in {', '.join(bad)}; "
+            "expected smaller weights, a smaller scale, and parents that learned nothing broken"
+        )
+    return whole
 
 
 def merged(how: How, parents: Sequence[Model], ancestor: Model | None = None) -> Arrays:

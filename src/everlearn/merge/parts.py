@@ -14,7 +14,7 @@ from everlearn.records import Arrays, Floats
 Spec = Mapping[str, Any]
 
 _FISHER = re.compile(r"^learn/terms/\d+-ewc/fisher/(.+)$")
-_STATISTIC = re.compile(r"^(inputs|head)/|\brunning_(mean|var)$")
+_STATISTIC = re.compile(r"^(inputs|head)/|^prior$|\brunning_(mean|var)$")
 _LEARNT_WITH = re.compile(r"^learn/(?!raw/)")
 _ADAPTER = re.compile(r"\blora_")
 MOMENTS, MEANS, HELD, MET, BASE = "inputs/moments", "head/means", "head/held", "classes", "base"  # of a network
@@ -47,8 +47,8 @@ def opened(spec: Spec, snapshots: Sequence[Arrays], shares: Floats) -> list[Arra
 def closed(spec: Spec, parents: Sequence[Arrays], shares: Floats, merged: Arrays) -> Arrays:
     """The first parent, with what was merged; statistics are averaged, and a class that any parent has met was met.
 
-    Statistics are means and deviations (of columns, of batch normalisation) and class means. No method may change
-    these otherwise: a variance plus a difference could be negative.
+    Statistics are means and deviations (of columns, of batch normalisation), class means and shares of classes. No
+    method may change these otherwise: a variance plus a difference could be negative, and so could a share.
     """
     whole: Arrays = {}
     for name, array in parents[0].items():
@@ -105,6 +105,17 @@ def fisher(spec: Spec, arrays: Arrays) -> Arrays | None:
 
 
 NAMED = Parts(opened, closed, fisher)
+
+
+def broken(whole: Arrays, parents: Sequence[Arrays]) -> list[str]:
+    """The names of arrays with numbers that are not finite, where a parent has finite ones alone; of those that answer.
+
+    >>> broken({"w": np.array([np.inf]), "learn/least": np.array([np.inf])}, [{"w": np.ones(1)}])
+    ['w']
+    """
+    answer = [name for name, array in whole.items() if _floating(array) and not _LEARNT_WITH.search(name)]
+    lost = [name for name in answer if not np.isfinite(whole[name]).all()]
+    return [name for name in lost if any(np.isfinite(one[name]).all() for one in parents)]
 
 
 def _floating(array: Any) -> bool:
