@@ -10,6 +10,7 @@ import pytest
 import everlearn as el
 from everlearn._torch import Tensor, functional, nn, torch
 from everlearn.errors import ConfigError
+from everlearn.model import copied, cut
 from everlearn.neural import fisher
 from everlearn.neural.parts import Rows
 from everlearn.neural.terms.plasticity import CONTINUAL_BACKPROP, ContinualBackprop, units
@@ -160,3 +161,58 @@ def test_ewc_with_factors_learns_where_all_linear_layers_are_tied() -> None:
     some = examples(40, 5, 3)
     model.learn(some.batch, some.y, some.weight)
     assert model.arrays["learn/terms/0-ewc/fisher/up.weight"].any()
+
+
+# Replay of what is interfered with most
+
+
+def test_a_look_at_what_a_step_harms_leaves_buffers_that_are_replaced() -> None:
+    terms = [{"kind": "replay", "retrieve": "interfered"}]
+    model = el.build({**FORGETFUL, "normalize": False, "ema": 0.0, "memory": {"rows": 200}, "terms": terms})
+    some = examples(200, 5, 3)
+    model.learn(some.batch, some.y, some.weight)
+    # twenty steps: one pass of the new rows each, and one of the remembered ones where any are held
+    assert int(model.arrays["weights/passes"]) == 20 + 19
+
+
+# GDumb
+
+
+def gdumb(family: str, **dials: Any) -> dict[str, Any]:
+    return {
+        "family": HERE + family,
+        "task": "multiclass",
+        "classes": 3,
+        "dense": 5,
+        "ema": 0.0,
+        "terms": [{"kind": "gdumb", "epochs": 2}],
+        "memory": {"rows": 33},
+        "consolidate": {"every": 50},
+        **dials,
+    }
+
+
+def test_gdumb_learns_a_memory_whose_last_minibatch_would_be_one_row() -> None:
+    model, some = el.build(gdumb("normalized")), examples(60, 5, 3)
+    before = model.arrays["weights/0.weight"].copy()
+    model.learn(some.batch, some.y, some.weight)
+    assert (model.arrays["weights/0.weight"] != before).any()
+
+
+@pytest.mark.parametrize("family", ["perceptron", "normalized"])
+def test_nothing_moves_between_consolidations_of_gdumb(family: str) -> None:
+    optimizer = {"name": "adamw", "lr": 0.01, "weight_decay": 0.5}
+    model, some = el.build(gdumb(family, optimizer=optimizer, memory={"rows": 40})), examples(190, 5, 3)
+    one = cut(some, 0, 100)
+    model.learn(one.batch, one.y, one.weight)
+    names = [name for name in model.arrays if name.startswith("weights/")]
+    before = {name: model.arrays[name].copy() for name in names}
+    resumed = el.build(model.spec)
+    resumed.arrays = copied(model.arrays)
+    for rows, learner in ((cut(some, 100, 140), model), (cut(some, 100, 140), resumed)):
+        learner.learn(rows.batch, rows.y, rows.weight)
+        assert all((learner.arrays[name] == before[name]).all() for name in names)
+    for rows, learner in ((cut(some, 140, 190), model), (cut(some, 140, 190), resumed)):
+        learner.learn(rows.batch, rows.y, rows.weight)
+    assert all((model.arrays[name] == resumed.arrays[name]).all() for name in model.arrays)
+    assert any((model.arrays[name] != before[name]).any() for name in names)
