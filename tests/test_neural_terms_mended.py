@@ -13,7 +13,9 @@ from everlearn.errors import ConfigError
 from everlearn.model import copied, cut
 from everlearn.neural import fisher
 from everlearn.neural.parts import Rows
-from everlearn.neural.terms.plasticity import CONTINUAL_BACKPROP, ContinualBackprop, units
+from everlearn.neural.terms import fitting, kind
+from everlearn.neural.terms.plasticity import CONTINUAL_BACKPROP, ContinualBackprop, L2Init, units
+from everlearn.neural.terms.replay import Agem, Distill, Gdumb, Replay
 from tests.neural_nets import HERE, Forgetful, examples
 from tests.neural_terms import net_of, rows_of, seen_of
 
@@ -216,3 +218,24 @@ def test_nothing_moves_between_consolidations_of_gdumb(family: str) -> None:
         learner.learn(rows.batch, rows.y, rows.weight)
     assert all((model.arrays[name] == resumed.arrays[name]).all() for name in model.arrays)
     assert any((model.arrays[name] != before[name]).any() for name in names)
+
+
+# Terms that do not go together, or not with the memory
+
+
+@pytest.mark.parametrize("term", [Replay(), Distill(), Agem(), Gdumb()])
+def test_terms_of_remembered_rows_need_a_memory(term: Any) -> None:
+    name = kind(term)
+    with pytest.raises(ConfigError, match=f"term '{name}' draws from the memory and memory.kind is 'none'; expected"):
+        fitting((L2Init(), term), "none")
+    assert fitting((L2Init(), term), "none", told=False) == (L2Init(),)
+    assert fitting((L2Init(), term), "window") == (L2Init(), term)
+    assert fitting((), "none") == ()
+
+
+@pytest.mark.parametrize("terms", [(Replay(), Gdumb()), (Gdumb(), L2Init(), Replay()), (Replay(), Replay(rows=3))])
+def test_one_term_at_most_replaces_the_loss_of_the_rows_that_come(terms: Any) -> None:
+    named = " and ".join(repr(kind(one)) for one in terms if not isinstance(one, L2Init))
+    with pytest.raises(ConfigError, match=f"terms {named} both replace the loss of the rows that come; expected"):
+        fitting(terms, "balanced")
+    assert fitting((Replay(), Distill(), Agem()), "balanced") == (Replay(), Distill(), Agem())
