@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from everlearn.errors import ConfigError, ModelError
+from everlearn.errors import ConfigError, EverlearnError, ModelError
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles
 
 Spec = Mapping[str, Any]
@@ -72,7 +72,17 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     if family in FAMILIES and not {"task", "dense"} & whole.keys():
         return Deferred(whole)
     maker = find(family)
-    model = maker(whole)
+    try:
+        model = maker(whole)
+    except EverlearnError:
+        raise
+    except Exception as error:
+        if family in FAMILIES:
+            raise
+        raise ConfigError(
+            f"{family!r} built no model of the spec: {type(error).__name__}: {error}; expected a function of one "
+            "argument, the spec, that returns a model"
+        ) from error
     if _is_network(type(model)):
         raise ModelError(
             f"{family!r} made a {type(model).__name__} of the whole spec; expected it to take what it needs by name: "
@@ -88,20 +98,28 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
 
 
 def _makes_network(spec: Spec) -> bool:
-    """Whether a family makes a network rather than a model. A function that needs nothing is called to know it."""
+    """Whether a family makes a network rather than a model. A function that needs nothing is called to know it.
+
+    Raises `ConfigError` where its module cannot be imported, or it fails and cannot take a spec instead.
+    """
     family = str(spec.get("family", "linear"))
     if family in FAMILIES or ":" not in family:
         return False
-    maker = find(family)
+    try:
+        maker = find(family)
+    except EverlearnError:
+        raise
+    except Exception as error:  # of the user's own code: anything
+        raise ConfigError(
+            f"family {family!r}: importing {family.partition(':')[0]!r} failed: {type(error).__name__}: {error}"
+        ) from error
     if "arguments" in spec:
         return True
     if inspect.isclass(maker):
         return _is_network(maker)
     try:
         parameters = inspect.signature(maker).parameters.values()
-        needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _MANY}
-        return needed <= NAMED if needed else _is_network(type(maker()))  # type: ignore[call-arg]
-    except Exception:  # it does not work without a spec, and is no maker of networks
+    except (TypeError, ValueError):  # of C, and does not say: it is no maker of networks
         return False
 
 
@@ -112,6 +130,15 @@ def _is_network(kind: type) -> bool:
 
 class Deferred:
     """A model that does not know its inputs yet; `bind` builds it, and from then on it is the model it built."""
+    needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _MANY}
+    if needed:
+        return needed <= NAMED
+    try:
+        return _is_network(type(maker()))  # type: ignore[call-arg]
+    except Exception as error:
+        if any(one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in parameters):
+            return False  # it does not work without a spec, and is no maker of networks
+        raise ConfigError(f"{family!r} made nothing: {type(error).__name__}: {error}") from error
 
     def __init__(self, spec: Spec) -> None:
         self.spec: Spec = spec

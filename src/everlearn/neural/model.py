@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, array, functional, nn, tensor, torch
-from everlearn.errors import ConfigError, InputError, ModelError
+from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
 from everlearn.model import LEARN
 from everlearn.neural import gather, head, memory, network, settings
 from everlearn.neural.inputs import FURTHEST, Reading
@@ -383,9 +383,24 @@ def _probe(module: nn.Module, chosen: Settings, device: torch.device) -> None:
     try:
         with torch.no_grad():
             network.says(module.eval(), inputs, chosen.outputs)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except EverlearnError:
+        raise
+    except Exception as error:  # of the user's own code: anything
         shapes = ", ".join(f"{one.dtype} {tuple(one.shape)}".removeprefix("torch.") for one in inputs)
-        why = "; hashed features (of fields of categories or text) come as indices and values" if chosen.hashed else ""
-        raise ConfigError(f"neural model: the module cannot take rows ({shapes}): {error}{why}") from error
+        hint = network.hint(module, chosen, str(error))
+        raise ConfigError(
+            f"neural model: the module cannot take rows ({shapes}): {network.told(error)}; {hint}"
+        ) from error
     for one, mode in zip(module.modules(), modes, strict=True):
         one.training = mode
+    given: Any = module
+    if not isinstance(given, nn.Module):
+        got = f"the class {given.__name__}" if isinstance(given, type) else f"something of type {type(given).__name__}"
+        raise ConfigError(
+            f"neural model: got {got}, expected a torch.nn.Module in hand: call what makes it, as in Neural(Net(), ...)"
+        )
+    if sparse := [name for name, one in module.named_modules() if getattr(one, "sparse", False) is True]:
+        raise ConfigError(
+            f"neural model: the layer {sparse[0]!r} has sparse=True, and steps are taken with dense gradients; make it "
+            "with sparse=False"
+        )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from everlearn._torch import Tensor, functional, nn, torch
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, EverlearnError, InputError
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
 
@@ -25,8 +27,8 @@ def make(chosen: Settings) -> nn.Module:
     """Make the module of a spec, its random numbers drawn from `seed`; the global ones stay as they are.
 
     The maker is called with `arguments`, and with those of dense, hashed, classes, outputs, width and shape that it
-    names as parameters and `arguments` does not give. Raises `ConfigError` where there is no such maker, or what it
-    makes is no module.
+    names as parameters and `arguments` does not give. Raises `ConfigError` where there is no such maker, where it
+    fails, or what it makes is no module.
     """
     if chosen.module.startswith("<"):
         raise ConfigError(
@@ -39,8 +41,12 @@ def make(chosen: Settings) -> nn.Module:
     try:
         torch.default_generator.manual_seed(chosen.seed)
         module = maker(**filled_in(maker, chosen))
-    except TypeError as error:
-        raise ConfigError(f"neural model: {chosen.module!r} with arguments {chosen.arguments}: {error}") from error
+    except EverlearnError:
+        raise
+    except Exception as error:  # of the user's own code: anything
+        raise ConfigError(
+            f"neural model: {chosen.module!r} with arguments {chosen.arguments} made no module: {told(error)}"
+        ) from error
     finally:
         torch.set_rng_state(state)
     if not isinstance(module, nn.Module):
@@ -62,15 +68,23 @@ def found(target: str, dial: str) -> Callable[..., Any]:
         raise ConfigError(f"neural model: {dial} is {target!r}, expected 'your_module:function'")
     try:
         one = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name and not module.startswith(error.name):
-            raise
-        raise ConfigError(f"neural model: {dial} is {target!r}, and no module {module!r} can be imported") from error
-    except AttributeError as error:
-        raise ConfigError(f"neural model: {dial} is {target!r}, and {module!r} has no {name!r}") from error
+    except EverlearnError:
+        raise
+    except Exception as error:  # of the user's own code: anything
+        why = f"importing {module!r} failed: {told(error)}"
+        if isinstance(error, ModuleNotFoundError) and (not error.name or module.startswith(error.name)):
+            why = f"no module {module!r} can be imported"
+        elif isinstance(error, AttributeError) and module in sys.modules:
+            why = f"{module!r} has no {name!r}"
+        raise ConfigError(f"neural model: {dial} is {target!r}, and {why}") from error
     if not callable(one):
         raise ConfigError(f"neural model: {dial} is {target!r}, a {type(one).__name__}; expected a function")
     return cast(Callable[..., Any], one)
+
+
+def told(error: Exception) -> str:
+    """What an exception of the user's code says, with its kind: "ValueError: no file there"."""
+    return f"{type(error).__name__}: {error}"
 
 
 class Mlp(nn.Module):
@@ -120,6 +134,8 @@ def says(module: Callable[..., Any], inputs: Inputs, columns: int, precision: st
             with torch.autocast(inputs[0].device.type, dtype=PRECISIONS[precision]):
                 said = module(*inputs)
     except IndexError as error:
+        if "out of" not in str(error) or "Dimension" in str(error):  # of the module's own code, not of a token
+            raise
         raise InputError(
             f"the network cannot look up a row: {error}; expected tokens below the size of its embedding"
         ) from error
@@ -134,6 +150,30 @@ def says(module: Callable[..., Any], inputs: Inputs, columns: int, precision: st
             )
         said = said[:, None]
     return cast(Tensor, said if said.dtype == torch.float32 else said.float())
+
+
+def hint(module: nn.Module, chosen: Settings, said: str) -> str:
+    """Which dial to set, where a module could not take rows and `said` why."""
+    if chosen.hashed:
+        return "hashed features (of fields of categories or text) come as indices and values"
+    looks_up = any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in module.modules())
+    if chosen.dtype == "float32" and re.search(r"'indices'|\b(Long|LongTensor|int64)\b", said):
+        more = f", and where it names shape as well, shape = [{chosen.dense}]" if looks_up and not chosen.shape else ""
+        return f'it looks rows up, and wants whole numbers (tokens): set dtype = "int64"{more}'
+    if chosen.dtype == "int64" and re.search(r"\b(Long|LongTensor|Int|int64|integral|floating)\b", said):
+        return 'it calculates with rows: set dtype = "float32", or leave dtype out'
+    if re.search(
+        r"\d-?D\b|[Dd]imension|\bdims?\b|unpack|input\[|input\.size|channels|too many indices|'permute\('", said
+    ):
+        now = f"shape is {list(chosen.shape)}" if chosen.shape else f"rows come flat, as {chosen.dense} numbers"
+        return (
+            f"{now}: set shape to what the module takes for one row, for instance [channels, height, width] of an "
+            f"image or [steps, channels] of a sequence, {chosen.dense} numbers in all"
+        )
+    return (
+        f"a row is {list(chosen.shape) or [chosen.dense]} of {chosen.dtype}, as the dials shape and dtype say: set "
+        "them, or let the module take it"
+    )
 
 
 def loss(chosen: Settings) -> Losses:

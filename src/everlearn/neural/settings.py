@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, inspect
 
 from everlearn.errors import ConfigError
 from everlearn.neural.terms import AnyTerm
@@ -161,6 +163,84 @@ def read(spec: Mapping[str, Any]) -> Settings:
     if isinstance(given.get("optimizer"), str):
         given["optimizer"] = {"name": given["optimizer"]}
     try:
-        return msgspec.convert(given, Settings)
+        chosen = msgspec.convert(given, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"neural model: {error}; known dials: {', '.join(Settings.__struct_fields__)}") from error
+        raise ConfigError(f"neural model: {_fault(str(error), given)}") from error
+    _check(chosen)
+    return chosen
+
+
+def _check(chosen: Settings) -> None:
+    """Refuse a task that classes and heads do not fit."""
+    expected = {
+        "regression": (chosen.classes == 0, "0, for there are none; set task to 'multiclass' where there are"),
+        "binary": (chosen.classes == 2, "2; set task to 'multiclass' for more"),
+        "multiclass": (chosen.classes >= 2, "at least 2: set it to how many classes labels can have"),
+    }
+    fits, words = expected[chosen.task]
+    if not fits:
+        raise ConfigError(f"neural model: classes is {chosen.classes} and task is {chosen.task!r}, expected {words}")
+    if chosen.heads and not chosen.classes:
+        raise ConfigError(
+            f"neural model: heads are {chosen.heads} and task is 'regression', which has no classes to group; leave "
+            "heads out"
+        )
+
+
+def _fault(message: str, given: Mapping[str, Any]) -> str:
+    """What msgspec says of a spec, with the path of the dial, what was got, and what that place may hold."""
+    what, _, where = message.rpartition(" - at ")
+    if not what or " in " in where:  # of the whole spec, or of a key that is no text
+        what, where = what or where, where.partition(" in ")[2]
+    path = [int(one) if one.isdigit() else one for one in re.findall(r"[^$`.\[\]]+", where)]
+    kind, got = _walked(given, path)
+    holder, at, above = _walked(given, path[:-1])[0], _written(path), _written(path[:-1])
+    if found := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", what):
+        name = found[2]
+        if found[1] == "missing required":
+            return f"{at or 'the spec'} lacks {name!r}; {_known(kind, at)}"
+        here = f"{at}.{name}" if at else name
+        return f"{here} is {reprlib.repr(got.get(name))}, and there is no such dial; {_known(kind, at)}"
+    if isinstance(kind, inspect.LiteralType):
+        what = f"expected one of {', '.join(map(repr, kind.values))}"
+    elif path and path[-1] == "kind" and (kinds := _terms(holder)):
+        return f"{at} is {reprlib.repr(got)}, expected one of {', '.join(map(repr, kinds))}"
+    known = f"; {_known(holder, above)}" if isinstance(holder, inspect.StructType) else ""
+    return f"{at} is {reprlib.repr(got)}, {what[0].lower()}{what[1:]}{known}"
+
+
+def _walked(given: Any, path: Sequence[int | str]) -> tuple[Any, Any]:
+    """What msgspec holds of the type at a path within a spec, and the value that is there."""
+    kind: Any = inspect.type_info(Settings)
+    value: Any = given
+    for step in path:
+        if isinstance(kind, inspect.StructType):
+            kind = next((one.type for one in kind.fields if one.encode_name == step), None)
+        else:
+            kind = getattr(kind, "item_type", None)
+        within = isinstance(value, Mapping) or (isinstance(value, Sequence) and isinstance(step, int))
+        value = value[step] if within else None
+        if isinstance(kind, inspect.UnionType):
+            structs = [one for one in kind.types if isinstance(one, inspect.StructType)]
+            tag = value.get("kind") if isinstance(value, Mapping) else None
+            kind = next((one for one in structs if one.tag == tag), kind)
+    return kind, value
+
+
+def _terms(kind: Any) -> list[str]:
+    """The kinds of terms there are, of the type of one that is not known."""
+    return sorted(str(one.tag) for one in getattr(kind, "types", ()) if getattr(one, "tag", None))
+
+
+def _written(path: Sequence[int | str]) -> str:
+    """A path as people write it: terms[0].kind."""
+    return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).removeprefix(".")
+
+
+def _known(kind: Any, at: str) -> str:
+    """The dials of a table, or the kinds of terms."""
+    if tags := _terms(kind):
+        return f"expected kind to be one of {', '.join(map(repr, tags))}"
+    names = [one.encode_name for one in kind.fields] if isinstance(kind, inspect.StructType) else []
+    of = f" of {kind.tag}" if getattr(kind, "tag", None) else f" of {at}" if at else ""
+    return f"known dials{of}: {', '.join(names) or 'none'}"
