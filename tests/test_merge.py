@@ -318,7 +318,9 @@ def network(seed: int, rows: int = 100) -> Arrays:
         "learn/terms/1-ewc/fisher/fc.weight": np.square(numbers(4, 3)),
         "learn/terms/1-ewc/anchor/fc.weight": numbers(4, 3),
         "learn/counts": np.array([rows, rows // 10]),
-        "inputs/moments": np.stack([np.full(3, float(rows)), numbers(3), rows * np.square(numbers(3))]).astype(float),
+        "inputs/moments": np.stack(
+            [np.full(3, float(rows)), 0.1 * numbers(3), rows * np.square(1.0 + 0.1 * numbers(3))]
+        ).astype(float),
         "classes": np.array([rows, 0, 0]) if seed % 2 else np.array([1, rows, 0]),
         "head/means": np.eye(3, 5, dtype=np.float32) * np.array([[1], [seed % 2 == 0], [0]], np.float32),
         "head/held": np.array([3, 3 * (seed % 2 == 0), 0]),
@@ -372,6 +374,31 @@ def test_numbers_that_would_not_be_finite_are_refused():
     broken["inputs/moments"][1, 0] = np.nan
     with pytest.raises(ModelError, match="not finite in inputs/moments"):
         merge("linear", [broken, other], spec=SPEC)
+
+
+def moments(rows: float, mean: float, deviation: float) -> Floats:
+    return np.array([[rows, rows], [0.0, mean], [rows, rows * deviation**2]])
+
+
+@pytest.mark.parametrize("method", ["linear", "task"])
+@pytest.mark.parametrize(
+    ("mean", "deviation", "fits"),
+    [(1.0, 1.0, True), (-1.2, 1.0, False), (0.0, 2.4, True), (0.0, 2.8, False), (0.0, 0.35, False), (9.0, 0.0, False)],
+)
+def test_networks_that_standardise_otherwise_are_not_merged(method: str, mean: float, deviation: float, fits: bool):
+    one, other = network(1) | {"inputs/moments": moments(50, 0, 1)}, network(2)
+    other["inputs/moments"] = moments(50, mean, deviation)
+    told: dict[str, Any] = {"spec": SPEC | {"dense": 2}, "ancestor": network(3) | {"inputs/moments": np.zeros((3, 2))}}
+    if fits:
+        merge(method, [one, other], **told)
+        return
+    with pytest.raises(ModelError, match=r"deviation of column 1 are .* trained with 'normalize': False"):
+        merge(method, [one, other], **told)
+    with pytest.raises(ModelError, match="deviation of the number to predict are"):
+        merge(method, [one, other], **told | {"spec": SPEC | {"dense": 1}})
+    merge(method, [one, other], [1.0, 0.0], **told)  # nothing is taken of the other
+    unread = other | {"inputs/moments": np.array([[50.0, 0.0], [0.0, 0.0], [50.0, 0.0]])}
+    merge(method, [one, unread], **told)  # it has never seen that column
 
 
 def test_a_network_brings_its_own_fisher_information():

@@ -16,6 +16,7 @@ Spec = Mapping[str, Any]
 _FISHER = re.compile(r"^learn/terms/\d+-ewc/fisher/(.+)$")
 _STATISTIC = re.compile(r"^(inputs|head)/|^prior$|\brunning_(mean|var)$")
 _LEARNT_WITH = re.compile(r"^learn/(?!raw/)")
+_APART = 0.5  # deviations by which a parent may come to read its own rows otherwise than it has learned to
 _ADAPTER = re.compile(r"\blora_")
 MOMENTS, MEANS, HELD, MET, BASE = "inputs/moments", "head/means", "head/held", "classes", "base"  # of a network
 
@@ -40,6 +41,8 @@ def opened(spec: Spec, snapshots: Sequence[Arrays], shares: Floats) -> list[Arra
     first = snapshots[0]
     if BASE in first and not _alike(BASE, snapshots):
         raise ModelError("these networks were made with other weights that are not trained; only equal ones are merged")
+    if MOMENTS in first:
+        _check_moments(spec, [one[MOMENTS] for one in snapshots[: len(shares)]], shares)
     names = [name for name, array in first.items() if _merged(name, array) and not _settled(name, snapshots)]
     return [{name: one[name].astype(np.float64) for name in names} for one in snapshots]
 
@@ -83,6 +86,44 @@ def pooled(moments: Sequence[Floats], shares: Floats) -> Floats:
     mean = (counts * held[:, 1]).sum(axis=0) / np.where(total > 0.0, total, 1.0)
     spread = (shares[:, None] * held[:, 2] + counts * (held[:, 1] - mean) ** 2).sum(axis=0)
     return np.stack([total, mean, spread])
+
+
+def moved(own: Floats, moments: Floats) -> Floats:
+    """By how much the values of each column move where other moments standardise them than a model's own, in
+    deviations (root mean square); 0 for columns of which the model has not two values.
+
+    >>> moved(np.array([[10.0, 10.0], [1.0, 5.0], [10.0, 10.0]]), np.array([[20.0, 20.0], [1.0, 4.0], [80.0, 20.0]]))
+    array([0.5, 1. ])
+    """
+    spread, unit = (np.sqrt(one[2] / np.maximum(one[0], 1.0)) for one in (own, moments))
+    divisor = np.where(unit > 0.0, unit, 1.0)
+    stretch = np.where(spread > 0.0, spread / divisor - 1.0, 0.0)  # what never varied is read as 0
+    return np.where(own[0] >= 2.0, np.hypot((own[1] - moments[1]) / divisor, stretch), 0.0)
+
+
+def _check_moments(spec: Spec, moments: Sequence[Floats], shares: Floats) -> None:
+    """Weights of networks are not rewritten for other moments: those of the parents must be near the pooled ones.
+
+    Of two parents that count alike both are off by half a deviation where their means are 1.1 deviations apart, and the
+    narrower one where its deviation is 2.6 times smaller.
+    """
+    both = pooled(moments, shares)
+    for number, (one, share) in enumerate(zip(moments, shares, strict=True), 1):
+        off = moved(one, both) if share > 0.0 else np.zeros(0)
+        if (off > _APART).any():
+            column = int(np.argmax(off))
+            name = "the number to predict" if column == spec.get("dense") else f"column {column}"
+            raise ModelError(
+                f"parent {number} has learned from other inputs than all parents together: the mean and the deviation "
+                f"of {name} are {_described(one, column)}, and {_described(both, column)} of all. Networks standardise "
+                "by these, and their weights mean the same only where they are alike; merge networks that were trained "
+                "with 'normalize': False, or give them columns of one scale"
+            )
+
+
+def _described(moments: Floats, column: int) -> str:
+    count, mean, squares = moments[:, column]
+    return f"{mean:.4g} and {np.sqrt(squares / max(count, 1.0)):.4g}"
 
 
 def _directions(means: Sequence[Any], known: Sequence[Any], shares: Floats) -> Floats:
