@@ -121,15 +121,6 @@ def _makes_network(spec: Spec) -> bool:
         parameters = inspect.signature(maker).parameters.values()
     except (TypeError, ValueError):  # of C, and does not say: it is no maker of networks
         return False
-
-
-def _is_network(kind: type) -> bool:
-    """Whether this is a class of modules, asked without importing PyTorch."""
-    return any((one.__module__, one.__name__) == ("torch.nn.modules.module", "Module") for one in kind.__mro__)
-
-
-class Deferred:
-    """A model that does not know its inputs yet; `bind` builds it, and from then on it is the model it built."""
     needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _MANY}
     if needed:
         return needed <= NAMED
@@ -139,6 +130,15 @@ class Deferred:
         if any(one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in parameters):
             return False  # it does not work without a spec, and is no maker of networks
         raise ConfigError(f"{family!r} made nothing: {type(error).__name__}: {error}") from error
+
+
+def _is_network(kind: type) -> bool:
+    """Whether this is a class of modules, asked without importing PyTorch."""
+    return any((one.__module__, one.__name__) == ("torch.nn.modules.module", "Module") for one in kind.__mro__)
+
+
+class Deferred:
+    """A model that does not know its inputs yet; `bind` builds it, and from then on it is the model it built."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec: Spec = spec

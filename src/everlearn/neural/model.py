@@ -357,6 +357,17 @@ def _device(chosen: Settings) -> torch.device:
 
 def _ready(module: nn.Module, chosen: Settings, device: torch.device) -> nn.Module:
     """The module on its device, with its adapters, after a trial pass that finishes lazy layers."""
+    given: Any = module
+    if not isinstance(given, nn.Module):
+        got = f"the class {given.__name__}" if isinstance(given, type) else f"something of type {type(given).__name__}"
+        raise ConfigError(
+            f"neural model: got {got}, expected a torch.nn.Module in hand: call what makes it, as in Neural(Net(), ...)"
+        )
+    if sparse := [name for name, one in module.named_modules() if getattr(one, "sparse", False) is True]:
+        raise ConfigError(
+            f"neural model: the layer {sparse[0]!r} has sparse=True, and steps are taken with dense gradients; make it "
+            "with sparse=False"
+        )
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(chosen.seed)
     try:
@@ -393,14 +404,3 @@ def _probe(module: nn.Module, chosen: Settings, device: torch.device) -> None:
         ) from error
     for one, mode in zip(module.modules(), modes, strict=True):
         one.training = mode
-    given: Any = module
-    if not isinstance(given, nn.Module):
-        got = f"the class {given.__name__}" if isinstance(given, type) else f"something of type {type(given).__name__}"
-        raise ConfigError(
-            f"neural model: got {got}, expected a torch.nn.Module in hand: call what makes it, as in Neural(Net(), ...)"
-        )
-    if sparse := [name for name, one in module.named_modules() if getattr(one, "sparse", False) is True]:
-        raise ConfigError(
-            f"neural model: the layer {sparse[0]!r} has sparse=True, and steps are taken with dense gradients; make it "
-            "with sparse=False"
-        )
