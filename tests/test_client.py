@@ -356,6 +356,35 @@ def test_what_json_cannot_say_is_refused_before_it_is_sent(stage, call, features
     assert stage.asked == []
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "more", "words"),
+    [
+        ("predict", ({"a": math.inf},), {}, r"^field 'a': got infinity, expected a finite number$"),
+        ("predict", ({"a": np.float32("-inf")},), {}, r"^field 'a': got infinity"),
+        ("predict", ({"v": np.array([1.0, np.inf])},), {}, r"^field 'v': got infinity"),
+        ("predict_many", ([{"a": 1.0}, {"a": math.inf}],), {}, r"^instances\[1\]: field 'a': got infinity"),
+        ("learn", ({"a": math.inf}, 1), {}, r"^field 'a': got infinity"),
+        ("learn", ({"a": 1.0}, math.inf), {}, r"^got infinity, expected a category"),
+        ("learn", ({"a": 1.0}, 1), {"weight": math.inf}, r"^weight: got inf, expected a number from 0 to 1e30$"),
+        ("learn_many", ([Example("b", {"a": math.inf}, 1)],), {}, r"^examples\[0\]: field 'a': got infinity"),
+        ("feedback", ("a",), {"label": math.inf}, r"^got infinity, expected a category"),
+        ("feedback", ("a",), {"label": math.nan}, r"^the label is missing$"),
+        ("feedback", ("a",), {"reward": math.nan}, r"^reward: got nan, expected a finite number$"),
+        ("feedback_many", ([Label("a", 1), Label("b", math.inf)],), {}, r"^feedback\[1\]: got infinity"),
+    ],
+)
+def test_what_json_would_turn_into_nothing_is_refused_in_the_words_of_a_loop(stage, call, method, given, more, words):
+    with pytest.raises(errors.InputError, match=words):
+        call(method, *given, **more)
+    assert stage.asked == []
+
+
+def test_a_feature_that_is_no_number_is_missing_as_in_process(stage, call):
+    stage.replies(ANSWER)
+    call("predict", {"a": math.nan, "b": None})
+    assert stage.asked[0].body["features"] == {"a": None, "b": None}
+
+
 def test_the_token_is_not_shown():
     with Client(token="el_a_0123456789abcdef") as client:
         assert "0123456789abcdef" not in repr(client)

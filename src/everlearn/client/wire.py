@@ -8,7 +8,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -30,6 +30,7 @@ AT_ONCE = 32  # requests under way; more of them wait here, in order, at no cost
 LIMITS = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE, keepalive_expiry=3.0)
 AsyncSlots, Slots = asyncio.Semaphore, threading.Semaphore
 
+_ROWS = ("instances", "feedback", "examples")  # what lists of records are called where they are sent
 _TYPE = "urn:everlearn:problem:"
 _SAME = {
     "unknown-id": UnknownId,
@@ -256,11 +257,42 @@ def _problem(content: bytes) -> dict[str, Any]:
 
 def _body(told: Any) -> bytes:
     try:
-        return msgspec.json.encode(told, enc_hook=_plain)
+        body = msgspec.json.encode(told, enc_hook=_plain)
+        # JSON turns a number that is not finite into null, which means that it is missing.
+        lost = _lost(msgspec.to_builtins(told, enc_hook=_plain), ()) if b"null" in body else ""
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"this cannot be sent as JSON: {error}; expected numbers, strings, booleans and lists"
         ) from error
+    if lost:
+        raise InputError(lost)
+    return body
+
+
+def _lost(value: Any, path: tuple[str | int, ...]) -> str:
+    """Which number inside JSON would lose, in the words in which a loop refuses it in process; empty if none."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else _refusal(value, path)
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inside = value.items()
+    elif isinstance(value, list | tuple):
+        inside = enumerate(value)
+    return next((lost for name, part in inside if (lost := _lost(part, (*path, name)))), "")
+
+
+def _refusal(value: float, path: tuple[str | int, ...]) -> str:
+    """Why a number that is not finite cannot be sent; empty for a feature that is NaN, since it is missing anyway."""
+    row = f"{path[0]}[{path[1]}]: " if path[0] in _ROWS else ""
+    names = path[2:] if row else path
+    if path[0] == "instances" or names[0] == "features":
+        field = names[0] if path[0] == "instances" else names[1]
+        return "" if math.isnan(value) else f"{row}field {field!r}: got infinity, expected a finite number"
+    if names[0] == "label":
+        said = "the label is missing" if math.isnan(value) else "got infinity, expected a category or a finite number"
+        return row + said
+    expected = "a number from 0 to 1e30" if names[0] == "weight" else "a finite number"
+    return f"{row}{'.'.join(map(str, names))}: got {value}, expected {expected}"
 
 
 def _plain(value: Any) -> Any:
