@@ -109,6 +109,8 @@ def test_a_gate_that_may_not_speak_yet_accepts_nothing() -> None:
         (-1.0, 0.06, 0.05, 0.8),
         (1.0, 0.0, 0.05, 0.8),
         (1.0, 0.06, 0.0, 0.8),
+        (1.0, 0.06, 0.5, 0.8),
+        (1.0, 0.06, 0.7, 0.8),
         (1.0, 0.06, 0.05, 1.0),
         (0.0, 0.06, 0.05, 0.8),
         (0.001, 0.06, 0.05, 0.8),
@@ -117,3 +119,10 @@ def test_a_gate_that_may_not_speak_yet_accepts_nothing() -> None:
 def test_what_cannot_be_is_refused(points: float, disagreement: float, alpha: float, wanted: float) -> None:
     with pytest.raises(ConfigError, match="expected"):
         needed(points, disagreement, alpha, wanted)
+
+
+def test_a_power_that_the_gate_does_not_reach_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="of 400 simulated streams of 58330 examples the gate accepts 396, .* takes 400"
+    ):
+        needed(1.0, 0.06, alpha=0.49, power=0.999, minimum=30)

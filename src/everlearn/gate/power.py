@@ -58,7 +58,7 @@ def _tail(m: int, p: float, least: int) -> float:
 
 @exact_kernel
 def _critical(m: int, alpha: float) -> int:
-    """The least number of wins among m disagreements that a fair coin reaches with probability at most alpha."""
+    """The least number of wins among m disagreements that a fair coin reaches with probability at most alpha < 0.5."""
     low, high = m // 2, m + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -125,7 +125,7 @@ def needed(
 
     The arguments are those of the function `power`. For "gate" the number is that of simulated streams, by which the
     wanted share of them was accepted; another seed gives one that differs by some 5 %. Raises `ConfigError` for values
-    that cannot be, or that would need more than 10 million examples.
+    that cannot be, that would need more than 10 million examples, or for a power that the gate does not reach.
 
     (The formula for normal differences says 3,700 and 930 here; rows are whole, and the exact test never goes above
     alpha.)
@@ -151,8 +151,14 @@ def needed(
     if test == "exact":
         return _first(guess, difference, disagreement, alpha, power)
     accepted = _accepted_at(longest, difference, disagreement, alpha, minimum, seed)
-    reached = np.sort(np.where(accepted > 0, accepted, longest))
-    return int(reached[math.ceil(power * STREAMS) - 1])
+    reached, wanted = np.sort(accepted[accepted > 0]), math.ceil(power * STREAMS)
+    if len(reached) < wanted:
+        raise ConfigError(
+            f"needed: of {STREAMS} simulated streams of {longest} examples the gate accepts {len(reached)}, and power "
+            f"{power:g} takes {wanted}; expected a lower power (it may reject what is better: less often at a smaller "
+            "alpha), or a larger difference"
+        )
+    return int(reached[wanted - 1])
 
 
 def _first(guess: int, difference: float, disagreement: float, alpha: float, power: float) -> int:
@@ -231,5 +237,5 @@ def _check(points: float, disagreement: float, alpha: float) -> None:
             f"points is {points!r} and disagreement {disagreement!r}; expected a share of answers above 0 and at most "
             "1, and a difference from 0 to 100 times that share: who never disagrees is equally good"
         )
-    if not 0.0 < alpha < 1.0:
-        raise ConfigError(f"alpha is {alpha!r}; expected a probability above 0 and below 1, such as 0.05")
+    if not 0.0 < alpha < 0.5:
+        raise ConfigError(f"alpha is {alpha!r}; expected a probability above 0 and below 0.5, such as 0.05")
