@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from everlearn._torch import Tensor, Tensors, nn, tensor, torch
 from everlearn._torch import array as as_array
 from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError
+from everlearn.neural.model import FROZEN
 from everlearn.neural.settings import Lora
+from everlearn.neural.state import digest, names
 
 ADAPTER = "default"  # PEFT's name of an adapter without a name: it stands in the names of weights
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own files
 _ARRAYS = "weights/"  # what a neural model puts before them in its arrays
+_GATED = "accepted/"  # what the family "gated" puts before the arrays of the model that answers
 _OUTER = "base_model.model."  # what PEFT puts before the names of weights in its files
 _SAME = ("r", "lora_alpha", "use_dora", "use_rslora")  # what an adapter's numbers mean nothing without
 _LORA = re.compile(r"\.lora_\w+\.")
@@ -143,9 +146,12 @@ def factors(module: nn.Module) -> list[str]:
 def fill(module: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
     """Put the weights that answer, of a neural model's `arrays`, into a module made and adapted alike; returns it.
 
-    Weights that are not among the arrays (`frozen` "rebuilt") stay. Raises `ModelError`, with nothing changed, where
-    one that learned is missing or of another shape, or the module has none of that name.
+    The arrays may be those of the family "gated" around such a model. Weights that are not among the arrays (`frozen`
+    "rebuilt") stay. Raises `ModelError`, with nothing changed, where one that learned is missing or of another shape,
+    the module has none of that name, or the weights that stay are not those that the arrays were learned beside.
     """
+    if any(name.startswith(_GATED) for name in arrays):
+        arrays = {name.removeprefix(_GATED): one for name, one in arrays.items() if name.startswith(_GATED)}
     given = {name.removeprefix(_ARRAYS): one for name, one in arrays.items() if name.startswith(_ARRAYS)}
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     wrong = [f"{name!r} is missing" for name in _learned(module) if name not in given]
@@ -158,6 +164,11 @@ def fill(module: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
     if wrong:
         raise ModelError(
             f"these arrays do not fit this module: {'; '.join(wrong)}; make it and adapt it as the model's"
+        )
+    if FROZEN in arrays and not torch.equal(digest(module, names(module).fixed), tensor(arrays[FROZEN])):
+        raise ModelError(
+            "these arrays were learned beside other weights that are not trained than this module's; make it of the "
+            "same weights: of the same file, or with the same seed"
         )
     with torch.no_grad():
         for name, one in given.items():
