@@ -489,5 +489,5 @@ def test_a_head_without_rows_stays_and_a_module_without_a_linear_layer_is_refuse
 def test_refreshing_costs_a_stream_the_same_share_whatever_the_memory() -> None:
     """Rows that go through the network for the means, for each row that came: one half."""
     for held, batch in ((500, 10), (2000, 10), (37, 16)):
-        times = sum(head.due(step, held, batch) for step in range(1, 20_001))
+        times = sum(head.due(step, held, held, batch) for step in range(1, 20_001))
         assert times * held / (20_000 * batch) == pytest.approx(0.5, rel=0.1)

@@ -36,8 +36,11 @@ def start(module: nn.Module, classes: int) -> Tensors:
 
 
 def last(module: nn.Module) -> nn.Linear:
-    """The last linear layer, in the order in which layers are named; raises `ConfigError` where there is none."""
-    found = [one for one in module.modules() if isinstance(one, nn.Linear)]
+    """The last linear layer, in the order in which layers are named; raises `ConfigError` where there is none.
+
+    The two of an adapter are none: where the last layer has one, it is the layer that the adapter stands beside.
+    """
+    found = [one for name, one in module.named_modules() if isinstance(one, nn.Linear) and ".lora_" not in f".{name}"]
     if not found:
         raise ConfigError(
             f"head 'ncm' needs features, the input of the last nn.Linear, and {type(module).__name__} has no such "
@@ -90,12 +93,19 @@ def answer(own: Tensors, points: Tensor) -> Tensor:
     return (-own["sharpness"] * apart).masked_fill(absent & ~absent.all(), -torch.inf).masked_fill(absent.all(), 0.0)
 
 
-def due(step: int, held: int, batch: int) -> bool:
-    """Whether means are to be made anew after this many steps of `batch` rows, with `held` rows remembered.
+def due(learned: int, held: int, room: int, batch: int) -> bool:
+    """Whether means are to be made anew after this many minibatches of `batch` rows, with `held` rows remembered and
+    room for `room`.
 
-    Once for each 2 x `held` new rows, so that it costs a learning stream a few per cent, however large the memory.
+    Once the memory is full, for each 2 x `held` new rows, so that it costs a learning stream a few per cent, however
+    large the memory. While it fills, when the number of minibatches is a power of 2: fewer than two rows are looked at
+    for each that is learned.
 
-    >>> [step for step in range(1, 400) if due(step, held=500, batch=10)]
+    >>> [learned for learned in range(400) if due(learned, held=500, room=500, batch=10)]
     [100, 200, 300]
+    >>> [learned for learned in range(50) if due(learned, held=10 * learned, room=500, batch=10)]
+    [1, 2, 4, 8, 16, 32]
     """
-    return step > 0 and step % max(1, -(-SHARE * held // batch)) == 0
+    if held < room:
+        return learned > 0 and learned & (learned - 1) == 0
+    return learned > 0 and learned % max(1, -(-SHARE * held // batch)) == 0

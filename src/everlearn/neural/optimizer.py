@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
+
+import numpy as np
 
 from everlearn._torch import Tensor, Tensors, nn, torch
 from everlearn.errors import ConfigError
@@ -13,6 +15,8 @@ from everlearn.neural.network import found
 from everlearn.neural.settings import Schedule, Settings
 
 PREFIX = "learn/optimizer/"
+STEEPEST = 1e18  # gradients beyond this are not taken for numbers: their squares are no float32
+GROWTH, BACKOFF, STEADY = 2.0, 0.5, 2000  # of the scale of float16 losses
 _BENDS = ("momentum", "weight_decay", "nesterov", "maximize", "differentiable")  # of plain descent
 
 
@@ -34,6 +38,7 @@ def make(chosen: Settings, weights: dict[str, nn.Parameter]) -> torch.optim.Opti
     if not {"fused", "foreach", "capturable", "differentiable"} & told.keys():
         takes = inspect.signature(maker).parameters
         whole = all(one.dtype == torch.float32 for one in weights.values())
+        whole &= not (maker is torch.optim.SGD and told.get("momentum"))  # fused, it wants all weights to begin at once
         told |= {"fused": True} if "fused" in takes and whole else {"foreach": True} if "foreach" in takes else {}
     try:
         return cast(torch.optim.Optimizer, maker(list(weights.values()), **told))
@@ -51,7 +56,8 @@ def known() -> dict[str, Callable[..., torch.optim.Optimizer]]:
 class State:
     """The state of an optimiser as named tensors.
 
-    It is in the optimiser only from its first step on: before, an optimiser makes its own, as it would by itself.
+    That of a weight is in the optimiser only from its first gradient on: before, an optimiser makes its own, as it
+    would by itself. Which weights had one says the optimiser's `step`, or `begun` where it counts no steps.
     """
 
     def __init__(self, chosen: Settings, weights: dict[str, nn.Parameter]) -> None:
@@ -60,6 +66,8 @@ class State:
         self.start: Tensors = {}
         self._scalars: list[tuple[str, nn.Parameter, str, type]] = []  # plain numbers, which are not written in place
         self._keys: list[tuple[str, nn.Parameter, str]] = []
+        self._begun: dict[nn.Parameter, str] = {}  # the tensor that is 0 until a weight has a state
+        self._idle: set[nn.Parameter] = set()  # weights that have none yet
         self._look(chosen)
         dials = self.optimizer.param_groups[0]
         self._plain = type(self.optimizer) is torch.optim.SGD and not any(dials[name] for name in _BENDS)
@@ -83,7 +91,13 @@ class State:
                 "neural model: this optimizer keeps what it learns in its groups, where it cannot be kept"
             )
         for name, copied in copies.items():
-            for key, value in trial.state[copied].items():
+            state = trial.state[copied]
+            if state:
+                mark = "step" if float(state.get("step") or 0.0) > 0.0 else "begun"
+                self._begun[self._weights[name]] = f"{PREFIX}{name}/{mark}"
+                if mark == "begun":
+                    self.start[f"{PREFIX}{name}/begun"] = torch.zeros((), dtype=torch.int64)
+            for key, value in state.items():
                 whole = f"{PREFIX}{name}/{key}"
                 if isinstance(value, Tensor):
                     self.start[whole] = torch.zeros_like(value, memory_format=torch.contiguous_format)
@@ -100,14 +114,16 @@ class State:
     def bind(self, tensors: Tensors, taken: int) -> None:
         """Let the optimiser go on from these tensors, after so many steps."""
         self.optimizer.state.clear()
-        if taken:
-            for whole, weight, key in self._keys:
+        self._idle = {weight for weight, whole in self._begun.items() if not taken or not tensors[whole].item()}
+        for whole, weight, key in self._keys:
+            if weight not in self._idle:
                 self.optimizer.state[weight][key] = tensors[whole]
-            for whole, weight, key, kind in self._scalars:
+        for whole, weight, key, kind in self._scalars:
+            if weight not in self._idle:
                 self.optimizer.state[weight][key] = kind(tensors[whole].item())
 
-    def step(self, tensors: Tensors, taken: int, rate: float) -> None:
-        """One step at this rate, after `taken` others."""
+    def step(self, tensors: Tensors, rate: float) -> None:
+        """One step at this rate."""
         if self._plain:  # the same arithmetic, without what an optimiser does around it
             having: list[Tensor] = [one for one in self._all if one.grad is not None]
             torch._foreach_add_(having, [cast(Tensor, one.grad) for one in having], alpha=-rate)
@@ -115,14 +131,48 @@ class State:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if not taken:
-            for whole, weight, key in self._keys:
+        for whole, weight, key, _ in self._scalars:
+            tensors[whole].fill_(self.optimizer.state.get(weight, {}).get(key, 0))
+        if self._idle:
+            self._begin(tensors)
+
+    def _begin(self, tensors: Tensors) -> None:
+        """What the optimiser has made for weights with their first gradient is in the tensors from now on."""
+        begun = {weight for weight in self._idle if self.optimizer.state.get(weight)}
+        for whole, weight, key in self._keys:
+            if weight in begun:
                 held = self.optimizer.state[weight]
                 if key in held:
                     tensors[whole].copy_(held[key])
                 held[key] = tensors[whole]
-        for whole, weight, key, _ in self._scalars:
-            tensors[whole].fill_(self.optimizer.state[weight].get(key, 0))
+        for weight in begun:
+            if self._begun[weight].endswith("/begun"):
+                tensors[self._begun[weight]].fill_(1)
+        self._idle -= begun
+
+
+def finite(total: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether the loss and all gradients are numbers whose squares are numbers, too."""
+    slopes = [one.grad for one in weights if one.grad is not None]
+    if total.device.type != "cpu":
+        return bool(torch.stack([*torch._foreach_norm(slopes), total.abs().to(slopes[0].dtype)]).max() < STEEPEST)
+    most = abs(float(total))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for one in slopes:  # twice as fast as a norm
+            flat = one.numpy().reshape(-1)
+            most += float(np.dot(flat, flat))
+    return most < STEEPEST**2
+
+
+def rescale(scale: Tensor, steady: Tensor, finite: bool) -> None:
+    """The loss of float16 passes is scaled up as long as gradients stay finite (Micikevicius et al. 2018)."""
+    if not finite:
+        steady.zero_()
+        scale.mul_(BACKOFF)
+        return
+    steady.add_(1)
+    if int(steady) % STEADY == 0:
+        scale.mul_(GROWTH)
 
 
 def rate(schedule: Schedule, step: int) -> float:

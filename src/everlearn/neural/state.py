@@ -80,6 +80,16 @@ def twin(module: nn.Module, trained: tuple[str, ...] = ()) -> nn.Module:
     return copy.deepcopy(module, known)
 
 
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    """These tensors, with this before their names."""
+    return {prefix + name: one for name, one in tensors.items()}
+
+
+def within(tensors: Tensors, prefix: str) -> Tensors:
+    """Those of the tensors whose names begin so, without it."""
+    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+
+
 def digest(module: nn.Module, fixed: tuple[str, ...]) -> Tensor:
     """The SHA-256 of parameters that are made anew with the module, uint8 (32,)."""
     sha, parameters = hashlib.sha256(), dict(module.named_parameters())

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 
 from everlearn import drift
 from everlearn._torch import Tensor, Tensors, array, nn, tensor, torch
-from everlearn.errors import ConfigError
-from everlearn.neural import gather, network, optimizer, waiting
+from everlearn.neural import asked, gather, network, optimizer, waiting
 from everlearn.neural.inputs import Raw, Reading
-from everlearn.neural.parts import Inputs, Net, Rows, Seen, Term, mean
+from everlearn.neural.parts import Inputs, Net, Rows, Seen, mean
 from everlearn.neural.past import Minibatch, Past
 from everlearn.neural.seeding import Seeded
 from everlearn.neural.settings import Settings
-from everlearn.neural.state import RAW, SERVED, Mould, Names
+from everlearn.neural.state import RAW, SERVED, Mould, Names, under, within
 from everlearn.neural.terms import FUNCTIONS, replay
 from everlearn.neural.terms.replay import Agem, Distill, Gdumb, Replay
 from everlearn.records import Floats, Ints, Singles
@@ -30,14 +29,10 @@ from everlearn.spec import DriftSpec
 # where each counter stands: rows learned or waiting, rows waiting, passes begun, steps taken, until which row the rate
 # is changed, drifts seen, passes without a step, steps since the average began
 ROWS, WAITING, PASSES, TAKEN, UNTIL, DRIFTS, SKIPPED, SINCE, COUNTERS = range(9)
-STEEPEST = 1e18  # gradients beyond this are not taken for numbers: their squares are no float32
 YOUNG = 3.0  # an average is of the last third of its steps, or so, until `ema` bounds it
 NEWS, RARE = 0.02, 1e-8  # what a step adds to how frequent classes are in what is learned, and the least that counts
-GROWTH, BACKOFF, STEADY = 2.0, 0.5, 2000  # of the scale of float16 losses
 
 _NO_SLOTS = torch.zeros(0, dtype=torch.int64)
-
-One = tuple[int, Any, Term]  # where a term stands, its settings, its functions
 
 
 class Learner:
@@ -59,6 +54,11 @@ class Learner:
         heads = network.groups(chosen)
         self._heads = None if heads is None else heads.to(self._device)
         self._shift: Tensor | None = None
+        self._unmet: Tensor | None = None
+        self._unfit: NDArray[np.bool_] | None = None
+        if chosen.batch == 1:
+            with self._seeded.by(0):
+                asked.try_alone(module, chosen, reading)
         self.net = Net(
             module=module,
             weights=cast(Tensors, weights),
@@ -75,13 +75,13 @@ class Learner:
 
     def _look(self, chosen: Settings) -> None:
         """What is asked for: terms by what they do, memory, detector, consolidations."""
-        terms: list[One] = [(i, one, FUNCTIONS[type(one)]) for i, one in enumerate(chosen.terms)]
+        terms: list[asked.One] = [(i, one, FUNCTIONS[type(one)]) for i, one in enumerate(chosen.terms)]
         self._terms = terms
         self._fresh = [one for one in terms if one[2].fresh is not None]
         self._adding = [one for one in terms if one[2].loss is not None]
         self._bending = [one for one in terms if one[2].gradient is not None]
         self._stepping = [one for one in terms if one[2].stepped is not None]
-        self._draws = [_wanted(term, one, chosen.batch) for _, one, term in terms]
+        self._draws = [asked.wanted(term, one, chosen.batch) for _, one, term in terms]
         first = [i for i, many in enumerate(self._draws) if many][:1]
         joint = [i for i, one, _ in self._fresh if isinstance(one, Replay) and replay.joins(one)]
         self._joint = joint[0] if joint and joint == first and len(self._fresh) == 1 else -1
@@ -89,7 +89,7 @@ class Learner:
             self._adding = [one for one in self._adding if one[0] != self._joint]
         self._sees = bool(self._adding or self._bending or self._stepping or (self._fresh and self._joint < 0))
         self._said = any(term.remembers for _, _, term in terms)
-        self._consolidates = _consolidates(chosen, terms)
+        self._consolidates = asked.consolidates(chosen, terms)
         self._balances = chosen.balances
         remembering = any(isinstance(one, Replay | Distill | Agem | Gdumb) for one in chosen.terms)
         self.remembers = chosen.memory.kind != "none" and (remembering or chosen.head == "ncm")
@@ -107,12 +107,12 @@ class Learner:
         """All tensors under learn/, but for the weights, as they begin; the module is as it was made."""
         chosen = self.chosen
         pending = waiting.start(chosen, chosen.batch, self.whole)
-        started = {"learn/counts": torch.zeros(COUNTERS, dtype=torch.int64), **_under("learn/pending/", pending)}
+        started = {"learn/counts": torch.zeros(COUNTERS, dtype=torch.int64), **under("learn/pending/", pending)}
         started |= self._optimizer.start
         if self._balances:
             started["learn/frequent"] = torch.full((chosen.classes,), 1.0 / chosen.classes, device=self._device)
         if self._consolidates:
-            started |= _under("learn/recent/", waiting.start(chosen, chosen.consolidate.rows, self.whole))
+            started |= under("learn/recent/", waiting.start(chosen, chosen.consolidate.rows, self.whole))
         if self.watches:
             started["learn/pending/loss"] = torch.zeros(chosen.batch, dtype=torch.float64)
             detector = drift.start(self._watch, chosen.seed)
@@ -121,10 +121,10 @@ class Learner:
             started["learn/scaler/scale"] = torch.full((), 2.0**16, device=self._device)
             started["learn/scaler/steady"] = torch.zeros((), dtype=torch.int64, device=self._device)
         if self.remembers:
-            started |= _under("learn/memory/", self._past.start())
+            started |= under("learn/memory/", self._past.start())
         for one in self._terms:
             if one[2].start is not None:
-                started |= _under(_prefix(one), one[2].start(one[1], self.net))
+                started |= under(asked.prefix(one), one[2].start(one[1], self.net))
         return started
 
     def bind(self, tensors: Tensors) -> None:
@@ -148,9 +148,12 @@ class Learner:
         self.pending = waiting.kept(tensors, "learn/pending/", self.whole)
         self._labels: Floats = array(self.pending.y)
         self._recent = waiting.kept(tensors, "learn/recent/", self.whole) if self._consolidates else None
-        self._past.bind(_within(tensors, "learn/memory/"), self.pending)
-        self._detector = {name: array(one) for name, one in _within(tensors, "learn/drift/").items()}
-        self._own = [_within(tensors, _prefix(one)) for one in self._terms]
+        self._past.bind(within(tensors, "learn/memory/"), self.pending)
+        self._detector = {name: array(one) for name, one in within(tensors, "learn/drift/").items()}
+        self._own = [within(tensors, asked.prefix(one)) for one in self._terms]
+        counted = ("learn/counts", "classes", "prior", "inputs/moments", "learn/frequent")
+        self._counted = [tensors[name] for name in counted if name in tensors]
+        self._counted += [*within(tensors, "learn/drift/").values(), *self._buffers.values()]
         self._optimizer.bind(tensors, int(self.counts[TAKEN]))
 
     # Rows that wait
@@ -194,16 +197,13 @@ class Learner:
 
     def step(self, inputs: Inputs) -> None:
         """Learn the minibatch that is full; `inputs` are its arguments of the module."""
-        chosen, counts, pending = self.chosen, self.counts, self.pending
-        if self.reading.normalizes:
-            self.reading.count(array(pending.dense), self._labels, self._moments)
-            inputs = self.inputs()
-        if chosen.classes:
-            self._meet()
-        drifted = self.watches and self._drifted()
-        said, batch = self._pass(inputs)
-        for _ in range(1, chosen.passes):
-            _, batch = self._pass(inputs)
+        chosen, counts = self.chosen, self.counts
+        before = [one.clone() for one in self._counted]
+        try:
+            said, batch, drifted = self._passes(inputs)
+        except BaseException:
+            self._uncount(before)
+            raise
         if self.remembers:
             self._remember(batch, said)
         counts[WAITING] = 0
@@ -213,6 +213,31 @@ class Learner:
             crossed = every and counts[ROWS] // every > (counts[ROWS] - chosen.batch) // every
             if crossed or (drifted and chosen.drift.consolidate):
                 self._consolidate(self._recent)
+
+    def _passes(self, inputs: Inputs) -> tuple[Tensor, Minibatch, bool]:
+        """Count the minibatch and learn it; what was said of it at first, all rows of the last pass, whether it drifted
+        away."""
+        self._unfit = None
+        if self.reading.normalizes:
+            self.reading.count(array(self.pending.dense), self._labels, self._moments)
+            inputs = self.inputs()
+        if self.chosen.classes:
+            self._meet()
+        drifted = self.watches and self._drifted()
+        said, batch = self._pass(inputs)
+        for _ in range(1, self.chosen.passes):
+            _, batch = self._pass(inputs)
+        return said, batch, drifted
+
+    @torch.no_grad()
+    def _uncount(self, before: list[Tensor]) -> None:
+        """A pass failed: its rows, which wait still, are counted when it is tried again. Passes that were are."""
+        self.mould.gather(self._buffers)
+        done = self.counts[[PASSES, TAKEN, SKIPPED]]
+        torch._foreach_copy_(self._counted, before)
+        self.counts[[PASSES, TAKEN, SKIPPED]] = done
+        self.reading.look(self._moments)
+        self._shift = None
 
     def _pass(self, inputs: Inputs) -> tuple[Tensor, Minibatch]:
         """One forward and backward pass and a step of the optimiser; what was said of the new rows, and all rows."""
@@ -227,17 +252,19 @@ class Learner:
             self._weigh(batch.y)
             seen = self._seen(batch, outputs) if self._sees else []
             finite = self._descend(self._total(batch, outputs, seen), seen)
+            with torch.no_grad():
+                for i, one, term in self._stepping if finite else ():
+                    term.stepped(one, net, self._own[i], seen[i])  # type: ignore[misc]
+                if self._buffers:
+                    self.mould.gather(self._buffers)
             if finite:
-                with torch.no_grad():
-                    for i, one, term in self._stepping:
-                        term.stepped(one, net, self._own[i], seen[i])  # type: ignore[misc]
-                    if self._buffers:
-                        self.mould.gather(self._buffers)
-                    self._average(int(counts[SINCE]))
+                self._average(int(counts[SINCE]))
                 counts[TAKEN] += 1
                 counts[SINCE] += 1
             else:
                 counts[SKIPPED] += 1
+                if self.remembers:
+                    self._refuse(batch, outputs)
         self._shift = None
         if self._revises and len(batch.slots):
             self._revise(batch, outputs.detach())
@@ -289,36 +316,14 @@ class Learner:
                 nn.utils.clip_grad_norm_(self._weights, self.chosen.clip)
             for i, one, term in self._bending:
                 term.gradient(one, self.net, self._own[i], seen[i])  # type: ignore[misc]
-            finite = self._finite(total.detach())
+            finite = optimizer.finite(total.detach(), self._weights)
             if scale is not None:
-                self._rescale(scale, finite)
+                optimizer.rescale(scale, self.tensors["learn/scaler/steady"], finite)
             if finite:
-                self._optimizer.step(self.tensors, int(self.counts[TAKEN]), self.net.rate)
+                self._optimizer.step(self.tensors, self.net.rate)
         return finite
 
-    def _finite(self, total: Tensor) -> bool:
-        """Whether the loss and all gradients are numbers whose squares are numbers, too."""
-        slopes = [one.grad for one in self._weights if one.grad is not None]
-        if not self._near:
-            return bool(torch.stack([*torch._foreach_norm(slopes), total.abs().to(slopes[0].dtype)]).max() < STEEPEST)
-        most = abs(float(total))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for one in slopes:  # twice as fast as a norm
-                flat = one.numpy().reshape(-1)
-                most += float(np.dot(flat, flat))
-        return most < STEEPEST**2
-
-    def _rescale(self, scale: Tensor, finite: bool) -> None:
-        """The loss of float16 passes is scaled up as long as gradients stay finite (Micikevicius et al. 2018)."""
-        steady = self.tensors["learn/scaler/steady"]
-        if not finite:
-            steady.zero_()
-            scale.mul_(BACKOFF)
-            return
-        steady.add_(1)
-        if int(steady) % STEADY == 0:
-            scale.mul_(GROWTH)
-
+    @torch.no_grad()
     def _average(self, since: int) -> None:
         """Move what serves towards what is trained; young averages move faster, so as not to remember what was."""
         if self._averages:
@@ -335,6 +340,8 @@ class Learner:
     def _losses(self, outputs: Tensor, rows: Rows) -> Tensor:
         if self._heads is not None:
             outputs = outputs.masked_fill(~self._heads[rows.y], network.LOW)
+        if self._unmet is not None:
+            outputs = outputs.masked_fill(self._unmet, network.LOW)
         if self._shift is not None:
             outputs = outputs + self._shift
         return self._loss(outputs, rows.y)
@@ -363,13 +370,35 @@ class Learner:
     def _draw(self, many: int, stream: int) -> Rows:
         return self._past.draw(self.net, many, stream)
 
+    def _refuse(self, batch: Minibatch, outputs: Tensor) -> None:
+        """Of the new rows of a pass without a step, note those that make it impossible alone, to forget them: their
+        answer, their loss or its slope is no number. Others would be drawn with them, and be learned no more."""
+        new = _part(batch, slice(0, self.chosen.batch))
+        leaf = outputs.detach()[: len(new)].clone().requires_grad_()
+        losses = self._losses(leaf, new) * new.weight
+        slopes = torch.autograd.grad(losses.sum(), leaf)[0]
+        most = torch.cat([losses.detach()[:, None], leaf.detach(), slopes], 1).abs().amax(1)
+        unfit: NDArray[np.bool_] = array(~(most < optimizer.STEEPEST))
+        self._unfit = unfit if self._unfit is None else self._unfit | unfit
+
     def _remember(self, batch: Minibatch, said: Tensor) -> None:
         """Offer the new rows to the memory, with what was said of them before they were learned, where that is kept."""
         losses = gradients = compared = None
         if self._revises:
             losses, gradients = self._noted(said, _part(batch, slice(0, self.chosen.batch)))
             compared = batch.slots if self.chosen.memory.kind == "gradient" and len(batch.slots) else None
-        self._past.add(said, losses, gradients, compared, int(self.counts[ROWS]) - self.chosen.batch)
+        first = int(self.counts[ROWS]) - self.chosen.batch
+        if self._unfit is None or not self._unfit.any():
+            self._past.add(said, losses, gradients, compared, first)
+            return
+        held = within(self.tensors, "learn/memory/")
+        for at in np.flatnonzero(~self._unfit).tolist():  # one at a time: they are the same as at once
+            row = slice(at, at + 1)
+            alone = {name: one[row] for name, one in within(self.tensors, "learn/pending/").items()}
+            self._past.bind(held, waiting.kept(alone, "", self.whole))
+            lost, slope = (None if one is None else one[row] for one in (losses, gradients))
+            self._past.add(said[row], lost, slope, compared, first + at)
+        self._past.bind(held, self.pending)
 
     def _noted(self, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
         """The losses of rows, and their gradients with respect to the outputs, where they decide who stays."""
@@ -416,7 +445,7 @@ class Learner:
 
     def _consolidate(self, recent: waiting.Kept) -> None:
         """Let terms look at the newest rows. The module is in eval mode; what serves follows, if weights change."""
-        size, rows = len(recent.y), int(self.counts[ROWS])
+        size, rows = len(recent.y), int(self.counts[ROWS] - self.counts[WAITING])
         many = min(size, rows)
         at = torch.from_numpy((rows - many + np.arange(many)) % size)
         x, y = self.reading.inputs(*recent.part(at)), self.reading.labels(recent.y[at])
@@ -425,56 +454,29 @@ class Learner:
         modes = [one.training for one in self.net.module.modules()]
         self.net.step = int(self.counts[PASSES])
         self.net.module.eval()
-        with self._seeded.by(self.net.step), torch.no_grad():
-            for i, one, term in self._terms:
-                if term.consolidate is not None:
-                    term.consolidate(one, self.net, self._own[i], newest)
-        for module, mode in zip(self.net.module.modules(), modes, strict=True):
-            module.training = mode
-        self.mould.gather(self._buffers)
+        self._unmet = self._never()
+        try:
+            with self._seeded.by(self.net.step), torch.no_grad():
+                for i, one, term in self._terms:
+                    if term.consolidate is not None:
+                        term.consolidate(one, self.net, self._own[i], newest)
+        finally:
+            self._unmet = None
+            for module, mode in zip(self.net.module.modules(), modes, strict=True):
+                module.training = mode
+            self.mould.gather(self._buffers)
         if not all(torch.equal(one, other) for one, other in zip(before, self._weights, strict=True)):
             for served, trained in [*zip(self._averages, self._sources, strict=True), *self._copied]:
                 served.copy_(trained)
+
+    def _never(self) -> Tensor | None:
+        """Which classes nobody met yet, where these are out of the question: bool (classes,). A loss of the user's own
+        may take no mask."""
+        if self.chosen.task != "multiclass" or self.chosen.known or self.chosen.loss != "auto":
+            return None
+        return torch.from_numpy(self._classes == 0).to(self._device)
 
 
 def _part(batch: Minibatch, at: slice) -> Rows:
     said = None if batch.said is None else batch.said[at]
     return Rows(tuple(one[at] for one in batch.x), batch.y[at], batch.weight[at], said)
-
-
-def _wanted(term: Term, settings: Any, batch: int) -> int:
-    """How many remembered rows a term wants with each minibatch; -k is k times as many as came."""
-    many = term.draws(settings) if term.draws is not None else 0
-    return many if many >= 0 else -many * batch
-
-
-def _consolidates(chosen: Settings, terms: list[One]) -> bool:
-    """Whether anchors are ever taken; raise `ConfigError` where a term waits for that and it never comes."""
-    waits = [one for one in terms if one[2].consolidate is not None]
-    ever = (
-        chosen.consolidate.told
-        or chosen.consolidate.every > 0
-        or (chosen.drift.detector != "none" and chosen.drift.consolidate)
-    )
-    if waits and not ever:
-        raise ConfigError(
-            f"neural model: the term {_kind(waits[0])!r} acts at consolidations, and there are none; set "
-            "consolidate.every to a number of rows, drift.detector, or consolidate.told if you call consolidate()"
-        )
-    return bool(waits)
-
-
-def _kind(one: One) -> str:
-    return cast(str, type(one[1]).__struct_config__.tag)
-
-
-def _prefix(one: One) -> str:
-    return f"learn/terms/{one[0]}-{_kind(one)}/"
-
-
-def _under(prefix: str, tensors: Tensors) -> Tensors:
-    return {prefix + name: one for name, one in tensors.items()}
-
-
-def _within(tensors: Tensors, prefix: str) -> Tensors:
-    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
