@@ -606,7 +606,7 @@ def test_a_row_that_is_not_held_exactly_is_refused_before_anything_is_written(dt
     held = stream.filled(spec)
     before = {name: one.clone() for name, one in held.items()}
     stream.dense[6, 2] = number
-    with pytest.raises(InputError, match=r"column 2 of the row at position 6 .* 'float32'"):
+    with pytest.raises(InputError, match=r"row at position 6: column 2 is .* 'float32'"):
         stream.add(held, spec, 4, 8)
     assert all(torch.equal(before[name], held[name]) for name in held)
 

@@ -105,6 +105,13 @@ class Fold:
 
     # ---- rows, which come with their labels --------------------------------------------------------------------
 
+    def refused(self, batch: Batch) -> dict[int, str]:
+        """The rows that models of this loop cannot take, and why: who never learns is asked, which all began as."""
+        if self.started:
+            return model.refused((self.roster.find("frozen") or self.roster.champion).model, batch)
+        self._nursery = self._nursery or self.moves.make()
+        return model.refused(self._nursery, batch)
+
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold rows that come with their labels: each is predicted by everyone, scored, then learned."""
         if not self.started:
@@ -192,6 +199,10 @@ class Fold:
         if bad := {problem.row for problem in (*problems, *unknown)}:
             self.unusable += len(bad)
             good = np.array([row not in bad for row in range(len(y))])
+            examples, sources = kept(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
+        if refused := self.refused(examples.batch) if len(examples.y) else {}:
+            self.unusable += len(refused)
+            good = np.array([row not in refused for row in range(len(examples.y))])
             examples, sources = kept(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
         noted = 0  # a commit tells of the rows up to it, and of no others
         for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():

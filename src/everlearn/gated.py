@@ -33,7 +33,7 @@ from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.gate.kernels import CALIBRATION
 from everlearn.learn import loss_kind
-from everlearn.model import LEARN, Model, cut, prefixed, restore, within
+from everlearn.model import LEARN, Model, cut, prefixed, refused, restore, within
 from everlearn.model import build as build_model
 from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Singles, Task, Verdict
 from everlearn.spec import GateSpec
@@ -161,6 +161,10 @@ class Gated:
     def predict(self, batch: Batch) -> Singles:
         """Score n rows with the accepted model: float32 (n, classes), or (n, 1) for a regression."""
         return self._accepted.predict(batch)
+
+    def refused(self, batch: Batch) -> dict[int, str]:
+        """The rows that the model inside cannot take, and why."""
+        return refused(self._accepted, batch)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Learn, or validate on, each of n rows in order; return what was predicted for each before that.

@@ -16,6 +16,7 @@ import numpy as np
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
 from everlearn.fold import Commit, Fold
+from everlearn.learn import kept
 from everlearn.model import cut
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
 from everlearn.spec import Spec
@@ -53,10 +54,11 @@ class Intake:
         base = self.rows - taken
         pending: list[Rejected] = []
         for chunk in stream.chunks(taken, _READ):
-            examples = chunk.examples
+            examples, refused = self._fit(chunk.examples, stream.name)
             if base:
                 examples = dataclasses.replace(examples, position=examples.position + base)
-            pending += [msgspec.structs.replace(one, at=one.at + base) for one in chunk.rejected]
+            aside = sorted([*chunk.rejected, *refused], key=lambda one: one.at)
+            pending += [msgspec.structs.replace(one, at=one.at + base) for one in aside]
             yield chunk.last, self._fold_rows(stream.fingerprint, examples, base, chunk.last, pending)
         if pending:
             yield chunk.last, self._set_aside(pending)
@@ -103,12 +105,20 @@ class Intake:
         for _ in range(spec.epochs - 1):
             left = fold.warm_rows
             for chunk in stream.chunks(0, _READ):
-                used = min(left, len(chunk.examples.y))
-                fold.rehearse(cut(chunk.examples, 0, used))
+                examples, _ = self._fit(chunk.examples, stream.name)
+                used = min(left, len(examples.y))
+                fold.rehearse(cut(examples, 0, used))
                 left -= used
                 if not left:
                     break
         return None
+
+    def _fit(self, examples: Examples, name: str) -> tuple[Examples, list[Rejected]]:
+        """The rows that the loop's models can take, and the others, by their number in the stream."""
+        refused = self._fold.refused(examples.batch) if len(examples.y) else {}
+        at = examples.position
+        aside = [Rejected(name, int(at[row]), why, "", int(at[row])) for row, why in sorted(refused.items())]
+        return kept(examples, ~np.isin(np.arange(len(at)), list(refused))), aside
 
     def _fold_rows(
         self, name: str, examples: Examples, base: int, last: int, pending: list[Rejected]

@@ -132,6 +132,8 @@ class Loop:
         """Predict and learn at once, where the label is already known."""
         held, label = self._plain(features), scalar(label)
         self.fold.encoder.label(label)
+        for why in self.fold.refused(self.fold.encoder.record(held)).values():
+            raise InputError(why)
         name = id or f"example-{self.log.count('example') + 1}"
         self._take([Example(name, held, label, checked_weight(weight), source, self._subject(features))])
 

@@ -41,6 +41,9 @@ class Model(Protocol):
     under an average): `predict` does not read them, and what serves is published without them. So where there are
     such, assigning a dict without any of them is allowed as well, and the model keeps its own (where what it is given
     is read-only, it only answers from then on, and may let go of them).
+
+    A family that cannot take every row of its shape has a method `refused(batch)` as well, which maps such rows to
+    reasons and hangs on nothing that is learned: they are then set aside before anybody is asked about them.
     """
 
     spec: Spec
@@ -53,6 +56,12 @@ class Model(Protocol):
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Learn n labelled rows in order, and return what was predicted for each before it was learned."""
         ...
+
+
+def refused(model: Model, batch: Batch) -> dict[int, str]:
+    """The rows that a model cannot take, and why; none where its family does not tell."""
+    tell = getattr(model, "refused", None)
+    return dict(tell(batch)) if tell is not None else {}
 
 
 def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:

@@ -18,7 +18,7 @@ from everlearn.errors import InputError
 from everlearn.events import Log
 from everlearn.faulty import Tried
 from everlearn.feedback import Correction, Earlier, Early, target
-from everlearn.model import Model
+from everlearn.model import Model, refused
 from everlearn.records import (
     Arrays,
     Batch,
@@ -199,8 +199,8 @@ class _Pupil:
         """Learn the rows that were gathered."""
         rows, self._rows = self._rows, []
         batch, problems = self._encoder.records([row.features for row in rows])
-        if problems:
-            bad = {problem.row for problem in problems}
+        bad = {problem.row for problem in problems} | refused(self._model.model, batch).keys()
+        if bad:
             rows = [row for i, row in enumerate(rows) if i not in bad]
             batch, _ = self._encoder.records([row.features for row in rows])
         if not rows:

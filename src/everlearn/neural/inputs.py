@@ -125,6 +125,19 @@ class Reading:
                 raise self._refusal(refused, len(batch.indices))
         return Raw(dense, indices, values)
 
+    def odd(self, raw: Raw) -> dict[int, str]:
+        """The rows with a token that is none, and why; a missing one is token 0."""
+        if not self._tokens:
+            return {}
+        with np.errstate(invalid="ignore"):
+            odd = (raw.dense < 0) | (raw.dense >= 2**31) | (raw.dense % 1 != 0)
+        odd &= ~np.isnan(raw.dense)
+        columns = {int(row): int(np.argmax(odd[row])) for row in np.flatnonzero(odd.any(1))}
+        return {
+            row: f"column {column} is {float(raw.dense[row, column])!r}, expected a token: a whole number from 0"
+            for row, column in columns.items()
+        }
+
     def count(self, rows: Singles, y: Floats, moments: Floats) -> None:
         """Let rows (n, dense) and numbers to predict (n,) count in `moments` (3, columns), and standardise by them."""
         if self.normalizes:

@@ -116,17 +116,47 @@ def cast(dense: Tensor, spec: Memory, at: int) -> Tensor:
     if dense.dtype == stored:
         return dense
     held = dense.to(stored)
+    lost = _changed(dense, held, spec)
+    if lost is not None:
+        row, column = (int(number) for number in lost.nonzero()[0])
+        raise InputError(f"the row at position {at + row}: {_why(dense, row, column, spec)}")
+    return held
+
+
+def rounded(dense: Tensor, spec: Memory) -> Tensor:
+    """Dense rows (n, columns) as they are stored, where all that does not fit is the mean that stands for a gap."""
+    stored = DTYPES[spec.dtype]
+    if dense.dtype == stored or not stored.is_floating_point:
+        return dense
+    limits = torch.finfo(stored)
+    return dense.clamp(limits.min, limits.max).to(stored)
+
+
+def lost(dense: Tensor, spec: Memory) -> dict[int, str]:
+    """Which of the rows (n, columns) would not come back as they are, and why."""
+    changed = _changed(dense, dense.to(DTYPES[spec.dtype]), spec)
+    if changed is None:
+        return {}
+    rows = changed.any(1).nonzero()[:, 0].tolist()
+    return {row: _why(dense, row, int(changed[row].nonzero()[0]), spec) for row in rows}
+
+
+def _changed(dense: Tensor, held: Tensor, spec: Memory) -> Tensor | None:
+    """Where numbers are others when they come back, bool (n, columns); None if nowhere."""
     back, was = (held.double(), dense.double()) if spec.dtype == "int32" else (held.to(dense.dtype), dense)
     if torch.equal(back, was):
-        return held
-    lost = (back != was) & ~(back.isnan() & was.isnan())
-    if lost.any():
-        row, column = (int(number) for number in lost.nonzero()[0])
-        raise InputError(
-            f"column {column} of the row at position {at + row} is {float(dense[row, column])!r}, which {spec.dtype} "
-            "does not hold exactly; expected rows that it does: set memory.dtype to 'float32'"
-        )
-    return held
+        return None
+    changed = (back != was) & ~(back.isnan() & was.isnan())
+    return changed if bool(changed.any()) else None
+
+
+def _why(dense: Tensor, row: int, column: int, spec: Memory) -> str:
+    value = float(dense[row, column])
+    told = "missing" if value != value else repr(value)
+    return (
+        f"column {column} is {told}, which {spec.dtype} does not hold exactly; expected a number that it does, or set "
+        "memory.dtype to 'float32'"
+    )
 
 
 def add(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from everlearn._torch import Tensor, Tensors, array, functional, nn, tensor, torch
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
 from everlearn.model import LEARN
-from everlearn.neural import gather, head, memory, network, settings
-from everlearn.neural.inputs import FURTHEST, Reading
+from everlearn.neural import gather, head, memory, network, settings, waiting
+from everlearn.neural.inputs import FURTHEST, Raw, Reading
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
 from everlearn.neural.state import RAW, SERVED, Mould, digest, names, twin
@@ -54,6 +54,7 @@ class Neural:
         self._layout = {name: (tuple(one.shape), one.dtype, one.device) for name, one in self._tensors.items()}
         self._arrays = {name: array(one) for name, one in self._tensors.items()} if self._on_cpu else {}
         self._bound = False
+        self._highest: Singles = np.full(chosen.dense, -1.0, np.float32)  # tokens that could be looked up
         self._settle()
 
     def _start(self, module: nn.Module, learner: Learner) -> Tensors:
@@ -150,6 +151,7 @@ class Neural:
         Raises `InputError` if the batch does not fit the model.
         """
         raw = self._reading.raw(batch)
+        _all_taken(self._odd(raw))
         n = len(raw.dense)
         out = np.empty((n, self._chosen.outputs), np.float32)
         size = 1 if self._chosen.one_at_a_time else CHUNK
@@ -166,6 +168,7 @@ class Neural:
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
         raw = self._reading.raw(batch)
+        _all_taken(self._refused(raw))
         n = len(raw.dense)
         labels, weights, usable = self._labels(y, weight, n)
         learner = self._learning()
@@ -183,6 +186,37 @@ class Neural:
             out[at:stop] = self._some(learner, rows, labels, at, stop)
             at = stop
         return out
+
+    def refused(self, batch: Batch) -> dict[int, str]:
+        """The rows that this network cannot take, and why: with numbers that are no tokens, or tokens without an
+        embedding, or numbers that the memory does not hold exactly. Raises `InputError` if the batch does not fit."""
+        return self._refused(self._reading.raw(batch))
+
+    def _refused(self, raw: Raw) -> dict[int, str]:
+        """As `refused`, of rows as they are kept."""
+        return self._unknown(raw) | self._odd(raw)
+
+    def _odd(self, raw: Raw) -> dict[int, str]:
+        """Rows whose numbers are not what they should be."""
+        return waiting.refused(self._reading, self._chosen.memory, raw) | self._reading.odd(raw)
+
+    def _unknown(self, raw: Raw) -> dict[int, str]:
+        """Rows with tokens that the module cannot look up; asked only where a column has a higher one than ever."""
+        if self._chosen.dtype != "int64" or not len(raw.dense):
+            return {}
+        highest = np.maximum(self._highest, np.nan_to_num(raw.dense).max(0))
+        if (highest == self._highest).all():
+            return {}
+        found = {}
+        for at in range(len(raw.dense)):
+            dense, indices, values = (tensor(one[at : at + 1]) for one in raw)
+            try:
+                self._says(self._reading.inputs(dense, indices, values))
+            except InputError as error:
+                found[at] = str(error)
+        if not found:
+            self._highest = highest
+        return found
 
     def _some(self, learner: Learner, rows: Any, labels: Floats, at: int, stop: int) -> Singles:
         """Answer rows, and let them wait; learn the minibatch if they fill it. There is room for them."""
@@ -299,7 +333,8 @@ class Neural:
 
     def _refresh(self, learner: Learner) -> None:
         """Make the class means of the head anew, where they are due."""
-        if head.due(int(learner.counts[PASSES]), self.composition()["rows"], self._chosen.batch):
+        learned, held = int(learner.counts[PASSES]) // self._chosen.passes, self.composition()
+        if head.due(learned, held["rows"], held["capacity"], self._chosen.batch):
             with self._served.lock:
                 if self._served.held is not self._token:
                     self._served.pour(self._weights, self._token)
@@ -322,6 +357,12 @@ class Neural:
         report["total"] = sum(report.values())
         report["peak"] = 0 if self._on_cpu else torch.cuda.max_memory_allocated(self._device)
         return report
+
+
+def _all_taken(refused: Mapping[int, str]) -> None:
+    """Raise `InputError` for the first row that was refused, if any was."""
+    for row in sorted(refused):
+        raise InputError(f"row {row} of the batch: {refused[row]}")
 
 
 def build(spec: Mapping[str, Any]) -> Neural:

@@ -147,7 +147,9 @@ class Past:
         """Offer the rows that wait, row i at position `at` + i, with what was said of them before they were learned."""
         if not self._near:
             pending = self._pending
-            dense = self._reading.filled(pending.dense) if pending.dense.is_floating_point() else pending.dense
+            dense = pending.dense
+            if dense.is_floating_point():
+                dense = memory.rounded(self._reading.filled(dense), self.spec)
             answers = said if self._said else said[:, :0]
             rows = memory.Stored(dense, pending.indices, pending.values, pending.y, pending.weight, answers)
             memory.add(self._held, self.spec, rows, losses=losses, gradients=gradients, compared=compared, at=at)

@@ -69,10 +69,24 @@ def stored(reading: Reading, spec: Memory, raw: Raw, usable: NDArray[np.bool_], 
     """
     if spec.dtype == "float32":
         return raw.dense
-    filled = reading.filled(tensor(raw.dense))
+    dense = _read(reading, spec, raw)
     if usable.all():
-        held = memory.cast(filled, spec, at)
+        held = memory.cast(dense, spec, at)
     else:
-        memory.cast(filled[torch.from_numpy(usable)], spec, at)
-        held = filled.to(memory.DTYPES[spec.dtype])
+        memory.cast(dense[torch.from_numpy(usable)], spec, at)
+        held = dense.to(memory.DTYPES[spec.dtype])
     return array(held) if spec.dtype in WHOLE else raw.dense
+
+
+def refused(reading: Reading, spec: Memory, raw: Raw) -> dict[int, str]:
+    """The rows that the memory does not hold exactly, and why."""
+    if spec.kind == "none" or spec.dtype == "float32":
+        return {}
+    return memory.lost(_read(reading, spec, raw), spec)
+
+
+def _read(reading: Reading, spec: Memory, raw: Raw) -> Tensor:
+    """Dense columns as they would be stored: a missing value is the 0 that it is read as, but where columns are
+    standardised, for there it is the mean of that moment."""
+    dense = tensor(raw.dense)
+    return reading.filled(dense) if spec.dtype in WHOLE and not reading.normalizes else dense

@@ -124,7 +124,7 @@ class Worker:
         self._ready = ready
         self._tracer = tracer
         self._group = Group(spec, encoder, log, reader)
-        self._labels = Labels(spec, encoder, log)
+        self._labels = Labels(spec, encoder, log, reader)
         self._commit = GroupCommit(log, self._later, self._count_commit)
         self._bodies = Bodies(spec.serve.body, self._full)
         self._proxy = Proxy(setup.desk, self._bodies)

@@ -24,9 +24,11 @@ from everlearn.app.worker.requests import (
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, row
 from everlearn.feedback import checked_weight, judgement, target, unknown
+from everlearn.model import refused
 from everlearn.predict import new_id
 from everlearn.records import Example, Feedback, Prediction
 from everlearn.schema import Encoder
+from everlearn.snapshot import Reader
 from everlearn.spec import Spec
 
 R = TypeVar("R")
@@ -54,12 +56,13 @@ class Taken:
 class Labels:
     """Checks what is told about records; `source` is who tells it, as its token says ("": anyone)."""
 
-    def __init__(self, spec: Spec, encoder: Encoder, log: Log) -> None:
+    def __init__(self, spec: Spec, encoder: Encoder, log: Log, reader: Reader) -> None:
         self._task = spec.schema.task
         self._early = spec.feedback.early > 0
         self._fields = Fields(spec)
         self._encoder = encoder
         self._log = log
+        self._reader = reader
 
     def feedback(self, rows: Rows[FeedbackRow], source: str) -> Taken:
         """The judgements that can be used. Raises what is wrong with a single one, or with the first if all are."""
@@ -100,8 +103,10 @@ class Labels:
 
     def _example(self, one: LearnRow, source: str) -> Example:
         record = self._fields.held(one.features)
-        self._encoder.record(record)
+        row = self._encoder.record(record)
         self._encoder.label(one.label)
+        for why in refused(self._reader.current().champion.model, row).values():
+            raise InputError(why)
         id, weight = one.id or new_id(), checked_weight(one.weight)
         example = Example(
             id, record, one.label, weight, _source(source, one.source), self._fields.subject(one.features)
