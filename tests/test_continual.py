@@ -267,6 +267,8 @@ def test_a_stream_copies_no_more_than_a_chunk() -> None:
         (lambda x, y: (x, y + 0.5), InputError, "whole numbers from 0"),
         (lambda x, y: (x, y * 0), InputError, "at least two classes"),
         (lambda x, y: (x.astype(str), y), InputError, "expected numbers"),
+        (lambda x, y: (x, y.astype(str)), InputError, r"y has dtype <U\d+; expected whole numbers"),
+        (lambda x, y: None, InputError, "train is of type NoneType; expected a pair"),
         (lambda x, y: (x[:, :1], y), InputError, "expected the same"),
     ],
 )
@@ -285,8 +287,22 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         continual.split(train, train, order=[0, 0, 1, 2])
     with pytest.raises(ConfigError, match="'class', 'task' or 'domain'"):
         continual.split(train, train, kind="both")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="changes is empty"):
-        continual.domain(train, train, {})
+    with pytest.raises(ConfigError, match="at most once"):
+        continual.split(train, train, order=["a"])  # type: ignore[list-item]
+    for rows in (-1, 0, 1.5):
+        with pytest.raises(ConfigError, match=f"rows is {rows}; expected how many of each task"):
+            continual.split(train, train, rows=rows)  # type: ignore[arg-type]
+    for changes in ({}, ["as it is"]):
+        with pytest.raises(ConfigError, match="changes is .*; expected a change for each task, by its name"):
+            continual.domain(train, train, changes)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the change of task 'turned' is 90; expected a function"):
+        continual.domain(train, train, {"turned": 90})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="tasks is -2"):
+        continual.permuted(train, train, tasks=-2)
+    with pytest.raises(ConfigError, match=r"model is of type dict; expected a model, such as everlearn\.build"):
+        continual.evaluate({"family": "linear"}, continual.split(train, train))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"stream is of type list; expected one of continual\.split"):
+        continual.evaluate(build({"family": "linear"}), [])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="0 to test"):
         continual.split(train, (train[0][:5], train[1][:5]))
     halved = continual.domain(train, train, {"halved": lambda x: x[: len(x) // 2]})

@@ -227,6 +227,10 @@ def evaluate(
     >>> outcome.matrix.shape, bool(outcome.matrix[0, 0] > 0.9)
     ((2, 2), True)
     """
+    if not isinstance(stream, TaskStream):
+        raise ConfigError(f"stream is of type {type(stream).__name__}; expected one of continual.split and its kin")
+    if not hasattr(model, "predict"):
+        raise ConfigError(f"model is of type {type(model).__name__}; expected a model, such as everlearn.build(spec)")
     points = _points(stream, every)
     if not 0 <= cost < float("inf"):
         raise ConfigError(f"cost is {cost}; expected a number from 0: how many rows come while one is learned")

@@ -156,8 +156,8 @@ def split(
     (((5, 4), (3, 2), (1, 0)), (20, 40, 60))
     """
     train, test, classes = _checked(train, test)
-    chosen = list(range(classes)) if order is None else [int(label) for label in order]
-    if sorted(set(chosen)) != sorted(chosen) or not set(chosen) <= set(range(classes)):
+    chosen = list(range(classes)) if order is None else list(order)
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(classes)):
         raise ConfigError(f"order is {order}; expected each of the classes 0 to {classes - 1} at most once")
     groups = _groups(chosen, per_task)
     labels: Ints = np.arange(classes)
@@ -195,8 +195,15 @@ def domain(
     [7.0, 6.0]
     """
     train, test, classes = _checked(train, test)
-    if not changes:
-        raise ConfigError("changes is empty; expected a change for each task, None for rows as they are")
+    if not isinstance(changes, Mapping) or not changes:
+        raise ConfigError(
+            f"changes is {changes!r}; expected a change for each task, by its name, and None for rows as they are"
+        )
+    for name, change in changes.items():
+        if change is not None and not callable(change):
+            raise ConfigError(
+                f"the change of task {name!r} is {change!r}; expected a function of rows, or None for rows as they are"
+            )
     every = np.arange(len(test[1]))
     tasks = tuple(Task(name, tuple(range(classes)), every, change) for name, change in changes.items())
     pieces = [_shuffled(np.arange(len(train[1])), rows, seed, number) for number in range(len(tasks))]
@@ -213,6 +220,8 @@ def permuted(train: Data, test: Data, tasks: int = 10, rows: int | None = None, 
     [[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0]]
     """
     train, test, _ = _checked(train, test)
+    if tasks < 1:
+        raise ConfigError(f"tasks is {tasks}; expected at least 1")
     columns = int(np.prod(train[0].shape[1:]))
     changes = {
         f"order {number}" if number else "as it is": permutation(columns, seed, number) if number else None
@@ -326,6 +335,8 @@ def _examples(dense: NDArray[Any], y: NDArray[Any], before: int) -> Examples:
 
 
 def _shuffled(places: NDArray[Any], rows: int | None, seed: int, task: int) -> NDArray[Any]:
+    if rows is not None and (not isinstance(rows, int | np.integer) or rows < 1):
+        raise ConfigError(f"rows is {rows!r}; expected how many of each task come, at least 1, or None for all")
     return np.random.default_rng([seed, SHUFFLE, task]).permutation(places)[:rows]
 
 
@@ -349,12 +360,19 @@ def _listed(group: Sequence[int]) -> str:
 def _checked(train: Data, test: Data) -> tuple[Data, Data, int]:
     """The pairs with integer labels, and the number of classes; refuse what does not fit together."""
     pairs: list[Data] = []
-    for name, (x, y) in (("train", train), ("test", test)):
-        x, y = np.asanyarray(x), np.asarray(y)
+    for name, pair in (("train", train), ("test", test)):
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise InputError(f"{name} is of type {type(pair).__name__}; expected a pair of arrays (x, y)")
+        x, y = np.asanyarray(pair[0]), np.asarray(pair[1])
         if y.ndim != 1 or x.ndim < 2 or len(x) != len(y) or not len(y):
             raise InputError(f"{name}: x has shape {x.shape} and y {y.shape}; expected (n, ...) and (n,), with n > 0")
         if x.dtype.kind not in "fiub":
             raise InputError(f"{name}: x has dtype {x.dtype}; expected numbers")
+        if y.dtype.kind not in "fiub":
+            raise InputError(
+                f"{name}: y has dtype {y.dtype}; expected whole numbers from 0, such as the second result of "
+                "numpy.unique(y, return_inverse=True)"
+            )
         whole = y.astype(np.int64)
         if (whole != y).any() or whole.min() < 0:
             raise InputError(f"{name}: y holds {y.min()} to {y.max()} as {y.dtype}; expected whole numbers from 0")
