@@ -199,6 +199,11 @@ def test_fisher_information_that_does_not_fit_is_refused(fisher: Any, words: str
         merge("fisher", [ONE, {**ONE, "w": np.zeros(3)}], fisher=fisher)
 
 
+def test_who_keeps_all_takes_no_density():
+    with pytest.raises(ConfigError, match=r"linear got a density of 0\.5, and keeps all; ties, dare take one"):
+        merge("linear", [ONE, ONE], density=0.5)
+
+
 def test_the_ancestor_is_one_of_the_family_too():
     with pytest.raises(ModelError, match=r"the ancestor does not fit the first parent: 'w' has shape \(2,\)"):
         merge("task", [ONE, ONE], ancestor={"w": np.ones(2), "n": np.array(1)})
@@ -403,6 +408,8 @@ def test_networks_that_standardise_otherwise_are_not_merged(method: str, mean: f
 
 def test_a_network_brings_its_own_fisher_information():
     one, other = network(1), network(2)
+    for each in (one, other):  # of several terms, the first
+        each["learn/terms/10-ewc/fisher/fc.weight"] = np.ones_like(each["weights/fc.weight"])
     found = merge("fisher", [one, other], spec=SPEC)
     f, g = (each["learn/terms/1-ewc/fisher/fc.weight"].astype(float) for each in (one, other))
     for place in ("weights/fc.weight", "learn/raw/fc.weight"):

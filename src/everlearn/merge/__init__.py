@@ -150,6 +150,9 @@ def completed(how: How, many: int) -> How:
     if not fine or (sum(weights) == 0.0 and not method.ancestor) or not any(weights):
         expected = "finite numbers" if method.signed else "finite numbers from 0"
         raise ConfigError(f"merge: {how.method} got the weights {weights}; expected {expected} whose sum is not 0")
+    if how.density not in (0.0, 1.0) and not method.density:
+        able = ", ".join(name for name, one in METHODS.items() if one.density)
+        raise ConfigError(f"merge: {how.method} got a density of {how.density!r}, and keeps all; {able} take one")
     density = how.density or method.density or 1.0
     if not 0.0 < density <= 1.0:
         raise ConfigError(f"merge: density is {density!r}, expected a share above 0, to 1")

@@ -13,7 +13,7 @@ from everlearn.records import Arrays, Floats
 
 Spec = Mapping[str, Any]
 
-_FISHER = re.compile(r"^learn/terms/\d+-ewc/fisher/(.+)$")
+_FISHER = re.compile(r"^learn/terms/(\d+)-ewc/fisher/(.+)$")
 _STATISTIC = re.compile(r"^(inputs|head)/|^prior$|\brunning_(mean|var)$")
 _LEARNT_WITH = re.compile(r"^learn/(?!raw/)")
 _APART = 0.5  # deviations by which a parent may come to read its own rows otherwise than it has learned to
@@ -138,10 +138,10 @@ def _directions(means: Sequence[Any], known: Sequence[Any], shares: Floats) -> F
 def fisher(spec: Spec, arrays: Arrays) -> Arrays | None:
     """What the first EWC term of a network keeps, for weights that serve and weights that are trained alike."""
     found: Arrays = {}
-    for name in sorted(arrays):
-        if match := _FISHER.match(name):
-            for place in ("weights/", "learn/raw/"):
-                found.setdefault(place + match[1], arrays[name].astype(np.float64))
+    kept = [match for name in arrays if (match := _FISHER.match(name))]
+    for match in sorted(kept, key=lambda one: int(one[1])):
+        for place in ("weights/", "learn/raw/"):
+            found.setdefault(place + match[2], arrays[match[0]].astype(np.float64))
     return found or None
 
 
