@@ -239,3 +239,35 @@ def test_one_term_at_most_replaces_the_loss_of_the_rows_that_come(terms: Any) ->
     with pytest.raises(ConfigError, match=f"terms {named} both replace the loss of the rows that come; expected"):
         fitting(terms, "balanced")
     assert fitting((Replay(), Distill(), Agem()), "balanced") == (Replay(), Distill(), Agem())
+
+
+# Answers that are remembered
+
+
+def test_answers_of_a_regression_are_remembered_in_the_unit_of_its_labels() -> None:
+    spec = {"family": HERE + "line", "task": "regression", "dense": 5, "normalize": True, "ema": 0.0}
+    more = {"optimizer": {"name": "adam", "lr": 0.05}, "terms": [{"kind": "distill"}], "memory": {"rows": 100}}
+    model, rows = el.build({**spec, **more}), examples(1000, 5, 0)
+    rows.y[:] = 1000.0 + 50.0 * rows.batch.dense[:, 0]
+    model.learn(rows.batch, rows.y, rows.weight)
+    late = model.arrays["learn/memory/position"] >= 500
+    said, labels = model.arrays["learn/memory/said"][late, 0], model.arrays["learn/memory/y"][late]
+    assert late.sum() > 20
+    assert abs(said - labels).mean() < 10.0
+    rows.y[:] += 5000.0  # the same answers are other deviations from another level
+    model.learn(rows.batch, rows.y, rows.weight)
+    held = torch.cat([one.said for one in model._learner.remembered() if one.said is not None])  # type: ignore[attr-defined]
+    kept, moments = model.arrays["learn/memory/said"][:, 0], model.arrays["inputs/moments"][:, -1]
+    spread = (moments[2] / moments[0]) ** 0.5
+    assert sorted(held[:, 0].tolist()) == pytest.approx(sorted((kept - moments[1]) / spread), abs=1e-4)
+
+
+def test_a_network_without_a_memory_has_no_terms_of_remembered_rows() -> None:
+    spec = {**FORGETFUL, "memory": {"kind": "none"}}
+    assert not el.build(spec).spec["terms"]
+    with pytest.raises(ConfigError, match="term 'replay' draws from the memory and memory.kind is 'none'"):
+        el.build({**spec, "terms": [{"kind": "replay"}]})
+    with pytest.raises(ConfigError, match="'replay' and 'gdumb' both replace the loss"):
+        el.build({**FORGETFUL, "terms": [{"kind": "replay", "loss": "asymmetric"}, {"kind": "gdumb"}]})
+    with pytest.raises(ConfigError, match="head is 'ncm', which answers by means of remembered rows"):
+        el.build({**spec, "head": "ncm"})

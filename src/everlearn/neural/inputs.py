@@ -194,6 +194,14 @@ class Reading:
             return ((y - self._center) / self._spread).clamp_(-WIDEST, WIDEST).float().to(self._device)
         return y.to(self._device).float()
 
+    def in_units(self, said: Tensor) -> Tensor:
+        """What a network said (n, outputs), as it can be kept while the numbers it is standardised by move on."""
+        return said * self._spread + self._center if self._target else said
+
+    def standardised(self, said: Tensor) -> Tensor:
+        """What was kept `in_units`, as the network would have to say it now."""
+        return (said - self._center) / self._spread if self._target else said
+
     def numbers(self, outputs: Singles) -> Singles:
         """Outputs (n, 1) of a regression in the unit of the labels."""
         whole = outputs.astype(np.float64) * self._spread + self._center if self._target else outputs

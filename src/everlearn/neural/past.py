@@ -105,9 +105,8 @@ class Past:
                     x[0][at : at + many] = self._augment(changed, net.random(AUGMENT + stream))
                 at += many
         labels = self._label_tensor[:n] if self._chosen.classes else self._reading.labels(y)
-        return Minibatch(
-            x, labels, weight, found, torch.from_numpy(self._slots[: n - batch]), said if self._said else None
-        )
+        slots = torch.from_numpy(self._slots[: n - batch])
+        return Minibatch(x, labels, weight, found, slots, self._reading.standardised(said) if self._said else None)
 
     def _far(self, net: Net, new: Rows) -> Minibatch:
         """The same where the memory is not at hand for kernels."""
@@ -139,12 +138,14 @@ class Past:
     def rows(self, stored: memory.Stored) -> Rows:
         """Rows as they are remembered, as the network takes them."""
         x = self._reading.inputs(stored.dense, stored.indices, stored.values)
-        return Rows(x, self._reading.labels(stored.y), stored.weight, stored.said if self._said else None)
+        said = self._reading.standardised(stored.said) if self._said else None
+        return Rows(x, self._reading.labels(stored.y), stored.weight, said)
 
     def add(
         self, said: Tensor, losses: Tensor | None, gradients: Tensor | None, compared: Tensor | None, at: int
     ) -> None:
         """Offer the rows that wait, row i at position `at` + i, with what was said of them before they were learned."""
+        said = self._reading.in_units(said)
         if not self._near:
             pending = self._pending
             dense = pending.dense

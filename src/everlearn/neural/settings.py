@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct, field, inspect
 
 from everlearn.errors import ConfigError
-from everlearn.neural.terms import AnyTerm
+from everlearn.neural.terms import AnyTerm, fitting
 from everlearn.neural.terms.replay import Replay
 from everlearn.records import Task
 
@@ -167,7 +167,7 @@ def read(spec: Mapping[str, Any]) -> Settings:
     except msgspec.ValidationError as error:
         raise ConfigError(f"neural model: {_fault(str(error), given)}") from error
     _check(chosen)
-    return chosen
+    return msgspec.structs.replace(chosen, terms=fitting(chosen.terms, chosen.memory.kind, told="terms" in given))
 
 
 def _check(chosen: Settings) -> None:
@@ -184,6 +184,11 @@ def _check(chosen: Settings) -> None:
         raise ConfigError(
             f"neural model: heads are {chosen.heads} and task is 'regression', which has no classes to group; leave "
             "heads out"
+        )
+    if chosen.head == "ncm" and chosen.memory.kind == "none":
+        raise ConfigError(
+            "neural model: head is 'ncm', which answers by means of remembered rows, and memory.kind is 'none'; "
+            "expected another memory.kind, or head 'module'"
         )
 
 
