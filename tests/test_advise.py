@@ -501,3 +501,24 @@ def test_the_tables_of_the_documentation_are_those_of_the_rules(capsys):
 def test_json_rules_are_the_same(data):  # noqa: F811
     assert data("advise", "--rules")["rules"] == advise.table()
     assert json.loads(json.dumps(msgspec.to_builtins(advise.of({}))))["model"] == {"family": "linear"}
+
+
+def test_a_network_of_the_current_folder_is_tried_on_the_data_and_what_it_lacks_is_said(folder, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    (folder / "picture_nets.py").write_text(
+        "from torch import nn\n\ndef conv(shape, outputs):\n"
+        "    return nn.Sequential(nn.Conv2d(shape[0], 2, 3), nn.Flatten(), nn.Linear(8, outputs))\n"
+    )
+    columns = ",".join(f"p{i}" for i in range(16))
+    lines = [columns + ",y"] + [",".join(map(str, [*range(row, row + 16), "ab"[row % 2]])) for row in range(40)]
+    (folder / "pictures.csv").write_text("\n".join(lines) + "\n")
+    asked = ("pictures.csv", "--label", "y", "--inputs", "image", "--module", "picture_nets:conv", "--write", "a.toml")
+
+    call("advise", *asked)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "But first, in [model]: neural model: 'picture_nets:conv'" in told
+    assert "it names shape, which is not set: set it to that of one row, 16 numbers in all" in told
+    path = folder / "a.toml"
+    path.write_text(path.read_text().replace('module = "picture', 'shape = [1, 4, 4]\nmodule = "picture'))
+    call("run", "--config", "a.toml", "--json")
+    assert json.loads(capsys.readouterr().out)["events"] == 40

@@ -53,6 +53,8 @@ def everlearn(
     version: Annotated[bool, typer.Option("--version", help="Print the version, and nothing else.")] = False,
 ) -> None:
     """Keeps a deployed model learning from its own traffic, and never lets it get quietly worse."""
+    if "" not in sys.path and not sys.flags.safe_path:
+        sys.path.insert(0, "")  # models and networks of the current folder are found, as with `python -m everlearn`
     if version:
         from everlearn import __version__
 

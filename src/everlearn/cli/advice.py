@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from everlearn.cli.parts import Json, aside, option, print_json, screen
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, EverlearnError
 
 if TYPE_CHECKING:
     from everlearn.advise import Advice, Question
@@ -89,6 +89,8 @@ def advise(
     else:
         screen.print(page(advice, text, answers, found))
         screen.print(_next(write, schema is not None), highlight=False, soft_wrap=True)
+        if module and schema is not None:
+            _try(spec)
 
 
 def page(advice: Advice, toml: str, answers: dict[str, Any], found: dict[str, Any]) -> RenderableType:
@@ -172,6 +174,17 @@ def _next(write: Path | None, fits: bool) -> str:
         "\nThe schema is an example: with DATA and --label it is that of your data, and --write writes the whole. "
         "--toml prints the configuration, --json all of this."
     )
+
+
+def _try(spec: Spec) -> None:
+    """Say what is missing until the user's network can be built for these data."""
+    from everlearn import model
+    from everlearn.schema import shape
+
+    try:
+        model.build(spec.model, shape(spec.schema))
+    except EverlearnError as error:
+        screen.print(f"[yellow]But first, in \\[model]:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 def _check(data: str, label: str, write: Path | None, force: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -217,7 +216,6 @@ def check(
     """Check that a model keeps the contract, and so can be versioned, resumed, shadowed and rolled back."""
     from everlearn import checks, model
 
-    sys.path.insert(0, "")  # a module in the current folder can be checked without installing it
     try:
         more = msgspec.json.decode(spec, type=dict[str, Any])
     except msgspec.DecodeError as error:

@@ -44,8 +44,11 @@ def make(chosen: Settings) -> nn.Module:
     except EverlearnError:
         raise
     except Exception as error:  # of the user's own code: anything
+        unset = not chosen.shape and "shape" in inspect.signature(maker).parameters
+        more = f"; it names shape, which is not set: set it to that of one row, {chosen.dense} numbers in all"
         raise ConfigError(
             f"neural model: {chosen.module!r} with arguments {chosen.arguments} made no module: {told(error)}"
+            f"{more if unset else ''}"
         ) from error
     finally:
         torch.set_rng_state(state)
@@ -155,7 +158,10 @@ def says(module: Callable[..., Any], inputs: Inputs, columns: int, precision: st
 def hint(module: nn.Module, chosen: Settings, said: str) -> str:
     """Which dial to set, where a module could not take rows and `said` why."""
     if chosen.hashed:
-        return "hashed features (of fields of categories or text) come as indices and values"
+        return (
+            "hashed features (of fields of categories or text) come as two more arguments, indices and values; where "
+            "the module is to see them as numbers, make the fields numeric in the schema"
+        )
     looks_up = any(isinstance(one, nn.Embedding | nn.EmbeddingBag) for one in module.modules())
     if chosen.dtype == "float32" and re.search(r"'indices'|\b(Long|LongTensor|int64)\b", said):
         more = f", and where it names shape as well, shape = [{chosen.dense}]" if looks_up and not chosen.shape else ""
