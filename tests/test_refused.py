@@ -10,7 +10,7 @@ import pytest
 
 import everlearn as el
 from everlearn._torch import Tensor, nn
-from everlearn.errors import InputError
+from everlearn.errors import ConfigError, InputError
 from everlearn.model import copied, refused
 from everlearn.records import Batch, Example
 from everlearn.spec import Schema
@@ -133,3 +133,13 @@ def test_gaps_in_rows_that_are_standardised_do_not_hang_on_how_a_stream_is_cut(d
     for start, stop in ((0, 3), (3, 12), (12, 16), (16, 40)):
         parts.learn(batch(values[start:stop]), y[start:stop], weight[start:stop])
     assert all(one.tobytes() == parts.arrays[key].tobytes() for key, one in whole.arrays.items())
+
+
+def test_a_model_that_cannot_be_built_is_refused_when_its_loop_is_opened(tmp_path):
+    schema = {"label": "y", "task": "binary", "classes": (0, 1), "fields": {"x": "numeric"}}
+    spec = {"schema": schema, "model": {"family": "nowhere:make_net"}}
+    with pytest.raises(ConfigError, match="no module named 'nowhere' can be imported"):
+        el.open(spec, home=tmp_path / "loop.home")
+    with el.open(spec | {"model": {"family": "linear"}}, home=tmp_path / "loop.home") as loop:
+        loop.learn({"x": 1.0}, 1)
+        assert loop.report()["examples"] == 1

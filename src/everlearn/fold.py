@@ -89,6 +89,11 @@ class Fold:
         self._come = 0
         self._ticked = False  # whether decisions fell with the event that is being folded
 
+    def prepare(self) -> model.Model:
+        """The model that the loop starts with, made where it is not yet. Raises `ConfigError` if it cannot be."""
+        self._nursery = self._nursery or self.moves.make()
+        return self._nursery
+
     @property
     def started(self) -> bool:
         return bool(self.roster.contestants)
@@ -109,8 +114,7 @@ class Fold:
         """The rows that models of this loop cannot take, and why: who never learns is asked, which all began as."""
         if self.started:
             return model.refused((self.roster.find("frozen") or self.roster.champion).model, batch)
-        self._nursery = self._nursery or self.moves.make()
-        return model.refused(self._nursery, batch)
+        return model.refused(self.prepare(), batch)
 
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold rows that come with their labels: each is predicted by everyone, scored, then learned."""
@@ -152,10 +156,10 @@ class Fold:
 
     def rehearse(self, examples: Examples) -> Examples:
         """Learn rows offline, before anything is served: a pass of a warm start that is more than one pass long."""
-        self._nursery = self._nursery or self.moves.make()
+        nursery = self.prepare()
         weight = np.minimum(examples.weight, np.float32(self.spec.limits.weight))
         bounded = Examples(self.learner.bound(examples.batch), examples.y, weight, examples.position)
-        warm(self._nursery, bounded)
+        warm(nursery, bounded)
         return bounded
 
     def _warm_up(self, examples: Examples) -> int:
@@ -167,7 +171,7 @@ class Fold:
         return max(used, 0)
 
     def _begin(self, at: int) -> list[Payload]:
-        first = self._nursery or self.moves.make()
+        first = self.prepare()
         why = f"trained offline on {self._warmed} rows" if self._warmed else "untrained start"
         self._nursery = None
         return self.moves.start(first, why, at, self._learned())

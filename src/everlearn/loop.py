@@ -63,7 +63,8 @@ class Loop:
     def __init__(self, spec: Spec, home: Path, behind: bool = False, clock: Callable[[], float] = time.time) -> None:
         """Open the loop in `home`; `behind` leaves what the log holds beyond the last checkpoint to `catch_up`.
 
-        Raises `ModelError` for a model's spec that holds what is no plain value: it could not be read back.
+        Raises `ModelError` for a model's spec that holds what is no plain value, as it could not be read back, and
+        `ConfigError` for one that no model can be built from.
         """
         self.spec = msgspec.structs.replace(spec, model=pack.plain(spec.model, "the model's spec"))
         self._clock = clock
@@ -82,6 +83,8 @@ class Loop:
             undo.callback(self.home.close)
             self.log = self.home.log
             self._restore()
+            if not self.fold.started:
+                self.fold.prepare()  # what cannot be made is refused before anything is written
             if not behind:
                 self._catch_up_whole()
             undo.pop_all()
