@@ -72,11 +72,9 @@ class Loop:
 
     def _open(self, home: Path, behind: bool = False) -> None:
         self.served: Served | None = None
-        self._saved = 0  # labelled examples at the last checkpoint
-        self._saved_row = 0  # the last row folded by then
-        self._marks = status.Marks()
-        self._whole = True  # False while a fold is under way, and for ever after one was interrupted
+        self._saved = self._saved_row = 0  # labelled examples, and rows, folded by the last checkpoint
         self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
+        self._marks = status.Marks()
         self._faults = Faults()
         with ExitStack() as undo:
             self.home = Home(home, self.spec.log)
@@ -475,7 +473,7 @@ class Loop:
         self.fold = Fold(self.spec, self.home.versions, self.log, self._faults)
         self.intake = Intake(self.spec, self.fold, self.log)
         self._saved = self._saved_row = self._seen = 0
-        self._whole = True
+        self._whole = True  # False while a fold is under way, and for ever after one was interrupted
         last = self.home.last()
         if last is not None:
             at, arrays, header = last

@@ -229,7 +229,7 @@ def evaluate(
     """
     if not isinstance(stream, TaskStream):
         raise ConfigError(f"stream is of type {type(stream).__name__}; expected one of continual.split and its kin")
-    if not hasattr(model, "predict"):
+    if isinstance(model, str | Mapping):
         raise ConfigError(f"model is of type {type(model).__name__}; expected a model, such as everlearn.build(spec)")
     points = _points(stream, every)
     if not 0 <= cost < float("inf"):

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from everlearn._torch import Tensor, Tensors, nn, tensor, torch
 from everlearn._torch import array as as_array
 from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError
-from everlearn.neural.model import FROZEN
 from everlearn.neural.settings import Lora
-from everlearn.neural.state import digest, names
+from everlearn.neural.state import FROZEN, digest, names
 
 ADAPTER = "default"  # PEFT's name of an adapter without a name: it stands in the names of weights
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own files

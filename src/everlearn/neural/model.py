@@ -17,11 +17,10 @@ from everlearn.neural import gather, head, memory, network, settings, waiting
 from everlearn.neural.inputs import FURTHEST, Raw, Reading
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
-from everlearn.neural.state import RAW, SERVED, Mould, digest, names, twin
+from everlearn.neural.state import FROZEN, RAW, SERVED, Mould, digest, names, twin
 from everlearn.neural.step import PASSES, Learner
 from everlearn.records import Arrays, Batch, Floats, Singles
 
-FROZEN = "base"
 CHUNK = 256  # rows of a pass, where rows need not be answered one at a time
 _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", "pending", "terms", "drift", "scaler")
 

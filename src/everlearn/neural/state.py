@@ -12,6 +12,7 @@ from everlearn._torch import Tensor, Tensors, array, nn, torch
 from everlearn.errors import ConfigError
 
 SERVED, RAW = "weights/", "learn/raw/"
+FROZEN = "base"  # the digest of weights that are made anew with the module
 
 
 class Names(NamedTuple):

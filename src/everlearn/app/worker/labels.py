@@ -21,12 +21,12 @@ from everlearn.app.worker.requests import (
     Rows,
     encode,
 )
-from everlearn.errors import InputError
+from everlearn.errors import BlobError, InputError
 from everlearn.events import Log, Row, row
 from everlearn.feedback import checked_weight, judgement, target, unknown
 from everlearn.model import refused
 from everlearn.predict import new_id
-from everlearn.records import Example, Feedback, Prediction
+from everlearn.records import Batch, Example, Feedback, Prediction
 from everlearn.schema import Encoder
 from everlearn.snapshot import Reader
 from everlearn.spec import Spec
@@ -105,8 +105,7 @@ class Labels:
         record = self._fields.held(one.features)
         row = self._encoder.record(record)
         self._encoder.label(one.label)
-        for why in refused(self._reader.current().champion.model, row).values():
-            raise InputError(why)
+        self._check(row)
         id, weight = one.id or new_id(), checked_weight(one.weight)
         example = Example(
             id, record, one.label, weight, _source(source, one.source), self._fields.subject(one.features)
@@ -114,6 +113,15 @@ class Labels:
         if one.id is not None and (found := self._log.find(f"example:{id}")) is not None and found.payload != example:
             raise Refused(409, "", f"the id {id!r} names another example, which was sent before", {"where": "id"})
         return example
+
+    def _check(self, row: Batch) -> None:
+        """Refuse a row that the champion cannot take; where nothing serves nobody is asked, and the learner sees."""
+        try:
+            champion = self._reader.current().champion
+        except BlobError:
+            return
+        for why in refused(champion.model, row).values():
+            raise InputError(why)
 
 
 def _source(token: str, own: str) -> str:
