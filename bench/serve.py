@@ -23,7 +23,6 @@ needs two cores for itself. wrk must be installed (a Debian package).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -41,6 +40,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from everlearn import model, schema, snapshot
@@ -60,7 +60,7 @@ SPEC = Spec(
     log=LogSpec(rows="always"),
     serve=ServeSpec(port=0, workers=1),
 )
-NETWORK = dataclasses.replace(SPEC, model={"family": "neural", "arguments": {"hidden": [64]}})
+NETWORK = msgspec.structs.replace(SPEC, model={"family": "neural", "arguments": {"hidden": [64]}})
 CONNECTIONS = 16
 RATE = 1000  # paced requests per second
 PEERS = ("starlette", "fastapi", "mlflow", "bentoml")
