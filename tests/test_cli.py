@@ -294,3 +294,9 @@ def test_erase_forgets_a_value(data, folder, capsys):
     capsys.readouterr()
     call("erase", "--where", "anna", expect=1)
     assert "expected FIELD=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", [("other.toml",), ("--config", "other.toml"), ("-c", "other.toml")])
+def test_serve_takes_its_configuration_like_every_other_command(folder, capsys, named):
+    call("serve", *named, expect=1)
+    assert "other.toml" in capsys.readouterr().err

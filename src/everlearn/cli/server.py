@@ -25,7 +25,8 @@ token = typer.Typer(help="Make, list and revoke the API tokens of a server.", no
 
 
 def serve(
-    config_path: Annotated[Path, typer.Argument(help="The configuration file.")] = TOML,
+    file: Annotated[Path | None, typer.Argument(help="The configuration file, as --config names it.")] = None,
+    config_path: Config = TOML,
     host: Annotated[str | None, typer.Option(help="Where to listen; beyond localhost only with a token.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="How many processes answer.")] = None,
@@ -37,11 +38,12 @@ def serve(
     """Answer over HTTP while learning from the feedback that comes back, with a dashboard at /."""
     from everlearn import config
 
-    spec = config.load(config_path)
+    path = file or config_path
+    spec = config.load(path)
     chosen = {"host": host, "port": port, "workers": workers}
     settings = msgspec.structs.replace(spec.serve, **{name: one for name, one in chosen.items() if one is not None})
     spec = msgspec.structs.replace(spec, serve=settings)
-    start(spec, config.home(spec, config_path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
+    start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
 
 
 def feedback(
