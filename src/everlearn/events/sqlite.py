@@ -375,7 +375,10 @@ class SqliteLog:
 
     def _check_usable(self) -> None:
         if not self._open:
-            raise LogError(f"the log {self.path} is closed; open it again to use it")
+            raise LogError(
+                f"the log {self.path} is closed; open it again to use it, or while its loop is served ask "
+                "the server: server.client()"
+            )
         if os.getpid() != self._process:
             raise LogError(
                 f"the log {self.path} was opened by process {self._process} and is used in its child {os.getpid()}; "
