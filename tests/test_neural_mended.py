@@ -200,6 +200,16 @@ def test_classes_that_nobody_met_are_masked_at_consolidations_only(more: dict[st
 # Passes without a step, and passes that fail
 
 
+def test_minibatches_that_are_not_learned_are_told_ever_more_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    model = el.build({**SPEC, "family": MINE + "Steep", "ema": 0.0})
+    rows = examples(100, 5, 3)
+    rows.batch.dense[:] = 1e5
+    learn(model, rows)
+    assert model.arrays["learn/counts"][SKIPPED] == 10
+    told = [one.getMessage() for one in caplog.records if "did not learn from a minibatch" in one.getMessage()]
+    assert [one.partition("(")[2].partition(" so far")[0] for one in told] == ["1 of 1", "2 of 2", "4 of 4", "8 of 8"]
+
+
 def test_a_buffer_that_is_replaced_is_there_after_a_pass_without_a_step() -> None:
     spec = {**SPEC, "family": MINE + "Counts", "loss": MINE + "infinite"}
     rows = examples(60, 5, 3)

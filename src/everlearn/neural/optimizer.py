@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -13,6 +14,8 @@ from everlearn._torch import Tensor, Tensors, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.neural.network import found
 from everlearn.neural.settings import Schedule, Settings
+
+log = logging.getLogger("everlearn.neural")
 
 PREFIX = "learn/optimizer/"
 STEEPEST = 1e18  # gradients beyond this are not taken for numbers: their squares are no float32
@@ -162,6 +165,17 @@ def finite(total: Tensor, weights: Sequence[Tensor]) -> bool:
             flat = one.numpy().reshape(-1)
             most += float(np.dot(flat, flat))
     return most < STEEPEST**2
+
+
+def warn(skipped: int, passes: int) -> None:
+    """Say that a minibatch was not learned, the 1st, 2nd, 4th, 8th ... time."""
+    if skipped & (skipped - 1) == 0:
+        log.warning(
+            "a network did not learn from a minibatch, whose loss or gradient is not finite (%d of %d so far); lower "
+            "optimizer.lr, set clip, or look for rows that are far from all others",
+            skipped,
+            passes,
+        )
 
 
 def rescale(scale: Tensor, steady: Tensor, finite: bool) -> None:

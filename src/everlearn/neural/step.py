@@ -263,6 +263,8 @@ class Learner:
                 counts[SINCE] += 1
             else:
                 counts[SKIPPED] += 1
+                if not self._half:  # there it is how the scale of the loss is found
+                    optimizer.warn(int(counts[SKIPPED]), step + 1)
                 if self.remembers:
                     self._refuse(batch, outputs)
         self._shift = None
