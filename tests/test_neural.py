@@ -467,6 +467,18 @@ def test_a_number_far_away_does_not_end_all_learning(normalize: bool) -> None:
 # Images, sequences, losses
 
 
+def test_a_shallow_copy_that_is_given_what_answers_learns_apart() -> None:
+    model, rows = el.build(SPEC), examples(60, DENSE, CLASSES)
+    learn(model, rows)
+    before = bytes_of(model.arrays)
+    twin = copy.copy(model)
+    twin.arrays = {name: one.copy() for name, one in model.arrays.items() if not name.startswith("learn/")}
+    assert bytes_of(twin.arrays) == before
+    learn(twin, rows)
+    assert bytes_of(model.arrays) == before
+    assert bytes_of(twin.arrays) != before
+
+
 def test_images_and_whole_numbers_in_memory() -> None:
     draw = np.random.default_rng(0)
     y = draw.integers(0, 2, 600)

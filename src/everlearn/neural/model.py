@@ -52,7 +52,7 @@ class Neural:
         self._tensors = self._start(module, self._learner)
         self._layout = {name: (tuple(one.shape), one.dtype, one.device) for name, one in self._tensors.items()}
         self._arrays = {name: array(one) for name, one in self._tensors.items()} if self._on_cpu else {}
-        self._bound = False
+        self._bound = self._shares = False  # whether the learner works on these arrays; whether another model has them
         self._highest: Singles = np.full(chosen.dense, -1.0, np.float32)  # tokens that could be looked up
         self._settle()
 
@@ -117,11 +117,15 @@ class Neural:
                 )
             held[name] = given
             tensors[name] = one if self._on_cpu else one.to(device, copy=True)
-        if serves and not all(one.flags.writeable for one in arrays.values()):
+        writeable = all(one.flags.writeable for one in arrays.values())
+        if serves and writeable and self._shares:
+            apart = {name: one.clone() for name, one in tensors.items() if name.startswith(LEARN)}
+            tensors, held = tensors | apart, held | {name: array(one) for name, one in apart.items() if self._on_cpu}
+        if serves and not writeable:
             tensors = {name: one for name, one in tensors.items() if not name.startswith(LEARN)}
             held = {name: one for name, one in held.items() if not name.startswith(LEARN)}
         self._tensors, self._arrays = tensors, held if self._on_cpu else {}
-        self._bound = False
+        self._bound = self._shares = False
         self._settle()
 
     def __copy__(self) -> Neural:
@@ -130,7 +134,7 @@ class Neural:
         other.__dict__.update(self.__dict__)
         other._tensors, other._arrays = dict(self._tensors), dict(self._arrays)
         other._reading = copy.copy(self._reading)
-        other._learner, other._bound = None, False
+        other._learner, other._bound, other._shares = None, False, True
         other._settle()
         return other
 
