@@ -203,7 +203,7 @@ def compute(options: argparse.Namespace) -> None:
 def domain(options: argparse.Namespace) -> None:
     """Ten tasks of 6,000 rows."""
     rows: dict[str, list[str]] = {}
-    for method in ("naive", "er", "er+ema", "derpp", "derpp+ema", "agem", "joint"):
+    for method in ("naive", "er", "er+ema", "derpp", "derpp+ema", "agem", "gdumb", "joint"):
         rows[method] = [
             spread(ours(method, 500, seed, form, options.rows)["accuracy"] for seed in range(options.seeds))
             for form in ("permuted", "rotated")
