@@ -10,6 +10,7 @@ from everlearn.errors import ConfigError
 from everlearn.neural.inputs import Reading
 from everlearn.neural.parts import Term
 from everlearn.neural.settings import Settings
+from everlearn.neural.terms import DRAWING
 
 One = tuple[int, Any, Term]  # where a term stands, its settings, its functions
 
@@ -18,6 +19,13 @@ def wanted(term: Term, settings: Any, batch: int) -> int:
     """How many remembered rows a term wants with each minibatch; -k is k times as many as came."""
     many = term.draws(settings) if term.draws is not None else 0
     return many if many >= 0 else -many * batch
+
+
+def remembers(chosen: Settings) -> bool:
+    """Whether rows go into a memory: there is one, and somebody draws from it."""
+    return chosen.memory.kind != "none" and (
+        chosen.head == "ncm" or any(isinstance(one, DRAWING) for one in chosen.terms)
+    )
 
 
 def consolidates(chosen: Settings, terms: list[One]) -> bool:

@@ -132,6 +132,12 @@ def rounded(dense: Tensor, spec: Memory) -> Tensor:
     return dense.clamp(limits.min, limits.max).to(stored)
 
 
+def exact(dense: Tensor, spec: Memory) -> Tensor | None:
+    """Dense rows (n, columns) as the dtype they are stored in; None where one is missing or would come back changed."""
+    held = dense.to(DTYPES[spec.dtype])
+    return held if torch.equal(*_compared(dense, held, spec)) else None
+
+
 def lost(dense: Tensor, spec: Memory) -> dict[int, str]:
     """Which of the rows (n, columns) would not come back as they are, and why."""
     changed = _changed(dense, dense.to(DTYPES[spec.dtype]), spec)
@@ -143,11 +149,16 @@ def lost(dense: Tensor, spec: Memory) -> dict[int, str]:
 
 def _changed(dense: Tensor, held: Tensor, spec: Memory) -> Tensor | None:
     """Where numbers are others when they come back, bool (n, columns); None if nowhere."""
-    back, was = (held.double(), dense.double()) if spec.dtype == "int32" else (held.to(dense.dtype), dense)
+    back, was = _compared(dense, held, spec)
     if torch.equal(back, was):
         return None
     changed = (back != was) & ~(back.isnan() & was.isnan())
     return changed if bool(changed.any()) else None
+
+
+def _compared(dense: Tensor, held: Tensor, spec: Memory) -> tuple[Tensor, Tensor]:
+    """What comes back, and what it was, of a dtype that holds both."""
+    return (held.double(), dense.double()) if spec.dtype == "int32" else (held.to(dense.dtype), dense)
 
 
 def _why(dense: Tensor, row: int, column: int, spec: Memory) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from everlearn._torch import Tensor, Tensors, array, functional, nn, tensor, torch
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
 from everlearn.model import LEARN
-from everlearn.neural import gather, head, memory, network, settings, waiting
+from everlearn.neural import asked, gather, head, memory, network, settings, waiting
 from everlearn.neural.inputs import FURTHEST, Raw, Reading
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
@@ -171,11 +171,11 @@ class Neural:
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
         raw = self._reading.raw(batch)
-        _all_taken(self._refused(raw))
+        _all_taken(self._unknown(raw) | self._reading.odd(raw))  # what the memory does not hold is seen as it is stored
         n = len(raw.dense)
         labels, weights, usable = self._labels(y, weight, n)
         learner = self._learning()
-        rows = learner.stored(raw, labels, weights, usable)
+        rows = learner.stored(raw, labels, weights)
         out = np.empty((n, self._chosen.outputs), np.float32)
         alone = [] if usable.all() else np.flatnonzero(~usable).tolist()
         alone.append(n)
@@ -193,15 +193,13 @@ class Neural:
     def refused(self, batch: Batch) -> dict[int, str]:
         """The rows that this network cannot take, and why: with numbers that are no tokens, or tokens without an
         embedding, or numbers that the memory does not hold exactly. Raises `InputError` if the batch does not fit."""
-        return self._refused(self._reading.raw(batch))
-
-    def _refused(self, raw: Raw) -> dict[int, str]:
-        """As `refused`, of rows as they are kept."""
+        raw = self._reading.raw(batch)
         return self._unknown(raw) | self._odd(raw)
 
     def _odd(self, raw: Raw) -> dict[int, str]:
         """Rows whose numbers are not what they should be."""
-        return waiting.refused(self._reading, self._chosen.memory, raw) | self._reading.odd(raw)
+        lost = waiting.refused(self._reading, self._chosen.memory, raw) if asked.remembers(self._chosen) else {}
+        return lost | self._reading.odd(raw)
 
     def _unknown(self, raw: Raw) -> dict[int, str]:
         """Rows with tokens that the module cannot look up; asked only where a column has a higher one than ever."""

@@ -22,7 +22,7 @@ from everlearn.neural.seeding import Seeded
 from everlearn.neural.settings import Settings
 from everlearn.neural.state import RAW, SERVED, Mould, Names, under, within
 from everlearn.neural.terms import FUNCTIONS, replay
-from everlearn.neural.terms.replay import Agem, Distill, Gdumb, Replay
+from everlearn.neural.terms.replay import Replay
 from everlearn.records import Floats, Ints, Singles
 from everlearn.spec import DriftSpec
 
@@ -91,8 +91,7 @@ class Learner:
         self._said = any(term.remembers for _, _, term in terms)
         self._consolidates = asked.consolidates(chosen, terms)
         self._balances = chosen.balances
-        remembering = any(isinstance(one, Replay | Distill | Agem | Gdumb) for one in chosen.terms)
-        self.remembers = chosen.memory.kind != "none" and (remembering or chosen.head == "ncm")
+        self.remembers = asked.remembers(chosen)
         self._drawing = self.remembers and any(self._draws)
         self.whole = self.remembers and chosen.memory.dtype in waiting.WHOLE
         self._revises = self.remembers and chosen.memory.kind in ("loss", "gradient")
@@ -169,11 +168,11 @@ class Learner:
         self.pending.put(rows, slice(at, at + stop - start), slice(start, stop))
         return at
 
-    def stored(self, raw: Raw, y: Floats, weight: Singles, usable: NDArray[np.bool_]) -> tuple[Any, ...]:
+    def stored(self, raw: Raw, y: Floats, weight: Singles) -> tuple[Any, ...]:
         """All rows of a call, as they wait. Raises `InputError` for one that the memory does not hold exactly."""
         dense: NDArray[Any] = raw.dense
         if self.remembers:
-            dense = waiting.stored(self.reading, self.chosen.memory, raw, usable, int(self.counts[ROWS]))
+            dense = waiting.stored(self.reading, self.chosen.memory, raw)
         return dense if self.whole else dense.view(np.int32), raw.indices, raw.values, y, weight
 
     def inputs(self, rows: slice | None = None) -> Inputs:

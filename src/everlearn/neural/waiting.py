@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, array, tensor, torch
+from everlearn.errors import InputError
 from everlearn.neural import memory
 from everlearn.neural.inputs import Raw, Reading
 from everlearn.neural.settings import Memory, Settings
@@ -62,25 +63,22 @@ def kept(tensors: Tensors, prefix: str, whole: bool) -> Kept:
     return Kept(numbers, indices, values, y, weight, tuple(array(one) for one in own))
 
 
-def stored(reading: Reading, spec: Memory, raw: Raw, usable: NDArray[np.bool_], at: int) -> NDArray[np.generic]:
-    """Dense columns (n, dense) as they wait; row i is at position `at` + i.
-
-    Raises `InputError` for a usable row that the memory does not hold exactly.
-    """
+def stored(reading: Reading, spec: Memory, raw: Raw) -> NDArray[np.generic]:
+    """Dense columns (n, dense) as they wait. Raises `InputError` for a row that the memory does not hold exactly."""
     if spec.dtype == "float32":
         return raw.dense
-    dense = _read(reading, spec, raw)
-    if usable.all():
-        held = memory.cast(dense, spec, at)
-    else:
-        memory.cast(dense[torch.from_numpy(usable)], spec, at)
+    held = memory.exact(tensor(raw.dense), spec)
+    if held is None:
+        dense = _read(reading, spec, raw)
+        for row, why in memory.lost(dense, spec).items():
+            raise InputError(f"row {row} of the batch: {why}")
         held = dense.to(memory.DTYPES[spec.dtype])
     return array(held) if spec.dtype in WHOLE else raw.dense
 
 
 def refused(reading: Reading, spec: Memory, raw: Raw) -> dict[int, str]:
     """The rows that the memory does not hold exactly, and why."""
-    if spec.kind == "none" or spec.dtype == "float32":
+    if spec.dtype == "float32" or memory.exact(tensor(raw.dense), spec) is not None:
         return {}
     return memory.lost(_read(reading, spec, raw), spec)
 
