@@ -200,13 +200,9 @@ class Fold:
         weight = np.array([one.weight for one in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
         examples, sources = Examples(encoded, y, weight, position), [one.source for one in payloads]
-        if bad := {problem.row for problem in (*problems, *unknown)}:
+        if bad := {problem.row for problem in (*problems, *unknown)} | self.refused(encoded).keys():
             self.unusable += len(bad)
             good = np.array([row not in bad for row in range(len(y))])
-            examples, sources = kept(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
-        if refused := self.refused(examples.batch) if len(examples.y) else {}:
-            self.unusable += len(refused)
-            good = np.array([row not in refused for row in range(len(examples.y))])
             examples, sources = kept(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
         noted = 0  # a commit tells of the rows up to it, and of no others
         for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():

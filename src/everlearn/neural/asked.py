@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 from everlearn._torch import nn, torch
 from everlearn.errors import ConfigError
 from everlearn.neural.inputs import Reading
 from everlearn.neural.parts import Term
 from everlearn.neural.settings import Settings
-from everlearn.neural.terms import DRAWING
+from everlearn.neural.terms import DRAWING, kind
 
 One = tuple[int, Any, Term]  # where a term stands, its settings, its functions
 
@@ -38,20 +38,15 @@ def consolidates(chosen: Settings, terms: list[One]) -> bool:
     )
     if waits and not ever:
         raise ConfigError(
-            f"neural model: the term {kind(waits[0])!r} acts at consolidations, and there are none; set "
+            f"neural model: the term {kind(waits[0][1])!r} acts at consolidations, and there are none; set "
             "consolidate.every to a number of rows, drift.detector, or consolidate.told if you call consolidate()"
         )
     return bool(waits)
 
 
-def kind(one: One) -> str:
-    """What a term is called in a spec."""
-    return cast(str, type(one[1]).__struct_config__.tag)
-
-
 def prefix(one: One) -> str:
     """What stands before the names of a term's tensors."""
-    return f"learn/terms/{one[0]}-{kind(one)}/"
+    return f"learn/terms/{one[0]}-{kind(one[1])}/"
 
 
 def try_alone(module: nn.Module, chosen: Settings, reading: Reading) -> None:

@@ -17,7 +17,7 @@ from everlearn.neural import asked, gather, head, memory, network, settings, wai
 from everlearn.neural.inputs import FURTHEST, Raw, Reading
 from everlearn.neural.parts import Inputs
 from everlearn.neural.settings import Settings
-from everlearn.neural.state import FROZEN, RAW, SERVED, Mould, digest, names, twin
+from everlearn.neural.state import FROZEN, RAW, SERVED, Mould, digest, names, twin, within
 from everlearn.neural.step import PASSES, Learner
 from everlearn.records import Arrays, Batch, Floats, Singles
 
@@ -343,10 +343,7 @@ class Neural:
 
     def composition(self) -> dict[str, Any]:
         """What the replay memory holds; see `everlearn.neural.memory.composition`."""
-        held = {
-            name[len("learn/memory/") :]: one for name, one in self._tensors.items() if name.startswith("learn/memory/")
-        }
-        return memory.composition(held, self._chosen.memory)
+        return memory.composition(within(self._tensors, "learn/memory/"), self._chosen.memory)
 
     def memory_report(self) -> dict[str, int]:
         """Bytes of the arrays by what they are for, their `total`, and `peak`: the most that was allocated on the GPU

@@ -171,7 +171,7 @@ def read(spec: Mapping[str, Any]) -> Settings:
 
 
 def _check(chosen: Settings) -> None:
-    """Refuse a task that classes and heads do not fit."""
+    """Refuse classes and heads that do not fit the task, and a head of means without rows to make them of."""
     expected = {
         "regression": (chosen.classes == 0, "0, for there are none; set task to 'multiclass' where there are"),
         "binary": (chosen.classes == 2, "2; set task to 'multiclass' for more"),
