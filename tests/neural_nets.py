@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 from everlearn._torch import Tensor, functional, nn, torch
-from everlearn.records import Batch, Examples
+from everlearn.records import Arrays, Batch, Examples
 
 HERE = "tests.neural_nets:"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For every test of a module that imports it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def learn(model: Any, rows: Examples) -> Any:
+    return model.learn(rows.batch, rows.y, rows.weight)
+
+
+def bytes_of(arrays: Arrays) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def perceptron(dense: int, outputs: int, hidden: int = 8) -> nn.Module:

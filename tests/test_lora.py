@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,7 @@ from everlearn.neural.settings import Lora  # noqa: E402
 from everlearn.records import Batch  # noqa: E402
 from everlearn.snapshot import CURRENT, Answering, Publisher, Reader  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
+from .neural_nets import one_thread  # noqa: E402, F401
 
 MADE: list[str] = []  # transformers, in the order in which they were made
 

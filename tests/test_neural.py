@@ -18,10 +18,10 @@ from everlearn.model import answering, copied, cut
 from everlearn.neural import Neural, optimizer
 from everlearn.neural.settings import Schedule
 from everlearn.neural.step import DRIFTS, PASSES, SKIPPED, TAKEN
-from everlearn.records import Arrays, Batch, Examples
+from everlearn.records import Batch, Examples
 
 from . import neural_nets
-from .neural_nets import HERE, examples, plain
+from .neural_nets import HERE, bytes_of, examples, learn, one_thread, plain  # noqa: F401  (one_thread)
 
 NET = HERE + "perceptron"
 DENSE, CLASSES = 5, 3
@@ -38,22 +38,6 @@ SPEC: dict[str, Any] = {
 PLAIN: dict[str, Any] = {**SPEC, "ema": 0.0}
 NUMBER: dict[str, Any] = {**SPEC, "task": "regression", "classes": 0, "ema": 0.0}
 REPLAY = {"terms": [{"kind": "replay"}], "memory": {"rows": 30}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def learn(model: Any, rows: Examples) -> Any:
-    return model.learn(rows.batch, rows.y, rows.weight)
-
-
-def bytes_of(arrays: Arrays) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def module_of(spec: dict[str, Any]) -> nn.Module:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everlearn._torch import torch
 from everlearn.errors import ModelError
 from everlearn.loop import Loop
 from everlearn.neural.terms.replay import Replay
 from everlearn.spec import DriftSpec, GateSpec, Schema
 
-from .neural_nets import HERE
+from .neural_nets import HERE, one_thread  # noqa: F401  (one_thread)
 from .test_kill import FIELDS, check, rows_work, spec, table
 from .test_loop import bytes_of, record
 
@@ -28,14 +26,6 @@ MODEL: dict[str, Any] = {
     "memory": {"rows": 40},
     "terms": [{"kind": "replay"}],
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def fed(loop: Loop, columns: dict[str, Any], start: int, stop: int) -> list[Any]:

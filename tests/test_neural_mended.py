@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from everlearn.model import copied, cut
 from everlearn.neural import Neural, head
 from everlearn.neural.settings import Lora
 from everlearn.neural.step import DRIFTS, PASSES, ROWS, SINCE, SKIPPED, TAKEN, WAITING
-from everlearn.records import Arrays, Examples
+from everlearn.records import Examples
 
-from .neural_nets import HERE, examples
+from .neural_nets import HERE, bytes_of, examples, learn, one_thread  # noqa: F401  (one_thread)
 
 MINE = "tests.test_neural_mended:"
 SPEC: dict[str, Any] = {
@@ -29,22 +28,6 @@ SPEC: dict[str, Any] = {
     "terms": [],
     "ema": 0.0,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def learn(model: Any, rows: Examples) -> Any:
-    return model.learn(rows.batch, rows.y, rows.weight)
-
-
-def bytes_of(arrays: Arrays) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def resumed(spec: dict[str, Any], rows: Examples, *cuts: int) -> Any:

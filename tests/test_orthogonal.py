@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,13 +19,7 @@ from everlearn.neural.parts import Net, Rows, Seen  # noqa: E402
 from everlearn.neural.settings import Lora  # noqa: E402
 from everlearn.neural.terms.orthogonal import ORTHOGONAL, Orthogonal, consolidate, leading, start, stepped  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from .neural_nets import one_thread  # noqa: E402, F401
 
 
 def net_of(module: nn.Module, whole: bool = True) -> Net:

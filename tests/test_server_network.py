@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from everlearn import model, snapshot
-from everlearn._torch import torch
 from everlearn.app.supervise import Server
 from everlearn.client import Client
 from everlearn.records import Example
 from everlearn.snapshot import CURRENT, Reader
 from everlearn.spec import DriftSpec, GateSpec, Schema, ServeSpec, Spec
 
+from .neural_nets import one_thread  # noqa: F401
 from .servers import alive, catch_up, check_learned, until
 
 FIELDS = {"a": "numeric", "b": "numeric"}
@@ -30,14 +30,6 @@ NETWORK: dict[str, Any] = {
     "memory": {"rows": 100},
 }
 RECORD = {"a": 1.5, "b": -1.5}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def spec(**changes: Any) -> Spec:
