@@ -20,7 +20,7 @@ import numpy as np
 
 import everlearn as el
 from continual_data import BATCH, read, split, torch
-from everlearn import continual
+from everlearn.evaluate import continual
 from everlearn.records import Batch, Examples
 
 METHODS: dict[str, list[dict[str, Any]]] = {

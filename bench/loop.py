@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as parquet
 
-from everlearn.loop import Loop
+from everlearn.loop.loop import Loop
 from everlearn.spec import LogSpec, Spec
 from everlearn.stream import Stream, read
 

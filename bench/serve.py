@@ -43,12 +43,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from everlearn import model, schema, snapshot
-from everlearn.app.supervise import Server
-from everlearn.app.tally import read as read_tally
+from everlearn import model, schema
+from everlearn.app.counters import read as read_tally
+from everlearn.app.supervisor import Server
 from everlearn.events import SqliteLog
 from everlearn.records import Example, Label
-from everlearn.snapshot import Answering, Publisher, Reader
+from everlearn.serve import snapshot
+from everlearn.serve.snapshot import Answering, Publisher, Reader
 from everlearn.spec import LogSpec, Schema, ServeSpec, Spec
 
 HERE = Path(__file__).resolve().parent

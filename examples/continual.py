@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 
 import everlearn as el
-from everlearn import continual
+from everlearn.evaluate import continual
 
 NETWORK: dict[str, Any] = {
     "family": "neural",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+
+from tests.support import SHARED
 
 collect_ignore = ["data"]  # what is in it is read, and made by scripts that need more than the tests do
 
@@ -13,7 +14,7 @@ collect_ignore = ["data"]  # what is in it is read, and made by scripts that nee
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real streams; a checkout alone does not have it, so tests that want it skip."""
-    folder = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    folder = SHARED
     if not folder.is_dir():
         pytest.skip(f"no {folder}: set EVERLEARN_DATA to the folder with the real streams")
     return folder

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 
-from everlearn.neural import settings
-from everlearn.neural.terms import FUNCTIONS
+from everlearn.families.neural import settings
+from everlearn.families.neural.terms import FUNCTIONS
+from tests.support import ROOT
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs/reference/neural.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/reference/neural.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 PARTS = {
     "memory": settings.Memory,

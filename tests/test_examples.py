@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import everlearn as el
-from everlearn.app.supervise import Server
+from everlearn.app.supervisor import Server
 from everlearn.spec import ServeSpec, Spec
+from tests.support import ROOT
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def play(name: str, *arguments: str) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         advise,
         checks,
         config,
-        continual,
         drift,
         errors,
         gate,
@@ -32,10 +31,11 @@ if TYPE_CHECKING:
         spec,
     )
     from everlearn.client import AsyncClient, Client
-    from everlearn.evaluate import prequential
-    from everlearn.loop import Loop, open
+    from everlearn.evaluate import continual
+    from everlearn.evaluate.prequential import prequential
+    from everlearn.families.neural import Neural
+    from everlearn.loop.loop import Loop, open
     from everlearn.model import build
-    from everlearn.neural import Neural
     from everlearn.stream import Stream, read
 
 __all__ = [
@@ -64,42 +64,46 @@ __all__ = [
     "spec",
 ]
 
-_HOMES = {
+_ATTRIBUTES = {
     "AsyncClient": "everlearn.client",
     "Client": "everlearn.client",
-    "Loop": "everlearn.loop",
-    "Neural": "everlearn.neural",
+    "Loop": "everlearn.loop.loop",
+    "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
-    "open": "everlearn.loop",
-    "prequential": "everlearn.evaluate",
+    "open": "everlearn.loop.loop",
+    "prequential": "everlearn.evaluate.prequential",
     "read": "everlearn.stream",
 }
 
-
-_MODULES = (
-    "advise",
-    "checks",
-    "config",
-    "continual",
-    "drift",
-    "errors",
-    "gate",
-    "merge",
-    "metrics",
-    "model",
-    "records",
-    "replay",
-    "schema",
-    "spec",
-)
+_MODULES = {
+    "continual": "everlearn.evaluate.continual",
+    **{
+        name: f"everlearn.{name}"
+        for name in (
+            "advise",
+            "checks",
+            "config",
+            "drift",
+            "errors",
+            "gate",
+            "merge",
+            "metrics",
+            "model",
+            "records",
+            "replay",
+            "schema",
+            "spec",
+        )
+    },
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"everlearn.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return importlib.import_module(_MODULES[name])
+    if name in _ATTRIBUTES:
+        return getattr(importlib.import_module(_ATTRIBUTES[name]), name)
     raise AttributeError(f"module 'everlearn' has no attribute {name!r}")
 
 

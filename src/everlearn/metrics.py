@@ -9,7 +9,7 @@ others pass without a trace. Weights weigh everywhere but in `examples` and `cou
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -405,3 +405,16 @@ def _number_losses(square: bool, scores: Singles, y: Floats, result: Floats) -> 
         if np.isnan(gap):
             gap = np.nan if np.isnan(y[row]) else np.inf
         result[row] = gap * gap if square else gap
+
+
+LossKind = Literal["brier", "error", "log_loss", "absolute", "squared"]
+
+
+def loss_kind(kind: str, task: Task) -> LossKind:
+    """The loss that contestants are compared by; "auto" is the Brier score for classes, the absolute error else."""
+    fitting = ("absolute", "squared") if task == "regression" else ("brier", "error", "log_loss")
+    if kind == "auto":
+        return fitting[0]  # type: ignore[return-value]
+    if kind not in fitting:
+        raise ConfigError(f"gate.loss: got {kind!r} for a {task} task; expected one of auto, {', '.join(fitting)}")
+    return kind  # type: ignore[return-value]

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.errors import ConfigError, EverlearnError, ModelError
-from everlearn.records import Arrays, Batch, Examples, Floats, Singles
+from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
 
 Spec = Mapping[str, Any]
 
 FAMILIES: dict[str, str] = {
-    "linear": "everlearn.linear:build",
-    "neural": "everlearn.neural:build",
-    "gated": "everlearn.gated:build",
+    "linear": "everlearn.families.linear:build",
+    "neural": "everlearn.families.neural:build",
+    "gated": "everlearn.families.gated:build",
 }
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # of a spec, for makers of networks
@@ -267,3 +268,36 @@ def compare(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
             if want.dtype != have.dtype:
                 differences.append(f"{name!r} has dtype {have.dtype}, expected {want.dtype}")
     return differences
+
+
+def select(examples: Examples, keep: NDArray[np.bool_]) -> Examples:
+    """The rows for which `keep` (n,) is true."""
+    if keep.all():
+        return examples
+    batch, rows = examples.batch, np.flatnonzero(keep)
+    return Examples(
+        stack([_row(batch, int(row)) for row in rows], batch.dense.shape[1]),
+        examples.y[rows],
+        examples.weight[rows],
+        examples.position[rows],
+    )
+
+
+def stack(rows: Sequence[Batch], columns: int = 0) -> Batch:
+    """Batches one after the other, as one; `columns` is how many dense ones there are where there is no batch."""
+    if len(rows) == 1:
+        return rows[0]
+    if not rows:
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        return Batch(np.zeros((0, columns), np.float32), np.zeros(1, np.int64), *nothing)
+    entries = [batch.indices[batch.indptr[0] : batch.indptr[-1]] for batch in rows]
+    values = [batch.values[batch.indptr[0] : batch.indptr[-1]] for batch in rows]
+    indptr: Ints = np.zeros(sum(map(len, rows)) + 1, np.int64)
+    np.cumsum(np.concatenate([np.diff(batch.indptr) for batch in rows]), out=indptr[1:])
+    return Batch(
+        np.concatenate([batch.dense for batch in rows]), indptr, np.concatenate(entries), np.concatenate(values)
+    )
+
+
+def _row(batch: Batch, row: int) -> Batch:
+    return Batch(batch.dense[row : row + 1], batch.indptr[row : row + 2], batch.indices, batch.values)

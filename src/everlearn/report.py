@@ -6,14 +6,20 @@ points of `everlearn.metrics.curve`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import importlib
+import io
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Group
+from rich.console import Console, Group
+from rich.control import Control
+from rich.segment import SegmentLines
 from rich.table import Table
 from rich.text import Text
 
@@ -312,3 +318,124 @@ def number(value: float | None) -> str:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) else len(value)
+
+
+SHOWN = {
+    "drift": "drift",
+    "promote": "promotion",
+    "rollback": "rollback",
+    "reject": "rejection",
+    "challenger": "challenger",
+}
+
+
+_EVERY = 0.25  # seconds between two drawings
+
+
+_RARELY = 10.0  # the same where a drawing cannot replace the one before
+
+
+def shown(now: Mapping[str, Any]) -> Group:
+    """A status as a person reads it: where the loop stands, its metrics, the gate, and what happened last."""
+    lines: list[Any] = [_headline(now), Text(), table(now["metrics"])]
+    asked = [one for one in now["gate"] if one["examples"]]
+    if asked:
+        lines.append(Text())
+    for one in asked[:3]:
+        best = max(one["log_e_better"], one["log_e_worse"], 0.0)
+        leaning = "better" if one["log_e_better"] >= one["log_e_worse"] else "worse"
+        share = min(1.0, best / one["threshold"]) if one["threshold"] > 0 else 0.0
+        lines.append(
+            Text(
+                f"gate: {one['role']} {one['candidate'][:6]} against {one['reference_role']} {one['reference'][:6]}: "
+                f"{one['difference']:+.4f} after {one['examples']:,} examples, {share:.0%} of the proof of {leaning}"
+            )
+        )
+    if now["marks"]:
+        lines.append(Text())
+    lines += [Text(f"{one['at']:,}: {one['kind']} {one['version'][:6]}", style="dim") for one in now["marks"][-3:]]
+    return Group(*lines)
+
+
+def _headline(now: Mapping[str, Any]) -> Text:
+    line = Text(f"{now['label']} · {now['mode']} · ", style="bold")
+    line.append(f"{now['examples']:,} labelled examples · {now['waiting']:,} waiting for feedback")
+    if now["lag"]["events"]:
+        line.append(f" · {now['lag']['events']:,} events behind ({now['lag']['seconds']:.1f} s)", style="bold yellow")
+    state = now["drift"]["state"]
+    if state != "stable":
+        line.append(f" · {state}", style="bold red" if state == "drift" else "bold yellow")
+    return line
+
+
+class Watch:
+    """A status that stays up to date where it was first shown: a notebook's cell, or the end of a terminal.
+
+    Call it to draw again, at most four times a second; it can be handed to `Loop.run` as `progress`. Where a drawing
+    cannot replace the one before (a pipe, a file), a new one follows after ten seconds.
+    """
+
+    def __init__(self, look: Callable[[], dict[str, Any]], console: Console | None = None) -> None:
+        self._look = look
+        self._console = console or Console()
+        self._notebook = _notebook()
+        self._cell: Any = None
+        self._height = 0
+        self._next = 0.0
+        self.draw()
+
+    def __call__(self, rows: int = 0, loop: object = None) -> None:
+        """Draw again if it is time; the arguments are those of a `progress` and are not needed."""
+        if time.monotonic() >= self._next:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw what is so now."""
+        picture = shown(self._look())
+        if self._notebook:
+            self._draw_cell(picture)
+        else:
+            self._draw_lines(picture)
+        apart = _EVERY if self._notebook or self._console.is_terminal else _RARELY
+        self._next = time.monotonic() + apart
+
+    def _draw_cell(self, picture: Group) -> None:
+        display = importlib.import_module("IPython.display")
+        cell = display.HTML(_html(picture))
+        if self._cell is None:
+            self._cell = display.display(cell, display_id=True)
+        else:
+            self._cell.update(cell)
+
+    def _draw_lines(self, picture: Group) -> None:
+        screen, over = self._console, self._console.is_terminal
+        lines = screen.render_lines(picture, pad=True)  # to the full width, so that nothing of the old is left
+        if over:
+            lines = lines[: screen.height - 1]
+            lines += screen.render_lines("\n" * (self._height - len(lines) - 1)) if len(lines) < self._height else []
+            if self._height:
+                screen.control(Control.move_to_column(0, -self._height))
+        screen.print(SegmentLines(lines, new_lines=True), end="")
+        self._height = len(lines)
+
+    def _ipython_display_(self) -> None:
+        """The last value of a cell is displayed once more: it is there already."""
+
+    def __repr__(self) -> str:
+        now = self._look()
+        return (
+            f"<watching {now['label']}: {now['examples']:,} labelled examples, {now['lag']['events']:,} events behind>"
+        )
+
+
+def _html(picture: Group) -> str:
+    console = Console(record=True, file=io.StringIO(), width=110)
+    console.print(picture)
+    return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
+
+
+def _notebook() -> bool:
+    """Whether this runs in a notebook's kernel, which can change what it has displayed."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config

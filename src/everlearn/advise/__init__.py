@@ -17,7 +17,18 @@ from msgspec import Struct
 
 from everlearn.advise.rule import Rows, Rule
 from everlearn.advise.rules import RULES
-from everlearn.advise.situation import POINT, QUESTIONS, TWO_POINTS, Question, Situation, facts, look, read, said, wide
+from everlearn.advise.situation import (
+    POINT,
+    QUESTIONS,
+    TWO_POINTS,
+    Question,
+    Situation,
+    facts,
+    look,
+    read,
+    said,
+    wide,
+)
 from everlearn.spec import Schema, Spec
 
 __all__ = [

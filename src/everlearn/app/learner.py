@@ -23,16 +23,16 @@ from typing import Any
 import msgspec
 
 from everlearn.app import logs, tracing
-from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
+from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log
-from everlearn.home import held
-from everlearn.loop import Loop
-from everlearn.serve import Contestant
-from everlearn.snapshot import Answering, Publisher
+from everlearn.loop.home import held
+from everlearn.loop.loop import Loop
+from everlearn.loop.status import stale
+from everlearn.serve.roster import Contestant
+from everlearn.serve.snapshot import Answering, Publisher
 from everlearn.spec import LogSpec, Spec
-from everlearn.status import stale
 
 log = logging.getLogger("everlearn.learner")
 

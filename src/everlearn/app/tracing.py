@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from everlearn import __version__
-from everlearn.app.setup import Setup
+from everlearn.app.process import Setup
 from everlearn.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:

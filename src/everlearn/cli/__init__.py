@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from everlearn.cli import advice, loops, server
-from everlearn.cli.parts import aside, screen
+from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
 app = typer.Typer(

@@ -19,7 +19,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from everlearn.cli.parts import Json, aside, option, print_json, screen
+from everlearn.cli.console import Json, aside, option, print_json, screen
 from everlearn.errors import ConfigError, EverlearnError
 
 if TYPE_CHECKING:

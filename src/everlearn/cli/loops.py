@@ -18,17 +18,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from everlearn.cli import server
-from everlearn.cli.parts import TOML, Config, Json, Reason, aside, home_of, option, print_json, screen
+from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, option, print_json, screen
 from everlearn.errors import ConfigError, InputError, InUse, LogError
 
 if TYPE_CHECKING:
-    from everlearn.app.desk.archive import Archive
-    from everlearn.app.desk.replies import VersionPage
-    from everlearn.loop import Loop, Progress
+    from everlearn.app.admin.queries import Archive
+    from everlearn.app.admin.responses import VersionPage
+    from everlearn.loop.loop import Loop, Progress
     from everlearn.records import Decision
     from everlearn.spec import Spec
     from everlearn.stream import Stream
-    from everlearn.version import Versions
+    from everlearn.version.registry import Versions
 
 PAGE = 1000  # versions read at a time
 PATIENCE = 10.0  # seconds that an order waits for the process that has the loop open
@@ -47,8 +47,8 @@ def demo(
     import pyarrow.parquet
 
     from everlearn import config, stream
-    from everlearn.home import held
-    from everlearn.loop import Loop
+    from everlearn.loop.home import held
+    from everlearn.loop.loop import Loop
     from everlearn.spec import ServeSpec
 
     name = f"serve-{mode}" if to_serve else mode
@@ -142,7 +142,7 @@ def run(
 def versions(config_path: Config = TOML, as_json: Json = False) -> None:
     """List every version: where it came from, how good it was, and what points at it."""
     from everlearn import config
-    from everlearn.app.desk.archive import Archive
+    from everlearn.app.admin.queries import Archive
 
     spec = config.load(config_path)
     with closing(Archive(home_of(spec, config_path))) as archive:  # looks on, whoever has the loop open
@@ -167,18 +167,18 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a version the champion."""
-    from everlearn import orders
+    from everlearn.loop import commands
 
-    _moved(*_order(config_path, lambda _, versions: orders.promote(versions, version, reason)), as_json)
+    _moved(*_order(config_path, lambda _, versions: commands.promote(versions, version, reason)), as_json)
 
 
 def rollback(
     reason: Reason = "asked for on the command line", config_path: Config = TOML, as_json: Json = False
 ) -> None:
     """Make the previous champion the champion again."""
-    from everlearn import orders
+    from everlearn.loop import commands
 
-    _moved(*_order(config_path, lambda _, versions: orders.rollback(versions, reason)), as_json)
+    _moved(*_order(config_path, lambda _, versions: commands.rollback(versions, reason)), as_json)
 
 
 def merge(
@@ -195,11 +195,11 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge two versions into a new one, and put that in shadow: the gate compares it with the champion."""
-    from everlearn import orders
+    from everlearn.loop import commands
     from everlearn.merge import How
 
     how = How(method=method, weights=tuple(weight or ()), density=density, scale=scale, seed=seed)
-    _, done = _order(config_path, lambda spec, versions: orders.merge(spec, versions, (a, b), how, reason, ancestor))
+    _, done = _order(config_path, lambda spec, versions: commands.merge(spec, versions, (a, b), how, reason, ancestor))
     told = done.detail["merge"]
     if as_json:
         print_json({"version": done.version, **{name: told[name] for name in ("parents", "method", "ancestor")}})
@@ -236,7 +236,7 @@ def check(
 
 def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
     from everlearn import config, report
-    from everlearn.loop import Loop
+    from everlearn.loop.loop import Loop
 
     home = config.home(spec, path)
     with Loop(spec, home) as loop:
@@ -320,10 +320,11 @@ def _order(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str,
 
     Returns the champion before, and what was done.
     """
-    from everlearn import config, orders
-    from everlearn.app.desk.archive import Archive
+    from everlearn import config
+    from everlearn.app.admin.queries import Archive
     from everlearn.events import connect
-    from everlearn.loop import Loop
+    from everlearn.loop import commands
+    from everlearn.loop.loop import Loop
 
     spec = config.load(path)
     home = home_of(spec, path)
@@ -335,7 +336,7 @@ def _order(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str,
         with suppress(InUse):
             Loop(spec, home).close()
         deadline = time.monotonic() + PATIENCE
-        while (done := orders.outcome(log, order, position)) is None and time.monotonic() < deadline:
+        while (done := commands.outcome(log, order, position)) is None and time.monotonic() < deadline:
             time.sleep(0.05)
     if done is None:
         raise LogError(

@@ -13,7 +13,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from everlearn.cli.parts import TOML, Config, Json, Reason, aside, home_of, print_json, screen
+from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, print_json, screen
 from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ def feedback(
     as_json: Json = False,
 ) -> None:
     """Append the labels of a file to the log, also while a server runs; the same file twice counts once."""
-    from everlearn import config, labels
+    from everlearn import config
+    from everlearn.loop import label_file
 
     spec = config.load(config_path)
-    told = labels.append(home_of(spec, config_path), spec, file, id=id, label=label, by=source or Path(file).name)
+    told = label_file.append(home_of(spec, config_path), spec, file, id=id, label=label, by=source or Path(file).name)
     if as_json:
         print_json(asdict(told) | {"rejected": [msgspec.to_builtins(row) for row in told.rejected]})
         return
@@ -78,7 +79,7 @@ def erase(
 ) -> None:
     """Forget a subject: erase its events, and rebuild what had learned from them. Stop the server first."""
     from everlearn import config
-    from everlearn.erase import erase as erased
+    from everlearn.loop.erase import erase as erased
 
     pairs = [one.partition("=") for one in where]
     if wrong := [one for one, (_, equals, _) in zip(where, pairs, strict=True) if not equals]:
@@ -101,7 +102,7 @@ def token_create(
     as_json: Json = False,
 ) -> None:
     """Make a token, and show it this once; only its hash is kept."""
-    from everlearn.app.access import tokens
+    from everlearn.app.auth import tokens
 
     secret = tokens.create(_tokens(config_path), name, scope, days)
     if as_json:
@@ -116,7 +117,7 @@ def token_create(
 @token.command("list")
 def token_list(config_path: Config = TOML, as_json: Json = False) -> None:
     """List the tokens: names, scopes and when they expire."""
-    from everlearn.app.access import tokens
+    from everlearn.app.auth import tokens
 
     there = tokens.listed(_tokens(config_path))
     if as_json:
@@ -135,7 +136,7 @@ def token_revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a token; a running server knows within a second or two."""
-    from everlearn.app.access import tokens
+    from everlearn.app.auth import tokens
 
     tokens.revoke(_tokens(config_path), name)
     if as_json:
@@ -153,7 +154,7 @@ def start(
     form: Literal["text", "json"] = "text",
 ) -> None:
     from everlearn.app import logs
-    from everlearn.app.supervise import Server
+    from everlearn.app.supervisor import Server
 
     logs.start(form, "supervisor", [password] if password else [])
     with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form) as server:

@@ -25,7 +25,9 @@ from everlearn.records import Arrays, Floats
 
 __all__ = ["LEARNING", "METHODS", "How", "adapters", "completed", "differing", "ema", "merge", "merged"]
 
-FAMILIES: dict[str, str] = {"linear": "everlearn.linear.merging:PARTS"}  # whose arrays are more than names tell
+FAMILIES: dict[str, str] = {
+    "linear": "everlearn.families.linear.merging:PARTS"
+}  # whose arrays are more than names tell
 
 LEARNING: dict[str, frozenset[str]] = {
     "linear": frozenset({"rate", "l1", "l2", "clip", "seed"}),

@@ -28,22 +28,22 @@ from msgspec import Struct
 
 from everlearn import model, schema
 from everlearn.app import logs, problems, tracing
-from everlearn.app.access import Access
-from everlearn.app.access import Scope as Right
+from everlearn.app.auth import Access
+from everlearn.app.auth import Scope as Right
+from everlearn.app.counters import Tally
 from everlearn.app.problems import Refused
-from everlearn.app.setup import Setup, received, tell_ready, when_abandoned
-from everlearn.app.tally import Tally
+from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.app.worker import requests
-from everlearn.app.worker.answers import Answered, Group
-from everlearn.app.worker.bodies import Bodies, Receive, Scope
+from everlearn.app.worker.body_reader import Bodies, Receive, Scope
 from everlearn.app.worker.commit import GroupCommit
-from everlearn.app.worker.labels import Labels, Taken
+from everlearn.app.worker.fast_path import Exchange, Headers, Quick
+from everlearn.app.worker.feedback import AcceptedRows, Labels
+from everlearn.app.worker.predict import Answered, Group
 from everlearn.app.worker.proxy import Proxy, Send
-from everlearn.app.worker.quick import Exchange, Headers, Quick
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, connect
-from everlearn.snapshot import Reader
+from everlearn.serve.snapshot import Reader
 
 WAITING = 2048  # requests that may wait for the log at one time
 GRACE = 10  # seconds that requests have to end when the worker does
@@ -54,7 +54,7 @@ _JSON = (b"content-type", b"application/json")
 _CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
 _FULL = "more requests wait than may; try again in a second"
 
-Ask = requests.Question | Callable[[], Taken]  # what to answer, or what there is to take
+Ask = requests.Question | Callable[[], AcceptedRows]  # what to answer, or what there is to take
 Reply = asyncio.Future[bytes] | Exchange  # what is settled with it
 
 
@@ -72,11 +72,11 @@ class Waiting(Struct, eq=False):
     ask: Ask
     future: Reply
     again: Callable[[Waiting], None]
-    done: Answered | Taken | None = None
+    done: Answered | AcceptedRows | None = None
     rows: Sequence[Row] = ()
     tried: bool = False
 
-    def settle(self, outcome: Answered | Taken | Exception) -> None:
+    def settle(self, outcome: Answered | AcceptedRows | Exception) -> None:
         """What it has to write, or why there is nothing to be written."""
         if isinstance(outcome, Exception):
             self.done = None
@@ -295,7 +295,7 @@ def _used() -> Refused:
     return Refused(409, "", "an id of this request names something else, which was sent before", members)
 
 
-def _tried(ask: Callable[[], Taken]) -> Taken | Exception:
+def _tried(ask: Callable[[], AcceptedRows]) -> AcceptedRows | Exception:
     try:
         return ask()
     except Exception as error:

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from everlearn.app.access import CLIENT
+from everlearn.app.auth import CLIENT
 from everlearn.app.problems import Refused
-from everlearn.app.worker.bodies import Bodies, Message, Receive, Scope
+from everlearn.app.worker.body_reader import Bodies, Message, Receive, Scope
 from everlearn.app.worker.requests import too_large
 
 Send = Callable[[Message], Awaitable[None]]

@@ -1,0 +1,3 @@
+from everlearn.app.admin.application import main
+
+main()

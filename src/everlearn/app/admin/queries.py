@@ -1,0 +1,233 @@
+"""What the log and the versions tell, for those who only look: lists, one version, two side by side, one event's story.
+
+The archive follows the log: it folds the births and decisions that it has not seen yet, and keeps those alone (and of
+decisions their positions). Whatever else is asked for is read from the log, a bounded stretch at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from everlearn.app.admin.responses import Chain, DecisionEntry, DecisionPage, EventPage, VersionEntry, VersionPage
+from everlearn.errors import InputError
+from everlearn.events import KINDS, connect
+from everlearn.records import Arrays, Born, Decision, Event, Version
+from everlearn.version.blobs import Blobs
+from everlearn.version.registry import Versions
+
+_READ = 1000  # rare events read at a time
+_STEP = 100  # events read at a time for a page: a page never holds much more than it gives
+_WALKED = 20_000  # events that are looked at for one page, at most
+_TOLD = 200  # events of one id
+_BYTES = 4 << 20  # of events in a page, about
+
+
+class Archive:
+    """A view of the log and the blobs in a loop's home; its methods may be called from any thread."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / "log.sqlite"
+        self._log = connect(str(self._path), tidy=False)
+        self._blobs = Blobs(home / "blobs")
+        self._versions = Versions(self._blobs)
+        self._born: dict[str, tuple[int, float]] = {}
+        self._births = array("q")
+        self._decisions = array("q")
+        self._actions: Counter[str] = Counter()
+        self._seen = 0
+        self._chain = Chain(ok=True, head="", broken=None, checked=0)
+        self._following = threading.Lock()
+        self._checking = threading.Lock()
+        self.follow()
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._log.close()
+
+    def end(self) -> int:
+        """The position of the newest event."""
+        return self._log.end()
+
+    def behind_log(self, position: int) -> dict[str, Any]:
+        """How many events there are behind a position, and the age of the oldest of them in seconds."""
+        waiting = self._log.read(position, 1)
+        if not waiting:
+            return {"events": 0, "seconds": 0.0}
+        return {"events": self._log.end() - position, "seconds": max(0.0, time.time() - waiting[0].time)}
+
+    def moment(self, position: int) -> float:
+        """The time of the event at a position; minus infinity if there is none."""
+        found = self._log.read(position - 1, 1)
+        return found[0].time if found else -math.inf
+
+    def follow(self) -> None:
+        """Take in what was born and decided since the last time."""
+        with self._following:
+            while batch := self._log.read(self._seen, _READ, kinds=("version", "decision")):
+                for event in batch:
+                    self._note(event)
+                self._seen = batch[-1].position
+
+    def _note(self, event: Event) -> None:
+        self._versions.note(event.payload)
+        match event.payload:
+            case Born(version=version) if version.id not in self._born:
+                self._born[version.id] = event.position, event.time
+                self._births.append(event.position)
+            case Decision(action=action):
+                self._decisions.append(event.position)
+                self._actions[action] += 1
+
+    # ---- versions ----------------------------------------------------------------------------------------------
+
+    @property
+    def versions(self) -> Versions:
+        """The versions and aliases that there are now."""
+        self.follow()
+        return self._versions
+
+    def aliases(self) -> dict[str, str]:
+        """The id of the version that each alias points to."""
+        return {alias: id for id, names in self._versions.aliases().items() for alias in names}
+
+    def behind(self) -> int:
+        """How many versions are younger than the champion."""
+        champion = self._born.get(self._versions.alias("champion") or "")
+        return len(self._births) - bisect_right(self._births, champion[0]) if champion else 0
+
+    def arrays(self, version: Version) -> Arrays:
+        """The arrays of a version; raises BlobError when they are gone."""
+        return self._blobs.get(version.blob)[0]
+
+    def entry(self, version: Version) -> VersionEntry:
+        """A version as it is shown."""
+        return self._entry(version, self._blobs.hashes())
+
+    def listed(self, after: int, limit: int, newest: bool = False) -> VersionPage:
+        """Versions in order of birth (or the other way round), from the one born behind position `after`."""
+        self.follow()
+        positions, more = _stretch(self._births, after, limit, newest)
+        listed = {self._born[version.id][0]: version for version in self._versions.list()}
+        kept = self._blobs.hashes()
+        entries = [self._entry(listed[position], kept) for position in positions]
+        following = positions[-1] if more else None
+        return VersionPage(entries, self.aliases(), len(self._births), following)
+
+    def _entry(self, version: Version, kept: set[str]) -> VersionEntry:
+        born, time = self._born[version.id]
+        fields = msgspec.structs.asdict(version)
+        aliases = self._versions.aliases().get(version.id, [])
+        return VersionEntry(**fields, aliases=aliases, kept=version.blob in kept, born=born, time=time)
+
+    # ---- decisions ---------------------------------------------------------------------------------------------
+
+    def actions(self) -> dict[str, int]:
+        """How many decisions of each action there are."""
+        return dict(self._actions)
+
+    def decisions(self, after: int, limit: int, newest: bool = False) -> DecisionPage:
+        """Decisions in order (or the other way round), from the one behind position `after`, with their seals."""
+        self.follow()
+        positions, more = _stretch(self._decisions, after, limit, newest)
+        entries = self._read_decisions(positions)
+        return DecisionPage(entries, len(self._decisions), self.chain(), positions[-1] if more else None)
+
+    def around(self, first: int, last: int, margin: int = 3) -> list[DecisionEntry]:
+        """The decisions between two positions, and a few before and after, at most 50."""
+        low = max(0, bisect_left(self._decisions, first) - margin)
+        high = bisect_right(self._decisions, last) + margin
+        return self._read_decisions(list(self._decisions[low : min(high, low + 50)]))
+
+    def chain(self) -> Chain:
+        """What the last check of the seals found, and the newest seal."""
+        return self._chain
+
+    def head(self) -> str:
+        """The newest seal."""
+        self.follow()
+        newest = self._decisions[-1] if self._decisions else 0
+        return self._log.seals(newest - 1, newest).get(newest, "")
+
+    def check(self) -> Chain:
+        """Check all seals; this walks along the whole log, on a connection of its own."""
+        with self._checking, closing(connect(str(self._path), tidy=False)) as log:
+            end = log.end()
+            found = log.verify()
+        self._chain = Chain(found.ok, found.head, found.bad, end)
+        return self._chain
+
+    def _read_decisions(self, positions: Sequence[int]) -> list[DecisionEntry]:
+        """The decisions at these neighbouring positions, in this order, with their seals."""
+        if not positions:
+            return []
+        low, high = min(positions) - 1, max(positions)
+        found = {one.position: one for one in self._log.read(low, len(positions), kinds=("decision",))}
+        seals = self._log.seals(low, high)
+        return [_decided(found[at], seals.get(at, "")) for at in positions if at in found]
+
+    # ---- events ------------------------------------------------------------------------------------------------
+
+    def about(self, id: str) -> list[Event]:
+        """The prediction or example of an id, and the newest feedback for it, in order; at most 200 events."""
+        found = self._log.about(id)
+        return [*found[:1], *found[1:][-(_TOLD - 1) :]]
+
+    def events(self, after: int, limit: int, kinds: Sequence[str] = (), newest: bool = False) -> EventPage:
+        """Events behind position `after`, or before it with `newest`, which gives them the other way round.
+
+        At most 20,000 are looked at, and about 4 MiB given: then the page ends early, and `next` says where to go on.
+        """
+        if unknown := set(kinds) - set(KINDS.values()):
+            raise InputError(f"kind: got {', '.join(sorted(unknown))}; expected one of {', '.join(KINDS.values())}")
+        end = self._log.end()
+        at = min(after or end + 1, end + 1) if newest else after
+        page: list[Event] = []
+        size = 0
+        for event in islice(self._walk(at, end, newest), _WALKED):
+            at = event.position
+            if not kinds or KINDS[type(event.payload)] in kinds:
+                page.append(event)
+                size += len(msgspec.json.encode(event.payload))
+            if len(page) == limit or size >= _BYTES:
+                break
+        return EventPage(page, end, at if (at > 1 if newest else at < end) else None)
+
+    def _walk(self, at: int, end: int, newest: bool) -> Iterator[Event]:
+        """The events behind position `at` up to `end`, or those before it, newest first; read a few at a time."""
+        while newest and at > 1:
+            start = max(0, at - 1 - _STEP)
+            yield from reversed([one for one in self._log.read(start, at - 1 - start) if one.position < at])
+            at = start + 1
+        while not newest and at < end:
+            batch = self._log.read(at, _STEP)
+            yield from batch
+            at = batch[-1].position if batch else end
+
+
+def _decided(event: Event, seal: str) -> DecisionEntry:
+    """A decision as it is shown."""
+    fields = msgspec.structs.asdict(event.payload)
+    return DecisionEntry(position=event.position, time=event.time, **fields, seal=seal)
+
+
+def _stretch(positions: array[int], after: int, limit: int, newest: bool) -> tuple[list[int], bool]:
+    """The positions of a page, and whether there are more behind it."""
+    if newest:
+        stop = bisect_left(positions, after) if after else len(positions)
+        start = max(0, stop - limit)
+        return list(reversed(positions[start:stop])), start > 0
+    start = bisect_right(positions, after)
+    stop = start + limit
+    return list(positions[start:stop]), stop < len(positions)

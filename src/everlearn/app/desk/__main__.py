@@ -1,3 +1,0 @@
-from everlearn.app.desk.application import main
-
-main()

@@ -1,0 +1,291 @@
+"""The processes of a server: started in order, kept running, stopped in order.
+
+Whatever dies is started again; while the learner is gone, workers go on answering with what they have. Children are
+fresh interpreters, told what they are in one environment variable; each ends when this process does, however that
+ends, because their standard input closes then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from everlearn.app.admin.webhook import Webhook
+from everlearn.app.auth import check_bind
+from everlearn.app.process import READY, Setup
+from everlearn.client import Client
+from everlearn.errors import ConfigError, EverlearnError, LogError
+from everlearn.loop.home import held
+from everlearn.serve import snapshot
+from everlearn.spec import Spec
+
+log = logging.getLogger("everlearn.supervise")
+
+BACKLOG = 2048  # connections that wait to be accepted
+FIRST_START = 300.0  # seconds: kernels may have to be compiled
+GRACE = 30.0  # seconds that a process has to finish what it began
+LONGEST_PAUSE = 10.0  # seconds between two attempts to start what keeps dying
+CALM = 30.0  # seconds after which a process counts as running well
+
+# One thread for each process: what computes in parallel here are the processes.
+_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB", "NUMEXPR")}
+
+
+@dataclass(slots=True)
+class Child:
+    """One process of the server: its module, what it is told, and how it fares."""
+
+    name: str
+    module: str
+    setup: Setup
+    process: subprocess.Popen[bytes]
+    started: float
+    failures: int = 0
+    retry: float = 0.0  # when to start it again, once it is gone
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+class Server:
+    """A running server; a context manager that stops it at the end. `ended` is called when all has stopped.
+
+    `port` 0 takes a free one; `url` says which. Raises ConfigError where it must not listen, or cannot, and
+    EverlearnError when the learner does not start.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        home: Path,
+        *,
+        certificate: str = "",
+        key: str = "",
+        key_password: str = "",
+        logs: str = "text",
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        if spec.serve.webhook:
+            Webhook(spec.serve.webhook, private=spec.serve.private)  # a wrong address is told now
+        self.spec = spec
+        self._ended = ended
+        self.home = home.absolute()
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, file in (("--ssl-certfile", certificate), ("--ssl-keyfile", key)):
+            if file and not os.access(file, os.R_OK):
+                raise ConfigError(f"{name}: {file} cannot be read; give the path of a PEM file that this user may read")
+        self._setup = Setup(
+            spec=spec,
+            home=str(self.home),
+            serving=str(snapshot.folder(self.home)),
+            secure=bool(certificate),
+            certificate=certificate,
+            key=key,
+            logs=logs,
+        )
+        self._key_password = key_password  # for the workers alone
+        check_bind(spec, self._setup.tokens)
+        self._socket = _listening(spec.serve.host, spec.serve.port)
+        self._children: dict[str, Child] = {}
+        self._stopping = threading.Event()
+        self._changing = threading.Lock()
+        self._watcher = threading.Thread(target=self._watch, name="everlearn-supervise", daemon=True)
+        try:
+            self._start_all()
+        except BaseException:
+            self.stop()
+            raise
+        self._watcher.start()  # from here on the folder in memory is ours to remove
+
+    @property
+    def url(self) -> str:
+        """Where the server answers, as a client on this machine reaches it."""
+        host, port = self._socket.getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http{'s' if self._setup.secure else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """The ids of the processes that run now: "learner", "desk", "worker-0", ..."""
+        return {child.name: child.process.pid for child in list(self._children.values()) if child.alive}
+
+    def client(self, token: str = "") -> Client:
+        """A client of this server."""
+        return Client(self.url, token=token)
+
+    def wait(self) -> None:
+        """Return when the server is stopped: by `stop`, SIGINT or SIGTERM; SIGHUP changes workers one by one."""
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=self.renew, daemon=True).start())
+        while not (stop.is_set() or self._stopping.is_set()):
+            stop.wait(0.5)
+        self.stop()
+
+    def renew(self) -> None:
+        """Replace each worker by a new one, without refusing a request: the new one listens before the old one ends.
+
+        Where the new one does not come up, the old one stays, and the change ends there.
+        """
+        with self._changing:
+            for name in [name for name in self._children if name.startswith("worker-")]:
+                old = self._children[name]
+                if self._stopping.is_set():
+                    return
+                new = self._start(name, old.module, old.setup)
+                if not _comes_up(new):
+                    log.error("a new worker does not start; the old ones stay", extra={"fields": {"process": name}})
+                    self._children[name] = old
+                    _end([new])
+                    return
+                _end([old])
+
+    def stop(self) -> None:
+        """Stop in order: workers finish their requests, then the desk, then the learner learns the rest and saves."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        with self._changing:
+            children = list(self._children.values())
+            for part in ("worker", "desk", "learner"):
+                _end([child for child in children if child.name.startswith(part)])
+            self._socket.close()
+        if self._watcher.ident is not None:
+            self._watcher.join()
+        with suppress(LogError, OSError), held(self.home):  # another server may be at work on this home
+            shutil.rmtree(self._setup.serving)  # all of it is made anew from the log
+        self._ended()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start_all(self) -> None:
+        self._start("learner", "learner", self._setup)
+        self._await_learner()
+        self._start("desk", "desk", self._setup)
+        for index in range(self.spec.serve.workers):
+            setup = msgspec.structs.replace(
+                self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password
+            )
+            self._start(f"worker-{index}", "worker", setup)
+        for child in self._children.values():
+            while child.name != "learner" and not child.ready.wait(0.1):
+                if not child.alive:
+                    raise EverlearnError(f"the {child.name} of the server did not start; its message stands above")
+
+    def _await_learner(self) -> None:
+        """The learner publishes before it has caught up, so this is short unless kernels are compiled."""
+        learner = self._children["learner"]
+        deadline = time.monotonic() + FIRST_START
+        while not learner.ready.wait(0.1):
+            if not learner.alive:
+                raise EverlearnError("the learner of the server did not start; its message stands above")
+            if time.monotonic() > deadline:
+                raise EverlearnError(f"the learner of the server published nothing for {FIRST_START:.0f} seconds")
+
+    def _start(self, name: str, module: str, setup: Setup, failures: int = 0) -> Child:
+        environment = {**os.environ, **_THREADS, **setup.environment()}
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"everlearn.app.{module}"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[setup.descriptor] if setup.descriptor >= 0 else [],
+            # A group of its own: Ctrl-C is for the supervisor, who stops them in order. But no session of its own: to
+            # sessions Linux gives equal shares (autogroup), and the learner's low priority would mean nothing.
+            process_group=0,
+        )
+        child = Child(name, module, setup, process, time.monotonic(), failures)
+        threading.Thread(target=_listen, args=(child,), daemon=True).start()
+        self._children[name] = child
+        log.info("started", extra={"fields": {"process": name, "pid": process.pid}})
+        return child
+
+    def _watch(self) -> None:
+        """Start again what has died."""
+        while not self._stopping.wait(0.1):
+            with self._changing:
+                for child in [] if self._stopping.is_set() else list(self._children.values()):
+                    if not child.alive:
+                        self._restart(child)
+
+    def _restart(self, child: Child) -> None:
+        now = time.monotonic()
+        if not child.retry:
+            child.failures = 0 if now - child.started > CALM else child.failures
+            child.retry = now + min(LONGEST_PAUSE, 0.1 * 2.0**child.failures if child.failures else 0.0)
+            fields = {"process": child.name, "pid": child.process.pid, "status": child.process.returncode}
+            log.error("died; it is started again", extra={"fields": fields})
+        if now >= child.retry:
+            _close(child)
+            self._start(child.name, child.module, child.setup, child.failures + 1)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"serve.host, serve.port: cannot listen at {host}:{port}: {error.strerror or error}; "
+            "stop what listens there, or name another with --port"
+        ) from error
+
+
+def _listen(child: Child) -> None:
+    """Wait for the line with which a process says that it is ready."""
+    output: IO[Any] | None = child.process.stdout
+    for line in output or ():
+        if line.strip() == READY:
+            child.ready.set()
+
+
+def _comes_up(child: Child) -> bool:
+    """Wait until a process is ready; False for one that ends before it is, or takes too long."""
+    deadline = time.monotonic() + FIRST_START
+    while not child.ready.wait(0.1):
+        if not child.alive or time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _end(children: list[Child]) -> None:
+    """Ask processes to end, wait, and insist."""
+    for child in children:
+        if child.alive:
+            child.process.terminate()
+    deadline = time.monotonic() + GRACE
+    for child in children:
+        try:
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.error("did not end in time", extra={"fields": {"process": child.name, "pid": child.process.pid}})
+            child.process.kill()
+            child.process.wait()
+        _close(child)
+
+
+def _close(child: Child) -> None:
+    for pipe in (child.process.stdin, child.process.stdout):
+        if pipe is not None:
+            pipe.close()

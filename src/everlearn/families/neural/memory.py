@@ -1,0 +1,358 @@
+"""Replay memory of networks: rows in a fixed number of bytes, as tensors.
+
+Kinds: "window", "reservoir" and "balanced" as in `everlearn.replay`, with the same choices; "loss": a reservoir whose
+rows give way the likelier, the lower their loss and the fuller their class; "gradient": rows are kept whose gradients
+point elsewhere than those held. "none": nothing.
+
+The rows are where the network is, so that a step on a GPU neither sends rows there nor waits for what comes from
+there; what the choice of slots needs (`BOOK`) is small and always on the CPU, where the kernels of `choice` are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from everlearn._torch import Tensor, Tensors, array, tensor, torch
+from everlearn.errors import ConfigError, InputError
+from everlearn.families.neural import buffer_policy
+from everlearn.families.neural.buffer_policy import GRADIENT, LOSS, SKETCH, Book
+from everlearn.families.neural.settings import Memory
+from everlearn.records import Ints
+from everlearn.replay import BALANCED, COUNTERS, HELD, KIND, NEWEST, QUANTILES, RESERVOIR, SEED, SEEN, WINDOW
+
+KINDS = {"window": WINDOW, "reservoir": RESERVOIR, "balanced": BALANCED, "loss": LOSS, "gradient": GRADIENT}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+}
+BOOK = Book._fields  # tensors that are always on the CPU
+ROW_BYTES = 8 + 4 + 8  # y, weight, position
+ENTRY_BYTES = 4 + 4  # index and value of one hashed feature
+
+
+class Stored(NamedTuple):
+    """n rows as they are remembered; the first axis is the row.
+
+    `dense` (n, dense) of the stored dtype; `indices` int32 and `values` float32 (n, width), padded with 0, or (n, 0);
+    `y` float64 (n,); `weight` float32 (n,); `said` float32 (n, outputs): what the network answered, or (n, 0).
+    """
+
+    dense: Tensor
+    indices: Tensor
+    values: Tensor
+    y: Tensor
+    weight: Tensor
+    said: Tensor
+
+
+def start(
+    spec: Memory, *, dense: int, width: int, classes: int, outputs: int, seed: int, device: str | torch.device
+) -> Tensors:
+    """Allocate everything, at most `spec.rows` rows (0: any number) in at most `spec.bytes` bytes, all counted.
+
+    `width` is the number of hashed features of a row (0: none), `classes` the number of classes (0: a regression,
+    where "balanced" is a reservoir), `outputs` the columns of remembered answers (0: they are not kept). Kind "none"
+    has no tensors. Raises `ConfigError` if not one row fits.
+
+    >>> spec = Memory(kind="reservoir", bytes=100_000, dtype="uint8")
+    >>> held = start(spec, dense=784, width=0, classes=10, outputs=0, seed=0, device="cpu")
+    >>> len(held["y"]), sum(one.nbytes for one in held.values())
+    (124, 99824)
+    """
+    if spec.kind == "none":
+        return {}
+    kind = RESERVOIR if spec.kind == "balanced" and classes == 0 else KINDS[spec.kind]
+    stored = DTYPES[spec.dtype]
+    balanced, by_loss, by_gradient = kind == BALANCED, kind == LOSS, kind == GRADIENT
+    fixed = 8 * (COUNTERS + classes + (classes + 2) * balanced + classes * by_loss)
+    each = ROW_BYTES + stored.itemsize * dense + ENTRY_BYTES * width + 4 * outputs
+    each += 4 * balanced + (4 + 4 * (classes > 0)) * by_loss + (4 + SKETCH) * by_gradient
+    capacity = (spec.bytes - fixed) // each
+    if capacity < 1:
+        raise ConfigError(
+            f"memory.bytes is {spec.bytes}, and one row takes {each} beside {fixed} for counting; "
+            f"give at least {fixed + each}, or set memory.kind to 'none'"
+        )
+    capacity = min(capacity, spec.rows) if spec.rows else capacity
+    counters = torch.zeros(COUNTERS, dtype=torch.int64)
+    counters[KIND], counters[SEED] = kind, seed
+    begins = torch.zeros((classes + 2) * balanced, dtype=torch.int64)
+    begins[-1:] = capacity
+    return {
+        "counters": counters,
+        "class_seen": torch.zeros(classes, dtype=torch.int64),
+        "begins": begins,
+        "order": torch.arange(capacity * balanced, dtype=torch.int32),
+        "position": torch.zeros(capacity, dtype=torch.int64),
+        "class_held": torch.zeros(classes * by_loss, dtype=torch.int64),
+        "label": torch.zeros(capacity * by_loss * (classes > 0), dtype=torch.int32),
+        "loss": torch.zeros(capacity * by_loss),
+        "score": torch.zeros(capacity * by_gradient),
+        "sketch": torch.zeros((capacity * by_gradient, SKETCH), dtype=torch.int8),
+        "dense": torch.zeros((capacity, dense), dtype=stored, device=device),
+        "indices": torch.zeros((capacity, width), dtype=torch.int32, device=device),
+        "values": torch.zeros((capacity, width), device=device),
+        "y": torch.zeros(capacity, dtype=torch.float64, device=device),
+        "weight": torch.zeros(capacity, device=device),
+        "said": torch.zeros((capacity, outputs), device=device),
+    }
+
+
+def cast(dense: Tensor, spec: Memory, at: int) -> Tensor:
+    """Dense rows (n, columns) as the dtype they are stored in; row i is at position `at` + i.
+
+    Raises `InputError` where a number would not come back as it is (a missing value stays one, where it can).
+
+    >>> cast(torch.tensor([[3.0, 255.0]]), Memory(dtype="uint8"), at=0)
+    tensor([[  3, 255]], dtype=torch.uint8)
+    """
+    stored = DTYPES[spec.dtype]
+    if dense.dtype == stored:
+        return dense
+    held = dense.to(stored)
+    lost = _changed(dense, held, spec)
+    if lost is not None:
+        row, column = (int(number) for number in lost.nonzero()[0])
+        raise InputError(f"the row at position {at + row}: {_why(dense, row, column, spec)}")
+    return held
+
+
+def rounded(dense: Tensor, spec: Memory) -> Tensor:
+    """Dense rows (n, columns) as they are stored, where all that does not fit is the mean that stands for a gap."""
+    stored = DTYPES[spec.dtype]
+    if dense.dtype == stored or not stored.is_floating_point:
+        return dense
+    limits = torch.finfo(stored)
+    return dense.clamp(limits.min, limits.max).to(stored)
+
+
+def exact(dense: Tensor, spec: Memory) -> Tensor | None:
+    """Dense rows (n, columns) as the dtype they are stored in; None where one is missing or would come back changed."""
+    held = dense.to(DTYPES[spec.dtype])
+    return held if torch.equal(*_compared(dense, held, spec)) else None
+
+
+def lost(dense: Tensor, spec: Memory) -> dict[int, str]:
+    """Which of the rows (n, columns) would not come back as they are, and why."""
+    changed = _changed(dense, dense.to(DTYPES[spec.dtype]), spec)
+    if changed is None:
+        return {}
+    rows = changed.any(1).nonzero()[:, 0].tolist()
+    return {row: _why(dense, row, int(changed[row].nonzero()[0]), spec) for row in rows}
+
+
+def _changed(dense: Tensor, held: Tensor, spec: Memory) -> Tensor | None:
+    """Where numbers are others when they come back, bool (n, columns); None if nowhere."""
+    back, was = _compared(dense, held, spec)
+    if torch.equal(back, was):
+        return None
+    changed = (back != was) & ~(back.isnan() & was.isnan())
+    return changed if bool(changed.any()) else None
+
+
+def _compared(dense: Tensor, held: Tensor, spec: Memory) -> tuple[Tensor, Tensor]:
+    """What comes back, and what it was, of a dtype that holds both."""
+    return (held.double(), dense.double()) if spec.dtype == "int32" else (held.to(dense.dtype), dense)
+
+
+def _why(dense: Tensor, row: int, column: int, spec: Memory) -> str:
+    value = float(dense[row, column])
+    told = "missing" if value != value else repr(value)
+    return (
+        f"column {column} is {told}, which {spec.dtype} does not hold exactly; expected a number that it does, or set "
+        "memory.dtype to 'float32'"
+    )
+
+
+def add(
+    held: Tensors,
+    spec: Memory,
+    rows: Stored,
+    *,
+    losses: Tensor | None = None,
+    gradients: Tensor | None = None,
+    compared: Tensor | None = None,
+    at: int = 0,
+) -> None:
+    """Offer rows in stream order, row i at position `at` + i; `held` is changed in place, and keeps no row given.
+
+    n rows at once leave the same bytes as n calls of one row. `losses` (n,) are needed by the kind "loss", `gradients`
+    (n, any number) of each row's loss by "gradient", for instance with respect to the outputs. They are compared with
+    those of the rows in the slots `compared`: rows that were drawn and revised in this step (None: any rows, as they
+    were last noted). Raises `InputError`, before anything is written, where rows do not fit the memory or a label is
+    no class of it.
+    """
+    n = rows.y.shape[0]
+    if spec.kind == "none" or n == 0:
+        return
+    dense = _checked(held, spec, rows, at)
+    labels = _labels(held, rows, at)
+    book = book_of(held)
+    if book.counters[KIND] == LOSS and (losses is None or losses.shape != (n,)):
+        raise InputError(f"memory of kind 'loss' got {n} rows and losses {_shape(losses)}; expected losses ({n},)")
+    if book.counters[KIND] == GRADIENT and (gradients is None or gradients.ndim != 2 or len(gradients) != n):
+        raise InputError(
+            f"memory of kind 'gradient' got {n} rows and gradients {_shape(gradients)}; expected ({n}, any number)"
+        )
+    noted = np.zeros(0, np.float32) if losses is None else _single(losses)
+    sketches = np.zeros((n, 0), np.int8)
+    if gradients is not None and book.counters[KIND] == GRADIENT:
+        sketches = buffer_policy.sketched(_single(gradients), int(book.counters[SEED]))
+    among = np.zeros(0, np.int64) if compared is None else array(compared)
+    slots = buffer_policy.offer(book, labels, noted, sketches, among, at)
+    kept = np.flatnonzero(slots >= 0)
+    if len(kept) == 0:
+        return
+    if held["y"].device.type == "cpu":  # arrays are written with less ado than tensors
+        to = slots[kept]
+        for name, one in zip(Stored._fields, rows._replace(dense=dense), strict=True):
+            if held[name].shape[-1]:
+                array(held[name])[to] = array(one)[kept]
+        return
+    device = held["y"].device
+    places, given = tensor(slots[kept]).to(device), tensor(kept)
+    for name, one in zip(Stored._fields, rows._replace(dense=dense), strict=True):
+        if held[name].shape[-1]:
+            chosen = one if len(kept) == n else one.index_select(0, given.to(one.device))
+            held[name].index_copy_(0, places, chosen.to(device=device, dtype=held[name].dtype))
+
+
+def pick(held: Tensors, n: int, key: int) -> Tensor:
+    """The slots of n rows held, all different (all rows, where fewer are held), int64 on the CPU.
+
+    The draw belongs to (seed, key), a whole number from 0. Every row has the same chance, and so has every order.
+    """
+    if not held:
+        return torch.zeros(0, dtype=torch.int64)
+    return tensor(buffer_policy.draw(held["counters"].numpy(), held["order"].numpy(), key, n))
+
+
+def take(held: Tensors, slots: Tensor) -> Stored:
+    """Copies of the rows in these slots, and of no other, on the device of the memory."""
+    if not held:
+        wide, one = torch.zeros((0, 0)), torch.zeros(0)
+        return Stored(wide, wide.int(), wide, one.double(), one, wide)
+    at = slots.to(held["y"].device)
+    n = at.shape[0]
+    found = (held[name] for name in Stored._fields)
+    return Stored(*(one.index_select(0, at) if one.shape[-1] else one.new_empty((n, 0)) for one in found))
+
+
+def draw(held: Tensors, spec: Memory, n: int, key: int) -> Stored:
+    """n rows held, all different (all of them, where fewer are held), that belong to (seed, key).
+
+    Writes nothing, and copies no row but those drawn. A memory of kind "none" has rows of no column.
+    """
+    return take(held, pick(held, n, key))
+
+
+def revise(held: Tensors, slots: Tensor, *, losses: Tensor | None = None, gradients: Tensor | None = None) -> None:
+    """Note the losses (n,) and gradients (n, any number) that the rows in these slots have now.
+
+    For rows that were drawn they cost nothing. The kind "loss" looks only at losses, "gradient" only at gradients,
+    which do not mean much when they are those of long ago; other kinds look at neither.
+    """
+    kind = int(held["counters"][KIND]) if held else WINDOW
+    if kind == LOSS and losses is not None:
+        noted = losses.detach().float().cpu()
+        held["loss"][slots.cpu()] = noted.where(noted.isfinite(), torch.zeros(()))
+    if kind == GRADIENT and gradients is not None:
+        held["sketch"][slots.cpu()] = tensor(buffer_policy.sketched(_single(gradients), int(held["counters"][SEED])))
+
+
+def contents(held: Tensors, spec: Memory) -> Stored:
+    """Everything held, oldest first. Writes nothing."""
+    return take(held, _oldest_first(held))
+
+
+def parts(held: Tensors, size: int) -> Iterator[Stored]:
+    """Everything held, oldest first, at most `size` rows at once."""
+    slots = _oldest_first(held)
+    for begin in range(0, len(slots), size):
+        yield take(held, slots[begin : begin + size])
+
+
+def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
+    """What the memory is made of, in plain numbers; reported because it shifts when the stream drifts.
+
+    `rows`, `capacity`, `bytes`; `seen` (all rows offered); `classes`: for each class, in class order, rows `held`,
+    `seen`, and its `share` of memory; `age`: the quantiles 0, .25, .5, .75 and 1 of how many positions each row is
+    behind the newest row offered (empty while nothing is held).
+    """
+    if not held:
+        return {"rows": 0, "capacity": 0, "bytes": 0, "seen": 0, "classes": [], "age": {}}
+    book, slots = book_of(held), _oldest_first(held)
+    rows, classes = len(slots), len(book.class_seen)
+    labels = array(take(held, slots).y).astype(np.int64) if classes else np.zeros(0, np.int64)
+    many = np.bincount(labels, minlength=classes)
+    ages = book.counters[NEWEST] - book.position[array(slots)]
+    return {
+        "rows": rows,
+        "capacity": len(book.position),
+        "bytes": sum(one.nbytes for one in held.values()),
+        "seen": int(book.counters[SEEN]),
+        "classes": [
+            {"held": int(many[label]), "seen": int(book.class_seen[label]), "share": float(many[label] / max(1, rows))}
+            for label in range(classes)
+        ],
+        "age": {str(q): float(np.quantile(ages, q)) for q in QUANTILES} if rows else {},
+    }
+
+
+def _oldest_first(held: Tensors) -> Tensor:
+    if not held:
+        return torch.zeros(0, dtype=torch.int64)
+    book = book_of(held)
+    many = int(book.counters[HELD])
+    slots = book.order[:many].astype(np.int64) if len(book.order) else np.arange(many)
+    return tensor(slots[np.argsort(book.position[slots], kind="stable")])
+
+
+def book_of(held: Tensors) -> Book:
+    """The arrays of a memory that choices look at and write."""
+    return Book(*(held[name].numpy() for name in BOOK))
+
+
+def _single(one: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.ascontiguousarray(array(one.float()))
+
+
+def _shape(one: Tensor | None) -> str:
+    return "none" if one is None else str(tuple(one.shape))
+
+
+def _checked(held: Tensors, spec: Memory, rows: Stored, at: int) -> Tensor:
+    """The dense rows as stored; rows that do not fit the memory are refused."""
+    n = rows.y.shape[0]
+    for name, one in zip(Stored._fields, rows, strict=True):
+        if one.shape[0] != n or one.shape[1:] != held[name].shape[1:]:
+            expected = (n, *held[name].shape[1:])
+            raise InputError(
+                f"rows to remember have {name} of shape {tuple(one.shape)}, expected {expected}; "
+                "start the memory with the columns of the stream"
+            )
+    return cast(rows.dense, spec, at)
+
+
+def _labels(held: Tensors, rows: Stored, at: int) -> Ints:
+    """The class of each row (0 in a regression); what is no class is refused."""
+    classes = held["class_seen"].shape[0]
+    if classes == 0:
+        return np.zeros(rows.y.shape[0], np.int64)
+    y = array(rows.y)
+    within = (y >= 0) & (y < classes)
+    labels = y.astype(np.int64) if within.all() else np.where(within, y, 0).astype(np.int64)
+    foreign = ~within | (labels != y)
+    if foreign.any():
+        first = int(np.flatnonzero(foreign)[0])
+        raise InputError(
+            f"label {y[first]} at position {at + first} is no class of the memory; "
+            f"expected a whole number from 0 to {classes - 1}"
+        )
+    return labels

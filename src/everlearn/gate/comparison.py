@@ -1,0 +1,307 @@
+"""Evidence in, verdict out: is the candidate's loss lower than the reference's?
+
+The gate is fed paired losses in log order and keeps sums of their differences in fixed arrays. It may be asked after
+every example: looking often costs nothing in false alarms. A verdict needs two kinds of evidence to agree, a bet on
+every example and a t-test on blocks (`kernels.py` has the arithmetic of both). The first is exact whatever the shape
+of the losses, but takes one good stretch of a stream for proof; the second is not fooled by stretches.
+
+Both are weighed twice: over the whole stream, and over a recent window, because a candidate that becomes better only
+later looks, over the whole, like one that comes and goes. A window must outdo the worst that the stream has shown.
+`docs/why/gate.md` shows why all this is needed, and what no rule can tell.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from everlearn.errors import ConfigError, InputError
+from everlearn.gate.kernels import (
+    BETTER,
+    COMPARED,
+    DIFFERENCE,
+    FALL,
+    GUARDS,
+    LEVELS,
+    LOSS,
+    NET,
+    RESTARTS,
+    RISE,
+    SCALE,
+    SKIPPED,
+    STAKES,
+    WINDOW,
+    WORSE,
+    compare,
+    first_outside,
+    log_capital,
+    weigh_blocks,
+)
+from everlearn.records import Arrays, Evidence, Floats, Verdict
+from everlearn.spec import GateSpec
+
+UNBOUNDED = ("log_loss", "absolute", "squared")  # the other losses lie in [0, 1]
+WHOLE = 0.9  # share of alpha that the whole stream may use; the k-th window may use (1 - WHOLE) / (k (k + 1))
+OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the stream has shown, or the reverse
+
+
+class _Row(NamedTuple):
+    """Where a metric is kept, and what is asked: is the mean difference above `better`, is it below `worse`?"""
+
+    number: int
+    better: float
+    worse: float
+    bounded: bool
+    cycle: int
+
+
+class _Case(NamedTuple):
+    """What one row of the arrays says: as `Evidence`, for one row; `whole` is the mean difference without clipping."""
+
+    examples: int
+    difference: float
+    whole: float
+    low: float
+    high: float
+    better: float
+    worse: float
+    block: int
+    blocks: int
+
+
+class _Question(NamedTuple):
+    """The evidence on the loss, and on which row it rests: the whole stream or the window."""
+
+    evidence: Evidence
+    better: _Case
+    worse: _Case
+
+
+def start(spec: GateSpec) -> Arrays:
+    """Make the fixed-size arrays of one question; raises `ConfigError` if a setting cannot be used.
+
+    >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}))
+    >>> sum(array.nbytes for array in arrays.values())
+    8760
+    """
+    _check(spec)
+    rows = GUARDS + len(spec.guards) + 2
+    totals = np.zeros((rows, 8))
+    totals[:, SCALE] = 1.0
+    if spec.loss in UNBOUNDED:
+        totals[[LOSS, WINDOW, -2, -1], SCALE] = 0.0
+    capital = np.zeros((rows, 2, 2, len(STAKES)))  # direction; factor and logarithm, which together are the capital
+    capital[:, :, 0] = 1.0
+    return {
+        "seen": np.zeros((rows, 4), np.int64),
+        "totals": totals,
+        "capital": capital,
+        "blocks": np.zeros((rows, LEVELS + 1, 7)),
+    }
+
+
+def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats) -> None:
+    """Add n pairs of losses, float64 (n,), in log order.
+
+    The result does not depend on how a stream is cut into calls. A pair with a loss that is not finite is skipped and
+    counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 where it cannot be.
+    A loss of "auto" is taken to lie in [0, 1].
+
+    >>> spec = GateSpec()
+    >>> arrays = start(spec)
+    >>> rng = np.random.default_rng(0)
+    >>> champion, challenger = rng.random(1000), 0.9 * rng.random(1000)
+    >>> update(arrays, spec, champion, challenger)
+    >>> evidence(arrays, spec).examples
+    1000
+    """
+    _feed(arrays, _row(spec), reference, candidate, f"loss {spec.loss!r}")
+
+
+def update_guard(arrays: Arrays, spec: GateSpec, name: str, reference: Floats, candidate: Floats) -> None:
+    """Add n pairs of a guard's losses in [0, 1], float64 (n,), for instance 0/1 errors on the rows of one class.
+
+    Raises `ConfigError` if `spec` has no such guard, `InputError` as `update` does.
+    """
+    if name not in spec.guards:
+        known = ", ".join(sorted(spec.guards)) or "none"
+        raise ConfigError(f"unknown guard {name!r}; the guards in this spec are: {known}")
+    _feed(arrays, _guard(spec, name), reference, candidate, f"guard {name!r}")
+
+
+def evidence(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Evidence:
+    """Weigh what is known about the loss; changes nothing.
+
+    `share` in (0, 1] is this question's part of alpha when several challengers are compared at the same time.
+    """
+    return _ask(arrays, spec, _threshold(spec, share)).evidence
+
+
+def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
+    """Say promote, reject or wait, and why; changes nothing.
+
+    promote: the candidate is better by more than `tolerance`, and every guard is shown to cost no more than it may.
+    reject: the candidate is worse, or costs a guard more than it may. A candidate that is neither keeps waiting.
+    Each of the two is false with probability at most alpha * share, however often one asks.
+
+    >>> spec = GateSpec()
+    >>> arrays = start(spec)
+    >>> rng = np.random.default_rng(0)
+    >>> update(arrays, spec, 0.3 + 0.2 * rng.random(2000), 0.25 + 0.2 * rng.random(2000))
+    >>> verdict(arrays, spec).action
+    'promote'
+    """
+    threshold = _threshold(spec, share)
+    asked = _ask(arrays, spec, threshold)
+    found = asked.evidence
+    if found.examples < max(spec.minimum, 1):
+        skipped = int(arrays["seen"][LOSS, SKIPPED])
+        note = f", {skipped} skipped because a loss was not finite" if skipped else ""
+        return Verdict("wait", f"{found.examples} of at least {spec.minimum} examples compared{note}", found)
+    guards = {name: _weigh(arrays, _guard(spec, name), threshold) for name in sorted(spec.guards)}
+    against = _objection(spec, asked, guards)
+    if against:
+        return Verdict("reject", against, found)
+    missing = _missing(spec, asked, guards)
+    if missing:
+        return Verdict("wait", missing, found)
+    return Verdict("promote", f"better by {asked.better.difference:.4g} {_where(asked.better, found)}", found)
+
+
+def _objection(spec: GateSpec, asked: _Question, guards: dict[str, _Case]) -> str:
+    """What speaks for a rejection, if anything does: one metric is enough, so the metrics share alpha."""
+    found = asked.evidence
+    needed = found.threshold + math.log(1 + len(guards))
+    if found.log_e_worse >= needed and asked.worse.whole < 0.0:
+        return f"worse by {-asked.worse.difference:.4g} {_where(asked.worse, found)}"
+    for name, guard in guards.items():
+        if guard.worse >= needed:
+            return f"{name} is worse by {-guard.difference:.4g} on {guard.examples} rows, {spec.guards[name]:g} allowed"
+    return ""
+
+
+def _missing(spec: GateSpec, asked: _Question, guards: dict[str, _Case]) -> str:
+    """What a promotion still lacks, if anything: it needs every metric, so each may use all of alpha."""
+    found = asked.evidence
+    if found.log_e_better < found.threshold:
+        return (
+            f"difference {found.difference:.4g} over {found.examples} examples in blocks of {found.block}: "
+            f"log e {found.log_e_better:.1f}, needed {found.threshold:.1f}"
+        )
+    if asked.better.whole <= spec.tolerance:
+        return "better only as long as very large losses are clipped"
+    for name, guard in guards.items():
+        if guard.better < found.threshold:
+            needed = f"log e {guard.better:.1f} on {guard.examples} rows, needed {found.threshold:.1f}"
+            return f"better, but {name} is not yet shown to keep within {spec.guards[name]:g}: {needed}"
+    return ""
+
+
+def _where(case: _Case, found: Evidence) -> str:
+    recent = case.examples < found.examples
+    return f"on the last {case.examples} of {found.examples} examples" if recent else f"on {case.examples} examples"
+
+
+def _check(spec: GateSpec) -> None:
+    def refuse(setting: str, got: object, expected: str) -> None:
+        raise ConfigError(f"gate.{setting} is {got!r}; expected {expected}")
+
+    if not 0.0 < spec.alpha < 1.0:
+        refuse("alpha", spec.alpha, "a probability above 0 and below 1, such as 0.05")
+    if not 0.0 <= spec.tolerance < math.inf:
+        refuse("tolerance", spec.tolerance, "a loss of 0 or more")
+    if spec.minimum < 0:
+        refuse("minimum", spec.minimum, "a number of examples, 0 or more")
+    if spec.cycle < 0:
+        refuse("cycle", spec.cycle, "a number of examples, or 0 for no cycle")
+    for name, allowed in spec.guards.items():
+        if not 0.0 <= allowed < 1.0:
+            refuse(f"guards[{name!r}]", allowed, "how much may be lost, from 0 to below 1")
+
+
+def _threshold(spec: GateSpec, share: float) -> float:
+    if not 0.0 < share <= 1.0:
+        raise ConfigError(f"share of alpha is {share!r}; expected a number above 0 and at most 1")
+    return math.log(1.0 / (spec.alpha * share))
+
+
+def _row(spec: GateSpec, number: int = LOSS) -> _Row:
+    return _Row(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
+
+
+def _guard(spec: GateSpec, name: str) -> _Row:
+    allowed = -spec.guards[name]
+    return _Row(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
+
+
+def _feed(arrays: Arrays, row: _Row, reference: Floats, candidate: Floats, what: str) -> None:
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
+    if reference.shape != candidate.shape or reference.ndim != 1:
+        raise InputError(f"{what}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
+    for name, losses in (("reference", reference), ("candidate", candidate)):
+        i = first_outside(losses, 1.0 if row.bounded else np.inf)
+        if i >= 0:
+            expected = "between 0 and 1" if row.bounded else "0 or more"
+            raise InputError(f"{what}: {name} loss {losses[i]:g} at index {i}; expected {expected}")
+    compare(
+        reference, candidate, row.number, row.better, row.worse, row.cycle,
+        arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
+    )  # fmt: skip
+
+
+def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
+    """Weigh the whole stream, and the window where it may speak; their shares of alpha add up to 1."""
+    share = math.log(WHOLE)
+    whole = _weigh(arrays, _row(spec), threshold - share)
+    better, better_case = whole.better + share, whole
+    worse, worse_case = whole.worse + share, whole
+    recent = _weigh(arrays, _row(spec, WINDOW), threshold)
+    restarts = int(arrays["seen"][_at(_row(spec, WINDOW)), RESTARTS])
+    if restarts > 0 and recent.examples >= max(spec.minimum, 1):
+        share = math.log((1.0 - WHOLE) / (restarts * (restarts + 1)))
+        stream, window = arrays["totals"][_at(_row(spec))], arrays["totals"][_at(_row(spec, WINDOW))]
+        if recent.better + share > better and window[NET] > OUTDO * stream[FALL]:
+            better, better_case = recent.better + share, recent
+        if recent.worse + share > worse and -window[NET] > OUTDO * stream[RISE]:
+            worse, worse_case = recent.worse + share, recent
+    found = Evidence(
+        examples=whole.examples,
+        block=better_case.block,
+        blocks=better_case.blocks,
+        difference=whole.difference,
+        low=whole.low,
+        high=whole.high,
+        log_e_better=better,
+        log_e_worse=worse,
+        threshold=threshold,
+    )
+    return _Question(found, better_case, worse_case)
+
+
+def _at(row: _Row) -> int:
+    """Where a row is read: with a cycle, from the copy that was made after the last whole one."""
+    return row.number - 2 if row.cycle else row.number
+
+
+def _weigh(arrays: Arrays, row: _Row, threshold: float) -> _Case:
+    at = _at(row)
+    seen, totals, blocks = arrays["seen"][at], arrays["totals"][at], arrays["blocks"][at]
+    examples, scale = int(seen[COMPARED]), float(totals[SCALE])
+    if examples == 0:
+        return _Case(0, 0.0, 0.0, -scale, scale, 0.0, 0.0, 1, 0)
+    better, worse, low, high, block, count = weigh_blocks(
+        blocks, row.better / scale, row.worse / scale, row.cycle, threshold
+    )
+    return _Case(
+        examples=examples,
+        difference=scale * float(totals[NET]) / examples,
+        whole=float(totals[DIFFERENCE]) / examples,
+        low=scale * low,
+        high=scale * high,
+        better=min(better, log_capital(arrays["capital"][at, BETTER])),
+        worse=min(worse, log_capital(arrays["capital"][at, WORSE])),
+        block=int(block),
+        blocks=int(count),
+    )

@@ -1,0 +1,132 @@
+"""The folder of one loop: its lock, its log, its blobs; decisions and the state they belong to, made durable together.
+
+home/
+  lock            held by the one process that has the loop open
+  log.sqlite      every event
+  blobs/          snapshots by hash: versions, and the last two checkpoints
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence, Set
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from everlearn import events
+from everlearn.errors import BlobError, InUse, LogError
+from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload, Prediction
+from everlearn.spec import LogSpec
+from everlearn.version.blobs import Blobs
+from everlearn.version.registry import Versions
+
+_FORMAT = 2  # of the state in a checkpoint
+_READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants of one family
+_READ = 4096  # events read at a time
+
+
+class Home:
+    """An open home. Raises LogError if another process has it open."""
+
+    def __init__(self, folder: Path, spec: LogSpec) -> None:
+        self.folder = folder
+        self._blobs = Blobs(folder / "blobs", spec.durability)
+        self.versions = Versions(self._blobs)
+        self._checkpoints: list[str] = []  # the blobs of the last two
+        with ExitStack() as undo:
+            self._lock = undo.enter_context(held(folder))
+            self.log = events.connect(str(folder / "log.sqlite"), spec.durability)
+            undo.callback(self.log.close)
+            self.reread()
+            undo.pop_all()
+
+    def reread(self) -> None:
+        """Take the versions from the log: what was noted beyond it is gone."""
+        self.versions = Versions(self._blobs)
+        for payload in self.read("version", "decision"):
+            self.versions.note(payload)
+
+    @property
+    def closed(self) -> bool:
+        return self._lock.closed
+
+    def close(self) -> None:
+        self.log.close()
+        self._lock.close()
+
+    def read(self, *kinds: str) -> Iterator[Payload]:
+        """All payloads of these kinds, in order."""
+        after = 0
+        while batch := self.log.read(after, _READ, kinds=kinds):
+            yield from (event.payload for event in batch)
+            after = batch[-1].position
+
+    def prediction(self, id: str) -> Prediction | None:
+        """The prediction of that id, if it is in the log."""
+        found = self.log.find(f"prediction:{id}")
+        return found.payload if found is not None and isinstance(found.payload, Prediction) else None
+
+    def save(
+        self, payloads: Sequence[Payload], at: int, arrays: Arrays, header: dict[str, Any], needed: Set[str], keep: int
+    ) -> list[int]:
+        """Append decisions, and the checkpoint of the state after them, in one transaction; return their positions.
+
+        `needed` are the versions that the state refers to; of the others, the `keep` newest keep their arrays.
+        """
+        blob = self._blobs.put(arrays, header | {"format": _FORMAT})
+        positions = self.log.append([*payloads, Checkpoint(at, blob)])
+        for payload in payloads:
+            if isinstance(payload, Born | Decision):
+                self.versions.note(payload)
+        self._checkpoints = [*[one for one in self._checkpoints if one != blob][-1:], blob]
+        self._tidy(needed, keep)
+        return positions
+
+    def last(self) -> tuple[int, Arrays, dict[str, Any]] | None:
+        """Position, arrays and header of the last checkpoint; None if there is none yet."""
+        saved = [one for one in self.read("checkpoint") if isinstance(one, Checkpoint)][-2:]
+        if not saved:
+            return None
+        checkpoint, arrays, header = self._newest(saved)
+        if header["format"] not in (_FORMAT, *_READ_AS_WELL):
+            raise LogError(
+                f"{self.folder} was saved by another release of everlearn (state format {header['format']}, this one "
+                f"reads {_FORMAT}); go on with that release, or start anew with another home"
+            )
+        self._checkpoints = [checkpoint.blob]
+        return checkpoint.at, arrays, header
+
+    def _newest(self, saved: list[Checkpoint]) -> tuple[Checkpoint, Arrays, dict[str, Any]]:
+        """The last checkpoint that can be read: after a power failure its file may not have reached the disk."""
+        for checkpoint in reversed(saved[1:]):
+            with suppress(BlobError):
+                return checkpoint, *self._blobs.get(checkpoint.blob)
+        return saved[0], *self._blobs.get(saved[0].blob)
+
+    def _tidy(self, needed: Set[str], keep: int) -> None:
+        """Remove checkpoints but the last two, and versions that the policy does not keep."""
+        blobs = {version.id: version.blob for version in self.versions.list()}
+        self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints))
+        for blob in self._blobs.hashes() - {*blobs.values(), *self._checkpoints}:
+            self._blobs.remove(blob)
+
+
+def held(folder: Path) -> IO[bytes]:
+    """Hold the folder until the file is closed; the lock goes with the process, however that ends.
+
+    Raises InUse while another process holds it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold personal data
+        lock = (folder / "lock").open("ab")
+    except OSError as error:
+        raise LogError(
+            f"{folder} cannot be used as a home: {error}; make it a folder that this user may write to, or name another"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise InUse(f"{folder} is open in another process; close that one first, or name another home") from error
+    return lock

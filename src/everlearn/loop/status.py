@@ -1,0 +1,188 @@
+"""How a loop is at this moment: one dict of plain values, the same for a notebook, a page and a metrics scraper.
+
+Nothing here changes anything. `of` reads the parts of a loop; `shown` draws what it gave; `Watch` keeps the drawing up
+to date in a terminal or a notebook.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from everlearn import drift, gate, metrics
+from everlearn.events import Log
+from everlearn.learn import limits
+from everlearn.loop.fold import Fold
+from everlearn.loop.home import Home
+from everlearn.records import Decision
+from everlearn.report import SHOWN
+from everlearn.serve.roster import Contestant
+
+POINTS = 200  # of a curve
+MARKS = 200  # the newest ones
+_COUNTED = ("prediction", "label", "reward", "preference", "example", "rejected", "decision", "version")
+_STATES = ("stable", "warning", "drift")
+
+
+class Marks:
+    """The newest decisions that a picture shows, read from the log as it grows."""
+
+    def __init__(self) -> None:
+        self._after = 0
+        self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
+
+    def follow(self, log: Log) -> list[dict[str, Any]]:
+        """All marks up to now, oldest first, of which the newest `MARKS` are kept."""
+        while batch := log.read(self._after, 1000, kinds=("decision",)):
+            self._after = batch[-1].position
+            for event in batch:
+                decision = event.payload
+                if not isinstance(decision, Decision) or decision.action not in SHOWN:
+                    continue
+                if decision.action != "reject" or decision.by != "loop":  # that was an order, not a model
+                    self._marks.append(_mark(event.position, decision))
+        return list(self._marks)
+
+
+def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> dict[str, Any]:
+    """Everything worth showing about a loop whose log was folded up to `position`.
+
+    `rows` is how many rows were taken from files that are their own log. The staleness is that of a loop that serves
+    what it has learned at once; where another process answers, it knows better. Ages in the replay memory are in
+    positions.
+    """
+    spec, learner, log, end = fold.spec, fold.learner, home.log, home.log.end()
+    contestants = fold.roster.contestants
+    measured = [role for role in learner.metrics if not (spec.mode == "live" and role == "challenger")]
+    lag = _lag(log, position, end)
+    found, held_back = marks.follow(log), limits.report(learner.limits)
+    return {
+        "time": time.time(),
+        "mode": spec.mode,
+        "task": spec.schema.task,
+        "metric": "mae" if spec.schema.task == "regression" else "accuracy",
+        "label": spec.schema.label,
+        "classes": list(spec.schema.classes),
+        "position": position,
+        "end": end,
+        "lag": lag,
+        "staleness": stale(lag["seconds"], spec.serve.staleness),
+        "counts": {kind: log.count(kind) for kind in _COUNTED} | {"row": rows},
+        "examples": learner.scored,
+        "waiting": len(fold.waiting),
+        "evicted": fold.waiting.evicted,
+        "early": len(fold.early),
+        "unusable": fold.unusable,
+        **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
+        "set_aside": held_back["positions"],
+        "metrics": learner.report(),
+        "curves": {role: _curve(learner.metrics[role]) for role in measured},
+        "marks": found,
+        "drift": _drift(fold, found),
+        "replay": _replay(fold),
+        "gate": [_question(fold, *pair) for pair in (fold.roster.questions() if contestants else [])],
+        "contestants": [
+            {
+                "role": one.role,
+                "version": one.version,
+                "family": str(one.model.spec.get("family", "")),
+                "learns": one.learns,
+            }
+            for one in contestants
+        ],
+        "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
+    }
+
+
+def stale(seconds: float, bound: float) -> dict[str, Any]:
+    """What serves includes every label older than `seconds` (None: not known); is that longer ago than it may be?"""
+    known = seconds if math.isfinite(seconds) else None
+    return {"seconds": known, "bound": bound, "broken": seconds > bound}
+
+
+def _mark(position: int, decision: Decision) -> dict[str, Any]:
+    return {
+        "at": int(decision.detail.get("examples", 0)),
+        "position": position,
+        "kind": SHOWN[decision.action],
+        "version": decision.version,
+        "text": decision.reason,
+    }
+
+
+def _lag(log: Log, position: int, end: int) -> dict[str, Any]:
+    """How many events are not folded yet, and how long the oldest of them has waited."""
+    waiting = log.read(position, 1) if end > position else []
+    return {"events": max(0, end - position), "seconds": max(0.0, time.time() - waiting[0].time) if waiting else 0.0}
+
+
+def _curve(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
+    """A metric's curve of at most `POINTS` points: where there are more, neighbours become their weighted mean."""
+    held = metrics.curve(dict(arrays))
+    x, weight = held.pop("x"), held.pop("weight")
+    count = held.pop("count")
+    if len(x) > POINTS:
+        starts = np.arange(0, len(x), math.ceil(len(x) / POINTS))
+        total = np.add.reduceat(weight, starts)
+        held = {name: np.add.reduceat(line * weight, starts) / total for name, line in held.items()}
+        x, count = x[np.append(starts[1:], len(x)) - 1], np.add.reduceat(count, starts)
+    lines = {name: [float(f"{value:.5g}") for value in line] for name, line in held.items()}
+    return {"x": x.tolist(), "count": count.tolist(), **lines}
+
+
+def _drift(fold: Fold, marks: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the detectors say: "drift" for a grace period after each, since a detector begins anew then."""
+    spec, learner = fold.spec.drift, fold.learner
+    drifts = [one["at"] for one in marks if one["kind"] == "drift"]
+    level = max((int(drift.state(one, spec).get("level", 0.0)) for one in learner.detectors), default=0)
+    if drifts and learner.scored - drifts[-1] < spec.grace_period:
+        level = 2
+    return {
+        "detector": spec.detector,
+        "watch": spec.watch,
+        "state": _STATES[level],
+        "warnings": learner.clock["warnings"],
+        "drifts": learner.clock["drifts"],
+    }
+
+
+def _replay(fold: Fold) -> dict[str, Any]:
+    held, ages = fold.learner.composition(), {}
+    if held["age"]:
+        ages = {"newest": held["age"]["0.0"], "oldest": held["age"]["1.0"]}
+    classes = zip(fold.spec.schema.classes, held["classes"], strict=False)
+    return {
+        "kind": fold.spec.replay.kind,
+        "rows": held["rows"],
+        "bytes": held["bytes"],
+        "classes": {str(name): one["held"] for name, one in classes},
+        "oldest": ages.get("oldest", 0.0),
+        "newest": ages.get("newest", 0.0),
+    }
+
+
+def _question(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[str, Any]:
+    """What the gate knows of one question; nothing yet is no evidence either way."""
+    found = {
+        "candidate": candidate.version,
+        "role": candidate.role,
+        "reference": reference.version,
+        "reference_role": reference.role,
+    }
+    evidence = candidate.trial.evidence if candidate.trial is not None else gate.start(fold.gate)
+    said = gate.verdict(evidence, fold.gate, _share(fold, candidate)).evidence
+    names = ("examples", "blocks", "difference", "low", "high", "log_e_better", "log_e_worse", "threshold")
+    return found | {name: getattr(said, name) for name in names}
+
+
+def _share(fold: Fold, candidate: Contestant) -> float:
+    """The part of alpha that a question may use: candidates of several challengers share it."""
+    return 1.0 if candidate.role in ("previous", "frozen", "champion") else 1.0 / fold.spec.challengers
+
+
+# ---- for people --------------------------------------------------------------------------------------------------

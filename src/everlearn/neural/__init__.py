@@ -1,5 +1,0 @@
-"""Networks that learn in the loop, one pass and task-free, and keep what they knew."""
-
-from everlearn.neural.model import Neural, build
-
-__all__ = ["Neural", "build"]

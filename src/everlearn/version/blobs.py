@@ -1,0 +1,130 @@
+"""Store snapshots as files named by the hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import BlobError, ConfigError
+from everlearn.records import Arrays
+from everlearn.version.codec import describe_damage, dump, load
+
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+_SUFFIX = ".safetensors"
+
+
+_STALE = 3600.0  # seconds after which an unfinished file is surely nobody's work in progress
+
+
+class Blobs:
+    """A folder of immutable safetensors files, each named by the sha256 of its bytes.
+
+    A file appears under its name complete or not at all, whatever kills the process; with `durability` "power" it
+    is on the disk as well before its hash is returned.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as home:
+    ...     blobs = Blobs(Path(home))
+    ...     blob = blobs.put({"w": [0.0, 1.0, 2.0]}, {"spec": {"family": "linear"}})
+    ...     arrays, header = blobs.get(blob)
+    >>> blob[:12], arrays["w"], header
+    ('dfb9145805dd', array([0., 1., 2.]), {'spec': {'family': 'linear'}})
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], durability: str = "process") -> None:
+        if durability not in ("process", "power"):
+            raise ConfigError(f"durability is {durability!r}, expected 'process' or 'power'")
+        self.folder = Path(folder)
+        self._synced = durability == "power"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob(".*.unfinished"):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink(missing_ok=True)
+        except OSError as error:
+            raise BlobError(
+                f"snapshots cannot be kept in {self.folder}: {error}; give a folder you can write"
+            ) from error
+
+    def put(self, arrays: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+        """Store arrays and a header of JSON values, and return their hash; equal content has equal bytes.
+
+        Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that is there already is
+        not written again. Raises `ModelError` for what cannot be stored, `BlobError` when the disk refuses.
+        """
+        data = dump(arrays, header)
+        blob = hashlib.sha256(data).hexdigest()
+        path = self._path(blob)
+        unfinished = self.folder / f".{blob}.{os.getpid()}.{threading.get_ident()}.unfinished"
+        try:
+            if path.exists() and path.read_bytes() == data:
+                return blob
+            with unfinished.open("wb") as file:
+                file.write(data)
+                if self._synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            unfinished.replace(path)
+            if self._synced:
+                _sync_folder(self.folder)
+        except OSError as error:
+            unfinished.unlink(missing_ok=True)
+            raise BlobError(f"a snapshot of {len(data)} bytes cannot be written to {path}: {error}") from error
+        return blob
+
+    def get(self, blob: str) -> tuple[Arrays, dict[str, Any]]:
+        """The arrays (yours to change) and the header of a blob.
+
+        Raises `BlobError` when it is missing, when its bytes are not those that were stored, or when another
+        program or a newer Everlearn wrote it.
+        """
+        path = self._path(blob)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise BlobError(
+                f"snapshot {blob[:12]} is not in {self.folder}: it was pruned, or the file was lost"
+            ) from None
+        except OSError as error:
+            raise BlobError(f"snapshot {path} cannot be read: {error}") from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != blob:
+            raise BlobError(
+                f"snapshot {path} is {describe_damage(data)}: its {len(data)} bytes have the hash {found[:12]}, "
+                f"expected {blob[:12]}; put back the file from a copy, or go back to another version"
+            )
+        return load(data, path)
+
+    def remove(self, blob: str) -> None:
+        """Delete a blob; one that is not there is fine."""
+        try:
+            self._path(blob).unlink(missing_ok=True)
+        except OSError as error:
+            raise BlobError(f"snapshot {self._path(blob)} cannot be removed: {error}") from error
+
+    def hashes(self) -> set[str]:
+        """The blobs that are there."""
+        names = (path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
+        return {name for name in names if _HASH.fullmatch(name)}
+
+    def _path(self, blob: str) -> Path:
+        if not _HASH.fullmatch(blob):
+            raise BlobError(f"{blob!r} is not the name of a snapshot; expected the 64 hex digits of a sha256")
+        return self.folder / f"{blob}{_SUFFIX}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the folder's new entry on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

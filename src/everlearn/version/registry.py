@@ -1,0 +1,179 @@
+"""Versions: snapshots by the hash of their bytes, versions with parents, and aliases that move.
+
+`Blobs` keeps arrays in immutable files; `Versions` says, from the log alone, which versions were born and where each
+alias points. Neither changes anything that was written. `docs/why/versions.md` says what is guaranteed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from everlearn.errors import BlobError, ConfigError, InputError, ModelError
+from everlearn.model import compare
+from everlearn.records import Arrays, Born, Decision, Payload, Version
+from everlearn.version.blobs import Blobs
+from everlearn.version.codec import canonical, plain
+
+_MOVES = frozenset(["start", "promote", "rollback", "challenger"])
+
+
+class Versions:
+    """What exists, and which alias is where: a fold of the log's `Born` and `Decision` payloads, and nothing else.
+
+    Feed it every payload of the log in order (`note`); it has no file of its own.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._versions: dict[str, Version] = {}  # in order of birth
+        self._aliases: dict[str, str] = {}
+
+    def note(self, payload: Payload) -> None:
+        """Fold one payload of the log; other kinds are ignored, and noting one twice changes nothing.
+
+        A decision that starts, promotes, rolls back or sets a challenger moves its alias; where the champion moves,
+        "previous" moves to the one that it replaced. An erasure moves every alias to the version made anew.
+        """
+        match payload:
+            case Born(version=version):
+                self._versions.setdefault(version.id, version)
+            case Decision(alias=alias, version=id, previous=previous) if alias and id and payload.action in _MOVES:
+                self._aliases[alias] = id
+                if alias == "champion" and previous and previous != id:
+                    self._aliases["previous"] = previous
+            case Decision(action="erase", detail={"versions": dict(rebuilt)}):
+                self._aliases = {alias: rebuilt.get(id, id) for alias, id in self._aliases.items()}
+
+    def make(
+        self,
+        arrays: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        parents: Sequence[str],
+        position: int,
+        reason: str,
+        metrics: Mapping[str, float],
+    ) -> Version:
+        """Store the arrays and return their version, whose id is a hash of all it holds.
+
+        Nothing is appended: append `Born(version)` with the decision that needs it, in one group, then note both.
+        Metrics that are not finite are left out, since the log cannot hold them.
+        """
+        kept = plain(spec, "the spec")
+        numbers = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        blob = self._blobs.put(arrays, {"spec": kept})
+        content = [list(parents), int(position), blob, kept, numbers, reason]
+        id = hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
+        return Version(id, tuple(parents), int(position), blob, kept, numbers, reason)
+
+    def load(self, name: str, spec: Mapping[str, Any] | None = None, like: Mapping[str, Any] | None = None) -> Arrays:
+        """The arrays of a version, by its id, the beginning of its id, or an alias.
+
+        Raises `InputError` for an unknown name; `ModelError` when it was built with another `spec`, or when its
+        names, shapes or dtypes are not those of the arrays in `like`; `BlobError` when the snapshot is gone or bad.
+        """
+        version = self.find(name)
+        if spec is not None:
+            differences = _differences(plain(spec, "the spec"), version.spec)
+            if differences:
+                raise ModelError(f"version {version.id} is of another model: {'; '.join(differences)}")
+        arrays, header = self._blobs.get(version.blob)
+        if header.get("spec") != version.spec:
+            raise BlobError(
+                f"the snapshot {version.blob[:12]} is not of version {version.id}: "
+                f"{'; '.join(_differences(version.spec, header.get('spec') or {}))}"
+            )
+        if like is not None:
+            differences = compare(like, arrays)
+            if differences:
+                raise ModelError(f"version {version.id} does not fit this model: {'; '.join(differences)}")
+        return arrays
+
+    def find(self, name: str) -> Version:
+        """The version with this id, this alias, or an id that begins so; raises `InputError` listing what exists."""
+        id = name if name in self._versions else self._aliases.get(name, name)
+        if id in self._versions:
+            return self._versions[id]
+        matches = [version for known, version in self._versions.items() if name and known.startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise InputError(f"{name!r} may be any of {_listed([one.id for one in matches])}; give more of the id")
+        aliases = ", ".join(f"{alias} ({at})" for alias, at in sorted(self._aliases.items())) or "none"
+        raise InputError(
+            f"there is no version {name!r}; there are {_listed(list(self._versions)) or 'none'}; aliases: {aliases}"
+        )
+
+    def alias(self, name: str) -> str | None:
+        """The id of the version that an alias points to, if it points anywhere."""
+        return self._aliases.get(name)
+
+    def aliases(self) -> dict[str, list[str]]:
+        """The aliases of each version that has any, sorted, by version id."""
+        found: dict[str, list[str]] = {}
+        for alias, id in sorted(self._aliases.items()):
+            found.setdefault(id, []).append(alias)
+        return found
+
+    def prune(self, keep: int, hold: Set[str] = frozenset()) -> list[str]:
+        """Delete old snapshots, and return the ids of the versions that lost theirs.
+
+        The newest `keep` versions keep their arrays, and so do those that an alias points to, and the parents of
+        all of these. Blobs in `hold` (those of checkpoints) stay, and so does every blob that no version knows.
+        """
+        if keep < 0:
+            raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
+        order = [*self._versions]
+        kept = set(order[max(0, len(order) - keep) :]) | set(self._aliases.values())
+        parents = {parent for id in kept if id in self._versions for parent in self._versions[id].parents}
+        needed = {self._versions[id].blob for id in kept | parents if id in self._versions} | hold
+        gone = self._blobs.hashes() & {version.blob for version in self._versions.values()} - needed
+        for blob in sorted(gone):
+            self._blobs.remove(blob)
+        return [version.id for version in self._versions.values() if version.blob in gone]
+
+    def list(self) -> list[Version]:
+        """All versions, in order of birth; those whose arrays were pruned as well."""
+        return [*self._versions.values()]
+
+
+def related(versions: Mapping[str, Version], a: str, b: str) -> tuple[str | None, int | None]:
+    """The nearest common ancestor (one of the two, perhaps), and the generations from one over it to the other."""
+    up, across = _ancestors(versions, a), _ancestors(versions, b)
+    common = min(up.keys() & across.keys(), key=lambda id: (up[id] + across[id], id), default=None)
+    return (common, up[common] + across[common]) if common is not None else (None, None)
+
+
+def _ancestors(versions: Mapping[str, Version], id: str) -> dict[str, int]:
+    """Each ancestor, the version itself among them, with the fewest generations to it."""
+    found, generation, now = {id: 0}, 0, [id]
+    while now:
+        generation += 1
+        parents = [parent for one in now if one in versions for parent in versions[one].parents]
+        now = [one for one in dict.fromkeys(parents) if one not in found]
+        found |= dict.fromkeys(now, generation)
+    return found
+
+
+def _differences(expected: Mapping[str, Any], got: Mapping[str, Any], where: str = "") -> list[str]:
+    """Say in words where two specs differ."""
+    found = []
+    for name in sorted({*expected, *got}):
+        here = f"{where}{name}"
+        if name not in got:
+            found.append(f"{here} is missing, expected {expected[name]!r}")
+        elif name not in expected:
+            found.append(f"{here} is {got[name]!r}, which was not expected")
+        elif isinstance(expected[name], dict) and isinstance(got[name], dict):
+            found += _differences(expected[name], got[name], f"{here}.")
+        elif expected[name] != got[name]:
+            found.append(f"{here} is {got[name]!r}, expected {expected[name]!r}")
+    return found
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """The newest few, in words."""
+    newest = ", ".join(ids[-10:])
+    return f"{newest} and {len(ids) - 10} older ones" if len(ids) > 10 else newest

@@ -1,0 +1,174 @@
+"""The document says what the server does: every door is in it, and no request finds an answer that it does not have."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.config import SchemathesisConfig
+
+from everlearn.app.admin.application import DOORS
+from everlearn.app.admin.openapi import document, features
+from everlearn.app.admin.routes import OPERATIONS, Operation
+from everlearn.app.supervisor import Server
+from everlearn.schema import Encoder
+from everlearn.serve import snapshot
+from everlearn.spec import Schema, ServeSpec, Spec
+from tests.support import ROOT
+from tests.support.admin import grown
+
+HOT = {("POST", "/predict"), ("POST", "/feedback"), ("POST", "/learn"), ("GET", "/healthz")}
+FIELDS = {
+    "amount": "numeric",
+    "known": "boolean",
+    "country": "categorical",
+    "note": "text",
+    "at": "datetime",
+    "place": "vector[3]",
+}
+BINARY = Schema(label="fraud", task="binary", classes=(False, True), fields=FIELDS)
+NUMBER = Schema(label="price", task="regression", fields=FIELDS)
+
+
+# ---- the document ------------------------------------------------------------------------------------------------
+
+
+def told() -> set[tuple[str, str]]:
+    paths = document(Spec(schema=BINARY))["paths"]
+    return {(method.upper(), path) for path, methods in paths.items() for method in methods}
+
+
+def test_every_door_is_in_the_document_and_nothing_else():
+    doors = {(door.method, door.path.replace(":path", "")) for door in DOORS}
+    assert told() == doors | HOT
+    scopes = {(one.method, one.path): one.scope for one in OPERATIONS}
+    assert all(scopes[door.method, door.path.replace(":path", "")] == door.scope for door in DOORS)
+
+
+def test_every_route_is_described_and_every_description_is_of_a_route():
+    page = (ROOT / "docs/reference/http.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^### `(GET|POST|DELETE) (/[^`]*)`$", page, re.MULTILINE))
+    assert described == told()
+    sections = re.split(r"^### ", page, flags=re.MULTILINE)[1:]
+    for one in OPERATIONS:
+        section = next(part for part in sections if part.startswith(f"`{one.method} {one.path}`"))
+        assert f"Scope: {one.scope or 'none'}." in section, one.path
+        for parameter in one.parameters:
+            assert f"`{parameter.name}`" in section, (one.path, parameter.name)
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        for inner in part.values():
+            yield from references(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from references(inner)
+
+
+@pytest.mark.parametrize("schema", [BINARY, NUMBER], ids=["binary", "regression"])
+def test_references_lead_somewhere_and_names_are_unique(schema):
+    made = document(Spec(schema=schema))
+    assert {f"#/components/schemas/{name}" for name in made["components"]["schemas"]} == set(references(made))
+    names = [one["operationId"] for methods in made["paths"].values() for one in methods.values()]
+    assert len(names) == len(set(names))
+    assert msgspec.json.decode(msgspec.json.encode(made)) == made
+    schemathesis.openapi.from_dict(made).validate()
+
+
+def test_the_schema_of_records_is_that_of_the_loop():
+    made = document(Spec(schema=BINARY))["components"]["schemas"]
+    assert list(made["Features"]["properties"]) == list(FIELDS)
+    assert made["Features"]["properties"]["place"]["maxItems"] == 3
+    assert made["Target"]["enum"] == [False, True]
+    assert "reward" not in made["FeedbackRow"]["properties"]
+    assert "reward" in document(Spec(schema=NUMBER))["components"]["schemas"]["FeedbackRow"]["properties"]
+    batch, problems = Encoder(BINARY).records(made["Features"]["examples"])
+    assert problems == []
+    assert len(batch) == 1
+
+
+NUMBERS = st.floats(-3.4e38, 3.4e38) | st.integers(-(10**30), 10**30)
+VALUES = {
+    "amount": NUMBERS,
+    "known": st.booleans(),
+    "country": st.text() | NUMBERS | st.booleans(),
+    "note": st.text(),
+    "at": st.datetimes().map(lambda moment: f"{moment.isoformat()}Z"),
+    "place": st.lists(st.none() | NUMBERS, min_size=3, max_size=3),
+}
+
+
+@given(st.fixed_dictionaries({}, optional={name: st.none() | values for name, values in VALUES.items()}))
+def test_what_the_schema_of_records_allows_can_be_encoded(record):
+    described = features(BINARY)["properties"]
+    for name, value in record.items():
+        kinds = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", type(None): "null"}
+        assert kinds[type(value)] in described[name]["type"]
+    assert Encoder(BINARY).records([record])[1] == []
+
+
+# ---- the server against the document -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    home = tmp_path_factory.mktemp("openapi") / "home"
+    spec = msgspec.structs.replace(grown(home, examples=700), serve=ServeSpec(port=0, batch=20, body=20_000))
+    with Server(spec, home) as server:
+        yield server.url
+    shutil.rmtree(snapshot.folder(home))
+
+
+@pytest.fixture(scope="module")
+def described(url: str) -> Any:
+    checks = {
+        # As many ids as instances, a version that exists: such things no schema says.
+        "positive_data_acceptance": {"enabled": False},
+        "negative_data_rejection": {"expected-statuses": [400, 404, 409, 413, 415, 422]},
+    }
+    # Records are taken more liberally than the document says: a number may come as text or truth value.
+    liberal = {"positive_data_acceptance": {"enabled": False}, "negative_data_rejection": {"enabled": False}}
+    operations = [{"include-path": path, "checks": liberal} for _, path in sorted(HOT)]
+    config = SchemathesisConfig.from_dict({"checks": checks, "operations": operations})
+    schema = schemathesis.openapi.from_dict(httpx.get(f"{url}/openapi.json").json(), config=config)
+    schema.config.update(base_url=url)
+    return schema
+
+
+def meets(described: Any, one: Operation, examples: int) -> None:
+    """Ask in many ways, good and bad; every answer must be one that the document has."""
+    quiet = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    modes = [GenerationMode.POSITIVE]
+    if one.body or any(parameter.place != "path" for parameter in one.parameters):
+        modes.append(GenerationMode.NEGATIVE)
+    for mode in modes:
+
+        @quiet
+        @given(described[one.path][one.method].as_strategy(generation_mode=mode))
+        def ask(case):
+            case.call_and_validate(timeout=30)
+
+        ask()
+
+
+@pytest.mark.parametrize("one", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_no_answer_contradicts_the_document(described, one):
+    meets(described, one, examples=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", OPERATIONS, ids=lambda one: f"{one.method} {one.path}")
+def test_no_answer_contradicts_the_document_often(described, one):
+    meets(described, one, examples=300)

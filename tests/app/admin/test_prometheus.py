@@ -1,0 +1,156 @@
+"""What Prometheus is told: parsed as it parses, compared with what the loop knows, and named by its conventions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
+from prometheus_client.parser import text_string_to_metric_families
+
+from everlearn.app.admin.prometheus import _gate
+from tests.support import ROOT
+from tests.support.admin import Desk, desk, grown, learning, set_up, until
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    home = tmp_path_factory.mktemp("exposition") / "home"
+    with set_up(home, grown(home)) as setup, learning(setup), desk(setup) as made:
+        until(lambda: made.parts.traffic.status is not None)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def families(opened: Desk) -> dict[str, Any]:
+    return {one.name: one for one in text_string_to_metric_families(opened.get("/metrics").text)}
+
+
+def value(families: dict[str, Any], sample: str, **labels: str) -> float:
+    found = [
+        one.value
+        for family in families.values()
+        for one in family.samples
+        if one.name == sample and labels.items() <= one.labels.items()
+    ]
+    assert len(found) == 1, (sample, labels, found)
+    return float(found[0])
+
+
+def test_values_are_those_of_the_loop(opened, families):
+    status = opened.get("/status").json()
+    assert value(families, "everlearn_requests_total", route="predict", status="2xx") == 30
+    assert value(families, "everlearn_requests_total", route="learn", status="4xx") == 1
+    assert value(families, "everlearn_request_duration_seconds_count", route="predict") == 30
+    assert value(families, "everlearn_request_duration_seconds_bucket", route="predict", le="+Inf") == 30
+    assert value(families, "everlearn_request_duration_seconds_bucket", route="predict", le="5e-05") == 6
+    assert value(families, "everlearn_request_duration_seconds_sum", route="predict") == pytest.approx(29 * 15e-5)
+    assert value(families, "everlearn_events_total", kind="label") == 11
+    assert value(families, "everlearn_log_end_position") == opened.parts.archive.end()
+    assert value(families, "everlearn_waiting_predictions") == 20
+    assert value(families, "everlearn_prequential", role="champion", metric="accuracy") == pytest.approx(
+        status["metrics"]["champion"]["accuracy"]
+    )
+    assert value(families, "everlearn_decisions_total", action="rollback") == 1
+    assert value(families, "everlearn_replay_rows", **{"class": "1"}) == status["replay"]["classes"]["1"]
+    assert value(families, "everlearn_drift_state", state=status["drift"]["state"]) == 1
+    assert value(families, "everlearn_gate_threshold", role="frozen") > 0
+    assert value(families, "everlearn_staleness_seconds") < 5
+    assert value(families, "everlearn_champion_versions_behind") == 0
+
+
+def test_names_follow_the_conventions(families):
+    for name, family in families.items():
+        assert name.startswith("everlearn_"), name
+        assert family.documentation.endswith("."), name
+        assert not re.search(r"_(ms|milliseconds|minutes|percent|kb|mb)\b", name)
+        if family.type == "counter":
+            assert all(one.name.endswith("_total") for one in family.samples), name
+        else:
+            assert not name.endswith("_total")
+
+
+def test_no_label_is_an_id(opened, families):
+    ids = {one["id"] for one in opened.get("/versions").json()["versions"]} | {f"p{number}" for number in range(30)}
+    for family in families.values():
+        seen = [(one.name, *sorted(one.labels.items())) for one in family.samples]
+        assert len(seen) == len(set(seen)), family.name
+        assert not {label for one in family.samples for label in one.labels.values()} & ids
+
+
+def test_openmetrics_is_spoken_where_it_is_preferred(opened, families):
+    answer = opened.get("/metrics", accept="application/openmetrics-text; version=1.0.0")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert {one.name for one in open_families(answer.text)} == set(families)
+
+
+def test_two_questions_of_one_role_are_two_series(opened):
+    question = {"role": "candidate", "reference_role": "champion", "log_e_better": 1.0, "log_e_worse": 0.0}
+    question |= {"threshold": 3.0, "difference": 0.0, "low": -1.0, "high": 1.0, "examples": 7}
+    found = next(iter(_gate({"gate": [question, question]})))
+    assert [one.labels["role"] for one in found.samples] == ["candidate", "candidate-2"]
+
+
+def test_a_scrape_before_the_learner_has_spoken(tmp_path):
+    home = tmp_path / "home"
+    with set_up(home, grown(home, examples=700)) as setup, desk(setup) as made:
+        found = {one.name for one in text_string_to_metric_families(made.get("/metrics").text)}
+        assert "everlearn_requests" in found
+        assert "everlearn_lag_seconds" not in found
+        assert "everlearn_status_age_seconds" in found
+
+
+# ---- the dashboard of Grafana ------------------------------------------------------------------------------------
+
+
+def expressions(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        for name, inner in part.items():
+            if name in ("expr", "query", "definition") and isinstance(inner, str):
+                yield inner
+            yield from expressions(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from expressions(inner)
+
+
+def test_grafana_asks_only_for_metrics_that_there_are(families):
+    board = msgspec.json.decode((ROOT / "examples/grafana.json").read_bytes())
+    samples = {one.name for family in families.values() for one in family.samples} | set(families)
+    asked = {name for one in expressions(board) for name in re.findall(r"\beverlearn_\w+", one)}
+    assert len(asked) > 20
+    assert asked <= samples
+
+
+def test_the_guide_names_only_metrics_that_there_are(families):
+    text = (ROOT / "docs/how-to/monitor.md").read_text(encoding="utf-8")
+    samples = {one.name for family in families.values() for one in family.samples} | set(families)
+    named = set(re.findall(r"\beverlearn_\w+", text))
+    assert len(named) > 25
+    assert named <= samples
+
+
+def test_the_board_can_be_provisioned():
+    board = msgspec.json.decode((ROOT / "examples/grafana.json").read_bytes())
+    assert board["id"] is None
+    assert board["uid"] == "everlearn"
+    assert board["schemaVersion"] >= 39
+    panels = board["panels"]
+    assert len({one["id"] for one in panels}) == len(panels)
+    for one in panels:
+        place = one["gridPos"]
+        assert 0 <= place["x"] < place["x"] + place["w"] <= 24, one["title"]
+        if one["type"] != "row":
+            assert one["datasource"] == {"type": "prometheus", "uid": "${source}"}
+            assert one["targets"]
+            assert one["description"]
+    cells = [
+        (one["gridPos"]["x"] + dx, one["gridPos"]["y"] + dy)
+        for one in panels
+        for dx in range(one["gridPos"]["w"])
+        for dy in range(one["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells)), "panels lie over each other"

@@ -1,0 +1,535 @@
+"""The page, in a real Chromium, on a real server that learns while the tests look at it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import everlearn as el
+from everlearn import config
+from everlearn.app import dashboard
+from everlearn.app.auth import tokens
+from everlearn.app.supervisor import Server
+from everlearn.spec import ServeSpec, Spec
+
+FOLDER = Path(dashboard.__file__).parent
+FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in dashboard.MEDIA)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+in_chromium = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="the page is tested in Chromium: chromium and chromedriver are not on the PATH"
+)
+PAGES = {"": "Overview", "versions": "Versions", "decisions": "Decisions", "events": "Events"}
+SPEC: dict[str, Any] = {
+    "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
+    "gate": {"minimum": 100},
+}
+MARKUP = '<img src="x" onerror="alert(1)"> & <b>bold</b>'
+
+
+# ---- the files ---------------------------------------------------------------------------------------------------
+
+
+def test_the_files_are_found_and_small():
+    assert {path.name for path in FILES} == set(dashboard.files())
+    assert sum(len(file.content) for file in dashboard.files().values()) < 150_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_is_short_and_needs_nobody_else(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 500
+    # The names of SVG's elements and of nothing else are an address.
+    assert re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text.replace("http://www.w3.org/2000/svg", "")) == []
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.suffix in (".html", ".svg")], ids=lambda path: path.name
+)
+def test_markup_has_nothing_inline(path):
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"<script(?![^>]*\bsrc=)", text) == []
+    assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:", text) == []
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".js"], ids=lambda path: path.name)
+def test_scripts_never_read_data_as_markup_or_code(path):
+    text = path.read_text(encoding="utf-8")
+    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function"
+    assert re.findall(forbidden, text) == []
+    for name in re.findall(r'from "\./([\w.]+)"', text):
+        assert name in dashboard.files()
+
+
+# ---- a server, somebody who uses it, and a browser ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose loop has promoted something, and traffic with labels that come a little later."""
+    home = tmp_path_factory.mktemp("dashboard") / "home"
+    draw, stop = random.Random(1), threading.Event()
+
+    def row() -> tuple[dict[str, float], int]:
+        x, z = draw.gauss(0, 1), draw.gauss(0, 1)
+        return {"x": x, "z": z}, int(x + z > 0)
+
+    with el.open(SPEC, home=home) as loop:
+        for _ in range(1500):
+            loop.learn(*row())
+        assert "previous" in [name for names in loop.aliases().values() for name in names]
+
+    def use() -> None:
+        with running.client() as client:
+            waiting: list[tuple[str, int]] = []
+            while not stop.wait(0.02):
+                features, label = row()
+                waiting.append((client.predict(features).id, label))
+                if len(waiting) > 20:
+                    id, label = waiting.pop(0)
+                    client.feedback(id, label=label)
+
+    spec = msgspec.structs.replace(config.convert(SPEC), serve=ServeSpec(port=0))
+    with Server(spec, home) as running:
+        user = threading.Thread(target=use)
+        user.start()
+        yield running
+        stop.set()
+        user.join()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """The page in the browser: what a person sees and does."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.browser = browser
+        self.url = url
+
+    def open(self, name: str = "") -> None:
+        self.browser.get("about:blank")
+        self.browser.get(f"{self.url}/#/{name}")
+        self.until(lambda: self.run("return document.querySelector('h1') !== null && !document.querySelector('.bone')"))
+
+    def run(self, script: str, *arguments: object) -> Any:
+        return self.browser.execute_script(script, *arguments)
+
+    def text(self, selector: str) -> str:
+        return str(self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
+
+    def find(self, selector: str) -> Any:
+        return self.browser.find_element("css selector", selector)
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.browser).send_keys(*keys).perform()
+
+    def until(self, true: Callable[[], Any], seconds: float = 15.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, f"waited in vain; the page says: {self.text('body')[:600]}"
+            time.sleep(0.05)
+
+    def emulate(self, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def complaints(self) -> list[str]:
+        """What the browser's console has said since the last time: errors, and what the policy has kept out."""
+        return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "INFO"]
+
+
+@pytest.fixture
+def page(chromium: Any, server: Server) -> Iterator[Page]:
+    opened = Page(chromium, server.url)
+    opened.emulate()
+    yield opened
+    assert opened.complaints() == []
+
+
+# ---- every page --------------------------------------------------------------------------------------------------
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_with_its_title_and_landmarks(page, name):
+    page.open(name)
+    assert page.browser.title == f"{PAGES[name]} · Everlearn"
+    counts = "return ['header.top', 'nav', 'main', 'h1'].map((one) => document.querySelectorAll(one).length)"
+    assert page.run(counts) == [1, 1, 1, 1]
+    assert page.text("nav [aria-current=page]") == PAGES[name]
+    unnamed = """return [...document.querySelectorAll('button, a, input, select, textarea, [tabindex="0"]')]
+        .filter((one) => !(one.textContent.trim() || one.getAttribute('aria-label') || one.closest('label')))
+        .map((one) => one.outerHTML)"""
+    assert page.run(unnamed) == []
+
+
+CONTRAST = """
+const context = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+const rgba = (colour) => {
+  context.clearRect(0, 0, 1, 1); context.fillStyle = colour; context.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255];
+};
+const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+const ground = (one) => {
+  for (; one; one = one.parentElement) {
+    const colour = rgba(getComputedStyle(one).backgroundColor);
+    if (colour[3] > 0.99) return colour;
+  }
+  return [255, 255, 255, 1];
+};
+const found = [];
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const one = walk.currentNode.parentElement;
+  if (!walk.currentNode.textContent.trim() || !one.checkVisibility() || one.closest(':disabled, .unseen')) continue;
+  const style = getComputedStyle(one);
+  const [a, b] = [light(rgba(one.closest('svg') ? style.fill : style.color)), light(ground(one))];
+  found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), walk.currentNode.textContent.trim().slice(0, 40)]);
+}
+return found.sort((x, y) => x[0] - y[0]);
+"""
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+def test_text_stands_out_from_its_ground(page, name):
+    page.open(name)
+    for scheme in ("light", "dark"):
+        page.emulate(scheme=scheme)
+        found = page.run(CONTRAST)
+        assert len(found) > 15
+        assert found[0][0] >= 4.5, (scheme, found[:5])
+        ground = page.run("return getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 150) == (scheme == "dark")
+
+
+@in_chromium
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_needs_no_sideways_scrolling(page, name):
+    page.emulate(360, 740)
+    page.open(name)
+    wide, there = page.run("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= there <= 360
+    over = """return [...document.querySelectorAll('.card .scroll')].filter((one) => {
+        const [inner, outer] = [one.getBoundingClientRect(), one.closest('.card').getBoundingClientRect()];
+        return inner.left < outer.left || inner.right > outer.right; }).length"""
+    assert page.run(over) == 0
+    if name == "events":
+        assert page.run(
+            "return [...document.querySelectorAll('.scroll')].every((one) => one.scrollWidth <= one.clientWidth)"
+        )
+
+
+@in_chromium
+def test_the_colours_chosen_are_remembered(page):
+    page.emulate(scheme="light")
+    page.open()
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    before = page.run(ground)
+    page.find("#theme").click()
+    page.find("#theme").click()
+    assert page.text("#theme").endswith("Dark")
+    assert page.run(ground) != before
+    page.open()
+    assert page.text("#theme").endswith("Dark")
+    page.find("#theme").click()
+    assert page.run(ground) == before
+
+
+# ---- it is live --------------------------------------------------------------------------------------------------
+
+
+@in_chromium
+def test_the_first_screen_answers_and_its_charts_move(page, server):
+    page.open()
+    page.until(lambda: page.text("#answer") not in ("", "Asking the server…"))
+    assert re.search(r"\d\d\.\d%", page.text(".figure.main .value"))
+    with server.client() as client:
+        champion = client.versions()[-1]
+        assert page.text("[data-value=serves]") in [one.id[:6] for one in client.versions()], champion
+    line = """const cards = [...document.querySelectorAll('section.card')];
+        const card = cards.find((one) => one.querySelector('h2')?.textContent === arguments[0]);
+        return [...card.querySelectorAll('.plot .line')].map((one) => one.getAttribute('d')).join()"""
+    for title in ("Requests", "Latency"):
+        page.until(lambda title=title: len(page.run(line, title)) > 20)
+        before = page.run(line, title)
+        page.until(lambda title=title, before=before: page.run(line, title) != before, 5)
+    before = page.text(".sentence")
+    page.until(lambda: page.text(".sentence") != before, 5)
+
+
+@in_chromium
+def test_the_status_is_not_asked_for_while_nobody_looks(page):
+    page.open()
+    asked = "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/status')).length"
+    hide = """Object.defineProperty(document, 'hidden', {configurable: true, get: () => arguments[0]});
+        document.dispatchEvent(new Event('visibilitychange'))""".replace("arguments[0]", "window.unseen")
+    page.run(f"window.unseen = true; {hide}")
+    time.sleep(0.7)  # an answer may be on its way
+    before = page.run(asked)
+    time.sleep(1.5)
+    assert page.run(asked) == before
+    page.run("window.unseen = false; document.dispatchEvent(new Event('visibilitychange'))")
+    page.until(lambda: page.run(asked) > before)
+
+
+@in_chromium
+def test_a_server_that_is_gone_is_told_and_comes_back(page):
+    page.open()
+    page.until(lambda: page.text("#link-text") == "connected")
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.browser.execute_cdp_cmd("Network.enable", {})
+    page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
+    page.until(lambda: page.text("#link-text") == "no answer")
+    assert page.find("#alarm").is_displayed()
+    assert "does not answer" in page.text("#alarm")
+    page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
+    page.until(lambda: page.text("#link-text") == "connected")
+    page.until(lambda: not page.find("#alarm").is_displayed())
+    assert all("ERR_INTERNET_DISCONNECTED" in one for one in page.complaints())
+
+
+@in_chromium
+def test_a_learner_that_hangs_is_told_with_what_waits_for_it(page, server):
+    page.open()
+    page.until(lambda: page.text("#link-text") == "connected")
+    with server.client() as client:
+        learner = client.status()["learner"]["pid"]
+    os.kill(learner, signal.SIGSTOP)
+    try:
+        page.until(lambda: "silent for" in page.text(".fact:last-child .more"))
+        assert page.text("#link-text").startswith("learner silent for")
+        page.until(lambda: int(re.sub(r"\D", "", page.text("[data-value=lag]"))) > 20)
+        page.until(lambda: re.match(r"[2-9]\.?\d* s behind", page.text("[data-value=fresh]")))
+    finally:
+        os.kill(learner, signal.SIGCONT)
+    page.until(lambda: page.text("#link-text") == "connected")
+    page.until(lambda: "takes" in page.text(".fact:last-child .more"))
+
+
+# ---- it is used --------------------------------------------------------------------------------------------------
+
+
+@in_chromium
+def test_keys_alone_lead_everywhere(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open()
+    page.press(Keys.TAB)
+    focused = "return document.activeElement.textContent"
+    assert page.run(focused) == "Skip to content"
+    page.press(Keys.ENTER)
+    assert page.run("return document.activeElement.id") == "content"
+    page.run("document.querySelector('nav a:last-child').focus()")
+    page.press(Keys.ENTER)
+    page.until(lambda: page.browser.title.startswith("Events"))
+    assert page.run(focused) == "Events"
+    ring = "return getComputedStyle(document.activeElement).outlineStyle"
+    page.press(Keys.TAB)
+    assert page.run(ring) == "solid"
+
+
+@in_chromium
+def test_charts_and_explanations_open_to_keys(page):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open()
+    page.until(lambda: page.run("return document.querySelectorAll('.plot .line').length > 4"))
+    page.run("document.querySelector('.plot').focus()")
+    page.press(Keys.ARROW_LEFT)
+    page.until(lambda: "champion" in page.text(".plot [aria-live]"))
+    assert page.text(".plot [aria-live]").startswith("at example ")
+    assert page.run("return document.querySelectorAll('.plot .cursor').length") == 1
+    page.press(Keys.ESCAPE)
+    assert page.run("return document.querySelectorAll('.plot .cursor').length") == 0
+    page.run("document.querySelector('button.why').focus()")
+    page.press(Keys.ENTER)
+    assert page.run("return document.querySelectorAll(':popover-open').length") == 1
+    page.press(Keys.ESCAPE)
+    assert page.run("return document.querySelectorAll(':popover-open').length") == 0
+
+
+@in_chromium
+def test_rolling_back_by_button_needs_a_reason_and_is_done(page, server):
+    from selenium.webdriver.common.keys import Keys
+
+    with server.client() as client:
+        before = {alias: one.id for one in client.versions() for alias in one.aliases}
+    page.open("versions")
+    page.until(lambda: page.text(".actions button:last-child") == f"Roll back to {before['previous'][:6]}")
+    page.run("document.querySelector('.actions button:last-child').focus()")
+    page.press(Keys.ENTER)
+    assert (
+        page.run("return document.activeElement.closest('dialog').open && document.activeElement.tagName") == "TEXTAREA"
+    )
+    page.press(Keys.TAB, Keys.TAB, Keys.ENTER)  # past the fold with advanced settings: without a reason
+    assert page.run("return document.querySelector('dialog').open")
+    page.run("document.querySelector('dialog textarea').focus()")
+    page.press(MARKUP)
+    page.run("document.querySelector('dialog .main').focus()")
+    page.press(Keys.ENTER)
+    page.until(lambda: page.text(".note.good") == f"Rolled back: {before['previous'][:6]} is the champion.")
+    page.until(lambda: page.run("return document.querySelector('dialog') === null"))
+    with server.client() as client:
+        after = {alias: one.id for one in client.versions() for alias in one.aliases}
+    assert after["champion"] == before["previous"]
+    page.until(lambda: page.text("tr:has(.chip.champion) b") == before["previous"][:6])
+    page.open("decisions")
+    page.until(lambda: MARKUP in page.text(".entries"))
+    assert page.run("return document.querySelectorAll('main img, .entries b').length") == 0
+
+
+@in_chromium
+def test_what_the_server_refuses_is_said_in_the_dialog(page):
+    page.open("versions")
+    page.find(".actions button:first-child").click()
+    spec = page.find("dialog textarea.code")
+    spec.clear()
+    spec.send_keys("{")
+    assert "This is not JSON" in page.text("#spec-check")
+    spec.clear()
+    spec.send_keys('{"family": "no:such"}')
+    page.find("dialog textarea:not(.code)").send_keys("to see")
+    page.find("dialog .main").click()
+    page.until(lambda: "no:such" in page.text("dialog .note"))
+    assert page.run("return document.querySelector('dialog').open")
+    page.find("dialog .buttons button:last-child").click()
+    page.until(lambda: page.run("return document.querySelector('dialog') === null"))
+    assert all("/challengers" in one and "status of 4" in one for one in page.complaints())
+
+
+@in_chromium
+def test_two_versions_side_by_side(page):
+    page.open("versions")
+    for box in page.browser.find_elements("css selector", ".pick")[:2]:
+        box.click()
+    page.until(lambda: page.run("return document.querySelectorAll('.versus table').length") >= 1)
+    assert "weights" in page.text(".versus")
+    middles = """return [...document.querySelectorAll(arguments[0])].map((one) => {
+        const {top, bottom} = one.getBoundingClientRect();
+        return (top + bottom) / 2;
+    })"""
+    dots, rows = page.run(middles, ".graph circle"), page.run(middles, ".lineage tbody tr")
+    assert dots == pytest.approx(rows, abs=1.5)
+
+
+@in_chromium
+def test_a_merged_version_hangs_on_both_of_its_parents(page, server):
+    with server.client() as client:
+        made = client.merge("champion", "challenger", reason="for the drawing").followed[0].version
+        shown = {one.id: one.parents for one in client.versions()}
+    assert len(shown[made]) == 2
+    page.open("versions")
+    page.until(lambda: page.run(f"return document.querySelector('[data-version=\"{made}\"]') !== null"))
+    known = page.run(
+        "return [...document.querySelectorAll('.lineage [data-version]')].map((one) => one.dataset.version)"
+    )
+    lines = sum(parent in known for id in known for parent in shown.get(id, ()))
+    page.until(lambda: page.run("return document.querySelectorAll('.graph path').length") == lines)
+    with server.client() as client:
+        client.withdraw(made)
+
+
+@in_chromium
+def test_one_prediction_and_what_became_of_it(page, server):
+    with server.client() as client:
+        given = client.predict({"x": 0.25, "z": 0.5}, id="order/17")
+        client.feedback(given.id, label=1, source="shop")
+    page.open("events")
+    page.find("input[name=id]").send_keys("order/17\n")
+    page.until(lambda: page.text("[data-value=state]") == "learned")
+    assert "Label 1" in page.text(".timeline")
+    assert "from shop" in page.text(".timeline")
+    assert "0.25" in page.text(".pairs")
+    page.find("input[name=id]").clear()
+    page.find("input[name=id]").send_keys("nobody\n")
+    page.until(lambda: "Nothing in the log has the id 'nobody'" in page.text("section .note.bad"))
+    assert all("/events/nobody" in one for one in page.complaints())
+
+
+@in_chromium
+def test_decisions_show_their_evidence_and_are_filtered(page):
+    page.open("decisions")
+    page.until(lambda: page.run("return document.querySelectorAll('.entry').length") > 1)
+    page.find("select option[value=promote]").click()
+    actions = page.run("return [...document.querySelectorAll('.entry .what')].map((one) => one.textContent)")
+    assert set(actions) == {"Promotion"}
+    page.run("[...document.querySelectorAll('.entry summary')].at(-1).click()")
+    page.until(lambda: "evidence for better" in page.text(".entries"))
+    assert re.search(r"Seal [0-9a-f]{64}", page.text(".entries"))
+    page.until(lambda: page.text("[data-value=chain]").startswith("chain intact"))
+
+
+@in_chromium
+def test_all_decisions_are_exported(page, server, tmp_path):
+    page.open("decisions")
+    where = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    page.browser.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    page.find(".actions button").click()
+    page.until(lambda: (tmp_path / "decisions.json").exists())
+    exported = json.loads((tmp_path / "decisions.json").read_text())
+    with server.client() as client:
+        assert [one["seal"] for one in exported["decisions"]] == [one.seal for one in client.decisions()][
+            : len(exported["decisions"])
+        ]
+
+
+# ---- a server that asks for a token, and has nothing to show yet -------------------------------------------------
+
+
+@in_chromium
+def test_a_token_opens_a_page_that_waits_for_its_first_event(chromium, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    secret = tokens.create(home / "tokens.json", "ann", ("read",), 1)
+    spec: Spec = msgspec.structs.replace(config.convert(SPEC), serve=ServeSpec(port=0))
+    with Server(spec, home) as server:
+        page = Page(chromium, server.url)
+        page.emulate()
+        page.browser.get(server.url)
+        page.until(lambda: page.browser.title == "Log in · Everlearn")
+        assert not any("/status" in one for one in page.complaints())
+        page.find("input[name=token]").send_keys("wrong\n")
+        page.until(lambda: page.text(".note.bad") != "")
+        page.find("input[name=token]").clear()
+        page.find("input[name=token]").send_keys(f"{secret}\n")
+        page.until(lambda: page.browser.title == "Overview · Everlearn")
+        page.until(lambda: page.find(".empty").is_displayed())
+        assert "Nothing has happened yet" in page.text(".empty")
+        assert "Waiting for the first labels" in page.text("#answer")
+        page.run("location.hash = '#/versions'")
+        page.until(lambda: page.text(".lineage .what") != "" and "untrained start" in page.text(".lineage"))
+        assert page.run("return [...document.querySelectorAll('.actions button')].every((one) => one.disabled)")
+        page.find("#logout").click()
+        page.until(lambda: page.browser.title == "Log in · Everlearn")
+        assert [one for one in page.complaints() if "status of 401" not in one] == []

@@ -1,0 +1,300 @@
+"""The short way of a request: who may take it, that it says what the long way says, and what becomes of connections."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from everlearn.app.problems import Refused
+from everlearn.app.worker.fast_path import Exchange, Headers, Quick
+
+HEAD = b"POST /hot HTTP/1.1\r\nhost: localhost\r\n"
+
+
+class Taking:
+    """Answers "short" with what came, at once or, when `held` is a list, when it is told to."""
+
+    def __init__(self) -> None:
+        self.paths: Mapping[bytes, str] = {b"/hot": "hot"}
+        self.longest = 100
+        self.held: list[Exchange] | None = None
+        self.counted: list[tuple[str, int]] = []
+
+    def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
+        assert (name, client) == ("hot", "127.0.0.1")
+        if self.held is not None:
+            self.held.append(reply)
+        elif body == b"refuse":
+            reply.set_exception(Refused(429, "", "too many", headers=[(b"retry-after", b"7")]))
+        elif body == b"end":
+            reply.set_exception(Refused(503, "", "full", headers=[(b"connection", b"close")]))
+        else:
+            reply.set_result(b"short " + query + b" " + body)
+
+    def count(self, name: str, status: int, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        self.counted.append((name, status))
+
+
+async def long(scope: Any, receive: Any, send: Any) -> None:
+    """The ASGI application: answers "long" with what came."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    reply = b"long " + scope["query_string"] + b" " + body
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(reply))]})
+    await send({"type": "http.response.body", "body": reply})
+
+
+Act = Callable[[Taking, "Caller", ServerState], Awaitable[None]]
+
+
+class Caller:
+    """One connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, *parts: bytes) -> None:
+        """Send these one by one, each to be read for itself."""
+        for part in parts:
+            self.writer.write(part)
+            await asyncio.sleep(0.01)
+
+    async def reply(self) -> tuple[bytes, bytes]:
+        """The head and the body of the next response."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+        return head, await asyncio.wait_for(self.reader.readexactly(length), 5)
+
+    async def ended(self, within: float = 5.0) -> bool:
+        """Whether the server ends the connection in this time."""
+        try:
+            return await asyncio.wait_for(self.reader.read(1), within) == b""
+        except TimeoutError:
+            return False
+
+
+def served(act: Act, rest: float = 5.0) -> Taking:
+    """Let something be done on one connection to a server of its own."""
+    taking = Taking()
+
+    async def main() -> None:
+        config = uvicorn.Config(long, log_config=None, access_log=False, timeout_keep_alive=rest)  # type: ignore[arg-type]
+        state = ServerState()
+        state.default_headers = [(b"date", b"today")]
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(partial(Quick, taking, config, state, {}), "127.0.0.1")
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await act(taking, Caller(reader, writer), state)
+            writer.close()
+            await writer.wait_closed()
+            while state.connections:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    return taking
+
+
+def posted(body: bytes, head: bytes = HEAD, more: bytes = b"") -> bytes:
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (head, more, len(body), body)
+
+
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        ([posted(b"x")], b"short  x"),
+        ([posted(b"x", HEAD.replace(b"/hot", b"/hot?q=1"))], b"short q=1 x"),
+        ([posted(b"")], b"short  "),
+        ([posted(b"x" * 100)], b"short  " + b"x" * 100),
+        ([CHUNKED + b"2\r\nab\r\n0\r\n\r\n"], b"short  ab"),
+        ([posted(b"xy")[:-1], b"y"], b"long  xy"),  # in parts, of all kinds
+        ([posted(b"xy")[:-2], b"xy"], b"long  xy"),
+        ([posted(b"xy")[:-2], b"x", b"y"], b"long  xy"),
+        ([CHUNKED + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"], b"long  abc"),
+        ([CHUNKED, b"2\r\nab\r\n", b"0\r\n\r\n"], b"long  ab"),
+        ([posted(b"x" * 101)], b"long  " + b"x" * 101),  # too long, which the long way says
+        ([posted(b"x", HEAD.replace(b"/hot", b"/cold"))], b"long  x"),
+        ([posted(b"x", HEAD.replace(b"/hot", b"/%68ot?q"))], b"long q x"),
+        ([posted(b"x", HEAD.replace(b"POST", b"PUT"))], b"long  x"),
+        ([posted(b"x", HEAD.replace(b"1.1", b"1.0"))], b"long  x"),
+        ([posted(b"x", more=b"connection: upgrade\r\nupgrade: h2c\r\n")], b"long  "),  # the rest is another protocol's
+        ([posted(b"xy")[:20], posted(b"xy")[20:]], b"short  xy"),  # what is slow in its head is not slow in its body
+    ],
+)
+def test_what_comes_whole_goes_the_short_way(sent, answer):
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(*sent)
+        head, body = await caller.reply()
+        assert head.startswith(b"HTTP/1.1 200 OK\r\ndate: today\r\n")
+        assert body == answer
+
+    assert served(act).counted == ([("hot", 200)] if answer.startswith(b"short") else [])
+
+
+def test_who_waits_for_a_word_before_it_sends_gets_that_word():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x", more=b"expect: 100-continue\r\n")[:-1])
+        assert await caller.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await caller.send(b"x")
+        assert (await caller.reply())[1] == b"long  x"
+
+    served(act)
+
+
+def test_replies_come_in_the_order_of_their_requests_however_these_are_cut():
+    draw = random.Random(3)
+    bodies = [b"%d" % i for i in range(40)]
+    whole = b"".join(posted(body, HEAD if i % 3 else HEAD.replace(b"/hot", b"/cold")) for i, body in enumerate(bodies))
+
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        for _ in range(10):
+            cuts = [0, *sorted(draw.sample(range(1, len(whole)), draw.randrange(8))), len(whole)]
+            await caller.send(*(whole[a:b] for a, b in pairwise(cuts)))
+            assert [(await caller.reply())[1].split()[-1] for _ in bodies] == bodies
+        assert state.total_requests == 10 * len(bodies)
+
+    served(act)
+
+
+def test_a_request_behind_one_that_waits_is_answered_behind_it():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"1") + posted(b"2") + posted(b"3"))
+        (first,) = taking.held
+        taking.held = None
+        assert not await caller.ended(0.05)
+        first.set_result(b"first")
+        assert [(await caller.reply())[1] for _ in range(3)] == [b"first", b"long  2", b"long  3"]
+        await caller.send(posted(b"4"))
+        assert (await caller.reply())[1] == b"short  4"
+
+    served(act)
+
+
+def test_a_refusal_has_its_headers():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"refuse"))
+        head, body = await caller.reply()
+        assert head.startswith(
+            b"HTTP/1.1 429 Too Many Requests\r\ndate: today\r\ncontent-type: application/problem+json"
+        )
+        assert b"\r\nretry-after: 7\r\n" in head
+        assert b'"instance":"/hot"' in body
+        await caller.send(posted(b"end"))
+        head, _ = await caller.reply()
+        assert head.endswith(b"\r\nconnection: close\r\n\r\n")
+        assert head.count(b"connection") == 1
+        assert await caller.ended()
+
+    assert served(act).counted == [("hot", 429), ("hot", 503)]
+
+
+def test_who_wants_no_more_is_told_so_and_let_go():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x", more=b"connection: close\r\n"))
+        head, body = await caller.reply()
+        assert (b"connection: close" in head, body) == (True, b"short  x")
+        assert await caller.ended()
+
+    served(act)
+
+
+def test_an_answer_for_someone_who_has_gone_is_counted_and_thrown_away():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"x"))
+        caller.writer.transport.abort()
+        while state.connections:
+            await asyncio.sleep(0.001)
+        taking.held[0].set_result(b"late")
+        assert taking.held[0].done()
+
+    assert served(act).counted == [("hot", 200)]
+
+
+def test_what_is_no_http_ends_the_connection_and_what_was_asked_before_it_harms_nobody():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"x") + b"\0\0\0\r\n\r\n")
+        assert (await caller.reply())[0].startswith(b"HTTP/1.1 400 ")
+        assert await caller.ended()
+        taking.held[0].set_result(b"late")
+
+    served(act)
+
+
+def test_who_does_not_read_gets_no_more_until_it_does():
+    long_ago = b"z" * 30_000_000
+
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"1"))
+        taking.held[0].set_result(long_ago)  # more than the system holds for a reader
+        await caller.send(posted(b"2"))
+        assert len(taking.held) == 1
+        assert (await caller.reply())[1] == long_ago
+        assert (await caller.reply())[1] == b"long  2"
+
+    served(act)
+
+
+def test_a_connection_may_rest_for_so_long():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x"))
+        await caller.reply()
+        for _ in range(4):  # each request begins the rest anew
+            assert not await caller.ended(0.2)
+            await caller.send(posted(b"x"))
+            await caller.reply()
+        taking.held = []
+        await caller.send(posted(b"x"))
+        assert not await caller.ended(0.6)  # who waits does not rest
+        taking.held[0].set_result(b"done")
+        assert (await caller.reply())[1] == b"done"
+        await caller.send(HEAD)
+        assert not await caller.ended(0.6)  # nor does who is sending
+        await caller.send(b"content-length: 0\r\n\r\n")
+        taking.held[1].set_result(b"done")
+        await caller.reply()
+        assert await caller.ended(1.5)
+
+    served(act, rest=0.4)
+
+
+def test_a_server_that_ends_lets_go_of_who_rests_and_answers_who_waits():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"x"))
+        (protocol,) = state.connections
+        protocol.shutdown()
+        assert not await caller.ended(0.05)
+        taking.held[0].set_result(b"done")
+        head, body = await caller.reply()
+        assert (b"connection: close" in head, body) == (True, b"done")
+        assert await caller.ended()
+
+    async def resting(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x"))
+        await caller.reply()
+        (protocol,) = state.connections
+        protocol.shutdown()
+        assert await caller.ended()
+
+    served(act)
+    served(resting)

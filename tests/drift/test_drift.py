@@ -1,0 +1,404 @@
+"""Drift: the published detectors against River's, step by step; the calibrating layer against simulated truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import drift as river_drift
+from scipy import stats
+
+from everlearn import drift
+from everlearn.drift import detectors
+from everlearn.errors import ConfigError
+from everlearn.spec import DriftSpec
+from tests.support import SHARED
+
+DATA = SHARED
+DETECTORS = ("adwin", "page_hinkley", "ddm", "kswin")
+
+
+def rng(*key: int) -> np.random.Generator:
+    return np.random.default_rng(key)
+
+
+def autoregressive(key: int, n: int, phi: float) -> np.ndarray:
+    """A stationary series with mean 0 and deviation 1 whose neighbours have correlation `phi`."""
+    noise = rng(key).standard_normal(n)
+    series = np.empty(n)
+    last = noise[0]
+    for i in range(n):
+        series[i] = last
+        last = phi * last + math.sqrt(1 - phi * phi) * noise[(i + 1) % n]
+    return series
+
+
+def elec2() -> np.ndarray:
+    """A real stream of numbers with drift and a daily cycle: the electricity price of New South Wales."""
+    path = DATA / "elec2.parquet"
+    if not path.exists():
+        pytest.skip(f"no {path}: set EVERLEARN_DATA to the folder that holds elec2.parquet")
+    import pandas as pd
+
+    frame = pd.read_parquet(path)
+    return frame[next(name for name in frame.columns if "price" in name.lower())].to_numpy(np.float64)
+
+
+STREAMS = {
+    "steps": lambda: rng(1).standard_normal(9000) * 0.3 + np.repeat([0.0, 1.0, 0.2], 3000),
+    "bernoulli": lambda: (rng(2).random(9000) < np.repeat([0.1, 0.4, 0.25], 3000)).astype(float),
+    "ramp": lambda: rng(3).random(9000) + np.linspace(0.0, 2.0, 9000),
+    "heavy": lambda: np.abs(rng(4).standard_t(2, 9000)),
+    "constant": lambda: np.repeat([0.5, 0.75], 2000),
+    "elec2": elec2,
+}
+
+
+@pytest.fixture(params=sorted(STREAMS))
+def stream(request: pytest.FixtureRequest) -> np.ndarray:
+    return STREAMS[request.param]()
+
+
+def bernoulli(stream: np.ndarray) -> np.ndarray:
+    return (stream > np.median(stream[:1000]) + 0.2).astype(float)
+
+
+def found_by_river(detector: object, values: np.ndarray) -> list[int]:
+    found = []
+    for i, value in enumerate(values.tolist()):
+        detector.update(value)
+        if detector.drift_detected:
+            found.append(i)
+    return found
+
+
+# ── the same stream, the same answer as River ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("delta", "threshold", "mode"), [(0.005, 50.0, "both"), (0.02, 8.0, "both"), (0.1, 3.0, "both")]
+)
+def test_page_hinkley_detects_where_river_does(stream: np.ndarray, delta: float, threshold: float, mode: str) -> None:
+    theirs = found_by_river(river_drift.PageHinkley(delta=delta, threshold=threshold, mode=mode), stream)
+    sums = np.zeros(6)
+    detectors.page_hinkley_reset(sums, math.inf, -1.0)
+    ours = []
+    for i, value in enumerate(stream):
+        if abs(detectors.page_hinkley_step(sums, value, 30, delta, math.inf, threshold, 1 - 0.0001)) == 2:
+            ours.append(i)
+            detectors.page_hinkley_reset(sums, math.inf, -1.0)
+    assert ours == theirs
+
+
+def new_window(rows: int = 32, most: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    window = (np.zeros((rows, 2, most + 1)), np.zeros(rows + 1, np.int64), np.zeros(6))
+    detectors.adwin_reset(*window)
+    return window
+
+
+@pytest.mark.parametrize(
+    ("delta", "clock", "most", "shortest", "grace"), [(0.002, 32, 5, 5, 10), (0.05, 1, 3, 5, 10), (0.3, 7, 8, 20, 100)]
+)
+def test_adwin_detects_where_river_does(
+    stream: np.ndarray, delta: float, clock: int, most: int, shortest: int, grace: int
+) -> None:
+    theirs = river_drift.ADWIN(delta, clock, most, shortest, grace)
+    found = found_by_river(theirs, stream)
+    window, ours = new_window(most=most), []
+    for i, value in enumerate(stream):
+        if abs(detectors.adwin_step(*window, value, delta, delta, clock, shortest, grace, 1.0)) == 2:
+            ours.append(i)
+            if i + 1 < len(stream):
+                detectors.adwin_reset(*window)
+    assert ours == found
+    assert window[2][0] == theirs.width
+    assert window[2][1] == pytest.approx(theirs.total, rel=1e-12, abs=1e-12)
+
+
+def test_ddm_detects_and_warns_where_river_does(stream: np.ndarray) -> None:
+    theirs, warned, errors = river_drift.binary.DDM(), [], bernoulli(stream)
+    found = []
+    for i, value in enumerate(errors):
+        theirs.update(value)
+        if theirs.drift_detected:
+            found.append(i)
+        if theirs.warning_detected:
+            warned.append(i)
+    sums, levels = np.zeros(6), []
+    detectors.ddm_reset(sums)
+    for value in errors:
+        levels.append(detectors.ddm_step(sums, value, 30, 2.0, 3.0, -1.0))
+        if levels[-1] == 2:
+            detectors.ddm_reset(sums)
+    assert np.flatnonzero(np.array(levels) == 2).tolist() == found
+    assert np.flatnonzero(np.array(levels) == 1).tolist() == warned
+
+
+def test_kswin_detects_where_river_does_when_the_draw_takes_everything(stream: np.ndarray) -> None:
+    """With a window of twice the sample both draws hold the whole older half, whatever the random numbers are."""
+    stream = stream[:6000]
+    found = found_by_river(river_drift.KSWIN(alpha=0.001, window_size=80, stat_size=40, seed=1), stream)
+    ring, sums, ours = np.zeros(80), np.zeros(2), []
+    for i, value in enumerate(stream):
+        if abs(detectors.kswin_step(ring, sums, value, 40, 80, 1, 0.001, 0.001, 0)) == 2:
+            ours.append(i)
+            sums[:] = 0.0
+    assert ours == found
+
+
+@settings(deadline=None)  # the first example may have to compile
+@given(st.integers(2, 60), st.integers(0, 2**32 - 1), st.booleans())
+def test_ks_distance_is_scipys_and_its_probability_counts_paths(size: int, key: int, ties: bool) -> None:
+    """Two samples merged in order are a path on a grid; the gap stays small where the path keeps near the diagonal.
+
+    SciPy's own exact p-value is compared where it does not round to above one and fall back with a warning.
+    """
+    one, other = rng(key).standard_normal(size), rng(key, 1).standard_normal(size) + 0.5
+    if ties:
+        one, other = np.round(one), np.round(other)
+    gap = detectors.ks_distance(one.copy(), other.copy())
+    theirs = stats.ks_2samp(one, other, method="asymp")
+    assert gap == round(theirs.statistic * size)
+    near = [[0] * (size + 1) for _ in range(size + 1)]
+    for i in range(size + 1):
+        for j in range(max(0, i - gap + 1), min(size, i + gap - 1) + 1):
+            near[i][j] = 1 if i == j == 0 else (near[i - 1][j] if i else 0) + (near[i][j - 1] if j else 0)
+    chance = 1.0 - near[size][size] / math.comb(2 * size, size)
+    assert detectors.ks_probability(gap, size) == pytest.approx(chance, rel=1e-9, abs=1e-12)
+    if chance < 0.9:
+        assert chance == pytest.approx(stats.ks_2samp(one, other, method="exact").pvalue, rel=1e-9, abs=1e-12)
+
+
+def test_the_random_choice_of_kswin_is_uniform() -> None:
+    """Chi-square over 50 slots; this fails for one seed in 1,000 if the choice is fair, and the seed is fixed."""
+    draws = np.array([detectors.uniform(3, count, draw) for count in range(2000) for draw in range(10)])
+    counts = np.bincount((draws * 50).astype(int), minlength=50)
+    assert stats.chisquare(counts).pvalue > 0.001
+
+
+def test_adwin_keeps_a_bounded_window_when_its_rows_run_out() -> None:
+    window = new_window(rows=3)
+    for value in rng(5).random(5000):
+        detectors.adwin_step(*window, value, 0.002, 0.02, 32, 5.0, 10.0, 1.0)
+    held = [window[1][row] for row in range(3)]
+    assert window[2][0] == sum(count << row for row, count in enumerate(held)) <= 5 * 7
+    assert window[2][1] == pytest.approx(window[0][:, 0].sum())
+
+
+# ── the calibrating layer ────────────────────────────────────────────────────────────────────────────────────
+
+
+def levels_of(spec: DriftSpec, values: np.ndarray, seed: int = 0) -> np.ndarray:
+    return drift.update(drift.start(spec, seed), spec, values)
+
+
+def first_drift(spec: DriftSpec, values: np.ndarray) -> int:
+    """Where the first drift is reported, or the length of the stream."""
+    return int(np.append(np.flatnonzero(levels_of(spec, values) == 2), len(values))[0])
+
+
+WORLDS = {
+    "normal": lambda key, n: rng(key).standard_normal(n),
+    "ar 0.5": lambda key, n: autoregressive(key, n, 0.5),
+    "ar 0.9": lambda key, n: autoregressive(key, n, 0.9),
+    "errors 0.3": lambda key, n: (rng(key).random(n) < 0.3).astype(float),
+    "errors 0.01": lambda key, n: (rng(key).random(n) < 0.01).astype(float),
+    "exponential": lambda key, n: rng(key).exponential(size=n),
+    "student 3": lambda key, n: rng(key).standard_t(3, n),
+}
+
+
+@pytest.mark.parametrize("world", sorted(WORLDS))
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_false_alarms_are_rare_on_stable_streams(detector: str, world: str) -> None:
+    """At most 1 in 20,000 examples on average: more than 12 in 5 times 20,000 has a chance below 1 in 500 if so."""
+    spec = DriftSpec(detector=detector, watch="inputs")
+    alarms = sum(int((levels_of(spec, WORLDS[world](key, 20_000), key) == 2).sum()) for key in range(5))
+    assert alarms <= 12
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize(("detector", "within"), [("page_hinkley", 80), ("adwin", 160), ("kswin", 160), ("ddm", 600)])
+def test_a_step_of_one_deviation_is_found_soon_in_any_unit(detector: str, within: int, scale: float) -> None:
+    values = rng(7).standard_normal(6000)
+    values[4000:] += 1.0
+    found = first_drift(DriftSpec(detector=detector), values * scale)
+    assert 4000 <= found < 4000 + within
+
+
+@pytest.mark.parametrize("detector", ["page_hinkley", "adwin", "kswin"])
+def test_a_fall_is_drift_of_inputs_but_not_of_a_loss(detector: str) -> None:
+    values = rng(8).standard_normal(8000)
+    values[4000:] -= 1.0
+    assert 4000 <= first_drift(DriftSpec(detector=detector, watch="proba"), values) < 4200
+    assert first_drift(DriftSpec(detector=detector, watch="loss"), values) == len(values)
+
+
+@pytest.mark.parametrize("detector", ["page_hinkley", "adwin", "kswin"])
+def test_a_rise_is_found_after_a_fall(detector: str) -> None:
+    values = rng(9).standard_normal(12_000)
+    values[4000:8000] -= 1.0
+    assert 8000 <= first_drift(DriftSpec(detector=detector, watch="loss"), values) < 8400
+
+
+def test_kswin_sees_a_change_of_shape_that_keeps_the_mean() -> None:
+    """Predicted probabilities that move from the middle to both ends: no label, no change of mean."""
+    middle, ends = rng(10).beta(5, 5, 4000), rng(11).beta(0.5, 0.5, 2000)
+    found = first_drift(DriftSpec(detector="kswin", watch="proba"), np.concatenate([middle, ends]))
+    assert 4000 <= found < 4400
+
+
+@pytest.mark.parametrize("detector", ["page_hinkley", "adwin", "ddm"])
+def test_a_model_that_never_erred_and_then_always_does_is_caught(detector: str) -> None:
+    """The calibration stretch is constant, so it has no deviation to measure by."""
+    found = first_drift(DriftSpec(detector=detector), np.repeat([0.0, 1.0], 3000))
+    assert 3000 <= found < 3070
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_nothing_is_reported_in_the_grace_period_and_it_begins_anew_after_a_drift(detector: str) -> None:
+    spec = DriftSpec(detector=detector, grace_period=400)
+    values = rng(12).standard_normal(6000)
+    values[200:] += 5.0  # inside the calibration stretch, which must not be taken for noise ever after
+    values[3000:] += 5.0
+    levels = levels_of(spec, values)
+    found = np.flatnonzero(levels == 2)
+    late = int(found[found >= 3000][0])
+    assert not levels[:400].any()
+    assert not levels[late + 1 : late + 401].any()
+
+
+def test_a_warning_comes_before_a_slow_drift() -> None:
+    values = rng(13).standard_normal(8000) + np.concatenate([np.zeros(4000), np.linspace(0, 2, 4000)])
+    for detector in ("adwin", "page_hinkley", "ddm"):  # a short window sees no slow drift: KSWIN is not asked
+        levels = levels_of(DriftSpec(detector=detector), values)
+        assert 1 in levels[4000 : int(np.flatnonzero(levels == 2)[0])], detector
+
+
+def test_correlated_values_get_longer_blocks_and_a_longer_calibration() -> None:
+    spec = DriftSpec()
+    blocks = {}
+    for phi in (0.0, 0.9):
+        arrays = drift.start(spec)
+        drift.update(arrays, spec, autoregressive(14, 3000, phi))
+        blocks[phi] = drift.state(arrays, spec)["block"]
+    assert blocks[0.0] == 1
+    assert blocks[0.9] >= 8
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
+def test_the_scale_is_the_long_run_deviation_of_a_block(phi: float) -> None:
+    """Of AR(1) the long-run variance is (1 + phi) / (1 - phi) of the plain one; the median of 40 calibrations."""
+    spec, ratios = DriftSpec(), []
+    for key in range(40):
+        arrays = drift.start(spec)
+        drift.update(arrays, spec, autoregressive(key, 2500, phi))
+        now = drift.state(arrays, spec)
+        ratios.append(now["scale"] * math.sqrt(now["block"] * (1 - phi) / (1 + phi)))
+    assert 0.95 < float(np.median(ratios)) < 1.2
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_values_that_are_not_finite_change_nothing(detector: str) -> None:
+    spec = DriftSpec(detector=detector, grace_period=100)
+    values = np.concatenate([rng(15).standard_normal(1000), rng(16).standard_normal(500) + 3.0])
+    where = rng(17).choice(len(values), 200)
+    dirty = np.insert(values, where, rng(18).choice([np.nan, np.inf, -np.inf], 200))
+    clean, soiled = drift.start(spec), drift.start(spec)
+    expected, got = drift.update(clean, spec, values), drift.update(soiled, spec, dirty)
+    assert (got[np.isfinite(dirty)] == expected).all()
+    assert (got == 2).sum() == (expected == 2).sum() > 0
+    assert all(clean[name].tobytes() == soiled[name].tobytes() for name in clean)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_huge_values_leave_finite_arrays(detector: str) -> None:
+    spec = DriftSpec(detector=detector, grace_period=50)
+    arrays = drift.start(spec)
+    drift.update(arrays, spec, rng(19).choice([1e308, -1e308, 0.0], 2000))
+    drift.update(arrays, spec, rng(20).standard_normal(2000))
+    finite = {name: np.isfinite(np.where(np.isinf(a) & (name == "sums"), 0.0, a)).all() for name, a in arrays.items()}
+    assert all(finite.values()), finite
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    detector=st.sampled_from(DETECTORS),
+    watch=st.sampled_from(["loss", "proba"]),
+    key=st.integers(0, 1000),
+    cuts=st.lists(st.integers(0, 900), max_size=8),
+)
+def test_how_a_stream_is_cut_makes_no_difference(detector: str, watch: str, key: int, cuts: list[int]) -> None:
+    spec = DriftSpec(detector=detector, watch=watch, grace_period=60)
+    values = autoregressive(key, 900, 0.3) + np.repeat([0.0, 2.0, -1.0], 300)
+    whole, parts = drift.start(spec, key), drift.start(spec, key)
+    expected = drift.update(whole, spec, values)
+    got = []
+    for piece in np.split(values, sorted(cuts)):
+        got.append(drift.update(parts, spec, piece))
+        parts = {name: array.copy() for name, array in parts.items()}  # the arrays are all there is
+    assert np.concatenate(got).tobytes() == expected.tobytes()
+    assert all(whole[name].tobytes() == parts[name].tobytes() for name in whole)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_memory_is_fixed_and_arrays_keep_their_shapes(detector: str) -> None:
+    spec = DriftSpec(detector=detector)
+    arrays = drift.start(spec)
+    before = {name: (array.shape, array.dtype, id(array)) for name, array in arrays.items()}
+    drift.update(arrays, spec, rng(21).standard_normal(30_000))
+    assert before == {name: (array.shape, array.dtype, id(array)) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("grace", [50, 100, 150, 333])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_calibration_that_is_never_sure_ends_where_its_array_does(detector: str, grace: int) -> None:
+    spec = DriftSpec(detector=detector, grace_period=grace)
+    arrays = drift.start(spec)
+    room = len(arrays["kept"])
+    behind = np.full(2 * room, -7.0)
+    arrays["kept"] = behind[:room]
+    drift.update(arrays, spec, np.cumsum(rng(0).standard_normal(room)))  # no block of it is independent of the next
+    assert arrays["counts"][drift.FILLED] == room
+    assert drift.state(arrays, spec)["calibrating"] == 0.0
+    drift.update(arrays, spec, np.cumsum(rng(1).standard_normal(room)))
+    assert (behind[room:] == -7.0).all()
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_state_says_what_is_so(detector: str) -> None:
+    spec = DriftSpec(detector=detector)
+    arrays = drift.start(spec)
+    assert drift.state(arrays, spec)["calibrating"] == 1.0
+    values = 40.0 + 3.0 * rng(22).standard_normal(5000)
+    drift.update(arrays, spec, values)
+    now = drift.state(arrays, spec)
+    assert now["estimate"] == pytest.approx(40.0, abs=0.5)
+    assert now["scale"] == pytest.approx(3.0, rel=0.15)
+    assert (now["seen"], now["since"], now["drifts"], now["block"]) == (5000.0, 5000.0, 0.0, 1.0)
+    drift.update(arrays, spec, values + 30.0)
+    assert drift.state(arrays, spec)["drifts"] == 1.0
+
+
+def test_a_detector_none_holds_and_reports_nothing() -> None:
+    spec = DriftSpec(detector="none")
+    arrays = drift.start(spec)
+    assert arrays == {}
+    assert not drift.update(arrays, spec, np.arange(100.0)).any()
+    assert drift.state(arrays, spec) == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"sensitivity": 0.0}, "sensitivity"),
+        ({"sensitivity": 0.5}, "sensitivity"),
+        ({"grace_period": 5}, "grace_period"),
+    ],
+)
+def test_dials_that_make_no_sense_are_refused(wrong: dict[str, float], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        drift.start(DriftSpec(**wrong))

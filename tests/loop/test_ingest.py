@@ -1,0 +1,173 @@
+"""Rows of streams: how far each source was taken, what is handed to the loop, and what a changed file meets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.errors import InputError
+from everlearn.loop.erase import erase
+from everlearn.loop.loop import Loop
+from everlearn.loop.offsets import StreamOffsets
+from everlearn.records import Example, Rejected
+from everlearn.spec import LogSpec
+from everlearn.stream import Stream, read
+from tests.loop.test_kill import FIELDS, spec, table
+
+
+def write(path: Path, columns: dict[str, Any], rows: int) -> None:
+    lines = [",".join(columns)]
+    lines += [",".join(str(values[row]) for values in columns.values()) for row in range(rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def stream(path: Path) -> Stream:
+    return read(path, schema=spec().schema)
+
+
+def test_nothing_is_folded_before_the_commits_are_drawn(tmp_path):
+    with Loop(spec(), tmp_path / "home") as loop:
+        steps = loop.intake.folded(read(table(500), schema=loop.spec.schema))
+        taken, commits = next(steps)
+        assert (taken, loop.fold.learner.scored, loop.intake.rows) == (500, 0, 0)
+        drawn = [loop._commit(commit) for commit in commits]
+        assert drawn
+        assert (loop.fold.learner.scored, loop.intake.rows) == (500, 500)
+        assert list(steps) == []
+
+
+def test_each_file_is_taken_from_where_it_was_left(tmp_path):
+    columns = table(900)
+    with Loop(spec(), tmp_path / "home") as loop:
+        for name, rows in (("one", 300), ("two", 200), ("one", 400)):
+            write(tmp_path / f"{name}.csv", columns, rows)
+            loop.run(stream(tmp_path / f"{name}.csv"))
+        assert sorted(one["rows"] for one in loop.intake.sources.values()) == [200, 400]
+        assert loop.fold.cursor["row"] == loop.intake.rows == 600
+
+
+def test_a_file_may_grow_but_not_change(tmp_path):
+    columns, path = table(300), tmp_path / "rows.csv"
+    write(path, columns, 200)
+    with Loop(spec(), tmp_path / "home") as loop:
+        loop.run(stream(path))
+        columns["b"][199] += 1.0
+        write(path, columns, 300)
+        with pytest.raises(InputError, match="its row 200 is not what it was"):
+            loop.run(stream(path))
+
+
+def test_rows_that_cannot_be_used_are_noted_once_with_the_commit_after_them(tmp_path):
+    path, columns = tmp_path / "rows.csv", table(300)
+    columns["a"] = [*columns["a"][:100], "far", *columns["a"][101:250], "near", *columns["a"][251:]]
+    write(path, columns, 300)
+    with Loop(spec(), tmp_path / "home") as loop:
+        assert loop.run(stream(path))["rejected"] == 2
+        assert loop.run(stream(path))["rejected"] == 2
+        events = loop.log.read(0, 1000, kinds=("rejected", "checkpoint"))
+        noted = [event.payload for event in events if isinstance(event.payload, Rejected)]
+        assert [(one.line, one.at) for one in noted] == [(102, 101), (252, 251)]
+
+
+def test_a_stream_of_nothing_but_bad_rows_starts_the_loop_and_stops_nothing(tmp_path):
+    path, columns = tmp_path / "rows.csv", table(5)
+    columns["a"] = ["far"] * 5
+    write(path, columns, 5)
+    with Loop(spec(), tmp_path / "home") as loop:
+        assert loop.run(stream(path))["rejected"] == 5
+        assert loop.predict({"a": 1.0, "b": 1.0, "c": "c1"}).proba == (0.5, 0.5)
+
+
+def test_appended_rows_are_examples_with_names_that_say_where_they_stood(tmp_path):
+    settings = spec(log=LogSpec(rows="always"))
+    rows = read(table(60), schema=settings.schema)
+    with Loop(settings, tmp_path / "home") as loop:
+        assert not loop.intake.is_log(rows)
+        ((taken, payloads),) = loop.intake.appended(rows)
+        assert taken == len(payloads) == 60
+        assert isinstance(payloads[9], Example)
+        assert payloads[9].id == f"{rows.fingerprint}:10"
+        loop.run(rows)
+        assert list(loop.intake.appended(rows)) == []
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_erased_row_stays_erased_when_its_file_is_taken_again(tmp_path, closed):
+    """`closed` False: the process died with the rows in the log, and no checkpoint that knows of them."""
+    settings, columns, path = spec(log=LogSpec(rows="always")), table(125), tmp_path / "rows.csv"
+    columns["c"][119] = columns["c"][118] = columns["c"][40] = "zoe"
+    write(path, columns, 120)
+    loop = Loop(settings, tmp_path / "home")
+    loop.ready()
+    for _, payloads in loop.intake.appended(stream(path)):
+        loop.log.append(payloads)
+    while closed and loop.catch_up():
+        pass
+    if closed:
+        loop.close()
+    else:
+        loop.home.close()
+    erase(tmp_path / "home", settings, {"c": "zoe"}, "it was asked for")
+    with Loop(settings, tmp_path / "home") as loop:
+        rows = [event.payload for event in loop.log.read(0, 1000, kinds=("example",))]
+        assert len(rows) == 117
+        before = loop.log.end()
+        loop.run(stream(path))
+        loop.run(stream(path))
+        assert loop.log.count("example") == 120  # erased ones too
+        assert not [event for event in loop.log.read(before, 1000) if isinstance(event.payload, Example)]
+        write(path, columns, 125)
+        loop.run(stream(path))
+        assert loop.log.count("example") == 125
+
+
+def test_each_appended_file_is_taken_from_where_it_was_left(tmp_path):
+    settings, columns = spec(log=LogSpec(rows="always")), table(300)
+    with Loop(settings, tmp_path / "home") as loop:
+        for name, rows in (("one", 100), ("two", 150), ("one", 130)):
+            write(tmp_path / f"{name}.csv", columns, rows)
+            taken = loop.run(stream(tmp_path / f"{name}.csv"))["rows"]
+        assert taken == 30
+        assert loop.log.count("example") == 280
+
+
+def test_a_home_whose_fold_has_not_counted_rows_is_still_read(tmp_path):
+    settings, path = spec(log=LogSpec(rows="always")), tmp_path / "rows.csv"
+    write(path, table(300), 100)
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(stream(path))
+        loop.fold.taken.rows.clear()  # as a release before left it
+        write(path, table(300), 120)
+        assert loop.run(stream(path))["rows"] == 20
+
+
+def test_what_is_known_of_rows_taken_does_not_depend_on_how_the_log_is_cut(tmp_path):
+    settings, told = spec(log=LogSpec(rows="always"), checkpoint=20), []
+    write(tmp_path / "rows.csv", table(300), 130)
+    for size in (1, 7, 1000):
+        with Loop(settings, tmp_path / f"{size}") as loop:
+            loop.ready()
+            for _, payloads in loop.intake.appended(stream(tmp_path / "rows.csv")):
+                loop.log.append(payloads, time=5.0)
+            while loop.catch_up(size):
+                pass
+            told.append([event.payload for event in loop.log.read(0, 1000, kinds=("checkpoint",))])
+            assert len(told[0]) > 5
+    assert told[0] == told[1] == told[2]
+
+
+def test_streams_beyond_a_thousand_are_forgotten_oldest_first():
+    taken = StreamOffsets()
+    taken.note(f"{number:016x}:{number}" for number in range(1200))
+    assert list(taken.rows.values()) == list(range(200, 1200))
+
+
+def test_what_was_promoted_by_rows_answers_at_once(tmp_path):
+    settings = spec()
+    with Loop(settings, tmp_path / "home") as loop:
+        before = loop.predict({name: table(1)[name][0] for name in FIELDS})
+        loop.run(read(table(3000), schema=settings.schema))
+        after = loop.predict({name: table(1)[name][0] for name in FIELDS})
+        assert before.version != after.version == loop.report()["champion"]

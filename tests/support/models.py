@@ -1,0 +1,44 @@
+"""A model of a few lines that keeps the contract, and rows to try it on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from everlearn.records import Arrays, Batch, Examples, Floats, Singles
+
+
+class Mean:
+    """Predicts the share of each class so far, whatever the features."""
+
+    def __init__(self, spec: Mapping[str, Any] | None = None) -> None:
+        self.spec = {"family": "tests.support.models:Mean", "task": "binary", "classes": 2} | dict(spec or {})
+        self.arrays: Arrays = {"count": np.zeros((), np.int64), "ones": np.zeros((), np.float64)}
+
+    def predict(self, batch: Batch) -> Singles:
+        share = (self.arrays["ones"] + 1) / (self.arrays["count"] + 2)
+        return np.tile(np.array([1 - share, share], np.float32), (len(batch), 1))
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        said = np.empty((len(y), 2), np.float32)
+        for row, label in enumerate(y):
+            said[row] = self.predict(part(batch, row))[0]
+            if np.isfinite(label):
+                self.arrays["count"] += 1
+                self.arrays["ones"] += label
+        return said
+
+
+def part(batch: Batch, row: int) -> Batch:
+    return Batch(batch.dense[row : row + 1], batch.indptr[row : row + 2], batch.indices, batch.values)
+
+
+def examples(n: int, seed: int = 0, dense: int = 3) -> Examples:
+    """Separable binary rows without hashed features."""
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, dense)).astype(np.float32)
+    batch = Batch(x, np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    y = (x[:, 0] + 0.3 * draw.normal(size=n) > 0).astype(np.float64)
+    return Examples(batch, y, np.ones(n, np.float32), np.arange(1, n + 1))

@@ -1,0 +1,462 @@
+"""Servers that can be killed whole, clients that remember what was acknowledged, and what must be true afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from everlearn.app.admin.processes import running
+from everlearn.app.supervisor import Server
+from everlearn.client import Client, RequestRefused, Unreachable
+from everlearn.client.results import Answer
+from everlearn.errors import BlobError, EverlearnError, InputError, LogError
+from everlearn.events import connect
+from everlearn.loop.loop import Loop
+from everlearn.records import Decision, Event, Example, Label, Prediction
+from everlearn.serve import snapshot
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, ReplaySpec, Schema, ServeSpec, Spec
+
+FIELDS = {"a": "numeric", "b": "numeric", "c": "categorical"}
+PATIENCE = 120.0  # seconds; on a busy machine a server takes its time to start
+TURN = 1200  # rows after which the rule turns round
+SUPERVISOR = """
+import sys
+from pathlib import Path
+import msgspec
+from everlearn.app.supervise import Server
+from everlearn.spec import Spec
+server = Server(msgspec.json.decode(sys.argv[1], type=Spec), Path(sys.argv[2]))
+print(server.url, flush=True)
+server.wait()
+"""
+
+
+def spec(**changes: Any) -> Spec:
+    """A small loop with much going on: decisions, checkpoints, a canary, early feedback, limits."""
+    settings: dict[str, Any] = {
+        "schema": Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS, bits=8),
+        "tick": 20,
+        "checkpoint": 200,
+        "keep": 10_000,
+        "challengers": 3,
+        "gate": GateSpec(minimum=100),
+        "drift": DriftSpec(grace_period=200, sensitivity=0.05),
+        "replay": ReplaySpec(kind="reservoir", bytes=20_000, width=4),
+        "feedback": FeedbackSpec(early=3600.0),
+        "limits": LimitsSpec(clip=0.01, source=0.6, quarantine=0.99),
+        "serve": ServeSpec(port=0, workers=2, canary=0.3),
+    }
+    return Spec(**(settings | changes))
+
+
+def record(row: int) -> tuple[dict[str, Any], int]:
+    """A row of an endless stream whose rule turns round now and then, and its label."""
+    draw = np.random.default_rng((5, row))
+    a, b, noise = draw.normal(size=3).tolist()
+    c = int(draw.integers(5))
+    sign = -1.0 if row // TURN % 2 else 1.0
+    return {"a": a, "b": b, "c": f"c{c}"}, int(sign * (a + 0.5 * b) + 0.2 * (c - 2) + 0.3 * noise > 0)
+
+
+def until(true: Callable[[], Any], why: str = "it did not come about") -> None:
+    """Wait for what must come true."""
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, why
+        time.sleep(0.01)
+
+
+class Outside:
+    """A server with a supervisor that is a process of its own; what it says goes to the file `said`."""
+
+    def __init__(self, settings: Spec, home: Path) -> None:
+        self.spec, self.home = settings, home
+        self.said = home.parent / f"{home.name}.txt"
+        self.url = ""
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        assert self.try_start(), self.said.read_text()
+
+    def try_start(self) -> bool:
+        """Start it, and wait until it answers, or until it says why it does not."""
+        told = msgspec.json.encode(self.spec).decode()
+        with self.said.open("a") as said:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", SUPERVISOR, told, str(self.home)],
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        url = self._process.stdout.readline().strip()
+        self.url = url or self.url
+        if not url:
+            self._reap()
+        return bool(url)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def processes(self) -> dict[str, int]:
+        """The processes that it has now, by name, without itself."""
+        found = running(self.pid, str(snapshot.folder(self.home)))
+        return {name: one.pid for name, one in found.items()}
+
+    def kill(self, name: str) -> None:
+        """Kill one process, as soon as there is one of that name."""
+        until(lambda: name in self.processes(), f"there is no {name}")
+        with suppress(ProcessLookupError):
+            os.kill(self.processes().get(name, self.pid), signal.SIGKILL)
+
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor alone; what it had started finds out by itself."""
+        assert self._process is not None
+        self._process.kill()
+        self._reap()
+
+    def kill_everything(self) -> None:
+        """Kill the supervisor, and whatever it had started."""
+        assert self._process is not None
+        pids = self.processes().values()
+        self._process.kill()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._reap()
+        until(lambda: not any(alive(pid) for pid in pids), "it cannot be killed")
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop(self) -> None:
+        """Let it end in order."""
+        assert self._process is not None
+        self._process.terminate()
+        self._reap()
+
+    def _reap(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.wait(PATIENCE)
+        self._process.stdout.close()
+
+    def __enter__(self) -> Outside:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self.stop()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+Told = tuple[str, int, str]  # id, label, source
+
+
+@dataclass
+class Memory:
+    """What clients have sent, what of it was acknowledged, and what went wrong that must not."""
+
+    rows: int = 0
+    sent: set[Told] = field(default_factory=set)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    told: set[Told] = field(default_factory=set)
+    examples: set[str] = field(default_factory=set)
+    orders: list[int] = field(default_factory=list)
+    unanswered: list[Exception] = field(default_factory=list)
+    wrong: list[Exception] = field(default_factory=list)
+
+    def add(self, other: Memory) -> None:
+        self.rows += other.rows
+        self.sent |= other.sent
+        self.answers |= other.answers
+        self.told |= other.told
+        self.examples |= other.examples
+        self.orders += other.orders
+        self.unanswered += other.unanswered
+        self.wrong += other.wrong
+
+
+class Caller:
+    """One client: it predicts, tells labels late, out of order, early and again, corrects some, and gives examples."""
+
+    def __init__(self, number: int, server: Outside, rows: Iterator[int]) -> None:
+        self.memory = Memory()
+        self._draw = np.random.default_rng((9, number))
+        self._server, self._rows = server, rows
+        self._source = f"s{number}"
+        self._waiting: list[tuple[str, int]] = []
+        self._known: list[Told] = []
+        self._url, self._client = "", Client()
+
+    def step(self) -> None:
+        """Take some rows: ask, then tell what was true of others."""
+        if self._url != self._server.url:  # it was started again, at another port
+            self._client.close()
+            self._url = self._server.url
+            self._client = Client(self._url, retries=2)
+        taken = [next(self._rows) for _ in range(int(self._draw.integers(1, 9)))]
+        self.memory.rows += len(taken)
+        asked = {f"p{row}": record(row) for row in taken}
+        match int(self._draw.integers(10)):
+            case 0:
+                self._give(asked)
+                return
+            case 1:
+                self._tell([(id, label, self._source) for id, (_, label) in asked.items()])
+        self._ask({id: features for id, (features, _) in asked.items()})
+        self._waiting += [(id, label) for id, (_, label) in asked.items()]
+        self._judge()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, records: dict[str, dict[str, Any]]) -> None:
+        if self._draw.random() < 0.1 and self.memory.answers:  # ask again what was answered long ago
+            id = [*self.memory.answers][int(self._draw.integers(len(self.memory.answers)))]
+            records |= {id: record(int(id[1:]))[0]}
+        for one in self._try(lambda: self._client.predict_many([*records.values()], [*records])) or ():
+            first = self.memory.answers.setdefault(one.id, one)
+            assert (one.value, one.proba, one.version) == (first.value, first.proba, first.version)
+
+    def _give(self, asked: dict[str, tuple[dict[str, Any], int]]) -> None:
+        given = [Example(f"e{id}", features, label, 1.0, self._source) for id, (features, label) in asked.items()]
+        if (learned := self._try(lambda: self._client.learn_many(given))) is not None:
+            self.memory.examples |= set(learned.ids)
+
+    def _judge(self) -> None:
+        """Tell labels of what was asked a while ago, in no order; some again, and some otherwise than before."""
+        judged: list[Told] = []
+        while len(self._waiting) > 40:
+            id, label = self._waiting.pop(int(self._draw.integers(len(self._waiting))))
+            if self._draw.random() < 0.95:  # the others are never answered
+                judged.append((id, label, self._source))
+        if self._known and self._draw.random() < 0.2:
+            id, label, source = self._known[int(self._draw.integers(len(self._known)))]
+            judged += [(id, label, source), (id, 1 - label, source)][: int(self._draw.integers(1, 3))]
+        if judged:
+            self._tell(judged)
+
+    def _tell(self, judged: list[Told]) -> None:
+        self._known += judged
+        self.memory.sent |= set(judged)
+        rows = [Label(id, label, 1.0, source) for id, label, source in judged]
+        if (taken := self._try(lambda: self._client.feedback_many(rows))) is not None:
+            assert taken.accepted == len(rows)
+            assert not taken.errors
+            self.memory.told |= set(judged)
+
+    def _try(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (Unreachable, LogError, BlobError) as error:  # not acknowledged: it may have happened, or not
+            self.memory.unanswered.append(error)
+            time.sleep(0.02)
+        except (RequestRefused, InputError) as error:
+            self.memory.wrong.append(error)
+        return None
+
+
+class Operator:
+    """One person who promotes, rolls back, starts and withdraws challengers, now and then."""
+
+    def __init__(self, server: Outside) -> None:
+        self.memory = Memory()
+        self._draw = np.random.default_rng(13)
+        self._server = server
+
+    def step(self) -> None:
+        """Give one order; what is refused for a reason is no fault."""
+        time.sleep(float(self._draw.uniform(0.2, 0.8)))
+        kind = int(self._draw.integers(5))
+        try:
+            with Client(self._server.url, retries=0, timeout=30.0) as client:
+                known = [one.id for one in client.versions()]
+                some = known[int(self._draw.integers(len(known)))]
+                calls: list[Callable[[], Any]] = [
+                    lambda: client.promote(some, "to try"),
+                    lambda: client.rollback("tried"),
+                    lambda: client.challenge({"family": "linear"}, "to try"),
+                    lambda: client.withdraw(some, "tried"),
+                    lambda: client.rollback("one source", without={"source": "s0"}),
+                ]
+                self.memory.orders.append(calls[kind]().position)
+        except EverlearnError as error:
+            self.memory.unanswered.append(error)
+
+    def close(self) -> None:
+        """Nothing is held between two orders."""
+
+
+@contextmanager
+def under_load(server: Outside, rows: int, first: int = 0, orders: bool = True, callers: int = 3) -> Iterator[Memory]:
+    """Let clients work while the block runs, and until they have taken the rows from `first` up to `rows`; what they
+    remember is yielded, and is whole when the block is left."""
+    memory, over, stream = Memory(), threading.Event(), itertools.count(first)
+    workers: list[Caller | Operator] = [Caller(number, server, stream) for number in range(callers)]
+    workers += [Operator(server)] if orders else []
+    broken: list[BaseException] = []
+
+    def work(one: Caller | Operator) -> None:
+        try:
+            while not broken and not (over.is_set() and (isinstance(one, Operator) or next_row(stream) >= rows)):
+                one.step()
+        except BaseException as error:
+            broken.append(error)
+        finally:
+            one.close()
+
+    threads = [threading.Thread(target=work, args=(one,)) for one in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        for one in workers:
+            memory.add(one.memory)
+    if broken:
+        raise broken[0]
+
+
+def next_row(stream: itertools.count[int]) -> int:
+    """The row that will be taken next."""
+    return int(repr(stream)[6:-1])
+
+
+def catch_up(server: Outside | Server) -> None:
+    """Wait until the learner has folded all that is in the log now, and has no trouble."""
+    log = connect(str(server.home / "log.sqlite"), tidy=False)
+    end = log.end()
+    log.close()
+
+    def folded() -> bool:
+        status = client.status()
+        return status["position"] >= end and not status["learner"]["trouble"]
+
+    with Client(server.url) as client:
+        until(folded, "the learner does not catch up")
+
+
+# ---- what must be true afterwards --------------------------------------------------------------------------------
+
+
+def events_of(home: Path) -> list[Event]:
+    log = connect(str(home / "log.sqlite"), tidy=False)
+    try:
+        return log.read(0, 10_000_000)
+    finally:
+        log.close()
+
+
+def check_kept(memory: Memory, home: Path) -> None:
+    """Every acknowledged event is in the log once, as it was acknowledged, and nothing is there that nobody sent."""
+    events = [event.payload for event in events_of(home)]
+    predictions = Counter(one.id for one in events if isinstance(one, Prediction))
+    examples = Counter(one.id for one in events if isinstance(one, Example))
+    told = Counter((one.id, one.value, one.source) for one in events if isinstance(one, Label))
+    orders = {event.position for event in events_of(home) if is_order(event)}
+    assert memory.wrong == []
+    assert max([*predictions.values(), *examples.values(), *told.values()]) == 1
+    assert memory.answers.keys() <= predictions.keys()
+    assert memory.examples <= examples.keys()
+    assert memory.told <= told.keys() <= memory.sent
+    assert set(memory.orders) <= orders
+    for one in events:
+        if isinstance(one, Prediction):
+            assert one.features == record(int(one.id[1:]))[0]
+            given = memory.answers.get(one.id, one)
+            assert (one.value, one.proba, one.version) == (given.value, given.proba, given.version)
+
+
+def is_order(event: Event) -> bool:
+    return isinstance(event.payload, Decision) and event.payload.action == "order"
+
+
+def content(loop: Loop) -> dict[str, Any]:
+    """All that a loop has learned and decided, as far as it does not tell who was killed when."""
+    arrays, header = loop.fold.state()
+    versions = loop.versions()
+    return {
+        "header": header,
+        "arrays": {name: array.tobytes() for name, array in arrays.items()},
+        "decisions": [msgspec.to_builtins(one) for one in loop.decisions() if one.action != "order"],
+        "versions": [msgspec.to_builtins(one) for one in versions],
+        "blobs": {
+            one.id: {name: array.tobytes() for name, array in loop.home.versions.load(one.id).items()}
+            for one in versions
+        },
+        "aliases": loop.aliases(),
+    }
+
+
+def replay(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
+    """What a loop that nobody disturbs makes of what came from outside, at the positions at which it came."""
+    events = events_of(home)
+    connect(str(made(folder) / "log.sqlite")).close()
+    from_outside = {one.position for one in events if is_order(one)} | {
+        one.position for one in events if not isinstance(one.payload, Decision) and is_from_outside(one)
+    }
+    with sqlite3.connect(home / "log.sqlite") as source, sqlite3.connect(folder / "log.sqlite") as copy:
+        rows = source.execute("SELECT position, time, kind, key, payload FROM events ORDER BY position")
+        copy.executemany(
+            "INSERT INTO events (position, time, kind, key, payload) VALUES (?, ?, ?, ?, ?)",
+            [row for row in rows if row[0] in from_outside],
+        )
+    source.close()
+    copy.close()
+    with Loop(settings, folder, behind=True) as loop:
+        loop.ready()  # a server starts its loop before anybody asks
+        while loop.catch_up():
+            pass
+        return content(loop)
+
+
+def is_from_outside(event: Event) -> bool:
+    return isinstance(event.payload, Prediction | Label | Example)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def check_learned(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
+    """All arrays, versions and decisions are, to the last bit, those of a replay that nobody disturbed."""
+    with Loop(settings, home) as loop:
+        assert loop.log.verify().ok
+        got = content(loop)
+    expected = replay(home, settings, folder)
+    assert got["decisions"] == expected["decisions"]
+    assert got["header"] == expected["header"]
+    assert [name for name in expected["arrays"] if got["arrays"].get(name) != expected["arrays"][name]] == []
+    for part in ("versions", "aliases", "blobs"):
+        assert got[part] == expected[part], part
+    return got
