@@ -211,11 +211,15 @@ def copied(arrays: Mapping[str, Any]) -> Arrays:
     return {name: np.array(array, copy=True, order="C") for name, array in arrays.items()}
 
 
+def row_slice(batch: Batch, start: int, stop: int) -> Batch:
+    """Return rows start to stop - 1 of a batch; nothing is copied."""
+    return Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values)
+
+
 def cut(examples: Examples, start: int, stop: int) -> Examples:
     """Rows start to stop - 1 of examples; nothing is copied."""
-    batch = examples.batch
     return Examples(
-        Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values),
+        row_slice(examples.batch, start, stop),
         examples.y[start:stop],
         examples.weight[start:stop],
         examples.position[start:stop],
@@ -271,20 +275,20 @@ def compare(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
 
 
 def select(examples: Examples, keep: NDArray[np.bool_]) -> Examples:
-    """The rows for which `keep` (n,) is true."""
+    """Return the rows for which `keep`, bool (n,), is true."""
     if keep.all():
         return examples
-    batch, rows = examples.batch, np.flatnonzero(keep)
+    batch, kept = examples.batch, np.flatnonzero(keep)
     return Examples(
-        stack([_row(batch, int(row)) for row in rows], batch.dense.shape[1]),
-        examples.y[rows],
-        examples.weight[rows],
-        examples.position[rows],
+        stack([row_slice(batch, int(row), int(row) + 1) for row in kept], batch.dense.shape[1]),
+        examples.y[kept],
+        examples.weight[kept],
+        examples.position[kept],
     )
 
 
 def stack(rows: Sequence[Batch], columns: int = 0) -> Batch:
-    """Batches one after the other, as one; `columns` is how many dense ones there are where there is no batch."""
+    """Return batches one after the other as one batch; without any, an empty one with `columns` dense columns."""
     if len(rows) == 1:
         return rows[0]
     if not rows:
@@ -297,7 +301,3 @@ def stack(rows: Sequence[Batch], columns: int = 0) -> Batch:
     return Batch(
         np.concatenate([batch.dense for batch in rows]), indptr, np.concatenate(entries), np.concatenate(values)
     )
-
-
-def _row(batch: Batch, row: int) -> Batch:
-    return Batch(batch.dense[row : row + 1], batch.indptr[row : row + 2], batch.indices, batch.values)

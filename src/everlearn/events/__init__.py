@@ -8,7 +8,7 @@ The default home is one SQLite file in WAL mode. `docs/why/log.md` says what is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from everlearn.errors import ConfigError
@@ -18,7 +18,9 @@ from everlearn.events.seals import Chain
 from everlearn.events.sqlite import SqliteLog
 from everlearn.records import Event, Payload
 
-__all__ = ["KINDS", "Chain", "Durability", "Log", "Row", "SqliteLog", "connect", "key", "row"]
+__all__ = ["KINDS", "Chain", "Durability", "Log", "Row", "SqliteLog", "connect", "key", "row", "scan"]
+
+PAGE = 4096  # events read at a time
 
 
 class Log(Protocol):
@@ -79,6 +81,25 @@ class Log(Protocol):
     def close(self) -> None:
         """Let go of the log; closing twice is fine."""
         ...
+
+
+def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None = None) -> Iterator[Event]:
+    """Yield the events behind position `after` in order, up to position `upto` or the end of the log.
+
+    `kinds` limits them to these kinds. The log is read one page at a time, so that a long log needs little memory.
+
+    >>> from everlearn.records import Example
+    >>> with connect(":memory:") as log:
+    ...     _ = log.append([Example(str(i), {}, i) for i in range(5)])
+    ...     [event.position for event in scan(log, after=1, upto=4)]
+    [2, 3, 4]
+    """
+    while (upto is None or after < upto) and (page := log.read(after, PAGE, kinds)):
+        for event in page:
+            if upto is not None and event.position > upto:
+                return
+            yield event
+        after = page[-1].position
 
 
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:

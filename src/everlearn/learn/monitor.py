@@ -16,7 +16,7 @@ import numpy as np
 from everlearn import drift, metrics, replay
 from everlearn.learn import limits
 from everlearn.metrics import loss_kind
-from everlearn.model import compare, copied, cut, prefixed, select, within
+from everlearn.model import compare, copied, cut, prefixed, row_slice, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
 from everlearn.spec import Schema, Spec
 
@@ -207,8 +207,7 @@ class Looked:
         if self._before and rows != self._known:
             for name, array in self._before.items():
                 self._learner.limits[name][...] = array
-            batch = self._batch
-            self._learner.bound(Batch(batch.dense[:rows], batch.indptr[: rows + 1], batch.indices, batch.values))
+            self._learner.bound(row_slice(self._batch, 0, rows))
             self._known = rows
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from everlearn.feedback.correction import Correction
-from everlearn.model import Model
+from everlearn.model import Model, row_slice
 from everlearn.records import (
     Batch,
     Examples,
@@ -44,7 +44,7 @@ def teach(
             model.learn(batch, y, weight)
         return
     for i in range(len(y)):
-        row = Batch(batch.dense[i : i + 1], batch.indptr[i : i + 2], batch.indices, batch.values)
+        row = row_slice(batch, i, i + 1)
         positive, came_late = bool(y[i] != default), late[i]
         if positive and came_late is not None:
             correction.positive(came_late)

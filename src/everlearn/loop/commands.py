@@ -17,14 +17,13 @@ from msgspec import Struct
 
 from everlearn import model, schema
 from everlearn.errors import ConfigError, EverlearnError, InputError, ModelError
-from everlearn.events import Log
+from everlearn.events import Log, scan
 from everlearn.merge import METHODS, How, completed, differing
 from everlearn.predict import new_id
 from everlearn.records import Batch, Decision, Example, Label, Payload, Preference, Reward, Task, Version
 from everlearn.spec import Spec
 from everlearn.version.registry import Versions, related
 
-_READ = 4096  # events read at a time
 AS_THEY_ARE = ("champion", "challenger")  # aliases that mean, to a merge, what these have learned by then
 
 
@@ -162,13 +161,12 @@ def withdraw(versions: Versions, name: str, reason: str) -> Decision:
 
 def outcome(log: Log, order: Decision, after: int = 0) -> Decision | None:
     """What became of an order that stands behind position `after`; None if it was not folded yet."""
-    while batch := log.read(after, 1000, kinds=("decision",)):
-        for event in batch:
-            found = event.payload
-            told = isinstance(found, Decision) and found.action != "order" and found.detail.get("order")
-            if isinstance(found, Decision) and told == order.detail["order"]:
-                return found
-        after = batch[-1].position
+    for event in scan(log, after, ("decision",)):
+        decision = event.payload
+        if not isinstance(decision, Decision) or decision.action == "order":
+            continue
+        if decision.detail.get("order") == order.detail["order"]:
+            return decision
     return None
 
 
@@ -180,29 +178,23 @@ def champions(log: Log, scored: int) -> tuple[list[str], list[Without]]:
     """
     served: list[str] = []
     left_out: list[Without] = []
-    after = 0
-    while batch := log.read(after, _READ, kinds=("decision",)):
-        for event in batch:
-            one = event.payload
-            if not isinstance(one, Decision) or one.detail.get("examples", 0) > scored:
-                continue
-            if one.alias == "champion":
-                served.append(one.version)
-                left_out += [msgspec.convert(one.detail["without"], Without)] if "without" in one.detail else []
-            elif one.action == "erase":  # versions were made anew
-                served = [one.detail["versions"].get(version, version) for version in served]
-        after = batch[-1].position
+    for event in scan(log, kinds=("decision",)):
+        decision = event.payload
+        if not isinstance(decision, Decision) or decision.detail.get("examples", 0) > scored:
+            continue
+        if decision.alias == "champion":
+            served.append(decision.version)
+            left_out += [msgspec.convert(decision.detail["without"], Without)] if "without" in decision.detail else []
+        elif decision.action == "erase":  # it replaced versions
+            served = [decision.detail["versions"].get(version, version) for version in served]
     return served, left_out
 
 
 def first(log: Log, named: Without, at: int) -> int:
     """The position of the first label that is meant, before position `at`; InputError if there is none."""
-    after = max(0, named.first - 1)
-    while after < at and (batch := log.read(after, _READ)):
-        for event in batch:
-            if event.position < at and named.names(event.position, event.payload):
-                return event.position
-        after = batch[-1].position
+    for event in scan(log, max(0, named.first - 1), upto=at - 1):
+        if named.names(event.position, event.payload):
+            return event.position
     raise InputError("there is no such label in the log; see its source and position")
 
 

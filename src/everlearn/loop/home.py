@@ -23,7 +23,6 @@ from everlearn.version.registry import Versions
 
 _FORMAT = 2  # of the state in a checkpoint
 _READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants of one family
-_READ = 4096  # events read at a time
 
 
 class Home:
@@ -57,10 +56,7 @@ class Home:
 
     def read(self, *kinds: str) -> Iterator[Payload]:
         """All payloads of these kinds, in order."""
-        after = 0
-        while batch := self.log.read(after, _READ, kinds=kinds):
-            yield from (event.payload for event in batch)
-            after = batch[-1].position
+        return (event.payload for event in events.scan(self.log, kinds=kinds))
 
     def prediction(self, id: str) -> Prediction | None:
         """The prediction of that id, if it is in the log."""

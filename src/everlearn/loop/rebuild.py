@@ -6,7 +6,7 @@ them, and learns what came since, without them. The cost is that of reading and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from everlearn import metrics
 from everlearn.errors import InputError
-from everlearn.events import Log
+from everlearn.events import Log, scan
 from everlearn.feedback.admission import target
 from everlearn.feedback.correction import Correction
 from everlearn.feedback.pending import Earlier, Early
@@ -41,7 +41,6 @@ from everlearn.serve.isolation import IsolatedModel
 from everlearn.serve.roster import Progress
 from everlearn.spec import FeedbackSpec, LimitsSpec
 
-_READ = 4096  # events read at a time
 _LEARN = 1024  # rows learned at a time
 _PLAIN_FEEDBACK, _NO_LIMITS = FeedbackSpec(), LimitsSpec()
 _WAITER = 500  # bytes that a waiting prediction takes, about, where only its id is kept
@@ -77,7 +76,7 @@ def rebuild(
     (400, 400)
     """
     pupil = _Pupil(model, log, encoder, task, skip, feedback, limits, bounds or {})
-    for event in _stretch(log, _context(log, after, max(feedback.window, feedback.early)), upto):
+    for event in scan(log, _context(log, after, max(feedback.window, feedback.early)), upto=upto):
         pupil.take(event, event.position > after)
     pupil.learn()
     return pupil.learned, pupil.left_out
@@ -89,19 +88,16 @@ def training_positions(log: Log) -> dict[str, Progress]:
     A version that was made anew, because something was erased, has learned what the old one had.
     """
     found: dict[str, Progress] = {}
-    after = 0
-    while batch := log.read(after, _READ, kinds=("decision",)):
-        for event in batch:
-            one = event.payload
-            if not isinstance(one, Decision):
-                continue
-            if one.action == "erase":
-                found |= {new: found[old] for old, new in one.detail.get("versions", {}).items() if old in found}
-            for version, learned in one.detail.get("grown", {}).items():
-                found.setdefault(version, Progress(*learned))
-            if "learned" in one.detail:
-                found.setdefault(one.version, Progress(*one.detail["learned"]))
-        after = batch[-1].position
+    for event in scan(log, kinds=("decision",)):
+        decision = event.payload
+        if not isinstance(decision, Decision):
+            continue
+        if decision.action == "erase":
+            found |= {new: found[old] for old, new in decision.detail.get("versions", {}).items() if old in found}
+        for version, learned in decision.detail.get("grown", {}).items():
+            found.setdefault(version, Progress(*learned))
+        if "learned" in decision.detail:
+            found.setdefault(decision.version, Progress(*decision.detail["learned"]))
     return found
 
 
@@ -251,12 +247,6 @@ class _Pupil:
             return self._encoder.label(label)
         except InputError:
             return None
-
-
-def _stretch(log: Log, after: int, upto: int) -> Iterator[Event]:
-    while after < upto and (batch := log.read(after, _READ)):
-        yield from (event for event in batch if event.position <= upto)
-        after = batch[-1].position
 
 
 def _context(log: Log, after: int, seconds: float) -> int:

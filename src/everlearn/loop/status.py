@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from everlearn import drift, gate, metrics
-from everlearn.events import Log
+from everlearn.events import Log, scan
 from everlearn.learn import limits
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
@@ -38,14 +38,13 @@ class Marks:
 
     def follow(self, log: Log) -> list[dict[str, Any]]:
         """All marks up to now, oldest first, of which the newest `MARKS` are kept."""
-        while batch := log.read(self._after, 1000, kinds=("decision",)):
-            self._after = batch[-1].position
-            for event in batch:
-                decision = event.payload
-                if not isinstance(decision, Decision) or decision.action not in SHOWN:
-                    continue
-                if decision.action != "reject" or decision.by != "loop":  # that was an order, not a model
-                    self._marks.append(_mark(event.position, decision))
+        for event in scan(log, self._after, ("decision",)):
+            self._after = event.position
+            decision = event.payload
+            if not isinstance(decision, Decision) or decision.action not in SHOWN:
+                continue
+            if decision.action != "reject" or decision.by != "loop":  # the loop rejects orders, the gate models
+                self._marks.append(_mark(event.position, decision))
         return list(self._marks)
 
 

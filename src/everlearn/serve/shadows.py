@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from everlearn.model import row_slice
 from everlearn.records import Batch, Singles
 from everlearn.serve.roster import Contestant
 
@@ -39,16 +40,12 @@ class ShadowPredictions:
         """
         if learned or row not in self._heard:
             self._heard = range(row, upto)
-            self._now = predict_all(self._learners.values(), _rows(self._batch, row, upto))
+            self._now = predict_all(self._learners.values(), row_slice(self._batch, row, upto))
         at = row - self._heard.start
         return {
             uid: self._now[uid][at : at + 1].copy() if uid in self._learners else self._said[uid][row : row + 1].copy()
             for uid in self._order
         }
-
-
-def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return Batch(batch.dense[start:stop], batch.indptr[start : stop + 1], batch.indices, batch.values)
 
 
 def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Singles]:

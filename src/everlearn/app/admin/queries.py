@@ -22,12 +22,11 @@ import msgspec
 
 from everlearn.app.admin.responses import Chain, DecisionEntry, DecisionPage, EventPage, VersionEntry, VersionPage
 from everlearn.errors import InputError
-from everlearn.events import KINDS, connect
+from everlearn.events import KINDS, connect, scan
 from everlearn.records import Arrays, Born, Decision, Event, Version
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
-_READ = 1000  # rare events read at a time
 _STEP = 100  # events read at a time for a page: a page never holds much more than it gives
 _WALKED = 20_000  # events that are looked at for one page, at most
 _TOLD = 200  # events of one id
@@ -75,10 +74,9 @@ class Archive:
     def follow(self) -> None:
         """Take in what was born and decided since the last time."""
         with self._following:
-            while batch := self._log.read(self._seen, _READ, kinds=("version", "decision")):
-                for event in batch:
-                    self._note(event)
-                self._seen = batch[-1].position
+            for event in scan(self._log, self._seen, ("version", "decision")):
+                self._note(event)
+                self._seen = event.position
 
     def _note(self, event: Event) -> None:
         self._versions.note(event.payload)

@@ -24,7 +24,7 @@ import numpy as np
 
 from everlearn import replay
 from everlearn.errors import ConfigError, InputError
-from everlearn.events import SqliteLog
+from everlearn.events import SqliteLog, scan
 from everlearn.learn import limits
 from everlearn.loop.erase.finding import Found, find
 from everlearn.loop.erase.forgetting import Flags, forget
@@ -37,8 +37,6 @@ from everlearn.spec import Spec
 from everlearn.version.blobs import Blobs
 
 __all__ = ["erase"]
-
-_READ = 4096  # events read at a time
 
 
 def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) -> Decision:
@@ -152,17 +150,14 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
     replaced: set[str] = set()
     versions: dict[str, str] = {}
     newest = ""  # checkpoint; those before it may hold what was erased
-    after = 0
-    while batch := log.read(after, _READ, kinds=("version", "decision", "checkpoint")):
-        for event in batch:
-            match event.payload:
-                case Born(version=version):
-                    versions[version.id] = version.blob
-                case Checkpoint(blob=blob):
-                    newest = blob
-                case Decision(action="erase", detail=detail):
-                    replaced |= detail["versions"].keys()
-        after = batch[-1].position
+    for event in scan(log, kinds=("version", "decision", "checkpoint")):
+        match event.payload:
+            case Born(version=version):
+                versions[version.id] = version.blob
+            case Checkpoint(blob=blob):
+                newest = blob
+            case Decision(action="erase", detail=detail):
+                replaced |= detail["versions"].keys()
     needed = {blob for id, blob in versions.items() if id not in replaced} | {newest}
     for blob in blobs.hashes() - needed:
         blobs.remove(blob)
@@ -175,14 +170,11 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
 
 def _done(log: SqliteLog, where: Mapping[str, Scalar]) -> Decision | None:
     """The erasure that was made for `where` before, if there is one."""
-    after = 0
     found = None
-    while batch := log.read(after, _READ, kinds=("decision",)):
-        for event in batch:
-            match event.payload:
-                case Decision(action="erase", detail={"salt": str(salt), "digest": str(digest)}) as decision:
-                    found = decision if _digest(where, salt) == digest else found
-        after = batch[-1].position
+    for event in scan(log, kinds=("decision",)):
+        match event.payload:
+            case Decision(action="erase", detail={"salt": str(salt), "digest": str(digest)}) as decision:
+                found = decision if _digest(where, salt) == digest else found
     return found
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from everlearn.errors import InputError
-from everlearn.events import KINDS, Log
+from everlearn.events import KINDS, Log, scan
 from everlearn.records import Event, Example, Label, Prediction, Preference, Rejected, Reward, Scalar
 from everlearn.spec import Spec
 
-_READ = 4096  # events read at a time
 _TAUGHT = (Example, Label, Reward, Preference)
 
 
@@ -42,7 +41,7 @@ def find(log: Log, spec: Spec, where: Mapping[str, Scalar]) -> Found:
     _check(spec, where)
     wanted = {name: _text(value) for name, value in where.items()}
     found: dict[int, Event] = {}
-    for event in _events(log, ("prediction", "example", "rejected")):
+    for event in scan(log, kinds=("prediction", "example", "rejected")):
         payload = event.payload
         if isinstance(payload, Rejected):
             about = _mentions(payload, wanted)
@@ -65,13 +64,6 @@ def find(log: Log, spec: Spec, where: Mapping[str, Scalar]) -> Found:
     return Found(
         sorted(found), dict(sorted(kinds.items())), ids, [row.features for row in rows], min(taught, default=0)
     )
-
-
-def _events(log: Log, kinds: Sequence[str]) -> Iterator[Event]:
-    after = 0
-    while batch := log.read(after, _READ, kinds):
-        yield from batch
-        after = batch[-1].position
 
 
 def _check(spec: Spec, where: Mapping[str, Scalar]) -> None:

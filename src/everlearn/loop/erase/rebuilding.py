@@ -11,7 +11,7 @@ import msgspec
 
 from everlearn import model
 from everlearn.errors import InputError
-from everlearn.events import Log
+from everlearn.events import Log, scan
 from everlearn.learn import limits
 from everlearn.loop import merge_versions
 from everlearn.loop.commands import Without
@@ -216,12 +216,7 @@ class Rebuilding:
 
 
 def _decisions(log: Log) -> list[Decision]:
-    found: list[Decision] = []
-    after = 0
-    while batch := log.read(after, _READ, kinds=("decision",)):
-        found += [event.payload for event in batch if isinstance(event.payload, Decision)]
-        after = batch[-1].position
-    return found
+    return [event.payload for event in scan(log, kinds=("decision",)) if isinstance(event.payload, Decision)]
 
 
 def _as_named_now(decisions: list[Decision]) -> list[Decision]:
