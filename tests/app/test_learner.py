@@ -384,7 +384,7 @@ def test_it_catches_up_and_saves_when_it_is_asked_to_end(tmp_path):
         assert process.wait(PATIENCE) == 0
         last = client.reader.current()
     with Loop(setup.spec, Path(setup.home), behind=True) as loop:
-        assert loop.fold.learner.scored == 2000  # from the checkpoint alone
+        assert loop.fold.monitor.scored == 2000  # from the checkpoint alone
         arrays = loop.fold.roster.champion.model.arrays
         assert all((arrays[name] == last.champion.model.arrays[name]).all() for name in arrays)
 

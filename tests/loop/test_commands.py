@@ -288,7 +288,7 @@ def test_a_live_champion_that_is_replaced_can_be_brought_back_as_it_was(tmp_path
         assert bytes_of(loop.fold.roster.champion.model) == learned
         serve(loop, columns, 200, 300)
         loop.rollback("and back")
-        assert bytes_of(loop.fold.moves.revive(kept.id)) == learned
+        assert bytes_of(loop.fold.transitions.revive(kept.id)) == learned
         expected = state(loop)
     with Loop(settings, tmp_path / "home") as loop:
         assert state(loop) == expected
@@ -430,7 +430,7 @@ def test_without_a_source_the_learner_is_as_if_it_had_never_sent_anything(tmp_pa
         assert {name: array.tobytes() for name, array in learner.arrays.items()} == {
             name: array.tobytes() for name, array in other.arrays.items()
         }
-        remembered = loop.fold.learner.remembered()
+        remembered = loop.fold.monitor.remembered()
         bad = [
             event.position for event in loop.log.read(0, 10_000) if Without("bad").names(event.position, event.payload)
         ]
@@ -544,7 +544,7 @@ def test_a_flood_from_one_source_moves_little_and_is_not_counted(tmp_path: Path)
             loop.predict({"a": 3.0, "b": 0.0, "c": "c1"}, id=f"flood {row}")
             loop.feedback(f"flood {row}", label=0, source="key")
         assert loop.report()["examples"] == before + 20  # a tenth of the window
-        assert loop.fold.learner.limits["counters"].sum() > 0
+        assert loop.fold.monitor.limits["counters"].sum() > 0
         expected = state(loop)
     with Loop(settings, tmp_path / "home") as loop:
         assert state(loop) == expected
@@ -574,7 +574,7 @@ def test_limits_do_not_depend_on_how_the_log_is_cut(tmp_path: Path, mode: str, l
                 pass
             arrays, _ = loop.fold.state()
             states.append({name: array.tobytes() for name, array in arrays.items() if not name.endswith("position")})
-            counters = loop.fold.learner.limits["counters"]
+            counters = loop.fold.monitor.limits["counters"]
             assert counters.sum() > 0
     assert states[0] == states[1] == states[2]
 
@@ -640,7 +640,7 @@ def test_feedback_that_comes_early_waits_for_its_prediction(tmp_path: Path):
     with Loop(settings, tmp_path / "home") as loop:
         assert state(loop) == before
         loop.predict({"a": 1.0, "b": 1.0, "c": "c1"}, id="soon")
-        assert (len(loop.fold.early), loop.report()["examples"], len(loop.fold.waiting)) == (0, 1, 0)
+        assert (len(loop.fold.early), loop.report()["examples"], len(loop.fold.pending)) == (0, 1, 0)
 
 
 def test_a_label_from_before_its_prediction_is_no_correction_of_it(tmp_path: Path):

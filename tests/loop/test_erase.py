@@ -259,17 +259,17 @@ def test_the_replay_memory_and_what_waits_hold_nothing_of_the_person(tmp_path: P
     with Loop(chosen, home) as loop:
         events = content(loop.log)
         gone = {event.position for event in events if PERSON in repr(event.payload)}
-        held = loop.fold.learner.remembered()
+        held = loop.fold.monitor.remembered()
         mine = int(np.isin(held.position, [*gone]).sum())
-        waiting = len(loop.fold.waiting)
+        waiting = len(loop.fold.pending)
     assert mine > 5
     decision = erase(home, chosen, {"user": PERSON}, "asked")
     with Loop(chosen, home) as loop:
-        left = loop.fold.learner.remembered()
+        left = loop.fold.monitor.remembered()
         assert not np.isin(left.position, [*gone]).any()
         assert set(left.position) <= set(held.position)
         assert len(left.y) == (len(held.y) - mine if kind == "window" else len(held.y))
-        waited = waiting - len(loop.fold.waiting)
+        waited = waiting - len(loop.fold.pending)
         assert waited == sum(about(row) == PERSON and row % 9 != 5 and row % 13 == 12 for row in range(ROWS))
         assert decision.detail["forgotten"] == mine + waited
 
@@ -282,7 +282,7 @@ def test_a_person_from_whom_nothing_was_learned_costs_no_rebuilding(tmp_path: Pa
     with Loop(chosen, home) as loop:
         before, aliases = [one.id for one in loop.versions()], loop.aliases()
         arrays = model.copied(loop.fold.roster.champion.model.arrays)
-        assert loop.fold.waiting.state()["ids"].tobytes().endswith(b"only")
+        assert loop.fold.pending.state()["ids"].tobytes().endswith(b"only")
     decision = erase(home, chosen, {"user": "ann"}, "asked")
     assert decision.detail["versions"] == {}
     assert decision.detail["relearned"] == 0
@@ -290,7 +290,7 @@ def test_a_person_from_whom_nothing_was_learned_costs_no_rebuilding(tmp_path: Pa
         assert [one.id for one in loop.versions()] == before
         assert loop.aliases() == aliases
         assert same(loop.fold.roster.champion.model.arrays, arrays)
-        assert not loop.fold.waiting.state()["ids"].tobytes().endswith(b"only")
+        assert not loop.fold.pending.state()["ids"].tobytes().endswith(b"only")
 
 
 def test_a_default_label_is_unlearned_too(tmp_path: Path) -> None:
@@ -308,12 +308,12 @@ def test_a_default_label_is_unlearned_too(tmp_path: Path) -> None:
             events.append(Label(str(events[-5].id), 1))  # type: ignore[union-attr]
     filled(home, chosen, events, 2)
     held = Loop(chosen, home)
-    assert held.fold.learner.remembered().position.size
+    assert held.fold.monitor.remembered().position.size
     held.close()
     erase(home, chosen, {"user": PERSON}, "asked")
     filled(clean, chosen, [one if PERSON not in repr(one) else None for one in events], 2)
     with Loop(chosen, home) as again, Loop(chosen, clean) as never:
-        mine, theirs = (one.fold.learner.remembered() for one in (again, never))
+        mine, theirs = (one.fold.monitor.remembered() for one in (again, never))
         rows = {(*mine.batch.dense[row].tolist(), mine.y[row]) for row in range(len(mine.y))}
         assert rows <= {(*theirs.batch.dense[row].tolist(), theirs.y[row]) for row in range(len(theirs.y))}
 
@@ -388,7 +388,7 @@ def test_a_challenger_that_was_warmed_on_a_window_is_rebuilt_from_as_many_rows(t
     ]
     filled(home, chosen, events, 1)
     with Loop(chosen, home) as loop:
-        held = loop.fold.learner.remembered()
+        held = loop.fold.monitor.remembered()
         fresh = loop.challenge({"family": "linear"}, "try it again")
         assert "warmed on" in fresh.reason
     decision = erase(home, chosen, {"user": PERSON}, "asked")

@@ -155,7 +155,7 @@ def test_epochs_of_a_warm_start_are_passes_over_its_rows(tmp_path):
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(columns, schema=settings.schema))
         first = loop.home.versions.load(loop.versions()[0].id)
-        twin = loop.fold.moves.make()
+        twin = loop.fold.transitions.make()
         (chunk,) = read(columns, schema=settings.schema).chunks()
         warm: Examples = cut(chunk.examples, 0, 500)
         for _ in range(3):
@@ -243,14 +243,14 @@ def test_an_interrupted_run_is_neither_used_nor_saved_half_way(tmp_path, monkeyp
         expected = bytes_of(loop)
 
     with Loop(settings, tmp_path / "home") as loop:
-        remember, calls = loop.fold.learner.remember, iter(range(60))
+        remember, calls = loop.fold.monitor.remember, iter(range(60))
 
         def interrupted(examples: Examples) -> None:
             if next(calls) == 50:  # a thousand rows have been learned, this piece has not been counted
                 raise KeyboardInterrupt
             remember(examples)
 
-        monkeypatch.setattr(loop.fold.learner, "remember", interrupted)
+        monkeypatch.setattr(loop.fold.monitor, "remember", interrupted)
         with pytest.raises(KeyboardInterrupt):
             loop.run(read(columns, schema=settings.schema))
         with pytest.raises(LogError, match="open it again"):
@@ -305,7 +305,7 @@ def test_a_challenger_is_not_scored_on_what_was_predicted_before_it_was_born(tmp
     with everlearn.open(spec(mode="live"), home=tmp_path / "home") as loop:
         for row in range(200):
             loop.predict(record(columns, row), id=str(row))
-        fresh = loop.fold.roster.challenge(loop.versions()[0].id, loop.fold.moves.make())
+        fresh = loop.fold.roster.challenge(loop.versions()[0].id, loop.fold.transitions.make())
         for row in range(200):
             loop.feedback(str(row), label=int(columns["label"][row]))
         assert fresh.trial is None

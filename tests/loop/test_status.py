@@ -84,7 +84,7 @@ def test_it_is_json_and_small(ran):
 
 def test_curves_are_the_metrics_over_time_thinned_to_their_bound(ran):
     for role, curve in ran.status()["curves"].items():
-        whole = metrics.curve(ran.fold.learner.metrics[role])
+        whole = metrics.curve(ran.fold.monitor.metrics[role])
         assert len(whole["x"]) > POINTS >= len(curve["x"])
         assert {len(line) for line in curve.values()} == {len(curve["x"])}
         assert curve["x"][-1] == whole["x"][-1]

@@ -290,7 +290,7 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
         task = bars.add_task("", total=stream.rows, note="")
 
         def show(rows: int, loop: Loop) -> None:
-            reported = loop.fold.learner.report()["champion"]
+            reported = loop.fold.monitor.report()["champion"]
             name = "mae" if "mae" in reported else "accuracy"
             metric = f"champion {name} {reported[name]:.4f}" if name in reported else ""
             speed = bars.tasks[0].speed

@@ -69,9 +69,9 @@ class Fold:
         self.shape = schema.shape(spec.schema)
         self.encoder = schema.Encoder(spec.schema)
         self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1)
-        self.learner = Monitor(spec, self.shape)
-        self.gate = msgspec.structs.replace(spec.gate, loss=self.learner.loss)
-        self.waiting = PendingPredictions(spec.feedback)
+        self.monitor = Monitor(spec, self.shape)
+        self.gate = msgspec.structs.replace(spec.gate, loss=self.monitor.loss)
+        self.pending = PendingPredictions(spec.feedback)
         self.early = Early(spec.feedback)
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
         self.taken = StreamOffsets()
@@ -79,8 +79,8 @@ class Fold:
         self._log = log
         self._default = _default(spec, self.encoder)
         guards = {name: self.encoder.label(_guarded(name, spec)) for name in spec.gate.guards}
-        self.lessons = LabelQueue(spec, self.gate, guards, self._default, self.learner, self.roster)
-        self.moves = Transitions(spec, self.gate, self.encoder, self.learner, self.roster, versions, log)
+        self.label_queue = LabelQueue(spec, self.gate, guards, self._default, self.monitor, self.roster)
+        self.transitions = Transitions(spec, self.gate, self.encoder, self.monitor, self.roster, versions, log)
         self._versions = versions
         self._now = 0.0  # the latest time that the log has shown; it never goes back
         self.warm_rows = int(spec.warm_start)  # a share below 1 needs the length of the stream: the loop knows it
@@ -96,7 +96,7 @@ class Fold:
 
     def prepare(self) -> model.Model:
         """The model that the loop starts with, made where it is not yet. Raises `ConfigError` if it cannot be."""
-        self._nursery = self._nursery or self.moves.make()
+        self._nursery = self._nursery or self.transitions.make()
         return self._nursery
 
     @property
@@ -111,7 +111,7 @@ class Fold:
     @property
     def bounds(self) -> Arrays:
         """What features are clipped to by whoever answers; see `everlearn.learn.limits.clip`."""
-        return limits.bounds(self.learner.limits)
+        return limits.bounds(self.monitor.limits)
 
     # ---- rows, which come with their labels --------------------------------------------------------------------
 
@@ -136,20 +136,20 @@ class Fold:
         for piece in self._pieces(examples, cursor):
             at = int(piece.position[-1])
             payloads = self._begins(cursor, int(piece.position[0]), at)
-            counted = self.lessons.rows(piece, sources[done : done + len(piece.y)])
+            counted = self.label_queue.rows(piece, sources[done : done + len(piece.y)])
             done += len(piece.y)
-            if due := counted > 0 and self.learner.due():
+            if due := counted > 0 and self.monitor.due():
                 self.cursor[cursor] = at
-                payloads += self.moves.decide(at, self._learned())
-            self.moves.relent()
+                payloads += self.transitions.decide(at, self._learned())
+            self.transitions.relent()
             if payloads or (due and self._due()):
                 self.cursor[cursor] = at
                 yield self._commit(at, payloads)
 
     def _pieces(self, examples: Examples, cursor: Cursor) -> Iterator[Examples]:
         """Rows that are folded together."""
-        most = 1 if self.learner.judges and self.roster.live else len(examples.y)  # who judges must not learn with it
-        for piece in self.learner.pieces(examples, most):
+        most = 1 if self.monitor.judges and self.roster.live else len(examples.y)  # who judges must not learn with it
+        for piece in self.monitor.pieces(examples, most):
             if self._faults.within(cursor, int(piece.position[0]), int(piece.position[-1])):
                 yield from (model.cut(piece, row, row + 1) for row in range(len(piece.y)))
             else:
@@ -163,7 +163,7 @@ class Fold:
         """Learn rows offline, before anything is served: a pass of a warm start that is more than one pass long."""
         nursery = self.prepare()
         weight = np.minimum(examples.weight, np.float32(self.spec.limits.weight))
-        bounded = Examples(self.learner.bound(examples.batch), examples.y, weight, examples.position)
+        bounded = Examples(self.monitor.bound(examples.batch), examples.y, weight, examples.position)
         warm(nursery, bounded)
         return bounded
 
@@ -171,7 +171,7 @@ class Fold:
         """Learn what belongs to the warm start; return how many rows that were."""
         used = min(len(examples.y), self.warm_rows - self._warmed)
         if used > 0:
-            self.learner.remember(self.rehearse(model.cut(examples, 0, used)))
+            self.monitor.remember(self.rehearse(model.cut(examples, 0, used)))
             self._warmed += used
         return max(used, 0)
 
@@ -179,7 +179,7 @@ class Fold:
         first = self.prepare()
         why = f"trained offline on {self._warmed} rows" if self._warmed else "untrained start"
         self._nursery = None
-        return self.moves.start(first, why, at, self._learned())
+        return self.transitions.start(first, why, at, self._learned())
 
     # ---- events ------------------------------------------------------------------------------------------------
 
@@ -224,9 +224,9 @@ class Fold:
             case Decision(action="order") as order:
                 payloads = [] if self.started else self._begin(event.position - 1)
                 payloads += self._begins("log", event.position, event.position)
-                payloads += self.moves.obey(order, event.position, self._learned())
+                payloads += self.transitions.obey(order, event.position, self._learned())
             case Decision(by="user", alias="champion", detail=detail) as decision if "order" not in detail:
-                revived = self.moves.revive(decision.version)  # as releases before orders wrote it
+                revived = self.transitions.revive(decision.version)  # as releases before orders wrote it
                 self.roster.install(decision.version, revived, keep=decision.action == "promote")
                 payloads = []
             case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
@@ -247,8 +247,8 @@ class Fold:
             payloads = self._begins("log", stretch[0].position, stretch[-1].position)
             more, done = self._stretch(stretch)
             payloads += more
-            self.lessons.test()
-            self.moves.relent()
+            self.label_queue.test()
+            self.transitions.relent()
             start += done
             self.cursor["log"] = events[start - 1].position
             if payloads or self._due():
@@ -271,13 +271,13 @@ class Fold:
                 case Prediction() as prediction if i in rows:
                     if not self.started:
                         payloads += self._begin(event.position - 1)
-                    self._looked = self._looked or Looked(self.learner, batch)
+                    self._looked = self._looked or Looked(self.monitor, batch)
                     self._come = rows[i][0] + 1
                     heard = heard or ShadowPredictions(self._looked.clipped, self.roster.contestants)
                     payloads += self._predicted(event, prediction, heard, *rows[i])
                 case Label() | Reward() | Preference() as feedback:
                     payloads += self._judged(feedback, event.position, self._now, event.position)
-            for waiter in self.waiting.overdue(self._now):
+            for waiter in self.pending.overdue(self._now):
                 payloads += self._unanswered(waiter, event.position)
             if payloads or self._ticked or self._due():
                 self._ticked = False
@@ -314,7 +314,7 @@ class Fold:
     def _predicted(
         self, event: Event, prediction: Prediction, heard: ShadowPredictions, row: int, upto: int
     ) -> list[Payload]:
-        said = heard.said(row, upto, self.lessons.teach())
+        said = heard.said(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
         # What a canary answered is not the champion's doing: that one is scored on what it said in shadow.
         said[ANSWER] = said[self.roster.champion.uid] if prediction.canary else answer
@@ -322,11 +322,11 @@ class Fold:
         payloads: list[Payload] = []
         waiter = PendingPrediction(prediction.id, event.position, self._now, heard.row(row), said)
         if self.spec.drift.watch != "loss":
-            self.learner.look(waiter.row, said[ANSWER])
-            if self.learner.alarm() == DRIFT:  # no label will say so
-                self.lessons.test()
-                payloads += self.moves.react(event.position, self._learned())
-        for evicted in self.waiting.put(waiter):
+            self.monitor.look(waiter.row, said[ANSWER])
+            if self.monitor.alarm() == DRIFT:  # no label will say so
+                self.label_queue.test()
+                payloads += self.transitions.react(event.position, self._learned())
+        for evicted in self.pending.put(waiter):
             payloads += self._unanswered(evicted, event.position)
         self.early.expire(self._now)
         for piece in self.early.take(prediction.id):
@@ -343,7 +343,7 @@ class Fold:
         except InputError:
             self.unusable += 1
             return []
-        if (waiter := self.waiting.take(feedback.id)) is not None:
+        if (waiter := self.pending.take(feedback.id)) is not None:
             return self._score(waiter, y, feedback.weight, feedback.source, position, at)
         found = self._log.find(f"prediction:{feedback.id}")
         if found is None or found.position > at:
@@ -363,10 +363,10 @@ class Fold:
             late = None if any(isinstance(one.payload, Label | Reward | Preference) for one in told) else True
         self._know_ranges()
         try:
-            row = self.learner.clip(self.encoder.record(prediction.features))
+            row = self.monitor.clip(self.encoder.record(prediction.features))
         except InputError:
             return
-        self.lessons.add(row, y, feedback.weight, feedback.source, position, None, late)
+        self.label_queue.add(row, y, feedback.weight, feedback.source, position, None, late)
 
     def _unanswered(self, waiter: PendingPrediction, at: int) -> list[Payload]:
         """A prediction that nobody has judged takes the default label."""
@@ -378,13 +378,13 @@ class Fold:
         self, waiter: PendingPrediction, y: float, weight: float, source: str, position: int, at: int
     ) -> list[Payload]:
         """Take in the label at `position`; if it fills the tick, decide."""
-        counted = self.lessons.add(waiter.row, y, weight, source, position, waiter.said, late=False)
-        if not counted or (self.learner.scored + len(self.lessons)) % self.spec.tick:
+        counted = self.label_queue.add(waiter.row, y, weight, source, position, waiter.said, late=False)
+        if not counted or (self.monitor.scored + len(self.label_queue)) % self.spec.tick:
             return []
-        self.lessons.test()
+        self.label_queue.test()
         self.cursor["log"] = at
         self._ticked = True
-        return self.moves.decide(at, self._learned())
+        return self.transitions.decide(at, self._learned())
 
     # ---- models that fail --------------------------------------------------------------------------------------
 
@@ -395,7 +395,7 @@ class Fold:
             return []
         row = cursor == "row"
         now = self._learned()._replace(row=first - 1) if row else self._learned()._replace(log=first - 1)
-        return self.moves.expel(self._faults.at(cursor, first), last, now)
+        return self.transitions.expel(self._faults.at(cursor, first), last, now)
 
     def failed(self, fault: ModelFailure) -> None:
         """A model has failed, and this fold is of no more use; note it for the one that takes its place."""
@@ -414,7 +414,7 @@ class Fold:
         return self._folded() // self.spec.checkpoint > self._checkpointed // self.spec.checkpoint
 
     def _folded(self) -> int:
-        return self.learner.scored + len(self.lessons) + self._predictions
+        return self.monitor.scored + len(self.label_queue) + self._predictions
 
     def _commit(self, at: int, payloads: list[Payload]) -> Commit:
         self._checkpointed = self._folded()
@@ -423,7 +423,7 @@ class Fold:
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Everything, as arrays and a header of plain values."""
         roster, roster_header = self.roster.state()
-        learner, learner_header = self.learner.state()
+        learner, learner_header = self.monitor.state()
         header = {
             "roster": roster_header,
             "learner": learner_header,
@@ -435,15 +435,15 @@ class Fold:
             "taken": dict(self.taken.rows),
         }
         arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", learner)
-        arrays |= model.prefixed("waiting/", self.waiting.state()) | model.prefixed("early/", self.early.state())
-        return arrays | model.prefixed("lessons/", self.lessons.state()), header
+        arrays |= model.prefixed("waiting/", self.pending.state()) | model.prefixed("early/", self.early.state())
+        return arrays | model.prefixed("lessons/", self.label_queue.state()), header
 
     def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         """Restore what `state` gave, in this release or the one before."""
-        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.moves.build, self._versions.load)
-        self.learner.load(model.within(arrays, "learner/"), header["learner"])
-        self.waiting.load(model.within(arrays, "waiting/"))
-        self.lessons.load(model.within(arrays, "lessons/"))
+        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.transitions.build, self._versions.load)
+        self.monitor.load(model.within(arrays, "learner/"), header["learner"])
+        self.pending.load(model.within(arrays, "waiting/"))
+        self.label_queue.load(model.within(arrays, "lessons/"))
         if early := model.within(arrays, "early/"):
             self.early.load(early)
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}

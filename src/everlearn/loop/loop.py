@@ -101,7 +101,7 @@ class Loop:
         held = self._plain(features)
         if id is not None and (before := self.home.prediction(id)) is not None and before.features == held:
             return before  # asked again: the answer was given
-        row = self.fold.learner.clip(self.fold.encoder.record(held))
+        row = self.fold.monitor.clip(self.fold.encoder.record(held))
         classes = int(self.fold.shape["classes"])
         given = answer(served, row, held, self.fold.encoder.answer, classes, id)
         given = msgspec.structs.replace(given, position=self._seen, subject=self._subject(features))
@@ -152,7 +152,7 @@ class Loop:
             stream = read(stream, schema=self.spec.schema)
         began = clock = time.perf_counter()
         taken = counted = 0  # rows of this run, and those of them before the clock of the rate was set
-        warming = not self.fold.learner.scored
+        warming = not self.fold.monitor.scored
         as_log = self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream)) is not None:
             self._take([settled])
@@ -162,7 +162,7 @@ class Loop:
                 taken = before + rows
                 if warming:  # kernels are compiled or loaded on their first use: the rate is that of the rest
                     clock, counted = time.perf_counter(), taken
-                    warming = not self.fold.learner.scored
+                    warming = not self.fold.monitor.scored
                 if progress is not None:
                     progress(taken, self)
         self.ready()
@@ -255,17 +255,17 @@ class Loop:
         actions = [one.action for one in self.decisions() if not (one.action == "reject" and one.by == "loop")]
         return {
             "events": self.intake.rows + self.log.count("example") + self.log.count("prediction"),
-            "examples": self.fold.learner.scored,
-            "metrics": self.fold.learner.report(),
+            "examples": self.fold.monitor.scored,
+            "metrics": self.fold.monitor.report(),
             "drifts": actions.count("drift"),
             "versions": len(self.versions()),
             "promotions": actions.count("promote"),
             "rollbacks": actions.count("rollback"),
             "rejections": actions.count("reject"),
             "rejected": self.log.count("rejected"),
-            "waiting": len(self.fold.waiting),
-            "evicted": self.fold.waiting.evicted,
-            "replay": self.fold.learner.composition(),
+            "waiting": len(self.fold.pending),
+            "evicted": self.fold.pending.evicted,
+            "replay": self.fold.monitor.composition(),
             "champion": self.home.versions.alias("champion"),
         }
 
@@ -274,7 +274,7 @@ class Loop:
 
         Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
         """
-        curves = {role: metrics.curve(arrays) for role, arrays in self.fold.learner.metrics.items()}
+        curves = {role: metrics.curve(arrays) for role, arrays in self.fold.monitor.metrics.items()}
         if self.spec.mode == "live":
             del curves["challenger"]  # it is the champion that learns
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
@@ -455,7 +455,7 @@ class Loop:
         return self.served
 
     def _save(self) -> None:
-        if self.fold.learner.scored != self._saved:
+        if self.fold.monitor.scored != self._saved:
             self._commit(Commit(sum(self.fold.cursor.values()), []))
 
     def _commit(self, commit: Commit) -> None:
@@ -466,7 +466,7 @@ class Loop:
         positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
         if positions[0] == self._seen + 1:
             self._seen = positions[-1]  # what the loop writes itself need not be read back
-        self._saved = self.fold.learner.scored
+        self._saved = self.fold.monitor.scored
         self._saved_row = self.fold.cursor["row"]
         self._faults.clear()
 
@@ -482,7 +482,7 @@ class Loop:
             changed = config.changed(msgspec.convert(header["spec"], Spec), self.spec, str(self.home.folder))
             self.fold.load(arrays, header["fold"])
             self.intake.sources = header["sources"]
-            self._saved, self._saved_row = self.fold.learner.scored, self.fold.cursor["row"]
+            self._saved, self._saved_row = self.fold.monitor.scored, self.fold.cursor["row"]
             self._seen = self.fold.cursor["log"]
             if "gate" in changed:
                 self.fold.roster.ask_anew()

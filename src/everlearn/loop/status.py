@@ -55,7 +55,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
     what it has learned at once; where another process answers, it knows better. Ages in the replay memory are in
     positions.
     """
-    spec, learner, log, end = fold.spec, fold.learner, home.log, home.log.end()
+    spec, learner, log, end = fold.spec, fold.monitor, home.log, home.log.end()
     contestants = fold.roster.contestants
     measured = [role for role in learner.metrics if not (spec.mode == "live" and role == "challenger")]
     lag = _lag(log, position, end)
@@ -73,8 +73,8 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "staleness": stale(lag["seconds"], spec.serve.staleness),
         "counts": {kind: log.count(kind) for kind in _COUNTED} | {"row": rows},
         "examples": learner.scored,
-        "waiting": len(fold.waiting),
-        "evicted": fold.waiting.evicted,
+        "waiting": len(fold.pending),
+        "evicted": fold.pending.evicted,
         "early": len(fold.early),
         "unusable": fold.unusable,
         **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
@@ -136,7 +136,7 @@ def _curve(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def _drift(fold: Fold, marks: list[dict[str, Any]]) -> dict[str, Any]:
     """What the detectors say: "drift" for a grace period after each, since a detector begins anew then."""
-    spec, learner = fold.spec.drift, fold.learner
+    spec, learner = fold.spec.drift, fold.monitor
     drifts = [one["at"] for one in marks if one["kind"] == "drift"]
     level = max((int(drift.state(one, spec).get("level", 0.0)) for one in learner.detectors), default=0)
     if drifts and learner.scored - drifts[-1] < spec.grace_period:
@@ -151,7 +151,7 @@ def _drift(fold: Fold, marks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _replay(fold: Fold) -> dict[str, Any]:
-    held, ages = fold.learner.composition(), {}
+    held, ages = fold.monitor.composition(), {}
     if held["age"]:
         ages = {"newest": held["age"]["0.0"], "oldest": held["age"]["1.0"]}
     classes = zip(fold.spec.schema.classes, held["classes"], strict=False)

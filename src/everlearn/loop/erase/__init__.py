@@ -109,9 +109,9 @@ class _Erasing:
 
     def _forget(self, fold: Fold) -> int:
         """Take the person out of the replay memory and out of what waits; return how many rows and predictions."""
-        waited = sum(fold.waiting.take(id) is not None for id in self._found.ids)
+        waited = sum(fold.pending.take(id) is not None for id in self._found.ids)
         waited += sum(len(fold.early.take(id)) for id in self._found.ids)
-        learner = fold.learner
+        learner = fold.monitor
         if learner.replay.kind == "none":
             return waited
         shape = fold.shape
@@ -126,10 +126,10 @@ class _Erasing:
         is that of another event, by their content."""
         positions = np.array(self._found.positions, np.int64)
         content: set[tuple[bytes, ...]] = set()
-        width = fold.learner.replay.width
+        width = fold.monitor.replay.width
         if self._spec.feedback.default is not None:
             batch, _ = fold.encoder.records(self._found.features)
-            for one in (batch, limits.clip(fold.learner.limits, self._spec.limits, batch)):
+            for one in (batch, limits.clip(fold.monitor.limits, self._spec.limits, batch)):
                 content |= {_content(one, row, width) for row in range(len(one))}
 
         def gone(rows: Examples) -> Flags:

@@ -178,7 +178,7 @@ class Rebuilding:
             again = model.copy(self._model(stretch.root))
         fold, spec_of = self._fold, self._fold.spec
         parts = again, self._log, fold.encoder, spec_of.schema.task, after, stretch.upto.log
-        bounds = limits.bounds(fold.learner.limits)
+        bounds = limits.bounds(fold.monitor.limits)
         learned, _ = rebuild(*parts, self._skip(stretch.upto.log), spec_of.feedback, spec_of.limits, bounds)
         self.rebuilt.learned += learned
         self._last = stretch, model.copy(again)
