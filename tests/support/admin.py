@@ -107,7 +107,7 @@ def desk(setup: Setup) -> Iterator[Desk]:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            transport = httpx.HTTPTransport(uds=str(setup.desk))
+            transport = httpx.HTTPTransport(uds=str(setup.admin))
             with httpx.Client(transport=transport, base_url="http://localhost", timeout=30) as client:
                 until(lambda: server.started)
                 yield Desk(setup, parts, client)

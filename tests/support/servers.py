@@ -38,7 +38,7 @@ SUPERVISOR = """
 import sys
 from pathlib import Path
 import msgspec
-from everlearn.app.supervise import Server
+from everlearn.app.supervisor import Server
 from everlearn.spec import Spec
 server = Server(msgspec.json.decode(sys.argv[1], type=Spec), Path(sys.argv[2]))
 print(server.url, flush=True)

@@ -460,9 +460,9 @@ def test_the_process_answers_and_ends_as_it_should(setup, ending):
     assert child.stdout is not None
     try:
         assert child.stdout.readline().strip() == READY
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(setup.desk)), base_url="http://localhost") as client:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(setup.admin)), base_url="http://localhost") as client:
             assert client.get("/versions").status_code == 200
-            assert setup.desk.stat().st_mode & 0o777 == 0o600
+            assert setup.admin.stat().st_mode & 0o777 == 0o600
             if ending == "signal":
                 child.send_signal(signal.SIGTERM)
             else:

@@ -143,9 +143,9 @@ def serving(parts: Parts, ready: Callable[[], None] = lambda: None) -> uvicorn.S
 def listening(setup: Setup) -> socket.socket:
     """The desk's socket; one that a desk before this one left behind is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    setup.desk.unlink(missing_ok=True)
-    listener.bind(str(setup.desk))
-    setup.desk.chmod(0o600)
+    setup.admin.unlink(missing_ok=True)
+    listener.bind(str(setup.admin))
+    setup.admin.chmod(0o600)
     listener.listen(BACKLOG)
     return listener
 

@@ -168,7 +168,7 @@ class Traffic:
 
     def processes(self) -> dict[str, Process | None]:
         """The processes that there should be, and those of them that run; none where that cannot be told."""
-        expected = ["learner", "desk", *(f"worker-{index}" for index in range(self.spec.serve.workers))]
+        expected = ["learner", "admin", *(f"worker-{index}" for index in range(self.spec.serve.workers))]
         return {name: self._processes.get(name) for name in expected if self._processes}
 
     def document(self) -> tuple[bytes, str]:
@@ -179,7 +179,7 @@ class Traffic:
         return self._document
 
     def _whole(self) -> dict[str, Any]:
-        desk = self._processes.get("desk")
+        desk = self._processes.get("admin")
         memory = desk.memory if desk else None
         staleness, bound = self.staleness(), self.spec.serve.staleness
         return {

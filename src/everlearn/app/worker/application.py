@@ -127,7 +127,7 @@ class Worker:
         self._labels = Labels(spec, encoder, log, reader)
         self._commit = GroupCommit(log, self._later, self._count_commit)
         self._bodies = Bodies(spec.serve.body, self._full)
-        self._proxy = Proxy(setup.desk, self._bodies)
+        self._proxy = Proxy(setup.admin, self._bodies)
         self._waiting: list[Waiting] = []
         self._bytes = 0  # of bodies, since the last group
         self._hot = {
