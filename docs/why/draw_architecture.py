@@ -28,7 +28,7 @@ STEPS = ("events", "predict", "feedback", "learn", "gate", "version", "serve")
 DOORS = ("app", "cli", "client")
 ROOMS = (*STEPS, "loop")  # what a walk leads through; the parts that they use are left out
 
-WIDTH, BOX, ROW, LEFT = 1180, 106, 78, 96
+BOX, ROW, LEFT = 106, 68, 80
 COLOURS = {"step": "#0b6e99", "loop": "#8a3b12", "door": "#5a4a78", "part": "#5f6b76"}
 
 
@@ -81,42 +81,61 @@ def ranks(known: dict[str, set[str]]) -> list[list[str]]:
 
 
 def box(name: str, x: int, y: int, root: Path) -> list[str]:
-    """Draw one module or package, with its number of files and lines."""
+    """Draw one module or package, with its number of files."""
     folder = root / name
-    files = sorted(folder.rglob("*.py")) if folder.is_dir() else [root / f"{name}.py"]
-    lines = sum(path.read_text(encoding="utf-8").count("\n") for path in files)
+    files = len(list(folder.rglob("*.py"))) if folder.is_dir() else 1
     kind = "step" if name in STEPS else "loop" if name == "loop" else "door" if name in DOORS else "part"
-    size = f"{len(files)} files, " if len(files) > 1 else ""
     number = f"{STEPS.index(name) + 1}  " if name in STEPS else ""
     return [
         f'<rect x="{x}" y="{y}" width="{BOX}" height="46" rx="6" fill="white" stroke="{COLOURS[kind]}" '
-        f'stroke-width="{2 if kind != "part" else 1}"/>',
+        f'stroke-width="{1 if kind == "part" else 2}"/>',
         f'<text x="{x + BOX // 2}" y="{y + 20}" class="name" fill="{COLOURS[kind]}">{number}{escape(name)}</text>',
-        f'<text x="{x + BOX // 2}" y="{y + 36}" class="size">{size}{round(lines, -2) or lines:,} lines</text>',
+        f'<text x="{x + BOX // 2}" y="{y + 36}" class="size">{f"{files} files" if files > 1 else "1 file"}</text>',
     ]
+
+
+def ring(width: int) -> list[str]:
+    """Draw the seven steps as the closed loop that they are."""
+    gap = (width - LEFT - 16 - BOX) // (len(STEPS) - 1)
+    out = [
+        '<defs><marker id="tip" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
+        f'<path d="M0,0 L8,4 L0,8 z" fill="{COLOURS["step"]}"/></marker></defs>'
+    ]
+    for number, name in enumerate(STEPS):
+        x = LEFT + number * gap
+        out.append(f'<rect x="{x}" y="50" width="{BOX}" height="30" rx="15" fill="{COLOURS["step"]}"/>')
+        out.append(f'<text x="{x + BOX // 2}" y="70" class="name" fill="white">{number + 1}  {name}</text>')
+        if number:
+            out.append(f'<path d="M{x - gap + BOX + 2},65 H{x - 3}" class="arrow" marker-end="url(#tip)"/>')
+    first, last = LEFT + BOX // 2, LEFT + 6 * gap + BOX // 2
+    out.append(f'<path d="M{last},80 V104 H{first} V83" class="arrow" marker-end="url(#tip)"/>')
+    out.append(f'<text x="{(first + last) // 2}" y="99" fill="{COLOURS["loop"]}">loop calls the steps in turn</text>')
+    return out
 
 
 def picture() -> str:
     """Return the whole picture as SVG text."""
     root = package()
     rows = ranks(imports(root))
-    height = ROW * len(rows) + 76
+    width = LEFT + 16 + (BOX + 8) * max(len(names) for names in rows)
+    height = ROW * len(rows) + 142
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'aria-label="The modules of everlearn by rank">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        'aria-label="The seven steps of the loop, and the modules of everlearn by rank">',
         "<style>text{font-family:system-ui,sans-serif;font-size:11px;text-anchor:middle}"
         ".name{font-size:13px;font-weight:600}.size{fill:#5f6b76;font-size:10px}"
-        ".rank{fill:#5f6b76;text-anchor:start}.note{fill:#333;text-anchor:start;font-size:12px}</style>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#fbfbf9"/>',
-        f'<text x="16" y="26" class="note">A box imports only boxes of lower ranks. '
-        f'<tspan fill="{COLOURS["step"]}">The seven steps of the loop are numbered</tspan>; '
-        f'<tspan fill="{COLOURS["loop"]}">loop calls them in turn</tspan>; '
-        f'<tspan fill="{COLOURS["door"]}">doors let people and programs in</tspan>; the rest are parts.</text>',
+        ".rank{fill:#5f6b76;text-anchor:start}.note{fill:#333;text-anchor:start;font-size:12px}"
+        f".arrow{{fill:none;stroke:{COLOURS['step']};stroke-width:1.5}}</style>",
+        f'<rect width="{width}" height="{height}" fill="#fbfbf9"/>',
+        f'<text x="16" y="28" class="note"><tspan fill="{COLOURS["step"]}">The seven steps</tspan> form a closed '
+        f'<tspan fill="{COLOURS["loop"]}">loop</tspan>. <tspan fill="{COLOURS["door"]}">Doors</tspan> let people and '
+        "programs in; the rest are parts. Below, a box imports only boxes of lower ranks.</text>",
+        *ring(width),
     ]
     for rank, names in enumerate(rows):
-        y = 50 + ROW * (len(rows) - 1 - rank)
+        y = 126 + ROW * (len(rows) - 1 - rank)
+        out.append(f'<line x1="16" x2="{width - 16}" y1="{y - 11}" y2="{y - 11}" stroke="#e3e3de"/>')
         out.append(f'<text x="16" y="{y + 27}" class="rank">rank {rank}</text>')
-        out.append(f'<line x1="16" x2="{WIDTH - 16}" y1="{y + 60}" y2="{y + 60}" stroke="#e3e3de"/>')
         for place, name in enumerate(names):
             out += box(name, LEFT + place * (BOX + 8), y, root)
     return "\n".join([*out, "</svg>", ""])
