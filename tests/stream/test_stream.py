@@ -316,7 +316,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InputError, match=reason):
             read(source, schema=SCHEMA)
-    with pytest.raises(InputError, match="which column is to be predicted"):
+    with pytest.raises(InputError, match="got no label and no schema"):
         read({"n": [1]})
     with pytest.raises(InputError, match="has no row that can be read"):
         read(written(tmp_path / "x.csv", HEADER), label="y")

@@ -1,7 +1,7 @@
-"""What a column of raw values means: the functions of `meaning`, many values at a time, from any container.
+"""The functions of `meaning` applied to whole columns, from any container.
 
-A column is first made `native`: a numpy array, an Arrow array or a list. What a fast path does not fully understand
-goes to the function of one value, so both say the same. Faults are (row, reason), in row order.
+A column is first made `native`: a numpy array, an Arrow array or a list. Values that a fast path does not handle go to
+the function for one value, so both give the same result. Faults are (row, reason), in row order.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def is_arrow(column: Any) -> bool:
-    """Whether the column is an Arrow array (nothing is one before pyarrow has been imported)."""
+    """Return True for an Arrow array; always False before pyarrow is imported."""
     arrow = sys.modules.get("pyarrow")
     return arrow is not None and isinstance(column, arrow.Array)
 
 
 def named(table: Any) -> dict[str, Any]:
-    """The columns of a mapping, a DataFrame or an Arrow table, by name; `InputError` for anything else."""
+    """Return the columns of a mapping, a DataFrame or an Arrow table by name. Raises `InputError` for any other table,
+    or for two columns of one name.
+    """
     arrow, pandas = sys.modules.get("pyarrow"), sys.modules.get("pandas")
     if isinstance(table, Mapping):
         pairs = [(str(name), column) for name, column in table.items()]
@@ -49,11 +51,11 @@ def named(table: Any) -> dict[str, Any]:
         raise InputError(
             f"got a {type(table).__name__}, expected columns: a dict of name -> list, a DataFrame or an Arrow table"
         )
-    once(name for name, _ in pairs)
+    require_unique(name for name, _ in pairs)
     return dict(pairs)
 
 
-def once(names: Iterable[str]) -> None:
+def require_unique(names: Iterable[str]) -> None:
     """Raise `InputError` if two columns have the same name."""
     twice = [name for name, n in Counter(names).items() if n > 1]
     if twice:
@@ -63,7 +65,7 @@ def once(names: Iterable[str]) -> None:
 
 
 def native(column: Any) -> Any:
-    """The column as a numeric or datetime numpy array, an Arrow array, or a list."""
+    """Return the column as a numeric or datetime numpy array, an Arrow array, or a list."""
     arrow, pandas = sys.modules.get("pyarrow"), sys.modules.get("pandas")
     if pandas is not None and isinstance(column, pandas.Series | pandas.Index):
         return native(_from_pandas(column))
@@ -87,7 +89,7 @@ def _from_pandas(column: Any) -> Any:
 
 
 def _plain_arrow(column: Any) -> Any:
-    """One Arrow array of a type that the functions below know, without chunks and views."""
+    """Return one Arrow array of a supported type, without chunks and views."""
     import pyarrow as pa
 
     if isinstance(column, pa.ChunkedArray):
@@ -99,7 +101,7 @@ def _plain_arrow(column: Any) -> Any:
 
 
 def values_of(part: Any) -> list[Any]:
-    """The values of a native column as Python objects."""
+    """Return the values of a native column as Python objects."""
     if isinstance(part, list):
         return part
     if isinstance(part, np.ndarray):
@@ -115,7 +117,7 @@ def values_of(part: Any) -> list[Any]:
 
 
 def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
-    """A function of one value on each value of a native column; NaN and a fault where it refuses."""
+    """Apply a function of one value to a native column: float64 (n,), NaN with a fault where it raises `InputError`."""
     values = values_of(part)
     result = np.empty(len(values), np.float64)
     known: dict[Any, float] = {}
@@ -138,7 +140,7 @@ def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
 
 
 def numbers(part: Any) -> tuple[Floats, Faults]:
-    """The numbers of a native column, float64."""
+    """Return the numbers of a native column, float64 (n,), and the faults."""
     if _is_text(part):
         return _written_numbers(part)
     found = _quick_numbers(part)
@@ -153,7 +155,7 @@ def numbers(part: Any) -> tuple[Floats, Faults]:
 
 
 def _quick_numbers(part: Any) -> Floats | None:
-    """All numbers at once, as a new array, where the column is made of nothing else."""
+    """Convert a column of only numbers at require_unique, into a new array; None if it holds anything else."""
     if isinstance(part, np.ndarray):
         return part.astype(np.float64) if part.dtype.kind in "biuf" and part.ndim == 1 else None
     if isinstance(part, list):
@@ -172,7 +174,7 @@ def _quick_numbers(part: Any) -> Floats | None:
 
 
 def _written_numbers(part: Any) -> tuple[Floats, Faults]:
-    """Numbers written as text: the usual ones by a kernel, the others one by one."""
+    """Parse numbers written as text: the usual ones in a kernel, the others one at a time."""
     from everlearn.schema import hashing
 
     data, offsets = _byte_cells(part)
@@ -188,7 +190,7 @@ def _written_numbers(part: Any) -> tuple[Floats, Faults]:
 
 
 def _faults(part: Any, rows: NDArray[np.intp], function: Callable[[Any], float]) -> Faults:
-    """Why the function refuses the values of these rows."""
+    """Return the faults of a function on the values of these rows."""
     faults: Faults = []
     for row in rows.tolist():
         try:
@@ -199,7 +201,7 @@ def _faults(part: Any, rows: NDArray[np.intp], function: Callable[[Any], float])
 
 
 def booleans(part: Any) -> tuple[Floats, Faults]:
-    """1.0, 0.0 or NaN for each value of a native column."""
+    """Return 1.0, 0.0 or NaN for each value of a native column, float64 (n,), and the faults."""
     if not isinstance(part, list):
         found = _quick_numbers(part)
         if found is not None and np.all((found == 0) | (found == 1) | np.isnan(found)):
@@ -208,7 +210,7 @@ def booleans(part: Any) -> tuple[Floats, Faults]:
 
 
 def moments(part: Any) -> tuple[Floats, Faults]:
-    """Whole seconds since 1970 for each value of a native column."""
+    """Return whole seconds since 1970 for each value of a native column, float64 (n,), and the faults."""
     if isinstance(part, np.ndarray) and part.dtype.kind == "M" and part.dtype != np.dtype("datetime64"):
         missing, stamps = np.isnat(part), part.astype("datetime64[s]").astype(np.int64)
     elif is_arrow(part) and str(part.type).startswith(("timestamp", "date32")):
@@ -230,7 +232,7 @@ def moments(part: Any) -> tuple[Floats, Faults]:
 
 
 def phases(seconds: Floats) -> Floats:
-    """The five columns of `meaning.phases`, float64 (n, 5)."""
+    """Return the five columns of `meaning.phases`, float64 (n, 5)."""
     result = np.full((len(seconds), 5), np.nan)
     rows = np.flatnonzero(~np.isnan(seconds))
     sines, cosines = _clock()
@@ -248,7 +250,7 @@ def _clock() -> tuple[Floats, Floats]:
 
 
 def vectors(part: Any, length: int) -> tuple[Floats, Faults]:
-    """`length` numbers for each value of a native column, float64 (n, length)."""
+    """Return `length` numbers for each value of a native column, float64 (n, length), and the faults."""
     found = part if isinstance(part, np.ndarray) else None
     if is_arrow(part) and str(part.type).startswith("fixed_size_list") and not part.null_count:
         flat = native(part.flatten())
@@ -270,7 +272,7 @@ def vectors(part: Any, length: int) -> tuple[Floats, Faults]:
 
 
 def whole_numbers(part: Any) -> tuple[Ints, NDArray[np.bool_]] | None:
-    """A native column of whole numbers, and which are there; None if there is anything else in it."""
+    """Return a native column of integers, int64 (n,), and the mask of present values; None for any other column."""
     if isinstance(part, list) and set(map(type, part)) == {int}:
         try:
             part = np.array(part, np.int64)
@@ -296,23 +298,23 @@ def whole_numbers(part: Any) -> tuple[Ints, NDArray[np.bool_]] | None:
 
 
 def cells(part: Any) -> tuple[Cells, Faults]:
-    """The bytes that name each category or hold each text of a native column; empty where missing."""
+    """Return the bytes of each category or text of a native column, empty where missing, and the faults."""
     if _is_text(part):
         return _byte_cells(part), []
     values = values_of(part)
-    named: list[bytes] = []
+    spellings: list[bytes] = []
     faults: Faults = []
     for row, value in enumerate(values):
         try:
-            named.append(meaning.category(value))
+            spellings.append(meaning.category(value))
         except InputError as error:
-            named.append(b"")
+            spellings.append(b"")
             faults.append((row, str(error)))
-    return meaning.joined(named), faults
+    return meaning.joined(spellings), faults
 
 
 def _is_text(part: Any) -> bool:
-    """Whether a native column holds nothing but text (or nothing)."""
+    """Return True if a native column holds only text and missing values."""
     if isinstance(part, list):
         return set(map(type, part)) <= {str, NoneType}
     if isinstance(part, np.ndarray):
@@ -323,7 +325,7 @@ def _is_text(part: Any) -> bool:
 
 
 def _byte_cells(part: Any) -> Cells:
-    """The bytes of an Arrow column of text, where they lie, or of a list of str and None, joined."""
+    """Return the bytes of a text column and their offsets; an Arrow column is not copied."""
     if isinstance(part, list):
         texts = [value or "" for value in part]
         whole = "".join(texts)

@@ -1,4 +1,4 @@
-"""Guesses what a column of raw values is: the rules behind `schema.infer`."""
+"""Schema inference: guess the kind of each field and the classes of the label from raw columns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.records import Scalar, Task
 from everlearn.schema import columnar, meaning
+from everlearn.schema.layout import require
+from everlearn.spec import Schema
 
-MOST = 0.98  # of the values must fit a kind; the others are taken for dirt
-NUMBERED_CLASSES = 20  # whole numbers of more values than this are a regression
+MOST = 0.98  # share of values that must fit a kind; the others count as dirt
+NUMBERED_CLASSES = 20  # integers with more different values than this are a regression
 CLASSES = 1_000  # at most
-ENOUGH = 20  # values that must all differ before a column is taken for an identifier
+ENOUGH = 20  # distinct values from which a column counts as an identifier
 
-_CATEGORY_NUMBERS = range(3, 32)  # how many values whole numbers may have to be categories: from a few to a month
+FEWEST_BITS, MOST_BITS = 10, 18  # range of the hash bits of an inferred schema
+_CATEGORY_NUMBERS = range(3, 32)  # number of different integers that may be categories
 _EVENLY = 0.6  # entropy of these values, as a share of the entropy of even use
 _ID_WORDS = frozenset(["id", "no", "nr", "num", "number", "code", "zip", "zipcode", "postcode", "uuid", "key"])
 _ROW_NAMES = frozenset(["", "index", "row", "unnamed: 0"])
@@ -29,8 +32,41 @@ _TRUTH_WORDS = frozenset(["true", "false", "yes", "no", "t", "f", "y", "n"])
 _LEADING_ZERO = re.compile(r"0[0-9]+")
 
 
+def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping[Any, int] | None = None) -> Schema:
+    """Guess a schema from rows: a mapping of names to columns, a DataFrame or an Arrow table.
+
+    `labels` counts the labels of the whole stream, where `columns` is only a sample of it. Check the result before use:
+    it follows the rules below, and ignores up to 2% of values that do not fit a kind.
+
+    Label: truth values, text, and integers of at most 20 different values are classes; other numbers make a regression.
+    Fields: numbers are numeric. Integers are categorical if they are few, close and evenly used (3 to 31 values, as for
+    a weekday) or named like an identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; ISO dates
+    are datetime. Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical.
+    Lists of numbers of one length are vectors. Identifiers with another value in every row and columns of nested values
+    are left out. `bits` leaves 64 hashed columns for each category found, and is 18 where there is text.
+
+    Raises `InputError` if the label is not a column or cannot be learned.
+
+    >>> infer({"age": [31, 42, 53], "town": ["Delft", "Delft", "Gouda"], "y": ["no", "yes", "no"]}, "y").fields
+    {'age': 'numeric', 'town': 'categorical'}
+    """
+    parts = {name: columnar.native(column) for name, column in columnar.named(columns).items()}
+    require(label, list(parts))
+    counts = Counter(columnar.values_of(parts[label])) if labels is None else labels
+    found, classes = target(label, counts, task)
+    kinds = {name: kind_of(name, part) for name, part in parts.items() if name != label}
+    fields = {name: kind for name, kind in kinds.items() if kind is not None}
+    if not fields:
+        raise InputError(f"no column beside the label {label!r} can be learned from; got {', '.join(parts)}")
+    categories = sum(
+        len(set(columnar.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
+    )
+    bits = MOST_BITS if "text" in fields.values() else min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
+    return Schema(label=label, task=found, fields=fields, classes=classes, bits=bits)
+
+
 def kind_of(name: str, part: Any) -> str | None:
-    """The kind of a field from a native column of it; None if it is better left out."""
+    """Return the kind of a field, guessed from a native column; None if the field should be left out."""
     if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
         return "categorical"
     everything = columnar.values_of(part)
@@ -83,7 +119,7 @@ def _named_like_id(name: str) -> bool:
 
 
 def _text_kind(name: str, texts: Sequence[str]) -> str | None:
-    numbers = fitting(texts, meaning.number)
+    numbers = accepted(texts, meaning.number)
     if len(numbers) >= MOST * len(texts):
         known = [number for number in numbers if number == number]
         zeros = sum(1 for text in texts if _LEADING_ZERO.fullmatch(text))
@@ -91,7 +127,7 @@ def _text_kind(name: str, texts: Sequence[str]) -> str | None:
             return _number_kind(name, known) if known else "numeric"
     elif sum(text.strip().lower() in _TRUTH_WORDS for text in texts) >= MOST * len(texts):
         return "boolean"
-    elif len(fitting(texts, meaning.moment)) >= MOST * len(texts):
+    elif len(accepted(texts, meaning.moment)) >= MOST * len(texts):
         return "datetime"
     elif texts[0].startswith("["):
         return _vector_kind([text.strip("[] ").split(",") for text in texts])
@@ -99,7 +135,7 @@ def _text_kind(name: str, texts: Sequence[str]) -> str | None:
 
 
 def _word_kind(texts: Sequence[str]) -> str | None:
-    """Text, a category, or nothing, by how many words there are and how often they come back."""
+    """Return "text", "categorical" or None, by the number of words and how often texts repeat."""
     distinct, count = len(set(texts)), len(texts)
     words = sum(len(text.split()) for text in texts) / count
     lengths = list(map(len, texts))
@@ -121,8 +157,8 @@ def _vector_kind(values: Sequence[Any]) -> str | None:
     return f"vector[{length}]"
 
 
-def fitting(values: Sequence[Any], function: Callable[[Any], float]) -> list[float]:
-    """What the function makes of each value that it does not refuse."""
+def accepted(values: Sequence[Any], function: Callable[[Any], float]) -> list[float]:
+    """Return the function's result for each value that it accepts."""
     found = []
     for value in values:
         try:
@@ -133,7 +169,7 @@ def fitting(values: Sequence[Any], function: Callable[[Any], float]) -> list[flo
 
 
 def target(label: str, labels: Mapping[Any, int], task: Task | None) -> tuple[Task, tuple[Scalar, ...]]:
-    """The task and the classes in class order, from how often each label occurs.
+    """Return the task and the classes in class order, from the number of occurrences of each label.
 
     Raises `InputError` if there is nothing to learn: no label, one class, or more than 1,000.
     """
@@ -156,7 +192,7 @@ def target(label: str, labels: Mapping[Any, int], task: Task | None) -> tuple[Ta
 
 
 def _numbers(counts: Mapping[Any, int]) -> list[float] | None:
-    """The labels that are numbers, if nearly all are; the words that mean missing are left out."""
+    """Return the numeric labels if nearly all are numeric, without words that mean missing; None otherwise."""
     found, fit = [], 0
     for value, n in counts.items():
         try:

@@ -1,8 +1,8 @@
 """Kernels that turn bytes into hashed columns: categories, words, and numbers written as text.
 
-A hash is FNV-1a (Fowler, Noll and Vo, 64 bits) over the bytes, from a start that belongs to the field,
+A hash is FNV-1a (Fowler, Noll and Vo, 64 bits) over the bytes, from a start value of the field,
 finished by the 64-bit mixer of MurmurHash3 so that the low bits are as good as the high ones. It reads one byte at a
-time, so it is the same on every machine, and it must never change: what models have learned hangs on it.
+time, so it is the same on every machine. It must never change, because learned weights depend on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Hashes = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 Rows = tuple[Ints, NDArray[np.int32], Singles]
 
-WORDS = 10_000  # words and punctuation marks of one text, at most; what comes after is not read
+WORDS = 10_000  # words and punctuation marks read of one text, at most
 
 _BASIS = np.uint64(0xCBF29CE484222325)
 _PRIME = np.uint64(0x100000001B3)
@@ -32,7 +32,7 @@ _33 = np.uint64(33)
 
 @exact_kernel
 def mixed(h: Any) -> Any:
-    """Every bit of the result depends on every bit of `h` (the finaliser of MurmurHash3)."""
+    """Mix the bits of a hash: every bit of the result depends on every bit of `h` (the finaliser of MurmurHash3)."""
     h = (h ^ (h >> _33)) * _MIX_1
     h = (h ^ (h >> _33)) * _MIX_2
     return h ^ (h >> _33)
@@ -40,13 +40,13 @@ def mixed(h: Any) -> Any:
 
 @exact_kernel
 def paired(first: Any, second: Any) -> Any:
-    """The hash of an ordered pair of hashes."""
+    """Return the hash of an ordered pair of hashes."""
     return mixed((first * _PAIR) ^ (second + _PAIR))
 
 
 @exact_kernel
 def hash_bytes(data: Bytes, start: Any, end: Any, seed: Any) -> Any:
-    """The hash of data[start:end] in the field whose seed is given."""
+    """Return the hash of data[start:end], in the field with the given seed."""
     h = seed
     for i in range(start, end):
         h = (h ^ np.uint64(data[i])) * _PRIME
@@ -55,7 +55,9 @@ def hash_bytes(data: Bytes, start: Any, end: Any, seed: Any) -> Any:
 
 @exact_kernel
 def hash_cells(data: Bytes, offsets: Any, seed: Any) -> tuple[Hashes, Flags]:
-    """One hash for each cell data[offsets[i]:offsets[i+1]], and whether there is anything in the cell."""
+    """Return the hash of each cell data[offsets[i]:offsets[i+1]], uint64 (n,), and a mask of the cells that are not
+    empty.
+    """
     n = len(offsets) - 1
     hashes = np.empty(n, np.uint64)
     present = np.empty(n, np.bool_)
@@ -67,7 +69,7 @@ def hash_cells(data: Bytes, offsets: Any, seed: Any) -> tuple[Hashes, Flags]:
 
 @exact_kernel
 def hash_integers(values: Ints, seed: Any) -> Hashes:
-    """The hashes of whole numbers written in decimal, without writing them."""
+    """Return the hashes of integers as if written in decimal, without writing them."""
     hashes = np.empty(len(values), np.uint64)
     digits = np.empty(20, np.uint8)
     ten = np.uint64(10)
@@ -76,7 +78,7 @@ def hash_integers(values: Ints, seed: Any) -> Hashes:
         rest = np.uint64(values[i])
         if values[i] < 0:
             h = (h ^ np.uint64(45)) * _PRIME
-            rest = np.uint64(0) - rest  # two's complement: right for the lowest number too
+            rest = np.uint64(0) - rest  # two's complement, which also holds for the lowest integer
         count = 0
         while True:
             digits[count] = np.uint8(np.uint64(48) + rest % ten)
@@ -117,7 +119,7 @@ def _text_row(
 ) -> int:
     """Write the words and punctuation marks of one text from `at` on; return where the row ends.
 
-    A word is a run of ASCII letters (made small), digits, underscores and bytes of 128 and above.
+    A word is a run of ASCII letters (lower-cased), digits, underscores and bytes of 128 and above.
     """
     stop = at + WORDS
     h = seed
@@ -149,14 +151,14 @@ def _text_row(
 
 
 @exact_kernel
-def _most_words(start: Any, end: Any) -> Any:
-    """How many words and marks a text can have at most."""
+def _word_bound(start: Any, end: Any) -> Any:
+    """Return the largest number of words and marks that a text can have."""
     return min(WORDS, end - start)
 
 
 @exact_kernel
 def category_rows(hashes: Hashes, present: Flags, mask: Any, crossed: bool) -> Rows:
-    """CSR rows of categorical fields: `hashes` and `present` are (n, fields)."""
+    """Return the CSR rows of categorical fields; `hashes` and `present` are (n, fields)."""
     n, fields = hashes.shape
     most = n * fields
     if crossed:
@@ -172,11 +174,11 @@ def category_rows(hashes: Hashes, present: Flags, mask: Any, crossed: bool) -> R
 
 @exact_kernel
 def text_rows(data: Bytes, offsets: Any, seed: Any, mask: Any) -> Rows:
-    """CSR rows of one text field whose cells are data[offsets[i]:offsets[i+1]]."""
+    """Return the CSR rows of one text field with cells data[offsets[i]:offsets[i+1]]."""
     n = len(offsets) - 1
     most = 0
     for i in range(n):
-        most += _most_words(offsets[i], offsets[i + 1])
+        most += _word_bound(offsets[i], offsets[i + 1])
     indptr = np.zeros(n + 1, np.int64)
     indices = np.empty(most, np.int32)
     values = np.empty(most, np.float32)
@@ -188,7 +190,7 @@ def text_rows(data: Bytes, offsets: Any, seed: Any, mask: Any) -> Rows:
 
 @exact_kernel
 def joined_rows(left: Rows, right: Rows) -> Rows:
-    """Each row of `left`, followed by the same row of `right`."""
+    """Return each row of `left` followed by the same row of `right`."""
     n = len(left[0]) - 1
     total = left[0][n] + right[0][n]
     indptr = np.zeros(n + 1, np.int64)
@@ -210,7 +212,7 @@ def joined_rows(left: Rows, right: Rows) -> Rows:
 
 @exact_kernel
 def one_row(data: Bytes, offsets: Ints, seeds: Hashes, categories: int, mask: Any, crossed: bool) -> Rows:
-    """The CSR row of one record: the first `categories` cells are categories, the others texts."""
+    """Return the CSR row of one record: the first `categories` cells are categories, the others texts."""
     cells = len(offsets) - 1
     hashes = np.empty(categories, np.uint64)
     present = np.empty(categories, np.bool_)
@@ -222,7 +224,7 @@ def one_row(data: Bytes, offsets: Ints, seeds: Hashes, categories: int, mask: An
             hashes[j] = hash_bytes(data, offsets[j], offsets[j + 1], seeds[j])
             present[j] = offsets[j + 1] > offsets[j]
         else:
-            most += _most_words(offsets[j], offsets[j + 1])
+            most += _word_bound(offsets[j], offsets[j + 1])
     indices = np.empty(most, np.int32)
     values = np.empty(most, np.float32)
     at = _category_row(hashes, present, mask, crossed, indices, values, 0)
@@ -235,14 +237,14 @@ def one_row(data: Bytes, offsets: Ints, seeds: Hashes, categories: int, mask: An
 
 @exact_kernel
 def parse_numbers(data: Bytes, offsets: Any) -> tuple[Floats, Flags]:
-    """Read decimal numbers, and say which cells were too unusual to be read here.
+    """Parse decimal numbers, float64 (n,), and return a mask of the cells that need the general parser.
 
-    A number of at most 15 digits with a power of ten up to 22 is exact in one operation (Clinger, "How to read
-    floating point numbers accurately", 1990); an empty cell is NaN; everything else is left to the caller.
+    A number of at most 15 digits with a power of ten up to 22 is exact in one operation (Clinger, "How to read floating
+    point numbers accurately", 1990). An empty cell is NaN; every other cell is left to the caller.
     """
     n = len(offsets) - 1
     result = np.empty(n, np.float64)
-    odd = np.zeros(n, np.bool_)
+    unparsed = np.zeros(n, np.bool_)
     powers = np.empty(23, np.float64)
     powers[0] = 1.0
     for k in range(1, 23):
@@ -273,11 +275,11 @@ def parse_numbers(data: Bytes, offsets: Any) -> tuple[Floats, Flags]:
             result[i] = -value if negative else value
         else:
             result[i] = np.nan
-            odd[i] = end > start
-    return result, odd
+            unparsed[i] = end > start
+    return result, unparsed
 
 
 def seed_of(field: str) -> np.uint64:
-    """Where the hashes of a field start, so that the same word in two fields has two places."""
+    """Return the start value for the hashes of a field, so that the same word in two fields has two hashes."""
     data = np.frombuffer(field.encode("utf-8", "replace"), np.uint8)
     return np.uint64(hash_bytes(data, 0, len(data), _BASIS))

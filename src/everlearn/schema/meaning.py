@@ -1,7 +1,7 @@
-"""What one raw value means: a number, a moment, a category, a vector. Pure functions; the columns agree with them.
+"""The meaning of one raw value: a number, a moment, a category or a vector.
 
-Each returns NaN (or nothing) for a missing value and raises `InputError`, with what was got and what was
-expected, for a value that cannot be used.
+Each function returns NaN (or nothing) for a missing value and raises `InputError`, with the value and the expectation,
+for a value that cannot be used. `columnar` gives the same results for columns.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ BEYOND_YEARS = "expected a moment between the years 1 and 9999"
 
 
 def show(value: Any) -> str:
-    """The value as a person can recognise it, however large it is."""
-    # The text of an int of a million digits is not even allowed, so ask for its size first.
+    """Return a short text of a value for messages, however large the value is."""
+    # Python refuses to print an int of a million digits, so check the size first.
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 200:
         return f"a whole number of {value.bit_length()} bits"
     if isinstance(value, str):
@@ -51,7 +51,7 @@ def show(value: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether the value is None, NaN, or a frame library's own mark for missing."""
+    """Return True for None, NaN, and the missing-value markers of pandas and numpy."""
     if value is None:
         return True
     if isinstance(value, float | np.floating):
@@ -63,10 +63,10 @@ def is_missing(value: Any) -> bool:
     return type(value).__name__ in ("NAType", "NaTType")
 
 
-def in_words(value: Any) -> str | None:
-    """Text, or bytes that hold text, without blanks around it; None for everything else."""
+def text_of(value: Any) -> str | None:
+    """Return text, or bytes decoded as text, without surrounding blanks; None for any other value."""
     if isinstance(value, str):
-        # A lone surrogate is not text that UTF-8 can hold; everywhere it counts as a question mark.
+        # UTF-8 cannot hold a lone surrogate, so it becomes a question mark everywhere.
         return (value if value.isascii() else value.encode("utf-8", "replace").decode()).strip(_BLANKS)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip(_BLANKS)
@@ -74,7 +74,7 @@ def in_words(value: Any) -> str | None:
 
 
 def number(value: Any) -> float:
-    """The number that the value stands for, within the range of float32; NaN if it is missing."""
+    """Return the number, within the range of float32; NaN if it is missing. Raises `InputError` for anything else."""
     result = any_number(value)
     if -LARGEST <= result <= LARGEST or result != result:
         return result
@@ -84,10 +84,13 @@ def number(value: Any) -> float:
 
 
 def any_number(value: Any) -> float:
-    """The number that the value stands for, infinite where it has no bound."""
+    """Return the number, infinite if it exceeds float64; NaN if it is missing.
+
+    Raises `InputError` for anything else.
+    """
     if is_missing(value):
         return math.nan
-    text = in_words(value)
+    text = text_of(value)
     if text is not None:
         if text.lower() in MISSING_WORDS:
             return math.nan
@@ -103,16 +106,16 @@ def any_number(value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether the value is real and counts nothing but itself (numpy takes a duration for an integer)."""
+    """Return True for a real number. A numpy duration is not one, although numpy treats it as an integer."""
     kinds = (int, float, Decimal, np.integer, np.floating, np.bool_)
     return isinstance(value, kinds) and not isinstance(value, np.timedelta64)
 
 
 def boolean(value: Any) -> float:
-    """1.0 for true, 0.0 for false, NaN if missing."""
+    """Return 1.0 for true, 0.0 for false, NaN if missing. Raises `InputError` for anything else."""
     if is_missing(value):
         return math.nan
-    text = in_words(value)
+    text = text_of(value)
     if text is not None:
         word = text.lower()
         if word in TRUE_WORDS:
@@ -127,11 +130,14 @@ def boolean(value: Any) -> float:
 
 
 def moment(value: Any) -> float:
-    """Whole seconds since 1970 in UTC (a time without a zone is taken as UTC), NaN if missing."""
+    """Return whole seconds since 1970 in UTC, NaN if missing; a time without a zone counts as UTC.
+
+    Raises `InputError` for a value that is no date or time, or lies outside the years 1 to 9999.
+    """
     if is_missing(value):
         return math.nan
     seconds = math.nan
-    text = in_words(value)
+    text = text_of(value)
     if text is not None:
         if text.lower() in MISSING_WORDS:
             return math.nan
@@ -156,8 +162,8 @@ def moment(value: Any) -> float:
 
 def _parsed_moment(text: str) -> float:
     try:
-        found = datetime.fromisoformat(text)
-        return (found - (_EPOCH if found.tzinfo is None else _EPOCH_UTC)) // _SECOND
+        parsed = datetime.fromisoformat(text)
+        return (parsed - (_EPOCH if parsed.tzinfo is None else _EPOCH_UTC)) // _SECOND
     except (ValueError, OverflowError):
         if not _NUMBER.fullmatch(text):
             return math.nan
@@ -166,7 +172,11 @@ def _parsed_moment(text: str) -> float:
 
 
 def category(value: Any) -> bytes:
-    """The bytes that name a category: one spelling for 7, 7.0 and "7"; empty if missing."""
+    """Return the bytes that name a category: one spelling for 7, 7.0 and "7"; empty if missing.
+
+    Raises `InputError` for infinity, for more than 3,000 digits, and for a value that is no text, number or truth
+    value.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace")
     if is_missing(value):
@@ -193,15 +203,18 @@ def category(value: Any) -> bytes:
 
 
 def _digits(value: int) -> bytes:
-    """The digits of a whole number; one beyond 10,000 bits is refused before its text is made."""
+    """Return the digits of an integer. Raises `InputError` for more than 10,000 bits, before its text is built."""
     if value.bit_length() > 10_000:
         raise InputError(f"got {show(value)}, expected a category of at most 10,000 bits")
     return b"%d" % value
 
 
 def vector(value: Any, length: int) -> list[float]:
-    """`length` numbers from a sequence, or from text such as "[1, 2.5, null]"; NaN where one is missing."""
-    text = in_words(value)
+    """Return `length` numbers from a sequence, or from text such as "[1, 2.5, null]"; NaN where one is missing.
+
+    Raises `InputError` for a wrong number of values, or one that is not a number.
+    """
+    text = text_of(value)
     if is_missing(value) or (text is not None and text.lower() in MISSING_WORDS):
         return [math.nan] * length
     if text is not None:
@@ -220,13 +233,15 @@ def vector(value: Any, length: int) -> list[float]:
 
 @cache
 def clock() -> tuple[list[float], list[float]]:
-    """One turn of sines, and of cosines, at each minute of a week; a day is seven turns of the same table."""
+    """Return one turn of sines and of cosines at each minute of a week; a day is seven turns of the same table."""
     turn = [2.0 * math.pi * minute / WEEK for minute in range(WEEK)]
     return [math.sin(angle) for angle in turn], [math.cos(angle) for angle in turn]
 
 
 def phases(seconds: float) -> tuple[float, float, float, float, float]:
-    """Sine and cosine of the time of day, sine and cosine of the time of week (from Monday), years since 2000."""
+    """Return sine and cosine of the time of day, sine and cosine of the time of week (from Monday), and years since
+    2000.
+    """
     if seconds != seconds:
         return (math.nan,) * 5
     sines, cosines = clock()
@@ -236,7 +251,7 @@ def phases(seconds: float) -> tuple[float, float, float, float, float]:
 
 
 def joined(cells: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Cells laid end to end, and where each starts; the last offset is the end."""
+    """Return the cells joined end to end, and the n + 1 offsets at which they start and end."""
     offsets = np.zeros(len(cells) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, cells), np.int64, len(cells)), out=offsets[1:])
     return np.frombuffer(b"".join(cells), np.uint8), offsets

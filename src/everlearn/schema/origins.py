@@ -1,4 +1,4 @@
-"""Which field each dense column and each hashed entry of an encoded row came from."""
+"""The field that each dense column and each hashed entry of an encoded row comes from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from everlearn.schema import hashing, meaning, width
+from everlearn.schema import hashing, meaning
+from everlearn.schema.layout import width
 from everlearn.spec import Schema
 
 
 def dense(schema: Schema) -> list[str]:
-    """The field of each dense column, in column order.
+    """Return the field of each dense column, in column order.
 
     >>> fields = {"age": "numeric", "town": "categorical", "at": "datetime"}
     >>> dense(Schema(label="y", task="regression", fields=fields))
@@ -22,7 +23,8 @@ def dense(schema: Schema) -> list[str]:
 
 
 def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:
-    """The field, or the pair "a x b" of fields, of each hashed entry of a record, in the order of `Encoder.record`.
+    """Return the field, or the pair "a x b" of fields, of each hashed entry of a record, in the order of
+    `Encoder.record`.
 
     >>> fields = {"town": "categorical", "note": "text", "day": "categorical"}
     >>> schema = Schema(label="y", task="regression", fields=fields, interactions=True)
@@ -33,7 +35,7 @@ def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:
     present = [name for name in categories if meaning.category(record.get(name))]
     names = list(present)
     if schema.interactions:
-        names += [f"{one} x {other}" for i, one in enumerate(present) for other in present[i + 1 :]]
+        names += [f"{first} x {second}" for i, first in enumerate(present) for second in present[i + 1 :]]
     for name, kind in schema.fields.items():
         if kind == "text":
             cell = meaning.joined([meaning.category(record.get(name))])

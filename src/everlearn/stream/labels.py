@@ -1,4 +1,4 @@
-"""Labels from a file: one column says which prediction, another what its answer should have been."""
+"""Labels from a file: one column holds the prediction ids, another the true labels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from everlearn.errors import InputError
 from everlearn.records import Label, Rejected
 from everlearn.schema import Encoder, columnar, meaning
-from everlearn.stream import set_apart, source_of
+from everlearn.stream.opening import source_of
 from everlearn.stream.sources import Block, Files, Source
+from everlearn.stream.stream import rejected_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
-    """Rows that follow each other: the labels that can be used, the rows that cannot, and how many rows came so far."""
+class LabelChunk:
+    """Consecutive rows of labels: the usable labels, the rejected rows, and the number of rows read so far."""
 
     labels: list[Label]
     rejected: tuple[Rejected, ...]
@@ -25,30 +26,30 @@ class Labels:
 
 def read_labels(
     source: Any, encoder: Encoder, *, id: str, label: str, by: str = "", after: int = 0, size: int = 8192
-) -> Iterator[Labels]:
-    """Read labels from the columns `id` and `label` of a source, in order, after the first `after` rows.
+) -> Iterator[LabelChunk]:
+    """Yield labels from the columns `id` and `label` of a source, in order, after the first `after` rows.
 
-    `source` is whatever `everlearn.read` takes: a path to CSV, JSON lines or Parquet, packed or not, a folder, "-", or
-    a table. An id is taken as it is written; 7 and 7.0 are "7". `by` becomes the source of each label. Labels are
-    checked as feedback is: an unknown class, or a number that is none, makes the row a `Rejected`; whether there is a
-    prediction of that id is for the loop to say. Raises `InputError`, before anything is read, if a column is missing.
+    `source` is any source that `everlearn.read` accepts. An id is taken as written; 7 and 7.0 are "7". `by` becomes the
+    source of each label. Labels are validated like feedback: an unknown class, or a value that is no number, makes the
+    row a `Rejected`. The loop checks that the prediction of an id exists. Raises `InputError`, before anything is read,
+    if a column is missing.
 
     >>> from everlearn.spec import Schema
     >>> encoder = Encoder(Schema(label="y", task="binary", classes=("no", "yes"), fields={"x": "numeric"}))
     >>> rows = {"order": [17, 18, None], "fraud": ["yes", "perhaps", "no"]}
-    >>> told = next(read_labels(rows, encoder, id="order", label="fraud"))
-    >>> told.labels
+    >>> chunk = next(read_labels(rows, encoder, id="order", label="fraud"))
+    >>> chunk.labels
     [Label(id='17', value='yes', weight=1.0, source='')]
-    >>> [(row.line, row.reason) for row in told.rejected]
+    >>> [(row.line, row.reason) for row in chunk.rejected]
     [(2, "label 'fraud': got the label 'perhaps', expected one of 'no', 'yes'"), (3, "id 'order': the id is missing")]
     """
     opened = source_of(source, peek=0)
-    for one in opened.sources if isinstance(opened, Files) else [opened]:
-        _require(one, (id, label))
+    for part in opened.sources if isinstance(opened, Files) else [opened]:
+        _require_columns(part, (id, label))
     return (_read(block, encoder, id, label, by) for block in opened.blocks(after, size, [id, label]))
 
 
-def _require(source: Source, columns: tuple[str, str]) -> None:
+def _require_columns(source: Source, columns: tuple[str, str]) -> None:
     missing = [column for column in columns if column not in source.names]
     if missing:
         raise InputError(
@@ -57,7 +58,7 @@ def _require(source: Source, columns: tuple[str, str]) -> None:
         )
 
 
-def _read(block: Block, encoder: Encoder, id: str, label: str, by: str) -> Labels:
+def _read(block: Block, encoder: Encoder, id: str, label: str, by: str) -> LabelChunk:
     n = len(block.kept)
     column = columnar.native(block.columns[label]) if label in block.columns else [None] * n
     y, problems = encoder.labels(column, n)
@@ -73,11 +74,11 @@ def _read(block: Block, encoder: Encoder, id: str, label: str, by: str) -> Label
             faults[row] = f"id {id!r}: {error}" + (f"; {faults[row]}" if row in faults else "")
         if row not in faults:
             labels.append(Label(name, classes[int(value)] if classes else value, source=by))
-    return Labels(labels, set_apart(block, faults), block.before + block.rows)
+    return LabelChunk(labels, rejected_rows(block, faults), block.before + block.rows)
 
 
 def _name(value: Any) -> str:
-    """An id as text; `InputError` if there is none."""
+    """Return an id as text. Raises `InputError` if it is missing."""
     name = meaning.category(value).decode()
     if not name:
         raise InputError("the id is missing")

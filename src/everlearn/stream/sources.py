@@ -1,6 +1,6 @@
-"""What a stream is read from: text files, Parquet, several files, standard input, and tables in memory.
+"""Sources of a stream: text files, Parquet, several files, standard input, and tables in memory.
 
-A source numbers its raw rows from 1, counts bad rows too, and can start after any of them.
+A source numbers its raw rows from 1, counts bad rows too, and can start after any row.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.records import Ints
 from everlearn.schema import columnar
-from everlearn.stream.text import Bytes, Chained, CsvReader, JsonReader, Reader, form_of, opened, read
+from everlearn.stream.text import Bytes, Chained, CsvReader, JsonReader, RowReader, form_of, opened, read
 
-PEEK = 1 << 16  # bytes of standard input that are looked at where its schema is to be guessed
+PEEK = 1 << 16  # bytes of standard input that are examined to guess its schema
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some rows that follow each other in one source.
+    """Consecutive rows of one source.
 
     `before` raw rows came earlier and `rows` are in the block. `kept` (int64) are the indices in the block of the rows
-    that could be read, whose values are in `columns`; `faults` says why not for the others. `lines` has the line, from
-    1, on which each raw row starts, and `raws` what each held; None where `columns` hold everything.
+    that could be read; `columns` holds their values, and `faults` the reasons for the others. `lines` has the line,
+    from 1, on which each raw row starts. `raws` has the content of each row, or None where `columns` hold everything.
     """
 
     source: str
@@ -41,7 +41,7 @@ class Block:
     raws: Sequence[str | bytes] | None = None
 
     def raw(self, row: int) -> str:
-        """What a row held, as text."""
+        """Return the content of a raw row as text."""
         if self.raws is None:
             values = {name: columnar.values_of(column[row : row + 1])[0] for name, column in self.columns.items()}
             return json.dumps(values, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
@@ -51,17 +51,17 @@ class Block:
 
 
 class Source(Protocol):
-    """A file, several, or a table. `names` are the columns it has, as far as its beginning tells."""
+    """A file, several files, or a table. `names` are its columns, as far as its beginning shows."""
 
     name: str
     names: Sequence[str]
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
-        """The rows after the first `after`, at most `size` in a block; only the `wanted` columns, if they are named."""
+        """Yield the rows after the first `after`, at most `size` in a block; only the `wanted` columns, if given."""
         ...
 
     def count(self) -> int | None:
-        """How many raw rows there are; None if that cannot be known."""
+        """Return the number of raw rows; None if it cannot be known."""
         ...
 
 
@@ -88,7 +88,7 @@ class Table:
 
 
 def _whole(source: str, before: int, rows: int, columns: Mapping[str, Any]) -> Block:
-    """A block in which every row could be read, from a source whose lines are its rows."""
+    """Return a block without faults, from a source whose lines are its rows."""
     return Block(source, before, rows, np.arange(rows), range(before + 1, before + rows + 1), columns, {})
 
 
@@ -102,7 +102,7 @@ class Parquet:
             self.names: Sequence[str] = file.schema_arrow.names
             groups = range(file.metadata.num_row_groups)
             self._groups = [file.metadata.row_group(group).num_rows for group in groups]
-        columnar.once(self.names)
+        columnar.require_unique(self.names)
 
     def _open(self) -> Any:
         import pyarrow as pa
@@ -150,7 +150,7 @@ class Text:
             self.names: Sequence[str] = reader.names
 
     @contextmanager
-    def _reader(self) -> Iterator[Reader]:
+    def _reader(self) -> Iterator[RowReader]:
         file = opened(self._path, self.name)
         try:
             if self._form == "json":
@@ -169,7 +169,7 @@ class Text:
             return sum(len(texts) for _, texts in reader.records())
 
 
-def _text_blocks(reader: Reader, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+def _text_blocks(reader: RowReader, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
     before = 0
     for numbers, texts in reader.records():
         for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
@@ -182,32 +182,32 @@ def _text_blocks(reader: Reader, after: int, size: int, wanted: Sequence[str] | 
 
 
 class Piped:
-    """Text that can be read once, such as standard input; each call of `blocks` goes on where the last one stopped.
+    """Text that can be read once, such as standard input; each call of `blocks` continues after the last one.
 
-    At least `peek` bytes and one line are waited for at once, and can be looked at with `peek`.
+    The constructor waits for at least `peek` bytes and one line, which the method `peek` shows without consuming them.
     """
 
     def __init__(self, file: Bytes, name: str, peek: int) -> None:
         self.name = name
         start = b""
-        while (len(start) < peek or b"\n" not in start) and (more := read(file, name)):
-            start += more
+        while (len(start) < peek or b"\n" not in start) and (data := read(file, name)):
+            start += data
         form = form_of(start, name)
         if form == "parquet":
             raise InputError(f"{name} holds Parquet, expected CSV or JSON lines; give the path of the file instead")
-        made = JsonReader if form == "json" else CsvReader
-        # The peek may end inside a row, so it is only looked at, and then read again in one piece with the rest.
-        self.peeked: Reader = made(Chained(start[: start.rfind(b"\n") + 1] or start, None), name)
-        self._reader: Reader = made(Chained(start, file), name)
+        reader = JsonReader if form == "json" else CsvReader
+        # The peek may end inside a row, so the reader below reads the same bytes again together with the rest.
+        self.peeked: RowReader = reader(Chained(start[: start.rfind(b"\n") + 1] or start, None), name)
+        self._reader: RowReader = reader(Chained(start, file), name)
         self._blocks: Iterator[Block] | None = None
         self.names: Sequence[str] = self._reader.names
 
     def peek(self, size: int) -> Iterator[Block]:
-        """The first rows, which are not consumed."""
+        """Yield the first rows without consuming them."""
         return _text_blocks(self.peeked, 0, size, None)
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
-        """The rows not read yet, numbered from `after` on: rows of the past are not there to be skipped."""
+        """Yield the rows not read yet, numbered from `after` on; earlier rows are gone and cannot be skipped."""
         self._blocks = self._blocks or _text_blocks(self._reader, 0, size, wanted)
         shift: int | None = None
         for block in self._blocks:
@@ -219,7 +219,7 @@ class Piped:
 
 
 class Files:
-    """Several files, one after the other; `apart` if they may become more, as those of a folder or a glob."""
+    """Several files, one after the other; `apart` if files may be added later, as in a folder or a glob."""
 
     def __init__(self, name: str, sources: Sequence[Source], apart: bool = False) -> None:
         self.name = name
@@ -243,7 +243,10 @@ class Files:
 
 
 def file(path: Path) -> Source:
-    """The source that a file is, going by how it starts; `InputError` if it is not one."""
+    """Return the source of a file, by its first bytes.
+
+    Raises `InputError` if it does not exist or has another format.
+    """
     name = str(path)
     if not path.exists():
         raise InputError(f"there is no file {name}; expected a CSV, JSON-lines or Parquet file")

@@ -1,6 +1,6 @@
-"""Text in pieces: rows of delimited text, or JSON objects, each with the line on which it starts.
+"""Readers of text: rows of delimited text or JSON objects, each with the line on which it starts.
 
-A row that cannot be read costs itself alone. Blank lines are no rows; CRLF ends a line as LF does.
+A row that cannot be read does not affect the others. Blank lines are skipped; CRLF ends a line as LF does.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ _PIECE = 1 << 20  # bytes read at a time
 _LONGEST_LINE = 64 << 20
 _MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
 _DELIMITERS = ",;\t|"
-_NAMING_ROWS = 1_000  # JSON objects that are looked at for the names of columns
+_NAMING_ROWS = 1_000  # JSON objects that are searched for column names
 
-Readable = tuple[Sequence[int], dict[str, Any], dict[int, str]]  # which texts, their columns, why not the others
+Readable = tuple[
+    Sequence[int], dict[str, Any], dict[int, str]
+]  # indices of the readable texts, their columns, and the faults of the others
 
 
 class Bytes(Protocol):
-    """A binary file that can be asked for what is there already."""
+    """A binary file that returns the bytes available so far."""
 
     def read1(self, size: int, /) -> bytes: ...
     def close(self) -> None: ...
 
 
 class Chained:
-    """Bytes that were read already, and then the rest of their file."""
+    """Bytes that have been read already, followed by the rest of their file."""
 
     def __init__(self, start: bytes, file: Bytes | None) -> None:
         self._start = start
@@ -55,23 +57,23 @@ class Chained:
             self._file.close()
 
 
-class Reader(Protocol):
-    """Rows of one text file, read once from start to end."""
+class RowReader(Protocol):
+    """The rows of one text file, read once from start to end."""
 
     name: str
     names: Sequence[str]
 
     def records(self) -> Iterator[tuple[Sequence[int], Sequence[Any]]]:
-        """The rows as text or bytes, some at a time, with the line (from 1) on which each starts."""
+        """Yield some rows at a time as text or bytes, with the line (from 1) on which each starts."""
         ...
 
     def parse(self, texts: Sequence[Any], wanted: Sequence[str] | None) -> Readable:
-        """What some of these rows hold: only the `wanted` columns, if they are named."""
+        """Parse some of these rows; only the `wanted` columns, if given."""
         ...
 
 
 def opened(path: Path, name: str) -> Bytes:
-    """The file, unpacked if it was packed with gzip; `InputError` if it cannot be opened."""
+    """Open a file, decompressed if it is gzip. Raises `InputError` if it cannot be opened."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -81,7 +83,7 @@ def opened(path: Path, name: str) -> Bytes:
 
 
 def read(file: Bytes, name: str) -> bytes:
-    """The next bytes of a file, empty at its end; `InputError` if it is damaged."""
+    """Read the next bytes of a file, empty at its end. Raises `InputError` if it is damaged."""
     try:
         return file.read1(_PIECE)
     except (OSError, EOFError, zlib.error) as error:
@@ -89,7 +91,10 @@ def read(file: Bytes, name: str) -> bytes:
 
 
 def form_of(start: bytes, name: str) -> str:
-    """Whether a file that starts so is "parquet", "json" or "csv"; `InputError` if it is nothing of the kind."""
+    """Return the format of a file, "parquet", "json" or "csv", by its first bytes.
+
+    Raises `InputError` for another format.
+    """
     text = start.removeprefix(_MARK).lstrip()
     if not text:
         raise InputError(f"{name} is empty; expected a header line, JSON objects, or Parquet")
@@ -107,7 +112,7 @@ def form_of(start: bytes, name: str) -> str:
 
 
 def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
-    """Whole lines, as many as are there, without the last line break; CRLF is LF, and a byte order mark is dropped."""
+    """Yield whole lines, without the last line break; CRLF becomes LF, and a byte order mark is dropped."""
     held: list[bytes] = []
     begun = False
     while data := read(file, name):
@@ -127,13 +132,13 @@ def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
 
 
 class CsvReader:
-    """Delimited text whose first line names the columns; the delimiter is the header's, if none is given."""
+    """Delimited text whose first line names the columns; the delimiter is guessed from the header if not given."""
 
     def __init__(self, file: Bytes, name: str, delimiter: str = "") -> None:
         self.name = name
         pieces = _pieces(file, name)
         self._lines = (piece.decode("utf-8", "surrogateescape").split("\n") for piece in pieces)
-        self._held: list[str] = []  # lines that were read but are not rows yet
+        self._held: list[str] = []  # lines that have been read but not split into rows yet
         self._next = 1  # the number of the first of them
         header = self._header()
         self._delimiter = delimiter or max(_DELIMITERS, key=header.count)
@@ -141,9 +146,11 @@ class CsvReader:
             names = next(csv.reader([header], delimiter=self._delimiter, strict=True))
         except csv.Error as error:
             raise InputError(f"{name}: the header line cannot be read ({error}): {header[:200]!r}") from error
-        columnar.once(column for column in names if column)
+        columnar.require_unique(column for column in names if column)
         self.names: Sequence[str] = names
-        self._places = [str(place) for place in range(len(names))]  # Arrow's names: those in the file may be empty
+        self._places = [
+            str(place) for place in range(len(names))
+        ]  # column names for Arrow, since those in the file may be empty
 
     def _header(self) -> str:
         for lines in self._lines:
@@ -169,7 +176,9 @@ class CsvReader:
             self._held += lines or []
 
     def _rows_held(self, final: bool) -> tuple[Sequence[int], Sequence[str]]:
-        """The rows that are whole. One whose quote is never closed is only its first line: it costs no other."""
+        """Return the complete rows. A row whose quote is never closed ends with its first line, so the others stay
+        readable.
+        """
         lines, first = self._held, self._next
         numbers: list[int] = []
         texts: list[str] = []
@@ -196,7 +205,7 @@ class CsvReader:
         return row is not None
 
     def _row(self, text: str) -> tuple[list[str] | None, str]:
-        """The cells of one row, or why there are none."""
+        """Return the cells of one row, or None and the reason."""
         try:
             row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
         except csv.Error as error:
@@ -223,7 +232,7 @@ class CsvReader:
             return kept, _text_columns(rows, names, places), faults
 
     def _quick_columns(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Any] | None:
-        """The columns, where no row needs a second look: no quotes, and nothing wrong."""
+        """Parse all columns at once, if no row needs special treatment: no quotes, and no faults. None otherwise."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
@@ -248,7 +257,7 @@ class CsvReader:
         return {name: columnar.native(column) for name, column in zip(names, table.columns, strict=True)}
 
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[str]], dict[int, str]]:
-        """The cells of each row that can be read, and why the others cannot."""
+        """Return the cells of each readable row, and the reasons for the others."""
         try:
             rows = list(csv.reader(texts, delimiter=self._delimiter, strict=True))
             if len(rows) == len(texts) and set(map(len, rows)) <= {len(self.names)}:
@@ -266,7 +275,7 @@ class CsvReader:
 
 
 def _end(lines: Sequence[str], start: int) -> int | None:
-    """Where the row that starts at this line ends, going by its quotes; None if that is not among these lines."""
+    """Return the line at which the row that starts here ends, by its quotes; None if its end has not been read yet."""
     quotes, length, end = lines[start].count('"'), len(lines[start]), start + 1
     while quotes % 2:
         if length > LONGEST_CELL:
@@ -327,22 +336,22 @@ class JsonReader:
             found = [msgspec.json.decode(text) for text in texts]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found = [_decoded(text) for text in texts]
-        faults = {i: _why_not(value) for i, value in enumerate(found) if type(value) is not dict}
+        faults = {i: _fault_of(value) for i, value in enumerate(found) if type(value) is not dict}
         kept = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
         objects: list[Mapping[str, Any]] = [found[i] for i in kept]
-        names = list(dict.fromkeys(name for one in objects for name in one)) if wanted is None else wanted
-        return kept, {name: [one.get(name) for one in objects] for name in names}, faults
+        names = list(dict.fromkeys(name for record in objects for name in record)) if wanted is None else wanted
+        return kept, {name: [record.get(name) for record in objects] for name in names}, faults
 
 
 def _decoded(text: bytes) -> Any:
-    """What one line holds; the error if it is not JSON. Python's own reader knows NaN and Infinity too."""
+    """Decode one line; return the error if it is not JSON. Python's own reader also accepts NaN and Infinity."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         return error
 
 
-def _why_not(value: Any) -> str:
+def _fault_of(value: Any) -> str:
     if isinstance(value, UnicodeDecodeError):
         return "not valid UTF-8"
     if isinstance(value, Exception):

@@ -1,0 +1,292 @@
+"""Raw records to batches: the same encoding in serving and in learning, for a single row and for whole columns.
+
+Dense columns, in field order: a number is itself, a truth value 0 or 1, a vector its numbers, and a moment five
+numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed columns: each category and
+each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists what becomes of odd values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from everlearn.errors import InputError
+from everlearn.records import Batch, Floats, Scalar, Singles
+from everlearn.schema import columnar, meaning
+from everlearn.schema.layout import shape, width
+from everlearn.schema.meaning import LARGEST
+from everlearn.spec import Schema
+
+_NO_INDICES = np.empty(0, np.int32)
+_NO_VALUES = np.empty(0, np.float32)
+_HANDFUL = 64  # rows from which encoding whole columns is faster
+_PLAIN = {float, int, bool, type(None)}  # types that numpy converts to the same number as `meaning.number`
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A value that cannot be used: its row (from 0 in the batch), its field, and the reason."""
+
+    row: int
+    field: str
+    reason: str
+
+
+class Encoder:
+    """Encoder of raw records into batches, compiled from a schema and never changed afterwards.
+
+    `columns`, `records` and `record` give the same numbers for the same data, in any container. A value that cannot be
+    used is encoded as missing and reported as a `Problem`; the caller drops the row.
+
+    >>> fields = {"age": "numeric", "town": "categorical"}
+    >>> encoder = Encoder(Schema(label="y", task="binary", classes=("no", "yes"), fields=fields))
+    >>> batch, problems = encoder.records([{"age": 31, "town": "Delft"}, {"age": "old", "town": None}])
+    >>> batch.dense.tolist(), batch.indptr.tolist()
+    ([[31.0], [nan]], [0, 1, 1])
+    >>> problems
+    [Problem(row=1, field='age', reason="got 'old', expected a number")]
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.shape = shape(schema)
+        self.schema = schema
+        fields = schema.fields.items()
+        self._dense = tuple((name, kind, width(kind)) for name, kind in fields if width(kind))
+        self._categories = tuple(name for name, kind in fields if kind == "categorical")
+        self._texts = tuple(name for name, kind in fields if kind == "text")
+        self._hashed = self._categories + self._texts
+        self._only_numbers = tuple(name for name, kind, _ in self._dense if kind == "numeric")
+        if len(self._only_numbers) < len(self._dense):
+            self._only_numbers = ()
+        self._crossed = schema.interactions and len(self._categories) > 1
+        self._mask = np.uint64((1 << schema.bits) - 1)
+        self._index = _index(schema.classes)
+        if self._hashed:
+            from everlearn.schema import hashing
+
+            self._kernels = hashing
+            self._seeds = np.array([hashing.seed_of(name) for name in self._hashed], np.uint64)
+
+    def columns(self, columns: Mapping[str, Any], n: int) -> tuple[Batch, list[Problem]]:
+        """Encode n rows given as one column for each field: numpy arrays, lists, Arrow arrays or pandas Series.
+
+        Columns that are not in the schema are ignored; a field without a column is missing in every row. Raises
+        `InputError` if a column has another length than n.
+        """
+        parts = {name: _native(columns[name], name, n) for name in self.schema.fields if columns.get(name) is not None}
+        problems: list[Problem] = []
+        dense = np.full((n, self.shape["dense"]), np.nan, np.float32)
+        at = 0
+        for name, kind, wide in self._dense:
+            if name in parts:
+                values, faults = self._dense_column(parts[name], kind, wide)
+                dense[:, at : at + wide] = values.reshape(n, wide)
+                problems += [Problem(row, name, reason) for row, reason in faults]
+            at += wide
+        dense[np.isnan(dense)] = np.nan  # NaN has several bit patterns; keep one
+        rows = self._hashed_columns(parts, n, problems) if self._hashed else None
+        problems.sort(key=lambda problem: problem.row)
+        return Batch(dense, *(rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES))), problems
+
+    def records(self, records: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[Problem]]:
+        """Encode n records. Keys outside the schema are ignored; absent keys are missing values."""
+        columns = {name: [record.get(name) for record in records] for name in self.schema.fields}
+        return self.columns(columns, len(records))
+
+    def record(self, features: Mapping[str, Any]) -> Batch:
+        """Encode one record, fast. Raises `InputError`, with the field, for a value that cannot be used."""
+        numbers: list[float] = []
+        name = ""
+        try:
+            for name in self._only_numbers:
+                value = features.get(name)
+                kind = type(value)
+                if (kind is float or kind is int) and -LARGEST <= value <= LARGEST:  # type: ignore[operator]
+                    numbers.append(value)  # type: ignore[arg-type]
+                else:
+                    numbers.append(meaning.number(value))
+            if not self._only_numbers:
+                for name, kind_name, wide in self._dense:
+                    numbers += _dense_value(features.get(name), kind_name, wide)
+            cells = []
+            for name in self._hashed:
+                cells.append(meaning.category(features.get(name)))
+        except InputError as error:
+            raise InputError(f"field {name!r}: {error}") from None
+        dense = np.array(numbers, np.float64).astype(np.float32).reshape(1, len(numbers))
+        if not cells:
+            return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
+        data, offsets = meaning.joined(cells)
+        rows = self._kernels.one_row(data, offsets, self._seeds, len(self._categories), self._mask, self._crossed)
+        return Batch(dense, *rows)
+
+    def rows(self, records: Sequence[Mapping[str, Any]]) -> Batch:
+        """Encode a few records at once: the same numbers as `records`, at a fraction of the cost.
+
+        Raises `InputError`, with the row (from 0) and the field, for a value that cannot be used.
+        """
+        dense = self._plain_numbers(records) if self._only_numbers else None
+        if dense is not None and not self._hashed:
+            return Batch(dense, np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES)
+        try:
+            if len(records) == 1:
+                return self.record(records[0])
+            if len(records) < _HANDFUL:
+                dense = self._dense_rows(records) if dense is None else dense
+                return Batch(dense, *self._hashed_rows(records))
+        except InputError:
+            pass  # encode column by column below, to find the row
+        batch, problems = self.records(records)
+        if problems:
+            raise InputError(f"row {problems[0].row}: field {problems[0].field!r}: {problems[0].reason}")
+        return batch
+
+    def labels(self, values: Any, n: int) -> tuple[Floats, list[Problem]]:
+        """Return the targets of n labels, float64 (n,), and the problems.
+
+        A target is the class index, or the number itself for a regression; it is NaN where there is a `Problem`.
+        """
+        name = self.schema.label
+        part = _native([None] * n if values is None else values, name, n)
+        if self.schema.task == "regression":
+            y, faults = columnar.numbers(part)
+            bad = {row for row, _ in faults}
+            faults += [(row, "the label is missing") for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
+        else:
+            y, faults = columnar.each(part, self.label)
+        return y, [Problem(row, name, reason) for row, reason in sorted(faults)]
+
+    def label(self, value: Scalar) -> float:
+        """Return the target of one label. Raises `InputError` if it is missing, not a number, or not a known class."""
+        if self.schema.task == "regression":
+            y = meaning.number(value)
+        else:
+            y = self._index.get(meaning.category(value), math.nan)
+        if y == y:
+            return y
+        if self.schema.task == "regression" or not meaning.category(value):
+            raise InputError("the label is missing")
+        known = ", ".join(map(repr, self.schema.classes[:20]))
+        more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
+        raise InputError(f"got the label {meaning.show(value)}, expected one of {known}{more}")
+
+    def answer(self, scores: Singles) -> Scalar:
+        """Return the prediction for the scores (classes,) of one row: the likeliest class (the first of equals), or
+        the number.
+        """
+        if self.schema.task == "regression":
+            return float(scores[0])
+        return self.schema.classes[int(scores.argmax())]
+
+    def _plain_numbers(self, records: Sequence[Mapping[str, Any]]) -> Singles | None:
+        """Return the dense columns of records that hold only numbers in range, float32 (n, d); None otherwise."""
+        values: list[Any] = []
+        for record in records:
+            values += map(record.get, self._only_numbers)
+        if not _PLAIN.issuperset(map(type, values)):
+            return None
+        try:
+            numbers = np.array(values, np.float64)
+        except OverflowError:  # an integer beyond the range of float64
+            return None
+        if (np.abs(numbers) > LARGEST).any():
+            return None
+        dense = numbers.astype(np.float32).reshape(len(records), len(self._only_numbers))
+        dense[np.isnan(dense)] = np.nan  # keep one bit pattern of NaN
+        return dense
+
+    def _dense_rows(self, records: Sequence[Mapping[str, Any]]) -> Singles:
+        numbers: list[float] = []
+        for record in records:
+            for name, kind, wide in self._dense:
+                numbers += _dense_value(record.get(name), kind, wide)
+        return np.array(numbers, np.float64).astype(np.float32).reshape(len(records), self.shape["dense"])
+
+    def _hashed_rows(self, records: Sequence[Mapping[str, Any]]) -> Any:
+        """Return the same rows as `_hashed_columns`, faster for a few rows."""
+        if not self._hashed:
+            return np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES
+        kernels, rows = self._kernels, None
+        cells = [meaning.joined([meaning.category(record.get(name)) for record in records]) for name in self._hashed]
+        if self._categories:
+            hashes = np.empty((len(records), len(self._categories)), np.uint64)
+            present = np.empty((len(records), len(self._categories)), np.bool_)
+            for j in range(len(self._categories)):
+                hashes[:, j], present[:, j] = kernels.hash_cells(*cells[j], self._seeds[j])
+            rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
+        for j in range(len(self._categories), len(cells)):
+            text = kernels.text_rows(*cells[j], self._seeds[j], self._mask)
+            rows = kernels.joined_rows(rows, text) if rows else text
+        return rows
+
+    def _dense_column(self, part: Any, kind: str, wide: int) -> tuple[Floats, columnar.Faults]:
+        if kind == "numeric":
+            return columnar.numbers(part)
+        if kind == "boolean":
+            return columnar.booleans(part)
+        if kind == "datetime":
+            seconds, faults = columnar.moments(part)
+            return columnar.phases(seconds), faults
+        return columnar.vectors(part, wide)
+
+    def _hashed_columns(self, parts: Mapping[str, Any], n: int, problems: list[Problem]) -> Any:
+        kernels, rows = self._kernels, None
+        if self._categories:
+            hashes = np.zeros((n, len(self._categories)), np.uint64)
+            present = np.zeros((n, len(self._categories)), np.bool_)
+            for j, name in enumerate(self._categories):
+                if name in parts:
+                    hashes[:, j], present[:, j], faults = self._category_column(parts[name], self._seeds[j])
+                    problems += [Problem(row, name, reason) for row, reason in faults]
+            rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
+        for j, name in enumerate(self._texts, len(self._categories)):
+            if name in parts:
+                (data, offsets), faults = columnar.cells(parts[name])
+                problems += [Problem(row, name, reason) for row, reason in faults]
+                text = kernels.text_rows(data, offsets, self._seeds[j], self._mask)
+                rows = kernels.joined_rows(rows, text) if rows else text
+        return rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES)
+
+    def _category_column(self, part: Any, seed: np.uint64) -> tuple[Any, Any, columnar.Faults]:
+        """Return the hash of each category, a mask of the rows that have one, and the faults."""
+        whole = columnar.whole_numbers(part)
+        if whole is not None:
+            return self._kernels.hash_integers(whole[0], seed), whole[1], []
+        if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
+            hashes, present, faults = self._category_column(columnar.native(part.dictionary), seed)
+            if not faults:
+                codes = part.indices.fill_null(len(hashes)).to_numpy(zero_copy_only=False)
+                return np.append(hashes, np.uint64(0))[codes], np.append(present, False)[codes], []
+        (data, offsets), faults = columnar.cells(part)
+        return *self._kernels.hash_cells(data, offsets, seed), faults
+
+
+def _native(column: Any, name: str, n: int) -> Any:
+    if len(column) != n:
+        raise InputError(f"the column {name!r} has {len(column)} rows, expected {n} like the other columns")
+    return columnar.native(column)
+
+
+def _dense_value(value: Any, kind: str, wide: int) -> Sequence[float]:
+    """Return the dense columns of one value."""
+    if kind == "numeric":
+        return (meaning.number(value),)
+    if kind == "boolean":
+        return (meaning.boolean(value),)
+    if kind == "datetime":
+        return meaning.phases(meaning.moment(value))
+    return meaning.vector(value, wide)
+
+
+def _index(classes: Sequence[Scalar]) -> dict[bytes, float]:
+    """Map the spelling of each class to its index; truth values and 0 and 1 are interchangeable."""
+    index = {meaning.category(value): float(i) for i, value in enumerate(classes)}
+    for i, value in enumerate(classes):
+        if not isinstance(value, str) and value in (0, 1):
+            for word in ("true", "True", "TRUE", "1") if value else ("false", "False", "FALSE", "0"):
+                index.setdefault(word.encode(), float(i))
+    return index

@@ -1,0 +1,81 @@
+"""Columns of the encoded rows: how wide each kind of field is, and which schemas are valid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from everlearn.errors import ConfigError, InputError
+from everlearn.schema import meaning
+from everlearn.spec import Schema
+
+KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
+
+_VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
+
+
+def shape(schema: Schema) -> dict[str, Any]:
+    """Return the shape of a model's inputs: task, number of dense columns, of hashed columns, and of classes.
+
+    `hashed` is 0 when no field is hashed; `classes` is 0 for a regression. Raises `ConfigError` for a schema that
+    contradicts itself.
+
+    >>> shape(Schema(label="y", task="binary", classes=(0, 1), fields={"age": "numeric", "at": "datetime"}))
+    {'task': 'binary', 'dense': 6, 'hashed': 0, 'classes': 2}
+    """
+    check(schema)
+    hashed = any(kind in ("categorical", "text") for kind in schema.fields.values())
+    return {
+        "task": schema.task,
+        "dense": sum(width(kind) for kind in schema.fields.values()),
+        "hashed": 1 << schema.bits if hashed else 0,
+        "classes": len(schema.classes),
+    }
+
+
+def width(kind: str) -> int:
+    """Return the number of dense columns of a kind of field. Raises `ConfigError` for an unknown kind."""
+    if kind in ("numeric", "boolean"):
+        return 1
+    if kind == "datetime":
+        return 5
+    if kind in ("categorical", "text"):
+        return 0
+    found = _VECTOR.fullmatch(kind)
+    if not found:
+        raise ConfigError(f"got the kind {kind!r}, expected one of {', '.join(KINDS)}")
+    return int(found[1])
+
+
+def check(schema: Schema) -> None:
+    """Raise `ConfigError` if a schema contradicts itself."""
+    if not schema.fields:
+        raise ConfigError("the schema has no fields; name at least one under [schema.fields]")
+    if schema.label in schema.fields:
+        raise ConfigError(
+            f"the label {schema.label!r} is also a field; a model must not see the value that it predicts"
+        )
+    for name, kind in schema.fields.items():
+        try:
+            width(kind)
+        except ConfigError as error:
+            raise ConfigError(f"field {name!r}: {error}") from None
+    if not 1 <= schema.bits <= 30:
+        raise ConfigError(f"got bits = {schema.bits}, expected 1 to 30")
+    count = len(schema.classes)
+    if schema.task == "regression" and count:
+        raise ConfigError(f"a regression has no classes, got {count}; leave `classes` out, or set task = 'multiclass'")
+    if schema.task == "binary" and count != 2:
+        raise ConfigError(f"a binary task has 2 classes, got {count}: {list(schema.classes)}")
+    if schema.task == "multiclass" and count < 2:
+        raise ConfigError(f"a multiclass task has 2 classes or more, got {count}: {list(schema.classes)}")
+    if len({meaning.category(value) for value in schema.classes}) < count:
+        raise ConfigError(f"two classes have the same spelling: {list(schema.classes)}")
+
+
+def require(label: str, names: Sequence[str], where: str = "the data") -> None:
+    """Raise `InputError` if `names` does not contain the label; `where` names the source in the message."""
+    if label not in names:
+        shown = ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
+        raise InputError(f"{where} has no column {label!r} for the label; its columns are {shown}")

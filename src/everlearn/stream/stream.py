@@ -1,0 +1,177 @@
+"""Streams of encoded examples, read from a source in order and in little memory.
+
+    read(source, label="y") -> Stream;  for chunk in stream.chunks(): chunk.examples, chunk.rejected
+
+A row that cannot be used becomes a `Rejected` with its line and still has a position, so that reading can resume after
+any row. `docs/reference/schema.md` lists the treatment of each kind of invalid value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
+from everlearn.schema import Encoder
+from everlearn.spec import Schema
+from everlearn.stream.json_values import json_column, records_of
+from everlearn.stream.sources import Block, Files, Piped, Source, Table
+
+_RAW = 1_000  # characters kept of a rejected row
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive rows of a stream: the usable ones, the rejected ones, and the position of the last row."""
+
+    examples: Examples
+    rejected: tuple[Rejected, ...]
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The rows of a `Chunk` as plain values that JSON can hold; missing values are left out of `features`."""
+
+    positions: list[int]
+    features: list[dict[str, Any]]
+    labels: list[Scalar]
+    rejected: tuple[Rejected, ...]
+    last: int
+
+
+class Stream:
+    """The labelled rows of one source, which can be read again if it is `replayable`.
+
+    `schema` describes the rows; `name` is the source.
+    """
+
+    def __init__(self, source: Source, schema: Schema) -> None:
+        self.schema = schema
+        self.name = source.name
+        self.replayable = not isinstance(source, Piped)
+        self._source = source
+        self._encoder = Encoder(schema)
+        self._wanted = [*schema.fields, schema.label]
+
+    @cached_property
+    def rows(self) -> int | None:
+        """Number of raw rows, counted by reading text through once; None for standard input."""
+        return self._source.count()
+
+    def parts(self) -> list[Stream]:
+        """Return the files of a folder or a glob as separate streams, since files may be added later; else only
+        this stream.
+        """
+        if isinstance(self._source, Files) and self._source.apart:
+            return [Stream(source, self.schema) for source in self._source.sources]
+        return [self]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifier of the content, 16 hexadecimal digits.
+
+        For a file it depends on the name, the columns and the first row, so that it stays the same when the file grows.
+        For a table in memory it depends on every value.
+        """
+        if isinstance(self._source, Table):
+            content = hashlib.sha256()
+            for chunk in self.chunks():
+                batch = chunk.examples.batch
+                for array in (batch.dense, batch.indptr, batch.indices, batch.values, chunk.examples.y):
+                    content.update(array.tobytes())
+            return content.hexdigest()[:16]
+        parts: list[Any] = [Path(self.name).name]
+        if self.replayable:
+            first = next(self._source.blocks(0, 1, None), None)
+            parts += [first and Path(first.source).name, list(self._source.names), first and first.raw(0)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def chunks(self, after: int = 0, size: int = 8192) -> Iterator[Chunk]:
+        """Yield the rows from position after + 1 on, at most `size` in a chunk.
+
+        Positions count raw rows from 1, including rejected ones. A source that is not replayable continues with the
+        rows not read yet, and numbers them from after + 1. Raises `InputError` if the source is damaged.
+        """
+        for block in self._source.blocks(after, size, self._wanted):
+            batch, y, faults = self._encoded(block)
+            good = _good(block, faults)
+            if not good.all():
+                batch, y = _selected(batch, good), y[good]
+            position = block.kept[good] + (block.before + 1)
+            examples = Examples(batch, y, np.ones(len(y), np.float32), position)
+            yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
+
+    def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
+        """Yield the rows of `chunks` as plain values; encoding them again gives the same bytes. Raises `InputError` as
+        `chunks`.
+        """
+        kinds = self.schema.fields.items()
+        for block in self._source.blocks(after, size, self._wanted):
+            _, y, faults = self._encoded(block)
+            good = _good(block, faults)
+            columns = {name: json_column(block.columns[name], kind) for name, kind in kinds if name in block.columns}
+            features = records_of(columns, len(y))
+            if not good.all():
+                features = [record for record, keep in zip(features, good.tolist(), strict=True) if keep]
+            positions = (block.kept[good] + (block.before + 1)).tolist()
+            last = block.before + block.rows
+            yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last)
+
+    def _named(self, y: Floats) -> list[Scalar]:
+        classes = self.schema.classes
+        return [classes[index] for index in y.astype(np.int64).tolist()] if classes else y.tolist()
+
+    def _encoded(self, block: Block) -> tuple[Batch, Floats, dict[int, str]]:
+        """Return the encoded readable rows of a block, their targets, and the reason for each raw row that cannot be
+        used.
+        """
+        n = len(block.kept)
+        batch, problems = self._encoder.columns(block.columns, n)
+        y, label_problems = self._encoder.labels(block.columns.get(self.schema.label), n)
+        faults = dict(block.faults)
+        for problem in (*problems, *label_problems):
+            row = int(block.kept[problem.row])
+            where = "label" if problem.field == self.schema.label else "field"
+            reason = f"{where} {problem.field!r}: {problem.reason}"
+            faults[row] = f"{faults[row]}; {reason}" if row in faults else reason
+        return batch, y, faults
+
+
+def digest(examples: Examples, row: int) -> str:
+    """Return a digest of an encoded row and its label, 16 hexadecimal digits."""
+    batch = examples.batch
+    entries = slice(batch.indptr[row], batch.indptr[row + 1])
+    parts = (batch.dense[row], batch.indices[entries], batch.values[entries], examples.y[row : row + 1])
+    return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=8).hexdigest()
+
+
+def rejected_rows(block: Block, faults: Mapping[int, str]) -> tuple[Rejected, ...]:
+    """Return the rows of a block that cannot be used, with the reasons."""
+    return tuple(
+        Rejected(block.source, block.lines[row], faults[row], block.raw(row)[:_RAW], block.before + row + 1)
+        for row in sorted(faults)
+    )
+
+
+def _good(block: Block, faults: Mapping[int, str]) -> NDArray[np.bool_]:
+    """Return a mask of the readable rows without a fault, bool (n,)."""
+    good = np.ones(block.rows, np.bool_)
+    good[list(faults)] = False
+    return good[block.kept]
+
+
+def _selected(batch: Batch, good: NDArray[np.bool_]) -> Batch:
+    """Return the rows of a batch where `good`, bool (n,), is true."""
+    lengths = np.diff(batch.indptr)
+    entries = np.repeat(good, lengths)
+    indptr = np.concatenate([[0], np.cumsum(lengths[good])]).astype(np.int64)
+    return Batch(batch.dense[good], indptr, batch.indices[entries], batch.values[entries])
