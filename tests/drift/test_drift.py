@@ -13,6 +13,7 @@ from scipy import stats
 
 from everlearn import drift
 from everlearn.drift import detectors
+from everlearn.drift.detection import FILLED
 from everlearn.errors import ConfigError
 from everlearn.spec import DriftSpec
 from tests.support import SHARED
@@ -362,7 +363,7 @@ def test_a_calibration_that_is_never_sure_ends_where_its_array_does(detector: st
     behind = np.full(2 * room, -7.0)
     arrays["kept"] = behind[:room]
     drift.update(arrays, spec, np.cumsum(rng(0).standard_normal(room)))  # no block of it is independent of the next
-    assert arrays["counts"][drift.FILLED] == room
+    assert arrays["counts"][FILLED] == room
     assert drift.state(arrays, spec)["calibrating"] == 0.0
     drift.update(arrays, spec, np.cumsum(rng(1).standard_normal(room)))
     assert (behind[room:] == -7.0).all()

@@ -1,8 +1,8 @@
-"""The published detectors, one value at a time, as kernels over arrays and with the published dials.
+"""The published detectors as kernels over arrays, one value at a time and with the published settings.
 
-Given River's settings each answers as River's does, value by value. Each step returns 0 (stable), 1 (warning) or
-2 (drift), negative where the values fell; the caller empties the state after a drift. Arrays are handed on one by
-one: in a tuple they would cost 20 times the arithmetic.
+With River's settings each gives River's result, value by value. Each step returns 0 (stable), 1 (warning) or 2 (drift),
+negative where the values fell; the caller resets the state after a drift. Arrays are passed as separate arguments: in a
+tuple they would cost 20 times the arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from everlearn.records import Floats, Ints
 
 @exact_kernel
 def page_hinkley_reset(sums: Floats, lowest: float, highest: float) -> None:
-    """Empty `sums` (float64 (6,)). The extremes before the first value are 0 and 0 for a CUSUM, inf and -1 in River."""
+    """Reset `sums`, float64 (6,). The extremes before the first value are 0 and 0 for a CUSUM, inf and -1 in River."""
     sums[:] = 0.0
     sums[4] = lowest
     sums[5] = highest
@@ -28,7 +28,7 @@ def page_hinkley_reset(sums: Floats, lowest: float, highest: float) -> None:
 def page_hinkley_step(
     sums: Floats, value: float, minimum: int, delta: float, warning: float, threshold: float, forgetting: float
 ) -> int:
-    """Page-Hinkley, both sides (Page 1954): distance of the summed deviations from their extremes.
+    """Run one step of two-sided Page-Hinkley (Page 1954): the distance of the summed deviations from their extremes.
 
     `sums` holds count, mean, rising sum, falling sum, lowest rising sum, highest falling sum.
     """
@@ -49,17 +49,18 @@ def page_hinkley_step(
 
 @exact_kernel
 def ddm_reset(sums: Floats) -> None:
-    """Empty `sums` (float64 (6,))."""
+    """Reset `sums`, float64 (6,)."""
     sums[:] = 0.0
     sums[4] = np.inf
 
 
 @exact_kernel
 def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: float, spread: float) -> int:
-    """DDM (Gama et al. 2004): the running mean against its best so far, in standard errors; sees rises only.
+    """Run one step of DDM (Gama et al. 2004): the running mean against its best so far, in standard errors; detects
+    rises.
 
-    `spread` is the deviation of one value; a negative one asks for Bernoulli's, sqrt(p (1 - p)), as in the
-    paper. `sums` holds count, mean, then mean, standard error and their sum at the best moment.
+    `spread` is the deviation of one value; a negative one asks for Bernoulli's, sqrt(p (1 - p)), as in the paper.
+    `sums` holds count, mean, then mean, standard error and their sum at the best moment.
     """
     sums[0] += 1.0
     sums[1] += (1.0 / sums[0]) * (value - sums[1])
@@ -76,11 +77,11 @@ def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: fl
 
 @exact_kernel
 def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
-    """Empty ADWIN's exponential histogram, in which a bucket of row r sums up 2**r values.
+    """Reset ADWIN's exponential histogram, in which a bucket of row r sums up 2**r values.
 
-    `buckets` is float64 (rows, 2, most + 1): totals and squared deviations, oldest first. `sizes` is int64
-    (rows + 1,): buckets in each row, then rows in use. `sums` is float64 (6,): width, total, squared deviations of
-    the window, ticks, last level.
+    `buckets` is float64 (rows, 2, most + 1): totals and squared deviations, oldest first. `sizes` is int64 (rows + 1,):
+    buckets in each row, then rows in use. `sums` is float64 (6,): width, total and squared deviations of the window,
+    ticks, last level.
     """
     buckets[:] = 0.0
     sizes[:] = 0
@@ -89,18 +90,18 @@ def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
 
 
 @exact_kernel
-def _shift(buckets: Floats, sizes: Ints, row: int, gone: int) -> None:
-    """Drop the first `gone` buckets of a row."""
-    left = sizes[row] - gone
+def _shift(buckets: Floats, sizes: Ints, row: int, dropped: int) -> None:
+    """Drop the first `dropped` buckets of a row."""
+    left = sizes[row] - dropped
     for part in range(2):
         for k in range(sizes[row]):
-            buckets[row, part, k] = buckets[row, part, k + gone] if k < left else 0.0
+            buckets[row, part, k] = buckets[row, part, k + dropped] if k < left else 0.0
     sizes[row] = left
 
 
 @exact_kernel
 def _adwin_forget(buckets: Floats, sizes: Ints, sums: Floats) -> None:
-    """Take the oldest bucket out of the window."""
+    """Remove the oldest bucket from the window."""
     row = sizes[-1] - 1
     count = float(1 << row)
     total, squares = buckets[row, 0, 0], buckets[row, 1, 0]
@@ -115,7 +116,7 @@ def _adwin_forget(buckets: Floats, sizes: Ints, sums: Floats) -> None:
 
 @exact_kernel
 def adwin_insert(buckets: Floats, sizes: Ints, sums: Floats, value: float) -> None:
-    """Add a bucket of one value; where a row is over-full, merge its two oldest buckets into the next row."""
+    """Add a bucket of one value; merge the two oldest buckets of a full row into the next row."""
     buckets[0, 0, sizes[0]] = value
     sizes[0] += 1
     sums[0] += 1.0
@@ -181,11 +182,12 @@ def adwin_step(
     grace: float,
     inflation: float,
 ) -> int:
-    """ADWIN2 (Bifet and Gavaldà 2007, section 3.2): drop the oldest part of a window while two halves of it differ.
+    """Run one step of ADWIN2 (Bifet and Gavaldà 2007, section 3.2): drop the oldest values while two parts of the
+    window differ.
 
-    `delta` is the confidence of a cut, `warning` (not below it) that of a warning; after every `clock` values all
-    cuts are looked at whose sides have `shortest` values or more, once there are more than `grace`. `inflation` is
-    the long-run variance of the values over their plain variance (1 where they are independent).
+    `delta` is the confidence of a cut, and `warning` (not below it) that of a warning. After every `clock` values, once
+    there are more than `grace`, all cuts with at least `shortest` values on both sides are tested. `inflation` is the
+    long-run variance of the values over their plain variance (1 where they are independent).
     """
     adwin_insert(buckets, sizes, sums, value)
     sums[3] += 1.0
@@ -201,7 +203,9 @@ def adwin_step(
 
 @exact_kernel
 def ks_distance(one: Floats, other: Floats) -> int:
-    """Largest gap between the counts below any point, of two samples of one size (which are sorted in place)."""
+    """Return the largest gap between the counts below any point of two samples of one size; both are sorted in
+    place.
+    """
     one.sort()
     other.sort()
     size = one.shape[0]
@@ -218,7 +222,9 @@ def ks_distance(one: Floats, other: Floats) -> int:
 
 @exact_kernel
 def ks_probability(gap: int, size: int) -> float:
-    """Chance of such a gap or a larger one in two samples of `size` values each (Gnedenko and Korolyuk 1951)."""
+    """Return the probability of such a gap or a larger one in two samples of `size` values (Gnedenko and Korolyuk
+    1951).
+    """
     if gap == 0:
         return 1.0
     whole, sign = 0.0, 1.0
@@ -244,10 +250,11 @@ def kswin_step(
     alpha: float,
     seed: int,
 ) -> int:
-    """KSWIN (Raab et al. 2020): the `recent` values against as many, drawn at random, of those held before them.
+    """Run one step of KSWIN (Raab et al. 2020): the `recent` values against as many drawn at random from those before
+    them.
 
-    `sums` holds how many values came, and the last level. It looks every `every` values once `first` are held. As in
-    River a distance of .1 or less never counts.
+    `sums` holds the number of values and the last level. The test runs every `every` values once `first` are held. As
+    in River, a distance of .1 or less never counts.
     """
     size = ring.shape[0]
     count = int(sums[0])
