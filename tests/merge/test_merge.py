@@ -17,7 +17,7 @@ from everlearn.errors import ConfigError, ModelError
 from everlearn.families import linear
 from everlearn.families.linear import merging as linear_merging
 from everlearn.merge import METHODS, How, adapters, ema, merge, merged, methods
-from everlearn.merge.parts import pooled
+from everlearn.merge.contents import pooled
 from everlearn.records import Arrays, Batch, Floats
 from tests.support import DATA
 
@@ -201,7 +201,9 @@ def test_fisher_information_that_does_not_fit_is_refused(fisher: Any, words: str
 
 
 def test_who_keeps_all_takes_no_density():
-    with pytest.raises(ConfigError, match=r"linear got a density of 0\.5, and keeps all; ties, dare take one"):
+    with pytest.raises(
+        ConfigError, match=r"density: got 0\.5 for linear, which does not use it; leave it out, or use ties, dare"
+    ):
         merge("linear", [ONE, ONE], density=0.5)
 
 
@@ -422,7 +424,7 @@ def test_a_network_brings_its_own_fisher_information():
 
 def test_networks_on_other_frozen_weights_are_not_merged():
     one, other = network(1) | {"base": np.zeros(32, np.uint8)}, network(2) | {"base": np.ones(32, np.uint8)}
-    with pytest.raises(ModelError, match="made with other weights that are not trained"):
+    with pytest.raises(ModelError, match="have different fixed weights"):
         merge("linear", [one, other], spec=SPEC)
 
 

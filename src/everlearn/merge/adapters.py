@@ -1,7 +1,7 @@
-"""Low-rank adapters are merged as what they add to a weight, `scale * B @ A`, and not factor by factor.
+"""Low-rank adapters, merged as what they add to a weight, `scale * B @ A`, and not factor by factor.
 
-Factor by factor is wrong: (B1 + B2)(A1 + A2) has products of the one's B with the other's A in it, and half of each
-factor is a quarter of the product. An adapter is (A, B): A (rank, ...), B (out, rank, ...), as PEFT keeps them.
+Merging the factors is wrong: (B1 + B2)(A1 + A2) contains products of one adapter's B with the other's A, and half of
+each factor gives a quarter of the product. An adapter is (A, B): A (rank, ...), B (out, rank, ...), as in PEFT.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from everlearn.records import Floats
 Adapter = tuple[NDArray[Any], NDArray[Any]]
 
 _A = re.compile(r"^(.*\blora_(?:embedding_)?)A(\.[^/]*)?$")
-_EXACT = 1e-9  # of the length of a delta: what is left out of it when it is said to be the same
-_CONDITION = 1e3  # a basis worse than this is not kept
+_EXACT = 1e-9  # relative error below which two deltas count as equal
+_CONDITION = 1e3  # largest condition number of a basis that is kept
 
 
 def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """The names of adapters among those of arrays: (of A, of B), in order.
+    """Return the names of adapters among those of arrays, as pairs (of A, of B), in order.
 
     >>> pairs(["weights/fc.lora_A.default.weight", "weights/fc.lora_B.default.weight", "weights/fc.bias"])
     [('weights/fc.lora_A.default.weight', 'weights/fc.lora_B.default.weight')]
@@ -34,7 +34,9 @@ def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def delta(a: NDArray[Any], b: NDArray[Any], scale: float = 1.0) -> Floats:
-    """What an adapter adds to its weight, float64 (out, rest of A); `scale` is alpha / rank, or alpha / sqrt(rank).
+    """Return the delta that an adapter adds to its weight, float64 (out, rest of A).
+
+    `scale` is alpha / rank, or alpha / sqrt(rank).
 
     >>> delta(np.array([[1.0, 2.0]]), np.array([[3.0], [0.5]]), scale=2.0).tolist()
     [[6.0, 12.0], [1.0, 2.0]]
@@ -44,11 +46,12 @@ def delta(a: NDArray[Any], b: NDArray[Any], scale: float = 1.0) -> Floats:
 
 
 def concatenated(adapters: Sequence[Adapter], weights: Sequence[float], scales: Sequence[float]) -> Adapter:
-    """One adapter of scale 1 whose delta is exactly the weighted sum of deltas; its rank is the sum of theirs.
+    """Return one adapter of scale 1 whose delta is exactly the weighted sum of deltas; its rank is the sum of
+    theirs.
 
-    >>> one = np.array([[1.0, 0.0]]), np.array([[1.0], [2.0]])
-    >>> a, b = concatenated([one, one], [0.5, 0.5], [4.0, 4.0])
-    >>> a.shape, delta(a, b).tolist() == delta(*one, scale=4.0).tolist()
+    >>> adapter = np.array([[1.0, 0.0]]), np.array([[1.0], [2.0]])
+    >>> a, b = concatenated([adapter, adapter], [0.5, 0.5], [4.0, 4.0])
+    >>> a.shape, delta(a, b).tolist() == delta(*adapter, scale=4.0).tolist()
     ((2, 2), True)
     """
     parts = [weight * scale * b for (_, b), weight, scale in zip(adapters, weights, scales, strict=True)]
@@ -56,8 +59,9 @@ def concatenated(adapters: Sequence[Adapter], weights: Sequence[float], scales: 
 
 
 def truncated(change: Floats, rank: int) -> Adapter:
-    """The adapter of at most this rank, of scale 1, whose delta is nearest to `change` (out, in), by Eckart & Young
-    (1936): its greatest singular values, half of each in A and half in B.
+    """Return the adapter of at most this rank, of scale 1, whose delta is nearest to `change` (out, in).
+
+    Eckart & Young (1936): the greatest singular values, half of each in A and half in B.
 
     >>> a, b = truncated(np.diag([3.0, 2.0, 0.1]), 2)
     >>> delta(a, b).round(6).tolist()
@@ -68,7 +72,7 @@ def truncated(change: Floats, rank: int) -> Adapter:
 
 
 def compressed(a: NDArray[Any], b: NDArray[Any], rank: int) -> Adapter:
-    """As `truncated(delta(a, b), rank)`, without ever making that delta: for factors far thinner than it."""
+    """Return `truncated(delta(a, b), rank)` without computing the delta, for factors much thinner than it."""
     flat_a, flat_b = _flat(a, b)
     q_b, r_b = np.linalg.qr(flat_b)
     q_a, r_a = np.linalg.qr(flat_a.T)
@@ -77,10 +81,10 @@ def compressed(a: NDArray[Any], b: NDArray[Any], rank: int) -> Adapter:
 
 
 def in_basis(adapter: Adapter, like: NDArray[Any]) -> Adapter:
-    """An adapter with the same delta whose A is as near as can be to `like`.
+    """Return an adapter with the same delta whose A is as near as possible to `like`.
 
-    Which A and B make a delta is a matter of choice. With this one, merging an adapter with itself gives its own
-    factors, and an optimiser's state that belongs to the factors of the first parent still fits.
+    Many A and B have the same delta. With this choice, merging an adapter with itself gives its own factors, and the
+    optimiser state for the factors of the first parent still fits.
     """
     a, b = adapter
     near = like.reshape(like.shape[0], -1).astype(np.float64)
@@ -96,7 +100,7 @@ def in_basis(adapter: Adapter, like: NDArray[Any]) -> Adapter:
 
 
 def _balanced(u: Floats, s: Floats, vt: Floats, rank: int) -> Adapter:
-    """Factors with zeros where there are fewer singular values than `rank`."""
+    """Return the factors, with zeros where there are fewer singular values than `rank`."""
     held = min(rank, len(s))
     root = np.sqrt(s[:held])
     a, b = np.zeros((rank, vt.shape[1])), np.zeros((u.shape[0], rank))

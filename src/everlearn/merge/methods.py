@@ -1,6 +1,6 @@
-"""The ways to merge one array of several parents, as formulas: float64 arrays of one shape in, one out.
+"""Formulas that merge one array of several parents: float64 arrays of one shape in, one out.
 
-Those that look at what each parent learned since a common ancestor call the difference from it a task vector.
+The difference of a parent from the common ancestor is called a task vector.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from msgspec import Struct
 
 from everlearn.records import Floats
 
-PARALLEL = 0.9995  # a cosine from which on an arc is as good as its chord
+PARALLEL = 0.9995  # cosine from which the arc and its chord are equal
 
 
 class How(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which method, and its dials; see `everlearn.merge.merge`."""
+    """A method and its settings; see `everlearn.merge.merge`."""
 
     method: str
     weights: tuple[float, ...] = ()
@@ -27,8 +27,10 @@ class How(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     seed: int = 0
 
 
-class One(NamedTuple):
-    """One array: of each parent, of their ancestor and with its Fisher where the method asks for these."""
+class ParentArrays(NamedTuple):
+    """The values of one array in each parent, in their ancestor, and its Fisher information where the method uses
+    these.
+    """
 
     name: str
     parents: list[Floats]
@@ -37,10 +39,10 @@ class One(NamedTuple):
 
 
 class Method(NamedTuple):
-    """How one array is merged, and what that needs. `weights` and `density` are what holds where none are given."""
+    """The function that merges one array, and its requirements; `weights` and `density` are the defaults."""
 
     what: str
-    run: Callable[[How, One], Floats]
+    run: Callable[[How, ParentArrays], Floats]
     weights: tuple[float, ...] = ()
     density: float = 0.0
     ancestor: bool = False
@@ -53,7 +55,7 @@ class Method(NamedTuple):
 
 
 def linear(parents: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """The weighted mean; weights count by their proportion (Wortsman et al. 2022, "Model soups").
+    """Return the weighted mean; weights are normalised (Wortsman et al. 2022, "Model soups").
 
     >>> linear([np.array([1.0, 4.0]), np.array([3.0, 0.0])], [3.0, 1.0]).tolist()
     [1.5, 3.0]
@@ -62,7 +64,7 @@ def linear(parents: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 
 def fisher(parents: Sequence[Floats], fishers: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """Each number weighed by how sure its parent is of it: sum(w F x) / sum(w F), and the mean where all F are 0.
+    """Return the mean weighted by Fisher information: sum(w F x) / sum(w F), or the plain mean where all F are 0.
 
     `fishers` are diagonals of Fisher information, not negative (Matena & Raffel 2022, "Merging models with
     Fisher-weighted averaging", equation 6).
@@ -70,16 +72,16 @@ def fisher(parents: Sequence[Floats], fishers: Sequence[Floats], weights: Sequen
     >>> fisher([np.array([1.0, 1.0]), np.array([5.0, 5.0])], [np.array([3.0, 0.0]), np.array([1.0, 0.0])], [1, 1])
     array([2., 3.])
     """
-    sure = [weight * one for weight, one in zip(weights, fishers, strict=True)]
-    total = _sum(sure, [1.0] * len(sure))
+    precision = [weight * values for weight, values in zip(weights, fishers, strict=True)]
+    total = _sum(precision, [1.0] * len(precision))
     known = total > 0.0
     divisor = np.where(known, total, 1.0)
-    weighed = [one / divisor * parent for one, parent in zip(sure, parents, strict=True)]
-    return np.where(known, _sum(weighed, [1.0] * len(weighed)), linear(parents, weights))
+    weighted = [values / divisor * parent for values, parent in zip(precision, parents, strict=True)]
+    return np.where(known, _sum(weighted, [1.0] * len(weighted)), linear(parents, weights))
 
 
 def slerp(start: Floats, end: Floats, share: float) -> Floats:
-    """The point that lies `share` of the way from start to end on the arc between them, which keeps the length.
+    """Return the point `share` of the way from start to end on the arc between them, which keeps the length.
 
     Shoemake 1985, "Animating rotation with quaternion curves"; on the straight line between them where they are near
     parallel or opposite (|cosine| > 0.9995), or where one is 0.
@@ -97,8 +99,10 @@ def slerp(start: Floats, end: Floats, share: float) -> Floats:
 
 
 def task(ancestor: Floats, parents: Sequence[Floats], weights: Sequence[float], scale: float = 1.0) -> Floats:
-    """The ancestor plus `scale` times the weighted sum of task vectors (Ilharco et al. 2023, "Editing models with task
-    arithmetic"). Weights are not brought to a sum of 1: two of 1 add all that both learned.
+    """Return the ancestor plus `scale` times the weighted sum of task vectors.
+
+    Ilharco et al. 2023, "Editing models with task arithmetic". Weights are not normalised: two weights of 1 add the
+    full change of both parents.
 
     >>> task(np.array([1.0]), [np.array([3.0]), np.array([0.5])], [1.0, 1.0]).tolist()
     [2.5]
@@ -109,10 +113,11 @@ def task(ancestor: Floats, parents: Sequence[Floats], weights: Sequence[float], 
 def ties(
     ancestor: Floats, parents: Sequence[Floats], weights: Sequence[float], scale: float = 1.0, density: float = 0.2
 ) -> Floats:
-    """Trim, elect, merge: of each task vector the share `density` that is largest; of each number the sign that has
-    more behind it; and the weighted mean of those that have this sign (Yadav et al. 2023, "TIES-Merging").
+    """Trim, elect and merge (Yadav et al. 2023, "TIES-Merging").
 
-    Each array is trimmed by itself. 0 is the sign "plus", as in mergekit.
+    Keep the largest share `density` of each task vector, choose for each number the sign with more weight behind it,
+    and take the weighted mean of the values with this sign. Each array is trimmed separately. 0 has the sign "plus", as
+    in mergekit.
 
     >>> parents = [np.array([4.0, 1.0, 0.1]), np.array([2.0, -3.0, 0.0])]
     >>> ties(np.zeros(3), parents, [0.5, 0.5], density=0.67).tolist()
@@ -129,8 +134,10 @@ def dare(
     density: float = 0.5,
     key: str = "",
 ) -> Floats:
-    """Drop and rescale: task arithmetic of task vectors thinned out at random (Yu et al. 2024, "Language models are
-    Super Mario"). `key` names the random numbers: the same key, the same result.
+    """Drop and rescale: task arithmetic of task vectors thinned out at random.
+
+    Yu et al. 2024, "Language models are Super Mario". `key` names the random numbers: the same key gives the same
+    result.
 
     >>> dare(np.zeros(4), [np.ones(4)], [1.0], density=0.5, key="w").tolist()
     [2.0, 0.0, 2.0, 0.0]
@@ -140,23 +147,24 @@ def dare(
 
 
 def trimmed(delta: Floats, density: float) -> Floats:
-    """The `density` of the numbers that are largest by size, at least one, and 0 for the others; of equals, the first.
+    """Keep the largest share `density` by absolute value, at least one number, and set the others to 0; ties keep
+    the first.
 
     >>> trimmed(np.array([1.0, -5.0, 3.0, 0.0]), 0.5).tolist()
     [0.0, -5.0, 3.0, 0.0]
     """
-    many = max(1, int(density * delta.size))
-    if many >= delta.size:
+    count = max(1, int(density * delta.size))
+    if count >= delta.size:
         return delta
     flat = delta.ravel()
-    largest = np.argsort(-np.abs(flat), kind="stable")[:many]
+    largest = np.argsort(-np.abs(flat), kind="stable")[:count]
     kept = np.zeros_like(flat)
     kept[largest] = flat[largest]
     return kept.reshape(delta.shape)
 
 
 def dropped(delta: Floats, density: float, key: str) -> Floats:
-    """Each number with probability `density`, then divided by it, else 0: the mean over keys is `delta`."""
+    """Keep each number with probability `density` and divide it by `density`, else 0: the mean over keys is `delta`."""
     if density >= 1.0:
         return delta
     draws = uniform(delta.size, key).reshape(delta.shape)
@@ -164,16 +172,16 @@ def dropped(delta: Floats, density: float, key: str) -> Floats:
 
 
 def elected(deltas: Sequence[Floats], weights: Sequence[float]) -> Floats:
-    """The weighted mean of those numbers whose sign is that of the weighted sum; 0 where there are none."""
+    """Return the weighted mean of the values whose sign is that of the weighted sum; 0 where there are none."""
     plus = _sum(deltas, weights) >= 0.0
     agree = [np.where(plus, delta > 0.0, delta < 0.0) for delta in deltas]
-    held = _sum([one.astype(np.float64) for one in agree], weights)
-    total = _sum([np.where(one, delta, 0.0) for one, delta in zip(agree, deltas, strict=True)], weights)
+    held = _sum([mask.astype(np.float64) for mask in agree], weights)
+    total = _sum([np.where(mask, delta, 0.0) for mask, delta in zip(agree, deltas, strict=True)], weights)
     return total / np.where(held > 0.0, held, 1.0)
 
 
 def uniform(n: int, key: str) -> Floats:
-    """n numbers in [0, 1) that belong to the key: splitmix64 of a counter (Steele, Lea and Flood 2014).
+    """Return n numbers in [0, 1) for a key: splitmix64 of a counter (Steele, Lea and Flood 2014).
 
     >>> uniform(2, "a").tolist() == uniform(3, "a")[:2].tolist()
     True
@@ -200,38 +208,42 @@ def _length(array: Floats) -> float:
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
-def _linear(how: How, one: One) -> Floats:
-    return linear(one.parents, how.weights)
+def _linear(how: How, arrays: ParentArrays) -> Floats:
+    return linear(arrays.parents, how.weights)
 
 
-def _fisher(how: How, one: One) -> Floats:
-    return linear(one.parents, how.weights) if one.fishers is None else fisher(one.parents, one.fishers, how.weights)
+def _fisher(how: How, arrays: ParentArrays) -> Floats:
+    return (
+        linear(arrays.parents, how.weights)
+        if arrays.fishers is None
+        else fisher(arrays.parents, arrays.fishers, how.weights)
+    )
 
 
-def _slerp(how: How, one: One) -> Floats:
-    return slerp(one.parents[0], one.parents[1], how.weights[1] / sum(how.weights))
+def _slerp(how: How, arrays: ParentArrays) -> Floats:
+    return slerp(arrays.parents[0], arrays.parents[1], how.weights[1] / sum(how.weights))
 
 
-def _task(how: How, one: One) -> Floats:
-    return task(_origin(one), one.parents, how.weights, how.scale)
+def _task(how: How, arrays: ParentArrays) -> Floats:
+    return task(_origin(arrays), arrays.parents, how.weights, how.scale)
 
 
-def _ties(how: How, one: One) -> Floats:
-    return ties(_origin(one), one.parents, how.weights, how.scale, how.density)
+def _ties(how: How, arrays: ParentArrays) -> Floats:
+    return ties(_origin(arrays), arrays.parents, how.weights, how.scale, how.density)
 
 
-def _dare(how: How, one: One) -> Floats:
-    return dare(_origin(one), one.parents, how.weights, how.scale, how.density, f"{how.seed}/{one.name}")
+def _dare(how: How, arrays: ParentArrays) -> Floats:
+    return dare(_origin(arrays), arrays.parents, how.weights, how.scale, how.density, f"{how.seed}/{arrays.name}")
 
 
-def _origin(one: One) -> Floats:
-    return np.zeros_like(one.parents[0]) if one.ancestor is None else one.ancestor
+def _origin(arrays: ParentArrays) -> Floats:
+    return np.zeros_like(arrays.parents[0]) if arrays.ancestor is None else arrays.ancestor
 
 
 METHODS: dict[str, Method] = {
     "linear": Method("weighted mean", _linear, signed=True),
     "ema": Method("one step of a moving average: the first parent moves towards the second", _linear, (0.9, 0.1)),
-    "fisher": Method("mean weighed by Fisher information", _fisher, fisher=True),
+    "fisher": Method("mean weighted by Fisher information", _fisher, fisher=True),
     "slerp": Method("the arc between two parents", _slerp, pair=True),
     "task": Method("task arithmetic", _task, ancestor=True, signed=True),
     "ties": Method("trim, elect sign, merge", _ties, density=0.2, ancestor=True),

@@ -19,7 +19,7 @@ import numpy as np
 from everlearn.families.linear import settings
 from everlearn.families.linear.settings import RATES, Settings
 from everlearn.families.linear.updates import BETA
-from everlearn.merge.parts import Parts, pooled
+from everlearn.merge.contents import FamilyMerge, pooled
 from everlearn.records import Arrays, Floats
 
 _SQUARES = {"adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 1}  # the slot with sums or means of squared gradients
@@ -119,4 +119,4 @@ def _z(chosen: Settings, w: Floats, z: Floats, total: Floats, l1: Any, l2: Any) 
     return np.where(w != 0.0, made, np.clip(z, -l1, l1))
 
 
-PARTS = Parts(opened, closed, fisher)
+PARTS = FamilyMerge(opened, closed, fisher)
