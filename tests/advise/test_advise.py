@@ -291,7 +291,7 @@ def test_every_rule_is_taken_somewhere():
         words = {name: str(draw.choice(some)) for name, some in choices.items()}
         if words["predicts"] == "number":
             words["new_classes"] = "no"
-        asked = advise.read({name: situation.heard(name, word) for name, word in words.items()})
+        asked = advise.read({name: situation.parse_answer(name, word) for name, word in words.items()})
         taken |= {RULES.index(rule) for rule in advise._applied(asked)[0]}
     assert [RULES[number].when for number in sorted(set(range(len(RULES))) - taken)] == []
 
@@ -329,12 +329,12 @@ def test_the_power_that_is_told_is_that_of_the_exact_test():
 # Answers
 
 
-def test_answers_are_heard_as_people_give_them():
-    assert situation.heard("volume", "2,500") == 2500
-    assert situation.heard("model", "7e9") == 7_000_000_000
-    assert situation.heard("model", " Large") == "large"
-    assert situation.heard("frequency", "On-demand") == "on demand"
-    assert situation.heard("store", "N") is False
+def test_answers_are_parsed_as_people_give_them():
+    assert situation.parse_answer("volume", "2,500") == 2500
+    assert situation.parse_answer("model", "7e9") == 7_000_000_000
+    assert situation.parse_answer("model", " Large") == "large"
+    assert situation.parse_answer("frequency", "On-demand") == "on demand"
+    assert situation.parse_answer("store", "N") is False
     assert situation.facts(Situation(model=9_999_999))["size"] == "small"
     assert situation.facts(Situation(model=10_000_000))["size"] == "large"
 
@@ -364,7 +364,7 @@ def test_only_what_still_matters_is_asked_and_assumed():
     assert "new_classes" not in [one.name for one in advise.questions({"predicts": "number"})]
     assert advise.of({"model": "linear"}).assumed == tuple(asked)
     assert advise.of(Situation()).assumed == ()
-    some = {one.name: situation.heard(one.name, one.default) for one in situation.QUESTIONS}
+    some = {one.name: situation.parse_answer(one.name, one.default) for one in situation.QUESTIONS}
     assert advise.of(some) == advise.of(Situation())
 
 

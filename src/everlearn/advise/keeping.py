@@ -1,13 +1,13 @@
-"""Rules of what a model keeps: which terms hold it, what is remembered, and how classes that are new are met."""
+"""Rules about memory: the terms against forgetting, the replay memory, and new classes."""
 
 from __future__ import annotations
 
-from everlearn.advise.rule import MERGED, Rows, Rule
+from everlearn.advise.rule import MERGED, Rule, UpdateRows
 
 FORGETTING = (
     Rule(
         {"family": "neural"},
-        "Nothing is remembered until a rule asks for it.",
+        "There is no replay memory until a rule adds one.",
         "",
         {"model.memory.kind": "none"},
     ),
@@ -25,7 +25,7 @@ FORGETTING = (
     ),
     Rule(
         {"family": "neural", "forgetting": "high", "store": "yes"},
-        "Old patterns come back: remember rows with what was answered to them, and answer them so again (DER++).",
+        "Old patterns come back: keep rows with the answers given to them, and train on both (DER++).",
         "Buzzega et al. 2020; measured: permuted MNIST 91.1 % against 88.3 for replay, rotated 85.1 against 80.9",
         {
             "model.terms.replay": None,
@@ -34,26 +34,26 @@ FORGETTING = (
             "model.memory.bytes": 16 << 20,
         },
         rejected={
-            "A-GEM": "keeps the mean loss of the memory only: rotated MNIST 57.4 % against 85.1",
+            "A-GEM": "constrains only the mean loss of the memory: rotated MNIST 57.4 % against 85.1",
             "GDumb": "forgets what does not fit the memory: permuted MNIST 60.2 % against 91.1",
         },
     ),
     Rule(
         {"family": "neural", "forgetting": "low", "new_classes": "no", "frequency": f"streaming|daily|{MERGED}"},
-        "Nothing old comes back: remembered rows would only slow learning down.",
+        "Old patterns do not return: replay would only slow learning down.",
         "Ghunaim et al. 2023",
-        rejected={"replay": "half of each step would go into what you do not need"},
+        rejected={"replay": "half of each step would train on rows that are not needed"},
     ),
     Rule(
         {"family": "linear", "forgetting": "high", "store": "yes"},
-        "A fresh challenger must know what comes back: warm it on a fair sample of all that was.",
+        "A fresh challenger must know returning patterns: warm it on an unbiased sample of the past.",
         "Vitter 1985; Chrysakis and Moens 2020",
         {"replay.kind": "balanced", "replay.bytes": 8 << 20, "keep": 200},
-        rejected={"a window of the newest rows": "it holds no row of the pattern that comes back"},
+        rejected={"a window of the newest rows": "it holds no row of the returning pattern"},
     ),
     Rule(
         {"forgetting": "high"},
-        "Versions of the time when a pattern was last here are worth keeping.",
+        "Versions from the last time of a pattern are worth keeping.",
         "",
         {"keep": 200},
         then=("everlearn versions",),
@@ -66,18 +66,18 @@ PRIVACY = (
         "No examples in any memory.",
         "",
         {"replay.kind": "none"},
-        danger="the event log keeps what was predicted and learned, because all else is computed from it: name the "
+        danger="the event log keeps predictions and labels, because all state is computed from it: name the "
         "field `subject`, and `everlearn erase` forgets a person; files given to `everlearn run` are not copied",
     ),
     Rule(
         {"family": "linear", "store": "no"},
-        "Without a memory a fresh challenger starts from nothing; the old one learns faster for a while instead.",
+        "Without a memory a fresh challenger starts untrained; the existing one learns faster for a while instead.",
         "docs/how-to/drift.md",
         {"drift.reaction": "rate"},
     ),
     Rule(
         {"family": "neural", "store": "no"},
-        "No remembered rows, so nothing that learns from them.",
+        "No replay memory, so no term that uses it.",
         "",
         {
             "model.memory.kind": "none",
@@ -89,20 +89,20 @@ PRIVACY = (
     ),
     Rule(
         {"family": "neural", "store": "no", "forgetting": "medium|high", "new_classes": "no"},
-        "Without examples, anchors must do it: weights that mattered stay near where they were.",
+        "Without examples, anchors prevent forgetting: important weights stay near their values.",
         "Kirkpatrick et al. 2017; Schwarz et al. 2018 (online)",
         {
             "model.terms.ewc": {"strength": 1000.0, "decay": 0.9},
-            "model.consolidate.every": Rows(),
-            "model.consolidate.rows": Rows(1000),
+            "model.consolidate.every": UpdateRows(),
+            "model.consolidate.rows": UpdateRows(1000),
         },
         rejected={"LwF beside EWC": "permuted MNIST: 83.3 % with it, 85.5 without"},
     ),
     Rule(
         {"family": "neural", "size": "large", "store": "no", "forgetting": "high", "frequency": "daily|streaming"},
-        "Adapters for new things keep out of the directions that earlier ones used; no example is needed.",
+        "New adapters avoid the directions of earlier ones; no example is needed.",
         "Wang et al. 2023 (O-LoRA)",
-        {"model.terms.orthogonal": {}, "model.consolidate.every": Rows()},
+        {"model.terms.orthogonal": {}, "model.consolidate.every": UpdateRows()},
     ),
 )
 
@@ -111,11 +111,11 @@ BORDERS = (
         {"family": "neural", "borders": "yes", "frequency": "monthly|weekly|on demand|periodic"},
         "Each update is a task: anchors are taken where it ends.",
         "Kirkpatrick et al. 2017",
-        {"model.consolidate.every": Rows(), "model.drift.consolidate": False},
+        {"model.consolidate.every": UpdateRows(), "model.drift.consolidate": False},
     ),
     Rule(
         {"family": "neural", "borders": "no", "frequency": "monthly|weekly"},
-        "No borders are known: anchors are also taken where the loss says that something new began.",
+        "No borders are known: anchors are also taken where the loss shows a change.",
         "Aljundi et al. 2019 (task-free)",
         {"model.drift.detector": "adwin", "model.drift.consolidate": True},
     ),
@@ -124,16 +124,16 @@ BORDERS = (
 CLASSES = (
     Rule(
         {"family": "neural", "new_classes": "yes"},
-        "What serves follows a new class at once: the average begins anew, and classes are learned as if all were "
+        "The served weights follow a new class at once: the average restarts, and classes are learned as if all were "
         "equally frequent.",
         "Menon et al. 2021; measured: 97 % of coming rows right on split-MNIST, 61 to 71 with a plain long average",
         {"model.restart": True, "model.balance": True},
-        danger="answers expect classes to be as frequent as they were lately; for a test in which all classes count "
+        danger="predictions assume the recent class frequencies; for a test in which all classes count "
         "alike, set model.prior = 0",
     ),
     Rule(
         {"family": "neural", "new_classes": "yes", "store": "yes"},
-        "New classes: replay, with a loss for new rows that lets old classes alone (ER-ACE).",
+        "New classes: replay, with a loss for new rows that ignores old classes (ER-ACE).",
         "Caccia et al. 2022; Chrysakis and Moens 2020; measured: 91.2 % with 500 rows, split-MNIST",
         {
             "model.terms.replay": {"loss": "asymmetric"},
@@ -142,25 +142,25 @@ CLASSES = (
             "model.memory.kind": "balanced",
         },
         rejected={
-            "EWC, SI, MAS, LwF alone": "regularisation alone does nothing when new classes arrive: 19.6 to 20.1 % on "
-            "split-MNIST, where doing nothing gives 19.6",
-            'memory.kind = "gradient"': "it compares gradients of the plain loss, and ER-ACE has another: it is for "
+            "EWC, SI, MAS, LwF alone": "regularisation alone has no effect when new classes arrive: 19.6 to 20.1 % on "
+            "split-MNIST, as without it (19.6)",
+            'memory.kind = "gradient"': "it compares gradients of the plain loss, which ER-ACE does not use: it is for "
             "plain replay and distillation",
         },
     ),
     Rule(
         {"family": "neural", "new_classes": "yes", "store": "no"},
-        "New classes and no examples: hold old answers, on the rows that come.",
+        "New classes and no examples: keep the old predictions, on the new rows.",
         "Li and Hoiem 2017; van de Ven and Tolias 2019",
-        {"model.terms.ewc": None, "model.terms.lwf": {}, "model.consolidate.every": Rows()},
-        danger="new classes without stored examples are not learned by any method here that starts from nothing: "
-        "regularisation alone gave 19.6 to 20.1 % on split-MNIST, doing nothing 19.6. Start from a pretrained "
+        {"model.terms.ewc": None, "model.terms.lwf": {}, "model.consolidate.every": UpdateRows()},
+        danger="without stored examples, no method here learns new classes from an untrained network: "
+        "regularisation alone gave 19.6 to 20.1 % on split-MNIST, no method 19.6. Start from a pretrained "
         "network, or ask whether a few rows of each class may be kept",
-        rejected={"EWC, SI, MAS alone": "they do nothing when new classes arrive: 19.6 to 20.1 % on split-MNIST"},
+        rejected={"EWC, SI, MAS alone": "they have no effect when new classes arrive: 19.6 to 20.1 % on split-MNIST"},
     ),
     Rule(
         {"family": "linear", "new_classes": "yes", "store": "yes"},
-        "A fresh challenger must be warmed on all classes, the rare and the old as well.",
+        "A fresh challenger must be warmed on all classes, including rare and old ones.",
         "Chrysakis and Moens 2020",
         {"replay.kind": "balanced"},
     ),
@@ -168,47 +168,51 @@ CLASSES = (
         {"predicts": "classes", "new_classes": "yes"},
         "The number of outputs is fixed when the loop starts.",
         "docs/reference/settings.md",
-        danger="list every class that may come in schema.classes, also those not met yet: a label that is not listed "
-        "is set aside",
+        danger="list every possible class in schema.classes, including those not seen yet: a label that is not listed "
+        "is rejected",
     ),
 )
 
 ANCHORS = (
     Rule(
         {"family": "neural", "frequency": "on demand", "ewc": "no"},
-        "Fisher weights are kept by an EWC term; a weak one does no harm.",
+        "An EWC term keeps Fisher weights; a weak one does no harm.",
         "Matena and Raffel 2022",
-        {"model.terms.ewc": {"strength": 1.0}, "model.consolidate.every": Rows(), "model.consolidate.rows": Rows(1000)},
+        {
+            "model.terms.ewc": {"strength": 1.0},
+            "model.consolidate.every": UpdateRows(),
+            "model.consolidate.rows": UpdateRows(1000),
+        },
     ),
     Rule(
         {"family": "neural", "anchors": "no"},
-        "No term takes anchors, so nothing has to look back.",
+        "No term uses anchors, so none are computed.",
         "",
         {"model.consolidate.every": None, "model.consolidate.rows": None, "model.drift.consolidate": None},
     ),
     Rule(
         {"ewc": "yes"},
-        "How strong anchors are.",
+        "Strength of the anchors.",
         "Kirkpatrick et al. 2017; measured: docs/how-to/advise.md",
-        danger="EWC's strength is fragile: 10,000 was the best of all on permuted MNIST, and ruined permuted digits. "
-        "Calibrate it on a sequence that you hold out: try 10, 100, ... 100,000 (SI in its place: from 10 on)",
+        danger="EWC's strength is fragile: 10,000 was the best on permuted MNIST and ruinous on permuted digits. "
+        "Calibrate it on a held-out sequence: try 10, 100, ... 100,000 (SI instead: from 10)",
     ),
     Rule(
         {"ewc": "yes", "store": "no"},
-        "What anchors look at.",
+        "Rows behind the anchors.",
         "docs/how-to/advise.md",
-        danger="anchors are taken from the newest model.consolidate.rows rows, which the model holds until newer ones "
-        "come: make it as small as you must",
+        danger="anchors are computed from the newest model.consolidate.rows rows, kept until newer ones "
+        "come: set it as low as your policy requires",
     ),
 )
 
 MEMORY = (
     Rule(
         {"family": "neural", "inputs": "image", "remembers": "yes"},
-        "What few remembered images can teach.",
+        "Limits of a small memory of images.",
         "measured: split-MNIST, memory 500: 91.0 to 94.7 %",
-        danger="few remembered images are soon known by heart: where things may stand anywhere in the picture, set "
-        'model.shape (channels, height, width) and model.memory.augment = "shift", which draws them a little '
-        "displaced. Beside an average of weights nothing else gained as much: 91.0 to 94.7 % with 500 images",
+        danger="a network soon memorises few images: where objects may appear anywhere in the image, set "
+        'model.shape (channels, height, width) and model.memory.augment = "shift", which shifts them a little '
+        "when drawn. Apart from an average of weights nothing else gained as much: 91.0 to 94.7 % with 500 images",
     ),
 )

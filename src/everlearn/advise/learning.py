@@ -1,13 +1,13 @@
-"""Rules of how a model learns: of which family and size, when, at which rate, and behind which gate."""
+"""Rules about learning: family and size, updates, learning rate, drift, and the gate."""
 
 from __future__ import annotations
 
-from everlearn.advise.rule import APART, LORA, MERGED, Rows, Rule
+from everlearn.advise.rule import APART, LORA, MERGED, Rule, UpdateRows
 
 FAMILY = (
     Rule(
         {"inputs": "table|text", "model": "any"},
-        "A linear model learns each row of fields or words as it comes, in microseconds, and needs no tuning.",
+        "A linear model learns each row of fields or words as it comes, in microseconds, without tuning.",
         "measured: docs/why/linear.md",
         {"model.family": "linear"},
         rejected={
@@ -17,10 +17,10 @@ FAMILY = (
     ),
     Rule(
         {"inputs": "table", "model": "any"},
-        "What a linear model cannot see.",
+        "Limits of a linear model.",
         "measured: elec2, hflights; covtype20k, insects_gradual",
         danger="a linear model learning live beat boosted trees retrained each week on two streams of four; where "
-        'classes hang on combinations of fields, forests were better: try model.interactions = "dense"',
+        'classes depend on combinations of fields, forests were better: try model.interactions = "dense"',
     ),
     Rule(
         {"model": "linear"},
@@ -30,10 +30,10 @@ FAMILY = (
     ),
     Rule(
         {"inputs": "image|sequence", "model": "any"},
-        "One pixel or one step says nothing by itself: features must be learned.",
+        "A single pixel or step carries no information: features must be learned.",
         "LeCun et al. 1998",
         {"model.family": "neural"},
-        rejected={"a linear model": "it sees single pixels or steps, not shapes; good as a challenger, to be beaten"},
+        rejected={"a linear model": "it sees single pixels or steps, not shapes; use it as a challenger to beat"},
     ),
     Rule({"model": "small|large"}, "You have a network.", "", {"model.family": "neural"}),
     Rule(
@@ -41,52 +41,52 @@ FAMILY = (
         "A network on a table must first beat a linear model.",
         "Grinsztajn et al. 2022; docs/why/linear.md",
         danger="on tables linear models and trees are often better than networks: start one as a challenger, "
-        'loop.challenge({{"family": "linear"}}), and let the gate say',
+        'loop.challenge({{"family": "linear"}}), and let the gate decide',
     ),
 )
 
 UPDATES = (
     Rule(
         {"family": "neural", "frequency": "monthly"},
-        "One large update: train all weights in several passes, and hold near what mattered for the past.",
+        "One large update: train all weights in several passes, and keep important weights near their values.",
         "Kirkpatrick et al. 2017",
         {
             "model.passes": 3,
             "model.batch": 32,
             "model.terms.ewc": {"strength": 1000.0},
-            "model.consolidate.every": Rows(),
-            "model.consolidate.rows": Rows(1000),
+            "model.consolidate.every": UpdateRows(),
+            "model.consolidate.rows": UpdateRows(1000),
         },
     ),
     Rule(
         {"family": "neural", "frequency": "monthly", "store": "yes", "forgetting": "medium"},
-        "What anchors cannot do.",
+        "Limits of anchors.",
         "measured: docs/how-to/advise.md",
-        danger="where examples may be stored, remembered rows keep more than anchors (permuted MNIST: 90 % against "
-        "86): if that matters, answer forgetting = high",
+        danger="where examples may be stored, replay keeps more than anchors do (permuted MNIST: 90 % against "
+        "86): if that matters, set forgetting = high",
     ),
     Rule(
         {"family": "neural", "frequency": "weekly"},
-        "Few passes over a week, mixed with remembered rows; anchors hold what the memory is too small for.",
+        "Few passes over a week, mixed with replay; anchors protect what the memory cannot hold.",
         "Chaudhry et al. 2019; Schwarz et al. 2018",
         {
             "model.passes": 2,
             "model.terms.replay": {},
             "model.terms.ewc": {"strength": 1000.0, "decay": 0.9},
-            "model.consolidate.every": Rows(),
-            "model.consolidate.rows": Rows(1000),
+            "model.consolidate.every": UpdateRows(),
+            "model.consolidate.rows": UpdateRows(1000),
         },
     ),
     Rule(
         {"family": "neural", "frequency": "daily", "size": "large"},
-        "A day holds little: train low-rank adapters only, of which a bad one costs nothing.",
+        "A day holds few rows: train low-rank adapters only, which are cheap to discard.",
         "Hu et al. 2022; Biderman et al. 2024",
         {"model.lora": LORA},
-        rejected={"training all weights each day": "a day's rows move many more weights than they can determine"},
+        rejected={"training all weights each day": "a day's rows change many more weights than they can determine"},
     ),
     Rule(
         {"family": "neural", "frequency": "daily", "size": "small"},
-        "A small network is trained whole, each day; the gate decides what serves.",
+        "A small network is trained entirely each day; the gate decides which version serves.",
         "Chaudhry et al. 2019",
         {"model.passes": 2},
         rejected={
@@ -101,31 +101,33 @@ UPDATES = (
     ),
     Rule(
         {"frequency": "on demand"},
-        "Models learned apart are merged when somebody asks; Fisher weights let each say where it is sure.",
+        "Models trained apart are merged on request; Fisher weights give each its precision.",
         "Matena and Raffel 2022",
         then=("everlearn merge champion challenger --method fisher",),
-        rejected={"a plain mean": "a model that never saw a class would count for as much there as one that did"},
+        rejected={"a plain mean": "a model that never saw a class would have the same weight there as one that did"},
     ),
     Rule(
         {"frequency": "periodic", "drift": "slow"},
-        "At each date a tenth of what was learned is mixed into what serves: an average over dates.",
+        "At each date a tenth of the learner's weights is mixed into the champion: an average over dates.",
         "Polyak and Juditsky 1992; Izmailov et al. 2018",
         then=("everlearn merge champion challenger --method ema",),
-        rejected={"replacing the old model": "the average has less noise than any one of them"},
+        rejected={"replacing the old model": "the average has less noise than a single model"},
     ),
     Rule(
         {"frequency": "periodic", "drift": "fast"},
-        "At each date what serves moves half-way towards what has learned: often better than both, on old and new.",
+        "At each date the champion moves half-way towards the learner: often better than both, on old and new rows.",
         "Wortsman et al. 2022 (WiSE-FT)",
         then=("everlearn merge champion challenger --method linear",),
-        rejected={"replacing the old model": "the way between the two is often better than both, on old and new"},
+        rejected={
+            "replacing the old model": "the point between the two is often better than both, on old and new rows"
+        },
     ),
     Rule(
         {"frequency": MERGED},
-        "Merging is for models of one origin.",
+        "Only models of one origin can be merged.",
         "Frankle et al. 2020; Yadav et al. 2023",
         danger="merging models that have drifted apart is lossy: merge those with a common parent, soon after they "
-        "part; what comes of it goes through the gate",
+        "diverge; the gate tests the result",
     ),
 )
 
@@ -144,13 +146,13 @@ DRIFT = (
     ),
     Rule(
         {"family": "neural", "frequency": APART, "volume": "few|some"},
-        "An average must not reach back over many updates: these have few steps each.",
+        "An average must not span many updates: these have few steps each.",
         "Izmailov et al. 2018",
         {"model.ema": 0.99},
     ),
     Rule(
         {"family": "neural", "inputs": "table", "frequency": f"streaming|{MERGED}"},
-        "Rows of a stream are like those just before them: a long average answers for what was, so keep it short.",
+        "Neighbouring rows of a stream are alike: a long average predicts the past, so keep it short.",
         "measured: covtype20k 69.0 % without an average, 58.8 with .998; elec2 and insects likewise",
         {"model.ema": 0.9},
         rejected={
@@ -160,27 +162,27 @@ DRIFT = (
     ),
     Rule(
         {"family": "neural", "inputs": "image|sequence|text"},
-        "How long the average of weights is.",
+        "Length of the average of weights.",
         "measured: split-MNIST, memory 500: 85.2 to 91.0 % with .998",
-        danger="the average (ema) serves, and lags by 1 / (1 - ema) steps: .999 for slow drift, .99 for fast; if what "
-        "serves trails what learns, lower it; where rows are much like those just before them, .9 or 0",
+        danger="the average (ema) serves, and lags by 1 / (1 - ema) steps: .999 for slow drift, .99 for fast; if the "
+        "average is worse than the learner, lower it; where neighbouring rows are alike, .9 or 0",
     ),
     Rule(
         {"drift": "fast"},
-        "Page-Hinkley reports a change two to four times as soon as ADWIN, and cries wolf a little more.",
+        "Page-Hinkley reports a change two to four times as soon as ADWIN, with slightly more false alarms.",
         "measured: docs/why/drift.md",
         {"drift.detector": "page_hinkley"},
     ),
     Rule(
         {"drift": "fast", "frequency": "streaming", "undo": "no", "late": "no"},
-        "A snapshot on trial would be old before it is proved: what learns serves, and a guard rolls back.",
+        "A candidate would be old before the evidence is in: the learner serves, and a guard rolls back.",
         "docs/why/loop.md",
         {"mode": "live"},
-        rejected={"mode = gated": "its champion is as old as its evidence; this stream moves faster"},
+        rejected={"mode = gated": "its champion is as old as its evidence; this stream changes faster"},
     ),
     Rule(
         {"family": "neural"},
-        "The network answers drift itself (anchors, learning rate); a fresh one would start from nothing.",
+        "The network reacts to drift itself (anchors, learning rate); a fresh one would start untrained.",
         "docs/why/drift.md",
         {"drift.reaction": "note"},
     ),
@@ -189,7 +191,7 @@ DRIFT = (
 SIZE = (
     Rule(
         {"family": "neural", "size": "large", "frequency": "streaming"},
-        "Rows that come one by one cannot determine many weights: adapters only.",
+        "Single rows cannot determine many weights: adapters only.",
         "Hu et al. 2022; Biderman et al. 2024",
         {"model.lora": LORA},
     ),
@@ -201,85 +203,86 @@ SIZE = (
     ),
     Rule(
         {"family": "neural", "size": "large", "undo": "yes"},
-        "Adapters leave the weights below untouched: taking one away undoes it exactly.",
+        "Adapters leave the weights below untouched: removing one undoes it exactly.",
         "Hu et al. 2022",
         {"model.lora": LORA},
     ),
     Rule(
         {"family": "neural", "size": "large"},
-        "A pretrained network must get its inputs as it was trained on them, not standardised by what comes now.",
+        "A pretrained network needs its inputs as in pretraining, not standardised by the new rows.",
         "docs/how-to/advise.md",
         {"model.normalize": False},
     ),
     Rule(
         {"family": "neural", "size": "large", "predicts": "classes"},
-        "A pretrained network knows its classes before it meets a row of them here, and may answer them at once.",
+        "A pretrained network knows its classes before the first row of them, and may predict them at once.",
         "docs/how-to/advise.md",
         {"model.known": True},
     ),
     Rule(
         {"lora": "yes"},
-        "Adapters start at zero, and want some ten times the rate of the whole network.",
+        "Adapters start at zero, and need about ten times the learning rate of the whole network.",
         "Biderman et al. 2024",
         {"model.optimizer": {"name": "adamw", "lr": 2e-4}},
-        danger="name your own pretrained network as model.module: adapters on a network that knows nothing learn "
-        "little. Rank 8 to 16 is for increments; where the loss stays high, take more rank before more passes",
+        danger="name your own pretrained network as model.module: adapters on an untrained network learn "
+        "little. Rank 8 to 16 is for increments; where the loss stays high, raise the rank before the passes",
     ),
     Rule(
         {"family": "neural", "size": "large", "lora": "no"},
-        "All weights of a pretrained network move: small steps, or what was pretrained is gone.",
+        "All weights of a pretrained network are trained: take small steps, or the pretraining is lost.",
         "Devlin et al. 2019; Howard and Ruder 2018",
         {"model.optimizer": {"name": "adamw", "lr": 2e-5}},
-        danger="name your own pretrained network as model.module; each version keeps all its weights, so see that "
-        "`keep` of them fit the disk",
+        danger="name your own pretrained network as model.module; each version stores all weights, so check that "
+        "`keep` of them fit on the disk",
     ),
 )
 
 SAFETY = (
     Rule(
         {"frequency": "streaming", "drift": "slow"},
-        "Slow change leaves time to prove that what has learned is better, before it serves.",
+        "Slow change leaves time to show that the learner is better, before it serves.",
         "Choe and Ramdas 2024; docs/why/gate.md",
         {"mode": "gated", "gate.minimum": 500},
     ),
     Rule(
         {"frequency": f"{APART}|{MERGED}"},
-        "What an update has made must be better on rows that nobody has learned, before it serves.",
+        "An update must be better on rows that no model has learned, before it serves.",
         "Choe and Ramdas 2024; docs/why/gate.md",
         {"mode": "gated", "gate.minimum": 500},
         rejected={
-            "taking what scores better on a held-out set": "on 500 rows that accepts 47 % of updates that are no "
+            "taking what scores better on a held-out set": "on 500 rows that accepts 47 % of updates that are not "
             "better, the gate at most 5 %",
         },
     ),
     Rule(
         {"family": "neural", "size": "large", "frequency": "daily", "undo": "no", "store": "yes"},
-        "Learn a day, validate it on the rows that come next, accept it or go back to what was there, all of it.",
+        "Learn a day, validate it on the next rows, then accept it or restore the previous weights entirely.",
         "docs/why/gate.md",
-        {"gated.update": Rows(), "mode": "live", "gate.minimum": None},
+        {"gated.update": UpdateRows(), "mode": "live", "gate.minimum": None},
     ),
     Rule(
         {"undo": "yes"},
-        "Nothing serves that the gate has not passed, and every version can be gone back to.",
+        "Only versions that passed the gate serve, and every version can be restored.",
         "docs/why/versions.md",
         {"mode": "gated", "keep": 200},
         then=("everlearn rollback",),
-        rejected={"mode = live": "every row changes what serves before anybody has judged it"},
+        rejected={"mode = live": "every row changes the served model before any evidence"},
     ),
     Rule(
         {"late": "yes"},
-        "Labels are late: watch what is predicted, which needs none; note it, since it may be harmless.",
+        "Labels are late: watch the predictions, which need no labels; only note drift, since it may be harmless.",
         "Raab et al. 2020 (KSWIN); docs/how-to/drift.md",
         {"drift.detector": "kswin", "drift.watch": "proba", "drift.reaction": "note"},
-        danger="set feedback.window to the longest wait (seconds), and feedback.default if no answer is an answer",
+        danger="set feedback.window to the longest wait (seconds); set feedback.default if a missing label "
+        "has a meaning",
     ),
     Rule(
         {"volume": "few|some"},
-        "What so few rows can show.",
+        "Power of few rows.",
         "McNemar 1947; docs/why/gate.md",
         danger="small validation sets are noisy: of updates with {volume:,} rows, the gate's first verdict (500 "
         "examples) takes {gate:,}; two points of accuracy take {two:,} with an exact paired test ({two_rows:,} "
-        "examples), one point {one:,} ({one_rows:,}), where one of the two models alone is right on 6 % of rows; the "
-        "gate, which may be asked at any time, needs three to four times as many",
+        "examples), one point {one:,} ({one_rows:,}), where exactly one of the two models is right on 6 % of rows; the "
+        "gate, which can be evaluated at any time, needs three to four times as many",
     ),
 )

@@ -1,4 +1,4 @@
-"""What a rule is, and words that several rules share."""
+"""One rule of advice, and words that several rules share."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Rows(NamedTuple):
-    """A setting that is the number of rows of one update, at most `most` (0: all of them)."""
+class UpdateRows(NamedTuple):
+    """The number of rows of one update as a setting, at most `most` (0: all of them)."""
 
     most: int = 0
 
 
 class Rule(NamedTuple):
-    """One line of the table.
+    """One line of the table of rules.
 
-    `when` maps facts to words, "|" between those that will do. `sets` maps settings of everlearn.toml to values; a
-    term of the loss is the setting model.terms.KIND, and None takes a setting back. `danger` is what is known to go
-    wrong, `rejected` maps what was not advised to the reason, and `then` are commands that belong to it.
+    `when` maps facts to the words that fit, separated by "|". `sets` maps settings of everlearn.toml to values; a term
+    of the loss is the setting model.terms.KIND, and None unsets a setting. `danger` is a known risk, `rejected` maps
+    alternatives not advised to reasons, and `then` are commands to run as well.
     """
 
     when: Mapping[str, str]
@@ -29,10 +29,11 @@ class Rule(NamedTuple):
     then: tuple[str, ...] = ()
 
     def fits(self, facts: Mapping[str, str]) -> bool:
-        """Whether every fact that is known is one of those that will do; a fact not known yet is no hindrance."""
+        """Return True if every known fact fits; facts that are not known yet are ignored."""
         return all(facts.get(name, words) in (words, *words.split("|")) for name, words in self.when.items())
 
 
 MERGED = "on demand|periodic"
 APART = "daily|weekly|monthly"
 LORA = {"rank": 8, "alpha": 16.0}
+TERM = "model.terms."  # begins the settings that are terms of the loss

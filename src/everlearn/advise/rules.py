@@ -1,7 +1,7 @@
-"""The rules, in order: where the facts of a situation fit `when`, `sets` is put over what the rules before have set.
+"""The rules, in order: where the facts of a situation fit `when`, the settings `sets` override those of earlier rules.
 
-A rule is read like a line of a table, and is one: `everlearn advise --rules` prints them all. Numbers called measured
-are of the streams that docs/how-to/advise.md names.
+A rule is one line of a table: `everlearn advise --rules` prints them all. Numbers called measured are of the streams
+that docs/how-to/advise.md names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is asked before there is advice: the answers, the questions, and the facts that rules look at."""
+"""The questions of the advice, their answers, and the facts that rules depend on."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Frequency = Literal["streaming", "daily", "weekly", "monthly", "on demand", "per
 Inputs = Literal["table", "text", "image", "sequence"]
 Size = Literal["any", "linear", "small", "large"]
 
-LARGE = 10_000_000  # parameters from which on a model is large
-FEW, MANY = 500, 20_000  # rows of an update below which they are few, and from which on they are many
-POINT, TWO_POINTS = 3_881, 996  # examples on which an exact paired test sees one point of accuracy, and two
+LARGE = 10_000_000  # parameters from which a model is large
+FEW, MANY = 500, 20_000  # an update has few rows below the first, many from the second
+POINT, TWO_POINTS = 3_881, 996  # examples with which an exact paired test detects one or two points of accuracy
 
 
 class Situation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The answers that advice follows from; each default is what is assumed where nothing is said.
+    """The answers that advice follows from; each default is the assumption for a missing answer.
 
-    `model` is what you have: "any" leaves the choice open, a number is the count of its parameters. `frequency` is
-    when the model is updated; "on demand" and "periodic" mean that models learned apart are merged, when somebody asks
-    or by the calendar. `volume` counts labelled rows of one update (of a day, where it streams). `new_classes`:
-    labels come that were not there before. `forgetting` is the risk of it: high where old patterns come back.
-    `borders`: the stream is in tasks with known ends. `store`: examples may be kept. `undo`: each change must be
-    reversible. `late`: labels come long after the predictions.
+    `model` is the kind of model in use: "any" leaves the choice open, a number is the count of its parameters.
+    `frequency` is the time between updates; "on demand" and "periodic" mean that models trained apart are merged, on
+    request or by the calendar. `volume` counts the labelled rows of one update (of a day, for a stream). `new_classes`:
+    labels will come that did not exist before. `forgetting` is its risk: high where old patterns return. `borders`: the
+    stream consists of tasks with known ends. `store`: examples may be kept. `undo`: each change must be reversible.
+    `late`: labels come long after the predictions.
     """
 
     inputs: Inputs = "table"
@@ -46,8 +46,8 @@ class Situation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     late: bool = False
 
 
-class Question(NamedTuple):
-    """How one answer is asked for: the words, what may be said, and what is assumed where nothing is."""
+class AdviceQuestion(NamedTuple):
+    """One question: its text, the choices, and the default."""
 
     name: str
     text: str
@@ -56,7 +56,9 @@ class Question(NamedTuple):
 
 
 def read(answers: Mapping[str, Any]) -> Situation:
-    """The situation of some answers, by name; raise `ConfigError` that names the answer, what was got and expected.
+    """Return the situation for some answers, given by name.
+
+    Raises `ConfigError`, with the answer, its value and the choices, for a wrong or contradictory answer.
 
     >>> read({"frequency": "daily", "model": 7_000_000_000}).volume
     1000
@@ -64,24 +66,24 @@ def read(answers: Mapping[str, Any]) -> Situation:
     try:
         found = msgspec.convert(dict(answers), Situation)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).rpartition(" - at ")
+        reason, _, where = str(error).rpartition(" - at ")
         name = where.strip("`").removeprefix("$.")
-        asked = next((one for one in QUESTIONS if one.name == name and one.choices), None)
-        if asked is None or name not in answers:
-            raise ConfigError(f"situation: {f'{name}: ' if name else ''}{what or error}") from error
-        more = ", or a number of parameters" if name == "model" else ""
-        choices = f"{', '.join(asked.choices)}{more}"
+        question = next((question for question in QUESTIONS if question.name == name and question.choices), None)
+        if question is None or name not in answers:
+            raise ConfigError(f"situation: {f'{name}: ' if name else ''}{reason or error}") from error
+        suffix = ", or a number of parameters" if name == "model" else ""
+        choices = f"{', '.join(question.choices)}{suffix}"
         raise ConfigError(f"situation: {name} is {answers[name]!r}, expected one of {choices}") from error
     if found.new_classes and found.predicts == "number":
         raise ConfigError(
-            "situation: new_classes is yes and predicts is 'number'; expected classes where new classes come: "
-            "say predicts = 'classes', or new_classes = no"
+            "situation: got new_classes = yes and predicts = 'number'; expected predicts = 'classes' with them: "
+            "set predicts = 'classes', or new_classes = no"
         )
     return found
 
 
 def look(schema: Schema, rows: int | None = None) -> dict[str, Any]:
-    """What the schema and the number of rows of a data set answer; `rows` is taken to be one update.
+    """Return the answers that the schema and the number of rows of a data set give; `rows` counts as one update.
 
     >>> look(Schema(label="y", task="regression", fields={"t": "text"}), 80_000)
     {'inputs': 'text', 'predicts': 'number', 'volume': 80000}
@@ -95,20 +97,20 @@ def look(schema: Schema, rows: int | None = None) -> dict[str, Any]:
 
 
 def wide(schema: Schema) -> int:
-    """How many dense columns a schema has."""
+    """Return the number of dense columns of a schema."""
     return sum(map(width, schema.fields.values()))
 
 
 def facts(situation: Situation, family: str = "") -> dict[str, str]:
-    """What conditions of rules are about, each as a word: the answers, and what follows from them.
+    """Return the facts that rules depend on, each as a word: the answers, and what follows from them.
 
-    `volume` is "few", "some" or "many"; `size` is "small" or "large", also where `model` is a number; `family` is
-    what rules have chosen so far.
+    `volume` is "few", "some" or "many"; `size` is "small" or "large", also where `model` is a number; `family` is the
+    choice of the rules so far.
 
     >>> facts(Situation(volume=80, model=70_000_000))["size"]
     'large'
     """
-    words = {name: said(getattr(situation, name)) for name in Situation.__struct_fields__}
+    words = {name: as_word(getattr(situation, name)) for name in Situation.__struct_fields__}
     volume, model = situation.volume, situation.model
     words["volume"] = "few" if volume < FEW else "many" if volume >= MANY else "some"
     if isinstance(model, int):
@@ -117,21 +119,21 @@ def facts(situation: Situation, family: str = "") -> dict[str, str]:
     return words | {"family": family}
 
 
-def said(answer: object) -> str:
-    """An answer in the words in which it is asked for."""
+def as_word(answer: object) -> str:
+    """Return an answer as the word shown to users."""
     if isinstance(answer, bool):
         return "yes" if answer else "no"
     return f"{answer:,}" if isinstance(answer, int) else str(answer)
 
 
-def heard(name: str, word: str) -> Any:
-    """The value of an answer given as text: "yes" for true, "7e9" for a number; what fits nothing stays as it is.
+def parse_answer(name: str, word: str) -> Any:
+    """Parse an answer given as text: "yes" is true, "7e9" a number; text that fits no choice is returned unchanged.
 
-    >>> heard("store", "no"), heard("model", "7e9"), heard("frequency", "on-demand")
+    >>> parse_answer("store", "no"), parse_answer("model", "7e9"), parse_answer("frequency", "on-demand")
     (False, 7000000000, 'on demand')
     """
     plain = word.strip().lower().replace("-", " ").replace("_", " ")
-    if next(one for one in QUESTIONS if one.name == name).choices == _YES_NO:
+    if next(question for question in QUESTIONS if question.name == name).choices == _YES_NO:
         return {"yes": True, "y": True, "true": True, "no": False, "n": False, "false": False}.get(plain, word)
     if name in ("volume", "model"):
         try:
@@ -148,14 +150,15 @@ _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "predicts": ("What is predicted?", ("classes", "number")),
     "frequency": ("When is the model updated?", get_args(Frequency)),
     "volume": ("How many labelled rows has one update? (streaming: a day)", ()),
-    "new_classes": ("Will labels come that were not there before?", _YES_NO),
+    "new_classes": ("Will labels come that did not exist before?", _YES_NO),
     "forgetting": ("How bad is forgetting? (high: old patterns come back)", ("low", "medium", "high")),
     "drift": ("How fast does the world change?", ("slow", "fast")),
-    "borders": ("Is the stream in tasks, with ends that you know?", _YES_NO),
+    "borders": ("Does the stream consist of tasks with known ends?", _YES_NO),
     "store": ("May examples be kept?", _YES_NO),
     "undo": ("Must each change be reversible?", _YES_NO),
     "late": ("Do labels come long after the predictions?", _YES_NO),
 }
 QUESTIONS = tuple(
-    Question(field.name, *_ASKED[field.name], said(field.default)) for field in msgspec.structs.fields(Situation)
+    AdviceQuestion(field.name, *_ASKED[field.name], as_word(field.default))
+    for field in msgspec.structs.fields(Situation)
 )

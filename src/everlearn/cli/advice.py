@@ -23,7 +23,7 @@ from everlearn.cli.console import Json, aside, option, print_json, screen
 from everlearn.errors import ConfigError, EverlearnError
 
 if TYPE_CHECKING:
-    from everlearn.advise import Advice, Question
+    from everlearn.advise import Advice, AdviceQuestion
     from everlearn.spec import Schema, Spec
 
 YES_NO = "yes or no."
@@ -59,7 +59,7 @@ def advise(
     """Say which model, memory, gate and drift settings fit a situation, with reasons and dangers."""
     from everlearn import advise as rulebook
     from everlearn import config
-    from everlearn.advise.situation import heard
+    from everlearn.advise.situation import parse_answer
 
     if rules:
         print_json({"rules": rulebook.table()}) if as_json else sys.stdout.write(rulebook.table())
@@ -71,7 +71,7 @@ def advise(
     }  # fmt: skip
     _check(data, label, write, force)
     schema, found = _looked(data, label) if data else (None, {})
-    answers = found | {name: heard(name, word) for name, word in told.items() if word is not None}
+    answers = found | {name: parse_answer(name, word) for name, word in told.items() if word is not None}
     if module:
         answers.setdefault("model", "small")
     if sys.stdin.isatty() and screen.is_terminal and not (as_json or toml):
@@ -117,7 +117,7 @@ def page(advice: Advice, toml: str, answers: dict[str, Any], found: dict[str, An
 
 def _situation(advice: Advice, answers: dict[str, Any], found: dict[str, Any]) -> RenderableType:
     """What was said, found in the data and assumed, where it matters."""
-    from everlearn.advise.situation import QUESTIONS, said
+    from everlearn.advise.situation import QUESTIONS, as_word
 
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
@@ -126,7 +126,7 @@ def _situation(advice: Advice, answers: dict[str, Any], found: dict[str, Any]) -
     for one in QUESTIONS:
         if one.name in advice.assumed or one.name in answers:
             origin = "assumed" if one.name in advice.assumed else "the data say" if one.name in found else "you said"
-            word = said(getattr(advice.situation, one.name))
+            word = as_word(getattr(advice.situation, one.name))
             lines[origin].append(f"{one.name.replace('_', ' ')}\u00a0[bold]{escape(word)}[/]")
     for origin, words in lines.items():
         if words:
@@ -247,10 +247,10 @@ def _asked(answers: dict[str, Any]) -> dict[str, Any]:
     return answers
 
 
-def _answer(question: Question, answers: dict[str, Any]) -> Any:
+def _answer(question: AdviceQuestion, answers: dict[str, Any]) -> Any:
     """What the user says to a question; the beginning of a choice will do, and nothing is the default."""
     from everlearn import advise as rulebook
-    from everlearn.advise.situation import heard
+    from everlearn.advise.situation import parse_answer
 
     choices = f" [dim]{escape(' / '.join(question.choices))}[/]" if question.choices else ""
     prompt = f"[bold]{escape(question.text)}[/]{choices} [cyan]({question.default})[/] "
@@ -258,7 +258,7 @@ def _answer(question: Question, answers: dict[str, Any]) -> Any:
         screen.print(prompt, end="", highlight=False)
         word = input().strip().lower()
         near = [one for one in question.choices if word and one.startswith(word)]
-        value = heard(question.name, near[0] if len(near) == 1 else word or question.default)
+        value = parse_answer(question.name, near[0] if len(near) == 1 else word or question.default)
         try:
             rulebook.read(answers | {question.name: value})
         except ConfigError as error:
