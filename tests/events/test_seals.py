@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import LogError
-from everlearn.events import Chain, SqliteLog
+from everlearn.events import ChainCheck, SqliteLog
 from everlearn.records import Decision, Example, Label, Payload
 
 TRIGGERS = ("kept", "fixed", "seal_kept", "seal_fixed")
@@ -67,7 +67,7 @@ def make_older(path: Path) -> None:
             other.execute(statement)
 
 
-def verified(path: Path) -> Chain:
+def verified(path: Path) -> ChainCheck:
     with SqliteLog(path) as log:
         return log.verify()
 

@@ -1,4 +1,4 @@
-"""The SQLite file of a log: its tables, how it is opened, and what to do when it refuses."""
+"""The SQLite file of a log: its tables, its connections, and the advice for each of its errors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from everlearn.events.rows import IS_RARE
 
 Durability = Literal["process", "power"]
 
-PATIENCE = 30.0  # seconds that a writer waits for one of another process
+PATIENCE = 30.0  # seconds that a writer waits for a writer of another process
 
-_APPLICATION = 0x45564C4E  # "EVLN": the file says whose it is, so that nobody else's is touched
-_FORMAT = 2  # 1 had no seals, and nothing was erased
+_APPLICATION = 0x45564C4E  # "EVLN": marks the file, so that no other program's database is touched
+_FORMAT = 2  # format 1 had neither seals nor erased events
 FIXED = "CREATE TRIGGER fixed BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
 _SINCE_2 = (*seals.SCHEMA, "CREATE INDEX erased ON events (position) WHERE kind = 'erased'")
 _SCHEMA = (
     "CREATE TABLE events (position INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL,"
     " key TEXT NOT NULL UNIQUE, payload TEXT NOT NULL)",
     f"CREATE INDEX rare ON events (kind) WHERE {IS_RARE}",
-    # Rows are never deleted, so SQLite's "one more than the largest" never gives a position twice.
+    # Rows are never deleted, so SQLite, which takes the largest position plus 1, never reuses a position.
     "CREATE TRIGGER kept BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END",
     FIXED,
     *_SINCE_2,
@@ -32,41 +32,44 @@ _SCHEMA = (
 
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, then do it again",
-    sqlite3.SQLITE_IOERR: "the disk refused: check its space, quota and health, then do it again",
+    sqlite3.SQLITE_IOERR: "the disk reported an error: check its space, quota and health, then do it again",
     sqlite3.SQLITE_READONLY: "make the file and its folder (where FILE-wal and FILE-shm live) writable for this user",
     sqlite3.SQLITE_PERM: "make the file and its folder writable for this user",
     sqlite3.SQLITE_CANTOPEN: "check that the folder exists and that this user may write there",
     sqlite3.SQLITE_CORRUPT: "the file is damaged: put back a copy, or save what is left with `sqlite3 FILE .recover`",
     sqlite3.SQLITE_NOTADB: "this is not an event log: give the path of a log, or of a file that does not exist yet",
     sqlite3.SQLITE_BUSY: f"another process held the log for {PATIENCE:.0f} seconds: end it, or do it again",
-    sqlite3.SQLITE_TOOBIG: "an event is too big for one entry: keep its content in a file, and the name in the event",
+    sqlite3.SQLITE_TOOBIG: "an event is too big for one entry: store its content in a file and the file name here",
 }
 
 
 def code(error: Exception) -> int:
-    """SQLite's primary result code; 0 where there is none."""
+    """Return SQLite's primary result code; 0 if there is none."""
     return error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) and error.args else 0
 
 
 def explain(error: Exception, path: Path, what: str) -> NoReturn:
-    """Raise the `LogError` that says what a failure of the file means, and what to do."""
+    """Raise a `LogError` that explains a failure of the file and gives advice."""
     raise LogError(f"the log {path} {what}: {error}; {_ADVICE.get(code(error), 'see the cause above')}") from error
 
 
 def reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads."""
+    """Open a read-only connection."""
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = 1")
     return connection
 
 
 def writer(path: Path, durability: Durability, tidy: bool) -> sqlite3.Connection:
-    """A connection that writes, on a file that is surely a log of this format."""
+    """Open a connection that writes, and create the tables in a new file.
+
+    Raises `LogError` for the database of another program, or of a newer format.
+    """
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     try:
         if _is_blank(connection):
             connection.execute("BEGIN IMMEDIATE")
-            if _is_blank(connection):  # still: nobody else was quicker
+            if _is_blank(connection):  # no other process created it in the meantime
                 for statement in _SCHEMA:
                     connection.execute(statement)
             connection.execute("COMMIT")
@@ -83,7 +86,7 @@ def writer(path: Path, durability: Durability, tidy: bool) -> sqlite3.Connection
 
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse the files of others; bring a log of an older format up to this one."""
+    """Refuse the files of other programs, and upgrade a log of an older format."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != _APPLICATION:
         raise LogError(f"{path} is the database of another program; give the path of an event log, or of a new file")
@@ -104,5 +107,5 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _is_blank(connection: sqlite3.Connection) -> bool:
-    asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    return all(connection.execute(ask).fetchone()[0] == 0 for ask in asked)
+    queries = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    return all(connection.execute(query).fetchone()[0] == 0 for query in queries)

@@ -1,4 +1,4 @@
-"""A payload as a row of the log, and back: its kind, the key that it is there under once, and its JSON."""
+"""Payloads as rows of the log: kind, unique key, and JSON."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from everlearn.records import (
 Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as JSON
 
 RARE = ("decision", "version", "checkpoint", "rejected")
-IS_RARE = f"kind IN ({', '.join(map(repr, RARE))})"  # word for word as in the index, or SQLite will not use it
+IS_RARE = f"kind IN ({', '.join(map(repr, RARE))})"  # must equal the condition of the index, or SQLite does not use it
 KINDS: dict[type[Any], str] = {record: str(record.__struct_config__.tag) for record in get_args(Payload)}
 
 
 def row(payload: Payload, at: float) -> Row:
-    """The row of a payload that happened `at` seconds since 1970, ready for `Log.write`.
+    """Return the row of a payload that happened `at` seconds since 1970, ready for `Log.write`.
 
-    It is read back before it is given, so that nothing unreadable gets into the log. Raises `InputError` for what
-    cannot be kept as it is: numbers that are not finite, or what JSON cannot hold.
+    The row is decoded again before it is returned, so that the log contains nothing unreadable. Raises `InputError` for
+    a payload that cannot be stored unchanged: numbers that are not finite, or values that JSON cannot hold.
 
     >>> row(Label("a", True), 3.5)[:2], row(Label("a", True), 3.5)[3]
     ((3.5, 'label'), '{"kind":"label","id":"a","value":true}')
     """
     kind = KINDS.get(type(payload))
     if kind is None:
-        raise InputError(f"a {type(payload).__name__} is no event; expected one of {', '.join(KINDS.values())}")
+        raise InputError(f"cannot log a {type(payload).__name__}; expected one of {', '.join(KINDS.values())}")
     if not math.isfinite(at):
         raise InputError(f"the time of an event is {at}, expected seconds since 1970")
     try:
@@ -56,16 +56,16 @@ def row(payload: Payload, at: float) -> Row:
             raise InputError(f"{lost}, expected a finite number, or None for a missing one")
         kept = decode(text)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
-        raise InputError(f"this {kind} cannot be kept in the log: {error}; got {_shown(payload)}") from error
+        raise InputError(f"this {kind} cannot be stored in the log: {error}; got {_shown(payload)}") from error
     return at, kind, key(kept), text
 
 
 def key(payload: Payload) -> str:
-    """The name under which a payload is in the log once: equal payloads have equal keys.
+    """Return the key under which the log holds a payload once: equal payloads have equal keys.
 
-    Judgements carry a digest of their content, so that the same one sent twice is one event and a correction is
-    another. Decisions are named by what they do and where, not by their wording or evidence; checkpoints by
-    position and blob, so that the newest is always the one that was written last.
+    The key of feedback contains a digest of its content, so that the same feedback sent twice is one event and a
+    correction is another. The key of a decision depends on its action and place, not on its wording or evidence. The
+    key of a checkpoint depends on its position and blob, so that the newest event is always the last one written.
 
     >>> key(Label("a", True)) == key(Label("a", 1.0)), key(Label("a", 1)) == key(Label("a", 2))
     (True, False)
@@ -94,7 +94,7 @@ def _judgement(payload: Feedback) -> str:
 
 
 def _canonical(value: Scalar) -> Scalar:
-    """Equal numbers as the same number: True, 1 and 1.0 are one answer."""
+    """Return equal numbers as the same number: True, 1 and 1.0 are one answer."""
     if isinstance(value, str):
         return value
     whole = int(value)
@@ -106,7 +106,7 @@ def _digest(content: tuple[Any, ...]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy's scalars and arrays as the numbers they hold."""
+    """Return numpy scalars and arrays as plain numbers."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
@@ -124,7 +124,7 @@ def _shown(payload: Payload) -> str:
 
 
 def _not_finite(value: Any, where: str) -> str:
-    """Which number inside is not finite, in words; empty if all are."""
+    """Describe the first number inside that is not finite; empty if all are finite."""
     if isinstance(value, float):
         return "" if math.isfinite(value) else f"{where} is {value}"
     inside: Iterable[tuple[Any, Any]] = ()

@@ -1,9 +1,9 @@
-"""The chain of decisions: each is sealed with a digest of itself and of the seal before it.
+"""The chain of decisions: each is sealed with a digest of itself and of the previous seal.
 
-    seal = sha256(seal before, position, time, decision)
+    seal = sha256(previous seal, position, time, decision)
 
-So nobody can change, remove or insert a decision without making new seals for all that follow, and whoever has kept
-an older seal elsewhere finds out even then.
+A decision cannot be changed, removed or inserted without new seals for all later decisions. An older seal stored
+elsewhere reveals even that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from everlearn.events.rows import IS_RARE
 
-START = "0" * 64  # the seal before the first
+START = "0" * 64  # stands in for the seal before the first
 
 SCHEMA = (
     "CREATE TABLE seals (position INTEGER PRIMARY KEY, digest TEXT NOT NULL)",
@@ -26,8 +26,10 @@ SCHEMA = (
 )
 
 
-class Chain(NamedTuple):
-    """Whether the chain holds, its newest seal, and the first position where it does not hold (None if it does)."""
+class ChainCheck(NamedTuple):
+    """The result of a check: whether the chain is intact, its newest seal, and the first bad position (None if
+    intact).
+    """
 
     ok: bool
     head: str
@@ -35,7 +37,7 @@ class Chain(NamedTuple):
 
 
 def digest(before: str, position: int, time: float, decision: str) -> str:
-    """The seal of a decision, given as the JSON text that is in the log.
+    """Return the seal of a decision, given as the JSON text in the log.
 
     >>> digest(START, 1, 0.5, "{}")[:12]
     '3cd675e3952b'
@@ -44,7 +46,7 @@ def digest(before: str, position: int, time: float, decision: str) -> str:
 
 
 def head(connection: sqlite3.Connection) -> str:
-    """The newest seal."""
+    """Return the newest seal."""
     found = connection.execute("SELECT digest FROM seals ORDER BY position DESC LIMIT 1").fetchone()
     return str(found[0]) if found else START
 
@@ -56,23 +58,23 @@ def seal(connection: sqlite3.Connection, position: int, time: float, decision: s
 
 
 def seal_all(connection: sqlite3.Connection) -> None:
-    """Seal the decisions of a log that was begun before there were seals, within one transaction."""
+    """Seal the decisions of a log of format 1, which had no seals, within one transaction."""
     for position, time, decision in _decisions(connection):
         seal(connection, position, time, decision)
 
 
-def verify(connection: sqlite3.Connection) -> Chain:
-    """Walk along all decisions and seals; a gap in the positions counts as a decision that was removed."""
+def verify(connection: sqlite3.Connection) -> ChainCheck:
+    """Check all decisions against their seals; a gap in the positions counts as a removed decision."""
     before, checked = START, 0
     seals = connection.execute("SELECT position, digest FROM seals ORDER BY position")
     for decision, sealed in zip_longest(_decisions(connection), seals):
         places = [found[0] for found in (decision, sealed) if found is not None]
         if len(set(places)) > 1 or len(places) < 2 or digest(before, *decision) != sealed[1]:
-            return Chain(False, head(connection), _gap(connection, checked, min(places)) or min(places))
+            return ChainCheck(False, head(connection), _gap(connection, checked, min(places)) or min(places))
         checked, before = sealed
     (end,) = connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()
     gap = _gap(connection, 0, end)
-    return Chain(gap is None, before, gap)
+    return ChainCheck(gap is None, before, gap)
 
 
 def _decisions(connection: sqlite3.Connection) -> Iterator[tuple[int, float, str]]:
@@ -81,7 +83,7 @@ def _decisions(connection: sqlite3.Connection) -> Iterator[tuple[int, float, str
 
 
 def _gap(connection: sqlite3.Connection, after: int, upto: int) -> int | None:
-    """The first position in (after, upto] where there is no event."""
+    """Return the first position in (after, upto] without an event; None if there is none."""
     count = "SELECT count(*) FROM events WHERE position > ? AND position <= ?"
     low, high = after, upto
     if connection.execute(count, (low, high)).fetchone()[0] == high - low:

@@ -19,15 +19,15 @@ from everlearn.errors import ConfigError, InputError, LogError
 from everlearn.events import file, seals
 from everlearn.events.file import Durability
 from everlearn.events.rows import IS_RARE, KINDS, RARE, Row, decode, key, row
-from everlearn.events.seals import Chain
+from everlearn.events.seals import ChainCheck
 from everlearn.records import Born, Erased, Event, Example, Label, Payload, Prediction
 
 _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
 _ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
 _TEN = 10
 _INSERT_TEN = _INSERT + ", (?, ?, ?, ?)" * (_TEN - 1)  # half the time of ten statements
-_LONG = 8000  # pages of the write-ahead log, 32 MB
-_MOMENT = 0.03  # seconds that its new beginning waits for others, and others for it
+_LONG = 8000  # pages of the write-ahead log from which it is restarted, 32 MB
+_MOMENT = 0.03  # seconds that a restart waits for other connections, and they for it
 _DIGEST = len(key(Label("", 0))) - len("label::")  # bytes at the end of the key of a judgement
 _SELECT = "SELECT position, time, payload FROM events"
 
@@ -35,16 +35,16 @@ _SELECT = "SELECT position, time, payload FROM events"
 class SqliteLog:
     """A log in one SQLite file, shared by any number of threads and processes of one machine.
 
-    `append` is safe from any thread: groups are written one after the other. Reading has a connection of its
-    own and never waits for a writer. After a fork, open the log again. `durability` is what an acknowledged event
-    survives: the death of any "process", or a loss of "power" as well (each group is synced). With `tidy=False`
-    another connection must call `tidy` now and then.
-    Raises `LogError` when the file is of another program or a newer format, or cannot be used.
+    `append` is safe from any thread: groups are written one after the other. Reading has a separate connection and
+    never waits for a writer. After a fork, open the log again. `durability` is what an acknowledged event survives: the
+    death of any "process", or also a loss of "power" (each group is synced). With `tidy=False` another connection must
+    call `tidy` now and then. Raises `LogError` if the file belongs to another program or a newer format, or cannot be
+    used.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as home, SqliteLog(Path(home) / "log.db") as log:
     ...     log.append([Example("a", {"x": 1.0}, True), Example("b", {"x": 2.5}, False)])
-    ...     log.append([Example("b", {"x": 2.5}, False)])  # sent again
+    ...     log.append([Example("b", {"x": 2.5}, False)])  # a duplicate
     ...     [event.payload.id for event in log.read(after=1)]
     [1, 2]
     [2]
@@ -60,9 +60,9 @@ class SqliteLog:
         self._patience = file.PATIENCE  # seconds that the writer waits for other processes
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        self._counted: dict[str, tuple[int, int]] = {}  # kind: how many there are up to which position
+        self._counted: dict[str, tuple[int, int]] = {}  # kind: number of events, up to which position
         if self.path.name == ":memory:" or self.path.is_dir():
-            raise LogError(f"{self.path} cannot be a log; expected the path of a file")
+            raise LogError(f"got the log {self.path}; expected the path of a file")
         try:
             self._writer = file.writer(self.path, durability, tidy)
             self._reader = file.reader(self.path)
@@ -75,27 +75,31 @@ class SqliteLog:
     def append(self, payloads: Sequence[Payload], time: float | None = None) -> list[int]:
         """Write one group, atomically and durably, and return the position of each payload.
 
-        New payloads get ascending positions without gaps. A payload whose key is in the log already is not written
-        again and gets the position it has. `time` is in seconds since 1970 (default: now), one value for the group.
-        Raises `InputError`, and writes nothing, when a payload cannot be kept as it is (not finite, not JSON) or
-        contradicts a prediction, example or version of the same id; `LogError` when the file cannot be written.
+        New payloads get ascending positions without gaps. A payload whose key is already in the log is not written
+        again and gets its old position. `time` is in seconds since 1970 (default: now), one value for the group. Raises
+        `InputError`, and writes nothing, if a payload cannot be stored unchanged (not finite, not JSON) or contradicts
+        a prediction, example or version of the same id; `LogError` if the file cannot be written.
         """
         at = now() if time is None else float(time)
         return self.write([row(payload, at) for payload in payloads])
 
     def write(self, rows: Sequence[Row]) -> list[int]:
-        """As `append`, for what `everlearn.events.row` has encoded already."""
+        """Write rows that `everlearn.events.row` has encoded, as `append` does."""
         self._check_usable()
         with self._writing:
             return self._write_waiting(rows, file.PATIENCE)[0]
 
     def try_write(self, rows: Sequence[Row]) -> list[int] | None:
-        """As `write`, but None at once, and nothing written, when another thread or process is writing."""
+        """Write rows as `write` does, or write nothing and return None at once if another thread or process is
+        writing.
+        """
         put = self.try_put(rows)
         return None if put is None else put[0]
 
     def try_put(self, rows: Sequence[Row]) -> tuple[list[int], int] | None:
-        """As `try_write`, with the position at which the log ended before: what lies behind it is new."""
+        """Write rows as `try_write` does, and also return the position at which the log ended before; later ones
+        are new.
+        """
         self._check_usable()
         if not self._writing.acquire(blocking=False):
             return None
@@ -109,11 +113,11 @@ class SqliteLog:
             self._writing.release()
 
     def tidy(self) -> None:
-        """Copy what is in the write-ahead log into the file; where it has grown long, begin it anew.
+        """Copy the write-ahead log into the file, and restart it where it has grown long.
 
-        Copying makes nobody wait. But under a steady load there is always something new behind what was copied, and
-        the write-ahead log would grow for ever: so writers are held, for the milliseconds that the rest takes, once
-        it is longer than 32 MB.
+        Copying blocks no writer. But under a steady load there is always something new after the copied part, and the
+        write-ahead log would grow for ever. So once it is longer than 32 MB, writers wait for the milliseconds that the
+        rest takes. Raises `LogError` if the file cannot be written.
         """
         self._check_usable()
         with self._writing:
@@ -121,23 +125,25 @@ class SqliteLog:
                 ((_, pages, _),) = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 if pages > _LONG:
                     self._wait(_MOMENT)
-                    self._writer.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()  # gives up if others go on
+                    self._writer.execute(
+                        "PRAGMA wal_checkpoint(RESTART)"
+                    ).fetchall()  # gives up if other connections stay busy
             except sqlite3.Error as error:
                 self._explain(error, "could not be tidied")
 
     # ---- erasing -----------------------------------------------------------------------------------------------
 
     def erase(self, positions: Sequence[int], payloads: Sequence[Payload], time: float | None = None) -> list[int]:
-        """Put a tombstone (`Erased`) in the place of each event, and append `payloads`, in one transaction.
+        """Replace each event by a tombstone (`Erased`), and append `payloads`, in one transaction.
 
-        Only predictions, examples, feedback and rejected rows can be erased; where there is a tombstone already, it
-        stays. Returns the positions of the payloads. The bytes are gone from the disk after `scrub`. Raises
-        `InputError`, and changes nothing, for an event of another kind or a position without one.
+        Only predictions, examples, feedback and rejected rows can be erased; an existing tombstone stays. Returns the
+        positions of the payloads. The bytes leave the disk only with `scrub`. Raises `InputError`, and changes nothing,
+        for an event of another kind or a position without one.
         """
         at = now() if time is None else float(time)
         rows = [row(payload, at) for payload in payloads]
         self._check_usable()
-        with self._writing, self._undone(f"could not erase {len(positions)} events, and holds all of them"):
+        with self._writing, self._undone(f"could not erase {len(positions)} events; all of them are still there"):
             self._wait(file.PATIENCE)
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("BEGIN IMMEDIATE")
@@ -151,20 +157,20 @@ class SqliteLog:
         return added
 
     def scrub(self) -> None:
-        """Write the file anew, so that nothing of what was erased is left in it or in its write-ahead log.
+        """Rewrite the file, so that no erased bytes remain in it or in its write-ahead log.
 
-        Takes as much free space as the log has, twice. Raises `LogError` while another process has the log open.
+        It needs free space of twice the size of the log. Raises `LogError` while another process has the log open.
         """
         self._check_usable()
-        with self._writing, self._undone("could not be written anew; do it again"):
+        with self._writing, self._undone("could not be rewritten; do it again"):
             self._wait(file.PATIENCE)
             self._writer.execute("PRAGMA secure_delete = ON")
             self._writer.execute("VACUUM")
             (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise LogError(
-                f"the log {self.path} is open in another process, so what was erased is still in {self.path}-wal; "
-                "stop that one (the server, if there is one), then do it again"
+                f"the log {self.path} is open in another process, so erased bytes are still in {self.path}-wal; "
+                "stop that process (such as the server), then do it again"
             )
 
     def _bury(self, position: int) -> None:
@@ -173,7 +179,7 @@ class SqliteLog:
         if kind == "erased":
             return
         if kind not in _ERASABLE:
-            raise InputError(f"event {position} is {kind or 'not there'}; only {', '.join(_ERASABLE)} can be erased")
+            raise InputError(f"event {position} is {kind or 'not there'}; expected one of {', '.join(_ERASABLE)}")
         _, buried, name, text = row(Erased(position, kind), 0.0)
         change = "UPDATE events SET kind = ?, key = ?, payload = ? WHERE position = ?"
         self._writer.execute(change, (buried, name, text, position))
@@ -181,23 +187,23 @@ class SqliteLog:
     # ---- transactions ------------------------------------------------------------------------------------------
 
     def _write_waiting(self, rows: Sequence[Row], patience: float) -> tuple[list[int], int]:
-        with self._undone(f"did not take a group of {len(rows)}, and holds none of it"):
+        with self._undone(f"refused a group of {len(rows)}, and holds none of it"):
             self._wait(patience)
             try:
                 return self._write_new(rows)
-            except sqlite3.IntegrityError:  # some key is known: the rare case pays for the lookups
+            except sqlite3.IntegrityError:  # some key exists already: only this rare case looks keys up
                 self._undo()
                 return self._write_unknown(rows)
 
     def _wait(self, patience: float) -> None:
-        """Let the writer wait so many seconds for other processes."""
+        """Set the seconds that the writer waits for other processes."""
         if patience != self._patience:
             self._writer.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
             self._patience = patience
 
     @contextmanager
     def _undone(self, otherwise: str) -> Iterator[None]:
-        """Around a transaction: whatever interrupts it, nothing of it is left."""
+        """Roll a transaction back after any exception."""
         try:
             yield
         except sqlite3.Error as error:
@@ -208,7 +214,7 @@ class SqliteLog:
             raise
 
     def _write_new(self, rows: Sequence[Row]) -> tuple[list[int], int]:
-        """Write rows that all have new keys, or raise IntegrityError; positions, and where the log ended before."""
+        """Write rows with new keys, or raise IntegrityError; return the positions and where the log ended before."""
         if any(kind == "decision" for _, kind, _, _ in rows):
             return self._write_unknown(rows)
         if len(rows) == 1:  # one statement is a transaction of its own, at half the cost of three
@@ -233,7 +239,7 @@ class SqliteLog:
         return positions, end
 
     def _add(self, rows: Sequence[Row]) -> list[int]:
-        """Within a transaction: write those rows whose keys are new, and seal the decisions among them."""
+        """Write the rows with new keys, and seal the decisions among them; the caller has begun a transaction."""
         positions = []
         for at, kind, name, text in rows:
             found = self._writer.execute("SELECT position, payload FROM events WHERE key = ?", (name,)).fetchone()
@@ -254,28 +260,28 @@ class SqliteLog:
     # ---- reading -----------------------------------------------------------------------------------------------
 
     def read(self, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()) -> list[Event]:
-        """The first `limit` events behind position `after`, in order; of these `kinds` only, where given.
+        """Return the first `limit` events after position `after`, in order; only of these `kinds`, if given.
 
-        Raises `LogError` when an event cannot be read, and names it.
+        Raises `LogError`, with the position, for an event that cannot be read.
         """
         _check_kinds(kinds)
         if not kinds:
             rows = self._rows(f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
         elif set(kinds) <= set(RARE):
-            ask = f"{_SELECT} WHERE kind = ? AND {IS_RARE} AND position > ? ORDER BY position LIMIT ?"
-            rows = sorted(row for kind in sorted(set(kinds)) for row in self._rows(ask, (kind, after, limit)))[:limit]
+            query = f"{_SELECT} WHERE kind = ? AND {IS_RARE} AND position > ? ORDER BY position LIMIT ?"
+            rows = sorted(row for kind in sorted(set(kinds)) for row in self._rows(query, (kind, after, limit)))[:limit]
         else:
             among = ", ".join("?" * len(kinds))
-            ask = f"{_SELECT} WHERE position > ? AND kind IN ({among}) ORDER BY position LIMIT ?"
-            rows = self._rows(ask, (after, *kinds, limit))
+            query = f"{_SELECT} WHERE position > ? AND kind IN ({among}) ORDER BY position LIMIT ?"
+            rows = self._rows(query, (after, *kinds, limit))
         return self._events(rows)
 
     def find(self, key: str) -> Event | None:
-        """The event with this key (see `everlearn.events.key`)."""
+        """Return the event with this key (see `everlearn.events.key`)."""
         return self._one(f"{_SELECT} WHERE key = ?", (key,))
 
     def about(self, id: str) -> list[Event]:
-        """The prediction or example of an id and all feedback for it, in order."""
+        """Return the prediction or example of an id and all feedback for it, in order."""
         named = [f"{kind}:{id}" for kind in ("prediction", "example")]
         within: list[str | int] = []
         for kind in ("label", "reward", "preference"):
@@ -283,51 +289,52 @@ class SqliteLog:
             within += [start, f"{kind}:{id};", len(start.encode("utf-8", "surrogatepass")) + _DIGEST]
         # One search of the index each (";" is what follows ":"); joined by OR, SQLite would walk the whole log.
         searches = [f"{_SELECT} WHERE key = ?"] * len(named)
-        # The judgements of ids that go on after a ":" lie there as well. Their keys are longer, so they are passed
-        # over within the index, and never read.
+        # Feedback for ids that continue after a ":" lies in the same range. Its keys are longer, so the index
+        # skips it without reading the rows.
         searches += [f"{_SELECT} WHERE key > ? AND key < ? AND length(CAST(key AS BLOB)) = ?"] * (len(within) // 3)
         return self._events(sorted(self._rows(" UNION ALL ".join(searches), [*named, *within])))
 
     def last(self, kind: str) -> Event | None:
-        """The newest event of a kind."""
+        """Return the newest event of a kind."""
         _check_kinds([kind])
         rare = f" AND {IS_RARE}" if kind in RARE else ""
         return self._one(f"{_SELECT} WHERE kind = ?{rare} ORDER BY position DESC LIMIT 1", (kind,))
 
     def count(self, kind: str) -> int:
-        """How many events of a kind there are, erased ones too; later calls only walk over what is new."""
+        """Return the number of events of a kind, including erased ones; later calls only scan new events."""
         _check_kinds([kind])
         number, upto = self._counted.get(kind, (0, 0))
         end = self.end()
         rare = f" AND {IS_RARE}" if kind in RARE else ""
-        ask = f"SELECT count(*) FROM events WHERE kind = ?{rare} AND position > ? AND position <= ?"
-        number += int(self._rows(ask, (kind, upto, end))[0][0])
-        ask = f"{_SELECT} WHERE kind = 'erased' AND position > ? AND position <= ?"
-        erased = [event.payload for event in self._events(self._rows(ask, (upto, end)))]
-        number += sum(isinstance(one, Erased) and one.was == kind for one in erased)
+        query = f"SELECT count(*) FROM events WHERE kind = ?{rare} AND position > ? AND position <= ?"
+        number += int(self._rows(query, (kind, upto, end))[0][0])
+        query = f"{_SELECT} WHERE kind = 'erased' AND position > ? AND position <= ?"
+        erased = [event.payload for event in self._events(self._rows(query, (upto, end)))]
+        number += sum(isinstance(payload, Erased) and payload.was == kind for payload in erased)
         self._counted[kind] = (number, end)
         return number
 
     def end(self) -> int:
-        """The position of the newest event; 0 if there is none."""
+        """Return the position of the newest event; 0 if there is none."""
         return int(self._rows("SELECT coalesce(max(position), 0) FROM events", ())[0][0])
 
     def seals(self, after: int, upto: int) -> dict[int, str]:
-        """The seal of each decision behind position `after`, up to position `upto`."""
+        """Return the seal of each decision after position `after`, up to position `upto`."""
         return dict(
             self._rows("SELECT position, digest FROM seals WHERE position > ? AND position <= ?", (after, upto))
         )
 
-    def verify(self) -> Chain:
-        """Whether all decisions are as they were sealed, the newest seal, and the first position that is wrong.
+    def verify(self) -> ChainCheck:
+        """Check that all decisions are unchanged since they were sealed.
 
-        Walks over all decisions, and counts all events. What was removed or changed is found, unless all seals
-        that follow were made anew; compare with a seal that was kept elsewhere to find that.
+        The check scans all decisions and counts all events. It finds removed and changed decisions, unless all later
+        seals were replaced as well; compare with a seal stored elsewhere to detect that. Raises `LogError` if the file
+        cannot be read.
         """
         self._check_usable()
         with self._reading:
             try:
-                self._reader.execute("BEGIN")  # one state of the log, whatever is appended meanwhile
+                self._reader.execute("BEGIN")  # one state of the log, even if events are appended meanwhile
                 return seals.verify(self._reader)
             except sqlite3.Error as error:
                 self._explain(error, "could not be verified")
@@ -335,16 +342,16 @@ class SqliteLog:
                 if self._reader.in_transaction:
                     self._reader.execute("ROLLBACK")
 
-    def _rows(self, ask: str, values: Iterable[Any]) -> list[Any]:
+    def _rows(self, query: str, values: Iterable[Any]) -> list[Any]:
         self._check_usable()
         with self._reading:
             try:
-                return self._reader.execute(ask, tuple(values)).fetchall()
+                return self._reader.execute(query, tuple(values)).fetchall()
             except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
                 self._explain(error, "could not be read")
 
-    def _one(self, ask: str, values: Iterable[Any]) -> Event | None:
-        events = self._events(self._rows(ask, values))
+    def _one(self, query: str, values: Iterable[Any]) -> Event | None:
+        events = self._events(self._rows(query, values))
         return events[0] if events else None
 
     def _events(self, rows: list[Any]) -> list[Event]:
@@ -352,13 +359,13 @@ class SqliteLog:
             return [Event(position, time, decode(text)) for position, time, text in rows]
         except msgspec.MsgspecError:
             for position, _, text in rows:
-                _decoded(position, text, self.path)  # finds the one, and names it
+                _decoded(position, text, self.path)  # raises for the damaged event
             raise
 
     # ---- opening and closing -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the file; closing twice is fine."""
+        """Close the file; closing twice is allowed."""
         with self._writing, self._reading:
             if self._open:
                 self._open = False
@@ -376,7 +383,7 @@ class SqliteLog:
     def _check_usable(self) -> None:
         if not self._open:
             raise LogError(
-                f"the log {self.path} is closed; open it again to use it, or while its loop is served ask "
+                f"the log {self.path} is closed; open it again to use it, or while its loop is served query "
                 "the server: server.client()"
             )
         if os.getpid() != self._process:
@@ -396,17 +403,17 @@ def _check_kinds(kinds: Sequence[str]) -> None:
 
 
 def _check_agreement(position: int, kept: str, offered: str, path: Path) -> None:
-    """Refuse another content under a known name, where the name was to mean one thing for ever.
+    """Raise `InputError` if a known key, which has one meaning for ever, comes with other content.
 
-    Of decisions and rejected rows the first stands: they were computed, and the log knows better.
+    Of decisions and rejected rows the first stands: they are computed from the log.
     """
     if kept == offered:
         return
     known = _decoded(position, kept, path)
     if isinstance(known, Prediction | Example | Born) and known != decode(offered):
         raise InputError(
-            f"{key(known)!r} is in the log already with other content, as event {position}; "
-            f"got {offered[:300]}, expected {kept[:300]}; an id is used once: give this one another"
+            f"{key(known)!r} is already in the log with other content, as event {position}; "
+            f"got {offered[:300]}, expected {kept[:300]}; use another id"
         )
 
 

@@ -1,0 +1,116 @@
+"""The protocol of the event log, and how one is opened and scanned.
+
+append(payloads) -> positions      one atomic transaction, acknowledged when it returns
+read(after, limit) -> events       in order of position, each event once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from everlearn.errors import ConfigError
+from everlearn.events.file import Durability
+from everlearn.events.rows import Row
+from everlearn.events.seals import ChainCheck
+from everlearn.events.sqlite import SqliteLog
+from everlearn.records import Event, Payload
+
+PAGE = 4096  # events read at a time
+
+
+class Log(Protocol):
+    """The protocol of a log, for every place that can hold one."""
+
+    def append(self, payloads: Sequence[Payload], time: float | None = None) -> list[int]:
+        """Write one group, atomically and durably, and return a position for each payload."""
+        ...
+
+    def write(self, rows: Sequence[Row]) -> list[int]:
+        """Write rows that `row` has encoded, as `append` does."""
+        ...
+
+    def try_write(self, rows: Sequence[Row]) -> list[int] | None:
+        """Write rows as `write` does, or write nothing and return None at once if another writer is busy."""
+        ...
+
+    def try_put(self, rows: Sequence[Row]) -> tuple[list[int], int] | None:
+        """Write rows as `try_write` does, and also return the position at which the log ended before; later ones
+        are new.
+        """
+        ...
+
+    def read(self, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()) -> list[Event]:
+        """Return the first `limit` events after position `after`, in order; only of these `kinds`, if given."""
+        ...
+
+    def find(self, key: str) -> Event | None:
+        """Return the event with this key (see `everlearn.events.key`)."""
+        ...
+
+    def about(self, id: str) -> list[Event]:
+        """Return the prediction or example of an id and all feedback for it, in order."""
+        ...
+
+    def last(self, kind: str) -> Event | None:
+        """Return the newest event of a kind."""
+        ...
+
+    def count(self, kind: str) -> int:
+        """Return the number of events of a kind."""
+        ...
+
+    def end(self) -> int:
+        """Return the position of the newest event; 0 if there is none."""
+        ...
+
+    def seals(self, after: int, upto: int) -> dict[int, str]:
+        """Return the seal of each decision after position `after`, up to position `upto`."""
+        ...
+
+    def verify(self) -> ChainCheck:
+        """Check that all decisions are unchanged since they were sealed."""
+        ...
+
+    def tidy(self) -> None:
+        """Do the maintenance that writers would otherwise do now and then."""
+        ...
+
+    def close(self) -> None:
+        """Close the log; closing twice is allowed."""
+        ...
+
+
+def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None = None) -> Iterator[Event]:
+    """Yield the events after position `after` in order, up to position `upto` or the end of the log.
+
+    `kinds` limits them to these kinds. The log is read one page at a time, so that a long log needs little memory.
+
+    >>> from everlearn.records import Example
+    >>> with connect(":memory:") as log:
+    ...     _ = log.append([Example(str(i), {}, i) for i in range(5)])
+    ...     [event.position for event in scan(log, after=1, upto=4)]
+    [2, 3, 4]
+    """
+    while (upto is None or after < upto) and (page := log.read(after, PAGE, kinds)):
+        for event in page:
+            if upto is not None and event.position > upto:
+                return
+            yield event
+        after = page[-1].position
+
+
+def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:
+    """Open the log at a path, or at `sqlite:///relative.db` or `sqlite:////absolute.db`; create it if there is none.
+
+    With `tidy=False` this connection leaves the maintenance of the file to another one, which must call `tidy`. Raises
+    `ConfigError` for another kind of URL, and `LogError` for a file that cannot be used.
+    """
+    scheme, marked, rest = url.partition("://")
+    if not marked:
+        return SqliteLog(url, durability, tidy)
+    if scheme == "sqlite" and rest.startswith("/"):
+        return SqliteLog(rest[1:], durability, tidy)
+    if scheme in ("postgresql", "kafka"):
+        raise ConfigError(f"a log at {scheme}:// is not supported yet (got {url!r}); give the path of a file instead")
+    raise ConfigError(f"got the log {url!r}; expected a path, or sqlite:///PATH")
