@@ -96,7 +96,7 @@ def sorted_stream(labels: list[int], tasks: int = 1) -> TaskStream:
     x, y = np.arange(n, dtype=np.float32)[:, None], np.array(labels)
     order = np.stack([np.arange(n) * tasks // n, np.arange(n)], axis=1).astype(np.int32)
     rows = np.array_split(np.arange(n), tasks)
-    parts = tuple(continual.Task(str(number), tuple(range(1000)), part) for number, part in enumerate(rows))
+    parts = tuple(continual.StreamTask(str(number), tuple(range(1000)), part) for number, part in enumerate(rows))
     borders = tuple(int(part[-1]) + 1 for part in rows)
     return TaskStream("sorted", (x, y), (x, y), parts, order, borders, np.arange(1000))
 
@@ -533,12 +533,12 @@ def test_an_outcome_shows_the_measures_that_are_defined_for_it() -> None:
 
 
 @pytest.fixture(scope="module")
-def outcome() -> continual.Outcome:
+def outcome() -> continual.ContinualReport:
     stream = continual.split(blobs(1200, space=2.0), blobs(300, seed=1, space=2.0), per_task=1)
     return continual.evaluate(linear(stream), stream, 100, cost=1.5, name="a <model>")
 
 
-def test_a_table_says_what_was_measured(outcome: continual.Outcome) -> None:
+def test_a_table_says_what_was_measured(outcome: continual.ContinualReport) -> None:
     console = Console(width=140)
     with console.capture() as capture:
         console.print(outcome)
@@ -552,7 +552,7 @@ def test_a_table_says_what_was_measured(outcome: continual.Outcome) -> None:
     assert f"forgetting {outcome.metrics['forgetting']:.4f}" in repr(outcome)
 
 
-def test_an_outcome_is_plain_data(outcome: continual.Outcome) -> None:
+def test_an_outcome_is_plain_data(outcome: continual.ContinualReport) -> None:
     plain = json.loads(json.dumps(outcome.to_dict()))
     assert plain["metrics"] == outcome.metrics
     assert plain["scores"] == outcome.scores.tolist()
@@ -560,7 +560,7 @@ def test_an_outcome_is_plain_data(outcome: continual.Outcome) -> None:
     assert plain["learned"] == 800
 
 
-def test_the_picture_shows_the_matrix_with_its_numbers(outcome: continual.Outcome, tmp_path: Path) -> None:
+def test_the_picture_shows_the_matrix_with_its_numbers(outcome: continual.ContinualReport, tmp_path: Path) -> None:
     figure = outcome.plot(tmp_path / "outcome.png")
     assert (tmp_path / "outcome.png").stat().st_size > 10_000
     heat, curves = figure.axes

@@ -1,4 +1,4 @@
-"""Prequential evaluation, the only evaluation loop: every row is predicted first and learned when its label comes."""
+"""Prequential evaluation: each row is predicted first, and learned when its label arrives."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ KEPT = 100  # rejected rows shown in a report; all are counted
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What an evaluation came to.
+    """The result of a prequential evaluation.
 
     `metrics` and `curve` are those of `everlearn.metrics`; `events` counts labelled rows and `rejected` the rows that
-    could not be used, the first 100 of which are in `rejects`. `events_per_second` is that of the whole pass, reading
-    included, without its first chunk (in which kernels are loaded) where there are others.
+    could not be used, the first 100 of which are in `rejects`. `events_per_second` is the rate of the whole pass,
+    including reading; if there are several chunks, the first one (in which kernels are loaded) is left out.
     """
 
     name: str
@@ -46,7 +46,11 @@ class Report:
     rejects: tuple[Rejected, ...]
 
     def plot(self, path: str | Path | None = None, metric: str = "") -> Figure:
-        """Draw a metric over the stream (accuracy, or the mean absolute error), and write it to `path` if given."""
+        """Draw a metric over the stream (by default accuracy, or the mean absolute error), and write it to `path` if
+        given.
+
+        Raises `InputError` for a metric that the curve does not have.
+        """
         late = f", labels {self.delay:,} rows late" if self.delay else ""
         chosen = metric or ("mae" if self.task == "regression" else "accuracy")
         return report.picture({"model": self.curve}, (), path, f"{self.name}{late}", chosen)
@@ -69,15 +73,16 @@ class Report:
 def prequential(
     model: Model, stream: Stream | Examples | Iterable[Examples], delay: int = 0, chunk: int = 8192
 ) -> Report:
-    """Score each row of a stream before the model learns it, and report how good the answers were.
+    """Score each row of a stream before the model learns it, and report the metrics.
 
-    The label of row i comes right after the prediction for row i + `delay`: with 0 each row is learned as soon as it
-    is predicted, with d the prediction for row t knows rows up to t - d - 1 and no more. Labels that are still to come
-    when the stream ends are learned then. The result does not depend on `chunk`, the rows taken at a time; at most
-    `delay` rows and two chunks are held. With a delay every row is two calls to the model, so it is slower.
-    (Prequential: Dawid 1984; with delay: Grzenda, Gomes and Bifet 2020, "Delayed labelling evaluation for data
-    streams".) A model built without a shape takes that of the stream's schema. Raises ConfigError when the delay is
-    negative, or when neither the model's spec nor the stream says what the task is.
+    The label of row i arrives right after the prediction for row i + `delay`. With 0, each row is learned as soon as it
+    is predicted; with d, the model has learned rows up to t - d - 1 when it predicts row t. Labels that are still
+    pending when the stream ends are learned then. The result does not depend on `chunk`, the rows read at a time; at
+    most `delay` rows and two chunks are held in memory. A delay is slower, since every row is two calls to the model. A
+    model built without a shape takes that of the stream's schema. (Prequential: Dawid 1984; with delay: Grzenda, Gomes
+    and Bifet 2020, "Delayed labelling evaluation for data streams".)
+
+    Raises `ConfigError` if the delay is negative, or if neither the model's spec nor the stream gives the task.
 
     >>> import numpy as np
     >>> from everlearn.model import build
@@ -96,18 +101,18 @@ def prequential(
     bind(model, shape)
     task, classes = _task({**shape, **model.spec})
     sums = metrics.start(task, classes)
-    waiting: deque[Examples] = deque()
+    pending: deque[Examples] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0
     for number, (examples, refused) in enumerate(_pieces(stream, chunk)):
         if number == 1:
             began, before = time.perf_counter(), events
-        scores = _answer(model, examples, waiting, delay)
+        scores = _predict(model, examples, pending, delay)
         metrics.update(sums, task, scores, examples.y, examples.weight, events)
         events += len(examples.y)
         rejected += len(refused)
         kept += refused[: KEPT - len(kept)]
-    for late in waiting:
+    for late in pending:
         model.learn(late.batch, late.y, late.weight)
     seconds = time.perf_counter() - began
     return Report(
@@ -145,16 +150,16 @@ def _pieces(
             yield cut(examples, begin, min(begin + chunk, len(examples.y))), ()
 
 
-def _answer(model: Model, examples: Examples, waiting: deque[Examples], delay: int) -> Singles:
-    """What the model says to each row, having learned the labels that have come by then."""
+def _predict(model: Model, examples: Examples, pending: deque[Examples], delay: int) -> Singles:
+    """Return the prediction for each row, after the model has learned the labels that arrived before it."""
     if delay == 0:
         return model.learn(examples.batch, examples.y, examples.weight)
-    said = []
+    predictions = []
     for place in range(len(examples.y)):
         row = cut(examples, place, place + 1)
-        said.append(model.predict(row.batch))
-        waiting.append(row)
-        if len(waiting) > delay:
-            late = waiting.popleft()
+        predictions.append(model.predict(row.batch))
+        pending.append(row)
+        if len(pending) > delay:
+            late = pending.popleft()
             model.learn(late.batch, late.y, late.weight)
-    return np.concatenate(said) if said else model.predict(examples.batch)
+    return np.concatenate(predictions) if predictions else model.predict(examples.batch)

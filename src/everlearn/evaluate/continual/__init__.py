@@ -1,4 +1,9 @@
-"""Continual learning, evaluated: streams of tasks from arrays, what a model answers and forgets on them, and pictures.
+"""Evaluate continual learning: how well a model learns a stream of tasks, and what it forgets.
+
+A model and arrays of rows, split into tasks, come in; accuracies on each task, measures and plots go out. `streams`
+makes the tasks and `images` changes their rows, `evaluation` runs one model, `comparing` runs several methods,
+`measures` holds the formulas, and `plots` draws them. The evaluation loop is `evaluate/prequential.py`; methods against
+forgetting live in `families/neural/`.
 
 >>> import numpy as np
 >>> from everlearn import continual
@@ -11,10 +16,10 @@ from __future__ import annotations
 
 from everlearn.evaluate.continual import measures
 from everlearn.evaluate.continual.comparing import Build, Comparison, compare
-from everlearn.evaluate.continual.evaluation import Consolidates, Outcome, evaluate, seconds_per_row
+from everlearn.evaluate.continual.evaluation import Consolidates, ContinualReport, evaluate, seconds_per_row
 from everlearn.evaluate.continual.streams import (
     Data,
-    Task,
+    StreamTask,
     TaskStream,
     blurred,
     domain,
@@ -28,9 +33,9 @@ __all__ = [
     "Build",
     "Comparison",
     "Consolidates",
+    "ContinualReport",
     "Data",
-    "Outcome",
-    "Task",
+    "StreamTask",
     "TaskStream",
     "blurred",
     "compare",

@@ -1,4 +1,4 @@
-"""Several methods on the same streams, over several seeds."""
+"""Compare several methods on the same streams, over several seeds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.text import Text
 
 from everlearn import report
 from everlearn.errors import ConfigError
-from everlearn.evaluate.continual import measures, picture
-from everlearn.evaluate.continual.evaluation import Outcome, evaluate, seconds_per_row
+from everlearn.evaluate.continual import measures, plots
+from everlearn.evaluate.continual.evaluation import ContinualReport, evaluate, seconds_per_row
 from everlearn.evaluate.continual.streams import TaskStream
 from everlearn.model import Model
 
@@ -27,14 +27,14 @@ Build = Callable[[TaskStream, int], Model]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Comparison:
-    """The outcomes of each method, by its name, one for each seed."""
+    """The reports of each method, by its name, one for each seed."""
 
-    outcomes: dict[str, tuple[Outcome, ...]]
+    outcomes: dict[str, tuple[ContinualReport, ...]]
     seeds: tuple[int, ...]
 
     @property
     def metrics(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """For each method its measures as (mean, standard deviation over seeds; 0 where there is one seed).
+        """The measures of each method as (mean, standard deviation over seeds; 0 for one seed).
 
         `seconds` is CPU time, `learned` the share of rows that there was time to learn.
         """
@@ -48,7 +48,7 @@ class Comparison:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """Seeds, measures and outcomes as plain values, for JSON."""
+        """Return seeds, measures and reports as plain values, for JSON."""
         return {
             "seeds": list(self.seeds),
             "metrics": {
@@ -59,15 +59,17 @@ class Comparison:
         }
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw each method's accuracy on the tasks met so far, and its mean accuracy matrix; write it to `path`."""
+        """Draw each method's accuracy on the tasks seen so far, and its mean accuracy matrix; write it to `path` if
+        given.
+        """
         first = next(iter(self.outcomes.values()))[0]
         bands = {}
         for name, outcomes in self.outcomes.items():
             seen = np.stack([outcome.seen_accuracy for outcome in outcomes])
             matrix = np.mean([outcome.matrix for outcome in outcomes], axis=0)
             deviation = seen.std(axis=0, ddof=1) if len(seen) > 1 else np.zeros(seen.shape[1])
-            bands[name] = picture.Band(outcomes[0].points[1:], seen.mean(axis=0), deviation, matrix)
-        return picture.methods(bands, first.borders, first.tasks, first.stream, self._line, path)
+            bands[name] = plots.Band(outcomes[0].points[1:], seen.mean(axis=0), deviation, matrix)
+        return plots.methods(bands, first.borders, first.tasks, first.stream, self._line, path)
 
     def __repr__(self) -> str:
         means = {name: values["average_accuracy"] for name, values in self.metrics.items()}
@@ -101,7 +103,7 @@ class Comparison:
         return f"{rows:,} rows · {seeds}"
 
     def _rows(self) -> list[tuple[str, list[str], set[int]]]:
-        """For each measure its name, a cell for each method, and which methods have the best mean."""
+        """Return for each measure its name, a cell for each method, and the methods with the best mean."""
         measured = list(self.metrics.values())
         result = []
         for key in measured[0]:
@@ -109,9 +111,9 @@ class Comparison:
             if key == "learned" and min(means) == 1:
                 continue
             digits = 1 if key == "seconds" else 3
-            several = len(self.seeds) > 1
+            repeated = len(self.seeds) > 1
             cells = [
-                f"{mean:.{digits}f} ± {sd:.{digits}f}" if several else f"{mean:.{digits}f}"
+                f"{mean:.{digits}f} ± {sd:.{digits}f}" if repeated else f"{mean:.{digits}f}"
                 for mean, sd in (values[key] for values in measured)
             ]
             shown = [round(mean, digits) for mean in means]
@@ -130,13 +132,13 @@ def compare(
     consolidate: bool = False,
     budget: float | None = None,
 ) -> Comparison:
-    """Evaluate each method on the streams of all seeds: `methods[name](stream, seed)` builds a model, `streams(seed)`
-    a stream.
+    """Evaluate each method on the streams of all seeds.
 
-    With a `budget` of CPU seconds for a whole stream, methods are compared at equal compute: what a row costs a method
-    is measured once (`seconds_per_row`), and a method that is too slow for the budget learns the share of the rows
-    that it has time for. `every` and `consolidate` are those of `evaluate`. Raises `ConfigError` where there is no
-    method or no seed, or the budget is not above 0.
+    `methods[name](stream, seed)` builds a model, `streams(seed)` a stream. With a `budget` of CPU seconds for a whole
+    stream, methods are compared at equal compute: the cost of a row is measured once for each method
+    (`seconds_per_row`), and a method that is too slow learns only the share of the rows that fits the budget. `every`
+    and `consolidate` are those of `evaluate`. Raises `ConfigError` if there is no method or no seed, or the budget is
+    not above 0.
 
     >>> from everlearn.evaluate.continual import split
     >>> from everlearn.model import build
@@ -155,7 +157,7 @@ def compare(
             f"{len(methods)} methods, {len(chosen)} seeds and a budget of {budget}; expected at least one method and "
             "one seed, and a budget of CPU seconds above 0, or None"
         )
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in methods}
+    outcomes: dict[str, list[ContinualReport]] = {name: [] for name in methods}
     costs: dict[str, float] = {}
     for seed in chosen:
         stream = streams(seed)
@@ -166,7 +168,7 @@ def compare(
                 build(stream, seed), stream, every, consolidate=consolidate, cost=costs.get(name, 1.0), name=name
             )
             outcomes[name].append(outcome)
-    return Comparison({name: tuple(several) for name, several in outcomes.items()}, chosen)
+    return Comparison({name: tuple(reports) for name, reports in outcomes.items()}, chosen)
 
 
 def _spread(values: list[float]) -> tuple[float, float]:

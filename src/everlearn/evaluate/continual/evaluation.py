@@ -1,4 +1,6 @@
-"""A model on a stream of tasks: how well it answers as it learns, and what it still knows of each task."""
+"""Evaluate one model on a stream of tasks: the accuracy of its predictions as it learns, and on the tests of all
+tasks.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from rich.text import Text
 
 from everlearn import metrics, report
 from everlearn.errors import ConfigError
-from everlearn.evaluate.continual import measures, picture
+from everlearn.evaluate.continual import measures, plots
 from everlearn.evaluate.continual.streams import TaskStream
 from everlearn.evaluate.prequential import Report, prequential
 from everlearn.model import Deferred, Model, bind, cut
@@ -27,27 +29,27 @@ from everlearn.records import Batch, Examples, Floats, Ints, Singles
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 12  # tasks of which the accuracy matrix is shown as a table
-ROUNDING = 1e-6  # of a row: sums of costs are not exact
-PROBED = 500  # rows by which the time of a row is measured, and as many before that to get warm
+SHOWN = 12  # largest number of tasks whose accuracy matrix is shown as a table
+ROUNDING = 1e-6  # of a row: tolerance for sums of costs
+PROBED = 500  # rows over which the time of a row is measured, after as many to warm up
 
 
 @runtime_checkable
 class Consolidates(Protocol):
-    """A model that can be told that a task is over, so that it keeps what it knows of it."""
+    """A model that can protect what it knows of a task when the task ends."""
 
     def consolidate(self) -> None: ...
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Outcome:
-    """What an evaluation on a stream of tasks came to.
+class ContinualReport:
+    """The result of an evaluation on a stream of tasks.
 
-    `points` int64 (moments,) are the rows of the stream that had come at each moment the model was tested, 0 first;
-    `scores` float64 (moments, tasks) the accuracies on the test rows of each task then. `borders` are the rows at which
-    tasks end, `tests` the number of test rows of each task. `online` is the report of the answers that were given
-    before learning; `right` bool (rows,) says which of them were right. `learned` counts the rows that there was time
-    to learn, and `seconds` is the CPU time that answering and learning the stream took.
+    `points` int64 (moments,) are the rows that had come when the model was tested, 0 first; `scores` float64 (moments,
+    tasks) are the accuracies on the test rows of each task then. `borders` are the rows at which tasks end, `tests` the
+    number of test rows of each task. `online` is the report of the predictions made before learning, and `right` bool
+    (rows,) marks the correct ones. `learned` counts the rows that there was time to learn, and `seconds` is the CPU
+    time of predicting and learning the stream.
     """
 
     name: str
@@ -64,26 +66,26 @@ class Outcome:
 
     @property
     def matrix(self) -> Floats:
-        """The accuracy matrix: a row after each task (the last alone where it was tested at the end only)."""
+        """Accuracy matrix: a row after each task (only the last one if the model was tested at the end only)."""
         return self.scores[np.isin(self.points, self.borders)]
 
     @property
     def online_by_task(self) -> Floats:
-        """The accuracy of the answers given before learning, between one border and the next."""
+        """Accuracy of the predictions before learning, between one border and the next."""
         return np.array([part.mean() for part in np.split(self.right, self.borders[:-1])])
 
     @property
     def seen_accuracy(self) -> Floats:
-        """At each moment but 0 the mean accuracy over the tasks that had begun by then."""
+        """Mean accuracy over the tasks begun by each moment but 0."""
         return measures.seen_accuracy(self.scores[1:], self._seen)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The measures of `evaluate.continual.measures` by name; those that are not defined here are left out.
+        """Measures of `evaluate.continual.measures` by name, without those that are not defined here.
 
-        `test_accuracy` is the accuracy on all test rows at the end, `online_accuracy` that of the answers given before
-        learning. Transfer and forgetting need a test after each task; `minimum_accuracy` and `worst_case_accuracy`
-        tests within tasks as well.
+        `test_accuracy` is the accuracy on all test rows at the end, `online_accuracy` that of the predictions before
+        learning. Transfer and forgetting need a test after each task; `minimum_accuracy` and `worst_case_accuracy` also
+        tests within tasks.
         """
         matrix = self.matrix
         result = {
@@ -110,7 +112,7 @@ class Outcome:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but `right` as plain values, for JSON."""
+        """Return everything but `right` as plain values, for JSON."""
         return {
             "name": self.name,
             "stream": self.stream,
@@ -129,25 +131,25 @@ class Outcome:
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Draw the accuracy matrix, and accuracy over the stream beside it; write it to `path` if given."""
-        trace = picture.Trace(
+        trace = plots.Trace(
             self.tasks,
             self.borders,
             self.points[1:],
             self.seen_accuracy,
             self.matrix,
-            picture.online(self.online.curve),
+            plots.online(self.online.curve),
             float(self.right.mean()),
         )
         measured = self.metrics
-        told = [
+        shown = [
             f"{report.named(key)} {measured[key]:.3f}" for key in ("average_accuracy", "forgetting") if key in measured
         ]
-        caption = " · ".join([f"{len(self.right):,} rows", f"{len(self.tasks)} tasks", *told])
-        return picture.outcome(trace, f"{self.name} on {self.stream}", caption, path)
+        caption = " · ".join([f"{len(self.right):,} rows", f"{len(self.tasks)} tasks", *shown])
+        return plots.outcome(trace, f"{self.name} on {self.stream}", caption, path)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{report.named(key)} {value:.4f}" for key, value in self.metrics.items())
-        return f"Outcome({self.name} on {self.stream}: {values})"
+        return f"ContinualReport({self.name} on {self.stream}: {values})"
 
     def __rich__(self) -> Group:
         parts: list[Table | Text] = [Text(f"{self.name} on {self.stream}", style="bold"), self._measured()]
@@ -163,7 +165,7 @@ class Outcome:
 
     @property
     def _seen(self) -> Ints:
-        """How many tasks had begun by each moment but 0."""
+        """Number of tasks begun by each moment but 0."""
         if len(self.borders) < len(self.tasks):
             return np.full(len(self.points) - 1, len(self.tasks))
         return 1 + np.searchsorted(np.asarray(self.borders), self.points[1:]).astype(np.int64)
@@ -203,20 +205,20 @@ def evaluate(
     consolidate: bool = False,
     cost: float = 1.0,
     name: str = "",
-) -> Outcome:
-    """Let a model learn a stream of tasks row by row, each predicted first, and test it on all tasks on the way.
+) -> ContinualReport:
+    """Let a model learn a stream of tasks, each row predicted first, and test it on all tasks along the way.
 
-    It is tested before the first row and at the end; with `every` "task" also after each task, with a number also
-    after so many rows each (which shows the drop right after a border, and costs as many tests). With `consolidate` a
-    model that has `consolidate()` is told of each border but the last; others are not, and none is told otherwise.
-    A model built without a shape takes that of the stream. `name` is what it is called in the outcome.
+    The model is tested before the first row and at the end; with `every` "task" also after each task, and with a number
+    also after every so many rows (which shows the drop right after a border, and costs as many tests). With
+    `consolidate`, `model.consolidate()` is called at each border but the last, if the model has it. A model built
+    without a shape takes that of the stream. `name` is its name in the report.
 
-    `cost` is how many rows of the stream come while the model learns one. Above 1 the stream does not wait: a row that
-    comes while the model is busy is answered, but not learned, unless the model is free before the next; what is being
-    learned does not help answers yet. Of c rows one is learned at cost c, so that methods are compared at equal compute
-    (Ghunaim et al. 2023, "Real-Time Evaluation in Online Continual Learning: A New Hope"); `seconds_per_row` measures
-    it. The result is the same for the same model, stream and cost. Raises `ConfigError` for a model of another task or
-    number of classes, and for settings that mean nothing.
+    `cost` is the number of rows that come while the model learns one. Above 1 the stream does not wait: a row that
+    comes while the model is busy is predicted, but not learned unless the model is free before the next one; a row that
+    is being learned does not affect predictions yet. At cost c, one of c rows is learned, so that methods are compared
+    at equal compute (Ghunaim et al. 2023, "Real-Time Evaluation in Online Continual Learning: A New Hope");
+    `seconds_per_row` measures it. The result depends only on the model, the stream and the cost. Raises `ConfigError`
+    for a model of another task or number of classes, and for invalid settings.
 
     >>> from everlearn.evaluate.continual import split
     >>> from everlearn.model import build
@@ -228,21 +230,23 @@ def evaluate(
     ((2, 2), True)
     """
     if not isinstance(stream, TaskStream):
-        raise ConfigError(f"stream is of type {type(stream).__name__}; expected one of continual.split and its kin")
+        raise ConfigError(
+            f"stream is of type {type(stream).__name__}; expected a task stream, as returned by continual.split"
+        )
     if isinstance(model, str | Mapping):
         raise ConfigError(f"model is of type {type(model).__name__}; expected a model, such as everlearn.build(spec)")
     points = _points(stream, every)
     if not 0 <= cost < float("inf"):
-        raise ConfigError(f"cost is {cost}; expected a number from 0: how many rows come while one is learned")
+        raise ConfigError(f"cost is {cost}; expected a number from 0, the rows that come while one is learned")
     bind(model, stream.shape)
     if isinstance(model, Deferred) and model.built is not None:
         model = model.built
     _check(model, stream)
-    learner = _Learner(model, stream, cost)
+    paced = _PacedModel(model, stream, cost)
     scores = np.zeros((len(points), len(stream.tasks)))
-    told = model if consolidate and isinstance(model, Consolidates) else None
-    online = prequential(learner, _tested(model, stream, learner, points, scores, told))
-    return Outcome(
+    consolidating = model if consolidate and isinstance(model, Consolidates) else None
+    online = prequential(paced, _tested(model, stream, paced, points, scores, consolidating))
+    return ContinualReport(
         name=name or str(model.spec.get("family", "model")),
         stream=stream.name,
         tasks=tuple(task.name for task in stream.tasks),
@@ -250,18 +254,19 @@ def evaluate(
         tests=tuple(len(task.test) for task in stream.tasks),
         points=np.array(points, np.int64),
         scores=scores,
-        online=replace(online, events_per_second=len(stream) / max(learner.seconds, 1e-9)),
-        right=learner.right,
-        learned=learner.learned,
-        seconds=learner.seconds,
+        online=replace(online, events_per_second=len(stream) / max(paced.seconds, 1e-9)),
+        right=paced.right,
+        learned=paced.learned,
+        seconds=paced.seconds,
     )
 
 
 def seconds_per_row(model: Model, stream: TaskStream, rows: int = PROBED) -> float:
-    """The CPU seconds in which a model answers and learns one row of the stream, ten at a time, once it is warm.
+    """Measure the CPU seconds in which a warm model predicts and learns one row of the stream, ten rows at a time.
 
-    The model learns up to 2 * `rows` rows for it; give one made for this. Times the rows that come in a second, it is
-    the `cost` of `evaluate`; so is it times the rows of a stream, by the seconds there are for all of it.
+    The model learns up to 2 * `rows` rows in this test, so pass one built for it. The result times the rows that come
+    in a second is the `cost` of `evaluate`; so is the result times the rows of a stream, divided by the seconds
+    available for all of them. Raises `ConfigError` for a stream of fewer than two rows.
 
     >>> from everlearn.evaluate.continual import split
     >>> from everlearn.model import build
@@ -288,15 +293,17 @@ def seconds_per_row(model: Model, stream: TaskStream, rows: int = PROBED) -> flo
 
 
 class _Waiting(NamedTuple):
-    """A row that is being learned, or is next, and when that will be done, in rows of the stream."""
+    """A row that is being learned, or is next, and the time when it is done, in rows of the stream."""
 
     done: float
     row: Examples
 
 
-class _Learner:
-    """The model as the stream meets it: it answers within the classes of a row's task where that is told, learns what
-    it has time for, and it is noted which answers were right."""
+class _PacedModel:
+    """A model that learns only the rows that it has time for, and records which predictions were right.
+
+    Predictions are restricted to the classes of a row's task where the stream reveals the task.
+    """
 
     def __init__(self, model: Model, stream: TaskStream, cost: float) -> None:
         self.spec: Mapping[str, Any] = {**stream.shape, **model.spec}
@@ -313,34 +320,34 @@ class _Learner:
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         began = time.process_time()
         if self._cost <= 1:
-            said = self._model.learn(batch, y, weight)
+            scores = self._model.learn(batch, y, weight)
             self.learned += len(y)
         else:
-            said = self._hurry(Examples(batch, y, weight, np.arange(len(y))))
+            scores = self._learn_in_time(Examples(batch, y, weight, np.arange(len(y))))
         self.seconds += time.process_time() - began
         span = slice(self._at, self._at + len(y))
-        said = self._stream.restrict(said, self._stream.order[span, 0])
-        self.right[span] = metrics.losses("error", said, y) == 0
+        scores = self._stream.restrict(scores, self._stream.order[span, 0])
+        self.right[span] = metrics.losses("error", scores, y) == 0
         self._at += len(y)
-        return said
+        return scores
 
     def finish(self) -> None:
-        """Learn what was begun."""
+        """Learn the rows that have been begun."""
         began = time.process_time()
         self._done(float("inf"))
         self.seconds += time.process_time() - began
 
-    def _hurry(self, examples: Examples) -> Singles:
-        """Answer each row with what has been learned by its time; begin to learn it if that can be done in time."""
-        said = []
+    def _learn_in_time(self, examples: Examples) -> Singles:
+        """Predict each row with the model of that time, and begin to learn it if there is time."""
+        predictions = []
         for place in range(len(examples.y)):
             now, row = self._at + place, cut(examples, place, place + 1)
             self._done(now)
-            said.append(self._model.predict(row.batch))
+            predictions.append(self._model.predict(row.batch))
             if self._free < now + 1 - ROUNDING:
                 self._free = max(self._free, now) + self._cost
                 self._queue.append(_Waiting(self._free, row))
-        return np.concatenate(said)
+        return np.concatenate(predictions)
 
     def _done(self, now: float) -> None:
         while self._queue and self._queue[0].done <= now + ROUNDING:
@@ -352,34 +359,36 @@ class _Learner:
 def _tested(
     model: Model,
     stream: TaskStream,
-    learner: _Learner,
+    paced: _PacedModel,
     points: tuple[int, ...],
     scores: Floats,
-    told: Consolidates | None,
+    consolidating: Consolidates | None,
 ) -> Iterator[Examples]:
-    """The stream; whoever takes a chunk has learned those before it, so that between two the model can be tested."""
+    """Yield the rows of the stream, and test the model at `points`; the caller has learned a chunk when it takes
+    the next.
+    """
     before = 0
     for stop in sorted({*points, *stream.borders}):
         yield from stream.chunks(before, stop)
         before = stop
         if stop == len(stream):
-            learner.finish()
+            paced.finish()
         if stop in points:
             scores[points.index(stop)] = [_accuracy(model, stream, task) for task in range(len(stream.tasks))]
-        if told is not None and stop in stream.borders[:-1]:
-            told.consolidate()
+        if consolidating is not None and stop in stream.borders[:-1]:
+            consolidating.consolidate()
 
 
 def _accuracy(model: Model, stream: TaskStream, task: int) -> float:
     right = 0
     for examples in stream.tests(task):
-        said = stream.restrict(model.predict(examples.batch), np.full(len(examples.y), task))
-        right += int((metrics.losses("error", said, examples.y) == 0).sum())
+        predicted = stream.restrict(model.predict(examples.batch), np.full(len(examples.y), task))
+        right += int((metrics.losses("error", predicted, examples.y) == 0).sum())
     return right / len(stream.tasks[task].test)
 
 
 def _points(stream: TaskStream, every: Literal["task"] | int | None) -> tuple[int, ...]:
-    """After how many rows the model is tested."""
+    """Return the numbers of rows after which the model is tested."""
     if every is None:
         return 0, len(stream)
     if every == "task":

@@ -1,4 +1,4 @@
-"""Changes of images, as functions of many rows at once: another order of the pixels, a rotation."""
+"""Changes of images, as functions of a batch of rows: a permutation of the pixels, or a rotation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Change = Callable[[NDArray[Any]], NDArray[Any]]
-PERMUTE = 7  # what random numbers are for
+PERMUTE = 7  # key of the random numbers of permutations
 
 
 def permutation(columns: int, seed: int, number: int) -> Change:
-    """Put the columns of rows (n, ...) in an order that belongs to (seed, number).
+    """Return a function that permutes the columns of rows (n, ...); the permutation is fixed by (seed, number).
 
     >>> permutation(3, seed=0, number=1)(np.array([[5, 6, 7]])).tolist()
     [[6, 7, 5]]
@@ -28,10 +28,10 @@ def permutation(columns: int, seed: int, number: int) -> Change:
 
 
 def rotation(angle: float, size: tuple[int, int]) -> Change:
-    """Turn images anticlockwise by `angle` degrees about their middle; `size` is (height, width) of rows (n, ...).
+    """Return a function that rotates images anticlockwise by `angle` degrees about their middle.
 
-    Each pixel is the bilinear mean of the four that it came from, with 0 outside the image. Values of whole-number
-    dtypes are rounded, so that uint8 stays uint8; others come back as float32.
+    `size` is (height, width) of rows (n, ...). Each pixel is the bilinear mean of its four source pixels, with 0
+    outside the image. Integer dtypes are rounded, so that uint8 stays uint8; others become float32.
 
     >>> rotation(90, (2, 2))(np.array([[[1.0, 2.0], [3.0, 4.0]]])).tolist()
     [[[2.0, 4.0], [1.0, 3.0]]]
@@ -48,7 +48,7 @@ def rotation(angle: float, size: tuple[int, int]) -> Change:
 
 
 def _sources(angle: float, size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """For each pixel the four places it comes from, int64 (4, pixels), and the share of each, float32 (4, pixels)."""
+    """Return the four source pixels of each pixel, int64 (4, pixels), and the share of each, float32 (4, pixels)."""
     turn = math.radians(angle)
     # a quarter turn must not be off by the rounding of its cosine
     cos, sin = round(math.cos(turn), 15), round(math.sin(turn), 15)

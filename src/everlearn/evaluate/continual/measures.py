@@ -1,7 +1,8 @@
-"""Measures of continual learning, as functions of arrays; each with its definition and where it comes from.
+"""Measures of continual learning, as functions of arrays, each with its definition and source.
 
 `matrix` is float64 (T, T): R[i, j] is the accuracy on the test rows of task j after task i was learned (Lopez-Paz and
-Ranzato 2017, "Gradient Episodic Memory for Continual Learning"). Formulas count tasks from 1.
+Ranzato 2017, "Gradient Episodic Memory for Continual Learning"). Formulas count tasks from 1. Functions raise
+`InputError` for a matrix of another shape, or for fewer than two tasks where a measure needs two.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from everlearn.errors import InputError
 from everlearn.records import Floats
 
-FIRST = 200  # rows of a task that learning speed looks at
+FIRST = 200  # rows of a task in the measure of learning speed
 LOWER_IS_BETTER = frozenset({"forgetting"})
 
 
 def average_accuracy(matrix: Floats) -> float:
-    """The mean over tasks after the last one: ACC = 1/T sum_j R[T, j] (Lopez-Paz and Ranzato 2017, eq. 2).
+    """Return the mean accuracy over tasks after the last one: ACC = 1/T sum_j R[T, j] (Lopez-Paz and Ranzato 2017,
+    eq. 2).
 
     >>> average_accuracy(np.array([[0.9, 0.0], [0.5, 0.8]]))
     0.65
@@ -29,10 +31,11 @@ def average_accuracy(matrix: Floats) -> float:
 
 
 def forgetting(matrix: Floats) -> float:
-    """How much was lost of the best that there ever was, over all tasks but the last; less is better.
+    """Return the mean loss against the best accuracy ever reached, over all tasks but the last; less is better.
 
     F = 1/(T-1) sum_{j<T} (max_{l<T} R[l, j] - R[T, j]) (Chaudhry et al. 2018, "Riemannian Walk for Incremental
-    Learning", eq. 3). It is the negative of backward transfer where every task is best right after it was learned.
+    Learning", eq. 3). It is the negative of backward transfer if every task is best right after it was learned. Raises
+    `InputError` for fewer than two tasks.
 
     >>> round(forgetting(np.array([[0.9, 0.0, 0.0], [0.95, 0.8, 0.0], [0.55, 0.7, 0.9]])), 6)
     0.25
@@ -42,7 +45,9 @@ def forgetting(matrix: Floats) -> float:
 
 
 def backward_transfer(matrix: Floats) -> float:
-    """What later tasks did to a task: BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i]) (Lopez-Paz and Ranzato 2017, eq. 3).
+    """Return the effect of later tasks on a task: BWT = 1/(T-1) sum_{i<T} (R[T, i] - R[i, i]).
+
+    Lopez-Paz and Ranzato 2017, eq. 3. Raises `InputError` for fewer than two tasks.
 
     >>> round(backward_transfer(np.array([[0.9, 0.0], [0.5, 0.8]])), 6)
     -0.4
@@ -52,10 +57,11 @@ def backward_transfer(matrix: Floats) -> float:
 
 
 def forward_transfer(matrix: Floats, untrained: Floats) -> float:
-    """What the tasks before did for a task not met yet: FWT = 1/(T-1) sum_{i>1} (R[i-1, i] - b[i]).
+    """Return the effect of earlier tasks on a task not seen yet: FWT = 1/(T-1) sum_{i>1} (R[i-1, i] - b[i]).
 
-    `untrained` float64 (T,) is b: the accuracy on each task before anything was learned (Lopez-Paz and Ranzato 2017,
-    eq. 4). Where new classes come with each task it says little: a class that was never seen is hardly ever answered.
+    `untrained` float64 (T,) is b: the accuracy on each task before any learning (Lopez-Paz and Ranzato 2017, eq. 4). It
+    means little where each task has new classes, since unseen classes are hardly ever predicted. Raises `InputError`
+    for fewer than two tasks.
 
     >>> round(forward_transfer(np.array([[0.9, 0.3], [0.5, 0.8]]), np.array([0.1, 0.1])), 6)
     0.2
@@ -65,8 +71,9 @@ def forward_transfer(matrix: Floats, untrained: Floats) -> float:
 
 
 def learning_accuracy(matrix: Floats) -> float:
-    """Plasticity: how well each task was learned when its turn came, 1/T sum_i R[i, i] (Riemer et al. 2019,
-    "Learning to Learn without Forgetting by Maximizing Transfer and Minimizing Interference").
+    """Return the mean accuracy on each task right after it was learned (plasticity): 1/T sum_i R[i, i].
+
+    Riemer et al. 2019, "Learning to Learn without Forgetting by Maximizing Transfer and Minimizing Interference".
 
     >>> round(learning_accuracy(np.array([[0.9, 0.3], [0.5, 0.8]])), 6)
     0.85
@@ -75,26 +82,27 @@ def learning_accuracy(matrix: Floats) -> float:
 
 
 def plasticity_slope(online: Floats) -> float:
-    """Loss of plasticity: how much the online accuracy within a task changes from one task to the next.
+    """Return the slope of the online accuracy over tasks; below 0, the network loses plasticity.
 
-    `online` float64 (T,) is the accuracy of the answers given before learning, task by task; the result is the slope
-    of the least-squares line through it (after the curves of Dohare et al. 2024, "Loss of plasticity in deep continual
-    learning"). Below 0 the network learns ever less. It compares tasks that are equally hard: permuted or rotated ones.
+    `online` float64 (T,) is the accuracy of the predictions before learning, task by task; the slope is that of the
+    least-squares line (after the curves of Dohare et al. 2024, "Loss of plasticity in deep continual learning"). It is
+    meaningful for tasks of equal difficulty, such as permuted or rotated ones. Raises `InputError` for fewer than two
+    tasks.
 
     >>> round(plasticity_slope(np.array([0.9, 0.85, 0.8])), 6)
     -0.05
     """
     if len(online) < 2:
-        raise InputError("a slope over one task was asked for; expected at least two tasks")
+        raise InputError("got the accuracy of one task; expected at least two tasks for a slope")
     return float(np.polyfit(np.arange(len(online)), online, 1)[0])
 
 
 def learning_speed(right: NDArray[Any], starts: Sequence[int]) -> float:
-    """How soon a task is learned: the online accuracy in the first 200 rows of each task, averaged over tasks.
+    """Return the online accuracy in the first 200 rows of each task, averaged over tasks.
 
-    `right` (n,) says for each row of the stream whether the answer before learning was right, `starts` at which row
-    each task begins. It is the area under the learning curve (Chaudhry et al. 2019, "Efficient Lifelong Learning with
-    A-GEM", LCA), with the accuracy on the rows to come in place of that on a test set.
+    `right` (n,) is 1 for each row of the stream that was predicted correctly before learning, and `starts` has the
+    first row of each task. It is the area under the learning curve (Chaudhry et al. 2019, "Efficient Lifelong Learning
+    with A-GEM", LCA), with the accuracy on the coming rows in place of that on a test set.
 
     >>> learning_speed(np.array([0, 1, 1, 1, 0, 0, 1, 1]), starts=[0, 4])
     0.625
@@ -105,10 +113,10 @@ def learning_speed(right: NDArray[Any], starts: Sequence[int]) -> float:
 
 
 def anytime_accuracy(scores: Floats, seen: NDArray[Any]) -> float:
-    """The accuracy that one would have found at any time: the mean over moments of the mean over tasks met by then.
+    """Return the mean over moments of the mean accuracy over the tasks seen by then (averaged anytime accuracy).
 
-    `scores` float64 (moments, T) is the accuracy on each task at moments all along the stream, `seen` int (moments,)
-    how many tasks had begun by each (averaged anytime accuracy: Caccia et al. 2022, "New Insights on Reducing Abrupt
+    `scores` float64 (moments, T) is the accuracy on each task at moments throughout the stream, and `seen` int
+    (moments,) the number of tasks begun by each moment (Caccia et al. 2022, "New Insights on Reducing Abrupt
     Representation Change in Online Continual Learning").
 
     >>> round(anytime_accuracy(np.array([[0.8, 0.0], [0.6, 0.4]]), np.array([1, 2])), 6)
@@ -118,33 +126,36 @@ def anytime_accuracy(scores: Floats, seen: NDArray[Any]) -> float:
 
 
 def seen_accuracy(scores: Floats, seen: NDArray[Any]) -> Floats:
-    """At each moment the mean accuracy over the tasks met by then, float64 (moments,); see `anytime_accuracy`."""
-    met = np.arange(scores.shape[1]) < np.asarray(seen)[:, None]
-    result: Floats = (scores * met).sum(axis=1) / met.sum(axis=1)
+    """Return at each moment the mean accuracy over the tasks seen by then, float64 (moments,); see
+    `anytime_accuracy`.
+    """
+    begun = np.arange(scores.shape[1]) < np.asarray(seen)[:, None]
+    result: Floats = (scores * begun).sum(axis=1) / begun.sum(axis=1)
     return result
 
 
 def minimum_accuracy(points: NDArray[Any], scores: Floats, borders: Sequence[int]) -> float:
-    """The worst that a task came to once it was learned, averaged over all tasks but the last (min-ACC).
+    """Return the lowest accuracy of a task after it was learned, averaged over all tasks but the last (min-ACC).
 
     `points` int (moments,) are the rows learned at each moment, `scores` float64 (moments, T) the accuracies then,
-    `borders` (T,) the rows at which tasks end. min-ACC = 1/(T-1) sum_{i<T} min_n A(E_i, f_n) over the moments n
-    after task i ended (De Lange, van de Ven and Tuytelaars 2023, "Continual evaluation for lifelong learning:
-    Identifying the stability gap"). The drop right after a border shows only where moments are close together.
+    `borders` (T,) the rows at which tasks end. min-ACC = 1/(T-1) sum_{i<T} min_n A(E_i, f_n) over the moments n after
+    task i ended (De Lange, van de Ven and Tuytelaars 2023, "Continual evaluation for lifelong learning: Identifying the
+    stability gap"). The drop right after a border is visible only if moments are close together. Raises `InputError`
+    for fewer than two tasks.
 
     >>> minimum_accuracy(np.array([10, 12, 20]), np.array([[0.9, 0.1], [0.2, 0.5], [0.7, 0.8]]), [10, 20])
     0.2
     """
     if len(borders) < 2:
-        raise InputError("the least accuracy of tasks that were learned before; expected at least two tasks")
+        raise InputError("got one task; expected at least two for the lowest accuracy of earlier tasks")
     least = [scores[np.asarray(points) > border, task].min() for task, border in enumerate(borders[:-1])]
     return float(np.mean(least))
 
 
 def worst_case_accuracy(points: NDArray[Any], scores: Floats, borders: Sequence[int]) -> float:
-    """What is left in the worst case: WC-ACC = 1/T A(E_T, f) + (1 - 1/T) min-ACC, f the model at the end.
+    """Return the accuracy in the worst case: WC-ACC = 1/T A(E_T, f) + (1 - 1/T) min-ACC, f the model at the end.
 
-    Arguments and source as for `minimum_accuracy`; the trade-off of plasticity and the worst of stability.
+    Arguments, errors and source as for `minimum_accuracy`; it trades plasticity off against the worst stability.
 
     >>> round(worst_case_accuracy(np.array([10, 12, 20]), np.array([[0.9, 0.1], [0.2, 0.5], [0.7, 0.8]]), [10, 20]), 6)
     0.5

@@ -1,7 +1,7 @@
-"""Streams of tasks, made from arrays: split, permuted, rotated, changed in any way; with sharp, blurred or no borders.
+"""Streams of tasks made from arrays: split, permuted, rotated or otherwise changed; with sharp, blurred or no borders.
 
-Nothing is copied: a stream holds the arrays as they were given and, for each row that comes, its task and its place in
-them (8 bytes). Rows are gathered, and changed, when they are asked for.
+Nothing is copied: a stream holds the given arrays and, for each row to come, its task and its index (8 bytes). Rows are
+gathered and changed when they are read.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Data = tuple[NDArray[Any], NDArray[Any]]
 Kind = Literal["class", "task", "domain"]
 
 CHUNK = 1024  # rows made at a time
-SHUFFLE, BLUR, JOINT = range(3)  # what random numbers are for
+SHUFFLE, BLUR, JOINT = range(3)  # keys of the random numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Task:
-    """One task of a stream: the classes that occur in it, its rows of the test arrays, and how rows are changed.
+class StreamTask:
+    """One task of a stream: its classes, its rows of the test arrays, and the change of its rows.
 
-    `change` takes rows as they were given, (n, ...), and returns as many of the same shape; each row on its own.
+    `change` maps rows as given, (n, ...), to as many of the same shape, each row independently.
     """
 
     name: str
@@ -40,21 +40,21 @@ class Task:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TaskStream:
-    """Tasks one after the other: what comes, in which order, and what each task is tested on.
+    """Tasks one after the other: the rows in order, and the test rows of each task.
 
-    `order` is int32 (n, 2): for each row of the stream its task, and its row in the training arrays. `borders` say
-    after how many rows each task is over; a stream of mixed tasks has one, its end. `labels` int64 gives the class of
-    each label. Where `told` is true, the task of a row is known when it is answered (task-incremental).
+    `order` is int32 (n, 2): for each row of the stream its task, and its row in the training arrays. `borders` are the
+    numbers of rows after which each task ends; a stream of mixed tasks has one, its end. `labels` int64 gives the class
+    of each label. If `reveals_task`, the task of a row is known when it is predicted (task-incremental).
     """
 
     name: str
     train: Data
     test: Data
-    tasks: tuple[Task, ...]
+    tasks: tuple[StreamTask, ...]
     order: NDArray[np.int32]
     borders: tuple[int, ...]
     labels: Ints
-    told: bool = False
+    reveals_task: bool = False
 
     def __len__(self) -> int:
         return len(self.order)
@@ -68,27 +68,27 @@ class TaskStream:
 
     @property
     def row(self) -> tuple[int, ...]:
-        """The shape of one row as it was given, for instance (28, 28)."""
+        """Shape of one row as given, for instance (28, 28)."""
         return self.train[0].shape[1:]
 
     @property
     def classes(self) -> int:
-        """How many classes there are in the whole stream."""
+        """Number of classes in the whole stream."""
         return int(self.labels.max()) + 1
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What a model must know of its inputs: the second argument of `everlearn.build`."""
+        """Shape of the inputs, the second argument of `everlearn.build`."""
         task = "binary" if self.classes == 2 else "multiclass"
         return {"task": task, "dense": int(np.prod(self.row)), "hashed": 0, "classes": self.classes}
 
     @property
     def heads(self) -> tuple[tuple[int, ...], ...]:
-        """The classes of each task: the dial `heads` of a network that learns each task with a softmax of its own."""
+        """Classes of each task: the setting `heads` of a network that learns each task with a separate softmax."""
         return tuple(task.classes for task in self.tasks)
 
     def chunks(self, begin: int = 0, end: int | None = None) -> Iterator[Examples]:
-        """Rows begin to end - 1 of the stream, up to 1,024 at a time; dense float32 (n, columns), flat."""
+        """Yield rows begin to end - 1 of the stream, up to 1,024 at a time; dense float32 (n, columns), flat."""
         last = len(self) if end is None else end
         for start in range(begin, last, CHUNK):
             picked = self.order[start : min(start + CHUNK, last)]
@@ -99,7 +99,7 @@ class TaskStream:
             yield _examples(dense, self.labels[self.train[1][picked[:, 1]]], start)
 
     def tests(self, task: int) -> Iterator[Examples]:
-        """The test rows of task number `task`, up to 1,024 at a time, as `chunks` gives rows."""
+        """Yield the test rows of task number `task`, up to 1,024 at a time, in the form of `chunks`."""
         rows = self.tasks[task].test
         for start in range(0, len(rows), CHUNK):
             picked = rows[start : start + CHUNK]
@@ -107,11 +107,12 @@ class TaskStream:
             yield _examples(dense, self.labels[self.test[1][picked]], start)
 
     def restrict(self, scores: Singles, tasks: NDArray[Any]) -> Singles:
-        """Probabilities (n, classes) of rows of these tasks (n,), within the classes of their task where it is told.
+        """Restrict probabilities (n, classes) to the classes of each row's task, tasks (n,), where the stream reveals
+        it.
 
-        What other classes had is shared out in proportion; where nothing is left, evenly.
+        The probability of other classes is distributed in proportion; where nothing is left, evenly.
         """
-        if not self.told:
+        if not self.reveals_task:
             return scores
         allowed = np.zeros((len(self.tasks), scores.shape[1]), np.float32)
         for number, task in enumerate(self.tasks):
@@ -121,7 +122,7 @@ class TaskStream:
         inside = np.where(total > 0, inside, allowed[tasks])
         return np.asarray(inside / inside.sum(axis=1, keepdims=True), np.float32)
 
-    def _dense(self, x: NDArray[Any], rows: NDArray[Any], task: Task) -> NDArray[Any]:
+    def _dense(self, x: NDArray[Any], rows: NDArray[Any], task: StreamTask) -> NDArray[Any]:
         picked = x[rows]
         changed = picked if task.change is None else np.asarray(task.change(picked))
         if changed.shape != picked.shape:
@@ -141,14 +142,15 @@ def split(
     rows: int | None = None,
     seed: int = 0,
 ) -> TaskStream:
-    """Tasks of different classes: the first `per_task` classes of `order`, then the next, and so on.
+    """Return a stream of tasks with different classes: the first `per_task` classes of `order`, then the next, and so
+    on.
 
-    `train` and `test` are pairs (x, y): x of shape (n, ...), labels y whole numbers from 0. `per_task` may be the
-    number of classes of each task. `kind`: "class" (class-incremental: all classes can be answered), "task"
-    (task-incremental: it is told which task a row is of, and answers are restricted to its classes), "domain" (the
-    label is the place of the class in its task, so that every task has the same labels); the three scenarios of van de
-    Ven and Tolias 2019. Rows of a task come in random order by `seed`, at most `rows` of them. Raises `ConfigError`
-    where classes do not divide into tasks, `InputError` where the arrays do not fit together.
+    `train` and `test` are pairs (x, y): x of shape (n, ...), labels y integers from 0. `per_task` may list the number
+    of classes of each task. `kind` is one of the three scenarios of van de Ven and Tolias 2019: "class"
+    (class-incremental: all classes can be predicted), "task" (task-incremental: the task of a row is known, and
+    predictions are restricted to its classes), "domain" (the label is the index of the class in its task, so that all
+    tasks have the same labels). Rows of a task come in random order by `seed`, at most `rows` of them. Raises
+    `ConfigError` if classes do not divide into tasks, `InputError` if the arrays do not fit together.
 
     >>> x, y = np.zeros((60, 4), np.float32), np.arange(60) % 6
     >>> stream = split((x, y), (x, y), per_task=2, order=[5, 4, 3, 2, 1, 0])
@@ -168,7 +170,9 @@ def split(
     elif kind not in ("class", "task"):
         raise ConfigError(f"kind is {kind!r}; expected 'class', 'task' or 'domain'")
     tasks = tuple(
-        Task(_listed(group), tuple(int(labels[label]) for label in group), np.flatnonzero(np.isin(test[1], group)))
+        StreamTask(
+            _listed(group), tuple(int(labels[label]) for label in group), np.flatnonzero(np.isin(test[1], group))
+        )
         for group in groups
     )
     taken = [np.flatnonzero(np.isin(train[1], group)) for group in groups]
@@ -183,11 +187,12 @@ def domain(
     rows: int | None = None,
     seed: int = 0,
 ) -> TaskStream:
-    """Tasks with the same classes and other inputs: `changes` says for each task, by name, how its rows are changed.
+    """Return a stream of tasks with the same classes and different inputs; `changes` maps task names to changes of
+    rows.
 
-    A change takes rows as they were given, (n, ...), and returns rows of the same shape, each made of its own row
-    alone; None leaves them as they are. Every task has all rows (or `rows` of them, drawn by `seed`), in an order of
-    its own, and all test rows. Raises `InputError` where the arrays do not fit together.
+    A change maps rows as given, (n, ...), to rows of the same shape, each row independently; None leaves them
+    unchanged. Every task has all rows (or `rows` of them, drawn by `seed`), in a separate random order, and all test
+    rows. Raises `InputError` if the arrays do not fit together, `ConfigError` for changes that are not functions.
 
     >>> x, y = np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 0, 1])
     >>> stream = domain((x, y), (x, y), {"as it is": None, "inverted": lambda x: 7 - x})
@@ -197,22 +202,23 @@ def domain(
     train, test, classes = _checked(train, test)
     if not isinstance(changes, Mapping) or not changes:
         raise ConfigError(
-            f"changes is {changes!r}; expected a change for each task, by its name, and None for rows as they are"
+            f"changes is {changes!r}; expected a mapping of task names to changes, and None for unchanged rows"
         )
     for name, change in changes.items():
         if change is not None and not callable(change):
             raise ConfigError(
-                f"the change of task {name!r} is {change!r}; expected a function of rows, or None for rows as they are"
+                f"the change of task {name!r} is {change!r}; expected a function of rows, or None for unchanged rows"
             )
     every = np.arange(len(test[1]))
-    tasks = tuple(Task(name, tuple(range(classes)), every, change) for name, change in changes.items())
+    tasks = tuple(StreamTask(name, tuple(range(classes)), every, change) for name, change in changes.items())
     pieces = [_shuffled(np.arange(len(train[1])), rows, seed, number) for number in range(len(tasks))]
     return _stream("domain-incremental", train, test, tasks, pieces, np.arange(classes), False)
 
 
 def permuted(train: Data, test: Data, tasks: int = 10, rows: int | None = None, seed: int = 0) -> TaskStream:
-    """The columns in another order in every task; in the first as they are (Goodfellow et al. 2014, Kirkpatrick et
-    al. 2017).
+    """Return a stream of tasks with permuted columns; the first task is unchanged.
+
+    Goodfellow et al. 2014, Kirkpatrick et al. 2017. Raises `ConfigError` for fewer than one task.
 
     >>> x, y = np.arange(8, dtype=np.float32).reshape(2, 4), np.array([0, 1])
     >>> stream = permuted((x, y), (x, y), tasks=2, seed=1)
@@ -238,10 +244,11 @@ def rotated(
     rows: int | None = None,
     seed: int = 0,
 ) -> TaskStream:
-    """Images turned by another angle in every task, in degrees, anticlockwise (Lopez-Paz and Ranzato 2017).
+    """Return a stream of tasks with images rotated by different angles, in degrees, anticlockwise.
 
-    The last two axes of x are height and width; for flat rows `image` gives (height, width). Pixels are interpolated
-    linearly, with 0 outside the image; uint8 stays uint8. Raises `ConfigError` where the size is not known.
+    Lopez-Paz and Ranzato 2017. The last two axes of x are height and width; for flat rows `image` gives (height,
+    width). Pixels are interpolated linearly, with 0 outside the image; uint8 stays uint8. Raises `ConfigError` if the
+    size is unknown.
 
     >>> x, y = np.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], np.uint8), np.array([0, 1])
     >>> stream = rotated((x, y), (x, y), angles=(0, 90))
@@ -260,12 +267,12 @@ def rotated(
 
 
 def blurred(stream: TaskStream, width: int, seed: int = 0) -> TaskStream:
-    """The same rows without sharp borders: around each, `width` rows are a mixture of the two tasks that meet there.
+    """Return the same rows without sharp borders: around each, `width` rows are a mixture of the two tasks.
 
-    The share of the task to come rises as a straight line from 0 to 1 within the width: at the row k from its begin it
-    is (k + 1/2) / width (the fuzzy borders of Lee et al. 2020, "A Neural Dirichlet Process Mixture Model for Task-Free
-    Continual Learning"). `borders` stay where they were, in the middle of the mixtures. Raises `ConfigError` where two
-    mixtures would overlap, or the stream has no sharp borders.
+    The share of the next task rises linearly from 0 to 1 within the width: at row k of the mixture it is (k + 1/2) /
+    width (the fuzzy borders of Lee et al. 2020, "A Neural Dirichlet Process Mixture Model for Task-Free Continual
+    Learning"). `borders` stay where they were, in the middle of the mixtures. Raises `ConfigError` if two mixtures
+    would overlap, or the stream has no sharp borders.
 
     >>> x, y = np.zeros((4000, 1), np.float32), np.arange(4000) % 2
     >>> stream = blurred(split((x, y), (x, y), per_task=1), width=2000)
@@ -288,14 +295,14 @@ def blurred(stream: TaskStream, width: int, seed: int = 0) -> TaskStream:
             raise ConfigError(f"{stream.name}: the border after row {border:,} is not sharp; blur a stream once")
         random = np.random.default_rng([seed, BLUR, number])
         chance = (np.arange(half) + random.random(half)) / half
-        # places within the mixture: those of the task before thin out evenly, those of the task to come grow
+        # places within the mixture: rows of the previous task thin out evenly, rows of the next one increase
         place = np.concatenate([1 - np.sqrt(1 - chance), np.sqrt(chance)])
         order[border - half : border + half] = window[np.argsort(place, kind="stable")]
     return replace(stream, name=f"{stream.name}, borders blurred over {width:,} rows", order=order)
 
 
 def joint(stream: TaskStream, seed: int = 0) -> TaskStream:
-    """The same rows in random order, all tasks mixed: what a method could reach if nothing had to be remembered.
+    """Return the same rows in random order, all tasks mixed: the result without any forgetting.
 
     >>> x, y = np.zeros((60, 4), np.float32), np.arange(60) % 6
     >>> stream = joint(split((x, y), (x, y)))
@@ -310,10 +317,10 @@ def _stream(
     name: str,
     train: Data,
     test: Data,
-    tasks: tuple[Task, ...],
+    tasks: tuple[StreamTask, ...],
     pieces: Sequence[NDArray[Any]],
     labels: Ints,
-    told: bool,
+    reveals_task: bool,
 ) -> TaskStream:
     for task, piece in zip(tasks, pieces, strict=True):
         if not len(piece) or not len(task.test):
@@ -323,7 +330,7 @@ def _stream(
     numbers = np.repeat(np.arange(len(tasks)), [len(piece) for piece in pieces])
     order = np.stack([numbers, np.concatenate(pieces)], axis=1).astype(np.int32)
     borders = tuple(int(end) for end in np.cumsum([len(piece) for piece in pieces]))
-    return TaskStream(name, train, test, tasks, order, borders, labels, told)
+    return TaskStream(name, train, test, tasks, order, borders, labels, reveals_task)
 
 
 def _examples(dense: NDArray[Any], y: NDArray[Any], before: int) -> Examples:
@@ -336,7 +343,7 @@ def _examples(dense: NDArray[Any], y: NDArray[Any], before: int) -> Examples:
 
 def _shuffled(places: NDArray[Any], rows: int | None, seed: int, task: int) -> NDArray[Any]:
     if rows is not None and (not isinstance(rows, int | np.integer) or rows < 1):
-        raise ConfigError(f"rows is {rows!r}; expected how many of each task come, at least 1, or None for all")
+        raise ConfigError(f"rows is {rows!r}; expected the number of rows of each task, at least 1, or None for all")
     return np.random.default_rng([seed, SHUFFLE, task]).permutation(places)[:rows]
 
 
@@ -344,21 +351,24 @@ def _groups(order: Sequence[int], per_task: int | Sequence[int]) -> list[tuple[i
     sizes = [per_task] * (len(order) // max(1, per_task)) if isinstance(per_task, int) else list(per_task)
     if min(sizes, default=0) < 1 or sum(sizes) != len(order):
         raise ConfigError(
-            f"per_task is {per_task}, and there are {len(order)} classes; expected tasks that use them up"
+            f"per_task is {per_task}, and there are {len(order)} classes; expected sizes of tasks that add up to it"
         )
     ends = np.cumsum(sizes)
     return [tuple(order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _listed(group: Sequence[int]) -> str:
-    """Classes as people write them: "0, 1", or "0 to 9" where they are many in a row."""
+    """Return classes as text: "0, 1", or "0 to 9" for many in a row."""
     if len(group) > 3 and list(group) == list(range(group[0], group[0] + len(group))):
         return f"{group[0]} to {group[-1]}"
     return ", ".join(map(str, group))
 
 
 def _checked(train: Data, test: Data) -> tuple[Data, Data, int]:
-    """The pairs with integer labels, and the number of classes; refuse what does not fit together."""
+    """Return the pairs with integer labels, and the number of classes.
+
+    Raises `InputError` if they do not fit together.
+    """
     pairs: list[Data] = []
     for name, pair in (("train", train), ("test", test)):
         if not isinstance(pair, Sequence) or len(pair) != 2:

@@ -1,7 +1,7 @@
-"""Pictures of continual learning: the accuracy matrix as a map of heat, and accuracy over the stream.
+"""Plots of continual learning: the accuracy matrix as a heat map, and accuracy over the stream.
 
-Nothing here computes a measure; what is drawn comes as plain arrays. Accuracy is one blue from white to dark, which
-everyone can tell apart and which prints; numbers are written into the cells.
+Nothing here computes a measure; the data come as plain arrays. Accuracy is shown in one blue from white to dark, which
+is readable with any colour vision and in print; numbers are written into the cells.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = "Blues"
-DARK = 0.55  # accuracies above this have a background on which white is legible
-DECIMAL = 6  # up to so many tasks percentages have a decimal in large maps
-NUMBERED = 20  # up to so many tasks cells have numbers
-LETTERS = 9  # names of tasks longer than this are written at a slant
-NAMED = 12  # up to so many tasks have their names over the curves
+DARK = 0.55  # accuracy above which the text of a cell is white
+DECIMAL = 6  # largest number of tasks with a decimal in large maps
+NUMBERED = 20  # largest number of tasks with numbers in the cells
+LETTERS = 9  # longest task name that is not slanted
+NAMED = 12  # largest number of tasks with names over the curves
 
 
 class Trace(NamedTuple):
-    """One model on one stream: tasks, the rows at which they end, accuracy on the tasks met by then at `points`, the
-    accuracy matrix, and the accuracy of answers given before learning: (x, smooth, raw), and its mean."""
+    """One model on one stream, for a plot.
+
+    The tasks, the rows at which they end, the accuracy on the tasks seen by each of `points`, the accuracy matrix, and
+    the accuracy of the predictions before learning: (x, smooth, raw), and its mean.
+    """
 
     tasks: tuple[str, ...]
     borders: tuple[int, ...]
@@ -42,7 +45,9 @@ class Trace(NamedTuple):
 
 
 class Band(NamedTuple):
-    """One method over several seeds: mean and spread of the accuracy on the tasks met at `points`; its mean matrix."""
+    """One method over several seeds: mean and deviation of the accuracy on the tasks seen at `points`, and the mean
+    matrix.
+    """
 
     points: Ints
     mean: Floats
@@ -51,12 +56,12 @@ class Band(NamedTuple):
 
 
 def online(curve: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], Floats, Floats]:
-    """What is drawn of the curve of a prequential report."""
+    """Return the x, the smoothed and the raw accuracy of the curve of a prequential report."""
     return curve["x"], trend(curve["accuracy"], curve["weight"]), curve["accuracy"]
 
 
 def outcome(trace: Trace, title: str, caption: str, path: str | Path | None = None) -> Figure:
-    """The accuracy matrix at the left, accuracy over the stream at the right, 1300 x 600 pixels."""
+    """Draw the accuracy matrix at the left and accuracy over the stream at the right, 1300 x 600 pixels."""
     figure = _figure(13, 6)
     square = figure.add_axes((0.085, 0.15, 0.33, 0.64))
     heat(square, trace.matrix, trace.tasks, large=True)
@@ -87,7 +92,9 @@ def methods(
     caption: str,
     path: str | Path | None = None,
 ) -> Figure:
-    """Accuracy on the tasks met so far for each method, with a band of a standard deviation; matrices below."""
+    """Draw the accuracy on the tasks seen so far for each method, with a band of a standard deviation; matrices
+    below.
+    """
     figure = _figure(12, 9.2)
     axes = figure.add_axes((0.08, 0.50, 0.70, 0.36))
     colours = [OTHERS[number % len(OTHERS)] for number in range(len(bands))]
@@ -123,7 +130,9 @@ def methods(
 
 
 def heat(axes: Axes, matrix: Floats, tasks: Sequence[str], *, large: bool, labelled: bool = True) -> None:
-    """The accuracy matrix: a row after each task, a column for each task, a line between what was learned and not."""
+    """Draw the accuracy matrix: a row after each task, a column for each task, and a line between learned and later
+    tasks.
+    """
     rows, columns = matrix.shape
     axes.imshow(matrix, cmap=COLOURS, vmin=0, vmax=1, aspect="equal")
     size = (13 if large else 10) - 0.35 * columns
@@ -186,7 +195,9 @@ def _frame(axes: Axes, borders: Sequence[int], tasks: Sequence[str]) -> None:
 
 
 def _ends(axes: Axes, lines: Sequence[tuple[str, float, str, str]]) -> None:
-    """Name each line, (name, where it ends, text, colour), at its right end, moved apart where they would touch."""
+    """Label each line, (name, where it ends, text, colour), at its right end, and separate labels that would
+    overlap.
+    """
     ordered = sorted(lines, key=lambda line: line[1])
     heights = spread([value / axes.get_ylim()[1] for _, value, _, _ in ordered], 0.13)
     for (name, value, text, colour), height in zip(ordered, heights, strict=True):
