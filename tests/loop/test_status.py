@@ -194,7 +194,9 @@ def test_the_drawing_says_what_matters(ran):
     text = drawn(ran.status())
     assert "label · gated · 7,000 labelled examples · 0 waiting for feedback" in text
     assert re.search(r"accuracy +0\.\d{4} +0\.\d{4} +0\.\d{4}", text)
-    assert re.search(r"gate: \w+ \w{6} against \w+ \w{6}: [+-]0\.\d{4} after \d+ examples, \d+% of the proof of", text)
+    assert re.search(
+        r"gate: \w+ \w{6} against \w+ \w{6}: [+-]0\.\d{4} after \d+ examples, \d+% of the evidence for", text
+    )
     assert re.search(r"[\d,]+: promotion \w{6}", text)
     late = ran.status() | {"lag": {"events": 1234, "seconds": 5.6}}
     assert "1,234 events behind (5.6 s)" in drawn(late)

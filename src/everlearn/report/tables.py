@@ -1,0 +1,75 @@
+"""Tables of the results of a run, made from plain data; `summary` takes the object that `run --json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "mse", "rmse"})
+NAMES = {
+    "kappa_t": "kappa-T",
+    "roc_auc": "ROC AUC",
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "rmse": "root mean squared error",
+}
+
+
+def summary(result: Mapping[str, Any]) -> Group:
+    """Return the report of a run as a rich table, the best value of each metric in bold, with a line of counts below.
+
+    `result` has `events`, `events_per_second`, `metrics` = {model: {metric: value}}, and counts (or lists) of `drifts`,
+    `versions`, `promotions`, `rollbacks` and `rejected` rows; missing entries are not shown.
+    """
+    return Group(table(result["metrics"]), Text(), counts(result))
+
+
+def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the metrics as a table, a column for each model that has any; where values differ the best is bold."""
+    models = [name for name in measured if measured[name].get("examples", 0) > 0]
+    grid = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    grid.add_column("metric")
+    for name in models:
+        grid.add_column(name, justify="right")
+    for metric in dict.fromkeys(metric for name in models for metric in measured[name]):
+        values = [measured[name].get(metric) for name in models]
+        known = [value for value in values if value is not None]
+        best = min(known) if metric in LOWER_IS_BETTER else max(known)
+        choice = metric not in ("examples", "unscored") and len(known) > 1 and min(known) < max(known)
+        cells = [Text(number(value), style="bold green" if choice and value == best else "") for value in values]
+        grid.add_row(named(metric), *cells)
+    return grid
+
+
+def counts(result: Mapping[str, Any]) -> Text:
+    """Return one line with the number of events, the rate, and the counts of drifts, versions and decisions."""
+    events, rate = _count(result["events"]), result.get("events_per_second", 0.0)
+    line = Text(f"{events:,} events" + (f", {rate:,.0f}/s" if rate else ""))
+    for key in ("drifts", "versions", "promotions", "rollbacks"):
+        if key in result:
+            number = _count(result[key])
+            line.append(f" · {number:,} {key.removesuffix('s') if number == 1 else key}")
+    rejected = _count(result.get("rejected", 0))
+    if rejected:
+        line.append(f" · {rejected:,} {'row' if rejected == 1 else 'rows'} rejected", style="bold yellow")
+    return line
+
+
+def named(metric: str) -> str:
+    """Return the display name of a metric."""
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def number(value: float | None) -> str:
+    """Return a metric's value as text: counts in full, others to 4 digits, a dash for an unknown value."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else len(value)
