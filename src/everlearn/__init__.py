@@ -4,7 +4,7 @@
       ^                                                           |
       +-----------------------------------------------------------+
 
-Names are loaded when first used, so that `import everlearn` costs next to nothing.
+Names are loaded on first use, so that `import everlearn` is cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m everlearn` is `everlearn`."""
+"""Run the command line: `python -m everlearn` is `everlearn`."""
 
 from everlearn.cli import main
 

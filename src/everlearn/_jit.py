@@ -1,7 +1,7 @@
-"""Compiled kernels: numba, cached on disk, free of the interpreter lock, and said aloud while they compile.
+"""Compiled kernels: numba, cached on disk, without the interpreter lock, and with a message while they compile.
 
-Only modules that hold kernels import this one, and they are imported when first needed, so that
-`import everlearn` does not pay for numba.
+Only modules with kernels import this module, and they are imported when first used, so that `import everlearn` does not
+load numba.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numba.core import event
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-# Everything but nnan and ninf: kernels test for NaN, and must be believed.
+# All flags but nnan and ninf, which would make tests for NaN and infinity meaningless.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
@@ -25,23 +25,23 @@ def kernel(function: Kernel) -> Kernel:
 
 
 def exact_kernel(function: Kernel) -> Kernel:
-    """Compile `function` with every operation in the order it is written, for sums that must not regroup."""
+    """Compile `function` with every operation in written order, for sums that must not be regrouped."""
     return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
-class _Aloud(event.Listener):
-    """Tells the user, once a process, that the wait is a compilation."""
+class _CompileNotice(event.Listener):
+    """Listener that reports, once a process, that the wait is a compilation."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.reported = False
 
     def on_start(self, event: Any) -> None:
-        if not self.told:
-            self.told = True
+        if not self.reported:
+            self.reported = True
             print("everlearn: compiling kernels for this machine (once; the result is cached)", file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
         return
 
 
-event.register("numba:compile", _Aloud())  # type: ignore[no-untyped-call]
+event.register("numba:compile", _CompileNotice())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Random numbers that belong to counters: the same for the same key, whenever and wherever they are drawn."""
+"""Random numbers that are functions of counters: the same key always gives the same number."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from everlearn._jit import exact_kernel
 
 @exact_kernel
 def uniform(seed: int, first: int, second: int) -> float:
-    """The number in [0, 1) of the key (seed, first, second).
+    """Return the number in [0, 1) for the key (seed, first, second).
 
-    Made by splitmix64, applied once for each part of the key (Steele, Lea and Flood, "Fast splittable pseudorandom
+    Computed by splitmix64, applied once for each part of the key (Steele, Lea and Flood, "Fast splittable pseudorandom
     number generators", OOPSLA 2014).
 
     >>> uniform(0, 1, 2) == uniform(0, 1, 2), uniform(0, 1, 2) == uniform(0, 2, 1)

@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree.
+"""The errors of Everlearn, as one small tree.
 
     EverlearnError
     ├── ConfigError       a setting, a spec or a family name is wrong
@@ -8,16 +8,16 @@
     ├── LogError          the event log cannot be read or written
     │   └── InUse         another process has the loop open
     ├── BlobError         a stored snapshot is missing, truncated, tampered with or foreign
-    └── MissingExtra      an optional part is asked for and not installed
+    └── MissingExtra      an optional part is required and not installed
 
-Every message says what went wrong, what was got, what was expected, where, and what to do about it.
+A message gives the setting or place, the value, the expectation, and the remedy.
 """
 
 from __future__ import annotations
 
 
 class EverlearnError(Exception):
-    """The root: catch this to catch everything that Everlearn raises on purpose."""
+    """The root of all errors that Everlearn raises on purpose."""
 
 
 class ConfigError(EverlearnError):
@@ -29,13 +29,13 @@ class InputError(EverlearnError, ValueError):
 
 
 class UnknownId(InputError, KeyError):
-    """Feedback names a prediction that the log does not hold."""
+    """Feedback refers to a prediction that the log does not hold."""
 
     __str__ = Exception.__str__  # KeyError would print the repr of the message
 
 
 class ModelError(EverlearnError):
-    """A model broke the contract, or the arrays offered to it do not fit."""
+    """A model broke the contract, or arrays do not fit the model."""
 
 
 class LogError(EverlearnError):
@@ -51,7 +51,7 @@ class BlobError(EverlearnError):
 
 
 class MissingExtra(EverlearnError):
-    """An optional part is asked for and not installed; says the pip command that fixes it.
+    """An optional part is required and not installed; the message gives the pip command that installs it.
 
     >>> str(MissingExtra("traces", "otel"))
     "traces needs a part that is not installed; run: pip install 'everlearn[otel]'"

@@ -1,9 +1,9 @@
-"""Running metrics as arrays: how good the predictions were, in all and over time.
+"""Running metrics as arrays: the quality of the predictions, in total and over time.
 
-`start` makes the arrays, `update` adds rows to them in stream order, `report` and `curve` read them. Rows are added
-one after the other, so the result has the same bytes however the stream is cut into calls. A row counts when its
-label is usable (finite, and for classes a whole number in [0, classes)) and its weight is finite and not negative;
-others pass without a trace. Weights weigh everywhere but in `examples` and `count`.
+`start` makes the arrays, `update` adds rows to them in stream order, `report` and `curve` read them. Rows are added one
+after the other, so the result has the same bytes however the stream is split into calls. A row counts if its label is
+usable (finite, and for classes an integer in [0, classes)) and its weight is finite and not negative; other rows are
+ignored. Weights apply everywhere except in `examples` and `count`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from everlearn.records import Arrays, Floats, Ints, Singles, Task
 
 Bits = NDArray[np.int32]
 
-FLOOR = 1e-15  # the least probability that log loss believes; a certain and wrong answer costs 34.54
+FLOOR = 1e-15  # lowest probability in the log loss; a certain and wrong prediction costs 34.54
 
 _EXAMPLES, _UNSCORED, _LAST, _SHIFT, _END = range(5)  # in arrays["counts"]
 _WEIGHT, _LOG_LOSS, _BRIER, _REPEATED = range(4)  # in arrays["sums"], for classes
@@ -43,16 +43,17 @@ _LOGS = np.log1p(np.arange(128) / 128)
 
 
 def start(task: Task, classes: int, points: int = 256) -> Arrays:
-    """Arrays of fixed size for the metrics of one model: running sums, and a curve of at most `points` points.
+    """Return arrays of fixed size for the metrics of one model: running sums, and a curve of at most `points` points.
 
     `counts` is int64 (5,); the rest is float64: `curve` (points, 4), `sums` (5,) for a regression, and for classes
-    `sums` (4,), `by_class` (classes, 3), with `histogram` (2, 2561) when the task is binary.
+    `sums` (4,), `by_class` (classes, 3), with `histogram` (2, 2561) if the task is binary. Raises `ConfigError` for
+    fewer than two points, or a number of classes that does not fit the task.
 
     >>> sorted(start("binary", 2))
     ['by_class', 'counts', 'curve', 'histogram', 'sums']
     """
     if points < 2:
-        raise ConfigError(f"a curve of {points} points was asked for; expected at least 2")
+        raise ConfigError(f"points: got {points} for a curve; expected at least 2")
     counts = np.zeros(5, np.int64)
     counts[_LAST] = -1
     arrays: Arrays = {"counts": counts, "curve": np.zeros((points, 4))}
@@ -69,10 +70,10 @@ def start(task: Task, classes: int, points: int = 256) -> Arrays:
 def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singles, index: int) -> None:
     """Add n rows, in stream order, to the arrays that `start` made.
 
-    `scores` is float32, (n, classes) or (n, 1) for a regression; `y` is float64 (n,), `weight` float32 (n,).
-    `index` is how many labelled examples the whole stream had before the first row, so that the curves of models
-    that began at different moments share an axis. A classifier's scores that are not finite count as the worst
-    answer there is; a regression's are left out and counted as `unscored`. Raises ModelError if the shapes differ.
+    `scores` is float32, (n, classes) or (n, 1) for a regression; `y` is float64 (n,), `weight` float32 (n,). `index` is
+    the number of labelled examples in the whole stream before the first row, so that the curves of models that began at
+    different moments share an axis. A classifier's scores that are not finite count as the worst possible prediction; a
+    regression's are left out and counted as `unscored`. Raises `ModelError` if the shapes differ.
 
     >>> arrays = start("binary", 2)
     >>> scores = np.array([[0.2, 0.8], [0.4, 0.6]], np.float32)
@@ -100,14 +101,14 @@ def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singl
 
 
 def report(arrays: Arrays, task: Task) -> dict[str, float]:
-    """The metrics so far; one that is not defined yet (no example, one class only) is left out, so none is NaN.
+    """Return the metrics so far, without those that are not defined yet (no example, one class only), so none is NaN.
 
-    Classes: `examples`, `accuracy`, `log_loss` (natural log), `brier` (half the sum of squares, so in [0, 1] and
-    (p - y)**2 when binary), `kappa` (against chance), `kappa_t` (against repeating the label before: 0 is no better
-    than that, Žliobaitė et al. 2015, "Evaluation methods and decision theory for classification of streaming data
-    with temporal dependence", eq. 3), `balanced_accuracy`, and `precision`, `recall`, `f1` of class 1 when binary,
-    else their mean over the classes seen. `roc_auc` (binary) is computed from a histogram of fixed bins: pairs within
-    a bin count as ties. A regression: `examples`, `mae`, `rmse`, `r2`, and `unscored` if there are such rows.
+    Classes: `examples`, `accuracy`, `log_loss` (natural log), `brier` (half the sum of squares, so in [0, 1] and (p -
+    y)**2 when binary), `kappa` (against chance), `kappa_t` (against repeating the previous label, for which it is 0;
+    Žliobaitė et al. 2015, "Evaluation methods and decision theory for classification of streaming data with temporal
+    dependence", eq. 3), `balanced_accuracy`, and `precision`, `recall`, `f1` of class 1 when binary, else their mean
+    over the classes seen. `roc_auc` (binary) is computed from a histogram of fixed bins: pairs within a bin count as
+    ties. A regression: `examples`, `mae`, `rmse`, `r2`, and `unscored` if there are such rows.
 
     >>> arrays = start("regression", 0)
     >>> scores = np.array([[1.0], [3.0]], np.float32)
@@ -128,12 +129,12 @@ def report(arrays: Arrays, task: Task) -> dict[str, float]:
 
 
 def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """The metrics over time, a point for each of up to `points` equal stretches of the stream that held examples.
+    """Return the metrics over time, a point for each of up to `points` equal stretches of the stream with examples.
 
-    `x` (int64) is the index at which the stretch ends, `count` (int64) its examples and `weight` (float64) the sum
-    of their weights; `accuracy` and `log_loss`, or `mae` and `mse` (squared errors), are float64 means over the
-    stretch alone. When the stream outgrows the points, neighbours are merged and stretches double, at the same index
-    for every model.
+    `x` (int64) is the index at which the stretch ends, `count` (int64) its examples and `weight` (float64) the sum of
+    their weights. `accuracy` and `log_loss`, or `mae` and `mse` (squared errors), are float64 means over the stretch
+    alone. When the stream outgrows the points, neighbours are merged and stretches double, at the same index for every
+    model.
     """
     counts, points = arrays["counts"], arrays["curve"]
     (used,) = np.nonzero(points[:, _MASS] > 0)
@@ -148,12 +149,12 @@ def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
 
 
 def losses(kind: str, scores: Singles, y: Floats) -> Floats:
-    """The loss of each row, float64 (n,), of one `kind`.
+    """Return the loss of each row, float64 (n,), of one `kind`.
 
-    For classes "brier" (half the sum of squares), "error" (0 or 1) or "log_loss" (of a probability of at least
-    1e-15, as River has it; scikit-learn stops at the precision of the dtype). For numbers "absolute" or "squared".
-    Scores that are not finite cost the most there is (for numbers infinity); a label that is no class costs NaN.
-    Raises ConfigError for another kind.
+    For classes "brier" (half the sum of squares), "error" (0 or 1) or "log_loss" (of a probability of at least 1e-15,
+    as in River; scikit-learn stops at the precision of the dtype). For numbers "absolute" or "squared". Scores that are
+    not finite have the highest loss (for numbers infinity); a label that is no class gives NaN. Raises `ConfigError`
+    for another kind.
 
     >>> losses("brier", np.array([[0.25, 0.75]], np.float32), np.array([1.0])).tolist()
     [0.0625]
@@ -173,7 +174,7 @@ def losses(kind: str, scores: Singles, y: Floats) -> Floats:
 
 
 def _judged(scores: Singles, y: Floats) -> tuple[Ints, Ints, Floats, Floats]:
-    """For each row its label (-1 if it is no class), the class predicted, its log loss and its Brier score."""
+    """Return for each row its label (-1 if it is no class), the predicted class, its log loss and its Brier score."""
     rows = len(y)
     judged = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows), np.empty(rows)
     judge = _judge_two if scores.shape[1] == 2 else _judge_many
@@ -231,7 +232,7 @@ def _area(histogram: Floats) -> dict[str, float]:
 
 @exact_kernel
 def _widen(x: int, counts: Ints, curve: Floats) -> int:
-    """Merge neighbours of the curve until example number x fits in; return how often stretches have doubled."""
+    """Merge neighbours of the curve until example number x fits in; return the number of doublings so far."""
     points, columns = curve.shape
     while (x >> counts[_SHIFT]) >= points:
         counts[_SHIFT] += 1
@@ -246,7 +247,7 @@ def _widen(x: int, counts: Ints, curve: Floats) -> int:
 
 @exact_kernel
 def _surprise(bits: int) -> float:
-    """-log of a probability given as the bits of its float32, held to [1e-15, 1]; within 1e-14 of the true value."""
+    """Return -log of a probability given as the bits of its float32, clipped to [1e-15, 1]; accurate to 1e-14."""
     bits = min(max(bits, _LEAST), _ONE)
     j = (bits >> 16) & 127
     r = (1 + (bits & 0x7FFFFF) * 2.0**-23) * _SHARES[j] - 1
@@ -258,13 +259,15 @@ def _surprise(bits: int) -> float:
 def _judge_two(
     scores: Singles, bits: Bits, y: Floats, label: Ints, best: Ints, log_loss: Floats, brier: Floats
 ) -> None:
-    """`_judge_many` for two classes, in fewer steps: labels are hard to foresee, so nothing here is a branch."""
+    """Judge each row as `_judge_many` does, for two classes in fewer steps and without branches, which labels
+    mispredict.
+    """
     for row in range(len(y)):
         usable = y[row] == 0.0 or y[row] == 1.0
-        said, gap = np.float64(scores[row, 1]), scores[row, 1] - y[row]
-        finite = np.isfinite(said + scores[row, 0])
+        score, gap = np.float64(scores[row, 1]), scores[row, 1] - y[row]
+        finite = np.isfinite(score + scores[row, 0])
         label[row] = np.int64(y[row]) if usable else -1
-        best[row] = np.int64(said > scores[row, 0]) if finite else -1
+        best[row] = np.int64(score > scores[row, 0]) if finite else -1
         log_loss[row] = _surprise(bits[row, 1 if y[row] == 1.0 else 0] if finite else _LEAST)
         brier[row] = gap * gap if finite else 1.0
 
@@ -273,8 +276,10 @@ def _judge_two(
 def _judge_many(
     scores: Singles, bits: Bits, y: Floats, label: Ints, best: Ints, log_loss: Floats, brier: Floats
 ) -> None:
-    """Judge each row: the label, or -1 if it is no class; the class predicted (the first of equals), or -1 if the
-    scores are not finite, which costs the most there is; the log loss; half the sum of squares."""
+    """Judge each row: its label (-1 if it is no class), predicted class, log loss and half the sum of squares.
+
+    The predicted class is the first of equals, or -1 if the scores are not finite, which has the highest loss.
+    """
     classes = scores.shape[1]
     for row in range(len(y)):
         # NaN fails every comparison, so it is no class.
@@ -314,7 +319,7 @@ def _add_classes(
 ) -> None:
     last, examples, shift = counts[_LAST], 0, counts[_SHIFT]
     total, surprise, squared, repeated = sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED]
-    # The stretch of the curve that is being filled is held in registers: its memory would be the slowest part.
+    # The current stretch of the curve is held in registers, because its memory would be the slowest part.
     bucket, count, mass, good, loss = -1, 0.0, 0.0, 0.0, 0.0
     for row in range(len(label)):
         if (index + row) >> shift != bucket:
@@ -330,13 +335,13 @@ def _add_classes(
                 curve[bucket, _LOSS],
             )
         w = np.float64(weight[row])
-        true, said = label[row], best[row]
+        true, predicted = label[row], best[row]
         if not (true >= 0 and 0 <= w < np.inf):
             continue
-        hit = w * (said == true)
+        hit = w * (predicted == true)
         by_class[true, _TRUE] += w
         by_class[true, _HIT] += hit
-        by_class[max(said, 0), _PREDICTED] += w * (said >= 0)
+        by_class[max(predicted, 0), _PREDICTED] += w * (predicted >= 0)
         total += w
         surprise += w * log_loss[row]
         squared += w * brier[row]
@@ -356,14 +361,14 @@ def _add_classes(
 
 @exact_kernel
 def _add_ranks(bits: Bits, label: Ints, weight: Singles, histogram: Floats) -> None:
-    """Count binary rows by probability, given as the bits of its float32: their order is that of the numbers."""
+    """Count binary rows by probability, given as the bits of its float32: the bits have the order of the numbers."""
     for row in range(len(label)):
         w = np.float64(weight[row])
         if not (label[row] >= 0 and 0 <= w < np.inf):
             continue
         low = min(max(bits[row, 1] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
         high = min(max(bits[row, 0] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
-        # The outcome that is not the rarer one is at _HALF, so one of the two terms says where the row belongs.
+        # The outcome that is not the rarer one is at _HALF, so one of the two terms gives the bin.
         histogram[label[row], low + _HALF - high] += w
 
 
@@ -411,7 +416,10 @@ LossKind = Literal["brier", "error", "log_loss", "absolute", "squared"]
 
 
 def loss_kind(kind: str, task: Task) -> LossKind:
-    """The loss that contestants are compared by; "auto" is the Brier score for classes, the absolute error else."""
+    """Return the loss that contestants are compared by; "auto" is the Brier score for classes, else the absolute error.
+
+    Raises `ConfigError` for a loss that does not fit the task.
+    """
     fitting = ("absolute", "squared") if task == "regression" else ("brier", "error", "log_loss")
     if kind == "auto":
         return fitting[0]  # type: ignore[return-value]

@@ -1,8 +1,8 @@
 """The contract: a model is named arrays, `predict` and `learn`.
 
-Whatever must survive a restart is in `arrays`: weights, optimiser moments, random counters. `predict` never
-writes. `learn` writes nothing but `arrays`. The first axis is the batch, and one event is a batch of one.
-From this alone come snapshots, versions, shadows, rollback, averaging and exact resume, for every family.
+All state that must survive a restart is in `arrays`: weights, optimiser moments, random counters. `predict` never
+writes. `learn` writes only `arrays`. The first axis is the batch, and one event is a batch of one. Snapshots, versions,
+shadows, rollback, averaging and exact resume follow from this contract, for every family.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ FAMILIES: dict[str, str] = {
     "gated": "everlearn.families.gated:build",
 }
 
-NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # of a spec, for makers of networks
-_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+# values of a spec that a function making a network may ask for
+NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-LEARN = "learn/"  # begins the names of arrays that only learning needs
+LEARN = "learn/"  # prefix of the names of arrays that only learning needs
 
 
 class Model(Protocol):
-    """What every family provides, and all that the loop asks of a model.
+    """The protocol of every family, and the only part of a model that the loop uses.
 
-    `spec` is complete: `build(spec)` gives an equal, untrained model. `arrays` is a dict of numpy arrays whose
-    names, shapes and dtypes never change after `build`; assigning a dict with the same ones restores a model.
+    `spec` is complete: `build(spec)` gives an equal, untrained model. `arrays` is a dict of numpy arrays whose names,
+    shapes and dtypes never change after `build`; assigning a dict with the same ones restores a model.
 
-    Arrays whose names begin with "learn/" are needed only to learn (optimiser moments, replay memory, raw weights
-    under an average): `predict` does not read them, and what serves is published without them. So where there are
-    such, assigning a dict without any of them is allowed as well, and the model keeps its own (where what it is given
-    is read-only, it only answers from then on, and may let go of them).
+    Arrays whose names begin with "learn/" are needed only for learning (optimiser moments, replay memory, raw weights
+    under an average). `predict` does not read them, and snapshots for serving leave them out. So a dict without all of
+    them may be assigned as well, and the model keeps its own. If the arrays assigned are read-only, the model only
+    predicts from then on, and may release its learning state.
 
-    A family that cannot take every row of its shape has a method `refused(batch)` as well, which maps such rows to
-    reasons and hangs on nothing that is learned: they are then set aside before anybody is asked about them.
+    A family that cannot take every row of its shape also has a method `refused(batch)`, which maps such rows to
+    reasons. The method must not depend on learned state; rejected rows are dropped before any model scores them.
     """
 
     spec: Spec
@@ -60,20 +61,23 @@ class Model(Protocol):
 
 
 def refused(model: Model, batch: Batch) -> dict[int, str]:
-    """The rows that a model cannot take, and why; none where its family does not tell."""
-    tell = getattr(model, "refused", None)
-    return dict(tell(batch)) if tell is not None else {}
+    """Return the rows that a model cannot take, with the reasons; empty if its family accepts every row."""
+    reasons = getattr(model, "refused", None)
+    return dict(reasons(batch)) if reasons is not None else {}
 
 
 def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
-    """Make an untrained model from a spec: `{"family": "linear", ...}` or `{"family": "your_module:build"}`.
+    """Build an untrained model from a spec: `{"family": "linear", ...}` or `{"family": "your_module:build"}`.
 
     `schema` (see `everlearn.schema.shape`) supplies task, dense, hashed and classes where the spec leaves them out.
-    With neither, the model takes its shape from the first stream that it is given to (`bind`).
+    Without either, the model takes its shape from its first stream (`bind`).
 
-    A family may also be a class of `torch.nn.Module`, or a function that makes one: of no parameter, of parameters
-    named dense, hashed, classes, outputs, width or shape (which are filled in), or of the spec's "arguments". It then
-    is the module of a "neural" model.
+    A family may also be a class of `torch.nn.Module`, or a function that returns one. Its parameters may be named
+    dense, hashed, classes, outputs, width or shape (which are filled in), or be given as "arguments" in the spec. It
+    then becomes the module of a "neural" model.
+
+    Raises `ConfigError` for an unknown family or a spec that it rejects, and `ModelError` for a result that breaks the
+    contract.
     """
     whole = {**(schema or {}), **spec}
     if _makes_network(whole):
@@ -90,12 +94,12 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
         if family in FAMILIES:
             raise
         raise ConfigError(
-            f"{family!r} built no model of the spec: {type(error).__name__}: {error}; expected a function of one "
-            "argument, the spec, that returns a model"
+            f"{family!r} could not build a model from the spec: {type(error).__name__}: {error}; expected a function "
+            "of one argument, the spec, that returns a model"
         ) from error
     if _is_network(type(model)):
         raise ModelError(
-            f"{family!r} made a {type(model).__name__} of the whole spec; expected it to take what it needs by name: "
+            f"{family!r} made a {type(model).__name__} from the whole spec; expected parameters among "
             'dense, hashed, classes, outputs, width, shape, or what you give as "arguments" in the spec'
         )
     missing = [part for part in ("spec", "arrays", "predict", "learn") if getattr(model, part, None) is None]
@@ -108,9 +112,11 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
 
 
 def _makes_network(spec: Spec) -> bool:
-    """Whether a family makes a network rather than a model. A function that needs nothing is called to know it.
+    """Return True if a family makes a network rather than a model.
 
-    Raises `ConfigError` where its module cannot be imported, or it fails and cannot take a spec instead.
+    A function without required parameters is called to see.
+
+    Raises `ConfigError` if its module cannot be imported, or if it fails and cannot take a spec instead.
     """
     family = str(spec.get("family", "linear"))
     if family in FAMILIES or ":" not in family:
@@ -119,7 +125,7 @@ def _makes_network(spec: Spec) -> bool:
         maker = find(family)
     except EverlearnError:
         raise
-    except Exception as error:  # of the user's own code: anything
+    except Exception as error:  # the user's code may raise anything
         raise ConfigError(
             f"family {family!r}: importing {family.partition(':')[0]!r} failed: {type(error).__name__}: {error}"
         ) from error
@@ -129,26 +135,26 @@ def _makes_network(spec: Spec) -> bool:
         return _is_network(maker)
     try:
         parameters = inspect.signature(maker).parameters.values()
-    except (TypeError, ValueError):  # of C, and does not say: it is no maker of networks
+    except (TypeError, ValueError):  # a C function without a signature makes no network
         return False
-    needed = {one.name for one in parameters if one.default is one.empty and one.kind not in _MANY}
-    if needed:
-        return needed <= NAMED
+    required = {item.name for item in parameters if item.default is item.empty and item.kind not in _VARIADIC}
+    if required:
+        return required <= NAMED
     try:
         return _is_network(type(maker()))  # type: ignore[call-arg]
     except Exception as error:
-        if any(one.kind not in (one.KEYWORD_ONLY, one.VAR_KEYWORD) for one in parameters):
-            return False  # it does not work without a spec, and is no maker of networks
-        raise ConfigError(f"{family!r} made nothing: {type(error).__name__}: {error}") from error
+        if any(item.kind not in (item.KEYWORD_ONLY, item.VAR_KEYWORD) for item in parameters):
+            return False  # it needs a spec, so it makes models, not networks
+        raise ConfigError(f"calling {family!r} failed: {type(error).__name__}: {error}") from error
 
 
 def _is_network(kind: type) -> bool:
-    """Whether this is a class of modules, asked without importing PyTorch."""
-    return any((one.__module__, one.__name__) == ("torch.nn.modules.module", "Module") for one in kind.__mro__)
+    """Return True for a class of modules, without importing PyTorch."""
+    return any((part.__module__, part.__name__) == ("torch.nn.modules.module", "Module") for part in kind.__mro__)
 
 
 class Deferred:
-    """A model that does not know its inputs yet; `bind` builds it, and from then on it is the model it built."""
+    """A model whose inputs are not known yet; `bind` builds it, and it then delegates to the built model."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec: Spec = spec
@@ -171,27 +177,33 @@ class Deferred:
     def _known(self) -> Model:
         if self.built is None:
             raise ModelError(
-                "this model does not know its inputs yet; hand it to prequential(model, stream), or build it with "
+                "this model does not know its inputs yet; pass it to prequential(model, stream), or build it with "
                 "task, dense, hashed and classes in its spec"
             )
         return self.built
 
 
 def bind(model: Model, shape: Mapping[str, Any]) -> None:
-    """Give a model built without a shape the one of a stream; a model that has one is left as it is."""
+    """Build a deferred model for the shape of a stream; any other model is left as it is.
+
+    Raises `ConfigError` and `ModelError` as `build` does.
+    """
     if isinstance(model, Deferred) and model.built is None:
         model.built = build(model.spec, shape)
         model.spec = model.built.spec
 
 
 def find(family: str) -> Callable[[Spec], Model]:
-    """Resolve a family's name, or a "module:function" of the user's, to the function that builds it."""
+    """Return the function that builds a family, given by its name or as the user's "module:function".
+
+    Raises `ConfigError` for an unknown family, or a module or function that cannot be found.
+    """
     target = FAMILIES.get(family, family)
     module_name, colon, name = target.partition(":")
     if not colon:
         raise ConfigError(
             f"unknown family {family!r}; expected one of {', '.join(sorted(FAMILIES))}, "
-            "or 'your_module:build' for a model of your own"
+            "or 'your_module:build' for your own model"
         )
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -207,7 +219,7 @@ def find(family: str) -> Callable[[Spec], Model]:
 
 
 def copied(arrays: Mapping[str, Any]) -> Arrays:
-    """Arrays with the same content and no shared memory."""
+    """Return copies of the arrays, which share no memory with them."""
     return {name: np.array(array, copy=True, order="C") for name, array in arrays.items()}
 
 
@@ -217,7 +229,7 @@ def row_slice(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def cut(examples: Examples, start: int, stop: int) -> Examples:
-    """Rows start to stop - 1 of examples; nothing is copied."""
+    """Return rows start to stop - 1 of examples; nothing is copied."""
     return Examples(
         row_slice(examples.batch, start, stop),
         examples.y[start:stop],
@@ -227,17 +239,17 @@ def cut(examples: Examples, start: int, stop: int) -> Examples:
 
 
 def prefixed(prefix: str, arrays: Mapping[str, Any]) -> Arrays:
-    """The same arrays, with `prefix` before each name."""
+    """Return the arrays with `prefix` before each name."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
 def within(arrays: Mapping[str, Any], prefix: str) -> Arrays:
-    """The arrays whose names begin with `prefix`, named by what follows it."""
+    """Return the arrays whose names begin with `prefix`, without the prefix in their names."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def answering(arrays: Mapping[str, Any]) -> Arrays:
-    """The arrays that `predict` needs: all but those that only learning needs.
+    """Return the arrays that `predict` needs: all but those that only learning needs.
 
     >>> sorted(answering({"weights": np.zeros(2), "learn/moments": np.zeros(2)}))
     ['weights']
@@ -246,14 +258,17 @@ def answering(arrays: Mapping[str, Any]) -> Arrays:
 
 
 def copy(model: Model) -> Model:
-    """An independent model with the same content."""
+    """Return an independent model with the same content. Raises what `build` raises."""
     twin = build(model.spec)
     twin.arrays = copied(model.arrays)
     return twin
 
 
 def restore(model: Model, arrays: Mapping[str, Any]) -> None:
-    """Put a copy of `arrays` into `model`; refuse with a list of differences if names, shapes or dtypes differ."""
+    """Assign a copy of `arrays` to `model`.
+
+    Raises `ModelError`, with the differences, if names, shapes or dtypes differ.
+    """
     differences = compare(model.arrays, arrays)
     if differences:
         raise ModelError("these arrays do not fit this model: " + "; ".join(differences))
@@ -261,16 +276,16 @@ def restore(model: Model, arrays: Mapping[str, Any]) -> None:
 
 
 def compare(expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
-    """Say in words where two sets of arrays differ in names, shapes or dtypes; nothing if they fit."""
+    """Describe the differences in names, shapes or dtypes of two sets of arrays; empty if they fit."""
     differences = [f"{name!r} is missing" for name in expected if name not in got]
     differences += [f"{name!r} was not expected" for name in got if name not in expected]
     for name in expected:
         if name in got:
-            want, have = expected[name], got[name]
-            if want.shape != have.shape:
-                differences.append(f"{name!r} has shape {have.shape}, expected {want.shape}")
-            if want.dtype != have.dtype:
-                differences.append(f"{name!r} has dtype {have.dtype}, expected {want.dtype}")
+            wanted, found = expected[name], got[name]
+            if wanted.shape != found.shape:
+                differences.append(f"{name!r} has shape {found.shape}, expected {wanted.shape}")
+            if wanted.dtype != found.dtype:
+                differences.append(f"{name!r} has dtype {found.dtype}, expected {wanted.dtype}")
     return differences
 
 
@@ -288,7 +303,7 @@ def select(examples: Examples, keep: NDArray[np.bool_]) -> Examples:
 
 
 def stack(rows: Sequence[Batch], columns: int = 0) -> Batch:
-    """Return batches one after the other as one batch; without any, an empty one with `columns` dense columns."""
+    """Return the batches concatenated into one; without any, an empty batch with `columns` dense columns."""
     if len(rows) == 1:
         return rows[0]
     if not rows:

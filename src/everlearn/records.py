@@ -1,7 +1,6 @@
-"""What moves through the loop: frozen records, without behaviour.
+"""The records that move through the loop: frozen, without behaviour.
 
-Rows travel as arrays (`Batch`, `Examples`); everything that is kept in the log travels as a `Payload`
-inside an `Event`. Both sides of every step of the loop are written here, on one screen or two.
+Rows travel as arrays (`Batch`, `Examples`); everything stored in the log travels as a `Payload` inside an `Event`.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ Task = Literal["binary", "multiclass", "regression"]
 class Batch:
     """n rows of encoded features; the first axis is always the row.
 
-    `dense` is float32 (n, d), NaN marks a missing value. The hashed sparse part is CSR: row i owns
-    `indices[indptr[i]:indptr[i+1]]` (int32, in [0, hashed)) and the same slice of `values` (float32).
-    `indptr` (int64, n + 1) may start above 0, so that a slice of rows copies nothing.
+    `dense` is float32 (n, d); NaN marks a missing value. The hashed sparse part is CSR: row i has the entries
+    `indices[indptr[i]:indptr[i+1]]` (int32, in [0, hashed)) and the same slice of `values` (float32). `indptr` (int64,
+    n + 1) may start above 0, so that a slice of rows copies nothing.
     """
 
     dense: Singles
@@ -43,8 +42,8 @@ class Batch:
 class Examples:
     """n labelled rows in stream order.
 
-    `y` is float64 (n,): the class index, or the number to predict. `weight` is float32 (n,).
-    `position` is int64 (n,): where each row stands in its log or source, counted from 1.
+    `y` is float64 (n,): the class index, or the number to predict. `weight` is float32 (n,). `position` is int64 (n,):
+    the position of each row in its log or source, counted from 1.
     """
 
     batch: Batch
@@ -63,7 +62,7 @@ class Label(Struct, frozen=True, tag="label", tag_field="kind", omit_defaults=Tr
 
 
 class Reward(Struct, frozen=True, tag="reward", tag_field="kind", omit_defaults=True):
-    """How good the answer given turned out to be; higher is better."""
+    """The reward of a prediction; higher is better."""
 
     id: str
     value: float
@@ -72,7 +71,7 @@ class Reward(Struct, frozen=True, tag="reward", tag_field="kind", omit_defaults=
 
 
 class Preference(Struct, frozen=True, tag="preference", tag_field="kind", omit_defaults=True):
-    """Which of the answers offered was preferred, counted from 0."""
+    """The index of the preferred answer among those offered, counted from 0."""
 
     id: str
     chosen: int
@@ -84,12 +83,12 @@ Feedback = Label | Reward | Preference
 
 
 class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_defaults=True):
-    """An answer as it was given, with what is needed to judge it fairly later.
+    """A prediction as it was served, with the data needed to evaluate it without bias later.
 
-    `proba` is in class order (empty for regression); `position` is the last event that the answering arrays had
-    learned (0: not known); `propensity` is the probability with which this answer, arm or model was chosen;
-    `canary` says that a candidate answered instead of the champion; `subject` whose data this is; `payload`
-    belongs to the family.
+    `proba` is in class order (empty for regression). `position` is the last event that the predicting arrays had
+    learned (0: unknown). `propensity` is the probability with which this answer, arm or model was chosen. `canary`
+    marks a prediction by a candidate instead of the champion. `subject` identifies the person or thing that the data
+    are about. `payload` belongs to the family.
     """
 
     id: str
@@ -105,7 +104,7 @@ class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_d
 
 
 class Example(Struct, frozen=True, tag="example", tag_field="kind", omit_defaults=True):
-    """Features and their label in one event: predicted, then learned, at once."""
+    """Features and their label in one event, predicted and then learned at once."""
 
     id: str
     features: dict[str, Any]
@@ -116,13 +115,12 @@ class Example(Struct, frozen=True, tag="example", tag_field="kind", omit_default
 
 
 class Evidence(Struct, frozen=True):
-    """What a gate knows about one question, "is the candidate's loss lower than the reference's?".
+    """The evidence on one question, "is the candidate's loss lower than the reference's?".
 
-    `difference` is the mean of (reference loss - candidate loss), so positive favours the candidate;
-    `low`, `high` is its confidence sequence at level 1 - alpha, valid at every moment.
-    `log_e_better` and `log_e_worse` are natural logs of the two e-values; `block` is the number of
-    examples in a block and `blocks` how many blocks were compared; `threshold` is what a log e-value
-    must reach.
+    `difference` is the mean of (reference loss - candidate loss), so positive favours the candidate; `low`, `high` is
+    its confidence sequence at level 1 - alpha, valid at every moment. `log_e_better` and `log_e_worse` are natural logs
+    of the two e-values; `block` is the number of examples in a block and `blocks` the number of blocks compared;
+    `threshold` is the log e-value needed for a verdict.
     """
 
     examples: int
@@ -137,7 +135,7 @@ class Evidence(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """What the gate says, and why, in a sentence that a person can read."""
+    """The verdict of the gate, its reason as a sentence, and the evidence."""
 
     action: Literal["promote", "reject", "wait"]
     reason: str
@@ -145,7 +143,7 @@ class Verdict(Struct, frozen=True):
 
 
 class Version(Struct, frozen=True):
-    """A model that was kept: where it came from, its snapshot's hash, and how good it was at birth."""
+    """A stored model: its parents, the hash of its snapshot, and its metrics at birth."""
 
     id: str
     parents: tuple[str, ...]
@@ -183,14 +181,14 @@ class Born(Struct, frozen=True, tag="version", tag_field="kind"):
 
 
 class Checkpoint(Struct, frozen=True, tag="checkpoint", tag_field="kind"):
-    """Everything the learner knows after position `at` is in `blob`."""
+    """The state of the learner after position `at`, stored in `blob`."""
 
     at: int
     blob: str
 
 
 class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
-    """A row that could not be used, kept aside: which line of which source, why, what it held, and its position."""
+    """A row that could not be used: its source and line, the reason, its raw content, and its position."""
 
     source: str
     line: int
@@ -200,7 +198,7 @@ class Rejected(Struct, frozen=True, tag="rejected", tag_field="kind"):
 
 
 class Erased(Struct, frozen=True, tag="erased", tag_field="kind"):
-    """An event of the kind `was` stood at `position`; its subject asked for it to be forgotten."""
+    """The tombstone of an event of the kind `was` at `position`, erased on request of its subject."""
 
     position: int
     was: str
@@ -210,7 +208,7 @@ Payload = Prediction | Label | Reward | Preference | Example | Decision | Born |
 
 
 class Event(Struct, frozen=True):
-    """One entry of the log: its position (from 1, ascending), seconds since 1970, and what happened."""
+    """One entry of the log: its position (from 1, ascending), seconds since 1970, and its payload."""
 
     position: int
     time: float

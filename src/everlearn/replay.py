@@ -1,9 +1,9 @@
-"""Replay memory: past examples kept in a fixed number of bytes, as arrays, to be learned from again.
+"""Replay memory: past examples kept in a fixed number of bytes, as arrays, for learning from them again.
 
-Four kinds. "window": the last rows. "reservoir": every row of the stream is kept with the same chance. "balanced":
-every class gets the same room, and inside it every row of that class has the same chance. "none": nothing.
-All memory is allocated by `start`. Every choice is a function of (seed, count), never of how the stream is cut.
-What was decided, and measured: `docs/why/replay.md`.
+Four kinds. "window": the last rows. "reservoir": every row of the stream is kept with the same probability. "balanced":
+every class has the same room, in which every row of that class is kept with the same probability. "none": nothing. All
+memory is allocated by `start`. Every choice is a function of (seed, count), never of how the stream is split into
+calls. Decisions and measurements: `docs/why/replay.md`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from everlearn.spec import ReplaySpec
 KINDS = {"none": 0, "window": 1, "reservoir": 2, "balanced": 3}
 NONE, WINDOW, RESERVOIR, BALANCED = 0, 1, 2, 3
 
-SEEN, HELD, TRUNCATED, NEWEST, KIND, SEED, COUNTERS = range(7)  # where each counter stands
+SEEN, HELD, TRUNCATED, NEWEST, KIND, SEED, COUNTERS = range(7)  # indices into `counters`
 CHOICE, EVICTION = -1, -2  # random streams of `add`; those of `sample` are the caller's keys
 
 ROW_BYTES = 8 + 4 + 8  # y, weight, position
@@ -31,10 +31,10 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class Ledger(NamedTuple):
-    """What the choice of a slot looks at and writes, whatever the slots hold.
+    """The arrays that the choice of a slot reads and writes, independent of the content of the slots.
 
-    `class_seen` counts the rows offered of each class. Of the kind "balanced" only: `order` lists all slots, class
-    after class and then the free ones; `begins` (classes + 2,) says where each of these stretches begins.
+    `class_seen` counts the rows offered of each class. For the kind "balanced" only: `order` lists all slots, class
+    after class and then the free ones; `begins` (classes + 2,) gives the start of each of these stretches.
     """
 
     counters: Ints
@@ -43,8 +43,8 @@ class Ledger(NamedTuple):
     order: NDArray[np.int32]
 
 
-class Memory(NamedTuple):
-    """The arrays by name, as the kernels take them: those of `Ledger`, and the rows."""
+class ReplayArrays(NamedTuple):
+    """The arrays of a replay memory, as the kernels take them: those of `Ledger`, and the rows."""
 
     counters: Ints
     class_seen: Ints
@@ -61,19 +61,21 @@ class Memory(NamedTuple):
 
 @exact_kernel
 def below(seed: int, stream: int, count: int, end: int) -> int:
-    """A random whole number in [0, end) that belongs to (seed, stream, count)."""
+    """Return a random integer in [0, end) for the key (seed, stream, count)."""
     return min(end - 1, int(uniform(seed, stream, count) * end))
 
 
 @exact_kernel
 def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, taker: int) -> int:
-    """Hand slot number `which` of class `giver` to class `taker`; return the slot. Work: one move a class between."""
+    """Move slot number `which` of class `giver` to class `taker` and return the slot, in one move for each class
+    between.
+    """
     at = begins[giver] + which
     slot = order[at]
     hole = begins[giver + 1] - 1
     order[at] = order[hole]
     for between in range(giver + 1, taker + 1):
-        # the hole is just before this class: let the class begin there, and have its last place become the hole
+        # the hole is just before this class: start the class there, and make its last place the hole
         begins[between] -= 1
         order[begins[between]] = order[begins[between + 1] - 1]
         hole = begins[between + 1] - 1
@@ -87,10 +89,11 @@ def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, ta
 
 @exact_kernel
 def _balanced_slot(ledger: Ledger, label: int) -> int:
-    """Where a row of class `label` goes, or -1: class-balancing reservoir sampling (Chrysakis and Moens 2020).
+    """Return the slot for a row of class `label`, or -1: class-balancing reservoir sampling (Chrysakis and Moens 2020).
 
     A class that still holds all its rows takes room from the largest one. A class that has lost a row, or is the
-    largest itself, never grows again: it goes on as a reservoir in the room it has, so its rows stay a fair sample.
+    largest itself, never grows again: it continues as a reservoir in the room it has, so its rows stay an unbiased
+    sample.
     """
     counters, begins, order = ledger.counters, ledger.begins, ledger.order
     classes, seen = ledger.class_seen.shape[0], ledger.class_seen[label]
@@ -112,7 +115,9 @@ def _balanced_slot(ledger: Ledger, label: int) -> int:
 
 @exact_kernel
 def slot(ledger: Ledger, capacity: int, label: int) -> int:
-    """Where the row just counted goes, or -1 if it is not kept; a window, a reservoir or balanced, by its counters."""
+    """Return the slot for the row just counted, or -1 if it is not kept: a window, a reservoir or balanced, by its
+    counters.
+    """
     counters = ledger.counters
     if counters[KIND] == BALANCED:
         return _balanced_slot(ledger, label)
@@ -129,7 +134,7 @@ def slot(ledger: Ledger, capacity: int, label: int) -> int:
 
 @exact_kernel
 def _add(
-    memory: Memory,
+    memory: ReplayArrays,
     dense: Singles,
     indptr: Ints,
     indices: NDArray[np.int32],
@@ -147,10 +152,10 @@ def _add(
         counters[NEWEST] = position[row]
         if classes > 0:
             memory.class_seen[label] += 1
-        begin, many = indptr[row], indptr[row + 1] - indptr[row]
-        if many > width:
+        begin, count = indptr[row], indptr[row + 1] - indptr[row]
+        if count > width:
             counters[TRUNCATED] += 1
-            many = width
+            count = width
         at = slot(ledger, memory.y.shape[0], label)
         if at < 0:
             continue
@@ -159,14 +164,14 @@ def _add(
         memory.weight[at] = weight[row]
         memory.position[at] = position[row]
         if width > 0:
-            memory.entries[at] = many
-            memory.indices[at, :many] = indices[begin : begin + many]
-            memory.values[at, :many] = values[begin : begin + many]
+            memory.entries[at] = count
+            memory.indices[at, :count] = indices[begin : begin + count]
+            memory.values[at, :count] = values[begin : begin + count]
 
 
 @exact_kernel
 def _draw(counters: Ints, key: int, n: int) -> Ints:
-    """n numbers below the number of rows held, that belong to (seed, key)."""
+    """Return n random numbers below the number of rows held, for the key (seed, key)."""
     drawn = np.empty(n, np.int64)
     for i in range(n):
         drawn[i] = below(counters[SEED], key, i, counters[HELD])
@@ -174,11 +179,11 @@ def _draw(counters: Ints, key: int, n: int) -> Ints:
 
 
 def start(spec: ReplaySpec, dense: int, hashed: int, classes: int, seed: int = 0) -> Arrays:
-    """Allocate everything, in at most `spec.bytes` bytes, counters included; as many rows as fit.
+    """Allocate all arrays, in at most `spec.bytes` bytes including counters, with as many rows as fit.
 
-    `dense` is the number of dense columns, `hashed` the number of hashed ones (0: no room is made for any),
-    `classes` the number of classes (0: a regression, where "balanced" is a reservoir). Kind "none" has no arrays.
-    Raises `ConfigError` if not one row fits, or the kind is unknown.
+    `dense` is the number of dense columns, `hashed` the number of hashed ones (0: none), `classes` the number of
+    classes (0: a regression, for which "balanced" is a reservoir). The kind "none" has no arrays. Raises `ConfigError`
+    if not one row fits, or the kind is unknown.
 
     >>> arrays = start(ReplaySpec(kind="reservoir", bytes=10_000), dense=8, hashed=0, classes=2)
     >>> len(arrays["y"]), sum(array.nbytes for array in arrays.values())
@@ -205,7 +210,7 @@ def start(spec: ReplaySpec, dense: int, hashed: int, classes: int, seed: int = 0
     counters[SEED] = seed
     begins = np.zeros(classes + 2 if balanced else 0, np.int64)
     begins[-1:] = capacity
-    memory = Memory(
+    memory = ReplayArrays(
         counters=counters,
         class_seen=np.zeros(classes, np.int64),
         begins=begins,
@@ -226,11 +231,11 @@ def add(arrays: Arrays, spec: ReplaySpec, examples: Examples) -> None:
 
     A row with more than `spec.width` hashed entries keeps the first ones and is counted as truncated. A dense NaN
     (missing) is kept. n rows at once leave the same bytes as n calls of one row. Raises `InputError`, before anything
-    is written, where the rows do not fit the memory or a label is no class of it.
+    is written, if the rows do not fit the memory or a label is not one of its classes.
     """
     if spec.kind == "none" or len(examples.y) == 0:
         return
-    memory, batch = Memory(**arrays), examples.batch
+    memory, batch = ReplayArrays(**arrays), examples.batch
     _check(memory, examples)
     _add(
         memory,
@@ -244,8 +249,8 @@ def add(arrays: Arrays, spec: ReplaySpec, examples: Examples) -> None:
     )
 
 
-def _check(memory: Memory, examples: Examples) -> None:
-    """Refuse rows that do not fit."""
+def _check(memory: ReplayArrays, examples: Examples) -> None:
+    """Raise `InputError` for rows that do not fit the memory."""
     columns, classes = memory.dense.shape[1], len(memory.class_seen)
     if examples.batch.dense.shape != (len(examples.y), columns):
         raise InputError(
@@ -261,15 +266,15 @@ def _check(memory: Memory, examples: Examples) -> None:
     if foreign.any():
         first = int(np.flatnonzero(foreign)[0])
         raise InputError(
-            f"label {y[first]} at position {examples.position[first]} is no class of the replay memory; "
+            f"label {y[first]} at position {examples.position[first]} is not a class of the replay memory; "
             f"expected a whole number from 0 to {classes - 1}"
         )
 
 
 def sample(arrays: Arrays, spec: ReplaySpec, n: int, key: int) -> Examples:
-    """Draw n rows with replacement, every row held with the same chance; the draw belongs to (seed, key).
+    """Draw n rows with replacement, every row held with the same probability; the draw is fixed by (seed, key).
 
-    Writes nothing. An empty memory gives no rows. `key` is a whole number from 0, for instance a position.
+    Writes nothing. An empty memory gives no rows. `key` is an integer from 0, for instance a position.
 
     >>> spec = ReplaySpec(kind="window", bytes=10_000)
     >>> arrays = start(spec, dense=1, hashed=0, classes=0)
@@ -281,30 +286,30 @@ def sample(arrays: Arrays, spec: ReplaySpec, n: int, key: int) -> Examples:
     """
     if spec.kind == "none":
         return _nothing()
-    memory = Memory(**arrays)
+    memory = ReplayArrays(**arrays)
     drawn = _draw(memory.counters, key, n) if memory.counters[HELD] > 0 else np.zeros(0, np.int64)
     return _rows(memory, _held(memory)[drawn])
 
 
 def contents(arrays: Arrays, spec: ReplaySpec) -> Examples:
-    """Everything held, oldest position first. Writes nothing."""
+    """Return all rows held, oldest position first. Writes nothing."""
     if spec.kind == "none":
         return _nothing()
-    memory = Memory(**arrays)
+    memory = ReplayArrays(**arrays)
     slots = _held(memory)
     return _rows(memory, slots[np.argsort(memory.position[slots], kind="stable")])
 
 
 def composition(arrays: Arrays, spec: ReplaySpec) -> dict[str, Any]:
-    """What the memory is made of, in plain numbers; reported because it shifts when the stream drifts.
+    """Return statistics of the memory as plain numbers; they show how it changes when the stream drifts.
 
     `rows`, `capacity`, `bytes`; `seen` and `truncated` (of all rows offered); `classes`: for each class, in class
-    order, rows `held`, `seen`, and its `share` of memory; `age`: the quantiles 0, .25, .5, .75 and 1 of how many
-    positions each row is behind the newest row offered (empty while nothing is held).
+    order, rows `held`, `seen`, and its `share` of the memory; `age`: the quantiles 0, .25, .5, .75 and 1 of the
+    distance in positions of each row from the newest row offered (empty while nothing is held).
     """
     if spec.kind == "none":
         return {"rows": 0, "capacity": 0, "bytes": 0, "seen": 0, "truncated": 0, "classes": [], "age": {}}
-    memory = Memory(**arrays)
+    memory = ReplayArrays(**arrays)
     counters, slots = memory.counters, _held(memory)
     rows, classes = len(slots), len(memory.class_seen)
     held: Ints = np.bincount(memory.y[slots].astype(np.int64), minlength=classes) if classes else slots
@@ -327,24 +332,24 @@ def composition(arrays: Arrays, spec: ReplaySpec) -> dict[str, Any]:
     }
 
 
-def _held(memory: Memory) -> Ints:
-    """The slots that hold a row."""
+def _held(memory: ReplayArrays) -> Ints:
+    """Return the slots that hold a row."""
     held = int(memory.counters[HELD])
     return memory.order[:held].astype(np.int64) if memory.counters[KIND] == BALANCED else np.arange(held)
 
 
-def _rows(memory: Memory, slots: Ints) -> Examples:
-    """Copies of the rows in these slots."""
+def _rows(memory: ReplayArrays, slots: Ints) -> Examples:
+    """Return copies of the rows in these slots."""
     width = memory.indices.shape[1]
-    many = memory.entries[slots] if width else np.zeros(len(slots), np.int32)
-    real = np.arange(width) < many[:, None]
+    counts = memory.entries[slots] if width else np.zeros(len(slots), np.int32)
+    filled = np.arange(width) < counts[:, None]
     indptr = np.zeros(len(slots) + 1, np.int64)
-    np.cumsum(many, out=indptr[1:])
-    batch = Batch(memory.dense[slots], indptr, memory.indices[slots][real], memory.values[slots][real])
+    np.cumsum(counts, out=indptr[1:])
+    batch = Batch(memory.dense[slots], indptr, memory.indices[slots][filled], memory.values[slots][filled])
     return Examples(batch, memory.y[slots], memory.weight[slots], memory.position[slots])
 
 
 def _nothing() -> Examples:
-    """No rows, without columns."""
+    """Return no rows, without columns."""
     batch = Batch(np.zeros((0, 0), np.float32), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     return Examples(batch, np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64))

@@ -1,13 +1,13 @@
-"""Evidence in, verdict out: is the candidate's loss lower than the reference's?
+"""Evidence and verdicts: is the candidate's loss lower than the reference's?
 
-The gate is fed paired losses in log order and keeps sums of their differences in fixed arrays. It may be asked after
-every example: looking often costs nothing in false alarms. A verdict needs two kinds of evidence to agree, a bet on
-every example and a t-test on blocks (`kernels.py` has the arithmetic of both). The first is exact whatever the shape
-of the losses, but takes one good stretch of a stream for proof; the second is not fooled by stretches.
+The gate takes paired losses in log order and keeps sums of their differences in fixed arrays. It can be evaluated after
+every example: frequent evaluation adds no false alarms. A verdict needs two kinds of evidence to agree, a bet on every
+example and a t-test on blocks (`kernels.py` has the arithmetic of both). The first is exact for losses of any shape,
+but can be misled by one favourable stretch of a stream; the second is not.
 
-Both are weighed twice: over the whole stream, and over a recent window, because a candidate that becomes better only
-later looks, over the whole, like one that comes and goes. A window must outdo the worst that the stream has shown.
-`docs/why/gate.md` shows why all this is needed, and what no rule can tell.
+Both are computed twice: over the whole stream, and over a recent window. A candidate that improves late looks, over the
+whole stream, like one that fluctuates. A window must exceed the largest fluctuation that the stream has shown.
+`docs/why/gate.md` shows why all this is needed, and what no rule can decide.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ from everlearn.gate.kernels import (
 from everlearn.records import Arrays, Evidence, Floats, Verdict
 from everlearn.spec import GateSpec
 
-UNBOUNDED = ("log_loss", "absolute", "squared")  # the other losses lie in [0, 1]
+UNBOUNDED = ("log_loss", "absolute", "squared")  # losses without an upper bound; the others lie in [0, 1]
 WHOLE = 0.9  # share of alpha that the whole stream may use; the k-th window may use (1 - WHOLE) / (k (k + 1))
 OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the stream has shown, or the reverse
 
 
-class _Row(NamedTuple):
-    """Where a metric is kept, and what is asked: is the mean difference above `better`, is it below `worse`?"""
+class _Comparison(NamedTuple):
+    """The row of a metric in the arrays, and its question: is the mean difference above `better`, is it below
+    `worse`?
+    """
 
     number: int
     better: float
@@ -58,7 +60,7 @@ class _Row(NamedTuple):
 
 
 class _Case(NamedTuple):
-    """What one row of the arrays says: as `Evidence`, for one row; `whole` is the mean difference without clipping."""
+    """The evidence in one row of the arrays; `whole` is the mean difference without clipping."""
 
     examples: int
     difference: float
@@ -72,7 +74,7 @@ class _Case(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """The evidence on the loss, and on which row it rests: the whole stream or the window."""
+    """The evidence on the loss, and the rows behind it: the whole stream or the window."""
 
     evidence: Evidence
     better: _Case
@@ -80,7 +82,7 @@ class _Question(NamedTuple):
 
 
 def start(spec: GateSpec) -> Arrays:
-    """Make the fixed-size arrays of one question; raises `ConfigError` if a setting cannot be used.
+    """Return the fixed-size arrays of one comparison. Raises `ConfigError` for an invalid setting.
 
     >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}))
     >>> sum(array.nbytes for array in arrays.values())
@@ -105,9 +107,9 @@ def start(spec: GateSpec) -> Arrays:
 def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats) -> None:
     """Add n pairs of losses, float64 (n,), in log order.
 
-    The result does not depend on how a stream is cut into calls. A pair with a loss that is not finite is skipped and
-    counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 where it cannot be.
-    A loss of "auto" is taken to lie in [0, 1].
+    The result does not depend on how a stream is split into calls. A pair with a loss that is not finite is skipped and
+    counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 for a loss in [0, 1]. A
+    loss of "auto" counts as a loss in [0, 1].
 
     >>> spec = GateSpec()
     >>> arrays = start(spec)
@@ -123,7 +125,7 @@ def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats)
 def update_guard(arrays: Arrays, spec: GateSpec, name: str, reference: Floats, candidate: Floats) -> None:
     """Add n pairs of a guard's losses in [0, 1], float64 (n,), for instance 0/1 errors on the rows of one class.
 
-    Raises `ConfigError` if `spec` has no such guard, `InputError` as `update` does.
+    Raises `ConfigError` if `spec` has no such guard, and `InputError` as `update` does.
     """
     if name not in spec.guards:
         known = ", ".join(sorted(spec.guards)) or "none"
@@ -132,19 +134,21 @@ def update_guard(arrays: Arrays, spec: GateSpec, name: str, reference: Floats, c
 
 
 def evidence(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Evidence:
-    """Weigh what is known about the loss; changes nothing.
+    """Return the evidence on the loss; changes nothing.
 
-    `share` in (0, 1] is this question's part of alpha when several challengers are compared at the same time.
+    `share` in (0, 1] is the part of alpha of this comparison when several challengers are compared at the same time.
+    Raises `ConfigError` for another share.
     """
     return _ask(arrays, spec, _threshold(spec, share)).evidence
 
 
 def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
-    """Say promote, reject or wait, and why; changes nothing.
+    """Return promote, reject or wait, with the reason; changes nothing.
 
-    promote: the candidate is better by more than `tolerance`, and every guard is shown to cost no more than it may.
-    reject: the candidate is worse, or costs a guard more than it may. A candidate that is neither keeps waiting.
-    Each of the two is false with probability at most alpha * share, however often one asks.
+    promote: the candidate is better by more than `tolerance`, and every guard is within its limit. reject: the
+    candidate is worse, or exceeds the limit of a guard. A candidate that is neither keeps waiting. Each of the two is
+    wrong with probability at most alpha * share, however often the gate is evaluated. Raises `ConfigError` as
+    `evidence` does.
 
     >>> spec = GateSpec()
     >>> arrays = start(spec)
@@ -154,43 +158,43 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
     'promote'
     """
     threshold = _threshold(spec, share)
-    asked = _ask(arrays, spec, threshold)
-    found = asked.evidence
+    question = _ask(arrays, spec, threshold)
+    found = question.evidence
     if found.examples < max(spec.minimum, 1):
         skipped = int(arrays["seen"][LOSS, SKIPPED])
         note = f", {skipped} skipped because a loss was not finite" if skipped else ""
         return Verdict("wait", f"{found.examples} of at least {spec.minimum} examples compared{note}", found)
     guards = {name: _weigh(arrays, _guard(spec, name), threshold) for name in sorted(spec.guards)}
-    against = _objection(spec, asked, guards)
+    against = _objection(spec, question, guards)
     if against:
         return Verdict("reject", against, found)
-    missing = _missing(spec, asked, guards)
+    missing = _missing(spec, question, guards)
     if missing:
         return Verdict("wait", missing, found)
-    return Verdict("promote", f"better by {asked.better.difference:.4g} {_where(asked.better, found)}", found)
+    return Verdict("promote", f"better by {question.better.difference:.4g} {_where(question.better, found)}", found)
 
 
-def _objection(spec: GateSpec, asked: _Question, guards: dict[str, _Case]) -> str:
-    """What speaks for a rejection, if anything does: one metric is enough, so the metrics share alpha."""
-    found = asked.evidence
+def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case]) -> str:
+    """Return the reason for a rejection, if there is one: one metric is enough, so the metrics share alpha."""
+    found = question.evidence
     needed = found.threshold + math.log(1 + len(guards))
-    if found.log_e_worse >= needed and asked.worse.whole < 0.0:
-        return f"worse by {-asked.worse.difference:.4g} {_where(asked.worse, found)}"
+    if found.log_e_worse >= needed and question.worse.whole < 0.0:
+        return f"worse by {-question.worse.difference:.4g} {_where(question.worse, found)}"
     for name, guard in guards.items():
         if guard.worse >= needed:
             return f"{name} is worse by {-guard.difference:.4g} on {guard.examples} rows, {spec.guards[name]:g} allowed"
     return ""
 
 
-def _missing(spec: GateSpec, asked: _Question, guards: dict[str, _Case]) -> str:
-    """What a promotion still lacks, if anything: it needs every metric, so each may use all of alpha."""
-    found = asked.evidence
+def _missing(spec: GateSpec, question: _Question, guards: dict[str, _Case]) -> str:
+    """Return what a promotion still lacks, if anything: it needs every metric, so each may use all of alpha."""
+    found = question.evidence
     if found.log_e_better < found.threshold:
         return (
             f"difference {found.difference:.4g} over {found.examples} examples in blocks of {found.block}: "
             f"log e {found.log_e_better:.1f}, needed {found.threshold:.1f}"
         )
-    if asked.better.whole <= spec.tolerance:
+    if question.better.whole <= spec.tolerance:
         return "better only as long as very large losses are clipped"
     for name, guard in guards.items():
         if guard.better < found.threshold:
@@ -227,24 +231,24 @@ def _threshold(spec: GateSpec, share: float) -> float:
     return math.log(1.0 / (spec.alpha * share))
 
 
-def _row(spec: GateSpec, number: int = LOSS) -> _Row:
-    return _Row(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
+def _row(spec: GateSpec, number: int = LOSS) -> _Comparison:
+    return _Comparison(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
 
 
-def _guard(spec: GateSpec, name: str) -> _Row:
+def _guard(spec: GateSpec, name: str) -> _Comparison:
     allowed = -spec.guards[name]
-    return _Row(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
+    return _Comparison(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
 
 
-def _feed(arrays: Arrays, row: _Row, reference: Floats, candidate: Floats, what: str) -> None:
+def _feed(arrays: Arrays, row: _Comparison, reference: Floats, candidate: Floats, name: str) -> None:
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or reference.ndim != 1:
-        raise InputError(f"{what}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
-    for name, losses in (("reference", reference), ("candidate", candidate)):
+        raise InputError(f"{name}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
+    for side, losses in (("reference", reference), ("candidate", candidate)):
         i = first_outside(losses, 1.0 if row.bounded else np.inf)
         if i >= 0:
             expected = "between 0 and 1" if row.bounded else "0 or more"
-            raise InputError(f"{what}: {name} loss {losses[i]:g} at index {i}; expected {expected}")
+            raise InputError(f"{name}: {side} loss {losses[i]:g} at index {i}; expected {expected}")
     compare(
         reference, candidate, row.number, row.better, row.worse, row.cycle,
         arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
@@ -252,7 +256,7 @@ def _feed(arrays: Arrays, row: _Row, reference: Floats, candidate: Floats, what:
 
 
 def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
-    """Weigh the whole stream, and the window where it may speak; their shares of alpha add up to 1."""
+    """Combine the whole stream, and the window if it is long enough; their shares of alpha add up to 1."""
     share = math.log(WHOLE)
     whole = _weigh(arrays, _row(spec), threshold - share)
     better, better_case = whole.better + share, whole
@@ -280,12 +284,12 @@ def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
     return _Question(found, better_case, worse_case)
 
 
-def _at(row: _Row) -> int:
-    """Where a row is read: with a cycle, from the copy that was made after the last whole one."""
+def _at(row: _Comparison) -> int:
+    """Return the index at which a row is read: with a cycle, that of the copy made after the last whole cycle."""
     return row.number - 2 if row.cycle else row.number
 
 
-def _weigh(arrays: Arrays, row: _Row, threshold: float) -> _Case:
+def _weigh(arrays: Arrays, row: _Comparison, threshold: float) -> _Case:
     at = _at(row)
     seen, totals, blocks = arrays["seen"][at], arrays["totals"][at], arrays["blocks"][at]
     examples, scale = int(seen[COMPARED]), float(totals[SCALE])

@@ -1,15 +1,15 @@
-"""The gate's arithmetic: sums of differences, kept one example at a time, and what they prove.
+"""The gate's arithmetic: sums of differences, updated one example at a time, and the evidence in them.
 
-A bet on every example. Capital starts at 1, and a fixed share of it is staked on each example; several shares are
-tried side by side. If the candidate is no better, the capital ever reaches 1 / alpha with probability at most alpha
-(Ville's inequality). This is exact for bounded losses of any shape, as long as the past does not predict the next
-difference: Waudby-Smith & Ramdas, arXiv 2010.09686, sec. 4; for differences of losses Choe & Ramdas, arXiv 2110.00115.
+A bet on every example. Capital starts at 1, and a fixed share of it is staked on each example; several shares are tried
+in parallel. If the candidate is not better, the capital reaches 1 / alpha with probability at most alpha (Ville's
+inequality). This is exact for bounded losses of any shape, if the past does not predict the next difference:
+Waudby-Smith & Ramdas, arXiv 2010.09686, sec. 4; for differences of losses Choe & Ramdas, arXiv 2110.00115.
 
 A t-test on blocks, valid at every moment. The differences are summed in blocks of 1, 2, 4, 8, ... examples. At each
-length an e-process asks whether the mean of the blocks is above a tolerance, given how much the blocks vary: Wang &
-Ramdas, arXiv 2310.03722, sec. 4 (a Gaussian mixture of t likelihood ratios, after Lai 1976). Lengths are heard from the
-longest down, until one at which neighbours still resemble each other; what resemblance remains makes blocks count for
-fewer. The least convinced length decides.
+length an e-process tests whether the mean of the blocks is above a tolerance, given the variance of the blocks: Wang &
+Ramdas, arXiv 2310.03722, sec. 4 (a Gaussian mixture of t likelihood ratios, after Lai 1976). Lengths are tested from
+the longest down to one at which neighbouring blocks are still correlated; the remaining correlation reduces the
+effective number of blocks. The length with the weakest evidence decides.
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ Counts = NDArray[np.int64]
 CALIBRATION = 100  # pairs that fix the scale of an unbounded loss; they are not evidence
 CLIP = 10.0  # an unbounded loss counts as at most this many typical ones
 
-STAKES = 0.8 * 2.0 ** -np.arange(8.0)  # shares of the capital put on each example
+STAKES = 0.8 * 2.0 ** -np.arange(8.0)  # shares of the capital staked on each example
 LEVELS = 24  # block lengths 1, 2, 4, ..., 2**23; one more row holds blocks of one whole cycle
-FEWEST = 12  # blocks that a length needs before it is heard: fewer cannot show their own correlation
-FEWEST_CYCLES = 4  # the same for whole cycles: that they are comparable is the user's word
-CORRELATED = 0.5  # neighbouring blocks more alike (or more opposed) than this prove nothing
+FEWEST = 12  # blocks needed to use a length: fewer cannot show their correlation
+FEWEST_CYCLES = 4  # the same for whole cycles, which the user declares comparable
+CORRELATED = 0.5  # correlation of neighbouring blocks from which they are no evidence
 PRIOR = 0.0075  # expected squared mean in variances: the t-test is sharpest some 1 / PRIOR examples from the start
-FIRST_WINDOW = 500  # a window starts here, and again whenever it is half as long as all that came before it
+FIRST_WINDOW = 500  # a window starts here, and again whenever it is half as long as the stream before it
 
 LOSS, WINDOW, GUARDS = range(3)  # rows of all arrays; the last two hold the first two as of the last whole cycle
 COMPARED, SKIPPED, CALIBRATED, RESTARTS = range(4)  # columns of "seen"
 ROOTS, SCALE, DIFFERENCE, NET, PEAK, TROUGH, FALL, RISE = range(8)  # columns of "totals"
-COUNT, SUM, SQUARES, LAGGED, FIRST, LAST, OPEN = range(7)  # columns of "blocks": of closed blocks, and the open one
+COUNT, SUM, SQUARES, LAGGED, FIRST, LAST, OPEN = range(
+    7
+)  # columns of "blocks": of closed blocks, and of the open block
 BETTER, WORSE = range(2)  # directions of "capital"
 
 
 @exact_kernel
 def first_outside(losses: Floats, most: float) -> int:
+    """Return the index of the first finite loss outside [0, most]; -1 if there is none."""
     for i in range(len(losses)):
         if math.isfinite(losses[i]) and not -1e-6 <= losses[i] <= most + 1e-6:  # float32 losses may round past 1
             return i
@@ -63,6 +66,7 @@ def compare(
     capital: Floats,
     blocks: Floats,
 ) -> None:
+    """Add pairs of losses to one row of the arrays, and to the window if the row is the loss."""
     for i in range(len(reference)):
         if not (math.isfinite(reference[i]) and math.isfinite(candidate[i])):
             seen[row, SKIPPED] += 1
@@ -70,7 +74,7 @@ def compare(
         a, b = max(reference[i], 0.0), max(candidate[i], 0.0)
         scale = totals[row, SCALE]
         if scale == 0.0:
-            # Roots, so that one enormous loss among the first does not decide the scale for ever.
+            # Square roots, so that one extreme loss among the first does not decide the scale for ever.
             seen[row, CALIBRATED] += 1
             totals[row, ROOTS] += math.sqrt(a) + math.sqrt(b)
             if seen[row, CALIBRATED] >= CALIBRATION:
@@ -89,7 +93,7 @@ def compare(
 
 @exact_kernel
 def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats) -> None:
-    """Copy the rows of the loss and the window to where they are read."""
+    """Copy the rows of the loss and the window to the rows that are read."""
     for row in (LOSS, WINDOW):
         seen[row - 2] = seen[row]
         totals[row - 2] = totals[row]
@@ -99,7 +103,7 @@ def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats) -> None
 
 @exact_kernel
 def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, cycle: int) -> None:
-    """Begin a new window once the old one is half as long as all that came before it, and with a whole cycle."""
+    """Start a new window once the old one is half as long as the stream before it, at the end of a whole cycle."""
     n, window = seen[LOSS, COMPARED], seen[WINDOW, COMPARED]
     if n < FIRST_WINDOW or 2 * window < n - window or (cycle > 0 and n % cycle != 0):
         return
@@ -144,7 +148,9 @@ def _count(
 
 @exact_kernel
 def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) -> None:
-    """Multiply each capital by 1 + stake * gain, where a loss is at most `most`; fold it before it overflows."""
+    """Multiply each capital by 1 + stake * gain, where a loss is at most `most`; move it to the logarithm before it
+    overflows.
+    """
     part = gain / most
     for k in range(len(STAKES)):
         factor = capital[row, direction, 0, k] * (1.0 + STAKES[k] * part)
@@ -156,7 +162,7 @@ def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) ->
 
 @exact_kernel
 def log_capital(capital: Floats) -> float:
-    """Log of the mean capital over all stakes."""
+    """Return the log of the mean capital over all stakes."""
     most = -np.inf
     for k in range(len(STAKES)):
         most = max(most, math.log(capital[0, k]) + capital[1, k])
@@ -168,7 +174,7 @@ def log_capital(capital: Floats) -> float:
 
 @exact_kernel
 def _add(blocks: Floats, row: int, n: int, d: float) -> None:
-    """Put the n-th difference into the blocks of every length; a block that is full goes into the next longer one."""
+    """Add the n-th difference to the blocks of every length; a full block is added to the next longer one."""
     total = d
     for level in range(LEVELS):
         blocks[row, level, OPEN] += total
@@ -193,8 +199,10 @@ def _close(blocks: Floats, row: int, level: int) -> None:
 
 @exact_kernel
 def _resemblance(sums: Floats) -> float:
-    """Lag-1 autocorrelation of the blocks, cautiously: without the bias of short series (Marriott & Pope 1954), plus a
-    quarter of a standard error."""
+    """Return the lag-1 autocorrelation of the blocks, plus a quarter of a standard error.
+
+    It is corrected for the bias of short series (Marriott & Pope 1954).
+    """
     m = sums[COUNT]
     mean = sums[SUM] / m
     spread = sums[SQUARES] - m * mean * mean
@@ -207,7 +215,9 @@ def _resemblance(sums: Floats) -> float:
 
 @exact_kernel
 def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
-    """Mean of the differences, variance of the blocks' means, and how many independent blocks these are worth."""
+    """Return the mean of the differences, the variance of the block means, and the effective number of independent
+    blocks.
+    """
     m = sums[COUNT]
     mean = sums[SUM] / (m * length)
     variance = max(sums[SQUARES] / (m * length * length) - mean * mean, 0.0)
@@ -217,11 +227,12 @@ def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
 
 @exact_kernel
 def _log_e(away: float, variance: float, blocks: float, examples: float) -> float:
-    """Log e-value that a mean is positive when it was found to be `away`, given the variance of the blocks' means.
+    """Return the log e-value that a mean is positive if it was measured as `away`, given the variance of the block
+    means.
 
-    The mixture over effects N(0, PRIOR * examples / blocks) is (1 + p)^-1/2 * (1 - u p / (1 + p))^(-blocks / 2) with
-    p = PRIOR * examples and u = away^2 / (away^2 + variance); keeping only positive effects doubles it and multiplies
-    it by their posterior probability, here that of a t distribution in its normal approximation.
+    The mixture over effects N(0, PRIOR * examples / blocks) is (1 + p)^-1/2 * (1 - u p / (1 + p))^(-blocks / 2) with p
+    = PRIOR * examples and u = away^2 / (away^2 + variance); keeping only positive effects doubles it and multiplies it
+    by their posterior probability, here that of a t distribution in its normal approximation.
     """
     prior = PRIOR * examples
     shrink = prior / (1.0 + prior)
@@ -234,7 +245,9 @@ def _log_e(away: float, variance: float, blocks: float, examples: float) -> floa
 
 @exact_kernel
 def _half_width(variance: float, blocks: float, examples: float, threshold: float) -> float:
-    """How far from the mean found a mean must be for the two-sided mixture to reach the threshold against it."""
+    """Return the distance from the measured mean at which the two-sided mixture reaches the threshold against a
+    mean.
+    """
     prior = PRIOR * examples
     u = -math.expm1(-(2.0 * threshold + math.log1p(prior)) / blocks) * (1.0 + prior) / prior
     return math.sqrt(variance * u / (1.0 - u)) if u < 1.0 else 2.0
@@ -244,9 +257,9 @@ def _half_width(variance: float, blocks: float, examples: float, threshold: floa
 def weigh_blocks(
     blocks: Floats, better: float, worse: float, cycle: int, threshold: float
 ) -> tuple[float, float, float, float, float, float]:
-    """Log e better, log e worse, low, high, and the length and number of the blocks that decided on better.
+    """Return log e better, log e worse, low, high, and the length and number of the blocks that decided on better.
 
-    Whole cycles are a second witness beside the doubling lengths: the mean of the two e-values is an e-value.
+    Whole cycles are a second test beside the doubling lengths: the mean of the two e-values is an e-value.
     """
     if cycle > 0:
         threshold += math.log(2.0)
@@ -290,6 +303,6 @@ def _doubling(
         half = _half_width(variance, independent, examples, threshold)
         low, high = min(low, mean - half), max(high, mean + half)
         level -= 1
-    if level == longest:  # none was heard
+    if level == longest:  # no length qualified
         return 0.0, 0.0, -1.0, 1.0, float(1 << longest), blocks[longest, COUNT]
     return first, second, max(low, -1.0), min(high, 1.0), float(1 << decided), blocks[decided, COUNT]

@@ -1,9 +1,9 @@
-"""What a validation set of a given size can see: how likely a candidate that is truly better is accepted.
+"""Power of a validation set: the probability that a better candidate is accepted with a given number of examples.
 
-Two tests of paired answers. "exact" is the exact test on the rows where one of the two is right and the other wrong
-(McNemar 1947, its exact form: are those rows a fair coin?), asked once; its power is a sum, computed here. "gate" is
-the gate as it is everywhere, which may be asked at any moment and does not take one good spell for proof; its power
-is measured on simulated streams, always the same ones. It needs 3 to 4 times the examples of the exact test.
+Two tests of paired predictions. "exact" is the exact test on the rows where exactly one of the two is right (McNemar
+1947, its exact form: are those rows a fair coin?), evaluated once; its power is a sum. "gate" is the gate, which can be
+evaluated at any moment and is not misled by one favourable stretch; its power is measured on fixed simulated streams.
+It needs 3 to 4 times the examples of the exact test.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from everlearn.spec import GateSpec
 
 Test = Literal["gate", "exact"]
 
-ASKED = 100  # the gate is asked after each so many examples
+STEP = 100  # the gate is evaluated after every so many examples
 STREAMS = 400  # simulated streams: a power of 0.8 is measured to 0.02 (standard error)
-LONGEST = 10.0  # needed examples are looked for up to so many times those of a normal approximation
-DEVIATIONS = 8.0  # how far from its mean a number of disagreements is still counted
-TINY = 1e-18  # terms of a sum smaller than this share of it are left out
+LONGEST = 10.0  # search limit, as a multiple of the normal approximation
+DEVIATIONS = 8.0  # standard deviations of the number of disagreements that are counted
+TINY = 1e-18  # relative size below which terms of a sum are left out
 ROWS = 10_000_000  # of a simulated stream: more would not fit in memory
 
 
@@ -37,14 +37,14 @@ def _log_choose(n: int, k: int) -> float:
 
 @exact_kernel
 def _tail(m: int, p: float, least: int) -> float:
-    """The probability of at least `least` heads in m throws of a coin that shows heads with probability p."""
+    """Return the probability of at least `least` heads in m throws of a coin with probability p of heads."""
     if least <= 0:
         return 1.0
     if least > m:
         return 0.0
     if p <= 0.0 or p >= 1.0:
         return 1.0 if p >= 1.0 else 0.0
-    others = least < m * p  # then the sum of the others is shorter
+    others = least < m * p  # then the sum over the other side is shorter
     if others:
         p, least = 1.0 - p, m - least + 1
     term = math.exp(_log_choose(m, least) + least * math.log(p) + (m - least) * math.log1p(-p))
@@ -58,7 +58,9 @@ def _tail(m: int, p: float, least: int) -> float:
 
 @exact_kernel
 def _critical(m: int, alpha: float) -> int:
-    """The least number of wins among m disagreements that a fair coin reaches with probability at most alpha < 0.5."""
+    """Return the smallest number of wins among m disagreements that a fair coin reaches with probability at most
+    alpha < 0.5.
+    """
     low, high = m // 2, m + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -92,12 +94,12 @@ def power(
     minimum: int = 500,
     seed: int = 0,
 ) -> float:
-    """The probability that a candidate whose accuracy is better by `points` percentage points is accepted.
+    """Return the probability that a candidate whose accuracy is better by `points` percentage points is accepted.
 
-    `examples` paired examples are compared, and on the share `disagreement` of them exactly one of the two is right.
-    `alpha` is that of the test. "gate" is asked after each 100 examples from `minimum` on, and its power is measured
-    on 400 simulated streams of the random numbers of `seed` (standard error at most 0.025). Raises `ConfigError` for
-    values that cannot be.
+    `examples` paired examples are compared; on the share `disagreement` of them exactly one of the two is right.
+    `alpha` is that of the test. "gate" is evaluated after every 100 examples from `minimum` on, and its power is
+    measured on 400 simulated streams with the random numbers of `seed` (standard error at most 0.025). Raises
+    `ConfigError` for impossible values.
 
     >>> round(power(4000, 1.0, test="exact"), 2), round(power(500, 1.0, test="exact"), 2)
     (0.81, 0.18)
@@ -121,13 +123,14 @@ def needed(
     minimum: int = 500,
     seed: int = 0,
 ) -> int:
-    """How many paired examples it takes to accept, with probability `power`, what is better by `points` points.
+    """Return the number of paired examples needed to accept, with probability `power`, a candidate better by `points`
+    points.
 
-    The arguments are those of the function `power`. For "gate" the number is that of simulated streams, by which the
-    wanted share of them was accepted; another seed gives one that differs by some 5 %. Raises `ConfigError` for values
-    that cannot be, that would need more than 10 million examples, or for a power that the gate does not reach.
+    The arguments are those of the function `power`. For "gate" the number is that at which this share of the simulated
+    streams was accepted; another seed changes it by about 5 %. Raises `ConfigError` for impossible values, for more
+    than 10 million examples, or for a power that the gate does not reach.
 
-    (The formula for normal differences says 3,700 and 930 here; rows are whole, and the exact test never goes above
+    (The formula for normal differences gives 3,700 and 930 here; rows are integers, and the exact test never exceeds
     alpha.)
 
     >>> needed(1.0, test="exact"), needed(2.0, test="exact")
@@ -142,11 +145,11 @@ def needed(
     difference, normal = points / 100, NormalDist()
     quantiles = normal.inv_cdf(1 - alpha) + max(normal.inv_cdf(power), 0.0)
     guess = math.ceil(quantiles**2 * disagreement / difference**2) + 1
-    longest = minimum + math.ceil(LONGEST * guess / ASKED) * ASKED
+    longest = minimum + math.ceil(LONGEST * guess / STEP) * STEP
     if longest > ROWS:
         raise ConfigError(
             f"needed: a difference of {points:g} points where {disagreement:g} of the answers disagree takes more than "
-            f"{guess} examples, and at most {ROWS} are looked at; expected a larger difference"
+            f"{guess} examples, the limit is {ROWS}; expected a larger difference"
         )
     if test == "exact":
         return _first(guess, difference, disagreement, alpha, power)
@@ -155,14 +158,14 @@ def needed(
     if len(reached) < wanted:
         raise ConfigError(
             f"needed: of {STREAMS} simulated streams of {longest} examples the gate accepts {len(reached)}, and power "
-            f"{power:g} takes {wanted}; expected a lower power (it may reject what is better: less often at a smaller "
-            "alpha), or a larger difference"
+            f"{power:g} needs {wanted}; expected a lower power (the gate may reject a better "
+            "candidate: less often at a smaller alpha), or a larger difference"
         )
     return int(reached[wanted - 1])
 
 
 def _first(guess: int, difference: float, disagreement: float, alpha: float, power: float) -> int:
-    """The least number of examples at which the exact test has this power, found by halving."""
+    """Return the smallest number of examples at which the exact test has this power, by bisection."""
     low, high = 0, guess
     while _exact_power(high, difference, disagreement, alpha) < power:
         low, high = high, 2 * high
@@ -184,10 +187,10 @@ def visible(
     test: Test = "gate",
     minimum: int = 500,
 ) -> float:
-    """The smallest difference, in percentage points, that so many examples show with probability `power`.
+    """Return the smallest difference, in percentage points, that these examples show with probability `power`.
 
-    Found to a hundredth part of `disagreement`; infinite if not even a candidate that is right wherever the two
-    disagree would be accepted so often.
+    It is computed to a hundredth of `disagreement`; infinite if even a candidate that is right wherever the two
+    disagree would not be accepted that often. Raises `ConfigError` as `power` does.
 
     >>> visible(4000, test="exact"), visible(500, test="exact")
     (1.02, 2.88)
@@ -208,7 +211,7 @@ def _power(examples: int, points: float, disagreement: float, alpha: float, test
 
 
 def _accepted_at(examples: int, difference: float, disagreement: float, alpha: float, minimum: int, seed: int) -> Ints:
-    """After how many examples the gate promotes in each simulated stream, int64 (STREAMS,); 0: not at all.
+    """Return the number of examples at which the gate promotes in each simulated stream, int64 (STREAMS,); 0: never.
 
     A rejection ends a stream, as it ends a validation.
     """
@@ -216,17 +219,17 @@ def _accepted_at(examples: int, difference: float, disagreement: float, alpha: f
     random, accepted = np.random.default_rng(seed), np.zeros(STREAMS, np.int64)
     for stream in range(STREAMS):
         arrays = gate.start(spec)
-        for begin in range(0, examples, ASKED):
-            gate.update(arrays, spec, *_errors(random, min(ASKED, examples - begin), difference, disagreement))
+        for begin in range(0, examples, STEP):
+            gate.update(arrays, spec, *_errors(random, min(STEP, examples - begin), difference, disagreement))
             action = gate.verdict(arrays, spec).action
             if action != "wait":
-                accepted[stream] = min(begin + ASKED, examples) if action == "promote" else 0
+                accepted[stream] = min(begin + STEP, examples) if action == "promote" else 0
                 break
     return accepted
 
 
 def _errors(random: np.random.Generator, n: int, difference: float, disagreement: float) -> tuple[Floats, Floats]:
-    """Errors, 0 or 1, of a reference and of a candidate that is right more often by `difference`."""
+    """Return errors, 0 or 1, of a reference and of a candidate that is right more often by `difference`."""
     drawn, border = random.random(n), 0.5 * (disagreement + difference)
     return (drawn < border).astype(np.float64), ((drawn >= border) & (drawn < disagreement)).astype(np.float64)
 
@@ -235,7 +238,7 @@ def _check(points: float, disagreement: float, alpha: float) -> None:
     if not (0.0 < disagreement <= 1.0 and 0.0 <= points <= 100 * disagreement):
         raise ConfigError(
             f"points is {points!r} and disagreement {disagreement!r}; expected a share of answers above 0 and at most "
-            "1, and a difference from 0 to 100 times that share: who never disagrees is equally good"
+            "1, and a difference from 0 to 100 times that share"
         )
     if not 0.0 < alpha < 0.5:
         raise ConfigError(f"alpha is {alpha!r}; expected a probability above 0 and below 0.5, such as 0.05")

@@ -691,7 +691,7 @@ def test_a_family_may_be_a_function_or_a_class_of_modules() -> None:
     later = el.build({"family": NET})
     el.model.bind(later, {"task": "binary", "dense": 4, "hashed": 0, "classes": 2})
     assert later.arrays["weights/0.weight"].shape == (8, 4)
-    with pytest.raises(ModelError, match="of the whole spec; expected it to take what it needs by name"):
+    with pytest.raises(ModelError, match="from the whole spec; expected parameters among"):
         el.build({**SPEC, "family": "tests.families.neural.test_model:of_a_spec"})
 
 

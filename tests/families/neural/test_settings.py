@@ -106,9 +106,15 @@ def test_classes_and_heads_fit_the_task(change: dict[str, Any], words: str) -> N
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"family": "users_nets:crash"}, "'users_nets:crash' made nothing: RuntimeError: weights file not found"),
-        ({"family": "users_nets:careful"}, "'users_nets:careful' built no model .*: RuntimeError: no such spec"),
-        ({"family": "users_nets:optional"}, "'users_nets:optional' built no model .*: RuntimeError: got a spec"),
+        ({"family": "users_nets:crash"}, "calling 'users_nets:crash' failed: RuntimeError: weights file not found"),
+        (
+            {"family": "users_nets:careful"},
+            "'users_nets:careful' could not build a model .*: RuntimeError: no such spec",
+        ),
+        (
+            {"family": "users_nets:optional"},
+            "'users_nets:optional' could not build a model .*: RuntimeError: got a spec",
+        ),
         ({"module": "users_nets:crash"}, "'users_nets:crash' .*made no module: RuntimeError: weights file not found"),
         ({"family": "users_slip:net"}, "'users_slip:net': importing 'users_slip' failed: SyntaxError: .*line 1"),
         ({"module": "users_slip:net"}, "'users_slip:net', and importing 'users_slip' failed: SyntaxError: .*line 1"),

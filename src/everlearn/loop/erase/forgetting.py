@@ -37,7 +37,7 @@ def forget(arrays: Arrays, spec: ReplaySpec, empty: Arrays, gone: Callable[[Exam
 
 def _replaced(arrays: Arrays, gone: Callable[[Examples], Flags]) -> bool:
     """Put other rows of the same class in the place of those to be removed; False if a class has no other."""
-    memory = replay.Memory(**arrays)
+    memory = replay.ReplayArrays(**arrays)
     held = int(memory.counters[replay.HELD])
     slots = memory.order[:held].astype(np.int64) if len(memory.order) else np.arange(held)
     lost = gone(_rows(memory, slots))
@@ -54,7 +54,7 @@ def _replaced(arrays: Arrays, gone: Callable[[Examples], Flags]) -> bool:
     return True
 
 
-def _rows(memory: replay.Memory, slots: NDArray[np.int64]) -> Examples:
+def _rows(memory: replay.ReplayArrays, slots: NDArray[np.int64]) -> Examples:
     width = memory.indices.shape[1]
     many = memory.entries[slots] if width else np.zeros(len(slots), np.int32)
     real = np.arange(width) < many[:, None]
