@@ -11,7 +11,7 @@ import pytest
 
 from everlearn.errors import ConfigError, InputError, ModelError
 from everlearn.loop import commands
-from everlearn.loop.commands import Without
+from everlearn.loop.details import Without
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import training_positions
@@ -19,6 +19,7 @@ from everlearn.model import Model
 from everlearn.records import Decision, Example, Label, Payload, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
 from tests.loop.test_kill import FIELDS, spec, table
+from tests.support.rosters import with_role
 
 MEAN = {"family": "tests.support.models:Mean"}
 LINEAR = {"family": "linear"}
@@ -46,7 +47,8 @@ def state(loop: Loop) -> dict[str, Any]:
 
 
 def families(loop: Loop) -> dict[str, str]:
-    return {one.role: str(one.model.spec["family"]) for one in loop.fold.roster.contestants}
+    roster = loop.fold.roster
+    return {roster.role_of(one): str(one.model.spec["family"]) for one in roster.contestants}
 
 
 def ordered(loop: Loop, order: Decision) -> Decision:
@@ -105,8 +107,7 @@ def test_a_challenger_may_be_warmed_on_what_is_remembered(tmp_path: Path):
         serve(loop, table(200), 0, 100)
         warmed = loop.challenge({"family": "linear", "rate": 0.1})
         assert "warmed on 100 remembered rows" in warmed.reason
-        fresh = loop.fold.roster.find("fresh")
-        assert fresh is not None
+        (fresh,) = with_role(loop.fold.roster, "fresh")
         assert fresh.learns
         assert np.abs(fresh.model.arrays["weights"]).sum() > 0
 
@@ -137,8 +138,7 @@ def test_a_version_in_shadow_does_not_learn_and_the_gate_is_asked_about_it(tmp_p
         loop.challenge(good, reason="compare")
         with pytest.raises(InputError, match="in shadow already"):
             loop.challenge(good)
-        shadow = loop.fold.roster.find("shadow")
-        assert shadow is not None
+        (shadow,) = with_role(loop.fold.roster, "shadow")
         before = {name: array.tobytes() for name, array in shadow.model.arrays.items()}
         serve(loop, columns, 300, 320)
         assert {name: array.tobytes() for name, array in shadow.model.arrays.items()} == before
@@ -323,7 +323,7 @@ def test_a_challenger_is_promoted_as_what_it_has_learned_by_now(tmp_path: Path, 
         assert (made.parents, made.reason) == ((born.id,), "it looks good")
         assert loop.fold.roster.champion.model.arrays["count"] == 100
         assert loop.home.versions.load(made.id)["count"] == 100
-        assert (loop.fold.roster.find("fresh") is None) == (mode == "live")
+        assert (with_role(loop.fold.roster, "fresh") == []) == (mode == "live")
         serve(loop, columns, 150, 160)
         expected = state(loop)
     with Loop(settings, tmp_path / "home") as loop:
@@ -392,7 +392,7 @@ def test_the_fold_tells_who_the_canary_is(tmp_path: Path):
         serve(loop, table(100), 0, 30)
         canary = loop.fold.canary
         assert canary is not None
-        assert canary.role == "candidate"
+        assert loop.fold.roster.role_of(canary) == "candidate"
     with Loop(quiet(mode="live"), tmp_path / "live") as loop:
         serve(loop, table(100), 0, 30)
         assert loop.fold.canary is None
@@ -432,10 +432,12 @@ def test_without_a_source_the_learner_is_as_if_it_had_never_sent_anything(tmp_pa
         }
         remembered = loop.fold.monitor.remembered()
         bad = [
-            event.position for event in loop.log.read(0, 10_000) if Without("bad").names(event.position, event.payload)
+            event.position
+            for event in loop.log.read(0, 10_000)
+            if Without("bad").selects(event.position, event.payload)
         ]
         assert len(remembered.y) > 100
-        assert not set(remembered.position) & set(bad)
+        assert not set(remembered.position) & set(bad_positions)
         serve(loop, columns, 300, 320)
         expected = state(loop)
     with Loop(poisoned(mode), tmp_path / "home") as loop:
@@ -485,7 +487,7 @@ def test_a_challenger_of_another_family_is_rebuilt_in_its_own(tmp_path: Path):
         late = loop.challenge(MEAN)
         serve(loop, columns, 100, 120)
         loop.rollback(without={"source": "bad"})
-        fresh = {one.version: one.model for one in loop.fold.roster.contestants if one.role == "fresh"}
+        fresh = {one.version: one.model for one in with_role(loop.fold.roster, "fresh")}
         assert fresh[early.id].arrays["count"] == 25 + 20
         assert fresh[late.id].arrays["count"] == 50 + 25 + 20  # nothing of what it was warmed on is known to be clean
         assert {str(one.spec["family"]) for one in fresh.values()} == {"tests.support.models:Mean"}
@@ -513,7 +515,7 @@ def test_a_rollback_goes_to_a_version_that_was_made_anew_without_a_person(tmp_pa
 def test_a_source_is_left_out_with_all_that_it_calls_itself():
     sources = ("web", "web/shop", "web/shop/2", "webs", "other/web", "")
     for named, meant in (("web", 3), ("web/shop", 2), ("webs", 1), ("", 6)):
-        assert sum(Without(named).names(1, Label("a", 1, source=one)) for one in sources) == meant
+        assert sum(Without(named).selects(1, Label("a", 1, source=one)) for one in sources) == meant
 
 
 def test_what_cannot_be_left_out_is_said_before_anything_is_written(tmp_path: Path):

@@ -351,7 +351,7 @@ def test_versions_of_a_gated_loop_are_rebuilt_as_of_their_snapshot(tmp_path: Pat
         begin = model.build({"seed": chosen.seed, **chosen.model}, loop.fold.shape)
         expected = learn_all(begin, loop, events, 0, events[-1].position)
         assert same(loop.fold.roster.challenger.model.arrays, expected.arrays)
-        roles = {one.role: one.version for one in loop.fold.roster.contestants}
+        roles = {loop.fold.roster.role_of(one): one.version for one in loop.fold.roster.contestants}
         assert loop.home.versions.alias("champion") == roles["champion"]
         assert not {*roles.values()} & replaced.keys()
 

@@ -32,6 +32,7 @@ from tests.loop.test_erase import PERSON, SINCE, filled, learn_all, same, settin
 from tests.loop.test_erase import content as events_of
 from tests.loop.test_kill import FIELDS, check, child, content, spec, table, without_times
 from tests.support.admin import desk, learning, until
+from tests.support.rosters import with_role
 
 
 def joined(loop: Loop, parents: Sequence[str], weights: Sequence[float] = (), method: str = "linear") -> Arrays:
@@ -46,7 +47,7 @@ def two_versions(loop: Loop, columns: dict[str, Any]) -> tuple[Version, Version]
         begun = loop.challenge(LINEAR, warm=False)
         serve(loop, columns, start, start + 60)
         kept.append(loop.promote(begun.id, "to have its version"))
-        for one in [one for one in loop.fold.roster.contestants if one.role == "fresh"]:
+        for one in with_role(loop.fold.roster, "fresh"):
             loop.withdraw(one.version)
     return kept[0], kept[1]
 
@@ -61,8 +62,7 @@ def test_a_version_with_two_parents_is_made_and_put_in_shadow(tmp_path: Path, mo
         assert made.reason == f"merged {a.id} and {b.id} by linear: both know something"
         assert made.spec == a.spec
         assert same(loop.home.versions.load(made.id), joined(loop, (a.id, b.id), (1, 3)))
-        shadow = loop.fold.roster.find("shadow")
-        assert shadow is not None
+        (shadow,) = with_role(loop.fold.roster, "shadow")
         assert (shadow.version, shadow.learns) == (made.id, False)
         told = loop.decisions()[-1]
         assert (told.action, told.by, told.version, told.alias) == ("challenger", "user", made.id, "")
@@ -93,7 +93,7 @@ def test_the_gate_promotes_what_is_better_than_its_parents(tmp_path: Path):
         first = loop.challenge(LINEAR, warm=False)
         serve(loop, columns, 0, 300)
         one = loop.promote(first.id, "it knows a")
-        loop.withdraw(next(each.version for each in loop.fold.roster.contestants if each.role == "fresh"))
+        loop.withdraw(with_role(loop.fold.roster, "fresh")[0].version)
         other = loop.challenge(LINEAR, warm=False)
         serve(loop, columns, 300, 600)
         made = loop.merge(one.id, other.id, reason="a and b")
@@ -164,7 +164,7 @@ def test_the_ancestor_is_the_nearest_common_one_or_the_one_that_is_named(tmp_pat
         loop.withdraw(named.id)
         once = loop.promote(begun.id, "once")
         serve(loop, columns, 200, 300)
-        fresh = next(one.version for one in loop.fold.roster.contestants if one.role == "fresh")
+        fresh = with_role(loop.fold.roster, "fresh")[0].version
         made = loop.merge("champion", fresh, "task", weights=(1, 1))
         assert loop.home.versions.find(made.parents[1]).parents == (fresh,)
         assert made.parents[0] == once.id
@@ -363,7 +363,7 @@ def test_what_was_merged_is_made_anew_without_an_erased_person(tmp_path: Path, m
         parents = [loop.home.versions.load(parent) for parent in now.parents]
         assert same(loop.home.versions.load(now.id), merge(method, parents, spec=begin.spec, **told))
         assert not same(loop.home.versions.load(now.id), old)
-        shadows = {one.version: one.model.arrays for one in loop.fold.roster.contestants if one.role == "shadow"}
+        shadows = {one.version: one.model.arrays for one in with_role(loop.fold.roster, "shadow")}
         assert same(shadows[now.id], loop.home.versions.load(now.id))
         assert loop.home.versions.find(done[again.id]).parents == (now.id, first.id)
     other = erase(home, chosen, {"user": "user-8"}, "another").detail["versions"]

@@ -127,7 +127,7 @@ def faults(loop: Loop) -> list[Decision]:
 
 
 def roles(loop: Loop) -> list[str]:
-    return [one.role for one in loop.fold.roster.contestants]
+    return [loop.fold.roster.role_of(one) for one in loop.fold.roster.contestants]
 
 
 # ---- a challenger fails --------------------------------------------------------------------------------------------

@@ -162,12 +162,7 @@ class LabelQueue:
     # ---- tests -------------------------------------------------------------------------------------------------
 
     def _roles(self, champion: int) -> dict[str, int]:
-        roles = {"champion": champion}
-        if self._roster.live or self._roster.find("challenger") is not None:
-            roles["challenger"] = self._roster.challenger.uid
-        if (frozen := self._roster.find("frozen")) is not None:
-            roles["frozen"] = frozen.uid
-        return roles
+        return self._roster.scored() | {"champion": champion}
 
     def _test(self, examples: Examples, said: Said, roles: Mapping[str, int], aside: NDArray[np.bool_]) -> None:
         losses = self._learner.test(examples, said, roles)

@@ -118,7 +118,7 @@ class Fold:
     def refused(self, batch: Batch) -> dict[int, str]:
         """The rows that models of this loop cannot take, and why: who never learns is asked, which all began as."""
         if self.started:
-            return model.refused((self.roster.find("frozen") or self.roster.champion).model, batch)
+            return model.refused(self.roster.frozen_start().model, batch)
         return model.refused(self.prepare(), batch)
 
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:

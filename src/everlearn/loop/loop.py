@@ -485,7 +485,7 @@ class Loop:
             self._saved, self._saved_row = self.fold.monitor.scored, self.fold.cursor["row"]
             self._seen = self.fold.cursor["log"]
             if "gate" in changed:
-                self.fold.roster.ask_anew()
+                self.fold.roster.reset_evidence()
             if changed:
                 settings = msgspec.to_builtins(self.spec)
                 detail = {name: settings.get(name) for name in changed} | {"number": self.log.count("decision")}

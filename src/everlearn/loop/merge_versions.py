@@ -1,4 +1,4 @@
-"""An order to merge, carried out: who the parents are at that moment, and what comes of them."""
+"""Merge versions: find the parents that an order names, and make the arrays of the new version."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from everlearn import merge
 from everlearn.errors import ConfigError, InputError
 from everlearn.loop import commands
-from everlearn.merge import How
+from everlearn.loop.details import MergeRecipe, MergeRequest
+from everlearn.merge import METHODS, How, completed, merged
 from everlearn.model import Model
 from everlearn.records import Arrays, Born, Version
 from everlearn.serve.roster import UNKNOWN, Contestant, Progress, Roster
@@ -18,7 +18,7 @@ from everlearn.version.registry import Versions
 
 
 class Parent(NamedTuple):
-    """A version to be merged, its model, and what that has learned; `born` where it is stored only for this."""
+    """A version to merge, its model and its progress; `born` if it was stored only for this merge."""
 
     version: Version
     model: Model
@@ -26,67 +26,69 @@ class Parent(NamedTuple):
     born: Born | None = None
 
 
-class Joined(NamedTuple):
-    """The arrays that came of it, what they have learned, the method, and all that must be known to do it again."""
+class Merge(NamedTuple):
+    """The merged arrays, their progress, the name of the method, and the recipe to make them again."""
 
     arrays: Arrays
     learned: Progress
     method: str
-    told: dict[str, Any]
+    recipe: MergeRecipe
 
 
-def meant(roster: Roster, name: str, version: str) -> Contestant | None:
-    """The contestant that a name stands for; None where it is a version that nobody learns on from.
+def contestant(roster: Roster, name: str, version: str) -> Contestant | None:
+    """Return the contestant that a name stands for; None for a version that no contestant learns on from.
 
-    `version` is what the name pointed to when the order was given: of several challengers it tells which one.
+    `version` is the one that the name pointed to when the order was given: it tells several challengers apart.
     """
     if name == "champion":
         return roster.champion
-    learners = [one for one in roster.contestants if one.role in ("challenger", "fresh")]
+    learners = [challenger for challenger in roster.challengers if challenger.learns]
+    same = [challenger for challenger in learners if challenger.version == version]
     if name == "challenger":
-        own = [one for one in learners if one.version == version]
-        return (own or learners or [roster.champion])[0]
-    return next((one for one in learners if one.role == "fresh" and one.version == version), None)
+        return (same or learners or [roster.champion])[0]
+    return next((challenger for challenger in same if challenger.by != "loop"), None)
 
 
-def join(
-    told: Mapping[str, Any],
+def merge(
+    request: MergeRequest,
     parents: Sequence[Parent],
     versions: Versions,
     revive: Callable[[str], Model],
     known: Mapping[str, Progress],
-) -> Joined:
-    """Merge parents as an order tells; `revive` gives the model of a version, `known` what each had learned at birth.
+) -> Merge:
+    """Merge parents as requested; `revive` returns the model of a version, `known` the progress of each at birth.
 
-    What was made has learned whatever any of its parents, or their ancestor, had.
+    The result has learned everything that a parent, or their ancestor, had learned. Raises InputError for parents that
+    are the same version, ConfigError for settings of a newer release.
     """
-    ids = [one.version.id for one in parents]
+    ids = [parent.version.id for parent in parents]
     if len(set(ids)) < len(ids):
         raise InputError(
-            f"merge: {' and '.join(told['parents'])} are the same version {ids[0]}: nothing was learned since"
+            f"merge: {' and '.join(request.parents)} are the same version {ids[0]}: nothing was learned since"
         )
-    how, ancestor = _how(told), ""
-    if merge.METHODS[how.method].ancestor:
-        ancestor = told["ancestor"] or commands.common(versions, ids, [one.version for one in parents])
-    arrays = merge.merged(how, [one.model for one in parents], revive(ancestor) if ancestor else None)
-    learned = [one.learned for one in parents] + ([known.get(ancestor, UNKNOWN)] if ancestor else [])
-    upto = UNKNOWN if UNKNOWN in learned else Progress(max(one.log for one in learned), max(one.row for one in learned))
-    return Joined(arrays, upto, how.method, {**msgspec.to_builtins(how), "parents": ids, "ancestor": ancestor})
+    how, ancestor = _how(request.settings, len(parents)), ""
+    if METHODS[how.method].ancestor:
+        ancestor = request.ancestor or commands.common(versions, ids, [parent.version for parent in parents])
+    arrays = merged(how, [parent.model for parent in parents], revive(ancestor) if ancestor else None)
+    learned = [parent.learned for parent in parents] + ([known.get(ancestor, UNKNOWN)] if ancestor else [])
+    latest = UNKNOWN
+    if UNKNOWN not in learned:
+        latest = Progress(max(each.log for each in learned), max(each.row for each in learned))
+    return Merge(arrays, latest, how.method, MergeRecipe(msgspec.to_builtins(how), ids, ancestor))
 
 
-def again(told: Mapping[str, Any], parents: Sequence[Model], ancestor: Model | None) -> Arrays:
-    """The same merge of parents that have been made anew; `told` is as `Joined.told`."""
-    return merge.merged(_how(told), parents, ancestor)
+def merge_again(recipe: MergeRecipe, parents: Sequence[Model], ancestor: Model | None) -> Arrays:
+    """Merge rebuilt parents as before."""
+    return merged(_how(recipe.settings, len(recipe.parents)), parents, ancestor)
 
 
-def grown(parents: Sequence[Parent]) -> dict[str, list[int]]:
-    """What those parents have learned that were stored only to be merged."""
-    return {one.version.id: list(one.learned) for one in parents if one.born is not None}
+def stored_progress(parents: Sequence[Parent]) -> dict[str, Progress]:
+    """Return the progress of the parents that were stored only to be merged, by version id."""
+    return {parent.version.id: parent.learned for parent in parents if parent.born is not None}
 
 
-def _how(told: Mapping[str, Any]) -> How:
-    dials = {name: value for name, value in told.items() if name not in ("parents", "versions", "ancestor")}
+def _how(settings: Mapping[str, Any], parents: int) -> How:
     try:
-        return merge.completed(msgspec.convert(dials, How), len(told["parents"]))
+        return completed(msgspec.convert(dict(settings), How), parents)
     except msgspec.ValidationError as error:
         raise ConfigError(f"merge: {error}; a newer Everlearn wrote this order: upgrade") from error

@@ -16,7 +16,9 @@ import numpy as np
 
 from everlearn import drift, gate, metrics
 from everlearn.events import Log, scan
+from everlearn.gate import policy
 from everlearn.learn import limits
+from everlearn.loop import details
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.records import Decision
@@ -87,7 +89,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "gate": [_question(fold, *pair) for pair in (fold.roster.questions() if contestants else [])],
         "contestants": [
             {
-                "role": one.role,
+                "role": fold.roster.role_of(one),
                 "version": one.version,
                 "family": str(one.model.spec.get("family", "")),
                 "learns": one.learns,
@@ -106,7 +108,7 @@ def stale(seconds: float, bound: float) -> dict[str, Any]:
 
 def _mark(position: int, decision: Decision) -> dict[str, Any]:
     return {
-        "at": int(decision.detail.get("examples", 0)),
+        "at": details.examples(decision),
         "position": position,
         "kind": SHOWN[decision.action],
         "version": decision.version,
@@ -169,19 +171,15 @@ def _question(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[
     """What the gate knows of one question; nothing yet is no evidence either way."""
     found = {
         "candidate": candidate.version,
-        "role": candidate.role,
+        "role": fold.roster.role_of(candidate),
         "reference": reference.version,
-        "reference_role": reference.role,
+        "reference_role": fold.roster.role_of(reference),
     }
     evidence = candidate.trial.evidence if candidate.trial is not None else gate.start(fold.gate)
-    said = gate.verdict(evidence, fold.gate, _share(fold, candidate)).evidence
+    share = policy.alpha_share(fold.roster.concept(candidate), fold.spec.challengers)
+    said = gate.verdict(evidence, fold.gate, share).evidence
     names = ("examples", "blocks", "difference", "low", "high", "log_e_better", "log_e_worse", "threshold")
     return found | {name: getattr(said, name) for name in names}
-
-
-def _share(fold: Fold, candidate: Contestant) -> float:
-    """The part of alpha that a question may use: candidates of several challengers share it."""
-    return 1.0 if candidate.role in ("previous", "frozen", "champion") else 1.0 / fold.spec.challengers
 
 
 # ---- for people --------------------------------------------------------------------------------------------------

@@ -1,14 +1,19 @@
-"""Who answers and who shadows: the champion, the frozen start, the previous champion, challengers, candidates.
+"""The models of one loop: the champion, the good version behind it, the challengers and the baselines.
 
-The roster only moves contestants between roles; it never decides. Which question the gate is asked about whom
-follows from the roles. In `gated` mode a challenger learns in shadow, and what may take the champion's place is a
-candidate: a snapshot of the challenger that does not learn any more, because a model that keeps learning can be far
-better than any snapshot of it, and what is promoted must be what was tested. In `live` mode the champion learns as
-it serves, and is itself the candidate that must not get worse than the last good version, which waits in the role
-"previous". In both, the previous champion and the frozen start are asked about, too: should one of them turn out to
-be better than what serves, the guard rolls back to it. A version that somebody put in shadow does not learn either.
+    champion     answers; learns as it serves, or is frozen
+    good         one frozen version to go back to, or None
+    challengers  compared with the champion; each learns, or is a version put in shadow (`learns` is False)
+    baselines    frozen and scored. No gate promotes one, but the guard may roll back to it: the frozen start today
 
-Contestants may be of different families: each is of the family of its version.
+In `gated` mode a learning challenger nominates a frozen `snapshot` of itself, and the gate judges that: a model that
+keeps learning can be far better than any snapshot of it, and the model that is promoted must be the one that was
+tested. In `live` mode the champion learns as it serves, and the guard compares it with the good version.
+
+One rule covers every change of the seat: a model that takes the seat learns if the mode is `live` or if it was promoted
+as a learner; otherwise it serves frozen. At the start, where no learner exists yet, a copy of it challenges.
+
+The roster moves contestants and never decides: `gate/policy.py` decides, `loop/transitions.py` carries it out.
+Contestants may be of different families: each has the family of its version.
 """
 
 from __future__ import annotations
@@ -17,16 +22,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from everlearn.gate.policy import By, Concept, Contender
 from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
 from everlearn.serve.isolation import IsolatedModel
 
 Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
-Move = Literal["promote", "reject", "rollback", "confirm"]  # confirm: the champion was right to replace it
 
 
 class Progress(NamedTuple):
-    """What some arrays have learned: everything up to this position of the log, and up to this row of files."""
+    """How much some arrays have learned: everything up to this log position, and up to this row of files."""
 
     log: int
     row: int
@@ -37,269 +42,374 @@ UNKNOWN = Progress(-1, -1)
 
 @dataclass(slots=True)
 class Trial:
-    """What is known of a candidate: the gate's evidence, its metrics, and on how many examples it was tested."""
+    """The record of one candidate: the gate's evidence, its metrics, and how many examples it was tested on."""
 
     evidence: Arrays
     metrics: Arrays
     tested: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Contestant:
-    """A model in a role. `uid` is never used twice; `version` is where its arrays came from.
+    """A model in the roster. `uid` is never used twice; `version` is the version that its arrays came from.
 
-    `trial` is None until the gate is first asked about it; `of` is the uid of the challenger that a candidate is a
-    snapshot of. `learned` is meant for one that does not learn any more. `columns` is how wide answers are (0: any).
+    `trial` is None until the gate first compares it. `snapshot` and `by` belong to challengers: the frozen copy that
+    one has nominated, and what started it. `learned` belongs to snapshots: what they had learned when they were taken.
+    `columns` is the width of predictions (0: any). `place` orders contestants; it stays when the uid changes.
     """
 
     uid: int
-    role: Role
     version: str
     model: Model
     learns: bool
-    of: int = 0
+    by: By = "loop"
+    snapshot: Contestant | None = None
     trial: Trial | None = None
     learned: Progress = UNKNOWN
     columns: int = 0
+    place: int = 0
 
     @property
     def tried(self) -> IsolatedModel:
-        """The model as it must be asked while a loop folds: what it does wrong is told as its fault."""
+        """The model for use in a fold: its failures are raised as ModelFailure with this uid."""
         return IsolatedModel(self.model, self.uid, self.columns)
 
 
 class Roster:
-    """The contestants of one loop."""
+    """The contestants of one loop. `contestants` is a flat view of them all, snapshots too, in a stable order."""
 
     def __init__(self, live: bool = False, columns: int = 0) -> None:
         self.live = live
-        self._columns = columns
+        self.good: Contestant | None = None
+        self.challengers: list[Contestant] = []  # in order of place
+        self.baselines: list[Contestant] = []
         self.contestants: list[Contestant] = []
+        self._champion: Contestant | None = None
+        self._concepts: dict[int, Concept] = {}  # by uid, as of the flat view
+        self._columns = columns
         self._uids = 0
 
     def start(self, version: str, model: Model) -> None:
-        """Everyone begins as the same version; `model` goes on learning, copies of it serve and stay frozen."""
+        """Seat the first version; `model` learns on, as the champion or as its challenger, beside frozen copies."""
         frozen = copy(model)
-        self.contestants = []
-        self._join("frozen", version, frozen, learns=False)
+        self.good, self.challengers = None, []
+        self.baselines = [self._new(version, frozen)]
         if self.live:
-            self._join("previous", version, frozen, learns=False)
-            self._join("champion", version, model, learns=True)
+            self.good = self._new(version, frozen)
+            self._champion = self._new(version, model, learns=True)
         else:
-            self._join("champion", version, frozen, learns=False)
-            self._join("challenger", version, model, learns=True)
+            self._champion = self._new(version, frozen)
+            self.challengers = [self._new(version, model, learns=True)]
+        self._arrange()
+
+    # ---- views -----------------------------------------------------------------------------------------------------
 
     @property
     def champion(self) -> Contestant:
-        return next(one for one in self.contestants if one.role == "champion")
+        """The contestant that answers. Raises LookupError before the start."""
+        if self._champion is None:
+            raise LookupError("the roster is empty; start or load it first")
+        return self._champion
 
-    def find(self, role: Role) -> Contestant | None:
-        return next((one for one in self.contestants if one.role == role), None)
-
-    def known(self, uid: int) -> Contestant | None:
-        return next((one for one in self.contestants if one.uid == uid), None)
+    @property
+    def standing(self) -> Contestant | None:
+        """The challenger that the loop itself keeps in `gated` mode; None once it failed and none took its place."""
+        return next((one for one in self.challengers if one.by == "loop"), None)
 
     @property
     def challenger(self) -> Contestant:
-        """The model that learns from every example: the first challenger, or the live champion.
-
-        Where the last challenger was withdrawn nobody learns, and it is the champion as well.
-        """
-        return self.find("challenger") or self.champion
+        """The model that learns from every example: the standing challenger, else the champion."""
+        return self.standing or self.champion
 
     @property
     def canary(self) -> Contestant | None:
-        """Who may answer a share of the traffic: what the first challenger has nominated; live, the first fresh one."""
-        if self.live:
-            return self.find("fresh")
-        first = self.challenger.uid
-        return next((one for one in self.contestants if one.role == "candidate" and one.of == first), None)
+        """The contestant that may answer a share of the traffic: the oldest challenger.
 
-    def contending(self) -> int:
-        """How many there are of those whose number is bounded: all that learn, and the versions in shadow."""
-        return sum(one.learns or one.role == "shadow" for one in self.contestants)
+        In `gated` mode it is the snapshot of the standing challenger, in `live` mode the first one that learns.
+        """
+        if self.live:
+            return next((one for one in self.challengers if one.learns), None)
+        return self.standing.snapshot if self.standing is not None else None
+
+    def frozen_start(self) -> Contestant:
+        """Return the first baseline, a model that never learned since the start; the champion where it is gone."""
+        return self.baselines[0] if self.baselines else self.champion
+
+    def scored(self) -> dict[str, int]:
+        """Return the uid of each contestant whose metrics are kept, by the word that names its curve."""
+        scored = {"champion": self.champion.uid}
+        if self.live or self.standing is not None:
+            scored["challenger"] = self.challenger.uid
+        if self.baselines:
+            scored["frozen"] = self.baselines[0].uid
+        return scored
+
+    def known(self, uid: int) -> Contestant | None:
+        """Return the contestant with this uid, if it is still here."""
+        return next((one for one in self.contestants if one.uid == uid), None)
+
+    def concept(self, contestant: Contestant) -> Concept:
+        """Return the concept that a contestant falls under; it must be in the roster."""
+        return self._concepts[contestant.uid]
+
+    def role_of(self, contestant: Contestant) -> Role:
+        """Return the word for a contestant in checkpoints, in the status and on the dashboard."""
+        match self.concept(contestant):
+            case "good":
+                return "previous"
+            case "baseline":
+                return "frozen"
+            case "snapshot":
+                return "candidate"
+            case "challenger" if not contestant.learns:
+                return "shadow"
+            case "challenger" if contestant.by != "loop":
+                return "fresh"
+            case "challenger":
+                return "challenger"
+            case _:
+                return "champion"
+
+    def contenders(self) -> tuple[Contender, ...]:
+        """Return all contestants as the policy sees them, in their stable order."""
+        return tuple(map(self.contender, self.contestants))
+
+    def contender(self, contestant: Contestant) -> Contender:
+        """Return one contestant as the policy sees it."""
+        concept = self.concept(contestant)
+        return Contender(contestant.uid, concept, contestant.version, contestant.learns, contestant.by)
 
     def questions(self) -> list[tuple[Contestant, Contestant]]:
-        """What the gate is asked: pairs (candidate, reference)."""
-        champion = self.champion
-        asked = ("fresh", "shadow") if self.live else ("candidate", "shadow")
-        pairs = [(one, champion) for one in self.contestants if one.role in asked]
-        frozen, previous = self.find("frozen"), self.find("previous")
-        if frozen is not None and frozen.version not in (champion.version, previous.version if previous else ""):
-            pairs.append((frozen, champion))
-        if previous is not None:
-            pairs.append((champion, previous) if self.live else (previous, champion))
+        """Return the pairs (candidate, reference) that the gate compares, in the order of asking."""
+        champion, good = self.champion, self.good
+        candidates = [one for one in self.contestants if self._is_candidate(one)]
+        pairs = [(one, champion) for one in candidates]
+        known = (champion.version, good.version if good is not None else "")
+        pairs += [(one, champion) for one in self.baselines if one.version not in known]
+        if good is not None:
+            pairs.append((champion, good) if self.live else (good, champion))
         return pairs
 
-    def move(self, candidate: Contestant, verdict: Literal["promote", "reject"]) -> Move:
-        """What a verdict on `candidate` means for the roster."""
-        if candidate.role in ("previous", "frozen"):
-            return "rollback" if verdict == "promote" else "confirm"
-        if candidate.role == "champion":
-            return "promote" if verdict == "promote" else "rollback"
-        return verdict
+    def _is_candidate(self, contestant: Contestant) -> bool:
+        """Return True for a contestant that may be promoted: gated, what is frozen; live, every challenger."""
+        concept = self.concept(contestant)
+        return concept == "snapshot" or (concept == "challenger" and (self.live or not contestant.learns))
 
-    def nominate(self, learned: Progress = UNKNOWN) -> None:
-        """Gated: every challenger without a candidate gets one, a snapshot of what it is now."""
-        nominated = {one.of for one in self.contestants if one.role == "candidate"}
-        for one in [] if self.live else list(self.contestants):
-            if one.learns and one.uid not in nominated:
-                joined = self._join("candidate", one.version, one.tried.twin(), learns=False, of=one.uid)
-                joined.learned = learned
+    # ---- challengers -----------------------------------------------------------------------------------------------
 
-    def withdraw(self, candidate: Contestant) -> None:
-        """The candidate leaves; its challenger may nominate another."""
-        self.contestants.remove(candidate)
-
-    def promote(self, candidate: Contestant, version: str) -> None:
-        """`candidate`, stored as `version`, becomes champion; the old champion stays in shadow as "previous"."""
-        champion = self.champion
-        kept = candidate.tried.twin() if self.live else candidate.model
-        self._drop("previous")
-        if self.live:
-            self._join("previous", version, kept, learns=False)
-            if candidate is not champion:
-                self.contestants.remove(champion)
-        else:
-            champion.role = "previous"
-            learner = next((one for one in self.contestants if one.uid == candidate.of), None)
-            if learner is not None:  # a version in shadow is nobody's snapshot
-                learner.version = version
-                if learner.role == "fresh":
-                    self._drop("challenger")
-                    learner.role = "challenger"
-        candidate.role, candidate.version, candidate.of, candidate.learns = "champion", version, 0, self.live
-        self.ask_anew()
-
-    def install(self, version: str, model: Model, keep: bool, uid: int = 0) -> None:
-        """`model`, which is `version`, becomes the champion. `keep`: the old one stays in shadow as "previous".
-
-        Live, the champion is a copy of it, which goes on learning. Where there can be no copy nothing is changed, and
-        ModelFailure is raised; `uid` says whose model it is.
-        """
-        champion = self.champion
-        learner = IsolatedModel(model, uid).twin() if self.live else model
-        self._drop("previous")
-        if self.live:
-            self.restart(champion, learner, version)
-            self._join("previous", version, model, learns=False)
-        else:
-            if keep:
-                champion.role = "previous"
-            else:
-                self.contestants.remove(champion)
-            self._join("champion", version, model, learns=False)
-        self.ask_anew()
-
-    def challenge(self, version: str, model: Model) -> Contestant:
-        """A fresh challenger joins, and learns from now on."""
-        return self._join("fresh", version, model, learns=True)
+    def challenge(self, version: str, model: Model, by: By = "user") -> Contestant:
+        """Add a challenger that learns from now on."""
+        return self._challenge(self._new(version, model, learns=True, by=by))
 
     def shadow(self, version: str, model: Model) -> Contestant:
-        """A version joins that does not learn, to be compared with the champion."""
-        return self._join("shadow", version, model, learns=False)
+        """Add a version that does not learn, to be compared with the champion."""
+        return self._challenge(self._new(version, model, by="user"))
 
-    def dismiss(self, contestant: Contestant) -> None:
-        """A fresh challenger or a version in shadow leaves, with what it has nominated."""
-        self.contestants = [one for one in self.contestants if one is not contestant and one.of != contestant.uid]
+    def nominate(self, learned: Progress = UNKNOWN) -> None:
+        """Give every learning challenger without a snapshot one of the model that it is now; `live` mode has none."""
+        for challenger in [] if self.live else self.challengers:
+            if challenger.learns and challenger.snapshot is None:
+                challenger.snapshot = self._new(challenger.version, challenger.tried.twin())
+                challenger.snapshot.learned = learned
+        self._arrange()
 
-    def expel(self, one: Contestant) -> None:
-        """Anyone but the champion leaves, with all it has nominated; a fresh challenger takes the first one's place."""
-        if one.role == "candidate":
-            self.reject(one)
-        else:
-            self.dismiss(one)
-        fresh = self.find("fresh")
-        if not self.live and fresh is not None and self.find("challenger") is None:
-            fresh.role = "challenger"
+    def withdraw(self, snapshot: Contestant) -> None:
+        """Remove a snapshot; its challenger may nominate another."""
+        owner = self._owner(snapshot)
+        if owner is not None:
+            owner.snapshot = None
+        self._arrange()
+
+    def dismiss(self, challenger: Contestant) -> None:
+        """Remove a challenger, and its snapshot with it."""
+        self.challengers = [one for one in self.challengers if one is not challenger]
+        self._arrange()
 
     def reject(self, candidate: Contestant) -> None:
-        """The candidate leaves, and with it the challenger that it is a snapshot of, if that was a fresh one."""
-        self.contestants = [
-            one
-            for one in self.contestants
-            if one is not candidate and not (one.role == "fresh" and one.uid == candidate.of)
-        ]
+        """Remove a candidate. A snapshot takes its challenger along, unless that is the standing one."""
+        owner = self._owner(candidate)
+        if owner is None:
+            self.dismiss(candidate)
+            return
+        self.withdraw(candidate)
+        if owner.by != "loop":
+            self.dismiss(owner)
 
     def restart(self, contestant: Contestant, model: Model, version: str) -> None:
-        """Give a contestant another model; as it is no longer who it was, it gets a new uid and new evidence."""
+        """Give a contestant another model. It is not the same one any more, so it gets a new uid and no evidence."""
         contestant.model, contestant.version = model, version
-        self.contestants = [one for one in self.contestants if one.of != contestant.uid]
         contestant.uid = self._uid()
-        contestant.trial = None
+        contestant.snapshot = contestant.trial = None
+        self._arrange()
 
-    def better(self, candidate: Contestant) -> Contestant:
-        """Who is to serve when the guard rolls back: the candidate, or, where that is the live champion itself, the
-        last good version."""
-        if candidate.role != "champion":
-            return candidate
-        return next(one for one in self.contestants if one.role == "previous")
+    # ---- the seat --------------------------------------------------------------------------------------------------
+
+    def promote(self, candidate: Contestant, version: str) -> None:
+        """Seat `candidate`, stored as `version`. Live, a frozen copy of it becomes good; gated, the old champion does.
+
+        A live champion that is promoted keeps its seat. Raises ModelFailure, and changes nothing, where a model cannot
+        be copied.
+        """
+        old, owner = self.champion, self._owner(candidate)
+        if self.live:
+            self.good = self._new(version, candidate.tried.twin())
+        else:
+            self.good = old
+            if owner is not None:
+                self._win(owner, version)
+        self.challengers = [one for one in self.challengers if one is not candidate]
+        self._champion, candidate.version = candidate, version
+        candidate.learns, candidate.by = self.live or candidate.learns, "loop"
+        self.reset_evidence()
+
+    def install(self, version: str, model: Model, keep: bool, uid: int = 0) -> None:
+        """Seat `model`, which is `version`. Gated, the old champion becomes good if `keep`, else nothing is good.
+
+        Live, the champion becomes a copy of it that learns on, and `model` is good. Raises ModelFailure, and changes
+        nothing, where there can be no copy; `uid` says whose model it is.
+        """
+        champion = self.champion
+        if self.live:
+            learner = IsolatedModel(model, uid).twin()
+            self.restart(champion, learner, version)
+            self.good = self._new(version, model)
+        else:
+            self.good = champion if keep else None
+            self._champion = self._new(version, model)
+        self.reset_evidence()
 
     def confirm(self, candidate: Contestant) -> None:
-        """A former champion was shown to be worse: the previous one leaves, the frozen start is asked about anew."""
-        if candidate.role == "previous":
-            self._drop("previous")
+        """Note that a frozen contestant is worse than the champion: good leaves, a baseline is compared again."""
+        if candidate is self.good:
+            self.good = None
         candidate.trial = None
+        self._arrange()
+
+    def expel(self, contestant: Contestant) -> None:
+        """Remove a contestant that failed, except the champion; the oldest learner left becomes the standing one."""
+        if self._owner(contestant) is not None:
+            self.reject(contestant)
+        else:
+            self.good = None if contestant is self.good else self.good
+            self.baselines = [one for one in self.baselines if one is not contestant]
+            self.dismiss(contestant)
+        learners = [one for one in self.challengers if one.learns]
+        if not self.live and self.standing is None and learners:
+            learners[0].by = "loop"
+
+    def reset_evidence(self) -> None:
+        """Drop all snapshots and evidence: the champion, or the gate, has changed, and they are about the old one."""
+        for challenger in self.challengers:
+            challenger.snapshot = None
+        self._arrange()
+        for contestant in self.contestants:
+            contestant.trial = None
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Everything needed to restore the roster: arrays, and a header of plain values.
+        """Return everything needed to restore the roster: arrays, and a header of plain values.
 
-        A contestant that never learns is its version, which is stored already.
+        The header names each contestant by its role (`role_of`), from which `load` derives the concepts. A contestant
+        that is frozen as its version says has no arrays here: those of the version are stored already.
         """
         arrays: Arrays = {}
-        contestants: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         for one in self.contestants:
-            if _is_own(one.role, one.learns):
+            role, owner = self.role_of(one), self._owner(one)
+            if _differs(role, one.learns):
                 arrays |= prefixed(f"model/{one.uid}/", one.model.arrays)
             if one.trial is not None:
                 arrays |= prefixed(f"evidence/{one.uid}/", one.trial.evidence)
                 arrays |= prefixed(f"metrics/{one.uid}/", one.trial.metrics)
-            entry = {"uid": one.uid, "role": one.role, "version": one.version, "learns": one.learns, "of": one.of}
-            tested = one.trial.tested if one.trial is not None else None
-            contestants.append(entry | {"tested": tested, "learned": list(one.learned)})
-        return arrays, {"uids": self._uids, "contestants": contestants}
+            entry: dict[str, Any] = {"uid": one.uid, "role": role, "version": one.version, "learns": one.learns}
+            entry["of"] = owner.uid if owner is not None else 0
+            entry["tested"] = one.trial.tested if one.trial is not None else None
+            entries.append(entry | {"learned": list(one.learned)})
+        return arrays, {"uids": self._uids, "contestants": entries}
 
     def load(
         self, arrays: Arrays, header: dict[str, Any], build: Callable[[str], Model], fetch: Callable[[str], Arrays]
     ) -> None:
-        """Restore what `state` gave; `build` makes an untrained model like a version, `fetch` gives its arrays."""
-        kept: dict[str, Model] = {}  # one model for all the contestants that are the same version
-        self.contestants = []
-        for entry in header["contestants"]:
+        """Restore what `state` returned, here or in an older release.
+
+        `build` makes an untrained model of a version's spec, `fetch` reads the arrays of a version.
+        """
+        self.good, self.challengers, self.baselines = None, [], []
+        shared: dict[str, Model] = {}  # one model for all the contestants that are the same version
+        owned: list[tuple[int, Contestant]] = []
+        for place, entry in enumerate(header["contestants"]):
             uid, role, version, learns = entry["uid"], entry["role"], entry["version"], entry["learns"]
-            model = kept.get(version) if not _is_own(role, learns) else None
+            differs = _differs(role, learns)
+            model = shared.get(version) if not differs else None
             if model is None:
                 model = build(version)
-                restore(model, within(arrays, f"model/{uid}/") if _is_own(role, learns) else fetch(version))
-            if not _is_own(role, learns):
-                kept[version] = model
-            one = Contestant(uid, role, version, model, learns, entry["of"])
-            one.learned, one.columns = Progress(*entry.get("learned", UNKNOWN)), self._columns
+                restore(model, within(arrays, f"model/{uid}/") if differs else fetch(version))
+            if not differs:
+                shared[version] = model
+            contestant = Contestant(uid, version, model, learns, columns=self._columns, place=place)
+            contestant.learned = Progress(*entry.get("learned", UNKNOWN))
             if entry["tested"] is not None:
                 evidence = copied(within(arrays, f"evidence/{uid}/"))
-                one.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])
-            self.contestants.append(one)
+                contestant.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])
+            if role == "candidate":
+                owned.append((entry["of"], contestant))
+            else:
+                self._place(role, contestant)
+        for uid, snapshot in owned:
+            next(one for one in self.challengers if one.uid == uid).snapshot = snapshot
         self._uids = header["uids"]
+        self._arrange()
 
-    def _join(self, role: Role, version: str, model: Model, learns: bool, of: int = 0) -> Contestant:
-        one = Contestant(self._uid(), role, version, model, learns, of, columns=self._columns)
-        self.contestants.append(one)
-        return one
+    def _place(self, role: Role, contestant: Contestant) -> None:
+        """Put a contestant where its role says."""
+        match role:
+            case "champion":
+                self._champion = contestant
+            case "previous":
+                self.good = contestant
+            case "frozen":
+                self.baselines.append(contestant)
+            case _:
+                contestant.by = "loop" if role == "challenger" else "user"
+                self.challengers.append(contestant)
 
-    def _drop(self, role: Role) -> None:
-        self.contestants = [one for one in self.contestants if one.role != role]
+    # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def ask_anew(self) -> None:
-        """The champion, or the gate, has changed: candidates go, and all evidence is about something that is gone."""
-        self._drop("candidate")
-        for one in self.contestants:
-            one.trial = None
+    def _new(self, version: str, model: Model, learns: bool = False, by: By = "loop") -> Contestant:
+        uid = self._uid()
+        return Contestant(uid, version, model, learns, by, columns=self._columns, place=uid)
+
+    def _challenge(self, challenger: Contestant) -> Contestant:
+        self.challengers.append(challenger)
+        self._arrange()
+        return challenger
+
+    def _win(self, owner: Contestant, version: str) -> None:
+        """A snapshot of `owner` was promoted: it learns on as that version, and is the standing challenger."""
+        owner.version = version
+        if owner.by != "loop":
+            self.challengers = [one for one in self.challengers if one.by != "loop"]
+            owner.by = "loop"
+
+    def _owner(self, snapshot: Contestant) -> Contestant | None:
+        """Return the challenger that nominated a snapshot; None for any other contestant."""
+        return next((one for one in self.challengers if one.snapshot is snapshot), None)
+
+    def _arrange(self) -> None:
+        """Renew the flat view, which is read for every prediction and changes seldom."""
+        seats: list[tuple[Concept, Contestant | None]] = [("champion", self._champion), ("good", self.good)]
+        seats += [("baseline", one) for one in self.baselines]
+        seats += [("challenger", one) for one in self.challengers]
+        seats += [("snapshot", one.snapshot) for one in self.challengers]
+        self._concepts = {one.uid: concept for concept, one in seats if one is not None}
+        self.contestants = sorted((one for _, one in seats if one is not None), key=lambda one: one.place)
 
     def _uid(self) -> int:
         self._uids += 1
         return self._uids
 
 
-def _is_own(role: Role, learns: bool) -> bool:
-    """Whether a contestant's arrays are not (or no longer) those of its version."""
+def _differs(role: Role, learns: bool) -> bool:
+    """Return True if a contestant's arrays are not (or no longer) those of its version."""
     return learns or role == "candidate"

@@ -22,6 +22,7 @@ from everlearn.merge import How, adapters, merge, merged  # noqa: E402
 from everlearn.records import Batch, Floats, Singles  # noqa: E402
 from tests.loop.test_commands import quiet, serve, state  # noqa: E402
 from tests.loop.test_kill import table  # noqa: E402
+from tests.support.rosters import with_role  # noqa: E402
 
 MADE = "tests.families.neural.test_neural_merge"
 
@@ -190,8 +191,7 @@ def test_in_the_loop(tmp_path: Path):
         serve(loop, columns, 30, 450)
         made = loop.merge(one.id, other.id, "fisher", weights=(0.5, 0.5))
         assert [loop.home.versions.find(parent).parents for parent in made.parents] == [(one.id,), (other.id,)]
-        shadow = loop.fold.roster.find("shadow")
-        assert shadow is not None
+        (shadow,) = with_role(loop.fold.roster, "shadow")
         assert shadow.version == made.id
         serve(loop, columns, 450, 480)
         expected = state(loop)

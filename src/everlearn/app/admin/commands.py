@@ -20,6 +20,7 @@ from everlearn.app.admin.responses import Challenge, DecisionEntry, Merge, Outco
 from everlearn.app.problems import Refused
 from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.loop import commands
+from everlearn.loop.details import Without
 from everlearn.merge import How
 from everlearn.records import Decision
 
@@ -40,7 +41,7 @@ async def rollback(parts: Parts, request: Request) -> Response:
     """POST /rollback"""
     told = await body(request, Rollback, parts.spec.serve.body)
     left_out = told.without
-    without = commands.Without(left_out.source, left_out.first, left_out.last) if left_out is not None else None
+    without = Without(left_out.source, left_out.first, left_out.last) if left_out is not None else None
 
     def order() -> Decision:
         return commands.rollback(parts.archive.versions, told.reason, without, told.to)

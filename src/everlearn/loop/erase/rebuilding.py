@@ -1,4 +1,4 @@
-"""Every model that has learned something that is to be erased, learned again without it."""
+"""Rebuild every model that has learned an erased event, without those events."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from everlearn import model
 from everlearn.errors import InputError
 from everlearn.events import Log, scan
 from everlearn.learn import limits
-from everlearn.loop import merge_versions
-from everlearn.loop.commands import Without
+from everlearn.loop import details, merge_versions
+from everlearn.loop.details import Detail, Erasure, Merged, RolledBackWithout, Without
 from everlearn.loop.fold import Fold
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.model import Model
@@ -24,35 +24,48 @@ from everlearn.version.registry import Versions
 
 _READ = 4096  # events read at a time
 _UNTRAINED = ""
-_AGAIN = "learned again without what was erased: "
+_REASON = "learned again without what was erased: "  # the log's words
 _NOTHING = Progress(0, 0)
 
 
 class Stretch(NamedTuple):
-    """What some arrays are: those of version `root` ("": untrained), and what was learned behind `after`, to `upto`."""
+    """The origin of some arrays: those of version `root` ("": untrained), then the events after `after`, to `upto`."""
 
     root: str
     after: Progress
     upto: Progress
 
 
+class Move(NamedTuple):
+    """A decision of the log, with the ids that its versions have now, and the record of its detail."""
+
+    decision: Decision
+    detail: Detail
+
+    @property
+    def without(self) -> Without | None:
+        """The labels that a rollback left out."""
+        return self.detail.without if isinstance(self.detail, RolledBackWithout) else None
+
+
 @dataclass(slots=True)
 class Rebuilt:
-    """The versions made anew: old id -> new version; and how many labels were learned for it."""
+    """The rebuilt versions by the id of the version that each replaces, and the number of labels learned for them."""
 
     versions: dict[str, Version] = field(default_factory=dict)
     learned: int = 0
 
     def id(self, old: str) -> str:
+        """Return the id that a version has now."""
         return self.versions[old].id if old in self.versions else old
 
 
 class Rebuilding:
-    """Learns again what the versions and contestants of a loop had learned, without the events at `gone`.
+    """A rebuild of the versions and contestants of a loop without the events at positions `gone`.
 
-    What was learned up to position `first` - 1 is as it should be (0: all of it is). Each version is rebuilt from its
-    parent, by learning what lies between them; so one from before the first of the events is where that begins.
-    `kept` are the blobs that are there.
+    Arrays that learned nothing from position `first` on stay as they are (0: all do). Each version is rebuilt from its
+    parent by learning the events between them, so a version from before `first` is where that begins. `kept` are the
+    blobs on disk.
     """
 
     def __init__(self, fold: Fold, versions: Versions, log: Log, kept: Set[str], gone: Set[int], first: int) -> None:
@@ -61,108 +74,117 @@ class Rebuilding:
         self._kept, self._gone, self._first = kept, gone, first
         self._all = {version.id: version for version in versions.list()}
         self._births = training_positions(log)
-        self._decisions = _as_named_now(_decisions(log))
-        self._fresh = {one.version for one in self._decisions if one.action == "challenger"}
-        self._merges = {one.version: one.detail["merge"] for one in self._decisions if _tells_of_merge(one)}
+        self._moves = _renamed(_decisions(log))
+        self._started = {made.version for made, _ in self._moves if made.action == "challenger"}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
-        self._last: tuple[Stretch, Model] | None = None  # what was learned last may be what the next begins with
+        self._last: tuple[Stretch, Model] | None = None  # the next stretch may begin with the last one
 
     def run(self) -> Rebuilt:
-        """Rebuild the versions that have arrays and are affected, then the contestants of the fold, in place."""
+        """Rebuild the affected versions that have arrays, then the contestants of the fold, in place."""
         if not self._first:
             return self.rebuilt
         for version in self._all.values():
             if self._is_affected(version.id) and version.blob in self._kept:
                 self._rebuild(version)
         roster = self._fold.roster
-        for one in [one for one in roster.contestants if one.role == "candidate" and one.learned == UNKNOWN]:
-            roster.withdraw(one)  # nobody knows what it had learned; its challenger will nominate another
-        for one in sorted(roster.contestants, key=self._upto):
-            self._renew(one)
+        for snapshot in [one.snapshot for one in roster.challengers if one.snapshot is not None]:
+            if snapshot.learned == UNKNOWN:  # of an older release; its challenger nominates another
+                roster.withdraw(snapshot)
+        for contestant in sorted(roster.contestants, key=self._upto):
+            self._renew(contestant)
         return self.rebuilt
 
     def _rebuild(self, version: Version) -> None:
-        again = self._models[version.id] = self._made(version)
+        rebuilt = self._models[version.id] = self._remade(version)
         parents = tuple(self.rebuilt.id(parent) for parent in version.parents)
-        reason = f"{_AGAIN}{version.reason.removeprefix(_AGAIN)}"
-        made = self._versions.make(again.arrays, version.spec, parents, version.position, reason, version.metrics)
+        reason = f"{_REASON}{version.reason.removeprefix(_REASON)}"
+        made = self._versions.make(rebuilt.arrays, version.spec, parents, version.position, reason, version.metrics)
         self.rebuilt.versions[version.id] = made
 
-    def _renew(self, one: Contestant) -> None:
-        if one.learns or one.role == "candidate":
-            upto = self._upto(one)
+    def _renew(self, contestant: Contestant) -> None:
+        """Give a contestant the model that it would have without the erased events."""
+        if contestant.learns or self._is_snapshot(contestant):
+            upto = self._upto(contestant)
             if upto.log >= self._first:
-                one.model = self._learned(self._since(one.version, upto), self._all[one.version].spec)
-        elif one.version in self.rebuilt.versions:
-            one.model = self._model(one.version)
-        one.version = self.rebuilt.id(one.version)
+                stretch = self._since(contestant.version, upto)
+                contestant.model = self._learned(stretch, self._all[contestant.version].spec)
+        elif contestant.version in self.rebuilt.versions:
+            contestant.model = self._model(contestant.version)
+        contestant.version = self.rebuilt.id(contestant.version)
 
-    # ---- what was learned, since when --------------------------------------------------------------------------
+    def _is_snapshot(self, contestant: Contestant) -> bool:
+        return self._fold.roster.concept(contestant) == "snapshot"
+
+    # ---- progress, and where it began --------------------------------------------------------------------------
 
     def _born(self, version: str) -> Progress:
-        """What a version had learned when it was born; of releases that did not note it, by its position."""
+        """Return the progress of a version at its birth; where an older release did not log it, its position."""
         return self._births.get(version, Progress(self._all[version].position, 0))
 
     def _is_affected(self, version: str) -> bool:
         return self._born(version).log >= self._first
 
-    def _upto(self, one: Contestant) -> Progress:
-        """What a contestant has learned."""
-        if one.learns:
+    def _upto(self, contestant: Contestant) -> Progress:
+        """Return the progress of a contestant."""
+        if contestant.learns:
             return Progress(self._fold.cursor["log"], self._fold.cursor["row"])
-        return one.learned if one.role == "candidate" else self._born(one.version)
+        return contestant.learned if self._is_snapshot(contestant) else self._born(contestant.version)
 
     def _stretch(self, version: Version) -> Stretch:
+        """Return what a version is made of."""
         born = self._born(version.id)
         if version.parents:
             return self._since(version.parents[0], born, version.id)
-        if version.id not in self._fresh:
+        if not any(
+            move.decision.action == "challenger" and move.decision.version == version.id for move in self._moves
+        ):
             return Stretch(_UNTRAINED, _NOTHING, born)
         warmed = re.search(r", warmed on (\d+) remembered rows$", version.reason)
         after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone)
         return Stretch(_UNTRAINED, Progress(after, born.row), born)
 
     def _since(self, version: str, upto: Progress, child: str = "") -> Stretch:
-        """What a model has learned at `upto` that began as `version`, or began again so: where it was rolled back to
-        it, where drift or an order made it start anew. What follows the birth of `child` is not looked at."""
+        """Return what a model is made of that began as `version` and has learned up to `upto`.
+
+        It may have begun again since: where it was rolled back to that version, or where drift or an order restarted
+        it. Decisions from the birth of `child` on are not looked at.
+        """
         begun = Stretch(version, self._born(version), upto)
         live, resets = self._fold.roster.live, self._fold.spec.drift.reaction == "reset"
-        for one in self._decisions:
-            if child and one.version == child:
+        for made, detail in self._moves:
+            if child and made.version == child:
                 break
-            if not self._born(version).log < one.at <= upto.log:
+            if not self._born(version).log < made.at <= upto.log:
                 continue
-            moved = one.action in ("promote", "rollback") and one.alias == "champion"
-            if moved and "without" in one.detail:
-                clean = self._born(version).log < one.detail["first"]
-                begun = Stretch(version if clean else _UNTRAINED, self._born(version if clean else one.version), upto)
-            elif live and moved and one.version == version:
-                begun = Stretch(version, Progress(one.at, upto.row), upto)
-            elif not live and resets and one.action == "drift":
-                begun = Stretch(_UNTRAINED, Progress(one.at, upto.row), upto)
+            moved = made.action in ("promote", "rollback") and made.alias == "champion"
+            if moved and isinstance(detail, RolledBackWithout):
+                clean = self._born(version).log < detail.first
+                begun = Stretch(version if clean else _UNTRAINED, self._born(version if clean else made.version), upto)
+            elif live and moved and made.version == version:
+                begun = Stretch(version, Progress(made.at, upto.row), upto)
+            elif not live and resets and made.action == "drift":
+                begun = Stretch(_UNTRAINED, Progress(made.at, upto.row), upto)
         return begun
 
     def _left_out(self, upto: int) -> list[Without]:
-        """What orders had left out by a position."""
-        return [
-            msgspec.convert(one.detail["without"], Without)
-            for one in self._decisions
-            if "without" in one.detail and one.action == "rollback" and one.at <= upto
-        ]
+        """Return the labels that rollbacks had left out by a position."""
+        return [move.without for move in self._moves if move.without is not None and move.decision.at <= upto]
 
     def _skip(self, upto: int) -> Callable[[Event], bool]:
-        """What was not learned up to a position: what is erased, and what orders had left out by then."""
-        orders = self._left_out(upto)
+        """Return a test for the events not learned up to a position: erased, or left out by a rollback."""
+        selections = self._left_out(upto)
 
         def skip(event: Event) -> bool:
-            return event.position in self._gone or any(one.names(event.position, event.payload) for one in orders)
+            return event.position in self._gone or any(
+                selection.selects(event.position, event.payload) for selection in selections
+            )
 
         return skip
 
     # ---- learning ----------------------------------------------------------------------------------------------
 
     def _learned(self, stretch: Stretch, spec: dict[str, Any]) -> Model:
-        """A model that has learned a stretch, yours to change."""
+        """Return a model that has learned a stretch, for the caller to change."""
         if stretch.after.row < stretch.upto.row:
             raise InputError(
                 f"models have learned {stretch.upto.row - stretch.after.row} rows of files that are themselves the "
@@ -170,45 +192,46 @@ class Rebuilding:
                 "those files, and start anew from them with another home (log.rows = 'always' keeps rows in the log)"
             )
         after = stretch.after.log
-        if self._last is not None and self._goes_on(self._last[0], stretch):
-            after, again = self._last[0].upto.log, model.copy(self._last[1])
+        if self._last is not None and self._continues(self._last[0], stretch):
+            after, rebuilt = self._last[0].upto.log, model.copy(self._last[1])
         elif stretch.root == _UNTRAINED:
-            again = self._untrained(spec)
+            rebuilt = self._untrained(spec)
         else:
-            again = model.copy(self._model(stretch.root))
+            rebuilt = model.copy(self._model(stretch.root))
         fold, spec_of = self._fold, self._fold.spec
-        parts = again, self._log, fold.encoder, spec_of.schema.task, after, stretch.upto.log
+        parts = rebuilt, self._log, fold.encoder, spec_of.schema.task, after, stretch.upto.log
         bounds = limits.bounds(fold.monitor.limits)
         learned, _ = rebuild(*parts, self._skip(stretch.upto.log), spec_of.feedback, spec_of.limits, bounds)
         self.rebuilt.learned += learned
-        self._last = stretch, model.copy(again)
-        return again
+        self._last = stretch, model.copy(rebuilt)
+        return rebuilt
 
-    def _goes_on(self, last: Stretch, stretch: Stretch) -> bool:
-        """Whether a stretch begins with another, and nothing was left out in between that the other has learned."""
+    def _continues(self, last: Stretch, stretch: Stretch) -> bool:
+        """Return True if a stretch begins with another, of which no rollback has left anything out since."""
         alike = last[:2] == stretch[:2] and last.upto <= stretch.upto
         return alike and self._left_out(last.upto.log) == self._left_out(stretch.upto.log)
 
     def _model(self, id: str) -> Model:
-        """The model of a version as it should be: rebuilt if it is affected, read from its snapshot if not."""
+        """Return the model of a version without the erased events: rebuilt if affected, else read."""
         if id not in self._models:
             version = self._all[id]
             if self._is_affected(id) or version.blob not in self._kept:
-                self._models[id] = self._made(version)
+                self._models[id] = self._remade(version)
             else:
                 self._models[id] = self._untrained(version.spec)
                 model.restore(self._models[id], self._versions.load(id))
         return self._models[id]
 
-    def _made(self, version: Version) -> Model:
-        """A version's model made anew: merged once more of its parents, or learned from the first of them on."""
-        told = self._merges.get(version.id)
-        if told is None:
+    def _remade(self, version: Version) -> Model:
+        """Make a version's model again: merge its parents, or learn on from the first of them."""
+        merges = [move for move in self._moves if move.decision.version == version.id]
+        recipe = next((move.detail.merge for move in reversed(merges) if isinstance(move.detail, Merged)), None)
+        if recipe is None:
             return self._learned(self._stretch(version), version.spec)
         parents = [self._model(parent) for parent in version.parents]
-        ancestor = self._model(told["ancestor"]) if told["ancestor"] else None
+        ancestor = self._model(recipe.ancestor) if recipe.ancestor else None
         made = self._untrained(version.spec)
-        model.restore(made, merge_versions.again(told, parents, ancestor))
+        model.restore(made, merge_versions.merge_again(recipe, parents, ancestor))
         return made
 
     def _untrained(self, spec: dict[str, Any]) -> Model:
@@ -219,28 +242,30 @@ def _decisions(log: Log) -> list[Decision]:
     return [event.payload for event in scan(log, kinds=("decision",)) if isinstance(event.payload, Decision)]
 
 
-def _as_named_now(decisions: list[Decision]) -> list[Decision]:
-    """Decisions about versions that were made anew by an erasure since, as being about the new ones."""
-    named: list[Decision] = []
+def _renamed(decisions: list[Decision]) -> list[Move]:
+    """Return the decisions, about the versions that later erasures have put in the place of theirs.
+
+    Orders are left out: they ask for something, and the decision that answers one says what was done.
+    """
+    moves: list[Move] = []
     names: dict[str, str] = {}
-    for one in reversed(decisions):
-        if one.action == "erase":
-            names |= {old: names.get(new, new) for old, new in one.detail["versions"].items()}
-        detail = one.detail
-        if _tells_of_merge(one):
-            before = detail["merge"]["ancestor"]
-            detail = detail | {"merge": detail["merge"] | {"ancestor": names.get(before, before)}}
-        named.append(msgspec.structs.replace(one, version=names.get(one.version, one.version), detail=detail))
-    return named[::-1]
-
-
-def _tells_of_merge(one: Decision) -> bool:
-    """Whether a decision says how a version was merged; an order only asks for it."""
-    return "merge" in one.detail and one.action != "order"
+    for decision in reversed(decisions):
+        if decision.action in ("order", "config"):
+            continue
+        detail = details.read(decision)
+        if isinstance(detail, Erasure):
+            names |= {old: names.get(new, new) for old, new in detail.versions.items()}
+        elif isinstance(detail, Merged):
+            ancestor = names.get(detail.merge.ancestor, detail.merge.ancestor)
+            recipe = msgspec.structs.replace(detail.merge, ancestor=ancestor)
+            detail = msgspec.structs.replace(detail, merge=recipe)
+        version = names.get(decision.version, decision.version)
+        moves.append(Move(msgspec.structs.replace(decision, version=version), detail))
+    return moves[::-1]
 
 
 def _before(log: Log, position: int, rows: int, gone: Set[int]) -> int:
-    """The position behind which `rows` labels lie that are not gone, up to `position`."""
+    """Return the position behind which `rows` labels lie that are not gone, up to `position`."""
     upto = position
     while rows > 0 and upto > 0:
         start = max(0, upto - _READ)

@@ -1,0 +1,251 @@
+"""Decide which model serves. Pure: a view of the roster and its verdicts in, a list of actions out.
+
+Nothing here knows a model, a log or a file. `decide` answers to evidence, `react` to drift, `replace` to a model that
+failed. `loop/transitions.py` builds the view and carries the actions out, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from everlearn.records import Evidence, Verdict
+from everlearn.spec import DriftSpec
+
+Concept = Literal["champion", "good", "challenger", "snapshot", "baseline"]
+By = Literal["loop", "drift", "user"]
+
+_FALLBACKS: tuple[Concept, ...] = ("good", "baseline")  # in the order in which a failing champion goes back to them
+_SECOND_CHANCE = 2  # times `gate.minimum` examples, after which a snapshot without evidence for it is replaced
+
+
+class Contender(NamedTuple):
+    """One contestant, as the policy sees it.
+
+    A "snapshot" is the frozen copy that a challenger has nominated. `by` says what started a challenger: the loop
+    itself keeps one in `gated` mode, drift and users start others.
+    """
+
+    uid: int
+    concept: Concept
+    version: str
+    learns: bool = False
+    by: By = "loop"
+
+
+class Question(NamedTuple):
+    """A candidate, and the gate's verdict on it; None before any losses were compared."""
+
+    candidate: Contender
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The roster at one moment: every contestant in its stable order, and the questions in the order of asking.
+
+    `limit` is the number of models that may contend at a time; `minimum` is the number of examples before a verdict.
+    """
+
+    live: bool
+    contenders: tuple[Contender, ...]
+    questions: tuple[Question, ...] = ()
+    limit: int = 1
+    minimum: int = 0
+
+
+# ---- actions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Let a contestant take the seat; the champion itself becomes the good version to go back to."""
+
+    uid: int
+    reason: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Let a frozen contestant, the good version or a baseline, take the seat back."""
+
+    uid: int
+    reason: str
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Remove a candidate that is worse, and the challenger behind it unless the loop keeps that one."""
+
+    uid: int
+    reason: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Stop asking about a frozen contestant that is worse than the champion."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Remove a snapshot without a verdict, so that its challenger nominates a newer one."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nominate:
+    """Let every learning challenger without a snapshot nominate one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDrift:
+    """Log that drift was detected."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseRate:
+    """Let learners learn faster for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Give a challenger an untrained model of its own spec."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartChallenger:
+    """Start a challenger of the loop's spec, trained on the replay memory if `warm`."""
+
+    by: By
+    reason: str
+    warm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expel:
+    """Remove a contestant whose model failed."""
+
+    uid: int
+    reason: str
+
+
+Action = (
+    Promote
+    | RollBack
+    | Reject
+    | Confirm
+    | Withdraw
+    | Nominate
+    | ReportDrift
+    | RaiseRate
+    | Restart
+    | StartChallenger
+    | Expel
+)
+
+
+# ---- decisions -----------------------------------------------------------------------------------------------------
+
+
+def alpha_share(concept: Concept, challengers: int) -> float:
+    """Return the part of alpha that a question about a contestant may use.
+
+    The comparisons with the champion's seat at stake from outside, by up to `challengers` challengers or their
+    snapshots, share alpha. The guard's own questions (champion, good, baselines) may each use all of it.
+    """
+    return 1.0 / challengers if concept in ("challenger", "snapshot") else 1.0
+
+
+def contending(contenders: Iterable[Contender]) -> int:
+    """Count the models whose number is bounded: challengers, frozen ones too, and a champion that learns."""
+    return sum(contender.concept == "challenger" or contender.learns for contender in contenders)
+
+
+def decide(view: View) -> list[Action]:
+    """Return the actions that the verdicts call for, in order.
+
+    An action that moves the seat is the last one on evidence: all other evidence is about the champion before it.
+    """
+    actions: list[Action] = []
+    for candidate, verdict in view.questions:
+        if verdict is None:
+            continue
+        if verdict.action == "wait":
+            if candidate.concept == "snapshot" and _is_hopeless(verdict.evidence, view.minimum):
+                actions.append(Withdraw(candidate.uid))
+            continue
+        action = _answer(view, candidate, verdict)
+        actions.append(action)
+        if isinstance(action, Promote | RollBack):
+            break
+    if not view.live:
+        actions.append(Nominate())
+    return actions
+
+
+def react(view: View, drift: DriftSpec) -> list[Action]:
+    """Return the actions that detected drift calls for under `drift.reaction`.
+
+    "reset" restarts the challenger that the loop keeps; where there is none, it starts an untrained challenger.
+    """
+    standing = next((one for one in view.contenders if one.concept == "challenger" and one.by == "loop"), None)
+    resets = standing if not view.live else None
+    starts = drift.reaction == "challenger" or (drift.reaction == "reset" and resets is None)
+    full = contending(view.contenders) >= view.limit
+    note = ", but as many learn already as may" if starts and full else ""
+    actions: list[Action] = [ReportDrift(f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}")]
+    if drift.reaction == "rate":
+        actions.append(RaiseRate())
+    elif drift.reaction == "reset" and resets is not None:
+        actions.append(Restart(resets.uid))
+    elif starts and not full:
+        actions.append(StartChallenger("drift", "fresh challenger after drift", warm=drift.reaction == "challenger"))
+    return actions
+
+
+def replace(view: View, uid: int, reason: str, tried: Set[str] = frozenset()) -> list[Action]:
+    """Return the actions that free the roster of a failing model, in order of preference; one of them is enough.
+
+    A failing champion goes back to the good version, else to a baseline. `tried` are the versions that were seated
+    before because of the same event. An empty list means that there is nothing to go back to.
+    """
+    failing = next(one for one in view.contenders if one.uid == uid)
+    if failing.concept != "champion":
+        return [Expel(uid, reason)]
+    frozen = sorted(
+        (one for one in view.contenders if one.concept in _FALLBACKS), key=lambda one: _FALLBACKS.index(one.concept)
+    )
+    useless = tried if view.live else {*tried, failing.version}  # frozen, it would fail again
+    versions = {one.version: one for one in reversed(frozen) if one.version not in useless}
+    return [RollBack(one.uid, reason) for one in frozen if versions.get(one.version) is one]
+
+
+def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
+    """Return the action that a verdict other than "wait" means for a candidate of its concept."""
+    better, reason, evidence = verdict.action == "promote", verdict.reason, verdict.evidence
+    match candidate.concept:
+        case "good" | "baseline":
+            return RollBack(candidate.uid, reason, evidence) if better else Confirm(candidate.uid)
+        case "champion" if not better:
+            good = next(one for one in view.contenders if one.concept == "good")
+            return RollBack(good.uid, reason, evidence)
+        case _ if better:
+            return Promote(candidate.uid, reason, evidence)
+        case _:
+            return Reject(candidate.uid, reason, evidence)
+
+
+def _is_hopeless(evidence: Evidence, minimum: int) -> bool:
+    """Return True if a snapshot had its time and gathered no evidence for it: a newer one may do better."""
+    return evidence.examples >= _SECOND_CHANCE * minimum and evidence.log_e_better <= 0.0
