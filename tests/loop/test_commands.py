@@ -431,11 +431,8 @@ def test_without_a_source_the_learner_is_as_if_it_had_never_sent_anything(tmp_pa
             name: array.tobytes() for name, array in other.arrays.items()
         }
         remembered = loop.fold.monitor.remembered()
-        bad = [
-            event.position
-            for event in loop.log.read(0, 10_000)
-            if Without("bad").selects(event.position, event.payload)
-        ]
+        bad, events = Without("bad"), loop.log.read(0, 10_000)
+        bad_positions = [event.position for event in events if bad.selects(event.position, event.payload)]
         assert len(remembered.y) > 100
         assert not set(remembered.position) & set(bad_positions)
         serve(loop, columns, 300, 320)

@@ -382,7 +382,7 @@ def test_the_command_merges_and_says_what_it_made(tmp_path: Path, capsys: pytest
     path, columns = tmp_path / "everlearn.toml", table(300)
     chosen = quiet(challengers=3)
     save(chosen, path)
-    with Loop(chosen, tmp_path / "everlearn.loop.home") as loop:
+    with Loop(chosen, tmp_path / "everlearn.home") as loop:
         a, b = two_versions(loop, columns)
         home = loop.home.folder
     assert home.exists()

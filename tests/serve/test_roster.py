@@ -1,14 +1,15 @@
-"""The roster moves contestants between roles, shares no arrays between those that learn, and comes back whole."""
+"""The roster keeps four concepts, shares no arrays between models that learn, and comes back from a checkpoint."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from everlearn.gate.policy import By, contending
 from everlearn.model import copy
-from everlearn.records import Batch
 from everlearn.serve.roster import Contestant, Progress, Roster, Trial
 from tests.support.models import Mean, examples
+from tests.support.rosters import roles, with_role
 
 
 def started(live: bool = False) -> Roster:
@@ -17,17 +18,13 @@ def started(live: bool = False) -> Roster:
     return roster
 
 
-def roles(roster: Roster) -> dict[str, str]:
-    return {one.role: one.version for one in roster.contestants}
+def compared(roster: Roster) -> set[tuple[str, str]]:
+    return {(roster.role_of(candidate), roster.role_of(reference)) for candidate, reference in roster.questions()}
 
 
-def asked(roster: Roster) -> set[tuple[str, str]]:
-    return {(candidate.role, reference.role) for candidate, reference in roster.questions()}
-
-
-def candidate(roster: Roster) -> Contestant:
+def snapshot(roster: Roster) -> Contestant:
     roster.nominate()
-    found = roster.find("candidate")
+    found = roster.challenger.snapshot
     assert found is not None
     return found
 
@@ -37,127 +34,145 @@ def learn(contestant: Contestant, rows: int = 20) -> None:
     contestant.model.learn(some.batch, some.y, some.weight)
 
 
+# ---- gated ---------------------------------------------------------------------------------------------------------
+
+
 def test_gated_the_champion_stays_as_it_is_while_the_challenger_learns():
     roster = started()
     learn(roster.challenger)
     assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0"}
-    assert asked(roster) == set()
+    assert roster.good is None
+    assert compared(roster) == set()
     assert roster.champion.model.arrays["count"] == 0
     assert roster.challenger.model.arrays["count"] == 20
 
 
-def test_gated_what_is_asked_about_is_a_snapshot_that_does_not_learn():
+def test_gated_a_challenger_is_compared_as_a_snapshot_that_does_not_learn():
     roster = started()
     learn(roster.challenger)
-    one = candidate(roster)
-    assert asked(roster) == {("candidate", "champion")}
+    first = snapshot(roster)
+    assert compared(roster) == {("candidate", "champion")}
     learn(roster.challenger)
-    assert (one.learns, one.model.arrays["count"]) == (False, 20)
+    assert (first.learns, first.model.arrays["count"]) == (False, 20)
     roster.nominate()
-    assert roster.find("candidate") is one  # one at a time for each challenger
-    roster.withdraw(one)
-    assert candidate(roster).model.arrays["count"] == 40
+    assert roster.challenger.snapshot is first  # one at a time for each challenger
+    roster.withdraw(first)
+    assert snapshot(roster).model.arrays["count"] == 40
 
 
-def test_what_was_tested_is_promoted_and_the_reverse_question_is_asked():
+def test_the_snapshot_that_was_tested_is_promoted_and_the_reverse_question_is_asked():
     roster = started()
     learn(roster.challenger)
-    one = candidate(roster)
+    tested = snapshot(roster)
     learn(roster.challenger)
-    roster.promote(one, "v1")
+    roster.promote(tested, "v1")
     assert roles(roster) == {"frozen": "v0", "previous": "v0", "champion": "v1", "challenger": "v1"}
-    assert asked(roster) == {("previous", "champion")}
+    assert compared(roster) == {("previous", "champion")}
+    assert not roster.champion.learns
     assert roster.champion.model.arrays["count"] == 20
     assert roster.challenger.model.arrays["count"] == 40
 
 
-def test_a_fresh_challenger_that_wins_replaces_the_standing_one():
+def test_gated_a_candidate_that_learns_goes_on_learning_in_the_seat():
     roster = started()
-    candidate(roster)
+    fresh = roster.challenge("v1", Mean())
+    roster.promote(fresh, "v2")
+    assert roster.champion is fresh
+    assert (fresh.learns, fresh.version) == (True, "v2")
+
+
+def test_a_started_challenger_that_wins_becomes_the_standing_one():
+    roster = started()
+    roster.nominate()
     fresh = roster.challenge("v1", Mean())
     roster.nominate()
-    winner = next(one for one in roster.contestants if one.of == fresh.uid)
-    roster.promote(winner, "v2")
+    assert fresh.snapshot is not None
+    roster.promote(fresh.snapshot, "v2")
     assert roles(roster) == {"frozen": "v0", "previous": "v0", "champion": "v2", "challenger": "v2"}
-    assert roster.challenger is fresh
+    assert roster.standing is fresh
 
 
-def test_rejection_ends_a_fresh_challenger_and_only_the_candidate_of_the_standing_one():
+def test_rejection_ends_a_started_challenger_and_only_the_snapshot_of_the_standing_one():
     roster = started()
     learn(roster.challenger)
-    roster.reject(candidate(roster))
+    roster.reject(snapshot(roster))
     assert roster.challenger.model.arrays["count"] == 20
     fresh = roster.challenge("v1", Mean())
     roster.nominate()
-    roster.reject(next(one for one in roster.contestants if one.of == fresh.uid))
+    assert fresh.snapshot is not None
+    roster.reject(fresh.snapshot)
     assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0", "candidate": "v0"}
 
 
-def test_live_the_champion_learns_and_is_itself_the_candidate():
+def test_gated_only_a_promotion_by_order_leaves_the_old_champion_good():
+    roster = started()
+    old = roster.champion
+    roster.install("v7", Mean(), keep=True)
+    assert roster.good is old
+    roster.install("v8", Mean(), keep=False)
+    assert roster.good is None
+    assert not roster.champion.learns
+
+
+# ---- live ----------------------------------------------------------------------------------------------------------
+
+
+def test_live_the_champion_learns_and_is_compared_with_good():
     roster = started(live=True)
     assert roster.champion.learns
-    assert asked(roster) == {("champion", "previous")}
-    rows = examples(20)
-    roster.champion.model.learn(rows.batch, rows.y, rows.weight)
-    assert roster.move(roster.champion, "reject") == "rollback"
-    previous = roster.find("previous")
-    assert previous is not None
-    roster.install("v0", copy(previous.model), keep=False)
+    assert compared(roster) == {("champion", "previous")}
+    learn(roster.champion)
+    good, uid = roster.good, roster.champion.uid
+    assert good is not None
+    roster.install("v0", copy(good.model), keep=False)
     assert roster.champion.model.arrays["count"] == 0
-    roster.champion.model.learn(rows.batch, rows.y, rows.weight)
-    assert previous.model.arrays["count"] == 0
+    assert roster.champion.uid != uid
+    learn(roster.champion)
+    assert roster.good is not None
+    assert roster.good.model.arrays["count"] == 0
+
+
+def test_live_a_champion_that_got_better_keeps_its_seat_and_a_copy_of_it_is_good():
+    roster = started(live=True)
+    champion = roster.champion
+    learn(champion)
+    roster.promote(champion, "v1")
+    assert roster.champion is champion
+    learn(champion)
+    assert roster.good is not None
+    assert (roster.good.version, roster.good.learns, roster.good.model.arrays["count"]) == ("v1", False, 20)
+
+
+# ---- both ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_a_roster_comes_back_from_its_arrays_and_header(live):
+def test_a_version_in_shadow_is_compared_and_takes_over_as_it_is(live: bool):
     roster = started(live)
-    rows = examples(20)
-    roster.challenger.model.learn(rows.batch, rows.y, rows.weight)
-    roster.promote(roster.challenger if live else candidate(roster), "v1")
-    roster.nominate()
-    roster.contestants[-1].trial = Trial({"sums": np.arange(3.0)}, {"n": np.ones(())}, tested=5)
-    arrays, header = roster.state()
-    twin = Roster(live)
-    stored = {one.version: one.model.arrays for one in roster.contestants if not one.learns and one.role != "candidate"}
-    twin.load(arrays, header, lambda version: Mean(), stored.__getitem__)
-    again, header_again = twin.state()
-    assert header_again == header
-    assert {name: array.tobytes() for name, array in again.items()} == {
-        name: array.tobytes() for name, array in arrays.items()
-    }
-    batch: Batch = rows.batch
-    for one, other in zip(roster.contestants, twin.contestants, strict=True):
-        assert one.model.predict(batch).tobytes() == other.model.predict(batch).tobytes()
+    learned = Mean()
+    shadow = roster.shadow("v7", learned)
+    assert ("shadow", "champion") in compared(roster)
+    roster.promote(shadow, "v7")
+    assert roster.champion.model is learned
+    assert roster.champion.learns == live
+    assert roster.challengers == [] if live else [roster.standing]
+    assert roster.good is not None
+    assert roster.good.version == ("v7" if live else "v0")
+    assert roster.good.model is not learned
 
 
-def test_a_version_in_shadow_is_compared_and_takes_over_as_it_is():
-    for live in (False, True):
-        roster = started(live)
-        learned = Mean()
-        one = roster.shadow("v7", learned)
-        assert ("shadow", "champion") in asked(roster)
-        assert roster.move(one, "promote") == "promote"
-        roster.promote(one, "v7")
-        assert roster.champion.model is learned
-        assert roster.champion.learns == live
-        previous = roster.find("previous")
-        assert previous is not None
-        assert previous.version == ("v7" if live else "v0")
-        assert previous.model is not learned
-
-
-def test_who_contends_is_bounded_by_those_who_learn_or_are_in_shadow():
+def test_challengers_contend_until_they_are_dismissed():
     roster = started()
-    assert roster.contending() == 1
+    assert contending(roster.contenders()) == 1
     fresh, shadow = roster.challenge("v1", Mean()), roster.shadow("v0", Mean())
     roster.nominate()
-    assert roster.contending() == 3
+    assert contending(roster.contenders()) == 3
     roster.dismiss(fresh)
     roster.dismiss(shadow)
     assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0", "candidate": "v0"}
 
 
-def test_the_canary_is_what_the_first_challenger_has_nominated_or_the_fresh_one():
+def test_the_canary_is_the_oldest_challenger_gated_its_snapshot():
     roster, live = started(), started(live=True)
     assert roster.canary is None
     assert live.canary is None
@@ -165,5 +180,128 @@ def test_the_canary_is_what_the_first_challenger_has_nominated_or_the_fresh_one(
     roster.nominate(Progress(12, 0))
     canary = roster.canary
     assert canary is not None
-    assert (canary.role, canary.of, canary.learned) == ("candidate", roster.challenger.uid, Progress(12, 0))
-    assert live.challenge("v1", Mean()) is live.canary
+    assert canary is roster.challenger.snapshot
+    assert canary.learned == Progress(12, 0)
+    live.shadow("v0", Mean())
+    first = live.challenge("v1", Mean())
+    live.challenge("v2", Mean())
+    assert live.canary is first
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_baselines_are_scored_and_compared_once_they_differ(live: bool):
+    roster = started(live)
+    assert roster.scored()["frozen"] == roster.baselines[0].uid
+    assert ("frozen", "champion") not in compared(roster)
+    roster.install("v1", Mean(), keep=False)
+    assert ("frozen", "champion") in compared(roster)
+    (frozen,) = roster.baselines
+    frozen.trial = Trial({}, {}, 5)
+    roster.confirm(frozen)
+    assert (roster.baselines, frozen.trial) == ([frozen], None)  # its comparison begins again
+    roster.expel(frozen)
+    assert roster.frozen_start() is roster.champion
+    assert "frozen" not in roster.scored()
+
+
+def test_the_scored_words_are_those_of_the_metrics():
+    roster, live = started(), started(live=True)
+    assert roster.scored() == {"champion": 2, "challenger": 3, "frozen": 1}
+    assert live.scored() == {"champion": 3, "challenger": 3, "frozen": 1}
+    roster.expel(roster.challenger)
+    assert roster.scored() == {"champion": 2, "frozen": 1}
+
+
+def test_a_confirmed_champion_has_no_good_version_left():
+    roster = started()
+    roster.promote(snapshot(roster), "v1")
+    good = roster.good
+    assert good is not None
+    roster.confirm(good)
+    assert (roster.good, roles(roster)) == (None, {"frozen": "v0", "champion": "v1", "challenger": "v1"})
+
+
+def test_when_the_standing_challenger_fails_the_oldest_learner_takes_its_place():
+    roster = started()
+    roster.shadow("v0", Mean())
+    older, newer = roster.challenge("v1", Mean()), roster.challenge("v2", Mean())
+    roster.nominate()
+    assert roster.standing is not None
+    roster.expel(roster.standing)
+    assert roster.standing is older
+    assert [roster.role_of(one) for one in (older, newer)] == ["challenger", "fresh"]
+    assert [one.version for one in with_role(roster, "candidate")] == ["v1", "v2"]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_the_flat_view_keeps_its_order_when_a_contestant_starts_again(live: bool):
+    roster = started(live)
+    first, second = roster.challenge("v1", Mean()), roster.challenge("v2", Mean())
+    before = [one.version for one in roster.contestants]
+    roster.restart(first, Mean(), "v1")
+    assert first.uid > second.uid
+    assert [one.version for one in roster.contestants] == before
+    assert roster.known(first.uid) is first
+
+
+def test_before_the_start_there_is_no_champion():
+    with pytest.raises(LookupError, match="the roster is empty"):
+        _ = Roster().champion
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def reloaded(roster: Roster) -> Roster:
+    arrays, header = roster.state()
+    frozen = [one for one in roster.contestants if not one.learns and roster.role_of(one) != "candidate"]
+    stored = {one.version: one.model.arrays for one in frozen}
+    twin = Roster(roster.live)
+    twin.load(arrays, header, lambda version: Mean(), stored.__getitem__)
+    return twin
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_roster_comes_back_from_its_arrays_and_header(live: bool):
+    roster = started(live)
+    learn(roster.challenger)
+    roster.promote(roster.challenger if live else snapshot(roster), "v1")
+    roster.nominate()
+    roster.contestants[-1].trial = Trial({"sums": np.arange(3.0)}, {"n": np.ones(())}, tested=5)
+    twin = reloaded(roster)
+    (arrays, header), (again, header_again) = roster.state(), twin.state()
+    assert header_again == header
+    assert {name: array.tobytes() for name, array in again.items()} == {
+        name: array.tobytes() for name, array in arrays.items()
+    }
+    batch = examples(20).batch
+    for one, other in zip(roster.contestants, twin.contestants, strict=True):
+        assert one.model.predict(batch).tobytes() == other.model.predict(batch).tobytes()
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("by", ["drift", "user"])
+def test_every_concept_comes_back(live: bool, by: By):
+    roster = started(live)
+    roster.install("v1", Mean(), keep=True)
+    roster.challenge("v2", Mean(), by)
+    roster.shadow("v0", Mean())
+    roster.nominate(Progress(7, 3))
+    twin = reloaded(roster)
+    assert twin.contenders() == roster.contenders()
+    assert [one.by for one in twin.challengers] == [one.by for one in roster.challengers]
+    assert roles(twin) == roles(roster)
+    assert [one.learned for one in twin.contestants] == [one.learned for one in roster.contestants]
+
+
+def test_a_checkpoint_of_an_older_release_names_no_origin_of_a_challenger():
+    roster = started()
+    roster.challenge("v1", Mean(), "drift")
+    arrays, header = roster.state()
+    entries = [{name: value for name, value in entry.items() if name != "by"} for entry in header["contestants"]]
+    for entry in entries:
+        del entry["learned"]  # nor what a snapshot had learned
+    twin = Roster()
+    twin.load(arrays, header | {"contestants": entries}, lambda version: Mean(), lambda version: Mean().arrays)
+    assert [one.by for one in twin.challengers] == ["loop", "user"]
+    assert roles(twin) == roles(roster)

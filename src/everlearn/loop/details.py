@@ -364,6 +364,19 @@ def examples(decision: Decision) -> int:
     return int(decision.detail.get("examples", 0))
 
 
+def progress(decision: Decision) -> dict[str, Progress]:
+    """Return the progress that a decision logs, by version: of the version it is about, and of parents of a merge."""
+    logged = dict(decision.detail.get("grown", {}))
+    if "learned" in decision.detail:
+        logged.setdefault(decision.version, decision.detail["learned"])
+    return {version: Progress(*learned) for version, learned in logged.items()}
+
+
+def replaced(decision: Decision) -> dict[str, str]:
+    """Return the versions that an erasure has replaced, and the version in the place of each; else nothing."""
+    return dict(decision.detail.get("versions", {})) if decision.action == "erase" else {}
+
+
 def with_token(order: Decision, token: str) -> Decision:
     """Return an order that carries the name of the token that it came with."""
     return msgspec.structs.replace(order, detail=order.detail | {"token": token})

@@ -20,6 +20,7 @@ from everlearn.feedback.correction import Correction
 from everlearn.feedback.pending import Earlier, Early
 from everlearn.learn import limits as bounded
 from everlearn.learn.teach import teach
+from everlearn.loop import details
 from everlearn.model import Model, refused
 from everlearn.records import (
     Arrays,
@@ -92,12 +93,9 @@ def training_positions(log: Log) -> dict[str, Progress]:
         decision = event.payload
         if not isinstance(decision, Decision):
             continue
-        if decision.action == "erase":
-            found |= {new: found[old] for old, new in decision.detail.get("versions", {}).items() if old in found}
-        for version, learned in decision.detail.get("grown", {}).items():
-            found.setdefault(version, Progress(*learned))
-        if "learned" in decision.detail:
-            found.setdefault(decision.version, Progress(*decision.detail["learned"]))
+        found |= {new: found[old] for old, new in details.replaced(decision).items() if old in found}
+        for version, learned in details.progress(decision).items():
+            found.setdefault(version, learned)
     return found
 
 

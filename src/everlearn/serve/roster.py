@@ -310,8 +310,8 @@ class Roster:
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Return everything needed to restore the roster: arrays, and a header of plain values.
 
-        The header names each contestant by its role (`role_of`), from which `load` derives the concepts. A contestant
-        that is frozen as its version says has no arrays here: those of the version are stored already.
+        The header names each contestant by its role (`role_of`), from which `load` derives the concepts; `by` is added
+        where a role does not imply it. A contestant with the arrays of its version has none here: they are stored.
         """
         arrays: Arrays = {}
         entries: list[dict[str, Any]] = []
@@ -325,7 +325,8 @@ class Roster:
             entry: dict[str, Any] = {"uid": one.uid, "role": role, "version": one.version, "learns": one.learns}
             entry["of"] = owner.uid if owner is not None else 0
             entry["tested"] = one.trial.tested if one.trial is not None else None
-            entries.append(entry | {"learned": list(one.learned)})
+            entry["learned"] = list(one.learned)
+            entries.append(entry | ({"by": one.by} if role == "fresh" else {}))
         return arrays, {"uids": self._uids, "contestants": entries}
 
     def load(
@@ -355,13 +356,13 @@ class Roster:
             if role == "candidate":
                 owned.append((entry["of"], contestant))
             else:
-                self._place(role, contestant)
+                self._place(role, contestant, entry.get("by", "user"))
         for uid, snapshot in owned:
             next(one for one in self.challengers if one.uid == uid).snapshot = snapshot
         self._uids = header["uids"]
         self._arrange()
 
-    def _place(self, role: Role, contestant: Contestant) -> None:
+    def _place(self, role: Role, contestant: Contestant, by: By) -> None:
         """Put a contestant where its role says."""
         match role:
             case "champion":
@@ -371,7 +372,7 @@ class Roster:
             case "frozen":
                 self.baselines.append(contestant)
             case _:
-                contestant.by = "loop" if role == "challenger" else "user"
+                contestant.by = "loop" if role == "challenger" else by
                 self.challengers.append(contestant)
 
     # ---- parts -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +18,7 @@ from everlearn.app.admin.http import body, sent, wrong
 from everlearn.app.admin.responses import Challenge, DecisionEntry, Merge, Outcome, Promote, Rollback
 from everlearn.app.problems import Refused
 from everlearn.errors import BlobError, InputError, ModelError
-from everlearn.loop import commands
+from everlearn.loop import commands, details
 from everlearn.loop.details import Without
 from everlearn.merge import How
 from everlearn.records import Decision
@@ -112,7 +111,7 @@ def _appended(parts: Parts, make: Callable[[], Decision], source: str) -> int:
     except BlobError as error:
         raise Refused(409, "The arrays of the version are gone", str(error), type="blob") from error
     if source:
-        order = msgspec.structs.replace(order, detail=order.detail | {"token": source})
+        order = details.with_token(order, source)
     return parts.log.append([order])[0]
 
 

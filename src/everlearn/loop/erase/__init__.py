@@ -17,7 +17,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,6 +25,8 @@ from everlearn import replay
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import SqliteLog, scan
 from everlearn.learn import limits
+from everlearn.loop import details
+from everlearn.loop.details import Erasure
 from everlearn.loop.erase.finding import Found, find
 from everlearn.loop.erase.forgetting import Flags, forget
 from everlearn.loop.erase.rebuilding import Rebuilding, Rebuilt
@@ -97,13 +98,10 @@ class _Erasing:
             arrays, told = fold.state()
             payloads = [Born(version) for version in rebuilt.versions.values()]
             payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": told})))
-        detail = _mark(where) | {
-            "events": self._found.kinds,
-            "versions": {old: new.id for old, new in rebuilt.versions.items()},
-            "forgotten": forgotten,
-            "relearned": rebuilt.learned,
-        }
-        decision = Decision("erase", at, reason, "user", detail=detail)
+        salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
+        mark = sorted(where), salt, _digest(where, salt)
+        erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned)
+        decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
         return decision
 
@@ -156,8 +154,8 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
                 versions[version.id] = version.blob
             case Checkpoint(blob=blob):
                 newest = blob
-            case Decision(action="erase", detail=detail):
-                replaced |= detail["versions"].keys()
+            case Decision() as decision:
+                replaced |= details.replaced(decision).keys()
     needed = {blob for id, blob in versions.items() if id not in replaced} | {newest}
     for blob in blobs.hashes() - needed:
         blobs.remove(blob)
@@ -172,15 +170,12 @@ def _done(log: SqliteLog, where: Mapping[str, Scalar]) -> Decision | None:
     """The erasure that was made for `where` before, if there is one."""
     found = None
     for event in scan(log, kinds=("decision",)):
-        match event.payload:
-            case Decision(action="erase", detail={"salt": str(salt), "digest": str(digest)}) as decision:
-                found = decision if _digest(where, salt) == digest else found
+        decision = event.payload
+        if isinstance(decision, Decision) and decision.action == "erase":
+            erasure = details.read(decision)
+            if isinstance(erasure, Erasure) and _digest(where, erasure.salt) == erasure.digest:
+                found = decision
     return found
-
-
-def _mark(where: Mapping[str, Scalar]) -> dict[str, Any]:
-    salt = secrets.token_hex(16)
-    return {"fields": sorted(where), "salt": salt, "digest": _digest(where, salt)}
 
 
 def _digest(where: Mapping[str, Scalar], salt: str) -> str:

@@ -1,0 +1,213 @@
+"""The policy as a table: a view of the roster in, the actions out. No model, log or file is needed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from everlearn.gate.policy import (
+    Action,
+    Confirm,
+    Contender,
+    Expel,
+    Nominate,
+    Promote,
+    Question,
+    RaiseRate,
+    Reject,
+    ReportDrift,
+    Restart,
+    RollBack,
+    StartChallenger,
+    View,
+    Withdraw,
+    alpha_share,
+    contending,
+    decide,
+    react,
+    replace,
+)
+from everlearn.records import Evidence, Verdict
+from everlearn.spec import DriftSpec
+
+MINIMUM = 100
+
+# gated: everything that answers is frozen, and challengers nominate snapshots
+FROZEN_START = Contender(1, "baseline", "v0")
+CHAMPION = Contender(2, "champion", "v1")
+GOOD = Contender(3, "good", "v0")
+STANDING = Contender(4, "challenger", "v1", learns=True, by="loop")
+STARTED = Contender(5, "challenger", "v5", learns=True, by="drift")
+SHADOW = Contender(6, "challenger", "v6", by="user")
+SNAPSHOT = Contender(7, "snapshot", "v1")
+OTHER_SNAPSHOT = Contender(8, "snapshot", "v5")
+GATED = (FROZEN_START, CHAMPION, GOOD, STANDING, STARTED, SHADOW, SNAPSHOT, OTHER_SNAPSHOT)
+
+# live: the champion learns, and so do the challengers themselves
+LEARNER = Contender(2, "champion", "v1", learns=True)
+LIVE = (FROZEN_START, GOOD, LEARNER, STARTED, SHADOW)
+
+
+def known(examples: int = 500, better: float = 1.0) -> Evidence:
+    return Evidence(examples, 1, examples, 0.1, -0.1, 0.2, better, -1.0, 3.0)
+
+
+def said(action: Literal["promote", "reject", "wait"], **changes: Any) -> Verdict:
+    return Verdict(action, action, known(**changes))
+
+
+YES, NO, WAIT = said("promote"), said("reject"), said("wait")
+HOPELESS = said("wait", examples=2 * MINIMUM, better=0.0)
+
+
+def view(live: bool, *questions: tuple[Contender, Verdict | None], limit: int = 3) -> View:
+    asked = tuple(Question(*question) for question in questions)
+    return View(live, LIVE if live else GATED, asked, limit, MINIMUM)
+
+
+def promote(uid: int) -> Action:
+    return Promote(uid, "promote", YES.evidence)
+
+
+def reject(uid: int) -> Action:
+    return Reject(uid, "reject", NO.evidence)
+
+
+def back(uid: int, verdict: Verdict) -> Action:
+    return RollBack(uid, verdict.reason, verdict.evidence)
+
+
+# ---- evidence --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("questions", "expected"),
+    [
+        ([], []),
+        ([(SNAPSHOT, None)], []),
+        ([(SNAPSHOT, WAIT)], []),
+        ([(SNAPSHOT, YES)], [promote(7)]),
+        ([(SNAPSHOT, NO)], [reject(7)]),
+        ([(SHADOW, YES)], [promote(6)]),
+        ([(SHADOW, NO)], [reject(6)]),
+        ([(GOOD, YES)], [back(3, YES)]),
+        ([(GOOD, NO)], [Confirm(3)]),
+        ([(FROZEN_START, YES)], [back(1, YES)]),
+        ([(FROZEN_START, NO)], [Confirm(1)]),
+        # a snapshot that had its time makes room for a newer one; a version in shadow stays, and so does the guard's
+        ([(SNAPSHOT, HOPELESS)], [Withdraw(7)]),
+        ([(SNAPSHOT, said("wait", examples=2 * MINIMUM - 1, better=0.0))], []),
+        ([(SNAPSHOT, said("wait", examples=2 * MINIMUM, better=0.1))], []),
+        ([(SHADOW, HOPELESS), (GOOD, HOPELESS)], []),
+        # a rejection leaves the others' evidence as it is; a move of the seat makes all of it void
+        ([(SNAPSHOT, NO), (SHADOW, NO), (GOOD, NO)], [reject(7), reject(6), Confirm(3)]),
+        ([(SNAPSHOT, NO), (OTHER_SNAPSHOT, YES)], [reject(7), promote(8)]),
+        ([(SNAPSHOT, YES), (OTHER_SNAPSHOT, YES), (SHADOW, NO), (GOOD, YES)], [promote(7)]),
+        ([(SNAPSHOT, HOPELESS), (FROZEN_START, YES), (GOOD, NO)], [Withdraw(7), back(1, YES)]),
+    ],
+)
+def test_gated_verdicts_become_actions_and_learners_nominate(questions: Any, expected: list[Action]) -> None:
+    assert decide(view(False, *questions)) == [*expected, Nominate()]
+
+
+@pytest.mark.parametrize(
+    ("questions", "expected"),
+    [
+        ([], []),
+        ([(LEARNER, None)], []),
+        ([(LEARNER, WAIT)], []),
+        ([(LEARNER, YES)], [promote(2)]),  # it is the good version from now on
+        ([(LEARNER, NO)], [back(3, NO)]),  # to the good version
+        ([(STARTED, YES)], [promote(5)]),
+        ([(STARTED, NO)], [reject(5)]),
+        ([(SHADOW, YES)], [promote(6)]),
+        ([(FROZEN_START, YES)], [back(1, YES)]),
+        ([(FROZEN_START, NO), (LEARNER, NO)], [Confirm(1), back(3, NO)]),
+        ([(STARTED, HOPELESS)], []),  # it learns on, and may do better
+        ([(STARTED, YES), (LEARNER, NO)], [promote(5)]),
+    ],
+)
+def test_live_the_guard_compares_the_champion_with_good(questions: Any, expected: list[Action]) -> None:
+    assert decide(view(True, *questions)) == expected
+
+
+def test_challengers_share_alpha_and_the_guard_does_not() -> None:
+    shares = {
+        concept: alpha_share(concept, 4) for concept in ("champion", "good", "baseline", "challenger", "snapshot")
+    }
+    assert shares == {"champion": 1.0, "good": 1.0, "baseline": 1.0, "challenger": 0.25, "snapshot": 0.25}
+
+
+def test_learners_and_versions_in_shadow_contend() -> None:
+    assert contending(GATED) == 3
+    assert contending(LIVE) == 3
+    assert contending((FROZEN_START, CHAMPION, GOOD)) == 0
+
+
+# ---- drift -----------------------------------------------------------------------------------------------------------
+
+
+def report(reaction: str, note: str = "") -> Action:
+    return ReportDrift(f"adwin on loss: reaction {reaction!r}{note}")
+
+
+FULL = ", but as many learn already as may"
+FRESH, EMPTY = (StartChallenger("drift", "fresh challenger after drift", warm) for warm in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("reaction", "live", "limit", "expected"),
+    [
+        ("note", False, 4, [report("note")]),
+        ("note", True, 3, [report("note")]),
+        ("rate", False, 4, [report("rate"), RaiseRate()]),
+        ("rate", True, 3, [report("rate"), RaiseRate()]),
+        ("challenger", False, 4, [report("challenger"), FRESH]),
+        ("challenger", False, 3, [report("challenger", FULL)]),
+        ("challenger", True, 4, [report("challenger"), FRESH]),
+        ("reset", False, 3, [report("reset"), Restart(4)]),
+        ("reset", True, 4, [report("reset"), EMPTY]),
+        ("reset", True, 3, [report("reset", FULL)]),
+    ],
+)
+def test_drift_is_reported_and_answered_as_the_spec_says(
+    reaction: Any, live: bool, limit: int, expected: list[Action]
+) -> None:
+    assert react(view(live, limit=limit), DriftSpec(reaction=reaction)) == expected
+
+
+def test_gated_without_a_standing_challenger_a_reset_starts_one() -> None:
+    alone = View(False, (FROZEN_START, CHAMPION), limit=1)
+    assert react(alone, DriftSpec(reaction="reset")) == [report("reset"), EMPTY]
+
+
+# ---- models that fail ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("failing", [1, 3, 5, 6])
+def test_a_failing_model_that_does_not_answer_is_expelled(live: bool, failing: int) -> None:
+    assert replace(view(live), failing, "why") == [Expel(failing, "why")]
+
+
+OLDER = Contender(9, "baseline", "v9")
+
+
+@pytest.mark.parametrize(
+    ("live", "contenders", "tried", "expected"),
+    [
+        (False, (CHAMPION, GOOD, FROZEN_START), set(), [3]),  # both are v0: one try is enough
+        (False, (OLDER, CHAMPION, GOOD), set(), [3, 9]),  # the good version first
+        (False, (OLDER, CHAMPION, GOOD), {"v0"}, [9]),
+        (False, (OLDER, CHAMPION, GOOD), {"v0", "v9"}, []),
+        (False, (CHAMPION, Contender(1, "baseline", "v1")), set(), []),  # frozen alike, it would fail again
+        (True, (LEARNER, Contender(3, "good", "v1")), set(), [3]),  # the champion has learned since
+        (True, (LEARNER, Contender(3, "good", "v1")), {"v1"}, []),
+    ],
+)
+def test_a_failing_champion_goes_back_to_what_was_not_tried(
+    live: bool, contenders: tuple[Contender, ...], tried: set[str], expected: list[int]
+) -> None:
+    actions = replace(View(live, contenders), 2, "why", tried)
+    assert actions == [RollBack(uid, "why") for uid in expected]
