@@ -155,10 +155,11 @@ class Version(Struct, frozen=True):
 
 
 class Decision(Struct, frozen=True, tag="decision", tag_field="kind", omit_defaults=True):
-    """Something that changed, was ordered, or was refused, for a reason; `at` is the position that it follows.
+    """A change, an order or a rejection, with its reason; `at` is the log position that it follows.
 
     `alias` moves from version `previous` to `version` where the action moves one (start, promote, rollback,
-    challenger). `by` is "loop", "gate", "guard", "drift" or "user".
+    challenger). `by` is "loop", "gate", "guard", "drift" or "user". `detail` depends on the action: see
+    `everlearn.loop.details`, which reads and writes it.
     """
 
     action: Literal[

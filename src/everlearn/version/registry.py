@@ -1,7 +1,7 @@
-"""Versions: snapshots by the hash of their bytes, versions with parents, and aliases that move.
+"""The registry of versions: which versions exist, their parents, and where each alias points.
 
-`Blobs` keeps arrays in immutable files; `Versions` says, from the log alone, which versions were born and where each
-alias points. Neither changes anything that was written. `docs/why/versions.md` says what is guaranteed.
+It follows from the log alone and has no file. `Blobs` (blobs.py) keeps the arrays in immutable files. Neither changes
+anything that was written. `docs/why/versions.md` states the guarantees.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _MOVES = frozenset(["start", "promote", "rollback", "challenger"])
 
 
 class Versions:
-    """What exists, and which alias is where: a fold of the log's `Born` and `Decision` payloads, and nothing else.
+    """All versions and aliases: a fold of the log's `Born` and `Decision` payloads.
 
-    Feed it every payload of the log in order (`note`); it has no file of its own.
+    Feed it every payload of the log, in order, through `note`.
     """
 
     def __init__(self, blobs: Blobs) -> None:
@@ -32,10 +32,10 @@ class Versions:
         self._aliases: dict[str, str] = {}
 
     def note(self, payload: Payload) -> None:
-        """Fold one payload of the log; other kinds are ignored, and noting one twice changes nothing.
+        """Fold one payload of the log. Other kinds are ignored, and noting a payload twice changes nothing.
 
-        A decision that starts, promotes, rolls back or sets a challenger moves its alias; where the champion moves,
-        "previous" moves to the one that it replaced. An erasure moves every alias to the version made anew.
+        A decision that starts, promotes, rolls back or sets a challenger moves its alias. Where the champion moves,
+        "previous" moves to the version that it replaced. An erasure moves every alias to the rebuilt version.
         """
         match payload:
             case Born(version=version):
@@ -56,10 +56,11 @@ class Versions:
         reason: str,
         metrics: Mapping[str, float],
     ) -> Version:
-        """Store the arrays and return their version, whose id is a hash of all it holds.
+        """Store arrays and return their version; its id is a hash of its content.
 
-        Nothing is appended: append `Born(version)` with the decision that needs it, in one group, then note both.
-        Metrics that are not finite are left out, since the log cannot hold them.
+        Nothing is appended to the log. Append `Born(version)` with the decision that needs it, in one group, then note
+        both. Metrics that are not finite are left out, since the log cannot hold them. Raises `ModelError` for arrays
+        or a spec that cannot be stored, `BlobError` if the disk refuses.
         """
         kept = plain(spec, "the spec")
         numbers = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
@@ -69,10 +70,11 @@ class Versions:
         return Version(id, tuple(parents), int(position), blob, kept, numbers, reason)
 
     def load(self, name: str, spec: Mapping[str, Any] | None = None, like: Mapping[str, Any] | None = None) -> Arrays:
-        """The arrays of a version, by its id, the beginning of its id, or an alias.
+        """Return the arrays of a version, named by its id, a unique beginning of it, or an alias.
 
-        Raises `InputError` for an unknown name; `ModelError` when it was built with another `spec`, or when its
-        names, shapes or dtypes are not those of the arrays in `like`; `BlobError` when the snapshot is gone or bad.
+        Raises `InputError` for an unknown name. Raises `ModelError` when the version has another spec than `spec`, or
+        arrays of other names, shapes or dtypes than those in `like`. Raises `BlobError` when the snapshot is lost or
+        damaged.
         """
         version = self.find(name)
         if spec is not None:
@@ -92,7 +94,10 @@ class Versions:
         return arrays
 
     def find(self, name: str) -> Version:
-        """The version with this id, this alias, or an id that begins so; raises `InputError` listing what exists."""
+        """Return the version with this id, this alias, or an id that begins so.
+
+        Raises `InputError`, with a list of the known ids and aliases, for an unknown or ambiguous name.
+        """
         id = name if name in self._versions else self._aliases.get(name, name)
         if id in self._versions:
             return self._versions[id]
@@ -100,28 +105,29 @@ class Versions:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise InputError(f"{name!r} may be any of {_listed([one.id for one in matches])}; give more of the id")
+            raise InputError(f"{name!r} may be any of {_listed([version.id for version in matches])}; give more of the id")
         aliases = ", ".join(f"{alias} ({at})" for alias, at in sorted(self._aliases.items())) or "none"
         raise InputError(
             f"there is no version {name!r}; there are {_listed(list(self._versions)) or 'none'}; aliases: {aliases}"
         )
 
     def alias(self, name: str) -> str | None:
-        """The id of the version that an alias points to, if it points anywhere."""
+        """Return the id of the version that an alias points to; None for an alias that was never set."""
         return self._aliases.get(name)
 
     def aliases(self) -> dict[str, list[str]]:
-        """The aliases of each version that has any, sorted, by version id."""
+        """Return the aliases of each version that has any, sorted, by version id."""
         found: dict[str, list[str]] = {}
         for alias, id in sorted(self._aliases.items()):
             found.setdefault(id, []).append(alias)
         return found
 
     def prune(self, keep: int, hold: Set[str] = frozenset()) -> list[str]:
-        """Delete old snapshots, and return the ids of the versions that lost theirs.
+        """Delete old snapshots; return the ids of the versions that lost theirs.
 
-        The newest `keep` versions keep their arrays, and so do those that an alias points to, and the parents of
-        all of these. Blobs in `hold` (those of checkpoints) stay, and so does every blob that no version knows.
+        The newest `keep` versions keep their arrays, and so do the versions with an alias, and the parents of all of
+        these. Blobs in `hold` (those of checkpoints) stay, and so does every blob that belongs to no version. Raises
+        `ConfigError` if `keep` is negative.
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
@@ -135,30 +141,33 @@ class Versions:
         return [version.id for version in self._versions.values() if version.blob in gone]
 
     def list(self) -> list[Version]:
-        """All versions, in order of birth; those whose arrays were pruned as well."""
+        """Return all versions in order of birth, those whose arrays were pruned too."""
         return [*self._versions.values()]
 
 
 def related(versions: Mapping[str, Version], a: str, b: str) -> tuple[str | None, int | None]:
-    """The nearest common ancestor (one of the two, perhaps), and the generations from one over it to the other."""
+    """Return the nearest common ancestor, and the generations from `a` over it to `b`; (None, None) if there is none.
+
+    A version is its own ancestor.
+    """
     up, across = _ancestors(versions, a), _ancestors(versions, b)
     common = min(up.keys() & across.keys(), key=lambda id: (up[id] + across[id], id), default=None)
     return (common, up[common] + across[common]) if common is not None else (None, None)
 
 
 def _ancestors(versions: Mapping[str, Version], id: str) -> dict[str, int]:
-    """Each ancestor, the version itself among them, with the fewest generations to it."""
-    found, generation, now = {id: 0}, 0, [id]
-    while now:
+    """Return each ancestor, the version itself too, with the smallest number of generations to it."""
+    found, generation, newest = {id: 0}, 0, [id]
+    while newest:
         generation += 1
-        parents = [parent for one in now if one in versions for parent in versions[one].parents]
-        now = [one for one in dict.fromkeys(parents) if one not in found]
-        found |= dict.fromkeys(now, generation)
+        parents = [parent for child in newest if child in versions for parent in versions[child].parents]
+        newest = [parent for parent in dict.fromkeys(parents) if parent not in found]
+        found |= dict.fromkeys(newest, generation)
     return found
 
 
 def _differences(expected: Mapping[str, Any], got: Mapping[str, Any], where: str = "") -> list[str]:
-    """Say in words where two specs differ."""
+    """Return the differences between two specs, in words."""
     found = []
     for name in sorted({*expected, *got}):
         here = f"{where}{name}"
@@ -174,6 +183,6 @@ def _differences(expected: Mapping[str, Any], got: Mapping[str, Any], where: str
 
 
 def _listed(ids: Sequence[str]) -> str:
-    """The newest few, in words."""
+    """Return the newest few ids, in words."""
     newest = ", ".join(ids[-10:])
     return f"{newest} and {len(ids) - 10} older ones" if len(ids) > 10 else newest
