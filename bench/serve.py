@@ -206,7 +206,7 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
                 rate, p99 = wrk(url, listed if name == "mlflow" else named, seconds, folder)
                 if turn:
                     measured[name].append((rate, p99, 1e6 * (used(pids[name]) - before) / (rate * seconds)))
-        counts = read_tally(snapshot.folder(folder / "throughput") / "worker-0.tally")["counts"]
+        counts = read_tally(snapshot.folder(folder / "throughput") / "worker-0.counters")["counts"]
     print(f"\n{'server':<12}{'requests/s':>12}{'p99 ms':>9}{'CPU us each':>13}{'everlearn is':>15}")
     for name, rounds in measured.items():
         rate, p99, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))

@@ -20,8 +20,8 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 TIERS = (
     "errors records _jit",
     "spec _random _torch model metrics events client report",
-    "schema drift replay merge version feedback gate checks config",
-    "serve families stream advise scale bridges",
+    "schema drift replay merge version gate checks config",
+    "feedback serve families stream advise scale bridges",
     "predict learn evaluate",
     "loop",
     "app",

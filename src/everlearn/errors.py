@@ -3,7 +3,8 @@
     EverlearnError
     ├── ConfigError       a setting, a spec or a family name is wrong
     ├── InputError        a record, a row or a file cannot be used (ValueError too)
-    │   └── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
+    │   ├── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
+    │   └── IdTaken       an id that names another record already
     ├── ModelError        a model broke the contract, or arrays do not fit it
     ├── LogError          the event log cannot be read or written
     │   └── InUse         another process has the loop open
@@ -32,6 +33,10 @@ class UnknownId(InputError, KeyError):
     """Feedback refers to a prediction that the log does not hold."""
 
     __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class IdTaken(InputError):
+    """An id names another record already: an id belongs to one record for ever."""
 
 
 class ModelError(EverlearnError):

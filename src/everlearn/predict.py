@@ -1,53 +1,151 @@
-"""Answer with the champion, and make the record of the answer."""
+"""Predict: encode, clip, choose the arm, score, decode, record.
+
+    answer(serving, encoder, instances) -> predictions      what a loop, or an HTTP worker, replies and logs
+    score(model, encoder, clip, records) -> scores          encode, clip and score alone, as a rebuild needs them
+
+This is the only implementation: a loop in one process and the workers of a server call the same function. One record is
+a batch of one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from everlearn.model import Model
-from everlearn.records import Batch, Prediction, Scalar, Singles
+import numpy as np
+from msgspec import Struct
+
+from everlearn.errors import IdTaken, ModelError
+from everlearn.events import Log
+from everlearn.records import Batch, Prediction, Singles
+from everlearn.schema import Encoder
+from everlearn.serve.snapshot import Answering
+
+Clip = Callable[[Batch], Batch]
+
+
+class Scores(Protocol):
+    """A model, or a model whose failures are isolated."""
+
+    def predict(self, batch: Batch) -> Singles: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What answers at this moment; replaced whole, in one assignment, and never changed."""
+class Serving:
+    """The models that answer at one moment; replaced whole, and never changed.
 
-    version: str
-    model: Model
-
-
-def answer(
-    served: Served,
-    row: Batch,
-    features: Mapping[str, Any],
-    decode: Callable[[Singles], Scalar],
-    classes: int,
-    id: str | None = None,
-) -> Prediction:
-    """Score one encoded row, and return the answer with everything needed to judge it later.
-
-    `decode` turns scores (k,) into the answer; `classes` is 0 for a regression, whose answer has no `proba`.
+    `canary` answers the share `share` of all ids, where there is a canary. `position` is the last event of the log that
+    the models have learned. `clip` bounds the dense features of encoded rows.
     """
-    scores = served.model.predict(row)[0]
-    return Prediction(
-        id=id or new_id(),
-        features=dict(features),
-        value=decode(scores),
-        proba=tuple(scores.tolist()) if classes else (),
-        version=served.version,
-    )
+
+    champion: Answering
+    canary: Answering | None
+    share: float
+    position: int
+    clip: Clip
+
+
+class Instance(Struct, gc=False):
+    """One record to predict: its id, its features as the log holds them, and the person that it is about ("": none).
+
+    `before` is the answer that was given when the record was first sent under its id.
+    """
+
+    id: str
+    features: dict[str, Any]
+    subject: str = ""
+    before: Prediction | None = None
+
+
+def answer(serving: Serving, encoder: Encoder, instances: Sequence[Instance]) -> list[Prediction]:
+    """Return the answers to n records, in order, each with all that is needed to judge it later.
+
+    The id decides whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for
+    a value that cannot be encoded, ModelError for a score that is not finite, and what a model raises.
+    """
+    share = serving.share
+    if serving.canary is None or not share:
+        return _given(serving, serving.champion, encoder, instances, 1.0, False) if instances else []
+    chosen = [draw(instance.id) < share for instance in instances]
+    others = [instance for instance, canary in zip(instances, chosen, strict=True) if not canary]
+    drawn = [instance for instance, canary in zip(instances, chosen, strict=True) if canary]
+    by_champion = iter(_given(serving, serving.champion, encoder, others, 1.0 - share, False) if others else ())
+    by_canary = iter(_given(serving, serving.canary, encoder, drawn, share, True) if drawn else ())
+    return [next(by_canary if canary else by_champion) for canary in chosen]
+
+
+def score(model: Scores, encoder: Encoder, clip: Clip, records: Sequence[Mapping[str, Any]]) -> Singles:
+    """Return the scores of n records: float32 (n, classes), or (n, 1) for a regression. Raises as `encoded` does."""
+    return model.predict(encoded(encoder, clip, records))
+
+
+def encoded(encoder: Encoder, clip: Clip, records: Sequence[Mapping[str, Any]]) -> Batch:
+    """Return n records as models take them: encoded, with dense features clipped.
+
+    Raises InputError, naming the row and the field, for a value that cannot be used.
+    """
+    return clip(encoder.record(records[0]) if len(records) == 1 else encoder.rows(records))
+
+
+def given_before(log: Log, id: str, features: Mapping[str, Any]) -> Prediction | None:
+    """Return the answer that the log holds for a record under its id; None if the id is new.
+
+    A record that is sent again gets its first answer. Raises IdTaken where the id names another record, or one that was
+    erased. The message does not quote the other record, which may be about another person.
+    """
+    found = log.find(f"prediction:{id}")
+    if found is None:
+        return None
+    before = found.payload
+    if not isinstance(before, Prediction):
+        raise IdTaken(f"the record with the id {id!r} was erased; use another id")
+    if before.features != features:
+        raise IdTaken(f"the id {id!r} names another record, which was answered before; use another id")
+    return before
+
+
+def draw(id: str) -> float:
+    """Return a number in [0, 1) that belongs to an id: the first 64 bits of its BLAKE2b digest. Equal in all processes.
+
+    >>> round(draw("a"), 3), round(draw("b"), 3)
+    (0.254, 0.517)
+    """
+    return int.from_bytes(hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2.0**64
 
 
 def new_id() -> str:
-    """An id that nobody can guess and that sorts by time, because an index takes ascending keys much faster."""
+    """Return an id that cannot be guessed and that sorts by time, because an index takes ascending keys much faster."""
     return new_ids(1)[0]
 
 
 def new_ids(count: int) -> list[str]:
-    """As many new ids, for the price of one."""
+    """Return `count` new ids, at about the cost of one."""
     now, random = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(8 * count)
     return [now + random[start : start + 16] for start in range(0, 16 * count, 16)]
+
+
+def _given(
+    serving: Serving, arm: Answering, encoder: Encoder, instances: Sequence[Instance], propensity: float, canary: bool
+) -> list[Prediction]:
+    """Return the answers of one arm, from one call of its model."""
+    scores = score(arm.model, encoder, serving.clip, [instance.features for instance in instances])
+    if not np.isfinite(scores).all():
+        raise ModelError(f"version {arm.version} answered with a number that is not finite; roll it back")
+    rows, classes = scores.tolist(), encoder.schema.classes
+    values: list[Any]
+    probas: list[tuple[float, ...]]
+    if classes:
+        values, probas = [classes[best] for best in scores.argmax(1).tolist()], list(map(tuple, rows))
+    else:
+        values, probas = [row[0] for row in rows], [()] * len(rows)
+    version, position = arm.version, serving.position
+    return [
+        Prediction(
+            instance.id, instance.features, value, proba, version, position, propensity, canary, instance.subject
+        )
+        for instance, value, proba in zip(instances, values, probas, strict=True)
+    ]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.app.counters import BOUNDS, Tally, quantile, read
+from everlearn.app.counters import BOUNDS, Counters, quantile, read
 from everlearn.errors import ConfigError, LogError
 
 
@@ -35,7 +35,7 @@ def test_nothing_was_counted_where_there_is_no_file(tmp_path):
 def test_counts_are_exact_and_go_on_after_a_restart(tmp_path):
     path = tmp_path / "worker-0.tally"
     for _ in range(3):
-        tally = Tally(path)
+        tally = Counters(path)
         tally.add("predict_2xx")
         tally.add("bytes", 1 << 40)
         tally.observe("predict", 0.0001)
@@ -49,7 +49,7 @@ def test_counts_are_exact_and_go_on_after_a_restart(tmp_path):
 
 
 def test_a_bucket_takes_what_is_not_above_its_bound(tmp_path):
-    tally = Tally(tmp_path / "a")
+    tally = Counters(tmp_path / "a")
     for seconds in (0.0, *BOUNDS, 11.0, 1e9):
         tally.observe("learn", seconds)
     buckets = read(tmp_path / "a")["seconds"]["learn"]["buckets"]
@@ -79,7 +79,7 @@ def test_no_answers_have_no_quantile():
 
 def test_a_second_process_counts_beside_the_first_and_both_are_read(tmp_path):
     path = tmp_path / "worker-0.tally"
-    old, new = Tally(path), Tally(path)  # a worker, and the one that replaces it
+    old, new = Counters(path), Counters(path)  # a worker, and the one that replaces it
     for tally, n in ((old, 1), (new, 10), (old, 100)):
         tally.add("answers", n)
         tally.observe("predict", 0.001 * n)
@@ -87,15 +87,15 @@ def test_a_second_process_counts_beside_the_first_and_both_are_read(tmp_path):
     assert read(path)["seconds"]["predict"]["count"] == 3
     old.close()
     new.close()
-    with_room = Tally(path)
+    with_room = Counters(path)
     with_room.add("answers", 1000)
     assert read(path)["counts"] == {"answers": 1111}
 
 
 def test_too_many_at_one_path_are_refused(tmp_path):
-    held = [Tally(tmp_path / "a") for _ in range(4)]
+    held = [Counters(tmp_path / "a") for _ in range(4)]
     with pytest.raises(LogError, match="are all in use; end the processes that count there"):
-        Tally(tmp_path / "a")
+        Counters(tmp_path / "a")
     for tally in held:
         tally.close()
 
@@ -104,7 +104,7 @@ def test_counts_of_a_killed_process_are_there_and_its_place_is_free(tmp_path):
     path = tmp_path / "a"
 
     def work():
-        tally = Tally(path)
+        tally = Counters(path)
         while True:
             tally.add("x")
             tally.observe("predict", 0.0001)
@@ -120,7 +120,7 @@ def test_counts_of_a_killed_process_are_there_and_its_place_is_free(tmp_path):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     last = read(path)["counts"]["x"]
-    tally = Tally(path)
+    tally = Counters(path)
     tally.add("x")
     assert read(path)["counts"]["x"] == last + 1
     assert not path.with_name("a.1").exists()
@@ -130,11 +130,11 @@ def test_no_number_is_read_half_written(tmp_path):
     path, step = tmp_path / "a", (1 << 32) + 1  # both halves of the number change together
 
     def work():
-        tally = Tally(path)
+        tally = Counters(path)
         for _ in range(200_000):
             tally.add("x", step)
 
-    Tally(path).close()
+    Counters(path).close()
     pid = forked(work)
     done = 0
     while done == 0:
@@ -149,7 +149,7 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path, content):
     path = tmp_path / "a"
     path.write_bytes(content)
     assert read(path)["counts"] == {}
-    tally = Tally(path)
+    tally = Counters(path)
     tally.add("x")
     assert read(path)["counts"] == {"x": 1}
 
@@ -157,11 +157,11 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path, content):
 @pytest.mark.parametrize("name", ["", "x" * 57, "a\0b"])
 def test_a_name_that_does_not_fit_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="expected a name of 1 to 56 bytes"):
-        Tally(tmp_path / "a").add(name)
+        Counters(tmp_path / "a").add(name)
 
 
 def test_names_are_bounded(tmp_path):
-    tally = Tally(tmp_path / "a")
+    tally = Counters(tmp_path / "a")
     for number in range(128):
         tally.add(f"n{number}", number)
     with pytest.raises(ConfigError, match="at most 128 of them; there are 128"):
@@ -171,7 +171,7 @@ def test_names_are_bounded(tmp_path):
 
 def test_the_file_has_a_fixed_size_and_is_for_its_user_alone(tmp_path):
     path = Path(tmp_path / "a")
-    tally = Tally(path)
+    tally = Counters(path)
     size = path.stat().st_size
     for route in ("predict", "feedback", "learn"):
         tally.observe(route, 0.1)

@@ -29,7 +29,7 @@ from everlearn.events import Log, connect
 from everlearn.loop import commands
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.loop import Loop
-from everlearn.predict import Served, answer
+from everlearn.predict import Instance, Serving, answer
 from everlearn.records import Born, Decision, Example, Label, Prediction
 from everlearn.schema import Encoder
 from everlearn.serve.snapshot import Publisher, Reader
@@ -96,7 +96,7 @@ def status_of(setup: Setup) -> dict[str, Any]:
 
 
 class Client:
-    """As much of a worker as is needed: it answers with what serves, and appends to the log."""
+    """The part of a worker that these tests need: it answers with the newest snapshot, and appends to the log."""
 
     def __init__(self, setup: Setup) -> None:
         self.spec = setup.spec
@@ -109,10 +109,9 @@ class Client:
         return {name: self.columns[name][row] for name in FIELDS}
 
     def predict(self, row: int) -> Prediction:
-        held, served = self.record(row), self.reader.current()
-        encoded = self.encoder.record(held)
-        now = Served(served.champion.version, served.champion.model)
-        given = answer(now, encoded, held, self.encoder.answer, 2, f"p{row}")
+        held = self.reader.current()
+        serving = Serving(held.champion, None, 0.0, held.position, lambda batch: batch)
+        (given,) = answer(serving, self.encoder, [Instance(f"p{row}", self.record(row))])
         self.log.append([given])
         return given
 
@@ -326,7 +325,7 @@ def test_no_room_for_a_snapshot_is_trouble_that_is_said_and_passes(tmp_path, mon
         assert "cannot be written" in tail.trouble
         assert client.reader.current() is before
         monkeypatch.undo()
-        tail._tried = 0.0  # the pause is over
+        tail._retry = 0.0  # the pause is over
         caught_up(tail)
         assert tail.trouble == ""
         assert client.reader.current().position == loop.log.end()

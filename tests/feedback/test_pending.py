@@ -1,4 +1,4 @@
-"""The waiting set is bounded and survives a restart; feedback means one thing or is refused."""
+"""The sets of pending predictions and early feedback are bounded, and survive a restart."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError
 from everlearn.families.linear import build
-from everlearn.feedback.admission import target, unknown
 from everlearn.feedback.correction import Correction
 from everlearn.feedback.pending import EARLY_SHARE, Earlier, Early, PendingPrediction, PendingPredictions
 from everlearn.records import Batch, Label, Preference, Reward
@@ -255,19 +254,3 @@ def test_importance_needs_two_classes_and_a_default() -> None:
     with pytest.raises(ConfigError, match="there is no feedback.default whose mistakes it could undo"):
         Correction(FeedbackSpec(correction="importance"), "binary")
     assert Correction(FeedbackSpec(), "multiclass").share == 0.5
-
-
-# What feedback means
-
-
-def test_labels_rewards_and_preferences_mean_what_the_task_can_use():
-    assert target(Label("a", "yes"), "binary", {"yes": 1.0}.__getitem__) == 1.0
-    assert target(Reward("a", 2.5), "regression", float) == 2.5
-    with pytest.raises(InputError, match="got a reward for prediction 'a', but this loop's task is binary"):
-        target(Reward("a", 1.0), "binary", float)
-    with pytest.raises(InputError, match="got a preference for prediction 'a'"):
-        target(Preference("a", 0), "multiclass", float)
-
-
-def test_an_unknown_id_is_named():
-    assert "'tx-9'" in str(unknown("tx-9"))

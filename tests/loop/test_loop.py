@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import everlearn
-from everlearn.errors import ConfigError, InputError, LogError, UnknownId
+from everlearn.errors import ConfigError, IdTaken, InputError, LogError, UnknownId
 from everlearn.loop.home import Home
 from everlearn.loop.loop import Loop
 from everlearn.model import cut
-from everlearn.records import Checkpoint, Examples, Prediction
+from everlearn.records import Checkpoint, Example, Examples, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
@@ -369,8 +369,26 @@ def test_asking_again_with_the_same_id_gets_the_answer_that_was_given(tmp_path):
         for row in range(1, 50):
             loop.learn(record(columns, row), int(columns["label"][row]))
         assert loop.predict(record(columns, 0), id="tx-1") == first
-        with pytest.raises(InputError, match="tx-1"):
+        with pytest.raises(IdTaken, match="'tx-1' names another record"):
             loop.predict(record(columns, 1), id="tx-1")
+
+
+@pytest.mark.parametrize("value", [7, 7.0, "7", np.int64(7)])
+def test_a_person_has_one_spelling_in_the_log(tmp_path, value):
+    with everlearn.open(spec(subject="user"), home=tmp_path / "home") as loop:
+        loop.predict({"a": 1.0, "user": value}, id="p")
+        loop.learn({"a": 1.0, "user": value}, 1)
+        rows = [event.payload for event in loop.log.read() if isinstance(event.payload, Prediction | Example)]
+        assert [(row.subject, row.features) for row in rows] == [("7", {"a": 1.0})] * 2
+
+
+def test_an_id_names_one_example(tmp_path):
+    with everlearn.open(spec(), home=tmp_path / "home") as loop:
+        loop.learn({"a": 1.0}, 1, id="e")
+        loop.learn({"a": 1.0}, 1, id="e")
+        with pytest.raises(IdTaken, match="'e' names another example"):
+            loop.learn({"a": 1.0}, 0, id="e")
+        assert loop.report()["examples"] == 1
 
 
 def test_rolling_back_twice_and_promoting_the_champion_keep_the_way_back(tmp_path):

@@ -18,7 +18,7 @@ import everlearn as el
 from everlearn import config
 from everlearn.app.admin.application import listening, serving
 from everlearn.app.admin.context import Parts
-from everlearn.app.counters import Tally
+from everlearn.app.counters import Counters
 from everlearn.app.learner import Learner
 from everlearn.app.process import Setup
 from everlearn.serve import snapshot
@@ -52,7 +52,7 @@ def set_up(home: Path, spec: Spec) -> Iterator[Setup]:
     """The set-up of a server at that home, with some requests counted."""
     setup = Setup(spec=spec, home=str(home), serving=str(snapshot.folder(home)))
     for index in range(spec.serve.workers):
-        tally = Tally(setup.tally(index))
+        tally = Counters(setup.counters(index))
         tally.add("predict_2xx", 30)
         tally.add("learn_4xx", 1)
         for number in range(31):

@@ -1,8 +1,8 @@
-"""What a worker counts, in a mapped file: one process writes, any process reads, and neither waits.
+"""Counters and latency histograms of a worker, in a mapped file: one process writes, any process reads without waiting.
 
 A file holds counters by name, and for each route a histogram of seconds. Each number is stored by one move of eight
-bytes, so that a reader sees no half of one. Counts go on where the worker before stopped. While a worker is
-being replaced there are two for one path: the second counts in a file beside it, and `read` adds them up.
+bytes, so that a reader never sees half of a number. A new worker continues the counts of the one before it. While a
+worker is being replaced, two processes count at one path: the second uses a file beside it, and `read` adds them up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from everlearn.errors import ConfigError, LogError
 
-# Upper ends of the buckets in seconds, five to a decade; a last bucket takes what is slower.
+# Upper ends of the buckets in seconds, five to a decade; one more bucket holds what is slower.
 BOUNDS: tuple[float, ...] = (
     *(round(first * 10.0**power, 10) for power in range(-6, -1) for first in (50, 80, 125, 200, 315)),
     *(5.0, 8.0, 10.0),
@@ -34,16 +34,16 @@ _BYTES = 8 * (_FRONT + _COUNTERS * _COUNTER + _ROUTES * _ROUTE)
 _FILES = 4  # at one path
 
 
-class Tally:
-    """The counts of one process; for one thread. Raises LogError if too many processes count at one path.
+class Counters:
+    """The counters of one process, for one thread. Raises LogError if too many processes count at one path.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
-    ...     tally = Tally(Path(folder) / "worker-0.tally")
-    ...     tally.add("answers", 3)
+    ...     counters = Counters(Path(folder) / "worker-0.counters")
+    ...     counters.add("answers", 3)
     ...     for microseconds in range(1000):
-    ...         tally.observe("predict", microseconds * 1e-6)
-    ...     counts = read(Path(folder) / "worker-0.tally")
+    ...         counters.observe("predict", microseconds * 1e-6)
+    ...     counts = read(Path(folder) / "worker-0.counters")
     >>> counts["counts"], round(quantile(counts["seconds"]["predict"]["buckets"], 0.5), 4)
     ({'answers': 3}, 0.0005)
     """
@@ -59,17 +59,17 @@ class Tally:
         self._routes = dict(_places(self._map, self._words, 3))
 
     def add(self, name: str, n: int = 1) -> None:
-        """Count `n` more of something: any name of up to 56 bytes; there is room for 128 names."""
+        """Add `n` to the counter `name`, of up to 56 bytes. Raises ConfigError for the 129th name."""
         self._words[self._counters.get(name) or self._new(name, self._counters, 2)] += n
 
     def observe(self, route: str, seconds: float) -> None:
-        """One more answer on this route, and how long it took; there is room for 8 routes."""
+        """Count one reply on a route, and the seconds it took. Raises ConfigError for the ninth route."""
         at = self._routes.get(route) or self._new(route, self._routes, 3)
         self._sums[at] += seconds
         self._words[at + 1 + bisect_left(BOUNDS, seconds)] += 1
 
     def close(self) -> None:
-        """Let go of the file; closing twice is fine."""
+        """Close the file; closing twice is fine."""
         if not self._map.closed:
             self._words.release()
             self._sums.release()
@@ -77,7 +77,7 @@ class Tally:
             os.close(self._descriptor)
 
     def _new(self, name: str, places: dict[str, int], kind: int) -> int:
-        """Give a name its place; the number of names goes up last, so that no reader sees half of one."""
+        """Return the place of a new name; the number of names is raised last, so that readers see whole names."""
         first, size, room = _TABLES[kind]
         text, used = name.encode(), self._words[kind]
         if used >= room or not 0 < len(text) <= _NAME or b"\0" in text:
@@ -93,26 +93,26 @@ class Tally:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What was counted at `path` up to now, by this process or any other; all zero if there is no file.
+    """Return the counts at `path` so far, of this process or any other; empty if there is no file.
 
     `counts` maps a name to its number; `seconds` maps a route to its `count`, its `sum`, and `buckets`: how many
-    answers took up to each of `BOUNDS`, and at last how many took longer.
+    replies took up to each of `BOUNDS`, and last how many took longer.
     """
     counts: dict[str, int] = {}
     seconds: dict[str, dict[str, Any]] = {}
-    for one in _files(path):
-        with suppress(FileNotFoundError), one.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == _BYTES:  # else it is just being made
+    for part in _files(path):
+        with suppress(FileNotFoundError), part.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == _BYTES:  # else it is being made now
                 with mmap.mmap(file.fileno(), _BYTES, access=mmap.ACCESS_READ) as held:
                     _read_into(held, counts, seconds)
     return {"counts": counts, "seconds": seconds}
 
 
 def quantile(buckets: Sequence[int], q: float) -> float | None:
-    """The number of seconds that a share `q` of the answers stayed below, as far as buckets can tell; None of none.
+    """Return the seconds that a share `q` of the replies stayed below, as far as buckets tell; None without replies.
 
-    Within a bucket answers are taken to be evenly spread. To look at the last seconds only, subtract the buckets of an
-    earlier reading.
+    Replies are taken as evenly spread within a bucket. For the last seconds only, subtract the buckets of an earlier
+    reading.
 
     >>> quantile([0, 10, 10] + [0] * 26, 0.5)
     8e-05
@@ -133,7 +133,7 @@ _TABLES = {2: (_FRONT, _COUNTER, _COUNTERS), 3: (_FRONT + _COUNTERS * _COUNTER, 
 
 
 def _places(data: Any, words: memoryview, kind: int) -> list[tuple[str, int]]:
-    """The names in one table, and at which word each one's numbers begin."""
+    """Return the names in one table, and the word at which the numbers of each begin."""
     first, size, room = _TABLES[kind]
     begins = [first + i * size for i in range(min(words[kind], room))]
     names = [bytes(data[8 * begin : 8 * begin + _NAME]).rstrip(b"\0").decode("utf-8", "replace") for begin in begins]
@@ -149,19 +149,19 @@ def _read_into(held: mmap.mmap, counts: dict[str, int], seconds: dict[str, dict[
         for route, at in _places(held, words, 3):
             buckets = words[at + 1 : at + 2 + len(BOUNDS)].tolist()
             before = seconds.get(route, {"count": 0, "sum": 0.0, "buckets": [0] * len(buckets)})
-            buckets = [one + other for one, other in zip(before["buckets"], buckets, strict=True)]
+            buckets = [sum(pair) for pair in zip(before["buckets"], buckets, strict=True)]
             seconds[route] = {"count": sum(buckets), "sum": before["sum"] + sums[at], "buckets": buckets}
 
 
 def _files(path: Path) -> list[Path]:
-    """The file at `path`, and those beside it that a second process would take."""
+    """Return the file at `path`, and the files beside it that further processes take."""
     return [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, _FILES))]
 
 
 def _claimed(path: Path) -> int:
-    """The first file that no other process counts in, at full length, so that writing to it finds no full disk."""
-    for one in _files(path):
-        descriptor = os.open(one, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    """Open the first file that no other process uses, at full length, so that a full disk cannot stop later writes."""
+    for file in _files(path):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

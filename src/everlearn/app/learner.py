@@ -1,8 +1,8 @@
-"""The learner: the one process that tails the log, learns, decides, and publishes what serves.
+"""The learner: the one process that follows the log, learns, decides, and publishes snapshots.
 
-Workers never wait for it, and it gives way to them: it runs at low priority, folds the log in pieces of a few
-milliseconds, and spends a tenth of its time on publishing at most. Whatever it has learned since its last checkpoint
-is learned again from the log when it is killed; so it may be, at any moment.
+Workers never wait for the learner, and it yields to them: it runs at low priority, folds the log in pieces of a few
+milliseconds, and spends at most a tenth of its time on publishing. It may be killed at any moment: after a restart it
+learns again from the log what it had learned since its last checkpoint.
 """
 
 from __future__ import annotations
@@ -36,73 +36,73 @@ from everlearn.spec import LogSpec, Spec
 
 log = logging.getLogger("everlearn.learner")
 
-PRIORITY = 10  # of `nice`: requests come first
+PRIORITY = 10  # the `nice` value: requests come first
 PIECE = 0.004  # seconds that a piece of the log should take to fold
-PIECES = (8, 4096)  # the fewest and the most events in one
-SHARE = 0.1  # of the time may go into publishing
-BUSY, IDLE = 0.001, 0.01  # seconds of sleep between two looks at the log
-STATUS = 0.2  # seconds between two statuses
+PIECES = (8, 4096)  # the fewest and the most events in a piece
+SHARE = 0.1  # the most of the time that goes into publishing
+BUSY, IDLE = 0.001, 0.01  # seconds of sleep between two reads of the log
+STATUS = 0.2  # seconds between two writes of the status
 TIDY = 1.0  # seconds between two moves of the write-ahead log into the log
-RETRY = (0.2, 5.0)  # seconds of pause when the disk refuses: at first, and at most
-LAST = 20.0  # seconds to catch up in when the end is asked for
+RETRY = (0.2, 5.0)  # seconds of pause after a failed write: the first, and the longest
+LAST = 20.0  # seconds to catch up before the process ends
 _WARMING = ".warming-"
 
 
 @dataclass(slots=True)
 class Pace:
-    """How many events to fold at once, and when to publish: decided from the processor time that these took.
+    """The size of the next piece and the time of the next snapshot, chosen from the processor time of the last ones.
 
-    Time in which others had the processor is not counted: smaller pieces and fewer snapshots would not shorten it.
+    Time in which other processes had the processor does not count: smaller pieces would not shorten it.
     """
 
     limit: int = PIECES[0]
     due: float = 0.0  # when the next snapshot may be published
 
     def folded(self, events: int, seconds: float) -> None:
-        """A piece took so long: make the next smaller, or larger if this one was full."""
+        """Note the seconds of a piece: make the next one smaller, or larger if this one was full."""
         if seconds > PIECE:
             self.limit = max(PIECES[0], self.limit // 2)
         elif events == self.limit and seconds < PIECE / 2:
             self.limit = min(PIECES[1], self.limit * 2)
 
     def published(self, began: float, seconds: float) -> None:
-        """A snapshot took so long: leave the rest of the time to learning."""
+        """Note the seconds of a snapshot that began at `began`: leave the rest of the time to learning."""
         self.due = began + seconds / SHARE
 
 
 class Tail:
-    """One open loop and the folder in which it serves.
+    """One open loop and the folder to which it publishes.
 
-    What serves never goes back: a loop that is opened again, from its last checkpoint, publishes nothing until it has
-    learned again what the folder serves already.
+    The served models never go back: a loop that is opened again from its last checkpoint publishes nothing until it has
+    learned again up to the position of the snapshot in the folder.
     """
 
     def __init__(self, loop: Loop, publisher: Publisher) -> None:
         self._loop = loop
         self._publisher = publisher
         self._pace = Pace()
-        self._serving: object = None  # what the newest snapshot was made of
-        self._known = 0.0  # every event committed before this moment is folded
-        self._tried = 0.0  # when to try again to publish, after the folder was full
+        self._published: object = None  # the source of the newest snapshot, see `_source`
+        self._folded = 0.0  # every event committed before this moment is folded
+        self._retry = 0.0  # when to publish again, after the folder was full
         self._floor = publisher.position if self._continues() else 0
         self.publish_seconds = 0.0
         self.trouble = ""
         self._begin()
 
     def step(self) -> int:
-        """Fold one piece of the log, publish if that is due, say how fresh it is; return how many events there were."""
+        """Fold one piece of the log, publish if due, and note the freshness; return the number of events."""
         began, used, limit = time.monotonic(), time.thread_time(), self._pace.limit
         events = self._loop.catch_up(limit)
         now = time.monotonic()
         self._pace.folded(events, time.thread_time() - used)
-        self._known = began if events < limit else max(self._known, self._moment(now))
+        self._folded = began if events < limit else max(self._folded, self._moment(now))
         self._publisher.reached(self._loop.position)
         if self._loop.fold.started and self._loop.position >= self._floor:
             self._serve(now)
         return events
 
     def finish(self, seconds: float) -> None:
-        """Fold what the log still holds, for so many seconds at most, and let it serve."""
+        """Fold the rest of the log, for at most so many seconds, and publish the result."""
         until = time.monotonic() + seconds
         while self.step() and time.monotonic() < until:
             pass
@@ -110,42 +110,42 @@ class Tail:
         self.step()
 
     def pause(self, before: float) -> float:
-        """How long to sleep when there was nothing to fold, given the last sleep: longer and longer, up to a bound."""
+        """Return the seconds to sleep after a read without events, given the last sleep: ever longer, up to a bound."""
         wanted = min(IDLE, before * 1.5)
         return min(wanted, max(BUSY, self._pace.due - time.monotonic())) if self._behind() else wanted
 
     def _begin(self) -> None:
-        """Let something serve before the log is caught up with; a new loop starts with its first event, or now."""
+        """Publish before the log is caught up with; a new loop starts with its first event, or now."""
         while not self._loop.fold.started and self._loop.catch_up(PIECES[1]):
             pass
         self._loop.ready()
-        self._known = self._moment(time.monotonic())
+        self._folded = self._moment(time.monotonic())
         self._publisher.reached(self._loop.position)
         if self._loop.position >= self._floor:
             self._serve(time.monotonic())
 
     def _continues(self) -> bool:
-        """Whether the folder holds a snapshot of this very loop."""
+        """Return True if the folder holds a snapshot of this loop."""
         with suppress(InputError):
             self._loop.home.versions.find(self._publisher.version)
             return bool(self._publisher.version) and self._publisher.position <= self._loop.log.end()
         return False
 
     def _serve(self, now: float) -> None:
-        serving = self._made_of()
-        if serving != self._serving:
-            if now < max(self._pace.due, self._tried):
+        source = self._source()
+        if source != self._published:
+            if now < max(self._pace.due, self._retry):
                 return
             used = time.thread_time()
             try:
                 self._publish()
-            except BlobError as error:  # no room: what was published before goes on serving, and gets stale
-                self.trouble, self._tried = str(error), now + RETRY[1]
+            except BlobError as error:  # no room: the last snapshot stays in use, and gets stale
+                self.trouble, self._retry = str(error), now + RETRY[1]
                 return
-            self._serving, self.trouble = serving, ""
+            self._published, self.trouble = source, ""
             self.publish_seconds = time.monotonic() - now
             self._pace.published(now, time.thread_time() - used)
-        self._publisher.fresh(self._known)
+        self._publisher.fresh(self._folded)
 
     def _publish(self) -> None:
         roster, canary = self._loop.fold.roster, self._canary()
@@ -156,8 +156,8 @@ class Tail:
             self._loop.fold.bounds,
         )
 
-    def _made_of(self) -> object:
-        """Two moments at which this is equal serve the same."""
+    def _source(self) -> object:
+        """Return a value that changes whenever a snapshot would."""
         fold = self._loop.fold
         champion, canary = fold.roster.champion, self._canary()
         learns = champion.learns or (canary is not None and canary.learns)
@@ -168,12 +168,12 @@ class Tail:
         return self._loop.fold.canary if self._loop.spec.serve.canary else None
 
     def _behind(self) -> bool:
-        return self._made_of() != self._serving
+        return self._source() != self._published
 
     def _moment(self, now: float) -> float:
-        """A moment before which every committed event is folded: when the first one that is not was written.
+        """Return a moment before which every committed event is folded: when the first unfolded event was written.
 
-        By the wall clock, as events are; used while the end of the log is not in sight.
+        The wall clock dates events, so this is used only while the end of the log is not reached.
         """
         ahead = self._loop.log.read(self._loop.position, 1)
         if not ahead:
@@ -182,8 +182,8 @@ class Tail:
         return now - age if age > 0 else 0.0
 
 
-class Telling:
-    """The status that the other processes read, written a few times a second."""
+class StatusFile:
+    """The status that other processes read, written a few times a second."""
 
     def __init__(self, setup: Setup, publisher: Publisher) -> None:
         self._path = setup.status
@@ -197,11 +197,11 @@ class Telling:
         self._trouble = ""
 
     def count(self, events: int) -> None:
-        """So many events were folded."""
+        """Count folded events."""
         self._counted += events
 
-    def tell(self, loop: Loop | None, publish_seconds: float = 0.0, trouble: str = "") -> None:
-        """Write the status if it is time; without a loop, the last one again, with what is wrong."""
+    def write(self, loop: Loop | None, publish_seconds: float = 0.0, trouble: str = "") -> None:
+        """Write the status if it is due; without a loop, write the last one again, with the trouble."""
         now = time.monotonic()
         if now < self._next and trouble == self._trouble:
             return
@@ -222,19 +222,19 @@ class Telling:
             "trouble": trouble,
         }
         staleness = stale(self._publisher.staleness(now), self._bound)
-        self._write(self._last | {"time": time.time(), "staleness": staleness, "learner": learner})
+        self._replace(self._last | {"time": time.time(), "staleness": staleness, "learner": learner})
 
-    def _write(self, told: dict[str, Any]) -> None:
+    def _replace(self, status: dict[str, Any]) -> None:
         unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}.unfinished")
         try:
-            unfinished.write_bytes(msgspec.json.encode(told))
+            unfinished.write_bytes(msgspec.json.encode(status))
             unfinished.replace(self._path)
-        except OSError as error:  # the learner is needed more than its status
+        except OSError as error:  # learning goes on without a status
             log.warning("the status cannot be written: %s", error)
 
 
-class Tidying:
-    """Moves the write-ahead log into the log now and then, beside the learning: writing to a disk takes its time."""
+class LogUpkeep:
+    """A thread that moves the write-ahead log into the log now and then, because writing to a disk takes long."""
 
     def __init__(self, events: Log) -> None:
         self._events = events
@@ -242,7 +242,7 @@ class Tidying:
         self._thread = threading.Thread(target=self._run, name="everlearn-tidy", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Tidying:
+    def __enter__(self) -> LogUpkeep:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -254,12 +254,12 @@ class Tidying:
             try:
                 self._events.tidy()
             except LogError as error:
-                log.warning("the write-ahead log stays as it is: %s", error)
+                log.warning("the write-ahead log was not moved into the log: %s", error)
 
 
 @dataclass(slots=True)
 class Learner:
-    """What the process does until `stop` is set; `ready` is called once something serves."""
+    """The work of the process until `stop` is set; `ready` is called once a snapshot is published."""
 
     setup: Setup
     stop: threading.Event
@@ -268,34 +268,34 @@ class Learner:
     tracer: Tracer | None = None
 
     def run(self) -> None:
-        """Tail the log; when the disk refuses, wait and go on from the last checkpoint.
+        """Follow the log; when a write fails, wait and go on from the last checkpoint.
 
-        Raises what keeps a loop from being opened the first time.
+        Raises the error that keeps the loop from being opened the first time.
         """
         with held(Path(self.setup.home)):
-            pass  # where another learner is at work, nothing of its is touched
+            pass  # fails while another learner is at work, before any of its files is touched
         warm(self.setup.spec, self.setup.serving)
         publisher = Publisher(Path(self.setup.serving))
-        telling, opened = Telling(self.setup, publisher), False
+        status, opened = StatusFile(self.setup, publisher), False
         try:
             while not self.stop.is_set():
                 try:
-                    with Loop(self.setup.spec, Path(self.setup.home), behind=True) as loop, Tidying(loop.log):
+                    with Loop(self.setup.spec, Path(self.setup.home), behind=True) as loop, LogUpkeep(loop.log):
                         tail = Tail(loop, publisher)
-                        telling.tell(loop, tail.publish_seconds)
+                        status.write(loop, tail.publish_seconds)
                         if not opened:
                             opened = True
                             self.ready()
-                        self._follow(loop, tail, telling)
+                        self._follow(loop, tail, status)
                 except (LogError, BlobError, OSError) as error:
                     if not opened:
                         raise
-                    self._wait(telling, str(error))
+                    self._wait(status, str(error))
         finally:
             publisher.close()
 
-    def _follow(self, loop: Loop, tail: Tail, telling: Telling) -> None:
-        """Fold what comes until the end is asked for; then what is left."""
+    def _follow(self, loop: Loop, tail: Tail, status: StatusFile) -> None:
+        """Fold events as they arrive until `stop` is set; then fold the rest of the log."""
         sleep = BUSY
         while not self.stop.is_set():
             began = time.perf_counter()
@@ -303,50 +303,50 @@ class Learner:
             if events and self.tracer is not None:
                 spent, published = time.perf_counter() - began, tail.publish_seconds
                 self.tracer.record("fold", spent, {"everlearn.events": events, "everlearn.publish_seconds": published})
-            telling.count(events)
-            telling.tell(loop, tail.publish_seconds, tail.trouble)
+            status.count(events)
+            status.write(loop, tail.publish_seconds, tail.trouble)
             if events:
                 self.pause = RETRY[0]
             sleep = BUSY if events else tail.pause(sleep)
             if events < PIECES[0]:
                 self.stop.wait(sleep)
         tail.finish(LAST)
-        telling.tell(loop, tail.publish_seconds, tail.trouble)
+        status.write(loop, tail.publish_seconds, tail.trouble)
 
-    def _wait(self, telling: Telling, trouble: str) -> None:
-        """Say what is wrong until it is time to try again."""
+    def _wait(self, status: StatusFile, trouble: str) -> None:
+        """Report the trouble until it is time to try again."""
         until = time.monotonic() + self.pause
         self.pause = min(RETRY[1], 2 * self.pause)
         while time.monotonic() < until and not self.stop.is_set():
-            telling.tell(None, trouble=trouble)
+            status.write(None, trouble=trouble)
             self.stop.wait(STATUS)
 
 
 def warm(spec: Spec, folder: str) -> None:
-    """Load, or compile, the kernels that learning needs, on a loop that is thrown away: no label waits for them."""
-    tried = msgspec.structs.replace(spec, warm_start=0.0, tick=1, log=LogSpec())
+    """Load or compile the kernels that learning needs, in a temporary loop, so that no label waits for them."""
+    short = msgspec.structs.replace(spec, warm_start=0.0, tick=1, log=LogSpec())
     label = spec.schema.classes[0] if spec.schema.classes else 0.0
-    for left in Path(folder).glob(f"{_WARMING}*"):  # of one that was killed meanwhile
-        shutil.rmtree(left, ignore_errors=True)
+    for stale_home in Path(folder).glob(f"{_WARMING}*"):  # left by a learner that was killed
+        shutil.rmtree(stale_home, ignore_errors=True)
     try:
-        with TemporaryDirectory(dir=folder, prefix=_WARMING) as home, Loop(tried, Path(home)) as loop:
+        with TemporaryDirectory(dir=folder, prefix=_WARMING) as home, Loop(short, Path(home)) as loop:
             loop.learn({}, label)
             for _ in range(2):
                 loop.feedback(loop.predict({}).id, label)
             loop.status()
-    except Exception as error:  # what is wrong with the true loop will be said when that one is opened
+    except Exception as error:  # the real loop will raise it again when it is opened
         log.info("the kernels could not be loaded beforehand: %s", error)
 
 
 def memory() -> int:
-    """Bytes of memory that this process holds now; 0 where the system does not say."""
+    """Return the bytes of memory that this process holds; 0 where the system does not report them."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
-def _answering(one: Contestant) -> Answering:
-    return Answering(one.version, one.model)
+def _answering(contestant: Contestant) -> Answering:
+    return Answering(contestant.version, contestant.model)
 
 
 def main() -> None:

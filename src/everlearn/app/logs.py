@@ -1,10 +1,10 @@
-"""What the processes of a server write about themselves: one line an event, for people ("text") or programs ("json").
+"""Logs of the processes of a server: one line for each event, for people ("text") or programs ("json").
 
     log = logging.getLogger("everlearn.learner")
     log.info("published", extra={"fields": {"version": "3f2a", "seconds": 0.004}})
 
-Secrets never reach a line: what looks like a token, a password or a cookie is hidden, by the name of its field and by
-its form, in messages and in traces too.
+Secrets never reach a line. Text that looks like a token, a password or a cookie is hidden, because of the name of its
+field or because of its form, in messages and in tracebacks too.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FORMS = re.compile(
     re.IGNORECASE,
 )
 _CONTROL = {number: f"\\x{number:02x}" for number in [*range(32), *range(127, 160)]} | {10: "\\n", 13: "\\r", 9: "\\t"}
-_LOUD = ("httpx", "httpcore", "asyncio", "opentelemetry", "numba")  # what they say of each request, nobody asked
+_LOUD = ("httpx", "httpcore", "asyncio", "opentelemetry", "numba")  # they log each request, which is too much here
 _SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
 def start(form: Form, role: str, secrets: Iterable[str] = (), to: TextIO | None = None, level: str = "INFO") -> None:
-    """Let everything that this process logs go to its standard error (or `to`), in one form, with its `role`.
+    """Log all records of this process to standard error (or `to`), in one form, with the `role` of the process.
 
-    `secrets` are texts to hide wherever they stand. Servers must leave logging alone:
+    `secrets` are texts to hide wherever they occur. A uvicorn server must not set up logging: use
     `uvicorn.Config(log_config=None)`.
     """
     output = logging.StreamHandler(to if to is not None else sys.stderr)
@@ -55,7 +55,7 @@ def start(form: Form, role: str, secrets: Iterable[str] = (), to: TextIO | None 
         server = logging.getLogger(name)
         server.handlers.clear()
         server.propagate = name != "uvicorn.access"  # requests are counted, not listed
-        server.setLevel(max(logging.WARNING, logging.getLevelName(level)))  # that it starts and stops, we say ourselves
+        server.setLevel(max(logging.WARNING, logging.getLevelName(level)))  # starts and stops are logged by us
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
@@ -63,16 +63,16 @@ def start(form: Form, role: str, secrets: Iterable[str] = (), to: TextIO | None 
 
 
 class Lines(logging.Formatter):
-    """A record as one line, without secrets."""
+    """Formats a record as one line, without secrets."""
 
     def __init__(self, form: Form, role: str, secrets: Iterable[str] = ()) -> None:
         super().__init__()
         self._form = form
         self._role = role
-        self._secrets = sorted((one for one in secrets if one), key=len, reverse=True)
+        self._secrets = sorted((secret for secret in secrets if secret), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record; in "text", a trace stands below it."""
+        """Return the line of a record; in "text", a traceback follows on lines below."""
         when = datetime.fromtimestamp(record.created, UTC)
         fields = {str(name): self._shown(str(name), value) for name, value in _fields(record).items()}
         event, trace = self._hide(record.getMessage()), self._trace(record)
@@ -101,9 +101,9 @@ class Lines(logging.Formatter):
         if _NAMES.fullmatch(name):
             return HIDDEN
         if isinstance(value, Mapping):
-            return {str(key): self._shown(str(key), one) for key, one in value.items()}
+            return {str(key): self._shown(str(key), inner) for key, inner in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
-            return [self._shown("", one) for one in value]
+            return [self._shown("", inner) for inner in value]
         if value is None or isinstance(value, bool | int | float):
             return value
         return self._hide(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value))
@@ -120,7 +120,7 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 def _plain(value: Any) -> str:
-    """A value as it stands in a line for people: quoted only where it must be."""
+    """Return a value as a line for people shows it: quoted only where needed."""
     text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
     return msgspec.json.encode(text).decode() if not text or re.search(r"[\s\"=]", text) else text
 

@@ -1,7 +1,7 @@
-"""Errors as they are told over HTTP: problem+json (RFC 9457), with what was got and expected, where, and what to do.
+"""Report errors over HTTP as problem+json (RFC 9457): what was got and expected, where, and what to do.
 
-What was asked wrongly is said in full. What is the server's own fault is said in a sentence with an id; the log of the
-process has the rest under that id, and nobody outside sees a stack trace.
+An error in a request is reported in full. A fault of the server is reported as one sentence with an id; the log of the
+process has the rest under that id, so that no client sees a stack trace.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ from typing import Any
 
 import msgspec
 
-from everlearn.errors import BlobError, ConfigError, EverlearnError, InputError, LogError, MissingExtra, UnknownId
+from everlearn.errors import (
+    BlobError,
+    ConfigError,
+    EverlearnError,
+    IdTaken,
+    InputError,
+    LogError,
+    MissingExtra,
+    UnknownId,
+)
 
 log = logging.getLogger("everlearn.problems")
 
 MEDIA_TYPE = b"application/problem+json"
 TYPE = "urn:everlearn:problem:"
 
-_OURS = "is a fault of the server, not of the request; whoever runs it finds it in its log under this id"
+_OURS = "is a fault of the server, not of the request; its operator finds it in the log under this id"
 
 
 class Refused(Exception):
-    """A request that is not carried out: the HTTP status, and why.
+    """A request that is refused: the HTTP status and the reason.
 
-    `title` is the usual phrase of the status where it is empty, `type` ends the problem's type, `members` are further
+    An empty `title` becomes the usual phrase of the status. `type` ends the problem's type, `members` are further
     members of the problem (got, expected, where, fix, ...), `headers` further headers of the response.
     """
 
@@ -53,16 +62,16 @@ class Refused(Exception):
 
 
 def problem(error: BaseException, instance: str = "") -> tuple[int, bytes]:
-    """The status and the problem+json that tell of an error; `instance` is the path that was asked for.
+    """Return the status and the problem+json of an error; `instance` is the path of the request.
 
-    A fault of the server (5xx) gets an id, and is written to the log with its trace under that id.
+    A fault of the server (5xx) gets an id, and is logged with its traceback under that id.
 
     >>> status, body = problem(InputError("field 'x': got 'a', expected a number"))
     >>> status, msgspec.json.decode(body)["expected"]
     (422, 'a number')
     """
     refused = error if isinstance(error, Refused) else _refused(error)
-    told = {
+    members = {
         "type": TYPE + refused.type,
         "title": refused.title,
         "status": refused.status,
@@ -70,23 +79,25 @@ def problem(error: BaseException, instance: str = "") -> tuple[int, bytes]:
         **({"instance": instance} if instance else {}),
         **{name: value for name, value in refused.members.items() if value is not None},
     }
-    return refused.status, msgspec.json.encode(told, enc_hook=str)
+    return refused.status, msgspec.json.encode(members, enc_hook=str)
 
 
 def headers(error: BaseException) -> list[tuple[bytes, bytes]]:
-    """The headers of the response that tells of an error."""
+    """Return the headers of the response that reports an error."""
     own = error.headers if isinstance(error, Refused) else []
     if isinstance(error, LogError | BlobError):
-        own = [(b"retry-after", b"1")]  # it may be gone in a moment: a disk that was full, a learner that starts
+        own = [(b"retry-after", b"1")]  # it may pass in a moment: a full disk, a learner that starts
     return [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store"), *own]
 
 
 def _refused(error: BaseException) -> Refused:
-    """Which refusal an error amounts to."""
+    """Return the refusal that an error amounts to."""
     text = str(error)
     match error:
         case UnknownId():
             return Refused(404, "Unknown id", text, type="unknown-id")
+        case IdTaken():
+            return Refused(409, "", text, {"where": "id", "fix": "use another id"})
         case InputError():
             return Refused(422, "The input cannot be used", text, _parts(text), type="input")
         case ConfigError():
@@ -100,7 +111,7 @@ def _refused(error: BaseException) -> Refused:
             return Refused(400, "Not JSON", f"the body is not JSON: {text}", {"fix": fix}, type="json")
         case RecursionError():
             return Refused(400, "Not JSON", "the JSON is nested too deeply", type="json")
-        case Exception() if type(error).__name__ == "ClientDisconnect":  # Starlette's: nobody is there to be told
+        case Exception() if type(error).__name__ == "ClientDisconnect":  # Starlette's: no client reads the reply
             return Refused(400, "", "the connection was closed before the body had come")
         case LogError():
             return _fault(error, 503, "log", "the event log cannot be used, and nothing was taken; this")
@@ -113,10 +124,10 @@ def _refused(error: BaseException) -> Refused:
 
 
 def _fault(error: BaseException, status: int, kind: str, what: str) -> Refused:
-    """Write a fault of the server to the log, and say where it is found.
+    """Log a fault of the server, and return the refusal that names its id.
 
-    A fault may come with every request: one of a kind and place is written once a `_QUIET`, and those that come
-    meanwhile have its id. The next one that is written says how many they were ("left_out").
+    A fault may come with every request. Faults of one kind and place are logged once in `_QUIET` seconds, and those in
+    between get the same id. The next one that is logged counts them ("left_out").
     """
     now, place = time.monotonic(), (type(error), *_raised(error))
     last = _written.get(place)
@@ -133,7 +144,7 @@ def _fault(error: BaseException, status: int, kind: str, what: str) -> Refused:
 
 
 class _Written(msgspec.Struct):
-    """A fault that is in the log: since when, under which id, and how many like it were not written."""
+    """A fault that was logged: when, under which id, and how many equal ones were left out since."""
 
     at: float
     id: str
@@ -141,11 +152,11 @@ class _Written(msgspec.Struct):
 
 
 _QUIET = 1.0  # seconds
-_written: dict[tuple[Any, ...], _Written] = {}  # by kind and line of code: there are only so many
+_written: dict[tuple[Any, ...], _Written] = {}  # by kind and line of code, which bounds their number
 
 
 def _raised(error: BaseException) -> tuple[str, int]:
-    """The file and line where an error was raised."""
+    """Return the file and line where an error was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -153,13 +164,13 @@ def _raised(error: BaseException) -> tuple[str, int]:
 
 
 _INVALID = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<got>.+?))?(?: - at `(?P<where>.+)`)?", re.DOTALL)
-_SAID = re.compile(
+_MESSAGE = re.compile(
     r"(?:(?P<where>[^:]{1,200}): )?got (?P<got>.{1,500}?),? expected (?P<expected>.+?)(?:[;:] (?P<fix>.+))?", re.DOTALL
 )
 
 
 def _invalid(text: str) -> Refused:
-    """msgspec says "Expected `int`, got `str` - at `$.rows[0]`"."""
+    """Return the refusal for a message of msgspec, such as "Expected `int`, got `str` - at `$.rows[0]`"."""
     what, _, where = text.partition(" - at ")
     where = where.strip("`").removeprefix("$").removeprefix(".") or "the body"
     found = _INVALID.fullmatch(text)
@@ -171,8 +182,8 @@ def _invalid(text: str) -> Refused:
 
 
 def _parts(text: str) -> dict[str, Any]:
-    """The parts of a message "where: got this, expected that; do so", where it has that form."""
-    found = _SAID.fullmatch(text)
+    """Return the parts of a message of the form "where: got this, expected that; do so"; nothing for other forms."""
+    found = _MESSAGE.fullmatch(text)
     return found.groupdict() if found is not None else {}
 
 

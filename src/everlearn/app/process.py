@@ -1,4 +1,4 @@
-"""What each process of a server is told when it starts."""
+"""The settings that each process of a server starts with, and its signals to the supervisor."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ READY = b"ready"
 
 
 class Setup(Struct, frozen=True, kw_only=True):
-    """One process of a server.
+    """The settings of one process of a server.
 
-    `home` is the loop's folder, `serving` the folder in memory that the processes share, `index` counts the workers
-    from 0, `descriptor` is the listening socket that a worker inherits, `secure` says whether it speaks TLS (with
-    the files `certificate` and `key`); `logs` is "text" or "json".
+    `home` is the loop's folder, `serving` the folder in memory that the processes share. `index` counts the workers
+    from 0, `descriptor` is the listening socket that a worker inherits. `secure` is True if it speaks TLS, with the
+    files `certificate` and `key`. `logs` is "text" or "json".
     """
 
     spec: Spec
@@ -43,7 +43,7 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     @property
     def status(self) -> Path:
-        """Where the learner writes how it is, as JSON, a few times a second; replaced whole."""
+        """The file to which the learner writes its status as JSON, a few times a second; replaced whole."""
         return Path(self.serving) / "status.json"
 
     @property
@@ -51,28 +51,28 @@ class Setup(Struct, frozen=True, kw_only=True):
         """The file of API tokens."""
         return Path(self.home) / "tokens.json"
 
-    def tally(self, index: int) -> Path:
-        """Where worker `index` counts."""
-        return Path(self.serving) / f"worker-{index}.tally"
+    def counters(self, index: int) -> Path:
+        """Return the file in which worker `index` counts."""
+        return Path(self.serving) / f"worker-{index}.counters"
 
     def environment(self) -> dict[str, str]:
-        """The environment variable that hands this to a child process."""
+        """Return the environment variable that hands these settings to a child process."""
         return {VARIABLE: msgspec.json.encode(self).decode()}
 
 
 def received() -> Setup:
-    """What this process was told."""
+    """Read this process's settings from the environment."""
     return msgspec.json.decode(os.environ[VARIABLE], type=Setup)
 
 
 def tell_ready() -> None:
-    """Tell the supervisor that this process does its work now."""
+    """Report to the supervisor that this process is ready."""
     sys.stdout.write(READY.decode() + "\n")
     sys.stdout.flush()
 
 
 def when_abandoned(stop: Callable[[], None]) -> None:
-    """Call `stop`, once, when the supervisor is gone: standard input, whose other end it holds, closes then."""
+    """Call `stop` once, when the supervisor is gone: it holds the other end of standard input, which then closes."""
 
     def wait() -> None:
         while os.read(0, 1):

@@ -1,8 +1,8 @@
-"""The processes of a server: started in order, kept running, stopped in order.
+"""Start the processes of a server in order, keep them running, and stop them in order.
 
-Whatever dies is started again; while the learner is gone, workers go on answering with what they have. Children are
-fresh interpreters, told what they are in one environment variable; each ends when this process does, however that
-ends, because their standard input closes then.
+A process that dies is started again; while the learner is gone, workers answer with the last snapshot. Each child is a
+new interpreter that reads its settings from one environment variable. It ends when this process ends, for whatever
+reason, because its standard input closes then.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from everlearn.spec import Spec
 
 log = logging.getLogger("everlearn.supervise")
 
-BACKLOG = 2048  # connections that wait to be accepted
+BACKLOG = 2048  # connections that may wait to be accepted
 FIRST_START = 300.0  # seconds: kernels may have to be compiled
-GRACE = 30.0  # seconds that a process has to finish what it began
-LONGEST_PAUSE = 10.0  # seconds between two attempts to start what keeps dying
-CALM = 30.0  # seconds after which a process counts as running well
+GRACE = 30.0  # seconds that a process has to end
+LONGEST_PAUSE = 10.0  # seconds between two starts of a process that keeps dying
+CALM = 30.0  # seconds after which a process counts as stable
 
-# One thread for each process: what computes in parallel here are the processes.
+# One thread for each process: the processes run in parallel already.
 _THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB", "NUMEXPR")}
 
 
 @dataclass(slots=True)
 class Child:
-    """One process of the server: its module, what it is told, and how it fares."""
+    """One process of the server: its module, its settings, and its failures so far."""
 
     name: str
     module: str
@@ -64,10 +64,10 @@ class Child:
 
 
 class Server:
-    """A running server; a context manager that stops it at the end. `ended` is called when all has stopped.
+    """A running server; a context manager that stops it at the end. `ended` is called when all processes have ended.
 
-    `port` 0 takes a free one; `url` says which. Raises ConfigError where it must not listen, or cannot, and
-    EverlearnError when the learner does not start.
+    `serve.port` 0 takes a free port; see `url`. Raises ConfigError if the server may not or cannot listen at its
+    address, and EverlearnError if a process does not start.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Server:
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         if spec.serve.webhook:
-            Webhook(spec.serve.webhook, private=spec.serve.private)  # a wrong address is told now
+            Webhook(spec.serve.webhook, private=spec.serve.private)  # refuses a wrong address now
         self.spec = spec
         self._ended = ended
         self.home = home.absolute()
@@ -111,11 +111,11 @@ class Server:
         except BaseException:
             self.stop()
             raise
-        self._watcher.start()  # from here on the folder in memory is ours to remove
+        self._watcher.start()  # from now on `stop` removes the folder in memory
 
     @property
     def url(self) -> str:
-        """Where the server answers, as a client on this machine reaches it."""
+        """The URL at which a client on this machine reaches the server."""
         host, port = self._socket.getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http{'s' if self._setup.secure else ''}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -126,11 +126,11 @@ class Server:
         return {child.name: child.process.pid for child in list(self._children.values()) if child.alive}
 
     def client(self, token: str = "") -> Client:
-        """A client of this server."""
+        """Return a client of this server."""
         return Client(self.url, token=token)
 
     def wait(self) -> None:
-        """Return when the server is stopped: by `stop`, SIGINT or SIGTERM; SIGHUP changes workers one by one."""
+        """Return once the server is stopped, by `stop`, SIGINT or SIGTERM; SIGHUP replaces workers one by one."""
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
@@ -140,9 +140,9 @@ class Server:
         self.stop()
 
     def renew(self) -> None:
-        """Replace each worker by a new one, without refusing a request: the new one listens before the old one ends.
+        """Replace each worker without refusing a request: the new one listens before the old one ends.
 
-        Where the new one does not come up, the old one stays, and the change ends there.
+        If a new worker does not start, the old one stays, and so do the others.
         """
         with self._changing:
             for name in [name for name in self._children if name.startswith("worker-")]:
@@ -169,8 +169,8 @@ class Server:
             self._socket.close()
         if self._watcher.ident is not None:
             self._watcher.join()
-        with suppress(LogError, OSError), held(self.home):  # another server may be at work on this home
-            shutil.rmtree(self._setup.serving)  # all of it is made anew from the log
+        with suppress(LogError, OSError), held(self.home):  # another server may use this home
+            shutil.rmtree(self._setup.serving)  # all of it can be made again from the log
         self._ended()
 
     def __enter__(self) -> Server:
@@ -191,15 +191,15 @@ class Server:
         for child in self._children.values():
             while child.name != "learner" and not child.ready.wait(0.1):
                 if not child.alive:
-                    raise EverlearnError(f"the {child.name} of the server did not start; its message stands above")
+                    raise EverlearnError(f"the {child.name} of the server did not start; see its message above")
 
     def _await_learner(self) -> None:
-        """The learner publishes before it has caught up, so this is short unless kernels are compiled."""
+        """Wait for the learner. It publishes before it has caught up, so this is short unless kernels are compiled."""
         learner = self._children["learner"]
         deadline = time.monotonic() + FIRST_START
         while not learner.ready.wait(0.1):
             if not learner.alive:
-                raise EverlearnError("the learner of the server did not start; its message stands above")
+                raise EverlearnError("the learner of the server did not start; see its message above")
             if time.monotonic() > deadline:
                 raise EverlearnError(f"the learner of the server published nothing for {FIRST_START:.0f} seconds")
 
@@ -211,8 +211,8 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[setup.descriptor] if setup.descriptor >= 0 else [],
-            # A group of its own: Ctrl-C is for the supervisor, who stops them in order. But no session of its own: to
-            # sessions Linux gives equal shares (autogroup), and the learner's low priority would mean nothing.
+            # A separate process group: Ctrl-C reaches only the supervisor, which stops the others in order. But not a
+            # separate session: Linux gives equal shares to sessions (autogroup), whatever their priority.
             process_group=0,
         )
         child = Child(name, module, setup, process, time.monotonic(), failures)
@@ -222,7 +222,7 @@ class Server:
         return child
 
     def _watch(self) -> None:
-        """Start again what has died."""
+        """Start dead processes again."""
         while not self._stopping.wait(0.1):
             with self._changing:
                 for child in [] if self._stopping.is_set() else list(self._children.values()):
@@ -253,7 +253,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _listen(child: Child) -> None:
-    """Wait for the line with which a process says that it is ready."""
+    """Wait for the line with which a process reports that it is ready."""
     output: IO[Any] | None = child.process.stdout
     for line in output or ():
         if line.strip() == READY:
@@ -261,7 +261,7 @@ def _listen(child: Child) -> None:
 
 
 def _comes_up(child: Child) -> bool:
-    """Wait until a process is ready; False for one that ends before it is, or takes too long."""
+    """Wait until a process is ready; return False if it ends before, or takes too long."""
     deadline = time.monotonic() + FIRST_START
     while not child.ready.wait(0.1):
         if not child.alive or time.monotonic() > deadline:
@@ -270,7 +270,7 @@ def _comes_up(child: Child) -> bool:
 
 
 def _end(children: list[Child]) -> None:
-    """Ask processes to end, wait, and insist."""
+    """Ask processes to end, wait, and kill those that do not."""
     for child in children:
         if child.alive:
             child.process.terminate()

@@ -1,10 +1,10 @@
-"""Traces of where time goes, for an OpenTelemetry collector: the extra `everlearn[otel]`, and `traces` under [serve].
+"""OpenTelemetry traces of the hot path: the extra `everlearn[otel]`, and `traces` under [serve].
 
-    tracer = tracing.start(setup, "worker-0")          # None where `traces` is not set: then nothing is imported
+    tracer = tracing.start(setup, "worker-0")          # None if `traces` is not set; then nothing is imported
     app = tracer.wrap(app) if tracer else app          # a span for each /predict, /feedback and /learn
     if tracer: tracer.record("commit", seconds, {"everlearn.rows": 12})
 
-Spans hold counts and outcomes; no features, labels, ids or tokens.
+Spans hold counts and outcomes, and no features, labels, ids or tokens.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _CONTEXT = (b"traceparent", b"tracestate")  # W3C Trace Context
 
 
 def start(setup: Setup, role: str, exporter: SpanExporter | None = None) -> Tracer | None:
-    """A tracer for a process, or None where `serve.traces` is not set.
+    """Return a tracer for a process, or None if `serve.traces` is not set.
 
-    `exporter` takes the place of the collector. Raises MissingExtra where OpenTelemetry is not installed, and
-    ConfigError for what is no address.
+    `exporter` replaces the collector. Raises MissingExtra if OpenTelemetry is not installed, and ConfigError if the
+    setting is not an address.
     """
     url = setup.spec.serve.traces
     if not url:
@@ -58,7 +58,7 @@ def start(setup: Setup, role: str, exporter: SpanExporter | None = None) -> Trac
 
 
 class Tracer:
-    """Makes spans; a thread of its own sends them, in batches, and drops them when too many wait."""
+    """Makes spans. A separate thread sends them in batches, and drops spans when too many wait."""
 
     def __init__(self, provider: TracerProvider) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -69,17 +69,17 @@ class Tracer:
 
     @contextmanager
     def span(self, name: str, attributes: Attributes | None = None) -> Iterator[None]:
-        """A span around a block, within the one around it; an error that leaves the block is noted."""
+        """Make a span around a block, inside the current span; an error that leaves the block is recorded."""
         with self._tracer.start_as_current_span(name, attributes=attributes):
             yield
 
     def record(self, name: str, seconds: float, attributes: Attributes | None = None) -> None:
-        """A span of something that has just ended and took `seconds`."""
+        """Record a span of work that has just ended and took `seconds`."""
         end = time.time_ns()
         self._tracer.start_span(name, attributes=attributes, start_time=end - round(1e9 * seconds)).end(end)
 
     def wrap(self, app: Application) -> Application:
-        """An ASGI application with a span for each request on a traced path, within the caller's own trace."""
+        """Return an ASGI application that makes a span for each request on a traced path, inside the caller's trace."""
         from opentelemetry.trace import SpanKind, StatusCode
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,7 +105,7 @@ class Tracer:
         return traced
 
     def stop(self) -> None:
-        """Send what waits, and end."""
+        """Send the spans that wait, and stop."""
         self._provider.shutdown()
 
 

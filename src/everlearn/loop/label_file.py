@@ -1,4 +1,4 @@
-"""Labels from a file into the log, where the loop finds them, whichever process it runs in."""
+"""Append the labels of a file to the log, where a loop in any process finds them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import msgspec
 
 from everlearn import events
-from everlearn.feedback.admission import unknown
+from everlearn.errors import UnknownId
+from everlearn.feedback.admission import Admission, check_known
 from everlearn.records import Label, Rejected
 from everlearn.schema import Encoder
 from everlearn.spec import Spec
 from everlearn.stream.labels import read_labels
 
-_SHOWN = 1000  # rows set aside that are kept for showing
+_SHOWN = 1000  # rejected rows that are kept to be shown
 
 
 @dataclass(slots=True)
 class AppendedLabels:
-    """What became of a file of labels: how many are new, how many the log knew, how many were set aside, and the
-    first of those."""
+    """The counts of one label file: new labels, labels known before and rejected rows, with the first of the latter."""
 
     accepted: int = 0
     known: int = 0
@@ -33,27 +33,33 @@ class AppendedLabels:
 def append(home: Path, spec: Spec, source: Any, *, id: str, label: str, by: str = "") -> AppendedLabels:
     """Append the labels in the columns `id` and `label` of a source (see `stream.labels.read_labels`) to a loop's log.
 
-    The loop may be open in another process, which learns them as it reads on; where it is not, the next one to open it
-    does. The same file twice counts once. Labels of unknown predictions are set aside, unless `feedback.early` lets
-    them wait for theirs. `by` says who judged.
+    Another process may have the loop open; it learns the labels as it reads on. Otherwise the next process that opens
+    the loop learns them. The same file twice counts once. Labels of unknown predictions are rejected, unless
+    `feedback.early` lets them wait. `by` becomes the source of each label. Raises as `read_labels` does.
     """
-    told = AppendedLabels()
+    appended = AppendedLabels()
     with closing(events.connect(str(home / "log.sqlite"), spec.log.durability)) as log:
-        for part in read_labels(source, Encoder(spec.schema), id=id, label=label, by=by):
-            rejected = list(part.rejected)
-            labels = part.labels
-            if not spec.feedback.early:
-                known = [log.find(f"prediction:{one.id}") is not None for one in labels]
-                rejected += [_stray(one, by) for one, there in zip(labels, known, strict=True) if not there]
-                labels = [one for one, there in zip(labels, known, strict=True) if there]
+        admission = Admission(spec, Encoder(spec.schema), log)
+        for part in read_labels(source, admission.encoder, id=id, label=label, by=by):
+            labels, unknown = _split(admission, part.labels, by)
+            rejected = [*part.rejected, *unknown]
             end = log.end()
-            positions = set(log.append(labels))
-            told.accepted += sum(position > end for position in positions)
-            told.known += len(labels) - sum(position > end for position in positions)
-            told.refused += len(rejected)
-            told.rejected += rejected[: _SHOWN - len(told.rejected)]
-    return told
+            new = sum(position > end for position in set(log.append(labels)))
+            appended.accepted += new
+            appended.known += len(labels) - new
+            appended.refused += len(rejected)
+            appended.rejected += rejected[: _SHOWN - len(appended.rejected)]
+    return appended
 
 
-def _stray(label: Label, by: str) -> Rejected:
-    return Rejected(by, 0, str(unknown(label.id)), msgspec.json.encode(label).decode())
+def _split(admission: Admission, labels: list[Label], by: str) -> tuple[list[Label], list[Rejected]]:
+    """Return the labels that the loop can use, and the labels of unknown predictions."""
+    known: list[Label] = []
+    rejected: list[Rejected] = []
+    for label in labels:
+        try:
+            check_known(admission, label.id)
+            known.append(label)
+        except UnknownId as error:
+            rejected.append(Rejected(by, 0, str(error), msgspec.json.encode(label).decode()))
+    return known, rejected

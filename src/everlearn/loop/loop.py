@@ -1,6 +1,6 @@
-"""The loop: what users hold in their hands, and the steps wired to the log.
+"""The loop as users hold it, and the steps wired to the log.
 
-Whatever is asked of a loop is appended to its log first, and folded after; nothing is changed on any other way.
+Each call that changes a loop is appended to its log first and folded afterwards. Nothing changes in another way.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import msgspec
 
 from everlearn import config, merge, metrics, report
 from everlearn.errors import InputError, LogError
-from everlearn.feedback.admission import checked_weight, judgement, scalar, target, unknown
+from everlearn.feedback import admission
+from everlearn.feedback.admission import Admission
 from everlearn.loop import commands, status
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
-from everlearn.predict import Served, answer
-from everlearn.records import Decision, Event, Example, Payload, Prediction, Rejected, Scalar, Version
+from everlearn.predict import Instance, Serving, answer, given_before, new_id
+from everlearn.records import Decision, Event, Payload, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
 from everlearn.serve.isolation import FailureLog, ModelFailure
+from everlearn.serve.snapshot import Answering
 from everlearn.spec import Spec
 from everlearn.stream import Stream, plain, read
 from everlearn.version import codec
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, "Loop"], None]
 
 _READ = 4096  # events read at a time
-_PAUSE = 0.02  # seconds between two looks at a log in which nothing is new
+_PAUSE = 0.02  # seconds between two reads of a log without new events
 
 
 def open(
@@ -45,8 +47,9 @@ def open(
 ) -> Loop:
     """Open a loop from `everlearn.toml`, a spec, or a plain dict; `home` is the folder it lives in.
 
-    A new home starts a loop; a home that exists goes on where it stopped, whatever stopped it. `clock` gives the time
-    of events in seconds since 1970: a simulation hands in its own.
+    A new home starts a loop. An existing home goes on where it stopped, however it was stopped. `clock` returns the
+    time of events in seconds since 1970; a simulation gives its own. Raises `ConfigError` for wrong settings, and
+    `LogError` if another process has the home open.
     """
     path = Path(source) if isinstance(source, str | Path) else Path("everlearn.toml")
     if isinstance(source, str | Path):
@@ -59,23 +62,23 @@ def open(
 class Loop:
     """A model that keeps learning from its own traffic. Open one with `everlearn.open`.
 
-    For one thread at a time, and one process at a time: `home` is locked while it is open.
+    A loop belongs to one thread and one process at a time: `home` is locked while it is open.
     """
 
     def __init__(self, spec: Spec, home: Path, behind: bool = False, clock: Callable[[], float] = time.time) -> None:
-        """Open the loop in `home`; `behind` leaves what the log holds beyond the last checkpoint to `catch_up`.
+        """Open the loop in `home`; `behind` leaves the events after the last checkpoint to `catch_up`.
 
-        Raises `ModelError` for a model's spec that holds what is no plain value, as it could not be read back, and
-        `ConfigError` for one that no model can be built from.
+        Raises `ModelError` for a model's spec with values that the log cannot hold, and `ConfigError` for a spec that
+        no model can be built from.
         """
         self.spec = msgspec.structs.replace(spec, model=codec.plain(spec.model, "the model's spec"))
         self._clock = clock
         self._open(home, behind)
 
     def _open(self, home: Path, behind: bool = False) -> None:
-        self.served: Served | None = None
-        self._saved = self._saved_row = 0  # labelled examples, and rows, folded by the last checkpoint
-        self._seen = 0  # how far the log was read; the fold's own cursor stays at the last event that moved it
+        self.served: Answering | None = None  # the model that answers; replaced whole
+        self._saved = self._saved_row = 0  # labelled examples, and rows, folded at the last checkpoint
+        self._seen = 0  # the last event read; the fold's cursor stays at the last event that changed it
         self._marks = status.Marks()
         self._faults = FailureLog()
         with ExitStack() as undo:
@@ -83,28 +86,29 @@ class Loop:
             undo.callback(self.home.close)
             self.log = self.home.log
             self._restore()
+            self._admission = Admission(self.spec, self.fold.encoder, self.log, plain)
             if not self.fold.started:
-                self.fold.prepare()  # what cannot be made is refused before anything is written
+                self.fold.prepare()  # refuses a model that cannot be built, before anything is written
             if not behind:
                 self._catch_up_whole()
             undo.pop_all()
 
-    # ---- what users call ---------------------------------------------------------------------------------------
+    # ---- for users --------------------------------------------------------------------------------------------
 
     def predict(self, features: Mapping[str, Any], id: str | None = None) -> Prediction:
-        """Answer one record with the champion: `.value`, `.proba` (in class order), `.version`, `.id`.
+        """Predict one record with the champion: `.value`, `.proba` (in class order), `.version`, `.id`.
 
-        The answer is in the log before it is returned. `id` may be a key of your own; it must be new.
-        Raises InputError for a record that the schema cannot take.
+        The answer is in the log before it is returned. `id` may be an id of your own. The same record under the same
+        id gets its first answer again; another record raises IdTaken. Raises InputError for a record that the schema
+        cannot take.
         """
-        served = self.ready()
-        held = self._plain(features)
-        if id is not None and (before := self.home.prediction(id)) is not None and before.features == held:
-            return before  # asked again: the answer was given
-        row = self.fold.monitor.clip(self.fold.encoder.record(held))
-        classes = int(self.fold.shape["classes"])
-        given = answer(served, row, held, self.fold.encoder.answer, classes, id)
-        given = msgspec.structs.replace(given, position=self._seen, subject=self._subject(features))
+        champion = self.ready()
+        record = admission.features(self._admission, features)
+        if id is not None and (before := given_before(self.log, id, record)) is not None:
+            return before
+        instance = Instance(id or new_id(), record, admission.subject(self._admission, features))
+        serving = Serving(champion, None, 0.0, self._seen, self.fold.monitor.clip)
+        (given,) = answer(serving, self.fold.encoder, [instance])
         self._take([given])
         return given
 
@@ -118,27 +122,28 @@ class Loop:
         weight: float = 1.0,
         source: str = "",
     ) -> None:
-        """Say what the answer `id` should have been (`label`), how good it was (`reward`), or which was preferred.
+        """Give feedback on the answer `id`: its true `label`, its `reward`, or the index of the `chosen` answer.
 
-        The same feedback sent twice counts once; a different one is a correction. Raises UnknownId for an id
-        that is not in the log, and InputError for feedback that the task cannot use; both leave the log as it was.
+        The same feedback sent twice counts once; different feedback is a correction. Raises UnknownId for an id that
+        is not in the log, and InputError for feedback that the task cannot use; the log then stays as it was.
         """
-        payload = judgement(id, label, reward, chosen, checked_weight(weight), source)
-        target(payload, self.spec.schema.task, self.fold.encoder.label)
-        if not self.spec.feedback.early and self.home.prediction(id) is None:
-            raise unknown(id)
-        self._take([payload])
+        self._take([admission.feedback(self._admission, id, label, reward, chosen, weight, source)])
 
     def learn(
         self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
     ) -> None:
-        """Predict and learn at once, where the label is already known."""
-        held, label = self._plain(features), scalar(label)
-        self.fold.encoder.label(label)
-        for why in self.fold.refused(self.fold.encoder.record(held)).values():
-            raise InputError(why)
-        name = id or f"example-{self.log.count('example') + 1}"
-        self._take([Example(name, held, label, checked_weight(weight), source, self._subject(features))])
+        """Predict and learn a record whose label is known. Raises InputError, and IdTaken if `id` names another one."""
+        given = admission.example(
+            self._admission,
+            features,
+            label,
+            weight,
+            id,
+            source,
+            refused=self.fold.refused,
+            new_id=lambda: f"example-{self.log.count('example') + 1}",
+        )
+        self._take([given])
 
     def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
@@ -160,7 +165,7 @@ class Loop:
             before = taken
             for rows in self._take_rows(part) if as_log else self._append_rows(part):
                 taken = before + rows
-                if warming:  # kernels are compiled or loaded on their first use: the rate is that of the rest
+                if warming:  # the first use of a kernel compiles or loads it: measure the rest
                     clock, counted = time.perf_counter(), taken
                     warming = not self.fold.monitor.scored
                 if progress is not None:
@@ -172,20 +177,20 @@ class Loop:
         return self.report() | {"seconds": now - began, "rows": taken, "events_per_second": rate}
 
     def versions(self) -> list[Version]:
-        """Every version there is, oldest first."""
+        """Return all versions, oldest first."""
         return self.home.versions.list()
 
     def aliases(self) -> dict[str, list[str]]:
-        """The aliases ("champion", "challenger", "previous") of each version id that has any."""
+        """Return the aliases ("champion", "challenger", "previous") of each version id that has any."""
         return self.home.versions.aliases()
 
     def decisions(self) -> list[Decision]:
-        """Everything that changed, or was refused, in order, with the reason."""
-        return [one for one in self.home.read("decision") if isinstance(one, Decision)]
+        """Return all changes and refusals, in order, with their reasons."""
+        return [payload for payload in self.home.read("decision") if isinstance(payload, Decision)]
 
     def rejected(self) -> Iterator[Rejected]:
-        """The rows that could not be used, with their line numbers and reasons."""
-        return (one for one in self.home.read("rejected") if isinstance(one, Rejected))
+        """Return the rejected rows, with their line numbers and reasons."""
+        return (payload for payload in self.home.read("rejected") if isinstance(payload, Rejected))
 
     def promote(self, version: str, reason: str = "asked for by the user") -> Version:
         """Make a version (its id, a unique beginning of it, or an alias) the champion."""
@@ -201,9 +206,9 @@ class Loop:
     ) -> Version:
         """Make the previous champion, or the version `to`, the champion again.
 
-        `without` names labels: {"source": "key-7"}, {"first": 1200, "last": 1300} (log positions), or both. Then
-        everyone that learns starts again from the last champion that had learned none of them, and learns what came
-        since but for them. Raises InputError where that cannot be done; `decisions()` tells what was left out.
+        `without` selects labels: {"source": "key-7"}, {"first": 1200, "last": 1300} (log positions), or both. All
+        learning models then start again from the last champion that had learned none of these labels, and learn all
+        later events without them. Raises InputError where that cannot be done; `decisions()` lists what was left out.
         """
         self.ready()
         named = commands.without(without) if without is not None else None
@@ -212,11 +217,11 @@ class Loop:
     def challenge(
         self, challenger: Mapping[str, Any] | str, reason: str = "asked for by the user", *, warm: bool = True
     ) -> Version:
-        """Let a new model of any family (a spec, for instance `{"family": "linear"}`) learn in shadow, or put a version
-        (by name) in shadow as it is; the gate compares it with the champion.
+        """Start a challenger: a new model of any family that learns in shadow, or a version that stays as it is.
 
-        A new model is warmed on what is remembered, unless `warm` is False. Raises InputError when as many models
-        contend as `challengers` allows, ConfigError for a family or dial that there is not.
+        `challenger` is a spec such as `{"family": "linear"}`, or the name of a version. The gate compares it with the
+        champion. A new model first learns the replay memory, unless `warm` is False. Raises InputError while as many
+        models contend as `challengers` allows, and ConfigError for an unknown family or setting.
         """
         self.ready()
         if isinstance(challenger, str):
@@ -236,23 +241,24 @@ class Loop:
         seed: int = 0,
         reason: str = "asked for by the user",
     ) -> Version:
-        """Merge two versions (ids, their beginnings, aliases) into a new one with two parents, and put that in shadow.
+        """Merge two versions (ids, their beginnings, aliases) into a new one with two parents, and put it in shadow.
 
-        `method` and its dials are those of `everlearn.merge.merge`; "champion" and "challenger" stand for what these
-        have learned by now. Raises InputError for versions that cannot be merged, ConfigError for dials.
+        `method` and its settings are those of `everlearn.merge.merge`; "champion" and "challenger" stand for these
+        models as they are now. Raises InputError for versions that cannot be merged, ConfigError for settings.
         """
         self.ready()
         how = merge.How(method=method, weights=tuple(weights), density=density, scale=scale, seed=seed)
         return self._ordered(commands.merge(self.spec, self.home.versions, (a, b), how, reason, ancestor))
 
     def withdraw(self, version: str, reason: str = "asked for by the user") -> Version:
-        """Let a challenger that was started, or a version in shadow, go."""
+        """Withdraw a challenger that was started, or a version in shadow."""
         self.ready()
         return self._ordered(commands.withdraw(self.home.versions, version, reason))
 
     def report(self) -> dict[str, Any]:
-        """Where the loop stands: counts, and metrics of the champion, the frozen start and the challenger."""
-        actions = [one.action for one in self.decisions() if not (one.action == "reject" and one.by == "loop")]
+        """Return counts, and the metrics of the champion, the frozen start and the challenger."""
+        decisions = self.decisions()
+        actions = [each.action for each in decisions if not (each.action == "reject" and each.by == "loop")]
         return {
             "events": self.intake.rows + self.log.count("example") + self.log.count("prediction"),
             "examples": self.fold.monitor.scored,
@@ -276,22 +282,22 @@ class Loop:
         """
         curves = {role: metrics.curve(arrays) for role, arrays in self.fold.monitor.metrics.items()}
         if self.spec.mode == "live":
-            del curves["challenger"]  # it is the champion that learns
+            del curves["challenger"]  # the champion learns
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
         title = title or f"{self.spec.schema.label}: {self.spec.mode}"
         return report.picture(curves, report.marked(self.decisions()), path, title, metric)
 
     def status(self) -> dict[str, Any]:
-        """How the loop is now, as plain values: counts, lag, metrics and their curves, drift, replay, gate, marks.
+        """Return the state of the loop as plain values: counts, lag, metrics, curves, drift, replay, gate, marks.
 
-        What `watch` draws, and what a server's page shows; see `everlearn.loop.status.of`.
+        `watch` draws it, and a server's page shows it; see `everlearn.loop.status.of`.
         """
         return status.of(self.fold, self.home, self._marks, self._seen, self.intake.rows)
 
     def watch(self, seconds: float | None = None) -> Watch:
-        """Show the status here, in a terminal or a notebook's cell; with `seconds`, follow the log for that long.
+        """Show the status in a terminal or a notebook's cell; with `seconds`, follow the log for that long.
 
-        What is returned keeps the same place up to date: `loop.run("data.csv", progress=loop.watch())`.
+        The returned object updates the same place: `loop.run("data.csv", progress=loop.watch())`.
         """
         watch = Watch(self.status)
         until = time.monotonic() + (seconds or 0.0)
@@ -303,18 +309,18 @@ class Loop:
 
     @property
     def position(self) -> int:
-        """How far the log was read: every event up to this position is folded."""
+        """The last position that was read: all events up to it are folded."""
         return self._seen
 
-    def ready(self) -> Served:
-        """What serves; starts the loop, untrained, if nothing has started it yet."""
+    def ready(self) -> Answering:
+        """Return the model that answers; start the loop, untrained, if it has not started yet."""
         if not self.fold.started:
             for commit in self.fold.start(sum(self.fold.cursor.values())):
                 self._commit(commit)
         return self.served or self._publish()
 
     def catch_up(self, limit: int = _READ) -> int:
-        """Fold at most `limit` events of the log that have not been folded yet; return how many there were."""
+        """Fold at most `limit` events of the log that are not folded yet; return their number."""
         batch = self.log.read(self._seen, limit)
         if batch:
             self._seen = batch[-1].position
@@ -322,14 +328,14 @@ class Loop:
         return len(batch)
 
     def serve(self, host: str | None = None, port: int | None = None, workers: int | None = None) -> Running:
-        """Serve this loop over HTTP in processes of their own; returns the running server, a context manager.
+        """Serve this loop over HTTP in separate processes; return the running server, a context manager.
 
-        Until it is stopped the loop is the server's: ask `server.client()`, or look at `server.url`. Afterwards it is
-        this process's again, and knows what the server learned. What is None is as the settings say.
+        Until the server stops, this loop is closed: use `server.client()` or `server.url`. Afterwards the loop is open
+        here again, with all that the server learned. Arguments that are None are taken from the settings.
         """
-        asked = {"host": host, "port": port, "workers": workers}
+        given = {"host": host, "port": port, "workers": workers}
         settings = msgspec.structs.replace(
-            self.spec.serve, **{name: one for name, one in asked.items() if one is not None}
+            self.spec.serve, **{name: value for name, value in given.items() if value is not None}
         )
         spec, folder = msgspec.structs.replace(self.spec, serve=settings), self.home.folder
         self.close()
@@ -339,7 +345,7 @@ class Loop:
         return server
 
     def close(self) -> None:
-        """Save what was learned since the last checkpoint, and release the home."""
+        """Save all that was learned since the last checkpoint, and release the home."""
         if not self.home.closed:
             try:
                 if self.fold.started and self._whole:
@@ -356,9 +362,9 @@ class Loop:
     # ---- the log and checkpoints -------------------------------------------------------------------------------
 
     def _take_rows(self, stream: Stream) -> Iterator[int]:
-        """Fold the rows of a stream that is its own log; yield how many were taken."""
+        """Fold the rows of a stream that is its own log; yield the number of rows taken."""
         before, whole = self.intake.sources.get(stream.fingerprint, {}).get("rows", 0), False
-        while not whole:  # else a model failed, and the stream is taken up again from the last checkpoint
+        while not whole:  # else a model failed, and the stream is read again from the last checkpoint
             whole = True
             for taken, commits in self.intake.folded(stream):
                 if not (whole := self._attempt(commits)):
@@ -369,15 +375,15 @@ class Loop:
                 yield taken - before
 
     def _append_rows(self, stream: Stream) -> Iterator[int]:
-        """Append the rows of a stream to the log, and fold them; yield how many were taken."""
+        """Append the rows of a stream to the log, and fold them; yield the number of rows taken."""
         for taken, payloads in self.intake.appended(stream):
             self._take(payloads)
             yield taken
 
     def _take(self, payloads: Sequence[Payload]) -> None:
-        """Append events, and fold them; reading them back is only needed where others have written in between."""
+        """Append events and fold them; they are read back only if another process wrote in between."""
         self._check_whole()
-        if self.fold.cursor["row"] != self._saved_row:  # the order of rows and events is only known from checkpoints
+        if self.fold.cursor["row"] != self._saved_row:  # only checkpoints record the order of rows and events
             self._commit(Commit(sum(self.fold.cursor.values()), []))
         now, expected = self._clock(), self._seen + 1
         positions = self.log.append(payloads, now)
@@ -402,7 +408,7 @@ class Loop:
             self._publish()
 
     def _attempt(self, commits: Iterator[Commit]) -> bool:
-        """Fold, and make durable what comes of it; False: a model failed, and all is as of the last checkpoint."""
+        """Fold, and make the commits durable; return False if a model failed and the last checkpoint was restored."""
         try:
             with self._folding():
                 for commit in commits:
@@ -414,28 +420,9 @@ class Loop:
             return False
         return True
 
-    def _plain(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """A record as the log will hold it, so that what is served and what is replayed are encoded from the same."""
-        if not isinstance(features, Mapping):
-            raise InputError(f"got a {type(features).__name__}, expected a record: a dict of field name -> value")
-        self.fold.encoder.record(features)  # refuses what cannot be used
-        held: dict[str, Any] = {}
-        for name, kind in self.spec.schema.fields.items():
-            value = features.get(name)
-            if type(value) not in (bool, int) and not (type(value) is str and value.isascii()):
-                value = plain(value, kind) if value is not None else None
-            if value is not None:
-                held[name] = value
-        return held
-
-    def _subject(self, features: Mapping[str, Any]) -> str:
-        """Whose data this is, for erasure."""
-        whose = features.get(self.spec.subject) if self.spec.subject else None
-        return "" if whose is None else str(scalar(whose))
-
     @contextmanager
     def _folding(self) -> Iterator[None]:
-        """Around a fold: what is interrupted half-way (Ctrl-C, a full disk) must be neither used nor saved."""
+        """Mark a fold: state that is interrupted half-way (Ctrl-C, a full disk) must be neither used nor saved."""
         self._check_whole()
         self._whole = False
         yield
@@ -448,10 +435,10 @@ class Loop:
                 "checkpoint, as if nothing had happened"
             )
 
-    def _publish(self) -> Served:
-        """Let the champion of this moment answer from now on."""
+    def _publish(self) -> Answering:
+        """Let the current champion answer from now on."""
         champion = self.fold.roster.champion
-        self.served = Served(champion.version, champion.model)
+        self.served = Answering(champion.version, champion.model)
         return self.served
 
     def _save(self) -> None:
@@ -459,13 +446,13 @@ class Loop:
             self._commit(Commit(sum(self.fold.cursor.values()), []))
 
     def _commit(self, commit: Commit) -> None:
-        """Make decisions and the state that they belong to durable."""
+        """Make decisions durable, together with the state that they belong to."""
         arrays, fold = self.fold.state()
         header = {"fold": fold, "sources": self.intake.sources, "spec": msgspec.to_builtins(self.spec)}
-        needed = {one.version for one in self.fold.roster.contestants}
+        needed = {contestant.version for contestant in self.fold.roster.contestants}
         positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
         if positions[0] == self._seen + 1:
-            self._seen = positions[-1]  # what the loop writes itself need not be read back
+            self._seen = positions[-1]  # the loop need not read back its decisions
         self._saved = self.fold.monitor.scored
         self._saved_row = self.fold.cursor["row"]
         self._faults.clear()
@@ -475,7 +462,7 @@ class Loop:
         self.fold = Fold(self.spec, self.home.versions, self.log, self._faults)
         self.intake = Ingest(self.spec, self.fold, self.log)
         self._saved = self._saved_row = self._seen = 0
-        self._whole = True  # False while a fold is under way, and for ever after one was interrupted
+        self._whole = True  # False during a fold, and for ever after a fold was interrupted
         last = self.home.last()
         if last is not None:
             at, arrays, header = last
@@ -493,7 +480,7 @@ class Loop:
                 self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
 
     def _ordered(self, order: Decision) -> Version:
-        """Append an order and fold it; return the version that it was about."""
+        """Append a command and fold it; return the version that it is about. Raises InputError if it was rejected."""
         before = self.log.end()
         self._take([order])
         done = commands.outcome(self.log, order, before)

@@ -18,7 +18,7 @@ from everlearn.app.admin import rates
 from everlearn.app.admin.processes import memory, running
 from everlearn.app.admin.rates import Reading
 from everlearn.app.admin.series import CLASSES, KEPT, Series
-from everlearn.app.counters import BOUNDS, Tally, read
+from everlearn.app.counters import BOUNDS, Counters, read
 from everlearn.app.process import Setup
 from everlearn.config import convert
 from tests.support.admin import SPEC, desk, grown, learning, set_up, until
@@ -61,7 +61,7 @@ def test_sums_are_those_of_one_worker_that_did_it_all(taken, workers):
     """Compared with the histogram that one tally keeps of the same answers."""
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / str(number) for number in range(workers)]
-        tallies, whole = [Tally(path) for path in paths], Tally(Path(folder) / "whole")
+        tallies, whole = [Counters(path) for path in paths], Counters(Path(folder) / "whole")
         for number, (route, seconds) in enumerate(taken):
             for one in (tallies[number % workers], whole):
                 one.observe(route, seconds)

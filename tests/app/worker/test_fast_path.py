@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from everlearn.app.problems import Refused
-from everlearn.app.worker.fast_path import Exchange, Headers, Quick
+from everlearn.app.worker.fast_path import Exchange, FastProtocol, Headers
 
 HEAD = b"POST /hot HTTP/1.1\r\nhost: localhost\r\n"
 
@@ -95,7 +95,7 @@ def served(act: Act, rest: float = 5.0) -> Taking:
         state = ServerState()
         state.default_headers = [(b"date", b"today")]
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(partial(Quick, taking, config, state, {}), "127.0.0.1")
+        server = await loop.create_server(partial(FastProtocol, taking, config, state, {}), "127.0.0.1")
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             await act(taking, Caller(reader, writer), state)

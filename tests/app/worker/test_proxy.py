@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from everlearn.app.auth import CLIENT
 from everlearn.app.problems import Refused
-from everlearn.app.worker.body_reader import Bodies
+from everlearn.app.worker.body_reader import BodyReader
 from everlearn.app.worker.proxy import Proxy
 
 MOST = 1 << 20
@@ -123,7 +123,7 @@ def passed(
         sent.append(message)
 
     async def main() -> None:
-        proxy = Proxy(desk, Bodies(MOST, lambda: Refused(503, "", "full")))
+        proxy = Proxy(desk, BodyReader(MOST, lambda: Refused(503, "", "full")))
         try:
             async with asyncio.timeout(20):
                 await proxy(scope, receive, send)  # type: ignore[arg-type]

@@ -219,7 +219,7 @@ class Traffic:
         }
 
     def _read(self) -> list[Counts]:
-        return [counters.read(self._setup.tally(index)) for index in range(self.spec.serve.workers)]
+        return [counters.read(self._setup.counters(index)) for index in range(self.spec.serve.workers)]
 
 
 def _tried(look: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The bodies of requests: each comes whole, within a bound and a time, and all that are on their way within another."""
+"""Read request bodies whole, each within a bound and a time, and all unfinished ones within a common bound."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
-HELD = 64 << 20  # bytes of bodies that may be on their way at one time
-SLOWEST = 30.0  # seconds that a body may take to come
+HELD = 64 << 20  # bytes of all bodies that have not arrived whole
+SLOWEST = 30.0  # seconds that a body may take to arrive
 
 
-class Bodies:
-    """Reads bodies of at most `most` bytes; `full` makes the refusal where too much is on its way."""
+class BodyReader:
+    """Reads bodies of at most `most` bytes; `full` makes the refusal where too many bytes are held."""
 
     def __init__(self, most: int, full: Callable[[], Refused]) -> None:
         self.most = most
         self._full = full
-        self._held = 0  # bytes of bodies that have not come whole yet
-        self._reading: dict[asyncio.Task[object] | None, float] = {}  # since when each waits for its body
+        self._held = 0  # bytes of bodies that have not arrived whole yet
+        self._reading: dict[asyncio.Task[object] | None, float] = {}  # when each task began to wait for its body
         self._late: set[asyncio.Task[object]] = set()
         self._sweeping = False
 
     async def whole(self, receive: Receive) -> bytes:
-        """The body of a request. Raises Refused: 400 (broken off), 408 (too slow), 413 (too long) or 503 (full)."""
+        """Return the body of a request. Raises Refused: 400 (broken off), 408 (slow), 413 (too long) or 503 (full)."""
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         self._reading[task] = loop.time()
-        if not self._sweeping:  # one timer for all: one for each would cost more than reading
+        if not self._sweeping:  # one timer for all: a timer for each body would cost more than reading it
             self._sweeping = True
             loop.call_later(SLOWEST / 4, self._sweep, loop)
         try:
@@ -40,7 +40,7 @@ class Bodies:
             body: bytes = message.get("body", b"")
             if body and len(body) <= self.most and not message.get("more_body", False):
                 return body
-            return await self._long(message, receive)
+            return await self._joined(message, receive)
         except asyncio.CancelledError:
             if task is None or task not in self._late:
                 raise
@@ -53,7 +53,7 @@ class Bodies:
                 self._late.discard(task)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the waiting of those whose body takes too long."""
+        """Cancel the tasks whose body takes too long."""
         for task, since in list(self._reading.items()):
             if task is not None and loop.time() - since > SLOWEST:
                 self._late.add(task)
@@ -62,8 +62,8 @@ class Bodies:
         if self._sweeping:
             loop.call_later(SLOWEST / 4, self._sweep, loop)
 
-    async def _long(self, message: Message, receive: Receive) -> bytes:
-        """A body that does not come in one piece, or is too long, or is none."""
+    async def _joined(self, message: Message, receive: Receive) -> bytes:
+        """Return a body that does not arrive in one piece, or is empty. Raises Refused for one that is too long."""
         parts: list[bytes] = []
         size = 0
         try:

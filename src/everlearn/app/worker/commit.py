@@ -1,8 +1,8 @@
-"""Group commit on the event loop: whatever waits is written in one transaction, and acknowledged when that is done.
+"""Group commit on the event loop: write all waiting entries in one transaction, then acknowledge them.
 
-Never on a timer: a group is what has come together since the last one, so one request alone waits for nobody, and
-many share the cost of one commit. Only while another process is writing does a group wait, without stopping the loop,
-and what comes meanwhile joins it.
+There is no timer. A group is what has arrived since the last one, so a single request never waits, and many share the
+cost of one commit. A group waits only while another process is writing; the event loop runs on, and entries that arrive
+meanwhile join the group.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ Later = Callable[[float, Callable[[], None]], object]  # as `loop.call_later`
 
 
 class Entry(Protocol):
-    """What one request has to write: all of its rows or none."""
+    """The rows that one request writes: all of them or none."""
 
     @property
     def rows(self) -> Sequence[Row]: ...
 
     def written(self, new: int) -> None:
-        """The rows are in the log, durably; so many of them were not there before."""
+        """Called once the rows are durable. `new` counts rows that were not already in the log."""
         ...
 
     def failed(self, error: Exception) -> None:
-        """The log does not hold them."""
+        """Called when the log does not hold the rows."""
         ...
 
 
 class GroupCommit:
-    """Writes entries to the log, in groups; `counted(entries, rows, seconds)` is told of each transaction.
+    """Writes entries to the log in groups; `counted(entries, rows, seconds)` is called after each transaction.
 
-    An entry whose rows contradict the log fails alone (InputError); where the log cannot be written, all fail.
+    An entry whose rows contradict the log fails alone (InputError). If the log cannot be written, all entries fail.
     """
 
     def __init__(self, log: Log, later: Later, counted: Callable[[int, int, float], None]) -> None:
@@ -49,18 +49,18 @@ class GroupCommit:
         self._counted = counted
         self._waiting: list[Entry] = []
         self._pause = 0.0  # seconds; 0 unless another process is writing
-        self._since = 0.0  # when the oldest that waits began to wait
-        self._failed = -math.inf  # when the log last failed to take rows; it has taken some since where this is -inf
+        self._since = 0.0  # when the oldest entry began to wait
+        self._failed = -math.inf  # when the log last refused rows; -inf once it has taken some again
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def failing(self, within: float) -> bool:
-        """Whether the last group that had something to write failed, in these last seconds, because of the log."""
+        """Return True if the log refused the last group of new rows, at most `within` seconds ago."""
         return time.monotonic() - self._failed < within
 
     def put(self, entries: Sequence[Entry]) -> None:
-        """Write these now, or as soon as no other process is writing."""
+        """Write entries now, or as soon as no other process is writing."""
         self._waiting += entries
         if not self._pause:
             self._write()
@@ -84,7 +84,7 @@ class GroupCommit:
         self._later(self._pause, self._write)
 
     def _written(self, entries: list[Entry]) -> list[Entry]:
-        """Write a group, and settle its entries; return those that must wait, because another process is writing."""
+        """Write a group and settle its entries; return those that must wait because another process is writing."""
         rows = [row for entry in entries for row in entry.rows]
         began = time.perf_counter()
         try:
@@ -105,7 +105,7 @@ class GroupCommit:
             return entries
         self._counted(len(entries), len(rows), time.perf_counter() - began)
         news = _new([len(entry.rows) for entry in entries], *put)
-        if any(news):  # to find what was known proves nothing
+        if any(news):  # finding only known rows does not show that the log can be written
             self._failed = -math.inf
         for entry, new in zip(entries, news, strict=True):
             entry.written(new)
@@ -113,8 +113,8 @@ class GroupCommit:
 
 
 def _new(counts: list[int], positions: list[int], end: int) -> list[int]:
-    """How many rows of each entry were written, of a log that ended at `end`; of two that are alike the first was."""
-    if not positions or positions[-1] == end + len(positions):  # none was known: the rule
+    """Count the new rows of each entry, of a log that ended at `end`; of two equal rows the first one is new."""
+    if not positions or positions[-1] == end + len(positions):  # all rows are new: the usual case
         return counts
     left, new = set(range(end + 1, max(positions) + 1)), []
     rest = iter(positions)

@@ -1,8 +1,8 @@
-"""The short way: a request that has come whole is answered without a task, an event and messages of its own.
+"""The fast path: a complete request is answered without an ASGI task, an event and messages.
 
-So come nearly all requests of the hot path: POST, HTTP/1.1, in one piece, on a connection that waits for nothing else.
-uvicorn's own way, which is ASGI, takes the others: a body that comes in parts, a request behind one that is not
-answered yet, `Expect`, a client that does not read. Both ways lead through the same groups.
+Nearly all requests of the hot path take it: POST, HTTP/1.1, in one piece, on a connection where no other request waits.
+uvicorn's ASGI path takes the rest: a body in several parts, a request behind an unanswered one, `Expect`, a client that
+does not read. Both paths lead to the same groups.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from everlearn.app import problems
-from everlearn.app.worker.write_buffer import Gathering
+from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
 
 
-class Short(Protocol):
-    """What takes requests that have come whole: their paths, and how long they may be."""
+class FastRoutes(Protocol):
+    """The application behind the fast path, as the protocol sees it."""
 
-    paths: Mapping[bytes, str]  # of which requests are taken, and the name of each
-    longest: int  # bytes that a body may have
+    paths: Mapping[bytes, str]  # the name of the route of each path
+    longest: int  # the most bytes of a body
 
     def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
-        """Answer a POST, now or later; `headers` have names in small letters."""
+        """Answer a POST, now or later; the names in `headers` are in lower case."""
         ...
 
     def count(self, name: str, status: int, seconds: float) -> None:
-        """A reply was given."""
+        """Count a reply."""
         ...
 
 
 class Exchange:
-    """One request that came whole, and the reply to it: settled once, as a future is.
+    """One complete request and its reply, settled once, as a future is.
 
-    While it lasts it stands where uvicorn's protocol keeps its own exchange (`cycle`), and has what that asks of one.
+    It takes the place of uvicorn's request cycle (`cycle`) and has the attributes that uvicorn reads from one.
     """
 
     __slots__ = ("_began", "_path", "_protocol", "disconnected", "keep_alive", "name", "response_complete")
 
-    message_event = asyncio.Event()  # set when a client goes; nobody waits for it here
+    message_event = asyncio.Event()  # set when the client disconnects; the fast path does not wait for it
 
-    def __init__(self, protocol: Quick, name: str, path: bytes, keep_alive: bool) -> None:
+    def __init__(self, protocol: FastProtocol, name: str, path: bytes, keep_alive: bool) -> None:
         self._protocol = protocol
         self.name, self._path = name, path
         self._began = time.perf_counter()
@@ -56,103 +56,104 @@ class Exchange:
         self.disconnected = self.response_complete = False
 
     def done(self) -> bool:
-        """Whether it was settled."""
+        """Return True once it is settled."""
         return self.response_complete
 
     def set_result(self, reply: bytes) -> None:
-        """Reply with this JSON."""
+        """Reply with a JSON document."""
         self._end(200, b"content-type: application/json\r\n", reply)
 
     def set_exception(self, error: Exception) -> None:
-        """Say what is wrong."""
+        """Reply with the problem that an error amounts to."""
         status, reply = problems.problem(error, self._path.decode("ascii"))
         headers = problems.headers(error)
         if (b"connection", b"close") in headers:
             self.keep_alive = False
-        told = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] != b"connection")
-        self._end(status, told, reply)
+        head = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] != b"connection")
+        self._end(status, head, reply)
 
     def _end(self, status: int, headers: bytes, reply: bytes) -> None:
         self.response_complete = True
         if not self.disconnected:
             self._protocol.reply(status, headers, reply, self.keep_alive)
-        self._protocol.short.count(self.name, status, time.perf_counter() - self._began)
+        self._protocol.routes.count(self.name, status, time.perf_counter() - self._began)
 
 
-class Quick(HttpToolsProtocol):
-    """uvicorn's HTTP with a short way to `short`; `uvicorn.Config(http=partial(Quick, short))`."""
+class FastProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with a fast path to `routes`: `uvicorn.Config(http=partial(FastProtocol, routes))`."""
 
     def __init__(
         self,
-        short: Short,
+        routes: FastRoutes,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.short = short
-        self._coming: Exchange | None = None  # a request whose head has come, as long as the short way is open to it
+        self.routes = routes
+        self._arriving: Exchange | None = None  # a request whose head has arrived, while it may take the fast path
         self._query = self._body = b""
-        self._front: tuple[Headers, bytes] = [], b""  # the headers of every response, and how they are written
-        self._rests_since = math.inf  # when the last response left, as long as nothing came behind it
-        self._alarm: asyncio.TimerHandle | None = None
+        self._defaults: tuple[Headers, bytes] = [], b""  # the headers of every response, and their bytes
+        self._idle_since = math.inf  # when the last response was written; infinite while a request is under way
+        self._timer: asyncio.TimerHandle | None = None
 
-    # ---- what comes --------------------------------------------------------------------------------------------
+    # ---- requests ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
-        self._wire = Gathering(transport, self.loop)
-        super().connection_made(self._wire)
+        """Buffer what is written to a new connection."""
+        self._buffer = WriteBuffer(transport, self.loop)
+        super().connection_made(self._buffer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """Stop the timer of a closed connection."""
         super().connection_lost(exc)
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes have come."""
+        """Parse bytes; a request that is not complete by their end leaves the fast path."""
         super().data_received(data)
-        if self._coming is not None and not self.transport.is_closing():  # the rest may take its time
-            self._go_long()
+        if self._arriving is not None and not self.transport.is_closing():
+            self._leave()
 
     def on_message_begin(self) -> None:
-        """A request begins. Its scope is not needed unless it goes the long way."""
+        """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
-        """The head of a request has come."""
+        """Decide whether a request may take the fast path."""
         path, _, query = self.url.partition(b"?")
-        name = self.short.paths.get(path)
-        if name is None or not self._ordinary():
-            return self._begin_long()
+        name = self.routes.paths.get(path)
+        if name is None or not self._is_simple():
+            return self._begin_asgi()
         self._query, self._body = query, b""
-        self._coming = Exchange(self, name, path, self.parser.should_keep_alive())
+        self._arriving = Exchange(self, name, path, self.parser.should_keep_alive())
         return None
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body has come."""
-        if self._coming is not None:
+        """Keep the first part of a body; a second part leaves the fast path."""
+        if self._arriving is not None:
             if not self._body:
                 self._body = body
                 return
-            self._go_long()
+            self._leave()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request has come whole."""
-        if self._coming is not None and len(self._body) > self.short.longest:
-            self._go_long()
-        one = self._coming
-        if one is None:
+        """Answer a complete request."""
+        if self._arriving is not None and len(self._body) > self.routes.longest:
+            self._leave()
+        exchange = self._arriving
+        if exchange is None:
             return super().on_message_complete()
-        self._coming, self.cycle = None, one  # type: ignore[assignment]
-        self.short.take(one.name, self.headers, self.client[0] if self.client else "", self._query, self._body, one)
+        self._arriving, self.cycle = None, exchange  # type: ignore[assignment]
+        client = self.client[0] if self.client else ""
+        self.routes.take(exchange.name, self.headers, client, self._query, self._body, exchange)
         return None
 
-    def _ordinary(self) -> bool:
-        """Whether a request with this head needs nothing but an answer, and can have it at once."""
+    def _is_simple(self) -> bool:
+        """Return True if a request with this head can be answered at once, and needs nothing else."""
         return (
             self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
@@ -162,62 +163,62 @@ class Quick(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
         )
 
-    def _go_long(self) -> None:
-        """Give what has come of a request to uvicorn's way."""
-        self._coming = None
-        self._begin_long()
+    def _leave(self) -> None:
+        """Hand what has arrived of a request to uvicorn's ASGI path."""
+        self._arriving = None
+        self._begin_asgi()
         if self._body:
             super().on_body(self._body)
 
-    def _begin_long(self) -> None:
-        """Let uvicorn begin with a request whose head has come."""
+    def _begin_asgi(self) -> None:
+        """Let uvicorn begin a request whose head has arrived."""
         head = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = head
         self.scope["headers"] = self.headers
         super().on_headers_complete()
 
-    # ---- what goes ---------------------------------------------------------------------------------------------
+    # ---- responses ---------------------------------------------------------------------------------------------
 
     def reply(self, status: int, headers: bytes, body: bytes, keep_alive: bool) -> None:
         """Write a whole response."""
         if self.transport.is_closing():
             return
         ends = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        begin = STATUS_LINE[status] + self._everywhere() + headers
-        self._wire.write_whole(b"%bcontent-length: %d\r\n%b%b" % (begin, len(body), ends, body))
+        begin = STATUS_LINE[status] + self._default_headers() + headers
+        self._buffer.write_whole(b"%bcontent-length: %d\r\n%b%b" % (begin, len(body), ends, body))
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
 
-    def _everywhere(self) -> bytes:
-        """The headers that every response has, such as the date."""
-        told = self.server_state.default_headers
-        if told is not self._front[0]:
-            self._front = told, b"".join(b"%b: %b\r\n" % header for header in told)
-        return self._front[1]
+    def _default_headers(self) -> bytes:
+        """Return the headers that every response has, such as the date."""
+        headers = self.server_state.default_headers
+        if headers is not self._defaults[0]:
+            self._defaults = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
+        return self._defaults[1]
 
-    # ---- what rests --------------------------------------------------------------------------------------------
+    # ---- idle connections --------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
-        """A response was written: go on with what was sent behind its request, or rest."""
+        """Continue after a response: with the request behind it, or idle."""
         if self.pipeline or self.transport.is_closing():
             return super().on_response_complete()
         self.server_state.total_requests += 1
         self.flow.resume_reading()
-        self._rests_since = self.loop.time()
-        if self._alarm is None:  # one timer that looks again, not one for each response
-            self._alarm = self.loop.call_later(self.timeout_keep_alive, self._look)
+        self._idle_since = self.loop.time()
+        if self._timer is None:  # one timer that is renewed, not one for each response
+            self._timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
         return None
 
     def _unset_keepalive_if_required(self) -> None:
-        self._rests_since = math.inf
+        self._idle_since = math.inf
 
-    def _look(self) -> None:
-        """Close a connection that has rested for long enough."""
-        left = self._rests_since + self.timeout_keep_alive - self.loop.time()
+    def _close_if_idle(self) -> None:
+        """Close a connection that has been idle for long enough, or look again later."""
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
         if left <= 0:
-            self._alarm = None
+            self._timer = None
             self.timeout_keep_alive_handler()
         else:
-            self._alarm = self.loop.call_later(min(left, self.timeout_keep_alive), self._look)
+            self._timer = self.loop.call_later(min(left, self.timeout_keep_alive), self._close_if_idle)

@@ -1,139 +1,110 @@
-"""What /feedback and /learn bring: each row is checked as the loop will read it, and becomes a row of the log."""
+"""Take /feedback and /learn: check each row as the loop will read it, and make a row of the log of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from everlearn.app.problems import Refused, problem
-from everlearn.app.worker.requests import (
-    FeedbackReply,
-    FeedbackRow,
-    Fields,
-    LearnReply,
-    LearnRow,
-    RowError,
-    Rows,
-    encode,
-)
-from everlearn.errors import BlobError, InputError
-from everlearn.events import Log, Row, row
-from everlearn.feedback.admission import checked_weight, judgement, target, unknown
+from everlearn.app.problems import problem
+from everlearn.app.worker.requests import FeedbackReply, FeedbackRow, LearnReply, LearnRow, RowError, Rows, encode
+from everlearn.errors import BlobError, IdTaken, InputError
+from everlearn.events import Row, row
+from everlearn.feedback import admission
+from everlearn.feedback.admission import Admission
 from everlearn.model import refused
 from everlearn.predict import new_id
-from everlearn.records import Batch, Example, Feedback, Prediction
-from everlearn.schema import Encoder
+from everlearn.records import Batch, Example, Feedback
 from everlearn.serve.snapshot import Reader
-from everlearn.spec import Spec
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedRows:
-    """What a request has to write, and what to reply once that is written.
-
-    `ids` say whom each row is about.
-    """
+    """The rows of the log that a request writes, the errors of its other rows, and the id that each row is about."""
 
     rows: list[Row]
     errors: list[RowError]
     ids: list[str]
 
     def reply(self, new: int) -> bytes:
-        """What to tell of rows that are in the log now, so many of them for the first time."""
+        """Return the reply once the rows are in the log; `new` of them were not there before."""
         errors: list[RowError] | UnsetType = self.errors or UNSET
         if self.rows[0][1] == "example":
             return encode(LearnReply(len(self.rows), self.ids, errors))
         return encode(FeedbackReply(len(self.rows), len(self.rows) - new, errors))
 
 
-class Labels:
-    """Checks what is told about records; `source` is who tells it, as its token says ("": anyone)."""
+class FeedbackIntake:
+    """Checks feedback and examples; `source` is the name of the token that a request carries ("": no token)."""
 
-    def __init__(self, spec: Spec, encoder: Encoder, log: Log, reader: Reader) -> None:
-        self._task = spec.schema.task
-        self._early = spec.feedback.early > 0
-        self._fields = Fields(spec)
-        self._encoder = encoder
-        self._log = log
+    def __init__(self, admission: Admission, reader: Reader) -> None:
+        self._admission = admission
         self._reader = reader
 
     def feedback(self, rows: Rows[FeedbackRow], source: str) -> AcceptedRows:
-        """The judgements that can be used. Raises what is wrong with a single one, or with the first if all are."""
-        return self._taken(rows, lambda one: self._judged(one, source))
+        """Return the feedback that can be used. Raises the error of the first row if no row can be used."""
+        return _accepted(rows, lambda one: self._feedback(one, source))
 
     def examples(self, rows: Rows[LearnRow], source: str) -> AcceptedRows:
-        """The examples that can be used. Raises as `feedback` does."""
-        return self._taken(rows, lambda one: self._example(one, source))
+        """Return the examples that can be used. Raises as `feedback` does."""
+        return _accepted(rows, lambda one: self._example(one, source))
 
-    def _taken(self, rows: Rows[R], payload: Callable[[R], Feedback | Example]) -> AcceptedRows:
-        at = time.time()
-        errors = dict(rows.errors)
-        good: list[Row] = []
-        ids: list[str] = []
-        named: dict[str, Example] = {}
-        for index, one in rows.good.items():
-            try:
-                checked = payload(one)
-                if isinstance(checked, Example) and named.setdefault(checked.id, checked) != checked:
-                    raise _twice(checked.id)
-                good.append(row(checked, at))
-                ids.append(checked.id)
-            except (InputError, Refused) as error:
-                errors[index] = error
-        if not good:
-            raise errors[min(errors)]
-        return AcceptedRows(good, [_told(index, errors[index]) for index in sorted(errors)], ids)
+    def _feedback(self, one: FeedbackRow, token: str) -> Feedback:
+        source = _source(token, one.source)
+        return admission.feedback(self._admission, one.id, one.label, one.reward, one.chosen, one.weight, source)
 
-    def _judged(self, one: FeedbackRow, source: str) -> Feedback:
-        weight = checked_weight(one.weight)
-        payload = judgement(one.id, one.label, one.reward, one.chosen, weight, _source(source, one.source))
-        target(payload, self._task, self._encoder.label)
-        if not self._early:
-            found = self._log.find(f"prediction:{one.id}")
-            if found is None or not isinstance(found.payload, Prediction):
-                raise unknown(one.id)
-        return payload
-
-    def _example(self, one: LearnRow, source: str) -> Example:
-        record = self._fields.held(one.features)
-        row = self._encoder.record(record)
-        self._encoder.label(one.label)
-        self._check(row)
-        id, weight = one.id or new_id(), checked_weight(one.weight)
-        example = Example(
-            id, record, one.label, weight, _source(source, one.source), self._fields.subject(one.features)
+    def _example(self, one: LearnRow, token: str) -> Example:
+        source = _source(token, one.source)
+        return admission.example(
+            self._admission,
+            one.features,
+            one.label,
+            one.weight,
+            one.id,
+            source,
+            refused=self._refused,
+            new_id=new_id,
         )
-        if one.id is not None and (found := self._log.find(f"example:{id}")) is not None and found.payload != example:
-            raise Refused(409, "", f"the id {id!r} names another example, which was sent before", {"where": "id"})
-        return example
 
-    def _check(self, row: Batch) -> None:
-        """Refuse a row that the champion cannot take; where nothing serves nobody is asked, and the learner sees."""
+    def _refused(self, batch: Batch) -> Mapping[int, str]:
+        """Return the rows that the champion cannot take; none while nothing serves: the learner then decides."""
         try:
-            champion = self._reader.current().champion
+            return refused(self._reader.current().champion.model, batch)
         except BlobError:
-            return
-        for why in refused(champion.model, row).values():
-            raise InputError(why)
+            return {}
+
+
+def _accepted(rows: Rows[R], check: Callable[[R], Feedback | Example]) -> AcceptedRows:
+    at = time.time()
+    errors = dict(rows.errors)
+    good: list[Row] = []
+    ids: list[str] = []
+    named: dict[str, Example] = {}
+    for index, one in rows.good.items():
+        try:
+            checked = check(one)
+            if isinstance(checked, Example) and named.setdefault(checked.id, checked) != checked:
+                raise IdTaken(f"the id {checked.id!r} names another example of this request; use another id")
+            good.append(row(checked, at))
+            ids.append(checked.id)
+        except InputError as error:
+            errors[index] = error
+    if not good:
+        raise errors[min(errors)]
+    return AcceptedRows(good, [_row_error(index, errors[index]) for index in sorted(errors)], ids)
 
 
 def _source(token: str, own: str) -> str:
-    """Who says so: the token's name, and within it the name that the request gives."""
+    """Return the source of a label: the name of the token, and behind it the name that the request gives."""
     return f"{token}/{own}" if token and own else token or own
 
 
-def _twice(id: str) -> Refused:
-    members = {"where": "id", "fix": "use another id"}
-    return Refused(409, "", f"the id {id!r} names another example of this request", members)
-
-
-def _told(index: int, error: Exception) -> RowError:
+def _row_error(index: int, error: Exception) -> RowError:
     _, body = problem(error)
     return RowError(index, msgspec.json.decode(body)["detail"])

@@ -1,197 +1,109 @@
-"""Answers: all questions that have come together are encoded, predicted and recorded as one group.
+"""Answer /predict: the requests of one group are answered together, by one call of each model.
 
-One question's failure is its own: a group that fails is answered again question by question.
+The answers come from `everlearn.predict`; this module adds ids and replies. If a group fails, its requests are answered
+one by one, so that only the request at fault fails.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
-from everlearn.app.problems import Refused
-from everlearn.app.worker.requests import Answer, Answers, Fields, Question, RowAnswer, encode
-from everlearn.errors import BlobError, ModelError
-from everlearn.events import KINDS, Log, Row
+from everlearn.app.worker.requests import Answer, Answers, Question, RowAnswer, encode
+from everlearn.app.worker.serving import CurrentModels
+from everlearn.events import KINDS, Row
 from everlearn.families import explain
-from everlearn.learn import limits
-from everlearn.predict import new_ids
-from everlearn.records import Batch, Payload, Prediction
-from everlearn.schema import Encoder
-from everlearn.serve.snapshot import Answering, Reader, Snapshot
-from everlearn.spec import Spec
-
-KEPT = 0.005  # seconds for which a snapshot is used at least
+from everlearn.feedback.admission import Admission, features, subject
+from everlearn.predict import Instance, Serving, answer, encoded, given_before, new_ids
+from everlearn.records import Prediction
 
 _KIND = KINDS[Prediction]
 
 
 class Answered(Struct, frozen=True, gc=False):
-    """What a question has to write, and the reply once that is written."""
+    """The rows of the log that a request writes, and its reply once they are written."""
 
     rows: list[Row]
     body: bytes
 
     def reply(self, new: int) -> bytes:
-        """The answers; how many of them are new does not matter to who asked."""
+        """Return the reply. It does not depend on how many of the rows are new."""
         return self.body
 
 
-class _Asked(Struct, gc=False):
-    """One record on its way to an answer, and to its row unless it was answered before."""
+class BatchPredictor:
+    """Answers groups of requests with the current models."""
 
-    record: dict[str, Any]
-    id: str
-    subject: str
-    answer: Prediction | None = None
-    row: Row | None = None
-
-
-class Group:
-    """Answers questions with what serves at this moment."""
-
-    def __init__(self, spec: Spec, encoder: Encoder, log: Log, reader: Reader) -> None:
-        self._limits = spec.limits
-        self._canary = spec.serve.canary
-        self._classes = spec.schema.classes
-        self._fields = Fields(spec)
-        self._encoder = encoder
-        self._log = log
-        self._reader = reader
-        self._held: Snapshot | None = None
-        self._fresh = 0.0  # what is held has all labels acknowledged before this moment
-        self._due = 0.0  # when to look for something newer
-
-    def serving(self) -> tuple[Snapshot, float]:
-        """What serves, and how stale it is in seconds; raises Refused (503) while there is nothing.
-
-        A live loop may publish a thousand times a second, and to take up what is new costs as much as an answer does:
-        so what was just taken up is kept for a moment.
-        """
-        now = time.monotonic()
-        if self._held is None or now >= self._due:
-            try:
-                newest = self._reader.current()
-            except BlobError as error:
-                raise Refused(503, "", f"nothing serves: {error}", headers=[(b"retry-after", b"1")]) from error
-            if newest is not self._held:
-                self._due = now + KEPT
-            self._held, self._fresh = newest, now - self._reader.staleness(now)
-        return self._held, now - self._fresh
+    def __init__(self, admission: Admission, current: CurrentModels) -> None:
+        self._admission = admission
+        self._current = current
 
     def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
-        """What to write and to reply for each question, or why it cannot be answered."""
+        """Return the outcome of each request: its rows and its reply, or the error that it is refused with."""
         try:
             return self._answered(questions)
         except Exception as error:
             if len(questions) == 1:
                 return [error]
-        return [outcome for one in questions for outcome in self.answer([one])]
+        return [outcome for question in questions for outcome in self.answer([question])]
 
     def _answered(self, questions: Sequence[Question]) -> list[Answered | Exception]:
-        serving, staleness = self.serving()
+        serving, staleness = self._current.get()
         at = time.time()
-        ids = iter(new_ids(sum(len(one.records) for one in questions)))
-        asked = [self._asked(one, ids) for one in questions]
-        for answering, mine, share in self._arms(serving, [one for rows in asked for one in rows if not one.answer]):
-            for one, answer in zip(mine, self._predicted(serving, answering, mine, share), strict=True):
-                one.answer, one.row = answer, _row(answer, at)
-        return [
-            Answered(
-                [one.row for one in rows if one.row is not None],
-                self._reply(question, [one.answer for one in rows if one.answer is not None], serving, staleness),
-            )
-            for question, rows in zip(questions, asked, strict=True)
-        ]
+        ids = iter(new_ids(sum(len(question.records) for question in questions)))
+        groups = [self._instances(question, ids) for question in questions]
+        new = [instance for instances in groups for instance in instances if instance.before is None]
+        answers = iter(answer(serving, self._admission.encoder, new))
+        outcomes: list[Answered | Exception] = []
+        for question, instances in zip(questions, groups, strict=True):
+            given = [instance.before or next(answers) for instance in instances]
+            rows = [_row(one, at) for one, instance in zip(given, instances, strict=True) if instance.before is None]
+            outcomes.append(Answered(rows, self._reply(question, given, serving, staleness)))
+        return outcomes
 
-    def _asked(self, question: Question, ids: Iterator[str]) -> list[_Asked]:
-        """The records of a question with their ids, and the answers of those that are known to have been sent before.
+    def _instances(self, question: Question, ids: Iterator[str]) -> list[Instance]:
+        """Return the records of a request with their ids.
 
-        That a key is new is the rule, so it is left to the commit to find out.
+        Most ids of a client are new, so that the commit finds the others. Only a request that comes again after such a
+        conflict (`question.again`) is looked up in the log.
         """
-        rows = []
+        instances = []
         for record, own in zip(question.records, question.ids, strict=True):
-            one = _Asked(self._fields.held(record), own or next(ids), self._fields.subject(record))
-            if own is not None and question.again and (found := self._log.find(f"prediction:{own}")) is not None:
-                one.answer = _first_answer(own, found.payload, one.record)
-            rows.append(one)
-        return rows
+            held, about = features(self._admission, record), subject(self._admission, record)
+            before = given_before(self._admission.log, own, held) if question.again and own is not None else None
+            instances.append(Instance(own or next(ids), held, about, before))
+        return instances
 
-    def _arms(self, serving: Snapshot, rows: list[_Asked]) -> list[tuple[Answering, list[_Asked], float]]:
-        """Who answers which rows, and with which probability it was chosen to; the id decides."""
-        if serving.canary is None or not self._canary:
-            return [(serving.champion, rows, 1.0)] if rows else []
-        champion = serving.champion, [one for one in rows if draw(one.id) >= self._canary], 1.0 - self._canary
-        canary = serving.canary, [one for one in rows if draw(one.id) < self._canary], self._canary
-        return [arm for arm in (champion, canary) if arm[1]]
-
-    def _predicted(self, serving: Snapshot, answering: Answering, rows: list[_Asked], share: float) -> list[Prediction]:
-        """The answers of one model, from one call."""
-        scores = answering.model.predict(self._encoded(serving, [one.record for one in rows]))
-        if not np.isfinite(scores).all():
-            raise ModelError(f"version {answering.version} answered with a number that is not finite; roll it back")
-        said, canary = scores.tolist(), answering is serving.canary
-        if not self._classes:
-            values, probas = [one[0] for one in said], [()] * len(rows)
-        else:
-            values, probas = [self._classes[best] for best in scores.argmax(1).tolist()], list(map(tuple, said))
-        return [
-            Prediction(
-                one.id, one.record, value, proba, answering.version, serving.position, share, canary, one.subject
-            )
-            for one, value, proba in zip(rows, values, probas, strict=True)
-        ]
-
-    def _encoded(self, serving: Snapshot, records: list[dict[str, Any]]) -> Batch:
-        batch = self._encoder.record(records[0]) if len(records) == 1 else self._encoder.rows(records)
-        return limits.clip(serving.arrays, self._limits, batch)
-
-    def _reply(self, question: Question, answers: list[Prediction], serving: Snapshot, staleness: float) -> bytes:
+    def _reply(self, question: Question, answers: list[Prediction], serving: Serving, staleness: float) -> bytes:
         stale = staleness if math.isfinite(staleness) else None
-        explained = [self._explained(one, serving) if question.explain else UNSET for one in answers]
+        explained = [self._explained(given, serving) if question.explain else UNSET for given in answers]
         if question.single:
             one = answers[0]
-            told = Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary, explained[0])
-            return encode(told)
+            return encode(
+                Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary, explained[0])
+            )
         rows = [
             RowAnswer(one.id, one.value, one.proba, one.version, one.canary, contributions)
             for one, contributions in zip(answers, explained, strict=True)
         ]
         return encode(Answers(rows, serving.position, stale))
 
-    def _explained(self, answer: Prediction, serving: Snapshot) -> dict[str, Any] | UnsetType:
-        """What each field contributed to an answer; of an answer given before, only if its version still serves."""
-        for answering in (serving.champion, serving.canary):
-            if answering is not None and answering.version == answer.version:
-                row = self._encoded(serving, [answer.features])
-                return explain.contributions(answering.model, self._encoder, answer.features, row)
+    def _explained(self, given: Prediction, serving: Serving) -> dict[str, Any] | UnsetType:
+        """Return the contribution of each field to an answer; UNSET if the version of the answer serves no more."""
+        for arm in (serving.champion, serving.canary):
+            if arm is not None and arm.version == given.version:
+                row = encoded(self._admission.encoder, serving.clip, [given.features])
+                return explain.contributions(arm.model, self._admission.encoder, given.features, row)
         return UNSET
 
 
-def _row(answer: Prediction, at: float) -> Row:
-    """As `everlearn.events.row`, which reads back what it writes; this came from JSON, and its numbers are finite."""
-    return at, _KIND, f"{_KIND}:{answer.id}", encode(answer).decode()
+def _row(given: Prediction, at: float) -> Row:
+    """Return the row of the log, as `everlearn.events.row` does but without reading it back.
 
-
-def draw(id: str) -> float:
-    """A number in [0, 1) that belongs to an id, the same in every process.
-
-    >>> round(draw("a"), 3), round(draw("b"), 3)
-    (0.254, 0.517)
+    The features came from JSON and the scores are finite, so that the row can always be read.
     """
-    return int.from_bytes(hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()) / 2.0**64
-
-
-def _first_answer(id: str, before: Payload, record: dict[str, Any]) -> Prediction:
-    """What was answered when this record was first sent under its key; refuses a key that names another record."""
-    if not isinstance(before, Prediction):
-        raise Refused(409, "", f"what had the id {id!r} was erased; use another id", {"where": "id"})
-    if before.features != record:
-        members = {"where": "id", "fix": "use another id"}  # not what is stored: it may be about somebody else
-        raise Refused(409, "", f"the id {id!r} names another record, which was answered before", members)
-    return before
+    return at, _KIND, f"{_KIND}:{given.id}", encode(given).decode()

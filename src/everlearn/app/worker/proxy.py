@@ -1,6 +1,7 @@
-"""Everything that is not the hot path is passed on to the desk, over its socket.
+"""Pass requests that are not on the hot path on to the admin process, over its Unix socket.
 
-A body is taken whole before a connection to the desk is: so who sends slowly keeps nobody else from it.
+A body is read whole before a connection to the admin process is taken, so a slow client cannot hold a connection from
+the pool.
 """
 
 from __future__ import annotations
@@ -14,36 +15,36 @@ import httpx
 
 from everlearn.app.auth import CLIENT
 from everlearn.app.problems import Refused
-from everlearn.app.worker.body_reader import Bodies, Message, Receive, Scope
+from everlearn.app.worker.body_reader import BodyReader, Message, Receive, Scope
 from everlearn.app.worker.requests import too_large
 
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-CONNECTIONS = 64  # to the desk, at most
-CONNECT, READ = 2.0, 60.0  # seconds: the desk answers an order within five
+CONNECTIONS = 64  # the most to the admin process
+CONNECT, READ = 2.0, 60.0  # seconds: the admin process answers a command within five
 
-# RFC 9110, 7.6.1: these are about one connection, not about the request.
+# RFC 9110, 7.6.1: headers that describe one connection, not the request.
 _HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
     b"upgrade".split()
 )
-# What a request is, and whose: not for "Connection" to take away.
+# Headers that identify a request and its sender: "Connection" must not remove them.
 _ESSENTIAL = frozenset(
     b"host content-length content-type content-encoding authorization cookie origin referer sec-fetch-site".split()
 )
 
 
 class Proxy:
-    """Passes requests on to the server at a Unix socket; `bodies` says how long they may be."""
+    """Passes requests on to the server at a Unix socket; `bodies` reads their bodies."""
 
-    def __init__(self, socket: Path, bodies: Bodies) -> None:
+    def __init__(self, socket: Path, bodies: BodyReader) -> None:
         self._bodies = bodies
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, retries=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises Refused (400, 408, 413, 502, 503, 504), as long as nothing was sent."""
+        """Pass on one request. Raises Refused (400, 408, 413, 502, 503, 504) before anything is sent back."""
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._bodies.most:
             raise too_large(self._bodies.most)
@@ -58,26 +59,27 @@ class Proxy:
         try:
             response = await self._transport.handle_async_request(request)
         except httpx.PoolTimeout as error:
-            raise Refused(503, "", "too many requests wait for the desk", headers=[(b"retry-after", b"1")]) from error
+            detail = "too many requests wait for the admin process"
+            raise Refused(503, "", detail, headers=[(b"retry-after", b"1")]) from error
         except httpx.TimeoutException as error:
-            raise Refused(504, "", "the desk, which answers this, did not do so in time") from error
+            raise Refused(504, "", "the admin process, which answers this, did not do so in time") from error
         except httpx.LocalProtocolError as error:
-            raise Refused(400, "", f"this is no request that can be passed on: {error}") from error
+            raise Refused(400, "", f"this request cannot be passed on: {error}") from error
         except httpx.TransportError as error:
-            detail = "the desk, which answers this, is not running at the moment; predictions and feedback are taken"
+            detail = "the admin process, which answers this, is not running now; predictions and feedback are taken"
             raise Refused(502, "", detail, headers=[(b"retry-after", b"1")]) from error
         try:
-            await _until_gone(_pass_back(response, send), receive)
+            await _until_disconnect(_pass_back(response, send), receive)
         finally:
             await response.aclose()
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._transport.aclose()
 
 
 async def _pass_back(response: httpx.Response, send: Send) -> None:
-    headers = [one for one in _kept(response.headers.raw) if one[0] != b"date"]  # uvicorn puts its own
+    headers = [header for header in _kept(response.headers.raw) if header[0] != b"date"]  # uvicorn adds its date
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     async for part in response.aiter_raw():
         await send({"type": "http.response.body", "body": part, "more_body": True})
@@ -87,30 +89,30 @@ async def _pass_back(response: httpx.Response, send: Send) -> None:
 def _target(scope: Scope) -> httpx.URL:
     path, query = scope["raw_path"], scope["query_string"]
     try:
-        return httpx.URL(scheme="http", host="desk", raw_path=path + b"?" + query if query else path)
+        return httpx.URL(scheme="http", host="admin", raw_path=path + b"?" + query if query else path)
     except httpx.InvalidURL as error:
-        raise Refused(400, "", f"this is no address: {error}") from error
+        raise Refused(400, "", f"this address cannot be used: {error}") from error
 
 
-async def _until_gone(passing: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Pass a response back until it ends, or until nobody listens any more."""
+async def _until_disconnect(passing: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Pass a response back until it ends, or until the client disconnects."""
     task, gone = asyncio.ensure_future(passing), asyncio.ensure_future(receive())
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
     finally:
-        for one in (task, gone):
-            one.cancel()
+        for started in (task, gone):
+            started.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
 def _onward(scope: Scope, body: bytes) -> Headers:
-    """The headers for the desk, with the address that the request came from, and the length that it has."""
+    """Return the headers for the admin process, with the address of the client and the length of the body."""
     kept = [(name, value.strip()) for name, value in _kept(scope["headers"])]
-    headers = [one for one in kept if one[0] not in (CLIENT, b"content-length")]
+    headers = [header for header in kept if header[0] not in (CLIENT, b"content-length")]
     if not any(name == b"host" for name, _ in headers):
-        headers.append((b"host", b""))  # for the desk to refuse
+        headers.append((b"host", b""))  # the admin process refuses it
     if scope.get("client") is not None:
         headers.append((CLIENT, scope["client"][0].encode()))
     if body or any(name == b"content-length" for name, _ in kept):
@@ -119,7 +121,7 @@ def _onward(scope: Scope, body: bytes) -> Headers:
 
 
 def _kept(headers: Headers) -> Headers:
-    """Without what is about one connection only."""
+    """Return the headers without those that describe one connection."""
     small = [(name.lower(), value) for name, value in headers]
     named = {part.strip().lower() for name, value in small if name == b"connection" for part in value.split(b",")}
     named -= _ESSENTIAL

@@ -16,8 +16,6 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from everlearn.app.problems import Refused
 from everlearn.errors import InputError
 from everlearn.records import Scalar
-from everlearn.schema.meaning import category
-from everlearn.spec import Spec
 
 Key = Annotated[str, Meta(min_length=1, max_length=200, description="A key of your own: it names one record for ever.")]
 Name = Annotated[str, Meta(max_length=200)]
@@ -147,29 +145,6 @@ class Rows(Generic[R]):
     good: dict[int, R]
     errors: dict[int, Exception]
     single: bool
-
-
-class Fields:
-    """What is kept of a record: the fields of the schema, and whose it is."""
-
-    def __init__(self, spec: Spec) -> None:
-        self._names = frozenset(spec.schema.fields)
-        self._subject = spec.subject
-
-    def held(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record as the log holds it; what JSON gave is what JSON gives again, so both are encoded alike."""
-        if self._names.issuperset(record) and None not in record.values():
-            return record
-        return {name: value for name, value in record.items() if name in self._names and value is not None}
-
-    def subject(self, record: dict[str, Any]) -> str:
-        """Whose record it is, in one spelling for 7, 7.0 and "7"; InputError for what cannot name anybody."""
-        if not self._subject:
-            return ""
-        try:
-            return category(record.get(self._subject)).decode()
-        except InputError as error:
-            raise InputError(f"field {self._subject!r}: {error}") from None
 
 
 def question(body: bytes, explain: bool, most: int) -> Question:

@@ -1,7 +1,7 @@
-"""What is written to a connection in one turn of the event loop leaves in one piece.
+"""Join all bytes that are written to a connection in one turn of the event loop.
 
-uvicorn writes the head of a response and its body apart, and uvloop makes a system call of each write, so that each
-small response would cost two, and wake its reader twice.
+uvicorn writes the head and the body of a response separately, and uvloop makes a system call for each write. A small
+response would cost two system calls, and wake its reader twice.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import asyncio
 from typing import Any
 
 
-class Gathering(asyncio.Transport):
-    """A transport that holds what is written until the event loop comes round."""
+class WriteBuffer(asyncio.Transport):
+    """A transport that holds written bytes until the next turn of the event loop."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
@@ -20,42 +20,42 @@ class Gathering(asyncio.Transport):
         self._held: list[bytes | bytearray | memoryview] = []
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write with what else is written in this turn."""
+        """Write bytes together with all others of this turn."""
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
 
     def write_whole(self, data: bytes) -> None:
-        """Write what needs nothing behind it to be complete."""
+        """Write bytes that are complete by themselves: at once, unless others wait."""
         if self._held:
             self._held.append(data)
         else:
             self._transport.write(data)
 
     def close(self) -> None:
-        """Close when all is written."""
+        """Write what is held, and close."""
         self._flush()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once, and drop what is held."""
         self._held.clear()
         self._transport.abort()
 
     def is_closing(self) -> bool:
-        """Whether it is closed or about to be."""
+        """Return True if the transport is closed or closing."""
         return self._transport.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the transport knows of the connection."""
+        """Return information about the connection, as `asyncio.BaseTransport.get_extra_info` does."""
         return self._transport.get_extra_info(name, default)
 
     def pause_reading(self) -> None:
-        """Let the other side wait."""
+        """Stop reading, so that the peer waits."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take what comes again."""
+        """Read again."""
         self._transport.resume_reading()
 
     def _flush(self) -> None:

@@ -1,0 +1,148 @@
+"""Group requests: those that wait when the event loop comes round are answered and committed together.
+
+One group takes one encoding, one call of each model and one commit. No request is acknowledged before its rows are in
+the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from everlearn.app.counters import Counters
+from everlearn.app.problems import Refused
+from everlearn.app.tracing import Tracer
+from everlearn.app.worker.commit import GroupCommit
+from everlearn.app.worker.fast_path import Exchange
+from everlearn.app.worker.feedback import AcceptedRows
+from everlearn.app.worker.predict import Answered, BatchPredictor
+from everlearn.app.worker.requests import Question
+from everlearn.errors import IdTaken, InputError
+from everlearn.events import Log, Row
+
+WAITING = 2048  # the most requests that wait for the log at one time
+
+_FULL = "more requests wait than may; try again in a second"
+
+Work = Question | Callable[[], AcceptedRows]  # a question for the models, or rows to check
+Reply = asyncio.Future[bytes] | Exchange  # settled once, with the body or an exception
+Read = Callable[[bytes, bytes, str], Work]  # of a request's body, query and source
+
+
+class PendingRequest(Struct, eq=False):
+    """One request on its way through a group; `again` puts it into the next group."""
+
+    work: Work
+    reply: Reply
+    again: Callable[[PendingRequest], None]
+    done: Answered | AcceptedRows | None = None
+    rows: Sequence[Row] = ()
+    retried: bool = False
+
+    def settle(self, outcome: Answered | AcceptedRows | Exception) -> None:
+        """Note the rows to write, or reply with the error."""
+        if isinstance(outcome, Exception):
+            self.done = None
+            self.failed(outcome)
+        else:
+            self.done, self.rows = outcome, outcome.rows
+
+    def written(self, new: int) -> None:
+        """Acknowledge the request: its rows are in the log."""
+        if self.done is not None and not self.reply.done():
+            self.reply.set_result(self.done.reply(new))
+
+    def failed(self, error: Exception) -> None:
+        """Reply with the error: the rows are not in the log.
+
+        After a conflict over an id the request joins the next group, once: the log then tells what the id names.
+        """
+        if self.reply.done():
+            return
+        conflict = isinstance(error, InputError) and self.done is not None
+        if conflict and not self.retried:
+            self.retried = True
+            if isinstance(self.work, Question):
+                self.work = msgspec.structs.replace(self.work, again=True)
+            self.again(self)
+        else:
+            # The log's conflict message quotes stored data; do not return it to the caller.
+            self.reply.set_exception(_id_taken() if conflict else error)
+
+
+class Groups:
+    """The requests that wait, and their way through models and log. Call `start` before `put`."""
+
+    def __init__(self, predictor: BatchPredictor, log: Log, counters: Counters, tracer: Tracer | None) -> None:
+        self._predictor = predictor
+        self._counters = counters
+        self._tracer = tracer
+        self._commit = GroupCommit(log, self._later, self._count)
+        self._waiting: list[PendingRequest] = []
+        self._bytes = 0  # of request bodies since the last group
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Work on this event loop."""
+        self._loop = loop
+
+    def put(self, read: Read, body: bytes, query: bytes, source: str, reply: Reply) -> None:
+        """Read a request and let it wait for the next group, which settles `reply`.
+
+        Raises what `read` raises, and Refused (503) while too many requests wait.
+        """
+        if len(self._waiting) + len(self._commit) >= WAITING:
+            raise self.full()
+        self._join(PendingRequest(read(body, query, source), reply, self._join))
+        self._bytes += len(body)
+
+    def full(self) -> Refused:
+        """Count a request that is refused because too much waits, and return the refusal."""
+        self._counters.add("full")
+        return Refused(503, "", _FULL, headers=[(b"retry-after", b"1"), (b"connection", b"close")])
+
+    def failing(self, seconds: float) -> bool:
+        """Return True if the log refused the last group, within so many seconds."""
+        return self._commit.failing(seconds)
+
+    def _join(self, request: PendingRequest) -> None:
+        """Wait for the group that is handled once the event loop has read all that has arrived."""
+        if not self._waiting:
+            self._loop.call_soon(self._handle)
+        self._waiting.append(request)
+
+    def _handle(self) -> None:
+        """Answer the requests that wait, and write their rows."""
+        group, self._waiting = self._waiting, []
+        asking = [(one, one.work) for one in group if isinstance(one.work, Question)]
+        outcomes = self._predictor.answer([question for _, question in asking]) if asking else ()
+        for (one, _), outcome in zip(asking, outcomes, strict=True):
+            one.settle(outcome)
+        for one in group if len(asking) < len(group) else ():
+            if not isinstance(one.work, Question):
+                one.settle(_checked(one.work))
+        self._commit.put([one for one in group if one.done is not None])
+        self._counters.add("bytes", self._bytes)
+        self._bytes = 0
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, call)
+
+    def _count(self, entries: int, rows: int, seconds: float) -> None:
+        self._counters.add("commits")
+        self._counters.add("commit_rows", rows)
+        if self._tracer is not None:
+            self._tracer.record("commit", seconds, {"everlearn.requests": entries, "everlearn.rows": rows})
+
+
+def _id_taken() -> IdTaken:
+    return IdTaken("an id of this request names something else, which was sent before; use another id")
+
+
+def _checked(check: Callable[[], AcceptedRows]) -> AcceptedRows | Exception:
+    try:
+        return check()
+    except Exception as error:
+        return error
