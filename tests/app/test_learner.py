@@ -36,8 +36,8 @@ from everlearn.serve.snapshot import Publisher, Reader
 from everlearn.spec import LimitsSpec, ServeSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
-from tests.loop.test_kill import FIELDS, spec, table
 from tests.support import ROOT
+from tests.support.loops import FIELDS, spec, table
 
 PATIENCE = 60.0
 

@@ -18,16 +18,7 @@ from everlearn.records import Checkpoint, Example, Examples, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
-from tests.loop.test_kill import FIELDS, spec, table
-
-
-def bytes_of(loop: Loop) -> dict[str, bytes]:
-    arrays, _ = loop.fold.state()
-    return {name: array.tobytes() for name, array in arrays.items()}
-
-
-def record(columns: dict[str, Any], row: int) -> dict[str, Any]:
-    return {name: columns[name][row] for name in FIELDS}
+from tests.support.loops import bytes_of, record, spec, table
 
 
 def test_an_answer_says_what_how_sure_and_by_whom(tmp_path):

@@ -1,4 +1,4 @@
-"""What is passed on to the desk, and back: a real server at a Unix socket, and the proxy as an ASGI application."""
+"""Requests passed on to the admin process, and their responses: a real server at a Unix socket, and the proxy."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Endless:
         return StreamingResponse(parts(), media_type="text/event-stream")
 
 
-class Desk(uvicorn.Server):
+class AdminServer(uvicorn.Server):
     """A server in a thread, at a Unix socket."""
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class Desk(uvicorn.Server):
         super().__init__(uvicorn.Config(Starlette(routes=routes), uds=str(path), log_config=None, lifespan="off"))
         self.thread = threading.Thread(target=self.run)
 
-    def __enter__(self) -> Desk:
+    def __enter__(self) -> AdminServer:
         self.thread.start()
         while not self.started:
             assert self.thread.is_alive()
@@ -90,8 +90,8 @@ class Desk(uvicorn.Server):
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with Desk(tmp_path_factory.mktemp("serving") / "desk.sock") as running:
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdminServer]:
+    with AdminServer(tmp_path_factory.mktemp("serving") / "admin.sock") as running:
         yield running
 
 
@@ -99,7 +99,7 @@ Messages = list[dict[str, Any]]
 
 
 def passed(
-    desk: Path,
+    admin: Path,
     method: str = "GET",
     path: bytes = b"/x",
     query: bytes = b"",
@@ -123,7 +123,7 @@ def passed(
         sent.append(message)
 
     async def main() -> None:
-        proxy = Proxy(desk, BodyReader(MOST, lambda: Refused(503, "", "full")))
+        proxy = Proxy(admin, BodyReader(MOST, lambda: Refused(503, "", "full")))
         try:
             async with asyncio.timeout(20):
                 await proxy(scope, receive, send)  # type: ignore[arg-type]
@@ -134,20 +134,20 @@ def passed(
     return sent[0]["status"], sent[0]["headers"], b"".join(one.get("body", b"") for one in sent[1:])
 
 
-def seen(desk: Desk, **asked: Any) -> dict[str, Any]:
-    status, _, body = passed(desk.path, **asked)
+def seen(admin: AdminServer, **asked: Any) -> dict[str, Any]:
+    status, _, body = passed(admin.path, **asked)
     assert status == 201
     found: dict[str, Any] = json.loads(body)
     return found
 
 
 @pytest.mark.parametrize("path", [b"/versions/a%2Fb/diff/c", b"//twice", b"/events/%C3%BC%20x", b"/a;b=c"])
-def test_a_path_arrives_as_it_was_sent(desk: Desk, path: bytes) -> None:
-    found = seen(desk, method="DELETE", path=path, query=b"a=1&a=%20&b")
+def test_a_path_arrives_as_it_was_sent(admin: AdminServer, path: bytes) -> None:
+    found = seen(admin, method="DELETE", path=path, query=b"a=1&a=%20&b")
     assert (found["method"], found["raw"], found["query"]) == ("DELETE", path.decode(), "a=1&a=%20&b")
 
 
-def test_what_is_about_one_connection_stays_there_and_the_address_is_ours_to_say(desk: Desk) -> None:
+def test_what_is_about_one_connection_stays_there_and_the_address_is_ours_to_say(admin: AdminServer) -> None:
     sent = (
         (b"host", b"example:8000"),
         (b"cookie", b"everlearn=abc"),
@@ -160,40 +160,42 @@ def test_what_is_about_one_connection_stays_there_and_the_address_is_ours_to_say
         (b"upgrade", b"websocket"),
         (CLIENT, b"127.0.0.1"),
     )
-    headers = [tuple(one) for one in seen(desk, headers=sent)["headers"]]
+    headers = [tuple(one) for one in seen(admin, headers=sent)["headers"]]
     kept = [("host", "example:8000"), ("cookie", "everlearn=abc"), ("authorization", "Bearer t")]
     kept += [("x-forwarded-for", "1.2.3.4"), (CLIENT.decode(), "192.0.2.7")]
     assert sorted(headers) == sorted(kept)
 
 
-def test_the_answer_comes_back_whole(desk: Desk) -> None:
-    _, headers, _ = passed(desk.path)
+def test_the_answer_comes_back_whole(admin: AdminServer) -> None:
+    _, headers, _ = passed(admin.path)
     names = [name for name, _ in headers]
     assert {b"x-own", b"content-type", b"content-length"} <= set(names)
     assert not {b"connection", b"x-secret", b"date", b"transfer-encoding"} & set(names)
     assert [value for name, value in headers if name == b"set-cookie"] == [b"a=1", b"b=2"]
-    assert passed(desk.path, path=b"/blob")[2] == BLOB
+    assert passed(admin.path, path=b"/blob")[2] == BLOB
 
 
 @pytest.mark.parametrize("headers", [((b"content-length", b"%d" % MOST),), ((b"transfer-encoding", b"chunked"),)])
-def test_a_body_is_passed_on_in_parts_up_to_its_bound(desk: Desk, headers: tuple[tuple[bytes, bytes], ...]) -> None:
+def test_a_body_is_passed_on_in_parts_up_to_its_bound(
+    admin: AdminServer, headers: tuple[tuple[bytes, bytes], ...]
+) -> None:
     body = BLOB[:MOST]
     parts = tuple(body[start : start + 50_000] for start in range(0, MOST, 50_000))
-    found = seen(desk, method="POST", body=parts, headers=((b"host", b"x"), *headers))
+    found = seen(admin, method="POST", body=parts, headers=((b"host", b"x"), *headers))
     assert found["digest"] == hashlib.sha256(body).hexdigest()
 
 
-def test_a_body_beyond_its_bound_is_refused(desk: Desk) -> None:
+def test_a_body_beyond_its_bound_is_refused(admin: AdminServer) -> None:
     for about in ((b"transfer-encoding", b"chunked"), (b"content-length", b"%d" % (MOST + 1))):
         with pytest.raises(Refused, match=f"at most {MOST} bytes"):
-            passed(desk.path, method="POST", body=(BLOB[:MOST], b"x"), headers=((b"host", b"x"), about))
+            passed(admin.path, method="POST", body=(BLOB[:MOST], b"x"), headers=((b"host", b"x"), about))
 
 
-def test_when_nobody_listens_any_more_the_desk_hears_of_it(desk: Desk) -> None:
-    desk.endless.left.clear()
-    _, _, body = passed(desk.path, path=b"/endless", leaves=lambda sent: len(sent) > 5)
+def test_a_client_that_disconnects_ends_the_response(admin: AdminServer) -> None:
+    admin.endless.left.clear()
+    _, _, body = passed(admin.path, path=b"/endless", leaves=lambda sent: len(sent) > 5)
     assert body.startswith(b"data: tick\n\n")
-    assert desk.endless.left.wait(10)
+    assert admin.endless.left.wait(10)
 
 
 @pytest.mark.parametrize(
@@ -204,36 +206,38 @@ def test_when_nobody_listens_any_more_the_desk_hears_of_it(desk: Desk) -> None:
         (b"connection", b"content-length,,"),
     ],
 )
-def test_odd_headers_are_for_the_desk_to_judge(desk: Desk, odd: tuple[bytes, bytes]) -> None:
-    found = seen(desk, method="POST", body=(b"ab", b"c"), headers=((b"host", b"x"), (b"content-length", b"3"), odd))
+def test_odd_headers_are_passed_on(admin: AdminServer, odd: tuple[bytes, bytes]) -> None:
+    found = seen(admin, method="POST", body=(b"ab", b"c"), headers=((b"host", b"x"), (b"content-length", b"3"), odd))
     assert found["digest"] == hashlib.sha256(b"abc").hexdigest()
     assert ["host", "x"] in found["headers"]
 
 
-def test_a_request_without_a_name_of_the_server_is_for_the_desk_to_refuse(desk: Desk) -> None:
-    assert ["host", ""] in seen(desk, headers=())["headers"]
+def test_a_request_without_a_host_is_passed_on(admin: AdminServer) -> None:
+    assert ["host", ""] in seen(admin, headers=())["headers"]
 
 
 @pytest.mark.parametrize("headers", [((b"host", b"x"), (b"host", b"y")), ((b"host", b"x"), (b"x-odd", b"a\x00b"))])
-def test_what_cannot_be_passed_on_is_the_requests_fault(desk: Desk, headers: Any) -> None:
-    with pytest.raises(Refused, match="cannot|no request") as caught:
-        passed(desk.path, headers=headers)
+def test_what_cannot_be_passed_on_is_the_requests_fault(admin: AdminServer, headers: Any) -> None:
+    with pytest.raises(Refused, match="cannot") as caught:
+        passed(admin.path, headers=headers)
     assert caught.value.status == 400
 
 
-def test_a_client_that_hangs_up_amid_its_body_reaches_no_desk(tmp_path: Path) -> None:
+def test_a_body_that_breaks_off_is_not_passed_on(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="closed before the body had come") as caught:
         passed(tmp_path / "nobody.sock", method="POST", body=(), leaves=lambda sent: True)
     assert caught.value.status == 400
 
 
-def test_a_desk_that_is_down_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="not running at the moment") as caught:
+def test_an_admin_process_that_is_down_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="not running now") as caught:
         passed(tmp_path / "nobody.sock")
     assert caught.value.status == 502
 
 
-def test_a_desk_that_does_not_answer_in_time_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_admin_process_that_does_not_answer_in_time_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("everlearn.app.worker.proxy.READ", 0.1)
 
     with socket.socket(socket.AF_UNIX) as silent:
@@ -244,7 +248,7 @@ def test_a_desk_that_does_not_answer_in_time_is_said_to_be(tmp_path: Path, monke
     assert caught.value.status == 504
 
 
-def test_an_address_that_is_none_is_refused(desk: Desk) -> None:
-    with pytest.raises(Refused, match="no address") as caught:
-        passed(desk.path, path=b"/" + b"x" * 100_000)
+def test_a_bad_address_is_refused(admin: AdminServer) -> None:
+    with pytest.raises(Refused, match="this address cannot be used") as caught:
+        passed(admin.path, path=b"/" + b"x" * 100_000)
     assert caught.value.status == 400

@@ -13,7 +13,7 @@ from everlearn.families.neural.terms.replay import Replay
 from everlearn.loop.loop import Loop
 from everlearn.spec import DriftSpec, GateSpec, Schema
 from tests.loop.test_kill import FIELDS, check, rows_work, spec, table
-from tests.loop.test_loop import bytes_of, record
+from tests.support.loops import bytes_of, record
 from tests.support.neural_nets import HERE, one_thread  # noqa: F401  (one_thread)
 
 MODEL: dict[str, Any] = {
