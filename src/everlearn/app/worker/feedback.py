@@ -49,25 +49,26 @@ class FeedbackIntake:
 
     def feedback(self, rows: Rows[FeedbackRow], source: str) -> AcceptedRows:
         """Return the feedback that can be used. Raises the error of the first row if no row can be used."""
-        return _accepted(rows, lambda one: self._feedback(one, source))
+        return _accepted(rows, lambda judged: self._feedback(judged, source))
 
     def examples(self, rows: Rows[LearnRow], source: str) -> AcceptedRows:
         """Return the examples that can be used. Raises as `feedback` does."""
-        return _accepted(rows, lambda one: self._example(one, source))
+        return _accepted(rows, lambda labelled: self._example(labelled, source))
 
-    def _feedback(self, one: FeedbackRow, token: str) -> Feedback:
-        source = _source(token, one.source)
-        return admission.feedback(self._admission, one.id, one.label, one.reward, one.chosen, one.weight, source)
+    def _feedback(self, judged: FeedbackRow, token: str) -> Feedback:
+        source = _source(token, judged.source)
+        return admission.feedback(
+            self._admission, judged.id, judged.label, judged.reward, judged.chosen, judged.weight, source
+        )
 
-    def _example(self, one: LearnRow, token: str) -> Example:
-        source = _source(token, one.source)
+    def _example(self, labelled: LearnRow, token: str) -> Example:
         return admission.example(
             self._admission,
-            one.features,
-            one.label,
-            one.weight,
-            one.id,
-            source,
+            labelled.features,
+            labelled.label,
+            labelled.weight,
+            labelled.id,
+            _source(token, labelled.source),
             refused=self._refused,
             new_id=new_id,
         )
@@ -86,9 +87,9 @@ def _accepted(rows: Rows[R], check: Callable[[R], Feedback | Example]) -> Accept
     good: list[Row] = []
     ids: list[str] = []
     named: dict[str, Example] = {}
-    for index, one in rows.good.items():
+    for index, given in rows.good.items():
         try:
-            checked = check(one)
+            checked = check(given)
             if isinstance(checked, Example) and named.setdefault(checked.id, checked) != checked:
                 raise IdTaken(f"the id {checked.id!r} names another example of this request; use another id")
             good.append(row(checked, at))

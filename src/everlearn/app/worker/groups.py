@@ -58,7 +58,7 @@ class PendingRequest(Struct, eq=False):
     def failed(self, error: Exception) -> None:
         """Reply with the error: the rows are not in the log.
 
-        After a conflict over an id the request joins the next group, once: the log then tells what the id names.
+        After a conflict over an id the request joins the next group, once, and finds in the log what the id names.
         """
         if self.reply.done():
             return
@@ -104,7 +104,7 @@ class Groups:
         return Refused(503, "", _FULL, headers=[(b"retry-after", b"1"), (b"connection", b"close")])
 
     def failing(self, seconds: float) -> bool:
-        """Return True if the log refused the last group, within so many seconds."""
+        """Return True if the log refused the last group, at most `seconds` ago."""
         return self._commit.failing(seconds)
 
     def _join(self, request: PendingRequest) -> None:
@@ -116,14 +116,14 @@ class Groups:
     def _handle(self) -> None:
         """Answer the requests that wait, and write their rows."""
         group, self._waiting = self._waiting, []
-        asking = [(one, one.work) for one in group if isinstance(one.work, Question)]
+        asking = [(request, request.work) for request in group if isinstance(request.work, Question)]
         outcomes = self._predictor.answer([question for _, question in asking]) if asking else ()
-        for (one, _), outcome in zip(asking, outcomes, strict=True):
-            one.settle(outcome)
-        for one in group if len(asking) < len(group) else ():
-            if not isinstance(one.work, Question):
-                one.settle(_checked(one.work))
-        self._commit.put([one for one in group if one.done is not None])
+        for (request, _), outcome in zip(asking, outcomes, strict=True):
+            request.settle(outcome)
+        for request in group if len(asking) < len(group) else ():
+            if not isinstance(request.work, Question):
+                request.settle(_checked(request.work))
+        self._commit.put([request for request in group if request.done is not None])
         self._counters.add("bytes", self._bytes)
         self._bytes = 0
 

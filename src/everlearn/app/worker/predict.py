@@ -56,12 +56,12 @@ class BatchPredictor:
         at = time.time()
         ids = iter(new_ids(sum(len(question.records) for question in questions)))
         groups = [self._instances(question, ids) for question in questions]
-        new = [instance for instances in groups for instance in instances if instance.before is None]
-        answers = iter(answer(serving, self._admission.encoder, new))
+        fresh = [instance for instances in groups for instance in instances if instance.before is None]
+        answers = iter(answer(serving, self._admission.encoder, fresh))
         outcomes: list[Answered | Exception] = []
         for question, instances in zip(questions, groups, strict=True):
             given = [instance.before or next(answers) for instance in instances]
-            rows = [_row(one, at) for one, instance in zip(given, instances, strict=True) if instance.before is None]
+            rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
             outcomes.append(Answered(rows, self._reply(question, given, serving, staleness)))
         return outcomes
 
@@ -82,13 +82,12 @@ class BatchPredictor:
         stale = staleness if math.isfinite(staleness) else None
         explained = [self._explained(given, serving) if question.explain else UNSET for given in answers]
         if question.single:
-            one = answers[0]
-            return encode(
-                Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary, explained[0])
-            )
+            given = answers[0]
+            id, value, proba, version = given.id, given.value, given.proba, given.version
+            return encode(Answer(id, value, proba, version, given.position, stale, given.canary, explained[0]))
         rows = [
-            RowAnswer(one.id, one.value, one.proba, one.version, one.canary, contributions)
-            for one, contributions in zip(answers, explained, strict=True)
+            RowAnswer(given.id, given.value, given.proba, given.version, given.canary, contributions)
+            for given, contributions in zip(answers, explained, strict=True)
         ]
         return encode(Answers(rows, serving.position, stale))
 
