@@ -7,42 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from everlearn import config
 from everlearn.app.supervisor import Server
-from everlearn.cli import main
 from tests.loop.test_kill import table
+from tests.support.commands import call
 
 COUNTS = ("events", "drifts", "versions", "promotions", "rollbacks")
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def call(*arguments: str, expect: int = 0) -> None:
-    """Run a command in this process, which has compiled its kernels already."""
-    sys.argv = ["everlearn", *arguments]
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert (ended.value.code or 0) == expect
-
-
-@pytest.fixture
-def data(capsys):
-    """Run a command with --json and return what it printed."""
-
-    def ask(*arguments: str) -> Any:
-        capsys.readouterr()
-        call(*arguments, "--json")
-        return json.loads(capsys.readouterr().out)
-
-    return ask
 
 
 def write_csv(path: Path, rows: int) -> None:

@@ -1,15 +1,9 @@
-"""Streams: complete, in order, resumable after any row, and dirt costs nothing but itself."""
+"""Streams: complete, in order, resumable after any row; an invalid value costs only its row."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import subprocess
-import sys
 import tracemalloc
-from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from everlearn.errors import InputError
-from everlearn.records import Rejected
 from everlearn.schema import Encoder
-from everlearn.spec import Schema
-from everlearn.stream import Chunk, Stream, infer_file, read
+from everlearn.stream import Stream, infer_file, read
 from tests.support import SHARED
+from tests.support.streams import HEADER, SCHEMA, arrays, as_files, everything, written
 
 DATA = SHARED
-SCHEMA = Schema(
-    label="y", task="binary", classes=("no", "yes"), fields={"n": "numeric", "town": "categorical", "note": "text"}
-)
-HEADER = "n,town,note,y\n"
-
-
-def arrays(chunks: Sequence[Chunk]) -> list[bytes]:
-    """Everything in the chunks, however they were cut."""
-    examples = [chunk.examples for chunk in chunks]
-    batches = [one.batch for one in examples]
-    columns = [
-        [batch.dense for batch in batches],
-        [np.diff(batch.indptr) for batch in batches],
-        [batch.indices for batch in batches],
-        [batch.values for batch in batches],
-        [one.y for one in examples],
-        [one.weight for one in examples],
-        [one.position for one in examples],
-    ]
-    return [b"".join(array.tobytes() for array in column) for column in columns]
-
-
-def everything(stream: Stream, after: int = 0, size: int = 8192) -> tuple[list[bytes], list[Rejected], int]:
-    chunks = list(stream.chunks(after, size))
-    rejected = [one for chunk in chunks for one in chunk.rejected]
-    return arrays(chunks), rejected, chunks[-1].last if chunks else after
 
 
 def lines_of(stream: Stream) -> tuple[list[int], dict[int, str]]:
@@ -61,68 +27,6 @@ def lines_of(stream: Stream) -> tuple[list[int], dict[int, str]]:
     chunks = list(stream.chunks())
     good = [position for chunk in chunks for position in chunk.examples.position.tolist()]
     return good, {one.line: one.reason for chunk in chunks for one in chunk.rejected}
-
-
-def written(path: Path, content: str | bytes) -> Path:
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-# ---- the same rows from everywhere ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def rows() -> list[dict[str, Any]]:
-    return [
-        {"n": i / 4, "town": f"town {i % 5}", "note": f'number {i}, says "who"?', "y": "yes" if i % 3 else "no"}
-        for i in range(500)
-    ]
-
-
-def as_files(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same rows in each kind of source."""
-    frame = pd.DataFrame(rows)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    frame.to_csv(folder / "plain.csv", index=False)
-    frame.to_csv(folder / "packed.csv.gz", index=False)
-    frame.to_csv(folder / "tabs.tsv", index=False, sep="\t")
-    frame.to_csv(folder / "semicolons.csv", index=False, sep=";")
-    frame.to_csv(folder / "windows.csv", index=False, lineterminator="\r\n", encoding="utf-8-sig")
-    written(folder / "rows.jsonl", lines)
-    (folder / "rows.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    frame.to_parquet(folder / "rows.parquet", row_group_size=70)
-    for part, start in enumerate(range(0, len(rows), 150)):
-        frame[start : start + 150].to_csv(folder / f"part{part}.csv", index=False)
-    names = ["plain.csv", "packed.csv.gz", "tabs.tsv", "semicolons.csv", "windows.csv", "rows.jsonl", "rows.jsonl.gz"]
-    parts = [folder / f"part{part}.csv" for part in range(4)]
-    return {
-        **{name: folder / name for name in [*names, "rows.parquet"]},
-        "glob": str(folder / "part*.csv"),
-        "list": parts,
-        "pandas": frame,
-        "arrow": pa.table(frame),
-        "dict": {name: [row[name] for row in rows] for name in rows[0]},
-    }
-
-
-def test_every_source_gives_the_same_examples_however_it_is_cut(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-    expected, problems = Encoder(SCHEMA).records(rows)
-    assert not problems
-    for name, source in as_files(tmp_path, rows).items():
-        stream = read(source, schema=SCHEMA)
-        found, rejected, last = everything(stream)
-        assert (rejected, last, stream.rows, stream.replayable) == ([], 500, 500, True), name
-        assert found[0] == expected.dense.tobytes(), name
-        assert found[2] == expected.indices.tobytes(), name
-        for size in (1, 7, 64):
-            assert everything(stream, size=size)[0] == found, (name, size)
-        for after in (0, 1, 69, 70, 71, 150, 299, 300, 499, 500, 700):
-            assert everything(stream, after, 50)[0] == arrays(list(tail(stream, after))), (name, after)
-
-
-def tail(stream: Stream, after: int) -> list[Chunk]:
-    """The rows after a position, picked from the whole stream one by one."""
-    return [chunk for chunk in stream.chunks(size=1) if chunk.last > after]
 
 
 def test_records_are_the_same_rows_as_chunks(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -142,38 +46,6 @@ def test_records_are_the_same_rows_as_chunks(tmp_path: Path, rows: list[dict[str
         assert [one for piece in pieces for one in piece.positions] == list(range(3, 501))
         assert pieces[-1].last == 500
 
-
-def test_records_hold_what_json_can_hold() -> None:
-    start = datetime(2024, 1, 31, 8, 30)
-    table = pa.table(
-        {
-            "n": pa.array([1, None, 3], pa.int32()),
-            "b": pa.array([True, None, False]),
-            "t": pa.array([start, None, start + timedelta(hours=1)], pa.timestamp("ns", "UTC")),
-            "v": pa.array([[1.0, None], None, [3.0, 4.0]], pa.list_(pa.float32())),
-            "c": pa.array([b"a\xff", None, b"c"]),
-            "d": pa.array([2**60, None, 7], pa.int64()),
-            "w": pa.array(["a", None, ""], pa.string()).dictionary_encode(),
-            "y": pa.array([1.5, 2.5, 3.5], pa.float32()),
-        }
-    )
-    kinds = ["numeric", "boolean", "datetime", "vector[2]", "categorical", "categorical", "text"]
-    schema = Schema(label="y", task="regression", fields=dict(zip("nbtvcdw", kinds, strict=True)))
-    stream = read(table, schema=schema)
-    (piece,) = stream.records()
-    assert piece.labels == [1.5, 2.5, 3.5]
-    assert piece.features[1] == {}
-    assert piece.features[0]["v"] == [1.0, None]
-    assert piece.features[0]["d"] == 2**60
-    assert piece.features[0]["b"] is True
-    assert piece.features[0]["t"].startswith("2024-01-31T08:30:00")
-    features = msgspec.json.decode(msgspec.json.encode(piece.features))
-    batch, _ = Encoder(schema).records(features)
-    found = arrays(list(stream.chunks()))
-    assert [batch.dense.tobytes(), batch.indices.tobytes()] == [found[0], found[2]]
-
-
-# ---- dirt ----------------------------------------------------------------------------------------------------------
 
 DIRTY = [  # (line of the file, the text of it, None if the row is good, else what the reason says)
     (2, "1,Delft,fine,yes", None),
@@ -278,97 +150,6 @@ def test_bad_rows_of_parquet_and_tables(tmp_path: Path) -> None:
         assert chunk.last == 3
 
 
-# ---- sources that cannot be read -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("x.csv", b"", "is empty"),
-        ("x.csv", b"\n\n", "is empty"),
-        ("x.csv", b"a,b\n1,2\n", "has no column 'y' for the label; its columns are 'a', 'b'"),
-        ("x.csv", b"a,y\n1,2\n", "has none of the fields n, town, note"),
-        ("x.csv", b"n,n,y\n1,2,3\n", "two columns are named 'n'"),
-        ("x.csv", '"n,y\n1,2\n', "no header line that can be read"),
-        ("x.csv", "n,y\n1,no\n".encode("utf-16"), "UTF-16"),
-        ("x.xlsx", b"PK\x03\x04....", "spreadsheet"),
-        ("x.json", b'[\n {"n": 1}]', "one JSON array"),
-        ("x.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
-        ("x.csv.gz", gzip.compress(b"n,y\n" + bytes(range(256)) * 400, mtime=0)[:60], "is damaged"),
-    ],
-)
-def test_a_source_that_cannot_be_read_says_why(tmp_path: Path, name: str, content: Any, reason: str) -> None:
-    path = written(tmp_path / name, content)
-    with pytest.raises(InputError, match=reason) as caught:
-        list(read(path, schema=SCHEMA).chunks())
-    assert reason == "two columns are named 'n'" or str(path) in str(caught.value)
-
-
-def test_sources_that_are_not_there(tmp_path: Path) -> None:
-    for source, reason in [
-        (tmp_path / "none.csv", "there is no file"),
-        (tmp_path / "*.csv", "no file matches"),
-        (tmp_path, "no file matches"),
-        ([], "does not hold paths"),
-        ([1, 2], "does not hold paths"),
-        (3, "got a int, expected columns"),
-        ({"n": [1], "y": [1, 2]}, "different lengths"),
-    ]:
-        with pytest.raises(InputError, match=reason):
-            read(source, schema=SCHEMA)
-    with pytest.raises(InputError, match="got no label and no schema"):
-        read({"n": [1]})
-    with pytest.raises(InputError, match="has no row that can be read"):
-        read(written(tmp_path / "x.csv", HEADER), label="y")
-
-
-def test_a_label_that_json_lines_never_hold(tmp_path: Path) -> None:
-    path = written(tmp_path / "x.jsonl", '{"n": 1}\n')
-    with pytest.raises(InputError, match="has no column 'y' for the label; its columns are 'n'"):
-        read(path, schema=SCHEMA)
-
-
-def test_a_parquet_file_cut_short_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"n": np.arange(10_000.0), "y": ["no", "yes"] * 5_000}), path, compression="none")
-    data = bytearray(path.read_bytes())
-    data[4:200] = bytes(196)
-    path.write_bytes(data)
-    with pytest.raises(InputError, match=r"x\.parquet"):
-        list(read(path, schema=SCHEMA).chunks())
-
-
-# ---- folders, growth, identity -------------------------------------------------------------------------------------
-
-
-def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
-    for part in (2, 0, 1):
-        written(tmp_path / f"{part}.csv", f"{HEADER}{part},Delft,,no\n{part + 10},Delft,,what\n")
-    written(tmp_path / "notes.md", "not data")
-    stream = read(tmp_path, schema=SCHEMA)
-    (*_, last) = chunks = list(stream.chunks())
-    assert [chunk.examples.batch.dense.tolist() for chunk in chunks] == [[[0.0]], [[1.0]], [[2.0]]]
-    assert [(Path(one.source).name, one.line, one.at) for chunk in chunks for one in chunk.rejected] == [
-        ("0.csv", 3, 2),
-        ("1.csv", 3, 4),
-        ("2.csv", 3, 6),
-    ]
-    assert last.last == stream.rows == 6
-
-
-def test_files_may_have_their_columns_in_another_order(tmp_path: Path) -> None:
-    written(tmp_path / "a.csv", "n,y\n1,no\n")
-    written(tmp_path / "b.csv", "extra,y,n\nx,yes,2\n")
-    chunks = list(read(str(tmp_path / "*.csv"), schema=SCHEMA).chunks())
-    assert [(c.examples.batch.dense.tolist(), c.examples.y.tolist()) for c in chunks] == [
-        ([[1.0]], [0.0]),
-        ([[2.0]], [1.0]),
-    ]
-    written(tmp_path / "c.csv", "n,label\n1,no\n")
-    with pytest.raises(InputError, match=r"c\.csv has no column 'y'"):
-        read(str(tmp_path / "*.csv"), schema=SCHEMA)
-
-
 def test_a_file_that_has_grown_goes_on_and_keeps_its_fingerprint(tmp_path: Path) -> None:
     path = written(tmp_path / "x.csv", HEADER + "1,Delft,,no\n2,Gouda,,yes\n")
     before = read(path, schema=SCHEMA)
@@ -409,60 +190,6 @@ def test_reading_takes_little_memory(tmp_path: Path) -> None:
 
     peak(10)
     assert peak(400_000) < 1.2 * peak(100_000)
-
-
-# ---- standard input ------------------------------------------------------------------------------------------------
-
-PIPE = """
-import sys
-from everlearn.stream import read
-stream = read("-", label="y")
-print(stream.name, stream.replayable, stream.rows, dict(stream.schema.fields), stream.fingerprint)
-for chunk in stream.chunks(after=int(sys.argv[1])):
-    print(chunk.last, chunk.examples.position.tolist()[-1:], len(chunk.examples.y), len(chunk.rejected))
-print(list(stream.chunks()))
-"""
-
-
-@pytest.mark.parametrize("form", ["csv", "jsonl"])
-def test_standard_input_is_read_once(form: str) -> None:
-    rows = [{"n": i / 2, "town": f"t{i % 3}", "y": i % 2} for i in range(10_000)]
-    text = pd.DataFrame(rows).to_csv(index=False) if form == "csv" else "".join(json.dumps(row) + "\n" for row in rows)
-    command = [sys.executable, "-c", PIPE, "100"]
-    done = subprocess.run(command, input=text + "broken\n", capture_output=True, text=True, check=True)
-    first, *chunks, again = done.stdout.splitlines()
-    assert first.startswith("standard input False None {'n': 'numeric', 'town': 'categorical'}")
-    assert chunks[-1].startswith("10101 [10100]")
-    assert sum(int(line.split()[-2]) for line in chunks) == 10_000
-    assert again == "[]"
-
-
-def test_rows_of_a_live_pipe_come_as_they_are_written() -> None:
-    script = "from everlearn.stream import read; from everlearn.spec import Schema\n"
-    script += f"schema = Schema(label='y', task='binary', classes=('no', 'yes'), fields={dict(SCHEMA.fields)!r})\n"
-    script += "for chunk in read('-', schema=schema).chunks(): print(chunk.last, flush=True)"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(HEADER + "1,Delft,,no\n2,Delft,,no\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "2\n"
-        process.stdin.write("3,Delft,,no\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "3\n"
-        process.stdin.close()
-        assert process.wait() == 0
-
-
-def test_parquet_on_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"PAR1....")))
-    with pytest.raises(InputError, match="give the path of the file"):
-        read("-", schema=SCHEMA)
-
-
-# ---- real files ----------------------------------------------------------------------------------------------------
 
 
 def real(name: str) -> Path:

@@ -1,10 +1,8 @@
-"""The table and the picture of a run, read back from what rich and matplotlib hold."""
+"""Pictures of curves: every model and mark, and labels that neither overlap nor leave the picture."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from rich.console import Console
 
 from everlearn import metrics, report
 from everlearn.errors import InputError
 from everlearn.report import Mark
-
-RESULT: dict[str, Any] = {
-    "events": 45_312,
-    "events_per_second": 215_123.4,
-    "metrics": {
-        "champion": {"examples": 45_312, "accuracy": 0.875, "log_loss": 0.31},
-        "frozen": {"examples": 45_312, "accuracy": 0.75, "log_loss": 0.29, "kappa_t": -0.5},
-        "challenger": {"examples": 0},
-    },
-    "drifts": 7,
-    "versions": 1,
-    "promotions": 0,
-    "rollbacks": 1,
-    "rejected": 3,
-}
-
-
-def shown(renderable: Any, styled: bool = False) -> str:
-    console = Console(file=io.StringIO(), width=120, force_terminal=styled, color_system="standard" if styled else None)
-    console.print(renderable)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+from everlearn.report.pictures import MARKS
 
 
 def curve(accuracy: float, begin: int = 0, end: int = 2_000) -> dict[str, Any]:
@@ -57,29 +34,6 @@ def texts(figure: Figure) -> list[str]:
     return (
         ticks + [text.get_text() for axes in figure.axes for text in axes.texts] + [t.get_text() for t in figure.texts]
     )
-
-
-def test_summary_shows_metrics_by_model_and_counts() -> None:
-    lines = shown(report.summary(RESULT)).splitlines()
-    assert lines[0].split() == ["metric", "champion", "frozen"]  # a challenger that never was has no column
-    assert lines[1].split() == ["examples", "45,312", "45,312"]
-    assert lines[2].split() == ["accuracy", "0.8750", "0.7500"]
-    assert lines[4].split() == ["kappa-T", "–", "-0.5000"]
-    assert lines[-1] == (
-        "45,312 events, 215,123/s · 7 drifts · 1 version · 0 promotions · 1 rollback · 3 rows rejected"
-    )
-
-
-def test_summary_marks_the_best_whichever_way_the_metric_goes() -> None:
-    lines = shown(report.summary(RESULT), styled=True).splitlines()
-    assert re.search(r"\x1b\[1;32m *0\.8750", lines[2])
-    assert re.search(r"\x1b\[1;32m *0\.2900", lines[3])
-    assert sum(line.count("\x1b[1;32m") for line in lines) == 2  # one value alone is not the best of anything
-
-
-def test_summary_takes_lists_for_counts_and_does_without_what_is_missing() -> None:
-    line = shown(report.counts({"events": 2, "drifts": [{"at": 1}], "rejected": ["row"]})).strip()
-    assert line == "2 events · 1 drift · 1 row rejected"
 
 
 def test_the_picture_draws_every_model_and_what_happened(tmp_path: Path) -> None:
@@ -118,7 +72,7 @@ def test_names_of_marks_do_not_run_into_each_other() -> None:
 
 def test_nothing_drawn_lies_outside_the_picture_or_over_another_label() -> None:
     curves = {name: curve(0.9 + step / 1000) for step, name in enumerate(("champion", "challenger", "frozen"))}
-    marks = [Mark(100 * place, kind, "v1") for place, kind in enumerate(report.MARKS)]
+    marks = [Mark(100 * place, kind, "v1") for place, kind in enumerate(MARKS)]
     figure = report.picture(curves, marks, title="A title")
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in [*figure.texts, *(t for axes in figure.axes for t in axes.texts)]]

@@ -1,0 +1,184 @@
+"""The encoder: one record, a few and whole columns give the same bytes, and labels have one meaning."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everlearn.errors import InputError
+from everlearn.schema import Encoder, Problem
+from everlearn.spec import Schema
+from tests.support.schemas import ANY_VALUE, EVERY_KIND, FIELDS, containers, one, row, same
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS, ANY_VALUE)), max_size=6))
+def test_one_record_and_many_are_encoded_alike(records: list[dict[str, Any]]) -> None:
+    encoder = Encoder(EVERY_KIND)
+    batch, problems = encoder.records(records)
+    assert len(batch) == len(batch.dense) == len(records)
+    assert np.isfinite(batch.dense[~np.isnan(batch.dense)]).all()
+    bad: dict[int, list[Problem]] = {}
+    for problem in problems:
+        bad.setdefault(problem.row, []).append(problem)
+    for i, record in enumerate(records):
+        if i in bad:
+            with pytest.raises(InputError) as caught:
+                encoder.record(record)
+            assert str(caught.value) == f"field {bad[i][0].field!r}: {bad[i][0].reason}"
+            # What is not wrong is encoded as if the wrong fields were missing.
+            record = {name: value for name, value in record.items() if name not in {p.field for p in bad[i]}}
+        assert row(encoder.record(record), 0) == row(batch, i)
+
+
+NUMBERS = ("a", "b", "c")
+
+SCHEMAS = {
+    "numbers only": dict.fromkeys(NUMBERS, "numeric"),
+    "numbers and categories": {**dict.fromkeys(NUMBERS, "numeric"), "d": "categorical", "e": "categorical"},
+    "categories and text": {"a": "categorical", "b": "categorical", "c": "text"},
+    "texts": {"a": "text", "b": "text"},
+    "every dense kind": {"a": "numeric", "b": "boolean", "c": "datetime", "d": "vector[2]"},
+}
+
+
+@pytest.mark.parametrize("fields", SCHEMAS.values(), ids=SCHEMAS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_a_handful_of_rows_is_encoded_like_each(fields: dict[str, str], data: st.DataObject) -> None:
+    usable = {"numeric": st.none() | st.floats(width=32, allow_infinity=False) | st.integers(-(10**20), 10**20)}
+    clean = st.fixed_dictionaries({}, optional={n: usable.get(k, st.text(max_size=6)) for n, k in fields.items()})
+    dirty = st.fixed_dictionaries({}, optional=dict.fromkeys(fields, ANY_VALUE))
+    records = data.draw(st.lists(data.draw(st.sampled_from([clean, dirty])), max_size=5))
+    encoder = Encoder(Schema(label="y", task="regression", fields=fields, interactions=True))
+    expected, problems = encoder.records(records)
+    if problems:
+        reason = f"row {problems[0].row}: field {problems[0].field!r}: {problems[0].reason}"
+        with pytest.raises(InputError, match=f"^{re.escape(reason)}$"):
+            encoder.rows(records)
+    else:
+        assert same(encoder.rows(records), expected)
+
+
+@pytest.mark.parametrize("fields", SCHEMAS.values(), ids=SCHEMAS)
+def test_many_rows_are_encoded_like_a_handful(fields: dict[str, str]) -> None:
+    values = {"numeric": 0.1, "boolean": True, "datetime": "2024-02-29", "vector[2]": [1, 2]}
+    encoder = Encoder(Schema(label="y", task="regression", fields=fields))
+    record = {name: values.get(kind, "words, and more") for name, kind in fields.items()}
+    assert same(encoder.rows([record] * 200), encoder.records([record] * 200)[0])
+    with pytest.raises(InputError, match="^row 150: field 'a': "):
+        encoder.rows([record] * 150 + [{"a": {}}])
+
+
+def test_extra_fields_are_ignored_and_absent_ones_missing() -> None:
+    encoder = Encoder(EVERY_KIND)
+    batch = encoder.record({"unknown": object()})
+    assert np.isnan(batch.dense).all()
+    assert batch.indptr.tolist() == [0, 0]
+    assert same(batch, encoder.columns({"unknown": [object()]}, 1)[0])
+
+
+def classifier(*classes: Any) -> Encoder:
+    task = "binary" if len(classes) == 2 else "multiclass"
+    return Encoder(Schema(label="y", task=task, classes=classes, fields={"x": "numeric"}))
+
+
+@pytest.mark.parametrize(
+    ("classes", "value", "expected"),
+    [
+        (("no", "yes"), "yes", 1),
+        ((0, 1), 1, 1),
+        ((0, 1), "1", 1),
+        ((0, 1), 1.0, 1),
+        ((0, 1), True, 1),
+        ((0, 1), "False", 0),
+        ((False, True), True, 1),
+        ((False, True), "True", 1),
+        ((False, True), "TRUE", 1),
+        ((False, True), 0, 0),
+        ((1, 2, 3), np.int8(3), 2),
+        ((0.5, 1.5), "0.5", 0),
+        (("1", "2"), 2, 1),
+    ],
+)
+def test_labels_that_are_known(classes: tuple[Any, ...], value: Any, expected: int) -> None:
+    encoder = classifier(*classes)
+    assert encoder.label(value) == expected
+    y, problems = encoder.labels([value, value], 2)
+    assert (y.tolist(), problems) == ([expected, expected], [])
+
+
+def test_labels_come_in_every_container() -> None:
+    encoder = classifier(0, 1, 2)
+    for column in containers([2, 0, 1, 1], np.int64, pa.int8()):
+        y, problems = encoder.labels(column, 4)
+        assert (y.tolist(), y.dtype, problems) == ([2, 0, 1, 1], np.float64, [])
+
+
+def test_labels_that_cannot_be_used() -> None:
+    y, problems = classifier("no", "yes").labels(["no", "maybe", None, "", "yes"], 5)
+    assert np.isnan(y).tolist() == [False, True, True, True, False]
+    assert [problem.row for problem in problems] == [1, 2, 3]
+    assert problems[0] == Problem(1, "y", "got the label 'maybe', expected one of 'no', 'yes'")
+    assert problems[1].reason == problems[2].reason == "the label is missing"
+    with pytest.raises(InputError, match="got the label 7, expected one of 0, 1"):
+        classifier(0, 1).label(7)
+    with pytest.raises(InputError, match="and 30 more"):
+        classifier(*range(50)).label("x")
+
+
+def test_labels_of_a_regression_are_finite_numbers() -> None:
+    encoder = one("numeric")
+    y, problems = encoder.labels([1, "2.5", None, "", math.inf, "x", 10**39], 7)
+    assert y[:2].tolist() == [1.0, 2.5]
+    assert np.isnan(y[2:]).all()
+    assert [problem.row for problem in problems] == [2, 3, 4, 5, 6]
+    assert one("numeric").label(1 / 3) == 1 / 3
+    for value in (None, "", math.nan, math.inf, "x"):
+        with pytest.raises(InputError):
+            encoder.label(value)
+    y, problems = encoder.labels(np.array([1.5, np.nan]), 2)
+    assert [problem.reason for problem in problems] == ["the label is missing"]
+
+
+@given(st.lists(ANY_VALUE, max_size=5), st.sampled_from([("no", "yes"), (0, 1), (False, True), ()]))
+def test_one_label_and_many_are_encoded_alike(values: list[Any], classes: tuple[Any, ...]) -> None:
+    encoder = classifier(*classes) if classes else one("numeric")
+    y, problems = encoder.labels(values, len(values))
+    reasons = {problem.row: problem.reason for problem in problems}
+    for i, value in enumerate(values):
+        if i in reasons:
+            with pytest.raises(InputError, match=re.escape(reasons[i])):
+                encoder.label(value)
+        else:
+            assert encoder.label(value) == y[i]
+
+
+def test_an_answer_has_the_type_of_its_class() -> None:
+    scores = np.array([0.2, 0.5, 0.3], np.float32)
+    for classes, expected in (((1, 2, 3), 2), (("a", "b", "c"), "b"), ((0.5, 1.5, 2.5), 1.5)):
+        answer = classifier(*classes).answer(scores)
+        assert (answer, type(answer)) == (expected, type(expected))
+    assert classifier(False, True).answer(np.array([0.5, 0.5], np.float32)) is False
+    assert one("numeric").answer(np.array([2.5], np.float32)) == 2.5
+
+
+def test_a_column_of_another_length_is_refused() -> None:
+    with pytest.raises(InputError, match="column 'x' has 3 rows, expected 2"):
+        one("numeric").columns({"x": [1, 2, 3]}, 2)
+
+
+def test_an_encoder_keeps_nothing() -> None:
+    encoder = Encoder(EVERY_KIND)
+    first = encoder.record({"n": 1, "c": "a", "w": "some words"})
+    encoder.records([{"n": 5, "c": "b", "w": "others"}] * 10)
+    assert same(first, encoder.record({"n": 1, "c": "a", "w": "some words"}))
+    first.indptr[:] = 9
+    assert encoder.record({"n": 1}).indptr.tolist() == [0, 0]

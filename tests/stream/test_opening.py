@@ -1,0 +1,88 @@
+"""Opening a stream: sources that cannot be read, folders, and the columns that a source lacks."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlearn.errors import InputError
+from everlearn.stream import read
+from tests.support.streams import HEADER, SCHEMA, written
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("x.csv", b"", "is empty"),
+        ("x.csv", b"\n\n", "is empty"),
+        ("x.csv", b"a,b\n1,2\n", "has no column 'y' for the label; its columns are 'a', 'b'"),
+        ("x.csv", b"a,y\n1,2\n", "has none of the fields n, town, note"),
+        ("x.csv", b"n,n,y\n1,2,3\n", "two columns are named 'n'"),
+        ("x.csv", '"n,y\n1,2\n', "no header line that can be read"),
+        ("x.csv", "n,y\n1,no\n".encode("utf-16"), "UTF-16"),
+        ("x.xlsx", b"PK\x03\x04....", "spreadsheet"),
+        ("x.json", b'[\n {"n": 1}]', "one JSON array"),
+        ("x.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),
+        ("x.csv.gz", gzip.compress(b"n,y\n" + bytes(range(256)) * 400, mtime=0)[:60], "is damaged"),
+    ],
+)
+def test_a_source_that_cannot_be_read_says_why(tmp_path: Path, name: str, content: Any, reason: str) -> None:
+    path = written(tmp_path / name, content)
+    with pytest.raises(InputError, match=reason) as caught:
+        list(read(path, schema=SCHEMA).chunks())
+    assert reason == "two columns are named 'n'" or str(path) in str(caught.value)
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    for source, reason in [
+        (tmp_path / "none.csv", "there is no file"),
+        (tmp_path / "*.csv", "no file matches"),
+        (tmp_path, "no file matches"),
+        ([], "does not hold paths"),
+        ([1, 2], "does not hold paths"),
+        (3, "got a int, expected columns"),
+        ({"n": [1], "y": [1, 2]}, "different lengths"),
+    ]:
+        with pytest.raises(InputError, match=reason):
+            read(source, schema=SCHEMA)
+    with pytest.raises(InputError, match="got no label and no schema"):
+        read({"n": [1]})
+    with pytest.raises(InputError, match="has no row that can be read"):
+        read(written(tmp_path / "x.csv", HEADER), label="y")
+
+
+def test_a_label_that_json_lines_never_hold(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", '{"n": 1}\n')
+    with pytest.raises(InputError, match="has no column 'y' for the label; its columns are 'n'"):
+        read(path, schema=SCHEMA)
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for part in (2, 0, 1):
+        written(tmp_path / f"{part}.csv", f"{HEADER}{part},Delft,,no\n{part + 10},Delft,,what\n")
+    written(tmp_path / "notes.md", "not data")
+    stream = read(tmp_path, schema=SCHEMA)
+    (*_, last) = chunks = list(stream.chunks())
+    assert [chunk.examples.batch.dense.tolist() for chunk in chunks] == [[[0.0]], [[1.0]], [[2.0]]]
+    assert [(Path(one.source).name, one.line, one.at) for chunk in chunks for one in chunk.rejected] == [
+        ("0.csv", 3, 2),
+        ("1.csv", 3, 4),
+        ("2.csv", 3, 6),
+    ]
+    assert last.last == stream.rows == 6
+
+
+def test_files_may_have_their_columns_in_another_order(tmp_path: Path) -> None:
+    written(tmp_path / "a.csv", "n,y\n1,no\n")
+    written(tmp_path / "b.csv", "extra,y,n\nx,yes,2\n")
+    chunks = list(read(str(tmp_path / "*.csv"), schema=SCHEMA).chunks())
+    assert [(c.examples.batch.dense.tolist(), c.examples.y.tolist()) for c in chunks] == [
+        ([[1.0]], [0.0]),
+        ([[2.0]], [1.0]),
+    ]
+    written(tmp_path / "c.csv", "n,label\n1,no\n")
+    with pytest.raises(InputError, match=r"c\.csv has no column 'y'"):
+        read(str(tmp_path / "*.csv"), schema=SCHEMA)
