@@ -1,15 +1,14 @@
-"""Networks that go on learning, beside Avalanche and loops written by hand: python bench/continual.py
+"""Continual learning of networks, beside Avalanche and hand-written loops: python bench/continual.py
 
     python bench/continual.py [--only accuracy,speed,stream,compute,domain,images,matrix] [--seeds 5] [--peer-seeds 5]
                               [--rows 60000] [--python avalanche=/path/to/python] [--pictures FOLDER] [--keep FILE]
 
 Split-MNIST, class-incremental, one pass, batch 10, MLP 784-400-400-10, SGD 0.1: the same network, memory, batch and
-stream for all, each run in a process of its own with one thread. "accuracy" is the table of methods by memory, mean
-and spread over seeds; "speed" the time of 1,000 examples in five big tasks; "stream" the same as examples come ten at
-a time, with no borders told; "compute" the accuracy at a fixed budget of processor time; "domain" permuted and
-rotated images; "images" a convolutional network on CIFAR-10; "matrix" a picture of what is known of each task after
-each. Needs the data sets (EVERLEARN_DATA); Avalanche is left
-out where it is not installed.
+stream for all, each run in a separate process with one thread. "accuracy" is the table of methods by memory, mean and
+spread over seeds; "speed" the time of 1,000 examples in five big tasks; "stream" the same with ten examples at a time
+and no borders; "compute" the accuracy at a fixed budget of processor time; "domain" permuted and rotated images;
+"images" a convolutional network on CIFAR-10; "matrix" pictures of the accuracy on each task after each task. Needs the
+data sets (EVERLEARN_DATA); Avalanche is left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 OURS = HERE / "continual_ours.py"
 PEERS = HERE / "continual_peers.py"
 MEMORIES = (500, 1000, 2000)
-BEST = {500: 0.915, 1000: 0.947, 2000: 0.949}  # the best figures that anybody measured before
+BEST = {500: 0.915, 1000: 0.947, 2000: 0.949}  # the best figures published before
 SHARED = ("er", "er_ace", "derpp", "agem", "ewc", "gdumb")  # methods that Avalanche has too
 EVERYWHERE = (
     "er",
@@ -59,7 +58,7 @@ Result = dict[str, Any]
 
 
 def run(python: str, script: Path, *words: object) -> Result:
-    """What one process prints on its last line."""
+    """Run one process and return the JSON of its last line."""
     done = subprocess.run([python, str(script), *map(str, words)], capture_output=True, text=True, cwd=HERE)
     if done.returncode:
         raise SystemExit(f"{script.name} {' '.join(map(str, words))} failed:\n{done.stderr[-2000:]}")
@@ -100,7 +99,7 @@ def accuracy(options: argparse.Namespace) -> None:
         kept = dict(map(json.loads, Path(options.keep).read_text().splitlines()))
 
     def measure(name: str, method: str, peer: bool, memories: tuple[int, ...] = MEMORIES) -> None:
-        def one(memory: int, seed: int) -> Result:
+        def measured(memory: int, seed: int) -> Result:
             key = f"{name} {memory} {seed} {options.rows}"
             if key not in kept:
                 run = partial(avalanche, options) if peer else ours
@@ -113,13 +112,13 @@ def accuracy(options: argparse.Namespace) -> None:
         seeds = range(options.peer_seeds if peer else options.seeds)
         grid = [(memory, seed) for memory in memories for seed in seeds]
         with ThreadPoolExecutor(options.jobs) as pool:
-            found = dict(zip(grid, pool.map(lambda at: one(*at), grid), strict=True))
+            found = dict(zip(grid, pool.map(lambda key: measured(*key), grid), strict=True))
         rows[name] = []
         for memory in memories:
             right = [found[memory, seed]["accuracy"] for seed in seeds]
             rows[name].append(spread(right))
             best[memory] = max(best.get(memory, (0.0, "")), (0.0 if method == "joint" else mean(right), name))
-        online = [one["online"] for one in found.values() if "online" in one]
+        online = [result["online"] for result in found.values() if "online" in result]
         rows[name] += [""] * (len(MEMORIES) - len(memories)) + [spread(online) if online else ""]
         print(name, rows[name], flush=True)
 
@@ -130,16 +129,16 @@ def accuracy(options: argparse.Namespace) -> None:
             measure(f"avalanche {method}", method, peer=True, memories=memories)
     for method in ("naive", "joint"):
         measure(f"{method}, no memory", method, peer=False, memories=MEMORIES[:1])
-    heads = [*(f"memory {memory:,}" for memory in MEMORIES), "as it goes on"]
+    heads = [*(f"memory {memory:,}" for memory in MEMORIES), "online"]
     note = "\n".join(
-        f"best with {memory:,}: {100 * value:.1f} by {who}; wanted at least {100 * BEST[memory]:.1f}"
-        for memory, (value, who) in best.items()
+        f"best with {memory:,}: {100 * value:.1f} by {name}; target: at least {100 * BEST[memory]:.1f}"
+        for memory, (value, name) in best.items()
     )
     table(f"split-MNIST, accuracy (%), {options.seeds} seeds", heads, rows, note)
 
 
 def speed(options: argparse.Namespace) -> None:
-    """Interleaved, so that what else the machine does falls on all alike."""
+    """Measure speed in turns, so that other load affects all alike."""
     pairs = {"naive": "naive+answers", "er": "er+answers", "er+ema": "er+ema+answers", "er_ace": "er_ace+answers"}
     pairs["derpp"] = "derpp+answers"
     rows: dict[str, list[str]] = {}
@@ -150,7 +149,7 @@ def speed(options: argparse.Namespace) -> None:
             times["hand"].append(hand(written, 500, seed, options.rows)["wall"])
             if options.has_avalanche and "+" not in method:
                 times["avalanche"].append(avalanche(options, method, 500, seed, "tasks", options.rows)["wall"])
-        middle = {who: median(found) for who, found in times.items() if found}
+        middle = {name: median(found) for name, found in times.items() if found}
         peer = middle.get("avalanche")
         rows[method] = [
             f"{middle['ours']:.3f}",
@@ -161,7 +160,7 @@ def speed(options: argparse.Namespace) -> None:
         ]
         print(method, rows[method], flush=True)
     heads = ("everlearn", "by hand", "ours/hand", "avalanche", "ours/avalanche")
-    note = "wanted: at most 1.15 x by hand (each answers before it learns), at most 0.8 x Avalanche (which does not)"
+    note = "target: at most 1.15 x by hand (each predicts before it learns), at most 0.8 x Avalanche (which does not)"
     table("seconds for 1,000 examples, five big tasks, memory 500", heads, rows, note)
 
 
@@ -175,7 +174,7 @@ def stream(options: argparse.Namespace) -> None:
             ratio = f"{peer['wall'] / found['wall']:.1f} x"
             rows[f"avalanche er, memory {memory:,}"] = [*_tenths(peer), ratio]
     heads = ("s for 1,000", "first tenth s", "last tenth s", "last/first", "over everlearn")
-    note = "wanted: at least 10 x faster, and flat from the first event to the last"
+    note = "target: at least 10 x faster, and flat from the first event to the last"
     table("as a stream: ten examples at a time, no borders", heads, rows, note)
 
 
@@ -185,7 +184,7 @@ def _tenths(found: Result) -> list[str]:
 
 
 def compute(options: argparse.Namespace) -> None:
-    """The stream does not wait: rows that come while a method is busy are not learned."""
+    """Measure accuracy on a stream that does not wait: rows that come while a method is busy are not learned."""
     rows: dict[str, list[str]] = {}
     budgets = (0.05, 0.1, 0.2)
     for method in ("naive", "er", "er_ace", "derpp", "agem", "er+ema", BEST_METHOD):
@@ -201,7 +200,7 @@ def compute(options: argparse.Namespace) -> None:
 
 
 def domain(options: argparse.Namespace) -> None:
-    """Ten tasks of 6,000 rows."""
+    """Measure accuracy on ten tasks of 6,000 rows."""
     rows: dict[str, list[str]] = {}
     for method in ("naive", "er", "er+ema", "derpp", "derpp+ema", "agem", "gdumb", "joint"):
         rows[method] = [
@@ -213,9 +212,9 @@ def domain(options: argparse.Namespace) -> None:
 
 
 def matrix(options: argparse.Namespace) -> None:
-    """Pictures: what is known of each task after each."""
+    """Draw pictures of the accuracy on each task after each task."""
     if not options.pictures:
-        print("no pictures: say where to put them with --pictures")
+        print("no pictures: give a folder with --pictures")
         return
     folder = Path(options.pictures).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -235,13 +234,13 @@ def images(options: argparse.Namespace) -> None:
     for method in ("naive", "er", "er+ema", "er+ema0.98", FEW_STEPS, f"{FEW_STEPS}+flip", served, "joint"):
         found = [ours(method, 1000, seed, "cifar", options.rows) for seed in range(options.seeds)]
         rows[method] = [
-            spread(one["accuracy"] for one in found),
-            spread(one["online"] for one in found),
-            "" if method == "joint" else spread(one["forgetting"] for one in found),
-            f"{mean(one['wall'] for one in found):.2f}",
+            spread(result["accuracy"] for result in found),
+            spread(result["online"] for result in found),
+            "" if method == "joint" else spread(result["forgetting"] for result in found),
+            f"{mean(result['wall'] for result in found):.2f}",
         ]
         print(method, rows[method], flush=True)
-    heads = ("accuracy (%)", "as it goes on", "forgetting (%)", "s for 1,000")
+    heads = ("accuracy (%)", "online", "forgetting (%)", "s for 1,000")
     table("split-CIFAR-10 (10,000 images), convolutional network, memory 1,000", heads, rows)
 
 
@@ -264,11 +263,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once where no time is measured")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=60_000)
-    parser.add_argument("--keep", default="", help="a file of accuracies: what is in it is not run again")
-    parser.add_argument("--pictures", default="", help="the folder that pictures are put in")
+    parser.add_argument("--keep", default="", help="a file of accuracies; runs found in it are skipped")
+    parser.add_argument("--pictures", default="", help="folder for the pictures")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="an interpreter for a peer")
     options = parser.parse_args()
-    options.pythons = {"avalanche": sys.executable} | dict(one.split("=", 1) for one in options.python)
+    options.pythons = {"avalanche": sys.executable} | dict(pair.split("=", 1) for pair in options.python)
     probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('avalanche') is None)"
     options.has_avalanche = not subprocess.run([options.pythons["avalanche"], "-c", probe]).returncode
     if not options.has_avalanche:

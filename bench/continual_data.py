@@ -1,4 +1,4 @@
-"""The streams and the network that `bench/continual.py` and its peers share."""
+"""The streams and networks that `bench/continual.py` and its peers share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2]
 
 
 def read(name: str) -> np.ndarray:
-    """One array of the data sets, kept unpacked beside other temporary files, since many processes ask for it."""
+    """Read one array of the data sets; keep it unpacked in a temporary folder, since many processes need it."""
     kept = Path(tempfile.gettempdir()) / "everlearn-bench" / f"{name}.npy"
     if not kept.exists():
         kept.parent.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def read(name: str) -> np.ndarray:
 
 
 def mnist() -> tuple[Pair, Pair]:
-    """Training and test images, float32 (n, 784) in [0, 1], with their classes."""
+    """Return training and test images, float32 (n, 784) in [0, 1], with their classes."""
 
     def pair(part: str) -> Pair:
         images = torch.from_numpy(read(f"mnist_{part}_x").reshape(-1, 784)).float() / 255
@@ -40,7 +40,9 @@ def mnist() -> tuple[Pair, Pair]:
 
 
 def split(x: Tensor, y: Tensor, seed: int, joint: bool = False) -> Pair:
-    """Five tasks of two digits, one after the other, shuffled inside each; `joint`: all shuffled together."""
+    """Order rows as five tasks of two digits, one after the other, shuffled within each; `joint`: all shuffled
+    together.
+    """
     random = np.random.default_rng(seed)
     if joint:
         order = random.permutation(len(y))
@@ -51,18 +53,21 @@ def split(x: Tensor, y: Tensor, seed: int, joint: bool = False) -> Pair:
 
 
 def network(seed: int) -> nn.Module:
-    """784-400-400-10, ReLU."""
+    """Return a perceptron, 784-400-400-10 with ReLU."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), nn.Linear(400, 10))
 
 
 def flat(seed: int) -> nn.Module:
-    """The same for images of shape (1, 28, 28)."""
+    """Return the perceptron for images of shape (1, 28, 28)."""
     return nn.Sequential(nn.Flatten(), *network(seed))
 
 
 def convolutional(seed: int) -> nn.Module:
-    """Three 3 x 3 convolutions with 32, 64 and 128 channels, batch normalisation and pooling, then ten classes."""
+    """Return a convolutional network for ten classes.
+
+    It has three 3 x 3 convolutions with 32, 64 and 128 channels, with batch normalisation and pooling.
+    """
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for inner, outer in ((3, 32), (32, 64), (64, 128)):

@@ -1,11 +1,11 @@
 """Everlearn's side of `bench/continual.py`: python bench/continual_ours.py METHOD MEMORY SEED FORM ROWS [PICTURE]
 
 FORM is "tasks" (each of the five tasks in one call), "stream" (ten rows a call), "budget:S" (rows that come while the
-model is busy are not learned; S seconds of processor time for 1,000 rows), "split" (as "tasks", tested on the way,
-with a picture if asked for), "permuted", "rotated", or "cifar". METHOD is a name of METHODS, with any of: "+ema" (what
-serves is an average of the weights), "+restart" (which begins anew with a new class), "+balance" (classes are learned
-as if equally frequent, and expected as frequent as they are, half of it lately), "+evenly" (all of it in the whole
-stream), "+shift" or "+crop" (what is replayed is changed a little). Prints one line of JSON.
+model is busy are not learned; S seconds of processor time for 1,000 rows), "split" (as "tasks", tested along the way,
+with an optional picture), "permuted", "rotated", or "cifar". METHOD is a name of METHODS, with any of: "+ema" (an
+average of the weights serves), "+restart" (the average restarts with a new class), "+balance" (classes are learned as
+if equally frequent, and expected as frequent as they are, half of it lately), "+evenly" (all of it in the whole
+stream), "+shift" or "+crop" (replayed images are changed slightly). Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 
 
 def model(method: str, memory: int, seed: int, more: dict[str, Any]) -> el.model.Model:
-    """A network that learns by this method, with at most so many rows remembered as they are: bytes."""
+    """Return a network that learns by this method, with at most `memory` remembered rows, stored as bytes."""
     name, *parts = method.split("+")
     change = next((part for part in parts if part in ("shift", "crop", "flip")), "")
     keep = next((float(part[3:] or 0.998) for part in parts if part.startswith("ema")), 0.0)
@@ -82,12 +82,12 @@ def images() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
 
 
 def tasks(method: str, memory: int, seed: int, form: str, rows: int) -> dict[str, Any]:
-    """One pass over split-MNIST, in five calls, or in one for each ten rows."""
+    """Run one pass over split-MNIST, in five calls, or in one call for every ten rows."""
     (x, y), test = images()
     order = torch.arange(len(y))
     order, labels = split(order, torch.from_numpy(y), seed, joint=method == "joint")
     whole = examples(x[order.numpy()][:rows], labels.numpy()[:rows])
-    one = model(method, memory, seed, {})
+    learner = model(method, memory, seed, {})
     borders = np.flatnonzero(np.diff(whole.y // 2)) + 1 if method != "joint" else np.zeros(0, np.int64)
     cuts = [0, *borders, len(whole.y)]
     if form == "stream":
@@ -97,40 +97,39 @@ def tasks(method: str, memory: int, seed: int, form: str, rows: int) -> dict[str
     cpu, wall = time.process_time(), time.perf_counter()
     for number, (begin, end) in enumerate(itertools.pairwise(cuts), 1):
         part = el.model.cut(whole, begin, end)
-        said = one.learn(part.batch, part.y, part.weight)
-        online += int((said.argmax(1) == part.y).sum())
+        scores = learner.learn(part.batch, part.y, part.weight)
+        online += int((scores.argmax(1) == part.y).sum())
         if method == "ewc":
-            one.consolidate()  # type: ignore[attr-defined]
+            learner.consolidate()  # type: ignore[attr-defined]
         if form == "stream" and number % tenth == 0:
             marks.append(time.perf_counter())
     if method == "gdumb":
-        one.consolidate()  # type: ignore[attr-defined]
+        learner.consolidate()  # type: ignore[attr-defined]
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     thousands = len(whole.y) / 1000
-    told = {
+    measured = {
         "online": online / len(whole.y),
         "cpu": cpu / thousands,
         "wall": wall / thousands,
         "tenths": np.diff(marks).tolist(),
     }
-    return {"accuracy": right(one, *test), **told}
+    return {"accuracy": right(learner, *test), **measured}
 
 
-def right(one: el.model.Model, x: np.ndarray, y: np.ndarray) -> float:
-    return float((one.predict(examples(x, y).batch).argmax(1) == y).mean())
+def right(learner: el.model.Model, x: np.ndarray, y: np.ndarray) -> float:
+    return float((learner.predict(examples(x, y).batch).argmax(1) == y).mean())
 
 
 def evaluated(
-    stream: continual.TaskStream, one: el.model.Model, consolidate: bool, cost: float = 0.0
+    stream: continual.TaskStream, learner: el.model.Model, consolidate: bool, cost: float = 0.0
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    found = continual.evaluate(one, stream, consolidate=consolidate, cost=cost, name=sys.argv[1])
+    found = continual.evaluate(learner, stream, consolidate=consolidate, cost=cost, name=sys.argv[1])
     if len(sys.argv) > 6:
         found.plot(sys.argv[6])
     wall = (time.perf_counter() - began) / (len(stream) / 1000)
-    measured = found.metrics
-    told = {"online": measured["online_accuracy"], "forgetting": measured.get("forgetting"), "wall": wall}
-    return {"accuracy": measured["average_accuracy"], **told}
+    accuracy, forgetting = found.metrics["average_accuracy"], found.metrics.get("forgetting")
+    return {"accuracy": accuracy, "online": found.metrics["online_accuracy"], "forgetting": forgetting, "wall": wall}
 
 
 def main() -> None:
@@ -153,12 +152,12 @@ def main() -> None:
         more = {}
     if name == "joint":
         stream = continual.joint(stream, seed=seed)
-    one = model(method, memory, seed, more)
+    learner = model(method, memory, seed, more)
     cost = 0.0
     if form.startswith("budget"):
         budget = float(form.partition(":")[2]) / 1000
         cost = continual.seconds_per_row(model(method, memory, seed, more), stream) / budget
-    print(json.dumps(evaluated(stream, one, name in ("ewc", "gdumb"), cost)))
+    print(json.dumps(evaluated(stream, learner, name in ("ewc", "gdumb"), cost)))
 
 
 CIFAR: dict[str, Any] = {

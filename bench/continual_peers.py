@@ -1,9 +1,9 @@
-"""What `bench/continual.py` measures ours against: python bench/continual_peers.py WHO METHOD MEMORY SEED FORM ROWS
+"""Peers of `bench/continual.py`: python bench/continual_peers.py PEER METHOD MEMORY SEED FORM ROWS
 
-WHO is "avalanche" (0.6, as its documentation shows) or "hand" (a loop written out for one method, no library but
-torch). FORM is "tasks" (five big ones), or "stream" (an experience every ten examples, borders not told). Prints one
-line of JSON: accuracy on all test images, processor and wall seconds for each 1,000 examples, and for "stream" the
-seconds of each tenth of it.
+PEER is "avalanche" (0.6, as its documentation shows) or "hand" (a loop written out for one method, with torch only).
+FORM is "tasks" (five big ones), or "stream" (an experience every ten examples, without borders). Prints one line of
+JSON: accuracy on all test images, processor and wall seconds for each 1,000 examples, and for "stream" the seconds of
+each tenth of it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Model = tuple[nn.Module, list[float]]
 
 
 class Balanced:
-    """Memory with as much room for each class: what the hand-written loops replay from."""
+    """Memory with equal room for each class, from which the hand-written loops replay."""
 
     def __init__(self, rows: int, seed: int) -> None:
         self.x, self.y = torch.zeros(rows, 784), torch.zeros(rows, dtype=torch.long)
-        self.said = torch.zeros(rows, 10)
+        self.logits = torch.zeros(rows, 10)
         self.slots: list[list[int]] = [[] for _ in range(10)]
         self.seen, self.held = [0] * 10, 0
         self.random = np.random.default_rng(seed)
@@ -43,7 +43,7 @@ class Balanced:
             self.held += 1
             self.slots[label].append(self.held - 1)
             return self.held - 1
-        room, largest = len(self.slots[label]), max(range(10), key=lambda one: len(self.slots[one]))
+        room, largest = len(self.slots[label]), max(range(10), key=lambda number: len(self.slots[number]))
         if room == self.seen[label] - 1 and room < len(self.slots[largest]):
             taken = self.slots[largest].pop(int(self.random.integers(len(self.slots[largest]))))
             self.slots[label].append(taken)
@@ -51,16 +51,19 @@ class Balanced:
         which = int(self.random.integers(self.seen[label]))
         return self.slots[label][which] if which < room else -1
 
-    def add(self, x: Tensor, y: Tensor, said: Tensor) -> None:
+    def add(self, x: Tensor, y: Tensor, logits: Tensor) -> None:
         for row, label in enumerate(y.tolist()):
             place = self.slot(label)
             if place >= 0:
-                self.x[place], self.y[place], self.said[place] = x[row], y[row], said[row]
+                self.x[place], self.y[place], self.logits[place] = x[row], y[row], logits[row]
 
 
 def hand(method: str, rows: int, seed: int, x: Tensor, y: Tensor, average: float, answers: bool) -> Model:
-    """One pass with "naive", "er", "er_ace" or "derpp"; `average`: the share of the average of weights kept a step;
-    `answers`: predict each ten rows with the weights that would serve, before they are learned."""
+    """Run one pass with "naive", "er", "er_ace" or "derpp".
+
+    `average` is the share of the average of weights kept at each step; with `answers`, each ten rows are predicted with
+    the served weights before they are learned.
+    """
     net = network(seed)
     weights = list(net.parameters())
     served = network(seed)
@@ -75,8 +78,8 @@ def hand(method: str, rows: int, seed: int, x: Tensor, y: Tensor, average: float
                 served(fresh).softmax(1)
         optimizer.zero_grad()
         if method == "naive" or not memory.held:
-            said = net(fresh)
-            loss = F.cross_entropy(said, labels)
+            logits = net(fresh)
+            loss = F.cross_entropy(logits, labels)
         else:
             drawn = memory.draw(BATCH)
             inputs = [fresh, memory.x[drawn]]
@@ -84,17 +87,17 @@ def hand(method: str, rows: int, seed: int, x: Tensor, y: Tensor, average: float
                 again = memory.draw(BATCH)
                 inputs.append(memory.x[again])
             outputs = net(torch.cat(inputs))
-            said, old = outputs[: len(labels)], outputs[len(labels) : len(labels) + len(drawn)]
+            logits, old = outputs[: len(labels)], outputs[len(labels) : len(labels) + len(drawn)]
             if method == "er":
                 loss = F.cross_entropy(outputs, torch.cat([labels, memory.y[drawn]]))
             elif method == "er_ace":
                 mask = torch.full((10,), -1e9)
                 mask[labels.unique()] = 0.0
-                loss = F.cross_entropy(said + mask, labels) + F.cross_entropy(old, memory.y[drawn])
+                loss = F.cross_entropy(logits + mask, labels) + F.cross_entropy(old, memory.y[drawn])
             else:
                 kept = outputs[len(labels) + len(drawn) :]
-                loss = F.cross_entropy(said, labels) + 0.5 * F.cross_entropy(old, memory.y[drawn])
-                loss = loss + 0.1 * F.mse_loss(kept, memory.said[again])
+                loss = F.cross_entropy(logits, labels) + 0.5 * F.cross_entropy(old, memory.y[drawn])
+                loss = loss + 0.1 * F.mse_loss(kept, memory.logits[again])
         loss.backward()
         optimizer.step()
         if average:
@@ -102,14 +105,14 @@ def hand(method: str, rows: int, seed: int, x: Tensor, y: Tensor, average: float
             with torch.no_grad():
                 torch._foreach_lerp_(serving, weights, 1.0 - keep)
         if method != "naive":
-            memory.add(fresh, labels, said.detach())
+            memory.add(fresh, labels, logits.detach())
         if (step + 1) % (len(y) // BATCH // 10) == 0:
             marks.append(time.perf_counter())
     return (served if average else net), marks
 
 
 def avalanche(method: str, rows: int, seed: int, x: Tensor, y: Tensor, form: str) -> Model:
-    """One pass with Avalanche's own strategy, memory and loader, its evaluation switched off."""
+    """Run one pass with Avalanche's strategy, memory and loader, with its evaluation switched off."""
     _without_compiled_vision()
     from avalanche.benchmarks import benchmark_from_datasets, split_online_stream
     from avalanche.benchmarks.utils import _make_taskaware_tensor_classification_dataset as dataset
@@ -152,14 +155,14 @@ def avalanche(method: str, rows: int, seed: int, x: Tensor, y: Tensor, form: str
         strategy = Naive(**common)
     marks, tenth = [time.perf_counter()], max(1, len(y) // BATCH // 10)
     for number, experience in enumerate(stream, 1):
-        strategy.train(experience, num_workers=0)  # shuffled, as is its default: memory is read in order else
+        strategy.train(experience, num_workers=0)  # shuffled by default; otherwise memory would be read in order
         if form == "tasks" or number % tenth == 0:
             marks.append(time.perf_counter())
-    return strategy.model, marks  # GDumb begins anew with another module
+    return strategy.model, marks  # GDumb replaces its module
 
 
 def _without_compiled_vision() -> None:
-    """A torchvision built for another torch still imports, if the two operators that it describes are declared."""
+    """Declare two operators, so that a torchvision built for another torch can still be imported."""
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
@@ -175,7 +178,7 @@ _KEPT: list[Any] = []
 
 
 def main() -> None:
-    who, method, rows, seed, form, most = sys.argv[1:7]
+    peer, method, rows, seed, form, most = sys.argv[1:7]
     torch.set_num_threads(1)
     import warnings
 
@@ -183,10 +186,10 @@ def main() -> None:
     train, test = mnist()
     x, y = split(*train, seed=int(seed), joint=method == "joint")
     x, y = x[: int(most)], y[: int(most)]
-    if method == "joint" and who == "hand":
+    if method == "joint" and peer == "hand":
         method = "naive"
     cpu, wall = time.process_time(), time.perf_counter()
-    if who == "avalanche":
+    if peer == "avalanche":
         net, marks = avalanche(method, int(rows), int(seed), x, y, form)
     else:
         method, _, more = method.partition("+")

@@ -1,12 +1,12 @@
-"""How often the detectors cry wolf, and how soon they see a change: ours and River's on the same streams.
+"""False alarms and delays of the drift detectors: ours and River's on the same streams.
 
     python bench/drift.py            # the tables in docs/why/drift.md, about two minutes
-    python bench/drift.py --runs 5   # quicker and rougher
+    python bench/drift.py --runs 5   # faster and rougher
 
 False alarms are counted on stable streams of 20,000 values. Delay is the median number of values from a step to the
 first report, over runs of 10,000 values with the step in the middle ("-": not found in half the runs). River's
-detectors have their own defaults; its DDM sees only errors (0 or 1), as its paper demands. River's delays are left out:
-where false alarms are that frequent, a delay says nothing.
+detectors use their defaults; its DDM accepts only errors (0 or 1), as in its paper. River's delays are left out: with
+frequent false alarms, a delay has no meaning.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def autoregressive(rng: np.random.Generator, n: int, phi: float) -> np.ndarray:
-    """Mean 0, deviation 1, correlation `phi` between neighbours."""
+    """Return an AR(1) series with mean 0, deviation 1 and correlation `phi` between neighbours."""
     noise = rng.standard_normal(n)
     noise[0] /= np.sqrt(1 - phi * phi)
     return lfilter([np.sqrt(1 - phi * phi)], [1, -phi], noise)
 
 
 def wandering_errors(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Errors whose rate itself wanders around 0.2 over hundreds of examples."""
+    """Return errors whose rate drifts slowly around 0.2 over hundreds of examples."""
     return (rng.random(n) < 1 / (1 + np.exp(1.4 - 0.7 * autoregressive(rng, n, 0.99)))).astype(float)
 
 
@@ -62,13 +62,15 @@ STEPS: dict[str, tuple[World, tuple[float, ...]]] = {
 
 
 def ours(detector: str, watch: str, values: np.ndarray, seed: int) -> np.ndarray:
-    """Where our detector, with its defaults, reports drift."""
+    """Return the indices at which our detector, with its defaults, reports drift."""
     spec = DriftSpec(detector=detector, watch=watch)
     return np.flatnonzero(drift.update(drift.start(spec, seed), spec, values) == 2)
 
 
 def theirs(detector: str, values: np.ndarray, seed: int) -> np.ndarray | None:
-    """Where River's reports drift with its defaults; None where it is not meant for such values."""
+    """Return the indices at which River's detector reports drift with its defaults; None if it does not accept such
+    values.
+    """
     binary = bool(np.isin(values, (0.0, 1.0)).all())
     if detector == "ddm" and not binary:
         return None
@@ -78,10 +80,10 @@ def theirs(detector: str, values: np.ndarray, seed: int) -> np.ndarray | None:
         "ddm": river.binary.DDM,
         "kswin": lambda: river.KSWIN(seed=seed),
     }
-    one, found = makers[detector](), []
+    peer, found = makers[detector](), []
     for i, value in enumerate(values.tolist()):
-        one.update(value)
-        if one.drift_detected:
+        peer.update(value)
+        if peer.drift_detected:
             found.append(i)
     return np.array(found, int)
 
@@ -95,7 +97,9 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def false_alarms(runs: int, peers: int) -> None:
-    """River is slow, so it sees fewer streams (`peers`), and KSWIN only a tenth of one, scaled up."""
+    """Print the false alarms. River is slow, so it gets fewer streams (`peers`), and KSWIN a tenth of one, scaled
+    up.
+    """
     rows = []
     for name, world in STABLE.items():
         row = [name]
@@ -107,11 +111,11 @@ def false_alarms(runs: int, peers: int) -> None:
             counts = [len(found) * 20_000 / length for found in peer if found is not None]
             row.append(f"{np.mean(counts):.1f}" if counts else "")
         rows.append(row)
-    table(["false alarms in 20,000 values", *(f"{d}, {who}" for d in DETECTORS for who in ("ours", "River"))], rows)
+    table(["false alarms in 20,000 values", *(f"{d}, {side}" for d in DETECTORS for side in ("ours", "River"))], rows)
 
 
 def median_delay(found: list[np.ndarray]) -> str:
-    first = [next((i - 5000 for i in one if i >= 5000), np.inf) for one in found]
+    first = [next((i - 5000 for i in reports if i >= 5000), np.inf) for reports in found]
     middle = float(np.median(first))
     return f"{middle:.0f}" if np.isfinite(middle) else "-"
 
@@ -133,7 +137,9 @@ def delays(runs: int) -> None:
 
 
 def fading() -> None:
-    """River's Page-Hinkley forgets by 0.9999 a value but keeps its extremes for ever: on a long stream it must fire."""
+    """Show that River's Page-Hinkley must fire on a long stream: it forgets by 0.9999 a value but keeps its
+    extremes.
+    """
     values = np.random.default_rng(0).standard_normal(200_000)
     for forgetting in (1 - 0.0001, 1.0):
         sums, alarms = np.zeros(6), 0
@@ -149,7 +155,7 @@ def fading() -> None:
 
 
 def electricity() -> None:
-    """A model frozen after the first tenth of Elec2: where do its squared errors say that it is out of date?"""
+    """Report drift in the squared errors of a model frozen after the first tenth of Elec2."""
     path = DATA / "elec2.parquet"
     if not path.exists():
         print(f"no {path}: the real stream is left out")
@@ -187,8 +193,8 @@ def speed() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=100, help="streams for each of our figures")
-    parser.add_argument("--peers", type=int, default=3, help="streams for each of River's")
+    parser.add_argument("--runs", type=int, default=100, help="streams for each figure of ours")
+    parser.add_argument("--peers", type=int, default=3, help="streams for each figure of River's")
     chosen = parser.parse_args()
     false_alarms(chosen.runs, chosen.peers)
     delays(chosen.runs)

@@ -1,11 +1,12 @@
-"""How often the gate promotes what is no better, and how soon it promotes what is.
+"""False promotions of the gate, and its delay in promoting a better candidate.
 
     python bench/gate.py [--streams 1000] [--length 20000] [--quick]
 
 Each world makes streams of paired losses. In a null world the candidate is not better; there the table shows the share
-of streams that were ever promoted by the gate (asked after every 100 examples), by a one-sided t-test and by a betting
-e-process on single examples (both looked at after every example), all at alpha 0.05 and from example 500 on. Where the
-candidate is better, the table shows the median number of examples to a promotion, and the ratio of gate to bet.
+of streams that were ever promoted by the gate (evaluated after every 100 examples), by a one-sided t-test and by a
+betting e-process on single examples (both evaluated after every example), all at alpha 0.05 and from example 500 on.
+Where the candidate is better, the table shows the median number of examples to a promotion, and the ratio of gate to
+bet.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Pairs = tuple[Floats, Floats]
 
 
 class World(NamedTuple):
-    """A kind of stream: `make(rng, length)` gives reference and candidate losses; `spec` is the gate's."""
+    """A kind of stream: `make(rng, length)` returns reference and candidate losses; `spec` is that of the gate."""
 
     name: str
     make: Callable[[Random, int], Pairs]
@@ -40,7 +41,7 @@ class World(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """At which example each rule promoted first, int64 (streams,); 0 if it never did."""
+    """The example at which each rule first promoted, int64 (streams,); 0 for never."""
 
     gate: NDArray[np.int64]
     t_test: NDArray[np.int64]
@@ -48,7 +49,7 @@ class Counts(NamedTuple):
 
 
 def losses(difference: Floats) -> Pairs:
-    """Two losses in [0, 1] with this difference."""
+    """Return two losses in [0, 1] with this difference."""
     half = 0.5 * np.clip(difference, -1.0, 1.0)
     return 0.5 + half, 0.5 - half
 
@@ -58,12 +59,14 @@ def independent(better: float = 0.0) -> Callable[[Random, int], Pairs]:
 
 
 def rare_disasters(p: float) -> Callable[[Random, int], Pairs]:
-    """The candidate is a little better, but for a share p of the examples it is as wrong as can be; the mean is 0."""
+    """Return a world whose candidate is slightly better, but has the worst loss for a share p of the examples; the
+    mean is 0.
+    """
     return lambda rng, n: losses(np.where(rng.random(n) < p, p - 1.0, p))
 
 
 def heavy_tails(rng: Random, n: int) -> Pairs:
-    """Both losses have no variance (Pareto, index 1.5)."""
+    """Return two losses without a variance (Pareto, index 1.5)."""
     return rng.pareto(1.5, n), rng.pareto(1.5, n)
 
 
@@ -78,7 +81,9 @@ def autoregressive(
 
 
 def alternating(period: int, phases: tuple[float, ...], better: float = -0.002) -> Callable[[Random, int], Pairs]:
-    """Better by 0.1 for half a period, worse by 0.1 for the other half, `better` on average."""
+    """Return a world that is better by 0.1 for half a period, worse by 0.1 for the other half, and `better` on
+    average.
+    """
 
     def make(rng: Random, n: int) -> Pairs:
         turn = np.arange(n) / period + rng.choice(phases)
@@ -114,7 +119,7 @@ NULL = [
     World("AR(1) 0.99, cycle 1000 declared", autoregressive(0.99), GateSpec(cycle=1000)),
     World("independent, cycle 1000 declared", independent(), GateSpec(cycle=1000)),
 ]
-TOLD = [world for world in NULL if "better first" not in world.name]  # where a rule can tell
+DECIDABLE = [world for world in NULL if "better first" not in world.name]  # worlds in which a rule can decide
 
 POWER = [
     *(World(f"independent, better by {d}", independent(d)) for d in (0.01, 0.02, 0.05, 0.1)),
@@ -141,7 +146,7 @@ def _recurse(shocks: Floats, first: float, phi: float) -> Floats:
 
 @exact_kernel
 def t_test(d: Floats, minimum: int) -> int:
-    """The example after which a one-sided t-test (its normal limit) first rejects, 0 if never."""
+    """Return the example after which a one-sided t-test (its normal limit) first rejects, 0 if never."""
     mean = 0.0
     squares = 0.0
     for i in range(len(d)):
@@ -155,7 +160,9 @@ def t_test(d: Floats, minimum: int) -> int:
 
 @exact_kernel
 def bet(d: Floats, minimum: int, threshold: float) -> int:
-    """The example after which the mean capital of fixed stakes on single differences first reaches the threshold."""
+    """Return the example after which the mean capital of fixed stakes on single differences first reaches the
+    threshold.
+    """
     capital = np.zeros(len(STAKES))
     for i in range(len(d)):
         most = 0.0
@@ -172,7 +179,7 @@ def bet(d: Floats, minimum: int, threshold: float) -> int:
 
 
 def promoted(spec: GateSpec, reference: Floats, candidate: Floats, tick: int, share: float = 1.0) -> int:
-    """The example after which the gate first promotes when it is asked after each tick, 0 if it never does."""
+    """Return the example after which the gate first promotes if it is evaluated after each tick, 0 if never."""
     arrays = gate.start(spec)
     for begin in range(0, len(reference), tick):
         gate.update(arrays, spec, reference[begin : begin + tick], candidate[begin : begin + tick])
@@ -195,7 +202,7 @@ def simulate(world: World, streams: int, length: int, tick: int = 100) -> Counts
 
 
 def median(found: NDArray[np.int64]) -> float:
-    """Median number of examples; infinity if fewer than half of the streams were promoted."""
+    """Return the median number of examples; infinity if fewer than half of the streams were promoted."""
     return float(np.median(np.where(found > 0, found, np.inf)))
 
 
@@ -208,20 +215,18 @@ def show_null(streams: int, length: int) -> None:
     worst = 0.0
     for world in NULL:
         shares = [float(np.mean(found > 0)) for found in simulate(world, streams, length)]
-        if world in TOLD:
+        if world in DECIDABLE:
             worst = max(worst, shares[0])
         print(f"| {world.name} | {shares[0]:.3f} | {shares[1]:.3f} | {shares[2]:.3f} |", flush=True)
     judged = "within" if worst <= limit else "ABOVE"
-    print(f"\nworst of the worlds where a rule can tell: {worst:.3f}, {judged} the limit\n")
+    print(f"\nworst of the worlds where a rule can decide: {worst:.3f}, {judged} the limit\n")
 
 
 def show_every_example(streams: int, length: int) -> None:
     for world in (NULL[0], World("AR(1) 0.9", autoregressive(0.9))):
         sooner = World(world.name, world.make, GateSpec(minimum=1))
         found = simulate(sooner, streams, length, tick=1).gate
-        print(
-            f"asked after every example from the first, {world.name}, {streams} x {length:,}: {np.mean(found > 0):.3f}"
-        )
+        print(f"evaluated after every example, {world.name}, {streams} x {length:,}: {np.mean(found > 0):.3f}")
 
 
 def show_shared(streams: int, length: int, challengers: int = 4) -> None:
@@ -253,7 +258,7 @@ def show_power(streams: int, length: int) -> None:
         found = simulate(world, streams, length, tick)
         ours, bets = median(found.gate), median(found.bet)
         print(f"| {difference} | {ours:,.0f} | {bets:,.0f} | {ours / bets:.2f} |", flush=True)
-    print("\n| world, default minimum 500, asked every 100 | gate | promoted by the end |\n|---|--:|--:|")
+    print("\n| world, default minimum 500, evaluated every 100 | gate | promoted by the end |\n|---|--:|--:|")
     for world in POWER:
         ours = simulate(world, streams, 3 * length).gate
         print(f"| {world.name} | {median(ours):,.0f} | {np.mean(ours > 0):.3f} |", flush=True)

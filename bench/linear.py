@@ -3,14 +3,14 @@
     python bench/linear.py                   # elec2, sms_spam and hflights, two or three minutes
     python bench/linear.py --stream elec2
 
-One pass, prequential: each row is predicted, then learned, with everybody's defaults. Elec2 comes as numbers in memory,
-hflights as encoded rows in memory (for River as dicts, for Vowpal Wabbit as lines of text); sms_spam as text, and
-everybody's way from text to numbers is in the time. Each figure is the best of several passes; compare the ratios, not
-figures of different runs. "ours" is `prequential`, metrics and all; "ours, learn only" is the model alone; the "bare
-kernel" is one function with the default's arithmetic and nothing else: no missing values, no checks, no other options.
-Vowpal Wabbit's command line is timed on a file of half a million lines in its own format (the stream, over and over),
-without writing predictions and less its start-up.
-The streams are read from $EVERLEARN_DATA, or the folder shared/data beside the checkout.
+One pass, prequential: each row is predicted, then learned, with the defaults of each library. Elec2 is read as numbers
+in memory, hflights as encoded rows in memory (for River as dicts, for Vowpal Wabbit as lines of text), and sms_spam as
+text, so that the time includes each library's encoding. Each figure is the best of several passes; compare the ratios,
+not figures of different runs. "ours" is `prequential` with its metrics; "ours, learn only" is the model alone; the
+"bare kernel" is one function with the default's arithmetic and nothing else: no missing values, no checks, no other
+options. Vowpal Wabbit's command line is timed on a file of half a million lines in its format (the stream, repeated),
+without writing predictions and less its start-up. The streams are read from $EVERLEARN_DATA, or from the folder
+shared/data beside the checkout.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from everlearn.records import Examples
 
 STREAMS = ("elec2", "sms_spam", "hflights")
 BLOCK = 100  # rows that scikit-learn predicts and then learns at a time
-VW_LINES = 500_000  # that its command line is timed on: the stream, over and over
+VW_LINES = 500_000  # lines for timing its command line: the stream, repeated
 WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Data:
-    """One stream as a table, and as what each learner takes."""
+    """One stream as a table, and in the form that each learner takes."""
 
     name: str
     table: pa.Table
@@ -65,7 +65,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Result:
-    """What one learner did: seconds for the whole stream, and the probability of class 1 for each row."""
+    """The result of one learner: seconds for the whole stream, and the probability of class 1 for each row."""
 
     name: str
     seconds: float
@@ -84,14 +84,14 @@ def load(name: str) -> Data:
 
 
 def best(run: Callable[[], Any], seconds: float = 2.0) -> tuple[float, Any]:
-    """The shortest of the passes that fit into `seconds`, at least one, and what the last one returned."""
+    """Return the shortest of the passes that fit into `seconds`, at least one, and the result of the last one."""
     shortest, began = math.inf, time.perf_counter()
     while True:
         start = time.perf_counter()
-        said = run()
+        predicted = run()
         shortest = min(shortest, time.perf_counter() - start)
         if time.perf_counter() - began > seconds:
-            return shortest, said
+            return shortest, predicted
 
 
 def ours(data: Data) -> Iterator[Result]:
@@ -102,7 +102,7 @@ def ours(data: Data) -> Iterator[Result]:
         return fresh().learn(data.examples.batch, data.y, data.examples.weight)
 
     source = data.stream if data.text else data.examples
-    proba = learn()[:, 1]  # compiles, and answers as the loop does
+    proba = learn()[:, 1]  # compiles the kernels, and predicts as the loop does
     seconds, _ = best(lambda: el.prequential(fresh(), source))
     yield Result("ours", seconds, proba)
     seconds, _ = best(learn)
@@ -111,8 +111,8 @@ def ours(data: Data) -> Iterator[Result]:
         run = kernel(bare_dense if data.name == "elec2" else bare_hashed)
         arguments = bare_arguments(data)
         run(*arguments)
-        seconds, said = best(lambda: run(*arguments))
-        yield Result("bare kernel", seconds, said)
+        seconds, predicted = best(lambda: run(*arguments))
+        yield Result("bare kernel", seconds, predicted)
 
 
 def bare_arguments(data: Data) -> tuple[Any, ...]:
@@ -123,10 +123,10 @@ def bare_arguments(data: Data) -> tuple[Any, ...]:
 
 
 def bare_dense(dense: Any, y: Any) -> Any:
-    """Standardise, predict, take one cautious step: the default's arithmetic on dense rows without gaps."""
+    """Standardise, predict, and take one damped step: the default's arithmetic on dense rows without gaps."""
     n, d = dense.shape
     w, mean, m2, x = np.zeros(d + 1), np.zeros(d), np.zeros(d), np.zeros(d)
-    said = np.empty(n, np.float32)
+    predicted = np.empty(n, np.float32)
     for i in range(n):
         count, margin, norm = i + 1.0, w[d], 1.0
         for j in range(d):
@@ -139,18 +139,18 @@ def bare_dense(dense: Any, y: Any) -> Any:
             margin += w[j] * x[j]
             norm += x[j] * x[j]
         p = 1 / (1 + math.exp(-margin))
-        said[i] = p
+        predicted[i] = p
         move = 0.05 * (p - y[i]) / (1 + 0.25 * 0.05 * norm)
         for j in range(d):
             w[j] -= move * x[j]
         w[d] -= move
-    return said
+    return predicted
 
 
 def bare_hashed(indptr: Any, indices: Any, y: Any, size: int) -> Any:
-    """The default's arithmetic on hashed entries of value 1."""
+    """Run the default's arithmetic on hashed entries of value 1."""
     weight, share = np.zeros(size, np.float32), np.ones(size, np.float32)
-    said, intercept = np.empty(len(y), np.float32), 0.0
+    predicted, intercept = np.empty(len(y), np.float32), 0.0
     for i in range(len(y)):
         entries = range(indptr[i], indptr[i + 1])
         margin, reach = intercept, 0.05
@@ -158,7 +158,7 @@ def bare_hashed(indptr: Any, indices: Any, y: Any, size: int) -> Any:
             margin += weight[indices[e]]
             reach += 0.2 * share[indices[e]]
         p = 1 / (1 + math.exp(-margin))
-        said[i] = p
+        predicted[i] = p
         g = np.float32(p - y[i])
         move = np.float32(g / (1 + 0.25 * reach))
         for e in entries:
@@ -171,7 +171,7 @@ def bare_hashed(indptr: Any, indices: Any, y: Any, size: int) -> Any:
             else:
                 share[a] = r / math.sqrt(math.sqrt(np.float32(1) + u))
         intercept -= 0.05 * move
-    return said
+    return predicted
 
 
 def river(data: Data) -> Iterator[Result]:
@@ -190,12 +190,12 @@ def river(data: Data) -> Iterator[Result]:
         learner: Any = linear_model.LogisticRegression()
         if data.name == "elec2":
             learner = compose.Pipeline(preprocessing.StandardScaler(), learner)
-        said = np.empty(len(rows))
+        predicted = np.empty(len(rows))
         for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
             features = tokens(row) if data.text else row
-            said[i] = learner.predict_proba_one(features).get(True, 0.5)
+            predicted[i] = learner.predict_proba_one(features).get(True, 0.5)
             learner.learn_one(features, label)
-        return said
+        return predicted
 
     yield Result("River", *best(run, 0.0))
 
@@ -221,14 +221,14 @@ def scikit_learn(data: Data) -> Iterator[Result]:
 
     def run() -> Any:
         learner = SGDClassifier(loss="log_loss")
-        said = np.full(len(y), 0.5)
+        predicted = np.full(len(y), 0.5)
         for begin in range(0, len(y), BLOCK):
             piece = slice(begin, begin + BLOCK)
             x = vectorizer.transform(texts[piece]) if data.text else rows[piece]
             if begin:
-                said[piece] = learner.predict_proba(x)[:, 1]
+                predicted[piece] = learner.predict_proba(x)[:, 1]
             learner.partial_fit(x, y[piece], classes=[0.0, 1.0])
-        return said
+        return predicted
 
     yield Result(f"scikit-learn partial_fit, blocks of {BLOCK}", *best(run, 0.0))
 
@@ -240,7 +240,7 @@ def vowpal_wabbit(data: Data) -> Iterator[Result]:
     texts = data.table["text"].to_pylist() if data.text else []
     lines = [] if data.text else [f"{label} | {row}" for label, row in zip(labels, vw_rows(data), strict=True)]
 
-    def spoken() -> list[str]:
+    def vw_lines() -> list[str]:
         if lines:
             return lines
         words = (" ".join(map(vw_word, WORDS.findall(text.lower()))) for text in texts)
@@ -249,7 +249,7 @@ def vowpal_wabbit(data: Data) -> Iterator[Result]:
     def run() -> Any:
         learner = vowpalwabbit.Workspace("--quiet --loss_function logistic -b 18")
         margins = np.empty(len(labels))
-        for i, line in enumerate(spoken()):
+        for i, line in enumerate(vw_lines()):
             example = learner.parse(line)
             learner.learn(example)
             margins[i] = example.get_simplelabel_prediction()
@@ -257,17 +257,17 @@ def vowpal_wabbit(data: Data) -> Iterator[Result]:
         learner.finish()
         return 1 / (1 + np.exp(-margins))
 
-    seconds, said = best(run, 0.0)
-    yield Result("Vowpal Wabbit, Python API", seconds, said)
+    seconds, predicted = best(run, 0.0)
+    yield Result("Vowpal Wabbit, Python API", seconds, predicted)
     with tempfile.TemporaryDirectory() as folder:
         full, empty = Path(folder) / "full.vw", Path(folder) / "empty.vw"
-        copies = -(-VW_LINES // len(labels))  # so that start-up, taken off, is a small part
-        full.write_text(("\n".join(spoken()) + "\n") * copies)
+        copies = -(-VW_LINES // len(labels))  # so that start-up, which is subtracted, is a small part
+        full.write_text(("\n".join(vw_lines()) + "\n") * copies)
         empty.write_text("")
-        whole = [(vw_command(full), vw_command(empty)) for _ in range(5)]  # in turns: both see the same machine
+        whole = [(vw_command(full), vw_command(empty)) for _ in range(5)]  # in turns, under the same load
         net = (min(took for took, _ in whole) - min(took for _, took in whole)) / copies
         note = ", its text format" if data.text else ""
-        yield Result(f"Vowpal Wabbit, command line net{note}", net, said)
+        yield Result(f"Vowpal Wabbit, command line net{note}", net, predicted)
 
 
 def vw_command(path: Path) -> float:
@@ -286,7 +286,7 @@ def vw_rows(data: Data) -> Iterator[str]:
 
 
 def vw_word(word: str) -> str:
-    """Its format gives these two a meaning of their own."""
+    """Replace the two characters with a special meaning in the format."""
     return {":": "COLON", "|": "BAR"}.get(word, word)
 
 

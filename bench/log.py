@@ -1,12 +1,12 @@
-"""How fast the event log is, against bare SQLite writing the same bytes.
+"""Speed of the event log, against bare SQLite writing the same bytes.
 
     python bench/log.py [--rounds 3] [--folder /tmp]
 
 Both write the same events of about 270 bytes of JSON, in groups of 1, 10 and 100, under both durabilities. "bare" is
-`executemany` of ready-made text into a table of positions and payloads, one commit a group; "bare with key" has the
-log's four columns and its unique key as well. The log starts from records, so it also encodes and checks them. Each
-round runs all three in turn; the table shows the medians of events per second, and the ratios of log to bare.
-Rates depend on the disk and on who else uses it: compare the ratios.
+`executemany` of ready-made text into a table of positions and payloads, one commit a group; "bare with key" also has
+the log's four columns and its unique key. The log starts from records, so it also encodes and checks them. Each round
+runs all three in turn; the table shows the medians of events per second, and the ratios of log to bare. Rates depend on
+the disk and on other load: compare the ratios.
 """
 
 from __future__ import annotations
@@ -48,36 +48,36 @@ def cut(rows: Sequence[Row], group: int) -> list[Sequence[Row]]:
     return [rows[start : start + group] for start in range(0, len(rows), group)]
 
 
-def timed(act: Callable[[], object]) -> float:
+def timed(action: Callable[[], object]) -> float:
     start = time.perf_counter()
-    act()
+    action()
     return time.perf_counter() - start
 
 
 def write_log(home: Path, durability: Durability, events: list[Payload], group: int) -> float:
     groups = cut(events, group)
     with SqliteLog(home / "log.db", durability) as log:
-        return timed(lambda: [log.append(one) for one in groups])
+        return timed(lambda: [log.append(rows) for rows in groups])
 
 
 def write_bare(home: Path, durability: Durability, events: list[Payload], group: int, table: str) -> float:
     texts = [msgspec.json.encode(event).decode() for event in events]
     keyed = [(1.5, "prediction", key(event), text) for event, text in zip(events, texts, strict=True)]
     columns, values = TABLES[table]
-    rows: list[tuple[Any, ...]] = [(text,) for text in texts] if table == "bare" else [*keyed]
-    groups = cut(rows, group)
+    every: list[tuple[Any, ...]] = [(text,) for text in texts] if table == "bare" else [*keyed]
+    groups = cut(every, group)
     database = sqlite3.connect(home / f"{table}.db", isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
     database.execute(f"CREATE TABLE events ({columns})")
 
     def write() -> None:
-        for one in groups:
-            if len(one) == 1:  # a transaction of its own, as in the log
-                database.execute(f"INSERT INTO events {values}", one[0])
+        for rows in groups:
+            if len(rows) == 1:  # a transaction of its own, as in the log
+                database.execute(f"INSERT INTO events {values}", rows[0])
                 continue
             database.execute("BEGIN IMMEDIATE")
-            database.executemany(f"INSERT INTO events {values}", one)
+            database.executemany(f"INSERT INTO events {values}", rows)
             database.execute("COMMIT")
 
     try:
@@ -102,7 +102,7 @@ def read_log(home: Path, events: list[Payload]) -> float:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--folder", default=None, help="where to write: the disk that is measured")
+    arguments.add_argument("--folder", default=None, help="folder to write to, on the disk that is measured")
     given = arguments.parse_args()
     durabilities: tuple[Durability, Durability] = ("process", "power")
     print(f"{'durability':<12}{'group':>6}{'log/s':>10}{'bare/s':>10}{'with key/s':>12}{'log/bare':>10}{'log/key':>9}")
@@ -115,7 +115,7 @@ def main() -> None:
                     rates["log"].append(number / write_log(Path(home), durability, events, group))
                     for table in TABLES:
                         rates[table].append(number / write_bare(Path(home), durability, events, group, table))
-            log, bare, keyed = (statistics.median(rates[who]) for who in ("log", *TABLES))
+            log, bare, keyed = (statistics.median(rates[name]) for name in ("log", *TABLES))
             ratios = f"{log / bare:>10.2f}{log / keyed:>9.2f}"
             print(f"{durability:<12}{group:>6}{log:>10,.0f}{bare:>10,.0f}{keyed:>12,.0f}{ratios}")
     events = predictions(100_000)

@@ -1,10 +1,10 @@
-"""Events per second, and memory, of the whole loop: log, join, gate, drift, replay, versions all on.
+"""Events per second and memory of the whole loop, with log, join, gate, drift, replay and versions on.
 
     python bench/loop.py                three ways in, about a million events each
     python bench/loop.py --memory       peak memory after a million and after ten million events (minutes)
 
-The rows are those of the packaged electricity market, read again and again from its Parquet file. "its own log": only
-decisions and checkpoints are written. "appended": every row is an event in SQLite first. "client": single calls of
+The rows are those of the packaged electricity market, read repeatedly from its Parquet file. "its own log": only
+decisions and checkpoints are written. "appended": every row is first an event in SQLite. "client": single calls of
 predict and, a hundred calls later, feedback; two events a row, each acknowledged before the next.
 """
 
@@ -40,7 +40,7 @@ def spec(rows: str = "auto") -> Spec:
 
 
 def peak() -> float:
-    """The most memory this process has held so far, in MiB."""
+    """Return the peak memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,7 +1,7 @@
-"""The servers that `bench/serve.py` measures ours against: python bench/peers.py NAME PORT FOLDER.
+"""Servers that `bench/serve.py` compares Everlearn with: python bench/peers.py NAME PORT FOLDER.
 
 Each answers 10 numbers with the class and probability of one logistic model, an id and a version, and logs nothing.
-They are written as their documentation shows, run by the same server with the same options where they allow that.
+They follow their documentation, and run on the same server with the same options where possible.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ WEIGHTS, INTERCEPT = np.linspace(-1.0, 1.0, 10), 0.25
 
 
 def probability(row: list[float]) -> float:
+    """Return the probability of class 1 for a row of 10 numbers."""
     return 1.0 / (1.0 + math.exp(-float(np.array(row) @ WEIGHTS + INTERCEPT)))
 
 
 def starlette() -> Any:
-    """Bare: no models, no middleware, a fast JSON library."""
+    """Return a bare Starlette application: no models, no middleware, a fast JSON library."""
     import msgspec
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -37,43 +38,43 @@ def starlette() -> Any:
     async def predict(request: Request) -> Response:
         features = decode(await request.body())["features"]
         p = probability([features[name] for name in FIELDS])
-        said = {"id": uuid.uuid4().hex, "value": p > 0.5, "proba": [1.0 - p, p], "version": "v1"}
-        return Response(encode(said), media_type="application/json")
+        reply = {"id": uuid.uuid4().hex, "value": p > 0.5, "proba": [1.0 - p, p], "version": "v1"}
+        return Response(encode(reply), media_type="application/json")
 
     return Starlette(routes=[Route("/predict", predict, methods=["POST"])])
 
 
 def fastapi() -> Any:
-    """With models of what comes in and what goes out."""
+    """Return a FastAPI application with models of requests and responses."""
     from fastapi import FastAPI
     from pydantic import BaseModel, create_model
 
     fields: Any = dict.fromkeys(FIELDS, (float, ...))
     features = create_model("Features", **fields)
 
-    class Ask(BaseModel):
+    class PredictRequest(BaseModel):
         features: features  # type: ignore[valid-type]
 
-    class Reply(BaseModel):
+    class PredictResponse(BaseModel):
         id: str
         value: bool
         proba: list[float]
         version: str
 
-    Ask.model_rebuild(_types_namespace={"features": features})
+    PredictRequest.model_rebuild(_types_namespace={"features": features})
     app = FastAPI()
 
-    async def predict(ask: Any) -> Any:
-        p = probability(list(ask.features.model_dump().values()))
-        return Reply(id=uuid.uuid4().hex, value=p > 0.5, proba=[1.0 - p, p], version="v1")
+    async def predict(request: Any) -> Any:
+        p = probability(list(request.features.model_dump().values()))
+        return PredictResponse(id=uuid.uuid4().hex, value=p > 0.5, proba=[1.0 - p, p], version="v1")
 
-    predict.__annotations__ = {"ask": Ask, "return": Reply}
+    predict.__annotations__ = {"request": PredictRequest, "return": PredictResponse}
     app.post("/predict")(predict)
     return app
 
 
 def mlflow(port: str, folder: Path) -> None:
-    """MLflow's own model server, one worker, on a model saved in its format."""
+    """Run MLflow's model server, one worker, on a model saved in its format."""
     import mlflow as package
 
     class Logistic(package.pyfunc.PythonModel):
@@ -83,13 +84,14 @@ def mlflow(port: str, folder: Path) -> None:
 
     path = folder / "mlflow-model"
     package.pyfunc.save_model(str(path), python_model=Logistic(), pip_requirements=[])
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it calls uvicorn by name
+    # MLflow runs uvicorn from the PATH
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["-m", "mlflow", "models", "serve", "-m", str(path), "-p", port, "--env-manager", "local", "-w", "1"]
     os.execv(sys.executable, [sys.executable, *command])
 
 
 def bentoml(port: str, folder: Path) -> None:
-    """A BentoML service, one worker."""
+    """Run a BentoML service, one worker."""
     service = """
         import bentoml
         import sys

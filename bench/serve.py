@@ -1,23 +1,23 @@
-"""What serving while learning costs: real `everlearn serve` processes against peers, and against themselves.
+"""Cost of serving while learning: real `everlearn serve` processes against peers, and against themselves.
 
     python bench/serve.py [--only throughput,paced,network,torn,fresh,memory] [--rounds 5] [--seconds 4]
                           [--reads 10000000] [--requests 1000000] [--python mlflow=/path/to/python]
                           [--python bentoml=/path/to/python]
 
 throughput  requests per second of POST /predict with 10 numbers: one worker, 16 connections (wrk), each prediction
-            durably logged before it is answered, the learner learning beside it. Peers log nothing: a bare Starlette
-            endpoint with the same dot product, FastAPI with pydantic models, MLflow's model server and a BentoML
-            service of the same model (the last two only where they are installed, here or in the named interpreter).
-paced       p99 at 1,000 requests per second, open loop, counted from when each was due: with the learner at full
-            load, and with a process that burns as much CPU at the same priority in its place.
+            durably logged before the response, with the learner running. Peers log nothing: a bare Starlette endpoint
+            with the same dot product, FastAPI with pydantic models, MLflow's model server and a BentoML service of the
+            same model (the last two only where they are installed, here or in the given interpreter).
+paced       p99 at 1,000 requests per second, open loop, from the due time of each request: with the learner at full
+            load, and with a process in its place that burns as much CPU at the same priority.
 network     the same with a perceptron (10-64-2, PyTorch) in place of the linear model.
-torn        snapshots read while they are replaced without a pause; each read is compared with its checksum.
-fresh       from the acknowledgement of a feedback to the first snapshot that has learned it, at 1,000 feedback per
+torn        snapshots read while they are replaced continuously; each read is compared with its checksum.
+fresh       time from the acknowledgement of feedback to the first snapshot that has learned it, at 1,000 feedback per
             second in live mode.
-memory      of worker and learner over a million requests, half of them feedback.
+memory      memory of worker and learner over a million requests, half of them feedback.
 
-Every round runs ours and the peers in turn; ratios are taken within a round, and their medians are shown. The machine
-needs two cores for itself. wrk must be installed (a Debian package).
+Every round runs ours and the peers in turn; ratios are taken within a round, and their medians are shown. The benchmark
+needs two idle cores, and wrk (a Debian package).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ import msgspec
 import numpy as np
 
 from everlearn import model, schema
-from everlearn.app.counters import read as read_tally
+from everlearn.app.counters import read as read_counters
 from everlearn.app.supervisor import Server
 from everlearn.events import SqliteLog
 from everlearn.records import Example, Label
@@ -72,14 +72,14 @@ PEERS = ("starlette", "fastapi", "mlflow", "bentoml")
 
 @contextmanager
 def ours(home: Path, spec: Spec = SPEC) -> Iterator[Server]:
-    """A server of ours; what it says goes nowhere."""
+    """Run an Everlearn server; its output is discarded."""
     with Server(spec, home) as server:
         yield server
 
 
 @contextmanager
 def peer(name: str, python: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """A peer in a process group of its own; gives the address of its endpoint, and the group."""
+    """Run a peer in a separate process group; yield the address of its endpoint, and the group."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [python, str(HERE / "peers.py"), name, str(port), str(folder)]
@@ -97,7 +97,7 @@ def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            time.sleep(2.0)  # a front may listen before what it fronts
+            time.sleep(2.0)  # a front server may listen before its back end
             return
         time.sleep(0.1)
     raise RuntimeError(f"the peer did not start: {process.args!r}")
@@ -120,7 +120,7 @@ end
 
 
 def wrk(url: str, body: str, seconds: float, folder: Path) -> tuple[float, float]:
-    """As `wrk_script`, posting one body again and again."""
+    """Run `wrk_script`, posting one body repeatedly."""
     script = folder / "post.lua"
     head = 'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n'
     script.write_text(f"{head}wrk.body = {json.dumps(body)}\n{DONE}")
@@ -128,7 +128,7 @@ def wrk(url: str, body: str, seconds: float, folder: Path) -> tuple[float, float
 
 
 def wrk_script(url: str, script: Path, seconds: float) -> tuple[float, float]:
-    """Requests per second, and the 99th percentile in milliseconds."""
+    """Return requests per second, and the 99th percentile in milliseconds."""
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     count, microseconds, p99, bad = (int(part) for part in done.partition("RESULT ")[2].split()[:4])
@@ -138,9 +138,9 @@ def wrk_script(url: str, script: Path, seconds: float) -> tuple[float, float]:
 
 
 def paced(host: str, port: int, requests: Sequence[bytes], rate: float = RATE) -> tuple[np.ndarray, np.ndarray]:
-    """Send requests at a steady rate, whatever the answers do; for each, when it was due and when it was answered.
+    """Send requests at a steady rate, independent of the responses; return due times and response times.
 
-    Synchronous, on as many connections as it takes, with timing in microseconds; no answer may be anything but 200.
+    Synchronous, on as many connections as needed, with timing in microseconds; any status other than 200 is an error.
     """
     idle = [connected(host, port) for _ in range(CONNECTIONS)]
     busy: dict[socket.socket, int] = {}
@@ -150,26 +150,26 @@ def paced(host: str, port: int, requests: Sequence[bytes], rate: float = RATE) -
     sent = 0
     while sent < len(requests) or busy:
         while sent < len(requests) and time.monotonic() >= due[sent]:
-            one = idle.pop() if idle else connected(host, port)
-            one.sendall(requests[sent])
-            busy[one] = sent
+            connection = idle.pop() if idle else connected(host, port)
+            connection.sendall(requests[sent])
+            busy[connection] = sent
             sent += 1
         wait = due[sent] - time.monotonic() if sent < len(requests) else 5.0
-        for one in select.select(list(busy), [], [], max(0.0, wait))[0]:
-            reply = one.recv(1 << 16)
+        for connection in select.select(list(busy), [], [], max(0.0, wait))[0]:
+            reply = connection.recv(1 << 16)
             if not (reply.startswith(b"HTTP/1.1 200") and reply.endswith(b"}")):
                 raise RuntimeError(f"got {reply[:300]!r}")
-            answered[busy.pop(one)] = time.monotonic()
-            idle.append(one)
-    for one in idle:
-        one.close()
+            answered[busy.pop(connection)] = time.monotonic()
+            idle.append(connection)
+    for connection in idle:
+        connection.close()
     return due, answered
 
 
 def connected(host: str, port: int) -> socket.socket:
-    one = socket.create_connection((host, port))
-    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return one
+    connection = socket.create_connection((host, port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 def request(path: str, body: Any) -> bytes:
@@ -201,25 +201,25 @@ def throughput(options: argparse.Namespace, folder: Path) -> None:
         for turn in range(options.rounds + 1):
             for name, url in urls.items():
                 await_learner(server)
-                seconds = options.seconds if turn else 1.0  # a first turn lets caches get warm
+                seconds = options.seconds if turn else 1.0  # the first turn warms the caches
                 before = used(pids[name])
                 rate, p99 = wrk(url, listed if name == "mlflow" else named, seconds, folder)
                 if turn:
                     measured[name].append((rate, p99, 1e6 * (used(pids[name]) - before) / (rate * seconds)))
-        counts = read_tally(snapshot.folder(folder / "throughput") / "worker-0.counters")["counts"]
+        counts = read_counters(snapshot.folder(folder / "throughput") / "worker-0.counters")["counts"]
     print(f"\n{'server':<12}{'requests/s':>12}{'p99 ms':>9}{'CPU us each':>13}{'everlearn is':>15}")
     for name, rounds in measured.items():
         rate, p99, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
         pairs = zip(measured["everlearn"], rounds, strict=True)
         ratio = statistics.median(mine[0] / other[0] for mine, other in pairs)
-        each = f"{cpu:.1f}" if cpu else "not known"  # of processes that leave their group
+        each = f"{cpu:.1f}" if cpu else "unknown"  # for processes that leave their group
         print(f"{name:<12}{rate:>12,.0f}{p99:>9.2f}{each:>13}{ratio:>13.2f} x")
     print(f"{counts['commit_rows'] / counts['commits']:.1f} events a commit; {counts['commit_rows']:,} events logged")
-    print("wanted: at least 0.5 x starlette, at least 2 x fastapi")
+    print("target: at least 0.5 x starlette, at least 2 x fastapi")
 
 
 def await_learner(server: Server) -> None:
-    """Wait until nothing that was logged before is still being learned."""
+    """Wait until the learner has learned everything logged so far."""
     pid = server.processes["learner"]
     busy = True
     while busy:
@@ -249,13 +249,13 @@ def latency(options: argparse.Namespace, folder: Path, spec: Spec = SPEC) -> Non
             found[name].append(paced_p99(name, home, options.seconds, spec))
             shutil.rmtree(home)
     for name, p99s in found.items():
-        print(f"p99 with {name:<14} {statistics.median(p99s):7.2f} ms   ({', '.join(f'{one:.2f}' for one in p99s)})")
+        print(f"p99 with {name:<14} {statistics.median(p99s):7.2f} ms   ({', '.join(f'{p99:.2f}' for p99 in p99s)})")
     ratios = [mine / other for mine, other in zip(found["learner"], found["other process"], strict=True)]
-    print(f"learner at full load over another process: {statistics.median(ratios):.2f} x   (wanted: at most 1.2)")
+    print(f"learner at full load over another process: {statistics.median(ratios):.2f} x   (target: at most 1.2)")
 
 
 def paced_p99(name: str, home: Path, seconds: float, spec: Spec) -> float:
-    """The 99th percentile in milliseconds, with something beside the worker or nothing."""
+    """Return the 99th percentile in milliseconds, with the learner busy, another process busy, or neither."""
     with ours(home, spec) as server, ExitStack() as stack:
         learner = server.processes["learner"]
         if name == "other process":
@@ -271,7 +271,7 @@ def paced_p99(name: str, home: Path, seconds: float, spec: Spec) -> float:
 
 
 def fill(home: Path, rows: int) -> None:
-    """A log with examples that nobody has learned yet."""
+    """Write a log with examples that no model has learned yet."""
     home.mkdir()
     draw = random.Random(1)
     with SqliteLog(home / "log.sqlite") as log:
@@ -287,7 +287,7 @@ def fill(home: Path, rows: int) -> None:
 
 @contextmanager
 def burning(priority: int) -> Iterator[None]:
-    """A process that has nothing to do with anything and takes all the CPU that it is given."""
+    """Run an unrelated process that takes all the CPU it can get."""
     code = f"import os\nos.setpriority(os.PRIO_PROCESS, 0, {priority})\nwhile True: sum(range(1000))"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -298,7 +298,7 @@ def burning(priority: int) -> Iterator[None]:
 
 
 def used(pid: int) -> float:
-    """Seconds of CPU that a process has used; of all its group where it leads one."""
+    """Return the CPU seconds used by a process, or by its whole group if it leads one."""
     total = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -321,19 +321,19 @@ def torn(options: argparse.Namespace, folder: Path) -> None:
     reading = [
         multiprocessing.Process(target=check, args=(serving, options.reads // readers, results)) for _ in range(readers)
     ]
-    for one in reading:
-        one.start()
+    for process in reading:
+        process.start()
     outcomes = [results.get() for _ in reading]
     stop.set()
     published = results.get()
-    for one in (publisher, *reading):
-        one.join()
+    for process in (publisher, *reading):
+        process.join()
     reads, seen, bad = (sum(column) for column in zip(*outcomes, strict=True))
     print(f"{bad} torn reads in {reads:,}; {published:,} snapshots published meanwhile, {seen:,} of them read")
 
 
 def publish(serving: Path, stop: Any, results: Any) -> None:
-    """Publish without a pause; every weight of a snapshot is its number."""
+    """Publish without a pause; every weight of a snapshot is its sequence number."""
     made = model.build(SPEC.model, schema.shape(SPEC.schema))
     publisher = Publisher(serving)
     while not stop.is_set():
@@ -344,7 +344,7 @@ def publish(serving: Path, stop: Any, results: Any) -> None:
 
 
 def check(serving: Path, reads: int, results: Any) -> None:
-    """Compare every read with its checksum, and all arrays of a snapshot with one another."""
+    """Compare every read with its checksum, and all arrays of a snapshot with each other."""
     reader = Reader(serving, model.build)
     bad = seen = last = 0
     for _ in range(reads):
@@ -367,7 +367,9 @@ def freshness(options: argparse.Namespace, folder: Path) -> None:
     home, count = folder / "fresh", int(RATE * options.seconds * 2)
     with ours(home) as server, server.client() as client:
         ids = [
-            one.id for start in range(0, count, 1000) for one in client.predict_many([ROW] * min(1000, count - start))
+            answer.id
+            for start in range(0, count, 1000)
+            for answer in client.predict_many([ROW] * min(1000, count - start))
         ]
         await_learner(server)
         draw = random.Random(2)
@@ -389,13 +391,13 @@ def freshness(options: argparse.Namespace, folder: Path) -> None:
     delays = 1000 * (moments[np.minimum(first, len(moments) - 1)] - answered)
     missing = int((first == len(positions)).sum())
     p50, p99 = np.percentile(delays, [50, 99])
-    print(f"acknowledged to serving: p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {delays.max():.1f} ms; wanted p99 < 50")
+    print(f"acknowledged to serving: p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {delays.max():.1f} ms; target: p99 < 50")
     print(f"{count:,} feedback at {RATE} per second, {len(seen):,} snapshots seen; {missing} never served")
     print(f"acknowledgement itself: p99 {1000 * np.percentile(answered - due, 99):.2f} ms")
 
 
 def watch(serving: Path, stop: Any, results: Any) -> None:
-    """When which position was first served, as a worker would see it."""
+    """Record when each position was first served, as a worker sees it."""
     reader = Reader(serving, model.build)
     seen = [(time.monotonic(), reader.current().position)]
     results.put("ready")
@@ -438,13 +440,13 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
             rate, _ = wrk_script(server.url, script, 5)
             requests += 5 * rate
             lines.append([private(server.processes[name]) / 1e6 for name in names])
-            print(f"{requests:>12,.0f}" + "".join(f"{one:>13.1f}" for one in lines[-1]) + f"{log.end():>13,}")
+            print(f"{requests:>12,.0f}" + "".join(f"{size:>13.1f}" for size in lines[-1]) + f"{log.end():>13,}")
     grown = [now - then for now, then in zip(lines[-1], lines[len(lines) // 5], strict=True)]
     print(f"from a fifth of the way to the end: worker {grown[0]:+.1f} MB, learner {grown[1]:+.1f} MB")
 
 
 def private(pid: int) -> int:
-    """Bytes of memory that belong to one process alone."""
+    """Return the bytes of memory private to one process."""
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(row.split()[1]) for row in rows if row.startswith("Private_")) * 1024
 
@@ -461,15 +463,15 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(PARTS), help="which parts, with commas between")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts to run, separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--reads", type=int, default=10_000_000, help="snapshots to read")
-    parser.add_argument("--requests", type=int, default=1_000_000, help="requests to watch the memory over")
-    parser.add_argument("--backlog", type=int, default=600_000, help="examples for the learner to be busy with")
+    parser.add_argument("--requests", type=int, default=1_000_000, help="requests in the test of memory")
+    parser.add_argument("--backlog", type=int, default=600_000, help="examples that keep the learner busy")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="an interpreter for a peer")
     options = parser.parse_args()
-    options.pythons = dict(one.split("=", 1) for one in options.python)
+    options.pythons = dict(pair.split("=", 1) for pair in options.python)
     for name in options.only.split(","):
         print(f"\n== {name}", flush=True)
         with tempfile.TemporaryDirectory(prefix="everlearn-bench-") as folder:

@@ -1,17 +1,17 @@
-"""Ten digits, two at a time: what four ways to learn still know of the first when the last have come.
+"""Ten digits, two at a time: how much of the first ones four methods still know when the last have come.
 
     python examples/continual.py
 
-A small network meets the digits 0 and 1, then 2 and 3, and so on, each image once (8 x 8 pixels, from scikit-learn
-where it is installed; else blobs of noise that take their place). Four ways are compared on the same streams:
+A small network meets the digits 0 and 1, then 2 and 3, and so on, each image once (8 x 8 pixels, from scikit-learn if
+it is installed; otherwise blobs of noise). Four methods are compared on the same streams:
 
-    naive         learn what comes
-    replay        learn a few remembered images beside each new one
-    replay + EMA  the same; answers come from an average of the weights
-    EWC           hold weights that mattered near where they were, without remembering images
+    naive         learn only the new rows
+    replay        learn a few stored images beside each new one
+    replay + EMA  the same; an average of the weights predicts
+    EWC           keep important weights near their values, without storing images
 
-It prints a table of means over seeds and writes a picture: accuracy on the digits met so far, and for each way the
-accuracy matrix. Needs PyTorch: pip install "everlearn[torch]".
+It prints a table of means over seeds and writes a picture: accuracy on the digits seen so far, and the accuracy matrix
+of each method. Needs PyTorch: pip install "everlearn[torch]".
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ NETWORK: dict[str, Any] = {
     "scale": 1 / 16,
     "optimizer": {"name": "sgd", "lr": 0.3},
     "batch": 10,
-    "one_at_a_time": False,  # test rows are answered many at a time: the same but for rounding, and much faster
+    "one_at_a_time": False,  # predict test rows in batches: equal up to rounding, and much faster
 }
 NONE = {"kind": "none"}
 MEMORY = {"kind": "balanced", "rows": 100}
-WAYS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     "naive": {"ema": 0.0, "memory": NONE},
     "replay": {"ema": 0.0, "memory": MEMORY, "terms": [{"kind": "replay"}]},
     "replay + EMA": {"ema": 0.95, "memory": MEMORY, "terms": [{"kind": "replay"}]},
@@ -45,7 +45,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def digits(rows: int) -> tuple[continual.Data, continual.Data]:
-    """Images (n, 8, 8) and their digits, to learn and to test."""
+    """Return images (n, 8, 8) and their digits, for training and for tests."""
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
@@ -59,9 +59,9 @@ def digits(rows: int) -> tuple[continual.Data, continual.Data]:
     return (x[:rows], y[:rows]), (x[1400:], y[1400:])
 
 
-def way(dials: dict[str, Any]) -> continual.Build:
-    """How a way of learning is built for a stream and a seed."""
-    return lambda stream, seed: el.build({**NETWORK, **dials, "seed": seed}, stream.shape)
+def method(settings: dict[str, Any]) -> continual.Build:
+    """Return a function that builds a method's model for a stream and a seed."""
+    return lambda stream, seed: el.build({**NETWORK, **settings, "seed": seed}, stream.shape)
 
 
 def main() -> None:
@@ -70,10 +70,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--picture", default="continual.png")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # a network this small only waits for other threads
+    torch.set_num_threads(1)  # more threads slow down a network this small
     train, test = digits(min(arguments.rows, 1400))
     result = continual.compare(
-        {name: way(dials) for name, dials in WAYS.items()},
+        {name: method(settings) for name, settings in METHODS.items()},
         lambda seed: continual.split(train, test, per_task=2, seed=seed),
         seeds=range(arguments.seeds),
         every=100,

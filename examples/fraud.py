@@ -1,13 +1,13 @@
-"""Card fraud: one payment in eighty is fraud, and the bank hears of it days later, or never.
+"""Card fraud: payment payment in eighty is fraud, and the bank learns of it days later, or never.
 
     python examples/fraud.py
 
-A payment that nobody complained about within five days counts as fine; complaints that come later still teach the
-model, with weights that undo the bias of the default. Half-way the fraudsters change their ways. The clock is
-simulated, so that sixty days pass in seconds; everything else is what a bank would run.
+A payment without a complaint within five days counts as fine. Later complaints still train the model, with weights that
+undo the bias of the default. Half-way the pattern of fraud changes. The clock is simulated, so that sixty days pass in
+seconds; everything else is what a bank would run.
 
-It prints, for each way to treat late labels, the share of fraud among the hundredth of payments that a team would look
-at, and how honest the probabilities are, beside a model that was trained on the first ten days and then frozen.
+For each way to treat late labels it prints the share of fraud among the 1% of payments with the highest scores, and the
+calibration of the probabilities, beside a model that was trained on the first ten days and then frozen.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Payment:
     id: str
     features: dict[str, Any]
     fraud: bool
-    told: float  # when the complaint comes
+    reported: float  # time of the complaint
 
 
 def payments(number: int, seed: int) -> Iterator[Payment]:
-    """A simulated bank, whose truth we know: the odds of fraud are a logistic function that changes on day 35."""
+    """Simulate a bank whose truth is known: the odds of fraud are a logistic function that changes on day 35."""
     draw = random.Random(seed)
     for row in range(number):
         at = row * DAYS * DAY / number
@@ -77,7 +77,7 @@ def payments(number: int, seed: int) -> Iterator[Payment]:
 
 
 class Clock:
-    """The time that the loop is told."""
+    """The simulated time, which the loop reads."""
 
     now = 0.0
 
@@ -86,47 +86,47 @@ class Clock:
 
 
 def play(stream: list[Payment], feedback: dict[str, Any], home: Path) -> list[tuple[float, bool]]:
-    """Take payments and complaints through a loop in the order of time; return (score, fraud) of each payment."""
+    """Pass payments and complaints through a loop in order of time; return (score, fraud) of each payment."""
     clock = Clock()
     spec = {
         "schema": SCHEMA,
         "mode": "live",
-        "warm_start": sum(one.at < OFFLINE * DAY for one in stream),
+        "warm_start": sum(payment.at < OFFLINE * DAY for payment in stream),
         "feedback": {"window": 5 * DAY, "default": "fine", **feedback},
     }
     scores: list[tuple[float, bool]] = []
     complaints: list[tuple[float, str]] = []
     with el.open(spec, home=home, clock=clock) as loop:
-        for one in stream:
-            if one.at < OFFLINE * DAY:  # history: its labels are known
-                loop.learn(one.features, "fraud" if one.fraud else "fine", id=one.id)
+        for payment in stream:
+            if payment.at < OFFLINE * DAY:  # history: its labels are known
+                loop.learn(payment.features, "fraud" if payment.fraud else "fine", id=payment.id)
                 continue
-            while complaints and complaints[0][0] <= one.at:
+            while complaints and complaints[0][0] <= payment.at:
                 clock.now, id = heapq.heappop(complaints)
                 loop.feedback(id, label="fraud", source="chargeback")
-            clock.now = one.at
-            answer = loop.predict(one.features, id=one.id)
-            scores.append((answer.proba[1], one.fraud))
-            if one.fraud:
-                heapq.heappush(complaints, (one.told, one.id))
+            clock.now = payment.at
+            answer = loop.predict(payment.features, id=payment.id)
+            scores.append((answer.proba[1], payment.fraud))
+            if payment.fraud:
+                heapq.heappush(complaints, (payment.reported, payment.id))
     return scores
 
 
 def frozen(stream: list[Payment]) -> list[tuple[float, bool]]:
-    """What is shipped today: the same model, trained on the history and never again."""
-    history = [one for one in stream if one.at < OFFLINE * DAY]
-    rows = [one.features | {"kind": "fraud" if one.fraud else "fine"} for one in history]
+    """Score with a model that is trained on the history and never again, as is common today."""
+    history = [payment for payment in stream if payment.at < OFFLINE * DAY]
+    rows = [payment.features | {"kind": "fraud" if payment.fraud else "fine"} for payment in history]
     table = {name: [row[name] for row in rows] for name in rows[0]}
     data = el.read(table, schema=el.config.convert({"schema": SCHEMA}).schema)
     model = el.build({"family": "linear"})
     el.prequential(model, data)
     encoder = el.schema.Encoder(data.schema)
-    later = [one for one in stream if one.at >= OFFLINE * DAY]
-    return [(float(model.predict(encoder.record(one.features))[0, 1]), one.fraud) for one in later]
+    later = [payment for payment in stream if payment.at >= OFFLINE * DAY]
+    return [(float(model.predict(encoder.record(payment.features))[0, 1]), payment.fraud) for payment in later]
 
 
 def caught(scores: list[tuple[float, bool]]) -> float:
-    """The share of all fraud among the hundredth of payments with the highest scores."""
+    """Return the share of all fraud among the 1% of payments with the highest scores."""
     top = sorted(scores, reverse=True)[: max(1, len(scores) // 100)]
     return sum(fraud for _, fraud in top) / max(1, sum(fraud for _, fraud in scores))
 
@@ -141,12 +141,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, feedback) in enumerate(WAYS.items()):
             results[name] = play(stream, feedback, Path(folder) / f"{number}.home")
-    fraud = sum(one.fraud for one in stream)
+    fraud = sum(payment.fraud for payment in stream)
     print(f"{len(stream):,} payments, {fraud:,} of them fraud; complaints come after 7 days on average\n")
     print(f"{'':50}  fraud caught in the top 1%   expected / true fraud")
     for name, scores in results.items():
-        honest = sum(score for score, _ in scores) / max(1, sum(fraud for _, fraud in scores))
-        print(f"{name:50}  {caught(scores):26.1%}   {honest:21.2f}")
+        calibration = sum(score for score, _ in scores) / max(1, sum(fraud for _, fraud in scores))
+        print(f"{name:50}  {caught(scores):26.1%}   {calibration:21.2f}")
 
 
 if __name__ == "__main__":

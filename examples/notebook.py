@@ -1,6 +1,6 @@
 # %% [markdown]
 # # A loop in a notebook
-# Cells are marked as editors know them (`# %%`): run them one by one, or all with `python examples/notebook.py`.
+# Cells are marked with `# %%`, as editors expect: run them one by one, or all with `python examples/notebook.py`.
 
 # %%
 import tempfile
@@ -13,7 +13,7 @@ with as_file(files("everlearn") / "data" / "elec2.parquet") as path:
     stream = el.read(path, label="label")
 
 # %% [markdown]
-# The loop in this process: the same semantics as on a server, without one.
+# The loop in this process, with the same semantics as on a server.
 
 # %%
 loop = el.open({"schema": stream.schema, "mode": "live", "warm_start": 0.1}, home=home)
@@ -25,7 +25,7 @@ print(answer.value, answer.proba, answer.version)
 loop.feedback(answer.id, label=answer.value)
 
 # %% [markdown]
-# Serve it: processes of their own, the same home. While it is served, ask the server.
+# Serve it: separate processes, the same home. While it is served, use the server's client.
 
 # %%
 with loop.serve(port=0) as server:
@@ -35,7 +35,7 @@ with loop.serve(port=0) as server:
     print(f"{server.url}: {remote.value}, weights no older than {1000 * remote.staleness:.0f} ms")
 
 # %% [markdown]
-# Afterwards the loop is this notebook's again, and knows what the server learned.
+# Afterwards the notebook has the loop again, with everything that the server learned.
 
 # %%
 print(loop.report()["examples"], "examples;", [decision.action for decision in loop.decisions()][-3:])

@@ -1,13 +1,12 @@
-"""A client with real manners: it asks for predictions, waits, and sends labels late, out of order, sometimes twice.
+"""A realistic client: it requests predictions and sends labels late, out of order, and sometimes twice.
 
-Start a server, then this, and watch the dashboard:
+Start a server, then this client, and watch the dashboard:
 
     everlearn demo --serve
     python examples/traffic.py
 
-It plays the electricity stream from where the demo's offline training ended. Of a hundred labels a few are sent
-twice, a few are wrong at first and corrected later, and a few never come; some feedback names a prediction that does
-not exist.
+It plays the electricity stream from the end of the demo's offline training. Of a hundred labels a few are sent twice, a
+few are wrong at first and corrected later, and a few never come; some feedback has an unknown prediction id.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Record = tuple[dict[str, Any], Any]
 
 
 def records(skip: float) -> list[Record]:
-    """The demo's stream, without the share that the demo was trained on offline."""
+    """Return the demo's stream, without the share used for offline training."""
     with as_file(files("everlearn") / "data" / "elec2.parquet") as path:
         stream = el.read(path, label="label")
         rows = [row for part in stream.records() for row in zip(part.features, part.labels, strict=True)]
@@ -37,7 +36,7 @@ def records(skip: float) -> list[Record]:
 
 
 class Traffic:
-    """Everything that is on its way: labels come due at times of their own."""
+    """All requests and labels in flight; each label has a random delay."""
 
     def __init__(self, client: el.AsyncClient, delay: float, seed: int, classes: list[Any]) -> None:
         self.client = client
@@ -45,15 +44,15 @@ class Traffic:
         self.classes = classes
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
-        self.slots = asyncio.Semaphore(16)  # requests at a time; what waits for one of these waits in this client
+        self.slots = asyncio.Semaphore(16)  # requests at a time; others wait in this client
         self.slowest = 0.0
         self.stale = 0.0
 
-    async def one(self, features: dict[str, Any], label: Any) -> None:
-        """Ask, wait as the world makes us wait, and say what was true."""
+    async def play_row(self, features: dict[str, Any], label: Any) -> None:
+        """Request a prediction, wait for the label's delay, and send the label."""
         async with self.slots:
             began = time.perf_counter()
-            answer = await self.patiently(self.client.predict, features)
+            answer = await self.retry(self.client.predict, features)
             self.slowest = max(self.slowest, time.perf_counter() - began)
         self.stale = max(self.stale, answer.staleness)
         self.counts["predictions"] += 1
@@ -63,38 +62,38 @@ class Traffic:
         if fate < 0.02:
             self.counts["never labelled"] += 1
             return
-        if fate < 0.04:  # somebody clicked the wrong button, and says so later
-            await self.tell(answer.id, next(one for one in self.classes if one != label))
+        if fate < 0.04:  # a wrong label, corrected later
+            await self.label(answer.id, next(value for value in self.classes if value != label))
             await asyncio.sleep(self.delay)
             self.counts["corrected"] += 1
-        await self.tell(answer.id, label)
+        await self.label(answer.id, label)
         if fate > 0.97:  # the queue delivers at least once
-            await self.tell(answer.id, label)
+            await self.label(answer.id, label)
             self.counts["sent twice"] += 1
         if fate > 0.995:
             await self.stray()
 
-    async def tell(self, id: str, label: Any) -> None:
+    async def label(self, id: str, label: Any) -> None:
         async with self.slots:
-            await self.patiently(self.client.feedback, id, label)
+            await self.retry(self.client.feedback, id, label)
         self.counts["labels"] += 1
 
-    async def patiently(self, ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Ask again while the server is away: it may be starting anew."""
+    async def retry(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Retry while the server is away, for instance during a restart."""
         for _ in range(60):
             try:
-                return await ask(*arguments)
+                return await call(*arguments)
             except Unreachable:
                 self.counts["tries while the server was away"] += 1
                 await asyncio.sleep(1)
-        return await ask(*arguments)
+        return await call(*arguments)
 
     async def stray(self) -> None:
-        """Feedback for a prediction that nobody made is refused, and changes nothing."""
+        """Send feedback with an unknown id, which is refused and changes nothing."""
         try:
-            await self.client.feedback("nobody-asked-this", label=self.classes[0])
+            await self.client.feedback("unknown-id", label=self.classes[0])
         except el.errors.UnknownId:
-            self.counts["refused, as it should be"] += 1
+            self.counts["refused as expected"] += 1
 
 
 async def play(arguments: argparse.Namespace) -> Counter[str]:
@@ -105,7 +104,7 @@ async def play(arguments: argparse.Namespace) -> Counter[str]:
         began = shown = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number, (features, label) in enumerate(rows):
-                group.create_task(traffic.one(features, label))
+                group.create_task(traffic.play_row(features, label))
                 due = began + (number + 1) / arguments.rate
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 if time.perf_counter() - shown > 5:
@@ -130,11 +129,11 @@ def show(traffic: Traffic) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--token", default="", help="a token with the scopes predict and feedback, if the server asks")
+    parser.add_argument("--token", default="", help="a token with the scopes predict and feedback, if required")
     parser.add_argument("--rate", type=float, default=150.0, help="predictions a second")
-    parser.add_argument("--delay", type=float, default=3.0, help="seconds that a label takes, on average")
-    parser.add_argument("--rows", type=int, default=0, help="stop after so many (0: the whole stream)")
-    parser.add_argument("--skip", type=float, default=0.1, help="the share of the stream that was trained on offline")
+    parser.add_argument("--delay", type=float, default=3.0, help="mean delay of a label in seconds")
+    parser.add_argument("--rows", type=int, default=0, help="rows to play (0: the whole stream)")
+    parser.add_argument("--skip", type=float, default=0.1, help="share of the stream used for offline training")
     parser.add_argument("--seed", type=int, default=1)
     asyncio.run(play(parser.parse_args()))
 
