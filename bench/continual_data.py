@@ -40,9 +40,7 @@ def mnist() -> tuple[Pair, Pair]:
 
 
 def split(x: Tensor, y: Tensor, seed: int, joint: bool = False) -> Pair:
-    """Order rows as five tasks of two digits, one after the other, shuffled within each; `joint`: all shuffled
-    together.
-    """
+    """Order rows as five tasks of two digits, each shuffled; `joint`: all rows shuffled together."""
     random = np.random.default_rng(seed)
     if joint:
         order = random.permutation(len(y))

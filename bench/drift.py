@@ -68,8 +68,8 @@ def ours(detector: str, watch: str, values: np.ndarray, seed: int) -> np.ndarray
 
 
 def theirs(detector: str, values: np.ndarray, seed: int) -> np.ndarray | None:
-    """Return the indices at which River's detector reports drift with its defaults; None if it does not accept such
-    values.
+    """Return the indices at which River's detector reports drift by default; None for values that it does not
+    accept.
     """
     binary = bool(np.isin(values, (0.0, 1.0)).all())
     if detector == "ddm" and not binary:
@@ -97,9 +97,7 @@ def table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def false_alarms(runs: int, peers: int) -> None:
-    """Print the false alarms. River is slow, so it gets fewer streams (`peers`), and KSWIN a tenth of one, scaled
-    up.
-    """
+    """Print the false alarms; River is slow, so it gets fewer streams (`peers`), and KSWIN a tenth of one."""
     rows = []
     for name, world in STABLE.items():
         row = [name]
@@ -137,9 +135,7 @@ def delays(runs: int) -> None:
 
 
 def fading() -> None:
-    """Show that River's Page-Hinkley must fire on a long stream: it forgets by 0.9999 a value but keeps its
-    extremes.
-    """
+    """Show that River's Page-Hinkley must fire on a long stream: it forgets its sums but keeps their extremes."""
     values = np.random.default_rng(0).standard_normal(200_000)
     for forgetting in (1 - 0.0001, 1.0):
         sums, alarms = np.zeros(6), 0

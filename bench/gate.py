@@ -59,9 +59,7 @@ def independent(better: float = 0.0) -> Callable[[Random, int], Pairs]:
 
 
 def rare_disasters(p: float) -> Callable[[Random, int], Pairs]:
-    """Return a world whose candidate is slightly better, but has the worst loss for a share p of the examples; the
-    mean is 0.
-    """
+    """Return a world of mean 0: slightly better, except for a share p of the examples with the worst loss."""
     return lambda rng, n: losses(np.where(rng.random(n) < p, p - 1.0, p))
 
 
@@ -81,9 +79,7 @@ def autoregressive(
 
 
 def alternating(period: int, phases: tuple[float, ...], better: float = -0.002) -> Callable[[Random, int], Pairs]:
-    """Return a world that is better by 0.1 for half a period, worse by 0.1 for the other half, and `better` on
-    average.
-    """
+    """Return a world that alternates between better and worse by 0.1, and is `better` on average."""
 
     def make(rng: Random, n: int) -> Pairs:
         turn = np.arange(n) / period + rng.choice(phases)
@@ -160,9 +156,7 @@ def t_test(d: Floats, minimum: int) -> int:
 
 @exact_kernel
 def bet(d: Floats, minimum: int, threshold: float) -> int:
-    """Return the example after which the mean capital of fixed stakes on single differences first reaches the
-    threshold.
-    """
+    """Return the example after which the mean capital of fixed stakes first reaches the threshold, 0 if never."""
     capital = np.zeros(len(STAKES))
     for i in range(len(d)):
         most = 0.0

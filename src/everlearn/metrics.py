@@ -259,9 +259,7 @@ def _surprise(bits: int) -> float:
 def _judge_two(
     scores: Singles, bits: Bits, y: Floats, label: Ints, best: Ints, log_loss: Floats, brier: Floats
 ) -> None:
-    """Judge each row as `_judge_many` does, for two classes in fewer steps and without branches, which labels
-    mispredict.
-    """
+    """Judge each row as `_judge_many` does, for two classes: in fewer steps, and without branches."""
     for row in range(len(y)):
         usable = y[row] == 0.0 or y[row] == 1.0
         score, gap = np.float64(scores[row, 1]), scores[row, 1] - y[row]

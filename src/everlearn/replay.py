@@ -67,9 +67,7 @@ def below(seed: int, stream: int, count: int, end: int) -> int:
 
 @exact_kernel
 def _reassign(begins: Ints, order: NDArray[np.int32], giver: int, which: int, taker: int) -> int:
-    """Move slot number `which` of class `giver` to class `taker` and return the slot, in one move for each class
-    between.
-    """
+    """Move slot number `which` of class `giver` to class `taker`, in one move a class between; return the slot."""
     at = begins[giver] + which
     slot = order[at]
     hole = begins[giver + 1] - 1
@@ -115,9 +113,7 @@ def _balanced_slot(ledger: Ledger, label: int) -> int:
 
 @exact_kernel
 def slot(ledger: Ledger, capacity: int, label: int) -> int:
-    """Return the slot for the row just counted, or -1 if it is not kept: a window, a reservoir or balanced, by its
-    counters.
-    """
+    """Return the slot for the row just counted, or -1 if the kind of memory in `counters` does not keep it."""
     counters = ledger.counters
     if counters[KIND] == BALANCED:
         return _balanced_slot(ledger, label)

@@ -1,4 +1,4 @@
-"""Make `mergekit.json`: what mergekit 0.1.5 answers for small tensors; `tests/merge/test_merge.py` compares with it.
+"""Make `mergekit.json`: what mergekit 0.1.5 answers for small tensors; `tests/merge/test_methods.py` compares with it.
 
 To make it anew: `pip install mergekit==0.1.5 torch==2.13.0` in an environment of its own, and run this file there.
 """

@@ -29,9 +29,7 @@ _FIELDS: dict[str, dict[str, str]] = {  # of the example schema, used where ther
 
 
 class Reason(Struct, frozen=True, kw_only=True):
-    """The reason for some settings: `because` holds the answers that led to them, `source` the literature or
-    measurement.
-    """
+    """The reason for some settings: `because` has the answers behind them, `source` the literature or measurement."""
 
     settings: dict[str, Any]
     because: dict[str, str]
@@ -64,8 +62,9 @@ class Advice(Struct, frozen=True, kw_only=True):
     then: tuple[str, ...]
 
     def spec(self, schema: Schema | None = None) -> Spec:
-        """Return the spec of the whole loop, for `everlearn.open` and `everlearn.config.save`; without a schema,
-        with an example.
+        """Return the spec of the whole loop, for `everlearn.open` and `everlearn.config.save`.
+
+        Without a schema, it has an example schema.
         """
         whole = {**self.settings, "model": self.model, "schema": msgspec.to_builtins(schema or self._example())}
         return msgspec.convert(whole, Spec)
@@ -78,11 +77,11 @@ class Advice(Struct, frozen=True, kw_only=True):
 
 
 def of(situation: Situation | Mapping[str, Any]) -> Advice:
-    """Return advice for a situation, or for some answers by name; missing answers are assumed, and `assumed` names
-    them.
+    """Return advice for a situation, or for some answers by name.
 
-    Every rule that fits is applied, in order, and its settings override those of earlier rules. Raises `ConfigError`
-    for an answer that is not one of the choices, and for answers that contradict each other.
+    Missing answers are assumed, and `assumed` names them. Every rule that fits is applied, in order, and its settings
+    override those of earlier rules. Raises `ConfigError` for an answer that is not one of the choices, and for answers
+    that contradict each other.
 
     >>> advice = of({"inputs": "image", "frequency": "weekly", "volume": 5000})
     >>> [term["kind"] for term in advice.model["terms"]], advice.model["ema"]
@@ -200,9 +199,7 @@ def _because(rule: Rule, situation: Situation) -> dict[str, str]:
 
 
 def updates_until(situation: Situation) -> dict[str, int]:
-    """Return the numbers of updates quoted in dangers: until the first verdict, and until one or two points can be
-    seen.
-    """
+    """Return the numbers of updates quoted in dangers: until a verdict, and until one or two points show."""
     updates = {"gate": _GATE, "one": POINT, "two": TWO_POINTS}
     counts = {name: math.ceil(rows / situation.volume) for name, rows in updates.items()}
     return {"volume": situation.volume, "one_rows": POINT, "two_rows": TWO_POINTS} | counts

@@ -13,9 +13,7 @@ from everlearn.advise.situation import Situation
 
 
 def table() -> str:
-    """Return all rules as tables in Markdown, in the order in which they apply: settings, dangers, alternatives not
-    advised.
-    """
+    """Return all rules as tables in Markdown, in order: settings, dangers, alternatives not advised."""
     settings, dangers, refused = [], [], []
     for rule in RULES:
         when = "; ".join(f"{_spaced(name)}: {words.replace('|', ' or ')}" for name, words in rule.when.items())

@@ -104,9 +104,7 @@ def _moments(values: Floats) -> tuple[float, float, float, float]:
 
 @exact_kernel
 def _block_length(values: Floats) -> tuple[int, bool]:
-    """Return the power of two above every block length with autocorrelated means, and False if it could not be
-    judged.
-    """
+    """Return the power of two above every autocorrelated block length, and False if it could not be judged."""
     block, length, settled = 1, 1, True
     while values.shape[0] // length >= BLOCKS:
         follow = _moments(_means(values, length))[2]
@@ -302,7 +300,7 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
         buckets=np.zeros((ROWS, 2, BUCKETS + 1) if histogram else (0, 2, 0)),
         sizes=np.zeros(ROWS + 1 if histogram else 1, np.int64),
         sums=np.zeros(6),
-        # KSWIN compares a quarter of a grace period with as count of a whole one before it
+        # KSWIN compares a quarter of a grace period with as many of a whole one before it
         ring=np.zeros(5 * max(10, spec.grace_period // 4) if detector == KSWIN else 0),
     )
     _restart(parts, detector)

@@ -56,8 +56,7 @@ def ddm_reset(sums: Floats) -> None:
 
 @exact_kernel
 def ddm_step(sums: Floats, value: float, minimum: int, warning: float, drift: float, spread: float) -> int:
-    """Run one step of DDM (Gama et al. 2004): the running mean against its best so far, in standard errors; detects
-    rises.
+    """Run one step of DDM (Gama et al. 2004), for rises: the running mean against its best, in standard errors.
 
     `spread` is the deviation of one value; a negative one asks for Bernoulli's, sqrt(p (1 - p)), as in the paper.
     `sums` holds count, mean, then mean, standard error and their sum at the best moment.
@@ -182,12 +181,12 @@ def adwin_step(
     grace: float,
     inflation: float,
 ) -> int:
-    """Run one step of ADWIN2 (Bifet and Gavaldà 2007, section 3.2): drop the oldest values while two parts of the
-    window differ.
+    """Run one step of ADWIN2: drop the oldest values while two parts of the window differ.
 
-    `delta` is the confidence of a cut, and `warning` (not below it) that of a warning. After every `clock` values, once
-    there are more than `grace`, all cuts with at least `shortest` values on both sides are tested. `inflation` is the
-    long-run variance of the values over their plain variance (1 where they are independent).
+    Bifet and Gavaldà 2007, section 3.2. `delta` is the confidence of a cut, and `warning` (not below it) that of a
+    warning. After every `clock` values, once there are more than `grace`, all cuts with at least `shortest` values on
+    both sides are tested. `inflation` is the long-run variance of the values over their plain variance (1 where they
+    are independent).
     """
     adwin_insert(buckets, sizes, sums, value)
     sums[3] += 1.0
@@ -202,19 +201,17 @@ def adwin_step(
 
 
 @exact_kernel
-def ks_distance(one: Floats, other: Floats) -> int:
-    """Return the largest gap between the counts below any point of two samples of one size; both are sorted in
-    place.
-    """
-    one.sort()
-    other.sort()
-    size = one.shape[0]
+def ks_distance(first: Floats, second: Floats) -> int:
+    """Return the largest gap between the counts below any point of two samples of equal size; sorts both."""
+    first.sort()
+    second.sort()
+    size = first.shape[0]
     i = j = largest = 0
     while i < size and j < size:
-        point = min(one[i], other[j])
-        while i < size and one[i] == point:
+        point = min(first[i], second[j])
+        while i < size and first[i] == point:
             i += 1
-        while j < size and other[j] == point:
+        while j < size and second[j] == point:
             j += 1
         largest = max(largest, abs(i - j))
     return largest
@@ -222,9 +219,7 @@ def ks_distance(one: Floats, other: Floats) -> int:
 
 @exact_kernel
 def ks_probability(gap: int, size: int) -> float:
-    """Return the probability of such a gap or a larger one in two samples of `size` values (Gnedenko and Korolyuk
-    1951).
-    """
+    """Return the probability of this gap or a larger one in two samples (Gnedenko and Korolyuk 1951)."""
     if gap == 0:
         return 1.0
     whole, sign = 0.0, 1.0
@@ -250,8 +245,7 @@ def kswin_step(
     alpha: float,
     seed: int,
 ) -> int:
-    """Run one step of KSWIN (Raab et al. 2020): the `recent` values against as many drawn at random from those before
-    them.
+    """Run one step of KSWIN (Raab et al. 2020): the `recent` values against as many random earlier ones.
 
     `sums` holds the number of values and the last level. The test runs every `every` values once `first` are held. As
     in River, a distance of .1 or less never counts.

@@ -46,10 +46,9 @@ class Report:
     rejects: tuple[Rejected, ...]
 
     def plot(self, path: str | Path | None = None, metric: str = "") -> Figure:
-        """Draw a metric over the stream (by default accuracy, or the mean absolute error), and write it to `path` if
-        given.
+        """Draw a metric over the stream, by default accuracy or the mean absolute error.
 
-        Raises `InputError` for a metric that the curve does not have.
+        The figure is also written to `path`, if given. Raises `InputError` for a metric that the curve does not have.
         """
         late = f", labels {self.delay:,} rows late" if self.delay else ""
         chosen = metric or ("mae" if self.task == "regression" else "accuracy")

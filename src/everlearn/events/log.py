@@ -35,9 +35,7 @@ class Log(Protocol):
         ...
 
     def try_put(self, rows: Sequence[Row]) -> tuple[list[int], int] | None:
-        """Write rows as `try_write` does, and also return the position at which the log ended before; later ones
-        are new.
-        """
+        """Write rows as `try_write` does, and also return the position of the last event before them."""
         ...
 
     def read(self, after: int = 0, limit: int = 1000, kinds: Sequence[str] = ()) -> list[Event]:

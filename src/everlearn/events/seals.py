@@ -27,9 +27,7 @@ SCHEMA = (
 
 
 class ChainCheck(NamedTuple):
-    """The result of a check: whether the chain is intact, its newest seal, and the first bad position (None if
-    intact).
-    """
+    """The result of a check: is the chain intact, its newest seal, and the first bad position (or None)."""
 
     ok: bool
     head: str

@@ -90,16 +90,12 @@ class SqliteLog:
             return self._write_waiting(rows, file.PATIENCE)[0]
 
     def try_write(self, rows: Sequence[Row]) -> list[int] | None:
-        """Write rows as `write` does, or write nothing and return None at once if another thread or process is
-        writing.
-        """
+        """Write rows as `write` does, or write nothing and return None at once if another writer is busy."""
         put = self.try_put(rows)
         return None if put is None else put[0]
 
     def try_put(self, rows: Sequence[Row]) -> tuple[list[int], int] | None:
-        """Write rows as `try_write` does, and also return the position at which the log ended before; later ones
-        are new.
-        """
+        """Write rows as `try_write` does, and also return the position of the last event before them."""
         self._check_usable()
         if not self._writing.acquire(blocking=False):
             return None

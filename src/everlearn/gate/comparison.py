@@ -48,9 +48,7 @@ OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the
 
 
 class _Comparison(NamedTuple):
-    """The row of a metric in the arrays, and its question: is the mean difference above `better`, is it below
-    `worse`?
-    """
+    """The row of a metric in the arrays, and its question: is the mean above `better`, or below `worse`?"""
 
     number: int
     better: float

@@ -148,9 +148,7 @@ def _count(
 
 @exact_kernel
 def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) -> None:
-    """Multiply each capital by 1 + stake * gain, where a loss is at most `most`; move it to the logarithm before it
-    overflows.
-    """
+    """Multiply each capital by 1 + stake * gain / most; move it to the logarithm before it overflows."""
     part = gain / most
     for k in range(len(STAKES)):
         factor = capital[row, direction, 0, k] * (1.0 + STAKES[k] * part)
@@ -215,9 +213,7 @@ def _resemblance(sums: Floats) -> float:
 
 @exact_kernel
 def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
-    """Return the mean of the differences, the variance of the block means, and the effective number of independent
-    blocks.
-    """
+    """Return the mean difference, the variance of the block means, and the effective number of blocks."""
     m = sums[COUNT]
     mean = sums[SUM] / (m * length)
     variance = max(sums[SQUARES] / (m * length * length) - mean * mean, 0.0)
@@ -227,12 +223,12 @@ def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
 
 @exact_kernel
 def _log_e(away: float, variance: float, blocks: float, examples: float) -> float:
-    """Return the log e-value that a mean is positive if it was measured as `away`, given the variance of the block
-    means.
+    """Return the log e-value that a mean is positive if it was measured as `away`.
 
     The mixture over effects N(0, PRIOR * examples / blocks) is (1 + p)^-1/2 * (1 - u p / (1 + p))^(-blocks / 2) with p
-    = PRIOR * examples and u = away^2 / (away^2 + variance); keeping only positive effects doubles it and multiplies it
-    by their posterior probability, here that of a t distribution in its normal approximation.
+    = PRIOR * examples and u = away^2 / (away^2 + variance), for the variance of the block means. Keeping only positive
+    effects doubles it and multiplies it by their posterior probability, here that of a t distribution in its normal
+    approximation.
     """
     prior = PRIOR * examples
     shrink = prior / (1.0 + prior)
@@ -245,9 +241,7 @@ def _log_e(away: float, variance: float, blocks: float, examples: float) -> floa
 
 @exact_kernel
 def _half_width(variance: float, blocks: float, examples: float, threshold: float) -> float:
-    """Return the distance from the measured mean at which the two-sided mixture reaches the threshold against a
-    mean.
-    """
+    """Return the distance from the measured mean at which the two-sided mixture reaches the threshold."""
     prior = PRIOR * examples
     u = -math.expm1(-(2.0 * threshold + math.log1p(prior)) / blocks) * (1.0 + prior) / prior
     return math.sqrt(variance * u / (1.0 - u)) if u < 1.0 else 2.0

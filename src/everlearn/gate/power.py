@@ -58,8 +58,9 @@ def _tail(m: int, p: float, least: int) -> float:
 
 @exact_kernel
 def _critical(m: int, alpha: float) -> int:
-    """Return the smallest number of wins among m disagreements that a fair coin reaches with probability at most
-    alpha < 0.5.
+    """Return the fewest wins among m disagreements that a fair coin reaches with probability at most alpha.
+
+    `alpha` is below 0.5.
     """
     low, high = m // 2, m + 1
     while high - low > 1:
@@ -123,12 +124,12 @@ def needed(
     minimum: int = 500,
     seed: int = 0,
 ) -> int:
-    """Return the number of paired examples needed to accept, with probability `power`, a candidate better by `points`
-    points.
+    """Return the number of paired examples needed to accept, with probability `power`, a better candidate.
 
-    The arguments are those of the function `power`. For "gate" the number is that at which this share of the simulated
-    streams was accepted; another seed changes it by about 5 %. Raises `ConfigError` for impossible values, for more
-    than 10 million examples, or for a power that the gate does not reach.
+    The candidate's accuracy is better by `points` percentage points; the other arguments are those of the function
+    `power`. For "gate" the number is that at which this share of the simulated streams was accepted; another seed
+    changes it by about 5 %. Raises `ConfigError` for impossible values, for more than 10 million examples, or for a
+    power that the gate does not reach.
 
     (The formula for normal differences gives 3,700 and 930 here; rows are integers, and the exact test never exceeds
     alpha.)

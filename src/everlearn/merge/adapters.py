@@ -46,8 +46,9 @@ def delta(a: NDArray[Any], b: NDArray[Any], scale: float = 1.0) -> Floats:
 
 
 def concatenated(adapters: Sequence[Adapter], weights: Sequence[float], scales: Sequence[float]) -> Adapter:
-    """Return one adapter of scale 1 whose delta is exactly the weighted sum of deltas; its rank is the sum of
-    theirs.
+    """Return one adapter of scale 1 whose delta is exactly the weighted sum of deltas.
+
+    Its rank is the sum of their ranks.
 
     >>> adapter = np.array([[1.0, 0.0]]), np.array([[1.0], [2.0]])
     >>> a, b = concatenated([adapter, adapter], [0.5, 0.5], [4.0, 4.0])

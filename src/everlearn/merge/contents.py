@@ -38,10 +38,10 @@ class FamilyMerge(NamedTuple):
 
 
 def opened(spec: Spec, snapshots: Sequence[Arrays], shares: Floats) -> list[Arrays]:
-    """Return the weights that predict and the trained weights behind them, float64, except those equal in all
-    snapshots.
+    """Return the weights that predict and the trained weights behind them, unless equal in all snapshots.
 
-    Raises `ModelError` for networks with different fixed weights, or with inputs of different scales.
+    The arrays are float64. Raises `ModelError` for networks with different fixed weights, or with inputs of different
+    scales.
     """
     first = snapshots[0]
     if BASE in first and not _alike(BASE, snapshots):
@@ -53,8 +53,7 @@ def opened(spec: Spec, snapshots: Sequence[Arrays], shares: Floats) -> list[Arra
 
 
 def closed(spec: Spec, parents: Sequence[Arrays], shares: Floats, merged: Arrays) -> Arrays:
-    """Return the first parent with the merged arrays; statistics are averaged, and a class seen by any parent counts as
-    seen.
+    """Return the first parent with the merged arrays, averaged statistics, and the classes seen by any parent.
 
     Statistics are means and deviations (of columns, of batch normalisation), class means and shares of classes. Other
     methods would be wrong for them: a variance plus a difference could be negative, and so could a share.
@@ -79,10 +78,9 @@ def closed(spec: Spec, parents: Sequence[Arrays], shares: Floats, merged: Arrays
 
 
 def pooled(moments: Sequence[Floats], shares: Floats) -> Floats:
-    """Pool the moments of several streams (count, mean, sum of squared deviations; (3, columns)), each weighted by its
-    share.
+    """Pool the moments of several streams, each weighted by its share (Chan, Golub & LeVeque 1979).
 
-    Chan, Golub & LeVeque 1979.
+    Moments are count, mean and sum of squared deviations, (3, columns).
 
     >>> first, second = np.array([[2.0], [1.0], [2.0]]), np.array([[2.0], [3.0], [2.0]])
     >>> pooled([first, second], np.array([0.5, 0.5])).ravel().tolist()
@@ -97,10 +95,9 @@ def pooled(moments: Sequence[Floats], shares: Floats) -> Floats:
 
 
 def moved(own: Floats, moments: Floats) -> Floats:
-    """Return the shift of each column, in deviations (root mean square), when standardised by other moments than a
-    model's own.
+    """Return the shift of each column, in deviations, when standardised by other moments than a model's own.
 
-    It is 0 for columns of which the model has seen fewer than two values.
+    It is a root mean square, and 0 for columns of which the model has seen fewer than two values.
 
     >>> moved(np.array([[10.0, 10.0], [1.0, 5.0], [10.0, 10.0]]), np.array([[20.0, 20.0], [1.0, 4.0], [80.0, 20.0]]))
     array([0.5, 1. ])

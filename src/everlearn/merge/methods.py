@@ -28,9 +28,7 @@ class How(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class ParentArrays(NamedTuple):
-    """The values of one array in each parent, in their ancestor, and its Fisher information where the method uses
-    these.
-    """
+    """The values of one array: in each parent, in their ancestor, and its Fisher information, as needed."""
 
     name: str
     parents: list[Floats]
@@ -147,8 +145,9 @@ def dare(
 
 
 def trimmed(delta: Floats, density: float) -> Floats:
-    """Keep the largest share `density` by absolute value, at least one number, and set the others to 0; ties keep
-    the first.
+    """Keep the largest share `density` by absolute value, and set the others to 0.
+
+    At least one number is kept; ties keep the first.
 
     >>> trimmed(np.array([1.0, -5.0, 3.0, 0.0]), 0.5).tolist()
     [0.0, -5.0, 3.0, 0.0]

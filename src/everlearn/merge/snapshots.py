@@ -129,9 +129,7 @@ def ema(average: Arrays, newest: Arrays, decay: float = 0.99, spec: Spec | None 
 
 
 def differing(first: Spec, second: Spec) -> list[str]:
-    """Describe the differences of two complete specs, except settings that affect only learning; empty if there are
-    none.
-    """
+    """Describe the differences of two complete specs, except settings that affect only learning."""
     free = LEARNING.get(str(first.get("family")), frozenset())
     if first.get("family") != second.get("family"):
         return [f"their families are {first.get('family')!r} and {second.get('family')!r}, expected the same"]
@@ -252,9 +250,7 @@ def _check_fishers(fishers: Sequence[Arrays], merged: Arrays, whole: Arrays) -> 
 
 
 def _adapters(how: How, prepared: Sequence[Arrays], origin: Arrays | None) -> Arrays:
-    """Merge low-rank adapters as deltas, in the rank and the basis of the first parent's; return them by factor
-    name.
-    """
+    """Merge low-rank adapters as deltas, in the rank and the basis of the first parent's, by factor name."""
     result: Arrays = {}
     for a, b in adapters.pairs(prepared[0]):
         rank = prepared[0][a].shape[0]

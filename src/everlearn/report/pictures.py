@@ -188,9 +188,7 @@ def _begin(curve: Curve) -> int:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return ascending heights, moved as little as possible to keep neighbours `gap` apart, and inside 0 to 1 if
-    they fit.
-    """
+    """Return ascending heights, moved as little as possible to keep neighbours `gap` apart within 0 to 1."""
     result = list(heights)
     for place in range(1, len(result)):
         result[place] = max(result[place], result[place - 1] + gap)

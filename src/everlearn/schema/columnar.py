@@ -37,8 +37,9 @@ def is_arrow(column: Any) -> bool:
 
 
 def named(table: Any) -> dict[str, Any]:
-    """Return the columns of a mapping, a DataFrame or an Arrow table by name. Raises `InputError` for any other table,
-    or for two columns of one name.
+    """Return the columns of a mapping, a DataFrame or an Arrow table by name.
+
+    Raises `InputError` for any other table, or for two columns of one name.
     """
     arrow, pandas = sys.modules.get("pyarrow"), sys.modules.get("pandas")
     if isinstance(table, Mapping):

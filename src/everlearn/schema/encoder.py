@@ -175,8 +175,9 @@ class Encoder:
         raise InputError(f"got the label {meaning.show(value)}, expected one of {known}{more}")
 
     def answer(self, scores: Singles) -> Scalar:
-        """Return the prediction for the scores (classes,) of one row: the likeliest class (the first of equals), or
-        the number.
+        """Return the prediction for the scores (classes,) of one row: the likeliest class, or the number.
+
+        Of equally likely classes it is the first.
         """
         if self.schema.task == "regression":
             return float(scores[0])

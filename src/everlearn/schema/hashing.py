@@ -55,9 +55,7 @@ def hash_bytes(data: Bytes, start: Any, end: Any, seed: Any) -> Any:
 
 @exact_kernel
 def hash_cells(data: Bytes, offsets: Any, seed: Any) -> tuple[Hashes, Flags]:
-    """Return the hash of each cell data[offsets[i]:offsets[i+1]], uint64 (n,), and a mask of the cells that are not
-    empty.
-    """
+    """Return the hash of each cell data[offsets[i]:offsets[i+1]], uint64 (n,), and a mask of non-empty cells."""
     n = len(offsets) - 1
     hashes = np.empty(n, np.uint64)
     present = np.empty(n, np.bool_)

@@ -239,9 +239,7 @@ def clock() -> tuple[list[float], list[float]]:
 
 
 def phases(seconds: float) -> tuple[float, float, float, float, float]:
-    """Return sine and cosine of the time of day, sine and cosine of the time of week (from Monday), and years since
-    2000.
-    """
+    """Return sine and cosine of the time of day and of the time of week (from Monday), and years since 2000."""
     if seconds != seconds:
         return (math.nan,) * 5
     sines, cosines = clock()

@@ -23,8 +23,9 @@ def dense(schema: Schema) -> list[str]:
 
 
 def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:
-    """Return the field, or the pair "a x b" of fields, of each hashed entry of a record, in the order of
-    `Encoder.record`.
+    """Return the field, or the pair "a x b" of fields, of each hashed entry of a record.
+
+    The order is that of `Encoder.record`.
 
     >>> fields = {"town": "categorical", "note": "text", "day": "categorical"}
     >>> schema = Schema(label="y", task="regression", fields=fields, interactions=True)

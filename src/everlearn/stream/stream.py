@@ -68,9 +68,7 @@ class Stream:
         return self._source.count()
 
     def parts(self) -> list[Stream]:
-        """Return the files of a folder or a glob as separate streams, since files may be added later; else only
-        this stream.
-        """
+        """Return the files of a folder or a glob as separate streams, since there may be more later; else this one."""
         if isinstance(self._source, Files) and self._source.apart:
             return [Stream(source, self.schema) for source in self._source.sources]
         return [self]
@@ -111,9 +109,7 @@ class Stream:
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
     def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
-        """Yield the rows of `chunks` as plain values; encoding them again gives the same bytes. Raises `InputError` as
-        `chunks`.
-        """
+        """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does."""
         kinds = self.schema.fields.items()
         for block in self._source.blocks(after, size, self._wanted):
             _, y, faults = self._encoded(block)
@@ -131,9 +127,7 @@ class Stream:
         return [classes[index] for index in y.astype(np.int64).tolist()] if classes else y.tolist()
 
     def _encoded(self, block: Block) -> tuple[Batch, Floats, dict[int, str]]:
-        """Return the encoded readable rows of a block, their targets, and the reason for each raw row that cannot be
-        used.
-        """
+        """Return the encoded readable rows of a block, their targets, and the faults of its raw rows."""
         n = len(block.kept)
         batch, problems = self._encoder.columns(block.columns, n)
         y, label_problems = self._encoder.labels(block.columns.get(self.schema.label), n)

@@ -176,9 +176,7 @@ class CsvReader:
             self._held += lines or []
 
     def _rows_held(self, final: bool) -> tuple[Sequence[int], Sequence[str]]:
-        """Return the complete rows. A row whose quote is never closed ends with its first line, so the others stay
-        readable.
-        """
+        """Return the complete rows; a row whose quote is never closed ends with its first line."""
         lines, first = self._held, self._next
         numbers: list[int] = []
         texts: list[str] = []

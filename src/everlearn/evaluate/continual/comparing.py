@@ -59,8 +59,9 @@ class Comparison:
         }
 
     def plot(self, path: str | Path | None = None) -> Figure:
-        """Draw each method's accuracy on the tasks seen so far, and its mean accuracy matrix; write it to `path` if
-        given.
+        """Draw each method's accuracy on the tasks seen so far, and its mean accuracy matrix.
+
+        The figure is also written to `path`, if given.
         """
         first = next(iter(self.outcomes.values()))[0]
         bands = {}

@@ -1,6 +1,4 @@
-"""Evaluate one model on a stream of tasks: the accuracy of its predictions as it learns, and on the tests of all
-tasks.
-"""
+"""Evaluate one model on a stream of tasks: online, and on the test rows of all tasks."""
 
 from __future__ import annotations
 
@@ -364,9 +362,7 @@ def _tested(
     scores: Floats,
     consolidating: Consolidates | None,
 ) -> Iterator[Examples]:
-    """Yield the rows of the stream, and test the model at `points`; the caller has learned a chunk when it takes
-    the next.
-    """
+    """Yield the rows of the stream, and test the model at `points`, when the caller has learned the rows before."""
     before = 0
     for stop in sorted({*points, *stream.borders}):
         yield from stream.chunks(before, stop)

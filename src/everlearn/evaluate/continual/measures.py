@@ -21,8 +21,9 @@ LOWER_IS_BETTER = frozenset({"forgetting"})
 
 
 def average_accuracy(matrix: Floats) -> float:
-    """Return the mean accuracy over tasks after the last one: ACC = 1/T sum_j R[T, j] (Lopez-Paz and Ranzato 2017,
-    eq. 2).
+    """Return the mean accuracy over tasks after the last one: ACC = 1/T sum_j R[T, j].
+
+    Lopez-Paz and Ranzato 2017, eq. 2.
 
     >>> average_accuracy(np.array([[0.9, 0.0], [0.5, 0.8]]))
     0.65
@@ -126,9 +127,7 @@ def anytime_accuracy(scores: Floats, seen: NDArray[Any]) -> float:
 
 
 def seen_accuracy(scores: Floats, seen: NDArray[Any]) -> Floats:
-    """Return at each moment the mean accuracy over the tasks seen by then, float64 (moments,); see
-    `anytime_accuracy`.
-    """
+    """Return the mean accuracy over the tasks seen by each moment, float64 (moments,); see `anytime_accuracy`."""
     begun = np.arange(scores.shape[1]) < np.asarray(seen)[:, None]
     result: Floats = (scores * begun).sum(axis=1) / begun.sum(axis=1)
     return result

@@ -45,9 +45,7 @@ class Trace(NamedTuple):
 
 
 class Band(NamedTuple):
-    """One method over several seeds: mean and deviation of the accuracy on the tasks seen at `points`, and the mean
-    matrix.
-    """
+    """One method over several seeds: mean and deviation of the accuracy at `points`, and the mean matrix."""
 
     points: Ints
     mean: Floats
@@ -92,9 +90,7 @@ def methods(
     caption: str,
     path: str | Path | None = None,
 ) -> Figure:
-    """Draw the accuracy on the tasks seen so far for each method, with a band of a standard deviation; matrices
-    below.
-    """
+    """Draw the accuracy on the tasks seen so far, with a band of a standard deviation; matrices below."""
     figure = _figure(12, 9.2)
     axes = figure.add_axes((0.08, 0.50, 0.70, 0.36))
     colours = [OTHERS[number % len(OTHERS)] for number in range(len(bands))]
@@ -130,9 +126,7 @@ def methods(
 
 
 def heat(axes: Axes, matrix: Floats, tasks: Sequence[str], *, large: bool, labelled: bool = True) -> None:
-    """Draw the accuracy matrix: a row after each task, a column for each task, and a line between learned and later
-    tasks.
-    """
+    """Draw the accuracy matrix, with a line between learned and later tasks."""
     rows, columns = matrix.shape
     axes.imshow(matrix, cmap=COLOURS, vmin=0, vmax=1, aspect="equal")
     size = (13 if large else 10) - 0.35 * columns
@@ -195,9 +189,7 @@ def _frame(axes: Axes, borders: Sequence[int], tasks: Sequence[str]) -> None:
 
 
 def _ends(axes: Axes, lines: Sequence[tuple[str, float, str, str]]) -> None:
-    """Label each line, (name, where it ends, text, colour), at its right end, and separate labels that would
-    overlap.
-    """
+    """Label each line, (name, end, text, colour), at its right end, and separate labels that would overlap."""
     ordered = sorted(lines, key=lambda line: line[1])
     heights = spread([value / axes.get_ylim()[1] for _, value, _, _ in ordered], 0.13)
     for (name, value, text, colour), height in zip(ordered, heights, strict=True):

@@ -107,10 +107,10 @@ class TaskStream:
             yield _examples(dense, self.labels[self.test[1][picked]], start)
 
     def restrict(self, scores: Singles, tasks: NDArray[Any]) -> Singles:
-        """Restrict probabilities (n, classes) to the classes of each row's task, tasks (n,), where the stream reveals
-        it.
+        """Restrict probabilities (n, classes) to the classes of each row's task, if the stream reveals it.
 
-        The probability of other classes is distributed in proportion; where nothing is left, evenly.
+        `tasks` (n,) are the tasks of the rows. The probability of other classes is distributed in proportion; where
+        nothing is left, evenly.
         """
         if not self.reveals_task:
             return scores
@@ -142,8 +142,7 @@ def split(
     rows: int | None = None,
     seed: int = 0,
 ) -> TaskStream:
-    """Return a stream of tasks with different classes: the first `per_task` classes of `order`, then the next, and so
-    on.
+    """Return a stream of tasks with different classes: the first `per_task` classes of `order`, then the next.
 
     `train` and `test` are pairs (x, y): x of shape (n, ...), labels y integers from 0. `per_task` may list the number
     of classes of each task. `kind` is one of the three scenarios of van de Ven and Tolias 2019: "class"
@@ -187,12 +186,12 @@ def domain(
     rows: int | None = None,
     seed: int = 0,
 ) -> TaskStream:
-    """Return a stream of tasks with the same classes and different inputs; `changes` maps task names to changes of
-    rows.
+    """Return a stream of tasks with the same classes and different inputs, one for each of `changes`.
 
-    A change maps rows as given, (n, ...), to rows of the same shape, each row independently; None leaves them
-    unchanged. Every task has all rows (or `rows` of them, drawn by `seed`), in a separate random order, and all test
-    rows. Raises `InputError` if the arrays do not fit together, `ConfigError` for changes that are not functions.
+    `changes` maps names of tasks to functions that map rows as given, (n, ...), to rows of the same shape, each row
+    independently; None leaves them unchanged. Every task has all rows (or `rows` of them, drawn by `seed`), in a
+    separate random order, and all test rows. Raises `InputError` if the arrays do not fit together, `ConfigError` for
+    changes that are not functions.
 
     >>> x, y = np.arange(8, dtype=np.float32).reshape(4, 2), np.array([0, 1, 0, 1])
     >>> stream = domain((x, y), (x, y), {"as it is": None, "inverted": lambda x: 7 - x})
