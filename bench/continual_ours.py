@@ -52,13 +52,13 @@ def model(method: str, memory: int, seed: int, more: dict[str, Any]) -> el.model
         "optimizer": {"name": "sgd", "lr": 0.1},
         "batch": BATCH,
         "ema": keep,
+        "layout": 1,  # the settings of release 0.1: they set apart what `new_classes` sets together
         "restart": "restart" in parts,
         "balance": "balance" in parts,
         "prior": 0 if "evenly" in parts else 500,
         "terms": terms,
         "memory": {"kind": "balanced" if terms else "none", "rows": memory, "bytes": 1 << 26, "dtype": "uint8"},
-        "consolidate": {"told": True},
-        "seed": seed,
+                "seed": seed,
     }
     spec["memory"]["augment"] = change
     if change:

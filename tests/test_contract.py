@@ -27,7 +27,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "linear": [
         *({"optimizer": optimizer} for optimizer in OPTIMIZERS),
         *({"optimizer": optimizer, "l1": 1e-3, "l2": 1e-3} for optimizer in OPTIMIZERS),
-        *({"optimizer": optimizer, "interactions": "all"} for optimizer in ("auto", "adam")),
+        *({"optimizer": optimizer, "interactions": "all", "layout": 1} for optimizer in ("auto", "adam")),
         {"standardize": False},
         {"rate": 10.0},
     ],

@@ -61,7 +61,7 @@ def records(n: int, seed: int = 0) -> list[dict[str, Any]]:
 def taught(task: str, schema_pairs: bool = False, **dials: Any) -> tuple[Model, Encoder]:
     schema = Schema(label="y", task=task, fields=FIELDS, classes=CLASSES[task], bits=12, interactions=schema_pairs)
     encoder = Encoder(schema)
-    built = models.build({"family": "linear", **dials}, encoder.shape)
+    built = models.build({"family": "linear", "layout": 1, **dials}, encoder.shape)
     known = records(300)
     batch, problems = encoder.records(known)
     assert problems == []

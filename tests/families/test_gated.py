@@ -239,7 +239,7 @@ def sparse(widths: list[int], hashed: int = 50) -> Examples:
 
 
 def test_hashed_rows_are_kept_whole_as_long_as_their_mean_width_has_room() -> None:
-    one = build(dense=1, hashed=50, update=1, validation=500, width=4)
+    one = build(dense=1, hashed=50, update=1, validation=500, width=4, layout=1)
     rows = sparse([1] + [0, 8, 4, 3, 5] * 100)
     learn(one, rows)
     alone = model.build({**one.spec["model"]})
@@ -251,7 +251,7 @@ def test_hashed_rows_are_kept_whole_as_long_as_their_mean_width_has_room() -> No
 
 
 def test_entries_without_room_are_counted() -> None:
-    one = build(dense=1, hashed=50, update=1, validation=500, width=4)
+    one = build(dense=1, hashed=50, update=1, validation=500, width=4, layout=1)
     learn(one, sparse([1, 3, 9, 2, 6]))  # 3; 5 of 9, as one was left; 2; 6, as two were left
     assert one.verdicts()["cut"] == 4
     assert one.arrays["learn/rows/indptr"][:5].tolist() == [0, 3, 8, 10, 16]
@@ -380,10 +380,12 @@ def test_a_network_takes_its_optimiser_and_its_memory_back_and_resumes_exactly(o
         ({"gate": {"minimum": 600}}, "600"),
         ({"gate": {"cycle": 1000}}, "cycle 1000"),
         ({"task": "regression"}, "scale of the loss"),
-        ({"gate": {"guards": {"recall:2": 0.1}}}, "recall:0 to recall:1"),
+        ({"gate": {"guards": {"recall:2": 0.1}}}, "got 'recall:2'; expected 'recall:CLASS' with CLASS one of 0, 1"),
         ({"gate": {"loss": "absolute"}}, "absolute"),
         ({"update": 0}, "update"),
-        ({"unknown": 1}, "known dials"),
+        ({"unknown": 1}, "unknown: unknown setting, got 1. Known settings: "),
+        ({"width": 4}, "width: got 4; this setting was removed"),
+        ({"one_at_a_time": False}, "one_at_a_time: got False; expected that of model, True"),
         ({"model": {"family": "none"}}, "none"),
     ],
 )

@@ -127,9 +127,9 @@ CLASSES = (
         "The served weights follow a new class at once: the average restarts, and classes are learned as if all were "
         "equally frequent.",
         "Menon et al. 2021; measured: 97 % of coming rows right on split-MNIST, 61 to 71 with a plain long average",
-        {"model.restart": True, "model.balance": True},
+        {"model.new_classes": "recent"},
         danger="predictions assume the recent class frequencies; for a test in which all classes count "
-        "alike, set model.prior = 0",
+        'alike, set model.new_classes = "overall"',
     ),
     Rule(
         {"family": "neural", "new_classes": "yes", "store": "yes"},

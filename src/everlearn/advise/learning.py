@@ -217,7 +217,7 @@ SIZE = (
         {"family": "neural", "size": "large", "predicts": "classes"},
         "A pretrained network knows its classes before the first row of them, and may predict them at once.",
         "docs/how-to/advise.md",
-        {"model.known": True},
+        {"model.new_classes": "known"},
     ),
     Rule(
         {"lora": "yes"},

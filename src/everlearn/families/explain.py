@@ -1,7 +1,7 @@
-"""Why a model said what it said: what each field added to its answer.
+"""Explain a prediction: the contribution of each field of a record to the score.
 
-A family that can say so is named in `FAMILIES`, by the function that does: it takes the model, one encoded row, and the
-names of the row's dense columns and hashed entries, and returns a dict of name to contribution for each score.
+`FAMILIES` names the function of each family that supports this. It takes the model, one encoded row, and the names of
+the row's dense columns and hashed entries, and returns a dict of name to contribution for each score.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Contributions = dict[str, float] | dict[str, dict[str, float]]
 
 
 def contributions(model: Model, encoder: Encoder, record: Mapping[str, Any], row: Batch | None = None) -> Contributions:
-    """What each field of a record adds to the model's score, and the "intercept"; the sum is the score.
+    """Return what each field of a record, and the "intercept", adds to the score of a model; the sum is the score.
 
-    The score is a logit (of the second class of two), or the predicted number of a regression; with more classes each
+    The score is the logit of the second of two classes, or the predicted number of a regression. With more classes each
     has its own: {class: {field: contribution}}. A missing field adds 0; products of two fields are named "a x b". `row`
-    is the record as it was encoded, where that was not `encoder.record` alone (but clipped, say). Raises `InputError`
-    for a record that the schema cannot take, and for a family that does not say.
+    is the encoded record, where it differs from `encoder.record(record)` (clipped, for instance). Raises `InputError`
+    for a record that does not fit the schema, and for a family without explanations.
 
     >>> from everlearn.model import build
     >>> from everlearn.spec import Schema
@@ -41,13 +41,13 @@ def contributions(model: Model, encoder: Encoder, record: Mapping[str, Any], row
     family = str(model.spec.get("family", ""))
     if family not in FAMILIES:
         raise InputError(
-            f"a model of the family {family!r} does not say what each field adds to its answer; "
-            f"expected one of {', '.join(sorted(FAMILIES))}: ask without explain"
+            f"explain: got a model of the family {family!r}; expected one of {', '.join(sorted(FAMILIES))}. "
+            "Predict without explain"
         )
     module, _, name = FAMILIES[family].partition(":")
-    said = getattr(importlib.import_module(module), name)
+    explain = getattr(importlib.import_module(module), name)
     encoded = encoder.record(record) if row is None else row
-    scores = said(model, encoded, origins.dense(encoder.schema), origins.hashed(encoder.schema, record))
+    scores = explain(model, encoded, origins.dense(encoder.schema), origins.hashed(encoder.schema, record))
     names = list(encoder.schema.fields)
     scores = [{**{name: score.get(name, 0.0) for name in names}, **score} for score in scores]
     if encoder.schema.task != "multiclass":

@@ -1,20 +1,19 @@
-"""Family "gated": a model whose updates are learned first, validated next, and then accepted or taken back.
+"""Family "gated": a model that learns in a proposal, validates it on later rows, and then accepts or undoes it.
 
-    the accepted model answers ─────────────────────────────────────────────────────────────┐
-    a proposal, equal to it, learns `update` rows ─ is frozen ─ both predict the next rows ─ gate ─ accepted? it answers
-                 ↑                                                                              │
-                 └─ learns the rows that it was validated on ─ (not accepted: goes back to the accepted arrays) ─┘
+    the accepted model predicts ──────────────────────────────────────────────┐
+    a proposal, equal to it, learns `update` rows, is frozen ─ both predict the next rows ─ gate ─ accepted: it predicts
+                 ↑                                                                            │
+                 └─ learns the rows of the validation ─ (not accepted: restored from the accepted arrays) ─┘
 
-Validation rows are predicted by both before anybody learns them, and the losses go to the gate that is used
-everywhere (`everlearn.gate`): of proposals that are no better, at most the share `alpha` is accepted. The gate is asked
-after each 100 of them, and at the end; as soon as it says better or worse, the validation is over. What it can see in
-so many rows is told by `everlearn.gate.power`.
+Both models predict the validation rows before either learns them. The losses go to the gate (`everlearn.gate`): of
+proposals that are no better, at most the share `alpha` is accepted. The gate gives a verdict after each 100 rows and at
+the end; "better" or "worse" ends the validation. `everlearn.gate.power` computes what it can detect in so many rows.
 
-A proposal that is not accepted goes back to the accepted arrays, all of them: optimiser state, memory and counters
-belong to the weights. That holds for one that is undecided after all validation rows, too. Rows of a validation are
-kept, and learned after its end by whoever goes on; they count as rows of the next proposal. So with every verdict some
-work falls on one row: at most `validation` rows are learned at once. What a rejected proposal had learned before its
-validation is lost, which is the point of it.
+A proposal that is not accepted is restored from the accepted arrays, all of them: optimiser state, memory and counters
+belong to the weights. This includes a proposal that is undecided after all validation rows. The rows of a validation
+are kept, and learned at its end by the proposal that goes on; they count as rows of the next proposal. So each verdict
+makes one row expensive: at most `validation` rows are learned at once. What a rejected proposal learned before its
+validation is lost, by design.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ from numpy.typing import NDArray
 from everlearn import gate, metrics
 from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
+from everlearn.families import specs
+from everlearn.families.specs import Retired
+from everlearn.gate.guards import guarded_class
 from everlearn.gate.kernels import CALIBRATION
 from everlearn.metrics import loss_kind
 from everlearn.model import LEARN, Model, cut, prefixed, refused, restore, within
@@ -43,20 +45,27 @@ Count = Annotated[int, Meta(ge=0)]
 Bits = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 
-ASKED = 100  # the gate is asked after each so many validation rows
-FEWEST = 500  # a shorter validation says next to nothing: see `everlearn.gate.power`
+VERDICT_EVERY = 100  # validation rows between verdicts of the gate
+FEWEST = 500  # a shorter validation detects next to nothing: see `everlearn.gate.power`
 
-LEARNED, TESTED, ACCEPTED, REJECTED, UNDECIDED, CUT, COUNTS = range(7)  # where each count stands
+LEARNED, TESTED, ACCEPTED, REJECTED, UNDECIDED, CUT, COUNTS = range(7)  # positions in `learn/counts`
 OUTCOMES = {"promote": ACCEPTED, "reject": REJECTED, "wait": UNDECIDED}
 
 
-class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a gated model is made of.
+RETIRED = {
+    "width": Retired(64, "Leave it out: kept rows have room for 64 hashed entries on average"),
+}
 
-    `model` is the spec of any model, and takes its shape (task, dense, hashed, classes) and seed from here. A proposal
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of a gated model.
+
+    `model` is the spec of any model; it takes its shape (task, dense, hashed, classes) and seed from here. A proposal
     is frozen once it has learned `update` rows, and compared with the accepted model on at most `validation` rows, at
-    least 500. `gate` says when it is accepted, as everywhere; its guards are "recall:0", "recall:1", ... by number of
-    class. Kept rows have `width` hashed features on average; of those that have more, the first are kept.
+    least 500. `gate` decides when it is accepted, as everywhere; its guards are "recall:0", "recall:1", ... by number
+    of class. `one_at_a_time` is not a choice: it is that of `model`.
+
+    Retired: `width`, the hashed entries of kept rows on average; of rows that have more, the first are kept.
     """
 
     family: str = "gated"
@@ -74,7 +83,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def read(spec: Mapping[str, Any]) -> Settings:
-    """Check a spec and fill in its defaults; raise `ConfigError` that names the dial, what was got and expected.
+    """Check a spec and fill in its defaults.
+
+    Raises `ConfigError`, which names the setting, the value and what is expected.
 
     >>> read({"task": "binary", "dense": 8}).validation
     2000
@@ -82,50 +93,45 @@ def read(spec: Mapping[str, Any]) -> Settings:
     given = dict(spec)
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
-    try:
-        chosen = msgspec.convert(given, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"gated model: {error}; known dials: {', '.join(Settings.__struct_fields__)}") from error
-    asked = msgspec.structs.replace(chosen.gate, loss=loss_kind(chosen.gate.loss, chosen.task))
-    unscaled = CALIBRATION if asked.loss in gate.UNBOUNDED else 0
-    least = max(asked.minimum + unscaled, asked.cycle)
-    if chosen.validation < least:
+    settings = specs.convert(given, Settings, "gated", RETIRED)
+    criteria = msgspec.structs.replace(settings.gate, loss=loss_kind(settings.gate.loss, settings.task))
+    unscaled = CALIBRATION if criteria.loss in gate.UNBOUNDED else 0
+    least = max(criteria.minimum + unscaled, criteria.cycle)
+    if settings.validation < least:
         raise ConfigError(
-            f"gated model: validation is {chosen.validation}, and the gate says nothing before {least} rows (its "
-            f"minimum {asked.minimum}, {unscaled} to learn the scale of the loss {asked.loss!r}, its cycle "
-            f"{asked.cycle}); expected at least as many"
+            f"gated model: validation: got {settings.validation}; expected at least {least}, the rows that the gate "
+            f"needs for a verdict (gate.minimum {criteria.minimum} and {unscaled} to learn the scale of the loss "
+            f"{criteria.loss!r}, or gate.cycle {criteria.cycle})"
         )
-    for name in asked.guards:
-        _guarded(name, chosen.classes)
-    return msgspec.structs.replace(chosen, gate=asked)
+    settings = msgspec.structs.replace(settings, gate=criteria)
+    _guarded_classes(settings)
+    return settings
 
 
-def _guarded(name: str, classes: int) -> int:
-    """The class that a guard is about."""
-    kind, _, number = name.partition(":")
-    if kind != "recall" or not number.isdecimal() or int(number) >= classes:
-        raise ConfigError(f"gated model: guard {name!r}; expected recall:0 to recall:{classes - 1}, a class by number")
-    return int(number)
+def _guarded_classes(settings: Settings) -> dict[str, int]:
+    """Return the class of each guard. Raises `ConfigError` for an unknown metric or class."""
+    classes = {str(number): number for number in range(settings.classes)}
+    return {guard: guarded_class(guard, classes) for guard in settings.gate.guards}
 
 
 class Gated:
-    """A model that answers with what was accepted, and learns in a proposal.
+    """A model that predicts with the accepted arrays, and learns in a proposal.
 
-    Arrays: `accepted/...` and `learn/accepted/...` are those of the model that answers, `learn/proposal/...` those of
-    the one that learns, `learn/gate/...` the evidence. `learn/rows/...` are validation rows that were not learned yet:
-    `dense` and `values` as the bits of float32 in int32 (a missing value is NaN, and arrays hold numbers only),
-    `indptr`, `indices`, `y`, `weight`. `learn/counts` int64 (6,): rows learned by this proposal, rows it was tested on,
-    proposals accepted, rejected and undecided, and hashed entries that had no room. `learn/last` float64 (10,): the
-    outcome of the last verdict (2 accepted, 3 rejected, 4 undecided, 0 none yet), then its evidence.
+    Arrays: `accepted/...` and `learn/accepted/...` are those of the accepted model, `learn/proposal/...` those of the
+    proposal, `learn/gate/...` the evidence. `learn/rows/...` are validation rows that are not learned yet: `dense` and
+    `values` as the bits of float32 in int32 (a missing value is NaN, and arrays hold numbers only), `indptr`,
+    `indices`, `y`, `weight`. `learn/counts` int64 (6,): rows learned by this proposal, rows it was tested on, proposals
+    accepted, rejected and undecided, and hashed entries without room. `learn/last` float64 (10,): the outcome of the
+    last verdict (2 accepted, 3 rejected, 4 undecided, 0 none yet), then its evidence.
     """
 
-    def __init__(self, spec: Mapping[str, Any], chosen: Settings, accepted: Model, proposal: Model) -> None:
+    def __init__(self, spec: Mapping[str, Any], settings: Settings, accepted: Model, proposal: Model) -> None:
         self.spec: Mapping[str, Any] = spec
-        self._chosen, self._accepted, self._proposal = chosen, accepted, proposal
-        self._guards = {name: _guarded(name, chosen.classes) for name in chosen.gate.guards}
-        rows, entries = chosen.validation, chosen.validation * chosen.width if chosen.hashed else 0
-        self._own: Arrays = prefixed("gate/", gate.start(chosen.gate)) | {
-            "rows/dense": np.zeros((rows, chosen.dense), np.int32),
+        self._settings, self._accepted, self._proposal = settings, accepted, proposal
+        self._guards = _guarded_classes(settings)
+        rows, entries = settings.validation, settings.validation * settings.width if settings.hashed else 0
+        self._validation: Arrays = prefixed("gate/", gate.start(settings.gate)) | {
+            "rows/dense": np.zeros((rows, settings.dense), np.int32),
             "rows/indptr": np.zeros(rows + 1, np.int64),
             "rows/indices": np.zeros(entries, np.int32),
             "rows/values": np.zeros(entries, np.int32),
@@ -137,25 +143,25 @@ class Gated:
 
     @property
     def arrays(self) -> Arrays:
-        answering = self._accepted.arrays
-        learning = within(answering, LEARN)
+        accepted = self._accepted.arrays
+        learning = within(accepted, LEARN)
         return (
-            {f"accepted/{name}": array for name, array in answering.items() if not name.startswith(LEARN)}
+            {f"accepted/{name}": array for name, array in accepted.items() if not name.startswith(LEARN)}
             | prefixed(f"{LEARN}accepted/", learning)
             | prefixed(f"{LEARN}proposal/", self._proposal.arrays)
-            | prefixed(LEARN, self._own)
+            | prefixed(LEARN, self._validation)
         )
 
     @arrays.setter
     def arrays(self, arrays: Arrays) -> None:
         learning = within(arrays, LEARN)
-        # Copies, so that a shallow copy of this model that is given arrays stands apart from it.
+        # Copies, so that assigning arrays to a shallow copy of this model does not change this model.
         self._accepted, self._proposal = copy.copy(self._accepted), copy.copy(self._proposal)
         self._accepted.arrays = within(arrays, "accepted/") | prefixed(LEARN, within(learning, "accepted/"))
-        if learning:  # else they are for answering only
+        if learning:  # otherwise the arrays are for predictions only
             self._proposal.arrays = within(learning, "proposal/")
-            self._own = {name: learning[name] for name in self._own}
-        elif not all(one.flags.writeable for one in arrays.values()):  # of one who never learns: no second model
+            self._validation = {name: learning[name] for name in self._validation}
+        elif not all(array.flags.writeable for array in arrays.values()):  # it never learns: no second model
             self._proposal = copy.copy(self._accepted)
 
     def predict(self, batch: Batch) -> Singles:
@@ -163,38 +169,38 @@ class Gated:
         return self._accepted.predict(batch)
 
     def refused(self, batch: Batch) -> dict[int, str]:
-        """The rows that the model inside cannot take, and why."""
+        """Return the rows that the inner model cannot take, with reasons."""
         return refused(self._accepted, batch)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        """Learn, or validate on, each of n rows in order; return what was predicted for each before that.
+        """Learn, or validate on, each of n rows in order; return the predictions before that, as `predict` does.
 
-        A row whose label is not finite, or whose weight is not a finite number above 0, validates nothing. Raises
+        A row with a label that is not finite, or a weight that is not a finite number above 0, is no evidence. Raises
         `InputError`, with nothing changed, if the batch does not fit or a label is not a class.
         """
         examples = self._read(batch, y, weight)
         usable = np.isfinite(examples.y) & np.isfinite(examples.weight) & (examples.weight > 0)
-        said = self._accepted.predict(batch)
+        predictions = self._accepted.predict(batch)
         start, n = 0, len(examples.y)
         while start < n:
-            stop = self._border(usable, start)
+            stop = self._next_stop(usable, start)
             rows = cut(examples, start, stop)
             if self._validating:
-                self._test(rows, said[start:stop], usable[start:stop])
+                self._test(rows, predictions[start:stop], usable[start:stop])
                 if self._judge() == "promote" and stop < n:
-                    said[stop:] = self._accepted.predict(cut(examples, stop, n).batch)
+                    predictions[stop:] = self._accepted.predict(cut(examples, stop, n).batch)
             else:
                 self._proposal.learn(rows.batch, rows.y, rows.weight)
-                self._own["counts"][LEARNED] += usable[start:stop].sum()
+                self._validation["counts"][LEARNED] += usable[start:stop].sum()
             start = stop
-        return said
+        return predictions
 
     def evidence(self) -> Evidence:
-        """What the gate knows about the proposal that is being validated; of 0 examples while one is being learned."""
-        return gate.evidence(within(self._own, "gate/"), self._chosen.gate)
+        """Return the evidence about the proposal in validation; of 0 examples while a proposal is learning."""
+        return gate.evidence(within(self._validation, "gate/"), self._settings.gate)
 
     def verdicts(self) -> dict[str, Any]:
-        """How many proposals were `accepted`, `rejected` and `undecided`, and what there is to know of the current one.
+        """Count the proposals `accepted`, `rejected` and `undecided`, and report on the current one.
 
         `learned` and `tested` are the rows that it has learned and was validated on; `last` is the outcome and the
         evidence of the last verdict, empty before the first. `cut` hashed entries had no room among kept rows.
@@ -203,7 +209,8 @@ class Gated:
         >>> model.verdicts()["accepted"], model.verdicts()["last"]
         (0, {})
         """
-        counts, (outcome, *numbers) = self._own["counts"].tolist(), self._own["last"].tolist()
+        counts = self._validation["counts"].tolist()
+        outcome, *numbers = self._validation["last"].tolist()
         last = dict(zip(Evidence.__struct_fields__, numbers, strict=True)) if outcome else {}
         names = {ACCEPTED: "accepted", REJECTED: "rejected", UNDECIDED: "undecided"}
         return {
@@ -216,98 +223,104 @@ class Gated:
 
     @property
     def _validating(self) -> bool:
-        return bool(self._own["counts"][LEARNED] >= self._chosen.update)
+        """True if the proposal is frozen and compared; False while it learns."""
+        return bool(self._validation["counts"][LEARNED] >= self._settings.update)
 
     def _read(self, batch: Batch, y: Floats, weight: Singles) -> Examples:
-        """Labelled rows in the dtypes of the contract, or `InputError`."""
-        n, classes = len(batch), self._chosen.classes
+        """Return labelled rows in the dtypes of the contract. Raises `InputError` for wrong shapes or labels."""
+        n, classes = len(batch), self._settings.classes
         y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
         if y.shape != (n,) or weight.shape != (n,):
-            raise InputError(f"a batch of {n} rows came with y {y.shape} and weight {weight.shape}; expected ({n},)")
-        if self._chosen.task != "regression":
+            raise InputError(f"y and weight: got shapes {y.shape} and {weight.shape} for {n} rows; expected ({n},)")
+        if self._settings.task != "regression":
             foreign = np.isfinite(y) & ~((y >= 0) & (y < classes) & (y == np.floor(y)))
             if foreign.any():
                 row = int(np.argmax(foreign))
                 raise InputError(
-                    f"label {y[row]!r} in row {row} of the batch is not a class; "
-                    f"expected a whole number from 0 to {classes - 1}"
+                    f"row {row} of the batch: got label {y[row]!r}; expected a class, "
+                    f"a whole number from 0 to {classes - 1}"
                 )
         dense = np.ascontiguousarray(batch.dense, np.float32)
         indices, values = np.ascontiguousarray(batch.indices, np.int32), np.ascontiguousarray(batch.values, np.float32)
         plain = Batch(dense, np.ascontiguousarray(batch.indptr, np.int64), indices, values)
         return Examples(plain, y, weight, np.zeros(n, np.int64))
 
-    def _border(self, usable: Flags, start: int) -> int:
-        """The row before which something may be decided: where this proposal is frozen, or the gate is asked."""
-        counts, chosen = self._own["counts"], self._chosen
-        room = chosen.update - counts[LEARNED]
+    def _next_stop(self, usable: Flags, start: int) -> int:
+        """Return the row before which the proposal is frozen, or a verdict is due; at most the end of the batch."""
+        counts, settings = self._validation["counts"], self._settings
+        room = settings.update - counts[LEARNED]
         if self._validating:
-            room = min(ASKED - counts[TESTED] % ASKED, chosen.validation - counts[TESTED])
+            room = min(VERDICT_EVERY - counts[TESTED] % VERDICT_EVERY, settings.validation - counts[TESTED])
         (places,) = np.nonzero(usable[start:])
         return start + int(places[room - 1]) + 1 if len(places) >= room else len(usable)
 
-    def _test(self, rows: Examples, said: Singles, usable: Flags) -> None:
-        """Show the gate what both say of validation rows, and keep the rows."""
+    def _test(self, rows: Examples, predictions: Singles, usable: Flags) -> None:
+        """Add the losses of both models on validation rows to the evidence, and keep the rows."""
         proposed = self._proposal.predict(rows.batch)[usable]
-        said, y = said[usable], rows.y[usable]
-        evidence, asked = within(self._own, "gate/"), self._chosen.gate
-        loss = loss_kind(asked.loss, self._chosen.task)
-        gate.update(evidence, asked, metrics.losses(loss, said, y), metrics.losses(loss, proposed, y))
+        accepted, y = predictions[usable], rows.y[usable]
+        evidence, criteria = within(self._validation, "gate/"), self._settings.gate
+        loss = loss_kind(criteria.loss, self._settings.task)
+        gate.update(evidence, criteria, metrics.losses(loss, accepted, y), metrics.losses(loss, proposed, y))
         for name, guarded in self._guards.items():
-            mine = y == guarded
-            pair = (metrics.losses("error", scores[mine], y[mine]) for scores in (said, proposed))
-            gate.update_guard(evidence, asked, name, *pair)
+            of_class = y == guarded
+            pair = (metrics.losses("error", scores[of_class], y[of_class]) for scores in (accepted, proposed))
+            gate.update_guard(evidence, criteria, name, *pair)
         self._keep(rows, usable)
 
     def _judge(self) -> str:
-        """Ask the gate where it is time to, and do what it says; returns what it said."""
-        counts = self._own["counts"]
-        over = counts[TESTED] >= self._chosen.validation
-        if not (over or (counts[TESTED] % ASKED == 0 and counts[TESTED] > 0)):
+        """Get a verdict where one is due, carry it out, and return its action; "wait" where none is due."""
+        counts = self._validation["counts"]
+        over = counts[TESTED] >= self._settings.validation
+        if not (over or (counts[TESTED] % VERDICT_EVERY == 0 and counts[TESTED] > 0)):
             return "wait"
-        verdict = gate.verdict(within(self._own, "gate/"), self._chosen.gate)
+        verdict = gate.verdict(within(self._validation, "gate/"), self._settings.gate)
         if over or verdict.action != "wait":
             self._settle(verdict)
         return verdict.action
 
     def _settle(self, verdict: Verdict) -> None:
-        """End a validation: one of the two gets the arrays of the other, and what goes on learns the rows kept."""
-        counts, outcome = self._own["counts"], OUTCOMES[verdict.action]
+        """End a validation: restore one model from the other, and learn the kept rows in the next proposal."""
+        counts, outcome = self._validation["counts"], OUTCOMES[verdict.action]
         counts[outcome] += 1
-        self._own["last"][:] = [outcome, *msgspec.structs.astuple(verdict.evidence)]
+        self._validation["last"][:] = [outcome, *msgspec.structs.astuple(verdict.evidence)]
         if outcome == ACCEPTED:
             restore(self._accepted, self._proposal.arrays)
         else:
             restore(self._proposal, self._accepted.arrays)
-        for name, array in gate.start(self._chosen.gate).items():
-            self._own[f"gate/{name}"][...] = array
+        for name, array in gate.start(self._settings.gate).items():
+            self._validation[f"gate/{name}"][...] = array
         kept = self._kept()
         counts[TESTED], counts[LEARNED] = 0, len(kept.y)
         self._proposal.learn(kept.batch, kept.y, kept.weight)
 
     def _keep(self, rows: Examples, usable: Flags) -> None:
-        own, first, count = self._own, int(self._own["counts"][TESTED]), int(usable.sum())
-        own["rows/dense"][first : first + count] = rows.batch.dense[usable].view(np.int32)
-        own["rows/y"][first : first + count] = rows.y[usable]
-        own["rows/weight"][first : first + count] = rows.weight[usable]
-        if self._chosen.hashed:
-            batch, held = rows.batch, (own["rows/indptr"], own["rows/indices"], own["rows/values"])
+        """Copy usable rows to the arrays, after those kept before."""
+        held, first, count = self._validation, int(self._validation["counts"][TESTED]), int(usable.sum())
+        held["rows/dense"][first : first + count] = rows.batch.dense[usable].view(np.int32)
+        held["rows/y"][first : first + count] = rows.y[usable]
+        held["rows/weight"][first : first + count] = rows.weight[usable]
+        if self._settings.hashed:
+            batch, entries = rows.batch, (held["rows/indptr"], held["rows/indices"], held["rows/values"])
             bits = batch.values.view(np.int32)
-            own["counts"][CUT] += _put(first, self._chosen.width, usable, batch.indptr, batch.indices, bits, *held)
-        own["counts"][TESTED] += count
+            held["counts"][CUT] += _keep_entries(
+                first, self._settings.width, usable, batch.indptr, batch.indices, bits, *entries
+            )
+        held["counts"][TESTED] += count
 
     def _kept(self) -> Examples:
-        """Copies of the validation rows that have not been learned."""
-        own, count = self._own, int(self._own["counts"][TESTED])
-        indptr = own["rows/indptr"][: count + 1].copy()
-        dense, values = own["rows/dense"][:count].copy(), own["rows/values"][: indptr[-1]].copy()
-        batch = Batch(dense.view(np.float32), indptr, own["rows/indices"][: indptr[-1]].copy(), values.view(np.float32))
-        y, weight = own["rows/y"][:count].copy(), own["rows/weight"][:count].copy()
+        """Return copies of the validation rows that are not learned yet."""
+        held, count = self._validation, int(self._validation["counts"][TESTED])
+        indptr = held["rows/indptr"][: count + 1].copy()
+        dense, values = held["rows/dense"][:count].copy(), held["rows/values"][: indptr[-1]].copy()
+        batch = Batch(
+            dense.view(np.float32), indptr, held["rows/indices"][: indptr[-1]].copy(), values.view(np.float32)
+        )
+        y, weight = held["rows/y"][:count].copy(), held["rows/weight"][:count].copy()
         return Examples(batch, y, weight, np.zeros(count, np.int64))
 
 
 @exact_kernel
-def _put(
+def _keep_entries(
     first: int,
     width: int,
     usable: Flags,
@@ -318,27 +331,27 @@ def _put(
     held_indices: Bits,
     held_values: Bits,
 ) -> int:
-    """Keep the hashed entries of usable rows, from row `first` on; returns how many had no room.
+    """Copy the hashed entries of usable rows to the rows from `first` on; return how many had no room.
 
-    The first k rows may use k * width entries: each has room for `width`, and for what those before it left.
+    The first k rows may use k * width entries: each has room for `width`, and for what the rows before it left.
     """
     lost, at = 0, first
     for row in range(len(usable)):
         if usable[row]:
             begin = held_indptr[at]
-            many = indptr[row + 1] - indptr[row]
-            room = min(many, (at + 1) * width - begin)
+            count = indptr[row + 1] - indptr[row]
+            room = min(count, (at + 1) * width - begin)
             for k in range(room):
                 held_indices[begin + k] = indices[indptr[row] + k]
                 held_values[begin + k] = values[indptr[row] + k]
             at += 1
             held_indptr[at] = begin + room
-            lost += many - room
+            lost += count - room
     return lost
 
 
 def build(spec: Mapping[str, Any]) -> Gated:
-    """Make an untrained gated model; see `Settings` for the dials. Raises `ConfigError` for a wrong one.
+    """Make an untrained gated model; see `Settings`. Raises `ConfigError` for a wrong setting.
 
     >>> model = build({"task": "binary", "dense": 2, "model": {"family": "linear"}, "update": 500, "validation": 500})
     >>> sign = np.where(np.arange(2000) % 3 == 0, 1.0, -1.0)
@@ -348,11 +361,26 @@ def build(spec: Mapping[str, Any]) -> Gated:
     >>> model.verdicts()["accepted"]
     1
     """
-    chosen = read(spec)
-    shape = {"task": chosen.task, "dense": chosen.dense, "hashed": chosen.hashed, "classes": chosen.classes}
-    inner = {"seed": chosen.seed, **chosen.model, **shape}
+    settings = read(spec)
+    shape = {"task": settings.task, "dense": settings.dense, "hashed": settings.hashed, "classes": settings.classes}
+    inner = {"seed": settings.seed, **settings.model, **shape}
+    if "layout" in spec:
+        inner = {"layout": spec["layout"], **inner}
     accepted, proposal = build_model(inner), build_model(inner)
     one_at_a_time = bool(accepted.spec.get("one_at_a_time", True))
-    chosen = msgspec.structs.replace(chosen, model=dict(accepted.spec), one_at_a_time=one_at_a_time)
-    spec = {**msgspec.structs.asdict(chosen), "gate": msgspec.structs.asdict(chosen.gate)}
-    return Gated(spec, chosen, accepted, proposal)
+    if spec.get("one_at_a_time", one_at_a_time) != one_at_a_time:
+        raise ConfigError(
+            f"gated model: one_at_a_time: got {spec['one_at_a_time']!r}; expected that of model, {one_at_a_time}. "
+            "Leave it out, or set it in model"
+        )
+    settings = msgspec.structs.replace(settings, model=dict(accepted.spec), one_at_a_time=one_at_a_time)
+    return Gated(written(settings), settings, accepted, proposal)
+
+
+def written(settings: Settings) -> dict[str, Any]:
+    """Return the complete spec of settings; `build` makes an equal model from it."""
+    return {
+        **specs.written(settings, RETIRED),
+        "model": settings.model,
+        "gate": msgspec.structs.asdict(settings.gate),
+    }

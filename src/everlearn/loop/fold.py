@@ -20,6 +20,7 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
 from everlearn.feedback.admission import target
 from everlearn.feedback.pending import ANSWER, Earlier, Early, PendingPrediction, PendingPredictions
+from everlearn.gate.guards import guarded_class
 from everlearn.learn import limits
 from everlearn.learn.label_queue import LabelQueue
 from everlearn.learn.monitor import DRIFT, Looked, Monitor
@@ -78,7 +79,8 @@ class Fold:
         self.unusable = 0  # events of the log that no model could use
         self._log = log
         self._default = _default(spec, self.encoder)
-        guards = {name: self.encoder.label(_guarded(name, spec)) for name in spec.gate.guards}
+        classes = {str(label): label for label in spec.schema.classes}
+        guards = {name: self.encoder.label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(spec, self.gate, guards, self._default, self.monitor, self.roster)
         self.transitions = Transitions(spec, self.gate, self.encoder, self.monitor, self.roster, versions, log)
         self._versions = versions
@@ -467,12 +469,3 @@ def _default(spec: Spec, encoder: schema.Encoder) -> float | None:
         return encoder.label(spec.feedback.default)
     except InputError as error:
         raise ConfigError(f"feedback.default: {error}") from error
-
-
-def _guarded(name: str, spec: Spec) -> Any:
-    """The class that a guard such as "recall:fraud" is about."""
-    known = {str(one): one for one in spec.schema.classes}
-    metric, _, label = name.partition(":")
-    if metric != "recall" or label not in known:
-        raise ConfigError(f"gate.guards: got {name!r}; expected 'recall:CLASS' with CLASS one of {', '.join(known)}")
-    return known[label]

@@ -293,7 +293,7 @@ def test_a_model_goes_to_peft_and_comes_back_as_a_module_of_its_own(tmp_path: Pa
     """Out: its arrays in a module, exported. In: a maker that loads adapters; what is trained is what asks for it."""
     lora = {"rank": 2, "alpha": 3.0}
     spec = {"family": "neural", "task": "multiclass", "classes": 3, "dense": 5, "dtype": "int64", "batch": 4}
-    spec["balance"] = False  # else answers say how frequent classes are as well, and the module's do not
+    spec["new_classes"] = "plain"  # else answers say how frequent classes are as well, and the module's do not
     one = model.build({**spec, "module": "tests.families.neural.test_lora:bert", "lora": lora, "frozen": "rebuilt"})
     one.learn(tokens(0, 20), np.arange(20) % 3.0, np.ones(20, np.float32))
     export(fill(adapt(bert(), Lora(**lora)), one.arrays), tmp_path)
@@ -303,6 +303,7 @@ def test_a_model_goes_to_peft_and_comes_back_as_a_module_of_its_own(tmp_path: Pa
     maker = {
         "module": "tests.families.neural.test_lora:loaded",
         "arguments": {"folder": str(tmp_path), **lora},
+        "layout": 1,
         "known": True,
     }
     other = model.build({**spec, **maker})
@@ -404,6 +405,7 @@ def test_adapters_of_a_loop_are_those_of_a_model_that_was_never_interrupted(tmp_
         "task": "binary",
         "dense": 4,
         "arguments": {"hidden": [8, 8]},
+        "layout": 1,  # with dropout, a retired setting
         "lora": {"rank": 2, "dropout": 0.2},
         "terms": [{"kind": "orthogonal"}],
         "consolidate": {"every": 40, "rows": 32},

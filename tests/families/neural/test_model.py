@@ -31,6 +31,7 @@ SPEC: dict[str, Any] = {
     "dense": DENSE,
     "normalize": False,
     "terms": [],
+    "layout": 1,  # settings that are retired in new specs are tested here, too
     "balance": False,
     "restart": False,
 }
@@ -332,14 +333,12 @@ def test_an_average_begins_anew_with_a_new_class() -> None:
 
 
 def test_who_knows_a_border_can_say_so() -> None:
-    spec = {**SPEC, "terms": [{"kind": "ewc"}], "consolidate": {"told": True}}
+    spec = {**SPEC, "terms": [{"kind": "ewc"}], "consolidate": {}}
     model, rows = el.build(spec), examples(60, DENSE, CLASSES)
     learn(model, rows)
     anchors = {name: one.copy() for name, one in model.arrays.items() if "ewc" in name}
     model.consolidate()  # type: ignore[attr-defined]
     assert any((model.arrays[name] != one).any() for name, one in anchors.items())
-    with pytest.raises(ConfigError, match=r"acts at consolidations.*consolidate\.told"):
-        el.build({**spec, "consolidate": {}})
 
 
 def test_a_sudden_change_is_noticed_although_the_network_is_still_learning() -> None:
@@ -566,8 +565,6 @@ def test_gdumb_learns_nothing_but_its_memory_when_it_is_time() -> None:
     learn(model, cut(rows, 49, 50))
     assert (model.arrays["weights/0.weight"] != before["weights/0.weight"]).any()
     assert (model.arrays["weights/0.weight"] == model.arrays["learn/raw/0.weight"]).all()  # it serves at once
-    with pytest.raises(ConfigError, match=r"'gdumb' acts at consolidations, and there are none; set consolidate.every"):
-        el.build({**spec, "consolidate": {}})
 
 
 # Arrays
@@ -737,7 +734,7 @@ def test_a_module_in_hand() -> None:
         ({"arguments": {"dense": 7}}, r"the module cannot take rows \(float32 \(2, 5\)\)"),
         ({"precision": "float16"}, "'float16' is for GPUs"),
         ({"dtype": "int64", "normalize": True}, "normalize is true and dtype is 'int64'"),
-        ({"ema": 1.0}, "ema.*known dials: .*passes"),
+        ({"ema": 1.0}, "ema: got 1.0; .*Known settings: .*passes"),
     ],
 )
 def test_wrong_dials_are_named(change: dict[str, Any], message: str) -> None:

@@ -26,6 +26,7 @@ SPEC: dict[str, Any] = {
     "normalize": False,
     "terms": [],
     "ema": 0.0,
+    "layout": 1,  # settings that are retired in new specs are tested here, too
 }
 
 

@@ -1,4 +1,4 @@
-"""What is said of a network that cannot be: which dial, what was got, what it may be, and what the user's code said."""
+"""The settings of the neural family: what is refused, completed, and read from stored specs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import everlearn as el
 from everlearn._torch import nn
 from everlearn.errors import ConfigError
-from everlearn.families.neural.settings import read
+from everlearn.families.neural.settings import NEW_CLASSES, read, written
 
 NETS = """
 from torch import nn
@@ -50,52 +50,69 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ema": 2}, r"ema is 2, expected `float` < 1.0; known dials: family, "),
-        ({"ema": "long"}, r"ema is 'long', expected `float`"),
-        ({"emma": 0.9}, r"emma is 0.9, and there is no such dial; known dials: family, "),
-        ({"dtype": "int8"}, r"dtype is 'int8', expected one of 'float32', 'int64'"),
-        ({"terms": [{"kind": "replya"}]}, r"terms\[0\].kind is 'replya', expected one of 'agem', .*'replay', .*'si'$"),
-        ({"terms": [{"strength": 1}]}, r"terms\[0\] lacks 'kind'; expected kind to be one of 'agem', .*'si'$"),
+        ({"ema": 2}, r"ema: got 2; expected `float` < 1.0. Known settings: family, "),
+        ({"ema": "long"}, r"ema: got 'long'; expected `float`"),
+        ({"emma": 0.9}, r"emma: unknown setting, got 0.9; did you mean 'ema'\? Known settings: family, "),
+        ({"dtype": "int8"}, r"dtype: got 'int8'; expected one of 'float32', 'int64'"),
+        (
+            {"terms": [{"kind": "replya"}]},
+            r"terms\[0\].kind: got 'replya'; expected one of 'agem', .*'si'; did you mean 'replay'\?$",
+        ),
+        ({"terms": [{"strength": 1}]}, r"terms\[0\]: 'kind' is missing. Expected kind to be one of 'agem', .*'si'$"),
         (
             {"terms": [{"kind": "replay"}, {"kind": "ewc", "lambda": 3}]},
-            r"terms\[1\].lambda is 3, and there is no such dial; known dials of ewc: strength, decay, fisher, labels$",
+            r"terms\[1\].lambda: unknown setting, got 3. Known settings of ewc: strength, decay, fisher$",
         ),
         (
             {"terms": [{"kind": "ewc", "fisher": "full"}]},
-            r"terms\[0\].fisher is 'full', expected one of 'block', 'diagonal', 'kronecker'; known dials of ewc: ",
+            r"terms\[0\].fisher: got 'full'; expected one of 'block', 'diagonal', 'kronecker'$",
         ),
-        ({"terms": [3]}, r"terms\[0\] is 3, expected `object`"),
+        ({"terms": [3]}, r"terms\[0\]: got 3; expected `object`"),
         (
             {"memory": {"kind": "fifo"}},
-            r"memory.kind is 'fifo', expected one of 'balanced', .*'window'; known dials of memory: kind, rows,",
+            r"memory.kind: got 'fifo'; expected one of 'balanced', .*'window'$",
         ),
-        ({"memory": {"dtype": "int8"}}, r"memory.dtype is 'int8', expected one of 'float16', 'float32', 'int16'"),
-        ({"memory": {"row": 9}}, r"memory.row is 9, .*known dials of memory: kind, rows, bytes, dtype, augment$"),
-        ({"schedule": {"kind": "step"}}, r"schedule.kind is 'step', expected one of 'constant', 'cosine', 'linear'"),
-        ({"drift": {"detector": "eddm"}}, r"drift.detector is 'eddm', expected one of 'adwin', .*'page_hinkley'"),
-        ({"lora": {"rank": 0}}, r"lora.rank is 0, expected `int` >= 1; known dials of lora: rank, alpha"),
-        ({"heads": [[0, -1]]}, r"heads\[0\]\[1\] is -1, expected `int` >= 0"),
-        ({"arguments": {1: 2}}, r"arguments is \{1: 2\}, expected `str`"),
-        ({"task": "ranking"}, r"task is 'ranking', expected one of 'binary', 'multiclass', 'regression'"),
+        ({"memory": {"dtype": "int8"}}, r"memory.dtype: got 'int8'; expected one of 'float16', 'float32', 'int16'"),
+        (
+            {"memory": {"row": 9}},
+            r"memory.row: unknown setting, got 9; did you mean 'rows'\? Known settings of memory: kind, rows, bytes, ",
+        ),
+        ({"schedule": {"kind": "step"}}, r"schedule.kind: got 'step'; expected one of 'constant', 'cosine', 'linear'"),
+        (
+            {"drift": {"detector": "eddm"}},
+            r"drift.detector: got 'eddm'; expected one of .*'page_hinkley'; did you mean 'ddm'",
+        ),
+        (
+            {"lora": {"rank": 0}},
+            r"lora.rank: got 0; expected `int` >= 1. Known settings of lora: rank, alpha, targets, also$",
+        ),
+        ({"heads": [[0, -1]]}, r"heads\[0\]\[1\]: got -1; expected `int` >= 0"),
+        ({"arguments": {1: 2}}, r"arguments: got \{1: 2\}; expected `str`"),
+        ({"task": "ranking"}, r"task: got 'ranking'; expected one of 'binary', 'multiclass', 'regression'"),
     ],
 )
-def test_a_wrong_dial_is_told_by_its_path_with_what_it_was_and_may_be(change: dict[str, Any], words: str) -> None:
+def test_a_wrong_setting_is_named_by_its_path_with_its_value_and_the_right_ones(
+    change: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=f"^neural model: {words}"):
         read(SHAPE | change)
 
 
-def test_a_dial_that_must_be_there_is_named() -> None:
-    with pytest.raises(ConfigError, match="the spec lacks 'task'; known dials: "):
+def test_a_missing_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match="the spec: 'task' is missing. Known settings: "):
         read({"dense": 4})
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes": 0}, "classes is 0 and task is 'multiclass', expected at least 2"),
-        ({"task": "binary"}, "classes is 3 and task is 'binary', expected 2"),
-        ({"task": "regression"}, "classes is 3 and task is 'regression', expected 0"),
-        ({"task": "regression", "classes": 0, "heads": [[0]]}, "heads are .* task is 'regression', .*leave heads out"),
+        ({"classes": 0}, "classes: got 0 with task 'multiclass'; expected at least 2"),
+        ({"task": "binary"}, "classes: got 3 with task 'binary'; expected 2"),
+        ({"task": "regression"}, "classes: got 3 with task 'regression'; expected 0"),
+        (
+            {"task": "regression", "classes": 0, "heads": [[0]]},
+            "heads: got .* with task 'regression'; .*Leave heads out",
+        ),
     ],
 )
 def test_classes_and_heads_fit_the_task(change: dict[str, Any], words: str) -> None:
@@ -160,3 +177,67 @@ def test_a_class_in_the_place_of_a_module_is_refused() -> None:
         el.Neural(nn.Linear, **SHAPE)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"got something of type int, expected a torch.nn.Module"):
         el.Neural(3, **SHAPE)  # type: ignore[arg-type]
+
+
+# Stored specs of release 0.1, which name settings that are retired now
+
+
+def stored(**changes: Any) -> dict[str, Any]:
+    """The settings of classes as release 0.1 writes them, with others."""
+    return {**SHAPE, "restart": True, "balance": True, "prior": 500, "known": False, **changes}
+
+
+@pytest.mark.parametrize("choice", NEW_CLASSES)
+def test_new_classes_stands_for_four_settings_of_stored_specs(choice: str) -> None:
+    restart, balance, prior, known = NEW_CLASSES[choice]
+    found = read(stored(restart=restart, balance=balance, prior=prior, known=known))
+    assert found == read({**SHAPE, "new_classes": choice})
+    assert (found.restart, found.balance, found.prior, found.known) == NEW_CLASSES[choice]
+    assert written(found)["new_classes"] == choice
+    assert not {"restart", "balance", "prior", "known", "layout"} & written(found).keys()
+
+
+def test_other_combinations_are_refused_in_a_new_spec_and_kept_in_a_stored_one() -> None:
+    with pytest.raises(ConfigError, match=r"got .*prior 15, .*set new_classes to one of recent, overall, final, "):
+        read(stored(prior=15))
+    found = read(stored(prior=15, layout=1))
+    assert found.prior == 15
+    assert written(found)["layout"] == 1
+    assert read(written(found)) == found
+    with pytest.raises(ConfigError, match=r"new_classes: got 'lately'; expected one of 'final', 'known', "):
+        read({**SHAPE, "new_classes": "lately"})
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"compile": True}, "compile: got True"),
+        ({"consolidate": {"told": True}}, "consolidate.told: got True"),
+        ({"schedule": {"floor": 0.2}}, "schedule.floor: got 0.2"),
+        ({"drift": {"grace_period": 30}}, "drift.grace_period: got 30"),
+        (
+            {"lora": {"rslora": True}},
+            "lora.rslora: got True; this setting was removed. Multiply lora.alpha by the square root of lora.rank",
+        ),
+        ({"lora": {"dora": True}}, "lora.dora: got True"),
+        ({"terms": [{"kind": "replay"}, {"kind": "si", "damping": 1.0}]}, r"terms\[1\].damping: got 1.0"),
+    ],
+)
+def test_a_retired_setting_is_refused_in_a_new_spec_and_kept_in_a_stored_one(
+    change: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"neural model: {where}"):
+        read(SHAPE | change)
+    found = read(SHAPE | change | {"layout": 1})
+    assert read(written(found)) == found
+    assert written(found)["layout"] == 1
+
+
+def test_retired_settings_may_stand_at_their_fixed_values_and_are_not_written() -> None:
+    found = read(SHAPE | {"compile": False, "schedule": {"floor": 0.1}, "terms": [{"kind": "si", "damping": 0.1}]})
+    assert found == read(SHAPE | {"terms": [{"kind": "si"}]})
+    spec = written(found)
+    assert "compile" not in spec
+    assert "floor" not in spec["schedule"]
+    assert "damping" not in spec["terms"][0]
+    assert "layout" not in spec

@@ -1,10 +1,9 @@
-"""The default optimiser: constant cautious steps for the dense part, slowly falling ones for the hashed part.
+"""The default optimiser: constant rates for dense columns, slowly falling rates for hashed entries.
 
-Dense columns are standardised, so one rate fits them all; a constant one follows drift. Hashed entries are rare
-or common, so each has a rate of its own, which starts higher and falls with the fourth root of its sum of squared
-gradients: halfway between a constant rate, which follows, and AdaGrad's, which settles. Slot 1 is the share of it
-that is left. One answer to "how far"
-covers the whole row (`losses.cautious`), so that no row, however long or extreme, is overshot.
+Dense columns are standardised, so one rate fits all of them; a constant rate follows drift. Hashed entries are rare or
+common, so each entry has its own rate. It starts higher and falls with the fourth root of the sum of squared gradients:
+halfway between a constant rate, which follows, and AdaGrad's, which settles. Slot 1 of an entry is the share of its
+first rate that is left. One step size covers the whole row (`losses.cautious_step`), so that no row overshoots.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.inline_kernel import part
-from everlearn.families.linear.losses import cautious, slope
-from everlearn.families.linear.updates import FINITE, finite, shrunk
+from everlearn.families.linear.inline_kernel import inlined
+from everlearn.families.linear.losses import cautious_step, slope
+from everlearn.families.linear.updates import LARGEST_WEIGHT, finite, shrunk
 from everlearn.records import Floats, Ints, Singles
 
-HASHED = 4.0  # a hashed entry's rate starts at this many times the dense one
-STEEP = 1e18  # its square is still a float32
-MOST, SMALL = np.float32(FINITE), np.float32(0.25)
-LEAST = np.float32(1e-6)  # a share does not fall below this
+HASHED_RATE = 4.0  # the first rate of a hashed entry, in dense rates
+LARGEST_GRADIENT = 1e18  # the square still fits a float32
+LARGEST, SERIES_BELOW = np.float32(LARGEST_WEIGHT), np.float32(0.25)
+SMALLEST_SHARE = np.float32(1e-6)  # the least share of a rate that is left
 ONE, QUARTER, SECOND = np.float32(1.0), np.float32(1 / 4), np.float32(5 / 32)
 
 
-@part
+@inlined
 def step_auto(
     loss: int,
     p: float,
@@ -36,53 +35,53 @@ def step_auto(
     table: Singles,
     k: int,
     x: Floats,
-    norm: float,
+    squared_norm: float,
     indices: Ints,
     values: Singles,
     rate: float,
     l1: float,
     l2: float,
 ) -> None:
-    """Move all weights of score k by one row; `norm` is the squared length of its dense part.
+    """Update all weights of score k from one row; `squared_norm` is the squared length of its dense columns.
 
-    The rates are those before this row's gradient, so that they need not wait for its prediction.
+    The rates are those before the gradient of this row, so that they do not depend on its prediction.
     """
-    start = np.float32(HASHED * rate)
-    reach = rate * norm + float(start) * spread(table, k, indices, values)
-    g = np.float32(min(max(weight * slope(loss, p, t, shape), -STEEP), STEEP))
-    step = cautious(loss, p, t, weight, reach, shape)
-    dense_step(weights, k, x, step, rate, l1, l2)
-    move = np.float32(min(max(step, -STEEP), STEEP))
+    start = np.float32(HASHED_RATE * rate)
+    reach = rate * squared_norm + float(start) * hashed_reach(table, k, indices, values)
+    g = np.float32(min(max(weight * slope(loss, p, t, shape), -LARGEST_GRADIENT), LARGEST_GRADIENT))
+    step = cautious_step(loss, p, t, weight, reach, shape)
+    descend_dense(weights, k, x, step, rate, l1, l2)
+    move = np.float32(min(max(step, -LARGEST_GRADIENT), LARGEST_GRADIENT))
     for e in range(len(indices)):
         v, a = values[e], np.uint32(indices[e])
         share = table[a, k, 1]
-        table[a, k, 1] = fallen(share, (g * v) * (g * v))
+        table[a, k, 1] = next_share(share, (g * v) * (g * v))
         if l1 == 0.0 and l2 == 0.0:
-            table[a, k, 0] = min(max(table[a, k, 0] - start * share * move * v, -MOST), MOST)
+            table[a, k, 0] = min(max(table[a, k, 0] - start * share * move * v, -LARGEST), LARGEST)
         elif v != 0.0:
-            w, own = np.float64(table[a, k, 0]), np.float64(start * share)
-            table[a, k, 0] = finite(shrunk(w - own * (step * v + l2 * w), own * l1))
+            w, entry_rate = np.float64(table[a, k, 0]), np.float64(start * share)
+            table[a, k, 0] = finite(shrunk(w - entry_rate * (step * v + l2 * w), entry_rate * l1))
 
 
-@part
-def fallen(share: np.float32, square: np.float32) -> np.float32:
-    """A rate's share (1 + G)^(-1/4), once a squared gradient has been added to G.
+@inlined
+def next_share(share: np.float32, square: np.float32) -> np.float32:
+    """Return the share (1 + G)^(-1/4) of a rate after a squared gradient is added to G.
 
-    That is share * (1 + u)^(-1/4) with u = share^4 * square; where u is small, which it soon is, by its series, to
-    a thousandth, for roots and divisions would be half of all the work.
+    This is share * (1 + u)^(-1/4) with u = share^4 * square. Where u is small, which is the common case, a series gives
+    it to a thousandth; roots and divisions would be half of all the work.
 
-    >>> round(float(fallen(np.float32(1.0), np.float32(15.0))), 6)
+    >>> round(float(next_share(np.float32(1.0), np.float32(15.0))), 6)
     0.5
     """
-    u = share * share * share * share * min(square, MOST)
-    if u < SMALL:
+    u = share * share * share * share * min(square, LARGEST)
+    if u < SERIES_BELOW:
         return share * (ONE - QUARTER * u + SECOND * u * u)
-    return max(share / math.sqrt(math.sqrt(ONE + u)), LEAST)
+    return max(share / math.sqrt(math.sqrt(ONE + u)), SMALLEST_SHARE)
 
 
-@part
-def spread(table: Singles, k: int, indices: Ints, values: Singles) -> float:
-    """Sum of a rate's share times squared value, in two lanes that do not wait for each other."""
+@inlined
+def hashed_reach(table: Singles, k: int, indices: Ints, values: Singles) -> float:
+    """Sum share of the rate times squared value over entries, in two independent lanes."""
     a = b = 0.0
     even = len(values) // 2 * 2
     for e in range(0, even, 2):
@@ -93,9 +92,9 @@ def spread(table: Singles, k: int, indices: Ints, values: Singles) -> float:
     return a + b
 
 
-@part
-def dense_step(weights: Floats, k: int, x: Floats, step: float, rate: float, l1: float, l2: float) -> None:
-    """Constant-rate descent on the dense weights; without penalties one straight loop."""
+@inlined
+def descend_dense(weights: Floats, k: int, x: Floats, step: float, rate: float, l1: float, l2: float) -> None:
+    """Update the dense weights at a constant rate; one plain loop without penalties."""
     last = len(x) - 1
     move = rate * step
     if l1 == 0.0 and l2 == 0.0:

@@ -1,4 +1,4 @@
-"""What each column and each hashed entry of a row adds to the scores of a linear model."""
+"""Split the scores of a linear model into the contributions of columns and hashed entries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.families.linear import kernels, settings
-from everlearn.families.linear.crossing import MOST, crossed
+from everlearn.families.linear.crossing import PAIRED_ENTRIES, crossed
 from everlearn.model import Model
 from everlearn.records import Batch, Floats
 
@@ -17,11 +17,12 @@ INTERCEPT = "intercept"
 
 
 def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequence[str]) -> list[dict[str, float]]:
-    """For each score, what every name adds to it; the sum is the score.
+    """Return the contribution of each name to each score; the contributions of a score add up to it.
 
-    `row` holds one row; `dense` and `hashed` name its columns and its entries, and a name may come more than once. A
-    product of two is named "a x b". The scores: the logit of a binary model, one for each class of a multiclass model,
-    and for a regression the number that is predicted, in its own units.
+    `row` holds one row. `dense` and `hashed` name its columns and its entries, and a name may come more than once. A
+    product of two is named "a x b". Scores are the logit of a binary model, one logit for each class of a multiclass
+    model, or the predicted number of a regression, in its units. Raises `InputError` for an index outside the hash
+    space.
 
     >>> from everlearn.families.linear import build
     >>> model = build({"task": "regression", "dense": 2, "optimizer": "sgd", "standardize": False})
@@ -33,39 +34,39 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
     """
     chosen = settings.read(model.spec)
     arrays = model.arrays
-    names = [*dense, *_pairs(dense)] if chosen.interactions in ("dense", "all") else list(dense)
+    names = [*dense, *_pairs(dense)] if chosen.pairs_dense else list(dense)
     names = [*names, INTERCEPT, *hashed]
-    if chosen.interactions in ("hashed", "all"):
-        names += _pairs(hashed[:MOST])
+    if chosen.pairs_hashed:
+        names += _pairs(hashed[:PAIRED_ENTRIES])
         row = crossed(row, chosen.hashed)
     entries = slice(int(row.indptr[0]), int(row.indptr[-1]))
     indices = np.ascontiguousarray(row.indices[entries], np.int32)
     values = np.nan_to_num(np.ascontiguousarray(row.values[entries], np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     terms = np.zeros((chosen.margins, len(names)))
-    dials = settings.dials(chosen)
-    state = (dials, arrays["weights"], arrays["hashed"], arrays["moments"])
+    numbers = settings.kernel_settings(chosen)
+    state = (numbers, arrays["weights"], arrays["hashed"], arrays["moments"])
     rows = (np.ascontiguousarray(row.dense, np.float32), indices, values)
     if kernels.explainer(chosen.optimizer)(*state, *rows, terms):
         raise InputError(
-            f"the row has a hashed index outside the hash space; expected 0 to {chosen.hashed - 1}: "
-            "encode with the same number of bits as the model was built with"
+            f"the row has a hashed index outside the hash space; expected 0 to {chosen.hashed - 1}. "
+            "Encode with the number of bits that the model was built with"
         )
-    centre, spread = _scale(arrays["moments"]) if dials[7] else (0.0, 1.0)
-    return [_summed(names, terms[k] * spread, centre) for k in range(chosen.margins)]
+    centre, spread = _scale(arrays["moments"]) if numbers[settings.SCALE_TARGET] else (0.0, 1.0)
+    return [_sum_by_name(names, terms[k] * spread, centre) for k in range(chosen.margins)]
 
 
 def _scale(moments: Floats) -> tuple[float, float]:
-    """Mean and deviation of the numbers seen so far, which the scores of the default optimiser are relative to."""
+    """Return mean and deviation of the targets so far; scores of the default optimiser are relative to these."""
     n, mean, m2 = moments[:, -1].tolist()
     return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)
 
 
 def _pairs(names: Sequence[str]) -> list[str]:
-    return [f"{one} x {other}" for i, one in enumerate(names) for other in names[i + 1 :]]
+    return [f"{name} x {other}" for i, name in enumerate(names) for other in names[i + 1 :]]
 
 
-def _summed(names: Sequence[str], terms: Floats, centre: float) -> dict[str, float]:
-    """Terms added up by name, the intercept last; `centre` is what a score of 0 stands for."""
+def _sum_by_name(names: Sequence[str], terms: Floats, centre: float) -> dict[str, float]:
+    """Add up terms by name, the intercept last; `centre` is the prediction at score 0."""
     total = dict.fromkeys([name for name in names if name != INTERCEPT], 0.0) | {INTERCEPT: centre}
     for name, term in zip(names, terms.tolist(), strict=True):
         total[name] += term

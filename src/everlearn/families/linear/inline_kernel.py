@@ -1,4 +1,4 @@
-"""Parts of a kernel: compiled functions that are always inlined into the kernel that calls them."""
+"""Compile functions that are always inlined into the kernel that calls them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, cast
 from everlearn._jit import Kernel
 
 
-def part(function: Kernel) -> Kernel:
-    """Compile `function` as a piece of a kernel: same exact arithmetic, and no cost for the call.
+def inlined(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels: the same exact arithmetic, without the cost of a call.
 
-    A call that LLVM does not inline passes each array as seven words; ten arrays a row made rows six times
-    slower. Parts are not cached: their code is in the cached kernel.
+    A call that LLVM does not inline passes each array as seven words; ten arrays made a row six times slower. The
+    function is not cached: its code is part of the cached kernel.
     """
     import numba
 

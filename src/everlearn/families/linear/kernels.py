@@ -1,6 +1,6 @@
-"""What `model` calls: the row loops of `rows`, compiled for one kind of optimiser each, when first asked for.
+"""The row loops of `rows`, compiled for one kind of optimiser each, when first needed.
 
-The optimiser is a constant in each kernel, so that what the others need is not compiled into it.
+The optimiser is a constant in each kernel, so that code of other optimisers is not compiled into it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from everlearn._jit import exact_kernel
 from everlearn.families.linear.rows import explain_row, learn_rows, predict_rows
-from everlearn.families.linear.settings import AUTO, NORMALIZED
+from everlearn.families.linear.settings import AUTO, NORMALIZED, OPTIMIZER
 
 Compiled = Callable[..., int]
 
@@ -21,10 +21,10 @@ _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 
 def _sources() -> str:
-    """A hash of the family's source files.
+    """Return a hash of the family's source files.
 
-    Numba's cache looks at the file of the kernel alone, and at what the kernel encloses; so kernels enclose this,
-    lest a changed part in another file run as its old machine code.
+    Numba's cache compares the file of the kernel and the values that the kernel encloses. Kernels enclose this hash, so
+    that a change in an inlined function of another file compiles the kernel again.
     """
     texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join(texts)).hexdigest()
@@ -32,36 +32,38 @@ def _sources() -> str:
 
 def _predictor(sources: str, normalized: bool) -> Compiled:
     @exact_kernel
-    def predict(dials, weights, table, moments, dense, indptr, indices, values, out):  # type: ignore[no-untyped-def]
+    def predict(settings, weights, table, moments, dense, indptr, indices, values, out):  # type: ignore[no-untyped-def]
         _ = sources
-        return predict_rows(normalized, dials, weights, table, moments, dense, indptr, indices, values, out)
+        return predict_rows(normalized, settings, weights, table, moments, dense, indptr, indices, values, out)
 
     return predict
 
 
 def _learner(sources: str, fixed: int) -> Compiled:
     @exact_kernel
-    def learn(dials, weights, table, moments, counts, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]
+    def learn(settings, weights, table, moments, counts, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]
         _ = sources
-        kind = int(dials[1]) if fixed < 0 else fixed
-        return learn_rows(kind, dials, weights, table, moments, counts, dense, indptr, indices, values, y, weight, out)
+        kind = int(settings[OPTIMIZER]) if fixed < 0 else fixed
+        return learn_rows(
+            kind, settings, weights, table, moments, counts, dense, indptr, indices, values, y, weight, out
+        )
 
     return learn
 
 
 def _explainer(sources: str, normalized: bool) -> Compiled:
     @exact_kernel
-    def explain(dials, weights, table, moments, dense, indices, values, terms):  # type: ignore[no-untyped-def]
+    def explain(settings, weights, table, moments, dense, indices, values, terms):  # type: ignore[no-untyped-def]
         _ = sources
-        return explain_row(normalized, dials, weights, table, moments, dense, indices, values, terms)
+        return explain_row(normalized, settings, weights, table, moments, dense, indices, values, terms)
 
     return explain
 
 
-def _compiled(kernel: Any, signature: str) -> Compiled:
-    """Compile once, for arrays that may be written and that may not alike (served snapshots are read-only).
+def _compile(kernel: Any, signature: str) -> Compiled:
+    """Compile a kernel once, for writable and read-only arrays (served snapshots are read-only).
 
-    A signature is a word for each argument: its dtype, its axes, and "!" if the kernel writes it.
+    A signature has a word for each argument: dtype, number of axes, and "!" if the kernel writes it.
     """
     from numba import types
 
@@ -76,23 +78,29 @@ def _compiled(kernel: Any, signature: str) -> Compiled:
 
 @cache
 def predictor(optimizer: str) -> Compiled:
-    """The kernel that predicts: (dials, weights, table, moments, dense, indptr, indices, values, out) -> refusal."""
+    """Return the kernel that predicts.
+
+    Its arguments are (settings, weights, table, moments, dense, indptr, indices, values, out); it returns a fault or 0.
+    """
     kernel = _predictor(_sources(), optimizer == "normalized")
     state = "float64:1 float64:3 float32:3 float64:2"
-    return _compiled(kernel, f"{state} {_BATCH} float32:2!")
+    return _compile(kernel, f"{state} {_BATCH} float32:2!")
 
 
 @cache
 def learner(optimizer: str) -> Compiled:
-    """The kernel that learns: as `predictor`'s, with counts after moments, and y and weight before out."""
+    """Return the kernel that learns: as that of `predictor`, with counts after moments, y and weight before out."""
     kernel = _learner(_sources(), {"auto": AUTO, "normalized": NORMALIZED}.get(optimizer, -1))
     state = "float64:1 float64:3! float32:3! float64:2! float64:1!"
-    return _compiled(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
+    return _compile(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
 
 
 @cache
 def explainer(optimizer: str) -> Compiled:
-    """The kernel that explains row 0: (dials, weights, table, moments, dense, indices, values, terms) -> refusal."""
+    """Return the kernel that explains row 0.
+
+    Its arguments are (settings, weights, table, moments, dense, indices, values, terms); it returns a fault or 0.
+    """
     kernel = _explainer(_sources(), optimizer == "normalized")
     state = "float64:1 float64:3 float32:3 float64:2"
-    return _compiled(kernel, f"{state} float32:2 int32:1 float32:1 float64:2!")
+    return _compile(kernel, f"{state} float32:2 int32:1 float32:1 float64:2!")

@@ -1,12 +1,11 @@
-"""Merging linear models: which of their arrays mean what, and in which coordinates they may be added up.
+"""Merge linear models: the meaning of each array, and the coordinates in which weights can be added up.
 
-weights[0], hashed[..., 0]   the weights: merged by the method that was asked for
-moments                      means and deviations of columns, and of the numbers to predict: pooled, as weights are
-                             relative to them. Each parent's weights are first expressed relative to the pooled ones;
-                             two models trained on other data would else be added up in different units
-scale of "normalized"        the largest value there was: the larger one, as weights shrink when it grows
-z of "ftrl"                  its weights are made of z at each step: set so that it makes the merged ones
-the other slots, counts      state of the optimiser: of the first parent
+weights[0], hashed[..., 0]   the weights: merged by the chosen method
+moments                      means and deviations of columns and of the numbers to predict: pooled. Weights are relative
+                             to them, so the weights of each parent are first expressed relative to the pooled moments
+scale of "normalized"        the largest value so far: the larger of the parents', as weights shrink when it grows
+z of "ftrl"                  its weights are computed from z at each step: set to give the merged weights
+other slots, counts          state of the optimiser: that of the first parent
 """
 
 from __future__ import annotations
@@ -26,40 +25,39 @@ _SQUARES = {"adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 1}  # the slot wit
 
 
 def opened(spec: Mapping[str, Any], snapshots: Sequence[Arrays], shares: Floats) -> list[Arrays]:
-    """The weights of each snapshot, float64, relative to the moments that those with a share have together.
+    """Return the weights of each snapshot, float64, relative to the pooled moments of those with a share.
 
-    `shares` (parents,) are of the first snapshots; an ancestor, without one, may come last. What a model answers
-    stays the same, up to 1 / rows (a row is scaled as if it had been counted) and values cut at 4 deviations.
+    `shares` (parents,) belong to the first snapshots; an ancestor, without a share, may come last. The predictions of
+    each model stay the same, up to 1 / rows (a row is scaled as if it were counted) and values cut at 4 deviations.
     """
     chosen = settings.read(spec)
-    moments = pooled([one["moments"] for one in snapshots[: len(shares)]], shares)
-    return [_expressed(chosen, one, moments) for one in snapshots]
+    moments = pooled([snapshot["moments"] for snapshot in snapshots[: len(shares)]], shares)
+    return [_expressed(chosen, snapshot, moments) for snapshot in snapshots]
 
 
 def closed(spec: Mapping[str, Any], parents: Sequence[Arrays], shares: Floats, merged: Arrays) -> Arrays:
-    """The snapshot with the merged weights in it."""
+    """Return a snapshot with the merged weights."""
     chosen, first = settings.read(spec), parents[0]
     weights, hashed = first["weights"].copy(), first["hashed"].copy()
     weights[0], hashed[:, :, 0] = merged["weights"], merged["hashed"]
     if chosen.optimizer == "normalized":
-        weights[2] = np.max([one["weights"][2] for one in parents], axis=0)
-        hashed[:, :, 2] = np.max([one["hashed"][:, :, 2] for one in parents], axis=0)
+        weights[2] = np.max([parent["weights"][2] for parent in parents], axis=0)
+        hashed[:, :, 2] = np.max([parent["hashed"][:, :, 2] for parent in parents], axis=0)
     if chosen.optimizer == "ftrl":
         l1, l2 = np.full(chosen.columns, chosen.l1), np.full(chosen.columns, chosen.l2)
         l1[-1] = l2[-1] = 0.0  # the intercept is never penalised
         weights[1] = _z(chosen, weights[0], weights[1], weights[2], l1, l2)
         own = [hashed[:, :, slot].astype(np.float64) for slot in range(3)]
         hashed[:, :, 1] = _z(chosen, own[0], own[1], own[2], np.float64(chosen.l1), np.float64(chosen.l2))
-    moments = pooled([one["moments"] for one in parents], shares)
+    moments = pooled([parent["moments"] for parent in parents], shares)
     return {"weights": weights, "hashed": hashed, "moments": moments, "counts": first["counts"].copy()}
 
 
 def fisher(spec: Mapping[str, Any], arrays: Arrays) -> Arrays | None:
-    """How much data stands behind each weight: what the optimiser keeps of squared gradients, which is the empirical
-    Fisher diagonal.
+    """Return the empirical Fisher diagonal of the weights: the squared gradients that the optimiser keeps.
 
-    "auto" keeps it for hashed entries; its dense columns, which are scaled to a mean square of 1, count by the rows
-    learned. "sgd" keeps none: None.
+    "auto" keeps them for hashed entries; its dense columns, which have a mean square of 1, count by the rows learned.
+    None for "sgd", which keeps none.
     """
     chosen = settings.read(spec)
     hashed = arrays["hashed"].astype(np.float64)
@@ -73,7 +71,7 @@ def fisher(spec: Mapping[str, Any], arrays: Arrays) -> Arrays | None:
 
 
 def _expressed(chosen: Settings, arrays: Arrays, moments: Floats) -> Arrays:
-    """Weights relative to other moments: a model that says the same."""
+    """Return weights relative to other moments, with the same predictions."""
     own, columns = arrays["moments"], chosen.dense
     weights, hashed = arrays["weights"][0].copy(), arrays["hashed"][:, :, 0].astype(np.float64)
     if chosen.standardize and columns:
@@ -83,7 +81,7 @@ def _expressed(chosen: Settings, arrays: Arrays, moments: Floats) -> Arrays:
         stretch = np.where(varied, _deviations(moments[:, :columns]) / divisor, 1.0)
         shift = np.where(varied, (moments[1, :columns] - own[1, :columns]) / divisor, 0.0)
         weights = np.stack([_moved(row, stretch, shift) for row in weights])
-    if settings.dials(chosen)[7]:  # scores are relative to the numbers to predict
+    if settings.kernel_settings(chosen)[settings.SCALE_TARGET]:
         centre, unit = own[1, -1], _deviations(own[:, -1:])[0] or 1.0
         unit_now = _deviations(moments[:, -1:])[0] or 1.0
         weights, hashed = weights * (unit / unit_now), hashed * (unit / unit_now)
@@ -92,7 +90,7 @@ def _expressed(chosen: Settings, arrays: Arrays, moments: Floats) -> Arrays:
 
 
 def _moved(row: Floats, stretch: Floats, shift: Floats) -> Floats:
-    """The weights of one score where z = stretch * z' + shift is written for each column z, in products as well."""
+    """Return the weights of one score after substituting z = stretch * z' + shift for each column, also in products."""
     columns = len(stretch)
     own, pairs, intercept = row[:columns], row[columns:-1], row[-1]
     if not len(pairs):
@@ -107,13 +105,13 @@ def _moved(row: Floats, stretch: Floats, shift: Floats) -> Floats:
 
 
 def _deviations(moments: Floats) -> Floats:
-    """The standard deviation of each column, 0 where nothing was counted."""
+    """Return the standard deviation of each column, 0 where nothing is counted."""
     found: Floats = np.sqrt(np.maximum(moments[2], 0.0) / np.where(moments[0] > 0.0, moments[0], 1.0))
     return found
 
 
 def _z(chosen: Settings, w: Floats, z: Floats, total: Floats, l1: Any, l2: Any) -> Floats:
-    """The z that makes these weights, and where they are 0 the old one as far as it does."""
+    """Return the z that gives these weights; where they are 0, the old z within l1."""
     rate = RATES["ftrl"] if chosen.rate is None else chosen.rate
     made = -(w * ((BETA + np.sqrt(total)) / rate + l2) + np.sign(w) * l1)
     return np.where(w != 0.0, made, np.clip(z, -l1, l1))

@@ -1,23 +1,23 @@
-"""The linear model: its arrays, and the way from a batch to the kernels and back."""
+"""The linear model: its arrays, the checks of a batch, and the calls of kernels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.families.linear import kernels, settings
 from everlearn.families.linear.crossing import crossed
-from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULTS, UNCLEAN
+from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
 from everlearn.families.linear.settings import Settings
 from everlearn.records import Arrays, Batch, Floats, Ints, Singles
 
 Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
 
+# Optimiser state of each weight, in numbers.
 DENSE_SLOTS = {"auto": 0, "sgd": 0, "adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 2}
 HASHED_SLOTS = {**DENSE_SLOTS, "auto": 1}
 
@@ -26,18 +26,18 @@ class Linear:
     """A linear model that learns one row at a time.
 
     Arrays: `weights` float64 (1 + slots, scores, columns + 1), the intercept last; `hashed` float32
-    (hashed, scores, 1 + slots); `moments` float64 (3, dense + 1): count, mean and sum of squared deviations of
-    each dense column and, last, of the numbers to predict; `counts` float64 (3,): rows learned, their total
-    weight, and the sum of squares that "normalized" keeps.
+    (hash space, scores, 1 + slots); `moments` float64 (3, dense + 1): count, mean and sum of squared deviations of
+    each dense column and, last, of the numbers to predict; `counts` float64 (3,): rows learned, and for "normalized"
+    their total weight and sum of squares.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: Settings) -> None:
         self.spec: Mapping[str, Any] = spec
-        self._dials = settings.dials(chosen)
+        self._settings = settings.kernel_settings(chosen)
         self._predict = kernels.predictor(chosen.optimizer)
         self._learn = kernels.learner(chosen.optimizer)
         self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.outputs
-        self._cross = chosen.hashed if chosen.interactions in ("hashed", "all") else 0
+        self._pairs_hashed = chosen.pairs_hashed
         dense_slots, hashed_slots = DENSE_SLOTS[chosen.optimizer], HASHED_SLOTS[chosen.optimizer]
         self.arrays: Arrays = {
             "weights": np.zeros((1 + dense_slots, chosen.margins, chosen.columns)),
@@ -46,7 +46,7 @@ class Linear:
             "counts": np.zeros(3),
         }
         if chosen.optimizer == "auto":
-            self.arrays["hashed"][:, :, 1] = 1.0  # the whole of each rate is left
+            self.arrays["hashed"][:, :, 1] = 1.0  # each rate is at its first value
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.
@@ -56,18 +56,18 @@ class Linear:
         rows = self._read(batch)
         out = np.empty((len(rows[1]) - 1, self._outputs), np.float32)
         held = self.arrays
-        state = (self._dials, held["weights"], held["hashed"], held["moments"])
-        refused = self._predict(*state, *rows, out)
-        if refused == UNCLEAN:
-            refused = self._predict(*state, *_cleaned(*rows), out)
-        if refused:
-            raise self._refusal(refused, rows[2], None)
+        state = (self._settings, held["weights"], held["hashed"], held["moments"])
+        fault = self._predict(*state, *rows, out)
+        if fault == NOT_FINITE:
+            fault = self._predict(*state, *_cleaned(*rows), out)
+        if fault:
+            raise self._error(fault, rows[2], None)
         return out
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
 
-        A row whose label is not finite, or whose weight is not a finite number above 0, is only predicted.
+        A row with a label that is not finite, or a weight that is not a finite number above 0, is only predicted.
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
         rows = self._read(batch)
@@ -75,58 +75,59 @@ class Linear:
         labels = (np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32))
         if labels[0].shape != (n,) or labels[1].shape != (n,):
             raise InputError(
-                f"a batch of {n} rows came with y {labels[0].shape} and weight {labels[1].shape}; expected ({n},)"
+                f"y and weight: got shapes {labels[0].shape} and {labels[1].shape} for {n} rows; expected ({n},)"
             )
         out = np.empty((n, self._outputs), np.float32)
         held = self.arrays
-        state = (self._dials, held["weights"], held["hashed"], held["moments"], held["counts"])
-        refused = self._learn(*state, *rows, *labels, out)
-        if refused == UNCLEAN:
-            refused = self._learn(*state, *_cleaned(*rows), *labels, out)
-        if refused:
-            raise self._refusal(refused, rows[2], labels[0])
+        state = (self._settings, held["weights"], held["hashed"], held["moments"], held["counts"])
+        fault = self._learn(*state, *rows, *labels, out)
+        if fault == NOT_FINITE:
+            fault = self._learn(*state, *_cleaned(*rows), *labels, out)
+        if fault:
+            raise self._error(fault, rows[2], labels[0])
         return out
 
     def _read(self, batch: Batch) -> Rows:
-        if self._cross:
-            batch = crossed(batch, self._cross)
+        """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
+        if self._pairs_hashed:
+            batch = crossed(batch, self._hashed)
         dense = np.ascontiguousarray(batch.dense, np.float32)
         indptr = np.ascontiguousarray(batch.indptr, np.int64)
         if dense.shape != (len(indptr) - 1, self._columns):
             raise InputError(
-                f"dense features have shape {dense.shape}, expected ({len(indptr) - 1}, {self._columns}): "
-                "a row for each of indptr's, a column for each of the model's"
+                f"dense features: got shape {dense.shape}; expected ({len(indptr) - 1}, {self._columns}), the rows of "
+                "indptr and the columns of the model"
             )
         indices = np.ascontiguousarray(batch.indices, np.int32)
         return dense, indptr, indices, np.ascontiguousarray(batch.values, np.float32)
 
-    def _refusal(self, refused: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        row, why = divmod(refused, FAULTS)
-        if why == BAD_LABEL and y is not None:
+    def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
+        row, reason = divmod(fault, FAULT_KINDS)
+        if reason == BAD_LABEL and y is not None:
             return InputError(
-                f"label {y[row]!r} in row {row} of the batch is not a class; "
-                f"expected a whole number from 0 to {self._outputs - 1}"
+                f"row {row} of the batch: got label {y[row]!r}; expected a class, "
+                f"a whole number from 0 to {self._outputs - 1}"
             )
-        if why == BAD_ROWS:
+        if reason == BAD_ROWS:
             return InputError(
-                f"indptr is wrong at row {row} of the batch; expected numbers that do not fall, "
-                f"within the {len(indices)} entries"
+                f"indptr is wrong at row {row} of the batch; expected numbers that do not decrease, "
+                f"from 0 to the {len(indices)} entries"
             )
         return InputError(
-            f"row {row} of the batch has a hashed index outside the hash space; expected 0 to "
-            f"{self._hashed - 1}: encode with the same number of bits as the model was built with"
+            f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {self._hashed - 1}. "
+            "Encode with the number of bits that the model was built with"
         )
 
 
 def _cleaned(dense: Singles, indptr: Ints, indices: NDArray[np.int32], values: Singles) -> Rows:
-    """The same rows with 0, which says and changes nothing, for each hashed value that is not finite."""
+    """Return the rows with 0, which has no effect, for each hashed value that is not finite."""
     return dense, indptr, indices, np.where(np.isfinite(values), values, np.float32(0.0))
 
 
 def build(spec: Mapping[str, Any]) -> Linear:
-    """Make an untrained linear model; see `everlearn.families.linear.settings.Settings` for the dials.
+    """Make an untrained linear model; see `everlearn.families.linear.settings.Settings`.
 
-    Raises `ConfigError` for an unknown dial or a wrong value.
+    Raises `ConfigError` for an unknown setting or a wrong value.
 
     >>> from everlearn.records import Batch
     >>> model = build({"task": "binary", "dense": 2})
@@ -138,4 +139,4 @@ def build(spec: Mapping[str, Any]) -> Linear:
     True
     """
     chosen = settings.read(spec)
-    return Linear(msgspec.structs.asdict(chosen), chosen)
+    return Linear(settings.written(chosen), chosen)

@@ -1,10 +1,10 @@
-"""Normalised adaptive updates that need no tuning of the rate, in the manner of Vowpal Wabbit.
+"""Normalised adaptive updates, which need no tuning of the rate, in the manner of Vowpal Wabbit.
 
-Ross, Mineiro & Langford (2013), "Normalized online learning", algorithm 2 (NAG): each weight knows the largest
-value its input ever had (`scale`), and shrinks when that grows, so that the units of an input do not matter; its
-rate is AdaGrad's, divided by the scale; and `counts` keep the total weight and the sum of squared inputs in units
-of their scales, which set the common pace. The step along the row is importance-invariant (`losses.invariant`).
-Slots: 1 is the sum of squared gradients, 2 the scale.
+Ross, Mineiro & Langford (2013), "Normalized online learning", algorithm 2 (NAG). Each weight keeps the largest value of
+its input so far (`scale`) and shrinks when that grows, so that the units of an input do not matter. Its rate is that of
+AdaGrad, divided by the scale. `counts` holds the total weight and the sum of squared inputs in units of their scales;
+these set the rate common to all weights. The step along the row is importance-invariant (`losses.invariant_step`).
+Slot 1 is the sum of squared gradients, slot 2 the scale.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.inline_kernel import part
-from everlearn.families.linear.losses import invariant, slope
+from everlearn.families.linear.inline_kernel import inlined
+from everlearn.families.linear.losses import invariant_step, slope
 from everlearn.families.linear.updates import TINY, finite, shrunk
 from everlearn.records import Floats, Ints, Singles
 
 
-@part
+@inlined
 def rescaled(w: float, v: float, scale: float) -> float:
-    """The weight as it must be once its input has reached |v|: unchanged up to the old scale, smaller beyond."""
+    """Return the weight after its input reached |v|: unchanged up to the old scale, smaller beyond it."""
     return w if abs(v) <= scale else w * scale / abs(v)
 
 
-@part
-def dot_rescaled(weights: Floats, table: Singles, k: int, x: Floats, indices: Ints, values: Singles) -> float:
-    """Score k of a row, with the weights as they must be for it."""
+@inlined
+def score_rescaled(weights: Floats, table: Singles, k: int, x: Floats, indices: Ints, values: Singles) -> float:
+    """Return score k of a row, with the weights rescaled for its values."""
     total = 0.0
     for j in range(len(x)):
         total += rescaled(weights[0, k, j], x[j], weights[2, k, j]) * x[j]
@@ -37,14 +37,14 @@ def dot_rescaled(weights: Floats, table: Singles, k: int, x: Floats, indices: In
     return total
 
 
-@part
-def pace(v: float, total: float, scale: float, common: float) -> float:
-    """Rate of one weight: `common` / (scale * root of the sum of squared gradients); 0 while there is no gradient."""
-    return common / (scale * math.sqrt(total)) if total > TINY * TINY and v != 0.0 else 0.0
+@inlined
+def weight_rate(v: float, total: float, scale: float, common_rate: float) -> float:
+    """Return the rate of one weight: `common_rate` / (scale * root of the squared gradients); 0 without a gradient."""
+    return common_rate / (scale * math.sqrt(total)) if total > TINY * TINY and v != 0.0 else 0.0
 
 
-@part
-def absorb(
+@inlined
+def rescale_weights(
     weights: Floats,
     table: Singles,
     counts: Floats,
@@ -53,7 +53,7 @@ def absorb(
     values: Singles,
     weight: float,
 ) -> float:
-    """Let the scales, and the weights with them, follow one row; return the pace that is common to all weights."""
+    """Update scales, and weights with them, for one row; return the factor of the rate common to all weights."""
     for k in range(weights.shape[1]):
         for j in range(len(x)):
             weights[0, k, j] = rescaled(weights[0, k, j], x[j], weights[2, k, j])
@@ -75,7 +75,7 @@ def absorb(
     return math.sqrt(counts[1] / counts[2]) if counts[2] > 0.0 else 0.0
 
 
-@part
+@inlined
 def step_normalized(
     loss: int,
     p: float,
@@ -88,30 +88,30 @@ def step_normalized(
     x: Floats,
     indices: Ints,
     values: Singles,
-    common: float,
+    common_rate: float,
     l1: float,
     l2: float,
 ) -> None:
-    """Move all weights of score k by one row; `common` is the rate times the common pace."""
+    """Update all weights of score k from one row; `common_rate` is the rate times that factor."""
     g = slope(loss, p, t, shape)
     reach = 0.0
     for j in range(len(x)):
         weights[1, k, j] = finite(weights[1, k, j] + weight * (g * x[j]) ** 2)
-        reach += pace(x[j], weights[1, k, j], weights[2, k, j], common) * x[j] * x[j]
+        reach += weight_rate(x[j], weights[1, k, j], weights[2, k, j], common_rate) * x[j] * x[j]
     for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
         table[a, k, 1] = finite(table[a, k, 1] + weight * (g * v) ** 2)
-        reach += pace(v, table[a, k, 1], table[a, k, 2], common) * v * v
-    step = invariant(loss, p, t, weight, reach, shape)
+        reach += weight_rate(v, table[a, k, 1], table[a, k, 2], common_rate) * v * v
+    step = invariant_step(loss, p, t, weight, reach, shape)
     last = len(x) - 1
     for j in range(len(x)):
-        own = pace(x[j], weights[1, k, j], weights[2, k, j], common)
+        rate = weight_rate(x[j], weights[1, k, j], weights[2, k, j], common_rate)
         p1 = l1 if j < last else 0.0
         p2 = l2 if j < last else 0.0
         w = weights[0, k, j]
-        weights[0, k, j] = finite(shrunk(w - own * (step * x[j] + p2 * w), own * p1))
+        weights[0, k, j] = finite(shrunk(w - rate * (step * x[j] + p2 * w), rate * p1))
     for e in range(len(indices)):
         v, a = np.float64(values[e]), np.uint32(indices[e])
-        own = pace(v, table[a, k, 1], table[a, k, 2], common)
+        rate = weight_rate(v, table[a, k, 1], table[a, k, 2], common_rate)
         w = np.float64(table[a, k, 0])
-        table[a, k, 0] = finite(shrunk(w - own * (step * v + l2 * w), own * l1))
+        table[a, k, 0] = finite(shrunk(w - rate * (step * v + l2 * w), rate * l1))

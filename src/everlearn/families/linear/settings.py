@@ -1,4 +1,4 @@
-"""The linear family's dials: read, checked, completed with their defaults."""
+"""The settings of the linear family: read, checked, and completed with their defaults."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import numpy as np
 from msgspec import Struct
 
 from everlearn.errors import ConfigError
+from everlearn.families import specs
+from everlearn.families.specs import Retired
 from everlearn.records import Floats, Task
 
 Loss = Literal["auto", "logistic", "softmax", "squared", "absolute", "quantile", "huber"]
 Optimizer = Literal["auto", "sgd", "adagrad", "adam", "ftrl", "normalized"]
 Interactions = Literal["none", "dense", "hashed", "all"]
 
-# The numbers by which kernels know losses and optimisers; a kernel takes globals as constants.
+# The numbers of losses and optimisers in kernels, which take globals as constants.
 LOGISTIC, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, HUBER = range(6)
 AUTO, SGD, ADAGRAD, ADAM, FTRL, NORMALIZED = range(6)
+
+# The positions of settings in the array that kernels take; see `kernel_settings`.
+LOSS, OPTIMIZER, RATE, L1, L2, LOSS_PARAMETER, STANDARDIZE, SCALE_TARGET, CLIP = range(9)
 
 LOSSES: dict[str, int] = {
     "logistic": LOGISTIC,
@@ -38,20 +43,30 @@ OPTIMIZERS: dict[str, int] = {
     "normalized": NORMALIZED,
 }
 RATES: dict[str, float] = {"auto": 0.05, "sgd": 0.05, "adagrad": 0.1, "adam": 0.01, "ftrl": 0.1, "normalized": 0.5}
-FITTING: dict[Task, tuple[str, ...]] = {
+TASK_LOSSES: dict[Task, tuple[str, ...]] = {
     "binary": ("logistic",),
     "multiclass": ("softmax",),
     "regression": ("squared", "absolute", "quantile", "huber"),
 }
-LIMIT = 1 << 31  # hashed indices are int32
+LOSS_PARAMETERS: dict[str, float] = {"quantile": 0.5, "huber": 1.0}
+HASH_LIMIT = 1 << 31  # hashed indices are int32
+
+RETIRED = {
+    "clip": Retired(100.0, "Leave it out: one row weighs 100 at most, and a value counts as 100 deviations at most"),
+}
+_RENAMED = {"quantile": "quantile", "delta": "huber"}  # settings of release 0.1, and the loss whose parameter each was
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a linear model is made of; `rate` None is the optimiser's own default.
+    """The settings of a linear model.
 
-    `dense` counts the dense columns, `hashed` the size of the hash space (0: no hashed part). `quantile` and
-    `delta` belong to the losses "quantile" and "huber". `standardize` scales dense columns by their running
-    mean and deviation; `interactions` adds the products of all pairs of dense columns or of hashed entries.
+    `dense` is the number of dense columns, `hashed` the size of the hash space (0: no hashed entries). `loss_parameter`
+    is the share of "quantile" (0.5), or the number where "huber" turns from quadratic to linear (1.0), in units of the
+    numbers to predict. `rate` None is the default of the optimiser. `standardize` scales dense columns by their running
+    mean and deviation. `interactions` "dense" adds the products of all pairs of dense columns; products of categories
+    are `schema.interactions`. `seed` has no effect: nothing here is random.
+
+    Retired: `clip`, and the values "hashed" and "all" of `interactions`, which add products of hashed entries.
     """
 
     family: str = "linear"
@@ -60,8 +75,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     hashed: int = 0
     classes: int = 0
     loss: Loss = "auto"
-    quantile: float = 0.5
-    delta: float = 1.0
+    loss_parameter: float | None = None
     optimizer: Optimizer = "auto"
     rate: float | None = None
     l1: float = 0.0
@@ -73,23 +87,36 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def outputs(self) -> int:
-        """Columns of what `predict` returns: one per class, or one for a regression."""
+        """Columns of the result of `predict`: one for each class, or one for a regression."""
         return 1 if self.task == "regression" else self.classes
 
     @property
     def margins(self) -> int:
-        """Linear scores per row: one, or one per class for softmax."""
+        """Linear scores of a row: one, or one for each class of a softmax."""
         return self.classes if self.task == "multiclass" else 1
 
     @property
+    def pairs_dense(self) -> bool:
+        """True if products of dense columns are inputs, too."""
+        return self.interactions in ("dense", "all")
+
+    @property
+    def pairs_hashed(self) -> bool:
+        """True if products of hashed entries are inputs, too."""
+        return self.interactions in ("hashed", "all")
+
+    @property
     def columns(self) -> int:
-        """Dense weights per score: the columns, their pairs if asked for, and the intercept."""
-        pairs = self.dense * (self.dense - 1) // 2 if self.interactions in ("dense", "all") else 0
+        """Dense weights of a score: one for each column, each pair of columns if set, and the intercept."""
+        pairs = self.dense * (self.dense - 1) // 2 if self.pairs_dense else 0
         return self.dense + pairs + 1
 
 
 def read(spec: Mapping[str, Any]) -> Settings:
-    """Check a spec and fill in its defaults; raise `ConfigError` that names the dial, what was got and expected.
+    """Check a spec and fill in its defaults.
+
+    `quantile` and `delta`, as release 0.1 names the parameters of two losses, are read as `loss_parameter`. Raises
+    `ConfigError`, which names the setting, the value and what is expected.
 
     >>> read({"task": "binary", "dense": 8}).rate
     0.05
@@ -97,57 +124,70 @@ def read(spec: Mapping[str, Any]) -> Settings:
     given = dict(spec)
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
-    try:
-        settings = msgspec.convert(given, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"linear model: {error}; known dials: {', '.join(Settings.__struct_fields__)}") from error
-    loss = FITTING[settings.task][0] if settings.loss == "auto" else settings.loss
+    for name, loss in _RENAMED.items():
+        value = given.pop(name, None)
+        if value is not None and given.get("loss") == loss:
+            given.setdefault("loss_parameter", value)
+    if given.get("interactions") in ("hashed", "all") and specs.layout(spec, "linear") != specs.STORED:
+        raise ConfigError(
+            f"linear model: interactions: got {given['interactions']!r}; expected 'none' or 'dense'. For products of "
+            "categories, set schema.interactions to true"
+        )
+    settings = specs.convert(given, Settings, "linear", RETIRED)
+    loss = TASK_LOSSES[settings.task][0] if settings.loss == "auto" else settings.loss
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
-    settings = msgspec.structs.replace(settings, loss=loss, rate=rate)
+    parameter = LOSS_PARAMETERS.get(loss) if settings.loss_parameter is None else settings.loss_parameter
+    settings = msgspec.structs.replace(settings, loss=loss, rate=rate, loss_parameter=parameter)
     _check(settings)
     return settings
 
 
+def written(settings: Settings) -> dict[str, Any]:
+    """Return the complete spec of settings; `read` makes the same settings from it."""
+    spec = specs.written(settings, RETIRED)
+    return {**spec, "layout": specs.STORED} if settings.pairs_hashed else spec
+
+
 def _check(settings: Settings) -> None:
-    task, classes = settings.task, settings.classes
-    _expect(settings.loss in FITTING[task], "loss", settings.loss, f"one of {FITTING[task]} for the task {task!r}")
-    _expect(0 <= settings.dense < LIMIT, "dense", settings.dense, "a number of columns from 0")
-    _expect(0 <= settings.hashed < LIMIT, "hashed", settings.hashed, f"the size of a hash space, 0 to {LIMIT - 1}")
+    """Raise `ConfigError` for values that do not fit the task, or are out of range."""
+    task, classes, parameter = settings.task, settings.classes, settings.loss_parameter
+    _expect(settings.loss in TASK_LOSSES[task], "loss", settings.loss, f"one of {TASK_LOSSES[task]} for task {task!r}")
+    _expect(0 <= settings.dense < HASH_LIMIT, "dense", settings.dense, "a number of columns from 0")
+    _expect(
+        0 <= settings.hashed < HASH_LIMIT, "hashed", settings.hashed, f"the size of a hash space, 0 to {HASH_LIMIT - 1}"
+    )
     if task == "binary":
-        _expect(classes == 2, "classes", classes, "2 for the task 'binary'")
+        _expect(classes == 2, "classes", classes, "2 for task 'binary'")
     elif task == "multiclass":
-        _expect(classes >= 2, "classes", classes, "at least 2 for the task 'multiclass'")
+        _expect(classes >= 2, "classes", classes, "at least 2 for task 'multiclass'")
     else:
-        _expect(classes == 0, "classes", classes, "0 for the task 'regression'")
-    _expect(0.0 < settings.quantile < 1.0, "quantile", settings.quantile, "a share strictly between 0 and 1")
-    for name, low in (("delta", False), ("rate", False), ("l1", True), ("l2", True), ("clip", True)):
+        _expect(classes == 0, "classes", classes, "0 for task 'regression'")
+    if parameter is None or settings.loss not in LOSS_PARAMETERS:
+        _expect(parameter is None, "loss_parameter", parameter, f"none for loss {settings.loss!r}")
+    elif settings.loss == "quantile":
+        _expect(0.0 < parameter < 1.0, "loss_parameter", parameter, "a share between 0 and 1 for loss 'quantile'")
+    else:
+        right = math.isfinite(parameter) and parameter > 0.0
+        _expect(right, "loss_parameter", parameter, "a finite number above 0 for loss 'huber'")
+    for name, from_zero in (("rate", False), ("l1", True), ("l2", True), ("clip", True)):
         value = getattr(settings, name)
-        right = math.isfinite(value) and (value >= 0.0 if low else value > 0.0)
-        _expect(right, name, value, f"a finite number, {'at least' if low else 'above'} 0")
+        right = math.isfinite(value) and (value >= 0.0 if from_zero else value > 0.0)
+        _expect(right, name, value, f"a finite number {'from' if from_zero else 'above'} 0")
 
 
-def _expect(right: bool, dial: str, got: object, expected: str) -> None:
+def _expect(right: bool, setting: str, got: object, expected: str) -> None:
     if not right:
-        raise ConfigError(f"linear model: {dial} is {got!r}, expected {expected}")
+        raise ConfigError(f"linear model: {setting}: got {got!r}; expected {expected}")
 
 
-def dials(settings: Settings) -> Floats:
-    """What the kernels need of the settings, as numbers, in the order in which `rows` unpacks them."""
-    shape = {"quantile": settings.quantile, "huber": settings.delta}.get(settings.loss, 0.0)
+def kernel_settings(settings: Settings) -> Floats:
+    """Return the settings that kernels take, float64 (9,), at the positions `LOSS` to `CLIP`."""
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
     # The default optimiser also learns the scale of the numbers to predict; the others take them as they are.
-    scaled_target = settings.task == "regression" and settings.optimizer == "auto"
-    return np.array(
-        [
-            LOSSES[settings.loss],
-            OPTIMIZERS[settings.optimizer],
-            rate,
-            settings.l1,
-            settings.l2,
-            shape,
-            settings.standardize,
-            scaled_target,
-            settings.clip or math.inf,
-        ],
-        dtype=np.float64,
-    )
+    scale_target = settings.task == "regression" and settings.optimizer == "auto"
+    found: Floats = np.zeros(9)
+    found[[LOSS, OPTIMIZER]] = LOSSES[settings.loss], OPTIMIZERS[settings.optimizer]
+    found[[RATE, L1, L2]] = rate, settings.l1, settings.l2
+    found[LOSS_PARAMETER] = settings.loss_parameter or 0.0
+    found[[STANDARDIZE, SCALE_TARGET, CLIP]] = settings.standardize, scale_target, settings.clip or math.inf
+    return found

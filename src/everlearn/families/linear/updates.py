@@ -1,8 +1,8 @@
-"""Optimisers: what one gradient does to one weight and to what is remembered of it, and the loops over a row.
+"""Optimisers: the update of one weight and its optimiser state from one gradient, and the loops over a row.
 
-The dense weights of a model are float64 (1 + slots, margins, columns); the hashed ones float32
-(hashed, margins, 1 + slots), so that all there is of one entry shares a cache line. Slot 0 is the weight.
-The intercept, the last dense column, is never penalised. A column that is 0 in a row is not touched by it.
+`weights`, of dense columns, are float64 (1 + slots, scores, columns). `table`, of hashed entries, is float32
+(hash space, scores, 1 + slots), so that all numbers of an entry share a cache line. Slot 0 is the weight. The
+intercept, the last dense column, is never penalised. A row does not change the weights of columns that are 0 in it.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.inline_kernel import part
+from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.settings import ADAGRAD, ADAM, FTRL, SGD
 from everlearn.records import Floats, Ints, Singles
 
-FINITE = 1e30  # what is stored stays within this, so that no sequence of inputs makes an infinity
+LARGEST_WEIGHT = 1e30  # bound of stored numbers, so that no sequence of inputs makes an infinity
 TINY = 1e-8  # keeps divisors above zero
-DECAY_1, DECAY_2 = 0.9, 0.999  # Adam's memory of gradients and of their squares
+DECAY_1, DECAY_2 = 0.9, 0.999  # of Adam's running means of gradients and of their squares
 BETA = 1.0  # FTRL's smoothing of early steps
 
 
-@part
+@inlined
 def finite(value: float) -> float:
-    """The value, within what a stored number may be."""
-    return min(max(value, -FINITE), FINITE)
+    """Return the value within the bound of stored numbers."""
+    return min(max(value, -LARGEST_WEIGHT), LARGEST_WEIGHT)
 
 
-@part
+@inlined
 def shrunk(w: float, threshold: float) -> float:
-    """The weight moved towards 0 by `threshold`, and not past it: the proximal step of an L1 penalty.
+    """Return the weight moved towards 0 by `threshold`, and not past it: the proximal step of an L1 penalty.
 
     >>> float(shrunk(-3.0, 1.0)), float(shrunk(0.5, 1.0))
     (-2.0, 0.0)
@@ -37,9 +37,9 @@ def shrunk(w: float, threshold: float) -> float:
     return math.copysign(max(abs(w) - threshold, 0.0), w)
 
 
-@part
+@inlined
 def sgd(w: float, g: float, rate: float, l1: float, l2: float) -> float:
-    """Stochastic gradient descent (Robbins & Monro 1951) at a constant rate.
+    """Return the weight after stochastic gradient descent (Robbins & Monro 1951) at a constant rate.
 
     >>> float(sgd(1.0, 2.0, 0.1, 0.0, 0.0))
     0.8
@@ -47,9 +47,9 @@ def sgd(w: float, g: float, rate: float, l1: float, l2: float) -> float:
     return finite(shrunk(w - rate * (g + l2 * w), rate * l1))
 
 
-@part
+@inlined
 def adagrad(w: float, total: float, g: float, rate: float, l1: float, l2: float) -> tuple[float, float]:
-    """AdaGrad (Duchi, Hazan & Singer 2011): the rate falls with the root of the sum of squared gradients.
+    """Return weight and sum after AdaGrad (Duchi, Hazan & Singer 2011): the rate falls with the root of the sum.
 
     >>> w, total = adagrad(0.0, 0.0, -2.0, 0.1, 0.0, 0.0)
     >>> round(float(w), 6), float(total)
@@ -57,36 +57,36 @@ def adagrad(w: float, total: float, g: float, rate: float, l1: float, l2: float)
     """
     g += l2 * w
     total = finite(total + g * g)
-    own = rate / math.sqrt(total + TINY)
-    return finite(shrunk(w - own * g, own * l1)), total
+    weight_rate = rate / math.sqrt(total + TINY)
+    return finite(shrunk(w - weight_rate * g, weight_rate * l1)), total
 
 
-@part
-def correction(steps: float) -> tuple[float, float]:
-    """Adam's two bias corrections after `steps` rows."""
+@inlined
+def bias_corrections(steps: float) -> tuple[float, float]:
+    """Return the two bias corrections of Adam after `steps` rows."""
     return 1.0 - DECAY_1**steps, 1.0 - DECAY_2**steps
 
 
-@part
+@inlined
 def adam(
-    w: float, mean: float, square: float, g: float, seen: tuple[float, float], rate: float, l1: float, l2: float
+    w: float, mean: float, square: float, g: float, corrections: tuple[float, float], rate: float, l1: float, l2: float
 ) -> tuple[float, float, float]:
-    """Adam (Kingma & Ba 2015, algorithm 1); `seen` is what the two running means have seen of their whole weight.
+    """Return weight and means after Adam (Kingma & Ba 2015, algorithm 1); `corrections` are those of the two means.
 
-    >>> round(float(adam(0.0, 0.0, 0.0, 5.0, correction(1.0), 0.1, 0.0, 0.0)[0]), 6)
+    >>> round(float(adam(0.0, 0.0, 0.0, 5.0, bias_corrections(1.0), 0.1, 0.0, 0.0)[0]), 6)
     -0.1
     """
     g += l2 * w
     mean = finite(DECAY_1 * mean + (1.0 - DECAY_1) * g)
     square = finite(DECAY_2 * square + (1.0 - DECAY_2) * g * g)
-    unbiased = mean / seen[0]
-    own = rate / (math.sqrt(square / seen[1]) + TINY)
-    return finite(shrunk(w - own * unbiased, own * l1)), mean, square
+    unbiased = mean / corrections[0]
+    weight_rate = rate / (math.sqrt(square / corrections[1]) + TINY)
+    return finite(shrunk(w - weight_rate * unbiased, weight_rate * l1)), mean, square
 
 
-@part
+@inlined
 def ftrl(w: float, z: float, total: float, g: float, rate: float, l1: float, l2: float) -> tuple[float, float, float]:
-    """FTRL-Proximal (McMahan et al. 2013, algorithm 1); a weight whose |z| stays within l1 is exactly 0.
+    """Return weight, z and sum after FTRL-Proximal (McMahan et al. 2013, algorithm 1); |z| within l1 makes a weight 0.
 
     >>> float(ftrl(0.0, 0.0, 0.0, 0.5, 0.1, 1.0, 0.0)[0])
     0.0
@@ -98,13 +98,13 @@ def ftrl(w: float, z: float, total: float, g: float, rate: float, l1: float, l2:
     return finite(-shrunk(z, l1) / ((BETA + math.sqrt(grown)) / rate + l2)), z, grown
 
 
-@part
+@inlined
 def step_dense(
     optimizer: int, weights: Floats, k: int, x: Floats, slope: float, steps: float, rate: float, l1: float, l2: float
 ) -> None:
-    """Move the dense weights of score k by one row's slope."""
+    """Update the dense weights of score k from the slope of one row."""
     last = len(x) - 1
-    corrections = correction(steps) if optimizer == ADAM else (1.0, 1.0)
+    corrections = bias_corrections(steps) if optimizer == ADAM else (1.0, 1.0)
     for j in range(last + 1):
         if x[j] != 0.0:
             g = slope * x[j]
@@ -124,7 +124,7 @@ def step_dense(
             weights[0, k, j] = w
 
 
-@part
+@inlined
 def step_hashed(
     optimizer: int,
     table: Singles,
@@ -137,8 +137,8 @@ def step_hashed(
     l1: float,
     l2: float,
 ) -> None:
-    """Move the hashed weights of score k by one row's slope."""
-    corrections = correction(steps) if optimizer == ADAM else (1.0, 1.0)
+    """Update the hashed weights of score k from the slope of one row."""
+    corrections = bias_corrections(steps) if optimizer == ADAM else (1.0, 1.0)
     for e in range(len(indices)):
         v = np.float64(values[e])
         if v != 0.0:

@@ -1,6 +1,6 @@
-"""Changes of remembered rows that leave their label true, made anew each time they are drawn.
+"""Augmentations: random changes of remembered rows that keep their label, made each time rows are drawn.
 
-Each is a function of the rows (n, ...) and of a random generator on their device, and gives rows of the same shape.
+Each is a function of rows (n, ...) and a random generator on their device, and returns rows of the same shape.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import cast
 
 from everlearn._torch import Tensor, functional, torch
 from everlearn.errors import ConfigError
+from everlearn.families.specs import suggestion
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -19,30 +20,30 @@ NOISE = 0.1  # standard deviation, in units of what the network is given
 
 
 def shift(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Move each image (n, ..., height, width) by up to 2 pixels in each direction; what is left empty is 0.
+    """Move each image (n, ..., height, width) by up to 2 pixels in each direction; empty pixels are 0.
 
     >>> ones = torch.ones(1000, 1, 5, 5)
     >>> moved = shift(ones, torch.Generator().manual_seed(0))
-    >>> moved.shape == ones.shape, sorted({int(one) for one in moved.sum((1, 2, 3))})
+    >>> moved.shape == ones.shape, sorted({int(total) for total in moved.sum((1, 2, 3))})
     (True, [9, 12, 15, 16, 20, 25])
     """
     return _moved(x, generator, SHIFT)
 
 
 def crop(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Put a border of 4 pixels of 0 around each image (n, ..., height, width), and cut its size out anywhere."""
+    """Pad each image (n, ..., height, width) with 4 pixels of 0, and crop it to its size at a random place."""
     return _moved(x, generator, CROP)
 
 
 def flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror every second image (n, ..., height, width), by chance, left to right."""
+    """Mirror each image (n, ..., height, width) left to right with probability one half."""
     _image(x, "flip")
     chosen = torch.rand(x.shape[0], generator=generator, device=x.device) < 0.5
     return torch.where(chosen.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
 def noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Add normal noise with a standard deviation of 0.1 to each number; columns should have one of about 1."""
+    """Add normal noise of standard deviation 0.1 to each number; columns should have a deviation of about 1."""
     return x + NOISE * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
@@ -50,9 +51,9 @@ NAMES: dict[str, Augment] = {"shift": shift, "crop": crop, "flip": flip, "noise"
 
 
 def find(name: str) -> Augment | None:
-    """The function of this name: one of `NAMES`, or "module:function"; None for "".
+    """Return the augmentation with a name: one of `NAMES`, or "module:function"; None for "".
 
-    Raises `ConfigError` where there is none.
+    Raises `ConfigError` for an unknown name.
 
     >>> find("flip") is flip, find("") is None
     (True, True)
@@ -66,24 +67,25 @@ def find(name: str) -> Augment | None:
         found = vars(importlib.import_module(module))[attribute]
     except (ImportError, AttributeError, KeyError) as error:
         raise ConfigError(
-            f"memory.augment is {name!r}, and is not found ({error}); "
-            f"expected one of {', '.join(NAMES)}, or 'module:function'"
+            f"memory.augment: got {name!r}; expected one of {', '.join(NAMES)}, or 'module:function'"
+            f"{suggestion(name, NAMES) or '.'} ({error})"
         ) from error
     if not callable(found):
-        raise ConfigError(f"memory.augment is {name!r}, which is a {type(found).__name__}; expected a function")
+        raise ConfigError(f"memory.augment: got {name!r}, a {type(found).__name__}; expected a function")
     return cast(Augment, found)
 
 
 def _image(x: Tensor, name: str) -> None:
+    """Raise `ConfigError` unless rows are images."""
     if x.ndim < 3:
         raise ConfigError(
-            f"memory.augment {name!r} got rows of shape {tuple(x.shape[1:])}; expected images: "
-            "set shape to (height, width) or (channels, height, width)"
+            f"memory.augment: got {name!r} for rows of shape {tuple(x.shape[1:])}; expected images. "
+            "Set shape to (height, width) or (channels, height, width)"
         )
 
 
 def _moved(x: Tensor, generator: torch.Generator, reach: int) -> Tensor:
-    """Each image cut out of itself in a border of `reach` zeros: windows are views, and one gather makes the copy."""
+    """Return each image cropped at random from itself with `reach` zeros around; windows are views, copied once."""
     _image(x, "shift" if reach == SHIFT else "crop")
     n, height, width = x.shape[0], x.shape[-2], x.shape[-1]
     padded = functional.pad(x, (reach, reach, reach, reach)).view(n, -1, height + 2 * reach, width + 2 * reach)

@@ -1,7 +1,7 @@
-"""The running statistics of batch normalisation, made anew from rows: after merging, no parent's are right.
+"""Estimate the running statistics of batch normalisation again, after merging.
 
-The mean of two networks has other activations than either. Averaged statistics (what merging gives) are a start; this
-makes those of the merged network itself (Izmailov et al. 2018, "Averaging weights leads to wider optima", section 3.2).
+The mean of two networks has other activations than either. Merging averages the statistics, which is a start; this
+computes those of the merged network (Izmailov et al. 2018, "Averaging weights leads to wider optima", section 3.2).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def reestimate(model: Neural, batches: Iterable[Batch]) -> int:
-    """Make the running means and variances of a model's batch normalisation anew; return of how many rows they are.
+    """Estimate the running means and variances of batch normalisation from rows; return the number of rows.
 
-    They are the plain means over `batches` of what each batch has, for the weights that serve and for those that are
-    trained; nothing else changes. Take some dozens of batches of 32 rows or more, of what the model should answer.
-    Raises `ConfigError` for a network without such statistics, `InputError` for no rows or a batch of a single one.
+    They are the plain means over `batches` of the statistics of each batch, for the weights that serve and for those
+    that are trained; nothing else changes. Use some dozens of batches of 32 rows or more, like those that the model
+    will predict. Raises `ConfigError` for a network without such statistics, `InputError` for no rows or one.
 
     >>> import numpy as np
     >>> made = Neural(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)), task="binary", dense=2, normalize=False)
@@ -36,46 +36,49 @@ def reestimate(model: Neural, batches: Iterable[Batch]) -> int:
     """
     inputs = [_inputs(model, batch) for batch in batches]
     if not inputs:
-        raise InputError("batch normalisation cannot be estimated from no rows at all; give some batches")
+        raise InputError("batches: got none; expected some dozens of 32 rows or more")
     arrays = dict(model.arrays)
-    trained = {name: one for name, one in arrays.items() if name.startswith(RAW)}
+    trained = any(name.startswith(RAW) for name in arrays)
     for place in (SERVED, RAW) if trained else (SERVED,):
-        weights = {name.removeprefix(SERVED): one for name, one in arrays.items() if name.startswith(SERVED)}
-        weights |= {name.removeprefix(place): one for name, one in arrays.items() if name.startswith(place)}
+        weights = {name.removeprefix(SERVED): weight for name, weight in arrays.items() if name.startswith(SERVED)}
+        weights |= {name.removeprefix(place): weight for name, weight in arrays.items() if name.startswith(place)}
         device = inputs[0][0].device
-        poured = {name: tensor(one.copy()).to(device) for name, one in weights.items()}
-        found = _estimated(model, poured, inputs)
-        arrays |= {place + name: array(one).copy() for name, one in found.items()}
+        poured = {name: tensor(weight.copy()).to(device) for name, weight in weights.items()}
+        found = _estimate(model, poured, inputs)
+        arrays |= {place + name: array(statistic).copy() for name, statistic in found.items()}
     model.arrays = arrays
-    return sum(len(one[0]) for one in inputs)
+    return sum(len(rows[0]) for rows in inputs)
 
 
 def _inputs(model: Neural, batch: Batch) -> Inputs:
+    """Return a batch as the arguments of the module."""
     raw = model._reading.raw(batch)
-    return model._reading.inputs(*(tensor(one) for one in raw))
+    return model._reading.inputs(*(tensor(part) for part in raw))
 
 
-def _estimated(model: Neural, weights: Tensors, inputs: Iterable[Inputs]) -> Tensors:
-    """The statistics that a network of these weights has on these rows, by name."""
+def _estimate(model: Neural, weights: Tensors, inputs: Iterable[Inputs]) -> Tensors:
+    """Return the statistics of a network with these weights on these rows, by name."""
     mould = model._served
     with mould.lock, torch.no_grad():
         mould.pour(weights)
-        norms = {name: one for name, one in mould.module.named_modules() if isinstance(one, _NORMS)}
-        norms = {name: one for name, one in norms.items() if one.track_running_stats}
+        norms = {name: layer for name, layer in mould.module.named_modules() if isinstance(layer, _NORMS)}
+        norms = {name: layer for name, layer in norms.items() if layer.track_running_stats}
         if not norms:
-            raise ConfigError("this network has no running statistics of batch normalisation; there is nothing to do")
-        momentums = {name: one.momentum for name, one in norms.items()}
+            raise ConfigError(
+                "model: got a network without running statistics of batch normalisation. Leave this step out"
+            )
+        momentums = {name: layer.momentum for name, layer in norms.items()}
         try:
-            for one in norms.values():
-                one.reset_running_stats()
-                one.momentum = None  # the plain mean over batches
-                one.training = True
+            for layer in norms.values():
+                layer.reset_running_stats()
+                layer.momentum = None  # the plain mean over batches
+                layer.training = True
             for rows in inputs:
                 network.says(mould.module, rows, int(model.spec["classes"]) or 1)
         except ValueError as error:
-            raise InputError(f"batch normalisation cannot be estimated from such a batch: {error}") from error
+            raise InputError(f"batches: one gives no statistics ({error}); expected 32 rows or more in each") from error
         finally:
-            for name, one in norms.items():
-                one.momentum, one.training = momentums[name], False
+            for name, layer in norms.items():
+                layer.momentum, layer.training = momentums[name], False
         mould.gather(weights)
     return {f"{name}.{part}": weights[f"{name}.{part}"] for name in norms for part in _STATISTICS}

@@ -1,7 +1,7 @@
-"""What a network's answers depend on: the Fisher information of its weights, from gradients of single rows.
+"""The Fisher information of the weights of a network, from gradients of single rows.
 
-The Fisher information of a weight is the mean over rows of the squared gradient of a row. The square of the gradient
-of a minibatch is another thing: gradients of rows cancel in it, and it falls as one over the size of the minibatch.
+The Fisher information of a weight is the mean over rows of the squared gradient of a row. It differs from the square of
+the gradient of a minibatch, in which gradients of rows cancel, and which falls as one over the size of the minibatch.
 """
 
 from __future__ import annotations
@@ -32,29 +32,31 @@ from everlearn.families.neural.rowwise import (
 
 Labels = Literal["model", "data"]
 
-ALL_LABELS = 16  # up to so many classes, every one of them is looked at
-DRAWN_LABELS = 8  # for more, so many are drawn for each row
-STREAM = 0xF15  # of random numbers, for these
-LARGEST = 2048  # rows of a matrix: 16 MiB, and seconds to decompose
+ALL_LABELS = 16  # with up to so many classes, every class counts as a label of each row
+DRAWN_LABELS = 8  # with more classes, so many labels are drawn for each row
+STREAM = 0xF15  # of the random numbers of drawn labels
+LARGEST = 2048  # rows of a matrix: 16 MiB, seconds to decompose
 
 
 class Factors(NamedTuple):
-    """The Fisher information of a layer as a product: `outputs` (o, o) times `inputs` (i, i), the bias being the last
-    of the inputs. For a change D (o, i) of the weights, it says outputs @ D @ inputs."""
+    """The Fisher information of a layer as a product of `outputs` (o, o) and `inputs` (i, i).
+
+    The bias is the last of the inputs. For a change D (o, i) of the weights, the product is outputs @ D @ inputs.
+    """
 
     inputs: Tensor
     outputs: Tensor
 
 
 def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
-    """The Fisher information of each weight, by name and in its shape: the mean over rows of squared gradients.
+    """Return the Fisher information of each weight, by name and in its shape: the mean of squared gradients of rows.
 
-    With labels "model", the gradients are those for the labels that the network itself expects: all classes, each as
-    probable as the network says, where there are at most 16, and else 8 drawn for each row. Of a number to predict,
-    it is the squared gradient of the output times the curvature of the loss in it. With "data", the labels are those
-    that came: the empirical Fisher, which vanishes where the rows are learned by heart (Kunstner et al. 2019).
-    Classes that the losses mask do not count. A row counts as often as its weight says. While this goes on dropout is
-    off, and BatchNorm goes by its running statistics. Kirkpatrick et al. 2017; Martens 2020.
+    With labels "model", gradients are those for the labels that the network predicts: every class with its predicted
+    probability for up to 16 classes, 8 drawn labels of each row for more. For a number to predict, it is the squared
+    gradient of the output times the curvature of the loss in it. With "data", labels are those of the rows: the
+    empirical Fisher, which vanishes on rows that are fitted exactly (Kunstner et al. 2019). Classes that the losses
+    mask do not count. A row counts by its weight. Dropout is off, and BatchNorm uses its running statistics.
+    Kirkpatrick et al. 2017; Martens 2020.
 
     >>> module = nn.Linear(2, 2, bias=False)
     >>> module.weight.data.zero_()
@@ -71,19 +73,19 @@ def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
 
 
 def sensitivity(net: Net, rows: Rows) -> Tensors:
-    """How much the outputs depend on each weight: the mean over rows of |gradient of the squared norm of the outputs|.
+    """Return how much the outputs depend on each weight: the mean of |gradient of the squared norm of the outputs|.
 
-    By name, in the shape of the weight. It looks at no labels. Memory aware synapses: Aljundi et al. 2018.
+    By name, in the shape of the weight; labels are not used. Memory aware synapses: Aljundi et al. 2018.
     """
     with still(net.module), torch.no_grad():
-        outputs = torch.cat([answers(net, tuple(one[part] for one in rows.x)) for part in slices(len(rows), 256)])
+        outputs = torch.cat([answers(net, tuple(given[part] for given in rows.x)) for part in slices(len(rows), 256)])
     return summed(net, rows.x, Pulls(2 * outputs[None], rows.weight[None] / len(rows)), 1)
 
 
 def blocks(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
-    """The Fisher information of the weights of each module, a square matrix by the name of the module.
+    """Return the Fisher information of the weights of each module, a square matrix by the name of the module.
 
-    Its weights are in the order of `members`, flattened. The rest is as in `diagonal`.
+    Weights are in the order of `members`, flattened. Labels and weights of rows are used as in `diagonal`.
     """
     groups = members(net)
     found = {}
@@ -99,7 +101,7 @@ def blocks(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
 
 
 def members(net: Net) -> dict[str, list[str]]:
-    """The names of the weights that are trained, by the name of the module that has them ("" is the whole)."""
+    """Return the names of trained weights, by the name of the module that holds them ("" is the whole network)."""
     found: dict[str, list[str]] = {}
     for name in net.weights:
         found.setdefault(name.rpartition(".")[0], []).append(name)
@@ -107,42 +109,39 @@ def members(net: Net) -> dict[str, list[str]]:
 
 
 def factored(net: Net) -> dict[str, nn.Module]:
-    """The layers whose Fisher information `kronecker` gives as factors, each of at most `LARGEST` rows.
-
-    Linear layers, and convolutions in the plane.
-    """
+    """Return the layers that `kronecker` gives factors for: linear layers and 2D convolutions up to `LARGEST` rows."""
     found = layers(net, (nn.Linear, nn.Conv2d))
     sizes = {name: net.weights[joined(name, "weight")].shape for name in found}
     return {name: layer for name, layer in found.items() if max(sizes[name][0], sizes[name][1:].numel()) < LARGEST}
 
 
 def kronecker(net: Net, rows: Rows, labels: Labels = "model") -> tuple[dict[str, Factors], Tensors]:
-    """The Fisher information of each layer as a product of two matrices, and the diagonal for all other weights.
+    """Return the Fisher information of each layer as a product of two matrices, and the diagonal of other weights.
 
-    `inputs` is the mean of a aᵀ over rows (and places of a convolution), where a is what goes into the layer and, if
-    its bias is trained, a 1; `outputs` is the mean over rows of d dᵀ (summed over places), where d is the gradient
-    that comes back. Exact where a and d do not depend on each other. Martens and Grosse 2015; for convolutions Grosse
-    and Martens 2016. Raises `ConfigError` if a layer is not called once in a forward pass.
+    `inputs` is the mean of a aᵀ over rows (and places of a convolution), where a is the input of the layer and, if its
+    bias is trained, a 1. `outputs` is the mean over rows of d dᵀ (summed over places), where d is the gradient of the
+    layer's output. It is exact if a and d are independent. Martens and Grosse 2015; for convolutions Grosse and Martens
+    2016. Raises `ConfigError` if a layer is not called exactly once in a forward pass.
     """
     among, n = factored(net), len(rows)
     wanted = pulls(net, rows, labels)
     with still(net.module), torch.enable_grad():
-        size = _checked(net, among, rows) if among else 0
+        size = _rows_of_a_pass(net, among, rows) if among else 0
         made: dict[str, Factors] = {}
         for part in slices(n, size) if among else ():
-            outputs, found = caught(net, among, tuple(one[part] for one in rows.x))
+            outputs, found = caught(net, among, tuple(given[part] for given in rows.x))
             along, share = wanted.part(part)
-            back = [backward(outputs, found, one) for one in along]
-            for i, one in enumerate(found):
-                given = one.given.float()
-                if joined(one.name, "bias") in net.weights:
+            back = [backward(outputs, found, gradient) for gradient in along]
+            for i, layer in enumerate(found):
+                given = layer.given.float()
+                if joined(layer.name, "bias") in net.weights:
                     given = torch.cat([given, torch.ones_like(given[..., :1])], -1)
                 counts = rows.weight[part] / (rows.weight.sum() * given.shape[1])
                 inputs = torch.einsum("n,npi,npj->ij", counts, given, given)
                 returned = torch.stack([of[i] for of in back])
                 gradients = torch.einsum("cn,cnpi,cnpj->ij", share, returned, returned)
-                before = made.get(one.name)
-                made[one.name] = Factors(
+                before = made.get(layer.name)
+                made[layer.name] = Factors(
                     inputs if before is None else before.inputs + inputs,
                     gradients if before is None else before.outputs + gradients,
                 )
@@ -155,10 +154,10 @@ def kronecker(net: Net, rows: Rows, labels: Labels = "model") -> tuple[dict[str,
 
 
 def nearest(first: Factors, second: Factors, decay: float = 1.0) -> Factors:
-    """The product of two matrices that is nearest to `decay` times the first product plus the second.
+    """Return the product of two matrices nearest to `decay` times the first product plus the second.
 
-    Such a sum is no product itself, unless one factor is the same in both; the sum of the factors is far from it. The
-    nearest product has factors that are mixtures of those given, with weights of a problem of two numbers (Van Loan
+    Such a sum is not a product, unless one factor is the same in both, and the sum of the factors is far from it. The
+    factors of the nearest product are mixtures of those given; their weights solve a problem of two numbers (Van Loan
     and Pitsianis 1993).
 
     >>> one, two = torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
@@ -180,12 +179,12 @@ def nearest(first: Factors, second: Factors, decay: float = 1.0) -> Factors:
 
 
 def pulls(net: Net, rows: Rows, labels: Labels) -> Pulls:
-    """The gradients of the losses in the outputs, for each label that a row may have, and how probable that label is.
+    """Return the gradients of the losses in the outputs for each possible label of a row, and its probability.
 
-    A loss is taken for minus the logarithm of a probability, as the cross entropy is.
+    A loss is read as minus the logarithm of a probability, as in cross entropy.
     """
     with still(net.module), torch.no_grad():
-        outputs = torch.cat([answers(net, tuple(one[part] for one in rows.x)) for part in slices(len(rows), 256)])
+        outputs = torch.cat([answers(net, tuple(given[part] for given in rows.x)) for part in slices(len(rows), 256)])
     counts = rows.weight / len(rows)
     own = _slope(net, outputs, rows)[1]
     if labels == "data":
@@ -204,25 +203,25 @@ def pulls(net: Net, rows: Rows, labels: Labels) -> Pulls:
 
 
 def reached(outputs: Tensor, slope: Tensor, rows: Rows) -> Tensor:
-    """Which classes a row could have had: bool (n, columns); those that the losses mask it could not.
+    """Return the classes that each row could have, bool (n, columns): those that the losses do not mask.
 
-    `slope` (n, columns) is the gradient of the losses in the outputs: a masked column has none.
+    `slope` (n, columns) is the gradient of the losses in the outputs, which is 0 in a masked column.
     """
     columns = torch.arange(outputs.shape[1], device=outputs.device)
     return (slope != 0) | (columns == rows.y[:, None])
 
 
 def met(net: Net, rows: Rows) -> Tensor:
-    """Which columns of the outputs the losses of these rows look at: bool (columns,)."""
+    """Return the columns of the outputs that the losses of these rows use: bool (columns,)."""
     with still(net.module), torch.no_grad():
-        outputs = torch.cat([answers(net, tuple(one[part] for one in rows.x)) for part in slices(len(rows), 256)])
+        outputs = torch.cat([answers(net, tuple(given[part] for given in rows.x)) for part in slices(len(rows), 256)])
     if net.classes == 0:
         return torch.ones(outputs.shape[1], dtype=torch.bool, device=outputs.device)
     return reached(outputs, _slope(net, outputs, rows)[1], rows).any(0)
 
 
 def _slope(net: Net, outputs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """The losses (n,) of rows, and their gradients in the outputs (n, columns)."""
+    """Return the losses (n,) of rows, and their gradients in the outputs (n, columns)."""
     with torch.enable_grad():
         at = outputs.detach().requires_grad_()
         losses = net.losses(at, rows)
@@ -231,7 +230,7 @@ def _slope(net: Net, outputs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 def _curved(net: Net, outputs: Tensor, rows: Rows, slope: Tensor) -> Tensor:
-    """The root of the curvature of the loss in the one output (n, 1); the slope where a loss has no curvature."""
+    """Return the root of the curvature of the loss in the output (n, 1), or its slope if it has no curvature."""
     with torch.enable_grad():
         at = outputs.detach().requires_grad_()
         (first,) = torch.autograd.grad(net.losses(at, rows).sum(), at, create_graph=True)
@@ -242,23 +241,23 @@ def _curved(net: Net, outputs: Tensor, rows: Rows, slope: Tensor) -> Tensor:
 
 
 def _labelled(rows: Rows, label: int) -> Rows:
+    """Return rows with this label each."""
     return replace(rows, y=torch.full_like(rows.y, label), said=None)
 
 
-def _checked(net: Net, among: dict[str, nn.Module], rows: Rows) -> int:
-    """How many rows one pass takes, within `BYTES`; raise `ConfigError` where passes do not tell rows apart."""
-    for many in PROBES:
-        outputs, found = caught(net, among, probe(rows.x, many))
-        calls = [one.name for one in found]
+def _rows_of_a_pass(net: Net, among: dict[str, nn.Module], rows: Rows) -> int:
+    """Return the rows of a pass, within `BYTES`; raise `ConfigError` where layers do not keep rows apart."""
+    for count in PROBES:
+        outputs, found = caught(net, among, probe(rows.x, count))
+        calls = [layer.name for layer in found]
         strange = sorted(name for name in among if calls.count(name) != 1)
-        strange += sorted({one.name for one in found if turned(one, outputs)})
-        wrong = complete(net, outputs, [one for one in found if one.name not in strange])
+        strange += sorted({layer.name for layer in found if turned(layer, outputs)})
+        wrong = complete(net, outputs, [layer for layer in found if layer.name not in strange])
         strange += [name.rpartition(".")[0] for name in wrong]
         if strange:
             raise ConfigError(
-                f"fisher 'kronecker': layer {strange[0]!r} is not used once, row by row, and nowhere else, in a "
-                "forward pass; expected this of every linear layer and convolution that is trained; use fisher "
-                "'diagonal'"
+                f"fisher: got 'kronecker' with the layer {strange[0]!r}; expected each trained linear layer and "
+                "convolution to be used once in a forward pass, row by row, and nowhere else. Use fisher 'diagonal'"
             )
-    each = sum(one.given[0].numel() + 3 * one.came[0].numel() for one in found)
+    each = sum(layer.given[0].numel() + 3 * layer.came[0].numel() for layer in found)
     return max(1, BYTES // (4 * max(1, each)))

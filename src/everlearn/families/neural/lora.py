@@ -1,10 +1,10 @@
-"""Low-rank adapters for any module, through PEFT: a few weights that learn, beside many that stay as they are.
+"""Low-rank adapters for any module, through PEFT: few trained weights beside many frozen ones.
 
     y = W x + scale * B (A x)      A (rank, in), B (out, rank), scale = alpha / rank; W is frozen
 
-Hu et al. 2021, "LoRA", arXiv 2106.09685. With `rslora` the scale is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv
-2312.03732); with `dora` the length of each row of the sum is learned apart from its direction (Liu et al. 2024, arXiv
-2402.09353). B begins at 0, so an adapted network answers at first as it did before.
+Hu et al. 2021, "LoRA", arXiv 2106.09685. B begins at 0, so the outputs of a newly adapted network do not change. Of
+retired settings in stored models, `rslora` makes the scale alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732),
+and `dora` learns the length of each row of the sum apart from its direction (Liu et al. 2024, arXiv 2402.09353).
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from everlearn._torch import array as as_array
 from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError
 from everlearn.families.neural.named_tensors import FROZEN, digest, names
 from everlearn.families.neural.settings import Lora
+from everlearn.families.specs import suggestion
 
-ADAPTER = "default"  # PEFT's name of an adapter without a name: it stands in the names of weights
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own files
-_ARRAYS = "weights/"  # what a neural model puts before them in its arrays
-_GATED = "accepted/"  # what the family "gated" puts before the arrays of the model that answers
-_OUTER = "base_model.model."  # what PEFT puts before the names of weights in its files
-_SAME = ("r", "lora_alpha", "use_dora", "use_rslora")  # what an adapter's numbers mean nothing without
+ADAPTER = "default"  # the default name of an adapter in PEFT, part of the names of weights
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # the files of PEFT
+_ARRAYS = "weights/"  # prefix of weights in the arrays of a neural model
+_GATED = "accepted/"  # prefix of the arrays of the accepted model in the family "gated"
+_OUTER = "base_model.model."  # prefix of the names of weights in the files of PEFT
+_SAME = ("r", "lora_alpha", "use_dora", "use_rslora")  # an adapter fits only a module with equal values of these
 _LORA = re.compile(r"\.lora_\w+\.")
 
 
 def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
-    """Put adapters beside the layers that `chosen.targets` name, in place, and freeze everything else but `also`.
+    """Add adapters to the layers named in `chosen.targets`, in place, and freeze the rest except `also`.
 
-    Linear and convolution layers can have adapters; without targets all do but the last, which learns as a whole.
-    Weights are then named `<layer>.base_layer.weight` (frozen), `<layer>.lora_A.default.weight` and
-    `<layer>.lora_B.default.weight` (with dora, `<layer>.lora_magnitude_vector.default.weight`). What A begins with
-    belongs to `seed`; the global random numbers stay as they are. Returns the same module. Raises `MissingExtra` where
-    PEFT is not installed, `ConfigError` for names that nothing has, and layers that can have no adapter.
+    Linear and convolution layers can have adapters. Without targets, all of them have one but the last, which is
+    trained as a whole. Weights are named `<layer>.base_layer.weight` (frozen), `<layer>.lora_A.default.weight` and
+    `<layer>.lora_B.default.weight` (with dora, `<layer>.lora_magnitude_vector.default.weight`). The first values of A
+    depend on `seed`; global random numbers are not drawn. Returns the same module. Raises `MissingExtra` where PEFT is
+    not installed, `ConfigError` for unknown names and for layers that cannot have an adapter.
 
     >>> from everlearn.families.neural.settings import Lora
     >>> net = adapt(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)), Lora(rank=2))
@@ -53,11 +54,11 @@ def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
         if error.name and error.name.split(".")[0] not in ("peft", "transformers", "accelerate"):
             raise
         raise MissingExtra("a network with adapters", "lora") from error
-    targets, also = _layers(module, chosen)
+    targets, whole = _layers(module, chosen)
     config = peft.LoraConfig(
         r=chosen.rank,
-        lora_alpha=cast(int, chosen.alpha),  # PEFT divides by the rank, and takes any number
-        target_modules="|".join(map(re.escape, targets)),  # whole names: ends of names match what was not meant
+        lora_alpha=cast(int, chosen.alpha),  # PEFT divides by the rank, and accepts any number
+        target_modules="|".join(map(re.escape, targets)),  # whole names, as ends of names could match other layers
         lora_dropout=chosen.dropout,
         use_dora=chosen.dora,
         use_rslora=chosen.rslora,
@@ -66,74 +67,80 @@ def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
     try:
         torch.default_generator.manual_seed(seed)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT finds out by itself which way weights lie
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT detects the orientation of weights
             peft.inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"lora: {error}") from error
     finally:
         torch.random.set_rng_state(state)
-    for name in also:
+    for name in whole:
         module.get_submodule(name).requires_grad_(True)
     _keep_to_the_layers(module)
     return module
 
 
 def _layers(module: nn.Module, chosen: Lora) -> tuple[list[str], list[str]]:
-    """The whole names of the layers that get an adapter, and of the modules that learn as they are."""
-    named = {name: one for name, one in module.named_modules() if name}
-    within = [name for name, one in named.items() if isinstance(one, nn.MultiheadAttention)]
-    can = [name for name, one in named.items() if _adaptable(one) and not _inside(name, within)]
+    """Return the full names of the layers that get an adapter, and of the modules that are trained as a whole."""
+    named = {name: layer for name, layer in module.named_modules() if name}
+    within = [name for name, layer in named.items() if isinstance(layer, nn.MultiheadAttention)]
+    can = [name for name, layer in named.items() if _adaptable(layer) and not _inside(name, within)]
     also = [name for given in chosen.also for name in _named(given, list(named), "also")]
     if not chosen.targets:
         if not can:
-            raise ConfigError("lora: the network has no linear and no convolution layer; name its layers in targets")
+            raise ConfigError(
+                "lora.targets: got none for a network without linear and convolution layers; name some layers"
+            )
         also = list(dict.fromkeys([*also, can[-1]]))
         targets = [name for name in can if not _inside(name, also)]
         if not targets:
-            raise ConfigError(f"lora: no layer is left for an adapter beside {', '.join(also)}; name some in targets")
+            raise ConfigError(f"lora.targets: got none, and {', '.join(also)} learn as a whole; name some other layers")
         return targets, also
     targets = [name for given in chosen.targets for name in _named(given, list(named), "targets")]
     bad = [name for name in targets if _inside(name, within)]
     if bad:
         raise ConfigError(
-            f"lora: {bad[0]} belongs to a torch.nn.MultiheadAttention, which reads the weights of its layers and never "
-            f"calls them, so an adapter there would have no effect; expected some of {', '.join(can)}"
+            f"lora.targets: got {bad[0]!r}, part of a torch.nn.MultiheadAttention, which never calls its layers, so "
+            f"that an adapter has no effect; expected some of {', '.join(can)}"
         )
     return list(dict.fromkeys(targets)), also
 
 
-def _adaptable(one: nn.Module) -> bool:
-    if isinstance(one, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return one.groups == 1
-    kind = type(one)  # the linear layer of GPT-2 has a class of its own, in a library that need not be there
-    return isinstance(one, nn.Linear) or (kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."))
+def _adaptable(layer: nn.Module) -> bool:
+    """Return True for layers that can have an adapter."""
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return layer.groups == 1
+    kind = type(layer)  # the linear layer of GPT-2 is a class of a library that need not be installed
+    return isinstance(layer, nn.Linear) or (kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."))
 
 
 def _inside(name: str, others: Collection[str]) -> bool:
+    """Return True if a module is one of others, or part of one."""
     return any(name == other or name.startswith(f"{other}.") for other in others)
 
 
-def _named(given: str, names: Sequence[str], dial: str) -> list[str]:
-    """The modules that have this name, or a name that ends with it."""
+def _named(given: str, names: Sequence[str], setting: str) -> list[str]:
+    """Return the modules whose name is, or ends with, a given one. Raises `ConfigError` where none is."""
     found = [name for name in names if name == given or name.endswith(f".{given}")]
     if not found:
         shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-        raise ConfigError(f"lora: {dial} has {given!r}, and no module is named so; expected some of {shown}")
+        raise ConfigError(f"lora.{setting}: got {given!r}; expected some of {shown}{suggestion(given, names)}")
     return found
 
 
 def _keep_to_the_layers(module: nn.Module) -> None:
-    """Have encoder layers call their parts. Outside of training they would hand the frozen weights of all parts to one
-    fused function, so that the adapters of a network that answers were silently left out."""
-    for one in module.modules():
-        if isinstance(one, nn.TransformerEncoderLayer):
-            one.activation_relu_or_gelu = 0
-        if isinstance(one, nn.TransformerEncoder):
-            one.use_nested_tensor = False
+    """Make encoder layers call their parts.
+
+    Outside of training they pass the frozen weights of all parts to one fused function, which leaves out adapters.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            layer.activation_relu_or_gelu = 0
+        if isinstance(layer, nn.TransformerEncoder):
+            layer.use_nested_tensor = False
 
 
 def factors(module: nn.Module) -> list[str]:
-    """The names of the adapted layers of a module, in order.
+    """Return the names of the adapted layers of a module, in order.
 
     >>> factors(adapt(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(4, 2)), Lora(targets=("1",))))
     ['1']
@@ -143,107 +150,110 @@ def factors(module: nn.Module) -> list[str]:
 
 
 def fill(module: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> nn.Module:
-    """Put the weights that answer, of a neural model's `arrays`, into a module made and adapted alike; returns it.
+    """Copy the weights that predict, from a neural model's `arrays`, to a module made and adapted alike; return it.
 
-    The arrays may be those of the family "gated" around such a model. Weights that are not among the arrays (`frozen`
-    "rebuilt") stay. Raises `ModelError`, with nothing changed, where one that learned is missing or of another shape,
-    the module has none of that name, or the weights that stay are not those that the arrays were learned beside.
+    The arrays may be those of the family "gated" around such a model. Weights that are not in the arrays (`frozen`
+    "rebuilt") stay. Raises `ModelError`, with nothing changed, where a trained weight is missing, unknown to the module
+    or of another shape, and where the frozen weights differ from those that the arrays were learned with.
     """
     if any(name.startswith(_GATED) for name in arrays):
-        arrays = {name.removeprefix(_GATED): one for name, one in arrays.items() if name.startswith(_GATED)}
-    given = {name.removeprefix(_ARRAYS): one for name, one in arrays.items() if name.startswith(_ARRAYS)}
+        arrays = {name.removeprefix(_GATED): weight for name, weight in arrays.items() if name.startswith(_GATED)}
+    given = {name.removeprefix(_ARRAYS): weight for name, weight in arrays.items() if name.startswith(_ARRAYS)}
     held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     wrong = [f"{name!r} is missing" for name in _learned(module) if name not in given]
     wrong += [f"{name!r} was not expected" for name in given if name not in held]
     wrong += [
-        f"{name!r} has shape {one.shape}, expected {tuple(held[name].shape)}"
-        for name, one in given.items()
-        if name in held and one.shape != tuple(held[name].shape)
+        f"{name!r} has shape {weight.shape}, expected {tuple(held[name].shape)}"
+        for name, weight in given.items()
+        if name in held and weight.shape != tuple(held[name].shape)
     ]
     if wrong:
         raise ModelError(
-            f"these arrays do not fit this module: {'; '.join(wrong)}; make it and adapt it as the model's"
+            f"these arrays do not fit this module: {'; '.join(wrong)}. Make and adapt it as the model's module"
         )
     if FROZEN in arrays and not torch.equal(digest(module, names(module).fixed), tensor(arrays[FROZEN])):
         raise ModelError(
-            "these arrays were learned beside other weights that are not trained than this module's; make it of the "
-            "same weights: of the same file, or with the same seed"
+            "these arrays were learned with other frozen weights than those of this module. Make it with the same "
+            "weights: from the same file, or with the same seed"
         )
     with torch.no_grad():
-        for name, one in given.items():
-            held[name].copy_(tensor(one))
+        for name, weight in given.items():
+            held[name].copy_(tensor(weight))
     return module
 
 
 def export(module: nn.Module, folder: Path | str) -> None:
-    """Write what an adapted module has learned as PEFT does: its config, and its weights as safetensors.
+    """Write the trained weights of an adapted module in the format of PEFT: a config, and safetensors.
 
-    `peft.PeftModel.from_pretrained(module, folder)` reads it, of a module as it was before `adapt`. What learned as a
-    whole is written under `modules_to_save`. Raises `ConfigError` for a module without adapters.
+    `peft.PeftModel.from_pretrained(module, folder)` reads it, for a module as it was before `adapt`. Modules that are
+    trained as a whole are written under `modules_to_save`. Raises `ConfigError` for a module without adapters.
     """
     from safetensors.numpy import save_file
 
     config, folder = _config(module), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    held = {name: as_array(one).copy() for name, one in _learned(module).items()}
-    save_file({_OUTER + _outside(name): one for name, one in held.items()}, folder / WEIGHTS, {"format": "pt"})
+    held = {name: as_array(weight).copy() for name, weight in _learned(module).items()}
+    save_file({_OUTER + _outside(name): weight for name, weight in held.items()}, folder / WEIGHTS, {"format": "pt"})
     whole = sorted({name.rpartition(".")[0] for name in held if not _LORA.search(name)})
     plain = {**config.to_dict(), "modules_to_save": whole or None, "inference_mode": True}
-    text = json.dumps(plain, indent=2, sort_keys=True, default=lambda one: sorted(one) if isinstance(one, set) else one)
+    text = json.dumps(
+        plain, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else value
+    )
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def load(module: nn.Module, folder: Path | str) -> nn.Module:
-    """Take the adapters that PEFT, or `export`, wrote to a folder into a module that was adapted alike; returns it.
+    """Read adapters that PEFT or `export` wrote to a folder, into a module adapted alike; return it.
 
-    Raises `BlobError`, with nothing changed, where a weight is missing, is of another shape, or is not known here, or
-    rank, alpha, dora or rslora differ; pickled weights (`adapter_model.bin`) are not read.
+    Raises `BlobError`, with nothing changed, where a weight is missing, unknown or of another shape, or where rank,
+    alpha, dora or rslora differ. Pickled weights (`adapter_model.bin`) are not read.
     """
     from safetensors.numpy import load_file
 
     config, folder = _config(module), Path(folder)
     try:
-        told: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        found = {name.removeprefix(_OUTER): tensor(one) for name, one in load_file(folder / WEIGHTS).items()}
+        written: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = {name.removeprefix(_OUTER): tensor(weight) for name, weight in load_file(folder / WEIGHTS).items()}
     except (OSError, ValueError) as error:
         raise BlobError(
-            f"no adapter can be read from {folder}: {error}; expected PEFT's {CONFIG} and {WEIGHTS}"
+            f"cannot read an adapter from {folder}: {error}; expected {CONFIG} and {WEIGHTS}, as PEFT writes them"
         ) from error
     wrong = [
-        f"{name} is {told.get(name)!r}, expected {config.to_dict()[name]!r}"
+        f"{name} is {written.get(name)!r}, expected {config.to_dict()[name]!r}"
         for name in _SAME
-        if told.get(name) != config.to_dict()[name]
+        if written.get(name) != config.to_dict()[name]
     ]
-    held = {_outside(name): one for name, one in _learned(module).items()}
+    held = {_outside(name): weight for name, weight in _learned(module).items()}
     wrong += [f"{name} is missing" for name in held if name not in found]
     wrong += [f"{name} was not expected" for name in found if name not in held]
     wrong += [
-        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(one.shape)}"
-        for name, one in held.items()
-        if name in found and found[name].shape != one.shape
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(weight.shape)}"
+        for name, weight in held.items()
+        if name in found and found[name].shape != weight.shape
     ]
     if wrong:
         raise BlobError(f"the adapter in {folder} does not fit this module: {'; '.join(wrong)}")
     with torch.no_grad():
-        for name, one in held.items():
-            one.copy_(found[name])
+        for name, weight in held.items():
+            weight.copy_(found[name])
     return module
 
 
 def _config(module: nn.Module) -> Any:
+    """Return the PEFT config of an adapted module. Raises `ConfigError` for a module without adapters."""
     configs = vars(module).get("peft_config", {})
     if ADAPTER not in configs:
-        raise ConfigError("this module has no adapters; see everlearn.families.neural.lora.adapt")
+        raise ConfigError("module: got one without adapters. Call lora.adapt first")
     return configs[ADAPTER]
 
 
 def _learned(module: nn.Module) -> Tensors:
-    """Adapters, and what learns as a whole, by name."""
-    return {name: cast(Tensor, one) for name, one in module.named_parameters() if one.requires_grad}
+    """Return trained weights by name: adapters, and modules trained as a whole."""
+    return {name: cast(Tensor, weight) for name, weight in module.named_parameters() if weight.requires_grad}
 
 
 def _outside(name: str) -> str:
-    """How PEFT names a weight in its files: without the name of the adapter."""
+    """Return the name of a weight in the files of PEFT, which leave out the name of the adapter."""
     return name.replace(f".lora_magnitude_vector.{ADAPTER}.weight", ".lora_magnitude_vector").replace(
         f".{ADAPTER}.weight", ".weight"
     )

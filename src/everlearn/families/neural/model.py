@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +36,7 @@ class Neural:
 
     def __init__(self, module: nn.Module, /, **dials: Any) -> None:
         chosen = settings.read({"module": f"<{type(module).__name__}>", **dials})
-        self.spec: Mapping[str, Any] = msgspec.to_builtins(chosen)
+        self.spec: Mapping[str, Any] = settings.written(chosen)
         self._chosen = chosen
         self._device = _device(chosen)
         module = _ready(module, chosen, self._device)
@@ -379,7 +378,7 @@ def build(spec: Mapping[str, Any]) -> Neural:
     1.0
     """
     chosen = settings.read(spec)
-    return Neural(network.make(chosen), **msgspec.to_builtins(chosen))
+    return Neural(network.make(chosen), **settings.written(chosen))
 
 
 def _device(chosen: Settings) -> torch.device:

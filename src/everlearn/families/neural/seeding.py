@@ -1,4 +1,4 @@
-"""PyTorch's own random numbers, lent for a while: dropout and the like draw them, whoever else uses them."""
+"""Seed the global random numbers of PyTorch for one step, as dropout and other layers draw from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from everlearn._torch import Tensor, torch
 
 
 class Seeded:
-    """Inside `with seeded.by(step)` they belong to (seed, step); outside they are as if nothing had drawn any.
+    """A context in which random numbers depend on (seed, step) alone; the global state is restored at its end.
 
     >>> seeded = Seeded(7, torch.device("cpu"))
     >>> drawn = []
@@ -24,6 +24,7 @@ class Seeded:
         self._before: list[Tensor] = []
 
     def by(self, step: int) -> Seeded:
+        """Return the context for a step."""
         self._mixed = (self._seed * 0x9E3779B1 + step * 0x85EBCA77 + 1) & 0x7FFF_FFFF_FFFF_FFFF
         return self
 

@@ -1,18 +1,18 @@
-"""The neural family's dials: read, checked, completed with their defaults."""
+"""The settings of the neural family: read, checked, and completed with their defaults."""
 
 from __future__ import annotations
 
-import re
-import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field, inspect
+from msgspec import Meta, Struct, field
 
 from everlearn.errors import ConfigError
+from everlearn.families import specs
 from everlearn.families.neural.terms import AnyTerm, fitting
 from everlearn.families.neural.terms.replay import Replay
+from everlearn.families.specs import Retired
 from everlearn.records import Task
 
 MIB = 1 << 20
@@ -21,12 +21,42 @@ Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 
+_OWN = "Write a module with it: module = 'your_module:function'"
+RETIRED = {
+    "compile": Retired(False, "Compile inside your module, which is made by your own function"),
+    "consolidate.told": Retired(False, "Leave it out; a call of model.consolidate() needs no setting"),
+    "schedule.floor": Retired(0.1, "Leave it out: a tenth of the rate is left"),
+    "drift.grace_period": Retired(500, "Leave it out: 500 rows calibrate the detector"),
+    "lora.dora": Retired(False, f"Leave it out. {_OWN}"),
+    "lora.rslora": Retired(False, "Multiply lora.alpha by the square root of lora.rank instead"),
+    "lora.dropout": Retired(0.0, f"Leave it out. {_OWN}"),
+    "terms.agem.rows": Retired(64, "Leave it out: 64 remembered rows give the reference"),
+    "terms.gdumb.epochs": Retired(30, "Leave it out: there are 30 passes, as published"),
+    "terms.ewc.labels": Retired("model", "Leave it out: labels are drawn from the network's own predictions"),
+    "terms.si.damping": Retired(0.1, "Leave it out: the damping is 0.1, as published"),
+    "terms.mas.decay": Retired(0.5, "Leave it out: half of the importance stays at each consolidation"),
+    "terms.lwf.temperature": Retired(2.0, "Leave it out: the temperature is 2, as published"),
+    "terms.continual_backprop.maturity": Retired(100, "Leave it out: a unit matures in 100 steps"),
+    "terms.continual_backprop.decay": Retired(0.99, "Leave it out: the decay of utilities is 0.99"),
+}
+"""Settings of release 0.1 with a fixed value now; see `everlearn.families.specs`."""
+
+CLASS_SETTINGS = ("restart", "balance", "prior", "known")  # of release 0.1; part of `new_classes` now
+NEW_CLASSES: dict[str, tuple[bool, bool, int, bool]] = {
+    "recent": (True, True, 500, False),
+    "overall": (True, True, 0, False),
+    "final": (False, True, 0, False),
+    "known": (True, True, 500, True),
+    "plain": (False, False, 500, False),
+}
+"""The values of `restart`, `balance`, `prior` and `known` for each value of `new_classes`."""
+
 
 class Memory(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is remembered: at most `rows` rows (0: any number) in at most `bytes` bytes, whichever is less.
+    """The replay memory: at most `rows` rows (0: no limit) in at most `bytes` bytes, whichever is less.
 
-    Dense columns are stored as `dtype`, and a row that this does not hold exactly is refused. `augment` names a
-    function ("module:function", or "shift", "crop", "flip", "noise") that changes remembered rows when they are drawn.
+    Dense columns are stored as `dtype`; a row that this type does not hold exactly is refused. `augment` names a
+    function ("module:function", or "shift", "crop", "flip", "noise") that changes rows when they are drawn.
     """
 
     kind: Literal["none", "window", "reservoir", "balanced", "loss", "gradient"] = "balanced"
@@ -37,8 +67,10 @@ class Memory(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Consolidate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """When anchors are taken: `every` so many rows (0: never), or when who knows a border calls `consolidate()`
-    (`told`); and what they look at: the newest `rows` rows."""
+    """Consolidation: terms take anchors from the newest `rows` rows, after each `every` rows (0: never by rows).
+
+    A call of `model.consolidate()` takes anchors, too. Retired: `told`.
+    """
 
     every: Count = 0
     told: bool = False
@@ -46,8 +78,8 @@ class Consolidate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class Drift(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the network does when the detector sees its own loss rise: anchors are taken, and the learning rate is
-    multiplied by `rate` for `grace_period` rows."""
+    """The reaction to a rise of the network's own loss: `consolidate` takes anchors, and the learning rate is
+    multiplied by `rate` for 500 rows. Retired: `grace_period`, these rows."""
 
     detector: Literal["none", "adwin", "page_hinkley", "ddm", "kswin"] = "none"
     sensitivity: Annotated[float, Meta(gt=0, lt=1)] = 0.002
@@ -57,8 +89,8 @@ class Drift(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The learning rate over steps: up from 0 in `warmup` steps, then "constant", or down to `floor` times the rate
-    in `steps` steps ("linear", "cosine")."""
+    """The learning rate over steps: up from 0 in `warmup` steps, then "constant", or down to a tenth of the rate in
+    `steps` steps ("linear", "cosine"). Retired: `floor`, this tenth."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
     warmup: Count = 0
@@ -67,10 +99,10 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Lora(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Low-rank adapters (through PEFT): only they are trained, and `also` (names of modules, for instance the head).
+    """Low-rank adapters (through PEFT). Only they are trained, and the modules named in `also`, such as the head.
 
     `targets` are names of modules, or their ends ("q_proj"); empty: every linear or convolution layer but the last,
-    which is in `also` then.
+    which is then trained as a whole. Retired: `dropout`, `dora`, `rslora`.
     """
 
     rank: Positive = 8
@@ -83,24 +115,32 @@ class Lora(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a neural model is made of.
+    """The settings of a neural model.
 
-    `module` names the function (or class) that makes the network, called with `arguments`; "mlp" is a built-in one.
-    The shape of a row is (`dense`,), or `shape` where columns are an image or a sequence; columns are cast to `dtype`
-    and multiplied by `scale`, or, with `normalize`, standardised by their running mean and deviation (None: where
-    there is neither shape nor scale). Rows have at most `width` hashed features. A step is taken for each `batch`
-    rows, `passes` times over; `clip` bounds the norm of the gradient (0: it is not).
+    `module` names the function (or class) that makes the network, called with `arguments`; "mlp" is built in. A row
+    has the shape (`dense`,), or `shape` for an image or a sequence. Columns are cast to `dtype` and multiplied by
+    `scale`, or, with `normalize`, standardised by their running mean and deviation (None: without shape and scale).
+    Rows have at most `width` hashed features. Each `batch` rows make `passes` steps; `clip` bounds the norm of the
+    gradient (0: no bound). `ema` is the share of the average of weights that stays at each step; the average predicts
+    (0: the trained weights predict).
 
-    `ema` is how much of the average of weights that serves stays at each step (0: what is trained serves); with
-    `restart` the average begins anew when a class is met for the first time and after drift, so that it does not lag.
-    With `balance` classes are learned as if all were equally frequent (the log of how frequent each is in what is
-    learned is added to its output: Menon et al. 2021), and answers expect it to be as frequent as it was: half of this
-    is its share of all rows, half that of about the newest `prior` rows (0: all of it is its share of all rows).
+    `new_classes` is how classes that begin to come, or change in frequency, are learned and predicted:
 
-    `heads` are groups of classes that have a softmax of their own while learning; `head` "ncm" answers by the nearest
-    class mean. A class is answered once a row of it was met, or at once where they are all `known` to the module.
-    `frozen` says where weights that are not trained live: in arrays ("kept"), or made anew with the module
-    ("rebuilt"), which saves room.
+    "recent"   Learn classes as if all were equally frequent: the log of the share of each class in what is learned is
+               added to its output (Menon et al. 2021). Predictions expect a class as often as in all rows (one half)
+               and in about the newest 500 rows (the other half). A class is predicted once a row of it has come. The
+               average of weights restarts at the first row of a class and after drift, so that it does not lag.
+    "overall"  As "recent", but predictions expect a class as often as in all rows.
+    "final"    As "overall", but the average does not restart: for a test of all classes at the end of a stream.
+    "known"    As "recent", but every class is predicted from the start, for a module that was trained on them.
+    "plain"    Learn and predict classes as they come, without a correction. A class is predicted once a row of it has
+               come, and the average does not restart.
+
+    `heads` are groups of classes with a softmax of their own while learning. `head` "ncm" predicts the nearest class
+    mean. `frozen` is where weights that are not trained are stored: in arrays ("kept"), or nowhere, since the module
+    makes them again ("rebuilt"), which saves room.
+
+    Retired: `compile`, and `restart`, `balance`, `prior` and `known`, which `new_classes` sets together.
     """
 
     family: str = "neural"
@@ -122,6 +162,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     passes: Positive = 1
     clip: NotNegative = 0.0
     ema: Annotated[float, Meta(ge=0, lt=1)] = 0.998
+    new_classes: Literal["recent", "overall", "final", "known", "plain"] = "recent"
     restart: bool = True
     balance: bool = True
     prior: Count = 500
@@ -142,110 +183,86 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def balances(self) -> bool:
-        """Whether classes are learned as if all were equally frequent; a loss of the user's own is left as it is."""
+        """True if classes are learned as if all were equally frequent; never with a loss of the user."""
         return self.balance and self.classes > 0 and self.loss == "auto"
 
     @property
     def outputs(self) -> int:
-        """Columns of what `predict` returns, and of what the network does."""
+        """Columns of the result of `predict`, and of the output of the network."""
         return 1 if self.task == "regression" else self.classes
 
 
 def read(spec: Mapping[str, Any]) -> Settings:
-    """Check a spec and fill in its defaults; raise `ConfigError` that names the dial, what was got and expected.
+    """Check a spec and fill in its defaults.
+
+    `restart`, `balance`, `prior` and `known`, as release 0.1 writes them, are read as `new_classes`. Raises
+    `ConfigError`, which names the setting, the value and what is expected.
 
     >>> read({"task": "binary", "dense": 8}).classes
     2
+    >>> read({"task": "binary", "dense": 8, "restart": True, "balance": True, "prior": 0, "known": False}).new_classes
+    'overall'
     """
     given = dict(spec)
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
     if isinstance(given.get("optimizer"), str):
         given["optimizer"] = {"name": given["optimizer"]}
-    try:
-        chosen = msgspec.convert(given, Settings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"neural model: {_fault(str(error), given)}") from error
-    _check(chosen)
-    return msgspec.structs.replace(chosen, terms=fitting(chosen.terms, chosen.memory.kind, told="terms" in given))
+    settings = specs.convert(_with_new_classes(given), Settings, "neural", RETIRED, hidden=CLASS_SETTINGS)
+    _check(settings)
+    terms = fitting(settings.terms, settings.memory.kind, given="terms" in given)
+    return msgspec.structs.replace(settings, terms=terms)
 
 
-def _check(chosen: Settings) -> None:
-    """Refuse classes and heads that do not fit the task, and a head of means without rows to make them of."""
+def written(settings: Settings) -> dict[str, Any]:
+    """Return the complete spec of settings; `read` makes the same settings from it."""
+    spec = specs.written(settings, RETIRED)
+    if NEW_CLASSES[settings.new_classes] == tuple(spec[name] for name in CLASS_SETTINGS):
+        return {name: value for name, value in spec.items() if name not in CLASS_SETTINGS}
+    return {**spec, "layout": specs.STORED}
+
+
+def _with_new_classes(given: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec in which `new_classes` and the retired settings that it stands for agree.
+
+    Raises `ConfigError` where retired settings are given in a combination that no value of `new_classes` has, unless
+    the spec is a stored one.
+    """
+    base = NEW_CLASSES.get(str(given.get("new_classes", "recent")))
+    if base is None:
+        return given  # refused with the right values by the record
+    values = tuple(given.get(name, value) for name, value in zip(CLASS_SETTINGS, base, strict=True))
+    choice = next((name for name, known in NEW_CLASSES.items() if known == values), None)
+    if choice is not None:
+        given = {**given, "new_classes": choice}
+    elif specs.layout(given, "neural") != specs.STORED:
+        retired = {name: given[name] for name in CLASS_SETTINGS if name in given}
+        raise ConfigError(
+            f"neural model: got {', '.join(f'{name} {value!r}' for name, value in retired.items())}; these settings "
+            f"are part of new_classes now. Leave them out and set new_classes to one of {', '.join(NEW_CLASSES)}"
+        )
+    return given | dict(zip(CLASS_SETTINGS, values, strict=True))
+
+
+def _check(settings: Settings) -> None:
+    """Raise `ConfigError` for classes and heads that do not fit the task, and for "ncm" without a memory."""
     expected = {
-        "regression": (chosen.classes == 0, "0, for there are none; set task to 'multiclass' where there are"),
-        "binary": (chosen.classes == 2, "2; set task to 'multiclass' for more"),
-        "multiclass": (chosen.classes >= 2, "at least 2: set it to how many classes labels can have"),
+        "regression": (settings.classes == 0, "0. For classes, set task to 'multiclass'"),
+        "binary": (settings.classes == 2, "2. For more, set task to 'multiclass'"),
+        "multiclass": (settings.classes >= 2, "at least 2, the number of classes that labels can have"),
     }
-    fits, words = expected[chosen.task]
+    fits, words = expected[settings.task]
     if not fits:
-        raise ConfigError(f"neural model: classes is {chosen.classes} and task is {chosen.task!r}, expected {words}")
-    if chosen.heads and not chosen.classes:
         raise ConfigError(
-            f"neural model: heads are {chosen.heads} and task is 'regression', which has no classes to group; leave "
-            "heads out"
+            f"neural model: classes: got {settings.classes} with task {settings.task!r}; expected {words}"
         )
-    if chosen.head == "ncm" and chosen.memory.kind == "none":
+    if settings.heads and not settings.classes:
         raise ConfigError(
-            "neural model: head is 'ncm', which answers by means of remembered rows, and memory.kind is 'none'; "
-            "expected another memory.kind, or head 'module'"
+            f"neural model: heads: got {settings.heads} with task 'regression'; expected none, as there are no classes "
+            "to group. Leave heads out"
         )
-
-
-def _fault(message: str, given: Mapping[str, Any]) -> str:
-    """What msgspec says of a spec, with the path of the dial, what was got, and what that place may hold."""
-    what, _, where = message.rpartition(" - at ")
-    if not what or " in " in where:  # of the whole spec, or of a key that is no text
-        what, where = what or where, where.partition(" in ")[2]
-    path = [int(one) if one.isdigit() else one for one in re.findall(r"[^$`.\[\]]+", where)]
-    kind, got = _walked(given, path)
-    holder, at, above = _walked(given, path[:-1])[0], _written(path), _written(path[:-1])
-    if found := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", what):
-        name = found[2]
-        if found[1] == "missing required":
-            return f"{at or 'the spec'} lacks {name!r}; {_known(kind, at)}"
-        here = f"{at}.{name}" if at else name
-        return f"{here} is {reprlib.repr(got.get(name))}, and there is no such dial; {_known(kind, at)}"
-    if isinstance(kind, inspect.LiteralType):
-        what = f"expected one of {', '.join(map(repr, kind.values))}"
-    elif path and path[-1] == "kind" and (kinds := _terms(holder)):
-        return f"{at} is {reprlib.repr(got)}, expected one of {', '.join(map(repr, kinds))}"
-    known = f"; {_known(holder, above)}" if isinstance(holder, inspect.StructType) else ""
-    return f"{at} is {reprlib.repr(got)}, {what[0].lower()}{what[1:]}{known}"
-
-
-def _walked(given: Any, path: Sequence[int | str]) -> tuple[Any, Any]:
-    """What msgspec holds of the type at a path within a spec, and the value that is there."""
-    kind: Any = inspect.type_info(Settings)
-    value: Any = given
-    for step in path:
-        if isinstance(kind, inspect.StructType):
-            kind = next((one.type for one in kind.fields if one.encode_name == step), None)
-        else:
-            kind = getattr(kind, "item_type", None)
-        within = isinstance(value, Mapping) or (isinstance(value, Sequence) and isinstance(step, int))
-        value = value[step] if within else None
-        if isinstance(kind, inspect.UnionType):
-            structs = [one for one in kind.types if isinstance(one, inspect.StructType)]
-            tag = value.get("kind") if isinstance(value, Mapping) else None
-            kind = next((one for one in structs if one.tag == tag), kind)
-    return kind, value
-
-
-def _terms(kind: Any) -> list[str]:
-    """The kinds of terms there are, of the type of one that is not known."""
-    return sorted(str(one.tag) for one in getattr(kind, "types", ()) if getattr(one, "tag", None))
-
-
-def _written(path: Sequence[int | str]) -> str:
-    """A path as people write it: terms[0].kind."""
-    return "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).removeprefix(".")
-
-
-def _known(kind: Any, at: str) -> str:
-    """The dials of a table, or the kinds of terms."""
-    if tags := _terms(kind):
-        return f"expected kind to be one of {', '.join(map(repr, tags))}"
-    names = [one.encode_name for one in kind.fields] if isinstance(kind, inspect.StructType) else []
-    of = f" of {kind.tag}" if getattr(kind, "tag", None) else f" of {at}" if at else ""
-    return f"known dials{of}: {', '.join(names) or 'none'}"
+    if settings.head == "ncm" and settings.memory.kind == "none":
+        raise ConfigError(
+            "neural model: head: got 'ncm' with memory.kind 'none'; expected a memory, as the class means are those of "
+            "remembered rows. Set another memory.kind, or head to 'module'"
+        )

@@ -75,7 +75,7 @@ class Trainer:
 
     def _look(self, chosen: Settings) -> None:
         """What is asked for: terms by what they do, memory, detector, consolidations."""
-        terms: list[requirements.One] = [(i, one, FUNCTIONS[type(one)]) for i, one in enumerate(chosen.terms)]
+        terms: list[requirements.PlacedTerm] = [(i, one, FUNCTIONS[type(one)]) for i, one in enumerate(chosen.terms)]
         self._terms = terms
         self._fresh = [one for one in terms if one[2].fresh is not None]
         self._adding = [one for one in terms if one[2].loss is not None]

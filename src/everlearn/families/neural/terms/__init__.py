@@ -1,9 +1,12 @@
-"""Terms of the loss: what keeps a network from forgetting, and able to learn. Each is settings and plain functions.
+"""Terms of the loss, against forgetting and loss of plasticity; each is settings and plain functions.
 
-replay          ER, ER-ACE                      ewc   si   mas     anchors: stay near weights that mattered
-distill         DER, DER++                      lwf                stay near what the network used to answer
+Settings of a term, the network, and rows of a step come in; losses, changed gradients and changed weights go out.
+Drawing remembered rows is in `neural/replay_sampler.py`, calling the terms in `neural/step.py`.
+
+replay          ER, ER-ACE, MIR                 ewc   si   mas     anchors: stay near weights that mattered
+distill         DER, DER++                      lwf                stay near the outputs of the last consolidation
 agem   gdumb    gradients; the baseline         l2_init  shrink_perturb  continual_backprop   stay able to learn
-                                                orthogonal         adapters that leave old ones alone
+                                                orthogonal         adapters that keep the outputs of earlier ones
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ AnyTerm = (
     Replay | Distill | Agem | Gdumb | Ewc | Si | Mas | Lwf | L2Init | ShrinkPerturb | ContinualBackprop | Orthogonal
 )
 
-DRAWING = (Replay, Distill, Agem, Gdumb)  # terms of remembered rows
+DRAWING = (Replay, Distill, Agem, Gdumb)  # terms that draw remembered rows
 
 FUNCTIONS: dict[type, Term] = {
     Replay: replay.REPLAY,
@@ -39,34 +42,34 @@ FUNCTIONS: dict[type, Term] = {
 }
 
 
-def fitting(terms: tuple[AnyTerm, ...], memory: str, told: bool = True) -> tuple[AnyTerm, ...]:
-    """The terms of a network whose memory is of this kind; without `told`, they are what nobody asked for otherwise.
+def fitting(terms: tuple[AnyTerm, ...], memory: str, given: bool = True) -> tuple[AnyTerm, ...]:
+    """Return the terms that a network with a memory of this kind can have; `given`: the spec names them.
 
-    Terms of remembered rows are left out where nothing is remembered and nobody told terms. Raises `ConfigError` for
-    those that were told, and for two terms that replace the loss of the rows that come, of which one would be unheard.
+    Without a memory, terms that draw remembered rows are left out of the default. Raises `ConfigError` for such a term
+    in the spec, and for two terms that replace the loss of new rows, of which one would have no effect.
 
-    >>> fitting((Replay(),), "none", told=False), fitting((Replay(),), "balanced", told=False)
+    >>> fitting((Replay(),), "none", given=False), fitting((Replay(),), "balanced", given=False)
     ((), (Replay(rows=0, loss='joint', retrieve='uniform'),))
     """
     if memory == "none":
-        drawing = [one for one in terms if isinstance(one, DRAWING)]
-        if drawing and told:
+        drawing = [term for term in terms if isinstance(term, DRAWING)]
+        if drawing and given:
             raise ConfigError(
-                f"neural model: term {kind(drawing[0])!r} draws from the memory and memory.kind is 'none'; expected "
-                "terms that remember no rows, or none ('terms': []), or another memory.kind"
+                f"neural model: terms: got {kind(drawing[0])!r}, which draws from the memory, with memory.kind 'none'; "
+                "expected terms without remembered rows. Set terms to [], or set another memory.kind"
             )
-        terms = tuple(one for one in terms if one not in drawing)
-    fresh = [one for one in terms if FUNCTIONS[type(one)].fresh is not None]
+        terms = tuple(term for term in terms if term not in drawing)
+    fresh = [term for term in terms if FUNCTIONS[type(term)].fresh is not None]
     if len(fresh) > 1:
         raise ConfigError(
-            f"neural model: terms {kind(fresh[0])!r} and {kind(fresh[1])!r} both replace the loss of the rows that "
-            "come; expected at most one such term"
+            f"neural model: terms: got {kind(fresh[0])!r} and {kind(fresh[1])!r}, which both replace the loss of new "
+            "rows; expected at most one of them"
         )
     return terms
 
 
 def kind(term: AnyTerm) -> str:
-    """What a term is called in a spec.
+    """Return the name of a term in specs.
 
     >>> kind(L2Init())
     'l2_init'

@@ -1,17 +1,17 @@
-"""Terms that hold weights near an anchor, the more so the more they mattered: EWC, SI, MAS.
+"""Terms that pull weights to an anchor, in proportion to their importance: EWC, SI, MAS.
 
-The penalty is strength * sum of importance * (weight - anchor)². Its gradient is not taken. After the step of the
-optimiser, at learning rate r, each weight p moves to where p + r * penalty would have its minimum were the step plain:
+The penalty is strength * sum of importance * (weight - anchor)². Its gradient is not used. After the step of the
+optimiser, at learning rate r, each weight p takes the proximal step (Parikh and Boyd 2014, section 4.2):
 
     p := (p + c * anchor) / (1 + c),    c = 2 * r * strength * importance
 
-the proximal step (Parikh and Boyd 2014, section 4.2). It is stable at any strength and any rate, where gradient steps
-blow up from c = 2 on, and it costs no backward pass. Before the first consolidation there is no anchor and no penalty.
+This is stable at any strength and any rate, where gradient steps diverge from c = 2 on, and it needs no backward pass.
+Before the first consolidation there is no anchor and no penalty.
 
-Of several consolidations one importance and one anchor remain: importance := decay * importance + new, and the anchor
-is where the weights are now. With decay 1 this is the penalty that follows from Bayes' rule with one Gaussian (Huszár
-2018), not one penalty for each task around an anchor of its own (Kirkpatrick et al. 2017), which counts early tasks
-twice; with decay below 1 it is online EWC (Schwarz et al. 2018).
+Several consolidations share one importance and one anchor: importance := decay * importance + new, and the anchor is
+the current weights. With decay 1 this is the penalty that follows from Bayes' rule with one Gaussian (Huszár 2018). A
+penalty for each task around its own anchor (Kirkpatrick et al. 2017) counts early tasks twice. With decay below 1 it is
+online EWC (Schwarz et al. 2018).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from everlearn.families.neural.rowwise import joined
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
-MOST = 1e30  # of an importance, and of a force; not infinite, lest 0 * it is NaN
+LARGEST = 1e30  # bound of an importance and of a force; finite, so that 0 times it is 0
 
 
 class Ewc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="ewc"):
-    """Elastic weight consolidation: what mattered is told by the Fisher information of single rows.
+    """Elastic weight consolidation: importance is the Fisher information of single rows.
 
     `strength` is half the lambda of Kirkpatrick et al. 2017, for a Fisher that is a mean over rows. `fisher` is
-    "diagonal"; "block": whole, for the weights of each module; or "kronecker": a product of two matrices for each
-    linear layer and convolution (of fewer than 2,048 inputs and outputs), diagonal for the rest. `labels` are those
-    that the network itself expects, or the data's.
+    "diagonal"; "block": a full matrix for the weights of each module; or "kronecker": a product of two matrices for
+    each linear layer and convolution (of fewer than 2,048 inputs and outputs), diagonal for the rest. Retired:
+    `labels`; labels are drawn from the network's predictions ("model") or are those of the rows ("data").
     """
 
     strength: NotNegative = 1000.0
@@ -48,9 +48,9 @@ class Ewc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fie
 
 
 class Si(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="si"):
-    """Synaptic intelligence: what mattered is told by how much each weight lowered the loss on its way.
+    """Synaptic intelligence: importance is how much each weight lowered the loss along its path.
 
-    `damping` is the xi of Zenke et al. 2017, eq. 5.
+    Retired: `damping`, the xi of Zenke et al. 2017, eq. 5.
     """
 
     strength: NotNegative = 10.0
@@ -58,7 +58,10 @@ class Si(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_fiel
 
 
 class Mas(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="mas"):
-    """Memory aware synapses: what mattered is told by how much the outputs depend on each weight, without labels."""
+    """Memory aware synapses: importance is how much the outputs depend on each weight, without labels.
+
+    Retired: `decay`, the share of importance that stays at each consolidation.
+    """
 
     strength: NotNegative = 1.0
     decay: Share = 0.5
@@ -77,17 +80,17 @@ def pull(weights: list[Tensor], anchors: list[Tensor], importance: list[Tensor],
     if force <= 0.0:
         return
     with torch.no_grad():
-        whole = torch._foreach_add(importance, 1.0 / min(max(force, 1e-38), MOST))
+        whole = torch._foreach_add(importance, 1.0 / min(max(force, 1e-38), LARGEST))
         torch._foreach_lerp_(weights, anchors, torch._foreach_div(importance, whole))
 
 
 def of(own: Tensors, part: str, net: Net) -> list[Tensor]:
-    """The tensors of a term that belong to the weights, in their order."""
+    """Return the tensors of a term that belong to the weights, in their order."""
     return [own[f"{part}/{name}"] for name in net.weights]
 
 
 def _start(net: Net, *parts: str) -> Tensors:
-    """Anchors where the weights are, and zeros for other parts. `taken`, on the CPU, counts consolidations."""
+    """Return anchors at the weights, and zeros for other parts. `taken`, on the CPU, counts consolidations."""
     own = {"taken": torch.zeros(1, dtype=torch.int64)}
     own |= {f"anchor/{name}": weight.detach().clone() for name, weight in net.weights.items()}
     for part in parts:
@@ -96,18 +99,19 @@ def _start(net: Net, *parts: str) -> Tensors:
 
 
 def _anchored(net: Net, own: Tensors) -> None:
-    """Take the weights as they are for the anchor."""
+    """Set the anchor to the current weights."""
     torch._foreach_copy_(of(own, "anchor", net), [weight.detach() for weight in net.weights.values()])
     own["taken"] += 1
 
 
 def _add(own: Tensors, part: str, found: Tensors, decay: float) -> None:
-    """importance := decay * importance + what was found; what is not finite (it overflowed) is bounded."""
+    """Set importance := decay * importance + found; values that are not finite (from overflow) are bounded."""
     for name, value in found.items():
-        own[f"{part}/{name}"].mul_(decay).add_(torch.nan_to_num(value, nan=0.0, posinf=MOST)).clamp_(0.0, MOST)
+        own[f"{part}/{name}"].mul_(decay).add_(torch.nan_to_num(value, nan=0.0, posinf=LARGEST)).clamp_(0.0, LARGEST)
 
 
 def _start_ewc(spec: Ewc, net: Net) -> Tensors:
+    """Return the tensors of EWC: anchors, and importances in the form of `fisher`."""
     own = _start(net)
     matrices: dict[str, int] = {}
     diagonal = list(net.weights)
@@ -117,8 +121,8 @@ def _start_ewc(spec: Ewc, net: Net) -> Tensors:
             matrices[f"block/{group}"] = sum(net.weights[name].numel() for name in names)
             if matrices[f"block/{group}"] > fisher.LARGEST:
                 raise ConfigError(
-                    f"fisher 'block': module {group!r} has {matrices[f'block/{group}']} weights, expected at most "
-                    f"{fisher.LARGEST}, for its matrix is the square of that; use fisher 'kronecker' or 'diagonal'"
+                    f"fisher: got 'block' for the module {group!r} of {matrices[f'block/{group}']} weights; expected "
+                    f"at most {fisher.LARGEST}, as its matrix has the square. Use fisher 'kronecker' or 'diagonal'"
                 )
     elif spec.fisher == "kronecker":
         layers = fisher.factored(net)
@@ -127,13 +131,14 @@ def _start_ewc(spec: Ewc, net: Net) -> Tensors:
             matrices[f"outputs/{layer}"] = weight.shape[0]
             matrices[f"inputs/{layer}"] = weight[0].numel() + (joined(layer, "bias") in net.weights)
         diagonal = [name for name in diagonal if name.rpartition(".")[0] not in layers]
-    one = next(iter(net.weights.values())).detach()
+    like = next(iter(net.weights.values())).detach()
     for name, size in matrices.items():
-        own[f"values/{name}"], own[f"vectors/{name}"] = one.new_zeros(size), one.new_zeros(size, size)
+        own[f"values/{name}"], own[f"vectors/{name}"] = like.new_zeros(size), like.new_zeros(size, size)
     return own | {f"fisher/{name}": torch.zeros_like(net.weights[name]) for name in diagonal}
 
 
 def _consolidate_ewc(spec: Ewc, net: Net, own: Tensors, rows: Rows) -> None:
+    """Add the Fisher information of rows to the importance, and set the anchor."""
     if len(rows) == 0:
         return
     if spec.fisher == "diagonal":
@@ -153,33 +158,34 @@ def _consolidate_ewc(spec: Ewc, net: Net, own: Tensors, rows: Rows) -> None:
 
 
 def _composed(own: Tensors, name: str) -> Tensor:
-    """The matrix of which values and vectors are kept."""
+    """Return the matrix with the stored eigenvalues and eigenvectors."""
     vectors = own[f"vectors/{name}"]
     return (vectors * own[f"values/{name}"]) @ vectors.T
 
 
 def _decompose(own: Tensors, name: str, matrix: Tensor) -> None:
-    """Keep the values and vectors of a matrix that is symmetric and has no values below zero."""
-    values, vectors = torch.linalg.eigh(torch.nan_to_num(matrix, posinf=MOST, neginf=-MOST).double())
-    own[f"values/{name}"].copy_(values.clamp(0.0, MOST))
+    """Store the eigenvalues and eigenvectors of a symmetric matrix without eigenvalues below zero."""
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(matrix, posinf=LARGEST, neginf=-LARGEST).double())
+    own[f"values/{name}"].copy_(values.clamp(0.0, LARGEST))
     own[f"vectors/{name}"].copy_(vectors)
 
 
 def _stepped_ewc(spec: Ewc, net: Net, own: Tensors, seen: Seen) -> None:
+    """Pull weights to the anchor."""
     force = 2.0 * net.rate * spec.strength
     if force == 0.0 or own["taken"].item() == 0:
         return
     if spec.fisher == "diagonal":
         pull(list(net.weights.values()), of(own, "anchor", net), of(own, "fisher", net), force)
     elif spec.fisher == "block":
-        _pull_blocks(net, own, min(force, MOST))
+        _pull_blocks(net, own, min(force, LARGEST))
     else:
-        _pull_layers(net, own, min(force, MOST))
+        _pull_layers(net, own, min(force, LARGEST))
 
 
 @torch.no_grad()
 def _pull_blocks(net: Net, own: Tensors, force: float) -> None:
-    """(1 + force * F) (p - anchor) := p - anchor, by the values and vectors of F, for each module."""
+    """Solve (1 + force * F) (p - anchor) := p - anchor with the eigenvectors of F, for each module."""
     for group, names in fisher.members(net).items():
         away = torch.cat([(net.weights[name] - own[f"anchor/{name}"]).flatten() for name in names])
         vectors = own[f"vectors/block/{group}"]
@@ -193,7 +199,7 @@ def _pull_blocks(net: Net, own: Tensors, force: float) -> None:
 
 @torch.no_grad()
 def _pull_layers(net: Net, own: Tensors, force: float) -> None:
-    """The same for layers with two factors: for D = p - anchor, D + force * outputs @ D @ inputs := D."""
+    """Solve D + force * outputs @ D @ inputs := D for D = p - anchor, for layers with two factors."""
     layers = [name.removeprefix("values/outputs/") for name in own if name.startswith("values/outputs/")]
     for layer in layers:
         weight, bias = net.weights[joined(layer, "weight")], net.weights.get(joined(layer, "bias"))
@@ -214,15 +220,17 @@ def _pull_layers(net: Net, own: Tensors, force: float) -> None:
 
 
 def _start_si(spec: Si, net: Net) -> Tensors:
+    """Return the tensors of SI."""
     return _start(net, "importance", "path", "before")
 
 
 def _before_si(spec: Si, net: Net, own: Tensors, seen: Seen) -> None:
+    """Keep the weights before the step of the optimiser."""
     torch._foreach_copy_(of(own, "before", net), [weight.detach() for weight in net.weights.values()])
 
 
 def _stepped_si(spec: Si, net: Net, own: Tensors, seen: Seen) -> None:
-    """path := path - gradient * (the way of this step, the pull to the anchor included)."""
+    """Pull, then set path := path - gradient * (movement of this step, the pull included)."""
     weights = list(net.weights.values())
     if own["taken"].item():
         pull(weights, of(own, "anchor", net), of(own, "importance", net), 2.0 * net.rate * spec.strength)
@@ -235,7 +243,7 @@ def _stepped_si(spec: Si, net: Net, own: Tensors, seen: Seen) -> None:
 
 
 def _consolidate_si(spec: Si, net: Net, own: Tensors, rows: Rows) -> None:
-    """importance := importance + path / (distance² + damping); none for a weight that raised the loss on its way."""
+    """Set importance := importance + path / (distance² + damping); a weight that raised the loss adds none."""
     found = {}
     for name, weight in net.weights.items():
         distance = weight.detach() - own[f"anchor/{name}"]
@@ -246,16 +254,19 @@ def _consolidate_si(spec: Si, net: Net, own: Tensors, rows: Rows) -> None:
 
 
 def _start_mas(spec: Mas, net: Net) -> Tensors:
+    """Return the tensors of MAS."""
     return _start(net, "importance")
 
 
 def _stepped_mas(spec: Mas, net: Net, own: Tensors, seen: Seen) -> None:
+    """Pull weights to the anchor."""
     if own["taken"].item():
         force = 2.0 * net.rate * spec.strength
         pull(list(net.weights.values()), of(own, "anchor", net), of(own, "importance", net), force)
 
 
 def _consolidate_mas(spec: Mas, net: Net, own: Tensors, rows: Rows) -> None:
+    """Add the sensitivity of the outputs to the importance, and set the anchor."""
     if len(rows) > 0:
         _add(own, "importance", fisher.sensitivity(net, rows), spec.decay)
         _anchored(net, own)

@@ -1,15 +1,15 @@
-"""A term for adapters: what they learn next leaves alone what they answer to the inputs of before.
+"""A term for adapters: later learning does not change their outputs for earlier inputs.
 
-An adapter adds B A x. After a consolidation, A's answers to the strongest directions of its inputs so far are held,
-and so are B's answers to the strongest directions of what A gives it: after each step of the optimiser, whatever the
-step did along these directions is taken back, exactly. So there is nothing to tune: it is stable at any learning rate,
-where a penalty on the overlap (O-LoRA: Wang et al. 2023, arXiv 2310.14152, eq. 7) must be neither too weak to matter
-nor so strong that steps overshoot; and it costs two small products, and no gradient. That directions of inputs are
-what to hold, and not the rows of A (most of which A began with), is InfLoRA's point (Liang & Li 2024, arXiv
-2404.00228); that a bounded set of them will do is that of gradient projection memory (Saha et al. 2021, arXiv
-2103.09762). One adapter serves for all tasks, so no task borders are needed, and arrays keep their size.
+An adapter adds B A x. A consolidation holds the outputs of A for the strongest directions of its inputs so far, and
+those of B for the strongest directions of the outputs of A. After each step of the optimiser, the change along these
+directions is undone exactly. So there is no strength to tune, and it is stable at any learning rate. A penalty on the
+overlap (O-LoRA: Wang et al. 2023, arXiv 2310.14152, eq. 7) can be too weak to matter, or so strong that steps
+overshoot. The cost is two small products, and no gradient. InfLoRA (Liang & Li 2024, arXiv 2404.00228) argues for
+holding directions of inputs rather than the rows of A, most of which are initial values. Gradient projection memory
+(Saha et al. 2021, arXiv 2103.09762) shows that a bounded set of directions is enough. One adapter serves all tasks, so
+no task borders are needed, and arrays keep their size.
 
-What else learns (the head in `also`, for instance) is not held by this term.
+Other trained weights (the head in `lora.also`, for instance) are not held by this term.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _A = re.compile(r"(.*)\.lora_A\.([^.]+)\.weight")
 
 
 class Orthogonal(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="orthogonal"):
-    """Hold what adapters answer along at most `directions` directions of each layer's inputs, and half of its rank.
+    """Hold the outputs of adapters along at most `directions` directions of each layer's inputs, and half of its rank.
 
-    Never more than half of all directions there are, so that adapters can go on learning. Where there are more, those
-    with the least energy (mean square of the inputs along them, added up over consolidations) are let go.
+    At most half of all directions are held, so that adapters can go on learning. Where there are more, those with the
+    least energy (mean square of the inputs along them, added up over consolidations) are dropped.
     """
 
     directions: Annotated[int, Meta(ge=1)] = 32
 
 
 class Factor(NamedTuple):
-    """One of the two matrices of an adapter: its layer, its weight, and how many directions of its inputs are held."""
+    """A matrix of an adapter: its name, layer and weight, and how many directions of its inputs are held at most."""
 
     name: str
     layer: nn.Module
@@ -50,7 +50,7 @@ class Factor(NamedTuple):
 
 
 def factors(settings: Orthogonal, net: Net) -> Iterator[Factor]:
-    """All of them, A and B of each adapter, in the order of the weights."""
+    """Yield A and B of each adapter, in the order of the weights."""
     for name in net.weights:
         match = _A.fullmatch(name)
         if match:
@@ -62,50 +62,55 @@ def factors(settings: Orthogonal, net: Net) -> Iterator[Factor]:
 
 
 def start(settings: Orthogonal, net: Net) -> Tensors:
-    """For each factor: `directions` (k, inputs), orthonormal rows, 0 where none is held yet; their `energy` (k,); and
-    `held` (outputs, k), what the factor answers to them. Raises `ConfigError` for adapters that cannot be held."""
+    """Return the tensors of each factor.
+
+    They are `directions` (k, inputs), orthonormal rows, 0 where none is held yet; their `energy` (k,); and `held`
+    (outputs, k), the outputs of the factor for them. Raises `ConfigError` for adapters that cannot be held.
+    """
     own: Tensors = {}
-    for one in factors(settings, net):
-        if not isinstance(one.layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+    for factor in factors(settings, net):
+        if not isinstance(factor.layer, nn.Linear | nn.Conv1d | nn.Conv2d):
             raise ConfigError(
-                f"orthogonal: {one.name} is a {type(one.layer).__name__}; expected adapters of linear layers and of "
-                "convolutions over one or two axes: name such layers in lora.targets"
+                f"orthogonal: got {factor.name}, a {type(factor.layer).__name__}; expected adapters of linear layers "
+                "and of convolutions over one or two axes. Name such layers in lora.targets"
             )
-        if f"{one.name[: one.name.rindex('.lora_')]}.lora_magnitude_vector.default.weight" in net.weights:
-            raise ConfigError("orthogonal: with lora.dora a change of length changes every answer; set dora to false")
-        own[f"{one.name}/directions"] = one.weight.new_zeros(one.most, one.weight[0].numel())
-        own[f"{one.name}/energy"] = one.weight.new_zeros(one.most)
-        own[f"{one.name}/held"] = one.weight.new_zeros(one.weight.shape[0], one.most)
+        if f"{factor.name[: factor.name.rindex('.lora_')]}.lora_magnitude_vector.default.weight" in net.weights:
+            raise ConfigError(
+                "orthogonal: got lora.dora, with which a change of length changes every output. Leave dora out"
+            )
+        own[f"{factor.name}/directions"] = factor.weight.new_zeros(factor.most, factor.weight[0].numel())
+        own[f"{factor.name}/energy"] = factor.weight.new_zeros(factor.most)
+        own[f"{factor.name}/held"] = factor.weight.new_zeros(factor.weight.shape[0], factor.most)
     if not own:
-        raise ConfigError("orthogonal: the network has no adapters; expected lora in the spec, with at least its rank")
+        raise ConfigError("orthogonal: got a network without adapters. Set lora, or at least lora.rank")
     return own
 
 
 def stepped(settings: Orthogonal, net: Net, own: Tensors, seen: Seen) -> None:
-    """Take back what the step changed along the directions that are held."""
-    for one in factors(settings, net):
-        directions, held = own[f"{one.name}/directions"], own[f"{one.name}/held"]
-        flat = one.weight.data.flatten(1)
+    """Undo the change of the step along held directions."""
+    for factor in factors(settings, net):
+        directions, held = own[f"{factor.name}/directions"], own[f"{factor.name}/held"]
+        flat = factor.weight.data.flatten(1)
         flat -= (flat @ directions.T - held) @ directions
 
 
 def consolidate(settings: Orthogonal, net: Net, own: Tensors, rows: Rows) -> None:
-    """Add the inputs of these rows to what is held, and hold what the factors answer now."""
-    ones = list(factors(settings, net))
-    given = _inputs(net, rows, [one.layer for one in ones])
-    for one, came in zip(ones, given, strict=True):
-        directions, energy, held = (own[f"{one.name}/{name}"] for name in ("directions", "energy", "held"))
+    """Add the inputs of these rows to the held directions, and hold the current outputs of the factors."""
+    every = list(factors(settings, net))
+    given = _inputs(net, rows, [factor.layer for factor in every])
+    for factor, came in zip(every, given, strict=True):
+        directions, energy, held = (own[f"{factor.name}/{name}"] for name in ("directions", "energy", "held"))
         before = energy.sqrt()[:, None] * directions
-        found, strength = leading(torch.cat([before, came / max(1, len(came)) ** 0.5]), one.most)
+        found, strength = leading(torch.cat([before, came / max(1, len(came)) ** 0.5]), factor.most)
         directions.copy_(found)
         energy.copy_(strength)
-        held.copy_(one.weight.data.flatten(1) @ directions.T)
+        held.copy_(factor.weight.data.flatten(1) @ directions.T)
 
 
 def leading(rows: Tensor, most: int) -> tuple[Tensor, Tensor]:
-    """The strongest directions of rows (n, columns): orthonormal (most, columns), and their energies (most,).
+    """Return the strongest directions of rows (n, columns), orthonormal (most, columns), and their energies (most,).
 
-    0 for directions that rows do not have, or hardly have (`NEGLIGIBLE`).
+    Directions that rows have hardly (`NEGLIGIBLE`) or not at all are 0.
 
     >>> directions, energy = leading(torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 2.0], [0.0, 4.0, 0.0]]), 3)
     >>> directions.abs().tolist(), energy.round().tolist()
@@ -115,31 +120,31 @@ def leading(rows: Tensor, most: int) -> tuple[Tensor, Tensor]:
         rows = torch.linalg.qr(rows, mode="r").R
     _, singular, found = torch.linalg.svd(rows, full_matrices=False)
     energy = singular.square()
-    many = min(most, int((energy > NEGLIGIBLE * energy.max()).sum()) if len(energy) else 0)
+    count = min(most, int((energy > NEGLIGIBLE * energy.max()).sum()) if len(energy) else 0)
     directions, strength = rows.new_zeros(most, rows.shape[1]), rows.new_zeros(most)
-    directions[:many], strength[:many] = found[:many], energy[:many]
+    directions[:count], strength[:count] = found[:count], energy[:count]
     return directions, strength
 
 
 def _inputs(net: Net, rows: Rows, layers: list[nn.Module]) -> list[Tensor]:
-    """What goes into each layer when the network answers rows, (places, inputs)."""
-    found: dict[nn.Module, list[Tensor]] = {one: [] for one in layers}
+    """Return the inputs of each layer for these rows, (places, inputs)."""
+    found: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
 
     def listen(layer: nn.Module, given: tuple[Any, ...]) -> None:
         found[layer].append(_patches(layer, given[0].detach()).float())
 
-    listening = [one.register_forward_pre_hook(listen) for one in layers]
+    listening = [layer.register_forward_pre_hook(listen) for layer in layers]
     try:
         with torch.no_grad():
             answers(net, rows.x)
     finally:
-        for one in listening:
-            one.remove()
-    return [torch.cat(found[one]) if found[one] else next(one.parameters()).new_zeros(0) for one in layers]
+        for hook in listening:
+            hook.remove()
+    return [torch.cat(found[layer]) if found[layer] else next(layer.parameters()).new_zeros(0) for layer in layers]
 
 
 def _patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """What each output of a layer is computed from, (places, inputs)."""
+    """Return the inputs that each output of a layer is computed from, (places, inputs)."""
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1])
     conv = cast(nn.Conv2d, layer)

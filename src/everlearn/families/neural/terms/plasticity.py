@@ -1,6 +1,6 @@
 """Terms against loss of plasticity: L2 towards the start, shrink and perturb, continual backprop.
 
-A network that has learned for long learns worse than a new one: weights grow, units die (Dohare et al. 2024).
+After long training a network learns worse than a new one: weights grow, units die (Dohare et al. 2024).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from everlearn.errors import ConfigError
 from everlearn.families.neural.contract import Net, Seen, Term
 from everlearn.families.neural.rowwise import answers, joined, still
 
-STREAM = 0x57A1E  # of random numbers, for these
+STREAM = 0x57A1E  # of the random numbers of these terms
 
 NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class L2Init(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="l2_init"):
-    """Pull weights towards those they began with.
+    """Pull weights towards their initial values.
 
     The penalty is strength * |weights - start|² (Kumar et al. 2023), solved after the step as in `anchors`.
     """
@@ -34,9 +34,9 @@ class ShrinkPerturb(
 ):
     """Shrink weights a little, and add a little noise, at each step.
 
-    w := (1 - shrink) * w + noise * N(0, 1) (Ash and Adams 2020, at each step as in Dohare et al. 2024). Left to
-    themselves weights get a deviation of noise / sqrt(2 * shrink): 0.07 with these defaults. Of weights with two axes
-    or more; gains and biases stay as they are, for a gain of 0 is no start.
+    w := (1 - shrink) * w + noise * N(0, 1) (Ash and Adams 2020, at each step as in Dohare et al. 2024). Without
+    gradients, weights reach a deviation of noise / sqrt(2 * shrink): 0.07 with these defaults. Only weights with two
+    axes or more change: shrinking takes gains to 0, which is not where they begin.
     """
 
     shrink: Annotated[float, Meta(ge=0, le=1)] = 1e-4
@@ -46,16 +46,17 @@ class ShrinkPerturb(
 class ContinualBackprop(
     Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="continual_backprop"
 ):
-    """Begin units anew that contribute least.
+    """Replace the units that contribute least.
 
-    Of the hidden units that are older than `maturity` steps, `rate` of them are replaced at each step on the average:
-    those of least utility, the running mean (`decay`) of |what the unit says| * sum of |its outgoing weights|. A new
-    unit has new incoming weights, a bias of 0, and outgoing weights of 0, so the answers change by no more than what
-    the old unit said. Dohare et al. 2024, algorithm 1. The optimiser's moments of these weights stay: with Adam, the
-    old direction fades in about ten steps, and the old size of steps in about a thousand.
+    Of the hidden units older than `maturity` steps, the share `rate` is replaced at each step on average: those of
+    least utility, the running mean (`decay`) of |activation| * sum of |outgoing weights|. A new unit has new incoming
+    weights, a bias of 0 and outgoing weights of 0, so that outputs change by no more than the contribution of the old
+    unit. Dohare et al. 2024, algorithm 1. The optimiser keeps its moments of these weights: with Adam, the old
+    direction fades in about ten steps, and the old size of steps in about a thousand.
 
-    Units are those of a linear layer or convolution whose outputs reach one other such layer and nothing else, by
-    activations, dropout, flattening and, of convolutions, pooling alone; it costs one forward pass more for each step.
+    Units are the outputs of a linear layer or convolution that reach one other such layer and nothing else, through
+    activations, dropout, flattening and, for convolutions, pooling. It costs one more forward pass for each step.
+    Retired: `maturity` and `decay`.
     """
 
     rate: Annotated[float, Meta(ge=0, le=1)] = 1e-4
@@ -64,11 +65,13 @@ class ContinualBackprop(
 
 
 def _start_l2(spec: L2Init, net: Net) -> Tensors:
+    """Return copies of the initial weights."""
     return {f"start/{name}": weight.detach().clone() for name, weight in net.weights.items()}
 
 
 @torch.no_grad()
 def _stepped_l2(spec: L2Init, net: Net, own: Tensors, seen: Seen) -> None:
+    """Pull weights towards their initial values."""
     force = min(2.0 * net.rate * spec.strength, 1e30)
     start = [own[f"start/{name}"] for name in net.weights]
     torch._foreach_lerp_(list(net.weights.values()), start, force / (1.0 + force))
@@ -76,18 +79,19 @@ def _stepped_l2(spec: L2Init, net: Net, own: Tensors, seen: Seen) -> None:
 
 @torch.no_grad()
 def _stepped_noise(spec: ShrinkPerturb, net: Net, own: Tensors, seen: Seen) -> None:
+    """Shrink weights, and add noise."""
     weights = [weight for weight in net.weights.values() if weight.ndim > 1]
     if not weights:
         return
     torch._foreach_mul_(weights, 1.0 - spec.shrink)
     if spec.noise > 0.0:
         random = net.random(STREAM)
-        noise = [torch.randn(one.shape, generator=random, device=one.device, dtype=one.dtype) for one in weights]
+        noise = [torch.randn(held.shape, generator=random, device=held.device, dtype=held.dtype) for held in weights]
         torch._foreach_add_(weights, noise, alpha=spec.noise)
 
 
 class Units(NamedTuple):
-    """Hidden units: those of the layer `before`, which are heard by the layer `after` alone. Both are names."""
+    """Hidden units: the outputs of the layer `before`, which only the layer `after` reads. Both are names."""
 
     before: str
     after: str
@@ -98,17 +102,21 @@ MODULES = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid,
 FUNCTIONS = {torch.relu, torch.tanh, torch.sigmoid, torch.flatten, torch.dropout, functional.relu, functional.dropout}
 FUNCTIONS |= {functional.leaky_relu, functional.elu, functional.gelu, functional.silu, functional.tanh}
 FUNCTIONS |= {functional.sigmoid}
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)  # these mix what a linear layer says: its units are last
+POOLS = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+)  # they mix units of linear layers, the last axis
 POOLING = {functional.max_pool2d, functional.avg_pool2d, functional.adaptive_avg_pool2d}
 METHODS = {"relu", "tanh", "sigmoid", "flatten", "view", "reshape"}
-ASIDE = {"size", "dim"}  # what asks a tensor for its shape does not hear it
+SHAPE_METHODS = {"size", "dim"}  # they read the shape of a tensor, not its values
 
 
 def units(net: Net) -> list[Units]:
-    """The hidden units that can be replaced, layer by layer, found in the graph of the module's forward pass.
+    """Return the hidden units that can be replaced, layer by layer, from the graph of the module's forward pass.
 
-    Where the forward pass asks for a shape ("if x.ndim == 2"), the graph is that of the answer yes. Raises
-    `ConfigError` where there are no such units, or the forward pass depends on values and has no graph.
+    Conditions on shapes ("if x.ndim == 2") are taken as true. Raises `ConfigError` where no units can be replaced, and
+    where the forward pass depends on values and has no graph.
 
     >>> module = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 2))
     >>> nothing = torch.zeros
@@ -118,13 +126,13 @@ def units(net: Net) -> list[Units]:
     try:
         graph = _Tracer().trace(net.module)
     except Exception as error:
-        raise ConfigError(f"continual_backprop: the module's forward pass cannot be traced: {error}") from error
+        raise ConfigError(f"continual_backprop: cannot trace the forward pass of the module: {error}") from error
     modules = dict(net.module.named_modules())
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     calls += [str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"]
     found = []
     for node in graph.nodes:
-        after = _heard(node, modules) if _is_layer(node, modules) else None
+        after = _reader(node, modules) if _is_layer(node, modules) else None
         if after is None or calls.count(str(node.target)) != 1 or calls.count(after) != 1:
             continue
         if joined(node.target, "weight") in net.weights and joined(after, "weight") in net.weights:
@@ -132,21 +140,22 @@ def units(net: Net) -> list[Units]:
     if not found:
         raise ConfigError(
             "continual_backprop: the module has no hidden units it can replace; expected a linear layer or convolution "
-            "that reaches another one by activations, dropout, flattening and, of convolutions, pooling alone"
+            "that reaches another one through activations, dropout, flattening and, for convolutions, pooling"
         )
     return found
 
 
 def _is_layer(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Return True for a linear layer or a convolution whose units can be replaced."""
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
     return type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.groups == 1)
 
 
-def _heard(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
-    """The one layer that hears a layer's units, or None."""
+def _reader(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """Return the only layer that reads the units of a layer, or None."""
     last = isinstance(modules[str(node.target)], nn.Linear)
     while True:
-        users = [user for user in node.users if not _asks(user)]
+        users = [user for user in node.users if not _reads_shape(user)]
         if len(users) != 1:
             return None
         node = users[0]
@@ -157,60 +166,64 @@ def _heard(node: torch.fx.Node, modules: dict[str, nn.Module]) -> str | None:
             return None
 
 
-def _asks(node: torch.fx.Node) -> bool:
-    """Whether this is the shape of a tensor."""
-    return (node.op == "call_method" and node.target in ASIDE) or (
+def _reads_shape(node: torch.fx.Node) -> bool:
+    """Return True if a node reads the shape of a tensor."""
+    return (node.op == "call_method" and node.target in SHAPE_METHODS) or (
         node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim")
     )
 
 
 class _Tracer(torch.fx.Tracer):
+    """A tracer that takes conditions on shapes as true."""
+
     def to_bool(self, obj: torch.fx.Proxy) -> bool:
-        """Yes, to questions about shapes; others cannot be answered without values."""
-        open_ones, asked = [obj.node], 0
-        while open_ones:
-            node = open_ones.pop()
-            if _asks(node):
-                asked += 1
+        """Return True for conditions on shapes; other conditions need values, and fail."""
+        nodes, shapes = [obj.node], 0
+        while nodes:
+            node = nodes.pop()
+            if _reads_shape(node):
+                shapes += 1
             elif node.all_input_nodes:
-                open_ones += node.all_input_nodes
+                nodes += node.all_input_nodes
             else:
                 return super().to_bool(obj)
-        return asked > 0 or super().to_bool(obj)
+        return shapes > 0 or super().to_bool(obj)
 
 
 def _passes(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether each unit stays apart from the others here."""
+    """Return True if a node keeps units apart."""
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], SHAPES + MODULES)
     return node.target in (FUNCTIONS if node.op == "call_function" else METHODS)
 
 
 def _pools(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether the places of each channel are pooled here."""
+    """Return True if a node pools the places of each channel."""
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], POOLS)
     return node.op == "call_function" and node.target in POOLING
 
 
 def _start_backprop(spec: ContinualBackprop, net: Net) -> Tensors:
+    """Return utility, age and spread of each layer's units."""
     own: Tensors = {}
     for before, after in units(net):
         weight, pair = net.weights[joined(before, "weight")].detach(), f"{before}->{after}"
         own[f"utility/{pair}"] = weight.new_zeros(weight.shape[0])
         own[f"spread/{pair}"] = weight.std().reshape(1) * math.sqrt(3.0)
-        own[f"age/{pair}"] = torch.zeros(weight.shape[0], dtype=torch.int64)  # these two on the CPU: who is of age is
-        own[f"due/{pair}"] = torch.zeros(1, dtype=torch.float64)  # known without waiting for a device
+        own[f"age/{pair}"] = torch.zeros(weight.shape[0], dtype=torch.int64)  # on the CPU, as is
+        own[f"due/{pair}"] = torch.zeros(1, dtype=torch.float64)  # `due`: no device has to be waited for
     return own
 
 
 @torch.no_grad()
 def _stepped_backprop(spec: ContinualBackprop, net: Net, own: Tensors, seen: Seen) -> None:
+    """Update utilities, and replace the units that are due."""
     if len(seen.new) == 0:
         return
     pairs = [name.removeprefix("utility/") for name in own if name.startswith("utility/")]
-    said = _said(net, [Units(*pair.split("->")) for pair in pairs], seen)
-    for stream, (pair, inputs) in enumerate(zip(pairs, said, strict=True)):
+    activations = _activations(net, [Units(*pair.split("->")) for pair in pairs], seen)
+    for stream, (pair, inputs) in enumerate(zip(pairs, activations, strict=True)):
         before, _, after = pair.partition("->")
         weight = net.weights[joined(after, "weight")]
         utility, age, due = (own[f"{part}/{pair}"] for part in ("utility", "age", "due"))
@@ -229,9 +242,10 @@ def _stepped_backprop(spec: ContinualBackprop, net: Net, own: Tensors, seen: See
 
 
 def _by_unit(net: Net, before: str, of_inputs: Tensor) -> Tensor:
-    """What belongs to the inputs of the layer that hears units, (n, inputs, ...), as (n, units, ...): a view.
+    """Return values of the inputs of the reading layer, (n, inputs, ...), as (n, units, ...): a view.
 
-    Flattened, a convolution gives all places of a unit before the next unit; a linear layer all units of a place.
+    Flattening puts all places of a convolution's unit before the next unit, and all units of a linear layer's place
+    before the next place.
     """
     units = net.weights[joined(before, "weight")].shape[0]
     if isinstance(net.module.get_submodule(before), nn.Linear):
@@ -239,8 +253,8 @@ def _by_unit(net: Net, before: str, of_inputs: Tensor) -> Tensor:
     return of_inputs.view(of_inputs.shape[0], units, -1)
 
 
-def _said(net: Net, pairs: list[Units], seen: Seen) -> list[Tensor]:
-    """The mean over rows (and places) of what units say, without its sign, as it comes to those who hear them."""
+def _activations(net: Net, pairs: list[Units], seen: Seen) -> list[Tensor]:
+    """Return the mean over rows (and places) of the absolute inputs of each reading layer."""
     found: dict[str, Tensor] = {}
     came: dict[str, torch.Size] = {}
     gave: dict[str, torch.Size] = {}
@@ -248,16 +262,18 @@ def _said(net: Net, pairs: list[Units], seen: Seen) -> list[Tensor]:
     modules = dict(net.module.named_modules())
     for pair in pairs:
 
-        def heard(layer: nn.Module, given: tuple[Tensor, ...], name: str = pair.after) -> None:
-            said = given[0].abs().float()
-            came[name] = said.shape
-            found[name] = said.mean((0, 2, 3)) if isinstance(layer, nn.Conv2d) else said.flatten(0, -2).mean(0)
+        def record_input(layer: nn.Module, given: tuple[Tensor, ...], name: str = pair.after) -> None:
+            size = given[0].abs().float()
+            came[name] = size.shape
+            found[name] = size.mean((0, 2, 3)) if isinstance(layer, nn.Conv2d) else size.flatten(0, -2).mean(0)
 
-        def spoke(layer: nn.Module, given: tuple[Tensor, ...], said: Tensor, name: str = pair.before) -> None:
-            gave[name] = said.shape
+        def record_output(
+            layer: nn.Module, given: tuple[Tensor, ...], outputs: Tensor, name: str = pair.before
+        ) -> None:
+            gave[name] = outputs.shape
 
-        handles.append(modules[pair.after].register_forward_pre_hook(heard))
-        handles.append(modules[pair.before].register_forward_hook(spoke))
+        handles.append(modules[pair.after].register_forward_pre_hook(record_input))
+        handles.append(modules[pair.before].register_forward_hook(record_output))
     try:
         with still(net.module):
             answers(net, seen.new.x)
@@ -267,19 +283,19 @@ def _said(net: Net, pairs: list[Units], seen: Seen) -> list[Tensor]:
     for pair in pairs:
         if pair.after not in came or pair.before not in gave:
             raise ConfigError(
-                "continual_backprop: a layer in the graph of the module is not called; leave this term out"
+                "continual_backprop: a layer in the graph of the module is not called. Leave this term out"
             )
         if not _apart(modules[pair.before], modules[pair.after], gave[pair.before], came[pair.after]):
             raise ConfigError(
-                f"continual_backprop: layer {pair.before!r} gives {tuple(gave[pair.before])}, and {pair.after!r} hears "
-                f"{tuple(came[pair.after])}; expected shapes that keep units apart: flatten what convolutions give "
-                "from axis 1 on, and split no units of linear layers; or leave this term out"
+                f"continual_backprop: layer {pair.before!r} gives {tuple(gave[pair.before])}, and {pair.after!r} reads "
+                f"{tuple(came[pair.after])}; expected shapes that keep units apart. Flatten outputs of convolutions "
+                "from axis 1 on, split no units of linear layers, or leave this term out"
             )
     return [found[pair.after] for pair in pairs]
 
 
 def _apart(before: nn.Module, after: nn.Module, gave: torch.Size, came: torch.Size) -> bool:
-    """Whether each input of `after` is of one unit, where `_by_unit` looks for it. Nothing but views is between them.
+    """Return True if each input of `after` belongs to one unit, at the place that `_by_unit` gives it.
 
     >>> first, flat, split = nn.Linear(4, 6), nn.Linear(30, 3), nn.Linear(3, 3)
     >>> _apart(first, flat, torch.Size([10, 5, 6]), torch.Size([10, 30]))
