@@ -306,27 +306,27 @@ def test_a_correct_model_passes_every_check(kind: type[Small]) -> None:
     ("kind", "check", "words"),
     [
         (CounterOutsideArrays, "arrays are all the state", "resumed from arrays after row 0"),
-        (KeepsItsFirstWeights, "arrays are all the state", "read from there each time"),
+        (KeepsItsFirstWeights, "arrays are all the state", "read it there each time"),
         (PredictWrites, "predict is pure", "predict changed arrays 'rows'"),
-        (PredictCounts, "predict is pure", "answered differently the second time"),
-        (PredictSpoilsLearning, "predict is pure", "because predict had been called before"),
-        (PredictCleansItsInput, "predict is pure", "changed the batch it was given"),
-        (ReturnsItsBuffer, "predict is pure", "overwrote the answer of an earlier one"),
+        (PredictCounts, "predict is pure", "gave another result the second time"),
+        (PredictSpoilsLearning, "predict is pure", "because predict was called before"),
+        (PredictCleansItsInput, "predict is pure", "predict changed its batch"),
+        (ReturnsItsBuffer, "predict is pure", "overwrote the result of an earlier one"),
         (Noisy, "build is deterministic", "two builds have different arrays"),
         (NoisySteps, "build is deterministic", "two builds learned the same rows and"),
-        (SharesItsBuffer, "copies are independent", "another build's learn changed arrays 'weights'"),
+        (SharesItsBuffer, "copies are independent", "learn of another build changed arrays 'weights'"),
         (SharesHiddenState, "copies are independent", "state is shared outside arrays"),
-        (LetsNumbersIn, "nothing unusable reaches arrays", "no longer finite after rows with dense = inf"),
-        (TrustsWeights, "nothing unusable reaches arrays", "no longer finite after rows with weight = nan"),
+        (LetsNumbersIn, "nothing unusable reaches arrays", "is not finite after rows with dense = inf"),
+        (TrustsWeights, "nothing unusable reaches arrays", "is not finite after rows with weight = nan"),
         (Grows, "memory is bounded", "'rows' has shape"),
         (GrowsOutsideArrays, "memory is bounded", "more each time"),
-        (LearnsFirst, "learn answers before it learns", "learn must answer each row before"),
+        (LearnsFirst, "learn answers before it learns", "Predict each row before learning from it"),
         (StepsOnceABatch, "one row at a time", "when rows came one by one"),
         (NeedsTraining, "predicts before the first learn", "fit first"),
         (AnswersOneColumn, "answers are well formed", r"shape (1, 1); expected (1, 2)"),
         (AnswersOdds, "answers are well formed", "expected probabilities in [0, 1] that sum to 1"),
         (AnswersDoubles, "answers are well formed", "returned float64 (1, 2); expected a float32 array"),
-        (StoresObjects, "arrays can be stored", "arrays['names'] holds object"),
+        (StoresObjects, "arrays can be stored", "arrays['names']: got object"),
     ],
 )
 def test_a_planted_fault_is_caught_by_its_check(kind: type[Small], check: str, words: str) -> None:
@@ -344,7 +344,7 @@ def test_a_minibatch_learner_that_says_so_passes() -> None:
 def test_a_spec_that_does_not_name_its_family_is_caught() -> None:
     spec = {**SPEC, "kind": "Small"}
     found = {result.name: result for result in checks.run(lambda: Small(spec))}
-    assert "its 'family' naming the function" in found["spec builds the same model"].message
+    assert "whose 'family' names the function" in found["spec builds the same model"].message
     assert sum(not result.ok for result in found.values()) == 1
 
 

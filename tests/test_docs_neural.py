@@ -1,4 +1,4 @@
-"""The page of the neural family's dials, compared with the code: each is there, with its default and its choices."""
+"""The page of the neural family's settings, compared with the code: each is there, with its default and its choices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = {str(kind.__struct_config__.tag): kind for kind in FUNCTIONS}  # type: i
 
 
 def described(title: str) -> dict[str, tuple[str, str]]:
-    """Default and meaning of each dial in the tables under a heading."""
+    """Return default and meaning of each setting in the tables under a heading."""
     parts = re.split(r"^#{2,3} (.+)$", PAGE, flags=re.MULTILINE)
     found = [
         text for head, text in zip(parts[1::2], parts[2::2], strict=True) if head.split(":")[0].strip("`") == title
@@ -40,8 +40,11 @@ def default_of(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def compare(kind: type[msgspec.Struct], rows: dict[str, tuple[str, str]], prefix: str = "") -> None:
-    """Each dial of a record has its row, with its default and all that may be chosen, and there are no others."""
-    fields = {prefix + field.name: field for field in msgspec.structs.fields(kind)}
+    """Compare the rows of a table with the settings of a record that are not retired: names, defaults and choices."""
+    tag = kind.__struct_config__.tag
+    retired = {*settings.RETIRED, *settings.CLASS_SETTINGS}
+    path = f"terms.{tag}." if tag else prefix
+    fields = {prefix + field.name: field for field in msgspec.structs.fields(kind) if path + field.name not in retired}
     assert rows.keys() == fields.keys()
     hints = get_type_hints(kind, include_extras=False)
     for name, field in fields.items():
@@ -58,23 +61,23 @@ def compare(kind: type[msgspec.Struct], rows: dict[str, tuple[str, str]], prefix
             written = tomllib.loads(f"it = {default.strip('`')}")["it"]
             plain = msgspec.json.decode(msgspec.json.encode(value))  # lists, where there are tuples
             expected = [{"kind": one["kind"]} for one in plain] if name == "terms" else plain
-            assert written == expected, f"{name} is said to be {default}"
+            assert written == expected, f"{name}: the page has the default {default}"
         if get_origin(hints[field.name]) is Literal:
             for choice in get_args(hints[field.name]):
                 assert f"`{choice}`" in meaning or default == f'`"{choice}"`', f"{name} may be {choice!r}"
 
 
-def test_every_dial_of_a_network_is_described() -> None:
+def test_every_setting_of_a_network_is_described() -> None:
     compare(settings.Settings, described("The network and its rows") | described("How it learns"))
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_every_dial_of_a_part_is_described(part: str) -> None:
+def test_every_setting_of_a_part_is_described(part: str) -> None:
     compare(PARTS[part], described(part), f"{part}.")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_dial_of_a_term_is_described(kind: str) -> None:
+def test_every_setting_of_a_term_is_described(kind: str) -> None:
     compare(KINDS[kind], described(kind))
 
 

@@ -1,9 +1,9 @@
-"""What every model must pass to be versioned, resumed, shadowed, merged and rolled back; for models of your own too.
+"""Checks that every model passes to be versioned, resumed, shadowed, merged and rolled back; for your own models, too.
 
-Each check takes a function that builds the model and some labelled rows, and raises `ModelError` with what was got
-and what is expected. `run` runs them all. A model learns one row at a time unless its spec says
-`"one_at_a_time": False` (a network that steps once a minibatch): then n rows at once need not equal n times one row,
-and where a stream is cut becomes part of what was learned.
+Each check takes a function that builds the model and some labelled rows, and raises `ModelError` with the value found
+and the value expected. `run` runs all checks. A model learns one row at a time unless its spec has
+`"one_at_a_time": False` (a network that steps once a minibatch). Learning n rows at once may then differ from learning
+them one by one, so that results depend on how a stream is cut.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from everlearn.records import Arrays, Batch, Examples, Singles, Task
 
 Build = Callable[[], Model]
 
-_BORDERS = (0, 1, 8, 9, 40, 104)  # where checks cut the rows: calls of one row and of many
-_PASSES, _ROWS = 5, 64  # enough for a list that grows by one a row to be reallocated in every pass
+_BORDERS = (0, 1, 8, 9, 40, 104)  # where checks cut the rows: calls with one row and with several
+_PASSES, _ROWS = 5, 64  # enough for a list that grows with each row to be reallocated in every pass
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one check found; `message` is empty when all is well."""
+    """The result of one check; `message` is empty if the model passed."""
 
     name: str
     ok: bool
@@ -41,12 +41,12 @@ class Result:
 
 
 def run(build: Build, rows: Examples | None = None, spec: Mapping[str, Any] | None = None) -> list[Result]:
-    """Run every check, whatever the others find, on `rows` or on rows made up for `spec` (else the model's own)."""
+    """Run every check, also after failures, on `rows`, or on sample rows for `spec` (default: that of the model)."""
     try:
         model = build()
         rows = sample(model.spec if spec is None else spec) if rows is None else rows
     except Exception as error:
-        return [Result("build", False, _told(error))]
+        return [Result("build", False, _message(error))]
     results = []
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
@@ -54,16 +54,18 @@ def run(build: Build, rows: Examples | None = None, spec: Mapping[str, Any] | No
             check(build, _copied(rows))
             results.append(Result(name, True, ""))
         except Exception as error:  # whatever a model raises is what the check found
-            results.append(Result(name, False, _told(error)))
+            results.append(Result(name, False, _message(error)))
     return results
 
 
 def sample(spec: Mapping[str, Any], count: int = 160) -> Examples:
-    """Rows that a model of this spec should take, always the same: missing values, uneven weights, up to 5 hashed
-    features a row (`dense` columns are 4 and `hashed` 0 where the spec is silent); raises ConfigError without a task.
+    """Return rows that a model of this spec should accept, the same at each call.
+
+    They have missing values, uneven weights, and up to 5 hashed features each. Without them in the spec, there are 4
+    `dense` columns and 0 `hashed` ones. Raises `ConfigError` for a spec without a task.
     """
     if spec.get("task") not in get_args(Task):
-        raise ConfigError(f"spec has task {spec.get('task')!r}; expected one of {', '.join(get_args(Task))}")
+        raise ConfigError(f"spec: task: got {spec.get('task')!r}; expected one of {', '.join(get_args(Task))}")
     random = np.random.default_rng(11)
     dense = random.normal(1.0, 3.0, (count, int(spec.get("dense", 4)))).astype(np.float32)
     hashed = int(spec.get("hashed", 0))
@@ -83,45 +85,47 @@ def sample(spec: Mapping[str, Any], count: int = 160) -> Examples:
 
 
 def check_arrays_can_be_stored(build: Build, rows: Examples) -> None:
-    """`arrays` is a dict of numpy arrays of numbers, by name."""
+    """Check that `arrays` is a dict of names to numpy arrays of numbers."""
     model = build()
     _learn(model, rows)
     for name, array in model.arrays.items():
         kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         if not (isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "biuf"):
             raise ModelError(
-                f"arrays[{name!r}] holds {kind}; expected a string naming a numpy array of numbers or bools"
+                f"arrays[{name!r}]: got {kind}; expected a numpy array of numbers or bools, named by a string"
             )
 
 
 def check_spec_builds_the_same_model(build: Build, rows: Examples) -> None:
-    """`everlearn.build(model.spec)` is the same untrained model: this is how versions and shadows come to life."""
+    """Check that `everlearn.build(model.spec)` is the same untrained model, as versions and shadows are built so."""
     model = build()
     try:
         twin = models.build(model.spec)
     except EverlearnError as error:
         raise ModelError(
-            f"everlearn.build(model.spec) failed: {error}. Expected the spec to be complete, its 'family' naming the "
-            "function that builds the model ('your_module:build')"
+            f"everlearn.build(model.spec) failed: {error}. Expected a complete spec, whose 'family' names the function "
+            "that builds the model ('your_module:build')"
         ) from error
-    _same(model.arrays, twin.arrays, "everlearn.build(model.spec) made other arrays than the model has")
-    _same_answer(
-        _learn(model, rows), _learn(twin, rows), "everlearn.build(model.spec) made a model that learns otherwise"
+    _same(model.arrays, twin.arrays, "everlearn.build(model.spec) built a model with other arrays")
+    _same_result(
+        _learn(model, rows), _learn(twin, rows), "everlearn.build(model.spec) built a model that learns differently"
     )
 
 
 def check_build_is_deterministic(build: Build, rows: Examples) -> None:
-    """Two builds that learn the same rows end with the same bytes."""
+    """Check that two builds that learn the same rows end with the same bytes."""
     one, two = build(), build()
-    _same(one.arrays, two.arrays, "two builds have different arrays; random numbers must come from a seed in the spec")
+    _same(one.arrays, two.arrays, "two builds have different arrays. Derive random numbers from a seed in the spec")
     answers = _learn(one, rows), _learn(two, rows)
-    why = "two builds learned the same rows and {}; random numbers must come from a seed and a counter in arrays"
-    _same_answer(*answers, why.format("answered differently"))
+    why = (
+        "two builds learned the same rows and {}. Derive random numbers from a seed in the spec and a counter in arrays"
+    )
+    _same_result(*answers, why.format("predicted differently"))
     _same(one.arrays, two.arrays, why.format("ended with different arrays"))
 
 
 def check_predicts_before_the_first_learn(build: Build, rows: Examples) -> None:
-    """An untrained model answers, and an empty batch gets an empty answer."""
+    """Check that an untrained model predicts, and that an empty batch gets an empty prediction."""
     model = build()
     _right(model, model.predict(rows.batch), len(rows.y), "predict, before the first learn,")
     empty = cut(rows, 0, 0)
@@ -132,7 +136,7 @@ def check_predicts_before_the_first_learn(build: Build, rows: Examples) -> None:
 
 
 def check_answers_are_well_formed(build: Build, rows: Examples) -> None:
-    """Answers are float32, one row each, finite; probabilities are in [0, 1] and sum to 1."""
+    """Check predictions: float32, one row for each row, finite; probabilities are in [0, 1] and sum to 1."""
     model = build()
     for start, stop in _cuts(rows):
         part = cut(rows, start, stop)
@@ -141,28 +145,28 @@ def check_answers_are_well_formed(build: Build, rows: Examples) -> None:
 
 
 def check_predict_is_pure(build: Build, rows: Examples) -> None:
-    """predict writes nothing: not arrays, not its input, not its earlier answers, not hidden state."""
-    asked, left_alone = build(), build()
+    """Check that predict changes nothing: arrays, its input, its earlier results, or hidden state."""
+    model, untouched = build(), build()
     for start, stop in _cuts(rows):
         part = cut(rows, start, stop)
-        arrays, inputs = _bytes(asked.arrays), _input_bytes(rows)
-        first = asked.predict(rows.batch)
+        arrays, inputs = _bytes(model.arrays), _input_bytes(rows)
+        first = model.predict(rows.batch)
         kept = first.copy()
-        asked.predict(part.batch)
-        _same_answer(kept, first, "a later predict overwrote the answer of an earlier one; return a new array")
-        again = asked.predict(rows.batch)
-        _unchanged(arrays, asked.arrays, "predict changed")
+        model.predict(part.batch)
+        _same_result(kept, first, "a later predict overwrote the result of an earlier one. Return a new array")
+        again = model.predict(rows.batch)
+        _unchanged(arrays, model.arrays, "predict changed")
         if inputs != _input_bytes(rows):
-            raise ModelError("predict changed the batch it was given; expected it to be left as it is")
-        _same_answer(kept, again, "predict answered differently the second time; hidden state must go to arrays")
-        expected = left_alone.learn(part.batch, part.y, part.weight)
-        got = asked.learn(part.batch, part.y, part.weight)
-        _same_answer(expected, got, "learn answered differently because predict had been called before")
-        _same(left_alone.arrays, asked.arrays, "learn ended elsewhere because predict had been called before")
+            raise ModelError("predict changed its batch; expected the same bytes as before")
+        _same_result(kept, again, "predict gave another result the second time. Move hidden state to arrays")
+        expected = untouched.learn(part.batch, part.y, part.weight)
+        got = model.learn(part.batch, part.y, part.weight)
+        _same_result(expected, got, "learn predicted differently because predict was called before")
+        _same(untouched.arrays, model.arrays, "learn ended with other arrays because predict was called before")
 
 
 def check_arrays_are_all_the_state(build: Build, rows: Examples) -> None:
-    """A fresh build given the arrays goes on bit for bit, wherever the stream is interrupted."""
+    """Check that a fresh build with the arrays goes on with the same bits, wherever the stream is interrupted."""
     whole = build()
     moments = [(0, copied(whole.arrays))]
     answers = []
@@ -170,42 +174,40 @@ def check_arrays_are_all_the_state(build: Build, rows: Examples) -> None:
         part = cut(rows, start, stop)
         answers.append(whole.learn(part.batch, part.y, part.weight).copy())
         moments.append((stop, copied(whole.arrays)))
-    said = whole.predict(rows.batch)
+    predictions = whole.predict(rows.batch)
     for place, (row, arrays) in enumerate(moments):
         resumed = build()
-        _learn(resumed, rows)  # what it knew before must be gone once its arrays are replaced
+        _learn(resumed, rows)  # replacing its arrays must replace what it learned
         resumed.arrays = copied(arrays)
-        why = (
-            f"a model resumed from arrays after row {row} {{}}; all state must be in arrays, read from there each time"
-        )
+        why = f"a model resumed from arrays after row {row} {{}}. Keep all state in arrays, and read it there each time"
         for (start, stop), expected in list(zip(_cuts(rows), answers, strict=True))[place:]:
             part = cut(rows, start, stop)
             got = resumed.learn(part.batch, part.y, part.weight)
-            _same_answer(expected, got, why.format(f"answered rows {start + 1} to {stop} differently"))
+            _same_result(expected, got, why.format(f"predicted rows {start + 1} to {stop} differently"))
         _same(whole.arrays, resumed.arrays, why.format("ended with different arrays"))
-        _same_answer(said, resumed.predict(rows.batch), why.format("predicted differently"))
+        _same_result(predictions, resumed.predict(rows.batch), why.format("predicted differently"))
 
 
 def check_copies_are_independent(build: Build, rows: Examples) -> None:
-    """What one model learns, another build or a copy does not notice."""
+    """Check that learning in one model does not change another build, or a copy."""
     one, other = build(), build()
     fresh = _bytes(other.arrays)
     _learn(one, rows)
-    _unchanged(fresh, other.arrays, "another build's learn changed")
+    _unchanged(fresh, other.arrays, "learn of another build changed")
     twin = build()
     twin.arrays = copied(one.arrays)
-    for learner, still, who in (
-        (twin, one, "a copy's learn changed its original's"),
+    for learner, other, call in (
+        (twin, one, "learn of a copy changed its original's"),
         (one, twin, "learn changed a copy's"),
     ):
-        before, said = _bytes(still.arrays), still.predict(rows.batch).copy()
+        before, predictions = _bytes(other.arrays), other.predict(rows.batch).copy()
         _learn(learner, rows)
-        _unchanged(before, still.arrays, who)
-        _same_answer(said, still.predict(rows.batch), f"{who} answers; state is shared outside arrays")
+        _unchanged(before, other.arrays, call)
+        _same_result(predictions, other.predict(rows.batch), f"{call} predictions; state is shared outside arrays")
 
 
 def check_learn_answers_before_it_learns(build: Build, rows: Examples) -> None:
-    """What learn returns for a row is what predict says just before (so that the scores reported are honest)."""
+    """Check that learn returns what predict returns just before it, so that reported scores are honest."""
     model = build()
     for start, stop in _cuts(rows):
         part = cut(rows, start, stop)
@@ -213,27 +215,27 @@ def check_learn_answers_before_it_learns(build: Build, rows: Examples) -> None:
         got = model.learn(part.batch, part.y, part.weight)[:1]
         if not np.allclose(expected, got, rtol=1e-5, atol=1e-6):
             raise ModelError(
-                f"learn answered {got.tolist()} for row {start + 1}, predict said {expected.tolist()} just before; "
-                "expected the same: learn must answer each row before it learns from it, running statistics included"
+                f"learn returned {got.tolist()} for row {start + 1}; expected {expected.tolist()}, as predict returned "
+                "just before. Predict each row before learning from it, running statistics included"
             )
 
 
 def check_one_row_at_a_time(build: Build, rows: Examples) -> None:
-    """n rows at once are n times one row, bit for bit; a spec with `"one_at_a_time": False` does not promise it."""
+    """Check that n rows at once give the bits of n times one row, unless the spec has `"one_at_a_time": False`."""
     together, single = build(), build()
     if not together.spec.get("one_at_a_time", True):
         return
-    why = "{} when rows came one by one; accumulate row by row, or say 'one_at_a_time': False in the spec"
+    why = "{} when rows came one by one. Accumulate row by row, or set 'one_at_a_time': False in the spec"
     singles = [cut(rows, row, row + 1) for row in range(len(rows.y))]
     answers = [single.learn(row.batch, row.y, row.weight).copy() for row in singles]
-    _same_answer(_learn(together, rows), np.concatenate(answers), why.format("learn answered differently"))
+    _same_result(_learn(together, rows), np.concatenate(answers), why.format("learn predicted differently"))
     _same(together.arrays, single.arrays, why.format("learn ended with different arrays"))
     answers = [single.predict(row.batch).copy() for row in singles]
-    _same_answer(together.predict(rows.batch), np.concatenate(answers), why.format("predict answered differently"))
+    _same_result(together.predict(rows.batch), np.concatenate(answers), why.format("predict gave other results"))
 
 
 def check_nothing_unusable_reaches_arrays(build: Build, rows: Examples) -> None:
-    """NaN, infinite and huge inputs, labels and weights leave arrays finite; refusing them (InputError) is as good."""
+    """Check that arrays stay finite after NaN, infinite and huge inputs, labels and weights, or are refused."""
     for where, value in itertools.product(("dense", "values", "y", "weight"), (np.nan, np.inf, -np.inf, 3e38)):
         model = build()
         _learn(model, rows)
@@ -244,17 +246,17 @@ def check_nothing_unusable_reaches_arrays(build: Build, rows: Examples) -> None:
         for name, array in model.arrays.items():
             if (~np.isfinite(array) & ~before[name]).any():
                 raise ModelError(
-                    f"arrays[{name!r}] is no longer finite after rows with {where} = {value}; expected such a row to "
-                    "be left out, or its value to be taken as missing"
+                    f"arrays[{name!r}] is not finite after rows with {where} = {value}. Leave such a row out, or take "
+                    "the value as missing"
                 )
         _learn(model, rows)
         _right(model, model.predict(rows.batch), len(rows.y), f"predict, after rows with {where} = {value},")
 
 
 def check_memory_is_bounded(build: Build, rows: Examples) -> None:
-    """Names, shapes and dtypes of arrays stay as built, and the model holds no more and more outside them.
+    """Check that arrays keep their names, shapes and dtypes, and that the memory outside them does not grow.
 
-    Growth is looked for in what can be reached from the model; module globals and foreign memory are not seen.
+    The check counts what can be reached from the model, without module globals and memory of other libraries.
     """
     model = build()
     built = copied(model.arrays)
@@ -267,11 +269,13 @@ def check_memory_is_bounded(build: Build, rows: Examples) -> None:
         held.append(_held(model))
     differences = compare(built, model.arrays)
     if differences:
-        raise ModelError("learning changed the layout of arrays, which is fixed at build: " + "; ".join(differences))
+        raise ModelError(
+            "learning changed names, shapes or dtypes of arrays, which are fixed at build: " + "; ".join(differences)
+        )
     if all(after > before for before, after in itertools.pairwise(held[1:])):
         raise ModelError(
             f"the model held {held[1]:,} bytes outside its arrays, and {held[-1]:,} after {_PASSES - 1} more passes "
-            f"over {_ROWS} rows, more each time; expected state of a fixed size, in arrays"
+            f"over {_ROWS} rows, more each time. Keep state of a fixed size, in arrays"
         )
 
 
@@ -291,27 +295,31 @@ CHECKS: tuple[Callable[[Build, Examples], None], ...] = (
 )
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
+    """Return the message of an error, with its type unless it is one of ours."""
     return str(error) if isinstance(error, EverlearnError) else f"{type(error).__name__}: {error}"
 
 
 def _cuts(rows: Examples) -> list[tuple[int, int]]:
+    """Return the slices into which checks cut the rows."""
     borders = [border for border in _BORDERS if border < len(rows.y)]
     return list(itertools.pairwise([*borders, len(rows.y)]))
 
 
 def _learn(model: Model, rows: Examples) -> Singles:
+    """Learn labelled rows."""
     return model.learn(rows.batch, rows.y, rows.weight)
 
 
 def _copied(rows: Examples) -> Examples:
+    """Return a copy of labelled rows."""
     batch = rows.batch
     copy = Batch(batch.dense.copy(), batch.indptr.copy(), batch.indices.copy(), batch.values.copy())
     return Examples(copy, rows.y.copy(), rows.weight.copy(), rows.position.copy())
 
 
 def _spoilt(rows: Examples, where: str, value: float) -> Examples:
-    """The rows with every seventh number of one kind replaced."""
+    """Return the rows with every seventh number of one kind replaced."""
     rows = _copied(rows)
     part: NDArray[Any] = getattr(rows.batch if where in ("dense", "values") else rows, where)
     part.reshape(-1)[::7] = value
@@ -319,23 +327,27 @@ def _spoilt(rows: Examples, where: str, value: float) -> Examples:
 
 
 def _bytes(arrays: Arrays) -> dict[str, bytes]:
+    """Return the bytes of each array."""
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def _input_bytes(rows: Examples) -> tuple[bytes, ...]:
+    """Return the bytes of labelled rows."""
     batch = rows.batch
     parts = (batch.dense, batch.indptr, batch.indices, batch.values, rows.y, rows.weight)
     return tuple(part.tobytes() for part in parts)
 
 
 def _unchanged(before: Mapping[str, bytes], arrays: Arrays, what: str) -> None:
+    """Raise `ModelError` if arrays have other bytes than before."""
     now = _bytes(arrays)
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed:
-        raise ModelError(f"{what} arrays {', '.join(map(repr, changed))}; expected them to stay as they were")
+        raise ModelError(f"{what} arrays {', '.join(map(repr, changed))}; expected the same bytes as before")
 
 
 def _same(expected: Arrays, got: Arrays, what: str) -> None:
+    """Raise `ModelError` unless two models have equal arrays."""
     differences = compare(expected, got)
     if not differences:
         other = [name for name in expected if expected[name].tobytes() != got[name].tobytes()]
@@ -344,22 +356,23 @@ def _same(expected: Arrays, got: Arrays, what: str) -> None:
         raise ModelError(f"{what} ({'; '.join(differences)})")
 
 
-def _same_answer(expected: Singles, got: Singles, what: str) -> None:
+def _same_result(expected: Singles, got: Singles, what: str) -> None:
+    """Raise `ModelError` unless two results have equal bytes."""
     if expected.tobytes() == got.tobytes():
         return
     row = int(np.argmax((expected != got).any(axis=1))) if expected.shape == got.shape else 0
     raise ModelError(f"{what} (row {row + 1}: got {got[row].tolist()}, expected {expected[row].tolist()})")
 
 
-def _right(model: Model, scores: Singles, count: int, who: str) -> None:
-    """Raise unless the scores are what a model of this spec must give for `count` rows."""
+def _right(model: Model, scores: Singles, count: int, call: str) -> None:
+    """Raise `ModelError` unless the scores have the shape, dtype and values that `count` rows require."""
     if not isinstance(scores, np.ndarray) or scores.ndim != 2 or scores.dtype != np.float32:
         got = f"{scores.dtype} {scores.shape}" if isinstance(scores, np.ndarray) else type(scores).__name__
-        raise ModelError(f"{who} returned {got}; expected a float32 array with a row for each row asked about")
+        raise ModelError(f"{call} returned {got}; expected a float32 array with a row for each row of the batch")
     task = model.spec.get("task", "regression" if scores.shape[1] == 1 else "multiclass")
     columns = 1 if task == "regression" else int(model.spec.get("classes") or scores.shape[1])
     if scores.shape != (count, columns):
-        raise ModelError(f"{who} returned an array of shape {scores.shape}; expected {(count, columns)}")
+        raise ModelError(f"{call} returned an array of shape {scores.shape}; expected {(count, columns)}")
     bad = ~np.isfinite(scores).all(axis=1)
     rule = "finite numbers"
     if task != "regression":
@@ -367,19 +380,19 @@ def _right(model: Model, scores: Singles, count: int, who: str) -> None:
         bad |= (scores < 0).any(axis=1) | (scores > 1).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 1e-4)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ModelError(f"{who} returned {scores[row].tolist()} for row {row + 1}; expected {rule}")
+        raise ModelError(f"{call} returned {scores[row].tolist()} for row {row + 1}; expected {rule}")
 
 
 def _held(model: Model) -> int:
-    """Bytes of everything that can be reached from a model, but for its arrays, code, and compiled functions."""
+    """Count the bytes reachable from a model, without its arrays, code and compiled functions."""
     seen = {id(model.arrays)} | {id(array) for array in model.arrays.values()}
     queue: list[Any] = [model]
     total = 0
     while queue:
-        one = queue.pop()
-        if id(one) in seen or isinstance(one, ModuleType | type) or type(one).__module__.startswith("numba"):
+        item = queue.pop()
+        if id(item) in seen or isinstance(item, ModuleType | type) or type(item).__module__.startswith("numba"):
             continue
-        seen.add(id(one))
-        total += one.nbytes if isinstance(one, np.ndarray) else sys.getsizeof(one)
-        queue += (one.__closure__ or ()) if isinstance(one, FunctionType) else gc.get_referents(one)
+        seen.add(id(item))
+        total += item.nbytes if isinstance(item, np.ndarray) else sys.getsizeof(item)
+        queue += (item.__closure__ or ()) if isinstance(item, FunctionType) else gc.get_referents(item)
     return total

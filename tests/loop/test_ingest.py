@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+import everlearn as el
 from everlearn.errors import InputError
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.loop.offsets import StreamOffsets
+from everlearn.model import copied
 from everlearn.records import Example, Rejected
 from everlearn.spec import LogSpec
 from everlearn.stream import Stream, read
 from tests.loop.test_kill import FIELDS, spec, table
+from tests.support.refused_rows import BAD, MODELS, SCHEMA, rows
 
 
 def write(path: Path, columns: dict[str, Any], rows: int) -> None:
@@ -171,3 +174,61 @@ def test_what_was_promoted_by_rows_answers_at_once(tmp_path):
         loop.run(read(table(3000), schema=settings.schema))
         after = loop.predict({name: table(1)[name][0] for name in FIELDS})
         assert before.version != after.version == loop.report()["champion"]
+
+
+# Rows that the model cannot take: refused at the door, set aside in a file, and skipped where the log holds them
+
+
+@pytest.mark.parametrize("mode", ["live", "gated"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loop_refuses_it_at_the_door_and_goes_on(tmp_path: Path, name: str, mode: str) -> None:
+    spec = {"mode": mode, "schema": SCHEMA, "model": MODELS[name]}
+    with el.open(spec, home=tmp_path / "home") as loop:
+        for row in rows(30):
+            loop.learn({"tokens": row}, row[0] > 20)
+        before = loop.log.count("example")
+        with pytest.raises(InputError, match="tokens below the size|column 0 is 1.5, which uint8"):
+            loop.learn({"tokens": BAD[name]}, True)
+        assert loop.log.count("example") == before
+        if name == "words":
+            with pytest.raises(InputError):
+                loop.predict({"tokens": BAD[name]})
+        loop.learn({"tokens": rows(1)[0]}, True)
+        assert loop.report()["examples"] == before + 1
+    with el.open(spec, home=tmp_path / "home") as loop:
+        assert loop.report()["examples"] == before + 1
+        assert [one.action for one in loop.decisions() if one.action in ("rollback", "reject")] == []
+
+
+@pytest.mark.parametrize("warm", [0, 20])
+@pytest.mark.parametrize("name", MODELS)
+def test_in_a_file_it_is_set_aside_with_its_number_and_reason(tmp_path: Path, name: str, warm: int) -> None:
+    given = rows(60)
+    clean = [row for i, row in enumerate(given) if i not in (10, 40)]
+    given[10] = given[40] = BAD[name]
+    spec = {"mode": "live", "schema": SCHEMA, "model": MODELS[name], "warm_start": warm}
+    found = []
+    for home, values in (("with", given), ("without", clean)):
+        stream = el.read({"tokens": values, "y": [row[0] > 20 for row in values]}, schema=SCHEMA)
+        with el.open(spec, home=tmp_path / home) as loop:
+            loop.run(stream)
+            found.append((copied(loop.fold.roster.champion.model.arrays), loop.report()["examples"]))
+            aside = [(one.at, one.reason) for one in loop.rejected()]
+            assert [at for at, _ in aside] == ([11, 41] if home == "with" else [])
+            assert all("expected" in reason for _, reason in aside)
+    (one, scored), (other, also) = found
+    assert scored == also == 58 - warm
+    assert all(one[key].tobytes() == other[key].tobytes() for key in one)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_log_holds_already_is_passed_over(tmp_path: Path, name: str) -> None:
+    """Whoever wrote it there did not ask the model: an older release, or a server with another champion."""
+    settings = {"mode": "live", "schema": SCHEMA, "model": MODELS[name]}
+    with el.open(settings, home=tmp_path / "home") as loop:
+        for i, row in enumerate([*rows(20), BAD[name], *rows(20, seed=1)]):
+            loop.log.append([Example(f"e{i}", {"tokens": row}, row[0] > 20)])
+    with el.open(settings, home=tmp_path / "home") as loop:
+        loop.ready()
+        assert loop.report()["examples"] == 40
+        assert loop.status()["unusable"] == 1

@@ -480,3 +480,13 @@ def test_numbers_from_numpy_are_taken_and_odd_objects_refused(tmp_path):
             loop.predict({"a": object()})
         with pytest.raises(InputError, match="expected a record"):
             loop.predict([1, 2, 3])  # type: ignore[arg-type]
+
+
+def test_a_model_that_cannot_be_built_is_refused_when_its_loop_is_opened(tmp_path):
+    schema = {"label": "y", "task": "binary", "classes": (0, 1), "fields": {"x": "numeric"}}
+    spec = {"schema": schema, "model": {"family": "nowhere:make_net"}}
+    with pytest.raises(ConfigError, match="no module named 'nowhere' can be imported"):
+        everlearn.open(spec, home=tmp_path / "loop.home")
+    with everlearn.open(spec | {"model": {"family": "linear"}}, home=tmp_path / "loop.home") as loop:
+        loop.learn({"x": 1.0}, 1)
+        assert loop.report()["examples"] == 1

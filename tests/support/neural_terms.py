@@ -79,3 +79,21 @@ def learn(net: Net, task: Rows, term: Term, spec: Any, own: Tensors, optimizer: 
     for i in range(150):
         at = torch.arange(i * 16, i * 16 + 16) % 400
         step(net, Rows((task.x[0][at],), task.y[at], task.weight[at]), term, spec, own, optimizer)
+
+
+class Called(nn.Module):
+    """Layers called as a function says."""
+
+    def __init__(self, forward: Any, **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self._said = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        said: Tensor = self._said(self, x)
+        return said
+
+
+def rows_like(*shape: int) -> Rows:
+    return Rows((torch.randn(*shape),), torch.zeros(shape[0], dtype=torch.int64), torch.ones(shape[0]))

@@ -85,7 +85,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 def read(spec: Mapping[str, Any]) -> Settings:
     """Check a spec and fill in its defaults.
 
-    Raises `ConfigError`, which names the setting, the value and what is expected.
+    Raises `ConfigError`, which names the setting, its value and the right values.
 
     >>> read({"task": "binary", "dense": 8}).validation
     2000

@@ -106,7 +106,7 @@ def _places(spec: Any) -> Iterator[tuple[str, str, Any, str]]:
 
 
 class _Faults(NamedTuple):
-    """A spec that does not fit a record of settings, and the words for what is wrong with it."""
+    """A spec that does not fit a record of settings, and the words for its faults."""
 
     kind: type[msgspec.Struct]
     given: Mapping[str, Any]

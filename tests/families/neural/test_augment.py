@@ -83,7 +83,7 @@ def test_changes_are_found_by_name() -> None:
         "everlearn.families.neural.augment:turn",
         "everlearn.families.neural.augment:SHIFT",
     ):
-        with pytest.raises(ConfigError, match=r"memory\.augment is "):
+        with pytest.raises(ConfigError, match=r"memory\.augment: got "):
             augment.find(name)
     with pytest.raises(ConfigError, match="expected images"):
         augment.shift(torch.rand(5, 9), generator())

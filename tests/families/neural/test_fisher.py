@@ -14,7 +14,8 @@ from everlearn.errors import ConfigError
 from everlearn.families.neural import fisher, rowwise
 from everlearn.families.neural.contract import Net, Rows
 from everlearn.families.neural.fisher import Factors
-from tests.support.neural_terms import net_of, rows_of
+from tests.support.neural_nets import Forgetful
+from tests.support.neural_terms import Called, net_of, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -376,7 +377,7 @@ def test_factors_of_shared_weights_are_means_and_sums_over_places() -> None:
 
 def test_a_layer_used_twice_has_no_factors() -> None:
     net, rows = net_of(Tied(), 3), rows_for(inputs((4,)))
-    with pytest.raises(ConfigError, match="layer 'code' is not used once"):
+    with pytest.raises(ConfigError, match="the layer 'code'; expected each .* used once"):
         fisher.kronecker(net, rows)
 
 
@@ -450,3 +451,50 @@ def test_diagonal_and_blocks_are_those_of_nngeometry() -> None:
         blocks = metrics.FIM(module, loader, spaces.PMatBlockDiag)
         for name, block in fisher.blocks(net, rows).items():
             torch.testing.assert_close(blocks.data[name], block, rtol=1e-3, atol=1e-6)
+
+
+def definition(net: Any, rows: Rows, power: int) -> dict[str, Tensor]:
+    """The mean over rows, each taken alone, of |gradient|^power: of the loss of its label, or of its squared norm."""
+    total = {name: torch.zeros_like(one) for name, one in net.weights.items()}
+    for row in range(len(rows)):
+        x = tuple(one[row : row + 1] for one in rows.x)
+        one = Rows(x, rows.y[row : row + 1], rows.weight[row : row + 1])
+        asked = net.losses(net.call(x), one).sum() if power == 2 else net.call(x).square().sum()
+        slopes = torch.autograd.grad(asked, list(net.weights.values()), materialize_grads=True)
+        for name, slope in zip(total, slopes, strict=True):
+            total[name] += slope.abs() ** power / len(rows)
+    return total
+
+
+@pytest.mark.parametrize("dials", [{"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=["padding", "frequency"])
+def test_bags_with_gradients_of_their_own_kind_are_taken_row_by_row(dials: dict[str, Any]) -> None:
+    layers = {"table": nn.EmbeddingBag(6, 4, mode="sum", **dials), "last": nn.Linear(4, 3)}
+    net = net_of(Called(lambda own, x: own.last(torch.tanh(own.table(x))), **layers), 3)
+    nn.init.normal_(net.weights["table.weight"])
+    x = torch.tensor([[1, 2], [3, 4], [0, 5], [5, 5], [0, 0]])
+    rows = Rows((x,), torch.tensor([0, 1, 2, 0, 1]), torch.ones(5))
+    for found, power in ((fisher.diagonal(net, rows, "data"), 2), (fisher.sensitivity(net, rows), 1)):
+        for name, one in definition(net, rows, power).items():
+            torch.testing.assert_close(found[name], one)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_sequence_with_its_steps_first_is_told_from_rows(steps: int, n: int) -> None:
+    net = net_of(Called(lambda own, x: torch.tanh(own.one(x.transpose(0, 1))).sum(0), one=nn.Linear(3, 4)), 4)
+    rows = Rows((torch.randn(n, steps, 3),), torch.arange(n) % 4, torch.ones(n))
+    for found, power in ((fisher.diagonal(net, rows, "data"), 2), (fisher.sensitivity(net, rows), 1)):
+        for name, one in definition(net, rows, power).items():
+            torch.testing.assert_close(found[name], one)
+    with pytest.raises(
+        ConfigError, match="the layer 'one'; expected each .* to be used once in a forward pass, row by row"
+    ):
+        fisher.kronecker(net, rows)
+
+
+def test_factors_of_no_layer_leave_the_diagonal_for_all() -> None:
+    net, rows = net_of(Forgetful(4, 3), 3), rows_of(12, 4, 3)
+    made, other = fisher.kronecker(net, rows)
+    assert made == {}
+    for name, one in fisher.diagonal(net, rows).items():
+        torch.testing.assert_close(other[name], one)

@@ -202,11 +202,11 @@ def test_adapters_are_not_left_out_when_an_encoder_only_answers() -> None:
 @pytest.mark.parametrize(
     ("make", "lora", "message"),
     [
-        (mlp, Lora(targets=("nothing",)), "targets has 'nothing'"),
-        (mlp, Lora(also=("head",)), "also has 'head'"),
+        (mlp, Lora(targets=("nothing",)), "lora.targets: got 'nothing'; expected some of"),
+        (mlp, Lora(also=("head",)), "lora.also: got 'head'; expected some of"),
         (mlp, Lora(targets=("1",)), "lora"),
-        (lambda: nn.Sequential(nn.Linear(2, 2)), Lora(), "no layer is left"),
-        (lambda: nn.Sequential(nn.ReLU()), Lora(), "no linear"),
+        (lambda: nn.Sequential(nn.Linear(2, 2)), Lora(), "learn as a whole; name some other layers"),
+        (lambda: nn.Sequential(nn.ReLU()), Lora(), "without linear and convolution layers"),
         (Encoder, Lora(targets=("out_proj",)), "MultiheadAttention"),
         (Encoder, Lora(targets=("self_attn",)), "MultiheadAttention"),
     ],
@@ -275,7 +275,7 @@ def test_an_adapter_of_another_make_is_refused(lora: Lora, message: str, tmp_pat
 
 def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     module = adapt(mlp(), Lora(rank=2))
-    with pytest.raises(BlobError, match="no adapter can be read"):
+    with pytest.raises(BlobError, match="cannot read an adapter"):
         load(module, tmp_path)
     export(module, tmp_path)
     held = load_file(tmp_path / WEIGHTS)
@@ -283,9 +283,9 @@ def test_what_is_no_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BlobError, match="shape"):
         load(module, tmp_path)
     (tmp_path / CONFIG).write_text("{")
-    with pytest.raises(BlobError, match="no adapter can be read"):
+    with pytest.raises(BlobError, match="cannot read an adapter"):
         load(module, tmp_path)
-    with pytest.raises(ConfigError, match="no adapters"):
+    with pytest.raises(ConfigError, match="without adapters"):
         export(mlp(), tmp_path)
 
 

@@ -258,7 +258,7 @@ def test_a_network_that_cannot_learn_a_single_row_is_refused_where_it_is_made() 
         return nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 3))
 
     dials = {key: value for key, value in SPEC.items() if key != "family"}
-    with pytest.raises(ConfigError, match="batch is 1.*more than 1 value"):
+    with pytest.raises(ConfigError, match="batch: got 1; expected 2 or more.*more than 1 value"):
         Neural(net(), **dials, batch=1)
     learn(Neural(net(), **dials, batch=2), examples(10, 5, 3))
     learn(Neural(net().eval(), **dials, batch=1), examples(10, 5, 3))

@@ -66,7 +66,7 @@ def _pairs(names: Sequence[str]) -> list[str]:
 
 
 def _sum_by_name(names: Sequence[str], terms: Floats, centre: float) -> dict[str, float]:
-    """Add up terms by name, the intercept last; `centre` is the prediction at score 0."""
+    """Add up terms of equal names, the intercept last; `centre` is the prediction at score 0."""
     total = dict.fromkeys([name for name in names if name != INTERCEPT], 0.0) | {INTERCEPT: centre}
     for name, term in zip(names, terms.tolist(), strict=True):
         total[name] += term

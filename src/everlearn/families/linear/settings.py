@@ -116,7 +116,7 @@ def read(spec: Mapping[str, Any]) -> Settings:
     """Check a spec and fill in its defaults.
 
     `quantile` and `delta`, as release 0.1 names the parameters of two losses, are read as `loss_parameter`. Raises
-    `ConfigError`, which names the setting, the value and what is expected.
+    `ConfigError`, which names the setting, its value and the right values.
 
     >>> read({"task": "binary", "dense": 8}).rate
     0.05

@@ -57,7 +57,7 @@ def _inputs(model: Neural, batch: Batch) -> Inputs:
 
 
 def _estimate(model: Neural, weights: Tensors, inputs: Iterable[Inputs]) -> Tensors:
-    """Return the statistics of a network with these weights on these rows, by name."""
+    """Return the named statistics of a network with these weights on these rows."""
     mould = model._served
     with mould.lock, torch.no_grad():
         mould.pour(weights)

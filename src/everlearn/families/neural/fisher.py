@@ -49,7 +49,7 @@ class Factors(NamedTuple):
 
 
 def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
-    """Return the Fisher information of each weight, by name and in its shape: the mean of squared gradients of rows.
+    """Return the Fisher information of each named weight, in its shape: the mean of squared gradients of rows.
 
     With labels "model", gradients are those for the labels that the network predicts: every class with its predicted
     probability for up to 16 classes, 8 drawn labels of each row for more. For a number to predict, it is the squared
@@ -75,7 +75,7 @@ def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
 def sensitivity(net: Net, rows: Rows) -> Tensors:
     """Return how much the outputs depend on each weight: the mean of |gradient of the squared norm of the outputs|.
 
-    By name, in the shape of the weight; labels are not used. Memory aware synapses: Aljundi et al. 2018.
+    Each has the name and shape of its weight; labels are not used. Memory aware synapses: Aljundi et al. 2018.
     """
     with still(net.module), torch.no_grad():
         outputs = torch.cat([answers(net, tuple(given[part] for given in rows.x)) for part in slices(len(rows), 256)])

@@ -248,7 +248,7 @@ def _config(module: nn.Module) -> Any:
 
 
 def _learned(module: nn.Module) -> Tensors:
-    """Return trained weights by name: adapters, and modules trained as a whole."""
+    """Return the named trained weights: adapters, and modules trained as a whole."""
     return {name: cast(Tensor, weight) for name, weight in module.named_parameters() if weight.requires_grad}
 
 

@@ -76,7 +76,7 @@ def answers(net: Net, x: Inputs, weights: Tensors | None = None) -> Tensor:
 
 
 def layers(net: Net, kinds: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
-    """Return the layers by name whose gradients of rows one backward pass gives.
+    """Return the named layers whose gradients of rows one backward pass gives.
 
     They are of exactly these kinds, their weight is trained, and their weights belong to no other module.
     """

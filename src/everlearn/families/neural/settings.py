@@ -196,7 +196,7 @@ def read(spec: Mapping[str, Any]) -> Settings:
     """Check a spec and fill in its defaults.
 
     `restart`, `balance`, `prior` and `known`, as release 0.1 writes them, are read as `new_classes`. Raises
-    `ConfigError`, which names the setting, the value and what is expected.
+    `ConfigError`, which names the setting, its value and the right values.
 
     >>> read({"task": "binary", "dense": 8}).classes
     2

@@ -222,7 +222,7 @@ def _gdumb_start(settings: Gdumb, net: Net) -> Tensors:
 
 
 def _everything(net: Net) -> Tensors:
-    """Return trained weights and buffers by name."""
+    """Return the named trained weights and buffers."""
     return {**net.weights, **dict(net.module.named_buffers())}
 
 

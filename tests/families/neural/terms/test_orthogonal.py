@@ -209,7 +209,7 @@ def test_a_second_task_interferes_less_with_the_first(rate: float) -> None:
 
 
 def test_networks_without_adapters_and_adapters_that_cannot_be_held_are_refused() -> None:
-    with pytest.raises(ConfigError, match="no adapters"):
+    with pytest.raises(ConfigError, match="without adapters"):
         start(Orthogonal(), net_of(nn.Linear(4, 3)))
     dora = adapt(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), Lora(rank=2, dora=True))
     with pytest.raises(ConfigError, match="dora"):

@@ -1,13 +1,19 @@
-"""Terms that replay: each against its published formula worked out by hand, and the head of nearest class means."""
+"""Terms that replay, each against its published formula worked out by hand."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+
+import everlearn as el
+from everlearn.model import copied, cut
+from tests.support.neural_nets import HERE, examples
+from tests.support.replay_rows import CLASSES, COLUMNS, blobs, part, rows
 
 torch = pytest.importorskip("torch")
 
@@ -15,12 +21,9 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from everlearn.errors import ConfigError  # noqa: E402
-from everlearn.families.neural import head  # noqa: E402
 from everlearn.families.neural.contract import Net, Rows, Seen, Term  # noqa: E402
 from everlearn.families.neural.terms import replay  # noqa: E402
 from everlearn.families.neural.terms.replay import AGEM, DISTILL, GDUMB, REPLAY, Agem, Distill, Gdumb, Replay  # noqa: E402
-
-COLUMNS, CLASSES = 4, 3
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +32,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def rows(n: int, seed: int, classes: int = CLASSES, weighted: bool = False) -> Rows:
-    some = torch.Generator().manual_seed(seed)
-    weight = torch.rand(n, generator=some) + 0.5 if weighted else torch.ones(n)
-    y = torch.randint(classes, (n,), generator=some)
-    said = torch.randn(n, CLASSES, generator=some)
-    return Rows((torch.randn(n, COLUMNS, generator=some),), y, weight, said)
-
-
-def part(held: Rows, at: object) -> Rows:
-    return Rows((held.x[0][at],), held.y[at], held.weight[at], None if held.said is None else held.said[at])
 
 
 def network(module: nn.Module, held: Rows, rate: float = 0.1) -> Net:
@@ -351,13 +342,6 @@ def test_projection_counts_all_weights_as_one_vector_and_a_missing_gradient_as_z
 # ── GDumb ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def blobs(n: int, seed: int) -> Rows:
-    some = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % CLASSES
-    middles = torch.tensor([[2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 2.0, 0]])
-    return Rows((middles[y] + 0.5 * torch.randn(n, COLUMNS, generator=some),), y, torch.ones(n))
-
-
 def deep() -> nn.Module:
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(COLUMNS, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, CLASSES))
@@ -425,69 +409,71 @@ def test_gdumb_learns_nothing_from_the_stream_and_nothing_from_nothing() -> None
     assert torch.equal(module.weight, own["weight"])
 
 
-# ── nearest class mean ───────────────────────────────────────────────────────────────────────────────────────
+FORGETFUL = {"family": HERE + "Forgetful", "task": "multiclass", "classes": 3, "dense": 5}
 
 
-def test_class_means_are_those_of_icarl() -> None:
-    module = nn.Sequential(nn.Linear(COLUMNS, 6), nn.Tanh(), nn.Linear(6, CLASSES + 1))
-    held, asked = rows(30, 1), rows(8, 2)
-
-    def call(inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return module(*inputs)
-
-    own = head.start(module, CLASSES + 1)
-    places = [one.data_ptr() for one in own.values()]
-    assert head.answer(own, head.features(module, call, asked.x)).tolist() == [[0.0] * (CLASSES + 1)] * 8
-    head.refresh(own, module, call, [part(held, slice(0, 13)), part(held, slice(13, 30))])
-    assert places == [one.data_ptr() for one in own.values()]
-
-    def unit(points: np.ndarray) -> np.ndarray:
-        return points / np.linalg.norm(points, axis=-1, keepdims=True)
-
-    inside = [unit(module[1](module[0](one.x[0])).detach().double().numpy()) for one in (held, asked)]
-    means = np.stack([unit(inside[0][held.y.numpy() == label].mean(0)) for label in range(CLASSES)])
-    assert own["means"][:CLASSES].numpy() == pytest.approx(means, abs=1e-6)
-    assert own["held"].tolist() == [*np.bincount(held.y.numpy(), minlength=CLASSES), 0]
-    apart = ((inside[1][:, None] - means) ** 2).sum(2)
-    scores = head.answer(own, head.features(module, call, asked.x))
-    assert scores[:, :CLASSES].numpy() == pytest.approx(-float(own["sharpness"]) * apart, abs=1e-4)
-    assert torch.equal(scores.argmax(1), torch.as_tensor(apart.argmin(1)))
-    assert bool(scores[:, CLASSES].isneginf().all())
-    assert not module[2]._forward_pre_hooks
+def test_a_look_at_what_a_step_harms_leaves_buffers_that_are_replaced() -> None:
+    terms = [{"kind": "replay", "retrieve": "interfered"}]
+    model = el.build({**FORGETFUL, "normalize": False, "ema": 0.0, "memory": {"rows": 200}, "terms": terms})
+    some = examples(200, 5, 3)
+    model.learn(some.batch, some.y, some.weight)
+    # twenty steps: one pass of the new rows each, and one of the remembered ones where any are held
+    assert int(model.arrays["weights/passes"]) == 20 + 19
 
 
-def test_the_sharpness_makes_the_labels_of_the_memory_likeliest() -> None:
-    """Classes far apart get sure answers, classes that overlap unsure ones."""
-    found = []
-    for spread in (0.05, 2.0):
-        module = nn.Sequential(nn.Identity(), nn.Linear(COLUMNS, CLASSES))
-        held = blobs(300, 1)
-        points = Rows(
-            (held.x[0] + spread * torch.randn(300, COLUMNS, generator=torch.Generator().manual_seed(1)),),
-            held.y,
-            held.weight,
-        )
-        own = head.start(module, CLASSES)
-        head.refresh(own, module, lambda inputs, module=module: module(*inputs), [points])
-        scores = head.answer(own, head.features(module, lambda inputs, module=module: module(*inputs), points.x))
-        plain = scores / own["sharpness"]
-        best = float(functional.cross_entropy(scores, held.y))
-        assert all(best <= float(functional.cross_entropy(plain * one, held.y)) + 1e-6 for one in head.SHARPNESS)
-        found.append(float(own["sharpness"]))
-    assert found[0] > found[1]
+def gdumb(family: str, **dials: Any) -> dict[str, Any]:
+    return {
+        "family": HERE + family,
+        "task": "multiclass",
+        "classes": 3,
+        "dense": 5,
+        "ema": 0.0,
+        "terms": [{"kind": "gdumb", "epochs": 2}],
+        "memory": {"rows": 33},
+        "consolidate": {"every": 50},
+        **dials,
+    }
 
 
-def test_a_head_without_rows_stays_and_a_module_without_a_linear_layer_is_refused() -> None:
-    module = nn.Sequential(nn.Linear(COLUMNS, CLASSES))
-    own = head.start(module, CLASSES)
-    head.refresh(own, module, lambda inputs: module(*inputs), [])
-    assert not own["means"].any()
-    with pytest.raises(ConfigError, match=r"no such\s+layer"):
-        head.start(nn.Conv2d(1, 1, 1), CLASSES)
+def test_gdumb_learns_a_memory_whose_last_minibatch_would_be_one_row() -> None:
+    model, some = el.build(gdumb("normalized")), examples(60, 5, 3)
+    before = model.arrays["weights/0.weight"].copy()
+    model.learn(some.batch, some.y, some.weight)
+    assert (model.arrays["weights/0.weight"] != before).any()
 
 
-def test_refreshing_costs_a_stream_the_same_share_whatever_the_memory() -> None:
-    """Rows that go through the network for the means, for each row that came: one half."""
-    for held, batch in ((500, 10), (2000, 10), (37, 16)):
-        times = sum(head.due(step, held, held, batch) for step in range(1, 20_001))
-        assert times * held / (20_000 * batch) == pytest.approx(0.5, rel=0.1)
+@pytest.mark.parametrize("family", ["perceptron", "normalized"])
+def test_nothing_moves_between_consolidations_of_gdumb(family: str) -> None:
+    optimizer = {"name": "adamw", "lr": 0.01, "weight_decay": 0.5}
+    model, some = el.build(gdumb(family, optimizer=optimizer, memory={"rows": 40})), examples(190, 5, 3)
+    one = cut(some, 0, 100)
+    model.learn(one.batch, one.y, one.weight)
+    names = [name for name in model.arrays if name.startswith("weights/")]
+    before = {name: model.arrays[name].copy() for name in names}
+    resumed = el.build(model.spec)
+    resumed.arrays = copied(model.arrays)
+    for stretch, learner in ((cut(some, 100, 140), model), (cut(some, 100, 140), resumed)):
+        learner.learn(stretch.batch, stretch.y, stretch.weight)
+        assert all((learner.arrays[name] == before[name]).all() for name in names)
+    for stretch, learner in ((cut(some, 140, 190), model), (cut(some, 140, 190), resumed)):
+        learner.learn(stretch.batch, stretch.y, stretch.weight)
+    assert all((model.arrays[name] == resumed.arrays[name]).all() for name in model.arrays)
+    assert any((model.arrays[name] != before[name]).any() for name in names)
+
+
+def test_answers_of_a_regression_are_remembered_in_the_unit_of_its_labels() -> None:
+    spec = {"family": HERE + "line", "task": "regression", "dense": 5, "normalize": True, "ema": 0.0}
+    more = {"optimizer": {"name": "adam", "lr": 0.05}, "terms": [{"kind": "distill"}], "memory": {"rows": 100}}
+    model, some = el.build({**spec, **more}), examples(1000, 5, 0)
+    some.y[:] = 1000.0 + 50.0 * some.batch.dense[:, 0]
+    model.learn(some.batch, some.y, some.weight)
+    late = model.arrays["learn/memory/position"] >= 500
+    said, labels = model.arrays["learn/memory/said"][late, 0], model.arrays["learn/memory/y"][late]
+    assert late.sum() > 20
+    assert abs(said - labels).mean() < 10.0
+    some.y[:] += 5000.0  # the same answers are other deviations from another level
+    model.learn(some.batch, some.y, some.weight)
+    held = torch.cat([one.said for one in model._learner.remembered() if one.said is not None])  # type: ignore[attr-defined]
+    kept, moments = model.arrays["learn/memory/said"][:, 0], model.arrays["inputs/moments"][:, -1]
+    spread = (moments[2] / moments[0]) ** 0.5
+    assert sorted(held[:, 0].tolist()) == pytest.approx(sorted((kept - moments[1]) / spread), abs=1e-4)

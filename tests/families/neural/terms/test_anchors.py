@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import everlearn as el
 from everlearn._torch import Tensors, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural import fisher
 from everlearn.families.neural.contract import Net, Rows, Term
 from everlearn.families.neural.terms.anchors import EWC, MAS, SI, Ewc, Mas, Si, pull
 from everlearn.families.neural.terms.functions import LWF, Lwf
+from tests.support.neural_nets import HERE, examples
 from tests.support.neural_terms import learn, net_of, rows_of, seen_of, step, two_tasks
 
 RATE = 0.1
@@ -285,7 +287,7 @@ def test_kronecker_holds_other_weights_by_their_diagonal() -> None:
 
 
 def test_a_block_that_would_be_too_large_is_refused() -> None:
-    with pytest.raises(ConfigError, match="module '0' has 2050 weights, expected at most 2048"):
+    with pytest.raises(ConfigError, match="the module '0' of 2050 weights; expected at most 2048"):
         EWC.start(Ewc(fisher="block"), net_of(nn.Sequential(nn.Linear(204, 10), nn.ReLU(), nn.Linear(10, 3)), 3))
 
 
@@ -418,3 +420,14 @@ def test_an_old_task_is_remembered_and_a_new_one_is_learned(term: Term, spec: An
     without, held = both(Term(), None), both(term, spec)
     assert held[0] > without[0] + 0.15
     assert held[1] > 0.85
+
+
+FORGETFUL = {"family": HERE + "Forgetful", "task": "multiclass", "classes": 3, "dense": 5}
+
+
+def test_ewc_with_factors_learns_where_all_linear_layers_are_tied() -> None:
+    terms = [{"kind": "ewc", "fisher": "kronecker"}]
+    model = el.build({**FORGETFUL, "terms": terms, "consolidate": {"every": 20}})
+    some = examples(40, 5, 3)
+    model.learn(some.batch, some.y, some.weight)
+    assert model.arrays["learn/terms/0-ewc/fisher/up.weight"].any()
