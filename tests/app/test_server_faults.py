@@ -35,7 +35,7 @@ from everlearn.spec import FeedbackSpec, ServeSpec, Spec
 from tests.support import DATA
 from tests.support.servers import (
     Memory,
-    Outside,
+    ServerProcess,
     alive,
     catch_up,
     check_kept,
@@ -56,7 +56,7 @@ MODES = pytest.mark.parametrize("mode", ["gated", "live"])
 def killed(folder: Path, mode: Any, kinds: list[str], rows: int) -> None:
     """Kill what `kinds` name, one after the other, at random moments under load; nothing must come of it."""
     settings, home, draw = spec(mode=mode), folder / "home", np.random.default_rng(len(kinds))
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         with under_load(server, rows) as memory:
             for kind in kinds:
                 time.sleep(float(draw.uniform(0.0, 2.0)))
@@ -72,7 +72,7 @@ def killed(folder: Path, mode: Any, kinds: list[str], rows: int) -> None:
     assert happened & {("promote", "gate"), ("rollback", "guard")}, "nothing happened: a weak test"
     assert ("drift", "drift") in happened, "nothing happened: a weak test"
     print(
-        f"{mode}: {len(kinds)} kills, {memory.rows} rows, {len(memory.answers)} answers, {len(memory.told)} labels, "
+        f"{mode}: {len(kinds)} kills, {memory.rows} rows, {len(memory.answers)} answers, {len(memory.labels)} labels, "
         f"{len(memory.examples)} examples and {len(memory.orders)} orders acknowledged; "
         f"{len(memory.unanswered)} requests not; {len(got['decisions'])} decisions, {len(got['versions'])} versions"
     )
@@ -95,7 +95,7 @@ def test_killed_fifty_times(tmp_path, mode):
 
 def test_workers_are_changed_under_load_and_no_request_fails(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         with under_load(server, 600, orders=False) as memory:
             before = server.processes()
             server.signal(signal.SIGHUP)
@@ -110,7 +110,7 @@ def test_workers_are_changed_under_load_and_no_request_fails(tmp_path):
 
 def test_a_worker_that_dies_as_it_starts_takes_nobodys_place(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         with under_load(server, 600, orders=False) as memory:
             before = server.processes()
             server.signal(signal.SIGHUP)
@@ -128,11 +128,11 @@ def test_a_worker_that_dies_as_it_starts_takes_nobodys_place(tmp_path):
 
 def test_the_supervisor_alone_is_killed_and_another_takes_over(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         with under_load(server, 1000) as memory:
             server.kill_supervisor()
             while not server.try_start():  # until what the old one had started is gone
-                assert "is open in another process" in server.said.read_text()
+                assert "is open in another process" in server.output.read_text()
             until(lambda: len(server.processes()) == 4)
         catch_up(server)
         server.stop()
@@ -148,8 +148,8 @@ class Disk:
     """Where a home lies, and how that place is made full and empty again."""
 
     home: Path
-    fill: Callable[[Outside], None]
-    free: Callable[[Outside], None]
+    fill: Callable[[ServerProcess], None]
+    free: Callable[[ServerProcess], None]
 
 
 def mounted(folder: Path, size: str) -> bool:
@@ -174,7 +174,7 @@ def full_disk(small) -> Disk:
     """A disk that can be made full."""
     filler = small / "filler"
 
-    def fill(server: Outside) -> None:
+    def fill(server: ServerProcess) -> None:
         with filler.open("wb", buffering=0) as file:
             try:
                 while True:
@@ -189,7 +189,7 @@ def full_disk(small) -> Disk:
 def short_files(tmp_path) -> Disk:
     """No file may grow beyond 64 kB: what a quota does, without the rights that one needs."""
 
-    def limit(server: Outside, size: int) -> None:
+    def limit(server: ServerProcess, size: int) -> None:
         for pid in server.processes().values():
             _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, most))
@@ -206,7 +206,7 @@ def test_what_a_full_disk_refuses_is_said_and_it_goes_on_when_there_is_room(tmp_
     disk: Disk = request.getfixturevalue(kind)
     settings, memory = spec(mode="live"), Memory()
     rows = itertools.count(1_000_000)
-    with Outside(settings, disk.home) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
+    with ServerProcess(settings, disk.home) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
 
         def status(path: str, **body: Any) -> int:
             reply = client.post(path, json=body)
@@ -224,15 +224,15 @@ def test_what_a_full_disk_refuses_is_said_and_it_goes_on_when_there_is_room(tmp_
             pass
         disk.fill(server)
         until(lambda: ask() == 503)
-        told = next(iter(before.answers))
-        memory.sent.add((told, 1, "late"))
-        assert status("/feedback", id=told, label=1, source="late") == 503
+        labelled = next(iter(before.answers))
+        memory.sent.add((labelled, 1, "late"))
+        assert status("/feedback", id=labelled, label=1, source="late") == 503
         with under_load(server, 360, first=310, orders=False) as meanwhile:
             pass
         assert meanwhile.unanswered
         disk.free(server)
         until(lambda: ask() == 200)
-        assert status("/feedback", id=told, label=1, source="late") == 200
+        assert status("/feedback", id=labelled, label=1, source="late") == 200
         catch_up(server)
         with under_load(server, 800, first=370, orders=False) as after:
             pass
@@ -260,7 +260,7 @@ def test_a_read_only_home_is_said_plainly(small, capfd):
 
 def test_a_disk_that_takes_its_time_fails_no_request(tmp_path):
     settings, home = spec(), tmp_path / "home"
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         slow = sqlite3.connect(home / "log.sqlite", timeout=30.0, isolation_level=None)
         with under_load(server, 600, orders=False) as memory:
             for _ in range(3):
@@ -319,7 +319,7 @@ def test_a_version_whose_arrays_are_spoiled_or_lost_is_refused_and_all_goes_on(t
 
 def test_a_spoiled_checkpoint_costs_some_learning_again_and_nothing_else(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         with under_load(server, 600) as memory:
             pass
         catch_up(server)
@@ -341,7 +341,7 @@ def test_a_spoiled_checkpoint_costs_some_learning_again_and_nothing_else(tmp_pat
 def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
     settings, home = spec(serve=ServeSpec(port=0)), tmp_path / "home"
     grown(home, settings)
-    with Outside(settings, home) as server, Client(server.url) as client:
+    with ServerProcess(settings, home) as server, Client(server.url) as client:
         before = client.predict(record(0)[0])
         server.kill_everything()  # one that ends in order removes what serves
     path = snapshot.folder(home) / CURRENT
@@ -350,7 +350,7 @@ def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
     assert newer != held
     for harmed in (b"", held[: len(held) // 2], newer):
         path.write_bytes(harmed)
-        with Outside(settings, home) as server, Client(server.url) as client:
+        with ServerProcess(settings, home) as server, Client(server.url) as client:
             after = client.predict(record(0)[0])
             assert (after.version, after.proba) == (before.version, before.proba)
             assert set(server.processes()) == {"learner", "admin", "worker-0"}
@@ -361,12 +361,12 @@ def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
 def test_what_an_old_run_left_in_memory_does_not_serve(tmp_path):
     """A home that is removed and made anew, while what the old one served still lies in memory."""
     settings, home = spec(mode="live"), tmp_path / "home"
-    with Outside(settings, home) as server, under_load(server, 300):
+    with ServerProcess(settings, home) as server, under_load(server, 300):
         pass
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         server.kill_everything()
     shutil.rmtree(home)
-    with Outside(settings, home) as server, Client(server.url) as client:
+    with ServerProcess(settings, home) as server, Client(server.url) as client:
         assert client.predict(record(0)[0]).proba == (0.5, 0.5)
         assert client.status()["examples"] == 0
 
@@ -431,7 +431,7 @@ def test_a_clock_that_goes_back_changes_no_order_and_hurries_nobody(tmp_path):
 
 def test_a_server_whose_clock_was_ahead_goes_on_when_it_is_set_back(tmp_path):
     settings, home = spec(mode="live"), tmp_path / "home"
-    with Outside(settings, home) as server:
+    with ServerProcess(settings, home) as server:
         log = connect(str(home / "log.sqlite"), tidy=False)
         log.append([Example(f"e{row}", *record(row)) for row in range(50)], time.time() + 3600.0)
         log.close()
@@ -449,28 +449,30 @@ def test_a_server_whose_clock_was_ahead_goes_on_when_it_is_set_back(tmp_path):
 
 
 def test_a_home_of_an_earlier_release_is_opened_and_served(tmp_path):
-    told = json.loads((DATA / "home-format-1.json").read_text())
+    expected = json.loads((DATA / "home-format-1.json").read_text())
     with tarfile.open(DATA / "home-format-1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    settings, home = config.convert(told["spec"]), tmp_path / "home"
+    settings, home = config.convert(expected["spec"]), tmp_path / "home"
     with el.open(settings, home=home) as loop:
         report = loop.report()
         assert {name: report[name] for name in ("examples", "waiting", "champion")} == {
-            name: told[name] for name in ("examples", "waiting", "champion")
+            name: expected[name] for name in ("examples", "waiting", "champion")
         }
-        assert [one.id for one in loop.versions()] == told["versions"]
-        assert loop.aliases() == told["aliases"]
-        assert len([one for one in loop.decisions() if one.action != "config"]) == told["decisions"]
+        assert [one.id for one in loop.versions()] == expected["versions"]
+        assert loop.aliases() == expected["aliases"]
+        assert len([one for one in loop.decisions() if one.action != "config"]) == expected["decisions"]
         assert loop.log.verify().ok
-        for one in told["said"]:
+        for one in expected["said"]:
             assert loop.predict(one["features"]).proba == pytest.approx(one["proba"], abs=1e-6)
     with Server(settings, home) as server, server.client() as client:
-        for one in told["said"]:
+        for one in expected["said"]:
             assert client.predict(one["features"]).proba == pytest.approx(one["proba"], abs=1e-6)
-        for id in told["open"]:
+        for id in expected["open"]:
             assert client.feedback(id, label=1).accepted == 1
-        until(lambda: client.status()["examples"] == told["examples"] + len(told["open"]))
-        assert [one.id for one in client.versions()] == told["versions"]
+        until(lambda: client.status()["examples"] == expected["examples"] + len(expected["open"]))
+        assert [one.id for one in client.versions()] == expected["versions"]
     with el.open(settings, home=home) as loop:
-        assert loop.report()["examples"] == told["examples"] + len(told["open"])
-        assert [one.payload.value for one in loop.log.about(told["open"][0]) if isinstance(one.payload, Label)] == [1]
+        assert loop.report()["examples"] == expected["examples"] + len(expected["open"])
+        assert [one.payload.value for one in loop.log.about(expected["open"][0]) if isinstance(one.payload, Label)] == [
+            1
+        ]

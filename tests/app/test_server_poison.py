@@ -40,13 +40,13 @@ def judged(client: Client, rows: range, flipped: float = 0.0, source: str = "", 
         some = range(start, min(start + 50, rows.stop))
         client.predict_many([record(row)[0] for row in some], [f"p{row}" for row in some])
         bad = {row for row in some if row % 100 < 100 * flipped}
-        told = [
+        labels = [
             Label(f"p{row}", 1 - record(row)[1], weight, source)
             if row in bad
             else Label(f"p{row}", record(row)[1], 1.0, f"user-{row % 7}")
             for row in some
         ]
-        assert client.feedback_many(told).accepted == len(told)
+        assert client.feedback_many(labels).accepted == len(labels)
 
 
 def right(client: Client, rows: range) -> float:

@@ -1,4 +1,4 @@
-"""Servers that can be killed whole, clients that remember what was acknowledged, and what must be true afterwards."""
+"""Servers that tests kill, clients that remember each acknowledgement, and the checks that follow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ server.wait()
 
 
 def spec(**changes: Any) -> Spec:
-    """A small loop with much going on: decisions, checkpoints, a canary, early feedback, limits."""
+    """Return the settings of a small loop with decisions, checkpoints, a canary, early feedback and limits."""
     settings: dict[str, Any] = {
         "schema": Schema(label="y", task="binary", classes=(0, 1), fields=FIELDS, bits=8),
         "tick": 20,
@@ -65,7 +65,7 @@ def spec(**changes: Any) -> Spec:
 
 
 def record(row: int) -> tuple[dict[str, Any], int]:
-    """A row of an endless stream whose rule turns round now and then, and its label."""
+    """Return a row of an endless stream whose rule turns round now and then, and its label."""
     draw = np.random.default_rng((5, row))
     a, b, noise = draw.normal(size=3).tolist()
     c = int(draw.integers(5))
@@ -74,34 +74,34 @@ def record(row: int) -> tuple[dict[str, Any], int]:
 
 
 def until(true: Callable[[], Any], why: str = "it did not come about") -> None:
-    """Wait for what must come true."""
+    """Wait until a condition is true."""
     end = time.monotonic() + PATIENCE
     while not true():
         assert time.monotonic() < end, why
         time.sleep(0.01)
 
 
-class Outside:
-    """A server with a supervisor that is a process of its own; what it says goes to the file `said`."""
+class ServerProcess:
+    """A server whose supervisor is a separate process; its output goes to the file `output`."""
 
     def __init__(self, settings: Spec, home: Path) -> None:
         self.spec, self.home = settings, home
-        self.said = home.parent / f"{home.name}.txt"
+        self.output = home.parent / f"{home.name}.txt"
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        assert self.try_start(), self.said.read_text()
+        """Start the server, and wait until it answers."""
+        assert self.try_start(), self.output.read_text()
 
     def try_start(self) -> bool:
-        """Start it, and wait until it answers, or until it says why it does not."""
-        told = msgspec.json.encode(self.spec).decode()
-        with self.said.open("a") as said:
+        """Start the server; return True once it answers, False if it ends with an error."""
+        settings = msgspec.json.encode(self.spec).decode()
+        with self.output.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISOR, told, str(self.home)],
+                [sys.executable, "-c", SUPERVISOR, settings, str(self.home)],
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=output,
                 text=True,
             )
         assert self._process.stdout is not None
@@ -117,24 +117,24 @@ class Outside:
         return self._process.pid
 
     def processes(self) -> dict[str, int]:
-        """The processes that it has now, by name, without itself."""
+        """Return the running processes of the server by name, without the supervisor."""
         found = running(self.pid, str(snapshot.folder(self.home)))
         return {name: one.pid for name, one in found.items()}
 
     def kill(self, name: str) -> None:
-        """Kill one process, as soon as there is one of that name."""
+        """Kill the process of that name, as soon as it runs."""
         until(lambda: name in self.processes(), f"there is no {name}")
         with suppress(ProcessLookupError):
             os.kill(self.processes().get(name, self.pid), signal.SIGKILL)
 
     def kill_supervisor(self) -> None:
-        """Kill the supervisor alone; what it had started finds out by itself."""
+        """Kill the supervisor alone; its children then end by themselves."""
         assert self._process is not None
         self._process.kill()
         self._reap()
 
     def kill_everything(self) -> None:
-        """Kill the supervisor, and whatever it had started."""
+        """Kill the supervisor and all its children."""
         assert self._process is not None
         pids = self.processes().values()
         self._process.kill()
@@ -148,7 +148,7 @@ class Outside:
         os.kill(self.pid, number)
 
     def stop(self) -> None:
-        """Let it end in order."""
+        """Stop the server in order."""
         assert self._process is not None
         self._process.terminate()
         self._reap()
@@ -159,7 +159,7 @@ class Outside:
         self._process.wait(PATIENCE)
         self._process.stdout.close()
 
-    def __enter__(self) -> Outside:
+    def __enter__(self) -> ServerProcess:
         self.start()
         return self
 
@@ -175,17 +175,17 @@ def alive(pid: int) -> bool:
         return False
 
 
-Told = tuple[str, int, str]  # id, label, source
+SentLabel = tuple[str, int, str]  # id, label, source
 
 
 @dataclass
 class Memory:
-    """What clients have sent, what of it was acknowledged, and what went wrong that must not."""
+    """All that clients have sent, what was acknowledged, and errors that must not happen."""
 
     rows: int = 0
-    sent: set[Told] = field(default_factory=set)
+    sent: set[SentLabel] = field(default_factory=set)
     answers: dict[str, Answer] = field(default_factory=dict)
-    told: set[Told] = field(default_factory=set)
+    labels: set[SentLabel] = field(default_factory=set)
     examples: set[str] = field(default_factory=set)
     orders: list[int] = field(default_factory=list)
     unanswered: list[Exception] = field(default_factory=list)
@@ -195,27 +195,27 @@ class Memory:
         self.rows += other.rows
         self.sent |= other.sent
         self.answers |= other.answers
-        self.told |= other.told
+        self.labels |= other.labels
         self.examples |= other.examples
         self.orders += other.orders
         self.unanswered += other.unanswered
         self.wrong += other.wrong
 
 
-class Caller:
-    """One client: it predicts, tells labels late, out of order, early and again, corrects some, and gives examples."""
+class ClientLoad:
+    """One client: it predicts, sends labels late, out of order, early and twice, corrects some, and sends examples."""
 
-    def __init__(self, number: int, server: Outside, rows: Iterator[int]) -> None:
+    def __init__(self, number: int, server: ServerProcess, rows: Iterator[int]) -> None:
         self.memory = Memory()
         self._draw = np.random.default_rng((9, number))
         self._server, self._rows = server, rows
         self._source = f"s{number}"
         self._waiting: list[tuple[str, int]] = []
-        self._known: list[Told] = []
+        self._known: list[SentLabel] = []
         self._url, self._client = "", Client()
 
     def step(self) -> None:
-        """Take some rows: ask, then tell what was true of others."""
+        """Take some rows: predict them, then label others."""
         if self._url != self._server.url:  # it was started again, at another port
             self._client.close()
             self._url = self._server.url
@@ -225,33 +225,33 @@ class Caller:
         asked = {f"p{row}": record(row) for row in taken}
         match int(self._draw.integers(10)):
             case 0:
-                self._give(asked)
+                self._learn(asked)
                 return
             case 1:
-                self._tell([(id, label, self._source) for id, (_, label) in asked.items()])
-        self._ask({id: features for id, (features, _) in asked.items()})
+                self._send_labels([(id, label, self._source) for id, (_, label) in asked.items()])
+        self._predict({id: features for id, (features, _) in asked.items()})
         self._waiting += [(id, label) for id, (_, label) in asked.items()]
-        self._judge()
+        self._label()
 
     def close(self) -> None:
         self._client.close()
 
-    def _ask(self, records: dict[str, dict[str, Any]]) -> None:
-        if self._draw.random() < 0.1 and self.memory.answers:  # ask again what was answered long ago
+    def _predict(self, records: dict[str, dict[str, Any]]) -> None:
+        if self._draw.random() < 0.1 and self.memory.answers:  # predict an earlier record again
             id = [*self.memory.answers][int(self._draw.integers(len(self.memory.answers)))]
             records |= {id: record(int(id[1:]))[0]}
         for one in self._try(lambda: self._client.predict_many([*records.values()], [*records])) or ():
             first = self.memory.answers.setdefault(one.id, one)
             assert (one.value, one.proba, one.version) == (first.value, first.proba, first.version)
 
-    def _give(self, asked: dict[str, tuple[dict[str, Any], int]]) -> None:
+    def _learn(self, asked: dict[str, tuple[dict[str, Any], int]]) -> None:
         given = [Example(f"e{id}", features, label, 1.0, self._source) for id, (features, label) in asked.items()]
         if (learned := self._try(lambda: self._client.learn_many(given))) is not None:
             self.memory.examples |= set(learned.ids)
 
-    def _judge(self) -> None:
-        """Tell labels of what was asked a while ago, in no order; some again, and some otherwise than before."""
-        judged: list[Told] = []
+    def _label(self) -> None:
+        """Send labels of earlier predictions in random order; some twice, and some with another value."""
+        judged: list[SentLabel] = []
         while len(self._waiting) > 40:
             id, label = self._waiting.pop(int(self._draw.integers(len(self._waiting))))
             if self._draw.random() < 0.95:  # the others are never answered
@@ -260,16 +260,16 @@ class Caller:
             id, label, source = self._known[int(self._draw.integers(len(self._known)))]
             judged += [(id, label, source), (id, 1 - label, source)][: int(self._draw.integers(1, 3))]
         if judged:
-            self._tell(judged)
+            self._send_labels(judged)
 
-    def _tell(self, judged: list[Told]) -> None:
+    def _send_labels(self, judged: list[SentLabel]) -> None:
         self._known += judged
         self.memory.sent |= set(judged)
         rows = [Label(id, label, 1.0, source) for id, label, source in judged]
         if (taken := self._try(lambda: self._client.feedback_many(rows))) is not None:
             assert taken.accepted == len(rows)
             assert not taken.errors
-            self.memory.told |= set(judged)
+            self.memory.labels |= set(judged)
 
     def _try(self, call: Callable[[], Any]) -> Any:
         try:
@@ -285,13 +285,13 @@ class Caller:
 class Operator:
     """One person who promotes, rolls back, starts and withdraws challengers, now and then."""
 
-    def __init__(self, server: Outside) -> None:
+    def __init__(self, server: ServerProcess) -> None:
         self.memory = Memory()
         self._draw = np.random.default_rng(13)
         self._server = server
 
     def step(self) -> None:
-        """Give one order; what is refused for a reason is no fault."""
+        """Send one command; a refusal with a reason is no fault."""
         time.sleep(float(self._draw.uniform(0.2, 0.8)))
         kind = int(self._draw.integers(5))
         try:
@@ -310,19 +310,23 @@ class Operator:
             self.memory.unanswered.append(error)
 
     def close(self) -> None:
-        """Nothing is held between two orders."""
+        """Close nothing: no connection is held between two commands."""
 
 
 @contextmanager
-def under_load(server: Outside, rows: int, first: int = 0, orders: bool = True, callers: int = 3) -> Iterator[Memory]:
-    """Let clients work while the block runs, and until they have taken the rows from `first` up to `rows`; what they
-    remember is yielded, and is whole when the block is left."""
+def under_load(
+    server: ServerProcess, rows: int, first: int = 0, orders: bool = True, callers: int = 3
+) -> Iterator[Memory]:
+    """Let clients work while the block runs, and until they have taken the rows from `first` up to `rows`.
+
+    Yields their memory, which is complete once the block is left.
+    """
     memory, over, stream = Memory(), threading.Event(), itertools.count(first)
-    workers: list[Caller | Operator] = [Caller(number, server, stream) for number in range(callers)]
+    workers: list[ClientLoad | Operator] = [ClientLoad(number, server, stream) for number in range(callers)]
     workers += [Operator(server)] if orders else []
     broken: list[BaseException] = []
 
-    def work(one: Caller | Operator) -> None:
+    def work(one: ClientLoad | Operator) -> None:
         try:
             while not broken and not (over.is_set() and (isinstance(one, Operator) or next_row(stream) >= rows)):
                 one.step()
@@ -347,12 +351,12 @@ def under_load(server: Outside, rows: int, first: int = 0, orders: bool = True, 
 
 
 def next_row(stream: itertools.count[int]) -> int:
-    """The row that will be taken next."""
+    """Return the row that is taken next."""
     return int(repr(stream)[6:-1])
 
 
-def catch_up(server: Outside | Server) -> None:
-    """Wait until the learner has folded all that is in the log now, and has no trouble."""
+def catch_up(server: ServerProcess | Server) -> None:
+    """Wait until the learner has folded the whole log, and reports no trouble."""
     log = connect(str(server.home / "log.sqlite"), tidy=False)
     end = log.end()
     log.close()
@@ -377,17 +381,17 @@ def events_of(home: Path) -> list[Event]:
 
 
 def check_kept(memory: Memory, home: Path) -> None:
-    """Every acknowledged event is in the log once, as it was acknowledged, and nothing is there that nobody sent."""
+    """Assert that the log holds each acknowledged event once, unchanged, and no event that was not sent."""
     events = [event.payload for event in events_of(home)]
     predictions = Counter(one.id for one in events if isinstance(one, Prediction))
     examples = Counter(one.id for one in events if isinstance(one, Example))
-    told = Counter((one.id, one.value, one.source) for one in events if isinstance(one, Label))
+    labels = Counter((one.id, one.value, one.source) for one in events if isinstance(one, Label))
     orders = {event.position for event in events_of(home) if is_order(event)}
     assert memory.wrong == []
-    assert max([*predictions.values(), *examples.values(), *told.values()]) == 1
+    assert max([*predictions.values(), *examples.values(), *labels.values()]) == 1
     assert memory.answers.keys() <= predictions.keys()
     assert memory.examples <= examples.keys()
-    assert memory.told <= told.keys() <= memory.sent
+    assert memory.labels <= labels.keys() <= memory.sent
     assert set(memory.orders) <= orders
     for one in events:
         if isinstance(one, Prediction):
@@ -401,7 +405,7 @@ def is_order(event: Event) -> bool:
 
 
 def content(loop: Loop) -> dict[str, Any]:
-    """All that a loop has learned and decided, as far as it does not tell who was killed when."""
+    """Return all that a loop has learned and decided, without traces of restarts."""
     arrays, header = loop.fold.state()
     versions = loop.versions()
     return {
@@ -418,7 +422,7 @@ def content(loop: Loop) -> dict[str, Any]:
 
 
 def replay(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
-    """What a loop that nobody disturbs makes of what came from outside, at the positions at which it came."""
+    """Return the content of an undisturbed loop that folds the same outside events at the same positions."""
     events = events_of(home)
     connect(str(made(folder) / "log.sqlite")).close()
     from_outside = {one.position for one in events if is_order(one)} | {
@@ -433,7 +437,7 @@ def replay(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
     source.close()
     copy.close()
     with Loop(settings, folder, behind=True) as loop:
-        loop.ready()  # a server starts its loop before anybody asks
+        loop.ready()  # a server starts its loop before the first request
         while loop.catch_up():
             pass
         return content(loop)
@@ -449,7 +453,7 @@ def made(folder: Path) -> Path:
 
 
 def check_learned(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
-    """All arrays, versions and decisions are, to the last bit, those of a replay that nobody disturbed."""
+    """Assert that all arrays, versions and decisions equal those of an undisturbed replay, bit for bit."""
     with Loop(settings, home) as loop:
         assert loop.log.verify().ok
         got = content(loop)

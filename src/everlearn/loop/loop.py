@@ -195,7 +195,7 @@ class Loop:
     def promote(self, version: str, reason: str = "asked for by the user") -> Version:
         """Make a version (its id, a unique beginning of it, or an alias) the champion."""
         self.ready()
-        return self._ordered(commands.promote(self.home.versions, version, reason))
+        return self._carry_out(commands.promote(self.home.versions, version, reason))
 
     def rollback(
         self,
@@ -212,7 +212,7 @@ class Loop:
         """
         self.ready()
         named = commands.without(without) if without is not None else None
-        return self._ordered(commands.rollback(self.home.versions, reason, named, to))
+        return self._carry_out(commands.rollback(self.home.versions, reason, named, to))
 
     def challenge(
         self, challenger: Mapping[str, Any] | str, reason: str = "asked for by the user", *, warm: bool = True
@@ -225,8 +225,8 @@ class Loop:
         """
         self.ready()
         if isinstance(challenger, str):
-            return self._ordered(commands.shadow(self.home.versions, challenger, reason))
-        return self._ordered(commands.challenge(self.spec, challenger, reason, None, warm))
+            return self._carry_out(commands.shadow(self.home.versions, challenger, reason))
+        return self._carry_out(commands.challenge(self.spec, challenger, reason, None, warm))
 
     def merge(
         self,
@@ -248,12 +248,12 @@ class Loop:
         """
         self.ready()
         how = merge.How(method=method, weights=tuple(weights), density=density, scale=scale, seed=seed)
-        return self._ordered(commands.merge(self.spec, self.home.versions, (a, b), how, reason, ancestor))
+        return self._carry_out(commands.merge(self.spec, self.home.versions, (a, b), how, reason, ancestor))
 
     def withdraw(self, version: str, reason: str = "asked for by the user") -> Version:
         """Withdraw a challenger that was started, or a version in shadow."""
         self.ready()
-        return self._ordered(commands.withdraw(self.home.versions, version, reason))
+        return self._carry_out(commands.withdraw(self.home.versions, version, reason))
 
     def report(self) -> dict[str, Any]:
         """Return counts, and the metrics of the champion, the frozen start and the challenger."""
@@ -479,11 +479,11 @@ class Loop:
                 reason = "settings changed: " + ", ".join(changed)
                 self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
 
-    def _ordered(self, order: Decision) -> Version:
+    def _carry_out(self, command: Decision) -> Version:
         """Append a command and fold it; return the version that it is about. Raises InputError if it was rejected."""
         before = self.log.end()
-        self._take([order])
-        done = commands.outcome(self.log, order, before)
+        self._take([command])
+        done = commands.outcome(self.log, command, before)
         if done is None or done.action == "reject":
             raise InputError(done.reason if done is not None else "the order was not carried out; see decisions()")
         return self.home.versions.find(done.version)
