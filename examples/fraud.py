@@ -1,4 +1,4 @@
-"""Card fraud: payment payment in eighty is fraud, and the bank learns of it days later, or never.
+"""Card fraud: one payment in eighty is fraud, and the bank learns of it days later, or never.
 
     python examples/fraud.py
 

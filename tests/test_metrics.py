@@ -46,16 +46,16 @@ def test_binary_agrees_with_scikit_learn(weighted: bool) -> None:
     weight = weight if weighted else np.ones_like(weight)
     got = metrics.report(measured("binary", 2, scores, y, weight), "binary")
     p = scores[:, 1].astype(np.float64)
-    said, options = (p > 0.5).astype(float), {"sample_weight": weight}
+    predicted, options = (p > 0.5).astype(float), {"sample_weight": weight}
     expected = {
-        "accuracy": sklearn.metrics.accuracy_score(y, said, **options),
+        "accuracy": sklearn.metrics.accuracy_score(y, predicted, **options),
         "log_loss": sklearn.metrics.log_loss(y, p, **options),
         "brier": sklearn.metrics.brier_score_loss(y, p, **options),
-        "kappa": sklearn.metrics.cohen_kappa_score(y, said, **options),
-        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(y, said, **options),
-        "precision": sklearn.metrics.precision_score(y, said, **options),
-        "recall": sklearn.metrics.recall_score(y, said, **options),
-        "f1": sklearn.metrics.f1_score(y, said, **options),
+        "kappa": sklearn.metrics.cohen_kappa_score(y, predicted, **options),
+        "balanced_accuracy": sklearn.metrics.balanced_accuracy_score(y, predicted, **options),
+        "precision": sklearn.metrics.precision_score(y, predicted, **options),
+        "recall": sklearn.metrics.recall_score(y, predicted, **options),
+        "f1": sklearn.metrics.f1_score(y, predicted, **options),
     }
     assert {name: got[name] for name in expected} == pytest.approx(expected, rel=1e-6)
     assert got["roc_auc"] == pytest.approx(sklearn.metrics.roc_auc_score(y, p, **options), abs=1e-4)
@@ -70,16 +70,16 @@ def test_multiclass_agrees_with_scikit_learn(weighted: bool) -> None:
     scores, y, weight = scores[y != 3], y[y != 3], weight[y != 3]
     weight = weight if weighted else np.ones_like(weight)
     got = metrics.report(measured("multiclass", 5, scores, y, weight), "multiclass")
-    said, options = scores.argmax(axis=1).astype(float), {"sample_weight": weight}
-    macro = sklearn.metrics.precision_recall_fscore_support(y, said, average="macro", zero_division=0, **options)
+    predicted, options = scores.argmax(axis=1).astype(float), {"sample_weight": weight}
+    macro = sklearn.metrics.precision_recall_fscore_support(y, predicted, average="macro", zero_division=0, **options)
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
-        balanced = sklearn.metrics.balanced_accuracy_score(y, said, **options)
+        balanced = sklearn.metrics.balanced_accuracy_score(y, predicted, **options)
     floored = np.clip(scores[np.arange(len(y)), y.astype(int)].astype(np.float64), 1e-15, 1)
     expected = {
-        "accuracy": sklearn.metrics.accuracy_score(y, said, **options),
+        "accuracy": sklearn.metrics.accuracy_score(y, predicted, **options),
         "log_loss": np.average(-np.log(floored), weights=weight),
         "brier": np.average(((scores - np.eye(5)[y.astype(int)]) ** 2).sum(axis=1) / 2, weights=weight),
-        "kappa": sklearn.metrics.cohen_kappa_score(y, said, **options),
+        "kappa": sklearn.metrics.cohen_kappa_score(y, predicted, **options),
         "balanced_accuracy": balanced,
         "precision": macro[0],
         "recall": macro[1],
@@ -95,11 +95,11 @@ def test_regression_agrees_with_scikit_learn(weighted: bool) -> None:
     y = y + 1e4  # far from zero, where a careless variance loses its digits
     scores = scores + np.float32(1e4)
     got = metrics.report(measured("regression", 0, scores, y, weight), "regression")
-    said, options = scores[:, 0].astype(np.float64), {"sample_weight": weight}
+    predicted, options = scores[:, 0].astype(np.float64), {"sample_weight": weight}
     expected = {
-        "mae": sklearn.metrics.mean_absolute_error(y, said, **options),
-        "rmse": sklearn.metrics.root_mean_squared_error(y, said, **options),
-        "r2": sklearn.metrics.r2_score(y, said, **options),
+        "mae": sklearn.metrics.mean_absolute_error(y, predicted, **options),
+        "rmse": sklearn.metrics.root_mean_squared_error(y, predicted, **options),
+        "r2": sklearn.metrics.r2_score(y, predicted, **options),
     }
     assert got == pytest.approx({"examples": 3_000, **expected}, rel=1e-9)
 
@@ -116,8 +116,8 @@ def test_running_values_agree_with_river_after_every_example() -> None:
     for row in range(len(y)):
         metrics.update(arrays, "binary", scores[row : row + 1], y[row : row + 1], np.ones(1, np.float32), row)
         for name, metric in theirs.items():
-            said = float(scores[row, 1]) if name == "log_loss" else bool(scores[row, 1] > scores[row, 0])
-            metric.update(bool(y[row]), said)
+            predicted = float(scores[row, 1]) if name == "log_loss" else bool(scores[row, 1] > scores[row, 0])
+            metric.update(bool(y[row]), predicted)
         got = metrics.report(arrays, "binary")
         for name in theirs.keys() & got.keys():
             assert got[name] == pytest.approx(theirs[name].get(), abs=1e-6), (name, row)

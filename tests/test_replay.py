@@ -23,8 +23,8 @@ def stream(y: np.ndarray, dense: int = 1, hashed: int = 0, key: int = 0, most: i
     rng = np.random.default_rng(key)
     n = len(y)
     position = np.arange(1, n + 1)
-    many = rng.integers(0, most + 1, n) if hashed else np.zeros(n, np.int64)
-    indptr = np.concatenate([[0], np.cumsum(many)]).astype(np.int64)
+    lengths = rng.integers(0, most + 1, n) if hashed else np.zeros(n, np.int64)
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     batch = Batch(
         np.repeat(position.astype(np.float32)[:, None], dense, axis=1),
         indptr,
@@ -43,8 +43,8 @@ def rows(examples: Examples, begin: int, end: int) -> Examples:
 
 def room_for(capacity: int, spec: dict[str, object], dense: int, hashed: int, classes: int) -> ReplaySpec:
     """A spec whose bytes hold exactly this many rows."""
-    one = ReplaySpec(**spec, bytes=1 << 20)
-    arrays = replay.start(one, dense, hashed, classes)
+    first = ReplaySpec(**spec, bytes=1 << 20)
+    arrays = replay.start(first, dense, hashed, classes)
     held = len(arrays["y"])
     per_row = sum(a.nbytes for a in arrays.values() if len(a) == held) // held
     fixed = sum(a.nbytes for a in arrays.values() if len(a) != held)
@@ -205,8 +205,8 @@ def test_balanced_bookkeeping_never_breaks(y: list[int], capacity: int) -> None:
 
 def test_balanced_is_a_reservoir_for_a_regression() -> None:
     numbers = np.linspace(-3.5, 900.25, 500)
-    (one, balanced), (other, reservoir) = (filled(kind, numbers, 50, seed=4) for kind in ("balanced", "reservoir"))
-    assert np.array_equal(replay.contents(balanced, one).y, replay.contents(reservoir, other).y)
+    (first, balanced), (second, reservoir) = (filled(kind, numbers, 50, seed=4) for kind in ("balanced", "reservoir"))
+    assert np.array_equal(replay.contents(balanced, first).y, replay.contents(reservoir, second).y)
 
 
 # ── determinism ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,13 +248,13 @@ def test_looking_writes_nothing_and_gives_copies(kind: str) -> None:
 def test_a_sample_belongs_to_its_seed_and_key_and_is_fair() -> None:
     """Chi-square over 25 rows in 5,000 draws, wrongly failing for one seed in 1,000."""
     spec, arrays = filled("window", np.arange(25.0), 25)
-    one, again, other = (replay.sample(arrays, spec, 5000, key).y for key in (7, 7, 8))
-    assert np.array_equal(one, again)
-    assert not np.array_equal(one, other)
-    assert stats.chisquare(np.bincount(one.astype(int), minlength=25)).pvalue > 0.001
-    assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(5000)
+    first, again, second = (replay.sample(arrays, spec, 5000, key).y for key in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+    assert stats.chisquare(np.bincount(first.astype(int), minlength=25)).pvalue > 0.001
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(5000)
     _, elsewhere = filled("window", np.arange(25.0), 25, seed=1)
-    assert not np.array_equal(one, replay.sample(elsewhere, spec, 5000, 7).y)
+    assert not np.array_equal(first, replay.sample(elsewhere, spec, 5000, 7).y)
 
 
 # ── what is reported, and the edges ──────────────────────────────────────────────────────────────────────────

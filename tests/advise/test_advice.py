@@ -61,41 +61,41 @@ def pretrained(dense: int, outputs: int) -> nn.Module:
 
 def terms(advice: advise.Advice) -> dict[str, Any]:
     inner = advice.model.get("model", advice.model)
-    return {one["kind"]: one for one in inner.get("terms", ())}
+    return {entry["kind"]: entry for entry in inner.get("terms", ())}
 
 
 ROWS: dict[str, tuple[dict[str, Any], Callable[[advise.Advice], bool]]] = {
     "monthly: fine-tune all weights + EWC": (
         {"model": "small", "frequency": "monthly"},
-        lambda one: list(terms(one)) == ["ewc"] and one.model["passes"] > 1 and "lora" not in one.model,
+        lambda entry: list(terms(entry)) == ["ewc"] and entry.model["passes"] > 1 and "lora" not in entry.model,
     ),
     "weekly: replay + EWC": (
         {"model": "small", "frequency": "weekly"},
-        lambda one: list(terms(one)) == ["replay", "ewc"] and one.model["memory"]["kind"] == "balanced",
+        lambda entry: list(terms(entry)) == ["replay", "ewc"] and entry.model["memory"]["kind"] == "balanced",
     ),
     "daily: online LoRA + gate": (
         {"model": "large", "frequency": "daily"},
-        lambda one: one.model["family"] == "gated" and 8 <= one.model["model"]["lora"]["rank"] <= 16,
+        lambda entry: entry.model["family"] == "gated" and 8 <= entry.model["model"]["lora"]["rank"] <= 16,
     ),
     "streaming: EMA + drift detection": (
         {"model": "small", "frequency": "streaming", "forgetting": "low"},
-        lambda one: one.model["ema"] == 0.9 and one.model["drift"] == {"detector": "adwin", "rate": 2.0},
+        lambda entry: entry.model["ema"] == 0.9 and entry.model["drift"] == {"detector": "adwin", "rate": 2.0},
     ),
     "on demand: Fisher merge": (
         {"model": "small", "frequency": "on demand"},
-        lambda one: "ewc" in terms(one) and one.then == ("everlearn merge champion challenger --method fisher",),
+        lambda entry: "ewc" in terms(entry) and entry.then == ("everlearn merge champion challenger --method fisher",),
     ),
     "periodic: EMA merge": (
         {"model": "small", "frequency": "periodic"},
-        lambda one: one.then == ("everlearn merge champion challenger --method ema",),
+        lambda entry: entry.then == ("everlearn merge champion challenger --method ema",),
     ),
     "periodic: interpolation": (
         {"model": "small", "frequency": "periodic", "drift": "fast"},
-        lambda one: one.then == ("everlearn merge champion challenger --method linear",),
+        lambda entry: entry.then == ("everlearn merge champion challenger --method linear",),
     ),
     "a linear model, streaming": (
         {"model": "linear", "frequency": "streaming", "drift": "fast"},
-        lambda one: one.model == {"family": "linear"} and one.settings["mode"] == "live",
+        lambda entry: entry.model == {"family": "linear"} and entry.settings["mode"] == "live",
     ),
 }
 
@@ -110,14 +110,14 @@ def test_each_row_of_the_table_runs_in_the_loop_as_it_is_written(answers, expect
     rows, y, _ = blobs(200, seed=3)
     with el.open(config.load(path), home=tmp_path / "loop.home") as loop:
         assert loop.run(stream)["examples"] == 1600
-        said = [loop.predict({f"x{i}": float(one) for i, one in enumerate(row)}).value for row in rows.dense]
-        assert np.mean(np.array(said) == y) > 0.8
+        answered = [loop.predict({f"x{i}": float(entry) for i, entry in enumerate(row)}).value for row in rows.dense]
+        assert np.mean(np.array(answered) == y) > 0.8
         for command in advice.then:
             merged = loop.merge("champion", "challenger", command.split()[-1])
             assert len(merged.parents) == 2
-            one = model.build(loop.home.versions.find(merged.id).spec, el.schema.shape(stream.schema))
-            one.arrays = loop.home.versions.load(merged.id)
-            assert accuracy(one.predict(rows), y) > 0.8
+            entry = model.build(loop.home.versions.find(merged.id).spec, el.schema.shape(stream.schema))
+            entry.arrays = loop.home.versions.load(merged.id)
+            assert accuracy(entry.predict(rows), y) > 0.8
 
 
 def _named(advice: advise.Advice, module: str) -> advise.Advice:
@@ -152,8 +152,8 @@ def test_old_patterns_are_kept_where_forgetting_is_said_to_be_bad():
 
 @settings(max_examples=300, deadline=None)
 @given(SITUATIONS)
-def test_every_advice_is_a_configuration_that_is_read_back_and_a_model_that_is_accepted(asked):
-    advice = advise.of(asked)
+def test_every_advice_is_a_configuration_that_is_read_back_and_a_model_that_is_accepted(case):
+    advice = advise.of(case)
     spec = advice.spec()
     assert config.convert(config.tomllib.loads(config.text(spec))) == spec
     shape = el.schema.shape(spec.schema)
@@ -170,51 +170,51 @@ def test_every_advice_is_a_configuration_that_is_read_back_and_a_model_that_is_a
 
 @settings(max_examples=300, deadline=None)
 @given(SITUATIONS)
-def test_what_is_advised_keeps_to_the_answers(asked):
-    advice, kinds = advise.of(asked), terms(advise.of(asked)).keys()
+def test_what_is_advised_keeps_to_the_answers(case):
+    advice, kinds = advise.of(case), terms(advise.of(case)).keys()
     spec, family = advice.spec(), advice.model["family"]
-    if asked.model == "linear" or (asked.model == "any" and asked.inputs in ("table", "text")):
+    if case.model == "linear" or (case.model == "any" and case.inputs in ("table", "text")):
         assert family == "linear"
-    if not asked.store:
+    if not case.store:
         assert spec.replay.kind == "none"
         assert not {"replay", "distill"} & kinds
         assert family != "gated"  # it keeps the rows of a validation
-        assert any("event log" in one for one in advice.dangers)
-    if asked.new_classes and family != "linear":
-        told = " ".join([*advice.dangers, *(one.why for one in advice.rejected)])
-        assert "19.6 to 20.1 %" in told
-        assert "replay" in kinds if asked.store else "lwf" in kinds
-        assert any('model.new_classes = "overall"' in one for one in advice.dangers)
+        assert any("event log" in entry for entry in advice.dangers)
+    if case.new_classes and family != "linear":
+        warnings = " ".join([*advice.dangers, *(entry.why for entry in advice.rejected)])
+        assert "19.6 to 20.1 %" in warnings
+        assert "replay" in kinds if case.store else "lwf" in kinds
+        assert any('model.new_classes = "overall"' in entry for entry in advice.dangers)
     if family != "linear":
         inner = advice.model.get("model", advice.model)
-        large = asked.model == "large" or (isinstance(asked.model, int) and asked.model >= situation.LARGE)
-        assert (inner.get("new_classes") == "known") == (large and asked.predicts == "classes")
-        streams = asked.inputs == "table" and asked.frequency in ("streaming", "on demand", "periodic")
+        large = case.model == "large" or (isinstance(case.model, int) and case.model >= situation.LARGE)
+        assert (inner.get("new_classes") == "known") == (large and case.predicts == "classes")
+        streams = case.inputs == "table" and case.frequency in ("streaming", "on demand", "periodic")
         assert (inner["ema"] <= 0.9) == streams
-        shifts = asked.inputs == "image" and bool({"replay", "distill"} & kinds)
-        assert any('memory.augment = "shift"' in one for one in advice.dangers) == shifts
-    if asked.undo:
+        shifts = case.inputs == "image" and bool({"replay", "distill"} & kinds)
+        assert any('memory.augment = "shift"' in entry for entry in advice.dangers) == shifts
+    if case.undo:
         assert spec.mode == "gated"
-    if asked.late:
+    if case.late:
         assert spec.drift.watch == "proba"
-    if asked.frequency in ("on demand", "periodic"):
-        assert any("lossy" in one for one in advice.dangers)
-        assert any("merge" in one for one in advice.then)
+    if case.frequency in ("on demand", "periodic"):
+        assert any("lossy" in entry for entry in advice.dangers)
+        assert any("merge" in entry for entry in advice.then)
     if "ewc" in kinds:
-        assert any("fragile" in one and "Calibrate" in one for one in advice.dangers)
-    if asked.volume < situation.MANY:
-        assert any("validation sets are noisy" in one for one in advice.dangers)
+        assert any("fragile" in entry and "Calibrate" in entry for entry in advice.dangers)
+    if case.volume < situation.MANY:
+        assert any("validation sets are noisy" in entry for entry in advice.dangers)
 
 
 @settings(max_examples=300, deadline=None)
 @given(SITUATIONS)
-def test_every_setting_has_one_reason_and_nothing_is_both_advised_and_rejected(asked):
-    advice = advise.of(asked)
+def test_every_setting_has_one_reason_and_nothing_is_both_advised_and_rejected(case):
+    advice = advise.of(case)
     inner = advice.model.get("model", advice.model)
     given_for = [path for reason in advice.reasons for path in reason.settings]
     assert len(given_for) == len(set(given_for))
     assert all(reason.because and reason.why for reason in advice.reasons)
-    held = set(_paths("model", {name: one for name, one in inner.items() if name != "terms"}))
+    held = set(_paths("model", {name: entry for name, entry in inner.items() if name != "terms"}))
     held |= {f"model.terms.{kind}" for kind in terms(advice)} | set(_paths("", advice.settings))
     if advice.model["family"] == "gated":
         held |= {f"gated.{name}" for name in advice.model.keys() - {"family", "model"}}
@@ -222,37 +222,37 @@ def test_every_setting_has_one_reason_and_nothing_is_both_advised_and_rejected(a
     there = {"replay": "replay" in terms(advice), "a network": inner["family"] == "neural"}
     there |= {"adapters (LoRA)": "lora" in inner, "mode = live": advice.settings.get("mode") == "live"}
     there |= {"mode = gated": advice.settings.get("mode") == "gated", "a linear model": inner["family"] == "linear"}
-    assert not [one.alternative for one in advice.rejected if there.get(one.alternative)]
+    assert not [entry.alternative for entry in advice.rejected if there.get(entry.alternative)]
 
 
 def _paths(before: str, values: dict[str, Any]) -> list[str]:
     """Dotted paths; tables that are one setting stay whole."""
     found = []
-    for name, one in values.items():
+    for name, entry in values.items():
         path = f"{before}.{name}".lstrip(".")
-        found += _paths(path, one) if isinstance(one, dict) and name not in ("lora", "optimizer") else [path]
+        found += _paths(path, entry) if isinstance(entry, dict) and name not in ("lora", "optimizer") else [path]
     return found
 
 
 def test_only_what_still_matters_is_asked_and_assumed():
-    asked = [one.name for one in advise.questions({"model": "linear"})]
-    assert "inputs" not in asked
-    assert "borders" not in asked  # a matter of networks
-    assert "drift" in asked
-    assert {"predicts", "new_classes"} <= set(asked)
-    assert "new_classes" not in [one.name for one in advise.questions({"predicts": "number"})]
-    assert advise.of({"model": "linear"}).assumed == tuple(asked)
+    case = [entry.name for entry in advise.questions({"model": "linear"})]
+    assert "inputs" not in case
+    assert "borders" not in case  # a matter of networks
+    assert "drift" in case
+    assert {"predicts", "new_classes"} <= set(case)
+    assert "new_classes" not in [entry.name for entry in advise.questions({"predicts": "number"})]
+    assert advise.of({"model": "linear"}).assumed == tuple(case)
     assert advise.of(Situation()).assumed == ()
-    some = {one.name: situation.parse_answer(one.name, one.default) for one in situation.QUESTIONS}
+    some = {entry.name: situation.parse_answer(entry.name, entry.default) for entry in situation.QUESTIONS}
     assert advise.of(some) == advise.of(Situation())
 
 
 @settings(max_examples=100, deadline=None)
 @given(SITUATIONS)
-def test_an_answer_that_is_not_asked_for_changes_nothing(asked):
+def test_an_answer_that_is_not_asked_for_changes_nothing(case):
     """Answers are given one after the other as they are asked for; the rest are defaults, and make no difference."""
     answers: dict[str, Any] = {}
     while open_ := advise.questions(answers):
-        answers[open_[0].name] = getattr(asked, open_[0].name)
-    whole, some = advise.of(asked), advise.of(answers)
+        answers[open_[0].name] = getattr(case, open_[0].name)
+    whole, some = advise.of(case), advise.of(answers)
     assert (whole.model, whole.settings, whole.then) == (some.model, some.settings, some.then)

@@ -8,7 +8,7 @@ import numpy as np
 from typer.main import get_command
 
 from everlearn import advise, cli
-from everlearn.advise import situation
+from everlearn.advise import advice, situation
 from everlearn.advise.rules import RULES
 from everlearn.gate import power
 from tests.support import ROOT
@@ -17,18 +17,18 @@ from tests.support import ROOT
 def test_every_rule_is_taken_somewhere():
     taken: set[int] = set()
     draw = np.random.default_rng(0)
-    choices = {one.name: one.choices or ("80", "4000", "1000000") for one in situation.QUESTIONS}
+    choices = {entry.name: entry.choices or ("80", "4000", "1000000") for entry in situation.QUESTIONS}
     for _ in range(3000):
         words = {name: str(draw.choice(some)) for name, some in choices.items()}
         if words["predicts"] == "number":
             words["new_classes"] = "no"
-        asked = advise.read({name: situation.parse_answer(name, word) for name, word in words.items()})
-        taken |= {RULES.index(rule) for rule in advise._applied(asked)[0]}
+        case = advise.read({name: situation.parse_answer(name, word) for name, word in words.items()})
+        taken |= {RULES.index(rule) for rule in advice._applied(case)[0]}
     assert [RULES[number].when for number in sorted(set(range(len(RULES))) - taken)] == []
 
 
 def test_rules_look_only_at_facts_that_there_are_and_words_that_can_be():
-    words = {one.name: set(one.choices) for one in situation.QUESTIONS} | {"volume": {"few", "some", "many"}}
+    words = {entry.name: set(entry.choices) for entry in situation.QUESTIONS} | {"volume": {"few", "some", "many"}}
     words |= {"family": {"linear", "neural"}, "size": {"small", "large"}}
     words |= {name: {"yes", "no"} for name in ("ewc", "lora", "anchors", "remembers")}
     for rule in RULES:
@@ -52,6 +52,6 @@ def test_pages_that_rules_name_exist():
 def test_the_power_that_is_told_is_that_of_the_exact_test():
     assert power.needed(1.0, test="exact") == situation.POINT
     assert power.needed(2.0, test="exact") == situation.TWO_POINTS
-    (told,) = [one for one in advise.of({"volume": 100}).dangers if "noisy" in one]
+    (danger,) = [entry for entry in advise.of({"volume": 100}).dangers if "noisy" in entry]
     for words in ("takes 5;", "take 10 with", "one point 39 (3,881)", "on 6 % of rows"):
-        assert words in told
+        assert words in danger

@@ -8,7 +8,6 @@ from everlearn import advise
 from everlearn.advise import Situation, situation
 from everlearn.errors import ConfigError
 from everlearn.spec import Schema
-from tests.cli.test_cli import call, data, folder  # noqa: F401  (fixtures)
 
 
 def test_answers_are_parsed_as_people_give_them():

@@ -20,10 +20,10 @@ def test_the_tables_of_the_documentation_are_those_of_the_rules(capsys):
     call("advise", "--rules")
     printed = capsys.readouterr().out
     assert written[1] == printed, "docs/how-to/advise.md: put there what `everlearn advise --rules` prints"
-    for one in situation.QUESTIONS:
-        row = next(line for line in page.splitlines() if line.startswith(f"| `{one.name}` |"))
-        assert f"| `{one.default.replace(',', '')}` |" in row
-        assert all(choice in row for choice in one.choices)
+    for question in situation.QUESTIONS:
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{question.name}` |"))
+        assert f"| `{question.default.replace(',', '')}` |" in row
+        assert all(choice in row for choice in question.choices)
 
 
 def test_json_rules_are_the_same(capsys):

@@ -135,11 +135,11 @@ def test_ks_distance_is_scipys_and_its_probability_counts_paths(size: int, key: 
 
     SciPy's own exact p-value is compared where it does not round to above one and fall back with a warning.
     """
-    one, other = rng(key).standard_normal(size), rng(key, 1).standard_normal(size) + 0.5
+    first, second = rng(key).standard_normal(size), rng(key, 1).standard_normal(size) + 0.5
     if ties:
-        one, other = np.round(one), np.round(other)
-    gap = detectors.ks_distance(one.copy(), other.copy())
-    theirs = stats.ks_2samp(one, other, method="asymp")
+        first, second = np.round(first), np.round(second)
+    gap = detectors.ks_distance(first.copy(), second.copy())
+    theirs = stats.ks_2samp(first, second, method="asymp")
     assert gap == round(theirs.statistic * size)
     near = [[0] * (size + 1) for _ in range(size + 1)]
     for i in range(size + 1):
@@ -148,7 +148,7 @@ def test_ks_distance_is_scipys_and_its_probability_counts_paths(size: int, key: 
     chance = 1.0 - near[size][size] / math.comb(2 * size, size)
     assert detectors.ks_probability(gap, size) == pytest.approx(chance, rel=1e-9, abs=1e-12)
     if chance < 0.9:
-        assert chance == pytest.approx(stats.ks_2samp(one, other, method="exact").pvalue, rel=1e-9, abs=1e-12)
+        assert chance == pytest.approx(stats.ks_2samp(first, second, method="exact").pvalue, rel=1e-9, abs=1e-12)
 
 
 def test_the_random_choice_of_kswin_is_uniform() -> None:

@@ -27,7 +27,7 @@ LINEAR = {"family": "linear", "task": "binary", "dense": 3}
 
 
 class Counting:
-    """Predicts how many rows it has learned, and so shows what it knew when it was asked."""
+    """A model that predicts the number of rows it has learned, which shows what it knew at each prediction."""
 
     def __init__(self) -> None:
         self.spec: Mapping[str, Any] = {"task": "regression", "family": "counting"}

@@ -34,9 +34,9 @@ def test_the_file_itself_refuses_change(tmp_path: Path, log: SqliteLog) -> None:
 def test_the_file_can_be_asked_in_sql(tmp_path: Path, log: SqliteLog) -> None:
     log.append([example("a", 1.5), example("b", 2.5), Label("a", True)])
     other = sqlite3.connect(tmp_path / "log.db")
-    asked = other.execute("SELECT sum(payload ->> '$.features.x') FROM events WHERE kind = 'example'").fetchone()
+    total = other.execute("SELECT sum(payload ->> '$.features.x') FROM events WHERE kind = 'example'").fetchone()
     other.close()
-    assert asked == (4.0,)
+    assert total == (4.0,)
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])

@@ -59,7 +59,7 @@ def test_keys_read_as_promised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         (Label("a", 1), Label("a", 1.0)),
         (Label("a", True), Label("a", 1)),
@@ -73,13 +73,13 @@ def test_keys_read_as_promised() -> None:
         ),
     ],
 )
-def test_the_same_said_twice_has_one_key(one: Payload, other: Payload, log: SqliteLog) -> None:
-    assert key(one) == key(other)
-    assert log.append([one]) == log.append([other]) == log.append([one, other])[1:] == [1]
+def test_the_same_said_twice_has_one_key(first: Payload, second: Payload, log: SqliteLog) -> None:
+    assert key(first) == key(second)
+    assert log.append([first]) == log.append([second]) == log.append([first, second])[1:] == [1]
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         (Label("a", 1), Label("a", 2)),
         (Label("a", 1), Label("a", "1")),
@@ -94,11 +94,11 @@ def test_the_same_said_twice_has_one_key(one: Payload, other: Payload, log: Sqli
             Decision("drift", 5, "", "drift", detail={"input": 1}),
             Decision("drift", 5, "", "drift", detail={"input": 2}),
         ),
-        (Checkpoint(5, "one"), Checkpoint(5, "other")),
+        (Checkpoint(5, "first"), Checkpoint(5, "second")),
     ],
 )
-def test_what_differs_is_another_event(one: Payload, other: Payload, log: SqliteLog) -> None:
-    assert log.append([one, other]) == [1, 2]
+def test_what_differs_is_another_event(first: Payload, second: Payload, log: SqliteLog) -> None:
+    assert log.append([first, second]) == [1, 2]
 
 
 @pytest.mark.parametrize(

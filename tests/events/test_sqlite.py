@@ -104,7 +104,7 @@ def child(path: Path, name: str, groups: int, durability: str = "process") -> su
 
 
 def check_whole(found: list[Event], acknowledged: dict[tuple[str, int], list[int]]) -> None:
-    """Positions without gaps; every group whole, in order, once; every acknowledged one where it was said to be."""
+    """Positions without gaps; every group whole, in order, once; every acknowledged group at its positions."""
     assert [event.position for event in found] == list(range(1, len(found) + 1))
     groups: dict[tuple[str, int], list[int]] = {}
     sizes: dict[tuple[str, int], int] = {}
@@ -116,9 +116,9 @@ def check_whole(found: list[Event], acknowledged: dict[tuple[str, int], list[int
         assert event.payload.features["x"] == int(group) + int(index) / 8
         members.append(event.position)
         sizes[name, int(group)] = int(size)
-    assert all(len(groups[one]) == sizes[one] for one in groups)
-    assert all(groups[one][-1] - groups[one][0] == sizes[one] - 1 for one in groups)
-    assert {one: groups.get(one) for one in acknowledged} == acknowledged
+    assert all(len(groups[origin]) == sizes[origin] for origin in groups)
+    assert all(groups[origin][-1] - groups[origin][0] == sizes[origin] - 1 for origin in groups)
+    assert {origin: groups.get(origin) for origin in acknowledged} == acknowledged
 
 
 @pytest.mark.parametrize(("durability", "kills"), [("process", 15), ("power", 5)])
@@ -132,8 +132,8 @@ def test_sigkill_loses_nothing_acknowledged_and_tears_no_group(tmp_path: Path, d
             first = process.stdout.readline()
             time.sleep(moments.uniform(0.0, 0.06))
             process.send_signal(signal.SIGKILL)
-            said = first + process.stdout.read()
-        for line in said.splitlines(keepends=True):
+            output = first + process.stdout.read()
+        for line in output.splitlines(keepends=True):
             if line.endswith("\n"):
                 group, *positions = map(int, line.split())
                 acknowledged[f"run{kill}", group] = positions
@@ -146,9 +146,9 @@ def test_processes_that_create_and_fill_one_log_at_once(tmp_path: Path) -> None:
     children = [child(tmp_path / "log.db", f"child{number}", 60) for number in range(5)]
     acknowledged = {}
     for number, process in enumerate(children):
-        said, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        for line in said.splitlines():
+        for line in output.splitlines():
             group, *positions = map(int, line.split())
             acknowledged[f"child{number}", group] = positions
     assert len(acknowledged) == 300
@@ -287,12 +287,12 @@ def test_processes_that_never_wait_for_each_other_lose_nothing_and_double_nothin
     command = [sys.executable, "-c", textwrap.dedent(PUSHER), str(path)]
     acknowledged: dict[str, int] = {}
     with SqliteLog(path) as log:
-        said = [tmp_path / f"said{n}" for n in range(4)]
-        children = [subprocess.Popen([*command, str(n), str(said[n])]) for n in range(4)]
+        output = [tmp_path / f"said{n}" for n in range(4)]
+        children = [subprocess.Popen([*command, str(n), str(output[n])]) for n in range(4)]
         while any(process.poll() is None for process in children):
             log.tidy()
             time.sleep(0.01)
-        for process, file in zip(children, said, strict=True):
+        for process, file in zip(children, output, strict=True):
             assert process.returncode == 0
             for line in file.read_text().splitlines():
                 id, _, position = line.rpartition(" ")

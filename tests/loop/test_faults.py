@@ -115,7 +115,7 @@ def test_a_disk_that_is_really_full_loses_nothing_and_the_log_goes_on_when_there
     assert said
     for line in said.splitlines():
         assert "holds none of it" in line
-        assert "the disk is full: free some space" in line or "the disk refused: check its space" in line
+        assert "the disk is full: free some space" in line or "the disk reported an error: check its space" in line
 
 
 LOOP = """

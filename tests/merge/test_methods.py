@@ -45,20 +45,20 @@ def test_trimming_keeps_as_many_as_it_says_where_sizes_are_equal():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@given(one=TENSORS, before=TENSORS, many=st.integers(2, 4), draws=st.data())
+@given(first=TENSORS, before=TENSORS, count=st.integers(2, 4), draws=st.data())
 @settings(max_examples=40, deadline=None)
 def test_merging_a_snapshot_with_itself_is_the_identity(
-    method: str, one: Floats, before: Floats, many: int, draws: Any
+    method: str, first: Floats, before: Floats, count: int, draws: Any
 ):
     found = METHODS[method]
-    many = 2 if found.pair or found.weights else many
-    raw = draws.draw(st.lists(st.floats(0.01, 10.0), min_size=many, max_size=many))
+    count = 2 if found.pair or found.weights else count
+    raw = draws.draw(st.lists(st.floats(0.01, 10.0), min_size=count, max_size=count))
     weights = [weight / sum(raw) for weight in raw]
-    fisher = [{"w": np.abs(before) * weight} for weight in raw] if before.any() else [{"w": np.ones((3, 4))}] * many
-    snapshot = {"w": one, "seen": np.array([7, 8])}
-    told = {"ancestor": {**snapshot, "w": before}} if found.ancestor else {"fisher": fisher} if found.fisher else {}
-    again = merge(method, [snapshot] * many, weights, **told, **ends(method))
-    np.testing.assert_allclose(again["w"], one, rtol=1e-9, atol=1e-9)
+    fisher = [{"w": np.abs(before) * weight} for weight in raw] if before.any() else [{"w": np.ones((3, 4))}] * count
+    snapshot = {"w": first, "seen": np.array([7, 8])}
+    options = {"ancestor": {**snapshot, "w": before}} if found.ancestor else {"fisher": fisher} if found.fisher else {}
+    again = merge(method, [snapshot] * count, weights, **options, **ends(method))
+    np.testing.assert_allclose(again["w"], first, rtol=1e-9, atol=1e-9)
     assert again["seen"].tolist() == [7, 8]
     assert again["seen"] is not snapshot["seen"]
 
@@ -71,10 +71,10 @@ def test_the_order_of_parents_that_count_alike_does_not_matter(
 ):
     found, sure = METHODS[method], sure + 1e-3
     fishers = [{"w": sure[0]}, {"w": sure[1]}]
-    told = {"ancestor": {"w": before}} if found.ancestor else {}
-    one = merge(method, [{"w": a}, {"w": b}], **told, **({"fisher": fishers} if found.fisher else {}))
-    other = merge(method, [{"w": b}, {"w": a}], **told, **({"fisher": fishers[::-1]} if found.fisher else {}))
-    np.testing.assert_allclose(one["w"], other["w"], rtol=1e-9, atol=1e-9)
+    options = {"ancestor": {"w": before}} if found.ancestor else {}
+    first = merge(method, [{"w": a}, {"w": b}], **options, **({"fisher": fishers} if found.fisher else {}))
+    second = merge(method, [{"w": b}, {"w": a}], **options, **({"fisher": fishers[::-1]} if found.fisher else {}))
+    np.testing.assert_allclose(first["w"], second["w"], rtol=1e-9, atol=1e-9)
 
 
 @given(start=TENSORS, end=TENSORS, share=st.floats(0.0, 1.0))
@@ -90,10 +90,10 @@ def test_the_arc_keeps_the_length_and_ends_where_it_should(start: Floats, end: F
 
 
 def test_where_there_is_no_arc_the_line_is_taken():
-    one = np.array([1.0, 2.0])
-    np.testing.assert_allclose(methods.slerp(one, 3 * one, 0.25), 1.5 * one)
-    np.testing.assert_allclose(methods.slerp(one, -one, 0.25), 0.5 * one)
-    np.testing.assert_allclose(methods.slerp(np.zeros(2), one, 0.25), 0.25 * one)
+    first = np.array([1.0, 2.0])
+    np.testing.assert_allclose(methods.slerp(first, 3 * first, 0.25), 1.5 * first)
+    np.testing.assert_allclose(methods.slerp(first, -first, 0.25), 0.5 * first)
+    np.testing.assert_allclose(methods.slerp(np.zeros(2), first, 0.25), 0.25 * first)
 
 
 def test_fisher_is_the_mean_of_two_normal_beliefs():
@@ -115,17 +115,17 @@ def test_dropping_keeps_the_mean_and_is_the_same_for_the_same_seed():
     np.testing.assert_allclose(draws.mean(0), delta, atol=5 * np.sqrt(0.7 / 0.3 / 4000))
     assert abs((draws != 0).mean() - 0.3) < 0.01
     parents, before = [{"w": delta}, {"w": -2 * delta}], {"w": np.zeros((5, 8))}
-    one, again, other = (merge("dare", parents, ancestor=before, seed=seed)["w"] for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, again)
-    assert (one != other).any()
+    first, again, second = (merge("dare", parents, ancestor=before, seed=seed)["w"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != second).any()
 
 
 def test_a_moving_average_is_what_the_recursion_says():
     draw = np.random.default_rng(1)
     stream = draw.normal(size=(30, 6)).astype(np.float32)
     average = {"w": stream[0]}
-    for one in stream[1:]:
-        average = ema(average, {"w": one}, decay=0.9)
+    for first in stream[1:]:
+        average = ema(average, {"w": first}, decay=0.9)
     powers = 0.1 * 0.9 ** np.arange(29)[::-1]
     np.testing.assert_allclose(average["w"], 0.9**29 * stream[0] + powers @ stream[1:], rtol=1e-5, atol=1e-6)
     assert average["w"].dtype == np.float32

@@ -28,14 +28,14 @@ ONE: Arrays = {"w": np.ones(3), "n": np.array(1)}
             "dtype float32, expected float64",
         ),
         ([ONE, {"w": np.ones(3)}], ("linear",), ModelError, "'n' is missing"),
-        ([ONE, ONE], ("sum",), ConfigError, "no method 'sum'; expected one of linear, ema, fisher"),
+        ([ONE, ONE], ("sum",), ConfigError, "unknown method 'sum'; expected one of linear, ema, fisher"),
         ([ONE], ("linear",), ConfigError, "linear got 1 parents, expected 2 or more"),
         ([ONE, ONE, ONE], ("slerp",), ConfigError, "slerp got 3 parents, expected 2"),
         ([ONE, ONE], ("linear", [1.0]), ConfigError, "got 1 weights for 2 parents"),
         ([ONE, ONE], ("linear", [1.0, -1.0]), ConfigError, "whose sum is not 0"),
         ([ONE, ONE], ("slerp", [2.0, -1.0]), ConfigError, "finite numbers from 0"),
         ([ONE, ONE], ("linear", [np.nan, 1.0]), ConfigError, "finite numbers"),
-        ([ONE, ONE], ("ties",), ConfigError, "common ancestor; name that one"),
+        ([ONE, ONE], ("ties",), ConfigError, "needs the common ancestor of the parents; name it"),
         ([ONE, ONE], ("fisher",), ModelError, "keep no Fisher information: a network keeps it with a term"),
         ([{**ONE, "w": np.array([1.0, np.inf, 0.0])}, ONE], ("linear",), ModelError, "snapshot 1 .* not finite in w"),
     ],
@@ -73,20 +73,20 @@ def test_the_ancestor_is_one_of_the_family_too():
 
 
 def test_models_are_merged_where_they_differ_in_how_they_learn_alone():
-    one, other = trained({"task": "binary"}, 1, 200), trained({"task": "binary", "rate": 0.2, "l2": 1e-4}, 2, 200)
-    assert model.compare(one.arrays, merged(How(method="linear"), [one, other])) == []
+    first, second = trained({"task": "binary"}, 1, 200), trained({"task": "binary", "rate": 0.2, "l2": 1e-4}, 2, 200)
+    assert model.compare(first.arrays, merged(How(method="linear"), [first, second])) == []
     odd = trained({"task": "binary", "standardize": False}, 1, 200)
     with pytest.raises(ModelError, match="standardize is True in one and False in another"):
-        merged(How(method="linear"), [one, odd])
+        merged(How(method="linear"), [first, odd])
     with pytest.raises(ModelError, match="families are 'linear' and 'neural'"):
-        merged(How(method="linear"), [one, _As(one, {"family": "neural"})])
+        merged(How(method="linear"), [first, _As(first, {"family": "neural"})])
 
 
 class _As:
     """A model that says it is another."""
 
-    def __init__(self, one: Any, spec: dict[str, Any]) -> None:
-        self.spec, self.arrays, self.predict, self.learn = spec, one.arrays, one.predict, one.learn
+    def __init__(self, first: Any, spec: dict[str, Any]) -> None:
+        self.spec, self.arrays, self.predict, self.learn = spec, first.arrays, first.predict, first.learn
 
 
 def test_how_travels_as_plain_values():

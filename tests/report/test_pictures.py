@@ -22,8 +22,8 @@ from everlearn.report.pictures import MARKS
 def curve(accuracy: float, begin: int = 0, end: int = 2_000) -> dict[str, Any]:
     random = np.random.default_rng(int(accuracy * 1000))
     y = random.integers(0, 2, end - begin).astype(np.float64)
-    said = np.where(random.random(end - begin) < accuracy, y, 1 - y)
-    scores = np.stack([0.9 - 0.8 * said, 0.1 + 0.8 * said], axis=1).astype(np.float32)
+    predicted = np.where(random.random(end - begin) < accuracy, y, 1 - y)
+    scores = np.stack([0.9 - 0.8 * predicted, 0.1 + 0.8 * predicted], axis=1).astype(np.float32)
     arrays = metrics.start("binary", 2, points=32)
     metrics.update(arrays, "binary", scores, y, np.ones(end - begin, np.float32), begin)
     return metrics.curve(arrays)

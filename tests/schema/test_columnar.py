@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn.schema import Problem
-from tests.support.schemas import ANY_VALUE, containers, one, row, same
+from tests.support.schemas import ANY_VALUE, containers, encoder_of, row, same
 
 
 @pytest.mark.parametrize("kind", ["numeric", "boolean", "datetime", "vector[2]", "categorical", "text"])
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(ANY_VALUE, max_size=6))
 def test_a_column_does_not_depend_on_its_neighbours(kind: str, values: list[Any]) -> None:
-    encoder = one(kind)
+    encoder = encoder_of(kind)
     whole, problems = encoder.columns({"x": values}, len(values))
     for i, value in enumerate(values):
         alone, found = encoder.columns({"x": [value]}, 1)
@@ -52,7 +52,7 @@ COLUMNS = [
 def test_the_container_does_not_matter(values: list[Any], dtype: Any, arrow: Any, kind: str) -> None:
     if dtype == "datetime64[D]" and kind in ("categorical", "text"):
         pytest.skip("numpy turns dates into moments, which have another spelling as a category")
-    encoder = one(kind)
+    encoder = encoder_of(kind)
     expected, problems = encoder.columns({"x": values}, len(values))
     assert [row(expected, i) for i in range(len(values))] == [
         row(encoder.columns({"x": [value]}, 1)[0], 0) for value in values
@@ -68,7 +68,7 @@ def test_the_container_does_not_matter(values: list[Any], dtype: Any, arrow: Any
     "arrow", [pa.int32(), pa.float64(), pa.bool_(), pa.string(), pa.timestamp("us", "UTC"), pa.date64(), pa.null()]
 )
 def test_nulls_in_every_type_of_column_are_missing(kind: str, arrow: Any) -> None:
-    encoder = one(kind)
+    encoder = encoder_of(kind)
     batch, problems = encoder.columns({"x": pa.array([None, None], arrow)}, 2)
     assert not problems
     assert same(batch, encoder.columns({}, 2)[0])
@@ -77,7 +77,7 @@ def test_nulls_in_every_type_of_column_are_missing(kind: str, arrow: Any) -> Non
 
 
 def test_vectors_come_as_lists_arrays_or_text() -> None:
-    encoder = one("vector[2]")
+    encoder = encoder_of("vector[2]")
     columns = [
         [[1.0, 2.0], [3.0, 4.5]],
         np.array([[1.0, 2.0], [3.0, 4.5]]),

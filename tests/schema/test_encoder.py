@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from everlearn.errors import InputError
 from everlearn.schema import Encoder, Problem
 from everlearn.spec import Schema
-from tests.support.schemas import ANY_VALUE, EVERY_KIND, FIELDS, containers, one, row, same
+from tests.support.schemas import ANY_VALUE, EVERY_KIND, FIELDS, containers, encoder_of, row, same
 
 
 @settings(max_examples=300, deadline=None)
@@ -135,12 +135,12 @@ def test_labels_that_cannot_be_used() -> None:
 
 
 def test_labels_of_a_regression_are_finite_numbers() -> None:
-    encoder = one("numeric")
+    encoder = encoder_of("numeric")
     y, problems = encoder.labels([1, "2.5", None, "", math.inf, "x", 10**39], 7)
     assert y[:2].tolist() == [1.0, 2.5]
     assert np.isnan(y[2:]).all()
     assert [problem.row for problem in problems] == [2, 3, 4, 5, 6]
-    assert one("numeric").label(1 / 3) == 1 / 3
+    assert encoder_of("numeric").label(1 / 3) == 1 / 3
     for value in (None, "", math.nan, math.inf, "x"):
         with pytest.raises(InputError):
             encoder.label(value)
@@ -150,7 +150,7 @@ def test_labels_of_a_regression_are_finite_numbers() -> None:
 
 @given(st.lists(ANY_VALUE, max_size=5), st.sampled_from([("no", "yes"), (0, 1), (False, True), ()]))
 def test_one_label_and_many_are_encoded_alike(values: list[Any], classes: tuple[Any, ...]) -> None:
-    encoder = classifier(*classes) if classes else one("numeric")
+    encoder = classifier(*classes) if classes else encoder_of("numeric")
     y, problems = encoder.labels(values, len(values))
     reasons = {problem.row: problem.reason for problem in problems}
     for i, value in enumerate(values):
@@ -167,12 +167,12 @@ def test_an_answer_has_the_type_of_its_class() -> None:
         answer = classifier(*classes).answer(scores)
         assert (answer, type(answer)) == (expected, type(expected))
     assert classifier(False, True).answer(np.array([0.5, 0.5], np.float32)) is False
-    assert one("numeric").answer(np.array([2.5], np.float32)) == 2.5
+    assert encoder_of("numeric").answer(np.array([2.5], np.float32)) == 2.5
 
 
 def test_a_column_of_another_length_is_refused() -> None:
     with pytest.raises(InputError, match="column 'x' has 3 rows, expected 2"):
-        one("numeric").columns({"x": [1, 2, 3]}, 2)
+        encoder_of("numeric").columns({"x": [1, 2, 3]}, 2)
 
 
 def test_an_encoder_keeps_nothing() -> None:

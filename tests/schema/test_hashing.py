@@ -18,7 +18,7 @@ from everlearn.schema import Encoder, hashing
 from everlearn.spec import Schema
 
 
-def one(kind: str, **changes: Any) -> Encoder:
+def encoder_of(kind: str, **changes: Any) -> Encoder:
     return Encoder(Schema(label="y", task="regression", fields={"x": kind}, **changes))
 
 
@@ -36,7 +36,7 @@ def hashed(field: str, data: bytes) -> int:
 
 
 def indices(kind: str, value: Any) -> list[int]:
-    batch = one(kind, bits=20).record({"x": value})
+    batch = encoder_of(kind, bits=20).record({"x": value})
     assert (batch.values == 1).all()
     return batch.indices.tolist()
 
@@ -59,7 +59,7 @@ def test_a_category_is_the_hash_of_its_field_and_bytes(value: str) -> None:
 def test_whole_numbers_are_the_category_of_their_digits(value: int) -> None:
     expected = [hashed("x", b"%d" % value) % 2**20]
     assert indices("categorical", value) == indices("categorical", str(value)) == expected
-    assert one("categorical", bits=20).columns({"x": [value]}, 1)[0].indices.tolist() == expected
+    assert encoder_of("categorical", bits=20).columns({"x": [value]}, 1)[0].indices.tolist() == expected
 
 
 def test_a_category_has_one_spelling_for_equal_numbers_and_truth_values() -> None:
@@ -76,7 +76,7 @@ def test_text_is_its_words_and_punctuation_marks(value: str) -> None:
     tokens = re.findall(rb"[a-z0-9_\x80-\xff]+|[!-/:-@\[-`{-~]", value.encode().lower())
     expected = [hashed("x", token) % 2**20 for token in tokens]
     assert indices("text", value) == expected
-    batch, _ = one("text", bits=20).columns({"x": pa.array(["before", value, "after"])}, 3)
+    batch, _ = encoder_of("text", bits=20).columns({"x": pa.array(["before", value, "after"])}, 3)
     assert batch.indices[batch.indptr[1] : batch.indptr[2]].tolist() == expected
 
 
@@ -104,7 +104,7 @@ def test_interactions_are_ordered_pairs_of_the_categories_that_are_there() -> No
 
 def test_hashes_fall_evenly_on_low_bits() -> None:
     values = np.arange(200_000)
-    batch, _ = one("categorical", bits=10).columns({"x": values}, len(values))
+    batch, _ = encoder_of("categorical", bits=10).columns({"x": values}, len(values))
     counts = np.bincount(batch.indices, minlength=1024)
     assert stats.chisquare(counts).pvalue > 0.001
     full = hashing.hash_integers(values, hashing.seed_of("x"))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.errors import InputError
-from tests.support.schemas import dense, one, row
+from tests.support.schemas import dense, encoder_of, row
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_values_that_are_missing(kind: str, value: Any) -> None:
 )
 def test_values_that_cannot_be_used(kind: str, value: Any, reason: str) -> None:
     with pytest.raises(InputError, match=re.escape(reason)) as caught:
-        one(kind).record({"x": value})
+        encoder_of(kind).record({"x": value})
     assert str(caught.value).startswith("field 'x': ")
-    batch, problems = one(kind).records([{"x": value}, {}])
+    batch, problems = encoder_of(kind).records([{"x": value}, {}])
     assert [(problem.row, problem.field) for problem in problems] == [(0, "x")]
     assert row(batch, 0) == row(batch, 1)
 

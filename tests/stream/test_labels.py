@@ -37,30 +37,32 @@ def write(path: Path, form: str) -> Path:
 
 
 def labels(source: Any, encoder: Encoder = FRAUD, **options: Any) -> tuple[list[Label], list[Rejected]]:
-    told = list(read_labels(source, encoder, id="order", label="what", **options))
-    return [one for some in told for one in some.labels], [one for some in told for one in some.rejected]
+    accepted = list(read_labels(source, encoder, id="order", label="what", **options))
+    return [entry for some in accepted for entry in some.labels], [
+        entry for some in accepted for entry in some.rejected
+    ]
 
 
 @pytest.mark.parametrize("form", ["csv", "gz", "jsonl", "parquet"])
 def test_every_format_tells_the_same_labels(form: str, tmp_path: Path) -> None:
-    told, rejected = labels(write(tmp_path / f"labels.{form}", form), by="back office")
-    assert told == [Label(id, what, source="back office") for id, what in ROWS]
+    accepted, rejected = labels(write(tmp_path / f"labels.{form}", form), by="back office")
+    assert accepted == [Label(id, what, source="back office") for id, what in ROWS]
     assert rejected == []
 
 
 def test_a_bad_row_costs_itself_alone_and_is_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("order,what\n1,fraud\n2,maybe\n,fine\n,oops\n5\n6,\n7,fine\n")
-    told, rejected = labels(path)
-    assert told == [Label("1", "fraud"), Label("7", "fine")]
-    assert [(one.line, one.at, one.raw) for one in rejected] == [
+    accepted, rejected = labels(path)
+    assert accepted == [Label("1", "fraud"), Label("7", "fine")]
+    assert [(entry.line, entry.at, entry.raw) for entry in rejected] == [
         (3, 2, "2,maybe"),
         (4, 3, ",fine"),
         (5, 4, ",oops"),
         (6, 5, "5"),
         (7, 6, "6,"),
     ]
-    reasons = [one.reason for one in rejected]
+    reasons = [entry.reason for entry in rejected]
     assert reasons[0] == "label 'what': got the label 'maybe', expected one of 'fine', 'fraud'"
     assert reasons[1] == "id 'order': the id is missing"
     assert (
@@ -72,9 +74,9 @@ def test_a_bad_row_costs_itself_alone_and_is_named(tmp_path: Path) -> None:
 
 
 def test_numbers_are_ids_and_labels_too() -> None:
-    told, rejected = labels({"order": [7.0, 8, 2**60], "what": [1.5, float("inf"), 1e308]}, PRICE)
-    assert told == [Label("7", 1.5)]
-    assert [one.line for one in rejected] == [2, 3]
+    accepted, rejected = labels({"order": [7.0, 8, 2**60], "what": [1.5, float("inf"), 1e308]}, PRICE)
+    assert accepted == [Label("7", 1.5)]
+    assert [entry.line for entry in rejected] == [2, 3]
 
 
 def test_reading_goes_on_after_any_row(tmp_path: Path) -> None:
@@ -82,9 +84,9 @@ def test_reading_goes_on_after_any_row(tmp_path: Path) -> None:
     path.write_text("order,what\n" + "".join(f"{i},{'fraud' if i % 3 else 'wrong'}\n" for i in range(100)))
     whole, bad = labels(path)
     for after in (0, 1, 50, 99, 100):
-        told, rejected = labels(path, after=after, size=7)
-        assert told == [one for one in whole if int(one.id) >= after]
-        assert rejected == [one for one in bad if one.at > after]
+        accepted, rejected = labels(path, after=after, size=7)
+        assert accepted == [entry for entry in whole if int(entry.id) >= after]
+        assert rejected == [entry for entry in bad if entry.at > after]
     assert [some.last for some in read_labels(path, FRAUD, id="order", label="what", size=40)] == [40, 80, 100]
 
 

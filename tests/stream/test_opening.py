@@ -67,7 +67,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     stream = read(tmp_path, schema=SCHEMA)
     (*_, last) = chunks = list(stream.chunks())
     assert [chunk.examples.batch.dense.tolist() for chunk in chunks] == [[[0.0]], [[1.0]], [[2.0]]]
-    assert [(Path(one.source).name, one.line, one.at) for chunk in chunks for one in chunk.rejected] == [
+    assert [(Path(entry.source).name, entry.line, entry.at) for chunk in chunks for entry in chunk.rejected] == [
         ("0.csv", 3, 2),
         ("1.csv", 3, 4),
         ("2.csv", 3, 6),

@@ -26,7 +26,7 @@ def lines_of(stream: Stream) -> tuple[list[int], dict[int, str]]:
     """The positions that can be used, and the line and reason of each row that cannot."""
     chunks = list(stream.chunks())
     good = [position for chunk in chunks for position in chunk.examples.position.tolist()]
-    return good, {one.line: one.reason for chunk in chunks for one in chunk.rejected}
+    return good, {item.line: item.reason for chunk in chunks for item in chunk.rejected}
 
 
 def test_records_are_the_same_rows_as_chunks(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -34,8 +34,8 @@ def test_records_are_the_same_rows_as_chunks(tmp_path: Path, rows: list[dict[str
     for name, source in as_files(tmp_path, rows).items():
         stream = read(source, schema=SCHEMA)
         pieces = list(stream.records(after=2, size=100))
-        features = msgspec.json.decode(msgspec.json.encode([one for piece in pieces for one in piece.features]))
-        labels = [one for piece in pieces for one in piece.labels]
+        features = msgspec.json.decode(msgspec.json.encode([item for piece in pieces for item in piece.features]))
+        labels = [item for piece in pieces for item in piece.labels]
         assert "n" not in features[1]
         batch, problems = Encoder(SCHEMA).records(features)
         y, more = Encoder(SCHEMA).labels(labels, len(labels))
@@ -43,7 +43,7 @@ def test_records_are_the_same_rows_as_chunks(tmp_path: Path, rows: list[dict[str
         assert not more
         found = arrays(list(stream.chunks(after=2)))
         assert [batch.dense.tobytes(), batch.indices.tobytes(), y.tobytes()] == [found[0], found[2], found[4]], name
-        assert [one for piece in pieces for one in piece.positions] == list(range(3, 501))
+        assert [item for piece in pieces for item in piece.positions] == list(range(3, 501))
         assert pieces[-1].last == 500
 
 
@@ -78,18 +78,18 @@ def test_each_kind_of_dirt_costs_its_own_row_only(tmp_path: Path, newline: str, 
     stream = read(path, schema=SCHEMA)
     raw = [entry for entry in DIRTY if entry[2] != "blank"]
     chunks = list(stream.chunks(size=size))
-    rejected = [one for chunk in chunks for one in chunk.rejected]
+    rejected = [item for chunk in chunks for item in chunk.rejected]
     expected = [(position, *entry) for position, entry in enumerate(raw, 1) if entry[2] is not None]
-    assert [(one.at, one.line) for one in rejected] == [(position, line) for position, line, _, _ in expected]
-    for one, (_, _, line, reason) in zip(rejected, expected, strict=True):
-        assert reason in one.reason
-        assert (one.source, one.raw) == (str(path), line)
+    assert [(item.at, item.line) for item in rejected] == [(position, line) for position, line, _, _ in expected]
+    for item, (_, _, line, reason) in zip(rejected, expected, strict=True):
+        assert reason in item.reason
+        assert (item.source, item.raw) == (str(path), line)
     good = [position for chunk in chunks for position in chunk.examples.position.tolist()]
     assert good == [position for position, entry in enumerate(raw, 1) if entry[2] is None]
     assert chunks[-1].last == stream.rows == len(raw)
     for after in range(len(raw) + 1):
-        left = [one.at for chunk in stream.chunks(after, size) for one in chunk.rejected]
-        assert left == [one.at for one in rejected if one.at > after]
+        left = [item.at for chunk in stream.chunks(after, size) for item in chunk.rejected]
+        assert left == [item.at for item in rejected if item.at > after]
 
 
 def test_bytes_that_are_not_utf8_reject_their_row(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_cell_that_is_too_long_rejects_its_row(tmp_path: Path) -> None:
     chunks = list(stream.chunks())
     good = [value for chunk in chunks for value in chunk.examples.batch.dense[:, 0].tolist()]
     assert good == [3.0, 5.0]
-    assert all(len(one.raw) <= 1_000 for chunk in chunks for one in chunk.rejected)
+    assert all(len(item.raw) <= 1_000 for chunk in chunks for item in chunk.rejected)
 
 
 def test_dirt_in_json_lines(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_bad_rows_of_parquet_and_tables(tmp_path: Path) -> None:
     for source in (tmp_path / "x.parquet", table, table.to_pandas(), table.to_pydict()):
         (chunk,) = read(source, schema=SCHEMA).chunks()
         assert chunk.examples.position.tolist() == [1]
-        assert [(one.line, one.at) for one in chunk.rejected] == [(2, 2), (3, 3)]
+        assert [(item.line, item.at) for item in chunk.rejected] == [(2, 2), (3, 3)]
         assert json.loads(chunk.rejected[1].raw) == {"n": 3.0, "town": "c", "y": "perhaps"}
         assert chunk.last == 3
 

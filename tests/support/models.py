@@ -22,13 +22,13 @@ class Mean:
         return np.tile(np.array([1 - share, share], np.float32), (len(batch), 1))
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        said = np.empty((len(y), 2), np.float32)
+        scores = np.empty((len(y), 2), np.float32)
         for row, label in enumerate(y):
-            said[row] = self.predict(part(batch, row))[0]
+            scores[row] = self.predict(part(batch, row))[0]
             if np.isfinite(label):
                 self.arrays["count"] += 1
                 self.arrays["ones"] += label
-        return said
+        return scores
 
 
 def part(batch: Batch, row: int) -> Batch:

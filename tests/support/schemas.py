@@ -109,12 +109,12 @@ ANY_VALUE = st.one_of(
 )
 
 
-def one(kind: str, **changes: Any) -> Encoder:
+def encoder_of(kind: str, **changes: Any) -> Encoder:
     return Encoder(Schema(label="y", task="regression", fields={"x": kind}, **changes))
 
 
 def dense(kind: str, value: Any) -> list[float]:
-    return one(kind).record({"x": value}).dense[0].tolist()
+    return encoder_of(kind).record({"x": value}).dense[0].tolist()
 
 
 def row(batch: Batch, i: int) -> tuple[bytes, bytes, bytes]:

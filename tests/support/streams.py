@@ -26,22 +26,22 @@ HEADER = "n,town,note,y\n"
 def arrays(chunks: Sequence[Chunk]) -> list[bytes]:
     """Everything in the chunks, however they were cut."""
     examples = [chunk.examples for chunk in chunks]
-    batches = [one.batch for one in examples]
+    batches = [entry.batch for entry in examples]
     columns = [
         [batch.dense for batch in batches],
         [np.diff(batch.indptr) for batch in batches],
         [batch.indices for batch in batches],
         [batch.values for batch in batches],
-        [one.y for one in examples],
-        [one.weight for one in examples],
-        [one.position for one in examples],
+        [entry.y for entry in examples],
+        [entry.weight for entry in examples],
+        [entry.position for entry in examples],
     ]
     return [b"".join(array.tobytes() for array in column) for column in columns]
 
 
 def everything(stream: Stream, after: int = 0, size: int = 8192) -> tuple[list[bytes], list[Rejected], int]:
     chunks = list(stream.chunks(after, size))
-    rejected = [one for chunk in chunks for one in chunk.rejected]
+    rejected = [entry for chunk in chunks for entry in chunk.rejected]
     return arrays(chunks), rejected, chunks[-1].last if chunks else after
 
 

@@ -43,28 +43,28 @@ def linear(stream: TaskStream, seed: int = 0) -> Model:
 
 
 class Counting:
-    """Answers with the class whose number is how many rows it has learned, and notes when it was told of a border."""
+    """A model that predicts the class numbered by the rows it has learned, and records its consolidations."""
 
     def __init__(self, classes: int = 1000) -> None:
         self.spec: Mapping[str, Any] = {"family": "counting"}
         self.arrays: Arrays = {"learned": np.zeros(1, np.int64)}
         self.classes = classes
         self.rows: list[float] = []
-        self.told: list[int] = []
+        self.consolidated: list[int] = []
 
     def predict(self, batch: Batch) -> Singles:
-        return self._say(np.full(len(batch), self.arrays["learned"][0]))
+        return self._scores(np.full(len(batch), self.arrays["learned"][0]))
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         known = self.arrays["learned"][0] + np.arange(len(batch))
         self.arrays["learned"] += len(batch)
         self.rows += batch.dense[:, 0].tolist()
-        return self._say(known)
+        return self._scores(known)
 
     def consolidate(self) -> None:
-        self.told.append(len(self.rows))
+        self.consolidated.append(len(self.rows))
 
-    def _say(self, known: NDArray[Any]) -> Singles:
+    def _scores(self, known: NDArray[Any]) -> Singles:
         return np.eye(self.classes, dtype=np.float32)[np.minimum(known, self.classes - 1)]
 
 

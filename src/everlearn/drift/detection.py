@@ -34,11 +34,11 @@ CODES = {"none": 0, "page_hinkley": 1, "adwin": 2, "ddm": 3, "kswin": 4}
 PAGE_HINKLEY, ADWIN, DDM, KSWIN = 1, 2, 3, 4
 
 ROWS, BUCKETS = 32, 5  # ADWIN keeps at most 5 buckets of each of 32 sizes: windows of up to 2**34 values
-STRETCH = 4  # calibration lasts at most this count grace periods
+STRETCH = 4  # calibration lasts at most this many grace periods
 BLOCKS = 20  # blocks needed to judge a block length
 CLIP = 10.0  # calibrated deviations at which a single value is cut off
-WARNING = 10.0  # a warning is a drift at this count times the sensitivity
-PER = 100.0  # `sensitivity` is the chance of a false alarm in this count independent examples
+WARNING = 10.0  # a warning is a drift at this many times the sensitivity
+PER = 100.0  # `sensitivity` is the chance of a false alarm in this many independent examples
 LARGEST = 1e100  # larger values are cut off here, so that squares stay finite
 
 # indices into the arrays `counts` and `numbers`

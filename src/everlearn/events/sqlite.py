@@ -379,8 +379,7 @@ class SqliteLog:
     def _check_usable(self) -> None:
         if not self._open:
             raise LogError(
-                f"the log {self.path} is closed; open it again to use it, or while its loop is served query "
-                "the server: server.client()"
+                f"the log {self.path} is closed; open it again to use it; while its loop is served, use server.client()"
             )
         if os.getpid() != self._process:
             raise LogError(

@@ -63,18 +63,18 @@ def test_the_same_evaluation_twice_is_the_same() -> None:
 
 def test_where_the_task_is_told_answers_stay_within_its_classes() -> None:
     train, test = blobs(3000, space=1.0), blobs(600, seed=1, space=1.0)
-    told = continual.split(train, test, kind="task", order=[2, 0, 3, 1])
+    revealing = continual.split(train, test, kind="task", order=[2, 0, 3, 1])
     apart = continual.split(train, test, kind="class", order=[2, 0, 3, 1])
-    outcome, hard = (continual.evaluate(linear(stream), stream) for stream in (told, apart))
-    twin = linear(told)
-    rows = whole(told)
-    said = twin.learn(rows.batch, rows.y, rows.weight)
-    allowed = np.zeros_like(said)
-    for place, task in enumerate(told.order[:, 0]):
-        allowed[place, list(told.heads[task])] = said[place, list(told.heads[task])]
+    outcome, hard = (continual.evaluate(linear(stream), stream) for stream in (revealing, apart))
+    twin = linear(revealing)
+    rows = whole(revealing)
+    scores = twin.learn(rows.batch, rows.y, rows.weight)
+    allowed = np.zeros_like(scores)
+    for place, task in enumerate(revealing.order[:, 0]):
+        allowed[place, list(revealing.heads[task])] = scores[place, list(revealing.heads[task])]
     np.testing.assert_array_equal(outcome.right, allowed.argmax(axis=1) == rows.y)
     assert outcome.metrics["average_accuracy"] > hard.metrics["average_accuracy"] + 0.1
-    shares = told.restrict(np.array([[0.1, 0.2, 0.3, 0.4], [0, 0.5, 0, 0.5]], np.float32), np.array([0, 0]))
+    shares = revealing.restrict(np.array([[0.1, 0.2, 0.3, 0.4], [0, 0.5, 0, 0.5]], np.float32), np.array([0, 0]))
     np.testing.assert_allclose(shares, [[0.25, 0, 0.75, 0], [0.5, 0, 0.5, 0]])
 
 
@@ -117,12 +117,12 @@ def test_of_c_rows_one_is_learned_wherever_the_model_is_tested(cost: float, ever
 
 def test_a_model_is_told_of_borders_only_where_that_is_asked_for_and_offered() -> None:
     stream = sorted_stream([0] * 30, tasks=3)
-    told, untold, seldom = Counting(), Counting(), Counting()
-    continual.evaluate(told, stream, consolidate=True)
-    continual.evaluate(untold, stream)
+    consolidated, untouched, seldom = Counting(), Counting(), Counting()
+    continual.evaluate(consolidated, stream, consolidate=True)
+    continual.evaluate(untouched, stream)
     continual.evaluate(seldom, stream, every=None, consolidate=True)
-    assert (told.told, untold.told, seldom.told) == ([10, 20], [], [10, 20])
-    assert isinstance(told, continual.Consolidates)
+    assert (consolidated.consolidated, untouched.consolidated, seldom.consolidated) == ([10, 20], [], [10, 20])
+    assert isinstance(consolidated, continual.Consolidates)
     split = continual.split(blobs(200), blobs(100, seed=1))
     assert not isinstance(linear(split), continual.Consolidates)
     assert continual.evaluate(linear(split), split, consolidate=True).learned == 200

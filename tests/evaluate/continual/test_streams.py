@@ -157,7 +157,7 @@ def test_arrays_that_do_not_fit_are_refused(change: Any, kind: type[Exception], 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
     train = numbered(100, 10)
-    with pytest.raises(ConfigError, match="tasks that use them up"):
+    with pytest.raises(ConfigError, match="expected sizes of tasks that add up to it"):
         continual.split(train, train, per_task=3)
     with pytest.raises(ConfigError, match="at most once"):
         continual.split(train, train, order=[0, 0, 1, 2])
@@ -166,10 +166,10 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="at most once"):
         continual.split(train, train, order=["a"])  # type: ignore[list-item]
     for rows in (-1, 0, 1.5):
-        with pytest.raises(ConfigError, match=f"rows is {rows}; expected how many of each task"):
+        with pytest.raises(ConfigError, match=f"rows is {rows}; expected the number of rows of each task"):
             continual.split(train, train, rows=rows)  # type: ignore[arg-type]
     for changes in ({}, ["as it is"]):
-        with pytest.raises(ConfigError, match="changes is .*; expected a change for each task, by its name"):
+        with pytest.raises(ConfigError, match="changes is .*; expected a mapping of task names to changes"):
             continual.domain(train, train, changes)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="the change of task 'turned' is 90; expected a function"):
         continual.domain(train, train, {"turned": 90})  # type: ignore[dict-item]
