@@ -1,4 +1,4 @@
-"""The examples, run as a newcomer runs them, with a small budget."""
+"""The examples, run with small budgets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def play(name: str, *arguments: str) -> str:
-    """What an example prints."""
+    """Run an example and return its output."""
     done = subprocess.run([sys.executable, str(EXAMPLES / name), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

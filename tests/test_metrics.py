@@ -20,7 +20,7 @@ TASKS: tuple[tuple[Task, int], ...] = (("binary", 2), ("multiclass", 5), ("regre
 
 
 def predictions(task: Task, classes: int, rows: int, seed: int = 0) -> tuple[Singles, Floats, Singles]:
-    """Scores with some skill, the labels, and uneven weights."""
+    """Return scores with some skill, the labels, and uneven weights."""
     random = np.random.default_rng(seed)
     weight = random.integers(0, 4, rows).astype(np.float32)
     if task == "regression":

@@ -19,7 +19,7 @@ KINDS = ("window", "reservoir", "balanced")
 
 
 def stream(y: np.ndarray, dense: int = 1, hashed: int = 0, key: int = 0, most: int = 4) -> Examples:
-    """Rows with these labels: dense columns that hold the position, and up to `most` hashed entries a row."""
+    """Return rows with these labels: dense columns with the position, and up to `most` hashed entries a row."""
     rng = np.random.default_rng(key)
     n = len(y)
     position = np.arange(1, n + 1)
@@ -35,14 +35,14 @@ def stream(y: np.ndarray, dense: int = 1, hashed: int = 0, key: int = 0, most: i
 
 
 def rows(examples: Examples, begin: int, end: int) -> Examples:
-    """A slice of rows that copies nothing: its indptr begins above 0."""
+    """Return a slice of rows that copies nothing: its indptr begins above 0."""
     batch = examples.batch
     part = Batch(batch.dense[begin:end], batch.indptr[begin : end + 1], batch.indices, batch.values)
     return Examples(part, examples.y[begin:end], examples.weight[begin:end], examples.position[begin:end])
 
 
 def room_for(capacity: int, spec: dict[str, object], dense: int, hashed: int, classes: int) -> ReplaySpec:
-    """A spec whose bytes hold exactly this many rows."""
+    """Return a spec whose bytes hold exactly this many rows."""
     first = ReplaySpec(**spec, bytes=1 << 20)
     arrays = replay.start(first, dense, hashed, classes)
     held = len(arrays["y"])
@@ -59,7 +59,7 @@ def filled(kind: str, y: np.ndarray, capacity: int, classes: int = 0, seed: int 
 
 
 def same_rows(got: Examples, examples: Examples, width: int) -> None:
-    """Each row got is, entry for entry, the row of the stream at its position (cut at `width` entries)."""
+    """Check that each drawn row equals the row of the stream at its position (cut at `width` entries)."""
     for i, at in enumerate(got.position - 1):
         assert got.y[i] == examples.y[at]
         assert got.weight[i] == examples.weight[at]

@@ -48,7 +48,7 @@ SITUATIONS = st.builds(
 
 
 def pretrained(dense: int, outputs: int) -> nn.Module:
-    """A network that knows the blobs as they were before they moved."""
+    """Return a network trained on the blobs as they were before they moved."""
     net = nn.Sequential(nn.Linear(dense, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, outputs))
     rows, y, _ = blobs(1000, seed=7)
     optimizer = torch.optim.Adam(net.parameters(), 0.01)
@@ -121,7 +121,7 @@ def test_each_row_of_the_table_runs_in_the_loop_as_it_is_written(answers, expect
 
 
 def _named(advice: advise.Advice, module: str) -> advise.Advice:
-    """The same advice with a network that knows something, where it is for a large one."""
+    """Return the advice with a pretrained module, where it is for a large network."""
     if "lora" not in advice.model.get("model", advice.model):
         return advice
     inner = advice.model["model"] | {"module": module}
@@ -226,7 +226,7 @@ def test_every_setting_has_one_reason_and_nothing_is_both_advised_and_rejected(c
 
 
 def _paths(before: str, values: dict[str, Any]) -> list[str]:
-    """Dotted paths; tables that are one setting stay whole."""
+    """Return dotted paths; tables that are one setting stay whole."""
     found = []
     for name, entry in values.items():
         path = f"{before}.{name}".lstrip(".")
@@ -250,7 +250,7 @@ def test_only_what_still_matters_is_asked_and_assumed():
 @settings(max_examples=100, deadline=None)
 @given(SITUATIONS)
 def test_an_answer_that_is_not_asked_for_changes_nothing(case):
-    """Answers are given one after the other as they are asked for; the rest are defaults, and make no difference."""
+    """Answers are given in the order of the questions; the rest are defaults, and make no difference."""
     answers: dict[str, Any] = {}
     while open_ := advise.questions(answers):
         answers[open_[0].name] = getattr(case, open_[0].name)

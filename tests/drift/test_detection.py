@@ -19,7 +19,7 @@ DETECTORS = ("adwin", "page_hinkley", "ddm", "kswin")
 
 
 def autoregressive(key: int, n: int, phi: float) -> np.ndarray:
-    """A stationary series with mean 0 and deviation 1 whose neighbours have correlation `phi`."""
+    """Return a stationary series with mean 0, deviation 1 and correlation `phi` between neighbours."""
     noise = rng(key).standard_normal(n)
     series = np.empty(n)
     last = noise[0]
@@ -34,7 +34,7 @@ def levels_of(spec: DriftSpec, values: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def first_drift(spec: DriftSpec, values: np.ndarray) -> int:
-    """Where the first drift is reported, or the length of the stream."""
+    """Return the index of the first reported drift, or the length of the stream."""
     return int(np.append(np.flatnonzero(levels_of(spec, values) == 2), len(values))[0])
 
 
@@ -83,7 +83,7 @@ def test_a_rise_is_found_after_a_fall(detector: str) -> None:
 
 
 def test_kswin_sees_a_change_of_shape_that_keeps_the_mean() -> None:
-    """Predicted probabilities that move from the middle to both ends: no label, no change of mean."""
+    """Predicted probabilities move from the middle to both ends: no label, no change of mean."""
     middle, ends = rng(10).beta(5, 5, 4000), rng(11).beta(0.5, 0.5, 2000)
     found = first_drift(DriftSpec(detector="kswin", watch="proba"), np.concatenate([middle, ends]))
     assert 4000 <= found < 4400

@@ -19,7 +19,7 @@ DATA = SHARED
 
 
 def elec2() -> np.ndarray:
-    """A real stream of numbers with drift and a daily cycle: the electricity price of New South Wales."""
+    """Return a real stream with drift and a daily cycle: the electricity price of New South Wales."""
     path = DATA / "elec2.parquet"
     if not path.exists():
         pytest.skip(f"no {path}: set EVERLEARN_DATA to the folder that holds elec2.parquet")

@@ -44,7 +44,7 @@ class Counting:
 
 
 def examples(count: int, seed: int = 0) -> Examples:
-    """Rows of a linear problem whose weights turn around half-way."""
+    """Return rows of a linear problem whose weights change sign half-way."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(count, 3)).astype(np.float32)
     side = np.where(np.arange(count) < count // 2, 1, -1)
@@ -84,7 +84,7 @@ def test_the_result_does_not_depend_on_the_chunks(delay: int) -> None:
 
 
 class Ours(river.base.Classifier):
-    """One of our models, seen from River."""
+    """Adapter that presents an Everlearn model to River."""
 
     def __init__(self) -> None:
         self.model = model.build(LINEAR)

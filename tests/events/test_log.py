@@ -39,7 +39,7 @@ repeated: st.SearchStrategy[Payload] = st.one_of(
 
 
 class ListModel(RuleBasedStateMachine):
-    """Whatever is done to the log, it answers as a Python list would."""
+    """State machine: after any sequence of calls, the log equals a Python list."""
 
     def __init__(self) -> None:
         super().__init__()

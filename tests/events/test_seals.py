@@ -28,7 +28,7 @@ def decision(at: int, reason: str = "the loss rose") -> Decision:
 
 
 def filled(path: Path) -> list[int]:
-    """A log with twelve decisions between other events; the positions of the decisions."""
+    """Write a log with twelve decisions between other events; return the positions of the decisions."""
     where = []
     with SqliteLog(path) as log:
         for at in range(12):
@@ -51,7 +51,7 @@ def places(path: Path) -> list[int]:
 
 
 def forge(path: Path, *statements: str) -> None:
-    """Change the file as somebody would who may do everything with it."""
+    """Change the file with full rights, bypassing the log."""
     with closing(sqlite3.connect(path)) as other:
         for trigger in TRIGGERS:
             other.execute(f"DROP TRIGGER {trigger}")
@@ -61,7 +61,7 @@ def forge(path: Path, *statements: str) -> None:
 
 
 def make_older(path: Path) -> None:
-    """As a log is that was begun before there were seals."""
+    """Turn a log into one of format 1, which had no seals."""
     with closing(sqlite3.connect(path)) as other:
         for statement in ("DROP TABLE seals", "DROP INDEX erased", "PRAGMA user_version = 1"):
             other.execute(statement)

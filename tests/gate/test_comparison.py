@@ -23,7 +23,7 @@ Pairs = tuple[Floats, Floats]
 
 
 def pairs(difference: Floats) -> Pairs:
-    """Losses in [0, 1] that differ by this much."""
+    """Return losses in [0, 1] with this difference."""
     return 0.5 + 0.5 * difference, 0.5 - 0.5 * difference
 
 
@@ -38,7 +38,7 @@ def fed(spec: GateSpec, losses: Pairs) -> Arrays:
 
 
 def promoted_at(spec: GateSpec, losses: Pairs, tick: int = 100) -> int:
-    """The example after which the gate first promotes, 0 if never."""
+    """Return the example after which the gate first promotes, 0 if never."""
     arrays = gate.start(spec)
     for begin in range(0, len(losses[0]), tick):
         gate.update(arrays, spec, losses[0][begin : begin + tick], losses[1][begin : begin + tick])
@@ -421,7 +421,7 @@ def alternating(rng: np.random.Generator) -> Floats:
 
 @pytest.mark.parametrize("world", [independent, rare_disasters, quick_wander, slow_wander, alternating])
 def test_false_verdicts_stay_within_alpha(world: Callable[[np.random.Generator], Floats]) -> None:
-    """200 null streams, asked after every 100 examples; the bound is broken by a valid gate once in 1,000 runs."""
+    """200 null streams, evaluated after every 100 examples; a valid gate breaks the bound once in 1,000 runs."""
     spec = GateSpec()
     difference = (np.clip(world(np.random.default_rng(seed)), -1.0, 1.0) for seed in range(200))
     false = sum(promoted_at(spec, pairs(d)) > 0 for d in difference)

@@ -38,7 +38,7 @@ def test_exact_power_is_the_sum_over_all_numbers_of_disagreements(n: int, points
 
 
 def test_the_exact_test_keeps_alpha_and_looking_at_the_better_score_does_not() -> None:
-    """The figures that speak for a gate: of updates that are no better, on 500 rows 6 % of which disagree."""
+    """The main figures of the gate: updates that are not better, on 500 rows of which 6 % disagree."""
     assert power(500, 0.0, test="exact") == pytest.approx(0.036, abs=0.001)
     wins = stats.binom.sf(np.arange(501) // 2, np.arange(501), 0.5)  # more wins than losses
     assert (stats.binom.pmf(np.arange(501), 500, 0.06) * wins).sum() == pytest.approx(0.46, abs=0.02)
@@ -61,7 +61,7 @@ def test_the_gate_needs_three_to_four_times_as_many(points: float, disagreement:
 
 @pytest.mark.parametrize(("points", "disagreement"), [(3.0, 0.06), (5.0, 0.1), (8.0, 0.3)])
 def test_validations_of_known_truth_are_accepted_as_often_as_said(points: float, disagreement: float) -> None:
-    """300 validations of other random numbers, with the rows of both in one table instead of errors drawn."""
+    """300 validations with other random numbers, with the rows of both models in one table."""
     examples = needed(points, disagreement)
     stated = power(examples, points, disagreement=disagreement)
     assert stated >= 0.8 > power(examples - 100, points, disagreement=disagreement)

@@ -27,7 +27,7 @@ TENSORS = drawn(np.float64, (3, 4), elements=NUMBERS)
 
 @pytest.mark.parametrize("case", MERGEKIT["cases"], ids=lambda case: f"{case['method']}-{case['parents']}")
 def test_as_mergekit(case: dict[str, Any]):
-    """mergekit 0.1.5 in float64; `tests/data/mergekit_values.py` asked it."""
+    """Expected values are those of mergekit 0.1.5 in float64, from `tests/data/mergekit_values.py`."""
     parents = [{"w": GIVEN[name]} for name in case["parents"]]
     dials = {name: case[name] for name in ("density", "scale") if name in case}
     before = {"w": GIVEN["ancestor"]} if METHODS[case["method"]].ancestor else None
@@ -134,7 +134,7 @@ def test_a_moving_average_is_what_the_recursion_says():
 
 
 def test_two_weights_of_one_add_what_both_learned():
-    """Two models that each moved one number: the sum of both moves is a model that has moved both."""
+    """Two models changed one number each: the sum of both changes is a model with both changed."""
     before, a, b = np.array([1.0, 1.0, 1.0]), np.array([4.0, 1.0, 1.0]), np.array([1.0, -3.0, 1.0])
     found = merge("task", [{"w": a}, {"w": b}], [1.0, 1.0], ancestor={"w": before})
     assert found["w"].tolist() == [4.0, -3.0, 1.0]

@@ -83,7 +83,7 @@ def test_models_are_merged_where_they_differ_in_how_they_learn_alone():
 
 
 class _As:
-    """A model that says it is another."""
+    """A model that claims another spec."""
 
     def __init__(self, first: Any, spec: dict[str, Any]) -> None:
         self.spec, self.arrays, self.predict, self.learn = spec, first.arrays, first.predict, first.learn

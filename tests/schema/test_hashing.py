@@ -42,7 +42,7 @@ def indices(kind: str, value: Any) -> list[int]:
 
 
 def test_the_hash_never_changes() -> None:
-    """Models hang on it: whoever changes it makes everything learned from categories and words worthless."""
+    """Learned weights depend on the hash: a change would invalidate all weights of categories and words."""
     assert indices("categorical", "Delft") == [769823]
     assert indices("text", "Hello, Delft!") == [366221, 610672, 814251, 445826]
 

@@ -37,7 +37,7 @@ def test_every_source_gives_the_same_examples_however_it_is_cut(tmp_path: Path, 
 
 
 def tail(stream: Stream, after: int) -> list[Chunk]:
-    """The rows after a position, picked from the whole stream one by one."""
+    """Return the rows after a position, picked from the whole stream."""
     return [chunk for chunk in stream.chunks(size=1) if chunk.last > after]
 
 

@@ -23,7 +23,7 @@ DATA = SHARED
 
 
 def lines_of(stream: Stream) -> tuple[list[int], dict[int, str]]:
-    """The positions that can be used, and the line and reason of each row that cannot."""
+    """Return the usable positions, and the line and reason of each rejected row."""
     chunks = list(stream.chunks())
     good = [position for chunk in chunks for position in chunk.examples.position.tolist()]
     return good, {item.line: item.reason for chunk in chunks for item in chunk.rejected}

@@ -1,4 +1,4 @@
-"""What several test files share: paths, models, servers, networks. No module in this folder holds a test."""
+"""Shared parts of the tests: paths, models, servers, networks. No module in this folder holds a test."""
 
 from __future__ import annotations
 

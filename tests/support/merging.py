@@ -12,7 +12,7 @@ from everlearn.records import Arrays, Batch, Floats
 
 
 def ends(method: str) -> dict[str, Any]:
-    """The dials with which a method changes nothing that all parents agree on."""
+    """Return the settings with which a method changes nothing that all parents agree on."""
     return {"density": 1.0} if METHODS[method].density else {}
 
 
@@ -30,7 +30,7 @@ def snapshot(seed: int) -> Arrays:
 
 
 def rows(n: int, seed: int, shift: float = 0.0, stretch: float = 1.0) -> tuple[Batch, Floats]:
-    """Rows with 3 dense columns and 2 hashed entries each, and the number that a linear rule gives them."""
+    """Return rows with 3 dense columns and 2 hashed entries each, and the number that a linear rule gives them."""
     draw = np.random.default_rng(seed)
     dense = (shift + stretch * draw.normal(size=(n, 3)) * [1.0, 5.0, 0.2]).astype(np.float32)
     indices = draw.integers(0, 64, size=2 * n).astype(np.int32)

@@ -1,4 +1,4 @@
-"""A model of a few lines that keeps the contract, and rows to try it on."""
+"""A model of a few lines that keeps the contract, and rows for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from everlearn.records import Arrays, Batch, Examples, Floats, Singles
 
 
 class Mean:
-    """Predicts the share of each class so far, whatever the features."""
+    """A model that predicts the share of each class so far, and ignores the features."""
 
     def __init__(self, spec: Mapping[str, Any] | None = None) -> None:
         self.spec = {"family": "tests.support.models:Mean", "task": "binary", "classes": 2} | dict(spec or {})
@@ -36,7 +36,7 @@ def part(batch: Batch, row: int) -> Batch:
 
 
 def examples(n: int, seed: int = 0, dense: int = 3) -> Examples:
-    """Separable binary rows without hashed features."""
+    """Return separable binary rows without hashed features."""
     draw = np.random.default_rng(seed)
     x = draw.normal(size=(n, dense)).astype(np.float32)
     batch = Batch(x, np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))

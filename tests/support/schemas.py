@@ -132,7 +132,7 @@ def parts(batch: Batch) -> tuple[Any, ...]:
 
 
 def containers(values: list[Any], dtype: Any, arrow: Any) -> list[Any]:
-    """The same values in every container that can hold them."""
+    """Return the same values in every container that can hold them."""
     array = np.array(values, dtype)
     column = pa.array(values, arrow)
     sliced = pa.array([values[0], *values, values[0]], arrow).slice(1, len(values))

@@ -14,7 +14,7 @@ CENTRES = 2.0 * np.random.default_rng(99).normal(size=(CLASSES, 8))
 
 
 def blobs(n: int, seed: int, ordered: bool = False, moved: bool = False) -> tuple[Batch, np.ndarray, np.ndarray]:
-    """Points around one centre for each class; `ordered` class after class, `moved` with their columns reversed."""
+    """Return points around one centre for each class; `ordered` by class, `moved` with their columns reversed."""
     draw = np.random.default_rng(seed)
     y = draw.integers(0, CLASSES, n)
     y = np.sort(y) if ordered else y

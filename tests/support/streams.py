@@ -24,7 +24,7 @@ HEADER = "n,town,note,y\n"
 
 
 def arrays(chunks: Sequence[Chunk]) -> list[bytes]:
-    """Everything in the chunks, however they were cut."""
+    """Return the bytes of all chunks, independent of their sizes."""
     examples = [chunk.examples for chunk in chunks]
     batches = [entry.batch for entry in examples]
     columns = [
@@ -51,7 +51,7 @@ def written(path: Path, content: str | bytes) -> Path:
 
 
 def as_files(folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same rows in each kind of source."""
+    """Write the same rows to each kind of source."""
     frame = pd.DataFrame(rows)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     frame.to_csv(folder / "plain.csv", index=False)

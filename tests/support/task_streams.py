@@ -17,7 +17,7 @@ Data = tuple[NDArray[Any], NDArray[Any]]
 
 
 def blobs(rows: int, classes: int = 4, columns: int = 4, seed: int = 0, space: float = 3.0) -> Data:
-    """Classes about corners of a cube, in random order."""
+    """Return classes around the corners of a cube, in random order."""
     random = np.random.default_rng(seed)
     y = random.integers(classes, size=rows)
     return (space * np.eye(columns)[y] + random.normal(size=(rows, columns))).astype(np.float32), y
@@ -69,7 +69,7 @@ class Counting:
 
 
 def sorted_stream(labels: list[int], tasks: int = 1) -> TaskStream:
-    """One row after the other as given, with these labels, cut into `tasks` equal tasks; tested on the same rows."""
+    """Return a stream of the rows in this order, with these labels, in `tasks` equal tasks; tested on the same rows."""
     n = len(labels)
     x, y = np.arange(n, dtype=np.float32)[:, None], np.array(labels)
     order = np.stack([np.arange(n) * tasks // n, np.arange(n)], axis=1).astype(np.int32)

@@ -25,7 +25,7 @@ from tests.support.task_streams import Counting, Data, blobs, held_out, linear, 
     ("every", "points"), [(None, [0, 30]), ("task", [0, 10, 20, 30]), (8, [0, 8, 10, 16, 20, 24, 30])]
 )
 def test_a_model_is_tested_when_it_should_be_with_what_it_has_learned(every: Any, points: list[int]) -> None:
-    """A model that answers with the number of rows it has learned is right on the test row with that label alone."""
+    """A model that predicts the number of rows it has learned is right only on the test row with that label."""
     outcome = continual.evaluate(Counting(), sorted_stream(list(range(30)), tasks=3), every)
     assert outcome.points.tolist() == points
     for point, scores in zip(points, outcome.scores, strict=True):
@@ -194,7 +194,7 @@ def test_an_outcome_is_plain_data(outcome: continual.ContinualReport) -> None:
 
 
 def images(shared: Path, name: str, rows: int) -> Data:
-    """The first rows of a data set of images, uint8, and their labels."""
+    """Return the first rows of a data set of images, uint8, and their labels."""
     content = "dx" if name.startswith("cifar") else "x"
     arrays = []
     for kind in (content, "y"):

@@ -18,7 +18,7 @@ UNTRAINED = np.array([0.11, 0.09, 0.12, 0.1])
 
 
 def test_transfer_is_that_of_avalanche() -> None:
-    """What BWT and ForwardTransfer of avalanche-lib 0.6.0 give for these numbers, averaged over tasks."""
+    """The values are BWT and ForwardTransfer of avalanche-lib 0.6.0 for these numbers, averaged over tasks."""
     assert measures.backward_transfer(MATRIX) == pytest.approx(-0.26666666666666666)
     assert measures.forward_transfer(MATRIX, UNTRAINED) == pytest.approx(0.10666666666666665)
 

@@ -18,7 +18,7 @@ from tests.support.task_streams import Data, blobs, held_out, whole
 
 
 def numbered(rows: int, classes: int) -> Data:
-    """Rows that hold their own number, so that each can be followed."""
+    """Return rows that hold their number, so that each can be traced."""
     return np.arange(rows, dtype=np.float32)[:, None], np.arange(rows) % classes
 
 
