@@ -31,6 +31,7 @@ def test_a_family_is_built_by_name_or_by_module_and_function() -> None:
     ("family", "words"),
     [
         ("forest", "unknown family 'forest'; expected one of gated, linear, neural"),
+        ("liner", r"did you mean 'linear'\?"),
         ("no_such_module:build", "no module named 'no_such_module'"),
         ("tests.support.models:Median", "has no 'Median'"),
         ("tests.support.models:np", "expected a function"),

@@ -16,6 +16,8 @@ A message gives the setting or place, the value, the expectation, and the remedy
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class EverlearnError(Exception):
     """The root of all errors that Everlearn raises on purpose."""
@@ -64,3 +66,15 @@ class MissingExtra(EverlearnError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs a part that is not installed; run: pip install 'everlearn[{extra}]'")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'NAME'?" for the nearest known name, to end a message; empty if none is near.
+
+    >>> did_you_mean("resevoir", ["none", "window", "reservoir"])
+    "; did you mean 'reservoir'?"
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import ConfigError, EverlearnError, ModelError
+from everlearn.errors import ConfigError, EverlearnError, ModelError, did_you_mean
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
 
 Spec = Mapping[str, Any]
@@ -203,7 +203,7 @@ def find(family: str) -> Callable[[Spec], Model]:
     if not colon:
         raise ConfigError(
             f"unknown family {family!r}; expected one of {', '.join(sorted(FAMILIES))}, "
-            "or 'your_module:build' for your own model"
+            f"or 'your_module:build' for your own model{did_you_mean(family, FAMILIES)}"
         )
     try:
         found = getattr(importlib.import_module(module_name), name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn._random import uniform
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
 from everlearn.spec import ReplaySpec
 
@@ -186,7 +186,8 @@ def start(spec: ReplaySpec, dense: int, hashed: int, classes: int, seed: int = 0
     (191, 9996)
     """
     if spec.kind not in KINDS:
-        raise ConfigError(f"replay.kind is {spec.kind!r}; expected one of {', '.join(sorted(KINDS))}")
+        near = did_you_mean(spec.kind, KINDS)
+        raise ConfigError(f"replay.kind is {spec.kind!r}; expected one of {', '.join(sorted(KINDS))}{near}")
     if spec.kind == "none":
         return {}
     if hashed > 0 and spec.width < 1:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta, Struct
 
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, did_you_mean
 from everlearn.schema import width
 from everlearn.spec import Schema
 
@@ -73,7 +73,8 @@ def read(answers: Mapping[str, Any]) -> Situation:
             raise ConfigError(f"situation: {f'{name}: ' if name else ''}{reason or error}") from error
         suffix = ", or a number of parameters" if name == "model" else ""
         choices = f"{', '.join(question.choices)}{suffix}"
-        raise ConfigError(f"situation: {name} is {answers[name]!r}, expected one of {choices}") from error
+        near = did_you_mean(answers[name], question.choices)
+        raise ConfigError(f"situation: {name} is {answers[name]!r}, expected one of {choices}{near}") from error
     if found.new_classes and found.predicts == "number":
         raise ConfigError(
             "situation: got new_classes = yes and predicts = 'number'; expected predicts = 'classes' with them: "

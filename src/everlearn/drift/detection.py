@@ -26,7 +26,7 @@ from everlearn.drift.detectors import (
     page_hinkley_reset,
     page_hinkley_step,
 )
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, did_you_mean
 from everlearn.records import Arrays, Floats, Ints
 from everlearn.spec import DriftSpec
 
@@ -278,7 +278,8 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
     True
     """
     if spec.detector not in CODES:
-        raise ConfigError(f"drift.detector is {spec.detector!r}; expected one of {', '.join(sorted(CODES))}")
+        near = did_you_mean(spec.detector, CODES)
+        raise ConfigError(f"drift.detector is {spec.detector!r}; expected one of {', '.join(sorted(CODES))}{near}")
     if not 0.0 < spec.sensitivity <= 0.05:
         raise ConfigError(
             f"drift.sensitivity is {spec.sensitivity}; expected a chance above 0 and at most 0.05 (0.002 is usual)"

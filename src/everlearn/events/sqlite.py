@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Self
 
 import msgspec
 
-from everlearn.errors import ConfigError, InputError, LogError
+from everlearn.errors import ConfigError, InputError, LogError, did_you_mean
 from everlearn.events import file, seals
 from everlearn.events.file import Durability
 from everlearn.events.rows import IS_RARE, KINDS, RARE, Row, decode, key, row
@@ -394,7 +394,10 @@ class SqliteLog:
 def _check_kinds(kinds: Sequence[str]) -> None:
     unknown = [kind for kind in kinds if kind not in KINDS.values()]
     if unknown or isinstance(kinds, str):
-        raise InputError(f"unknown kind of event {unknown or kinds!r}; expected a list of {', '.join(KINDS.values())}")
+        near = did_you_mean(unknown[0], KINDS.values()) if unknown else ""
+        raise InputError(
+            f"unknown kind of event {unknown or kinds!r}; expected a list of {', '.join(KINDS.values())}{near}"
+        )
 
 
 def _check_agreement(position: int, kept: str, offered: str, path: Path) -> None:

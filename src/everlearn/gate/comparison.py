@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.gate.kernels import (
     BETTER,
     COMPARED,
@@ -127,7 +127,7 @@ def update_guard(arrays: Arrays, spec: GateSpec, name: str, reference: Floats, c
     """
     if name not in spec.guards:
         known = ", ".join(sorted(spec.guards)) or "none"
-        raise ConfigError(f"unknown guard {name!r}; the guards in this spec are: {known}")
+        raise ConfigError(f"unknown guard {name!r}; expected one of {known}{did_you_mean(name, spec.guards)}")
     _feed(arrays, _guard(spec, name), reference, candidate, f"guard {name!r}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from everlearn.errors import ConfigError, ModelError
+from everlearn.errors import ConfigError, ModelError, did_you_mean
 from everlearn.merge import adapters
 from everlearn.merge.contents import NAMED, FamilyMerge, broken
 from everlearn.merge.methods import METHODS, How, ParentArrays
@@ -147,7 +147,8 @@ def completed(how: How, count: int) -> How:
     """
     method = METHODS.get(how.method)
     if method is None:
-        raise ConfigError(f"merge: unknown method {how.method!r}; expected one of {', '.join(METHODS)}")
+        near = did_you_mean(how.method, METHODS)
+        raise ConfigError(f"merge: unknown method {how.method!r}; expected one of {', '.join(METHODS)}{near}")
     if count < 2 or (count > 2 and (method.pair or method.weights)):
         expected = "2" if method.pair or method.weights else "2 or more"
         raise ConfigError(f"merge: {how.method} got {count} parents, expected {expected}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.schema import meaning
 from everlearn.spec import Schema
 
@@ -44,7 +44,7 @@ def width(kind: str) -> int:
         return 0
     found = _VECTOR.fullmatch(kind)
     if not found:
-        raise ConfigError(f"got the kind {kind!r}, expected one of {', '.join(KINDS)}")
+        raise ConfigError(f"got the kind {kind!r}, expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     return int(found[1])
 
 
