@@ -30,8 +30,9 @@ from everlearn.families.neural import settings as neural
 from everlearn.gate import power
 from everlearn.records import Batch
 from everlearn.spec import Schema
-from tests.cli.test_cli import call, data, folder  # noqa: F401  (fixtures)
+from tests.cli.conftest import data, folder  # noqa: F401  (fixtures)
 from tests.support import ROOT
+from tests.support.commands import call
 
 CLASSES = 4
 CENTRES = 2.0 * np.random.default_rng(99).normal(size=(CLASSES, 8))

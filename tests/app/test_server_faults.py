@@ -83,13 +83,13 @@ def test_gated_and_killed_at_any_moment_under_load(tmp_path):
 
 
 def test_live_and_killed_at_any_moment_under_load(tmp_path):
-    killed(tmp_path, "live", ["learner", "everything", "desk"], 3500)
+    killed(tmp_path, "live", ["learner", "everything", "admin"], 3500)
 
 
 @pytest.mark.slow
 @MODES
 def test_killed_fifty_times(tmp_path, mode):
-    kinds = ["learner", "worker-0", "learner", "worker-1", "desk", "everything"] * 8 + ["learner", "everything"]
+    kinds = ["learner", "worker-0", "learner", "worker-1", "admin", "everything"] * 8 + ["learner", "everything"]
     killed(tmp_path, mode, kinds, 10_000)
 
 
@@ -238,7 +238,7 @@ def test_what_a_full_disk_refuses_is_said_and_it_goes_on_when_there_is_room(tmp_
             pass
         assert after.unanswered == []
         catch_up(server)
-        assert set(server.processes()) == {"learner", "desk", "worker-0", "worker-1"}
+        assert set(server.processes()) == {"learner", "admin", "worker-0", "worker-1"}
         server.stop()
     for one in (before, meanwhile, after):
         memory.add(one)
@@ -353,7 +353,7 @@ def test_a_snapshot_that_cannot_be_read_is_published_anew(tmp_path):
         with Outside(settings, home) as server, Client(server.url) as client:
             after = client.predict(record(0)[0])
             assert (after.version, after.proba) == (before.version, before.proba)
-            assert set(server.processes()) == {"learner", "desk", "worker-0"}
+            assert set(server.processes()) == {"learner", "admin", "worker-0"}
             server.kill_everything()
     shutil.rmtree(path.parent)
 

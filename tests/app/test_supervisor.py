@@ -46,14 +46,14 @@ def test_what_is_asked_and_told_is_learned_and_saved(tmp_path):
         for row in range(200):
             answer = client.predict({"a": row % 2, "b": 1.0})
             client.feedback(answer.id, label=row % 2)
-        assert set(server.processes) == {"learner", "desk", "worker-0", "worker-1"}
+        assert set(server.processes) == {"learner", "admin", "worker-0", "worker-1"}
     assert not snapshot.folder(home).joinpath("words").exists()  # nothing stays in memory
     with el.open(SPEC, home=home) as loop:
         assert loop.report()["examples"] == 200
         assert loop.predict({"a": 1.0, "b": 1.0}).proba[1] > 0.8
 
 
-@pytest.mark.parametrize("name", ["worker-0", "desk", "learner"])
+@pytest.mark.parametrize("name", ["worker-0", "admin", "learner"])
 def test_what_dies_is_started_again_and_nothing_acknowledged_is_lost(server, name):
     with server.client() as client:
         first = client.predict({"a": 1.0, "b": 0.0})

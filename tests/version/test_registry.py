@@ -617,3 +617,18 @@ def test_examples_in_the_docs() -> None:
     done = doctest.testmod(registry)
     assert done.attempted == 3
     assert done.failed == 0
+
+
+def relative(id: str, *parents: str) -> Version:
+    return Version(id, parents, 0, "", {}, {}, "")
+
+
+def test_lineage():
+    """a - b - c - e
+    \\- d -/     , and f unrelated"""
+    family = [relative("a"), relative("b", "a"), relative("d", "a"), relative("c", "b", "d"), relative("e", "c")]
+    versions = {one.id: one for one in [*family, relative("f")]}
+    assert registry.related(versions, "b", "d") == ("a", 2)
+    assert registry.related(versions, "e", "d") == ("d", 2)
+    assert registry.related(versions, "e", "e") == ("e", 0)
+    assert registry.related(versions, "e", "f") == (None, None)

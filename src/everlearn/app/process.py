@@ -37,9 +37,9 @@ class Setup(Struct, frozen=True, kw_only=True):
     logs: str = "text"
 
     @property
-    def desk(self) -> Path:
-        """The Unix socket at which the desk answers."""
-        return Path(self.serving) / "desk.sock"
+    def admin(self) -> Path:
+        """The Unix socket at which the admin process answers."""
+        return Path(self.serving) / "admin.sock"
 
     @property
     def status(self) -> Path:

@@ -122,7 +122,7 @@ class Server:
 
     @property
     def processes(self) -> dict[str, int]:
-        """The ids of the processes that run now: "learner", "desk", "worker-0", ..."""
+        """The ids of the processes that run now: "learner", "admin", "worker-0", ..."""
         return {child.name: child.process.pid for child in list(self._children.values()) if child.alive}
 
     def client(self, token: str = "") -> Client:
@@ -158,13 +158,13 @@ class Server:
                 _end([old])
 
     def stop(self) -> None:
-        """Stop in order: workers finish their requests, then the desk, then the learner learns the rest and saves."""
+        """Stop the workers once their requests are done, then the admin process, then the learner, which saves."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         with self._changing:
             children = list(self._children.values())
-            for part in ("worker", "desk", "learner"):
+            for part in ("worker", "admin", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
         if self._watcher.ident is not None:
@@ -182,7 +182,7 @@ class Server:
     def _start_all(self) -> None:
         self._start("learner", "learner", self._setup)
         self._await_learner()
-        self._start("desk", "desk", self._setup)
+        self._start("admin", "admin", self._setup)
         for index in range(self.spec.serve.workers):
             setup = msgspec.structs.replace(
                 self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password

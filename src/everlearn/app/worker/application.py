@@ -33,6 +33,7 @@ from everlearn.app.auth import Scope as Right
 from everlearn.app.counters import Tally
 from everlearn.app.problems import Refused
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
+from everlearn.app.routes import scope_of
 from everlearn.app.tracing import Tracer
 from everlearn.app.worker import requests
 from everlearn.app.worker.body_reader import Bodies, Receive, Scope
@@ -127,13 +128,13 @@ class Worker:
         self._labels = Labels(spec, encoder, log, reader)
         self._commit = GroupCommit(log, self._later, self._count_commit)
         self._bodies = Bodies(spec.serve.body, self._full)
-        self._proxy = Proxy(setup.desk, self._bodies)
+        self._proxy = Proxy(setup.admin, self._bodies)
         self._waiting: list[Waiting] = []
         self._bytes = 0  # of bodies, since the last group
         self._hot = {
-            "/predict": Route("predict", "predict", self._question),
-            "/feedback": Route("feedback", "feedback", self._feedback),
-            "/learn": Route("learn", "feedback", self._examples),
+            "/predict": Route("predict", scope_of("POST", "/predict"), self._question),
+            "/feedback": Route("feedback", scope_of("POST", "/feedback"), self._feedback),
+            "/learn": Route("learn", scope_of("POST", "/learn"), self._examples),
         }
         # What comes whole may come by a short way, which is not ASGI, and of which a tracer sees nothing.
         self.paths = {path.encode(): route.name for path, route in self._hot.items()} if tracer is None else {}

@@ -8,19 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from everlearn.app.problems import Refused, problem
-from everlearn.app.worker.requests import (
-    FeedbackReply,
-    FeedbackRow,
-    Fields,
-    LearnReply,
-    LearnRow,
-    RowError,
-    Rows,
-    encode,
-)
+from everlearn.app.worker.requests import Fields, Rows, encode
+from everlearn.client.records import FeedbackReply, FeedbackRow, LearnReply, LearnRow, RowError
 from everlearn.errors import BlobError, InputError
 from everlearn.events import Log, Row, row
 from everlearn.feedback.admission import checked_weight, judgement, target, unknown
@@ -47,9 +38,9 @@ class AcceptedRows:
 
     def reply(self, new: int) -> bytes:
         """What to tell of rows that are in the log now, so many of them for the first time."""
-        errors: list[RowError] | UnsetType = self.errors or UNSET
+        errors = tuple(self.errors)
         if self.rows[0][1] == "example":
-            return encode(LearnReply(len(self.rows), self.ids, errors))
+            return encode(LearnReply(len(self.rows), tuple(self.ids), errors))
         return encode(FeedbackReply(len(self.rows), len(self.rows) - new, errors))
 
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from everlearn.app.problems import Refused
-from everlearn.app.worker.requests import Answer, Answers, Fields, Question, RowAnswer, encode
+from everlearn.app.worker.requests import Fields, Question, encode
+from everlearn.client.records import Answer, Answers, RowAnswer
 from everlearn.errors import BlobError, ModelError
 from everlearn.events import KINDS, Log, Row
 from everlearn.families import explain
@@ -153,7 +154,7 @@ class Group:
 
     def _reply(self, question: Question, answers: list[Prediction], serving: Snapshot, staleness: float) -> bytes:
         stale = staleness if math.isfinite(staleness) else None
-        explained = [self._explained(one, serving) if question.explain else UNSET for one in answers]
+        explained = [self._explained(one, serving) if question.explain else None for one in answers]
         if question.single:
             one = answers[0]
             told = Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary, explained[0])
@@ -164,13 +165,13 @@ class Group:
         ]
         return encode(Answers(rows, serving.position, stale))
 
-    def _explained(self, answer: Prediction, serving: Snapshot) -> dict[str, Any] | UnsetType:
+    def _explained(self, answer: Prediction, serving: Snapshot) -> dict[str, Any] | None:
         """What each field contributed to an answer; of an answer given before, only if its version still serves."""
         for answering in (serving.champion, serving.canary):
             if answering is not None and answering.version == answer.version:
                 row = self._encoded(serving, [answer.features])
                 return explain.contributions(answering.model, self._encoder, answer.features, row)
-        return UNSET
+        return None
 
 
 def _row(answer: Prediction, at: float) -> Row:
