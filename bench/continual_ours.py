@@ -58,7 +58,7 @@ def model(method: str, memory: int, seed: int, more: dict[str, Any]) -> el.model
         "prior": 0 if "evenly" in parts else 500,
         "terms": terms,
         "memory": {"kind": "balanced" if terms else "none", "rows": memory, "bytes": 1 << 26, "dtype": "uint8"},
-                "seed": seed,
+        "seed": seed,
     }
     spec["memory"]["augment"] = change
     if change:

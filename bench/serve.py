@@ -432,7 +432,7 @@ end
 def memory(options: argparse.Namespace, folder: Path) -> None:
     home, script = folder / "memory", folder / "memory.lua"
     script.write_text(f"local asked = {json.dumps(json.dumps({'features': ROW}))}\n{HALF_FEEDBACK}{DONE}")
-    names = ("worker-0", "learner", "desk")
+    names = ("worker-0", "learner", "admin")
     with ours(home) as server, SqliteLog(home / "log.sqlite") as log:
         print(f"{'requests':>12}" + "".join(f"{name + ' MB':>13}" for name in names) + f"{'log events':>13}")
         requests, lines = 0.0, []

@@ -6,18 +6,32 @@ Rows travel as arrays (`Batch`, `Examples`); everything stored in the log travel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray[Any]]
-Floats = NDArray[np.float64]
-Singles = NDArray[np.float32]
-Ints = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Arrays = dict[str, NDArray[Any]]
+    Floats = NDArray[np.float64]
+    Singles = NDArray[np.float32]
+    Ints = NDArray[np.int64]
+
 Scalar = bool | int | float | str
 Task = Literal["binary", "multiclass", "regression"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of the array types; numpy is loaded only then, so clients use the records without it."""
+    kinds = {"Floats": "float64", "Singles": "float32", "Ints": "int64"}
+    if name != "Arrays" and name not in kinds:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+    from numpy.typing import NDArray
+
+    return dict[str, NDArray[Any]] if name == "Arrays" else NDArray[getattr(np, kinds[name])]  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

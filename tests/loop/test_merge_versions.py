@@ -26,12 +26,11 @@ from everlearn.merge import How, merge
 from everlearn.model import Model
 from everlearn.records import Arrays, Batch, Decision, Floats, Label, Payload, Prediction, Singles, Version
 from everlearn.spec import GateSpec, Spec
-from tests.app.admin.test_application import own  # noqa: F401  (a fixture)
 from tests.loop.test_commands import LINEAR, MEAN, bytes_of, ordered, quiet, serve, state
 from tests.loop.test_erase import PERSON, SINCE, filled, learn_all, same, settings, traffic
 from tests.loop.test_erase import content as events_of
 from tests.loop.test_kill import FIELDS, check, child, content, spec, table, without_times
-from tests.support.admin import desk, learning, until
+from tests.support.admin import admin, learning, own, until  # noqa: F401  (own is a fixture)
 from tests.support.rosters import with_role
 
 
@@ -405,7 +404,7 @@ def test_the_command_merges_and_says_what_it_made(tmp_path: Path, capsys: pytest
 
 
 def test_over_http(own):  # noqa: F811
-    with learning(own), desk(own) as opened:
+    with learning(own), admin(own) as opened:
         champion, first = opened.get("/versions").json()["aliases"]["champion"], "challenger"
 
         def asked(**body: object) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""A small loop with a learner and a desk beside it, all real, in one process: what the desk's tests have in common."""
+"""A small loop with a learner and an admin process beside it, all real, in one process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
+import pytest
 
 import everlearn as el
 from everlearn import config
 from everlearn.app.admin.application import listening, serving
-from everlearn.app.admin.context import Parts
+from everlearn.app.admin.context import Context
 from everlearn.app.counters import Counters
 from everlearn.app.learner import Learner
 from everlearn.app.process import Setup
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
 
+JSON = {"content-type": "application/json"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
     "gate": {"minimum": 100},
@@ -31,7 +34,7 @@ SPEC: dict[str, Any] = {
 
 
 def grown(home: Path, spec: dict[str, Any] = SPEC, examples: int = 1500) -> Spec:
-    """A home whose loop learned, was promoted and rolled back by hand, predicted, and got some labels."""
+    """Make a home whose loop learned, was promoted and rolled back by hand, predicted, and got some labels."""
     draw = random.Random(1)
     with el.open(spec, home=home) as loop:
         for _ in range(examples):
@@ -49,7 +52,7 @@ def grown(home: Path, spec: dict[str, Any] = SPEC, examples: int = 1500) -> Spec
 
 @contextmanager
 def set_up(home: Path, spec: Spec) -> Iterator[Setup]:
-    """The set-up of a server at that home, with some requests counted."""
+    """Yield the set-up of a server at that home, with some requests counted."""
     setup = Setup(spec=spec, home=str(home), serving=str(snapshot.folder(home)))
     for index in range(spec.serve.workers):
         tally = Counters(setup.counters(index))
@@ -64,7 +67,7 @@ def set_up(home: Path, spec: Spec) -> Iterator[Setup]:
 
 @contextmanager
 def learning(setup: Setup) -> Iterator[None]:
-    """The server's learner, in a thread."""
+    """Run the server's learner in a thread."""
     stop, ready, failures = threading.Event(), threading.Event(), list[BaseException]()
 
     def run() -> None:
@@ -88,36 +91,46 @@ def learning(setup: Setup) -> Iterator[None]:
 
 
 @dataclass
-class Desk:
-    """An open desk and a client of it."""
+class Admin:
+    """A running admin application and a client of it."""
 
     setup: Setup
-    parts: Parts
+    context: Context
     client: httpx.Client
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.client.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
+    def send(self, method: str, path: str, **body: object) -> httpx.Response:
+        return self.client.request(method, path, content=msgspec.json.encode(body), headers=JSON)
+
 
 @contextmanager
-def desk(setup: Setup) -> Iterator[Desk]:
-    """The server's desk, in a thread, at its own socket."""
-    with Parts(setup) as parts, listening(setup) as listener:
-        server = serving(parts)
+def admin(setup: Setup) -> Iterator[Admin]:
+    """Run the server's admin application in a thread, at its socket."""
+    with Context(setup) as context, listening(setup) as listener:
+        server = serving(context)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
             transport = httpx.HTTPTransport(uds=str(setup.admin))
             with httpx.Client(transport=transport, base_url="http://localhost", timeout=30) as client:
                 until(lambda: server.started)
-                yield Desk(setup, parts, client)
+                yield Admin(setup, context, client)
         finally:
             server.should_exit = True
             thread.join()
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Setup]:
+    """The set-up of a home that only this test uses."""
+    with set_up(tmp_path / "home", grown(tmp_path / "home", examples=700)) as made:
+        yield made
+
+
 def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"

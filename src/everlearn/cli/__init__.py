@@ -1,4 +1,10 @@
-"""The command line: one command a step, each a few lines in front of the loop; `--json` prints data for programs."""
+"""The command line `everlearn`.
+
+Arguments and configuration files come in; tables, or one JSON object with `--json`, go out on standard output, and
+progress and errors on standard error. `loops` holds the commands around a loop, `server` those around a server,
+`advice` the command that recommends settings, and `console` what they share; the work itself is in `loop/`, `app/` and
+`advise/`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,7 @@ from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
 app = typer.Typer(
-    help="Keeps a deployed model learning from its own traffic, and never lets it get quietly worse.",
+    help="Keep a deployed model learning from its own traffic, and roll it back if it gets worse.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,24 +43,24 @@ app.add_typer(server.token, name="token")
 
 
 def main() -> None:
-    """Run the command line; errors that Everlearn raises on purpose are one message and exit status 1."""
+    """Run the command line; report an expected error as one message, with exit status 1."""
     try:
         app()
     except (EverlearnError, OSError) as error:
         aside.print(f"[bold red]everlearn:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        aside.print("everlearn: stopped; the same command goes on from the last checkpoint")
+        aside.print("everlearn: interrupted; run the same command again to resume from the last checkpoint")
         sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
 def everlearn(
-    version: Annotated[bool, typer.Option("--version", help="Print the version, and nothing else.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Keeps a deployed model learning from its own traffic, and never lets it get quietly worse."""
+    """Keep a deployed model learning from its own traffic, and roll it back if it gets worse."""
     if "" not in sys.path and not sys.flags.safe_path:
-        sys.path.insert(0, "")  # models and networks of the current folder are found, as with `python -m everlearn`
+        sys.path.insert(0, "")  # so that models in the current folder can be imported, as with `python -m everlearn`
     if version:
         from everlearn import __version__
 

@@ -1,4 +1,4 @@
-"""The command that advises: answers from options, from data, and on a terminal from questions; advice as a page."""
+"""The command `advise`: collect answers from options, data and questions on a terminal, and print the advice."""
 
 from __future__ import annotations
 
@@ -27,36 +27,40 @@ if TYPE_CHECKING:
     from everlearn.spec import Schema, Spec
 
 YES_NO = "yes or no."
-WIDE = 64  # dense columns from which on rows may be something else than a table
+WIDE = 64  # dense columns from which on rows are perhaps images or signals, not a table
 
 
 def advise(
-    data: Annotated[str, typer.Argument(help="A data file, from which some answers are taken.")] = "",
+    data: Annotated[str, typer.Argument(help="A data file, from which some answers are derived.")] = "",
     label: Annotated[str, typer.Option(help="The column of DATA to predict.")] = "",
-    inputs: Annotated[str | None, typer.Option(help="What a row is: table, text, image or sequence.")] = None,
+    inputs: Annotated[str | None, typer.Option(help="The kind of a row: table, text, image or sequence.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="What you have: any, linear, small, large, or a number of parameters.")
+        str | None, typer.Option(help="The model: any, linear, small, large, or a number of parameters.")
     ] = None,
-    predicts: Annotated[str | None, typer.Option(help="classes or number.")] = None,
+    predicts: Annotated[str | None, typer.Option(help="The label: classes or number.")] = None,
     frequency: Annotated[
         str | None, typer.Option(help="Updates: streaming, daily, weekly, monthly, on-demand or periodic.")
     ] = None,
-    volume: Annotated[str | None, typer.Option(help="Labelled rows of one update; streaming: of a day.")] = None,
-    new_classes: Annotated[str | None, typer.Option(help=f"Will new labels come? {YES_NO}")] = None,
-    forgetting: Annotated[str | None, typer.Option(help="The risk of it: low, medium or high.")] = None,
-    drift: Annotated[str | None, typer.Option(help="How the world changes: slow or fast.")] = None,
-    borders: Annotated[str | None, typer.Option(help=f"Tasks with known ends? {YES_NO}")] = None,
-    store: Annotated[str | None, typer.Option(help=f"May examples be kept? {YES_NO}")] = None,
-    undo: Annotated[str | None, typer.Option(help=f"Must each change be reversible? {YES_NO}")] = None,
-    late: Annotated[str | None, typer.Option(help=f"Do labels come late? {YES_NO}")] = None,
-    module: Annotated[str, typer.Option(help="The network to name in the spec: your_module:make_net.")] = "",
+    volume: Annotated[str | None, typer.Option(help="Labelled rows per update; for streaming, per day.")] = None,
+    new_classes: Annotated[str | None, typer.Option(help=f"Will new classes appear? {YES_NO}")] = None,
+    forgetting: Annotated[str | None, typer.Option(help="The risk of forgetting: low, medium or high.")] = None,
+    drift: Annotated[str | None, typer.Option(help="The speed of drift: slow or fast.")] = None,
+    borders: Annotated[str | None, typer.Option(help=f"Tasks with known boundaries? {YES_NO}")] = None,
+    store: Annotated[str | None, typer.Option(help=f"May examples be stored? {YES_NO}")] = None,
+    undo: Annotated[str | None, typer.Option(help=f"Must every change be reversible? {YES_NO}")] = None,
+    late: Annotated[str | None, typer.Option(help=f"Do labels arrive late? {YES_NO}")] = None,
+    module: Annotated[str, typer.Option(help="The network to use: your_module:make_net.")] = "",
     write: Annotated[Path | None, typer.Option(help="Write the configuration for DATA to this file.")] = None,
-    force: Annotated[bool, typer.Option(help="Replace a configuration file that exists.")] = False,
-    toml: Annotated[bool, typer.Option("--toml", help="Print everlearn.toml and nothing else.")] = False,
-    rules: Annotated[bool, typer.Option("--rules", help="Print all rules, as tables in Markdown.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite an existing configuration file.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the configuration only.")] = False,
+    rules: Annotated[bool, typer.Option("--rules", help="Print all rules as Markdown tables.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say which model, memory, gate and drift settings fit a situation, with reasons and dangers."""
+    """Recommend settings for a situation.
+
+    Takes answers from options, from DATA and, on a terminal, from questions. Prints the recommended model, replay, gate
+    and drift settings, with reasons and dangers.
+    """
     from everlearn import advise as rulebook
     from everlearn import config
     from everlearn.advise.situation import parse_answer
@@ -94,7 +98,7 @@ def advise(
 
 
 def page(advice: Advice, toml: str, answers: dict[str, Any], found: dict[str, Any]) -> RenderableType:
-    """The advice as something to look at; `found` are those of the answers that the data gave."""
+    """Lay the advice out for a terminal; `found` holds the answers that come from the data."""
     parts: list[RenderableType] = [
         Panel(Text(advice.title, "bold"), title="advice", title_align="left", border_style="green", expand=False),
         _situation(advice, answers, found),
@@ -116,7 +120,7 @@ def page(advice: Advice, toml: str, answers: dict[str, Any], found: dict[str, An
 
 
 def _situation(advice: Advice, answers: dict[str, Any], found: dict[str, Any]) -> RenderableType:
-    """What was said, found in the data and assumed, where it matters."""
+    """List the answers that matter, by origin: given, found in the data, or assumed."""
     from everlearn.advise.situation import QUESTIONS, as_word
 
     grid = Table.grid(padding=(0, 1))
@@ -156,7 +160,7 @@ def _heading(words: str, style: str) -> Text:
 
 
 def _list(items: Iterable[tuple[str, str, str]], markup: bool = False) -> Padding:
-    """Lines with a mark before each; what does not fit a line goes on under its own beginning."""
+    """Lay out lines with a mark before each, indented where they wrap."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column()
@@ -171,20 +175,20 @@ def _next(write: Path | None, fits: bool) -> str:
     if fits:
         return "\n--write everlearn.toml writes the configuration; --toml prints it, --json prints all of this."
     return (
-        "\nThe schema is an example: with DATA and --label it is that of your data, and --write writes the whole. "
-        "--toml prints the configuration, --json all of this."
+        "\nThe schema is an example. Give DATA and --label to use the schema of your data; --write then writes the "
+        "configuration. --toml prints it, --json prints all of this."
     )
 
 
 def _try(spec: Spec) -> None:
-    """Say what is missing until the user's network can be built for these data."""
+    """Build the user's network for these data, and print the error if that fails."""
     from everlearn import model
     from everlearn.schema import shape
 
     try:
         model.build(spec.model, shape(spec.schema))
     except EverlearnError as error:
-        screen.print(f"[yellow]But first, in \\[model]:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        screen.print(f"[yellow]Still missing, in \\[model]:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 def _check(data: str, label: str, write: Path | None, force: bool) -> None:
@@ -194,13 +198,13 @@ def _check(data: str, label: str, write: Path | None, force: bool) -> None:
             f"got {got} without {missing}; expected both, for instance everlearn advise data.csv --label y"
         )
     if write and not data:
-        raise ConfigError("--write needs data to write a schema for: everlearn advise data.csv --label y --write ...")
+        raise ConfigError("--write needs DATA, to infer a schema from: everlearn advise data.csv --label y --write ...")
     if write and write.exists() and not force:
-        raise ConfigError(f"{write} exists already; name another with --write, or replace it with --force")
+        raise ConfigError(f"{write} exists already; choose another path with --write, or overwrite it with --force")
 
 
 def _looked(data: str, label: str) -> tuple[Schema, dict[str, Any]]:
-    """The schema of a data set, and the answers that it gives."""
+    """Return the schema of a data set, and the answers derived from it."""
     from everlearn import advise as rulebook
     from everlearn import stream
 
@@ -208,18 +212,20 @@ def _looked(data: str, label: str) -> tuple[Schema, dict[str, Any]]:
     columns = rulebook.wide(read.schema)
     if columns >= WIDE:
         aside.print(
-            f"{columns} numbers in a row: if they are pixels or a signal, say --inputs image or sequence",
+            f"each row has {columns} numbers; if they are pixels or a signal, use --inputs image or --inputs sequence",
             highlight=False,
         )
     return read.schema, rulebook.look(read.schema, read.rows)
 
 
 def _naming(advice: Advice, module: str) -> Advice:
-    """The same with the user's network in the spec, if it has one."""
+    """Return the advice with the user's network in the model spec, if one is given."""
     if not module:
         return advice
     if advice.model["family"] == "linear":
-        raise ConfigError(f"--module names {module!r}, but the model is to be linear; say --model small, or large")
+        raise ConfigError(
+            f"--module: got {module!r}, but the recommended model is linear; add --model small or --model large"
+        )
     model = dict(advice.model)
     if "model" in model:
         model["model"] = model["model"] | {"module": module}
@@ -229,14 +235,14 @@ def _naming(advice: Advice, module: str) -> Advice:
 
 
 def _sourced(spec: Spec, data: str, write: Path | None) -> Spec:
-    """The same with the data as its source, as it is seen from the configuration file."""
+    """Return the spec with the data as its source, relative to the configuration file."""
     if not data or data == "-":
         return spec
     return msgspec.structs.replace(spec, source=os.path.relpath(data, write.parent if write else "."))
 
 
 def _asked(answers: dict[str, Any]) -> dict[str, Any]:
-    """Ask what is missing and matters, one question after the other; the end of input means: assume the rest."""
+    """Ask the open questions that matter, one at a time; the end of input leaves the rest to assumptions."""
     from everlearn import advise as rulebook
 
     while open_ := rulebook.questions(answers):
@@ -248,7 +254,7 @@ def _asked(answers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(question: AdviceQuestion, answers: dict[str, Any]) -> Any:
-    """What the user says to a question; the beginning of a choice will do, and nothing is the default."""
+    """Ask one question until its answer is valid; accept a unique prefix of a choice, and nothing for the default."""
     from everlearn import advise as rulebook
     from everlearn.advise.situation import parse_answer
 

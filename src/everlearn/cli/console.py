@@ -1,4 +1,4 @@
-"""What every command uses: the two screens, options that mean the same everywhere, and the way to a loop's home."""
+"""What all commands share: output to the terminal, common options, and the home of a loop."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 screen = Console()
 aside = Console(stderr=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Config = Annotated[Path, typer.Option("--config", "-c", help="The configuration file.")]
-Reason = Annotated[str, typer.Option(help="Why, for the log of decisions.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Config = Annotated[Path, typer.Option("--config", "-c", help="Read this configuration file.")]
+Reason = Annotated[str, typer.Option(help="The reason, recorded with the decision.")]
 TOML = Path("everlearn.toml")
 
 
 def home_of(spec: Spec, path: Path) -> Path:
-    """The home of a loop that has been started."""
+    """Return the home of an existing loop; raises ConfigError if the loop has not been started yet."""
     from everlearn import config
 
     home = config.home(spec, path)
@@ -35,8 +35,10 @@ def home_of(spec: Spec, path: Path) -> Path:
 
 
 def option(path: Path) -> str:
+    """Return the --config option for a path; "" for the default path."""
     return "" if path == TOML else f" --config {path}"
 
 
 def print_json(value: Any) -> None:
+    """Print a value as one line of JSON on standard output."""
     sys.stdout.write(json.dumps(value) + "\n")

@@ -22,8 +22,8 @@ from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, op
 from everlearn.errors import ConfigError, InputError, InUse, LogError
 
 if TYPE_CHECKING:
-    from everlearn.app.admin.queries import Archive
-    from everlearn.app.admin.responses import VersionPage
+    from everlearn.app.admin.queries import LogQueries
+    from everlearn.client.records import VersionPage
     from everlearn.loop.loop import Loop, Progress
     from everlearn.records import Decision
     from everlearn.spec import Spec
@@ -31,17 +31,22 @@ if TYPE_CHECKING:
     from everlearn.version.registry import Versions
 
 PAGE = 1000  # versions read at a time
-PATIENCE = 10.0  # seconds that an order waits for the process that has the loop open
+PATIENCE = 10.0  # seconds that a command waits for the process that has the loop open
 
 
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where the demo keeps its loop.")] = Path("everlearn-demo"),
-    mode: Annotated[Literal["gated", "live"], typer.Option(help="Who answers: see the tutorial.")] = "live",
-    to_serve: Annotated[bool, typer.Option("--serve", help="Train offline only, then serve; send it traffic.")] = False,
-    port: Annotated[int, typer.Option(help="The port of --serve; 0 takes a free one.")] = 8000,
+    folder: Annotated[Path, typer.Option(help="Keep the files of the demo in this folder.")] = Path("everlearn-demo"),
+    mode: Annotated[Literal["gated", "live"], typer.Option(help="The mode of the loop; see the tutorial.")] = "live",
+    to_serve: Annotated[
+        bool, typer.Option("--serve", help="Train on the first tenth only, then serve over HTTP.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="The port of --serve; 0 selects a free one.")] = 8000,
     as_json: Json = False,
 ) -> None:
-    """Watch a model learn from a real electricity market that drifts, and beat the frozen model it started from."""
+    """Run the whole loop on a real stream that drifts.
+
+    Prints a report, and draws the accuracy of the champion beside that of the frozen start.
+    """
     import shutil
 
     import pyarrow.parquet
@@ -56,12 +61,12 @@ def demo(
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / f"{name}.home"
     if to_serve and home.exists():
-        aside.print(f"goes on with {home}; remove it to begin anew", highlight=False)
+        aside.print(f"Resuming {home}. Delete it to start over.", highlight=False)
         spec = config.load(path)
         server.start(msgspec.structs.replace(spec, serve=ServeSpec(port=port)), home)
         return
-    with held(home):  # nobody has it open
-        shutil.rmtree(home, ignore_errors=True)  # the demo starts from the beginning
+    with held(home):  # refuse if another process has the home open
+        shutil.rmtree(home, ignore_errors=True)  # the demo always starts from the beginning
     with as_file(files("everlearn") / "data" / "elec2.parquet") as data:
         spec = msgspec.structs.replace(
             _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=home.name
@@ -83,14 +88,19 @@ def init(
     data: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON-lines file, or a glob of them.")],
     label: Annotated[str, typer.Option(help="The column to predict.")],
     config_path: Config = TOML,
-    force: Annotated[bool, typer.Option(help="Replace a configuration file that exists.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite an existing configuration file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at a data file, infer what its fields hold, and write everlearn.toml for you to edit."""
+    """Infer a schema from a data file and write everlearn.toml.
+
+    Prints the fields with their kinds. Check them before the first run.
+    """
     from everlearn import config, stream
 
     if config_path.exists() and not force:
-        raise ConfigError(f"{config_path} exists already; name another with --config, or replace it with --force")
+        raise ConfigError(
+            f"{config_path} exists already; choose another path with --config, or overwrite it with --force"
+        )
     spec = _inferred(stream.read(data, label=label), data, config_path)
     config.save(spec, config_path)
     if as_json:
@@ -109,128 +119,158 @@ def init(
 
 def run(
     source: Annotated[
-        str, typer.Argument(help="A file, a glob, or - for standard input; else the configured one.")
+        str, typer.Argument(help="A file, a glob, or - for standard input; default: `source` of the configuration.")
     ] = "",
     config_path: Config = TOML,
-    label: Annotated[str, typer.Option(help="The column to predict, where there is no configuration yet.")] = "",
+    label: Annotated[str, typer.Option(help="The column to predict; needed to create a missing configuration.")] = "",
     warm_start: Annotated[
-        float | None, typer.Option(help="Train offline on this share (below 1) or number of rows first.")
+        float | None, typer.Option(help="Train offline first, on this share (below 1) or number of rows.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take a file, a folder's files or standard input through the loop; goes on where it stopped last time."""
+    """Run files or standard input through the loop.
+
+    Resumes where the last run stopped, and prints a report.
+    """
     from everlearn import config, stream
 
     if source.endswith(".toml"):
         config_path, source = Path(source), ""
     if not config_path.exists() and source and label:
         if source == "-":
-            raise ConfigError(f"standard input can be read once only: write {config_path} first, with `everlearn init`")
+            raise ConfigError(f"standard input can be read only once; create {config_path} first with `everlearn init`")
         config.save(_inferred(stream.read(source, label=label), source, config_path), config_path)
-        aside.print(f"wrote {config_path}: look it over, and change what was inferred wrongly", highlight=False)
+        aside.print(f"Wrote {config_path}. Check it, and correct what was inferred wrongly.", highlight=False)
     spec = config.load(config_path)
     if label and label != spec.schema.label:
-        raise ConfigError(f"{config_path} predicts {spec.schema.label!r}, not {label!r}; name another with --config")
+        raise ConfigError(
+            f"--label: got {label!r}; expected {spec.schema.label!r}, the label in {config_path}. "
+            "Choose another configuration with --config."
+        )
     if warm_start is not None:
         spec = msgspec.structs.replace(spec, warm_start=warm_start)
     if not (source or spec.source):
-        raise ConfigError(f"nothing to run: name a file, or set `source` in {config_path}")
+        raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
     _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
 
 
 def versions(config_path: Config = TOML, as_json: Json = False) -> None:
-    """List every version: where it came from, how good it was, and what points at it."""
+    """List all versions with their parents, metrics and aliases."""
     from everlearn import config
-    from everlearn.app.admin.queries import Archive
+    from everlearn.app.admin.queries import LogQueries
 
     spec = config.load(config_path)
-    with closing(Archive(home_of(spec, config_path))) as archive:  # looks on, whoever has the loop open
-        entries = [entry for page in _pages(archive) for entry in page.versions]
+    with closing(
+        LogQueries(home_of(spec, config_path))
+    ) as queries:  # read-only: another process may have the loop open
+        entries = [entry for page in _pages(queries) for entry in page.versions]
     if as_json:
         print_json({"versions": [msgspec.to_builtins(entry) for entry in entries]})
         return
     metric = "mae" if spec.schema.task == "regression" else "accuracy"
     table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
-    for one in entries:
-        born = f"{one.metrics[metric]:.4f}" if metric in one.metrics else ""
-        parents = " ".join(parent[:6] for parent in one.parents)
-        table.add_row(one.id, parents, f"{one.position:,}", born, ", ".join(one.aliases), escape(one.reason))
+    for entry in entries:
+        measured = f"{entry.metrics[metric]:.4f}" if metric in entry.metrics else ""
+        parents = " ".join(parent[:6] for parent in entry.parents)
+        aliases = ", ".join(entry.aliases)
+        table.add_row(entry.id, parents, f"{entry.position:,}", measured, aliases, escape(entry.reason))
     screen.print(table)
 
 
 def promote(
-    version: Annotated[str, typer.Argument(help="An id, the beginning of one, or an alias.")],
+    version: Annotated[str, typer.Argument(help="A version: its id, a unique prefix of it, or an alias.")],
     reason: Reason = "asked for on the command line",
     config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Make a version the champion."""
+    """Make a version the champion.
+
+    Prints the champion before and after.
+    """
     from everlearn.loop import commands
 
-    _moved(*_order(config_path, lambda _, versions: commands.promote(versions, version, reason)), as_json)
+    _moved(*_carry_out(config_path, lambda _, versions: commands.promote(versions, version, reason)), as_json)
 
 
 def rollback(
     reason: Reason = "asked for on the command line", config_path: Config = TOML, as_json: Json = False
 ) -> None:
-    """Make the previous champion the champion again."""
+    """Make the previous champion the champion again.
+
+    Prints the champion before and after.
+    """
     from everlearn.loop import commands
 
-    _moved(*_order(config_path, lambda _, versions: commands.rollback(versions, reason)), as_json)
+    _moved(*_carry_out(config_path, lambda _, versions: commands.rollback(versions, reason)), as_json)
 
 
 def merge(
-    a: Annotated[str, typer.Argument(help="A version: its id, the beginning of it, or an alias.")],
+    a: Annotated[str, typer.Argument(help="A version: its id, a unique prefix of it, or an alias.")],
     b: Annotated[str, typer.Argument(help="Another version.")],
     method: Annotated[str, typer.Option(help="linear, ema, fisher, slerp, task, ties or dare.")] = "linear",
-    weight: Annotated[list[float] | None, typer.Option(help="Of A, and once more of B; else both count alike.")] = None,
-    ancestor: Annotated[str, typer.Option(help="What both began as; else their nearest common ancestor.")] = "",
-    density: Annotated[float, typer.Option(help="The share of differences that ties and dare keep.")] = 0.0,
-    scale: Annotated[float, typer.Option(help="Multiplies what is added to the ancestor.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of what dare drops.")] = 0,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="The weight of A; repeat it for B. Default: equal weights.")
+    ] = None,
+    ancestor: Annotated[
+        str, typer.Option(help="The ancestor to compare both with; default: the nearest common one.")
+    ] = "",
+    density: Annotated[
+        float, typer.Option(help="The share of differences that ties and dare keep; 0: their default.")
+    ] = 0.0,
+    scale: Annotated[float, typer.Option(help="The factor of the difference that is added to the ancestor.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The seed of the random choice in dare.")] = 0,
     reason: Reason = "asked for on the command line",
     config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Merge two versions into a new one, and put that in shadow: the gate compares it with the champion."""
+    """Merge two versions into a new one.
+
+    The new version runs in shadow, and the gate compares it with the champion. Prints its id.
+    """
     from everlearn.loop import commands
     from everlearn.merge import How
 
     how = How(method=method, weights=tuple(weight or ()), density=density, scale=scale, seed=seed)
-    _, done = _order(config_path, lambda spec, versions: commands.merge(spec, versions, (a, b), how, reason, ancestor))
-    told = done.detail["merge"]
+    _, done = _carry_out(
+        config_path, lambda spec, versions: commands.merge(spec, versions, (a, b), how, reason, ancestor)
+    )
+    merged = done.detail["merge"]
     if as_json:
-        print_json({"version": done.version, **{name: told[name] for name in ("parents", "method", "ancestor")}})
+        print_json({"version": done.version, **{name: merged[name] for name in ("parents", "method", "ancestor")}})
     else:
-        joined = " and ".join(told["parents"])
-        screen.print(f"{joined} -> [bold]{done.version}[/] ({told['method']}), in shadow", highlight=False)
+        joined = " and ".join(merged["parents"])
+        screen.print(f"{joined} -> [bold]{done.version}[/] ({merged['method']}), in shadow", highlight=False)
 
 
 def check(
-    target: Annotated[str, typer.Argument(help="A family, or your_module:build.")],
-    spec: Annotated[str, typer.Option(help="More of the model's spec, as JSON.")] = "{}",
+    target: Annotated[str, typer.Argument(help="A model family, or your_module:build.")],
+    spec: Annotated[str, typer.Option(help="Further settings of the model, as a JSON object.")] = "{}",
     as_json: Json = False,
 ) -> None:
-    """Check that a model keeps the contract, and so can be versioned, resumed, shadowed and rolled back."""
+    """Test a model family against the contract.
+
+    Prints the result of each check, and exits with status 1 if one fails.
+    """
     from everlearn import checks, model
 
     try:
         more = msgspec.json.decode(spec, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise ConfigError(f"--spec: got {spec!r}, expected a JSON object: {error}") from error
+        raise ConfigError(f"--spec: got {spec!r}; expected a JSON object: {error}") from error
     whole = {"task": "binary", "dense": 4, "hashed": 64, "classes": 2, "family": target, **more}
     model.find(target)
     results = checks.run(lambda: model.build(whole), spec=whole)
     if as_json:
-        print_json({"ok": all(one.ok for one in results), "checks": [asdict(one) for one in results]})
+        print_json({"ok": all(result.ok for result in results), "checks": [asdict(result) for result in results]})
     else:
-        table = Table("check", "", "what was found", box=box.SIMPLE_HEAD)
-        for one in results:
-            table.add_row(one.name, "[green]passes[/]" if one.ok else "[bold red]fails[/]", escape(one.message))
+        table = Table("check", "result", "message", box=box.SIMPLE_HEAD)
+        for result in results:
+            verdict = "[green]passed[/]" if result.ok else "[bold red]failed[/]"
+            table.add_row(result.name, verdict, escape(result.message))
         screen.print(table)
-    if not all(one.ok for one in results):
+    if not all(result.ok for result in results):
         raise typer.Exit(1)
 
 
@@ -251,21 +291,21 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
             return
         measured = dict(result["metrics"])
         if spec.mode == "live":
-            del measured["challenger"]  # it is the champion that learns
+            del measured["challenger"]  # in live mode it is the champion
         screen.print(report.summary(result | {"metrics": measured}))
         if spec.mode == "gated" and result["examples"] > 4 * spec.gate.minimum and _left_behind(measured):
             screen.print(
-                "The challenger, which learns from every example, is far ahead of the champion: this stream moves "
-                'faster than snapshots of a model can follow. Think of [bold]mode = "live"[/].',
+                "The challenger, which learns from every example, is far ahead of the champion: this stream drifts "
+                'faster than promotions can follow. Consider [bold]mode = "live"[/].',
                 highlight=False,
             )
         for number, row in enumerate(loop.rejected()):
             if number == 10:
                 screen.print(f"  ... and {result['rejected'] - 10:,} more")
                 break
-            screen.print(f"  set aside: {row.source} line {row.line}: {row.reason}", highlight=False, markup=False)
+            screen.print(f"  rejected: {row.source} line {row.line}: {row.reason}", highlight=False, markup=False)
         if not result["rows"]:
-            screen.print("nothing new: every row was taken before")
+            screen.print("nothing new: all rows are in the log already")
         if result["picture"]:
             screen.print(f"picture: {result['picture']}", highlight=False, soft_wrap=True, markup=False)
 
@@ -279,7 +319,7 @@ def _left_behind(measured: dict[str, dict[str, float]]) -> bool:
 
 @contextmanager
 def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
-    """A bar with the rate and the champion's metric; nothing where there is no terminal to draw on."""
+    """Show a bar with the rate and the champion's metric; yield None if standard error is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if quiet or not aside.is_terminal:
@@ -301,27 +341,28 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
 
 
 def _inferred(stream: Stream, source: str, path: Path) -> Spec:
-    """The spec for a stream, to be written to `path`; its source is noted as it is seen from there."""
+    """Return the spec for a stream, to be written to `path`, with the source relative to that file."""
     from everlearn.spec import Spec
 
     return Spec(schema=stream.schema, source=source if source == "-" else os.path.relpath(source, path.parent))
 
 
-def _pages(archive: Archive) -> Iterator[VersionPage]:
+def _pages(queries: LogQueries) -> Iterator[VersionPage]:
     after: int | None = 0
     while after is not None:
-        page = archive.listed(after, PAGE)
+        page = queries.version_page(after, PAGE)
         yield page
         after = page.next
 
 
-def _order(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str, Decision]:
-    """Append an order to the log; it is carried out here, or by the process that has the loop open.
+def _carry_out(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str, Decision]:
+    """Append a command to the log and carry it out here, or wait for the process that has the loop open.
 
-    Returns the champion before, and what was done.
+    Return the id of the champion before it, and the decision that the loop took. Raises InputError if the loop rejects
+    the command, and LogError if the other process does not carry it out in time.
     """
     from everlearn import config
-    from everlearn.app.admin.queries import Archive
+    from everlearn.app.admin.queries import LogQueries
     from everlearn.events import connect
     from everlearn.loop import commands
     from everlearn.loop.loop import Loop
@@ -329,19 +370,19 @@ def _order(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str,
     spec = config.load(path)
     home = home_of(spec, path)
     log = connect(str(home / "log.sqlite"), spec.log.durability)
-    with closing(log), closing(Archive(home)) as archive:
-        old = archive.aliases().get("champion", "")
-        order = make(spec, archive.versions)
-        (position,) = log.append([order])
+    with closing(log), closing(LogQueries(home)) as queries:
+        old = queries.aliases().get("champion", "")
+        command = make(spec, queries.versions)
+        (position,) = log.append([command])
         with suppress(InUse):
             Loop(spec, home).close()
         deadline = time.monotonic() + PATIENCE
-        while (done := commands.outcome(log, order, position)) is None and time.monotonic() < deadline:
+        while (done := commands.outcome(log, command, position)) is None and time.monotonic() < deadline:
             time.sleep(0.05)
     if done is None:
         raise LogError(
-            f"the order stands in the log at {position}, and the process that has {home} open has not read it yet; "
-            "it is carried out as soon as that one reads on"
+            f"the command is in the log at position {position}, but the process that has {home} open has not read it "
+            "yet; it will be carried out as soon as that process continues"
         )
     if done.action == "reject":
         raise InputError(done.reason)
@@ -349,7 +390,7 @@ def _order(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str,
 
 
 def _moved(old: str, done: Decision, as_json: bool) -> None:
-    """Say where the champion moved."""
+    """Print the champion before and after a command."""
     if as_json:
         print_json({"alias": "champion", "previous": old, "version": done.version})
     else:

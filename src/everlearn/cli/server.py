@@ -1,4 +1,4 @@
-"""The commands around a server: serve, its tokens, labels that come in a file, and erasure."""
+"""The commands around a server: serve, token, feedback, erase."""
 
 from __future__ import annotations
 
@@ -19,71 +19,84 @@ from everlearn.errors import ConfigError
 if TYPE_CHECKING:
     from everlearn.spec import Spec
 
-TLS = "TLS, as uvicorn takes it:"
-
-token = typer.Typer(help="Make, list and revoke the API tokens of a server.", no_args_is_help=True)
+token = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
 
 def serve(
-    file: Annotated[Path | None, typer.Argument(help="The configuration file, as --config names it.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="The configuration file; the same as --config.")] = None,
     config_path: Config = TOML,
-    host: Annotated[str | None, typer.Option(help="Where to listen; beyond localhost only with a token.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, max=256, help="How many processes answer.")] = None,
-    ssl_certfile: Annotated[str, typer.Option(help=f"{TLS} the certificate.")] = "",
-    ssl_keyfile: Annotated[str, typer.Option(help=f"{TLS} its key.")] = "",
-    ssl_keyfile_password: Annotated[str, typer.Option(help=f"{TLS} the password of the key.")] = "",
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="How the server's own log is written.")] = "text",
+    host: Annotated[
+        str | None, typer.Option(help="Listen at this address; other than localhost only with a token.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Listen at this port; 0 selects a free one.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=256, help="The number of worker processes.")] = None,
+    ssl_certfile: Annotated[str, typer.Option(help="Serve over TLS with this certificate file.")] = "",
+    ssl_keyfile: Annotated[str, typer.Option(help="The private key of the certificate.")] = "",
+    ssl_keyfile_password: Annotated[str, typer.Option(help="The password of the private key.")] = "",
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="The format of the server's log.")] = "text",
 ) -> None:
-    """Answer over HTTP while learning from the feedback that comes back, with a dashboard at /."""
+    """Serve predictions over HTTP, and learn from feedback.
+
+    Prints the addresses of the dashboard and of the API, and runs until it is interrupted.
+    """
     from everlearn import config
 
     path = file or config_path
     spec = config.load(path)
-    chosen = {"host": host, "port": port, "workers": workers}
-    settings = msgspec.structs.replace(spec.serve, **{name: one for name, one in chosen.items() if one is not None})
+    options = {"host": host, "port": port, "workers": workers}
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = msgspec.structs.replace(spec.serve, **given)
     spec = msgspec.structs.replace(spec, serve=settings)
     start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
 
 
 def feedback(
     file: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON-lines file, a glob, or - for standard input.")],
-    id: Annotated[str, typer.Option(help="The column that says which prediction.")],
-    label: Annotated[str, typer.Option(help="The column with what its answer should have been.")],
-    source: Annotated[str, typer.Option(help="Who says so; else the file's name.")] = "",
+    id: Annotated[str, typer.Option(help="The column with the ids of the predictions.")],
+    label: Annotated[str, typer.Option(help="The column with the true labels.")],
+    source: Annotated[str, typer.Option(help="The source of the labels; default: the file name.")] = "",
     config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Append the labels of a file to the log, also while a server runs; the same file twice counts once."""
+    """Append labels from a file to the log.
+
+    This works while a server runs. Labels that are in the log already do not count again. Prints the number of accepted
+    labels, and the rejected rows.
+    """
     from everlearn import config
     from everlearn.loop import label_file
 
     spec = config.load(config_path)
-    told = label_file.append(home_of(spec, config_path), spec, file, id=id, label=label, by=source or Path(file).name)
+    result = label_file.append(home_of(spec, config_path), spec, file, id=id, label=label, by=source or Path(file).name)
     if as_json:
-        print_json(asdict(told) | {"rejected": [msgspec.to_builtins(row) for row in told.rejected]})
+        print_json(asdict(result) | {"rejected": [msgspec.to_builtins(row) for row in result.rejected]})
         return
-    screen.print(f"{told.accepted:,} labels taken, {told.known:,} known already", highlight=False)
-    for row in told.rejected[:10]:
+    screen.print(f"{result.accepted:,} labels accepted, {result.known:,} of them known already", highlight=False)
+    for row in result.rejected[:10]:
         line = f"line {row.line}: " if row.line else ""
-        screen.print(f"  set aside: {line}{row.reason}", highlight=False, markup=False)
-    if told.refused > 10:
-        screen.print(f"  ... and {told.refused - 10:,} more")
+        screen.print(f"  rejected: {line}{row.reason}", highlight=False, markup=False)
+    if result.refused > 10:
+        screen.print(f"  ... and {result.refused - 10:,} more")
 
 
 def erase(
-    where: Annotated[list[str], typer.Option(help="FIELD=VALUE; more than once: all of them must hold.")],
+    where: Annotated[list[str], typer.Option(help="FIELD=VALUE. Repeat it to require several values.")],
     reason: Reason = "asked for on the command line",
     config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Forget a subject: erase its events, and rebuild what had learned from them. Stop the server first."""
+    """Erase all events about a subject.
+
+    Models that had learned from them are rebuilt without them. Prints the numbers of both. Stop the server first.
+    """
     from everlearn import config
     from everlearn.loop.erase import erase as erased
 
-    pairs = [one.partition("=") for one in where]
-    if wrong := [one for one, (_, equals, _) in zip(where, pairs, strict=True) if not equals]:
-        raise ConfigError(f"--where: got {wrong[0]!r}, expected FIELD=VALUE, for instance --where user=4711")
+    pairs = [text.partition("=") for text in where]
+    if wrong := [text for text, (_, equals, _) in zip(where, pairs, strict=True) if not equals]:
+        raise ConfigError(f"--where: got {wrong[0]!r}; expected FIELD=VALUE, for instance --where user=4711")
     spec = config.load(config_path)
     decision = erased(home_of(spec, config_path), spec, {field: value for field, _, value in pairs}, reason)
     if as_json:
@@ -95,13 +108,16 @@ def erase(
 
 @token.command("create")
 def token_create(
-    name: Annotated[str, typer.Argument(help="Whose it is; the log calls its labels so.")],
-    scope: Annotated[list[str], typer.Option(help="predict, feedback, read or admin; may be given more than once.")],
-    days: Annotated[float, typer.Option(help="How long it is good for.")] = 90.0,
+    name: Annotated[str, typer.Argument(help="The name of the token, recorded with its labels.")],
+    scope: Annotated[list[str], typer.Option(help="predict, feedback, read or admin. Repeat it for several.")],
+    days: Annotated[float, typer.Option(help="The number of days until the token expires.")] = 90.0,
     config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Make a token, and show it this once; only its hash is kept."""
+    """Create a token.
+
+    Prints it once: only its hash is stored.
+    """
     from everlearn.app.auth import tokens
 
     secret = tokens.create(_tokens(config_path), name, scope, days)
@@ -109,24 +125,27 @@ def token_create(
         print_json({"name": name, "scopes": scope, "token": secret})
     else:
         aside.print(
-            f"token {name} ({', '.join(scope)}), good for {days:g} days; it is shown this once:", highlight=False
+            f"token {name} ({', '.join(scope)}), valid for {days:g} days; it cannot be shown again:", highlight=False
         )
         screen.print(secret, highlight=False, soft_wrap=True)
 
 
 @token.command("list")
 def token_list(config_path: Config = TOML, as_json: Json = False) -> None:
-    """List the tokens: names, scopes and when they expire."""
+    """List the tokens with their scopes and expiry dates."""
     from everlearn.app.auth import tokens
 
-    there = tokens.listed(_tokens(config_path))
+    entries = tokens.listed(_tokens(config_path))
     if as_json:
-        print_json({"tokens": [msgspec.to_builtins(one) for one in there]})
+        print_json({"tokens": [msgspec.to_builtins(entry) for entry in entries]})
         return
     table = Table("name", "scopes", "expires", box=box.SIMPLE_HEAD)
-    for one in there:
-        table.add_row(escape(one.name), ", ".join(one.scopes), f"{datetime.fromtimestamp(one.expires):%Y-%m-%d %H:%M}")
-    screen.print(table if there else "there are no tokens; make one with `everlearn token create NAME --scope predict`")
+    for entry in entries:
+        expires = f"{datetime.fromtimestamp(entry.expires):%Y-%m-%d %H:%M}"
+        table.add_row(escape(entry.name), ", ".join(entry.scopes), expires)
+    screen.print(
+        table if entries else "there are no tokens; create one with `everlearn token create NAME --scope predict`"
+    )
 
 
 @token.command("revoke")
@@ -135,7 +154,10 @@ def token_revoke(
     config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Revoke a token; a running server knows within a second or two."""
+    """Revoke a token.
+
+    A running server refuses it within two seconds.
+    """
     from everlearn.app.auth import tokens
 
     tokens.revoke(_tokens(config_path), name)
@@ -153,13 +175,14 @@ def start(
     password: str = "",
     form: Literal["text", "json"] = "text",
 ) -> None:
+    """Run a server until it is stopped, and print its address."""
     from everlearn.app import logs
     from everlearn.app.supervisor import Server
 
     logs.start(form, "supervisor", [password] if password else [])
     with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form) as server:
         aside.print(
-            f"everlearn serves [bold]{escape(spec.schema.label)}[/] ({spec.mode}) at [bold]{server.url}[/]\n"
+            f"serving [bold]{escape(spec.schema.label)}[/] ({spec.mode} mode) at [bold]{server.url}[/]\n"
             f"dashboard {server.url}/ · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",
             highlight=False,
         )
@@ -167,6 +190,7 @@ def start(
 
 
 def _tokens(path: Path) -> Path:
+    """Return the token file of a loop, and create its home if needed."""
     from everlearn import config
 
     home = config.home(config.load(path), path)

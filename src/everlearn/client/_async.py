@@ -1,4 +1,4 @@
-"""The client of a server; `_sync.py` is made of this by `python -m everlearn.client._generate`."""
+"""The asynchronous client; `python -m everlearn.client._generate` derives the synchronous one in `_sync.py` from it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,29 @@ from typing import Any, Self
 import httpx
 
 from everlearn.client import wire
-from everlearn.client.results import Answer, DecisionEntry, Health, Learned, Outcome, Story, Taken, VersionEntry
+from everlearn.client.records import (
+    Answer,
+    CommandOutcome,
+    DecisionEntry,
+    DecisionPage,
+    FeedbackReply,
+    Health,
+    LearnReply,
+    Lifecycle,
+    VersionEntry,
+    VersionPage,
+)
 from everlearn.records import Example, Feedback, Scalar
 
 
 class AsyncClient:
-    """A client of an Everlearn server: what a loop does in process, over HTTP.
+    """A client of an Everlearn server, with the methods of a loop over HTTP.
 
-    Errors are those that the loop raises in process (InputError, UnknownId, ConfigError, ...), RequestRefused for what
-    only a server refuses, and Unreachable. What may be sent twice without harm is sent again, up to `retries` times,
-    when the connection breaks or the server is busy; predictions and examples have their id before they are sent, so
-    they are among it. `timeout` is in seconds, for each attempt; `verify` may be an SSLContext that trusts your own
-    authority. One client may be shared by all tasks; close it, or use it as a context.
+    It raises the errors that a loop raises in process (InputError, UnknownId, ConfigError, ...), RequestRefused for
+    refusals that only a server has, and Unreachable. A request that is safe to repeat is sent again, up to `retries`
+    times, when the connection breaks or the server is busy. Predictions and examples get their id before they are
+    sent, so they are safe to repeat. `timeout` is in seconds for each attempt. `verify` may be an SSLContext that
+    trusts your own certificate authority. All tasks may share one client. Close it, or use it as a context manager.
     """
 
     def __init__(
@@ -38,7 +49,7 @@ class AsyncClient:
         self.url = url.rstrip("/")
         self._retries = retries
         self._slots = wire.AsyncSlots(wire.AT_ONCE)
-        self._secure = self.url.startswith("https:")  # else no authority's certificate need be read, which takes long
+        self._secure = self.url.startswith("https:")  # without TLS, skip loading the CA certificates, which is slow
         headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "everlearn"}
         self._http = httpx.AsyncClient(
             base_url=self.url,
@@ -49,21 +60,24 @@ class AsyncClient:
             transport=transport,
         )
 
-    # ---- predicting and telling what was true ----------------------------------------------------------------
+    # ---- predictions, feedback and examples ------------------------------------------------------------------
 
     async def predict(self, features: Mapping[str, Any], id: str | None = None, *, explain: bool = False) -> Answer:
-        """Answer one record; `id` may be a key of your own, and the same record under it gets the same answer.
+        """Return the prediction for one record.
 
-        With `explain`, the answer says what each field contributed. Raises InputError for a record that the schema
-        cannot take, and for a key that names another record.
+        `id` may be your own key; the same record sent again with the same key gets the same answer. With `explain`,
+        the answer holds the contribution of each field. Raises InputError for a record that does not fit the schema,
+        and for a key that already names another record.
         """
-        return wire.answer(await self._ask("POST", "/predict", wire.one(features, id), _explained(explain)))
+        body = wire.predict_body(features, id)
+        return wire.answer(await self._request("POST", "/predict", body, _explained(explain)))
 
     async def predict_many(
         self, instances: Sequence[Mapping[str, Any]], ids: Sequence[str | None] | None = None, *, explain: bool = False
     ) -> list[Answer]:
-        """Answer several records with one request, all or none of them."""
-        return wire.answers(await self._ask("POST", "/predict", wire.many(instances, ids), _explained(explain)))
+        """Return the predictions for several records, in their order. One bad record refuses the whole request."""
+        body = wire.predict_many_body(instances, ids)
+        return wire.answers(await self._request("POST", "/predict", body, _explained(explain)))
 
     async def feedback(
         self,
@@ -74,53 +88,58 @@ class AsyncClient:
         chosen: int | None = None,
         weight: float = 1.0,
         source: str = "",
-    ) -> Taken:
-        """Say what the answer `id` should have been (`label`), how good it was (`reward`), or which was preferred.
+    ) -> FeedbackReply:
+        """Send feedback for the prediction `id`: its true `label`, a `reward`, or the index of the `chosen` answer.
 
         The same feedback sent twice counts once. Raises UnknownId for an id that is not in the log, and InputError
         for feedback that the task cannot use.
         """
-        body = wire.judgement(id, label, reward, chosen, weight, source)
-        return wire.decoded(await self._ask("POST", "/feedback", body), Taken)
+        body = wire.feedback_body(id, label, reward, chosen, weight, source)
+        return wire.decode(await self._request("POST", "/feedback", body), FeedbackReply)
 
-    async def feedback_many(self, rows: Sequence[Feedback]) -> Taken:
-        """Tell several judgements (`Label`, `Reward`, `Preference` of `everlearn.records`) with one request.
+    async def feedback_many(self, rows: Sequence[Feedback]) -> FeedbackReply:
+        """Send several `Label`, `Reward` or `Preference` records of `everlearn.records` in one request.
 
-        Good ones are taken, the others listed in `.errors`; raises what is wrong with the first if none is good.
+        Usable rows are accepted, and the others are listed in `.errors`. If no row is usable, raises the error of the
+        first one.
         """
-        return wire.decoded(await self._ask("POST", "/feedback", wire.judgements(rows)), Taken)
+        return wire.decode(await self._request("POST", "/feedback", wire.feedback_many_body(rows)), FeedbackReply)
 
     async def learn(
         self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
-    ) -> Learned:
-        """Predict and learn at once, where the label is already known."""
-        body = wire.example(features, label, weight, id, source)
-        return wire.decoded(await self._ask("POST", "/learn", body), Learned)
+    ) -> LearnReply:
+        """Send a record together with its label; the models are scored on it, then learn it."""
+        body = wire.learn_body(features, label, weight, id, source)
+        return wire.decode(await self._request("POST", "/learn", body), LearnReply)
 
-    async def learn_many(self, rows: Sequence[Example]) -> Learned:
-        """Give several examples (of `everlearn.records`; an empty id is made one) with one request."""
-        return wire.decoded(await self._ask("POST", "/learn", wire.examples(rows)), Learned)
+    async def learn_many(self, rows: Sequence[Example]) -> LearnReply:
+        """Send several `Example` records of `everlearn.records` in one request; an empty id is replaced by a new one.
+
+        Usable rows are accepted, and the others are listed in `.errors`, as in `feedback_many`.
+        """
+        return wire.decode(await self._request("POST", "/learn", wire.learn_many_body(rows)), LearnReply)
 
     # ---- versions and decisions ------------------------------------------------------------------------------
 
     async def versions(self) -> list[VersionEntry]:
-        """Every version there is, oldest first."""
+        """Return all versions, oldest first."""
         found: list[VersionEntry] = []
         after: int | None = 0
         while after is not None:
-            content = await self._ask("GET", "/versions", parameters={"after": after, "limit": wire.PAGE})
-            page = wire.decoded(content, wire.VersionPage)
+            content = await self._request("GET", "/versions", parameters={"after": after, "limit": wire.PAGE})
+            page = wire.decode(content, VersionPage)
             found += page.versions
             after = page.next
         return found
 
     async def version(self, name: str) -> VersionEntry:
-        """One version, by its id, a unique beginning of it, or an alias."""
-        return wire.decoded(await self._ask("GET", wire.path("versions", name)), VersionEntry)
+        """Return one version, named by its id, a unique prefix of it, or an alias."""
+        return wire.decode(await self._request("GET", wire.path("versions", name)), VersionEntry)
 
-    async def promote(self, version: str, reason: str = "asked for by the user") -> Outcome:
-        """Make a version (its id, a unique beginning of it, or an alias) the champion."""
-        return await self._order("POST", wire.path("versions", version, "promote"), wire.order({"reason": reason}))
+    async def promote(self, version: str, reason: str = "asked for by the user") -> CommandOutcome:
+        """Make a version, named by its id, a unique prefix of it, or an alias, the champion."""
+        body = wire.command_body({"reason": reason})
+        return await self._command("POST", wire.path("versions", version, "promote"), body)
 
     async def rollback(
         self,
@@ -128,21 +147,22 @@ class AsyncClient:
         *,
         to: str = "previous",
         without: Mapping[str, Any] | None = None,
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Make the previous champion, or the version `to`, the champion again.
 
-        `without` names labels: {"source": "key-7"}, {"first": 1200, "last": 1300} (log positions), or both. They are
-        left out: what was learned since is learned again without them.
+        `without` selects labels to exclude: {"source": "key-7"}, {"first": 1200, "last": 1300} (log positions), or
+        both. The loop then goes back to a champion that had learned none of them, and learns the later events again.
         """
-        named = dict(without) if without is not None else None
-        return await self._order("POST", "/rollback", wire.order({"reason": reason, "without": named, "to": to}))
+        excluded = dict(without) if without is not None else None
+        body = wire.command_body({"reason": reason, "without": excluded, "to": to})
+        return await self._command("POST", "/rollback", body)
 
     async def challenge(
         self, model: Mapping[str, Any], reason: str = "asked for by the user", *, warm: bool = True
-    ) -> Outcome:
-        """Start a challenger of a model spec, for instance `{"family": "linear"}`, warmed on what is remembered."""
-        told = {"model": dict(model), "reason": reason, "warm": warm}
-        return await self._order("POST", "/challengers", wire.order(told))
+    ) -> CommandOutcome:
+        """Start a challenger from a spec such as `{"family": "linear"}`; `warm` trains it on the replay memory."""
+        body = wire.command_body({"model": dict(model), "reason": reason, "warm": warm})
+        return await self._command("POST", "/challengers", body)
 
     async def merge(
         self,
@@ -156,40 +176,40 @@ class AsyncClient:
         scale: float = 1.0,
         seed: int = 0,
         reason: str = "asked for by the user",
-    ) -> Outcome:
+    ) -> CommandOutcome:
         """Merge two versions into a new one with two parents, which the gate compares with the champion."""
-        dials = {"weights": list(weights), "ancestor": ancestor, "density": density, "scale": scale, "seed": seed}
-        told = {"versions": [a, b], "method": method, "reason": reason, **dials}
-        return await self._order("POST", "/merge", wire.order(told))
+        settings = {"weights": list(weights), "ancestor": ancestor, "density": density, "scale": scale, "seed": seed}
+        body = wire.command_body({"versions": [a, b], "method": method, "reason": reason, **settings})
+        return await self._command("POST", "/merge", body)
 
-    async def withdraw(self, version: str, reason: str = "asked for by the user") -> Outcome:
+    async def withdraw(self, version: str, reason: str = "asked for by the user") -> CommandOutcome:
         """End a challenger."""
-        return await self._order("DELETE", wire.path("challengers", version), b"", {"reason": reason})
+        return await self._command("DELETE", wire.path("challengers", version), b"", {"reason": reason})
 
     async def decisions(self, after: int = 0, limit: int | None = None) -> list[DecisionEntry]:
-        """What changed, or was refused, behind position `after`, in order, with reasons and seals; at most `limit`."""
+        """Return the decisions after position `after`, oldest first, with their reasons and seals; at most `limit`."""
         found: list[DecisionEntry] = []
         following: int | None = after
         while following is not None and (limit is None or len(found) < limit):
             size = wire.PAGE if limit is None else min(wire.PAGE, limit - len(found))
-            content = await self._ask("GET", "/decisions", parameters={"after": following, "limit": size})
-            page = wire.decoded(content, wire.DecisionPage)
+            content = await self._request("GET", "/decisions", parameters={"after": following, "limit": size})
+            page = wire.decode(content, DecisionPage)
             found += page.decisions
             following = page.next
         return found
 
-    async def event(self, id: str) -> Story:
-        """All that the log knows of a prediction or example, and what became of it."""
-        return wire.decoded(await self._ask("GET", wire.path("events", id)), Story)
+    async def event(self, id: str) -> Lifecycle:
+        """Return everything in the log about a prediction or an example, and its state."""
+        return wire.decode(await self._request("GET", wire.path("events", id)), Lifecycle)
 
-    # ---- how the server is -----------------------------------------------------------------------------------
+    # ---- the server ------------------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
-        """Where the loop and the server stand: what the dashboard shows."""
-        return wire.decoded(await self._ask("GET", "/status"), dict[str, Any])
+        """Return the state of the loop and of the server, as the dashboard shows it."""
+        return wire.decode(await self._request("GET", "/status"), dict[str, Any])
 
     async def health(self) -> Health:
-        """Whether the server answers, learns, and is as fresh as promised; raises Unreachable where nobody is."""
+        """Report if the server answers, learns and keeps its staleness bound; raises Unreachable without a reply."""
         response = await self._send("GET", "/readyz", b"", None, frozenset({502, 504}), True)
         return wire.health(response.status_code, response.content)
 
@@ -208,24 +228,26 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"AsyncClient({self.url!r})"
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
         body: bytes = b"",
         parameters: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """Send what may be sent twice; return the content of the reply, or raise what was wrong."""
+        """Send a request that is safe to repeat; return the content of the reply, or raise the error in it."""
         response = await self._send(method, path, body, parameters, wire.AGAIN, True)
         if response.is_success:
             return response.content
         raise wire.error(response.status_code, response.content)
 
-    async def _order(self, method: str, path: str, body: bytes, parameters: Mapping[str, Any] | None = None) -> Outcome:
-        """Send what must not happen twice: again only if the server surely did not see it, or said "too fast"."""
+    async def _command(
+        self, method: str, path: str, body: bytes, parameters: Mapping[str, Any] | None = None
+    ) -> CommandOutcome:
+        """Send a command, which must not run twice: repeat it only after a 429 or if the server never received it."""
         response = await self._send(method, path, body, parameters, frozenset({429}), False)
         if response.is_success:
-            return wire.decoded(response.content, Outcome)
+            return wire.decode(response.content, CommandOutcome)
         raise wire.error(response.status_code, response.content)
 
     async def _send(
@@ -235,9 +257,9 @@ class AsyncClient:
         body: bytes,
         parameters: Mapping[str, Any] | None,
         again: frozenset[int],
-        harmless: bool,
+        repeatable: bool,
     ) -> httpx.Response:
-        """Ask up to `retries` times more while the status is one of `again` or, if that is harmless, nobody replies."""
+        """Send a request; repeat it while its status is in `again` or, if it is repeatable, while no reply comes."""
         attempt = 0
         while True:
             last, wait = attempt >= self._retries, wire.pause(attempt)
@@ -245,7 +267,7 @@ class AsyncClient:
                 async with self._slots:
                     response = await self._http.request(method, path, content=body, params=parameters)
             except httpx.TransportError as error:
-                if last or not (harmless or wire.never_sent(error)):
+                if last or not (repeatable or wire.never_sent(error)):
                     raise wire.unreachable(self.url, error) from error
             else:
                 if last or response.status_code not in again:

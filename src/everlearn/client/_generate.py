@@ -1,4 +1,4 @@
-"""Makes the synchronous client of the asynchronous one: `python -m everlearn.client._generate`."""
+"""Derive the synchronous client from the asynchronous one: `python -m everlearn.client._generate`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NAMES = {
     "__aexit__": "__exit__",
     "asyncio": "time",
 }
-_PROSE = {"all tasks": "all threads", "AsyncClient": "Client"}
+_PROSE = {"All tasks": "All threads", "AsyncClient": "Client"}
 _FIRST = (
-    '"""The client of a server, made of `_async.py` by `python -m everlearn.client._generate`: do not change it."""\n'
+    '"""The synchronous client, generated from `_async.py` by `python -m everlearn.client._generate`; do not edit."""\n'
 )
 
 
 def generated(source: str) -> str:
-    """The synchronous form of asynchronous source: without async and await, with the names that go with that."""
+    """Return the synchronous form of asynchronous source: without async and await, and with synchronous names."""
     lines = source.splitlines(keepends=True)
     tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
     for token in reversed(tokens):

@@ -1,4 +1,4 @@
-"""A server that this process has started, as the one who started it sees it."""
+"""The protocol of a server started by this process, as `Loop.serve` returns it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from everlearn.client._sync import Client
 
 
 class Running(Protocol):
-    """A running server; a context manager that stops it at the end."""
+    """A running server; a context manager that stops it on exit."""
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The address at which it answers."""
         ...
 
     @property
     def processes(self) -> dict[str, int]:
-        """The ids of its processes, by name."""
+        """The ids of its processes by name."""
         ...
 
     def client(self, token: str = "") -> Client:
-        """A client of it."""
+        """Return a client of this server."""
         ...
 
     def stop(self) -> None:
-        """Stop it: requests are finished, what came is learned and saved."""
+        """Finish the requests under way, learn and save what is in the log, and stop."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -1,4 +1,4 @@
-"""What both clients say and understand: bodies, replies, problems as exceptions, and when to ask again."""
+"""What both clients share: encoding of requests, decoding of replies, problems as exceptions, and retries."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
 
-from everlearn.client.results import Answer, DecisionEntry, Health, VersionEntry
+from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest
 from everlearn.errors import BlobError, ConfigError, EverlearnError, InputError, LogError, ModelError, UnknownId
 from everlearn.records import Example, Feedback, Label, Preference, Reward, Scalar
 
 T = TypeVar("T")
 
-AGAIN = frozenset({429, 502, 503, 504})  # statuses that may be another a moment later
-PAGE = 1000  # entries of a list asked for at a time
-_LONGEST = 10.0  # seconds that a server may make us wait
-# Servers drop a connection that was idle for five seconds; one that we hold for less is never dropped under us.
-AT_ONCE = 32  # requests under way; more of them wait here, in order, at no cost: httpx looks through all that wait
+AGAIN = frozenset({429, 502, 503, 504})  # statuses of conditions that may pass: such a request is sent again
+PAGE = 1000  # entries of a list requested at a time
+_LONGEST = 10.0  # seconds: longest pause that a server may ask for
+AT_ONCE = 32  # concurrent requests; further ones wait in order, which is cheaper than waiting inside httpx
+# Servers close connections that are idle for five seconds; closing them earlier here avoids losing a request to that.
 LIMITS = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE, keepalive_expiry=3.0)
 AsyncSlots, Slots = asyncio.Semaphore, threading.Semaphore
 
-_ROWS = ("instances", "feedback", "examples")  # what lists of records are called where they are sent
+_ROWS = ("instances", "feedback", "examples")  # members of a body that hold lists of rows
 _TYPE = "urn:everlearn:problem:"
-_SAME = {
+_ERRORS = {
     "unknown-id": UnknownId,
     "input": InputError,
     "config": ConfigError,
@@ -43,9 +42,10 @@ _SAME = {
 
 
 class RequestRefused(EverlearnError):
-    """A server refused, for a reason that there is not in one process: access, rates, faults of its own.
+    """A refusal that has no counterpart in one process: missing access, rate limits, faults of the server.
 
-    `status` is the HTTP status (401 no token, 403 not allowed, 429 too fast, ...), `problem` all that was said.
+    `status` is the HTTP status (401 no token, 403 not allowed, 429 too many requests, ...), and `problem` the whole
+    problem document.
     """
 
     def __init__(self, text: str, status: int, problem: Mapping[str, Any]) -> None:
@@ -55,197 +55,150 @@ class RequestRefused(EverlearnError):
 
 
 class Unreachable(EverlearnError):
-    """No answer came: nobody listens there, the connection broke, or it took too long."""
+    """No reply: nothing listens at the address, the connection broke, or the request timed out."""
 
 
-class _One(Struct):
-    """The answer to one record, as it comes."""
-
-    id: str
-    value: Scalar
-    proba: tuple[float, ...] = ()
-    version: str = ""
-    position: int = 0
-    staleness: float | None = None
-    canary: bool = False
-    contributions: dict[str, Any] | None = None
-
-
-class _Many(Struct):
-    predictions: list[_One]
-    position: int = 0
-    staleness: float | None = None
-
-
-class VersionPage(Struct):
-    """One page of the list of versions."""
-
-    versions: list[VersionEntry]
-    next: int | None = None
-
-
-class DecisionPage(Struct):
-    """One page of the list of decisions."""
-
-    decisions: list[DecisionEntry]
-    next: int | None = None
-
-
-class _Healthy(Struct):
-    staleness: float | None = None
-
-
-class _Judgement(Struct, omit_defaults=True):
-    """Feedback as it is sent."""
-
-    id: str
-    label: Scalar | UnsetType = UNSET
-    reward: float | UnsetType = UNSET
-    chosen: int | UnsetType = UNSET
-    weight: float = 1.0
-    source: str = ""
-
-
-class _Labelled(Struct, omit_defaults=True):
-    """An example as it is sent."""
-
-    features: dict[str, Any]
-    label: Scalar
-    id: str
-    weight: float = 1.0
-    source: str = ""
+# ---- requests ----------------------------------------------------------------------------------------------------
 
 
 def new_id() -> str:
-    """An id that nobody can guess and that sorts by time."""
+    """Return an unguessable id that sorts by time."""
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
-def one(features: Mapping[str, Any], id: str | None) -> bytes:
-    """The body that asks for one prediction; it has an id before it is sent, so it can be sent again."""
-    return _body({"features": dict(features), "id": id or new_id()})
+def predict_body(features: Mapping[str, Any], id: str | None) -> bytes:
+    """Encode a request for one prediction. It always has an id, so that it can be sent again."""
+    return _body(PredictRequest(features=dict(features), id=id or new_id()))
 
 
-def many(instances: Sequence[Mapping[str, Any]], ids: Sequence[str | None] | None) -> bytes:
-    """The body that asks for several predictions."""
-    given = list(ids) if ids is not None else [None] * len(instances)
-    return _body({"instances": [dict(one) for one in instances], "ids": [id or new_id() for id in given]})
+def predict_many_body(instances: Sequence[Mapping[str, Any]], ids: Sequence[str | None] | None) -> bytes:
+    """Encode a request for several predictions."""
+    keys = list(ids) if ids is not None else [None] * len(instances)
+    return _body(PredictRequest(instances=[dict(row) for row in instances], ids=[key or new_id() for key in keys]))
 
 
-def judgement(
+def feedback_body(
     id: str, label: Scalar | None, reward: float | None, chosen: int | None, weight: float, source: str
 ) -> bytes:
-    """The body that tells one judgement; the server says what is wrong if it is not exactly one."""
-    given = {"label": label, "reward": reward, "chosen": chosen}
-    told = {name: value for name, value in given.items() if value is not None}
-    return _body({"id": id, **told, "weight": weight, **({"source": source} if source else {})})
+    """Encode one row of feedback; the server checks that exactly one of label, reward and chosen is present."""
+    return _body(FeedbackRow(id, label, reward, chosen, weight, source))
 
 
-def judgements(rows: Sequence[Feedback]) -> bytes:
-    """The body that tells several judgements."""
-    return _body({"feedback": [_judged(row) for row in rows]})
+def feedback_many_body(rows: Sequence[Feedback]) -> bytes:
+    """Encode several rows of feedback."""
+    return _body({"feedback": [_feedback_row(row) for row in rows]})
 
 
-def example(features: Mapping[str, Any], label: Scalar, weight: float, id: str | None, source: str) -> bytes:
-    """The body that gives one example; it has an id before it is sent."""
-    return _body(_Labelled(dict(features), label, id or new_id(), weight, source))
+def learn_body(features: Mapping[str, Any], label: Scalar, weight: float, id: str | None, source: str) -> bytes:
+    """Encode one example. It always has an id, so that it can be sent again."""
+    return _body(LearnRow(dict(features), label, id or new_id(), weight, source))
 
 
-def examples(rows: Sequence[Example]) -> bytes:
-    """The body that gives several examples."""
-    told = [_Labelled(row.features, row.label, row.id or new_id(), row.weight, row.source) for row in rows]
-    return _body({"examples": told})
+def learn_many_body(rows: Sequence[Example]) -> bytes:
+    """Encode several examples."""
+    return _body({"examples": [LearnRow(r.features, r.label, r.id or new_id(), r.weight, r.source) for r in rows]})
 
 
-def order(said: Mapping[str, Any]) -> bytes:
-    """The body of an order; what is None is not said."""
-    return _body({name: value for name, value in said.items() if value is not None})
+def command_body(members: Mapping[str, Any]) -> bytes:
+    """Encode a command; members that are None are left out."""
+    return _body({name: value for name, value in members.items() if value is not None})
 
 
 def path(*parts: str) -> str:
-    """A path whose parts may hold any letter."""
+    """Return a path of these parts, with all special characters in them quoted."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
+# ---- replies -----------------------------------------------------------------------------------------------------
+
+
 def answer(content: bytes) -> Answer:
-    """The reply to one record."""
-    got = decoded(content, _One)
-    return _answer(got, got.position, got.staleness)
+    """Decode the reply to one record. Raises RequestRefused for a reply that is not one."""
+    reply = decode(content, Answer)
+    return reply if reply.staleness is not None else msgspec.structs.replace(reply, staleness=math.inf)
 
 
 def answers(content: bytes) -> list[Answer]:
-    """The reply to several records."""
-    got = decoded(content, _Many)
-    return [_answer(row, got.position, got.staleness) for row in got.predictions]
+    """Decode the reply to several records. Raises RequestRefused for a reply that is not one."""
+    reply = decode(content, Answers)
+    position, staleness = reply.position, _seconds(reply.staleness)
+    return [
+        Answer(row.id, row.value, row.proba, row.version, position, staleness, row.canary, row.contributions)
+        for row in reply.predictions
+    ]
 
 
 def health(status: int, content: bytes) -> Health:
-    """How the server is, as /readyz tells it; raises what it says of anything but health."""
+    """Decode the reply of /readyz; raises the exception for any status but 200 and 503."""
     if status == 200:
-        return Health(True, "", _seconds(decoded(content, _Healthy).staleness))
+        return Health(True, "", _seconds(decode(content, Healthy).staleness))
     if status == 503:
         return Health(False, str(_problem(content).get("detail", "")))
     raise error(status, content)
 
 
-def decoded(content: bytes, into: type[T]) -> T:
-    """A reply as a record; fields that a newer server adds are passed over."""
+def decode(content: bytes, into: type[T]) -> T:
+    """Decode a reply, ignoring fields that a newer server adds. Raises RequestRefused for a reply of another form."""
     try:
         return msgspec.json.decode(content, type=into)
     except msgspec.DecodeError as error:
-        what = f"the reply cannot be understood: {error}; is this an Everlearn server of a release that fits?"
-        raise RequestRefused(what, 200, {}) from error
+        text = f"the reply cannot be understood: {error}; is this an Everlearn server of a compatible release?"
+        raise RequestRefused(text, 200, {}) from error
 
 
 def error(status: int, content: bytes) -> EverlearnError:
-    """The exception for a refusal: the one that is raised in process, where there is one."""
-    told = _problem(content)
-    text = str(told.get("detail") or told.get("title") or f"the server answered {status}, and did not say why")
-    if fix := told.get("fix"):
+    """Return the exception for a refusal: the one that a loop raises in process, if there is one."""
+    problem = _problem(content)
+    text = str(problem.get("detail") or problem.get("title") or f"the server answered {status} without a reason")
+    if fix := problem.get("fix"):
         text = text if str(fix) in text else f"{text}; {fix}"
-    kind = _SAME.get(str(told.get("type", "")).removeprefix(_TYPE))
-    about_input = status in (400, 409, 413, 415, 422) or (status == 404 and "where" in told)
-    if kind is None and told and about_input:
+    kind = _ERRORS.get(str(problem.get("type", "")).removeprefix(_TYPE))
+    about_input = status in (400, 409, 413, 415, 422) or (status == 404 and "where" in problem)
+    if kind is None and problem and about_input:
         kind = InputError
-    return kind(text) if kind is not None else RequestRefused(text, status, told)
+    return kind(text) if kind is not None else RequestRefused(text, status, problem)
 
 
 def unreachable(url: str, error: httpx.TransportError) -> Unreachable:
-    """The exception for an answer that did not come."""
-    what = str(error) or type(error).__name__
-    return Unreachable(f"no answer from {url}: {what}; is the server running there? (`everlearn serve` starts it)")
+    """Return the exception for a reply that did not come."""
+    cause = str(error) or type(error).__name__
+    return Unreachable(f"no answer from {url}: {cause}. Is the server running? Start it with `everlearn serve`.")
+
+
+# ---- retries -----------------------------------------------------------------------------------------------------
 
 
 def never_sent(error: httpx.TransportError) -> bool:
-    """Whether the server cannot have seen the request."""
+    """Return True if the server cannot have received the request."""
     return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 
-def pause(attempt: int, asked: str = "") -> float:
-    """Seconds to wait before asking again: what the server asked for, or twice as long each time, not all at once."""
-    if asked.isascii() and asked.isdigit():
-        return min(float(asked), _LONGEST)
+def pause(attempt: int, retry_after: str = "") -> float:
+    """Return the seconds to wait before the next attempt.
+
+    That is the server's Retry-After, at most 10; without one, a tenth of a second that doubles with each attempt, with
+    random jitter so that clients do not return all at once.
+    """
+    if retry_after.isascii() and retry_after.isdigit():
+        return min(float(retry_after), _LONGEST)
     return float(0.1 * 2.0**attempt * random.uniform(0.5, 1.5))
 
 
-def _answer(got: _One, position: int, staleness: float | None) -> Answer:
-    return Answer(
-        got.id, got.value, got.proba, got.version, position, _seconds(staleness), got.canary, got.contributions
-    )
+# ---- encoding ----------------------------------------------------------------------------------------------------
 
 
-def _seconds(given: float | None) -> float:
-    return math.inf if given is None else given
+def _seconds(staleness: float | None) -> float:
+    return math.inf if staleness is None else staleness
 
 
-def _judged(row: Feedback) -> _Judgement:
+def _feedback_row(row: Feedback) -> FeedbackRow:
     match row:
         case Label():
-            return _Judgement(row.id, label=row.value, weight=row.weight, source=row.source)
+            return FeedbackRow(row.id, label=row.value, weight=row.weight, source=row.source)
         case Reward():
-            return _Judgement(row.id, reward=row.value, weight=row.weight, source=row.source)
+            return FeedbackRow(row.id, reward=row.value, weight=row.weight, source=row.source)
         case Preference():
-            return _Judgement(row.id, chosen=row.chosen, weight=row.weight, source=row.source)
+            return FeedbackRow(row.id, chosen=row.chosen, weight=row.weight, source=row.source)
 
 
 def _problem(content: bytes) -> dict[str, Any]:
@@ -255,11 +208,12 @@ def _problem(content: bytes) -> dict[str, Any]:
         return {}
 
 
-def _body(told: Any) -> bytes:
+def _body(message: Any) -> bytes:
+    """Encode a message as JSON. Raises InputError for values that JSON cannot hold, among them infinity."""
     try:
-        body = msgspec.json.encode(told, enc_hook=_plain)
-        # JSON turns a number that is not finite into null, which means that it is missing.
-        lost = _lost(msgspec.to_builtins(told, enc_hook=_plain), ()) if b"null" in body else ""
+        body = msgspec.json.encode(message, enc_hook=_plain)
+        # The encoder writes a number that is not finite as null, which would mean that it is missing.
+        lost = _lost(msgspec.to_builtins(message, enc_hook=_plain), ()) if b"null" in body else ""
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"this cannot be sent as JSON: {error}; expected numbers, strings, booleans and lists"
@@ -270,7 +224,7 @@ def _body(told: Any) -> bytes:
 
 
 def _lost(value: Any, path: tuple[str | int, ...]) -> str:
-    """Which number inside JSON would lose, in the words in which a loop refuses it in process; empty if none."""
+    """Return the error text for the first number that JSON cannot hold, as a loop words it; "" if there is none."""
     if isinstance(value, float):
         return "" if math.isfinite(value) else _refusal(value, path)
     inside: Iterable[tuple[Any, Any]] = ()
@@ -282,21 +236,21 @@ def _lost(value: Any, path: tuple[str | int, ...]) -> str:
 
 
 def _refusal(value: float, path: tuple[str | int, ...]) -> str:
-    """Why a number that is not finite cannot be sent; empty for a feature that is NaN, since it is missing anyway."""
+    """Return why the number at `path` cannot be sent; "" for a feature that is NaN, which counts as missing anyway."""
     row = f"{path[0]}[{path[1]}]: " if path[0] in _ROWS else ""
     names = path[2:] if row else path
     if path[0] == "instances" or names[0] == "features":
         field = names[0] if path[0] == "instances" else names[1]
         return "" if math.isnan(value) else f"{row}field {field!r}: got infinity, expected a finite number"
     if names[0] == "label":
-        said = "the label is missing" if math.isnan(value) else "got infinity, expected a category or a finite number"
-        return row + said
+        reason = "the label is missing" if math.isnan(value) else "got infinity, expected a category or a finite number"
+        return row + reason
     expected = "a number from 0 to 1e30" if names[0] == "weight" else "a finite number"
     return f"{row}{'.'.join(map(str, names))}: got {value}, expected {expected}"
 
 
 def _plain(value: Any) -> Any:
-    """numpy's scalars and arrays as the plain values that they hold."""
-    if callable(plain := getattr(value, "tolist", None)):
-        return plain()
+    """Convert a numpy scalar or array to plain values."""
+    if callable(convert := getattr(value, "tolist", None)):
+        return convert()
     raise TypeError(f"got a {type(value).__name__} ({value!r})")

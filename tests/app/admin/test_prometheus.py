@@ -1,4 +1,4 @@
-"""What Prometheus is told: parsed as it parses, compared with what the loop knows, and named by its conventions."""
+"""Metrics parse as Prometheus parses them, equal those of the loop, and follow its conventions for names."""
 
 from __future__ import annotations
 
@@ -13,19 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from everlearn.app.admin.prometheus import _gate
 from tests.support import ROOT
-from tests.support.admin import Desk, desk, grown, learning, set_up, until
+from tests.support.admin import Admin, admin, grown, set_up, until
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    home = tmp_path_factory.mktemp("exposition") / "home"
-    with set_up(home, grown(home)) as setup, learning(setup), desk(setup) as made:
-        until(lambda: made.parts.traffic.status is not None)
-        yield made
-
-
-@pytest.fixture(scope="module")
-def families(opened: Desk) -> dict[str, Any]:
+def families(opened: Admin) -> dict[str, Any]:
+    until(lambda: opened.context.live.status is not None)
     return {one.name: one for one in text_string_to_metric_families(opened.get("/metrics").text)}
 
 
@@ -49,7 +42,7 @@ def test_values_are_those_of_the_loop(opened, families):
     assert value(families, "everlearn_request_duration_seconds_bucket", route="predict", le="5e-05") == 6
     assert value(families, "everlearn_request_duration_seconds_sum", route="predict") == pytest.approx(29 * 15e-5)
     assert value(families, "everlearn_events_total", kind="label") == 11
-    assert value(families, "everlearn_log_end_position") == opened.parts.archive.end()
+    assert value(families, "everlearn_log_end_position") == opened.context.queries.end()
     assert value(families, "everlearn_waiting_predictions") == 20
     assert value(families, "everlearn_prequential", role="champion", metric="accuracy") == pytest.approx(
         status["metrics"]["champion"]["accuracy"]
@@ -81,29 +74,29 @@ def test_no_label_is_an_id(opened, families):
         assert not {label for one in family.samples for label in one.labels.values()} & ids
 
 
-def test_openmetrics_is_spoken_where_it_is_preferred(opened, families):
+def test_openmetrics_is_used_if_the_client_prefers_it(opened, families):
     answer = opened.get("/metrics", accept="application/openmetrics-text; version=1.0.0")
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert {one.name for one in open_families(answer.text)} == set(families)
 
 
-def test_two_questions_of_one_role_are_two_series(opened):
-    question = {"role": "candidate", "reference_role": "champion", "log_e_better": 1.0, "log_e_worse": 0.0}
-    question |= {"threshold": 3.0, "difference": 0.0, "low": -1.0, "high": 1.0, "examples": 7}
-    found = next(iter(_gate({"gate": [question, question]})))
+def test_two_comparisons_of_one_role_are_two_series(opened):
+    comparison = {"role": "candidate", "reference_role": "champion", "log_e_better": 1.0, "log_e_worse": 0.0}
+    comparison |= {"threshold": 3.0, "difference": 0.0, "low": -1.0, "high": 1.0, "examples": 7}
+    found = next(iter(_gate({"gate": [comparison, comparison]})))
     assert [one.labels["role"] for one in found.samples] == ["candidate", "candidate-2"]
 
 
-def test_a_scrape_before_the_learner_has_spoken(tmp_path):
+def test_a_scrape_before_the_learner_has_written_its_status(tmp_path):
     home = tmp_path / "home"
-    with set_up(home, grown(home, examples=700)) as setup, desk(setup) as made:
+    with set_up(home, grown(home, examples=700)) as setup, admin(setup) as made:
         found = {one.name for one in text_string_to_metric_families(made.get("/metrics").text)}
         assert "everlearn_requests" in found
         assert "everlearn_lag_seconds" not in found
         assert "everlearn_status_age_seconds" in found
 
 
-# ---- the dashboard of Grafana ------------------------------------------------------------------------------------
+# ---- the Grafana dashboard ---------------------------------------------------------------------------------------
 
 
 def expressions(part: Any) -> Iterator[str]:
@@ -117,7 +110,7 @@ def expressions(part: Any) -> Iterator[str]:
             yield from expressions(inner)
 
 
-def test_grafana_asks_only_for_metrics_that_there_are(families):
+def test_grafana_uses_only_metrics_that_exist(families):
     board = msgspec.json.decode((ROOT / "examples/grafana.json").read_bytes())
     samples = {one.name for family in families.values() for one in family.samples} | set(families)
     asked = {name for one in expressions(board) for name in re.findall(r"\beverlearn_\w+", one)}
@@ -125,7 +118,7 @@ def test_grafana_asks_only_for_metrics_that_there_are(families):
     assert asked <= samples
 
 
-def test_the_guide_names_only_metrics_that_there_are(families):
+def test_the_guide_names_only_metrics_that_exist(families):
     text = (ROOT / "docs/how-to/monitor.md").read_text(encoding="utf-8")
     samples = {one.name for family in families.values() for one in family.samples} | set(families)
     named = set(re.findall(r"\beverlearn_\w+", text))

@@ -1,4 +1,4 @@
-"""The page, in a real Chromium, on a real server that learns while the tests look at it."""
+"""The dashboard in a real Chromium, on a real server that learns during the tests."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ FOLDER = Path(dashboard.__file__).parent
 FILES = sorted(path for path in FOLDER.iterdir() if path.suffix in dashboard.MEDIA)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-in_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="the page is tested in Chromium: chromium and chromedriver are not on the PATH"
-)
+in_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH")
 PAGES = {"": "Overview", "versions": "Versions", "decisions": "Decisions", "events": "Events"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
@@ -48,7 +46,7 @@ def test_the_files_are_found_and_small():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_a_file_is_short_and_needs_nobody_else(path):
+def test_a_file_is_short_and_loads_nothing_from_elsewhere(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 500
     # The names of SVG's elements and of nothing else are an address.
@@ -73,7 +71,7 @@ def test_scripts_never_read_data_as_markup_or_code(path):
         assert name in dashboard.files()
 
 
-# ---- a server, somebody who uses it, and a browser ---------------------------------------------------------------
+# ---- a server with traffic, and a browser ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +123,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Page:
-    """The page in the browser: what a person sees and does."""
+    """The page in the browser."""
 
     def __init__(self, browser: Any, url: str) -> None:
         self.browser = browser
@@ -162,8 +160,8 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
-    def complaints(self) -> list[str]:
-        """What the browser's console has said since the last time: errors, and what the policy has kept out."""
+    def errors(self) -> list[str]:
+        """Errors in the console of the browser since the last call, with violations of the content policy."""
         return [entry["message"] for entry in self.browser.get_log("browser") if entry["level"] != "INFO"]
 
 
@@ -172,7 +170,7 @@ def page(chromium: Any, server: Server) -> Iterator[Page]:
     opened = Page(chromium, server.url)
     opened.emulate()
     yield opened
-    assert opened.complaints() == []
+    assert opened.errors() == []
 
 
 # ---- every page --------------------------------------------------------------------------------------------------
@@ -266,13 +264,13 @@ def test_the_colours_chosen_are_remembered(page):
     assert page.run(ground) == before
 
 
-# ---- it is live --------------------------------------------------------------------------------------------------
+# ---- live updates ------------------------------------------------------------------------------------------------
 
 
 @in_chromium
-def test_the_first_screen_answers_and_its_charts_move(page, server):
+def test_the_overview_shows_the_quality_and_its_charts_move(page, server):
     page.open()
-    page.until(lambda: page.text("#answer") not in ("", "Asking the server…"))
+    page.until(lambda: page.text("#answer") not in ("", "Loading…"))
     assert re.search(r"\d\d\.\d%", page.text(".figure.main .value"))
     with server.client() as client:
         champion = client.versions()[-1]
@@ -289,13 +287,13 @@ def test_the_first_screen_answers_and_its_charts_move(page, server):
 
 
 @in_chromium
-def test_the_status_is_not_asked_for_while_nobody_looks(page):
+def test_the_status_is_not_requested_while_the_page_is_hidden(page):
     page.open()
     asked = "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/status')).length"
     hide = """Object.defineProperty(document, 'hidden', {configurable: true, get: () => arguments[0]});
         document.dispatchEvent(new Event('visibilitychange'))""".replace("arguments[0]", "window.unseen")
     page.run(f"window.unseen = true; {hide}")
-    time.sleep(0.7)  # an answer may be on its way
+    time.sleep(0.7)  # a reply may be under way
     before = page.run(asked)
     time.sleep(1.5)
     assert page.run(asked) == before
@@ -304,23 +302,23 @@ def test_the_status_is_not_asked_for_while_nobody_looks(page):
 
 
 @in_chromium
-def test_a_server_that_is_gone_is_told_and_comes_back(page):
+def test_a_lost_server_is_reported_and_found_again(page):
     page.open()
     page.until(lambda: page.text("#link-text") == "connected")
     network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
     page.browser.execute_cdp_cmd("Network.enable", {})
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
-    page.until(lambda: page.text("#link-text") == "no answer")
+    page.until(lambda: page.text("#link-text") == "disconnected")
     assert page.find("#alarm").is_displayed()
-    assert "does not answer" in page.text("#alarm")
+    assert "does not respond" in page.text("#alarm")
     page.browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
     page.until(lambda: page.text("#link-text") == "connected")
     page.until(lambda: not page.find("#alarm").is_displayed())
-    assert all("ERR_INTERNET_DISCONNECTED" in one for one in page.complaints())
+    assert all("ERR_INTERNET_DISCONNECTED" in one for one in page.errors())
 
 
 @in_chromium
-def test_a_learner_that_hangs_is_told_with_what_waits_for_it(page, server):
+def test_a_learner_that_hangs_is_reported_with_its_lag(page, server):
     page.open()
     page.until(lambda: page.text("#link-text") == "connected")
     with server.client() as client:
@@ -330,14 +328,14 @@ def test_a_learner_that_hangs_is_told_with_what_waits_for_it(page, server):
         page.until(lambda: "silent for" in page.text(".fact:last-child .more"))
         assert page.text("#link-text").startswith("learner silent for")
         page.until(lambda: int(re.sub(r"\D", "", page.text("[data-value=lag]"))) > 20)
-        page.until(lambda: re.match(r"[2-9]\.?\d* s behind", page.text("[data-value=fresh]")))
+        page.until(lambda: re.match(r"[2-9]\.?\d* s", page.text("[data-value=fresh]")))
     finally:
         os.kill(learner, signal.SIGCONT)
     page.until(lambda: page.text("#link-text") == "connected")
-    page.until(lambda: "takes" in page.text(".fact:last-child .more"))
+    page.until(lambda: "events/s" in page.text(".fact:last-child .more"))
 
 
-# ---- it is used --------------------------------------------------------------------------------------------------
+# ---- use ---------------------------------------------------------------------------------------------------------
 
 
 @in_chromium
@@ -410,7 +408,7 @@ def test_rolling_back_by_button_needs_a_reason_and_is_done(page, server):
 
 
 @in_chromium
-def test_what_the_server_refuses_is_said_in_the_dialog(page):
+def test_a_refusal_is_shown_in_the_dialog(page):
     page.open("versions")
     page.find(".actions button:first-child").click()
     spec = page.find("dialog textarea.code")
@@ -425,7 +423,7 @@ def test_what_the_server_refuses_is_said_in_the_dialog(page):
     assert page.run("return document.querySelector('dialog').open")
     page.find("dialog .buttons button:last-child").click()
     page.until(lambda: page.run("return document.querySelector('dialog') === null"))
-    assert all("/challengers" in one and "status of 4" in one for one in page.complaints())
+    assert all("/challengers" in one and "status of 4" in one for one in page.errors())
 
 
 @in_chromium
@@ -461,7 +459,7 @@ def test_a_merged_version_hangs_on_both_of_its_parents(page, server):
 
 
 @in_chromium
-def test_one_prediction_and_what_became_of_it(page, server):
+def test_the_lifecycle_of_one_prediction(page, server):
     with server.client() as client:
         given = client.predict({"x": 0.25, "z": 0.5}, id="order/17")
         client.feedback(given.id, label=1, source="shop")
@@ -474,7 +472,7 @@ def test_one_prediction_and_what_became_of_it(page, server):
     page.find("input[name=id]").clear()
     page.find("input[name=id]").send_keys("nobody\n")
     page.until(lambda: "Nothing in the log has the id 'nobody'" in page.text("section .note.bad"))
-    assert all("/events/nobody" in one for one in page.complaints())
+    assert all("/events/nobody" in one for one in page.errors())
 
 
 @in_chromium
@@ -518,18 +516,18 @@ def test_a_token_opens_a_page_that_waits_for_its_first_event(chromium, tmp_path)
         page.emulate()
         page.browser.get(server.url)
         page.until(lambda: page.browser.title == "Log in · Everlearn")
-        assert not any("/status" in one for one in page.complaints())
+        assert not any("/status" in one for one in page.errors())
         page.find("input[name=token]").send_keys("wrong\n")
         page.until(lambda: page.text(".note.bad") != "")
         page.find("input[name=token]").clear()
         page.find("input[name=token]").send_keys(f"{secret}\n")
         page.until(lambda: page.browser.title == "Overview · Everlearn")
         page.until(lambda: page.find(".empty").is_displayed())
-        assert "Nothing has happened yet" in page.text(".empty")
+        assert "No events yet" in page.text(".empty")
         assert "Waiting for the first labels" in page.text("#answer")
         page.run("location.hash = '#/versions'")
         page.until(lambda: page.text(".lineage .what") != "" and "untrained start" in page.text(".lineage"))
         assert page.run("return [...document.querySelectorAll('.actions button')].every((one) => one.disabled)")
         page.find("#logout").click()
         page.until(lambda: page.browser.title == "Log in · Everlearn")
-        assert [one for one in page.complaints() if "status of 401" not in one] == []
+        assert [one for one in page.errors() if "status of 401" not in one] == []

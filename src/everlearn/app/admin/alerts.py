@@ -1,8 +1,8 @@
-"""Tells a webhook what somebody should know: drift, promotion, rejection, rollback, and weights staler than promised.
+"""Send alerts to a webhook: drift, promotion, rejection, rollback, and a staleness beyond its bound.
 
-The log is the queue: a small file in the home says up to which decision was told, so a receiver that is away, or a
-server that restarts, loses no alert; one may come twice, and has the same id then. What is older than a day is only
-counted. Each alert carries the head of the chain of decisions, so that whoever keeps alerts can prove the log.
+The log is the queue. A small file in the home records the last decision that was reported, so no alert is lost if the
+receiver is away or the server restarts; an alert may be delivered twice, with the same id. Decisions older than a day
+are counted, not sent. Each alert carries the newest seal of the decisions, so that a receiver can verify the log.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from everlearn.app.admin.queries import Archive
-from everlearn.app.admin.responses import DecisionEntry
+from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.webhook import Undelivered, Webhook
 from everlearn.app.process import Setup
+from everlearn.client.records import DecisionEntry
 
 log = logging.getLogger("everlearn.alerts")
 
 Kind = Literal["drift", "promotion", "rejection", "rollback", "staleness"]
 
 LOOK = 1.0  # seconds between two looks
-CALM = 5.0  # seconds that the staleness must be within its bound before that is told
-OLD = 86_400.0  # seconds after which an alert is of no use
+CALM = 5.0  # seconds that the staleness must stay within its bound before an alert says so
+OLD = 86_400.0  # seconds after which a decision is no longer reported
 _LONGEST = 300.0  # seconds between two attempts
-_REFUSALS = 5  # attempts at what the receiver says is wrong (4xx)
-_WAITING = 100  # changes of the staleness that wait, at most
+_REFUSALS = 5  # attempts to deliver an alert that the receiver refuses (4xx)
+_WAITING = 100  # changes of the staleness that wait to be sent, at most
 _PAGE = 100  # decisions read at a time
-_PERHAPS = frozenset({408, 425, 429})  # 4xx that may be another a moment later
+_TRANSIENT = frozenset({408, 425, 429})  # 4xx statuses of conditions that may pass
 _KINDS: dict[str, Kind] = {
     "drift": "drift",
     "promote": "promotion",
@@ -44,8 +44,8 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-class Staleness(Struct, frozen=True):
-    """The weights became staler than their bound, or came back within it; seconds."""
+class StalenessChange(Struct, frozen=True):
+    """A change of the staleness: beyond its bound ("broken") or within it again ("healed"); in seconds."""
 
     state: Literal["broken", "healed"]
     seconds: float
@@ -54,8 +54,11 @@ class Staleness(Struct, frozen=True):
 
 
 class Alert(Struct, frozen=True, omit_defaults=True):
-    """What is posted: `text` for people, an `id` that is the same when an alert comes twice, the newest seal of the
-    decisions (`head`), how many alerts before this one were too old to be sent (`missed`). Times are as of 1970."""
+    """The body of an alert, with a `text` for people.
+
+    `id` is the same if an alert is delivered twice. `head` is the newest seal of the decisions, and `missed` the number
+    of alerts before this one that were too old to be sent. Times are seconds since 1970.
+    """
 
     id: str
     alert: Kind
@@ -65,29 +68,29 @@ class Alert(Struct, frozen=True, omit_defaults=True):
     sent: float
     head: str
     decision: DecisionEntry | None = None
-    staleness: Staleness | None = None
+    staleness: StalenessChange | None = None
     missed: int = 0
 
 
-class Told(Struct):
-    """What was told, as it is kept in the home: decisions up to `position`, and whether the staleness is broken."""
+class Reported(Struct):
+    """The state stored in the home: decisions reported up to `position`, and if the staleness is beyond its bound."""
 
     position: int
     broken: bool = False
-    waiting: list[Staleness] = []
+    waiting: list[StalenessChange] = []
     missed: int = 0
 
 
 class Alerts:
-    """Watches one loop for one webhook; `staleness` gives the seconds, or None where nothing is known.
+    """The alerts of one loop to one webhook; `staleness` returns the current staleness in seconds, or None.
 
-    Raises ConfigError for a webhook that may not be called.
+    Raises ConfigError for a webhook that must not be called.
     """
 
     def __init__(
         self,
         setup: Setup,
-        archive: Archive,
+        queries: LogQueries,
         staleness: Callable[[], float | None],
         secret: str = "",
         pause: float = 1.0,
@@ -96,39 +99,39 @@ class Alerts:
         self._webhook = Webhook(serve.webhook, secret, serve.private)
         self._label = setup.spec.schema.label
         self._bound = serve.staleness
-        self._archive = archive
+        self._queries = queries
         self._staleness = staleness
         self._pause = pause
         self._path = Path(setup.home) / "alerts.json"
-        self._told = self._read()
-        self._well: float | None = None  # since when the staleness is within its bound again
+        self._reported = self._read()
+        self._within: float | None = None  # when the staleness came back within its bound
 
     async def watch(self) -> None:
-        """Look and send until cancelled."""
+        """Observe the staleness and send alerts until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._observe())
             group.create_task(self._send())
 
     def notice(self, seconds: float | None, now: float) -> None:
-        """Take note of the staleness at `now` (of a clock that only goes forward); each change waits to be told."""
+        """Record the staleness at `now`, in seconds of a monotonic clock, and queue an alert if its state changed."""
         if seconds is None:
             return
         if seconds > self._bound:
-            self._well = None
-            if not self._told.broken:
+            self._within = None
+            if not self._reported.broken:
                 self._change("broken", seconds)
-        elif self._told.broken:
-            self._well = now if self._well is None else self._well
-            if now - self._well >= CALM:
+        elif self._reported.broken:
+            self._within = now if self._within is None else self._within
+            if now - self._within >= CALM:
                 self._change("healed", seconds)
 
     def _change(self, state: Literal["broken", "healed"], seconds: float) -> None:
-        self._told.broken = state == "broken"
-        self._well = None
-        self._told.waiting.append(Staleness(state, seconds, self._bound, time.time()))
-        if len(self._told.waiting) > _WAITING:
-            del self._told.waiting[0]
-            self._told.missed += 1
+        self._reported.broken = state == "broken"
+        self._within = None
+        self._reported.waiting.append(StalenessChange(state, seconds, self._bound, time.time()))
+        if len(self._reported.waiting) > _WAITING:
+            del self._reported.waiting[0]
+            self._reported.missed += 1
         self._write()
 
     async def _observe(self) -> None:
@@ -136,7 +139,7 @@ class Alerts:
             try:
                 self.notice(self._staleness(), time.monotonic())
             except Exception:
-                log.exception("the staleness cannot be looked at")
+                log.exception("the staleness cannot be read")
             await asyncio.sleep(LOOK)
 
     async def _send(self) -> None:
@@ -151,42 +154,42 @@ class Alerts:
                 continue
             await self._deliver(alert)
             if alert.decision is not None:
-                self._told.position = alert.decision.position
+                self._reported.position = alert.decision.position
             else:
-                self._told.waiting = [one for one in self._told.waiting if one is not alert.staleness]
-            self._told.missed -= alert.missed
+                self._reported.waiting = [change for change in self._reported.waiting if change is not alert.staleness]
+            self._reported.missed -= alert.missed
             self._write()
 
     async def _next(self) -> Alert | None:
-        """The next alert to send; passes over decisions that nobody need know, and what is too old."""
-        head, oldest = await asyncio.to_thread(self._archive.head), time.time() - OLD
-        if self._told.waiting:
-            return self._of_staleness(self._told.waiting[0], head)
-        while page := await asyncio.to_thread(self._archive.decisions, self._told.position, _PAGE):
+        """Return the next alert to send; skip decisions that raise no alert, and those that are too old."""
+        head, oldest = await asyncio.to_thread(self._queries.head), time.time() - OLD
+        if self._reported.waiting:
+            return self._of_staleness(self._reported.waiting[0], head)
+        while page := await asyncio.to_thread(self._queries.decisions, self._reported.position, _PAGE):
             for decision in page.decisions:
                 if decision.action in _KINDS and decision.time >= oldest:
                     return self._of_decision(decision, head)
-                self._told.missed += decision.action in _KINDS
-                self._told.position = decision.position
+                self._reported.missed += decision.action in _KINDS
+                self._reported.position = decision.position
             if page.next is None:
                 break
         return None
 
     def _of_decision(self, decision: DecisionEntry, head: str) -> Alert:
-        kind, missed = _KINDS[decision.action], self._told.missed
+        kind, missed = _KINDS[decision.action], self._reported.missed
         version = f" (version {decision.version})" if decision.version else ""
         text = f"Everlearn, {self._label}: {kind}{version}: {decision.reason}"
         id, now = f"decision-{decision.position}", time.time()
         return Alert(id, kind, text, self._label, decision.time, now, head, decision, None, missed)
 
-    def _of_staleness(self, change: Staleness, head: str) -> Alert:
-        what = "may lack labels of the last" if change.state == "broken" else "is fresh again: it may lack labels of"
-        text = f"Everlearn, {self._label}: what serves {what} {change.seconds:.1f} s; the bound is {change.bound:g} s"
-        id, missed = f"staleness-{change.time:.6f}", self._told.missed
+    def _of_staleness(self, change: StalenessChange, head: str) -> Alert:
+        state = "is beyond its bound" if change.state == "broken" else "is within its bound again"
+        text = f"Everlearn, {self._label}: staleness {state}: {change.seconds:.1f} s; the bound is {change.bound:g} s"
+        id, missed = f"staleness-{change.time:.6f}", self._reported.missed
         return Alert(id, "staleness", text, self._label, change.time, time.time(), head, None, change, missed)
 
     async def _deliver(self, alert: Alert) -> None:
-        """Post an alert until it is taken, or refused for good."""
+        """Post an alert until it is accepted, or refused for good."""
         attempt = 0
         while True:
             sent = msgspec.structs.replace(alert, sent=time.time())
@@ -194,9 +197,11 @@ class Alerts:
             try:
                 await self._webhook.post(msgspec.json.encode(sent))
             except Undelivered as error:
-                refused = 400 <= error.status < 500 and error.status not in _PERHAPS
+                refused = 400 <= error.status < 500 and error.status not in _TRANSIENT
                 if refused and attempt + 1 >= _REFUSALS:
-                    log.error("alert refused: it is not sent again", extra={"fields": fields | {"why": str(error)}})
+                    log.error(
+                        "alert refused: it will not be sent again", extra={"fields": fields | {"why": str(error)}}
+                    )
                     return
                 log.warning("alert not delivered", extra={"fields": fields | {"why": str(error)}})
                 wait = min(_LONGEST, max(error.wait, self._pause * 2.0 ** min(attempt, 20)))
@@ -206,23 +211,25 @@ class Alerts:
                 log.info("alert sent", extra={"fields": fields})
                 return
 
-    def _read(self) -> Told:
-        """What was told before; where there is no knowing, telling begins with what happens from now on."""
+    def _read(self) -> Reported:
+        """Read the stored state; without a readable file, start with the next decision."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=Told)
+            return msgspec.json.decode(self._path.read_bytes(), type=Reported)
         except FileNotFoundError:
             pass
         except (OSError, msgspec.DecodeError) as error:
-            log.error("alerts begin anew: their file cannot be read", extra={"fields": {"why": str(error)}})
-        self._told = Told(self._archive.end())
+            log.error(
+                "alerts start with the next decision: their file cannot be read", extra={"fields": {"why": str(error)}}
+            )
+        self._reported = Reported(self._queries.end())
         self._write()
-        return self._told
+        return self._reported
 
     def _write(self) -> None:
         beside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         try:
-            beside.write_bytes(msgspec.json.encode(self._told))
+            beside.write_bytes(msgspec.json.encode(self._reported))
             beside.replace(self._path)
         except OSError as error:
             beside.unlink(missing_ok=True)
-            log.error("alerts may come twice: their file cannot be written", extra={"fields": {"why": str(error)}})
+            log.error("alerts may be sent twice: their file cannot be written", extra={"fields": {"why": str(error)}})

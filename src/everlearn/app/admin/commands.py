@@ -1,7 +1,7 @@
-"""What a person tells the loop to do over HTTP: checked, appended to the log, carried out by the learner.
+"""Endpoints that change the loop: check a command, append it to the log, and wait for the learner to carry it out.
 
-An order is answered once the learner has folded it (200, or 409 where it could not be carried out), or after five
-seconds without that (202): it stands in the log, and is carried out as soon as the learner gets there.
+The reply is sent when the learner has folded the command: 200, or 409 if the loop rejected it. If that takes longer
+than five seconds, the reply is 202; the command stays in the log, and the learner carries it out when it gets there.
 """
 
 from __future__ import annotations
@@ -13,112 +13,115 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from everlearn.app.admin.context import Parts
-from everlearn.app.admin.http import body, sent, wrong
-from everlearn.app.admin.responses import Challenge, DecisionEntry, Merge, Outcome, Promote, Rollback
+from everlearn.app.admin.context import Context
+from everlearn.app.admin.http import body, uncached, wrong
 from everlearn.app.problems import Refused
+from everlearn.client.records import Challenge, CommandOutcome, DecisionEntry, Merge, Promote, Rollback
 from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.loop import commands, details
 from everlearn.loop.details import Without
 from everlearn.merge import How
-from everlearn.records import Decision
+from everlearn.records import Decision, Version
 
-PATIENCE = 5.0  # seconds that an answer waits for the learner
-LOOK = 0.01  # seconds between two looks
-FOLLOWED = 50  # decisions behind the order that are looked at
+PATIENCE = 5.0  # seconds that a reply waits for the learner
+LOOK = 0.01  # seconds between two looks at its progress
+FOLLOWED = 50  # decisions after the command that are searched for its outcome
 REASON = 1000  # letters
 
 
-async def promote(parts: Parts, request: Request) -> Response:
+async def promote(context: Context, request: Request) -> Response:
     """POST /versions/{id}/promote"""
-    told = await body(request, Promote, parts.spec.serve.body)
-    name = _known(parts, request.path_params["id"])
-    return await _ordered(parts, request, lambda: commands.promote(parts.archive.versions, name, told.reason))
+    message = await body(request, Promote, context.spec.serve.body)
+    id = find(context, request.path_params["id"]).id
+    return await _carry_out(context, request, lambda: commands.promote(context.queries.versions, id, message.reason))
 
 
-async def rollback(parts: Parts, request: Request) -> Response:
+async def rollback(context: Context, request: Request) -> Response:
     """POST /rollback"""
-    told = await body(request, Rollback, parts.spec.serve.body)
-    left_out = told.without
-    without = Without(left_out.source, left_out.first, left_out.last) if left_out is not None else None
+    message = await body(request, Rollback, context.spec.serve.body)
+    labels = message.without
+    without = Without(labels.source, labels.first, labels.last) if labels is not None else None
 
-    def order() -> Decision:
-        return commands.rollback(parts.archive.versions, told.reason, without, told.to)
+    def make() -> Decision:
+        return commands.rollback(context.queries.versions, message.reason, without, message.to)
 
-    return await _ordered(parts, request, order)
+    return await _carry_out(context, request, make)
 
 
-async def challenge(parts: Parts, request: Request) -> Response:
+async def challenge(context: Context, request: Request) -> Response:
     """POST /challengers"""
-    told = await body(request, Challenge, parts.spec.serve.body)
-    trusted = frozenset(parts.spec.serve.families)
+    message = await body(request, Challenge, context.spec.serve.body)
+    trusted = frozenset(context.spec.serve.families)
 
-    def order() -> Decision:
+    def make() -> Decision:
         try:
-            return commands.challenge(parts.spec, told.model, told.reason, trusted, told.warm)
-        except ModelError as error:  # what was asked for cannot be built: not our fault
+            return commands.challenge(context.spec, message.model, message.reason, trusted, message.warm)
+        except ModelError as error:  # the request is wrong, not the server
             raise Refused(422, "This model cannot be built", str(error), {"where": "model"}) from error
 
-    return await _ordered(parts, request, order)
+    return await _carry_out(context, request, make)
 
 
-async def merge(parts: Parts, request: Request) -> Response:
+async def merge(context: Context, request: Request) -> Response:
     """POST /merge"""
-    told = await body(request, Merge, parts.spec.serve.body)
-    how = How(method=told.method, weights=tuple(told.weights), density=told.density, scale=told.scale, seed=told.seed)
+    message = await body(request, Merge, context.spec.serve.body)
+    weights = tuple(message.weights)
+    how = How(method=message.method, weights=weights, density=message.density, scale=message.scale, seed=message.seed)
+    versions, reason, ancestor = message.versions, message.reason, message.ancestor
 
-    def order() -> Decision:
-        return commands.merge(parts.spec, parts.archive.versions, told.versions, how, told.reason, told.ancestor)
+    def make() -> Decision:
+        return commands.merge(context.spec, context.queries.versions, versions, how, reason, ancestor)
 
-    return await _ordered(parts, request, order)
+    return await _carry_out(context, request, make)
 
 
-async def withdraw(parts: Parts, request: Request) -> Response:
+async def withdraw(context: Context, request: Request) -> Response:
     """DELETE /challengers/{version}"""
     reason = request.query_params.get("reason", "asked for by the user")
     if not 1 <= len(reason) <= REASON:
         raise wrong("reason", reason, f"1 to {REASON} letters")
-    name = _known(parts, request.path_params["version"])
-    return await _ordered(parts, request, lambda: commands.withdraw(parts.archive.versions, name, reason))
+    id = find(context, request.path_params["version"]).id
+    return await _carry_out(context, request, lambda: commands.withdraw(context.queries.versions, id, reason))
 
 
-def _known(parts: Parts, name: str) -> str:
-    """The id of the version of this name; refuses (404) one that there is not."""
+def find(context: Context, name: str) -> Version:
+    """Return the version with an id, a unique prefix of one, or an alias; raises Refused (404) if there is none."""
     try:
-        return parts.archive.versions.find(name).id
+        return context.queries.versions.find(name)
     except InputError as error:
         raise Refused(404, "There is no such version", str(error), {"where": "id", "got": name[:200]}) from None
 
 
-async def _ordered(parts: Parts, request: Request, make: Callable[[], Decision]) -> Response:
-    """Append the order that `make` gives, wait for the learner, and say what became of it."""
-    position = await asyncio.to_thread(_appended, parts, make, request.state.source)
+async def _carry_out(context: Context, request: Request, make: Callable[[], Decision]) -> Response:
+    """Append the command that `make` returns, wait for the learner, and reply with the outcome."""
+    position = await asyncio.to_thread(_append, context, make, request.state.source)
     deadline = time.monotonic() + PATIENCE
-    while not (folded := parts.traffic.folded() >= position) and time.monotonic() < deadline:
+    while not (folded := context.live.folded() >= position) and time.monotonic() < deadline:
         await asyncio.sleep(LOOK)
-    outcome = await asyncio.to_thread(_outcome, parts, position, folded)
-    for one in outcome.followed:
-        if one.action == "reject":
-            detail = f"the order is in the log, but could not be carried out: {one.reason}"
-            raise Refused(409, "The order was rejected", detail, {"position": position})
-    return sent(outcome, 200 if folded else 202)
+    outcome = await asyncio.to_thread(_outcome, context, position, folded)
+    for decision in outcome.followed:
+        if decision.action == "reject":
+            detail = f"the command is in the log, but could not be carried out: {decision.reason}"
+            raise Refused(409, "The command was rejected", detail, {"position": position})
+    return uncached(outcome, 200 if folded else 202)
 
 
-def _appended(parts: Parts, make: Callable[[], Decision], source: str) -> int:
-    """The position of the order; whose token asked for it is kept with it."""
+def _append(context: Context, make: Callable[[], Decision], source: str) -> int:
+    """Append the command with the name of the token that sent it, and return its position."""
     try:
-        order = make()
+        command = make()
     except BlobError as error:
         raise Refused(409, "The arrays of the version are gone", str(error), type="blob") from error
     if source:
-        order = details.with_token(order, source)
-    return parts.log.append([order])[0]
+        command = details.with_token(command, source)
+    return context.log.append([command])[0]
 
 
-def _outcome(parts: Parts, position: int, folded: bool) -> Outcome:
-    order, *after = parts.archive.decisions(position - 1, 1 + FOLLOWED).decisions
-    return Outcome(position, folded, order, parts.archive.aliases(), [one for one in after if _follows(one, order)])
+def _outcome(context: Context, position: int, folded: bool) -> CommandOutcome:
+    command, *later = context.queries.decisions(position - 1, 1 + FOLLOWED).decisions
+    followed = [decision for decision in later if _follows(decision, command)]
+    return CommandOutcome(position, folded, command, context.queries.aliases(), followed)
 
 
-def _follows(one: DecisionEntry, order: DecisionEntry) -> bool:
-    return bool(one.detail.get("order") == order.detail["order"])
+def _follows(decision: DecisionEntry, command: DecisionEntry) -> bool:
+    return bool(decision.detail.get("order") == command.detail["order"])

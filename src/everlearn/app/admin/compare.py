@@ -1,4 +1,4 @@
-"""Two versions side by side: their specs, their metrics, and how far the arrays moved."""
+"""Compare two versions: their specs, their metrics, and the distance between their arrays."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from typing import Any
 
 import numpy as np
 
-from everlearn.app.admin.responses import ArrayChange, MetricPair, SpecChange
+from everlearn.client.records import ArrayChange, MetricPair, SpecChange
 from everlearn.records import Arrays
 
 
 def specs(a: Mapping[str, Any], b: Mapping[str, Any], within: str = "") -> list[SpecChange]:
-    """The settings that differ, by dotted name; None stands for one that is not there.
+    """Return the settings that differ, by dotted name; None stands for a missing one.
 
     >>> specs({"family": "linear", "rate": {"by": 1}}, {"family": "linear", "rate": {"by": 2}})
     [SpecChange(name='rate.by', a=1, b=2)]
     """
     found: list[SpecChange] = []
     for name in sorted({*a, *b}):
-        one, other = a.get(name), b.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found += specs(one, other, f"{within}{name}.")
-        elif one != other:
-            found.append(SpecChange(f"{within}{name}", one, other))
+        first, second = a.get(name), b.get(name)
+        if isinstance(first, dict) and isinstance(second, dict):
+            found += specs(first, second, f"{within}{name}.")
+        elif first != second:
+            found.append(SpecChange(f"{within}{name}", first, second))
     return found
 
 
-def measured(a: Mapping[str, float], b: Mapping[str, float]) -> list[MetricPair]:
-    """The metrics of both, in the order in which they are reported."""
+def metrics(a: Mapping[str, float], b: Mapping[str, float]) -> list[MetricPair]:
+    """Return the metrics of both versions, in the order in which they are reported."""
     return [MetricPair(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b])]
 
 
-def moved(a: Arrays, b: Arrays) -> list[ArrayChange]:
-    """For each array the Euclidean norm in `a`, that of the difference, and the second over the first.
+def arrays(a: Arrays, b: Arrays) -> list[ArrayChange]:
+    """Return the Euclidean norm of each array in `a`, the norm of its difference from `b`, and the ratio of the two.
 
-    The ratio is 0 where nothing moved, and None where it has no meaning: from a norm of 0, or where shapes differ.
+    The ratio is 0 for an array that did not move, and None where it is undefined: for a norm of 0, and where the
+    shapes differ.
 
-    >>> moved({"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])})
+    >>> arrays({"w": np.array([3.0, 4.0])}, {"w": np.array([3.0, 4.5])})
     [ArrayChange(name='w', shape=(2,), norm=5.0, moved=0.5, relative=0.1)]
     """
     found = []
@@ -55,5 +56,5 @@ def moved(a: Arrays, b: Arrays) -> list[ArrayChange]:
 
 
 def _finite(value: Any) -> float | None:
-    """The number, if JSON can say it."""
+    """Return the number, or None if JSON cannot hold it."""
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""What the desk's endpoints work with."""
+"""The objects that the endpoints of the admin process share."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from starlette.requests import Request
 
 from everlearn import config
 from everlearn.app.admin.alerts import Alerts
+from everlearn.app.admin.live_status import LiveStatus
 from everlearn.app.admin.openapi import document
-from everlearn.app.admin.queries import Archive
-from everlearn.app.admin.traffic import Traffic
+from everlearn.app.admin.queries import LogQueries
 from everlearn.app.auth import CLIENT, Access
 from everlearn.app.auth.sessions import Sessions
 from everlearn.app.process import Setup
 from everlearn.events import connect
 
 
-class Parts:
-    """The parts of one desk; a context manager that lets go of them at the end.
+class Context:
+    """The state of one admin process; a context manager that closes the log on exit.
 
-    Raises ConfigError for a webhook that may not be called, LogError for a log that cannot be read.
+    Raises ConfigError for a webhook that must not be called, and LogError for a log that cannot be read.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -32,16 +32,16 @@ class Parts:
         self.spec = setup.spec
         home = Path(setup.home)
         with ExitStack() as undo:
-            self.archive = Archive(home)
-            undo.callback(self.archive.close)
+            self.queries = LogQueries(home)
+            undo.callback(self.queries.close)
             self.log = connect(str(home / "log.sqlite"), setup.spec.log.durability, tidy=False)
             undo.callback(self.log.close)
             self.access = Access(setup, Sessions(setup.secure))
-            self.traffic = Traffic(setup, self.archive)
+            self.live = LiveStatus(setup, self.queries)
             self.alerts: Alerts | None = None
             if setup.spec.serve.webhook:
-                self.alerts = Alerts(setup, self.archive, self.traffic.staleness, config.webhook_secret())
-            self.comparing = threading.Lock()  # held by who holds the arrays of two versions
+                self.alerts = Alerts(setup, self.queries, self.live.staleness, config.webhook_secret())
+            self.comparing = threading.Lock()  # held while the arrays of two versions are in memory
             self.document = msgspec.json.encode(document(setup.spec))
             self._undo = undo.pop_all()
 
@@ -52,5 +52,5 @@ class Parts:
         self._undo.close()
 
     def client(self, request: Request) -> str:
-        """The address that a worker heard a request from."""
+        """Return the address of the client, as the worker that passed the request on recorded it."""
         return request.headers.get(CLIENT.decode(), "")

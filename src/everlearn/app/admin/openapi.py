@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: the table of operations, the records of requests and replies, and the loop's own schema."""
+"""Build the OpenAPI 3.1 document from the table of routes, the HTTP records, and the schema of the loop."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 import everlearn
-from everlearn.app.admin.routes import OPERATIONS, Operation, Reply
+from everlearn.app.routes import ROUTES, Response, Route
 from everlearn.schema import width
 from everlearn.schema.meaning import LARGEST
 from everlearn.spec import Schema, Spec
 
 Document = dict[str, Any]
 
-HEAVIEST = 1e30  # of a weight
+HEAVIEST = 1e30  # largest weight of a label
 
 EXAMPLES: dict[str, Any] = {
     "numeric": 1.5,
@@ -28,7 +28,7 @@ EXAMPLES: dict[str, Any] = {
 }
 PROBLEM = {
     "title": "Problem",
-    "description": "What went wrong (RFC 9457): what was got and expected, where, and what to do.",
+    "description": "An error (RFC 9457): the value received, the value expected, where, and how to fix it.",
     "type": "object",
     "properties": {
         "type": {"type": "string"},
@@ -38,49 +38,48 @@ PROBLEM = {
         "instance": {"type": "string"},
         "where": {"type": "string"},
         "fix": {"type": "string"},
-        "id": {"type": "string", "description": "Of a fault of the server: where its log tells more."},
+        "id": {"type": "string", "description": "For a fault of the server: the id of its entry in the server's log."},
     },
     "required": ["type", "title", "status", "detail"],
 }
 TAGS = {
-    "loop": "Predict, tell what was right, learn.",
-    "versions": "What was learned, what serves, and why.",
-    "challengers": "Who competes with the champion.",
+    "loop": "Predict, send feedback, learn.",
+    "versions": "Versions, decisions, and commands that change the champion.",
+    "challengers": "Models compared with the champion.",
     "events": "The log.",
-    "server": "How the server is.",
-    "pages": "For people.",
+    "server": "Status, metrics, health.",
+    "pages": "The dashboard and its session.",
 }
-TAKEN = {
-    304: "The client has it already (If-None-Match).",
-    400: "The request cannot be read.",
+STATUSES = {
+    304: "Not modified: the client has this content already (If-None-Match).",
+    400: "The body is not JSON, or a parameter is invalid.",
     401: "A token is needed.",
-    403: "The token may not do this, or a foreign page asks.",
-    404: "There is no such thing.",
-    409: "It contradicts what there is.",
-    413: "More than the limits allow.",
-    415: "Not JSON.",
-    421: "The server does not answer to this name.",
-    422: "A value cannot be used.",
+    403: "The token lacks the scope, or the request comes from another site.",
+    404: "Not found.",
+    409: "Conflict with the log: a key names another record, or the command cannot be carried out.",
+    413: "The body or the number of rows exceeds its limit.",
+    415: "The body is not declared as JSON.",
+    421: "The server does not have this host name.",
+    422: "A value is invalid.",
     429: "Too many requests.",
-    502: "The desk cannot be reached; predictions are answered even so.",
-    503: "It cannot be done now.",
-    504: "The desk did not answer in time.",
+    502: "The admin process cannot be reached; predictions are not affected.",
+    503: "Not possible at the moment; try again.",
+    504: "The admin process did not answer in time.",
 }
 _GUARDED = (401, 403, 421, 429)
-_WORKER = ("/predict", "/feedback", "/learn", "/healthz")
-_UNTAGGED = ("/metrics", "/session")  # always sent whole
+_UNTAGGED = ("/metrics", "/session")  # without an ETag
 _HERE = "#/components/schemas/"
 
 
 def document(spec: Spec) -> Document:
-    """The document of a server with this spec, as plain values."""
-    records = [record for one in OPERATIONS for record in one.body]
-    records += [record for one in OPERATIONS for reply in one.responses.values() for record in _records(reply)]
+    """Return the document for a server with this spec, as plain values."""
+    records = [record for route in ROUTES for record in route.body]
+    records += [record for route in ROUTES for response in route.responses.values() for record in _records(response)]
     refs, components = msgspec.json.schema_components(records, ref_template=f"{_HERE}{{name}}")
     named = dict(zip(records, refs, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for one in OPERATIONS:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, named)
+    for route in ROUTES:
+        paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, named)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -88,59 +87,64 @@ def document(spec: Spec) -> Document:
             "version": everlearn.__version__,
             "description": f"A model that predicts {spec.schema.label!r} and keeps learning from its own traffic.",
         },
-        "tags": [{"name": name, "description": what} for name, what in TAGS.items()],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "security": [{}, {"token": []}],
         "paths": paths,
         "components": {
             "schemas": _specific(components, spec) | {"Problem": PROBLEM},
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "Needed once there is a token."}
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Needed as soon as the server has a token.",
+                }
             },
         },
     }
 
 
-def _operation(one: Operation, named: Mapping[Any, Any]) -> Document:
-    answers = {str(status): _reply(reply, named) for status, reply in one.responses.items()}
-    if one.method == "GET" and one.path not in _UNTAGGED + _WORKER:
-        answers["304"] = {"description": TAKEN[304]}
-    refusals = {*one.refusals, *(_GUARDED if one.scope else (421,)), *(() if one.path in _WORKER else (502, 503, 504))}
-    for status in sorted(refusals):
-        answers[str(status)] = {
-            "description": TAKEN[status],
+def _operation(route: Route, named: Mapping[Any, Any]) -> Document:
+    responses = {str(status): _response(response, named) for status, response in route.responses.items()}
+    admin = bool(route.endpoint)
+    if route.method == "GET" and admin and route.path not in _UNTAGGED:
+        responses["304"] = {"description": STATUSES[304]}
+    for status in sorted(
+        {*route.refusals, *(_GUARDED if route.scope else (421,)), *((502, 503, 504) if admin else ())}
+    ):
+        responses[str(status)] = {
+            "description": STATUSES[status],
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-    words = re.findall(r"\w+", one.path)
-    found: Document = {
-        "operationId": "_".join([one.method.lower(), *words]),
-        "tags": [one.tag],
-        "summary": one.summary,
-        "x-scope": one.scope,
-        "responses": dict(sorted(answers.items())),
+    operation: Document = {
+        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.template)]),
+        "tags": [route.tag],
+        "summary": route.summary,
+        "x-scope": route.scope,
+        "responses": dict(sorted(responses.items())),
     }
-    if one.scope is None:
-        found["security"] = []
+    if route.scope is None:
+        operation["security"] = []
     else:
-        found["description"] = f"Needs a token with the scope `{one.scope}`, once there is a token."
-    if one.parameters:
-        found["parameters"] = [
-            {"name": name, "in": place, "required": place == "path", "description": what, "schema": shape}
-            for name, place, what, shape in one.parameters
+        operation["description"] = f"Needs a token with the scope `{route.scope}` as soon as the server has a token."
+    if route.parameters:
+        operation["parameters"] = [
+            {"name": name, "in": place, "required": place == "path", "description": description, "schema": schema}
+            for name, place, description, schema in route.parameters
         ]
-    if one.body:
-        found["requestBody"] = {"required": True, "content": _json(one.body, named)}
-    return found
+    if route.body:
+        operation["requestBody"] = {"required": True, "content": _json(route.body, named)}
+    return operation
 
 
-def _reply(reply: Reply, named: Mapping[Any, Any]) -> Document:
-    if isinstance(reply.content, str):
-        text: Document = {"content": {reply.content: {"schema": {"type": "string"}}}} if reply.content else {}
-        return {"description": reply.what, **text}
-    return {"description": reply.what, "content": _json(reply.content, named)}
+def _response(response: Response, named: Mapping[Any, Any]) -> Document:
+    if isinstance(response.content, str):
+        text: Document = {"content": {response.content: {"schema": {"type": "string"}}}} if response.content else {}
+        return {"description": response.description, **text}
+    return {"description": response.description, "content": _json(response.content, named)}
 
 
-def _records(reply: Reply) -> tuple[type, ...]:
-    return () if isinstance(reply.content, str) else reply.content
+def _records(response: Response) -> tuple[type, ...]:
+    return () if isinstance(response.content, str) else response.content
 
 
 def _json(records: tuple[type, ...], named: Mapping[Any, Any]) -> Document:
@@ -148,51 +152,51 @@ def _json(records: tuple[type, ...], named: Mapping[Any, Any]) -> Document:
     return {"application/json": {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}}}
 
 
-# ---- the loop's own schema ---------------------------------------------------------------------------------------
+# ---- the schema of the loop --------------------------------------------------------------------------------------
 
 
 def _specific(components: Mapping[str, Document], spec: Spec) -> dict[str, Document]:
-    """The schemas of the records, where those of requests say what records and labels are in this loop."""
-    told = {name: _cleaned(one) for name, one in components.items()}
+    """Return the schemas of the records, with the features and labels of this loop in those of the requests."""
+    schemas = {name: _cleaned(schema) for name, schema in components.items()}
     rows = spec.serve.batch
     record, target = {"$ref": f"{_HERE}Features"}, {"$ref": f"{_HERE}Target"}
-    told |= {"Features": features(spec.schema), "Target": label(spec.schema)}
-    asked = told["PredictRequest"]["properties"]
-    one = {"features": record, "id": asked["id"]}
-    several = {"instances": _rows(record, rows), "ids": asked["ids"] | {"maxItems": rows}}
-    told["PredictRequest"] |= {
-        "properties": one | several,
+    schemas |= {"Features": features(spec.schema), "Target": label(spec.schema)}
+    keys = schemas["PredictRequest"]["properties"]
+    single = {"features": record, "id": keys["id"]}
+    several = {"instances": _rows(record, rows), "ids": keys["ids"] | {"maxItems": rows}}
+    schemas["PredictRequest"] |= {
+        "properties": single | several,
         "oneOf": [
             {"required": ["features"], "properties": {"instances": False, "ids": False}},
             {"required": ["instances"], "properties": {"features": False, "id": {"type": "null"}}},
         ],
     }
-    told["LearnRow"]["properties"] |= {"features": record, "label": target}
-    told["LearnRows"]["properties"]["examples"] = _rows({"$ref": f"{_HERE}LearnRow"}, rows)
-    told["FeedbackRows"]["properties"]["feedback"] = _rows({"$ref": f"{_HERE}FeedbackRow"}, rows)
-    judged = told["FeedbackRow"]
-    judged["properties"]["label"] = target
-    del judged["properties"]["chosen"]  # no built-in family learns from preferences
+    schemas["LearnRow"]["properties"] |= {"features": record, "label": target}
+    schemas["LearnRows"]["properties"]["examples"] = _rows({"$ref": f"{_HERE}LearnRow"}, rows)
+    schemas["FeedbackRows"]["properties"]["feedback"] = _rows({"$ref": f"{_HERE}FeedbackRow"}, rows)
+    feedback = schemas["FeedbackRow"]
+    feedback["properties"]["label"] = target
+    del feedback["properties"]["chosen"]  # no built-in family learns from preferences
     if spec.schema.task == "regression":
-        judged["properties"]["reward"] = target
-        judged["oneOf"] = [{"required": ["label"]}, {"required": ["reward"]}]
+        feedback["properties"]["reward"] = target
+        feedback["oneOf"] = [{"required": ["label"]}, {"required": ["reward"]}]
     else:
-        del judged["properties"]["reward"]
-        judged["required"] = ["id", "label"]
+        del feedback["properties"]["reward"]
+        feedback["required"] = ["id", "label"]
     for row in ("LearnRow", "FeedbackRow"):
-        told[row]["properties"]["weight"] |= {"minimum": 0, "maximum": HEAVIEST}
-    return told
+        schemas[row]["properties"]["weight"] |= {"minimum": 0, "maximum": HEAVIEST}
+    return schemas
 
 
 def features(declared: Schema) -> Document:
-    """A record of this loop, as JSON Schema with an example.
+    """Return the JSON Schema of a record of this loop, with an example.
 
     >>> features(Schema(label="y", task="regression", fields={"town": "categorical"}))["examples"]
     [{'town': 'a'}]
     """
     return {
         "title": "Features",
-        "description": "A value for each field; what is absent or null is missing, what is not listed is ignored.",
+        "description": "A value for each field. Absent or null: missing. Fields not listed are ignored.",
         "type": "object",
         "properties": {name: _kind(kind) for name, kind in declared.fields.items()},
         "examples": [{name: _example(kind) for name, kind in declared.fields.items()}],
@@ -200,7 +204,7 @@ def features(declared: Schema) -> Document:
 
 
 def label(declared: Schema) -> Document:
-    """What this loop predicts, as JSON Schema."""
+    """Return the JSON Schema of the label."""
     if declared.task == "regression":
         return {"title": "Target", "description": f"{declared.label}: a number.", **_NUMBER}
     return {"title": "Target", "description": f"{declared.label}: one of its classes.", "enum": [*declared.classes]}
@@ -228,10 +232,10 @@ def _example(kind: str) -> Any:
     return EXAMPLES[kind] if kind in EXAMPLES else [0.5] * width(kind)
 
 
-def _rows(record: Document, most: int) -> Document:
-    return {"type": "array", "items": record, "minItems": 1, "maxItems": most}
+def _rows(record: Document, limit: int) -> Document:
+    return {"type": "array", "items": record, "minItems": 1, "maxItems": limit}
 
 
-def _cleaned(found: Document) -> Document:
-    """A schema of msgspec's with its docstring as it reads in an editor."""
-    return found | ({"description": inspect.cleandoc(found["description"])} if "description" in found else {})
+def _cleaned(schema: Document) -> Document:
+    """Return a schema of msgspec with the indentation of its docstring removed."""
+    return schema | ({"description": inspect.cleandoc(schema["description"])} if "description" in schema else {})

@@ -1,6 +1,6 @@
-"""Everything that is measured, for Prometheus: base units, conventional names, and no ids in labels.
+"""Export all metrics to Prometheus, in base units, with conventional names, and without ids in labels.
 
-Nothing is kept here: each scrape reads what the workers counted, what the learner last wrote, and the archive.
+The exporter keeps no state: each scrape reads the workers' counters, the learner's last status, and the log.
 """
 
 from __future__ import annotations
@@ -14,82 +14,83 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 import everlearn
 from everlearn.app.admin import rates
-from everlearn.app.admin.queries import Archive
+from everlearn.app.admin.live_status import LiveStatus
+from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.rates import Counts
-from everlearn.app.admin.traffic import Traffic
 from everlearn.app.counters import BOUNDS
 
-CLASSES = 50  # of the replay memory; more would be more series than anyone looks at
+CLASSES = 50  # of the replay memory that are exported, at most
 
 Labels = tuple[str, ...]
 Values = Iterable[tuple[Sequence[str], float | None]]
 
 
 class Collector:
-    """Reads all metrics at the moment of a scrape."""
+    """Collector of all metrics, which reads them at the moment of a scrape."""
 
-    def __init__(self, traffic: Traffic, archive: Archive) -> None:
-        self._traffic = traffic
-        self._archive = archive
+    def __init__(self, live: LiveStatus, queries: LogQueries) -> None:
+        self._live = live
+        self._queries = queries
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics; those of the learner only once it has written its status."""
-        yield from _server(self._traffic, self._archive)
-        yield from _requests(self._traffic.counts())
-        status = self._traffic.status
+        """Yield all metrics; those of the learner only after it has written its status."""
+        yield from _server(self._live, self._queries)
+        yield from _requests(self._live.counts())
+        status = self._live.status
         if status is not None:
-            yield from _progress(status, self._traffic)
+            yield from _progress(status, self._live)
             yield from _quality(status)
             yield from _memory(status)
             yield from _gate(status)
 
 
-def registry(traffic: Traffic, archive: Archive) -> CollectorRegistry:
-    """What prometheus_client encodes."""
+def registry(live: LiveStatus, queries: LogQueries) -> CollectorRegistry:
+    """Return a registry for prometheus_client to encode."""
     made = CollectorRegistry(auto_describe=False)
-    made.register(Collector(traffic, archive))
+    made.register(Collector(live, queries))
     return made
 
 
-def _server(traffic: Traffic, archive: Archive) -> Iterator[Metric]:
-    archive.follow()
-    yield _gauge("build_info", "The release that runs.", ("version",), [((everlearn.__version__,), 1.0)])
-    processes = traffic.processes()
+def _server(live: LiveStatus, queries: LogQueries) -> Iterator[Metric]:
+    queries.follow()
+    yield _gauge("build_info", "The release in use.", ("version",), [((everlearn.__version__,), 1.0)])
+    processes = live.processes()
     yield _gauge(
         "process_up",
-        "Whether a process of the server runs.",
+        "1 if a process of the server runs, 0 if not.",
         ("process",),
-        [((name,), float(one is not None)) for name, one in processes.items()],
+        [((name,), float(process is not None)) for name, process in processes.items()],
     )
     yield _gauge(
         "process_resident_memory_bytes",
-        "Memory of a process of the server.",
+        "Resident memory of a process of the server.",
         ("process",),
-        [((name,), one.memory) for name, one in processes.items() if one],
+        [((name,), process.memory) for name, process in processes.items() if process],
     )
-    yield _gauge("status_age_seconds", "Since the learner last wrote its status.", (), [((), traffic.age())])
+    yield _gauge("status_age_seconds", "Seconds since the learner last wrote its status.", (), [((), live.age())])
     yield _gauge(
-        "staleness_seconds", "What serves includes every label older than this.", (), [((), traffic.staleness())]
+        "staleness_seconds", "Every label older than this is in the serving weights.", (), [((), live.staleness())]
     )
-    bound = traffic.spec.serve.staleness
-    yield _gauge("staleness_bound_seconds", "What staleness must not exceed.", (), [((), bound)])
-    yield _gauge("champion_versions_behind", "Versions younger than the champion.", (), [((), archive.behind())])
-    yield _gauge("log_end_position", "Position of the newest event of the log.", (), [((), archive.end())])
-    yield _gauge("versions", "Versions that there are.", (), [((), len(archive.versions.list()))])
-    decisions = [((action,), float(number)) for action, number in sorted(archive.actions().items())]
+    bound = live.spec.serve.staleness
+    yield _gauge("staleness_bound_seconds", "The configured bound of the staleness.", (), [((), bound)])
+    behind = queries.versions_behind()
+    yield _gauge("champion_versions_behind", "Number of versions newer than the champion.", (), [((), behind)])
+    yield _gauge("log_end_position", "Position of the newest event of the log.", (), [((), queries.end())])
+    yield _gauge("versions", "Number of versions.", (), [((), len(queries.versions.list()))])
+    decisions = [((action,), float(number)) for action, number in sorted(queries.actions().items())]
     yield _counter("decisions", "Decisions in the log.", ("action",), decisions)
-    chain = archive.chain()
-    yield _gauge("decisions_sealed", "Whether the seals fit the decisions (1) or not (0).", (), [((), float(chain.ok))])
+    chain = queries.chain()
+    yield _gauge("decisions_sealed", "1 if the seals match the decisions, 0 if not.", (), [((), float(chain.ok))])
 
 
 def _requests(found: Counts) -> Iterator[Metric]:
-    """What the workers counted."""
+    """Yield the workers' counters."""
     answered = [
         ((route, kind), float(rates.answered(found, route, kind))) for route in rates.ROUTES for kind in rates.CLASSES
     ]
-    yield _counter("requests", "Requests on the hot routes.", ("route", "status"), answered)
+    yield _counter("requests", "Requests to /predict, /feedback and /learn.", ("route", "status"), answered)
     took = HistogramMetricFamily(
-        "everlearn_request_duration_seconds", "From a request to its reply, in the worker.", labels=("route",)
+        "everlearn_request_duration_seconds", "Time from a request to its reply, in the worker.", labels=("route",)
     )
     for route, taken in sorted(found["seconds"].items()):
         total, buckets = 0, []
@@ -98,35 +99,37 @@ def _requests(found: Counts) -> Iterator[Metric]:
             buckets.append((bound, float(total)))
         took.add_metric((route,), buckets, taken["sum"])
     yield took
-    for name, counted, what in (
-        ("request_bytes", "bytes", "Bytes of the bodies of requests."),
-        ("requests_limited", "limited", "Requests refused because one caller sent too many."),
-        ("requests_overflowed", "full", "Requests refused because too many waited."),
-        ("log_commits", "commits", "Groups that workers wrote to the log."),
-        ("log_committed_events", "commit_rows", "Events that workers wrote to the log."),
+    for name, counter, description in (
+        ("request_bytes", "bytes", "Bytes of request bodies."),
+        ("requests_limited", "limited", "Requests refused because a caller exceeded its rate."),
+        ("requests_overflowed", "full", "Requests refused because too many were waiting."),
+        ("log_commits", "commits", "Group commits by workers."),
+        ("log_committed_events", "commit_rows", "Events written to the log by workers."),
     ):
-        yield _counter(name, what, (), [((), float(found["counts"].get(counted, 0)))])
+        yield _counter(name, description, (), [((), float(found["counts"].get(counter, 0)))])
 
 
-def _progress(status: Mapping[str, Any], traffic: Traffic) -> Iterator[Metric]:
-    """How far the learner is, and what it publishes."""
-    learner, lag = status["learner"], traffic.lag()  # the learner's own word on its lag may be old
-    yield _gauge("log_folded_position", "Position of the last event that was learned.", (), [((), traffic.folded())])
-    yield _gauge("lag_events", "Events that wait to be learned.", (), [((), lag["events"])])
-    yield _gauge("lag_seconds", "Age of the oldest event that waits to be learned.", (), [((), lag["seconds"])])
+def _progress(status: Mapping[str, Any], live: LiveStatus) -> Iterator[Metric]:
+    """Yield the progress of the learner, and the snapshots that it published."""
+    learner, lag = status["learner"], live.lag()  # measured now: the lag in the status may be old
+    yield _gauge(
+        "log_folded_position", "Position of the last event that the learner has folded.", (), [((), live.folded())]
+    )
+    yield _gauge("lag_events", "Events not folded yet.", (), [((), lag["events"])])
+    yield _gauge("lag_seconds", "Age of the oldest event not folded yet.", (), [((), lag["seconds"])])
     kinds = [((kind,), float(number)) for kind, number in status["counts"].items()]
     yield _counter("events", "Events in the log.", ("kind",), kinds)
-    yield _counter("examples", "Labelled examples that were tested on, then learned.", (), [((), status["examples"])])
+    yield _counter("examples", "Labelled examples scored, then learned.", (), [((), status["examples"])])
     yield _counter("snapshots_published", "Snapshots published.", (), [((), learner["published"])])
     yield _gauge(
         "publish_duration_seconds", "Time to publish the last snapshot.", (), [((), learner["publish_seconds"])]
     )
     rate = learner["events_per_second"]
-    yield _gauge("learner_events_per_second", "Events that the learner takes a second.", (), [((), rate)])
+    yield _gauge("learner_events_per_second", "Events that the learner folds a second.", (), [((), rate)])
 
 
 def _quality(status: Mapping[str, Any]) -> Iterator[Metric]:
-    """Prequential metrics, and drift."""
+    """Yield the prequential metrics, and drift."""
     measured = [
         ((role, name), value)
         for role, metrics in status["metrics"].items()
@@ -134,27 +137,29 @@ def _quality(status: Mapping[str, Any]) -> Iterator[Metric]:
         if name not in ("examples", "unscored")
     ]
     yield _gauge(
-        "prequential", "Metrics of answers given before their labels, since the start.", ("role", "metric"), measured
+        "prequential", "Metrics of predictions made before their labels, since the start.", ("role", "metric"), measured
     )
     scored = [((role,), metrics.get("examples", 0)) for role, metrics in status["metrics"].items()]
-    yield _counter("scored_examples", "Examples on which a role was tested.", ("role",), scored)
+    yield _counter("scored_examples", "Examples on which a role was scored.", ("role",), scored)
     drift = status["drift"]
     states = [((state,), float(drift["state"] == state)) for state in ("stable", "warning", "drift")]
-    yield _gauge("drift_state", "1 for the state that the drift detector is in.", ("state",), states)
+    yield _gauge("drift_state", "1 for the current state of the drift detector.", ("state",), states)
     yield _counter("drift_warnings", "Warnings of the drift detector.", (), [((), drift["warnings"])])
-    yield _counter("drifts", "Drifts that were detected.", (), [((), drift["drifts"])])
+    yield _counter("drifts", "Drifts detected.", (), [((), drift["drifts"])])
 
 
 def _memory(status: Mapping[str, Any]) -> Iterator[Metric]:
-    """What waits, what was held back, and what is remembered."""
-    yield _gauge("waiting_predictions", "Predictions that wait for feedback.", (), [((), status["waiting"])])
-    yield _gauge("early_feedback", "Feedback that waits for its prediction.", (), [((), status["early"])])
-    yield _counter("evicted_predictions", "Predictions dropped for room.", (), [((), status["evicted"])])
-    yield _counter("quarantined_labels", "Labels set aside for their loss.", (), [((), status["quarantined"])])
-    yield _counter("capped_labels", "Labels that weighed more than they may.", (), [((), status["capped"])])
-    yield _counter("reduced_labels", "Labels learned with less weight for their source.", (), [((), status["reduced"])])
-    yield _counter("refused_labels", "Labels not learned for their source.", (), [((), status["refused"])])
-    yield _counter("unusable_labels", "Labels in the log that the task cannot use.", (), [((), status["unusable"])])
+    """Yield the size of the waiting set, the labels set aside, and the replay memory."""
+    yield _gauge("waiting_predictions", "Predictions waiting for feedback.", (), [((), status["waiting"])])
+    yield _gauge("early_feedback", "Feedback waiting for its prediction.", (), [((), status["early"])])
+    yield _counter("evicted_predictions", "Predictions evicted from the waiting set.", (), [((), status["evicted"])])
+    yield _counter("quarantined_labels", "Labels quarantined for their loss.", (), [((), status["quarantined"])])
+    yield _counter("capped_labels", "Labels whose weight was capped.", (), [((), status["capped"])])
+    yield _counter(
+        "reduced_labels", "Labels whose weight was reduced because of their source.", (), [((), status["reduced"])]
+    )
+    yield _counter("refused_labels", "Labels refused because of their source.", (), [((), status["refused"])])
+    yield _counter("unusable_labels", "Labels in the log that do not fit the task.", (), [((), status["unusable"])])
     replay = status["replay"]
     yield _gauge("replay_bytes", "Size of the replay memory.", (), [((), replay["bytes"])])
     rows = [((name,), float(number)) for name, number in list(replay["classes"].items())[:CLASSES]]
@@ -162,36 +167,37 @@ def _memory(status: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _gate(status: Mapping[str, Any]) -> Iterator[Metric]:
-    """Each question of the gate, by the roles that it is about; a role that asks twice is numbered."""
+    """Yield each comparison of the gate, by its two roles; a second comparison of the same roles is numbered."""
     seen: Counter[tuple[str, str]] = Counter()
-    asked = []
-    for one in status["gate"]:
-        pair = (one["role"], one["reference_role"])
+    comparisons = []
+    for comparison in status["gate"]:
+        pair = (comparison["role"], comparison["reference_role"])
         seen[pair] += 1
-        asked.append(((pair[0] if seen[pair] == 1 else f"{pair[0]}-{seen[pair]}", pair[1]), one))
+        role = pair[0] if seen[pair] == 1 else f"{pair[0]}-{seen[pair]}"
+        comparisons.append(((role, pair[1]), comparison))
     roles = ("role", "reference")
-    for name, what in (
+    for name, description in (
         ("log_e_better", "Natural logarithm of the e-value for the candidate being better."),
         ("log_e_worse", "Natural logarithm of the e-value for the candidate being worse."),
-        ("threshold", "What a logarithm of an e-value must reach."),
-        ("difference", "Mean loss of the reference less that of the candidate."),
+        ("threshold", "Value that the logarithm of an e-value must reach for a verdict."),
+        ("difference", "Mean loss of the reference minus that of the candidate."),
         ("low", "Lower end of the confidence sequence of the difference."),
         ("high", "Upper end of the confidence sequence of the difference."),
-        ("examples", "Examples that were compared."),
+        ("examples", "Examples compared."),
     ):
-        yield _gauge(f"gate_{name}", what, roles, [(labels, one[name]) for labels, one in asked])
+        yield _gauge(f"gate_{name}", description, roles, [(labels, values[name]) for labels, values in comparisons])
 
 
-def _counter(name: str, what: str, labels: Labels, values: Values) -> Metric:
-    family = CounterMetricFamily(f"everlearn_{name}", what, labels=labels)
+def _counter(name: str, description: str, labels: Labels, values: Values) -> Metric:
+    family = CounterMetricFamily(f"everlearn_{name}", description, labels=labels)
     for key, value in values:
         if value is not None:
             family.add_metric(key, value)
     return family
 
 
-def _gauge(name: str, what: str, labels: Labels, values: Values) -> Metric:
-    family = GaugeMetricFamily(f"everlearn_{name}", what, labels=labels)
+def _gauge(name: str, description: str, labels: Labels, values: Values) -> Metric:
+    family = GaugeMetricFamily(f"everlearn_{name}", description, labels=labels)
     for key, value in values:
         if value is not None:
             family.add_metric(key, value)

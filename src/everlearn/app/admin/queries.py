@@ -1,7 +1,7 @@
-"""What the log and the versions tell, for those who only look: lists, one version, two side by side, one event's story.
+"""Read-only queries over a home's log and blobs: pages of versions, decisions and events, and the events of one id.
 
-The archive follows the log: it folds the births and decisions that it has not seen yet, and keeps those alone (and of
-decisions their positions). Whatever else is asked for is read from the log, a bounded stretch at a time.
+`LogQueries` follows the log and keeps its versions, and the positions of its decisions, in memory. Everything else is
+read from the log on demand, a bounded part at a time.
 """
 
 from __future__ import annotations
@@ -20,21 +20,28 @@ from typing import Any
 
 import msgspec
 
-from everlearn.app.admin.responses import Chain, DecisionEntry, DecisionPage, EventPage, VersionEntry, VersionPage
+from everlearn.client.records import (
+    ChainStatus,
+    DecisionEntry,
+    DecisionPage,
+    EventPage,
+    VersionEntry,
+    VersionPage,
+)
 from everlearn.errors import InputError
 from everlearn.events import KINDS, connect, scan
 from everlearn.records import Arrays, Born, Decision, Event, Version
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
-_STEP = 100  # events read at a time for a page: a page never holds much more than it gives
-_WALKED = 20_000  # events that are looked at for one page, at most
-_TOLD = 200  # events of one id
-_BYTES = 4 << 20  # of events in a page, about
+_STEP = 100  # events read at a time for a page
+_SCANNED = 20_000  # events read for one page, at most
+_ABOUT = 200  # events returned about one id, at most
+_BYTES = 4 << 20  # approximate size of the events in a page, at most
 
 
-class Archive:
-    """A view of the log and the blobs in a loop's home; its methods may be called from any thread."""
+class LogQueries:
+    """Read-only queries over the log and the blobs in a home; any thread may call the methods."""
 
     def __init__(self, home: Path) -> None:
         self._path = home / "log.sqlite"
@@ -46,33 +53,33 @@ class Archive:
         self._decisions = array("q")
         self._actions: Counter[str] = Counter()
         self._seen = 0
-        self._chain = Chain(ok=True, head="", broken=None, checked=0)
+        self._chain = ChainStatus(ok=True, head="", broken=None, checked=0)
         self._following = threading.Lock()
         self._checking = threading.Lock()
         self.follow()
 
     def close(self) -> None:
-        """Let go of the log."""
+        """Close the log."""
         self._log.close()
 
     def end(self) -> int:
-        """The position of the newest event."""
+        """Return the position of the newest event."""
         return self._log.end()
 
-    def behind_log(self, position: int) -> dict[str, Any]:
-        """How many events there are behind a position, and the age of the oldest of them in seconds."""
+    def lag(self, position: int) -> dict[str, Any]:
+        """Return the number of events after a position, and the age of the oldest of them in seconds."""
         waiting = self._log.read(position, 1)
         if not waiting:
             return {"events": 0, "seconds": 0.0}
         return {"events": self._log.end() - position, "seconds": max(0.0, time.time() - waiting[0].time)}
 
-    def moment(self, position: int) -> float:
-        """The time of the event at a position; minus infinity if there is none."""
+    def time_of(self, position: int) -> float:
+        """Return the time of the event at a position; minus infinity if there is none."""
         found = self._log.read(position - 1, 1)
         return found[0].time if found else -math.inf
 
     def follow(self) -> None:
-        """Take in what was born and decided since the last time."""
+        """Read the versions and decisions added to the log since the last call."""
         with self._following:
             for event in scan(self._log, self._seen, ("version", "decision")):
                 self._note(event)
@@ -92,31 +99,31 @@ class Archive:
 
     @property
     def versions(self) -> Versions:
-        """The versions and aliases that there are now."""
+        """The current versions and aliases."""
         self.follow()
         return self._versions
 
     def aliases(self) -> dict[str, str]:
-        """The id of the version that each alias points to."""
+        """Return the id of the version that each alias points to."""
         return {alias: id for id, names in self._versions.aliases().items() for alias in names}
 
-    def behind(self) -> int:
-        """How many versions are younger than the champion."""
+    def versions_behind(self) -> int:
+        """Return the number of versions newer than the champion."""
         champion = self._born.get(self._versions.alias("champion") or "")
         return len(self._births) - bisect_right(self._births, champion[0]) if champion else 0
 
     def arrays(self, version: Version) -> Arrays:
-        """The arrays of a version; raises BlobError when they are gone."""
+        """Return the arrays of a version; raises BlobError if they are no longer stored."""
         return self._blobs.get(version.blob)[0]
 
     def entry(self, version: Version) -> VersionEntry:
-        """A version as it is shown."""
+        """Return the record of a version."""
         return self._entry(version, self._blobs.hashes())
 
-    def listed(self, after: int, limit: int, newest: bool = False) -> VersionPage:
-        """Versions in order of birth (or the other way round), from the one born behind position `after`."""
+    def version_page(self, after: int, limit: int, newest: bool = False) -> VersionPage:
+        """Return versions in the order in which they were stored, or reversed, starting after position `after`."""
         self.follow()
-        positions, more = _stretch(self._births, after, limit, newest)
+        positions, more = _page(self._births, after, limit, newest)
         listed = {self._born[version.id][0]: version for version in self._versions.list()}
         kept = self._blobs.hashes()
         entries = [self._entry(listed[position], kept) for position in positions]
@@ -132,60 +139,61 @@ class Archive:
     # ---- decisions ---------------------------------------------------------------------------------------------
 
     def actions(self) -> dict[str, int]:
-        """How many decisions of each action there are."""
+        """Return the number of decisions of each action."""
         return dict(self._actions)
 
     def decisions(self, after: int, limit: int, newest: bool = False) -> DecisionPage:
-        """Decisions in order (or the other way round), from the one behind position `after`, with their seals."""
+        """Return decisions in order, or reversed, with their seals, starting after position `after`."""
         self.follow()
-        positions, more = _stretch(self._decisions, after, limit, newest)
+        positions, more = _page(self._decisions, after, limit, newest)
         entries = self._read_decisions(positions)
         return DecisionPage(entries, len(self._decisions), self.chain(), positions[-1] if more else None)
 
     def around(self, first: int, last: int, margin: int = 3) -> list[DecisionEntry]:
-        """The decisions between two positions, and a few before and after, at most 50."""
+        """Return the decisions between two positions, with a few before and after, at most 50."""
         low = max(0, bisect_left(self._decisions, first) - margin)
         high = bisect_right(self._decisions, last) + margin
         return self._read_decisions(list(self._decisions[low : min(high, low + 50)]))
 
-    def chain(self) -> Chain:
-        """What the last check of the seals found, and the newest seal."""
+    def chain(self) -> ChainStatus:
+        """Return the result of the last check of the seals."""
         return self._chain
 
     def head(self) -> str:
-        """The newest seal."""
+        """Return the newest seal."""
         self.follow()
         newest = self._decisions[-1] if self._decisions else 0
         return self._log.seals(newest - 1, newest).get(newest, "")
 
-    def check(self) -> Chain:
-        """Check all seals; this walks along the whole log, on a connection of its own."""
+    def check(self) -> ChainStatus:
+        """Check all seals. This reads the whole log, on a separate connection."""
         with self._checking, closing(connect(str(self._path), tidy=False)) as log:
             end = log.end()
             found = log.verify()
-        self._chain = Chain(found.ok, found.head, found.bad, end)
+        self._chain = ChainStatus(found.ok, found.head, found.bad, end)
         return self._chain
 
     def _read_decisions(self, positions: Sequence[int]) -> list[DecisionEntry]:
-        """The decisions at these neighbouring positions, in this order, with their seals."""
+        """Return the decisions at these neighbouring positions, in this order, with their seals."""
         if not positions:
             return []
         low, high = min(positions) - 1, max(positions)
-        found = {one.position: one for one in self._log.read(low, len(positions), kinds=("decision",))}
+        found = {event.position: event for event in self._log.read(low, len(positions), kinds=("decision",))}
         seals = self._log.seals(low, high)
-        return [_decided(found[at], seals.get(at, "")) for at in positions if at in found]
+        return [_decision_entry(found[at], seals.get(at, "")) for at in positions if at in found]
 
     # ---- events ------------------------------------------------------------------------------------------------
 
     def about(self, id: str) -> list[Event]:
-        """The prediction or example of an id, and the newest feedback for it, in order; at most 200 events."""
+        """Return the prediction or example of an id and the newest feedback for it, in order; at most 200 events."""
         found = self._log.about(id)
-        return [*found[:1], *found[1:][-(_TOLD - 1) :]]
+        return [*found[:1], *found[1:][-(_ABOUT - 1) :]]
 
     def events(self, after: int, limit: int, kinds: Sequence[str] = (), newest: bool = False) -> EventPage:
-        """Events behind position `after`, or before it with `newest`, which gives them the other way round.
+        """Return events after position `after`; with `newest`, those before it, newest first.
 
-        At most 20,000 are looked at, and about 4 MiB given: then the page ends early, and `next` says where to go on.
+        A page reads at most 20,000 events and holds about 4 MiB. It then ends early, and `next` says where to continue.
+        Raises InputError for an unknown kind.
         """
         if unknown := set(kinds) - set(KINDS.values()):
             raise InputError(f"kind: got {', '.join(sorted(unknown))}; expected one of {', '.join(KINDS.values())}")
@@ -193,7 +201,7 @@ class Archive:
         at = min(after or end + 1, end + 1) if newest else after
         page: list[Event] = []
         size = 0
-        for event in islice(self._walk(at, end, newest), _WALKED):
+        for event in islice(self._walk(at, end, newest), _SCANNED):
             at = event.position
             if not kinds or KINDS[type(event.payload)] in kinds:
                 page.append(event)
@@ -203,10 +211,10 @@ class Archive:
         return EventPage(page, end, at if (at > 1 if newest else at < end) else None)
 
     def _walk(self, at: int, end: int, newest: bool) -> Iterator[Event]:
-        """The events behind position `at` up to `end`, or those before it, newest first; read a few at a time."""
+        """Yield the events after position `at` up to `end`, or those before it, newest first; read a few at a time."""
         while newest and at > 1:
             start = max(0, at - 1 - _STEP)
-            yield from reversed([one for one in self._log.read(start, at - 1 - start) if one.position < at])
+            yield from reversed([event for event in self._log.read(start, at - 1 - start) if event.position < at])
             at = start + 1
         while not newest and at < end:
             batch = self._log.read(at, _STEP)
@@ -214,14 +222,14 @@ class Archive:
             at = batch[-1].position if batch else end
 
 
-def _decided(event: Event, seal: str) -> DecisionEntry:
-    """A decision as it is shown."""
+def _decision_entry(event: Event, seal: str) -> DecisionEntry:
+    """Return the record of a decision."""
     fields = msgspec.structs.asdict(event.payload)
     return DecisionEntry(position=event.position, time=event.time, **fields, seal=seal)
 
 
-def _stretch(positions: array[int], after: int, limit: int, newest: bool) -> tuple[list[int], bool]:
-    """The positions of a page, and whether there are more behind it."""
+def _page(positions: array[int], after: int, limit: int, newest: bool) -> tuple[list[int], bool]:
+    """Return the positions of a page, and True if there are more after it."""
     if newest:
         stop = bisect_left(positions, after) if after else len(positions)
         start = max(0, stop - limit)

@@ -1,12 +1,12 @@
-"""What workers counted: added up, and since an earlier moment. Plain arithmetic on what `tally.read` gives."""
+"""Sums of the workers' counters, and request rates from two samples of them; arithmetic on `counters.read` only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from everlearn.app.admin.responses import Traffic
 from everlearn.app.counters import quantile
+from everlearn.client.records import RequestRates
 
 Counts = Mapping[str, Any]
 
@@ -14,40 +14,40 @@ ROUTES = ("predict", "feedback", "learn")
 CLASSES = ("2xx", "4xx", "5xx")
 
 
-class Reading(NamedTuple):
-    """What each worker had counted at one moment, in seconds of a clock that never goes back."""
+class CounterSample(NamedTuple):
+    """The counters of each worker at one moment, in seconds of a monotonic clock."""
 
     moment: float
     workers: Sequence[Counts]
 
 
 def summed(workers: Iterable[Counts]) -> Counts:
-    """What several counted together.
+    """Return the sums of several workers' counters.
 
-    >>> one = {"counts": {"rows": 2}, "seconds": {"learn": {"sum": 0.5, "buckets": [1, 0]}}}
-    >>> summed([one, one])
+    >>> worker = {"counts": {"rows": 2}, "seconds": {"learn": {"sum": 0.5, "buckets": [1, 0]}}}
+    >>> summed([worker, worker])
     {'counts': {'rows': 4}, 'seconds': {'learn': {'sum': 1.0, 'buckets': [2, 0]}}}
     """
     counts: dict[str, int] = {}
     seconds: dict[str, dict[str, Any]] = {}
-    for one in workers:
-        for name, number in one["counts"].items():
+    for worker in workers:
+        for name, number in worker["counts"].items():
             counts[name] = counts.get(name, 0) + number
-        for route, taken in one["seconds"].items():
+        for route, taken in worker["seconds"].items():
             held = seconds.setdefault(route, {"sum": 0.0, "buckets": [0] * len(taken["buckets"])})
             held["sum"] += taken["sum"]
             held["buckets"] = [a + b for a, b in zip(held["buckets"], taken["buckets"], strict=True)]
     return {"counts": counts, "seconds": seconds}
 
 
-def rates(readings: Sequence[Reading], back: int, worker: int | None = None) -> Traffic:
-    """Requests a second and percentiles over the last `back` readings, of all workers or of one.
+def rates(samples: Sequence[CounterSample], back: int, worker: int | None = None) -> RequestRates:
+    """Return requests a second and percentiles over the last `back` samples, of all workers or of one.
 
-    A count that went down began anew: then all of it is new.
+    A counter that went down belongs to a restarted worker, and all of it counts.
     """
-    if len(readings) < 2:
-        return Traffic(0.0, None, None)
-    now, then = readings[-1], readings[max(0, len(readings) - 1 - back)]
+    if len(samples) < 2:
+        return RequestRates(0.0, None, None)
+    now, then = samples[-1], samples[max(0, len(samples) - 1 - back)]
     pairs = list(zip(now.workers, then.workers, strict=True))
     buckets: list[int] = []
     for after, before in pairs if worker is None else pairs[worker : worker + 1]:
@@ -58,24 +58,24 @@ def rates(readings: Sequence[Reading], back: int, worker: int | None = None) -> 
             buckets = [a + b for a, b in zip(buckets, added, strict=True)] if buckets else added
     passed = now.moment - then.moment
     rate = sum(buckets) / passed if passed > 0 else 0.0
-    return Traffic(round(rate, 2), quantile(buckets, 0.5), quantile(buckets, 0.99))
+    return RequestRates(round(rate, 2), quantile(buckets, 0.5), quantile(buckets, 0.99))
 
 
 def requests(counts: Counts) -> int:
-    """How many requests were answered, well or not."""
+    """Return the number of requests that got a reply of any status."""
     return sum(answered(counts, route, kind) for route in ROUTES for kind in CLASSES)
 
 
 def refused(counts: Counts) -> int:
-    """How many requests were refused: the caller was wrong, or came too often."""
+    """Return the number of requests refused with a 4xx status."""
     return sum(answered(counts, route, "4xx") for route in ROUTES)
 
 
 def faults(counts: Counts) -> int:
-    """How many requests the server failed to answer."""
+    """Return the number of requests that failed with a 5xx status."""
     return sum(answered(counts, route, "5xx") for route in ROUTES)
 
 
 def answered(counts: Counts, route: str, kind: str) -> int:
-    """How many requests on a route were answered with a class of status."""
+    """Return the number of replies on a route with a class of status, for instance "2xx"."""
     return int(counts["counts"].get(f"{route}_{kind}", 0))

@@ -1,4 +1,4 @@
-"""What the page draws over time: one point a second, the last ten minutes, and no more."""
+"""The time series of the dashboard: one point a second over the last ten minutes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 KEPT = 600  # points
-CLASSES = 20  # of the replay memory; more would be no picture
+CLASSES = 20  # of the replay memory that are drawn, at most
 LINES = ("requests", "p50", "p99", "lag", "staleness", "metric")
 EVIDENCE = ("difference", "low", "high", "log_e_better", "log_e_worse")
 
@@ -15,7 +15,7 @@ Line = deque[float | None]
 
 
 class Series:
-    """Lines of equal length; a point that is not known is None.
+    """Time series of equal length; an unknown point is None.
 
     >>> series = Series()
     >>> series.add(1.0, {"requests": 20.0}, {"fraud": 3}, None)
@@ -38,7 +38,7 @@ class Series:
         replay: Mapping[str, float],
         gate: Mapping[str, Any] | None,
     ) -> None:
-        """Add one point: the lines by name, rows of the replay memory by class, and what the gate says, if it does."""
+        """Add one point: values by line, rows of the replay memory by class, and the evidence of the gate if any."""
         length = len(self._time)
         self._time.append(round(time, 3))
         for name, line in self._lines.items():
@@ -49,14 +49,14 @@ class Series:
         for name, line in self._replay.items():
             line.append(_digits(replay.get(name)))
         candidate = gate["candidate"] if gate else ""
-        if candidate != self._candidate:  # another question: what was before is not about it
+        if candidate != self._candidate:  # earlier evidence is about another candidate
             self._candidate = candidate
             self._evidence = {name: _line(length) for name in EVIDENCE}
         for name, line in self._evidence.items():
             line.append(_digits(gate.get(name)) if gate else None)
 
     def shown(self) -> dict[str, Any]:
-        """All lines, as lists that start at the same moment."""
+        """Return all lines as lists with the same first point in time."""
         gate: dict[str, Any] = {name: list(line) for name, line in self._evidence.items()}
         return {
             "time": list(self._time),
@@ -71,5 +71,5 @@ def _line(length: int = 0) -> Line:
 
 
 def _digits(value: float | None) -> float | None:
-    """Five digits are more than a screen shows, and half the bytes."""
+    """Round to five digits, which halves the size of the status."""
     return None if value is None else float(f"{value:.5g}")

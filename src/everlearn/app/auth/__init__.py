@@ -1,8 +1,11 @@
-"""Who is let in: by the name that they address, their token or session, what they ask for, and how often they ask.
+"""Decide which requests the server accepts: by host name, token or session, scope, and rate.
 
-Without a token file the server is open, and then it must be on localhost and asked as localhost: web pages can send
-requests there, so whatever changes something must be JSON (which a foreign page cannot send unasked) and must not come
-from another site. As soon as there is a token, everybody needs one.
+The headers of a request come in; the name of its token goes out, or `Refused` is raised. `tokens` stores API tokens,
+and `sessions` the sessions of dashboard pages; the routes and their scopes are in `app/routes.py`.
+
+Without a token file the server is open, and accepts requests addressed to localhost only. Web pages can send requests
+to localhost as well. Every change must therefore be JSON, which a page of another site cannot send without the
+server's consent, and must not come from another site. Once the first token exists, every request needs one.
 """
 
 from __future__ import annotations
@@ -14,62 +17,50 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from msgspec import Struct
-
 from everlearn.app.auth.sessions import Session, Sessions, confirms
-from everlearn.app.auth.tokens import COMMAND, SCOPES, Listed, Scope, Token, create, listed, match, read, revoke
+from everlearn.app.auth.tokens import COMMAND, SCOPES, Token, TokenEntry, create, listed, match, read, revoke
 from everlearn.app.problems import Refused
 from everlearn.app.process import Setup
+from everlearn.client.records import PageSession, Scope
 from everlearn.errors import ConfigError
 from everlearn.spec import ServeSpec, Spec
 
-__all__ = ["Access", "Buckets", "Listed", "Scope", "Who", "check_bind", "create", "listed", "revoke"]
+__all__ = ["Access", "Buckets", "Scope", "TokenEntry", "check_bind", "create", "listed", "revoke"]
 
-log = logging.getLogger("everlearn.access")
+log = logging.getLogger("everlearn.auth")
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-CLIENT = b"x-everlearn-client"  # the address that a worker heard a request from, for the desk; never taken from outside
+CLIENT = b"x-everlearn-client"  # client address, set by the worker; the value of a client is ignored
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAME_SITE = frozenset({b"", b"same-origin", b"none"})
 _FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via", b"x-forwarded-host")
-_LOOK = 1.0  # seconds between two looks at the token file
-_KNOWN_HOSTS = 64  # Host headers remembered as good
-_TABLE = 10_000  # callers whose rate is remembered
-_LOGINS = (0.2, 5.0)  # attempts a second, and at once, from one address
-_MAKE_ONE = "make one with `" + COMMAND.format("admin") + "`"
-
-
-class Who(Struct, frozen=True):
-    """Who a page is: `open` where no token is needed; the name of the token, what it may, until when, and the value
-    for the X-CSRF-Token header."""
-
-    open: bool
-    name: str
-    scopes: tuple[Scope, ...]
-    expires: float
-    csrf: str
+_LOOK = 1.0  # seconds between two checks of the token file
+_KNOWN_HOSTS = 64  # accepted Host headers that are cached
+_TABLE = 10_000  # callers in the rate table
+_LOGINS = (0.2, 5.0)  # login attempts from one address: a second, and in a burst
+_CREATE = "create one with `" + COMMAND.format("admin") + "`"
 
 
 def check_bind(spec: Spec, tokens: Path) -> None:
-    """Raise ConfigError where others could reach the server and no token keeps them out."""
+    """Raise ConfigError if other machines can reach the server and it has no valid token."""
     beyond = _beyond(spec.serve)
     if not beyond or any(not token.expired for token in listed(tokens)):
         return
     expired = "every token has expired" if listed(tokens) else "there is no token"
     raise ConfigError(
-        f"{beyond}: others can reach this server, and {expired}; {_MAKE_ONE} (or with less: {', '.join(SCOPES)}), "
-        'or listen at serve.host = "127.0.0.1" without serve.hosts'
+        f"{beyond}: other machines can reach this server, and {expired}; {_CREATE} (or with a narrower scope: "
+        f'{", ".join(SCOPES)}), or set serve.host = "127.0.0.1" and remove serve.hosts'
     )
 
 
 def _beyond(serve: ServeSpec) -> str:
-    """The setting that lets others than this machine reach the server; empty where none does."""
+    """Return the setting that lets other machines reach the server; "" if there is none."""
     if not _is_loopback(serve.host):
         return f"serve.host is {serve.host!r}"
-    foreign = [name for name in serve.hosts if not _is_loopback(_bare(name))]
+    foreign = [name for name in serve.hosts if not _is_loopback(_host_name(name))]
     return f"serve.hosts names {foreign[0]!r}" if foreign else ""
 
 
@@ -83,7 +74,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class Buckets:
-    """Token buckets in a bounded table: each caller may ask `rate` times a second, and `burst` times at once.
+    """Token buckets in a bounded table: each caller may send `rate` requests a second, and `burst` at once.
 
     >>> buckets = Buckets(rate=2.0, burst=1.0)
     >>> [buckets.wait("a", now) for now in (0.0, 0.0, 0.5)]
@@ -94,10 +85,10 @@ class Buckets:
         self._rate = rate
         self._burst = burst
         self._size = size
-        self._levels: dict[str, tuple[float, float]] = {}  # the longest unheard first
+        self._levels: dict[str, tuple[float, float]] = {}  # least recently active first
 
     def wait(self, caller: str, now: float) -> float:
-        """Take one; 0, or the seconds until there is one to take."""
+        """Take one token and return 0; if there is none, return the seconds until the next one."""
         level, before = self._levels.pop(caller, (self._burst, now))
         level = min(self._burst, level + (now - before) * self._rate)
         allowed = level >= 1.0
@@ -108,7 +99,7 @@ class Buckets:
 
 
 class Access:
-    """Lets requests in, for one process. `sessions` only where pages log in (the desk); else only tokens count."""
+    """Access control of one process. Only the admin process passes `sessions`; workers accept tokens only."""
 
     def __init__(self, setup: Setup, sessions: Sessions | None = None) -> None:
         serve = setup.spec.serve
@@ -117,7 +108,9 @@ class Access:
         self._sessions = sessions
         self._buckets = Buckets(serve.rate, max(1.0, serve.rate)) if serve.rate else None
         self._logins = Buckets(*_LOGINS)
-        self._names = LOCAL | {_bare(name) for name in serve.hosts} | ({serve.host.lower()} - {"0.0.0.0", "::", ""})
+        self._names = (
+            LOCAL | {_host_name(name) for name in serve.hosts} | ({serve.host.lower()} - {"0.0.0.0", "::", ""})
+        )
         self._hosts: set[bytes] = set()
         self._tokens: dict[str, Token] = {}
         self._stamp: tuple[int, ...] | None = None
@@ -126,9 +119,9 @@ class Access:
         self._look(time.monotonic())
 
     def allow(self, headers: Headers, scope: Scope, method: str, client: str) -> str:
-        """Let a request in that needs `scope`, from the address `client`; return the name of its token ("": open).
+        """Admit a request that needs `scope`, from the address `client`, and return the name of its token.
 
-        `headers` have names in small letters. Raises Refused 401, 403, 421 or 429.
+        The name is "" on an open server. The names of `headers` are lower case. Raises Refused (401, 403, 421, 429).
         """
         now = time.monotonic()
         if now >= self._next:
@@ -142,20 +135,20 @@ class Access:
             try:
                 name = self._identify(given, scope, method)
             except Refused:
-                self._pace(_neighbourhood(client), now)  # who guesses is slowed down as well
+                self._limit(_network(client), now)  # guesses of a token count as requests
                 raise
         if self._buckets is not None:
-            self._pace(name or _neighbourhood(client), now)
+            self._limit(name or _network(client), now)
         return name
 
     def visit(self, headers: Headers) -> None:
-        """Let anyone in who addresses this server by one of its names: for pages that hold nothing of the loop."""
+        """Admit any request addressed to a name of this server: for pages that show nothing of the loop."""
         self._check_host(dict(headers))
 
-    def login(self, headers: Headers, token: str, client: str) -> tuple[Who, str]:
-        """Start a session with a token; return who that is, and the Set-Cookie header.
+    def login(self, headers: Headers, token: str, client: str) -> tuple[PageSession, str]:
+        """Start a session with a token; return the session and its Set-Cookie header.
 
-        Raises Refused 401 (no such token), 403 (it may not look), 421 or 429.
+        Raises Refused (401 unknown token, 403 the token lacks the scope read, 421, 429).
         """
         now = time.monotonic()
         self._look(now)
@@ -163,18 +156,18 @@ class Access:
         self._check_host(given)
         self._check_page(given, "POST")
         if self._sessions is None or self._open:
-            return self._anyone(), ""
-        if (seconds := self._logins.wait(_neighbourhood(client), now)) > 0:
+            return _OPEN, ""
+        if (seconds := self._logins.wait(_network(client), now)) > 0:
             raise _too_many(seconds, "attempts to log in")
-        found = self._good(match(self._tokens, token))
+        found = self._valid(match(self._tokens, token))
         if not found.may("read"):
             raise _missing_scope(found, "read")
         session, cookie = self._sessions.start(found, _came_over_tls(given))
         log.info("login", extra={"fields": {"token_name": found.name, "client": client}})
-        return _who(session), cookie
+        return _page_session(session), cookie
 
     def logout(self, headers: Headers) -> str:
-        """End the session that a request has, if it has one; return the Set-Cookie header."""
+        """End the session of a request, if it has one; return the Set-Cookie header."""
         given = dict(headers)
         self._check_host(given)
         self._check_page(given, "DELETE")
@@ -182,69 +175,69 @@ class Access:
             return ""
         return self._sessions.end(given.get(b"cookie", b""), _came_over_tls(given))
 
-    def who(self, headers: Headers) -> Who | None:
-        """Who a page is; None where it must log in first."""
+    def session(self, headers: Headers) -> PageSession | None:
+        """Return the session of a page; None if it must log in first."""
         self._look(time.monotonic())
         given = dict(headers)
         self._check_host(given)
         if self._open:
             self._check_page(given, "GET")
-            return self._anyone()
+            return _OPEN
         if self._sessions is None:
             return None
         session = self._sessions.find(given.get(b"cookie", b""), self._tokens)
-        return _who(session) if session is not None else None
+        return _page_session(session) if session is not None else None
 
     def _identify(self, given: dict[bytes, bytes], scope: Scope, method: str) -> str:
-        """The name of the token, or of the session's token, if it may do that."""
+        """Return the name of the token, or of the session's token; raises Refused if it lacks the scope."""
         if (text := given.get(b"authorization")) is not None:
             kind, _, secret = text.partition(b" ")
             found = match(self._tokens, secret.strip().decode("latin-1")) if kind.lower() == b"bearer" else None
-            token = self._good(found)
+            token = self._valid(found)
             if not token.may(scope):
                 raise _missing_scope(token, scope)
             return token.name
         cookie = given.get(b"cookie") if self._sessions is not None else None
         session = self._sessions.find(cookie, self._tokens) if self._sessions is not None and cookie else None
         if session is None:
-            raise _unknown("this needs a token, in the header `Authorization: Bearer TOKEN`", self._tokens)
+            raise _unauthorized("this needs a token, in the header `Authorization: Bearer TOKEN`", self._tokens)
         if scope not in _page_scopes(session.token):
             raise _missing_scope(session.token, scope)
         if method not in _SAFE:
             self._check_page(given, method)
             if not confirms(session, given.get(b"x-csrf-token", b"")):
-                detail = "this must come with the X-CSRF-Token that GET /session told the page; load the page again"
+                detail = "this needs the X-CSRF-Token header with the value from GET /session; load the page again"
                 raise Refused(403, "", detail, {"where": "X-CSRF-Token"}, type="csrf")
         return session.token.name
 
-    def _good(self, token: Token | None) -> Token:
-        """The token, if it is one and has not expired."""
+    def _valid(self, token: Token | None) -> Token:
+        """Return the token; raises Refused (401) for an unknown or expired one."""
         if token is None:
-            raise _unknown("this token is not known here (any more)", self._tokens)
+            raise _unauthorized("this token is unknown, or was revoked", self._tokens)
         if token.expires <= time.time():
-            raise _unknown(f"the token {token.name!r} has expired", self._tokens)
+            raise _unauthorized(f"the token {token.name!r} has expired", self._tokens)
         return token
 
     def _check_host(self, given: dict[bytes, bytes]) -> None:
-        """A page of another site can make a browser ask its own name at this address; such a name is not ours."""
+        """Refuse foreign host names: another site can point its own name at this address (DNS rebinding)."""
         host = given.get(b"host", b"")
         if host in self._hosts:
             return
-        name = _bare(host.decode("latin-1"))
+        name = _host_name(host.decode("latin-1"))
         if name not in self._names:
             members = {"got": name[:200], "expected": sorted(self._names), "where": "Host"}
-            detail = f"this server does not answer to the name {name[:200]!r}; if it is yours, add it to serve.hosts"
+            detail = f"this server does not have the host name {name[:200]!r}; if it should, add it to serve.hosts"
             raise Refused(421, "", detail, members)
         if len(self._hosts) < _KNOWN_HOSTS:
             self._hosts.add(host)
 
     def _check_page(self, given: dict[bytes, bytes], method: str) -> None:
-        """No foreign page, and where the server is open, nobody from outside through a proxy of this machine."""
+        """Refuse changes by pages of other sites and, on an open server, requests forwarded by a proxy."""
         if self._open:
             for name in _FORWARDED:
                 if name in given:
-                    detail = f"this request came through a proxy ({name.decode()}), and there is no token; {_MAKE_ONE}"
-                    raise _unknown(detail, self._tokens)
+                    detail = f"this request came through a proxy ({name.decode()}), and there is no token; {_CREATE}"
+                    raise _unauthorized(detail, self._tokens)
         if method in _SAFE:
             return
         if given.get(b"sec-fetch-site", b"") not in _SAME_SITE:
@@ -254,15 +247,12 @@ class Access:
             detail = "expected Content-Type: application/json, which a page of another site cannot send"
             raise Refused(403, "", detail, members | {"where": "Content-Type"}, type="csrf")
 
-    def _pace(self, caller: str, now: float) -> None:
+    def _limit(self, caller: str, now: float) -> None:
         if self._buckets is not None and (seconds := self._buckets.wait(caller, now)) > 0:
             raise _too_many(seconds, "requests")
 
-    def _anyone(self) -> Who:
-        return Who(True, "", SCOPES, 0.0, "")
-
     def _look(self, now: float) -> None:
-        """Read the tokens again if their file has changed. Once there was a file, nobody comes in without a token."""
+        """Read the tokens again if their file has changed. Once a file has existed, the server stays closed."""
         self._next = now + _LOOK
         try:
             state = self._path.stat()
@@ -284,26 +274,31 @@ class Access:
 
     def _distrust(self, error: Exception) -> None:
         self._tokens, self._open = {}, False
-        log.error("the tokens cannot be read: nobody is let in", extra={"fields": {"error": str(error)}})
+        log.error("the tokens cannot be read: every request is refused", extra={"fields": {"error": str(error)}})
 
 
-def _who(session: Session) -> Who:
-    return Who(False, session.token.name, _page_scopes(session.token), session.expires, session.csrf)
+_OPEN = PageSession(True, "", SCOPES, 0.0, "")  # of every page on a server without tokens
+
+
+def _page_session(session: Session) -> PageSession:
+    return PageSession(False, session.token.name, _page_scopes(session.token), session.expires, session.csrf)
 
 
 def _page_scopes(token: Token) -> tuple[Scope, ...]:
-    """A page looks; it does more only with an admin token."""
+    """Return the scopes of a page: all with an admin token, else read only."""
     return SCOPES if token.may("admin") else ("read",)
 
 
-def _unknown(detail: str, tokens: dict[str, Token]) -> Refused:
-    fix = "ask for a token" if tokens else _MAKE_ONE
+def _unauthorized(detail: str, tokens: dict[str, Token]) -> Refused:
+    fix = "use a valid token" if tokens else _CREATE
     return Refused(401, "", detail, {"fix": fix}, headers=[(b"www-authenticate", b'Bearer realm="everlearn"')])
 
 
 def _missing_scope(token: Token, scope: Scope) -> Refused:
     members = {"got": list(token.scopes), "expected": scope, "where": "the scopes of the token"}
-    return Refused(403, "", f"the token {token.name!r} may {', '.join(token.scopes)}; this needs {scope}", members)
+    return Refused(
+        403, "", f"the token {token.name!r} has the scope {', '.join(token.scopes)}; this needs {scope}", members
+    )
 
 
 def _too_many(seconds: float, what: str) -> Refused:
@@ -313,7 +308,7 @@ def _too_many(seconds: float, what: str) -> Refused:
 
 
 def _came_over_tls(given: dict[bytes, bytes]) -> bool:
-    """Whether the browser says that its page came over TLS: from here, or from a proxy in front."""
+    """Return True if the page came over TLS, from this server or from a proxy in front of it."""
     return given.get(b"origin", b"").startswith(b"https://")
 
 
@@ -321,16 +316,16 @@ def _media(value: bytes) -> bytes:
     return value if value == b"application/json" else value.partition(b";")[0].strip().lower()
 
 
-def _bare(host: str) -> str:
-    """A name or address without its port, in small letters."""
+def _host_name(host: str) -> str:
+    """Return a host name or address without its port, in lower case."""
     host = host.strip().lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host if host.count(":") > 1 else host.partition(":")[0].removesuffix(".")
 
 
-def _neighbourhood(client: str) -> str:
-    """Whose rate an address counts to: one caller has a whole /64 of IPv6."""
+def _network(client: str) -> str:
+    """Return the caller to which an address belongs; one caller has a whole /64 of IPv6."""
     if ":" not in client:
         return client
     try:

@@ -1,4 +1,4 @@
-"""Sessions of the page: a cookie instead of a token, for one process, for as long as its token is good."""
+"""Sessions of dashboard pages: a cookie in place of a token, in one process, while the token is valid."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from msgspec import Struct
 from everlearn.app.auth.tokens import Token
 
 LIFETIME = 12 * 3600.0  # seconds
-_MOST = 200  # sessions at a time; the oldest ends when there is one more
+_MOST = 200  # sessions; a further one ends the oldest
 _PLAIN, _SECURE = "everlearn", "__Host-everlearn"
 
 
 class Session(Struct, frozen=True):
-    """A page that is logged in with a token; `csrf` must come with whatever it changes. Times as of 1970."""
+    """A session started with a token; every change needs its `csrf` value. Times are seconds since 1970."""
 
     token: Token
     csrf: str
@@ -26,14 +26,14 @@ class Session(Struct, frozen=True):
 
 
 class Sessions:
-    """The sessions of a process, by the hash of their cookie. `secure` says that the server speaks TLS itself."""
+    """The sessions of a process, by the hash of their cookie. `secure`: the server itself speaks TLS."""
 
     def __init__(self, secure: bool) -> None:
         self._secure = secure
         self._sessions: dict[str, Session] = {}
 
     def start(self, token: Token, secure: bool) -> tuple[Session, str]:
-        """A new session and its Set-Cookie header; `secure` says that the browser came over TLS."""
+        """Start a session; return it and its Set-Cookie header. `secure`: the browser came over TLS."""
         secret, now = secrets.token_urlsafe(32), time.time()
         session = Session(token, secrets.token_urlsafe(32), min(now + LIFETIME, token.expires))
         while len(self._sessions) >= _MOST:
@@ -42,7 +42,7 @@ class Sessions:
         return session, self._cookie(secret, int(session.expires - now), secure or self._secure)
 
     def find(self, cookie: bytes, tokens: dict[str, Token]) -> Session | None:
-        """The session of a Cookie header, if it has not ended and its token is still the same and good."""
+        """Return the session of a Cookie header; None if it has ended, or its token has changed or expired."""
         key = self._key(cookie)
         session = self._sessions.get(key)
         if session is None:
@@ -54,17 +54,17 @@ class Sessions:
         return session
 
     def end(self, cookie: bytes, secure: bool) -> str:
-        """Forget the session of a Cookie header; return the Set-Cookie header that forgets the cookie."""
+        """End the session of a Cookie header; return the Set-Cookie header that deletes the cookie."""
         self._sessions.pop(self._key(cookie), None)
         return self._cookie("", 0, secure or self._secure)
 
     def _key(self, cookie: bytes) -> str:
         try:
-            held = SimpleCookie(cookie.decode("latin-1"))
+            cookies = SimpleCookie(cookie.decode("latin-1"))
         except CookieError:
             return ""
-        # Over TLS only the name that no other host, and no unencrypted page, can set.
-        found = held.get(_SECURE) or (None if self._secure else held.get(_PLAIN))
+        # Over TLS, accept only the __Host- name, which other hosts and unencrypted pages cannot set.
+        found = cookies.get(_SECURE) or (None if self._secure else cookies.get(_PLAIN))
         return _digest(found.value) if found is not None else ""
 
     def _cookie(self, value: str, age: int, secure: bool) -> str:
@@ -73,7 +73,7 @@ class Sessions:
 
 
 def confirms(session: Session, given: bytes) -> bool:
-    """Whether a request shows the value that only the page itself could read."""
+    """Return True if a request carries the CSRF value, which only the page itself can read."""
     return hmac.compare_digest(session.csrf.encode(), given)
 
 

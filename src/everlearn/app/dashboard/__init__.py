@@ -1,7 +1,8 @@
-"""The page: HTML, style sheets and ES modules written by hand, which the desk serves as they are.
+"""The files of the dashboard: HTML, style sheets and ES modules, written by hand and served without a build step.
 
-No build step, no code of others, nothing inline: the strictest content security policy is enough.
-`docs/why/dependencies.md` says why.
+A file name comes in; its media type, content and ETag go out. The pages read everything else over the HTTP interface of
+`app/admin`. They load no third-party code and hold nothing inline, so the strictest content security policy suffices;
+`docs/why/dependencies.md` gives the reasons.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MEDIA = {
 
 
 class File(NamedTuple):
-    """A file as it is sent: its media type, its bytes, and a tag that changes when they do."""
+    """A file as it is served: its media type, its content, and a tag that changes with the content."""
 
     media: str
     content: bytes
@@ -29,16 +30,16 @@ class File(NamedTuple):
 
 @cache
 def files() -> dict[str, File]:
-    """Every file by name: "index.html" belongs at /, all of them at /static/NAME; read once.
+    """Return every file by name; read once. "index.html" is served at /, and all files at /static/NAME.
 
     >>> page = files()["index.html"]
     >>> page.media, page.content[:15]
     ('text/html; charset=utf-8', b'<!doctype html>')
     """
     found = {}
-    for one in resources.files("everlearn.app.dashboard").iterdir():
-        ending = f".{one.name.rpartition('.')[2]}"
-        if ending in MEDIA and one.is_file():
-            content = one.read_bytes()
-            found[one.name] = File(MEDIA[ending], content, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
+    for path in resources.files("everlearn.app.dashboard").iterdir():
+        ending = f".{path.name.rpartition('.')[2]}"
+        if ending in MEDIA and path.is_file():
+            content = path.read_bytes()
+            found[path.name] = File(MEDIA[ending], content, f'"{hashlib.sha256(content).hexdigest()[:16]}"')
     return found

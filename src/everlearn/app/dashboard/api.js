@@ -1,10 +1,10 @@
-// Requests to the server that this page came from. Paths are relative, so a proxy may put the page under a prefix.
+// Requests to the server of this page. Paths are relative, so a proxy may serve the page under a prefix.
 
-const PATIENCE = 20000; // milliseconds until an answer counts as lost; an order may wait 5 s for the learner
+const PATIENCE = 20000; // milliseconds until a reply counts as lost; a command may wait 5 s for the learner
 
 let csrf = "";
 
-/** An answer that is not what was asked for, in the words of its problem document. */
+/** An error reply, with the text of its problem document. */
 export class Problem extends Error {
   constructor(status, title, detail = "") {
     const text = detail || title;
@@ -15,33 +15,33 @@ export class Problem extends Error {
   }
 }
 
-/** The value that the server wants to see again with every order of a logged-in page. */
+/** Store the CSRF value, which the server requires with every change by a logged-in page. */
 export function remember(value) {
   csrf = value ?? "";
 }
 
-/** Ask; give {status, body, etag}. Raises Problem for anything but 2xx and 304. */
-export async function ask(method, path, { body, etag, patience = PATIENCE } = {}) {
+/** Send a request; return {status, body, etag}. Throws Problem for any status but 2xx and 304. */
+export async function request(method, path, { body, etag, patience = PATIENCE } = {}) {
   const headers = { Accept: "application/json" };
   if (method !== "GET") headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrf) headers["X-CSRF-Token"] = csrf;
   if (etag) headers["If-None-Match"] = etag;
   const options = { method, headers, cache: "no-store", credentials: "same-origin", signal: AbortSignal.timeout(patience) };
   if (method !== "GET") options.body = JSON.stringify(body ?? {});
-  let answer;
+  let reply;
   let text;
   try {
-    answer = await fetch(path, options);
-    text = answer.status === 304 ? "" : await answer.text();
+    reply = await fetch(path, options);
+    text = reply.status === 304 ? "" : await reply.text();
   } catch (error) {
     const late = error.name === "TimeoutError";
-    throw new Problem(0, "No answer", late ? "The server took too long to answer." : "The server cannot be reached.");
+    throw new Problem(0, "No reply", late ? "The server took too long to answer." : "The server cannot be reached.");
   }
   const content = parsed(text);
-  if (!answer.ok && answer.status !== 304) {
-    throw new Problem(answer.status, content?.title ?? `Error ${answer.status}`, content?.detail ?? answer.statusText);
+  if (!reply.ok && reply.status !== 304) {
+    throw new Problem(reply.status, content?.title ?? `Error ${reply.status}`, content?.detail ?? reply.statusText);
   }
-  return { status: answer.status, body: content, etag: answer.headers.get("ETag") };
+  return { status: reply.status, body: content, etag: reply.headers.get("ETag") };
 }
 
 function parsed(text) {
@@ -52,6 +52,6 @@ function parsed(text) {
   }
 }
 
-export const get = async (path) => (await ask("GET", path)).body;
-export const post = async (path, body) => await ask("POST", path, { body });
-export const remove = async (path, body) => await ask("DELETE", path, { body });
+export const get = async (path) => (await request("GET", path)).body;
+export const post = async (path, body) => await request("POST", path, { body });
+export const remove = async (path, body) => await request("DELETE", path, { body });

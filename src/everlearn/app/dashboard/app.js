@@ -1,4 +1,4 @@
-// The frame: which page is shown, how fresh it is, light or dark, who is logged in.
+// The frame of the dashboard: navigation, connection state, colour theme, session.
 
 import { get, remember, remove } from "./api.js";
 import { fill, h, mark, put, s } from "./dom.js";
@@ -17,10 +17,10 @@ const THEMES = { auto: "Auto", light: "Light", dark: "Dark" };
 const main = document.getElementById("content");
 const shell = Object.fromEntries(["link", "link-text", "theme", "logout", "about", "alarm", "announcer"].map((id) => [id, document.getElementById(id)]));
 let page = null; // {name, title, element, update, leave}
-let who = null; // what GET /session says, or null
+let session = null; // the reply of GET /session, or null
 let feed = null;
 
-/** Where the address leads: #/events/abc is page "events" with the rest "abc". */
+/** Parse the address: #/events/abc is page "events" with the rest "abc". */
 function route() {
   const [, name = "", ...rest] = location.hash.split("/");
   return { name: name === "" ? "overview" : name, rest: decodeURIComponent(rest.join("/")) };
@@ -29,10 +29,10 @@ function route() {
 const context = {
   go: (hash) => { location.hash = hash; },
   announce: (text) => put(shell.announcer, text),
-  may: (scope) => !who || who.open || who.scopes.includes(scope),
+  may: (scope) => !session || session.open || session.scopes.includes(scope),
   refresh: () => feed?.now(),
-  async entered(session) {
-    who = session;
+  async entered(started) {
+    session = started;
     remember(session?.csrf);
     mark(shell.logout, { hidden: !session || session.open });
     await feed?.now();
@@ -59,23 +59,23 @@ function show(focus = true) {
   title.focus();
 }
 
-// ---- how fresh what is shown is ---------------------------------------------------------------------------------
+// ---- the connection ---------------------------------------------------------------------------------------------
 
 function linked({ link, silent, problem, status }) {
   mark(document.body, { "data-link": link });
   mark(shell.link, { "data-state": link, title: problem?.message ?? null });
   const learner = silent >= 1 ? `silent for ${Math.round(silent)} s` : "silent";
-  put(shell["link-text"], { live: "connected", quiet: `learner ${learner}`, gone: "no answer", locked: "log in", loading: "connecting" }[link]);
+  put(shell["link-text"], { live: "connected", quiet: `learner ${learner}`, gone: "disconnected", locked: "log in", loading: "connecting" }[link]);
   let alarm = "";
-  if (link === "gone") alarm = status ? `The server does not answer. What you see is from ${ago(silent)} ago; asking again all the time.` : "The server does not answer yet; asking again all the time.";
-  else if (link === "quiet") alarm = ["The learner is silent. Answers are still given; labels are kept in the log and learned later.", ...(status ? alarms(status, true) : [])].join(" ");
+  if (link === "gone") alarm = status ? `The server does not respond. This page shows the state of ${ago(silent)} ago. Trying to reconnect.` : "The server does not respond yet. Trying to connect.";
+  else if (link === "quiet") alarm = ["The learner is silent. Predictions are still served; labels are stored in the log and learned later.", ...(status ? alarms(status, true) : [])].join(" ");
   else if (status && link === "live") alarm = alarms(status).join(" ");
   mark(shell.alarm, { hidden: !alarm });
   put(shell.alarm, alarm);
   if (status) put(shell.about, `Everlearn ${status.server?.version ?? ""} · up for ${duration(status.server?.uptime)} · ${status.mode} · log position ${status.position?.toLocaleString("en")}`);
 }
 
-// Minutes, not seconds, after a while: a text that changes each second would be read out each second.
+// Minutes instead of seconds after a while: screen readers would read out a text that changes every second.
 const ago = (seconds) => (seconds < 60 ? "less than a minute" : duration(60 * Math.floor(seconds / 60)));
 
 function changed(news) {
@@ -99,7 +99,7 @@ function theme(step = 0) {
     try {
       localStorage.setItem("everlearn-theme", next);
     } catch {
-      // It is then forgotten when the page is closed.
+      // Without storage the choice lasts until the page is closed.
     }
     context.announce(`Colours: ${THEMES[next]}`);
   }
@@ -109,8 +109,8 @@ function theme(step = 0) {
 
 // ---- start ------------------------------------------------------------------------------------------------------
 
-/** Who looks; false if nobody is logged in where somebody must be. */
-async function session() {
+/** Load the session; return false if the page must log in first. */
+async function loadSession() {
   try {
     await context.entered(await get("session"));
   } catch (problem) {
@@ -130,13 +130,13 @@ shell.logout.addEventListener("click", async () => {
   }
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the hash is the page's own
+  event.preventDefault(); // the hash is used for navigation
   main.focus();
   main.scrollIntoView();
 });
 addEventListener("hashchange", () => show());
 theme();
-const allowed = await session();
+const allowed = await loadSession();
 if (!allowed && route().name !== "login") {
   sessionStorage.setItem("everlearn-after", location.hash);
   history.replaceState(null, "", "#/login");

@@ -1,4 +1,4 @@
-// One kind of chart: lines and bands over a common x, with levels, marks, and a read-out under the pointer or the keys.
+// A chart of lines and bands over a common x, with levels, marks, and a read-out at the pointer or the arrow keys.
 
 import { fill, h, put, s } from "./dom.js";
 import { known } from "./format.js";
@@ -11,26 +11,26 @@ const SYMBOLS = {
   rejection: { d: "M-3.5-3.5 3.5 3.5M3.5-3.5-3.5 3.5", open: true },
   challenger: { d: "M0-5 5 0 0 5-5 0Z" },
 };
-const ROW = 15; // pixels of the strip for each kind of mark
+const ROW = 15; // height in pixels of the strip for each kind of mark
 let charts = 0;
 
-/** The symbol of a kind of mark, to be put into a drawing or beside text. */
+/** Create the symbol of a kind of mark, for a drawing. */
 export function symbol(kind) {
   const look = SYMBOLS[kind] ?? { d: "M-3 0A3 3 0 1 0 3 0A3 3 0 1 0-3 0" };
   return s("path", { class: `mark tone-${kind}${look.open ? " open" : ""}`, d: look.d });
 }
 
-/** The same as a small picture of its own. */
+/** Create the symbol as a small picture beside text. */
 export const sign = (kind) => s("svg", { class: "sign", viewBox: "-7 -7 14 14", width: 14, height: 14, "aria-hidden": "true" }, symbol(kind));
 
 /**
  * A chart. `update` takes {x, lines, bands, levels, marks, y, domain}:
  *   x       ascending numbers
- *   lines   {name, tone, values, dashed, bold, faint: values}: null where nothing is known
- *   bands   {name, tone, low, high, solid, values: what the read-out says}
+ *   lines   {name, tone, values, dashed, bold, faint: values}: null for an unknown point
+ *   bands   {name, tone, low, high, solid, shown: text of the read-out}
  *   levels  {at, name, tone}: horizontal
  *   marks   {x, kind, text}: symbols below, and a line up from promotions and rollbacks
- *   y       [low, high]; else all lines fit
+ *   y       [low, high]; default: the range of all lines
  *   domain  [first, last] of x
  * `formats` has x(value) for the read-out, tick(value, domain) below the axis, y(value), and yTick(value).
  */
@@ -43,10 +43,10 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
   const element = h("div", { class: "chart" }, legend, plot);
   const clip = `clip-${++charts}`;
   let data = null;
-  let place = null; // how the last drawing was laid out
-  let cursor = null; // the x that is read out, or null for the newest
+  let place = null; // layout of the last drawing
+  let cursor = null; // x of the read-out, or null for the newest point
   let y = null;
-  let width = 0; // of the plot, as last observed: to ask for it in every drawing would lay the page out each time
+  let width = 0; // last observed width of the plot; measuring it in every drawing would force a layout
 
   function layout() {
     const kinds = Object.keys(SYMBOLS).filter((kind) => data.marks.some((one) => one.kind === kind));
@@ -134,10 +134,10 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     const shown = [...data.lines, ...data.bands.filter((one) => one.name)];
     const values = shown.map((one) => formats.y((one.shown ?? one.values)[at]));
     legends(shown, values, cursor === null ? formats.latest ?? "" : formats.x(data.x[at]));
-    if (aloud) put(spoken, cursor === null ? "newest" : `${formats.x(data.x[at])}: ${shown.map((one, i) => `${one.name} ${values[i]}`).join(", ")}${told(data.x[at])}`);
+    if (aloud) put(spoken, cursor === null ? "newest" : `${formats.x(data.x[at])}: ${shown.map((one, i) => `${one.name} ${values[i]}`).join(", ")}${marksNear(data.x[at])}`);
   }
 
-  function told(x) {
+  function marksNear(x) {
     const reach = (place.domain[1] - place.domain[0]) / 100;
     return data.marks.filter((one) => Math.abs(one.x - x) <= reach).map((one) => `; ${one.text}`).join("");
   }
@@ -151,10 +151,10 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
     }
     legend.querySelectorAll("b").forEach((one, i) => put(one, values[i]));
     legend.querySelectorAll(".kind").forEach((one, i) => {
-      const many = data.marks.filter((each) => each.kind === place.kinds[i]).length;
-      put(one, `${many} ${place.kinds[i]}${many === 1 ? "" : "s"}`);
+      const number = data.marks.filter((each) => each.kind === place.kinds[i]).length;
+      put(one, `${number} ${place.kinds[i]}${number === 1 ? "" : "s"}`);
     });
-    const near = cursor === null ? "" : told(nearest(data.x, cursor) >= 0 ? data.x[nearest(data.x, cursor)] : 0);
+    const near = cursor === null ? "" : marksNear(nearest(data.x, cursor) >= 0 ? data.x[nearest(data.x, cursor)] : 0);
     put(legend.querySelector(".at"), `${at}${near}`);
   }
 
@@ -196,7 +196,7 @@ export function chart({ label, height = 200, left = 52, formats, zero = false, l
   };
 }
 
-/** Keep the old axis while the data still fill most of it: an axis that jumps cannot be read. */
+/** Keep the old axis while the data still fill most of it, so that it does not jump. */
 function steady(old, fresh) {
   if (!old) return fresh;
   const fits = fresh[0] >= old[0] && fresh[1] <= old[1];
@@ -210,7 +210,7 @@ function swatch(one) {
   return s("svg", { class: `swatch tone-${one.tone}`, width: one.solid ? 11 : 20, height: 12, "aria-hidden": "true" }, shape);
 }
 
-/** The path through all known points; a gap where nothing is known. */
+/** Return the path through all known points, with gaps at unknown ones. */
 function path(x, values, sx, sy) {
   let drawn = "";
   let pen = "M";
@@ -225,7 +225,7 @@ function path(x, values, sx, sy) {
   return drawn;
 }
 
-/** What lies between two lines, in as many pieces as there are gaps and one. */
+/** Return the area between two lines, in separate pieces around gaps. */
 function area(x, low, high, sx, sy) {
   const pieces = [[]];
   x.forEach((_, i) => {

@@ -3,24 +3,24 @@
 import { h, mark } from "./dom.js";
 import { brief, counted, delta, lowerIsBetter, metric, metricDelta, metricName, number, percent, plain } from "./format.js";
 
-/** The comparison that GET /versions/{a}/diff/{b} gives, as elements. */
+/** Show the reply of GET /versions/{a}/diff/{b}. */
 export function compared(found, close) {
   const { a, b, spec, metrics, arrays, missing, common, steps } = found;
   return [
     h("header", {}, h("h2", {}, `${brief(a.id)} compared with ${brief(b.id)}`), h("button", { class: "small end", type: "button", onclick: close }, "Close")),
     h("p", { class: "small soft" }, related(a, b, common, steps)),
     h("div", { class: "grid versus" },
-      part("w4", "Settings", spec.length ? table(["setting", brief(a.id), brief(b.id)], spec.map((one) => [one.name, h("span", { class: "old" }, plain(one.a ?? undefined)), h("span", { class: "new" }, plain(one.b ?? undefined))])) : h("p", { class: "soft" }, "The same settings.")),
-      part("w4", "Metrics at birth", metrics.length ? table(["metric", brief(a.id), brief(b.id), "change"], metrics.map(measured)) : h("p", { class: "soft" }, "Neither was measured before it was stored.")),
-      part("w4", "Arrays", arrays ? table(["array", "shape", "moved", "of its size"], arrays.map(moved)) : h("p", { class: "soft" }, missing))),
+      part("w4", "Settings", spec.length ? table(["setting", brief(a.id), brief(b.id)], spec.map((one) => [one.name, h("span", { class: "old" }, plain(one.a ?? undefined)), h("span", { class: "new" }, plain(one.b ?? undefined))])) : h("p", { class: "soft" }, "No setting differs.")),
+      part("w4", "Metrics when stored", metrics.length ? table(["metric", brief(a.id), brief(b.id), "change"], metrics.map(measured)) : h("p", { class: "soft" }, "Neither was scored before it was stored.")),
+      part("w4", "Arrays", arrays ? table(["array", "shape", "distance", "relative"], arrays.map(moved)) : h("p", { class: "soft" }, missing))),
   ];
 }
 
 function related(a, b, common, steps) {
   if (common === null || common === undefined) return "They have no common ancestor.";
-  if (common === a.id) return `${brief(b.id)} descends from ${brief(a.id)}, ${counted(steps, "generation")} on.`;
-  if (common === b.id) return `${brief(a.id)} descends from ${brief(b.id)}, ${counted(steps, "generation")} on.`;
-  return `Both descend from ${brief(common)}; ${counted(steps, "generation")} lie between them.`;
+  if (common === a.id) return `${brief(b.id)} descends from ${brief(a.id)} (${counted(steps, "generation")}).`;
+  if (common === b.id) return `${brief(a.id)} descends from ${brief(b.id)} (${counted(steps, "generation")}).`;
+  return `Both descend from ${brief(common)}; they are ${counted(steps, "generation")} apart.`;
 }
 
 const part = (size, title, content) => h("div", { class: `part ${size}` }, h("h3", {}, title), content);

@@ -1,4 +1,4 @@
-// The audit log: what changed, or was refused, and why.
+// The page of decisions: every change and every refusal, with its reason and evidence.
 
 import { get } from "./api.js";
 import { sign } from "./chart.js";
@@ -7,7 +7,7 @@ import { brief, count, counted, moment, plain } from "./format.js";
 import { interval } from "./gate.js";
 import { ACTIONS, evidenceRows, HELP, SIGNS } from "./words.js";
 
-const PAGE = 200; // decisions asked for at a time
+const PAGE = 200; // decisions requested at a time
 
 export function decisions(context) {
   let entries = [];
@@ -18,7 +18,7 @@ export function decisions(context) {
   let loading = false;
 
   const action = h("select", { "aria-label": "Action", onchange: show }, h("option", { value: "" }, "All actions"), Object.entries(ACTIONS).map(([key, text]) => h("option", { value: key }, text)));
-  const search = h("input", { type: "search", "aria-label": "Search reasons, versions, people", placeholder: "Search reasons and versions", oninput: show });
+  const search = h("input", { type: "search", "aria-label": "Search reasons, versions and tokens", placeholder: "Search reasons and versions", oninput: show });
   const seal = h("span", { class: "chip", "data-value": "chain" }, "…");
   const save = h("button", { type: "button", onclick: exported }, "Export as JSON");
   const found = h("p", { class: "small soft", role: "status" });
@@ -29,7 +29,7 @@ export function decisions(context) {
   const card = h("section", { class: "card", "aria-label": "Decisions" }, h("header", {}, h("div", { class: "filters" }, action, search), h("div", { class: "end" }, found)), items, none, more);
   const element = h("div", { class: "stack" },
     h("div", { class: "head" }, h("h1", {}, "Decisions"), h("span", { class: "state" }, seal, why("the chain", HELP.chain)), h("div", { class: "actions" }, save),
-      h("p", { class: "lead" }, "Everything that changed what serves, or was refused, with its reason and evidence. Nothing is ever taken out.")), card);
+      h("p", { class: "lead" }, "Every change of the champion or the roster, and every refused one, with its reason and evidence. Decisions are never deleted.")), card);
 
   async function load(after = null) {
     if (loading) return;
@@ -51,7 +51,7 @@ export function decisions(context) {
     const text = search.value.trim().toLowerCase();
     const shown = entries.filter((one) => (!action.value || one.action === action.value) && (!text || JSON.stringify([one.reason, one.version, one.previous, one.by, one.alias, one.detail?.token]).toLowerCase().includes(text)));
     rows(shown, (one) => one.position);
-    fill(none, shown.length ? null : entries.length ? empty("Nothing fits", "No decision has this action and these words.") : empty("No decisions yet", "The first one is taken when the loop starts."));
+    fill(none, shown.length ? null : entries.length ? empty("No match", "No decision has this action and these words.") : empty("No decisions yet", "The first one is made when the loop starts."));
     put(found, shown.length === total ? counted(total, "decision") : `${count(shown.length)} of ${counted(total, "decision")}`);
     mark(more, { hidden: !next });
     sealed();
@@ -97,15 +97,15 @@ export function decisions(context) {
   };
 }
 
-/** Who decided: "operator (ann)" where a token says who gave the order. */
-const giver = (one) => (one.detail?.token ? `${one.by} (${one.detail.token})` : one.by);
+/** The origin of a decision: "user (ann)" if a token sent the command. */
+const origin = (one) => (one.detail?.token ? `${one.by} (${one.detail.token})` : one.by);
 
 function entry(one) {
   const moved = one.alias && one.previous ? `${brief(one.previous)} → ${brief(one.version)}` : brief(one.version);
   const body = h("div", { class: "body" });
   const details = h("details", { class: "entry", "data-position": one.position },
     h("summary", {}, h("span", { class: "sign" }, sign(SIGNS[one.action] ?? "start")), h("span", { class: "what" }, ACTIONS[one.action] ?? one.action),
-      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, " · ", h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${giver(one)}, ${moment(one.time)}`)), body);
+      h("span", { class: "reason" }, one.reason, one.version && h("span", { class: "soft" }, " · ", h("span", { class: "id" }, moved))), h("span", { class: "when" }, `by ${origin(one)}, ${moment(one.time)}`)), body);
   details.addEventListener("toggle", () => details.open && !body.firstChild && fill(body, evidence(one)));
   return h("li", {}, details);
 }
@@ -115,7 +115,7 @@ function evidence(one) {
   const what = [["log position", count(one.position)], ["follows position", count(one.at)], one.alias && ["alias", one.alias], one.version && ["version", h("span", { class: "id" }, one.version)],
     one.previous && ["before", h("span", { class: "id" }, one.previous)], ...Object.entries(one.detail ?? {}).map(([name, value]) => [name, plain(value)])].filter(Boolean);
   return [
-    h("div", {}, h("h3", {}, "What"), pairs(what)),
+    h("div", {}, h("h3", {}, "Details"), pairs(what)),
     one.evidence && h("div", {}, h("h3", {}, "Evidence"), s("svg", { class: "interval", viewBox: "0 0 240 34", preserveAspectRatio: "xMinYMid", "aria-hidden": "true" }, interval(one.evidence)), pairs(evidenceRows(one.evidence))),
     one.seal && h("p", { class: "seal" }, "Seal ", h("span", { class: "id" }, one.seal)),
   ];

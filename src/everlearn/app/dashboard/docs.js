@@ -1,6 +1,6 @@
-// The HTTP reference: openapi.json as a page. It shows what the document says, and nothing else.
+// The HTTP reference: openapi.json as a page.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 import { fill, h } from "./dom.js";
 
 const content = document.getElementById("content");
@@ -11,7 +11,7 @@ start();
 async function start() {
   fill(content, h("p", { class: "soft" }, "Loading…"));
   try {
-    show((await ask("GET", "openapi.json")).body);
+    show((await request("GET", "openapi.json")).body);
   } catch (problem) {
     const locked = problem.status === 401 || problem.status === 403;
     const words = locked ? ["Log in on the ", h("a", { href: "./" }, "dashboard"), " first."] : [problem.message];
@@ -33,7 +33,7 @@ function show(doc) {
   addEventListener("hashchange", openNamed);
 }
 
-/** Open the operation that the address names. */
+/** Open the operation named in the address. */
 function openNamed() {
   const named = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (named instanceof HTMLDetailsElement) {
@@ -49,7 +49,7 @@ function row(one, doc) {
     h("span", { class: "method", "data-method": one.method }, one.method),
     h("span", { class: "path" }, one.path),
     h("span", { class: "soft" }, one.summary),
-    one["x-scope"] && h("span", { class: "chip", title: "what a token must be allowed" }, one["x-scope"]),
+    one["x-scope"] && h("span", { class: "chip", title: "scope that the token needs" }, one["x-scope"]),
   );
   const details = h("details", { class: "operation", id: one.operationId }, title);
   details.addEventListener("toggle", () => details.children.length > 1 || details.append(inside(one, doc)));
@@ -65,7 +65,7 @@ function inside(one, doc) {
     h("pre", {}, command(one, body, doc)),
     one.parameters && [h("h3", {}, "Parameters"), one.parameters.map((parameter) => line(parameter.name, parameter.schema, doc, parameter.description))],
     body && [h("h3", {}, "Body"), shape(body, doc, 0)],
-    h("h3", {}, "Answers"),
+    h("h3", {}, "Responses"),
     Object.entries(one.responses).map(([status, answer]) => reply(status, answer, doc)),
   );
 }
@@ -78,7 +78,7 @@ function reply(status, answer, doc) {
   return h("details", {}, h("summary", {}, title), shape(found.schema, doc, 0));
 }
 
-/** A command for a shell that asks this, with an example body. */
+/** Return a shell command for the operation, with an example body. */
 function command(one, body, doc) {
   const url = new URL(one.path.replace(/^\//, ""), location.href.replace(/#.*/, "")).href.replaceAll("%7B", "{").replaceAll("%7D", "}");
   const parts = [`curl${one.method === "GET" ? "" : ` -X ${one.method}`} ${url}`];
@@ -105,7 +105,7 @@ function example(given, doc, depth) {
   return { string: "…", integer: 1, number: 1.5, boolean: true }[type] ?? null;
 }
 
-/** A schema as a tree: one line for each property. */
+/** Show a schema as a tree, one line for each property. */
 function shape(given, doc, depth) {
   const schema = resolved(given, doc);
   const what = schema.description && h("div", { class: "what" }, worded(schema.description));
@@ -118,8 +118,8 @@ function shape(given, doc, depth) {
 }
 
 function line(name, schema, doc, what = "", depth = 0) {
-  const told = what || (schema.$ref ? "" : schema.description);
-  const title = [name, " ", h("span", { class: "type" }, typed(schema, doc)), told && h("span", { class: "what" }, " ", worded(told))];
+  const description = what || (schema.$ref ? "" : schema.description);
+  const title = [name, " ", h("span", { class: "type" }, typed(schema, doc)), description && h("span", { class: "what" }, " ", worded(description))];
   const inner = inward(schema, doc);
   if (!inner || depth > DEEPEST) return h("div", { class: "shape" }, title);
   const details = h("details", { class: "shape" }, h("summary", {}, title));
@@ -127,10 +127,10 @@ function line(name, schema, doc, what = "", depth = 0) {
   return details;
 }
 
-/** Text, with what stands in backquotes as code. */
+/** Show text, with backquoted parts as code. */
 const worded = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
 
-/** The record inside a schema that is worth opening. */
+/** Return the record inside a schema, if there is one to expand. */
 function inward(given, doc) {
   const schema = resolved(given, doc);
   if (schema.properties) return schema;

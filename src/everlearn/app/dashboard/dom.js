@@ -1,13 +1,13 @@
-// Elements, made and changed. Text reaches the page through text nodes only, so data can never become markup.
+// Create and change elements. Text is set through text nodes only, so data can never become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element: `h("p", {class: "soft", onclick: go}, "text", child)`. Null and false children are left out. */
+/** Create an HTML element: `h("p", {class: "soft", onclick: go}, "text", child)`. Null and false children are skipped. */
 export function h(name, properties = {}, ...children) {
   return filled(document.createElement(name), properties, children);
 }
 
-/** The same for SVG. */
+/** Create an SVG element. */
 export function s(name, properties = {}, ...children) {
   return filled(document.createElementNS(SVG, name), properties, children);
 }
@@ -24,15 +24,15 @@ function filled(element, properties, children) {
 
 const kept = (children) => children.flat(Infinity).filter((one) => one !== null && one !== false && one !== undefined);
 
-/** Put other children into an element. */
+/** Replace the children of an element. */
 export function fill(element, ...children) {
   element.replaceChildren(...kept(children));
 }
 
-/** Set an element's text, if it differs: a node that did not change is not laid out again. */
+/** Set the text of an element if it differs; an unchanged node is not laid out again. */
 export function put(element, text) {
-  const said = String(text);
-  if (element.textContent !== said) element.textContent = said;
+  const wanted = String(text);
+  if (element.textContent !== wanted) element.textContent = wanted;
 }
 
 /** Set or remove attributes. */
@@ -43,12 +43,12 @@ export function mark(element, attributes) {
   }
 }
 
-/** A grey bar where a number will be. */
+/** Create a grey bar in place of a value that is still loading. */
 export const bone = () => h("span", { class: "bone", "aria-label": "loading" });
 
 let tips = 0;
 
-/** A "?" button that opens a short explanation. */
+/** Create a "?" button that opens a short explanation. */
 export function why(about, text) {
   const tip = h("div", { class: "tip", popover: "auto", id: `tip-${++tips}` }, text);
   const button = h("button", { class: "why", type: "button", popovertarget: tip.id, "aria-label": `What is ${about}?` }, "?");
@@ -64,16 +64,16 @@ export function why(about, text) {
   return [button, tip];
 }
 
-/** What a page shows when it has nothing to show. */
+/** Create the content of a page without data. */
 export function empty(title, text, example = "") {
   return h("div", { class: "empty" }, h("h2", {}, title), h("p", {}, text), example && h("pre", {}, example));
 }
 
-/** A list that keeps its items: each value goes to the item made for its key, in order; items without a value go. */
+/** Create a list that reuses its items: values update the item of their key, in order; items without a value are removed. */
 export function list(container, make) {
   const items = new Map();
   return (values, key) => {
-    if (!items.size) fill(container); // what stood there while this was loading
+    if (!items.size) fill(container); // remove the placeholder
     const names = new Set(values.map(key));
     for (const [name, item] of items) {
       if (!names.has(name)) {

@@ -1,13 +1,13 @@
-// One prediction and everything that happened to it; and what happened just now.
+// The page of events: the lifecycle of one prediction, and the newest events.
 
 import { get } from "./api.js";
 import { bone, empty, fill, h, list, mark, put } from "./dom.js";
 import { brief, count, duration, moment, percent, plain } from "./format.js";
 import { ACTIONS } from "./words.js";
 
-const EVERY = 2000; // milliseconds between two looks at the newest events
+const EVERY = 2000; // milliseconds between two requests for the newest events
 const PAGE = 30;
-const STATES = { queued: ["", "in the queue"], waiting: ["warn", "waiting for feedback"], learned: ["good", "learned"], early: ["warn", "feedback came first"], overdue: ["bad", "overdue"] };
+const STATES = { queued: ["", "queued"], waiting: ["warn", "waiting for feedback"], learned: ["good", "learned"], early: ["warn", "early feedback"], quarantined: ["bad", "quarantined"], overdue: ["bad", "overdue"] };
 const KINDS = { prediction: "Predictions", label: "Labels", reward: "Rewards", preference: "Preferences", example: "Examples", decision: "Decisions", version: "Versions", rejected: "Rejected" };
 
 export function events(context, rest) {
@@ -16,19 +16,19 @@ export function events(context, rest) {
   let left = false;
   const id = h("input", { name: "id", type: "search", autocomplete: "off", spellcheck: "false", placeholder: "id of a prediction", "aria-label": "Id of a prediction" });
   const form = h("form", { role: "search" }, id, h("button", { class: "main", type: "submit" }, "Look up"));
-  const story = h("section", { class: "card", "aria-live": "polite", "aria-label": "What happened to it", hidden: true });
+  const lifecycle = h("section", { class: "card", "aria-live": "polite", "aria-label": "Lifecycle", hidden: true });
   const kind = h("select", { "aria-label": "Kind", onchange: () => recent() }, h("option", { value: "" }, "All kinds"), Object.entries(KINDS).map(([key, text]) => h("option", { value: key }, text)));
-  const pause = h("button", { class: "small", type: "button", "aria-pressed": "false", onclick: () => { mark(pause, { "aria-pressed": String(pause.getAttribute("aria-pressed") === "false") }); put(pause, paused() ? "Go on" : "Pause"); recent(); } }, "Pause");
+  const pause = h("button", { class: "small", type: "button", "aria-pressed": "false", onclick: () => { mark(pause, { "aria-pressed": String(pause.getAttribute("aria-pressed") === "false") }); put(pause, paused() ? "Resume" : "Pause"); recent(); } }, "Pause");
   const body = h("tbody", {}, Array.from({ length: 8 }, () => h("tr", {}, h("td", {}, bone()), h("td", {}, bone()), h("td", {}, bone()), h("td", {}, bone()))));
   const table = h("table", { class: "fits" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "position"), h("th", { scope: "col" }, "time"), h("th", { scope: "col" }, "event"), h("th", { scope: "col" }, "about"))), body);
   const none = h("div", { hidden: true });
   const element = h("div", { class: "stack" },
-    h("div", { class: "head" }, h("h1", {}, "Events"), h("p", { class: "lead" }, "Look a prediction up by its id, or by your own key: what was asked, what was answered, what came back, and whether it was learned.")),
-    h("section", { class: "card", "aria-label": "Look up" }, h("div", { class: "filters" }, form)), story,
-    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("span", { class: "small soft" }, "stands still while you point at it"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "recent" }, table), none));
+    h("div", { class: "head" }, h("h1", {}, "Events"), h("p", { class: "lead" }, "Look up a prediction by its id or your own key: its features, the answer, the feedback, and if it was learned.")),
+    h("section", { class: "card", "aria-label": "Look up" }, h("div", { class: "filters" }, form)), lifecycle,
+    h("section", { class: "card", "aria-labelledby": "recent" }, h("header", {}, h("h2", { id: "recent" }, "Newest events"), h("span", { class: "small soft" }, "paused while the pointer is over the table"), h("div", { class: "end filters" }, kind, pause)), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "recent" }, table), none));
 
   const paused = () => pause.getAttribute("aria-pressed") === "true";
-  const held = () => paused() || table.matches(":hover, :focus-within"); // nobody can follow a link that moves away
+  const held = () => paused() || table.matches(":hover, :focus-within"); // a link must not move away from the pointer
 
   async function recent() {
     clearTimeout(timer);
@@ -45,13 +45,13 @@ export function events(context, rest) {
   function rows(found) {
     mark(table, { hidden: !found.length });
     mark(none, { hidden: found.length > 0 });
-    if (!found.length) fill(none, empty("No events yet", "They appear here as they are written to the log."));
+    if (!found.length) fill(none, empty("No events yet", "Events appear here as they are written to the log."));
     if (body.querySelector(".bone, .note")) fill(body);
     show(found, (one) => one.position);
   }
 
   const show = list(body, (one) => ({
-    element: h("tr", {}, h("td", {}, count(one.position)), h("td", { class: "soft" }, moment(one.time)), h("td", {}, said(one.payload)), h("td", {}, about(one.payload))),
+    element: h("tr", {}, h("td", {}, count(one.position)), h("td", { class: "soft" }, moment(one.time)), h("td", {}, describe(one.payload)), h("td", {}, about(one.payload))),
     update: () => {},
   }));
 
@@ -61,17 +61,17 @@ export function events(context, rest) {
     return version ? h("a", { class: "id", href: "#/versions", "data-id": version }, brief(version)) : "";
   }
 
-  /** Show what happened to an id; `aloud` moves the reader there, who may be far down the page. */
+  /** Show the lifecycle of an id; `aloud` moves the focus to it. */
   async function look(name, aloud = false) {
     id.value = name;
-    mark(story, { hidden: !name });
+    mark(lifecycle, { hidden: !name });
     if (!name) return;
-    fill(story, h("p", { class: "soft" }, `Looking ${name} up `, bone()));
+    fill(lifecycle, h("p", { class: "soft" }, `Looking up ${name} `, bone()));
     try {
-      fill(story, told(await get(`events/${encodeURIComponent(name)}`), classes));
-      if (aloud) story.querySelector("h2").focus();
+      fill(lifecycle, shown(await get(`events/${encodeURIComponent(name)}`), classes));
+      if (aloud) lifecycle.querySelector("h2").focus();
     } catch (problem) {
-      fill(story, h("p", { class: "note bad" }, problem.message));
+      fill(lifecycle, h("p", { class: "note bad" }, problem.message));
     }
   }
 
@@ -92,10 +92,10 @@ export function events(context, rest) {
   };
 }
 
-/** An event in a few words. */
-function said(payload) {
+/** Describe an event in a few words. */
+function describe(payload) {
   switch (payload.kind) {
-    case "prediction": return `answered ${plain(payload.value)}${payload.proba?.length ? ` (${percent(Math.max(...payload.proba))})` : ""}${payload.canary ? ", by the canary" : ""}`;
+    case "prediction": return `predicted ${plain(payload.value)}${payload.proba?.length ? ` (${percent(Math.max(...payload.proba))})` : ""}${payload.canary ? ", by the canary" : ""}`;
     case "label": return `label ${plain(payload.value)}`;
     case "reward": return `reward ${plain(payload.value)}`;
     case "preference": return `preferred answer ${payload.chosen}`;
@@ -108,20 +108,20 @@ function said(payload) {
   }
 }
 
-/** The story that GET /events/{id} tells, as elements. */
-function told({ id, state, explanation, events: found, decisions = [] }, classes) {
+/** Show the reply of GET /events/{id}. */
+function shown({ id, state, explanation, events: found, decisions = [] }, classes) {
   const given = found.find((one) => one.payload.kind === "prediction" || one.payload.kind === "example");
   const [tone, word] = STATES[state] ?? ["", state];
   return [
     h("header", {}, h("h2", { tabindex: -1 }, h("span", { class: "id" }, id)), h("span", { class: `chip ${tone}`, "data-value": "state" }, word), h("span", { class: "small soft" }, explanation)),
     h("div", { class: "grid" },
-      h("div", { class: "part w7" }, h("h3", {}, "What happened"), h("ol", { class: "timeline" }, timeline(found, decisions, given, classes))),
+      h("div", { class: "part w7" }, h("h3", {}, "Timeline"), h("ol", { class: "timeline" }, timeline(found, decisions, given, classes))),
       given && h("div", { class: "part w5" }, h("h3", {}, "Features"), h("dl", { class: "pairs small" }, Object.entries(given.payload.features).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, plain(value))])))),
   ];
 }
 
 function timeline(found, decisions, given, classes) {
-  const own = found.map((one) => ({ at: one.position, element: h("li", { class: one === given ? "answer" : "good" }, h("b", {}, capital(said(one.payload))), h("div", { class: "small soft" }, when(one, given)), one.payload.kind === "prediction" && answered(one.payload, classes)) }));
+  const own = found.map((one) => ({ at: one.position, element: h("li", { class: one === given ? "answer" : "good" }, h("b", {}, capital(describe(one.payload))), h("div", { class: "small soft" }, when(one, given)), one.payload.kind === "prediction" && answered(one.payload, classes)) }));
   const around = decisions.map((one) => ({ at: one.position, element: h("li", { class: one.action === "drift" || one.action === "rollback" ? "bad" : null }, h("span", { class: "soft" }, `${ACTIONS[one.action] ?? one.action}: ${one.reason}`), h("div", { class: "small soft" }, when(one, given))) }));
   return [...own, ...around].sort((a, b) => a.at - b.at).map((one) => one.element);
 }

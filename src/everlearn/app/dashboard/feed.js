@@ -1,15 +1,15 @@
-// The server's status, asked for twice a second while somebody looks, and an honest word on how fresh it is.
+// The server's status, requested twice a second while the page is visible, and how fresh it is.
 
-import { ask } from "./api.js";
+import { request } from "./api.js";
 
-const EVERY = 500; // milliseconds between two questions
-const QUIET = 2000; // a learner that says nothing new for so long is reported
-const LOST = 2; // questions without an answer until the server counts as gone
+const EVERY = 500; // milliseconds between two requests
+const QUIET = 2000; // milliseconds without a new status after which the learner counts as silent
+const LOST = 2; // failed requests after which the server counts as gone
 
 /**
- * Watch the status. `onChange(feed)` is called with {status, link, problem, silent} after every answer, and when it fails:
- * `link` is "loading", "live", "quiet" (the learner is silent), "locked" (log in
- * first; it then asks no more until `now` is called), or "gone". Without `allowed` it begins locked.
+ * Watch the status: call `onChange(feed)` with {status, link, problem, silent} after every reply and every failure.
+ * `link` is "loading", "live", "quiet" (the learner is silent), "gone", or "locked" (log in first: no further request
+ * is sent until `now` is called). Without `allowed` it starts locked.
  */
 export function watch(onChange, allowed = true) {
   const feed = { status: null, link: allowed ? "loading" : "locked", problem: null, silent: 0 };
@@ -17,17 +17,17 @@ export function watch(onChange, allowed = true) {
   let failures = 0;
   let changed = performance.now();
   let timer = 0;
-  let asking = false;
+  let busy = false;
 
-  async function question() {
+  async function poll() {
     clearTimeout(timer);
-    if (asking || document.hidden) return;
-    asking = true;
+    if (busy || document.hidden) return;
+    busy = true;
     try {
-      const answer = await ask("GET", "status", { etag, patience: 4000 });
-      if (answer.body) {
-        feed.status = answer.body;
-        etag = answer.etag;
+      const reply = await request("GET", "status", { etag, patience: 4000 });
+      if (reply.body) {
+        feed.status = reply.body;
+        etag = reply.etag;
         changed = performance.now();
       }
       failures = 0;
@@ -43,19 +43,19 @@ export function watch(onChange, allowed = true) {
       else if (problem.status === 503 && !feed.status) feed.link = "loading";
       else if (failures >= LOST) feed.link = "gone";
     } finally {
-      asking = false;
+      busy = false;
     }
     onChange(feed);
-    if (!document.hidden && feed.link !== "locked") timer = setTimeout(question, Math.min(EVERY * Math.max(1, failures), 2000));
+    if (!document.hidden && feed.link !== "locked") timer = setTimeout(poll, Math.min(EVERY * Math.max(1, failures), 2000));
   }
 
-  const again = () => feed.link !== "locked" && question();
+  const again = () => feed.link !== "locked" && poll();
   document.addEventListener("visibilitychange", () => {
-    changed = performance.now(); // nothing was asked while nobody looked
+    changed = performance.now(); // no request was sent while the page was hidden
     again();
   });
   addEventListener("online", again);
-  if (allowed) question();
+  if (allowed) poll();
   else queueMicrotask(() => onChange(feed));
-  return { feed, now: question };
+  return { feed, now: poll };
 }

@@ -1,4 +1,4 @@
-// Numbers in words: with units, always as wide, never more digits than they are worth.
+// Format numbers with units and a sensible number of digits.
 
 const SHARES = new Set(["accuracy", "balanced_accuracy", "precision", "recall", "f1"]);
 const LOWER_IS_BETTER = new Set(["log_loss", "brier", "mae", "mse", "rmse"]);
@@ -22,9 +22,9 @@ export const count = (value) => (known(value) ? grouped.format(value) : "–");
 export const short = (value) => (!known(value) ? "–" : Math.abs(value) < 10000 ? count(value) : compact.format(value));
 
 /** "1 row", "2 rows" */
-export const counted = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
+export const counted = (value, singular, plural = `${singular}s`) => `${count(value)} ${value === 1 ? singular : plural}`;
 
-/** Three significant digits, signs as signs. */
+/** Three significant digits, with a typographic minus. */
 export function number(value, digits = 3) {
   if (!known(value)) return "–";
   if (value === 0) return "0";
@@ -42,7 +42,7 @@ export const delta = (value, digits = 3) => (known(value) ? signed(number(value,
 
 export const percent = (share, places = 1) => (known(share) ? `${minus((100 * share).toFixed(places))}%` : "–");
 
-/** Seconds in the unit that fits: "0.9 ms", "3.1 s", "4 min", "2.5 h", "3 days". */
+/** Seconds in a suitable unit: "0.9 ms", "3.1 s", "4 min", "2.5 h", "3 days". */
 export function duration(seconds) {
   if (!known(seconds)) return "–";
   const size = Math.abs(seconds);
@@ -65,7 +65,7 @@ export function bytes(size) {
   return `${value >= 100 || step === 0 ? Math.round(value) : value.toFixed(1)} ${units[step]}`;
 }
 
-/** Seconds since 1970 as the reader's date and time. */
+/** Seconds since 1970 as local date and time. */
 export function moment(time) {
   if (!known(time)) return "–";
   const date = new Date(time * 1000);
@@ -74,16 +74,16 @@ export function moment(time) {
   return today ? clock : `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" })}, ${clock}`;
 }
 
-/** The beginning of a version's id: what people call it. */
+/** The first six letters of a version's id. */
 export const brief = (id) => (id ? id.slice(0, 6) : "–");
 
 export const metricName = (name) => NAMES[name] ?? name.replaceAll("_", " ");
 export const lowerIsBetter = (name) => LOWER_IS_BETTER.has(name);
 
-/** A metric's value: shares as percent, others as numbers. */
+/** The value of a metric: shares as percent, others as numbers. */
 export const metric = (name, value) => (SHARES.has(name) ? percent(value) : number(value));
 
-/** A metric's difference: shares in points of percent. */
+/** The difference of a metric: shares in percentage points. */
 export function metricDelta(name, difference) {
   if (!known(difference)) return "–";
   return SHARES.has(name) ? `${signed(percent(difference).slice(0, -1), difference)} points` : delta(difference);

@@ -1,42 +1,42 @@
-// The gate: what it asks, what it knows, and what it still needs.
+// The gate: its comparisons, the evidence so far, and the evidence that a verdict needs.
 
 import { fill, h, list, mark, put, s, why } from "./dom.js";
 import { brief, counted, delta, known, number, odds } from "./format.js";
 import { linear } from "./scale.js";
 import { before, timeChart } from "./series.js";
-import { HELP, judged } from "./words.js";
+import { comparisonText, HELP } from "./words.js";
 
 const ORDER = ["candidate", "fresh", "champion", "previous", "frozen"];
 
-/** The card: {element, update(status)}. */
+/** Create the card: {element, update(status)}. */
 export function gate() {
-  const difference = timeChart({ label: "Difference in loss with its confidence sequence", height: 200, least: 0.001, formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No question is being asked" });
-  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", height: 200, zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No question is being asked" });
+  const difference = timeChart({ label: "Difference in loss with its confidence sequence", height: 200, least: 0.001, formats: { y: delta, yTick: (value) => delta(value, 2) }, none: "No comparison at the moment" });
+  const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", height: 200, zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No comparison at the moment" });
   const questions = h("ul", { class: "questions" });
-  const none = h("p", { class: "note" }, "The gate has nothing to compare yet. It asks about each candidate as soon as labels come for it.");
-  const rows = list(questions, question);
+  const none = h("p", { class: "note" }, "The gate has nothing to compare yet. A comparison starts with the first labels of a candidate.");
+  const rows = list(questions, comparison);
   return {
     element: h("section", { class: "card w8", "aria-labelledby": "gate" },
-      h("header", {}, h("h2", { id: "gate" }, "The gate: is a candidate better?"), why("the gate", HELP.gate)),
+      h("header", {}, h("h2", { id: "gate" }, "Gate: comparisons and evidence"), why("the gate", HELP.gate)),
       none, questions,
       h("div", { class: "weigh" },
         h("div", {}, h("h3", {}, "Difference in loss ", why("the difference", HELP.difference)), difference.element),
         h("div", {}, h("h3", {}, "Evidence, log e ", why("evidence", HELP.evidence)), evidence.element))),
     update(status) {
-      const asked = (status.gate ?? []).toSorted((a, b) => ORDER.indexOf(a.role) - ORDER.indexOf(b.role));
-      mark(none, { hidden: asked.length > 0 });
+      const comparisons = (status.gate ?? []).toSorted((a, b) => ORDER.indexOf(a.role) - ORDER.indexOf(b.role));
+      mark(none, { hidden: comparisons.length > 0 });
       const seen = new Map();
-      rows(asked, (one) => {
+      rows(comparisons, (one) => {
         const name = `${one.role}-${one.reference_role}`;
         seen.set(one, seen.get(one) ?? `${name}-${[...seen.values()].filter((key) => key.startsWith(name)).length}`);
         return seen.get(one);
       });
-      curves(status, asked, difference, evidence);
+      curves(status, comparisons, difference, evidence);
     },
   };
 }
 
-function curves(status, asked, difference, evidence) {
+function curves(status, comparisons, difference, evidence) {
   const now = status.series?.gate ?? {};
   const all = status.series?.time ?? [];
   const first = all.findIndex((_, i) => known(now.difference?.[i]));
@@ -44,34 +44,34 @@ function curves(status, asked, difference, evidence) {
   const of = (name) => (now[name] ?? []).slice(first);
   const span = before(time);
   const [values, low, high] = [of("difference"), of("low"), of("high")];
-  const told = low.map((one, i) => known(one) && one !== -high[i]); // else too few examples for any bound
-  const bounded = (line) => line.map((one, i) => (told[i] ? one : null));
-  const threshold = asked.find((one) => one.candidate === now.candidate)?.threshold ?? asked[0]?.threshold;
+  const informative = low.map((one, i) => known(one) && one !== -high[i]); // else there are too few examples for a bound
+  const bounded = (line) => line.map((one, i) => (informative[i] ? one : null));
+  const threshold = comparisons.find((one) => one.candidate === now.candidate)?.threshold ?? comparisons[0]?.threshold;
   difference.update({ ...span, y: window(values, bounded(low), bounded(high)), levels: [{ at: 0, tone: "frozen" }],
     bands: [{ tone: "champion", low: bounded(low), high: bounded(high) }], lines: [{ name: now.candidate ? `${brief(now.candidate)} better by` : "better by", tone: "champion", values }] });
-  evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `enough: ${odds(threshold)}` }] : [],
+  evidence.update({ ...span, levels: known(threshold) ? [{ at: threshold, tone: "promotion", name: `threshold: ${odds(threshold)}` }] : [],
     lines: [{ name: "worse", tone: "drift", dashed: true, values: of("log_e_worse") }, { name: "better", tone: "champion", values: of("log_e_better") }] });
 }
 
-/** Nine in ten of the differences, and the interval as it is now: what a few examples said at first would hide the rest. */
+/** Return a range that holds 90% of the differences and the current interval: early outliers would hide the rest. */
 function window(values, low, high) {
   const sizes = values.filter(known).map(Math.abs).sort((a, b) => a - b);
   const reach = Math.max(...[sizes[Math.floor(0.9 * sizes.length)], low.findLast(known), high.findLast(known)].filter(known).map(Math.abs), 0);
   return reach > 0 ? [-1.25 * reach, 1.25 * reach] : null;
 }
 
-/** One question: a sentence, and its interval as a picture. */
-function question() {
-  const say = h("p", {});
+/** Create one comparison: a sentence, and its interval as a picture. */
+function comparison() {
+  const sentence = h("p", {});
   const more = h("p", { class: "small soft" });
   const picture = s("svg", { class: "interval", viewBox: "0 0 240 34", role: "img" });
-  const element = h("li", {}, h("div", { class: "say" }, say, more), picture);
+  const element = h("li", {}, h("div", { class: "say" }, sentence, more), picture);
   return {
     element,
     update(one) {
-      const { text, tone } = judged(one);
-      put(say, text);
-      mark(say, { class: tone || null });
+      const { text, tone } = comparisonText(one);
+      put(sentence, text);
+      mark(sentence, { class: tone || null });
       put(more, one.examples ? found(one) : "");
       mark(picture, { "aria-label": more.textContent });
       fill(picture, interval(one));
@@ -81,10 +81,10 @@ function question() {
 
 function found({ difference, low, high, examples }) {
   const loss = `Loss ${difference < 0 ? "higher" : "lower"} by ${number(Math.abs(difference))} over ${counted(examples, "example")}`;
-  return low === -high ? `${loss}; too few to bound its true mean.` : `${loss}; its true mean lies between ${delta(low)} and ${delta(high)}.`;
+  return low === -high ? `${loss}; too few to bound the true mean.` : `${loss}; the true mean lies between ${delta(low)} and ${delta(high)}.`;
 }
 
-/** From worse (left) to better (right), zero in the middle. */
+/** Draw an interval from worse (left) to better (right), with zero in the middle. */
 export function interval({ low, high, difference, examples }) {
   if (!examples) return [];
   const reach = Math.max(4 * Math.abs(difference), 1.1 * Math.min(Math.abs(low), Math.abs(high)), 1e-6);

@@ -1,20 +1,20 @@
-// The lineage of versions as a drawing beside their rows: newest on top, a lane for each line of descent.
+// Draw the lineage of versions beside their rows: newest on top, one lane for each line of descent.
 
 import { fill, mark, s } from "./dom.js";
 
 const LANE = 16; // pixels between two lanes
 const BEND = 46; // pixels over which a line goes from lane to lane
-const MOST = 6; // lanes that are drawn apart; more share the last one
+const MOST = 6; // lanes drawn separately; further ones share the last lane
 
 /**
- * A lane for every version, given oldest first: a child goes on in its parent's lane if it is the first to do so, and
- * opens a new lane otherwise. Lanes are free again once nobody descends from them any more.
+ * Assign a lane to every version, given oldest first. The first child continues in its parent's lane; further children
+ * open new lanes. A lane is free again after its last descendant.
  */
 export function lanes(versions) {
   const last = new Map(); // the newest row in which a version is mentioned, as itself or as a parent
   versions.forEach((one, row) => [one.id, ...one.parents].forEach((id) => last.set(id, row)));
   const lane = new Map();
-  const tips = []; // who is the newest in each lane
+  const tips = []; // the newest version in each lane
   versions.forEach((one, row) => {
     const inherited = one.parents.map((id) => lane.get(id)).find((at) => at !== undefined && one.parents.includes(tips[at]));
     const free = tips.findIndex((id) => id === undefined || (last.get(id) < row && !one.parents.includes(id)));
@@ -25,7 +25,7 @@ export function lanes(versions) {
   return lane;
 }
 
-/** Draw into `svg`: `rows` newest first, with their middles at `heights`; `look(version)` names the classes of a dot. */
+/** Draw into `svg`: `rows` newest first, with their middles at `heights`; `look(version)` gives the classes of a dot. */
 export function draw(svg, rows, heights, look) {
   const lane = lanes(rows.toReversed());
   const width = LANE * (Math.max(0, ...lane.values()) + 1) + 10;
@@ -41,7 +41,7 @@ export function draw(svg, rows, heights, look) {
   return width;
 }
 
-/** Down the child's lane, then over to the parent's just above it. */
+/** Return the path down the child's lane, then over to the parent's lane just above the parent. */
 function curve(child, parent) {
   if (child.x === parent.x) return `M${child.x} ${child.y}V${parent.y}`;
   const turn = Math.max(child.y, parent.y - BEND);

@@ -1,15 +1,15 @@
-// The first screen: is it getting better or worse, what serves, how fresh, how fast. Then the details.
+// The overview: quality, champion, staleness and latency first, then the details.
 
 import { chart } from "./chart.js";
 import { bone, empty, fill, h, list, mark, put, why } from "./dom.js";
 import { brief, bytes, count, counted, duration, known, metric, metricDelta, metricName, number, percent, short } from "./format.js";
 import { gate } from "./gate.js";
 import { trend } from "./scale.js";
-import { answer, HELP, installed, ROLES } from "./words.js";
+import { HELP, installed, ROLES, summary } from "./words.js";
 import { series } from "./series.js";
 
-const SILENT = 2; // seconds after which a learner that writes nothing is said to be silent
-const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start" };
+const SILENT = 2; // seconds without a new status after which the learner is shown as silent
+const LINES = { champion: "champion", challenger: "challenger", frozen: "baseline" };
 
 export function overview(context) {
   const hero = answering(context);
@@ -17,7 +17,7 @@ export function overview(context) {
   const [verdicts, people, labels] = [gate(), contestants(), state()];
   const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
   const parts = [hero, curves, verdicts, side, ...series(), workers()];
-  const none = empty("Nothing has happened yet", "Send predictions, and labels for them as they come. This page shows within a second what becomes of them.",
+  const none = empty("No events yet", "Send predictions, then labels for them. They appear on this page within a second.",
     "POST /predict   {\"features\": {…}}\nPOST /feedback  {\"id\": \"…\", \"label\": …}");
   const start = h("section", { class: "card", hidden: true }, none);
   const grid = h("div", { class: "grid" }, hero.element, start, parts.slice(1).map((one) => one.element));
@@ -41,7 +41,7 @@ function fact(name, help, key) {
   const value = h("dd", { class: "value", "data-value": key }, bone());
   const more = h("dd", { class: "more" });
   const element = h("div", { class: "fact" }, h("dt", {}, name, why(name.toLowerCase(), help)), value, more);
-  return { element, say: (said, rest, alarm = false) => { put(value, said); put(more, rest); mark(element, { "data-alarm": alarm }); }, value };
+  return { element, show: (text, rest, alarm = false) => { put(value, text); put(more, rest); mark(element, { "data-alarm": alarm }); }, value };
 }
 
 function figure(name, main = false) {
@@ -52,15 +52,15 @@ function figure(name, main = false) {
 
 function answering(context) {
   const badge = h("span", { class: "badge", "aria-hidden": "true" });
-  const title = h("span", {}, "Asking the server…");
+  const title = h("span", {}, "Loading…");
   const now = figure("", true);
-  const gain = figure("over the frozen start");
-  const lately = figure("lately");
+  const gain = figure("gain over the baseline");
+  const lately = figure("recent");
   const sentence = h("p", { class: "sentence" }, "");
-  const serves = fact("Serves", HELP.serves, "serves");
-  const fresh = fact("Fresh", HELP.fresh, "fresh");
-  const speed = fact("Answers", HELP.speed, "speed");
-  const lag = fact("Not learned yet", HELP.lag, "lag");
+  const serves = fact("Champion", HELP.serves, "serves");
+  const fresh = fact("Staleness", HELP.fresh, "fresh");
+  const speed = fact("Latency", HELP.speed, "speed");
+  const lag = fact("Lag", HELP.lag, "lag");
   const link = h("a", { href: "#/versions", class: "id" });
   let champion = null;
   const element = h("section", { class: "card hero", "aria-labelledby": "answer" },
@@ -69,7 +69,7 @@ function answering(context) {
   return {
     element,
     update(status) {
-      const found = answer(status);
+      const found = summary(status);
       mark(badge, { "data-tone": found.tone });
       put(title, found.title);
       for (const [one, value] of [[now, found.now], [gain, found.gain], [lately, found.lately]]) mark(one.element, { "data-unknown": value === null });
@@ -84,17 +84,17 @@ function answering(context) {
         if (champion && id) context.announce(`The champion is now ${brief(id)}.`);
         champion = id;
         put(link, brief(id));
-        fill(serves.value, id ? link : "nothing yet");
+        fill(serves.value, id ? link : "none yet");
       }
       const promoted = installed(status);
-      const first = status.mode === "live" ? "learns as it serves" : "the first version";
+      const first = status.mode === "live" ? "learns while it serves" : "the first version";
       put(serves.element.lastChild, promoted ? `since example ${count(promoted.at)}` : id ? first : status.mode);
       const { seconds, bound, broken } = status.staleness ?? {};
-      const silent = status.age >= SILENT ? `the learner is silent for ${duration(Math.round(status.age))}` : "";
-      fresh.say(`${duration(seconds)} behind`, broken ? `ALARM: promised ${duration(bound)}` : `promised: at most ${duration(bound)}`, broken);
+      const silent = status.age >= SILENT ? `learner silent for ${duration(Math.round(status.age))}` : "";
+      fresh.show(duration(seconds), broken ? `ALARM: bound ${duration(bound)}` : `bound: ${duration(bound)}`, broken);
       const { requests_per_second: rate, p50, p99 } = status.traffic ?? {};
-      speed.say(known(p99) ? `${duration(p99)} at p99` : "no requests", `${known(p50) ? `p50 ${duration(p50)}, ` : ""}${number(rate ?? 0)} requests/s`);
-      lag.say(counted(status.lag?.events, "event"), silent || `the learner takes ${short(Math.round(status.learner?.events_per_second ?? 0))}/s`, Boolean(silent));
+      speed.show(known(p99) ? `${duration(p99)} at p99` : "no requests", `${known(p50) ? `p50 ${duration(p50)}, ` : ""}${number(rate ?? 0)} requests/s`);
+      lag.show(counted(status.lag?.events, "event"), silent || `learner: ${short(Math.round(status.learner?.events_per_second ?? 0))} events/s`, Boolean(silent));
     },
   };
 }
@@ -103,7 +103,7 @@ function quality() {
   const drawn = chart({
     label: "Quality over the stream",
     height: 330,
-    none: "The chart begins with the second point",
+    none: "The chart starts with the second point",
     formats: {
       x: (value) => `at example ${count(value)}`,
       tick: (value) => (value < 1e6 ? count(value) : short(value)),
@@ -115,11 +115,11 @@ function quality() {
   const shown = { name: "accuracy", all: true, status: null };
   const title = h("h2", {}, "Quality over the stream");
   const choices = h("div", { class: "switch", role: "group", "aria-label": "Metric" });
-  const ranges = h("div", { class: "switch", role: "group", "aria-label": "Stretch" },
+  const ranges = h("div", { class: "switch", role: "group", "aria-label": "Range" },
     [["Whole stream", true], ["Latest quarter", false]].map(([text, all]) => h("button", { type: "button", "aria-pressed": all, onclick: () => { shown.all = all; draw(); } }, text)));
   const element = h("section", { class: "card", "aria-label": "Quality over the stream" },
     h("header", {}, title, why("prequential quality", HELP.prequential), h("div", { class: "end filters" }, choices, ranges)), drawn.element,
-    h("p", { class: "small soft" }, "Bold: mean of five stretches. Faint: each stretch. Across: labelled examples."));
+    h("p", { class: "small soft" }, "Faint: mean of each interval. Bold: mean of five intervals. Horizontal: labelled examples."));
 
   function draw() {
     const { status, name, all } = shown;
@@ -149,7 +149,7 @@ function quality() {
   };
 }
 
-/** A curve's smoothed and raw values at each x of the picture; null where it has no point. */
+/** Return the smoothed and the raw values of a curve at each x of the chart; null without a point. */
 function along(x, curve, name) {
   const smooth = trend(curve[name], curve.weight ?? curve[name].map(() => 1));
   const at = new Map(curve.x.map((one, i) => [one, i]));
@@ -167,14 +167,14 @@ function contestants() {
       update({ one, status }) {
         put(cells[0], ROLES[one.role] ?? one.role);
         put(cells[1], brief(one.version));
-        put(cells[2], `${one.family}, ${one.learns ? "learns" : "fixed"}`);
+        put(cells[2], `${one.family}, ${one.learns ? "learning" : "frozen"}`);
         put(cells[3], metric(status.metric, status.metrics?.[one.role]?.[status.metric]));
       },
     };
   });
   return {
-    element: h("section", { class: "card", "aria-labelledby": "who" }, h("header", {}, h("h2", { id: "who" }, "Who takes part"), why("taking part", HELP.contestants)),
-      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "who" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "role"), h("th", { scope: "col" }, "from"), h("th", { scope: "col" }, "model"), title)), body))),
+    element: h("section", { class: "card", "aria-labelledby": "roster" }, h("header", {}, h("h2", { id: "roster" }, "Roster"), why("the roster", HELP.contestants)),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "roster" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "role"), h("th", { scope: "col" }, "version"), h("th", { scope: "col" }, "model"), title)), body))),
     update(status) {
       put(title, metricName(status.metric));
       rows((status.contestants ?? []).map((one, i) => ({ one, status, key: `${one.role}${i}` })), (value) => value.key);
@@ -184,7 +184,7 @@ function contestants() {
 
 function state() {
   const shown = ["drift", "waiting", "quarantined", "capped", "rejected", "evicted", "early"];
-  const names = { drift: "Drift", waiting: "Waiting for feedback", quarantined: "Quarantined", capped: "Capped", rejected: "Rejected", evicted: "Evicted", early: "Early" };
+  const names = { drift: "Drift", waiting: "Waiting for feedback", quarantined: "Quarantined labels", capped: "Capped labels", rejected: "Rejected rows", evicted: "Evicted predictions", early: "Early feedback" };
   const cells = Object.fromEntries(shown.map((key) => [key, h("dd", { "data-value": key }, bone())]));
   const chip = h("span", { class: "chip" });
   return {
@@ -216,12 +216,12 @@ function workers() {
   });
   return {
     element: h("section", { class: "card w5", "aria-labelledby": "processes" }, h("header", {}, h("h2", { id: "processes" }, "Processes"), why("a process", HELP.workers)),
-      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", { class: "fits" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "refused", "faults", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": "processes" }, h("table", { class: "fits" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "process"), ["requests", "refused", "failed", "p99", "memory"].map((text) => h("th", { scope: "col", class: "number" }, text)))), body))),
     update(status) {
-      const { learner, desk, workers: found = [] } = status;
+      const { learner, desk: admin, workers: found = [] } = status;
       const other = (name, memory) => ({ key: name, name, requests: "", refused: "", faults: "", p99: "", memory: bytes(memory), alive: true });
-      const shown = found.map((one) => ({ key: `w${one.index}`, name: `worker ${one.index}${one.alive === false ? ": gone" : ""}`, requests: short(one.requests), refused: short(one.refused), faults: short(one.faults), p99: duration(one.p99), memory: bytes(one.memory), alive: one.alive !== false }));
-      rows([other("learner", learner?.memory), other("desk", desk?.memory), ...shown], (one) => one.key);
+      const shown = found.map((one) => ({ key: `w${one.index}`, name: `worker ${one.index}${one.alive === false ? ": down" : ""}`, requests: short(one.requests), refused: short(one.refused), faults: short(one.faults), p99: duration(one.p99), memory: bytes(one.memory), alive: one.alive !== false }));
+      rows([other("learner", learner?.memory), other("admin", admin?.memory), ...shown], (one) => one.key);
     },
   };
 }

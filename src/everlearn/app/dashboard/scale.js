@@ -1,6 +1,6 @@
-// From numbers to pixels, and the round numbers in between.
+// Scales from numbers to pixels, and round numbers for axes.
 
-/** Round numbers from about `low` to about `high`, some `wanted` of them. */
+/** Return about `wanted` round numbers from about `low` to about `high`. */
 export function ticks(low, high, wanted) {
   if (!(high > low)) return [low];
   const rough = (high - low) / Math.max(1, wanted);
@@ -11,7 +11,7 @@ export function ticks(low, high, wanted) {
   return found;
 }
 
-/** The interval that holds all finite values, widened to round numbers; [0, 1] if there are none. */
+/** Return the interval of all finite values, widened to round numbers; [0, 1] without any. */
 export function extent(arrays, { zero = false, least = 0, wanted = 4 } = {}) {
   let low = Infinity;
   let high = -Infinity;
@@ -35,7 +35,7 @@ export function extent(arrays, { zero = false, least = 0, wanted = 4 } = {}) {
 
 export const linear = (from, to, start, end) => (value) => start + ((value - from) / (to - from || 1)) * (end - start);
 
-/** The index of the value nearest to `x` in an ascending array. */
+/** Return the index of the value nearest to `x` in an ascending array. */
 export function nearest(values, x) {
   let low = 0;
   let high = values.length - 1;
@@ -47,7 +47,7 @@ export function nearest(values, x) {
   return low > 0 && x - values[low - 1] < values[low] - x ? low - 1 : low;
 }
 
-/** The mean over each point and the 4 before it, each counting by its weight, as in the report's picture. */
+/** Return the weighted mean over each point and the 4 points before it, as in the picture of the report. */
 export function trend(values, weights, window = 5) {
   return values.map((_, i) => {
     let sum = 0;

@@ -1,4 +1,4 @@
-// The last ten minutes, a point a second: requests, latency, freshness, and what the replay memory holds.
+// Charts of the last ten minutes, one point a second: requests, latency, staleness, replay memory.
 
 import { chart } from "./chart.js";
 import { h, put, why } from "./dom.js";
@@ -7,7 +7,7 @@ import { extent } from "./scale.js";
 import { HELP } from "./words.js";
 
 const TONES = ["champion", "challenger", "promotion", "rollback", "drift", "other", "frozen"];
-const LEAST = 60; // seconds that a chart spans at least
+const LEAST = 60; // shortest time span of a chart, in seconds
 
 /** "5 min ago", "now" */
 export const ago = (value) => (value > -0.5 ? "now" : `${duration(-value)} ago`);
@@ -21,13 +21,13 @@ function timeTicks(low, high, wanted) {
   return found;
 }
 
-/** A chart over time; x is seconds before now. */
+/** Create a chart over time; x is in seconds before now. */
 export function timeChart(options) {
-  return chart({ height: 170, xTicks: timeTicks, none: "The first points come within seconds", ...options,
+  return chart({ height: 170, xTicks: timeTicks, none: "The first points appear within seconds", ...options,
     formats: { x: ago, tick, latest: "", ...options.formats } });
 }
 
-/** Seconds before the newest point, and the domain that they span. */
+/** Convert times to seconds before the newest point, and return the domain that they span. */
 export function before(times) {
   const last = times[times.length - 1] ?? 0;
   const x = times.map((one) => one - last);
@@ -39,17 +39,17 @@ function card(title, help, size, drawn, below = null) {
   return h("section", { class: `card ${size}`, "aria-labelledby": id }, h("header", {}, h("h2", { id }, title), help && why(title.toLowerCase(), help)), drawn.element, below);
 }
 
-/** The cards: each {element, update(status)}. */
+/** Create the cards: each {element, update(status)}. */
 export function series() {
   const requests = timeChart({ label: "Requests per second", zero: true, least: 1, formats: { y: (value) => `${number(value)}/s`, yTick: (value) => short(value) } });
-  const latency = timeChart({ label: "Latency of answers", zero: true, least: 0.001, formats: { y: duration, yTick: duration } });
-  const fresh = timeChart({ label: "Staleness of what serves, against its bound", zero: true, formats: { y: duration, yTick: duration } });
+  const latency = timeChart({ label: "Latency of predictions", zero: true, least: 0.001, formats: { y: duration, yTick: duration } });
+  const fresh = timeChart({ label: "Staleness and lag against the bound", zero: true, formats: { y: duration, yTick: duration } });
   const holds = h("p", { class: "small soft" }, "");
-  const replay = timeChart({ label: "Rows in the replay memory by class", height: 200, zero: true, none: "No classes to tell apart", formats: { y: (value) => value, yTick: (value) => percent(value, 0) } });
+  const replay = timeChart({ label: "Rows in the replay memory by class", height: 200, zero: true, none: "No classes yet", formats: { y: (value) => value, yTick: (value) => percent(value, 0) } });
   return [
     {
       element: card("Requests", null, "w4", requests),
-      update: ({ series: now = {} }) => requests.update({ ...before(now.time ?? []), lines: [{ name: "answered", tone: "champion", values: now.requests ?? [] }] }),
+      update: ({ series: now = {} }) => requests.update({ ...before(now.time ?? []), lines: [{ name: "requests", tone: "champion", values: now.requests ?? [] }] }),
     },
     {
       element: card("Latency", HELP.speed, "w4", latency),
@@ -57,9 +57,9 @@ export function series() {
         { name: "p50", tone: "frozen", dashed: true, values: now.p50 ?? [] }, { name: "p99", tone: "champion", values: now.p99 ?? [] }] }),
     },
     {
-      element: card("Freshness", HELP.fresh, "w4", fresh),
+      element: card("Staleness", HELP.fresh, "w4", fresh),
       update: ({ series: now = {}, staleness }) => fresh.update({ ...before(now.time ?? []),
-        levels: known(staleness?.bound) ? [{ at: staleness.bound, name: `promised: ${duration(staleness.bound)}`, tone: "drift" }] : [],
+        levels: known(staleness?.bound) ? [{ at: staleness.bound, name: `bound: ${duration(staleness.bound)}`, tone: "drift" }] : [],
         lines: [{ name: "lag", tone: "challenger", values: now.lag ?? [] }, { name: "staleness", tone: "champion", values: now.staleness ?? [] }] }),
     },
     {
@@ -72,14 +72,14 @@ export function series() {
   ];
 }
 
-/** From 0 to where nearly all values lie: one slow answer must not press all others to the ground. */
+/** Return a range that holds nearly all values, so that one slow reply does not flatten all others. */
 function most(values) {
   const sorted = values.filter(known).sort((a, b) => a - b);
   const usual = 3 * sorted[Math.floor(0.95 * (sorted.length - 1))];
   return sorted[sorted.length - 1] > usual ? extent([[0, usual]], { zero: true, least: 0.001 }) : null;
 }
 
-/** Shares of the classes, one on top of the other. */
+/** Stack the shares of the classes. */
 function stacked({ series: now = {} }) {
   const names = Object.keys(now.replay ?? {});
   if (!names.length) return { x: [] };

@@ -1,8 +1,8 @@
-// Loaded before the page is painted, so that a chosen theme never flashes; the switch itself is in app.js.
+// Loaded before the first paint, so that the chosen theme does not flash; app.js holds the switch.
 "use strict";
 try {
   const chosen = localStorage.getItem("everlearn-theme");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 } catch {
-  // Storage may be forbidden; the system's theme is used then.
+  // Without storage, the theme of the system applies.
 }

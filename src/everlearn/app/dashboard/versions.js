@@ -1,13 +1,13 @@
-// All versions with their lineage; two of them side by side; orders to promote, roll back, or start a challenger.
+// The page of versions: their lineage, a comparison of two, and commands to promote, roll back or start a challenger.
 
 import { get } from "./api.js";
 import { compared } from "./compare.js";
 import { bone, empty, fill, h, list, mark, put, s } from "./dom.js";
 import { brief, count, metric, metricName, moment } from "./format.js";
 import { draw } from "./lineage.js";
-import { challenge, promote, rollback, withdraw } from "./orders.js";
+import { challenge, promote, rollback, withdraw } from "./commands.js";
 
-const PAGE = 60; // versions asked for at a time
+const PAGE = 60; // versions requested at a time
 
 export function versions(context) {
   const known = { entries: [], aliases: {}, next: null, total: 0 };
@@ -17,14 +17,14 @@ export function versions(context) {
   let loading = false;
 
   const note = h("p", { class: "note", role: "status", hidden: true });
-  const back = h("button", { type: "button", disabled: true, onclick: () => rollback(known.aliases.previous, known.aliases.champion, told) }, "Roll back");
-  const start = h("button", { type: "button", onclick: () => challenge({ family: "linear" }, told) }, "Start a challenger");
+  const back = h("button", { type: "button", disabled: true, onclick: () => rollback(known.aliases.previous, known.aliases.champion, finished) }, "Roll back");
+  const start = h("button", { type: "button", onclick: () => challenge({ family: "linear" }, finished) }, "Start a challenger");
   const graph = s("svg", { class: "graph", "aria-hidden": "true" });
   const body = h("tbody", {}, skeleton());
   const metricHead = h("th", { class: "number col-metric", scope: "col" });
   const table = h("table", {}, h("caption", { class: "unseen" }, "Versions, newest first"),
     h("thead", {}, h("tr", {}, h("th", { class: "col-graph" }, h("span", { class: "unseen" }, "Lineage")), h("th", { class: "col-pick" }, h("span", { class: "unseen" }, "Compare")),
-      h("th", { scope: "col" }, "version"), h("th", { scope: "col", class: "col-born" }, "born"), metricHead, h("th", { class: "col-do" }, h("span", { class: "unseen" }, "Orders")))), body);
+      h("th", { scope: "col" }, "version"), h("th", { scope: "col", class: "col-born" }, "stored"), metricHead, h("th", { class: "col-do" }, h("span", { class: "unseen" }, "Commands")))), body);
   const lineage = h("div", { class: "lineage" }, graph, table);
   const more = h("button", { type: "button", hidden: true, onclick: () => load(known.next) }, "Show older versions");
   const challengers = h("section", { class: "card", hidden: true, "aria-labelledby": "challengers" });
@@ -32,10 +32,10 @@ export function versions(context) {
   const side = h("section", { class: "card", "aria-live": "polite", "aria-label": "Comparison" });
   const element = h("div", { class: "stack" },
     h("div", { class: "head" }, h("h1", {}, "Versions"), h("div", { class: "actions" }, start, back),
-      h("p", { class: "lead" }, "Every model that was kept, and what it came from. Tick two to compare them.")),
+      h("p", { class: "lead" }, "Every stored model and its parents. Select two versions to compare them.")),
     note, challengers, side, listed);
 
-  function told(text) {
+  function finished(text) {
     put(note, text);
     mark(note, { hidden: false, class: "note good" });
     context.announce(text);
@@ -70,20 +70,20 @@ export function versions(context) {
   function show() {
     const name = status?.metric ?? "accuracy";
     const [refused, served] = [rejected(), champions()];
-    put(metricHead, `${metricName(name)} at birth`);
+    put(metricHead, `${metricName(name)} when stored`);
     mark(table, { hidden: !known.entries.length });
     if (!known.entries.length) {
-      fill(listed, empty("No version yet", "The first one is stored when the loop takes its first event."));
+      fill(listed, empty("No version yet", "The first one is stored with the first event of the loop."));
     } else if (!lineage.isConnected) fill(listed, lineage, more);
     rows(known.entries.map((one) => row(one, name, look(one, refused, served))), (one) => one.key);
     drawn();
     mark(more, { hidden: !known.next });
-    orders();
+    buttons();
     mark(side, { hidden: chosen.length === 0 });
-    if (chosen.length === 1) fill(side, h("p", { class: "soft" }, `${brief(chosen[0])} is ticked. Tick another version to compare.`));
+    if (chosen.length === 1) fill(side, h("p", { class: "soft" }, `${brief(chosen[0])} is selected. Select a second version to compare.`));
   }
 
-  /** The graph beside the rows, wherever the browser has put them. */
+  /** Draw the graph beside the rows, at their current positions. */
   function drawn() {
     const [refused, served] = [rejected(), champions()];
     const heights = [...body.rows].map((one) => one.offsetTop + one.offsetHeight / 2);
@@ -92,10 +92,10 @@ export function versions(context) {
     lineage.style.setProperty("--lanes", `${width + 4}px`);
   }
 
-  function orders() {
+  function buttons() {
     const { champion, previous } = known.aliases;
     const may = context.may("admin");
-    mark(back, { disabled: !may || !previous || previous === champion, title: may ? (previous ? null : "Nothing has been promoted yet") : "Needs a token with the scope admin" });
+    mark(back, { disabled: !may || !previous || previous === champion, title: may ? (previous ? null : "No earlier champion yet") : "Needs a token with the scope admin" });
     put(back, previous && previous !== champion ? `Roll back to ${brief(previous)}` : "Roll back");
     mark(start, { disabled: !may, title: may ? null : "Needs a token with the scope admin" });
     const learning = (status?.contestants ?? []).filter((one) => one.role === "fresh" || one.role === "shadow");
@@ -104,11 +104,11 @@ export function versions(context) {
     if (challengers.dataset.key === now) return;
     challengers.dataset.key = now;
     fill(challengers, h("header", {}, h("h2", { id: "challengers" }, "Challengers in shadow")), h("dl", { class: "pairs" }, learning.flatMap((one) => [
-      h("dt", {}, h("span", { class: "id" }, brief(one.version)), ` ${one.family}, ${one.learns ? "learns" : "fixed"}`),
-      h("dd", {}, h("button", { class: "small", type: "button", disabled: !may, onclick: () => withdraw(one.version, told) }, "Withdraw"))])));
+      h("dt", {}, h("span", { class: "id" }, brief(one.version)), ` ${one.family}, ${one.learns ? "learning" : "frozen"}`),
+      h("dd", {}, h("button", { class: "small", type: "button", disabled: !may, onclick: () => withdraw(one.version, finished) }, "Withdraw"))])));
   }
 
-  /** A row and its key, which names all that the row shows and that may change. */
+  /** Return a row and its key, which holds everything in the row that may change. */
   function row(one, name, { now, dim }) {
     const may = context.may("admin") && one.kept !== false && !now;
     const names = Object.entries(known.aliases).filter(([, id]) => id === one.id).map(([alias]) => alias);
@@ -119,11 +119,11 @@ export function versions(context) {
     const pick = h("input", { type: "checkbox", class: "pick", "aria-label": `Compare ${brief(one.id)}`, onchange: (event) => choose(one.id, event.target.checked) });
     pick.checked = chosen.includes(one.id);
     return h("tr", { class: dim ? "dim" : null, "data-version": one.id }, h("td"), h("td", {}, pick),
-      h("td", { class: "what" }, h("div", {}, h("span", { class: "id" }, h("b", {}, brief(one.id)), h("span", { class: "rest" }, one.id.slice(6))), names.map((alias) => [" ", h("span", { class: `chip ${alias}` }, alias)]), " ", one.kept === false && h("span", { class: "chip" }, "arrays gone")),
+      h("td", { class: "what" }, h("div", {}, h("span", { class: "id" }, h("b", {}, brief(one.id)), h("span", { class: "rest" }, one.id.slice(6))), names.map((alias) => [" ", h("span", { class: `chip ${alias}` }, alias)]), " ", one.kept === false && h("span", { class: "chip" }, "arrays pruned")),
         h("div", { class: "small soft", title: one.reason }, one.reason)),
       h("td", { class: "born small soft" }, h("div", {}, moment(one.time)), h("div", {}, `position ${count(one.position)}`)),
       h("td", { class: "number metric" }, metric(name, one.metrics?.[name])),
-      h("td", { class: "number" }, may && h("button", { class: "small", type: "button", onclick: () => promote(one, known.aliases.champion, told) }, "Promote")));
+      h("td", { class: "number" }, may && h("button", { class: "small", type: "button", onclick: () => promote(one, known.aliases.champion, finished) }, "Promote")));
   }
 
   async function choose(id, on) {
@@ -131,10 +131,10 @@ export function versions(context) {
     for (const box of body.querySelectorAll(".pick")) box.checked = chosen.includes(box.closest("tr").dataset.version);
     mark(side, { hidden: chosen.length === 0 });
     if (chosen.length < 2) {
-      fill(side, h("p", { class: "soft" }, chosen.length ? `${brief(chosen[0])} is ticked. Tick another version to compare.` : ""));
+      fill(side, h("p", { class: "soft" }, chosen.length ? `${brief(chosen[0])} is selected. Select a second version to compare.` : ""));
       return;
     }
-    const [b, a] = [...chosen].sort((one, other) => place(one) - place(other)); // the newer one is b
+    const [b, a] = [...chosen].sort((one, other) => place(one) - place(other)); // b is the newer version
     fill(side, h("p", { class: "soft" }, `Comparing ${brief(a)} with ${brief(b)} `, bone()));
     try {
       const found = await get(`versions/${a}/diff/${b}`);
@@ -162,7 +162,7 @@ export function versions(context) {
         key = now;
         load();
       } else if (first) show();
-      orders();
+      buttons();
     },
   };
 }

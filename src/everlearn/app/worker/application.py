@@ -30,6 +30,7 @@ from everlearn.app.auth import Scope as Right
 from everlearn.app.counters import Counters
 from everlearn.app.problems import Refused
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
+from everlearn.app.routes import scope_of
 from everlearn.app.tracing import Tracer
 from everlearn.app.worker import requests
 from everlearn.app.worker.body_reader import BodyReader, Receive, Scope
@@ -86,9 +87,9 @@ class Worker:
         self._bodies = BodyReader(spec.serve.body, self._groups.full)
         self._proxy = Proxy(setup.admin, self._bodies)
         self._hot = {
-            "/predict": Route("predict", "predict", self._question),
-            "/feedback": Route("feedback", "feedback", self._feedback),
-            "/learn": Route("learn", "feedback", self._examples),
+            "/predict": Route("predict", scope_of("POST", "/predict"), self._question),
+            "/feedback": Route("feedback", scope_of("POST", "/feedback"), self._feedback),
+            "/learn": Route("learn", scope_of("POST", "/learn"), self._examples),
         }
         # Complete requests take a fast path that bypasses ASGI, and therefore tracing.
         self.paths = {path.encode(): route.name for path, route in self._hot.items()} if tracer is None else {}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from everlearn.app.problems import problem
-from everlearn.app.worker.requests import FeedbackReply, FeedbackRow, LearnReply, LearnRow, RowError, Rows, encode
+from everlearn.app.worker.requests import Rows, encode
+from everlearn.client.records import FeedbackReply, FeedbackRow, LearnReply, LearnRow, RowError
 from everlearn.errors import BlobError, IdTaken, InputError
 from everlearn.events import Row, row
 from everlearn.feedback import admission
@@ -34,9 +34,9 @@ class AcceptedRows:
 
     def reply(self, new: int) -> bytes:
         """Return the reply once the rows are in the log; `new` of them were not there before."""
-        errors: list[RowError] | UnsetType = self.errors or UNSET
+        errors = tuple(self.errors)
         if self.rows[0][1] == "example":
-            return encode(LearnReply(len(self.rows), self.ids, errors))
+            return encode(LearnReply(len(self.rows), tuple(self.ids), errors))
         return encode(FeedbackReply(len(self.rows), len(self.rows) - new, errors))
 
 

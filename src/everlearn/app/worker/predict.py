@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
-from everlearn.app.worker.requests import Answer, Answers, Question, RowAnswer, encode
+from everlearn.app.worker.requests import Question, encode
 from everlearn.app.worker.serving import CurrentModels
+from everlearn.client.records import Answer, Answers, RowAnswer
 from everlearn.events import KINDS, Row
 from everlearn.families import explain
 from everlearn.feedback.admission import Admission, features, subject
@@ -80,7 +81,7 @@ class BatchPredictor:
 
     def _reply(self, question: Question, answers: list[Prediction], serving: Serving, staleness: float) -> bytes:
         stale = staleness if math.isfinite(staleness) else None
-        explained = [self._explained(given, serving) if question.explain else UNSET for given in answers]
+        explained = [self._explained(given, serving) if question.explain else None for given in answers]
         if question.single:
             given = answers[0]
             id, value, proba, version = given.id, given.value, given.proba, given.version
@@ -91,13 +92,13 @@ class BatchPredictor:
         ]
         return encode(Answers(rows, serving.position, stale))
 
-    def _explained(self, given: Prediction, serving: Serving) -> dict[str, Any] | UnsetType:
-        """Return the contribution of each field to an answer; UNSET if the version of the answer serves no more."""
+    def _explained(self, given: Prediction, serving: Serving) -> dict[str, Any] | None:
+        """Return the contribution of each field to an answer; None if the version of the answer serves no more."""
         for arm in (serving.champion, serving.canary):
             if arm is not None and arm.version == given.version:
                 row = encoded(self._admission.encoder, serving.clip, [given.features])
                 return explain.contributions(arm.model, self._admission.encoder, given.features, row)
-        return UNSET
+        return None
 
 
 def _row(given: Prediction, at: float) -> Row:

@@ -1,131 +1,29 @@
-"""What the hot routes are asked and what they answer, as records: JSON is decoded straight into them, and checked once.
+"""Decode the bodies of /predict, /feedback and /learn, for one row or several; refuse malformed or oversized ones.
 
-A request speaks of one row, or of several in a list; a reply to one row is not in a list. Ids are given by the server,
-or are keys of the user's own, which then name one record for ever.
+The messages themselves are in `everlearn.client.records`. A bad row of a list is reported with its index and does not
+affect the other rows; a bad record of /predict refuses the whole request.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from everlearn.app.problems import Refused
+from everlearn.client.records import FeedbackRow, FeedbackRows, LearnRow, LearnRows, PredictRequest
 from everlearn.errors import InputError
-from everlearn.records import Scalar
 
-Key = Annotated[str, Meta(min_length=1, max_length=200, description="A key of your own: it names one record for ever.")]
-Name = Annotated[str, Meta(max_length=200)]
-Record = Annotated[dict[str, Any], Meta(description="A value for each field of the schema; what is absent is missing.")]
-
-
-class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """One record (`features`, with `id` as its key) or several (`instances`, with `ids`)."""
-
-    features: Record | UnsetType = UNSET
-    id: Key | None = None
-    instances: Annotated[list[Record], Meta(min_length=1)] | UnsetType = UNSET
-    ids: list[Key | None] | UnsetType = UNSET
-
-
-class FeedbackRow(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the answer `id` should have been (`label`), how good it was (`reward`), or which one was `chosen`."""
-
-    id: Key
-    label: Scalar | None = None
-    reward: float | None = None
-    chosen: Annotated[int, Meta(ge=0)] | None = None
-    weight: float = 1.0
-    source: Name = ""
-
-
-class LearnRow(Struct, frozen=True, forbid_unknown_fields=True):
-    """A record with its label: predicted, then learned, at once."""
-
-    features: Record
-    label: Scalar
-    weight: float = 1.0
-    id: Key | None = None
-    source: Name = ""
-
-
-class FeedbackRows(Struct, frozen=True, forbid_unknown_fields=True):
-    """Several judgements; what is wrong with one does not keep the others out."""
-
-    feedback: Annotated[list[Raw], Meta(min_length=1)]
-
-
-class LearnRows(Struct, frozen=True, forbid_unknown_fields=True):
-    """Several examples; what is wrong with one does not keep the others out."""
-
-    examples: Annotated[list[Raw], Meta(min_length=1)]
-
-
-class RowAnswer(Struct, frozen=True, omit_defaults=True):
-    """An answer: its id, the answer itself, the probability of each class in the schema's order (none for a
-    regression), and the version that gave it; `canary` where a candidate that came from that version answered;
-    `contributions` where they were asked for."""
-
-    id: str
-    value: Scalar
-    proba: tuple[float, ...]
-    version: str
-    canary: bool = False
-    contributions: dict[str, Any] | UnsetType = UNSET
-
-
-class Answer(Struct, frozen=True, omit_defaults=True):
-    """As `RowAnswer`, with the last event that what answered had learned (`position`), and the seconds within which a
-    label that is older is surely in it (`staleness`)."""
-
-    id: str
-    value: Scalar
-    proba: tuple[float, ...]
-    version: str
-    position: int
-    staleness: float | None
-    canary: bool = False
-    contributions: dict[str, Any] | UnsetType = UNSET
-
-
-class Answers(Struct, frozen=True):
-    """The answers to several records, in their order."""
-
-    predictions: list[RowAnswer]
-    position: int
-    staleness: float | None
-
-
-class RowError(Struct, frozen=True):
-    """What is wrong with the row `index`, counted from 0."""
-
-    index: int
-    detail: str
-
-
-class FeedbackReply(Struct, frozen=True, omit_defaults=True):
-    """How many judgements are in the log now, how many of them were there before, and what was wrong with others."""
-
-    accepted: int
-    known: int
-    errors: list[RowError] | UnsetType = UNSET
-
-
-class LearnReply(Struct, frozen=True, omit_defaults=True):
-    """How many examples are in the log now, their ids, and what was wrong with others."""
-
-    accepted: int
-    ids: list[str]
-    errors: list[RowError] | UnsetType = UNSET
+R = TypeVar("R")
 
 
 class Question(Struct, frozen=True, gc=False):
-    """What /predict was asked: records with their keys (None: to be given one).
+    """A decoded request to /predict: records with their keys; a key of None is replaced by a new id.
 
-    `again` says that a key was found to be known, so that the log is to be asked for what was answered before.
+    `again` is set on a second attempt, after a key turned out to be in the log: its earlier answer is then looked up.
     """
 
     records: list[dict[str, Any]]
@@ -135,12 +33,9 @@ class Question(Struct, frozen=True, gc=False):
     again: bool = False
 
 
-R = TypeVar("R")
-
-
 @dataclass(frozen=True, slots=True)
 class Rows(Generic[R]):
-    """Rows by their index in the request, and what was wrong with those that are not there."""
+    """The decoded rows of a request by their index, and an error for each of the others."""
 
     good: dict[int, R]
     errors: dict[int, Exception]
@@ -148,40 +43,40 @@ class Rows(Generic[R]):
 
 
 def question(body: bytes, explain: bool, most: int) -> Question:
-    """Read the body of /predict; raises msgspec's errors, InputError, or Refused for more than `most` records."""
-    asked = _predict(body)
-    if asked.features is not UNSET:
-        if asked.instances is not UNSET or asked.ids is not UNSET:
+    """Decode the body of /predict. Raises msgspec's errors, InputError, or Refused for more than `most` records."""
+    request = _predict(body)
+    if request.features is not UNSET:
+        if request.instances is not UNSET or request.ids is not UNSET:
             raise InputError("the body: got features beside instances or ids, expected features or instances")
-        return Question([asked.features], [asked.id], True, explain)
-    if asked.instances is UNSET:
+        return Question([request.features], [request.id], True, explain)
+    if request.instances is UNSET:
         raise InputError('the body: got neither, expected "features" (one record) or "instances" (a list of records)')
-    if asked.id is not None:
+    if request.id is not None:
         raise InputError("id: got one key for several instances, expected a list of as many ids")
-    count = len(asked.instances)
+    count = len(request.instances)
     _check_count(count, most)
-    ids: list[str | None] = [None] * count if asked.ids is UNSET else asked.ids
+    ids: list[str | None] = [None] * count if request.ids is UNSET else request.ids
     if len(ids) != count:
         raise InputError(f"ids: got {len(ids)} keys, expected {count}, one for each instance (null: give it one)")
     given = [id for id in ids if id is not None]
     if len(set(given)) < len(given):
         twice = next(id for id in given if given.count(id) > 1)
         raise InputError(f"ids: got {twice!r} twice, expected keys that differ")
-    return Question(asked.instances, ids, False, explain)
+    return Question(request.instances, ids, False, explain)
 
 
 def feedback_rows(body: bytes, most: int) -> Rows[FeedbackRow]:
-    """Read the body of /feedback; raises as `question` does."""
+    """Decode the body of /feedback; raises the errors of `question`."""
     return _rows(body, _feedback_rows(body).feedback if _lists_feedback(body) else None, _feedback_row, most)
 
 
 def learn_rows(body: bytes, most: int) -> Rows[LearnRow]:
-    """Read the body of /learn; raises as `question` does."""
+    """Decode the body of /learn; raises the errors of `question`."""
     return _rows(body, _learn_rows(body).examples if _lists_examples(body) else None, _learn_row, most)
 
 
 def too_large(most: int) -> Refused:
-    """The refusal of a body of more than `most` bytes."""
+    """Return the refusal (413) of a body of more than `most` bytes."""
     members = {"expected": f"at most {most} bytes", "where": "the body", "fix": "send less, or raise serve.body"}
     detail = f"the body is too large, expected at most {most} bytes"
     return Refused(413, "", detail, members, headers=[(b"connection", b"close")])

@@ -1,4 +1,4 @@
-// What a person tells the loop to do: dialogs that ask for a reason, send the order, and say what became of it.
+// Dialogs for commands: they ask for a reason, send the command, and show its outcome.
 
 import { post, Problem, remove } from "./api.js";
 import { fill, h, mark, put } from "./dom.js";
@@ -7,32 +7,32 @@ import { brief, counted } from "./format.js";
 let dialogs = 0;
 
 /**
- * A dialog with `fields` and a required reason. `order(reason)` sends it and gives the server's answer; `done(text)` is
- * told the result. What the server refuses is shown in the dialog, where it can be mended.
+ * Open a dialog with `fields` and a required reason. `send(reason)` sends the command and returns the reply, and
+ * `result(decision)` describes its outcome for `done`. A refusal is shown in the dialog, where it can be corrected.
  */
-function ask({ title, lead, fields = [], confirm, order, said, done }) {
+function open({ title, lead, fields = [], confirm, send, result, done }) {
   const id = `dialog-${++dialogs}`;
-  const reason = h("textarea", { rows: 3, required: true, maxlength: 1000, placeholder: "Why? This is kept in the decisions for ever." });
+  const reason = h("textarea", { rows: 3, required: true, maxlength: 1000, placeholder: "Recorded with the decision" });
   const note = h("p", { class: "note bad", role: "alert", hidden: true });
-  const send = h("button", { class: "main", type: "submit" }, confirm);
+  const submit = h("button", { class: "main", type: "submit" }, confirm);
   const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
   const form = h("form", { method: "dialog" }, h("h2", { id }, title), h("p", { class: "lead" }, lead),
-    h("label", { class: "field" }, "Reason", reason), fields, note, h("div", { class: "buttons" }, send, cancel));
+    h("label", { class: "field" }, "Reason", reason), fields, note, h("div", { class: "buttons" }, submit, cancel));
   const dialog = h("dialog", { "aria-labelledby": id }, form);
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const why = reason.value.trim();
     if (!why) {
-      refuse("Please give a reason.");
+      refuse("Enter a reason.");
       reason.focus();
       return;
     }
     busy(true);
     mark(note, { hidden: true });
     try {
-      const { status, body } = await order(why);
-      const text = status === 202 ? "The order is in the log; the learner carries it out as soon as it gets there." : said(carried(body));
+      const { status, body } = await send(why);
+      const text = status === 202 ? "The command is in the log; the learner will carry it out as soon as it reaches it." : result(carriedOut(body));
       dialog.close();
       done(text);
     } catch (problem) {
@@ -49,8 +49,8 @@ function ask({ title, lead, fields = [], confirm, order, said, done }) {
   }
 
   function busy(now) {
-    send.disabled = now;
-    put(send, now ? "Waiting for the learner…" : confirm);
+    submit.disabled = now;
+    put(submit, now ? "Waiting for the learner…" : confirm);
   }
 
   document.body.append(dialog);
@@ -58,21 +58,21 @@ function ask({ title, lead, fields = [], confirm, order, said, done }) {
   reason.focus();
 }
 
-/** The decision in which the loop says what it did; raises Problem where it could not. */
-function carried({ decision, followed }) {
+/** Return the decision that the command caused; throws Problem if the loop rejected it. */
+function carriedOut({ decision, followed }) {
   const outcome = followed.find((one) => one.detail.order === decision.detail.order) ?? decision;
-  if (outcome.action === "reject") throw new Problem(409, "The order was not carried out", outcome.reason);
+  if (outcome.action === "reject") throw new Problem(409, "The command was rejected", outcome.reason);
   return outcome;
 }
 
 /** Promote a version. */
 export function promote(version, champion, done) {
-  ask({
+  open({
     title: `Promote ${brief(version.id)}?`,
-    lead: champion ? `Its answers are given to users from the next request on, in place of ${brief(champion)}'s. The gate is not asked.` : "Its answers are given to users from the next request on.",
+    lead: champion ? `It replaces ${brief(champion)} from the next request on. This bypasses the gate.` : "It serves from the next request on.",
     confirm: `Promote ${brief(version.id)}`,
-    order: (reason) => post(`versions/${encodeURIComponent(version.id)}/promote`, { reason }),
-    said: (outcome) => `${brief(outcome.version)} is now the champion.`,
+    send: (reason) => post(`versions/${encodeURIComponent(version.id)}/promote`, { reason }),
+    result: (outcome) => `${brief(outcome.version)} is now the champion.`,
     done,
   });
 }
@@ -82,21 +82,21 @@ export function rollback(to, champion, done) {
   const source = h("input", { name: "source", autocomplete: "off", maxlength: 200 });
   const first = h("input", { name: "first", type: "number", min: 1, step: 1, inputmode: "numeric" });
   const last = h("input", { name: "last", type: "number", min: 1, step: 1, inputmode: "numeric" });
-  const advanced = h("details", {}, h("summary", {}, "Leave bad labels out"),
-    h("p", { class: "small soft" }, "Goes back to the last champion that had learned none of them, and learns what came since again, without them. Name a source, a range of log positions, or both."),
-    h("label", { class: "field" }, "Source", h("span", { class: "hint" }, "the name of the token or sender"), source),
+  const advanced = h("details", {}, h("summary", {}, "Exclude labels"),
+    h("p", { class: "small soft" }, "Goes back to the last champion that had learned none of them, and learns the later events again without them. Give a source, a range of log positions, or both."),
+    h("label", { class: "field" }, "Source", h("span", { class: "hint" }, "the name of the token or of the sender"), source),
     h("div", { class: "row" }, h("label", { class: "field" }, "First position", first), h("label", { class: "field" }, "Last position", last)));
-  ask({
+  open({
     title: `Roll back to ${brief(to)}?`,
-    lead: `${brief(to)} answers from the next request on, in place of ${brief(champion)}. Nothing is deleted: you can promote ${brief(champion)} again.`,
+    lead: `${brief(to)} replaces ${brief(champion)} from the next request on. Nothing is deleted: ${brief(champion)} can be promoted again.`,
     fields: [advanced],
     confirm: `Roll back to ${brief(to)}`,
-    order: (reason) => {
+    send: (reason) => {
       const without = { source: source.value.trim(), first: Number(first.value) || 0, last: Number(last.value) || 0 };
       const some = without.source || without.first || without.last;
       return post("rollback", { reason, ...(some ? { without } : {}) });
     },
-    said: ({ version, detail }) => `Rolled back: ${brief(version)} is the champion.${"left_out" in detail ? ` ${counted(detail.again, "label")} learned again, ${counted(detail.left_out, "label")} left out.` : ""}`,
+    result: ({ version, detail }) => `Rolled back: ${brief(version)} is the champion.${"left_out" in detail ? ` ${counted(detail.again, "label")} learned again, ${counted(detail.left_out, "label")} excluded.` : ""}`,
     done,
   });
 }
@@ -114,18 +114,18 @@ export function challenge(example, done) {
   };
   spec.addEventListener("input", verify);
   verify();
-  ask({
+  open({
     title: "Start a challenger",
     lead: "It learns in shadow on live traffic. The gate compares it with the champion, and promotes it if it is better.",
     fields: [h("label", { class: "field" }, "Model", check, spec)],
     confirm: "Start challenger",
-    order: (reason) => post("challengers", { model: JSON.parse(spec.value), reason }),
-    said: (outcome) => `Challenger ${brief(outcome.version)} learns now.`,
+    send: (reason) => post("challengers", { model: JSON.parse(spec.value), reason }),
+    result: (outcome) => `Challenger ${brief(outcome.version)} started.`,
     done,
   });
 }
 
-/** What is wrong with the text of a model spec; "" if nothing is. */
+/** Return the error in the text of a model spec; "" if there is none. */
 export function mistake(text) {
   let value;
   try {
@@ -137,14 +137,14 @@ export function mistake(text) {
   return typeof value.family === "string" && value.family ? "" : "\"family\" is missing, for instance \"linear\".";
 }
 
-/** Stop a challenger. */
+/** End a challenger. */
 export function withdraw(version, done) {
-  ask({
+  open({
     title: `Withdraw ${brief(version)}?`,
-    lead: "It stops learning and is compared no more. Its version stays in the lineage.",
+    lead: "It stops learning, and the gate no longer compares it. Its version stays in the lineage.",
     confirm: `Withdraw ${brief(version)}`,
-    order: (reason) => remove(`challengers/${encodeURIComponent(version)}?reason=${encodeURIComponent(reason)}`),
-    said: () => `${brief(version)} was withdrawn.`,
+    send: (reason) => remove(`challengers/${encodeURIComponent(version)}?reason=${encodeURIComponent(reason)}`),
+    result: () => `${brief(version)} was withdrawn.`,
     done,
   });
 }

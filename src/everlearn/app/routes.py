@@ -1,0 +1,410 @@
+"""The table of the server's HTTP routes: method, path, scope, endpoint, parameters, body, responses and refusals.
+
+The admin process serves the routes that name a endpoint, and the workers serve the others. The OpenAPI document and the
+test of `docs/reference/http.md` read the same table. Messages are in `everlearn.client.records`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from everlearn.client import records
+from everlearn.client.records import Scope
+from everlearn.events import KINDS
+
+PAGE, LONGEST_PAGE = 100, 1000  # entries of a page: by default, and at most
+LARGEST = (1 << 63) - 1  # position
+TEXT, HTML = "text/plain", "text/html"
+
+
+class Parameter(NamedTuple):
+    """A parameter of a route, with its JSON Schema; `place` is "path" or "query"."""
+
+    name: str
+    place: str
+    description: str
+    schema: dict[str, Any]
+
+
+class Response(NamedTuple):
+    """A successful response: JSON of one of some records, or text of a media type; "" for no content."""
+
+    description: str
+    content: tuple[type, ...] | str
+
+
+class Route(NamedTuple):
+    """One method of one path.
+
+    `scope` is the scope that a token needs; None for routes that show nothing of the loop. `refusals` are the statuses
+    of its problems, apart from those that every route has. `endpoint` is "module.function" in `app/admin`; "" for the
+    routes of the workers.
+    """
+
+    method: str
+    path: str
+    scope: Scope | None
+    endpoint: str
+    tag: str
+    summary: str
+    responses: dict[int, Response]
+    refusals: tuple[int, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    body: tuple[type, ...] = ()
+
+    @property
+    def template(self) -> str:
+        """The path as OpenAPI writes it, without the converters of Starlette.
+
+        >>> find("GET", "/events/{id:path}").template
+        '/events/{id}'
+        """
+        return self.path.replace(":path}", "}")
+
+
+def _in_path(name: str, description: str) -> Parameter:
+    return Parameter(name, "path", description, {"type": "string", "minLength": 1})
+
+
+VERSION = "A version: its id, a unique prefix of it, or an alias such as champion."
+AFTER = Parameter(
+    "after",
+    "query",
+    "Continue after this position, in the requested order; `next` of the previous page.",
+    {"type": "integer", "minimum": 0, "maximum": LARGEST, "default": 0},
+)
+LIMIT = Parameter(
+    "limit",
+    "query",
+    "Maximum number of entries.",
+    {"type": "integer", "minimum": 1, "maximum": LONGEST_PAGE, "default": PAGE},
+)
+ORDER = Parameter(
+    "order",
+    "query",
+    "Whether the oldest or the newest entry comes first.",
+    {"type": "string", "enum": ["oldest", "newest"], "default": "oldest"},
+)
+KIND = Parameter(
+    "kind",
+    "query",
+    "Return only events of these kinds.",
+    {"type": "array", "items": {"type": "string", "enum": list(KINDS.values())}},
+)
+REASON = Parameter(
+    "reason", "query", "Recorded with the decision.", {"type": "string", "minLength": 1, "maxLength": 1000}
+)
+EXPLAIN = Parameter(
+    "explain",
+    "query",
+    "1, true or yes: also return the contribution of each field.",
+    {"type": "string", "examples": ["1"]},
+)
+LISTING = (AFTER, LIMIT, ORDER)
+
+BODY = (400, 413, 415, 422)
+UNAVAILABLE = (503,)
+COMMAND = {
+    200: Response("The learner has carried out the command.", (records.CommandOutcome,)),
+    202: Response("The command is in the log; the learner has not carried it out yet.", (records.CommandOutcome,)),
+}
+
+ROUTES = (
+    # ---- served by the workers -------------------------------------------------------------------------------------
+    Route(
+        "POST",
+        "/predict",
+        "predict",
+        "",
+        "loop",
+        "Predict one record or several; each prediction is in the log before it is returned.",
+        {200: Response("The answer, or the answers in the order of the instances.", (records.Answer, records.Answers))},
+        (*BODY, 409, *UNAVAILABLE),
+        (EXPLAIN,),
+        (records.PredictRequest,),
+    ),
+    Route(
+        "POST",
+        "/feedback",
+        "feedback",
+        "",
+        "loop",
+        "Send the true label, a reward or a preference for earlier predictions.",
+        {200: Response("The number of accepted rows, and the unusable ones.", (records.FeedbackReply,))},
+        (*BODY, 404, 409, *UNAVAILABLE),
+        (),
+        (records.FeedbackRow, records.FeedbackRows),
+    ),
+    Route(
+        "POST",
+        "/learn",
+        "feedback",
+        "",
+        "loop",
+        "Send records together with their labels; the models are scored on them, then learn them.",
+        {200: Response("The number of accepted rows, and the unusable ones.", (records.LearnReply,))},
+        (*BODY, 409, *UNAVAILABLE),
+        (),
+        (records.LearnRow, records.LearnRows),
+    ),
+    Route(
+        "GET",
+        "/healthz",
+        None,
+        "",
+        "server",
+        "Check that the worker can answer. Restart it if this fails.",
+        {200: Response("The worker can answer; the reply holds its staleness.", (records.Healthy,))},
+        UNAVAILABLE,
+    ),
+    # ---- served by the admin process -------------------------------------------------------------------------------
+    Route(
+        "GET",
+        "/versions",
+        "read",
+        "views.versions",
+        "versions",
+        "List the versions, with aliases and parents.",
+        {200: Response("A page of versions.", (records.VersionPage,))},
+        (400,),
+        LISTING,
+    ),
+    Route(
+        "GET",
+        "/versions/{id}",
+        "read",
+        "views.version",
+        "versions",
+        "Show one version.",
+        {200: Response("The version.", (records.VersionEntry,))},
+        (404,),
+        (_in_path("id", VERSION),),
+    ),
+    Route(
+        "GET",
+        "/versions/{a}/diff/{b}",
+        "read",
+        "views.diff",
+        "versions",
+        "Compare two versions: settings, metrics, distance between their arrays, and common ancestor.",
+        {200: Response("The two versions side by side.", (records.Diff,))},
+        (404,),
+        (_in_path("a", VERSION), _in_path("b", VERSION)),
+    ),
+    Route(
+        "POST",
+        "/versions/{id}/promote",
+        "admin",
+        "commands.promote",
+        "versions",
+        "Make a version the champion.",
+        COMMAND,
+        (*BODY, 404, 409, *UNAVAILABLE),
+        (_in_path("id", VERSION),),
+        (records.Promote,),
+    ),
+    Route(
+        "POST",
+        "/rollback",
+        "admin",
+        "commands.rollback",
+        "versions",
+        "Go back to a former champion, optionally learning again without some labels.",
+        COMMAND,
+        (*BODY, 409, *UNAVAILABLE),
+        (),
+        (records.Rollback,),
+    ),
+    Route(
+        "POST",
+        "/merge",
+        "admin",
+        "commands.merge",
+        "versions",
+        "Merge two versions into a new one with two parents, which the gate compares with the champion.",
+        COMMAND,
+        (*BODY, 409, *UNAVAILABLE),
+        (),
+        (records.Merge,),
+    ),
+    Route(
+        "GET",
+        "/decisions",
+        "read",
+        "views.decisions",
+        "versions",
+        "List the decisions with their reasons, evidence and seals.",
+        {200: Response("A page of decisions.", (records.DecisionPage,))},
+        (400,),
+        LISTING,
+    ),
+    Route(
+        "GET",
+        "/challengers",
+        "read",
+        "views.challengers",
+        "challengers",
+        "List the models on the roster, with the evidence about each.",
+        {200: Response("The champion, then the others.", (records.ChallengerList,))},
+    ),
+    Route(
+        "POST",
+        "/challengers",
+        "admin",
+        "commands.challenge",
+        "challengers",
+        "Start a challenger from a model spec; the gate compares it with the champion.",
+        COMMAND,
+        (*BODY, 409, *UNAVAILABLE),
+        (),
+        (records.Challenge,),
+    ),
+    Route(
+        "DELETE",
+        "/challengers/{version}",
+        "admin",
+        "commands.withdraw",
+        "challengers",
+        "End a challenger.",
+        COMMAND,
+        (400, 404, 409, 422, *UNAVAILABLE),
+        (_in_path("version", VERSION), REASON),
+    ),
+    Route(
+        "GET",
+        "/events",
+        "read",
+        "views.events",
+        "events",
+        "Read the log.",
+        {200: Response("A page of events.", (records.EventPage,))},
+        (400,),
+        (*LISTING, KIND),
+    ),
+    Route(
+        "GET",
+        "/events/{id:path}",
+        "read",
+        "views.event",
+        "events",
+        "Show everything about one id: its events, its state, and the decisions around them.",
+        {200: Response("The lifecycle of the id.", (records.Lifecycle,))},
+        (404,),
+        (_in_path("id", "The id of a prediction or an example."),),
+    ),
+    Route(
+        "GET",
+        "/status",
+        "read",
+        "views.status",
+        "server",
+        "Show the state of the loop and the server: counts, lag, metrics, gate, traffic, the last ten minutes.",
+        {200: Response("The current state.", (records.Status,))},
+        UNAVAILABLE,
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        "read",
+        "views.metrics",
+        "server",
+        "Export all metrics for Prometheus.",
+        {200: Response("Metrics in the text format of Prometheus, or of OpenMetrics if the client prefers it.", TEXT)},
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        None,
+        "views.health",
+        "server",
+        "Check that the learner works and that the staleness bound holds. Raise an alarm if this fails.",
+        {200: Response("The server is healthy.", (records.Healthy,))},
+        UNAVAILABLE,
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        "read",
+        "views.openapi",
+        "server",
+        "Show this document.",
+        {200: Response("An OpenAPI 3.1 document.", (dict,))},
+    ),
+    Route(
+        "GET",
+        "/session",
+        None,
+        "views.session",
+        "pages",
+        "Show the session of the page.",
+        {200: Response("The session and its scopes.", (records.PageSession,))},
+        (401,),
+    ),
+    Route(
+        "POST",
+        "/session",
+        None,
+        "views.login",
+        "pages",
+        "Log the page in with a token, and set a cookie.",
+        {200: Response("The new session.", (records.PageSession,))},
+        (*BODY, 401, 403, 429),
+        (),
+        (records.Login,),
+    ),
+    Route(
+        "DELETE",
+        "/session",
+        None,
+        "views.logout",
+        "pages",
+        "Log the page out.",
+        {204: Response("The session has ended.", "")},
+        (403,),
+    ),
+    Route(
+        "GET",
+        "/",
+        None,
+        "views.page",
+        "pages",
+        "Show the dashboard.",
+        {200: Response("The page.", HTML)},
+    ),
+    Route(
+        "GET",
+        "/docs",
+        None,
+        "views.page",
+        "pages",
+        "Show this document as a page.",
+        {200: Response("The page.", HTML)},
+    ),
+    Route(
+        "GET",
+        "/static/{name}",
+        None,
+        "views.static",
+        "pages",
+        "Return a file of the pages.",
+        {200: Response("The file.", "*/*")},
+        (404,),
+        (_in_path("name", "The name of the file."),),
+    ),
+)
+
+
+def find(method: str, path: str) -> Route:
+    """Return the route of a method and a path as the table writes it; raises KeyError if there is none."""
+    for route in ROUTES:
+        if (route.method, route.path) == (method, path):
+            return route
+    raise KeyError(f"{method} {path}")
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """Return the scope that a route needs; raises KeyError for an unknown route and for one that needs none."""
+    scope = find(method, path).scope
+    if scope is None:
+        raise KeyError(f"{method} {path} needs no scope")
+    return scope

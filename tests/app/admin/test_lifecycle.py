@@ -1,0 +1,56 @@
+"""The state of an id, derived from its events."""
+
+from __future__ import annotations
+
+import pytest
+
+from everlearn.app.admin.lifecycle import state as state_of
+from everlearn.records import Event, Example, Label, Prediction
+from everlearn.spec import FeedbackSpec
+
+PREDICTED = Event(10, 100.0, Prediction("a", {"x": 1.0}, 1, (0.2, 0.8), "f00"))
+
+
+@pytest.mark.parametrize(
+    ("events", "now", "spec", "state", "words"),
+    [
+        ([PREDICTED], 160.0, FeedbackSpec(), "waiting", "60 seconds; there is no limit"),
+        ([PREDICTED], 160.0, FeedbackSpec(window=100), "waiting", "60 of 100 seconds"),
+        ([PREDICTED], 260.0, FeedbackSpec(window=100), "overdue", "will be dropped"),
+        ([PREDICTED], 260.0, FeedbackSpec(window=100, default=0), "overdue", "label 0 with the next event"),
+        ([PREDICTED, Event(11, 130.0, Label("a", 1))], 200.0, FeedbackSpec(), "learned", "30.0 seconds after"),
+        ([Event(9, 90.0, Label("a", 1)), PREDICTED], 200.0, FeedbackSpec(early=20), "learned", "10.0 seconds before"),
+        ([Event(9, 90.0, Label("a", 1))], 95.0, FeedbackSpec(early=20), "early", "kept for 20 seconds"),
+        ([PREDICTED, Event(21, 130.0, Label("a", 1))], 200.0, FeedbackSpec(), "queued", "1 events before"),
+        ([Event(3, 9.0, Example("e", {"x": 1.0}, 1))], 10.0, FeedbackSpec(), "learned", "came with its label"),
+    ],
+)  # fmt: skip
+def test_the_state_of_a_prediction(events, now, spec, state, words):
+    got, explanation = state_of(events, 20, now, spec)
+    assert got == state
+    assert words in explanation
+
+
+@pytest.mark.parametrize(
+    ("judged", "spec", "seen", "state", "words"),
+    [
+        ([], {"default": 0}, 200.0, "overdue", "learned as 0"),
+        ([], {"default": 0}, 199.0, "overdue", "with the next event"),
+        ([], {}, 200.0, "overdue", "was dropped"),
+        ([Event(12, 230.0, Label("a", 1))], {"default": 0}, 210.0, "learned", "learned as 0, the default label; its"),
+        ([Event(12, 230.0, Label("a", 1))], {"default": 0}, 210.0, "learned", "as a correction"),
+        ([Event(12, 230.0, Label("a", 1))], {"default": 0}, 110.0, "learned", "its feedback came 130.0 seconds"),
+        ([Event(12, 230.0, Label("a", 1))], {"correction": "ignore"}, 210.0, "overdue", "only kept in the log"),
+    ],
+)
+def test_feedback_after_the_window(judged, spec, seen, state, words):
+    """A default is applied when an event shows that the time is over; a label after that is a correction."""
+    got, explanation = state_of([PREDICTED, *judged], 20, 300.0, FeedbackSpec(window=100, **spec), (), seen)
+    assert got == state
+    assert words in explanation
+
+
+def test_a_quarantined_label():
+    events = [PREDICTED, Event(11, 130.0, Label("a", 1))]
+    assert state_of(events, 20, 200.0, FeedbackSpec(), {11})[0] == "quarantined"
+    assert state_of(events, 20, 200.0, FeedbackSpec(), {12})[0] == "learned"

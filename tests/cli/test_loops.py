@@ -1,0 +1,188 @@
+"""The commands around a loop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import call
+from tests.support.tables import write_csv
+
+COUNTS = ("events", "drifts", "versions", "promotions", "rollbacks")
+
+
+def test_the_demo_beats_its_frozen_start(data, folder):
+    result = data("demo")
+    assert all(isinstance(result[name], int) for name in COUNTS)
+    assert result["events"] == 45_312
+    assert result["events_per_second"] > 0
+    assert 0 < result["replay"]["rows"] <= 45_312
+    assert sum(one["held"] for one in result["replay"]["classes"]) == result["replay"]["rows"]
+    champion, frozen, challenger = (result["metrics"][role] for role in ("champion", "frozen", "challenger"))
+    assert champion["accuracy"] >= frozen["accuracy"] + 0.02
+    assert challenger["log_loss"] <= 0.385
+    assert result["drifts"] >= 1
+    assert result["promotions"] >= 1
+    assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
+    again = data("demo")  # always from the beginning, always the same
+    assert again["metrics"] == result["metrics"]
+    listed = data("versions", "--config", "everlearn-demo/live.toml")["versions"]
+    assert len(listed) == result["versions"]
+    assert {"id", "parents", "position", "blob", "aliases", "metrics", "reason"} <= listed[0].keys()
+
+
+def test_init_run_versions_promote_rollback(data, folder):
+    write_csv(folder / "rows.csv", 3000)
+    begun = data("init", "rows.csv", "--label", "label")
+    assert begun["schema"]["fields"] == {"a": "numeric", "b": "numeric", "c": "categorical"}
+    result = data("run", "--warm-start", "0.1")
+    assert result["events"] == 3000
+    assert result["examples"] == 2700
+    assert data("run", "--warm-start", "0.1")["events"] == 3000  # nothing new
+    listed = data("versions")["versions"]
+    first, champion = listed[0]["id"], result["champion"]
+    moved = data("promote", first[:8], "--reason", "a test")
+    assert moved == {"alias": "champion", "previous": champion, "version": first}
+    aliases = {one["id"]: one["aliases"] for one in data("versions")["versions"]}
+    assert "champion" in aliases[first]
+    assert data("rollback")["version"] == champion
+
+
+def test_without_json_there_are_tables_and_hints(folder, capsys):
+    write_csv(folder / "rows.csv", 3000)
+    call("init", "rows.csv", "--label", "label")
+    assert "everlearn run" in capsys.readouterr().out
+    call("run")
+    out = capsys.readouterr().out
+    for word in ("champion", "challenger", "frozen", "accuracy", "report.png"):
+        assert word in out
+    call("versions")
+    assert "untrained start" in " ".join(capsys.readouterr().out.split())
+
+
+def test_run_creates_a_missing_configuration_given_the_label(data, folder):
+    write_csv(folder / "rows.csv", 500)
+    assert data("run", "rows.csv", "--label", "label")["events"] == 500
+    assert (folder / "everlearn.toml").exists()
+
+
+def test_a_glob_is_one_stream(data, folder):
+    write_csv(folder / "day1.csv", 500)
+    write_csv(folder / "day2.csv", 700)
+    assert data("run", "day*.csv", "--label", "label")["events"] == 1200
+
+
+def test_standard_input_is_appended_to_the_log(folder):
+    write_csv(folder / "rows.csv", 600)
+    command = [sys.executable, "-m", "everlearn"]
+    subprocess.run([*command, "init", "rows.csv", "--label", "label"], check=True, capture_output=True)
+    for total in (600, 1200):  # each time it is piped in, it is a new stretch of the stream
+        with (folder / "rows.csv").open() as rows:
+            done = subprocess.run([*command, "run", "-", "--json"], stdin=rows, check=True, capture_output=True)
+        assert json.loads(done.stdout)["events"] == total
+
+
+def test_new_files_may_appear_anywhere_in_a_glob(data, folder):
+    write_csv(folder / "b.csv", 300)
+    assert data("run", "*.csv", "--label", "label")["rows"] == 300
+    write_csv(folder / "a.csv", 200)  # another first row would do; the names differ as well
+    write_csv(folder / "c.csv", 100)
+    assert data("run", "*.csv")["rows"] == 300
+    assert data("run", "*.csv")["rows"] == 0
+
+
+def test_a_file_that_was_changed_where_it_was_read_is_refused(data, folder, capsys):
+    write_csv(folder / "rows.csv", 300)
+    data("run", "rows.csv", "--label", "label")
+    lines = (folder / "rows.csv").read_text().splitlines()
+    (folder / "rows.csv").write_text("\n".join([*lines[:2], *lines[3:], *lines[2:4]]) + "\n")
+    call("run", expect=1)
+    assert "a file may grow, not change" in capsys.readouterr().err
+
+
+def test_the_second_use_of_standard_input_loses_nothing(folder):
+    (folder / "rows.csv").write_text("a,b,label\n" + "1,1,1\n2,2,0\n" * 20)
+    command = [sys.executable, "-m", "everlearn"]
+    subprocess.run([*command, "init", "rows.csv", "--label", "label"], check=True, capture_output=True)
+    totals = []
+    for rows in ("1,1,1\nbad\n3,3,0\n", "3,3,0\nbad\n4,4,1\n"):
+        given = {"input": f"a,b,label\n{rows}", "text": True, "check": True, "capture_output": True}
+        totals.append(json.loads(subprocess.run([*command, "run", "-", "--json"], **given).stdout))
+    assert [one["examples"] for one in totals] == [2, 4]
+    assert [one["rejected"] for one in totals] == [1, 2]
+
+
+def test_a_file_without_usable_rows_is_reported_without_a_picture(data, folder, capsys):
+    write_csv(folder / "rows.csv", 100)
+    data("init", "rows.csv", "--label", "label")
+    (folder / "rows.csv").write_text("a,b,c,label\nx,1,c1,0\n1,y,c1,0\n")
+    result = data("run")
+    assert (result["rejected"], result["examples"], result["picture"]) == (2, 0, "")
+
+
+def test_names_are_shown_as_they_are(folder, capsys):
+    (folder / "odd.csv").write_text("a[/b],[red]x,label\n" + "1,2,no\n3,4,yes [at] times\n" * 30)
+    call("init", "odd.csv", "--label", "label")
+    out = capsys.readouterr().out
+    for text in ("a[/b]", "[red]x", "yes [at] times"):
+        assert text in out
+
+
+def test_bad_rows_are_counted_listed_and_change_nothing_else(data, folder, capsys):
+    write_csv(folder / "clean.csv", 1000)
+    lines = (folder / "clean.csv").read_text().splitlines()
+    dirty = lines[:]
+    dirty[500:500] = ["1.0,2.0", "a lot,1.0,c1,1", "1.0,1.0,c1,perhaps"]  # after line 500: lines 501, 502, 503
+    (folder / "dirty.csv").write_text("\n".join(dirty) + "\n")
+    clean = data("run", "clean.csv", "--label", "label")
+    dirty_result = data("run", "dirty.csv", "--label", "label", "--config", "dirty.toml")
+    assert dirty_result["rejected"] == 3
+    assert dirty_result["metrics"] == clean["metrics"]
+    call("run", "dirty.csv", "--config", "dirty.toml")
+    out = capsys.readouterr().out
+    for line in (501, 502, 503):
+        assert f"line {line}" in out
+
+
+def test_check_passes_the_linear_family_and_fails_a_broken_model(folder, data, capsys):
+    assert data("check", "linear")["ok"]
+    (folder / "mine.py").write_text(
+        "import numpy as np\n"
+        "class Broken:\n"
+        "    def __init__(self, spec):\n"
+        "        self.spec, self.arrays, self.calls = spec, {'w': np.zeros(2)}, 0\n"
+        "    def predict(self, batch):\n"
+        "        self.calls += 1\n"
+        "        share = 1 / (1 + self.calls)\n"
+        "        return np.tile(np.array([share, 1 - share], np.float32), (len(batch), 1))\n"
+        "    def learn(self, batch, y, weight):\n"
+        "        return self.predict(batch)\n"
+    )
+    call("check", "mine:Broken", "--json", expect=1)
+    assert not json.loads(capsys.readouterr().out)["ok"]
+
+
+def test_a_wrong_setting_is_named(folder, capsys):
+    write_csv(folder / "rows.csv", 50)
+    call("init", "rows.csv", "--label", "label")
+    text = Path("everlearn.toml").read_text()
+    Path("everlearn.toml").write_text(text + "\n[gate]\nalpha = 2.0\n")
+    call("run", expect=1)
+    assert "gate.alpha: expected `float` < 1.0, got 2.0" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["sms_spam", "hflights", "covtype20k", "insects_gradual"])
+def test_real_streams_from_init_to_rollback(data, name, shared):
+    path = str(shared / f"{name}.parquet")
+    data("init", path, "--label", "label")
+    result = data("run", "--warm-start", "0.05")
+    assert result["rejected"] == 0
+    assert result["metrics"]["challenger"]["accuracy"] > result["metrics"]["frozen"]["accuracy"]
+    listed = data("versions")["versions"]
+    assert len(listed) == result["versions"]
+    if result["promotions"]:
+        assert data("rollback")["version"] in {one["id"] for one in listed}
