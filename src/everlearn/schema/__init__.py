@@ -20,7 +20,7 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.records import Batch, Floats, Scalar, Singles, Task
 from everlearn.schema import columnar, guessing, meaning
 from everlearn.schema.meaning import LARGEST
-from everlearn.spec import Schema
+from everlearn.spec import LAYOUT, Schema
 
 FEWEST_BITS, MOST_BITS = 10, 18  # of the hash, as they are inferred
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
@@ -75,7 +75,12 @@ def width(kind: str) -> int:
 
 
 def check(schema: Schema) -> None:
-    """Raise `ConfigError` where a schema contradicts itself."""
+    """Raise `ConfigError` where a schema contradicts itself, or has a layout that this release does not know."""
+    if not 1 <= schema.layout <= LAYOUT:
+        raise ConfigError(
+            f"schema.layout: got {schema.layout}; this release encodes rows in layouts 1 to {LAYOUT}. If a newer "
+            "release of Everlearn wrote it, upgrade"
+        )
     if not schema.fields:
         raise ConfigError("the schema has no fields; name at least one under [schema.fields]")
     if schema.label in schema.fields:

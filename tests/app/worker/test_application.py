@@ -41,7 +41,7 @@ from everlearn.learn import limits
 from everlearn.records import Batch, Event, Example, Label, Prediction, Reward, Singles
 from everlearn.serve import snapshot
 from everlearn.serve.snapshot import Answering, Publisher, Reader
-from everlearn.spec import Spec
+from everlearn.spec import MOST_BYTES, MOST_ROWS, Spec
 
 FIELDS = {"a": "numeric", "b": "numeric", "town": "categorical"}
 BINARY: dict[str, Any] = {"schema": {"label": "y", "task": "binary", "classes": ["no", "yes"], "fields": FIELDS}}
@@ -640,12 +640,12 @@ def test_while_another_process_writes_what_waits_is_bounded_and_nothing_is_lost(
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_a_body_has_its_bound(start, parts):
-    site = start(with_serve(body=1000))
-    fits = json.dumps({"features": RECORD}).encode().ljust(1000)
+    site = start()
+    fits = json.dumps({"features": RECORD}).encode().ljust(MOST_BYTES)
     assert site.once("/predict", fits, parts=parts).status == 200
     reply = site.once("/predict", fits + b" ", parts=parts)
     assert (reply.status, reply.headers["connection"]) == (413, "close")
-    assert "at most 1000 bytes" in reply.json()["detail"]
+    assert f"at most {MOST_BYTES} bytes" in reply.json()["detail"]
 
 
 def test_bodies_on_their_way_have_a_bound_together(start, monkeypatch):
@@ -703,16 +703,16 @@ def test_a_connection_that_breaks_off_is_no_request(start):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/predict", {"instances": [RECORD] * 4}),
-        ("/feedback", {"feedback": [{"id": "p", "label": "yes"}] * 4}),
-        ("/learn", {"examples": [{"features": RECORD, "label": "yes"}] * 4}),
+        ("/predict", {"instances": [RECORD] * (MOST_ROWS + 1)}),
+        ("/feedback", {"feedback": [{"id": "p", "label": "yes"}] * (MOST_ROWS + 1)}),
+        ("/learn", {"examples": [{"features": RECORD, "label": "yes"}] * (MOST_ROWS + 1)}),
     ],
 )
 def test_a_request_has_so_many_rows(start, path, body):
-    site = start(with_serve(batch=3))
+    site = start()
     reply = site.once(path, body)
     assert reply.status == 413
-    assert "got 4 rows in one request, expected at most 3" in reply.json()["detail"]
+    assert f"got {MOST_ROWS + 1} rows in one request, expected at most {MOST_ROWS}" in reply.json()["detail"]
     assert site.events() == []
 
 

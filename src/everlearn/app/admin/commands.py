@@ -22,6 +22,7 @@ from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.loop import commands
 from everlearn.merge import How
 from everlearn.records import Decision
+from everlearn.spec import MOST_BYTES
 
 PATIENCE = 5.0  # seconds that an answer waits for the learner
 LOOK = 0.01  # seconds between two looks
@@ -31,14 +32,14 @@ REASON = 1000  # letters
 
 async def promote(parts: Parts, request: Request) -> Response:
     """POST /versions/{id}/promote"""
-    told = await body(request, Promote, parts.spec.serve.body)
+    told = await body(request, Promote, MOST_BYTES)
     name = _known(parts, request.path_params["id"])
     return await _ordered(parts, request, lambda: commands.promote(parts.archive.versions, name, told.reason))
 
 
 async def rollback(parts: Parts, request: Request) -> Response:
     """POST /rollback"""
-    told = await body(request, Rollback, parts.spec.serve.body)
+    told = await body(request, Rollback, MOST_BYTES)
     left_out = told.without
     without = commands.Without(left_out.source, left_out.first, left_out.last) if left_out is not None else None
 
@@ -50,7 +51,7 @@ async def rollback(parts: Parts, request: Request) -> Response:
 
 async def challenge(parts: Parts, request: Request) -> Response:
     """POST /challengers"""
-    told = await body(request, Challenge, parts.spec.serve.body)
+    told = await body(request, Challenge, MOST_BYTES)
     trusted = frozenset(parts.spec.serve.families)
 
     def order() -> Decision:
@@ -64,7 +65,7 @@ async def challenge(parts: Parts, request: Request) -> Response:
 
 async def merge(parts: Parts, request: Request) -> Response:
     """POST /merge"""
-    told = await body(request, Merge, parts.spec.serve.body)
+    told = await body(request, Merge, MOST_BYTES)
     how = How(method=told.method, weights=tuple(told.weights), density=told.density, scale=told.scale, seed=told.seed)
 
     def order() -> Decision:

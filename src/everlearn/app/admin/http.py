@@ -71,7 +71,7 @@ async def body(request: Request, type: type[T], limit: int) -> T:
         held += chunk
         if len(held) > limit:
             members = {"where": "the body", "got": "more", "expected": f"at most {limit} bytes"}
-            raise Refused(413, "", f"the body is larger than {limit} bytes, the limit of serve.body", members)
+            raise Refused(413, "", f"the body is larger than {limit} bytes", members)
     return msgspec.json.decode(bytes(held), type=type)
 
 

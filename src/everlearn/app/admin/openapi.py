@@ -13,7 +13,7 @@ import everlearn
 from everlearn.app.admin.routes import OPERATIONS, Operation, Reply
 from everlearn.schema import width
 from everlearn.schema.meaning import LARGEST
-from everlearn.spec import Schema, Spec
+from everlearn.spec import MOST_ROWS, Schema, Spec
 
 Document = dict[str, Any]
 
@@ -154,7 +154,7 @@ def _json(records: tuple[type, ...], named: Mapping[Any, Any]) -> Document:
 def _specific(components: Mapping[str, Document], spec: Spec) -> dict[str, Document]:
     """The schemas of the records, where those of requests say what records and labels are in this loop."""
     told = {name: _cleaned(one) for name, one in components.items()}
-    rows = spec.serve.batch
+    rows = MOST_ROWS
     record, target = {"$ref": f"{_HERE}Features"}, {"$ref": f"{_HERE}Target"}
     told |= {"Features": features(spec.schema), "Target": label(spec.schema)}
     asked = told["PredictRequest"]["properties"]

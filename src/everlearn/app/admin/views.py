@@ -19,6 +19,7 @@ from everlearn.app.problems import Refused
 from everlearn.errors import BlobError, InputError
 from everlearn.events import KINDS
 from everlearn.records import Version
+from everlearn.spec import MOST_BYTES
 from everlearn.version.registry import related
 
 STALE = 2.0  # seconds without a new status after which the learner counts as gone
@@ -162,7 +163,7 @@ async def session(parts: Parts, request: Request) -> Response:
 
 async def login(parts: Parts, request: Request) -> Response:
     """POST /session"""
-    told = await body(request, Login, parts.spec.serve.body)
+    told = await body(request, Login, MOST_BYTES)
     who, cookie = parts.access.login(request.headers.raw, told.token, parts.client(request))
     response = sent(who)
     _set_cookie(response, cookie)

@@ -44,6 +44,7 @@ from everlearn.app.worker.proxy import Proxy, Send
 from everlearn.errors import InputError
 from everlearn.events import Log, Row, connect
 from everlearn.serve.snapshot import Reader
+from everlearn.spec import MOST_BYTES, MOST_ROWS
 
 WAITING = 2048  # requests that may wait for the log at one time
 GRACE = 10  # seconds that requests have to end when the worker does
@@ -118,7 +119,6 @@ class Worker:
     ) -> None:
         spec = setup.spec
         encoder = schema.Encoder(spec.schema)
-        self._serve = spec.serve
         self._access = access
         self._tally = tally
         self._ready = ready
@@ -126,7 +126,7 @@ class Worker:
         self._group = Group(spec, encoder, log, reader)
         self._labels = Labels(spec, encoder, log, reader)
         self._commit = GroupCommit(log, self._later, self._count_commit)
-        self._bodies = Bodies(spec.serve.body, self._full)
+        self._bodies = Bodies(MOST_BYTES, self._full)
         self._proxy = Proxy(setup.desk, self._bodies)
         self._waiting: list[Waiting] = []
         self._bytes = 0  # of bodies, since the last group
@@ -138,7 +138,7 @@ class Worker:
         # What comes whole may come by a short way, which is not ASGI, and of which a tracer sees nothing.
         self.paths = {path.encode(): route.name for path, route in self._hot.items()} if tracer is None else {}
         self._routes = {route.name: route for route in self._hot.values()}
-        self.longest = spec.serve.body
+        self.longest = MOST_BYTES
 
     def warm(self) -> None:
         """Load the kernels that answer, before anyone waits for them; raises what keeps this worker from answering."""
@@ -201,14 +201,14 @@ class Worker:
     # ---- what the bodies ask -----------------------------------------------------------------------------------
 
     def _question(self, body: bytes, query: bytes, source: str) -> Ask:
-        return requests.question(body, bool(query) and _explained(query), self._serve.batch)
+        return requests.question(body, bool(query) and _explained(query), MOST_ROWS)
 
     def _feedback(self, body: bytes, query: bytes, source: str) -> Ask:
-        rows = requests.feedback_rows(body, self._serve.batch)
+        rows = requests.feedback_rows(body, MOST_ROWS)
         return lambda: self._labels.feedback(rows, source)
 
     def _examples(self, body: bytes, query: bytes, source: str) -> Ask:
-        rows = requests.learn_rows(body, self._serve.batch)
+        rows = requests.learn_rows(body, MOST_ROWS)
         return lambda: self._labels.examples(rows, source)
 
     # ---- groups ------------------------------------------------------------------------------------------------
