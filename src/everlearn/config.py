@@ -1,24 +1,86 @@
-"""Spec records <-> TOML. The only place that reads configuration files and the environment.
+"""Read and write settings: TOML files, plain dicts, and the specs that homes store.
 
-EVERLEARN_HOME, where set, takes the place of `home`. EVERLEARN_WEBHOOK_SECRET signs what a server tells its webhook.
+The only place that reads configuration files and the environment. EVERLEARN_HOME, where set, replaces `home`.
+EVERLEARN_WEBHOOK_SECRET signs the alerts that a server sends.
+
+A file leaves out what has its default. A stored spec (in each checkpoint, and in the decisions that start or configure
+a loop) has a format number and every setting, so that later releases can change defaults and remove settings.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
 
-from everlearn.errors import ConfigError
-from everlearn.spec import Spec
+from everlearn import model
+from everlearn.errors import ConfigError, LogError
+from everlearn.spec import LAYOUT, STORED_ONLY, Spec
 
-_NO_MATTER = ("source", "home", "warm_start", "epochs")  # once a loop has started
+FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
+
+_NO_MATTER = ("source", "home", "warm_start")  # once a loop has started
 _FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
+
+_KEEPS = "A home that was started with it keeps its value"
+_REMOVED = {
+    "epochs": "Remove it: a warm start is one pass over its rows",
+    "limits.window": f"Remove it: the window is 1000 labels. {_KEEPS}",
+    "log.rows": "Remove it: a loop with a `subject` appends the rows of a file to its log, any other loop reads "
+    f"them from the file. {_KEEPS}",
+    "replay.width": f"Remove it: the schema gives the width of a row. {_KEEPS}",
+    "serve.batch": "Remove it: a request holds at most 1000 rows",
+    "serve.body": "Remove it: a request holds at most 1 MiB",
+}
+_WITHOUT_EFFECT = ("epochs", "serve.batch", "serve.body")  # on a loop that has started: the rest is STORED_ONLY
+
+# The defaults of release 0.1.0, whose stored specs leave them out. Never changed.
+_RELEASE_0_1_0: dict[str, Any] = {
+    "schema": {"classes": [], "bits": 18, "interactions": False, "layout": 1},
+    "model": {"family": "linear"},
+    "source": "",
+    "home": "",
+    "mode": "gated",
+    "seed": 0,
+    "warm_start": 0.0,
+    "tick": 100,
+    "checkpoint": 50_000,
+    "keep": 50,
+    "challengers": 2,
+    "subject": "",
+    "gate": {"loss": "auto", "alpha": 0.05, "tolerance": 0.0, "minimum": 500, "cycle": 0, "guards": {}},
+    "drift": {
+        "detector": "adwin",
+        "watch": "loss",
+        "sensitivity": 0.002,
+        "grace_period": 500,
+        "reaction": "challenger",
+    },
+    "replay": {"kind": "window", "bytes": 1 << 20, "width": 64},
+    "feedback": {"window": 0.0, "default": None, "early": 0.0, "correction": "learn", "bytes": 1 << 28},
+    "log": {"rows": "auto", "durability": "process"},
+    "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
+    "serve": {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "workers": 1,
+        "hosts": [],
+        "staleness": 5.0,
+        "canary": 0.0,
+        "rate": 0.0,
+        "families": [],
+        "webhook": "",
+        "private": False,
+        "traces": "",
+    },
+}
 
 _HEADING = """\
 # What this loop predicts, learns from, and how it decides. Every setting, with its meaning and default, is in
@@ -27,8 +89,11 @@ _HEADING = """\
 """
 
 
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
 def load(path: str | Path) -> Spec:
-    """Read `everlearn.toml`; raise ConfigError naming the file, the setting, what was got and what was expected."""
+    """Read `everlearn.toml`. Raises ConfigError naming the file and the setting at fault."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -46,24 +111,21 @@ def load(path: str | Path) -> Spec:
 
 
 def convert(values: Mapping[str, Any], where: str = "the spec") -> Spec:
-    """Make a Spec of plain values; raise ConfigError that names the setting at fault."""
+    """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
+
+    >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
+    Traceback (most recent call last):
+    everlearn.errors.ConfigError: the spec: mode: got 'lve'; expected 'live' or 'gated'
+    """
+    for name in [*_REMOVED, *STORED_ONLY]:
+        if _has(values, name):
+            todo = _REMOVED.get(name, "Remove it: only stored specs have it")
+            what = "this setting was removed" if name in _REMOVED else "this is no setting"
+            raise ConfigError(f"{where}: {name}: {what}. {todo}")
     try:
         return msgspec.convert(values, Spec)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_plain(str(error), values)}") from error
-
-
-def changed(before: Spec, now: Spec, where: str) -> list[str]:
-    """The settings of a loop that are other ones than they were; refuse those that what it has learned depends on."""
-    names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
-    found = [name for name in names if getattr(before, name) != getattr(now, name)]
-    if fixed := [name for name in found if name in _FIXED]:
-        raise ConfigError(
-            f"{where} was started with other settings: "
-            + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(now, name)}" for name in fixed)
-            + ". Put them back, or start anew with another home"
-        )
-    return found
+        raise ConfigError(f"{where}: {explain(Spec, values) or error}") from error
 
 
 def save(spec: Spec, path: str | Path) -> None:
@@ -72,33 +134,232 @@ def save(spec: Spec, path: str | Path) -> None:
 
 
 def text(spec: Spec) -> str:
-    """What `save` writes."""
-    return _HEADING + tomli_w.dumps(msgspec.to_builtins(spec))
+    """Return the TOML text that `save` writes."""
+    values = msgspec.to_builtins(spec)
+    for name in STORED_ONLY:
+        record, _, field = name.partition(".")
+        values.get(record, {}).pop(field, None)
+    return _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
 
 
 def home(spec: Spec, path: Path) -> Path:
-    """Where the loop of the configuration file `path` lives: EVERLEARN_HOME, or `spec.home`, both relative to the
-    file's folder, or the file's own name ending in `.home`."""
+    """Return the home of the loop of the configuration file `path`.
+
+    That is EVERLEARN_HOME or `spec.home`, both relative to the file's folder, else the file's own name ending in
+    `.home`.
+    """
     return path.parent / (os.environ.get("EVERLEARN_HOME") or spec.home or f"{path.stem}.home")
 
 
 def webhook_secret() -> str:
-    """What alerts are signed with; empty: they are not signed."""
+    """Return the key that signs alerts; empty if they are not signed."""
     return os.environ.get("EVERLEARN_WEBHOOK_SECRET", "")
+
+
+# ---- stored specs ----------------------------------------------------------------------------------------------------
+
+
+def stored(spec: Spec) -> dict[str, Any]:
+    """Return the spec as plain values for a home to store: numbered, and with every setting.
+
+    The layout of a model of a built-in family is 1 where its spec names none.
+    """
+    values = _full(spec)
+    layout = {"layout": 1} if model.newest_layout(spec.model) else {}
+    return {"format": FORMAT, **values, "model": layout | values["model"]}
+
+
+def read_stored(values: Mapping[str, Any], where: str) -> Spec:
+    """Return the Spec that a home (named `where`) stored, of this release or an older one.
+
+    What an older release left out has the default of that release; a setting that was removed since is kept where it
+    has an effect on the home. Raises LogError for a spec of a newer release, or with an unknown layout.
+    """
+    number = values.get("format", 0)
+    if number > FORMAT:
+        raise LogError(_newer(where, "spec format", number, FORMAT))
+    held = {name: value for name, value in values.items() if name not in ("format", *_WITHOUT_EFFECT)}
+    if number == 0:
+        held = _over(_RELEASE_0_1_0, held)
+    held["serve"] = {name: value for name, value in held["serve"].items() if f"serve.{name}" not in _WITHOUT_EFFECT}
+    if (layout := held["schema"]["layout"]) > LAYOUT:
+        raise LogError(_newer(where, "schema.layout", layout, LAYOUT))
+    if known := model.newest_layout(held["model"]):
+        if (layout := held["model"].get("layout", 1)) > known:
+            raise LogError(_newer(where, "model.layout", layout, known))
+        held["model"] = {name: value for name, value in held["model"].items() if (name, value) != ("layout", 1)}
+    try:
+        return msgspec.convert(held, Spec)
+    except msgspec.ValidationError as error:
+        found = explain(Spec, held) or error
+        raise LogError(f"the spec stored in {where} cannot be read: {found}. Upgrade Everlearn") from error
+
+
+def settled(spec: Spec) -> Spec:
+    """Return the spec of a new home: file rows go through the log if the loop has a subject."""
+    if spec.log.rows != "subject":
+        return spec
+    rows: Literal["auto", "always"] = "always" if spec.subject else "auto"
+    return msgspec.structs.replace(spec, log=msgspec.structs.replace(spec.log, rows=rows))
+
+
+def resumed(before: Spec, now: Spec) -> Spec:
+    """Return the settings `now` with what only stored specs have taken from `before`, which the home stored."""
+    for name in STORED_ONLY:
+        record, _, field = name.partition(".")
+        held = msgspec.structs.replace(getattr(now, record), **{field: getattr(getattr(before, record), field)})
+        now = msgspec.structs.replace(now, **{record: held})
+    if model.newest_layout(before.model) and "layout" in before.model:
+        now = msgspec.structs.replace(now, model={**now.model, "layout": before.model["layout"]})
+    return now
+
+
+def changed(before: Spec, now: Spec, where: str) -> list[str]:
+    """Return the names of the settings of a loop that changed.
+
+    Raises ConfigError for a changed setting that learned state depends on.
+    """
+    names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
+    found = [name for name in names if getattr(before, name) != getattr(now, name)]
+    if fixed := [name for name in found if name in _FIXED]:
+        raise ConfigError(
+            f"{where} was started with other settings: "
+            + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(now, name)}" for name in fixed)
+            + ". Put them back, or start again with another home"
+        )
+    return found
 
 
 def _shown(spec: Spec, name: str) -> Any:
     return msgspec.to_builtins(getattr(spec, name))
 
 
-def _plain(message: str, values: Mapping[str, Any]) -> str:
-    """msgspec says "Expected `int` >= 1 - at `$.gate.minimum`"; people say "gate.minimum: expected ..., got 0"."""
-    what, dash, where = message.rpartition(" - at ")
-    if not dash:
-        return message
-    names = where.strip("`").removeprefix("$.").split(".")
-    found: Any = values
-    for name in names:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    got = f", got {found!r}" if found is not None and ", got" not in what else ""
-    return f"{'.'.join(names)}: {what[0].lower()}{what[1:]}{got}"
+def _newer(where: str, what: str, got: Any, known: int) -> str:
+    return f"{where} is of a newer release: {what}: got {got}; expected at most {known}. Upgrade Everlearn"
+
+
+def _full(record: msgspec.Struct) -> dict[str, Any]:
+    """Return every field of a record as plain values, defaults included."""
+    fields = ((field.name, getattr(record, field.name)) for field in msgspec.structs.fields(record))
+    return {
+        name: _full(value) if isinstance(value, msgspec.Struct) else msgspec.to_builtins(value)
+        for name, value in fields
+    }
+
+
+def _over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given values, and the defaults of those that are left out; the model's spec is one value."""
+    merged = {**defaults, **given}
+    for name, value in defaults.items():
+        if isinstance(value, dict) and name != "model":
+            merged[name] = {**value, **given.get(name, {})}
+    return merged
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def explain(record: type[msgspec.Struct], values: Any, name: str = "") -> str:
+    """Return the first problem of plain values for a record of settings, as one sentence; "" if there is none.
+
+    `name` is that of the record within the whole ("" for the whole). An unknown setting comes with the nearest known
+    one, a wrong value with the right ones.
+    """
+    if not isinstance(values, Mapping):
+        return f"{name or 'settings'}: got {_show(values)}; expected a table of settings"
+    hints = get_type_hints(record, include_extras=True)
+    fields = {field.name: field for field in msgspec.structs.fields(record)}
+    for given in values:
+        if given not in fields:
+            return _unknown(record, name, str(given))
+    for field in fields.values():
+        full = f"{name}.{field.name}" if name else field.name
+        if field.name not in values:
+            if field.required:
+                return f"{full}: missing; expected {_expected(hints[field.name])}"
+        elif found := _wrong(hints[field.name], values[field.name], full):
+            return found
+    return ""
+
+
+def _wrong(hint: Any, value: Any, name: str) -> str:
+    """Return the problem of one value; "" if it fits."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return explain(hint, value, name)
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        if get_origin(hint) is dict and isinstance(value, Mapping):
+            inner = get_args(hint)[1]
+            for key, one in value.items():
+                if found := _wrong(inner, one, f"{name}.{key}"):
+                    return found
+        return f"{name}: got {_show(value)}; expected {_expected(hint)}"
+    return ""
+
+
+def _unknown(record: type[msgspec.Struct], name: str, given: str) -> str:
+    known = [field.name for field in msgspec.structs.fields(record)]
+    full = f"{name}.{given}" if name else given
+    near = [f"{name}.{one}" if name else one for one in difflib.get_close_matches(given, known, 1)]
+    if not near:  # in another table?
+        everywhere = list(_names(Spec))
+        leaves = {one.rpartition(".")[2]: one for one in reversed(everywhere)}
+        near = [leaves[one] for one in difflib.get_close_matches(given, leaves, 1)]
+        near = near or difflib.get_close_matches(full, everywhere, 1)
+    if near:
+        return f"{full}: unknown setting. Did you mean {near[0]}?"
+    return f"{full}: unknown setting; expected one of {', '.join(one for one in known if not _hidden(name, one))}"
+
+
+def _names(record: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    """Yield the full names of all settings that a file can hold."""
+    for name, hint in get_type_hints(record).items():
+        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+            yield from _names(hint, f"{prefix}{name}.")
+        elif f"{prefix}{name}" not in STORED_ONLY:
+            yield f"{prefix}{name}"
+
+
+def _hidden(record: str, field: str) -> bool:
+    return f"{record}.{field}" in STORED_ONLY
+
+
+def _expected(hint: Any) -> str:
+    """Return in words which values a type takes."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return " ".join([_expected(inner[0]), *filter(None, map(_bounds, inner[1:]))])
+    if origin is Literal:
+        return _either([repr(one) for one in inner])
+    if origin in (Union, UnionType):
+        return _either([*dict.fromkeys(_expected(one) for one in inner if one is not type(None))])
+    if origin is tuple:
+        return f"a list ({_expected(inner[0])} each)"
+    if origin is dict:
+        return "a table" if inner[1] is Any else f"a table ({_expected(inner[1])} each)"
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return "a table of settings"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[hint]
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    low = [f"of at least {meta.ge}"] if meta.ge is not None else [f"above {meta.gt}"] if meta.gt is not None else []
+    high = [f"at most {meta.le}"] if meta.le is not None else [f"below {meta.lt}"] if meta.lt is not None else []
+    return " and ".join(low + high)
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _show(value: Any) -> str:
+    """Return a value as people recognise it, however long."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _has(values: Mapping[str, Any], name: str) -> bool:
+    record, dot, field = name.partition(".")
+    held = values.get(record)
+    return field in held if dot and isinstance(held, Mapping) else not dot and record in values

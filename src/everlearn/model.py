@@ -26,6 +26,8 @@ FAMILIES: dict[str, str] = {
     "gated": "everlearn.families.gated:build",
 }
 
+LAYOUTS = dict.fromkeys(FAMILIES, 1)  # the newest layout of each family's features and arrays; a spec may name one
+
 # values of a spec that a function making a network may ask for
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -79,7 +81,7 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     Raises `ConfigError` for an unknown family or a spec that it rejects, and `ModelError` for a result that breaks the
     contract.
     """
-    whole = {**(schema or {}), **spec}
+    whole = _known_layout({**(schema or {}), **spec})
     if _makes_network(whole):
         whole |= {"family": "neural", "module": whole["family"]}
     family = str(whole.get("family", "linear"))
@@ -109,6 +111,25 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
             "a model has spec, arrays, predict and learn (see everlearn.model.Model)"
         )
     return model
+
+
+def newest_layout(spec: Spec) -> int:
+    """Return the newest layout that this release knows of a spec's family; 0 for a user's family, which has none."""
+    return LAYOUTS.get(str(spec.get("family", "linear")), 0)
+
+
+def _known_layout(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec as families see it, without layout 1. Raises ConfigError for an unknown layout."""
+    newest = newest_layout(spec)
+    if not newest or "layout" not in spec:
+        return spec
+    layout = spec["layout"]
+    if not (type(layout) is int and 1 <= layout <= newest):
+        raise ConfigError(
+            f"model.layout: got {layout!r}; family {str(spec.get('family', 'linear'))!r} has layouts 1 to {newest} in "
+            "this release. If a newer release of Everlearn wrote it, upgrade"
+        )
+    return {name: value for name, value in spec.items() if name != "layout"} if layout == 1 else spec
 
 
 def _makes_network(spec: Spec) -> bool:

@@ -1,7 +1,11 @@
-"""Every dial there is, with its default and its meaning: the records that `everlearn.toml` is read into.
+"""Every setting of a loop, with its default and meaning: the records that `everlearn.toml` is read into.
 
-Plain values without behaviour. `config.py` reads and writes them; each step of the loop is handed its own.
-Bytes are bytes, windows are seconds, everything else that is counted is counted in labelled examples.
+Plain values without behaviour. `config` reads and writes them; each step of the loop receives its own record.
+Bytes are bytes, windows are seconds, and all other counts are in labelled examples.
+
+A few fields are in stored specs only (`STORED_ONLY`). A file cannot set them: a loop takes them from its home, where
+they keep the value that the loop started with. So a later release can change how it derives them, and leaves old homes
+as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +17,11 @@ from msgspec import Meta, Struct, field
 from everlearn.records import Scalar, Task
 
 MIB = 1 << 20
+MOST_BYTES = MIB  # of the body of one HTTP request
+MOST_ROWS = 1000  # in one HTTP request
+LAYOUT = 1  # newest layout of encoded rows; see `everlearn.schema`
+
+STORED_ONLY = ("schema.layout", "replay.width", "limits.window", "log.rows")
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -21,11 +30,12 @@ NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What a raw record holds, and what is to be predicted.
+    """The fields of a raw record, and the label to predict.
 
     `fields` maps a name to its kind: "numeric", "boolean", "categorical", "text", "datetime" or
     "vector[n]". `classes` lists the labels in class order (empty for a regression). Categories and words are
     hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
+    `layout` numbers the way in which rows are encoded (stored specs only).
     """
 
     label: str
@@ -34,15 +44,16 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     classes: tuple[Scalar, ...] = ()
     bits: Annotated[int, Meta(ge=8, le=28)] = 18
     interactions: bool = False
+    layout: Positive = LAYOUT
 
 
 class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """When a candidate replaces a reference.
 
     `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
-    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no cycle that you know of).
+    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle).
     `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is brier or
-    absolute. `guards` maps "recall:CLASS" to how much of that recall a promotion may cost.
+    absolute. `guards` maps "recall:CLASS" to the most of that recall that a promotion may cost.
     """
 
     loss: Literal["auto", "brier", "error", "log_loss", "absolute", "squared"] = "auto"
@@ -54,12 +65,12 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
 
 
 class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What watches the stream for change, and what happens then.
+    """The detector that watches the stream for drift, and the reaction to it.
 
     `watch` is the champion's "loss", its predicted probability ("proba", no labels needed), or the first
-    dense "inputs". `sensitivity` is the detector's false-alarm dial (a confidence, smaller is calmer); nothing
-    is reported in the first `grace_period` examples, which calibrate it. `reaction`: "note" it only, "reset" the
-    challenger, raise its learning "rate" for a while, or start a fresh "challenger" warmed on replay.
+    dense "inputs". `sensitivity` sets the rate of false alarms (a confidence, smaller is calmer); the detector
+    reports nothing in the first `grace_period` examples, which calibrate it. `reaction`: only "note" the drift, "reset"
+    the challenger, raise its learning "rate" for a while, or start a fresh "challenger" warmed on replay.
     """
 
     detector: Literal["adwin", "page_hinkley", "ddm", "kswin", "none"] = "adwin"
@@ -70,8 +81,11 @@ class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 
 
 class ReplaySpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What is remembered: the last rows ("window"), a fair sample of all rows ("reservoir"), or a fair sample
-    of each class ("balanced"), in `bytes`. Rows keep at most `width` hashed features."""
+    """The rows in the replay memory: the last rows ("window"), a fair sample of all rows ("reservoir"), or a fair
+    sample of each class ("balanced"), in `bytes`.
+
+    A row keeps at most `width` hashed features (stored specs only); a loop needs fewer where its schema has no text.
+    """
 
     kind: Literal["window", "reservoir", "balanced", "none"] = "window"
     bytes: Count = MIB
@@ -79,10 +93,10 @@ class ReplaySpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
 
 
 class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How late feedback is treated.
+    """The treatment of late feedback.
 
     A prediction waits `window` seconds for its feedback (0: for ever), then takes the label `default`, or is
-    dropped when there is none. At most `bytes` wait; the oldest go first. Feedback may come `early` seconds before
+    dropped if there is none. At most `bytes` wait; the oldest go first. Feedback may come `early` seconds before
     its prediction (0: feedback for an unknown id is refused). A `correction` (a second, different judgement of one
     prediction) is learned as well ("learn"), only kept in the log ("ignore"), or learned with weights that undo the
     bias of default labels that were wrong ("importance").
@@ -96,12 +110,12 @@ class FeedbackSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How much damage bad rows and bad labels can do at most.
+    """Bounds on the damage that bad rows and bad labels can do.
 
     Dense features are clipped to their learnt quantiles `clip` and 1 - `clip` (0: they are not). A label weighs at
-    most `weight`. Of what was learned in the last `window` labelled examples, at most the share `source` may come from
-    one source (1: no limit). Labels with a loss above its learnt quantile `quarantine` are set aside and not
-    learned (1: none is).
+    most `weight`. Of the last `window` labelled examples that were learned (stored specs only), at most the share
+    `source` may come from one source (1: no limit). Labels with a loss above its learnt quantile `quarantine` are set
+    aside and not learned (1: none is).
     """
 
     clip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
@@ -112,14 +126,14 @@ class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
 
 
 class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How `everlearn serve` answers.
+    """The settings of `everlearn serve`.
 
-    `workers` processes answer at `host`:`port`; requests must be addressed to localhost or one of `hosts`. What serves
-    includes every label older than `staleness` seconds, or an alarm is raised. The share `canary` of the traffic is
-    answered by the gate's candidate. A request has at most `body` bytes and `batch` rows, and one token (or
-    address) may send `rate` requests a second to each worker (0: any number). Challengers started over HTTP are of
-    built-in families or of these `families` ("module:function"). Alerts go to `webhook`, at a `private` address
-    only if that is allowed; traces go to the OpenTelemetry collector at `traces`.
+    `workers` processes answer at `host`:`port`; requests must be addressed to localhost or one of `hosts`. The served
+    model includes every label older than `staleness` seconds, or an alarm is raised. The share `canary` of the traffic
+    is answered by the gate's candidate. One token (or address) may send `rate` requests a second to each worker (0: any
+    number). Challengers started over HTTP are of built-in families or of these `families` ("module:function"). Alerts
+    go to `webhook`, at a `private` address only if that is allowed; traces go to the OpenTelemetry collector at
+    `traces`.
     """
 
     host: str = "127.0.0.1"
@@ -128,8 +142,6 @@ class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
     hosts: tuple[str, ...] = ()
     staleness: Annotated[float, Meta(gt=0)] = 5.0
     canary: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    body: Positive = MIB
-    batch: Positive = 1000
     rate: NotNegative = 0.0
     families: tuple[str, ...] = ()
     webhook: str = ""
@@ -138,31 +150,33 @@ class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 
 
 class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """Whether rows of a file are appended to the log ("always") or the file itself is the log ("auto"; standard
-    input is appended even so), and what an acknowledged event survives: the death of the "process", or the loss
-    of "power" as well."""
+    """The failure that an acknowledged event survives: the death of the "process", or the loss of "power" as well.
 
-    rows: Literal["auto", "always"] = "auto"
+    `rows` (stored specs only) is "auto" where the rows of a file are read from the file itself, "always" where they are
+    appended to the log first, and "subject" where they are appended if the loop has a `subject`.
+    """
+
     durability: Literal["process", "power"] = "process"
+    rows: Literal["subject", "auto", "always"] = "subject"
 
 
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """A whole loop.
+    """All settings of a loop.
 
     `mode` is "gated" (the champion stays as it is until the gate promotes) or "live" (every update serves at
-    once, a guard rolls back). `warm_start` is a share (below 1) or a number of rows to train on offline first, in
-    `epochs` passes. Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old
-    versions the `keep` newest keep their arrays. At most `challengers` learn at a time.
+    once, a guard rolls back). `warm_start` is a share (below 1) or a number of rows to train on offline first.
+    Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
+    newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
+    data a record is.
     """
 
     schema: Schema
     model: dict[str, Any] = field(default_factory=lambda: {"family": "linear"})
     source: str = ""
     home: str = ""
-    mode: Literal["gated", "live"] = "gated"
+    mode: Literal["live", "gated"] = "gated"
     seed: Annotated[int, Meta(ge=0, le=(1 << 62))] = 0
     warm_start: NotNegative = 0.0
-    epochs: Positive = 1
     tick: Positive = 100
     checkpoint: Positive = 50_000
     keep: Positive = 50

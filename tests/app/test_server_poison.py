@@ -17,7 +17,7 @@ import everlearn as el
 from everlearn.app.supervisor import Server
 from everlearn.client import Client
 from everlearn.records import Evidence, Example, Label
-from everlearn.spec import GateSpec, LimitsSpec, ServeSpec, Spec
+from everlearn.spec import MOST_BYTES, MOST_ROWS, GateSpec, LimitsSpec, ServeSpec, Spec
 from tests.support.servers import catch_up, spec
 
 LIMITS = LimitsSpec(clip=0.01, weight=10.0, source=0.2, window=200, quarantine=0.98)
@@ -149,9 +149,9 @@ def test_what_cannot_be_used_is_refused_in_words_and_changes_nothing(tmp_path):
                 assert reply.headers["content-type"] == "application/problem+json"
                 assert reply.json()["detail"]
                 assert len(reply.content) < 5000
-            huge = json.dumps({"feedback": [{"id": "p0", "label": 1}] * (held.serve.batch + 1)})
+            huge = json.dumps({"feedback": [{"id": "p0", "label": 1}] * (MOST_ROWS + 1)})
             assert raw.post("/feedback", content=huge).status_code == 413
-            assert raw.post("/feedback", content=b" " * (held.serve.body + 1)).status_code == 413
+            assert raw.post("/feedback", content=b" " * (MOST_BYTES + 1)).status_code == 413
         assert set(statuses) == {200}
         catch_up(server)
         after = client.status()

@@ -19,6 +19,7 @@ from everlearn import model, replay
 from everlearn.errors import BlobError, InputError, LogError, UnknownId
 from everlearn.events import SqliteLog
 from everlearn.loop.erase import erase
+from everlearn.loop.erase.finding import find
 from everlearn.loop.erase.forgetting import forget
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import training_positions
@@ -453,6 +454,39 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
         erase(home, chosen, where, reason)
     with SqliteLog(home / "log.sqlite") as log:
         assert content(log) == before
+
+
+@pytest.mark.parametrize("value", [7, 7.0, "7", True, "anna"])
+def test_a_person_is_erased_by_the_value_that_the_application_used(tmp_path: Path, value: Any) -> None:
+    chosen, home = settings(), tmp_path / "home"
+    with Loop(chosen, home) as loop:
+        for row in range(20):
+            given = loop.predict({"a": float(row), "b": 0.0, "c": "c1", "user": value if row % 2 else "other"})
+            loop.feedback(given.id, label=row % 2)
+    done = erase(home, chosen, {"user": value}, "asked")
+    assert done.detail["events"] == {"label": 10, "prediction": 10}
+
+
+@pytest.mark.parametrize(
+    ("subject", "values"),
+    [
+        ("7", [7, 7.0, "7"]),
+        ("7.0", [7, 7.0, "7", "7.0"]),  # as release 0.1.0 wrote it where the application said 7.0
+        ("true", [True, "true", "True"]),
+        ("True", [True, "true", "True"]),
+        ("2.5", [2.5, "2.5"]),
+    ],
+)
+def test_a_subject_is_found_in_all_its_spellings(tmp_path: Path, subject: str, values: list[Any]) -> None:
+    features = {"a": 1.0, "b": 1.0, "c": "c1"}
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([Prediction("one", features, 0, (0.5, 0.5), "v", subject=subject), Label("one", 1)])
+        log.append([Prediction("two", features, 0, (0.5, 0.5), "v", subject="17")])
+        for value in values:
+            found = find(log, settings(), {"user": value})
+            assert found.positions == [1, 2], value
+        assert find(log, settings(), {"user": 8}).positions == []
+        assert find(log, settings(), {"user": "truest"}).positions == []
 
 
 def test_an_open_loop_is_not_erased_from(tmp_path: Path) -> None:

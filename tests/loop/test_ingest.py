@@ -14,7 +14,6 @@ from everlearn.loop.loop import Loop
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import copied
 from everlearn.records import Example, Rejected
-from everlearn.spec import LogSpec
 from everlearn.stream import Stream, read
 from tests.loop.test_kill import FIELDS, spec, table
 from tests.support.refused_rows import BAD, MODELS, SCHEMA, rows
@@ -84,7 +83,7 @@ def test_a_stream_of_nothing_but_bad_rows_starts_the_loop_and_stops_nothing(tmp_
 
 
 def test_appended_rows_are_examples_with_names_that_say_where_they_stood(tmp_path):
-    settings = spec(log=LogSpec(rows="always"))
+    settings = spec(subject="person")
     rows = read(table(60), schema=settings.schema)
     with Loop(settings, tmp_path / "home") as loop:
         assert not loop.intake.is_log(rows)
@@ -99,7 +98,7 @@ def test_appended_rows_are_examples_with_names_that_say_where_they_stood(tmp_pat
 @pytest.mark.parametrize("closed", [True, False])
 def test_an_erased_row_stays_erased_when_its_file_is_taken_again(tmp_path, closed):
     """`closed` False: the process died with the rows in the log, and no checkpoint that knows of them."""
-    settings, columns, path = spec(log=LogSpec(rows="always")), table(125), tmp_path / "rows.csv"
+    settings, columns, path = spec(subject="person"), table(125), tmp_path / "rows.csv"
     columns["c"][119] = columns["c"][118] = columns["c"][40] = "zoe"
     write(path, columns, 120)
     loop = Loop(settings, tmp_path / "home")
@@ -127,7 +126,7 @@ def test_an_erased_row_stays_erased_when_its_file_is_taken_again(tmp_path, close
 
 
 def test_each_appended_file_is_taken_from_where_it_was_left(tmp_path):
-    settings, columns = spec(log=LogSpec(rows="always")), table(300)
+    settings, columns = spec(subject="person"), table(300)
     with Loop(settings, tmp_path / "home") as loop:
         for name, rows in (("one", 100), ("two", 150), ("one", 130)):
             write(tmp_path / f"{name}.csv", columns, rows)
@@ -137,7 +136,7 @@ def test_each_appended_file_is_taken_from_where_it_was_left(tmp_path):
 
 
 def test_a_home_whose_fold_has_not_counted_rows_is_still_read(tmp_path):
-    settings, path = spec(log=LogSpec(rows="always")), tmp_path / "rows.csv"
+    settings, path = spec(subject="person"), tmp_path / "rows.csv"
     write(path, table(300), 100)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(stream(path))
@@ -147,7 +146,7 @@ def test_a_home_whose_fold_has_not_counted_rows_is_still_read(tmp_path):
 
 
 def test_what_is_known_of_rows_taken_does_not_depend_on_how_the_log_is_cut(tmp_path):
-    settings, told = spec(log=LogSpec(rows="always"), checkpoint=20), []
+    settings, told = spec(subject="person", checkpoint=20), []
     write(tmp_path / "rows.csv", table(300), 130)
     for size in (1, 7, 1000):
         with Loop(settings, tmp_path / f"{size}") as loop:

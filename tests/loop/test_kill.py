@@ -20,7 +20,7 @@ import pytest
 from everlearn.loop.fold import Commit
 from everlearn.loop.loop import Loop
 from everlearn.records import Decision, Label, Payload, Prediction
-from everlearn.spec import FeedbackSpec, GateSpec, LogSpec, Spec
+from everlearn.spec import FeedbackSpec, GateSpec, Spec
 from everlearn.stream import read
 from tests.support.loops import FIELDS, spec, table
 
@@ -172,7 +172,7 @@ LATE = {"feedback": FeedbackSpec(window=60.0, default=0), "tick": 10, "checkpoin
 ORDERS = {"tick": 10, "checkpoint": 200, "challengers": 3, "gate": GateSpec(minimum=50)}
 EVERYWHERE = [
     pytest.param(rows_work, {"warm_start": 100.0}, id="rows"),
-    pytest.param(rows_work, {"warm_start": 0.1, "log": LogSpec(rows="always")}, id="appended"),
+    pytest.param(rows_work, {"warm_start": 0.1, "subject": "person"}, id="appended"),
     pytest.param(late_work, LATE, id="late"),
     pytest.param(orders_work, ORDERS, id="orders"),
     pytest.param(orders_work, {**ORDERS, "mode": "live"}, id="live orders"),
@@ -216,7 +216,7 @@ def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode):
 
 
 def test_killed_while_every_row_is_appended(tmp_path):
-    settings = spec(log=LogSpec(rows="always"))
+    settings = spec(subject="person")
     check(rows_work(settings, table(3_000)), tmp_path, settings, kills=20, clocked=True)
 
 

@@ -140,17 +140,16 @@ def test_the_challenger_beats_the_frozen_start_and_is_promoted(tmp_path):
         assert all(one.parents or "fresh challenger" in one.reason for one in later)
 
 
-def test_epochs_of_a_warm_start_are_passes_over_its_rows(tmp_path):
+def test_a_warm_start_is_one_pass_over_its_rows(tmp_path):
     columns = table(1000)
-    settings = spec(warm_start=500.0, epochs=3)
+    settings = spec(warm_start=500.0)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(columns, schema=settings.schema))
         first = loop.home.versions.load(loop.versions()[0].id)
         twin = loop.fold.transitions.make()
         (chunk,) = read(columns, schema=settings.schema).chunks()
         warm: Examples = cut(chunk.examples, 0, 500)
-        for _ in range(3):
-            twin.learn(warm.batch, warm.y, warm.weight)
+        twin.learn(warm.batch, warm.y, warm.weight)
         assert {name: array.tobytes() for name, array in first.items()} == {
             name: array.tobytes() for name, array in twin.arrays.items()
         }
@@ -160,7 +159,7 @@ def test_a_share_of_an_unknown_length_is_refused(tmp_path, monkeypatch):
     settings = spec(warm_start=0.5)
     stream = read(table(100), schema=settings.schema)
     object.__setattr__(stream, "rows", None)
-    with Loop(settings, tmp_path / "home") as loop, pytest.raises(ConfigError, match="give a number of rows"):
+    with Loop(settings, tmp_path / "home") as loop, pytest.raises(ConfigError, match="Give a number of rows"):
         loop.run(stream)
 
 
@@ -274,7 +273,7 @@ def test_the_state_of_the_release_before_is_read_and_that_of_the_next_refused(tm
             assert bytes_of(loop) == expected
             loop.feedback("waits", label=1)
     else:
-        with pytest.raises(LogError, match=r"state format 3, this one reads 2"):
+        with pytest.raises(LogError, match=r"newer release: state format: got 3; expected at most 2"):
             Loop(spec(), tmp_path / "home")
 
 
@@ -348,9 +347,6 @@ def test_settings_that_cannot_work_are_refused_at_once(tmp_path):
         Loop(spec(feedback=FeedbackSpec(window=1.0, default="maybe")), tmp_path / "a")
     with pytest.raises(ConfigError, match=r"gate\.loss: got 'squared' for a binary task"):
         Loop(spec(gate=GateSpec(loss="squared")), tmp_path / "b")
-    twice = spec(log=LogSpec(rows="always"), warm_start=100.0, epochs=2)
-    with Loop(twice, tmp_path / "c") as loop, pytest.raises(ConfigError, match="epochs = 2"):
-        loop.run(read(table(500), schema=loop.spec.schema))
 
 
 def test_asking_again_with_the_same_id_gets_the_answer_that_was_given(tmp_path):

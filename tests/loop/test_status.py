@@ -17,8 +17,7 @@ import pytest
 from rich.console import Console
 
 import everlearn
-from everlearn import metrics
-from everlearn.loop import status
+from everlearn import metrics, report
 from everlearn.loop.status import MARKS, POINTS, Marks, stale
 from everlearn.records import Example, Label
 from everlearn.report import Watch
@@ -186,7 +185,7 @@ def test_only_the_newest_marks_are_kept_and_each_is_read_once(tmp_path):
 
 def drawn(now, width=110) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(status.shown(now))
+    console.print(report.shown(now))
     return console.file.getvalue()
 
 

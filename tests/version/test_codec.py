@@ -144,5 +144,5 @@ def test_files_of_others_and_of_the_future_are_told_apart(read):
     with pytest.raises(BlobError, match="was not written by Everlearn"):
         read(safetensors.numpy.save({"w": np.zeros(3)}), PATH)
     text = canonical({"format": FORMAT + 1, "header": {}})
-    with pytest.raises(BlobError, match=f"has format {FORMAT + 1}, this Everlearn reads format {FORMAT}; upgrade"):
+    with pytest.raises(BlobError, match=f"format: got {FORMAT + 1}; expected {FORMAT}. Upgrade"):
         read(safetensors.numpy.save({"w": np.zeros(3)}, {"everlearn": text}), PATH)

@@ -165,7 +165,8 @@ def _raised(error: BaseException) -> tuple[str, int]:
 
 _INVALID = re.compile(r"Expected (?P<expected>.+?)(?:, got (?P<got>.+?))?(?: - at `(?P<where>.+)`)?", re.DOTALL)
 _MESSAGE = re.compile(
-    r"(?:(?P<where>[^:]{1,200}): )?got (?P<got>.{1,500}?),? expected (?P<expected>.+?)(?:[;:] (?P<fix>.+))?", re.DOTALL
+    r"(?:(?P<where>[^:]{1,200}): )?got (?P<got>.{1,500}?)[,;]? expected (?P<expected>.+?)(?:[;:] (?P<fix>.+))?",
+    re.DOTALL,
 )
 
 

@@ -1,13 +1,13 @@
 """Bounds on the damage that bad rows and bad labels can do, as arrays.
 
-`look` learns the range of each dense feature and clips to it, `clip` only clips, `admit` decides with which weight a
-label is learned, `report` counts what was held back. Everything happens row by row, in stream order, so the arrays have
-the same bytes however the stream is cut into calls; nothing grows after `start`.
+`look` learns the range of each dense feature and clips to it, `clip` only clips, `admit` returns the weight to learn a
+label with, `report` counts what was held back. Rows are handled one by one in stream order, so the arrays have the same
+bytes however the stream is cut into calls. Nothing grows after `start`.
 
 A range is learned from a sample of the past: uniform over the first 16,384 values, and then of about the last 16,384
-(Vitter 1985, algorithm R, with its count stopped there), and looked at anew every 1,024 rows. What enters the sample is
-itself clipped, to the learnt range and half its width on either side (for losses, twice its width). So a flood moves a
-range by that much at most from look to look, and not at all while its share of the sample is below the one clipped.
+(Vitter 1985, algorithm R, with its count stopped there), and updated every 1,024 rows. A value enters the sample
+clipped to the learnt range plus half its width on either side (for losses, twice its width). So a flood moves a range
+by that much at most from update to update, and not at all while its share of the sample is below the one clipped.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from everlearn.errors import InputError
 from everlearn.records import Arrays, Batch, Floats, Ints, Singles
 from everlearn.spec import LimitsSpec
 
-EARLIEST = 8  # values of a column before it has any range
-FEWEST = 128  # values before its quantiles are believed; until then its range is wide
+EARLIEST = 8  # values of a column before it has a range
+FEWEST = 128  # values before its quantiles are used; until then its range is wide
 WIDE = 10.0  # quartile distances beyond the quartiles, which is that wide range
-UNKNOWN = 1000.0  # a range in units of the only value known
-HELD = 1024  # values of a column in its sample; also how many rows lie between two looks at it
+UNKNOWN = 1000.0  # a range in units of the only known value
+HELD = 1024  # values of a column in its sample; also the rows between two updates of its range
 HORIZON = 16 * HELD  # values that the sample stands for
 NEAR, FAR = 0.5, 2.0  # widths beyond its range up to which a feature, or a loss, enters the sample as it is
-APART = 8  # values that differ from all the others, before their own range is believed
+APART = 8  # values that differ from all the others, before their own range is used
 SET_ASIDE = 1000  # positions of quarantined labels that are remembered
 
 REASONS = ("", "capped", "source", "quarantine")
@@ -51,7 +51,7 @@ Codes = NDArray[np.int8]
 
 
 def start(spec: LimitsSpec, dense: int, classes: int = 0) -> Arrays:
-    """Allocate everything that `spec` asks for: for so many dense columns, and classes (0 in a regression).
+    """Allocate the arrays that `spec` needs, for `dense` columns and `classes` classes (0 for a regression).
 
     `counters` int64 (5,): labels capped, reduced for their source, refused for it, quarantined, and places taken in the
     window. With `clip`: `held` float32 (dense, 1024), `seen` int64 (dense,), `low` and `high` float32 (dense,). With
@@ -81,14 +81,14 @@ def start(spec: LimitsSpec, dense: int, classes: int = 0) -> Arrays:
 
 
 def bounds(arrays: Arrays) -> Arrays:
-    """The few arrays that `clip` reads, for whoever only answers; they are not copied."""
+    """Return the arrays that `clip` reads, for processes that only predict; not copied."""
     return {name: arrays[name] for name in ("low", "high") if name in arrays}
 
 
 def clip(arrays: Arrays, spec: LimitsSpec, batch: Batch) -> Batch:
-    """The rows with dense features clipped to the ranges learnt so far; NaN stays NaN, and nothing is learned.
+    """Return the rows with dense features clipped to the ranges learnt so far. NaN stays NaN; nothing is learned.
 
-    Where nothing is clipped the batch itself comes back. Raises `InputError` if the columns are not those of `start`.
+    Without limits on features the batch itself is returned. Raises `InputError` for other columns than `start` had.
 
     >>> arrays = {"low": np.array([-1.0], np.float32), "high": np.array([2.0], np.float32)}
     >>> clip(arrays, LimitsSpec(clip=0.01), _column([-7.0, 0.5, np.nan, 1e38])).dense.ravel().tolist()
@@ -109,7 +109,7 @@ def look(arrays: Arrays, spec: LimitsSpec, batch: Batch) -> Batch:
     that of the others.
 
     >>> arrays, spec = start(LimitsSpec(clip=0.01), dense=1), LimitsSpec(clip=0.01)
-    >>> said = look(arrays, spec, _column(np.arange(2000) % 200))
+    >>> rows = look(arrays, spec, _column(np.arange(2000) % 200))
     >>> look(arrays, spec, _column([1e38, -1e38])).dense.ravel().tolist()
     [197.0, 1.0]
     """
@@ -125,48 +125,50 @@ def look(arrays: Arrays, spec: LimitsSpec, batch: Batch) -> Batch:
 def admit(
     arrays: Arrays, spec: LimitsSpec, source: str, weight: float, loss: float, y: float, position: int
 ) -> tuple[float, str]:
-    """The weight to learn a label with (0: not at all), and why it is not the one that was asked for.
+    """Return the weight to learn a label with (0: not at all), and the reason if that is not the weight asked for.
 
-    `loss` is that of the answer that the label judges, NaN if it is not known; `y` is the label as a number; `position`
-    is where in the log it stands. The reasons: "capped", more than `spec.weight`; "source", its source has its share of
+    `loss` is that of the answer that the label judges, NaN if unknown; `y` is the label as a number; `position` is its
+    position in the log. The reasons: "capped", more than `spec.weight`; "source", its source has its share of
     what was learned lately; "quarantine", its loss is extreme; or "". A label without a source is charged to none.
 
     Of the last `spec.window` labels that were learned, those of one source add up to `spec.source` times the window at
     most; each counts for its weight, and for 1 at least. A refused label takes no place in the window, so a flood does
     not push the others out: a source that goes on alone is stopped until others have been learned.
 
-    A loss is extreme above the quantile `spec.quarantine` of those of its own class, lest a rare class, whose losses
-    are the highest, be set aside as a whole. What is set aside still teaches the quantile: where the stream has changed
-    for good, it soon lets the new labels pass.
+    A loss is extreme above the quantile `spec.quarantine` of those of its own class, so that a rare class, whose losses
+    are the highest, is not set aside as a whole. A label that is set aside still counts for the quantile, so that the
+    new labels of a stream that has changed for good soon pass.
 
     >>> arrays, spec = start(LimitsSpec(source=0.1), dense=0), LimitsSpec(source=0.1)
-    >>> said = [admit(arrays, spec, "one key", 1.0, 0.2, 1.0, i)[1] for i in range(1000)]
-    >>> said.count(""), said.count("source"), admit(arrays, spec, "another", 500.0, 0.2, 1.0, 1000)
+    >>> reasons = [admit(arrays, spec, "one key", 1.0, 0.2, 1.0, i)[1] for i in range(1000)]
+    >>> reasons.count(""), reasons.count("source"), admit(arrays, spec, "another", 500.0, 0.2, 1.0, 1000)
     (100, 900, (100.0, 'capped'))
     """
     if spec.source >= 1.0 and spec.quarantine >= 1.0 and weight <= spec.weight:
         return weight, ""
-    asked, lost, label = (np.array([number], np.float64) for number in (weight, loss, y))
+    weights_asked, lost, label = (np.array([number], np.float64) for number in (weight, loss, y))
     keys, where = np.array([key(source)], np.uint64), np.array([position], np.int64)
-    weights, why = _admitted(arrays, spec, keys, asked, lost, label, where)
+    weights, why = _admitted(arrays, spec, keys, weights_asked, lost, label, where)
     return float(weights[0]), REASONS[why[0]]
 
 
 def admit_rows(
     arrays: Arrays, spec: LimitsSpec, sources: Sequence[str], weight: Singles, loss: Floats, y: Floats, position: Ints
 ) -> tuple[Singles, Codes]:
-    """`admit` for n labels in order: float32 weights (n,), and int8 (n,) that index `REASONS`.
+    """Return `admit` for n labels in order: float32 weights (n,), and int8 (n,) indices into `REASONS`.
 
-    `sources` is empty where no label has one.
+    `sources` is empty if no label has one.
     """
-    keys = np.zeros(len(weight), np.uint64) if not sources else np.array([key(one) for one in sources], np.uint64)
+    keys = np.zeros(len(weight), np.uint64) if not sources else np.array([key(source) for source in sources], np.uint64)
     weights, why = _admitted(arrays, spec, keys, weight.astype(np.float64), loss, y, position)
     return weights.astype(np.float32), why
 
 
 def report(arrays: Arrays) -> dict[str, Any]:
-    """What was held back so far: counts; for each class, or for all, the loss above which labels are set aside (None:
-    not known yet); and the positions of the newest 1,000 that were, oldest first.
+    """Return what was held back so far.
+
+    That is counts; for each class, or for all, the loss above which labels are set aside (None: unknown yet); and the
+    positions of the newest 1,000 labels that were set aside, oldest first.
 
     >>> report(start(LimitsSpec(), dense=1))
     {'capped': 0, 'reduced': 0, 'refused': 0, 'quarantined': 0, 'thresholds': [], 'positions': []}
@@ -182,9 +184,9 @@ def report(arrays: Arrays) -> dict[str, Any]:
 
 
 def key(source: str) -> int:
-    """A source as 64 bits, the same on every machine; 0 for none.
+    """Return a source as 64 bits, the same on every machine; 0 for none.
 
-    What stands before the first "/" is charged: behind the name of a token a sender writes what it likes.
+    Only the part before the first "/" counts: that is the name of a token, and the sender chooses the rest.
 
     >>> key("web/a") == key("web/b") == key("web"), key("web") == key("webs")
     (True, False)
@@ -199,7 +201,7 @@ def _key(source: str) -> int:
     return int.from_bytes(hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-_short_key = lru_cache(4096)(_key)  # long names are not kept, lest they fill the memory
+_short_key = lru_cache(4096)(_key)  # long names are not kept, so that they cannot fill the memory
 
 
 def _check(arrays: Arrays, batch: Batch) -> None:
@@ -213,7 +215,7 @@ def _check(arrays: Arrays, batch: Batch) -> None:
 def _admitted(
     arrays: Arrays, spec: LimitsSpec, keys: Numbers, weight: Floats, loss: Floats, y: Floats, position: Ints
 ) -> tuple[Floats, Codes]:
-    """Weights and reasons of n labels; state that a limit does not have is stood in for by nothing."""
+    """Return weights and reasons of n labels; empty arrays stand in for the state of limits that are off."""
     weights, why = np.empty(len(weight)), np.zeros(len(weight), np.int8)
     budget = int(max(1.0, spec.source * spec.window) * _GRAIN) if spec.source < 1.0 else 0
     share = 1.0 - spec.quarantine if spec.quarantine < 1.0 else 0.0
@@ -243,7 +245,7 @@ def _admitted(
 
 
 def _column(values: Any) -> Batch:
-    """Rows of one dense column, for the examples above."""
+    """Return rows of one dense column, for the examples above."""
     dense = np.asarray(values, np.float32).reshape(-1, 1)
     return Batch(dense, np.zeros(len(dense) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
@@ -265,7 +267,7 @@ def _look(share: float, rows: Singles, held: Singles, seen: Ints, low: Singles, 
 def _learn(
     share: float, generous: float, value: float, held: Singles, seen: Ints, low: Singles, high: Singles, j: int
 ) -> None:
-    """Offer one value to the sample of column j, and look at the sample anew when it is time."""
+    """Offer one value to the sample of column j, and update its range when that is due."""
     v = min(max(value, -_LARGEST), _LARGEST)
     if high[j] < np.inf:
         reach = generous * (np.float64(high[j]) - np.float64(low[j]))
@@ -286,9 +288,9 @@ def _learn(
 
 @exact_kernel
 def _range(ranked: Singles, share: float) -> tuple[float, float]:
-    """The quantiles `share` and 1 - `share` of sorted values; where these are equal, those of the other values.
+    """Return the quantiles `share` and 1 - `share` of sorted values; where these are equal, those of the other values.
 
-    Of few values only the gross outliers are known; of one value, repeated, not even they."""
+    Few values show only gross outliers; one repeated value does not even show those."""
     few = len(ranked) < FEWEST
     part = max(share, 0.25) if few else share
     low, high = _cut(ranked, part)
@@ -305,7 +307,7 @@ def _range(ranked: Singles, share: float) -> tuple[float, float]:
 
 @exact_kernel
 def _cut(ranked: Singles, share: float) -> tuple[float, float]:
-    """The lowest and the highest of sorted values without the share at either end, at least one value."""
+    """Return the lowest and highest of sorted values without the share at either end; at least one value is left."""
     cut = min(math.ceil(share * len(ranked)), (len(ranked) - 1) // 2)
     return np.float64(ranked[cut]), np.float64(ranked[len(ranked) - 1 - cut])
 
@@ -375,9 +377,9 @@ def _admit(
 
 @exact_kernel
 def _charged(charged: Ints, source: Any) -> int:
-    """What a source holds of the window: the lower of two counts that it shares with few others, never too low.
+    """Return the part of the window that a source holds: the lower of two counts shared with few others; never too low.
 
-    The count-min sketch (Cormode & Muthukrishnan 2005), with whole numbers, so that what leaves is taken off exactly.
+    The count-min sketch (Cormode & Muthukrishnan 2005), with whole numbers, so that subtraction is exact.
     """
     mask = np.uint64(charged.shape[1] - 1)
     mixed = (source * np.uint64(_MIX)) >> np.uint64(32)
@@ -385,9 +387,9 @@ def _charged(charged: Ints, source: Any) -> int:
 
 
 @exact_kernel
-def _charge(charged: Ints, source: Any, much: int) -> None:
+def _charge(charged: Ints, source: Any, amount: int) -> None:
     """Add to both counts of a source."""
     mask = np.uint64(charged.shape[1] - 1)
     mixed = (source * np.uint64(_MIX)) >> np.uint64(32)
-    charged[0, source & mask] += much
-    charged[1, mixed & mask] += much
+    charged[0, source & mask] += amount
+    charged[1, mixed & mask] += amount

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from everlearn import model, schema
+from everlearn import config, model, schema
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
 from everlearn.feedback.admission import target
@@ -46,6 +46,7 @@ from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.roster import Contestant, Progress, Roster
 from everlearn.serve.shadows import ShadowPredictions
 from everlearn.spec import Spec
+from everlearn.version import codec
 from everlearn.version.registry import Versions
 
 Cursor = Literal["row", "log"]
@@ -66,6 +67,13 @@ class Fold:
 
     def __init__(self, spec: Spec, versions: Versions, log: Log, faults: FailureLog | None = None) -> None:
         """Before the first event, or as of the state that is loaded next; `faults` are those known beyond it."""
+        self._versions, self._log = versions, log
+        self._faults = faults if faults is not None else FailureLog()
+        self._start_with(spec)
+
+    def _start_with(self, spec: Spec) -> None:
+        """Make all parts of the fold, without any state."""
+        versions, log = self._versions, self._log
         self.spec = spec
         self.shape = schema.shape(spec.schema)
         self.encoder = schema.Encoder(spec.schema)
@@ -77,20 +85,17 @@ class Fold:
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
         self.taken = StreamOffsets()
         self.unusable = 0  # events of the log that no model could use
-        self._log = log
         self._default = _default(spec, self.encoder)
         classes = {str(label): label for label in spec.schema.classes}
         guards = {name: self.encoder.label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(spec, self.gate, guards, self._default, self.monitor, self.roster)
         self.transitions = Transitions(spec, self.gate, self.encoder, self.monitor, self.roster, versions, log)
-        self._versions = versions
         self._now = 0.0  # the latest time that the log has shown; it never goes back
         self.warm_rows = int(spec.warm_start)  # a share below 1 needs the length of the stream: the loop knows it
         self._warmed = 0
         self._predictions = 0
         self._checkpointed = 0  # examples and predictions folded by then
         self._nursery: model.Model | None = None  # learns offline until the warm start is over
-        self._faults = faults if faults is not None else FailureLog()
         self._group: tuple[Cursor, int, int] = "log", 0, 0  # the positions that are being folded together
         self._looked: Looked | None = None  # the predictions among them, and how many of these have come
         self._come = 0
@@ -181,7 +186,9 @@ class Fold:
         first = self.prepare()
         why = f"trained offline on {self._warmed} rows" if self._warmed else "untrained start"
         self._nursery = None
-        return self.transitions.start(first, why, at, self._learned())
+        born, start, *rest = self.transitions.start(first, why, at, self._learned())
+        assert isinstance(start, Decision)
+        return [born, msgspec.structs.replace(start, detail=start.detail | {"spec": config.stored(self.spec)}), *rest]
 
     # ---- events ------------------------------------------------------------------------------------------------
 
@@ -233,6 +240,9 @@ class Fold:
                 payloads = []
             case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
                 self.warm_rows, payloads = warm_rows, []
+            case Decision(action="config", detail={"spec": dict(settings)}) if self.started:
+                self._configure(config.read_stored(settings, "the log"))
+                payloads = []
             case _:
                 return
         self.cursor["log"] = event.position
@@ -408,6 +418,16 @@ class Fold:
     def _learned(self) -> Progress:
         """What is learned by now."""
         return Progress(self.cursor["log"], self.cursor["row"])
+
+    def _configure(self, spec: Spec) -> None:
+        """Go on with other settings, as a loop does that opens a checkpoint with them."""
+        asked_anew = spec.gate != self.spec.gate
+        arrays, header = self.state()
+        arrays, header = model.copied(arrays), codec.plain(header, "the state")
+        self._start_with(spec)
+        self.load(arrays, header)
+        if asked_anew:
+            self.roster.reset_evidence()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 

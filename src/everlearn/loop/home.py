@@ -1,4 +1,4 @@
-"""The folder of one loop: its lock, its log, its blobs; decisions and the state they belong to, made durable together.
+"""The folder of one loop: its lock, its log and its blobs. Decisions become durable together with their state.
 
 home/
   lock            held by the one process that has the loop open
@@ -26,7 +26,7 @@ _READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants 
 
 
 class Home:
-    """An open home. Raises LogError if another process has it open."""
+    """An open home. Opening raises InUse if another process has it open."""
 
     def __init__(self, folder: Path, spec: LogSpec) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Home:
             undo.pop_all()
 
     def reread(self) -> None:
-        """Take the versions from the log: what was noted beyond it is gone."""
+        """Read the versions from the log again, and forget those that are not in it."""
         self.versions = Versions(self._blobs)
         for payload in self.read("version", "decision"):
             self.versions.note(payload)
@@ -55,53 +55,57 @@ class Home:
         self._lock.close()
 
     def read(self, *kinds: str) -> Iterator[Payload]:
-        """All payloads of these kinds, in order."""
+        """Return all payloads of these kinds, in log order."""
         return (event.payload for event in events.scan(self.log, kinds=kinds))
 
     def prediction(self, id: str) -> Prediction | None:
-        """The prediction of that id, if it is in the log."""
+        """Return the prediction with this id; None if the log has none."""
         found = self.log.find(f"prediction:{id}")
         return found.payload if found is not None and isinstance(found.payload, Prediction) else None
 
     def save(
         self, payloads: Sequence[Payload], at: int, arrays: Arrays, header: dict[str, Any], needed: Set[str], keep: int
     ) -> list[int]:
-        """Append decisions, and the checkpoint of the state after them, in one transaction; return their positions.
+        """Append decisions and the checkpoint of the state after them in one transaction; return their positions.
 
-        `needed` are the versions that the state refers to; of the others, the `keep` newest keep their arrays.
+        `needed` holds the ids of the versions that the state refers to. Of the others, the `keep` newest keep their
+        arrays.
         """
         blob = self._blobs.put(arrays, header | {"format": _FORMAT})
         positions = self.log.append([*payloads, Checkpoint(at, blob)])
         for payload in payloads:
             if isinstance(payload, Born | Decision):
                 self.versions.note(payload)
-        self._checkpoints = [*[one for one in self._checkpoints if one != blob][-1:], blob]
+        self._checkpoints = [*[known for known in self._checkpoints if known != blob][-1:], blob]
         self._tidy(needed, keep)
         return positions
 
     def last(self) -> tuple[int, Arrays, dict[str, Any]] | None:
-        """Position, arrays and header of the last checkpoint; None if there is none yet."""
-        saved = [one for one in self.read("checkpoint") if isinstance(one, Checkpoint)][-2:]
+        """Return position, arrays and header of the last checkpoint; None if there is none yet.
+
+        Raises LogError for one that a newer release wrote.
+        """
+        saved = [payload for payload in self.read("checkpoint") if isinstance(payload, Checkpoint)][-2:]
         if not saved:
             return None
         checkpoint, arrays, header = self._newest(saved)
-        if header["format"] not in (_FORMAT, *_READ_AS_WELL):
+        if (number := header["format"]) not in (_FORMAT, *_READ_AS_WELL):
             raise LogError(
-                f"{self.folder} was saved by another release of everlearn (state format {header['format']}, this one "
-                f"reads {_FORMAT}); go on with that release, or start anew with another home"
+                f"{self.folder} is of a newer release: state format: got {number}; expected at most {_FORMAT}. Upgrade "
+                "Everlearn"
             )
         self._checkpoints = [checkpoint.blob]
         return checkpoint.at, arrays, header
 
     def _newest(self, saved: list[Checkpoint]) -> tuple[Checkpoint, Arrays, dict[str, Any]]:
-        """The last checkpoint that can be read: after a power failure its file may not have reached the disk."""
+        """Return the last readable checkpoint; after a power failure the newest file may not have reached the disk."""
         for checkpoint in reversed(saved[1:]):
             with suppress(BlobError):
                 return checkpoint, *self._blobs.get(checkpoint.blob)
         return saved[0], *self._blobs.get(saved[0].blob)
 
     def _tidy(self, needed: Set[str], keep: int) -> None:
-        """Remove checkpoints but the last two, and versions that the policy does not keep."""
+        """Remove all checkpoints but the last two, and the arrays of versions that are not kept."""
         blobs = {version.id: version.blob for version in self.versions.list()}
         self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints))
         for blob in self._blobs.hashes() - {*blobs.values(), *self._checkpoints}:
@@ -109,9 +113,9 @@ class Home:
 
 
 def held(folder: Path) -> IO[bytes]:
-    """Hold the folder until the file is closed; the lock goes with the process, however that ends.
+    """Lock the folder until the returned file is closed; the lock ends with the process, however that ends.
 
-    Raises InUse while another process holds it.
+    Raises InUse while another process holds the lock, LogError for a folder that cannot be used.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold personal data

@@ -18,7 +18,7 @@ from everlearn import config, merge, metrics, report
 from everlearn.errors import InputError, LogError
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
-from everlearn.loop import commands, status
+from everlearn.loop import commands, replay_log, status
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
@@ -71,7 +71,7 @@ class Loop:
         Raises `ModelError` for a model's spec with values that the log cannot hold, and `ConfigError` for a spec that
         no model can be built from.
         """
-        self.spec = msgspec.structs.replace(spec, model=codec.plain(spec.model, "the model's spec"))
+        self.spec = config.settled(msgspec.structs.replace(spec, model=codec.plain(spec.model, "the model's spec")))
         self._clock = clock
         self._open(home, behind)
 
@@ -87,7 +87,10 @@ class Loop:
             self.log = self.home.log
             self._restore()
             self._admission = Admission(self.spec, self.fold.encoder, self.log, plain)
-            if not self.fold.started:
+            if self.fold.started:
+                self.spec, changes = replay_log.change(self.fold, self.home, self.spec)
+                self.log.append(changes)
+            else:
                 self.fold.prepare()  # refuses a model that cannot be built, before anything is written
             if not behind:
                 self._catch_up_whole()
@@ -148,7 +151,7 @@ class Loop:
     def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
 
-        The rows are the log themselves, unless `log.rows` is "always" or the stream cannot be read twice; then
+        The rows are the log themselves, unless the loop has a `subject` or the stream cannot be read twice; then
         each row is appended to the log first. The files of a folder or a glob are streams one after the other, each
         taken from where it stopped. `progress(rows, loop)` is called now and then with the rows taken. Raises
         InputError for a file that was changed where it had been read already. A path is read by this loop's schema.
@@ -448,7 +451,7 @@ class Loop:
     def _commit(self, commit: Commit) -> None:
         """Make decisions durable, together with the state that they belong to."""
         arrays, fold = self.fold.state()
-        header = {"fold": fold, "sources": self.intake.sources, "spec": msgspec.to_builtins(self.spec)}
+        header = {"fold": fold, "sources": self.intake.sources, "spec": config.stored(self.fold.spec)}
         needed = {contestant.version for contestant in self.fold.roster.contestants}
         positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
         if positions[0] == self._seen + 1:
@@ -458,26 +461,18 @@ class Loop:
         self._faults.clear()
 
     def _restore(self) -> None:
-        """Go on from the last checkpoint."""
-        self.fold = Fold(self.spec, self.home.versions, self.log, self._faults)
-        self.intake = Ingest(self.spec, self.fold, self.log)
+        """Go on from the last checkpoint, with the settings that it was made with."""
+        last = self.home.last()
+        spec = config.read_stored(last[2]["spec"], str(self.home.folder)) if last is not None else self.spec
+        self.fold = Fold(spec, self.home.versions, self.log, self._faults)
+        self.intake = Ingest(self.fold, self.log)
         self._saved = self._saved_row = self._seen = 0
         self._whole = True  # False during a fold, and for ever after a fold was interrupted
-        last = self.home.last()
         if last is not None:
-            at, arrays, header = last
-            changed = config.changed(msgspec.convert(header["spec"], Spec), self.spec, str(self.home.folder))
-            self.fold.load(arrays, header["fold"])
-            self.intake.sources = header["sources"]
+            self.fold.load(last[1], last[2]["fold"])
+            self.intake.sources = last[2]["sources"]
             self._saved, self._saved_row = self.fold.monitor.scored, self.fold.cursor["row"]
             self._seen = self.fold.cursor["log"]
-            if "gate" in changed:
-                self.fold.roster.reset_evidence()
-            if changed:
-                settings = msgspec.to_builtins(self.spec)
-                detail = {name: settings.get(name) for name in changed} | {"number": self.log.count("decision")}
-                reason = "settings changed: " + ", ".join(changed)
-                self._commit(Commit(at, [Decision("config", at, reason, "user", detail=detail)]))
 
     def _carry_out(self, command: Decision) -> Version:
         """Append a command and fold it; return the version that it is about. Raises InputError if it was rejected."""

@@ -1,7 +1,6 @@
-"""How many rows of each stream the log holds, told by the names of its examples.
+"""Count the rows of each stream already in the log, using example ids.
 
-It is counted as the log is folded, because a name is gone once its row was erased, and an erased row must not be taken
-again.
+The fold counts them, because an erased row has no id any more, and must not be taken again.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 _LONG = 16  # characters of a stream's fingerprint
-_MOST = 1000  # streams that are remembered: those that came last
+_MOST = 1000  # streams remembered: the latest
 
 
 class StreamOffsets:
-    """The last row of each stream that is in the log, by its fingerprint.
+    """The last row of each stream that is in the log, by the stream's fingerprint.
 
-    >>> taken = Taken()
-    >>> taken.note(["0123456789abcdef:41", "0123456789abcdef:42", "a name of the user's"])
+    >>> taken = StreamOffsets()
+    >>> taken.note(["0123456789abcdef:41", "0123456789abcdef:42", "an id that the user chose"])
     >>> taken.rows
     {'0123456789abcdef': 42}
     """
@@ -25,7 +24,7 @@ class StreamOffsets:
         self.rows: dict[str, int] = dict(rows or {})
 
     def note(self, ids: Iterable[str]) -> None:
-        """Rows with these names are in the log, and so are those before them."""
+        """Note that the rows with these ids are in the log, and so are those before them."""
         for id in ids:
             name, _, row = id.rpartition(":")
             if len(name) == _LONG and row.isdecimal():

@@ -1,7 +1,6 @@
-"""How a loop is at this moment: one dict of plain values, the same for a notebook, a page and a metrics scraper.
+"""The status of a loop: one dict of plain values, the same for a notebook, a page and a metrics scraper.
 
-Nothing here changes anything. `of` reads the parts of a loop; `shown` draws what it gave; `Watch` keeps the drawing up
-to date in a terminal or a notebook.
+Nothing here changes the loop. `everlearn.report` draws the status.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ _STATES = ("stable", "warning", "drift")
 
 
 class Marks:
-    """The newest decisions that a picture shows, read from the log as it grows."""
+    """The newest decisions to show in a picture, read from the log as it grows."""
 
     def __init__(self) -> None:
         self._after = 0
         self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
 
     def follow(self, log: Log) -> list[dict[str, Any]]:
-        """All marks up to now, oldest first, of which the newest `MARKS` are kept."""
+        """Return the newest `MARKS` marks, oldest first."""
         for event in scan(log, self._after, ("decision",)):
             self._after = event.position
             decision = event.payload
@@ -51,11 +50,10 @@ class Marks:
 
 
 def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> dict[str, Any]:
-    """Everything worth showing about a loop whose log was folded up to `position`.
+    """Return the status of a loop whose log was folded up to `position`.
 
-    `rows` is how many rows were taken from files that are their own log. The staleness is that of a loop that serves
-    what it has learned at once; where another process answers, it knows better. Ages in the replay memory are in
-    positions.
+    `rows` counts the rows taken from files that are their own log. The staleness is that of a loop that serves what it
+    has learned at once; a server's workers know better. Ages in the replay memory are in positions.
     """
     spec, learner, log, end = fold.spec, fold.monitor, home.log, home.log.end()
     contestants = fold.roster.contestants
@@ -89,19 +87,19 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "gate": [_question(fold, *pair) for pair in (fold.roster.questions() if contestants else [])],
         "contestants": [
             {
-                "role": fold.roster.role_of(one),
-                "version": one.version,
-                "family": str(one.model.spec.get("family", "")),
-                "learns": one.learns,
+                "role": fold.roster.role_of(contestant),
+                "version": contestant.version,
+                "family": str(contestant.model.spec.get("family", "")),
+                "learns": contestant.learns,
             }
-            for one in contestants
+            for contestant in contestants
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
     }
 
 
 def stale(seconds: float, bound: float) -> dict[str, Any]:
-    """What serves includes every label older than `seconds` (None: not known); is that longer ago than it may be?"""
+    """Return a staleness in seconds (None if unknown), its bound, and whether it is above the bound."""
     known = seconds if math.isfinite(seconds) else None
     return {"seconds": known, "bound": bound, "broken": seconds > bound}
 
@@ -117,13 +115,13 @@ def _mark(position: int, decision: Decision) -> dict[str, Any]:
 
 
 def _lag(log: Log, position: int, end: int) -> dict[str, Any]:
-    """How many events are not folded yet, and how long the oldest of them has waited."""
+    """Return the number of events not folded yet, and the seconds for which the oldest of them has waited."""
     waiting = log.read(position, 1) if end > position else []
     return {"events": max(0, end - position), "seconds": max(0.0, time.time() - waiting[0].time) if waiting else 0.0}
 
 
 def _curve(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
-    """A metric's curve of at most `POINTS` points: where there are more, neighbours become their weighted mean."""
+    """Return a metric's curve in at most `POINTS` points; of more, neighbours become their weighted mean."""
     held = metrics.curve(dict(arrays))
     x, weight = held.pop("x"), held.pop("weight")
     count = held.pop("count")
@@ -137,10 +135,10 @@ def _curve(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _drift(fold: Fold, marks: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the detectors say: "drift" for a grace period after each, since a detector begins anew then."""
+    """Return the state of the detectors; it is "drift" for a grace period, since a detector restarts then."""
     spec, learner = fold.spec.drift, fold.monitor
-    drifts = [one["at"] for one in marks if one["kind"] == "drift"]
-    level = max((int(drift.state(one, spec).get("level", 0.0)) for one in learner.detectors), default=0)
+    drifts = [mark["at"] for mark in marks if mark["kind"] == "drift"]
+    level = max((int(drift.state(detector, spec).get("level", 0.0)) for detector in learner.detectors), default=0)
     if drifts and learner.scored - drifts[-1] < spec.grace_period:
         level = 2
     return {
@@ -168,7 +166,7 @@ def _replay(fold: Fold) -> dict[str, Any]:
 
 
 def _question(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[str, Any]:
-    """What the gate knows of one question; nothing yet is no evidence either way."""
+    """Return the gate's evidence on one question; at first there is none either way."""
     found = {
         "candidate": candidate.version,
         "role": fold.roster.role_of(candidate),
@@ -177,9 +175,6 @@ def _question(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[
     }
     evidence = candidate.trial.evidence if candidate.trial is not None else gate.start(fold.gate)
     share = policy.alpha_share(fold.roster.concept(candidate), fold.spec.challengers)
-    said = gate.verdict(evidence, fold.gate, share).evidence
+    known = gate.verdict(evidence, fold.gate, share).evidence
     names = ("examples", "blocks", "difference", "low", "high", "log_e_better", "log_e_worse", "threshold")
-    return found | {name: getattr(said, name) for name in names}
-
-
-# ---- for people --------------------------------------------------------------------------------------------------
+    return found | {name: getattr(known, name) for name in names}

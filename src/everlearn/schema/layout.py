@@ -8,7 +8,7 @@ from typing import Any
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.schema import meaning
-from everlearn.spec import Schema
+from everlearn.spec import LAYOUT, Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
 
@@ -49,7 +49,12 @@ def width(kind: str) -> int:
 
 
 def check(schema: Schema) -> None:
-    """Raise `ConfigError` if a schema contradicts itself."""
+    """Raise `ConfigError` if a schema contradicts itself, or has a layout that this release does not know."""
+    if not 1 <= schema.layout <= LAYOUT:
+        raise ConfigError(
+            f"schema.layout: got {schema.layout}; this release encodes rows in layouts 1 to {LAYOUT}. If a newer "
+            "release of Everlearn wrote it, upgrade"
+        )
     if not schema.fields:
         raise ConfigError("the schema has no fields; name at least one under [schema.fields]")
     if schema.label in schema.fields:

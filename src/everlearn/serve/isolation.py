@@ -20,7 +20,7 @@ _LONGEST = 500  # characters of a reason
 
 
 class ModelFailure(ModelError):
-    """A model broke the contract; `uid` says which contestant's it is, 0 if nobody's yet."""
+    """A model broke the contract; `uid` is that of its contestant, 0 if it has none yet."""
 
     def __init__(self, uid: int, why: str) -> None:
         super().__init__(why if len(why) <= _LONGEST else f"{why[:_LONGEST]} ...")
@@ -29,40 +29,40 @@ class ModelFailure(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class IsolatedModel:
-    """A model whose failures are told apart from all others. `columns`: how wide its answers are; 0: not known."""
+    """A model whose failures are raised as `ModelFailure`. `columns` is the width of its answers; 0: unknown."""
 
     model: Model
     uid: int = 0
     columns: int = 0
 
     def predict(self, batch: Batch) -> Singles:
-        """As the model's own; raises ModelFailure."""
+        """Call the model's own method. Raises ModelFailure."""
         try:
-            said = self.model.predict(batch)
-            wrong = _wrong(said, len(batch), self.columns)
-        except MemoryError:  # which says nothing about the model
+            scores = self.model.predict(batch)
+            wrong = _wrong(scores, len(batch), self.columns)
+        except MemoryError:  # not the fault of the model
             raise
         except Exception as error:
             raise self._raised("predict", error) from error
         if wrong:
             raise self._faulty(f"predict {wrong}")
-        return said
+        return scores
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        """As the model's own; raises ModelFailure."""
+        """Call the model's own method. Raises ModelFailure."""
         try:
-            said = self.model.learn(batch, y, weight)
-            wrong = _wrong(said, len(batch), self.columns)
+            scores = self.model.learn(batch, y, weight)
+            wrong = _wrong(scores, len(batch), self.columns)
         except MemoryError:
             raise
         except Exception as error:
             raise self._raised("learn", error) from error
         if wrong:
             raise self._faulty(f"learn {wrong}")
-        return said
+        return scores
 
     def twin(self) -> Model:
-        """An independent model with the same content; raises ModelFailure."""
+        """Return an independent copy of the model. Raises ModelFailure."""
         try:
             return copy(self.model)
         except MemoryError:
@@ -77,39 +77,39 @@ class IsolatedModel:
         return ModelFailure(self.uid, f"family {str(self.model.spec.get('family', 'linear'))!r}: {what}")
 
 
-def _wrong(said: Any, rows: int, columns: int) -> str:
-    """What is wrong with an answer for so many rows; "" if nothing is."""
-    if not isinstance(said, np.ndarray):
-        return f"returned a {type(said).__name__}, expected an array"
-    if said.ndim != 2 or len(said) != rows or (columns and said.shape[1] != columns):
-        return f"returned shape {said.shape}, expected {(rows, columns or 'its columns')}"
-    return "" if np.isfinite(said).all() else "returned a number that is not finite"
+def _wrong(scores: Any, rows: int, columns: int) -> str:
+    """Return the fault of an answer for `rows` rows; "" if there is none."""
+    if not isinstance(scores, np.ndarray):
+        return f"returned a {type(scores).__name__}, expected an array"
+    if scores.ndim != 2 or len(scores) != rows or (columns and scores.shape[1] != columns):
+        return f"returned shape {scores.shape}, expected {(rows, columns or 'its columns')}"
+    return "" if np.isfinite(scores).all() else "returned a number that is not finite"
 
 
 @dataclass(slots=True)
 class FailureLog:
-    """What is known of faults since the last checkpoint, for folding again from there."""
+    """The failures known since the last checkpoint, for folding again from there."""
 
-    _groups: dict[str, tuple[int, int]] = field(default_factory=dict)  # in which a fault is, by cursor
+    _groups: dict[str, tuple[int, int]] = field(default_factory=dict)  # that hold a failure, by cursor
     _found: dict[tuple[str, int], list[ModelFailure]] = field(default_factory=dict)  # by cursor and position, in order
 
-    def note(self, fault: ModelFailure, cursor: str, first: int, last: int) -> None:
-        """A model failed while the events `first` to `last` were folded together."""
+    def note(self, failure: ModelFailure, cursor: str, first: int, last: int) -> None:
+        """Note that a model failed while the events `first` to `last` were folded together."""
         low, high = self._groups.get(cursor, (first, last))
         self._groups[cursor] = min(low, first), max(high, last)
         if first == last:
-            self._found.setdefault((cursor, first), []).append(fault)
+            self._found.setdefault((cursor, first), []).append(failure)
 
     def within(self, cursor: str, first: int, last: int) -> bool:
-        """Whether the events `first` to `last` must be folded one by one."""
+        """Return True if the events `first` to `last` must be folded one by one."""
         low, high = self._groups.get(cursor, (1, 0))
         return first <= high and last >= low
 
     def at(self, cursor: str, position: int) -> list[ModelFailure]:
-        """Who is known to fail with an event."""
+        """Return the failures known at an event."""
         return self._found.get((cursor, position), [])
 
     def clear(self) -> None:
-        """A checkpoint was made: nothing before it is folded again."""
+        """Forget all failures, after a checkpoint: nothing before it is folded again."""
         self._groups.clear()
         self._found.clear()

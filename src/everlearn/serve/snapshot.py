@@ -1,11 +1,11 @@
-"""What serves, from the one process that learns to the many that answer: immutable files in memory, and a word.
+"""Hand the served models from the learner to the workers: immutable files in memory, and one word.
 
-    publisher    writes a file beside, renames it to `current.safetensors`, then stores its number in one word
-    reader       compares that word; where it changed, maps the new file and goes on from there
+    publisher    writes a file, renames it to `current.safetensors`, then stores its number in the word
+    reader       compares the word; when it has changed, maps the new file and reads that from then on
 
-Nobody waits for anybody. A reader holds on to the file that it has mapped for as long as it uses it, whatever was
-published since; a file is never changed, so no read sees half of an update. `docs/why/serving.md` says what is
-guaranteed when a process dies in between.
+Neither waits for the other. A reader keeps the file that it has mapped for as long as it uses it, whatever was
+published since. A file never changes, so no read sees half of an update. `docs/why/serving.md` says what is guaranteed
+when a process dies in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from everlearn.version.codec import canonical, front, laid_out, map_readonly, oc
 
 FORMAT = 1  # of the header of a snapshot
 CURRENT, WORDS = "current.safetensors", "words"
-ROOM = 32 << 20  # bytes that must be free in shared memory, lest large snapshots fill it up
+ROOM = 32 << 20  # bytes that must be free in shared memory, so that large snapshots cannot fill it
 
 _MEMORY = Path("/dev/shm")
 # Places in the file of words. Each is read and written by one aligned move of eight bytes: that is what CPython's
@@ -44,7 +44,7 @@ _PAUSE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """One model that may answer, and the version that it is of."""
+    """A model that may answer, and its version."""
 
     version: str
     model: Model
@@ -52,9 +52,9 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What serves at one moment: everything up to `position` of the log was folded when it was published.
+    """The served models at one moment: all events up to `position` were folded when they were published.
 
-    `canary` answers a share of the traffic, where there is one. `arrays` is what else workers need, by name.
+    `canary` answers a share of the traffic, if there is one. `arrays` are the other arrays that workers need, by name.
     """
 
     sequence: int
@@ -65,9 +65,10 @@ class Snapshot:
 
 
 def folder(home: Path, room: int = ROOM) -> Path:
-    """The folder that the processes of one home share, made if it is not there: in memory, if `room` bytes are free.
+    """Return the folder that the processes of one home share; make it if needed.
 
-    Otherwise it is home/serving. Raises `ConfigError` for one that is of another user, or that others may enter.
+    It is in memory if `room` bytes are free there, else home/serving. Raises `ConfigError` if the folder belongs to
+    another user, or if others may enter it.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as home:
@@ -88,10 +89,9 @@ def folder(home: Path, room: int = ROOM) -> Path:
 
 
 class Publisher:
-    """The one writer of a folder. Its numbers go on where those of the publisher before it stopped.
+    """The one writer of a folder. Its numbers continue those of the publisher before it.
 
-    `position` and `version` tell what the folder holds from before: the position and champion of a snapshot that
-    can be read, or 0 and "".
+    At first, `position` and `version` are those of the snapshot that the folder already holds, or 0 and "".
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,12 +99,12 @@ class Publisher:
         self.folder = folder
         self.sequence = self.position = 0
         self.version = ""
-        for left in folder.glob(".*.unfinished"):
-            left.unlink(missing_ok=True)
+        for unfinished in folder.glob(".*.unfinished"):
+            unfinished.unlink(missing_ok=True)
         self._map = _writable_words(folder)
         self._words, self._moments = memoryview(self._map).cast("Q"), memoryview(self._map).cast("d")
         boot = _boot()
-        if not boot or self._words[_BOOT] != boot:  # the clock of moments has begun anew since
+        if not boot or self._words[_BOOT] != boot:  # the clock of moments has restarted since
             self._moments[_FRESH] = 0.0
             self._words[_BOOT] = boot
         with suppress(BlobError, FileNotFoundError):
@@ -114,17 +114,17 @@ class Publisher:
         self.sequence = max(self.sequence, self._words[_SEQUENCE])
 
     def publish(self, champion: Answering, canary: Answering | None, position: int, extra: Mapping[str, Any]) -> int:
-        """Let this serve from now on; return its number, one above the last.
+        """Publish models to serve from now on; return the snapshot's number, one above the last.
 
-        Of a model, that is what it needs to answer: arrays named "learn/..." stay here. `extra` are arrays that
-        readers get as `Snapshot.arrays`. What is given is not held on to. Raises `BlobError` when the folder is full,
-        with nothing changed; `ModelError` for arrays that cannot be stored.
+        Arrays named "learn/..." are not published, since only learning needs them. Readers get `extra` as
+        `Snapshot.arrays`. No argument is kept. Raises `BlobError` if the folder is full, with nothing changed;
+        `ModelError` for arrays that cannot be stored.
         """
         arrays = prefixed("champion/", answering(champion.model.arrays)) | prefixed("extra/", extra)
         if canary is not None:
             arrays |= prefixed("canary/", answering(canary.model.arrays))
         tensors = laid_out(arrays)
-        checksum, body = 0, [octets(one) for one in tensors.values()]
+        checksum, body = 0, [octets(array) for array in tensors.values()]
         for part in body:
             checksum = zlib.crc32(part, checksum)
         header = {
@@ -132,30 +132,30 @@ class Publisher:
             "format": FORMAT,
             "sequence": self.sequence + 1,
             "position": position,
-            "champion": _told(champion),
-            "canary": _told(canary) if canary is not None else None,
+            "champion": _entry(champion),
+            "canary": _entry(canary) if canary is not None else None,
             "checksum": checksum,
         }
         self._put(CURRENT, [front(tensors, header), *body])
         self.sequence, self.position, self.version = self.sequence + 1, position, champion.version
         self._words[_POSITION] = position
-        self._words[_SEQUENCE] = self.sequence  # last: whoever sees it finds the file
+        self._words[_SEQUENCE] = self.sequence  # last: a reader that sees it finds the file
         return self.sequence
 
     def fresh(self, moment: float) -> None:
-        """Every event committed before `moment` (`time.monotonic()`) is in what serves."""
+        """Note that what serves includes every event committed before `moment` (`time.monotonic()`)."""
         self._moments[_FRESH] = moment
 
     def reached(self, position: int) -> None:
-        """The log was folded up to `position`, whether or not that changed what serves."""
+        """Note that the log was folded up to `position`, even if that did not change what serves."""
         self._words[_POSITION] = position
 
     def staleness(self, now: float) -> float:
-        """What serves includes every label that was acknowledged longer ago than this; see `Reader.staleness`."""
+        """Return the age in seconds above which all acknowledged labels are in what serves; see `Reader.staleness`."""
         return _since(self._moments[_FRESH], now)
 
     def close(self) -> None:
-        """Let go of the folder; what serves goes on serving. Closing twice is fine."""
+        """Release the folder; the last snapshot stays in use. Closing twice has no effect."""
         self._words.release()
         self._moments.release()
         self._map.close()
@@ -176,10 +176,10 @@ class Publisher:
 
 
 class Reader:
-    """What serves, as one process sees it; for one thread. `build` makes an untrained model of a spec.
+    """The served models, as one process sees them; for one thread. `build` makes an untrained model of a spec.
 
-    `trouble` says why the newest snapshot is not used, where it is not: the one before it goes on serving. The
-    first `current` waits up to `patience` seconds for a snapshot.
+    If the newest snapshot cannot be used, `trouble` says why, and the one before it stays in use. The first `current`
+    waits up to `patience` seconds for a snapshot.
     """
 
     def __init__(self, folder: Path, build: Callable[[Spec], Model], patience: float = 10.0) -> None:
@@ -189,49 +189,49 @@ class Reader:
         self._build = build
         self._patience = patience
         self._map: mmap.mmap | None = None
-        self._words = memoryview(bytes(_WORDS_BYTES)).cast("Q")  # until there is a file of words
+        self._words = memoryview(bytes(_WORDS_BYTES)).cast("Q")  # until the file of words exists
         self._moments = memoryview(bytes(_WORDS_BYTES)).cast("d")
         self._open_words()
-        self._word = 0  # the last one that was looked into
-        self._fresh = 0.0  # what was last said of the snapshot in use, and not of one that cannot be read
+        self._word = 0  # at the last look
+        self._fresh = 0.0  # of the snapshot in use, not of one that cannot be read
         self._held: _Held | None = None
         self._snapshot: Snapshot | None = None
-        self._moulds: dict[str, _Mould] = {}
+        self._patterns: dict[str, _Pattern] = {}
 
     def current(self) -> Snapshot:
-        """The newest snapshot; the same object as before if nothing was published since.
+        """Return the newest snapshot; the same object as before if nothing was published since.
 
-        Raises `BlobError` when there is none after waiting, or none that can be read.
+        Raises `BlobError` if there is none after waiting, or none that can be read.
         """
         if self._snapshot is not None and self._words[_SEQUENCE] == self._word:
             return self._snapshot
         return self._look()
 
     def position(self) -> int:
-        """How far the log was folded, whether or not that changed what serves."""
+        """Return the position up to which the log was folded, even if that did not change what serves."""
         self._open_words()
         return self._words[_POSITION]
 
     def staleness(self, now: float) -> float:
-        """The snapshot in use includes every label that was acknowledged longer ago than this, in seconds.
+        """Return the age in seconds above which all acknowledged labels are in the snapshot in use.
 
-        That is the one that `current` last returned; where a newer one cannot be read, this grows. `now` is
-        `time.monotonic()`. Infinite as long as nothing is known.
+        That is the snapshot that `current` last returned; if a newer one cannot be read, the age grows. `now` is
+        `time.monotonic()`. Infinite while unknown.
         """
         self._open_words()
-        fresh = self._moments[_FRESH]  # before the word: what is said of a newer snapshot comes after its word
+        fresh = self._moments[_FRESH]  # before the word: the moment of a newer snapshot is written after its word
         if self._snapshot is None or (not self.trouble and self._words[_SEQUENCE] == self._word):
             self._fresh = fresh
         return _since(self._fresh, now)
 
     def check(self) -> None:
-        """Compare the snapshot in use with its checksum; raises `BlobError` if its bytes are not those published."""
+        """Compare the snapshot in use with its checksum. Raises `BlobError` if its bytes are not those published."""
         self.current()
         if self._held is not None:
             self._held.check()
 
     def _look(self) -> Snapshot:
-        """Map what was published, and wait for it if nothing was yet."""
+        """Map the published snapshot; wait if there is none yet."""
         deadline = time.monotonic() + self._patience
         while True:
             self._open_words()
@@ -260,12 +260,12 @@ class Reader:
         if self._snapshot is None or self._snapshot.sequence != sequence:
             if len(held.body) <= _SMALL:
                 held.check()
-            header, used = held.header, dict[str, _Mould]()
+            header, used = held.header, dict[str, _Pattern]()
             champion = self._answering(header["champion"], within(held.arrays, "champion/"), used)
             canary = header["canary"] and self._answering(header["canary"], within(held.arrays, "canary/"), used)
             extra = within(held.arrays, "extra/")
             self._snapshot = Snapshot(sequence, header["position"], champion, canary, extra)
-            self._held, self._moulds = held, used
+            self._held, self._patterns = held, used
         # A file below the word is one whose successor this processor does not see yet: look again next time. A file
         # above it is of a publisher that died before it stored the word.
         self._word, self.trouble = min(word, sequence), ""
@@ -273,11 +273,11 @@ class Reader:
             self._fresh = fresh
         return self._snapshot
 
-    def _answering(self, told: dict[str, Any], arrays: Arrays, used: dict[str, _Mould]) -> Answering:
-        key = canonical(told["spec"])
-        mould = used.get(key) or self._moulds.get(key) or _Mould(self._build, told["spec"])
-        used[key] = mould
-        return Answering(told["version"], mould.cast(arrays))
+    def _answering(self, entry: dict[str, Any], arrays: Arrays, used: dict[str, _Pattern]) -> Answering:
+        key = canonical(entry["spec"])
+        pattern = used.get(key) or self._patterns.get(key) or _Pattern(self._build, entry["spec"])
+        used[key] = pattern
+        return Answering(entry["version"], pattern.cast(arrays))
 
     def _open_words(self) -> None:
         if self._map is None:
@@ -288,7 +288,7 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A file as it lies in memory: it stays there as long as any of its arrays is used."""
+    """A mapped file: it stays in memory while any of its arrays is used."""
 
     path: Path
     header: dict[str, Any]
@@ -300,21 +300,21 @@ class _Held:
         if found != self.header["checksum"]:
             raise BlobError(
                 f"snapshot {self.header['sequence']} in {self.path} is damaged: its {len(self.body)} bytes have the "
-                f"checksum {found}, expected {self.header['checksum']}; restart the learner, which publishes it anew"
+                f"checksum {found}, expected {self.header['checksum']}; restart the learner, which publishes it again"
             )
 
 
-class _Mould:
-    """Makes models of one spec around arrays, without copying these, and without building anew where that can be.
+class _Pattern:
+    """A maker of models of one spec around given arrays, which are not copied.
 
-    Building allocates, and fills, arrays that are thrown away at once; so a model is copied without its arrays,
-    if such a copy takes new arrays as they are, and the model that it is a copy of keeps its own.
+    Building a model allocates and fills arrays that would be thrown away at once. So a model is copied without its
+    arrays, if such a copy takes new arrays as they are, and the original keeps its own.
     """
 
     def __init__(self, build: Callable[[Spec], Model], spec: Spec) -> None:
         self._build, self._spec = build, spec
         self._model = build(spec)
-        self._apart: bool | None = None  # whether shallow copies stand apart; not known before the first arrays
+        self._apart: bool | None = None  # True if shallow copies are independent; None before the first arrays
 
     def cast(self, arrays: Arrays) -> Model:
         differences = compare(answering(self._model.arrays), arrays)
@@ -334,7 +334,7 @@ class _Mould:
 
 
 def _boot() -> int:
-    """A number that this start of the machine has, and no other; 0 where the system has none."""
+    """Return a number that identifies this start of the machine; 0 if the system has none."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:16], 16)
     return 0
@@ -344,17 +344,18 @@ def _since(moment: float, now: float) -> float:
     return max(0.0, now - moment) if moment else math.inf
 
 
-def _told(one: Answering) -> dict[str, Any]:
-    return {"version": one.version, "spec": dict(one.model.spec)}
+def _entry(answering: Answering) -> dict[str, Any]:
+    """Return the entry of a model in the header of a snapshot."""
+    return {"version": answering.version, "spec": dict(answering.model.spec)}
 
 
 def _mapped(path: Path) -> _Held:
-    """Map a file that a publisher put there. Raises FileNotFoundError, or `BlobError` for one that cannot be read."""
+    """Map a published file. Raises FileNotFoundError, or `BlobError` for a file that cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         size = os.fstat(descriptor).st_size
         if not size:
-            raise BlobError(f"snapshot {path} is empty; restart the learner, which publishes it anew")
+            raise BlobError(f"snapshot {path} is empty; restart the learner, which publishes it again")
         buffer = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
@@ -369,7 +370,7 @@ def _mapped(path: Path) -> _Held:
 
 
 def _writable_words(folder: Path) -> mmap.mmap:
-    """The file of words, made at full length if it is not there, so that writing to it can find no full disk."""
+    """Map the file of words; make it at full length if needed, so that later writes cannot find a full disk."""
     path = folder / WORDS
     if not path.exists() or path.stat().st_size != _WORDS_BYTES:
         unfinished = folder / f".{WORDS}.{os.getpid()}.unfinished"
@@ -383,7 +384,7 @@ def _writable_words(folder: Path) -> mmap.mmap:
 
 
 def _check_ours(path: Path, refused: int) -> None:
-    """Refuse a folder that another user could have prepared for us."""
+    """Raise `ConfigError` for a folder that another user could have prepared."""
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & refused:
         mode = stat.filemode(found.st_mode)

@@ -16,19 +16,15 @@ from everlearn.records import Arrays
 from everlearn.version.codec import describe_damage, dump, load
 
 _HASH = re.compile("[0-9a-f]{64}")
-
-
 _SUFFIX = ".safetensors"
-
-
-_STALE = 3600.0  # seconds after which an unfinished file is surely nobody's work in progress
+_STALE = 3600.0  # seconds after which no process can still be writing an unfinished file
 
 
 class Blobs:
     """A folder of immutable safetensors files, each named by the sha256 of its bytes.
 
-    A file appears under its name complete or not at all, whatever kills the process; with `durability` "power" it
-    is on the disk as well before its hash is returned.
+    A file appears under its name complete or not at all, whatever kills the process. With `durability` "power" it is
+    also on the disk before its hash is returned.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as home:
@@ -41,14 +37,14 @@ class Blobs:
 
     def __init__(self, folder: str | os.PathLike[str], durability: str = "process") -> None:
         if durability not in ("process", "power"):
-            raise ConfigError(f"durability is {durability!r}, expected 'process' or 'power'")
+            raise ConfigError(f"durability: got {durability!r}; expected 'process' or 'power'")
         self.folder = Path(folder)
         self._synced = durability == "power"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".*.unfinished"):
-                if time.time() - left.stat().st_mtime > _STALE:
-                    left.unlink(missing_ok=True)
+            for unfinished in self.folder.glob(".*.unfinished"):
+                if time.time() - unfinished.stat().st_mtime > _STALE:
+                    unfinished.unlink(missing_ok=True)
         except OSError as error:
             raise BlobError(
                 f"snapshots cannot be kept in {self.folder}: {error}; give a folder you can write"
@@ -57,8 +53,8 @@ class Blobs:
     def put(self, arrays: Mapping[str, Any], header: Mapping[str, Any]) -> str:
         """Store arrays and a header of JSON values, and return their hash; equal content has equal bytes.
 
-        Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that is there already is
-        not written again. Raises `ModelError` for what cannot be stored, `BlobError` when the disk refuses.
+        Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that exists already is not written again.
+        Raises `ModelError` for content that cannot be stored, `BlobError` if the disk cannot be written.
         """
         data = dump(arrays, header)
         blob = hashlib.sha256(data).hexdigest()
@@ -81,10 +77,10 @@ class Blobs:
         return blob
 
     def get(self, blob: str) -> tuple[Arrays, dict[str, Any]]:
-        """The arrays (yours to change) and the header of a blob.
+        """Return the arrays (the caller may change them) and the header of a blob.
 
-        Raises `BlobError` when it is missing, when its bytes are not those that were stored, or when another
-        program or a newer Everlearn wrote it.
+        Raises `BlobError` if the blob is missing, if its bytes are not those that were stored, or if another program or
+        a newer Everlearn wrote it.
         """
         path = self._path(blob)
         try:
@@ -104,14 +100,14 @@ class Blobs:
         return load(data, path)
 
     def remove(self, blob: str) -> None:
-        """Delete a blob; one that is not there is fine."""
+        """Delete a blob, if it exists. Raises `BlobError` if the disk cannot be written."""
         try:
             self._path(blob).unlink(missing_ok=True)
         except OSError as error:
             raise BlobError(f"snapshot {self._path(blob)} cannot be removed: {error}") from error
 
     def hashes(self) -> set[str]:
-        """The blobs that are there."""
+        """Return the hashes of all blobs."""
         names = (path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
         return {name for name in names if _HASH.fullmatch(name)}
 
@@ -122,7 +118,7 @@ class Blobs:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the folder's new entry on the disk."""
+    """Write the folder's new entry to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

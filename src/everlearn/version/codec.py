@@ -1,10 +1,10 @@
-"""Arrays and a header of plain values as one safetensors file, and back.
+"""Write arrays and a header of plain values as one safetensors file, and read them back.
 
-    packed(arrays, header) -> bytes      equal content has equal bytes, in every process
-    unpacked(data, path)                 arrays that are yours to change, checked as if an enemy had written them
-    mapped(buffer, path)                 read-only views into the buffer: nothing is copied
+    dump(arrays, header) -> bytes        equal content has equal bytes, in every process
+    load(data, path)                     copies of the arrays, checked as if an attacker had written the file
+    map_readonly(buffer, path)           read-only views into the buffer: nothing is copied
 
-The header travels as one JSON text in the file's metadata, with a format number. Never code: numbers and text.
+The header is one JSON text in the file's metadata, with a format number. A file holds numbers and text, never code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ALIGNED = 8
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True):
-    """What the front of a file says of one array."""
+    """The entry of one array in the front of a file."""
 
     dtype: str
     shape: list[int]
@@ -55,20 +55,23 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def dump(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> bytes:
-    """The bytes of a file: the layout that safetensors itself gives, the header as one canonical text.
+    """Return the bytes of a file: in the layout of safetensors, with the header as one canonical text.
 
-    Any shape; dtypes bool, int8 to uint64, float16 to float64. Raises `ModelError` for what cannot be stored.
+    Any shape; dtypes bool, int8 to uint64, float16 to float64. Raises `ModelError` for content that cannot be stored.
 
-    >>> data = packed({"w": np.arange(3.0)}, {"of": "a test"})
-    >>> len(data), unpacked(data, Path("a.safetensors"))
+    >>> data = dump({"w": np.arange(3.0)}, {"of": "a test"})
+    >>> len(data), load(data, Path("a.safetensors"))
     (168, ({'w': array([0., 1., 2.])}, {'of': 'a test'}))
     """
     tensors = laid_out(arrays)
-    return b"".join([front(tensors, plain(header, "the header")), *(octets(one) for one in tensors.values())])
+    return b"".join([front(tensors, plain(header, "the header")), *(octets(array) for array in tensors.values())])
 
 
 def laid_out(arrays: Mapping[str, Any]) -> Arrays:
-    """The arrays in the order of the file, each in one piece and little-endian; what is so already is not copied."""
+    """Return the arrays in the order of the file, contiguous and little-endian; copies only when needed.
+
+    Raises `ModelError` for a dtype or name that a file cannot hold.
+    """
     tensors = {}
     for name, given in arrays.items():
         array = np.asarray(given)
@@ -79,20 +82,23 @@ def laid_out(arrays: Mapping[str, Any]) -> Arrays:
         if name == "__metadata__":
             raise ModelError("an array may not be named '__metadata__', which safetensors keeps for itself; rename it")
         tensors[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    return dict(sorted(tensors.items(), key=lambda one: (_ORDER[one[1].dtype.name], one[0])))
+    return dict(sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype.name], item[0])))
 
 
 def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
-    """What stands in a file before the arrays, which `laid_out` gave; `header` holds plain values."""
+    """Return the front of a file: all bytes before the arrays, which come from `laid_out`; `header` holds plain values.
+
+    Raises `ModelError` for content that cannot be stored.
+    """
     try:
         # One entry only: safetensors writes several in no particular order.
-        told: dict[str, Any] = {"__metadata__": {"everlearn": canonical({"format": FORMAT, "header": header})}}
+        entries: dict[str, Any] = {"__metadata__": {"everlearn": canonical({"format": FORMAT, "header": header})}}
         start = 0
         for name, array in tensors.items():
             end = start + array.nbytes
-            told[name] = Tensor(_CODES[array.dtype.name], list(array.shape), (start, end))
+            entries[name] = Tensor(_CODES[array.dtype.name], list(array.shape), (start, end))
             start = end
-        text = msgspec.json.encode(told)
+        text = msgspec.json.encode(entries)
     except (TypeError, ValueError) as error:
         raise ModelError(f"these arrays cannot be stored: {error}; names: {', '.join(map(repr, tensors))}") from error
     text += b" " * (-len(text) % _ALIGNED)
@@ -100,14 +106,14 @@ def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
 
 
 def octets(array: np.ndarray) -> memoryview:
-    """The bytes of an array that lies in one piece, without a copy."""
+    """Return the bytes of a contiguous array, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def load(data: bytes, path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """What `packed` packed, the arrays copied; `path` is named in what is raised.
+    """Return the arrays, copied, and the header that `dump` wrote; `path` is named in errors.
 
-    Raises `BlobError` for bytes that are no such file, whoever wrote them.
+    Raises `BlobError` for bytes that are not such a file, even if an attacker wrote them.
     """
     try:
         views = safetensors.numpy.load(data)  # checks lengths, offsets and the header
@@ -121,10 +127,10 @@ def load(data: bytes, path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 
 def map_readonly(buffer: Any, path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """What `packed` packed, as arrays that are views into `buffer` and cannot be written; they keep it alive.
+    """Return the arrays that `dump` wrote as read-only views into `buffer`, which they keep alive, and the header.
 
-    For files that this user wrote: their front is checked, so that no view reaches beyond the buffer.
-    Raises `BlobError` if it is not such a file.
+    For files that this user wrote: the front is checked, so that no view reaches beyond the buffer. Raises `BlobError`
+    for bytes that are not such a file.
     """
     try:
         (length,) = struct.unpack_from("<Q", buffer)
@@ -152,25 +158,23 @@ def _view(buffer: Any, begin: int, tensor: Tensor) -> np.ndarray:
 
 
 def _header(text: Any, path: Path) -> dict[str, Any]:
-    """The header within the canonical text, if this release can read it."""
+    """Return the header within the canonical text. Raises `BlobError` for one that this release cannot read."""
     if not isinstance(text, dict) or not isinstance(text.get("header"), dict):
         raise BlobError(f"snapshot {path} was not written by Everlearn: its header is missing")
     if text.get("format") != FORMAT:
-        raise BlobError(
-            f"snapshot {path} has format {text.get('format')}, this Everlearn reads format {FORMAT}; upgrade Everlearn"
-        )
+        raise BlobError(f"snapshot {path}: format: got {text.get('format')}; expected {FORMAT}. Upgrade Everlearn")
     header: dict[str, Any] = text["header"]
     return header
 
 
 def describe_damage(data: bytes) -> str:
-    """Cut short, or changed: told apart by the length that the front of the file promises."""
+    """Return "truncated" or "damaged", judged by the length given in the front of the file."""
     if len(data) < 8:
         return "truncated"
     (length,) = struct.unpack_from("<Q", data)
     try:
         header = json.loads(data[8 : 8 + length]) if 8 + length <= len(data) else None
-        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"] if header else []
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"] if header else []
         promised = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return "damaged"
@@ -178,12 +182,12 @@ def describe_damage(data: bytes) -> str:
 
 
 def canonical(content: Any) -> str:
-    """The one JSON text of plain content."""
+    """Return the one canonical JSON text of plain content."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def plain(content: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The content as it will be read back: plain JSON values. Raises `ModelError`, naming `what` it is."""
+    """Return the content as it will be read back: plain JSON values. Raises `ModelError` naming `what`."""
     try:
         read: dict[str, Any] = json.loads(canonical(dict(content)))
     except (TypeError, ValueError, RecursionError) as error:

@@ -97,7 +97,7 @@ def test_what_the_schema_of_records_allows_can_be_encoded(record):
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("openapi") / "home"
-    spec = msgspec.structs.replace(grown(home, examples=700), serve=ServeSpec(port=0, batch=20, body=20_000))
+    spec = msgspec.structs.replace(grown(home, examples=700), serve=ServeSpec(port=0))
     with Server(spec, home) as server:
         yield server.url
     shutil.rmtree(snapshot.folder(home))

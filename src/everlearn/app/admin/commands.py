@@ -22,6 +22,7 @@ from everlearn.loop import commands, details
 from everlearn.loop.details import Without
 from everlearn.merge import How
 from everlearn.records import Decision, Version
+from everlearn.spec import MOST_BYTES
 
 PATIENCE = 5.0  # seconds that a reply waits for the learner
 LOOK = 0.01  # seconds between two looks at its progress
@@ -31,14 +32,14 @@ REASON = 1000  # letters
 
 async def promote(context: Context, request: Request) -> Response:
     """POST /versions/{id}/promote"""
-    message = await body(request, Promote, context.spec.serve.body)
+    message = await body(request, Promote, MOST_BYTES)
     id = find(context, request.path_params["id"]).id
     return await _carry_out(context, request, lambda: commands.promote(context.queries.versions, id, message.reason))
 
 
 async def rollback(context: Context, request: Request) -> Response:
     """POST /rollback"""
-    message = await body(request, Rollback, context.spec.serve.body)
+    message = await body(request, Rollback, MOST_BYTES)
     labels = message.without
     without = Without(labels.source, labels.first, labels.last) if labels is not None else None
 
@@ -50,7 +51,7 @@ async def rollback(context: Context, request: Request) -> Response:
 
 async def challenge(context: Context, request: Request) -> Response:
     """POST /challengers"""
-    message = await body(request, Challenge, context.spec.serve.body)
+    message = await body(request, Challenge, MOST_BYTES)
     trusted = frozenset(context.spec.serve.families)
 
     def make() -> Decision:
@@ -64,7 +65,7 @@ async def challenge(context: Context, request: Request) -> Response:
 
 async def merge(context: Context, request: Request) -> Response:
     """POST /merge"""
-    message = await body(request, Merge, context.spec.serve.body)
+    message = await body(request, Merge, MOST_BYTES)
     weights = tuple(message.weights)
     how = How(method=message.method, weights=weights, density=message.density, scale=message.scale, seed=message.seed)
     versions, reason, ancestor = message.versions, message.reason, message.ancestor

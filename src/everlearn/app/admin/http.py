@@ -72,7 +72,7 @@ async def body(request: Request, type: type[T], limit: int) -> T:
         received += chunk
         if len(received) > limit:
             members = {"where": "the body", "got": "more", "expected": f"at most {limit} bytes"}
-            raise Refused(413, "", f"the body is larger than {limit} bytes, the limit of serve.body", members)
+            raise Refused(413, "", f"the body is larger than {limit} bytes", members)
     return msgspec.json.decode(bytes(received), type=type)
 
 

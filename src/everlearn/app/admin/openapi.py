@@ -13,7 +13,7 @@ import everlearn
 from everlearn.app.routes import ROUTES, Response, Route
 from everlearn.schema import width
 from everlearn.schema.meaning import LARGEST
-from everlearn.spec import Schema, Spec
+from everlearn.spec import MOST_ROWS, Schema, Spec
 
 Document = dict[str, Any]
 
@@ -158,7 +158,7 @@ def _json(records: tuple[type, ...], named: Mapping[Any, Any]) -> Document:
 def _specific(components: Mapping[str, Document], spec: Spec) -> dict[str, Document]:
     """Return the schemas of the records, with the features and labels of this loop in those of the requests."""
     schemas = {name: _cleaned(schema) for name, schema in components.items()}
-    rows = spec.serve.batch
+    rows = MOST_ROWS
     record, target = {"$ref": f"{_HERE}Features"}, {"$ref": f"{_HERE}Target"}
     schemas |= {"Features": features(spec.schema), "Target": label(spec.schema)}
     keys = schemas["PredictRequest"]["properties"]

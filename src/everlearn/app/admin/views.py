@@ -18,6 +18,7 @@ from everlearn.app.problems import Refused
 from everlearn.client.records import Challenger, ChallengerList, Diff, Healthy, Lifecycle, Login
 from everlearn.errors import BlobError
 from everlearn.events import KINDS
+from everlearn.spec import MOST_BYTES
 from everlearn.version.registry import related
 
 STALE = 2.0  # seconds without a new status after which the learner counts as gone
@@ -155,7 +156,7 @@ async def session(context: Context, request: Request) -> Response:
 
 async def login(context: Context, request: Request) -> Response:
     """POST /session"""
-    message = await body(request, Login, context.spec.serve.body)
+    message = await body(request, Login, MOST_BYTES)
     started, cookie = context.access.login(request.headers.raw, message.token, context.client(request))
     response = uncached(started)
     _set_cookie(response, cookie)

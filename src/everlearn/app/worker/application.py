@@ -43,6 +43,7 @@ from everlearn.app.worker.serving import CurrentModels
 from everlearn.events import Log, connect
 from everlearn.feedback.admission import Admission
 from everlearn.serve.snapshot import Reader
+from everlearn.spec import MOST_BYTES, MOST_ROWS
 
 GRACE = 10  # seconds that requests have to end when the worker does
 UNWELL = 5.0  # seconds for which a worker reports itself unwell after its log failed, unless it wrote since
@@ -75,8 +76,7 @@ class Worker:
     ) -> None:
         spec = setup.spec
         admission = Admission(spec, schema.Encoder(spec.schema), log)
-        self.longest = spec.serve.body
-        self._most_rows = spec.serve.batch
+        self.longest = MOST_BYTES
         self._access = access
         self._counters = counters
         self._ready = ready
@@ -84,7 +84,7 @@ class Worker:
         self._predictor = BatchPredictor(admission, self._current)
         self._intake = FeedbackIntake(admission, reader)
         self._groups = Groups(self._predictor, log, counters, tracer)
-        self._bodies = BodyReader(spec.serve.body, self._groups.full)
+        self._bodies = BodyReader(MOST_BYTES, self._groups.full)
         self._proxy = Proxy(setup.admin, self._bodies)
         self._hot = {
             "/predict": Route("predict", scope_of("POST", "/predict"), self._question),
@@ -155,14 +155,14 @@ class Worker:
     # ---- reading requests --------------------------------------------------------------------------------------
 
     def _question(self, body: bytes, query: bytes, source: str) -> Work:
-        return requests.question(body, bool(query) and _explains(query), self._most_rows)
+        return requests.question(body, bool(query) and _explains(query), MOST_ROWS)
 
     def _feedback(self, body: bytes, query: bytes, source: str) -> Work:
-        rows = requests.feedback_rows(body, self._most_rows)
+        rows = requests.feedback_rows(body, MOST_ROWS)
         return lambda: self._intake.feedback(rows, source)
 
     def _examples(self, body: bytes, query: bytes, source: str) -> Work:
-        rows = requests.learn_rows(body, self._most_rows)
+        rows = requests.learn_rows(body, MOST_ROWS)
         return lambda: self._intake.examples(rows, source)
 
     # ---- all other routes --------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def learn_rows(body: bytes, most: int) -> Rows[LearnRow]:
 
 def too_large(most: int) -> Refused:
     """Return the refusal (413) of a body of more than `most` bytes."""
-    members = {"expected": f"at most {most} bytes", "where": "the body", "fix": "send less, or raise serve.body"}
+    members = {"expected": f"at most {most} bytes", "where": "the body", "fix": "send less"}
     detail = f"the body is too large, expected at most {most} bytes"
     return Refused(413, "", detail, members, headers=[(b"connection", b"close")])
 
@@ -97,7 +97,7 @@ def _rows(body: bytes, listed: list[Raw] | None, decode: Callable[[bytes | Raw],
 
 def _check_count(count: int, most: int) -> None:
     if count > most:
-        members = {"got": count, "expected": f"at most {most}", "fix": "send several requests, or raise serve.batch"}
+        members = {"got": count, "expected": f"at most {most}", "fix": "send several requests"}
         raise Refused(413, "Too many rows", f"got {count} rows in one request, expected at most {most}", members)
 
 

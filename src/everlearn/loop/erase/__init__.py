@@ -1,12 +1,12 @@
-"""Forgetting a person on request: their events become tombstones, and what had learned from them learns again without.
+"""Erase a person on request: their events become tombstones, and models that learned from them are rebuilt.
 
-The steps, and why killing the process at any moment is safe:
+The steps, and why the process may be killed at any moment:
 
     1. rebuild        new snapshots are written beside the old ones; nothing refers to them yet
     2. one transaction: tombstones, the rebuilt versions, the decision, and a checkpoint of the state without them
-    3. clean          old snapshots and checkpoints are removed, the log is written anew
+    3. clean          old snapshots and checkpoints are removed, the log file is rewritten
 
-Killed before 2, nothing has happened; killed after it, the same call again does step 3.
+Killed before 2, nothing has happened. Killed after it, the same call again does step 3.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from everlearn import replay
+from everlearn import config, replay
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import SqliteLog, scan
 from everlearn.learn import limits
@@ -41,22 +40,22 @@ __all__ = ["erase"]
 
 
 def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) -> Decision:
-    """Erase all events of the rows for which each field in `where` has its value, and all that was learned from them.
+    """Erase all events of the rows in which each field in `where` has its value, and all that was learned from them.
 
     `folder` is the home of a loop that is not open anywhere: stop its server first. Fields are those of the schema, or
     `spec.subject`. Predictions, examples, their feedback, and rows set aside become tombstones; every version with
     arrays that had learned from them is rebuilt from one that had not, and so are the models that learn, the replay
-    memory and what waits. Returns the decision in the log that proves it: counts, the versions replaced, and a salted
-    digest of `where`, but no value. Calling again completes what was interrupted.
+    memory and the pending predictions. Returns the decision in the log that proves it: counts, the versions replaced,
+    and a salted digest of `where`, but no value. The same call again completes an interrupted one.
 
-    Raises `InputError` when nothing matches, `LogError` while another process has the loop open, or when models
-    learned from rows that are not in the log. `docs/how-to/erase.md` says what it costs.
+    Raises `InputError` when nothing matches, or when models learned from rows that are not in the log; `LogError` while
+    another process has the loop open. `docs/how-to/erase.md` says what it costs.
     """
     if not (folder / "log.sqlite").exists():
         raise InputError(f"{folder} is not the home of a loop: it has no log.sqlite; name the folder of the loop")
-    told = [name for name, value in where.items() if str(value) and str(value) in reason]
-    if told:
-        raise InputError(f"the reason holds the value of {told[0]}, and would stay in the log; say it without")
+    named = [name for name, value in where.items() if str(value) and str(value) in reason]
+    if named:
+        raise InputError(f"the reason holds the value of {named[0]}, and would stay in the log. Leave the value out")
     with closing(Home(folder, spec.log)) as home:
         if not isinstance(home.log, SqliteLog):
             raise ConfigError(f"{folder} keeps its log elsewhere; events can be erased only from a log of SQLite")
@@ -73,14 +72,14 @@ def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) ->
 
 
 class _Erasing:
-    """The state of a loop at its last checkpoint, and how it is changed."""
+    """The erasure of events from a loop, starting from its last checkpoint."""
 
     def __init__(self, folder: Path, home: Home, log: SqliteLog, spec: Spec, found: Found) -> None:
         self._home, self._log, self._found = home, log, found
         self._blobs = Blobs(folder / "blobs", spec.log.durability)
         self._last = home.last()
         if self._last is not None:  # the spec that the state was made with
-            spec = msgspec.convert(self._last[2]["spec"], Spec)
+            spec = config.read_stored(self._last[2]["spec"], str(folder))
         self._spec = spec
         self._gone = set(found.positions)
 
@@ -94,10 +93,10 @@ class _Erasing:
             parts = fold, self._home.versions, self._log, self._blobs.hashes(), self._gone, self._found.first
             rebuilt = Rebuilding(*parts).run()
             forgotten = self._forget(fold)
-            fold.taken.note(self._found.ids)  # as what comes behind the checkpoint will not be told any more
-            arrays, told = fold.state()
+            fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
+            arrays, state = fold.state()
             payloads = [Born(version) for version in rebuilt.versions.values()]
-            payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": told})))
+            payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state})))
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
         erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned)
@@ -106,7 +105,7 @@ class _Erasing:
         return decision
 
     def _forget(self, fold: Fold) -> int:
-        """Take the person out of the replay memory and out of what waits; return how many rows and predictions."""
+        """Remove the person from the replay memory and the pending predictions; return the number removed."""
         waited = sum(fold.pending.take(id) is not None for id in self._found.ids)
         waited += sum(len(fold.early.take(id)) for id in self._found.ids)
         learner = fold.monitor
@@ -120,15 +119,17 @@ class _Erasing:
         return rows + waited
 
     def _is_gone(self, fold: Fold) -> Callable[[Examples], Flags]:
-        """Which remembered rows are the person's: by position; and where default labels are learned, whose position
-        is that of another event, by their content."""
+        """Return the test for remembered rows of the person: by position, and by content where defaults are learned.
+
+        The position of a default label is that of another event.
+        """
         positions = np.array(self._found.positions, np.int64)
         content: set[tuple[bytes, ...]] = set()
         width = fold.monitor.replay.width
         if self._spec.feedback.default is not None:
             batch, _ = fold.encoder.records(self._found.features)
-            for one in (batch, limits.clip(fold.monitor.limits, self._spec.limits, batch)):
-                content |= {_content(one, row, width) for row in range(len(one))}
+            for rows in (batch, limits.clip(fold.monitor.limits, self._spec.limits, batch)):
+                content |= {_content(rows, row, width) for row in range(len(rows))}
 
         def gone(rows: Examples) -> Flags:
             same = [bool(content) and _content(rows.batch, row, width) in content for row in range(len(rows.y))]
@@ -143,7 +144,7 @@ def _content(batch: Batch, row: int, width: int) -> tuple[bytes, ...]:
 
 
 def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
-    """Remove every snapshot that an erasure has replaced, and every byte of what the log held; may be done again."""
+    """Remove every snapshot that an erasure has replaced, and every erased byte of the log; safe to repeat."""
     blobs = Blobs(folder / "blobs", spec.log.durability)
     replaced: set[str] = set()
     versions: dict[str, str] = {}
@@ -167,7 +168,7 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
 
 
 def _done(log: SqliteLog, where: Mapping[str, Scalar]) -> Decision | None:
-    """The erasure that was made for `where` before, if there is one."""
+    """Return the earlier erasure for `where`; None if there was none."""
     found = None
     for event in scan(log, kinds=("decision",)):
         decision = event.payload
@@ -179,6 +180,6 @@ def _done(log: SqliteLog, where: Mapping[str, Scalar]) -> Decision | None:
 
 
 def _digest(where: Mapping[str, Scalar], salt: str) -> str:
-    """Slow on purpose: it can be checked for a value, but hardly be used to guess one."""
+    """Return the salted digest of the values; slow on purpose, so that it is of little use for guessing."""
     text = json.dumps({name: str(value) for name, value in sorted(where.items())})
     return hashlib.scrypt(text.encode(), salt=salt.encode(), n=1 << 14, r=8, p=1, dklen=32).hex()

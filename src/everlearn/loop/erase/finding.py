@@ -1,4 +1,4 @@
-"""Whose events they are: the positions in the log at which something is about a person."""
+"""Find the events about a person: their positions in the log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import msgspec
 from everlearn.errors import InputError
 from everlearn.events import KINDS, Log, scan
 from everlearn.records import Event, Example, Label, Prediction, Preference, Rejected, Reward, Scalar
+from everlearn.schema import meaning
 from everlearn.spec import Spec
 
 _TAUGHT = (Example, Label, Reward, Preference)
+_WHOLE = re.compile(r"(-?[0-9]+)(\.0)?")  # a whole number, as releases spelled int and float
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is to be erased: positions in ascending order, how many of each kind, and the ids and features in there.
+    """The events to erase: positions in ascending order, counts by kind, and the ids and features in them.
 
-    `first` is the first position from which a model may have learned something of it; 0 if there is none.
+    `first` is the first position from which a model may have learned; 0 if there is none.
     """
 
     positions: list[int]
@@ -33,20 +35,22 @@ class Found:
 
 
 def find(log: Log, spec: Spec, where: Mapping[str, Scalar]) -> Found:
-    """Everything about the rows for which every field in `where` has its value, or whose subject has.
+    """Return all events about the rows in which every field in `where` has its value, or whose subject has.
 
-    A value is the same where its text is: 17 and "17", true and True. Beside predictions and examples that is all
-    feedback for them, and rows set aside that hold the values. Reads the whole log once.
+    Two values are the same if they name the same category: 17, 17.0 and "17"; true and True. The result holds
+    predictions, examples, all feedback for them, and rejected rows that hold the values. Reads the whole log once.
+    Raises InputError for a field or value that no row can have.
     """
     _check(spec, where)
     wanted = {name: _text(value) for name, value in where.items()}
+    subjects = _spellings(where[spec.subject]) if spec.subject in where else frozenset[str]()
     found: dict[int, Event] = {}
     for event in scan(log, kinds=("prediction", "example", "rejected")):
         payload = event.payload
         if isinstance(payload, Rejected):
             about = _mentions(payload, wanted)
         else:
-            about = isinstance(payload, Prediction | Example) and _is_about(payload, spec.subject, wanted)
+            about = isinstance(payload, Prediction | Example) and _is_about(payload, spec.subject, subjects, wanted)
         if about:
             found[event.position] = event
     rows = [event.payload for event in found.values() if isinstance(event.payload, Prediction | Example)]
@@ -74,21 +78,20 @@ def _check(spec: Spec, where: Mapping[str, Scalar]) -> None:
             f"where: got {', '.join(unknown) or 'nothing'}; expected fields that the log holds: {', '.join(known)}"
             + ("" if spec.subject else " (or name the field that says whose data a row is, as `subject`)")
         )
-    bad = [name for name, value in where.items() if not isinstance(value, bool | int | float | str) or value == ""]
+    bad = [name for name, value in where.items() if not isinstance(value, bool | int | float | str) or not _text(value)]
     if bad:
-        raise InputError(f"where: {bad[0]} is {where[bad[0]]!r}, expected a value that rows can have")
+        raise InputError(f"where: {bad[0]}: got {where[bad[0]]!r}; expected a value that rows can have")
 
 
-def _is_about(row: Prediction | Example, subject: str, wanted: Mapping[str, str]) -> bool:
+def _is_about(row: Prediction | Example, subject: str, subjects: frozenset[str], wanted: Mapping[str, str]) -> bool:
     return all(
-        (name in row.features and _text(row.features[name]) == value)
-        or (name == subject and row.subject != "" and row.subject == value)
+        (name in row.features and _text(row.features[name]) == value) or (name == subject and row.subject in subjects)
         for name, value in wanted.items()
     )
 
 
 def _mentions(row: Rejected, wanted: Mapping[str, str]) -> bool:
-    """Whether a row that could not be used holds the values: in its fields where it is JSON, else anywhere in it."""
+    """Return True if a rejected row holds the values: in its fields where it is JSON, else anywhere in it."""
     try:
         held = msgspec.json.decode(row.raw)
     except msgspec.MsgspecError:
@@ -99,10 +102,22 @@ def _mentions(row: Rejected, wanted: Mapping[str, str]) -> bool:
     return all(re.search(rf"(?<!\w){re.escape(value)}(?!\w)", everything) for value in wanted.values())
 
 
+def _spellings(value: Scalar) -> frozenset[str]:
+    """Return the texts that name a subject in a log.
+
+    The first is that of the category. Release 0.1.0 also wrote the text that Python gives: "7.0", "True".
+    """
+    text = _text(value)
+    if whole := _WHOLE.fullmatch(text):
+        return frozenset([text, whole[1], f"{whole[1]}.0"])
+    if text.lower() in ("true", "false"):
+        return frozenset([text, text.lower(), text.capitalize()])
+    return frozenset([text, str(value)])
+
+
 def _text(value: Any) -> str:
-    """The same text for what people take for the same value."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return str(value)
+    """Return the text of a value as a category; lists and the like have the text that Python gives."""
+    try:
+        return meaning.category(value).decode()
+    except InputError:
+        return str(value)

@@ -189,7 +189,7 @@ class Rebuilding:
             raise InputError(
                 f"models have learned {stretch.upto.row - stretch.after.row} rows of files that are themselves the "
                 "log, among what is to be erased, so they cannot be rebuilt from the log alone; take the person out of "
-                "those files, and start anew from them with another home (log.rows = 'always' keeps rows in the log)"
+                "those files, and start again from them with another home and a `subject`, which keeps rows in the log"
             )
         after = stretch.after.log
         if self._last is not None and self._continues(self._last[0], stretch):

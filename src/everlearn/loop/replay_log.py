@@ -1,0 +1,77 @@
+"""Rebuild the state of a loop from its log alone: from the first position, without any checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from everlearn import config
+from everlearn.errors import LogError
+from everlearn.events import Log, scan
+from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.home import Home
+from everlearn.records import Born, Decision, Payload
+from everlearn.spec import Spec
+from everlearn.version.registry import Versions
+
+_READ = 4096  # events read at a time
+
+
+def replay_log(log: Log, versions: Versions) -> Fold:
+    """Return the fold of all events of a log, as the loop has it that wrote the log.
+
+    The settings are those that the first decision holds; each decision that changed them applies at its position.
+    `versions` is an empty registry, in which the fold stores what it decides. Raises LogError for a log without a first
+    decision, or one that release 0.1.0 started, whose decisions hold no settings; ModelError where a model fails. Rows
+    of a file that is itself the log are not in the log, and cannot be replayed.
+    """
+    position, start = next(((at, one) for at, one in _decisions(log, 0) if one.action == "start"), (0, None))
+    if start is None or "spec" not in start.detail:
+        raise LogError(
+            "the log's first decision: got no settings; expected a log that this release started. Open the loop from "
+            "its checkpoints instead"
+        )
+    fold = Fold(config.read_stored(start.detail["spec"], "the log"), versions, log)
+    after = 0
+    while batch := log.read(after, _READ if fold.started else max(1, min(_READ, position - after))):
+        after = batch[-1].position
+        _note(versions, fold.events(batch))
+        if after == position and not fold.started:  # by a call that asked for what serves, before any event
+            _note(versions, fold.start(start.at))
+    return fold
+
+
+def _note(versions: Versions, commits: Iterable[Commit]) -> None:
+    """Fold, and take the versions and aliases that come of it."""
+    for commit in commits:
+        for payload in commit.payloads:
+            if isinstance(payload, Born | Decision):
+                versions.note(payload)
+
+
+def change(fold: Fold, home: Home, spec: Spec) -> tuple[Spec, list[Payload]]:
+    """Return the settings that a loop goes on with, and the decision to log if `spec` changes them.
+
+    Unchanged means as in the last decision of the log that holds settings, else as in the fold. Raises ConfigError for
+    a changed setting that learned state depends on, or one that cannot work.
+    """
+    log, where = home.log, str(home.folder)
+    known = [one.detail["spec"] for _, one in _decisions(log, fold.cursor["log"]) if "spec" in one.detail]
+    before = config.read_stored(known[-1], where) if known else fold.spec
+    spec = config.resumed(before, spec)
+    if not (changed := config.changed(before, spec, where)):
+        return spec, []
+    Fold(spec, home.versions, log)  # settings that contradict each other are refused before anything is written
+    settings = msgspec.to_builtins(spec)
+    detail = {name: settings.get(name) for name in changed} | {"number": log.count("decision")}
+    reason = "settings changed: " + ", ".join(changed)
+    at = sum(fold.cursor.values())
+    return spec, [Decision("config", at, reason, "user", detail=detail | {"spec": config.stored(spec)})]
+
+
+def _decisions(log: Log, after: int) -> Iterator[tuple[int, Decision]]:
+    """Yield the decisions behind a position, each with its own."""
+    for event in scan(log, after, ("decision",)):
+        if isinstance(event.payload, Decision):
+            yield event.position, event.payload

@@ -1,0 +1,149 @@
+"""A log alone is enough: its replay has the arrays of the loop that wrote it, whatever became of its settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from everlearn.errors import ConfigError, LogError
+from everlearn.events import SqliteLog
+from everlearn.loop.fold import Fold
+from everlearn.loop.loop import Loop
+from everlearn.loop.replay_log import replay_log
+from everlearn.records import Decision
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Schema, Spec
+from everlearn.version.blobs import Blobs
+from everlearn.version.registry import Versions
+
+FIRST = Spec(
+    schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "c": "categorical"}, bits=8),
+    mode="live",
+    tick=10,
+    checkpoint=70,
+    gate=GateSpec(minimum=20, alpha=0.4),
+    drift=DriftSpec(detector="page_hinkley", grace_period=50, sensitivity=0.05),
+    feedback=FeedbackSpec(window=30.0, default=0),
+    limits=LimitsSpec(source=0.5, quarantine=0.99),
+)
+SECOND = msgspec.structs.replace(FIRST, tick=20, gate=GateSpec(minimum=40, alpha=0.1), subject="user")
+THIRD = msgspec.structs.replace(
+    SECOND, challengers=3, feedback=FeedbackSpec(window=20.0, default=1, early=50.0), limits=LimitsSpec(clip=0.01)
+)
+
+
+def work(loop: Loop, rows: int, seed: int) -> None:
+    """Predict, and judge most predictions; the label turns halfway."""
+    draw = np.random.default_rng(seed)
+    for row in range(rows):
+        a, c = float(draw.normal()), f"c{draw.integers(4)}"
+        y = int((a > 0) ^ (row > rows // 2))
+        given = loop.predict({"a": a, "c": c}, id=f"{seed}-{row}")
+        if row % 3:
+            loop.feedback(given.id, label=y, source=f"s{row % 2}")
+        if row % 7 == 0:
+            loop.learn({"a": -a, "c": c}, 1 - y, id=f"{seed}-e{row}")
+
+
+def killed(loop: Loop) -> None:
+    """Close a loop as a killed process leaves it: what came since its last checkpoint is only in the log."""
+    loop.home.close()
+
+
+def state(fold: Fold) -> tuple[dict[str, bytes], dict[str, Any]]:
+    arrays, header = fold.state()
+    return {name: array.tobytes() for name, array in arrays.items()}, json.loads(json.dumps(header))
+
+
+def replayed(home: Path, folder: Path) -> Fold:
+    with SqliteLog(home / "log.sqlite") as log:
+        return replay_log(log, Versions(Blobs(folder)))
+
+
+def test_a_loop_killed_and_reopened_with_other_settings_is_the_replay_of_its_log(tmp_path: Path) -> None:
+    now = iter(range(1, 10_000))
+    home = tmp_path / "home"
+
+    def opened(spec: Spec) -> Loop:
+        return Loop(spec, home, clock=lambda: float(next(now)))
+
+    loop = opened(FIRST)
+    work(loop, 130, 1)
+    loop.challenge({"family": "linear", "optimizer": "sgd", "rate": 0.01})
+    work(loop, 45, 2)
+    killed(loop)
+    loop = opened(SECOND)
+    work(loop, 33, 3)
+    killed(loop)
+    killed(opened(SECOND))  # nothing has changed since
+    loop = opened(THIRD)
+    work(loop, 150, 4)
+    killed(loop)
+    with opened(THIRD) as loop:
+        kept = state(loop.fold)
+        settings = [one for one in loop.decisions() if one.action == "config"]
+        versions = [one.id for one in loop.versions()]
+    assert [one.reason for one in settings] == [
+        "settings changed: tick, subject, gate",
+        "settings changed: challengers, feedback, limits",
+    ]
+    again = replayed(home, tmp_path / "replayed")
+    assert again.spec == loop.spec
+    assert again.spec.feedback == THIRD.feedback
+    arrays, header = state(again)
+    assert header["roster"] == kept[1]["roster"], (header["roster"], kept[1]["roster"])
+    assert header == kept[1]
+    assert arrays == kept[0]
+    assert len(versions) > 1
+
+
+def test_a_change_applies_behind_what_the_log_held_before_it(tmp_path: Path) -> None:
+    """Events beyond the last checkpoint are folded with the settings they came under."""
+    plain = msgspec.structs.replace(FIRST, checkpoint=10_000)
+    home = tmp_path / "home"
+    loop = Loop(plain, home, clock=lambda: 1.0)
+    work(loop, 40, 1)
+    expected = state(loop.fold)
+    killed(loop)
+    with Loop(msgspec.structs.replace(plain, limits=LimitsSpec(weight=0.5)), home, clock=lambda: 2.0) as loop:
+        weights = {name: one for name, one in state(loop.fold)[0].items() if name.endswith("weights")}
+        assert weights
+        assert weights == {name: expected[0][name] for name in weights}
+        assert loop.decisions()[-1].action == "config"
+        assert loop.fold.spec.limits.weight == 0.5
+
+
+def test_the_first_decision_and_each_change_hold_all_settings(tmp_path: Path) -> None:
+    with Loop(FIRST, tmp_path / "home") as loop:
+        work(loop, 20, 1)
+    with Loop(SECOND, tmp_path / "home") as loop:
+        start, change = loop.decisions()[0], loop.decisions()[-1]
+    assert start.action == "start"
+    assert start.detail["spec"]["tick"] == 10
+    assert start.detail["spec"]["serve"]["port"] == 8000
+    assert change.action == "config"
+    assert (change.detail["tick"], change.detail["spec"]["tick"]) == (20, 20)
+    assert change.detail["spec"]["format"] == start.detail["spec"]["format"] == 1
+
+
+def test_settings_that_cannot_work_are_refused_and_not_logged(tmp_path: Path) -> None:
+    with Loop(FIRST, tmp_path / "home") as loop:
+        work(loop, 20, 1)
+        end = loop.log.end()
+    wrong = msgspec.structs.replace(FIRST, gate=GateSpec(guards={"recall:7": 0.5}))
+    with pytest.raises(ConfigError, match="expected 'recall:CLASS'"):
+        Loop(wrong, tmp_path / "home")
+    with Loop(FIRST, tmp_path / "home") as loop:
+        assert not any(one.action == "config" for one in loop.decisions())
+        assert loop.log.end() <= end + 1  # the checkpoint of closing
+
+
+def test_a_log_without_settings_cannot_be_replayed(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([Decision("start", 0, "untrained start", "loop", "champion", "v")])
+        with pytest.raises(LogError, match="the log's first decision: got no settings"):
+            replay_log(log, Versions(Blobs(tmp_path / "blobs")))
