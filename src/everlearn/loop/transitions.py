@@ -422,7 +422,7 @@ class Transitions:
         for one in roster.contestants:
             if one.learns:
                 begun, model, since = self._clean(one, version, first, known)
-                counts.append(self._relearn(model, since.log, at, skip))
+                counts.append(self._relearn(model, since.log, at, skip, now.row))
                 rebuilt.append((one, model, begun))
         left, old = self._left(at, now)
         roster.install(version, champion, keep=False)
@@ -446,10 +446,10 @@ class Transitions:
             return version, self.revive(version), known[version]
         return own.id, self.build(own.id), known[version]  # of another family, and no part of it known to be clean
 
-    def _relearn(self, one: Model, after: int, at: int, skip: Callable[[Event], bool]) -> tuple[int, int]:
-        bounds, spec = limits.bounds(self._learner.limits), self.spec
-        task = self._learner.task
-        return rebuild(one, self._log, self._encoder, task, after, at, skip, spec.feedback, spec.limits, bounds)
+    def _relearn(self, one: Model, after: int, at: int, skip: Callable[[Event], bool], rows: int) -> tuple[int, int]:
+        """Let a model learn the log again; the ranges of `rows` of files are not in the log, so those of now hold."""
+        ranges = limits.bounds(self._learner.limits) if rows else None
+        return rebuild(one, self._log, self._encoder, self.spec, after, at, skip, ranges)
 
     def _forget(self, skip: Callable[[Event], bool], first: int, at: int) -> int:
         """Take what is left out from the memory; return how many rows there were."""
