@@ -1,4 +1,4 @@
-"""Predictions that wait for their feedback, feedback that waits for its prediction, and what it means to a model.
+"""Predictions that wait for feedback, and feedback that waits for its prediction.
 
 Both sets are bounded in bytes: the oldest leave first. They are a function of the log, and travel in checkpoints as
 plain arrays, so that nothing has to be read again after a restart.
@@ -6,103 +6,139 @@ plain arrays, so that nothing has to be read again after a restart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from everlearn.records import Arrays, Batch, Feedback, Singles
-from everlearn.spec import FeedbackSpec
+from everlearn.spec import FeedbackSpec, Schema, Spec
 
-EARLY_SHARE = 8  # feedback that waits for its prediction may take this part of the bytes
-ANSWER = 0  # the uid under which the answer that was given is kept, whoever gave it
-_OVERHEAD = 2_100  # bytes that the objects of Python and numpy cost for each waiting prediction, beside what they hold
+EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
+ANSWER = 0  # the uid of the scores that the champion is judged by
+CANARY = -1  # the uid of the logged answer, where a canary gave it and the champion answered in shadow
+TEXT_FEATURES = 256  # hashed features charged for each text field; a longer text is charged no more
+
+_OVERHEAD = 2_100  # bytes that Python and numpy objects cost for each entry, beside the arrays
+_ROLES = 3  # contestants beside challengers and their candidates: champion, previous, frozen
+
+
+def most_features(schema: Schema) -> int:
+    """Return the most hashed features that a row can have; text sets no bound (2**30)."""
+    return 1 << 30 if "text" in schema.fields.values() else _categories(schema)
+
+
+def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
+    """Return the bytes that one waiting prediction is charged; `shape` is that of `everlearn.schema.shape`.
+
+    The charge follows from the settings alone: the longest row, and the scores of as many contestants as they allow.
+    So evictions depend neither on the roster's history nor on the length of ids. Each text field is charged for
+    256 hashed features, so a log of longer texts takes more memory than `feedback.bytes`.
+
+    >>> plain = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric", "c": "categorical"})
+    >>> charge(Spec(schema=plain), {"dense": 1, "classes": 2})
+    2184
+    """
+    texts = list(spec.schema.fields.values()).count("text")
+    features = _categories(spec.schema) + TEXT_FEATURES * texts
+    contestants = _ROLES + 2 * spec.challengers  # and with each challenger its candidate
+    scores = (contestants + len((ANSWER, CANARY))) * max(int(shape["classes"]), 1)
+    return _OVERHEAD + 4 * int(shape["dense"]) + 8 * features + 4 * scores
 
 
 @dataclass(frozen=True, slots=True)
 class PendingPrediction:
-    """A prediction without feedback: one encoded row, and what each contestant said (uid -> scores (1, k))."""
+    """A prediction without feedback: one encoded row, and the scores (1, k) of each contestant by uid."""
 
     id: str
     position: int
     time: float
     row: Batch
-    said: dict[int, Singles]
-
-    @property
-    def nbytes(self) -> int:
-        row = self.row
-        held = row.dense.nbytes + row.indices.nbytes + row.values.nbytes + len(self.id)
-        return held + sum(scores.nbytes for scores in self.said.values()) + _OVERHEAD
+    predictions: dict[int, Singles]
 
 
 class PendingPredictions:
-    """Waiting predictions by id, oldest first."""
+    """Waiting predictions by id, oldest first; each is charged `each` bytes."""
 
-    def __init__(self, spec: FeedbackSpec) -> None:
+    def __init__(self, spec: FeedbackSpec, each: int) -> None:
         self.spec = spec
-        self.nbytes = 0
+        self.each = each
         self.evicted = 0
-        self._waiters: dict[str, PendingPrediction] = {}
+        self._waiting: dict[str, PendingPrediction] = {}
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._waiting)
 
-    def put(self, waiter: PendingPrediction) -> list[PendingPrediction]:
+    def __contains__(self, id: str) -> bool:
+        return id in self._waiting
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes charged for all waiting predictions."""
+        return self.each * len(self._waiting)
+
+    def put(self, pending: PendingPrediction) -> list[PendingPrediction]:
         """Add a prediction; remove and return the oldest ones that no longer fit in `spec.bytes`."""
-        self._waiters[waiter.id] = waiter
-        self.nbytes += waiter.nbytes
-        gone: list[PendingPrediction] = []
-        while self.nbytes > self.spec.bytes and len(self._waiters) > 1:
-            oldest = next(iter(self._waiters.values()))
-            gone.append(oldest)
-            self.take(oldest.id)
-        self.evicted += len(gone)
-        return gone
+        self._waiting[pending.id] = pending
+        evicted: list[PendingPrediction] = []
+        while self.nbytes > self.spec.bytes and len(self._waiting) > 1:
+            evicted.append(self._waiting.pop(next(iter(self._waiting))))
+        self.evicted += len(evicted)
+        return evicted
 
     def take(self, id: str) -> PendingPrediction | None:
-        """Remove and return the prediction that feedback has come for, or None if it does not wait (any more)."""
-        waiter = self._waiters.pop(id, None)
-        if waiter is not None:
-            self.nbytes -= waiter.nbytes
-        return waiter
+        """Remove and return the prediction of this id, or None if it does not wait (any more)."""
+        return self._waiting.pop(id, None)
 
     def overdue(self, now: float) -> list[PendingPrediction]:
         """Remove and return the predictions older than the window at time `now` (seconds), oldest first."""
         late: list[PendingPrediction] = []
-        while self.spec.window and self._waiters:
-            oldest = next(iter(self._waiters.values()))
+        while self.spec.window and self._waiting:
+            oldest = next(iter(self._waiting.values()))
             if oldest.time + self.spec.window > now:
                 break
-            late.append(oldest)
-            self.take(oldest.id)
+            late.append(self._waiting.pop(oldest.id))
         return late
 
+    def adopt(self, other: PendingPredictions) -> None:
+        """Take over the predictions of `other`, with the scores that this set knows for them."""
+        known = self._waiting
+        self.evicted = other.evicted
+        self._waiting = {}
+        for id, pending in other._waiting.items():
+            held = known.get(id)
+            scores = held.predictions if held is not None and held.position == pending.position else {}
+            merged = PendingPrediction(id, pending.position, pending.time, pending.row, pending.predictions | scores)
+            self._waiting[id] = merged
+
     def state(self) -> Arrays:
-        """The waiting set as arrays; `load` restores it."""
-        waiters = list(self._waiters.values())
-        ids = [one.id.encode("utf-8", "surrogatepass") for one in waiters]
-        said = [(row, uid, scores) for row, one in enumerate(waiters) for uid, scores in one.said.items()]
+        """Return the waiting set as arrays; `load` restores it."""
+        waiting = list(self._waiting.values())
+        ids = [one.id.encode("utf-8", "surrogatepass") for one in waiting]
+        scores = [(row, uid, held) for row, one in enumerate(waiting) for uid, held in one.predictions.items()]
         return {
             "evicted": np.array(self.evicted, np.int64),
             "ids": np.frombuffer(b"".join(ids), np.uint8).copy(),
             "id_lengths": np.array([len(id) for id in ids], np.int64),
-            "position": np.array([one.position for one in waiters], np.int64),
-            "time": np.array([one.time for one in waiters], np.float64),
-            "dense": _stack([one.row.dense for one in waiters], np.float32),
-            "lengths": np.array([len(one.row.indices) for one in waiters], np.int64),
-            "indices": _stack([one.row.indices for one in waiters], np.int32),
-            "values": _stack([one.row.values for one in waiters], np.float32),
-            "said_row": np.array([row for row, _, _ in said], np.int64),
-            "said_uid": np.array([uid for _, uid, _ in said], np.int64),
-            "said_scores": _stack([scores for _, _, scores in said], np.float32),
+            "position": np.array([one.position for one in waiting], np.int64),
+            "time": np.array([one.time for one in waiting], np.float64),
+            "dense": _stack([one.row.dense for one in waiting], np.float32),
+            "lengths": np.array([len(one.row.indices) for one in waiting], np.int64),
+            "indices": _stack([one.row.indices for one in waiting], np.int32),
+            "values": _stack([one.row.values for one in waiting], np.float32),
+            "said_row": np.array([row for row, _, _ in scores], np.int64),
+            "said_uid": np.array([uid for _, uid, _ in scores], np.int64),
+            "said_scores": _stack([held for _, _, held in scores], np.float32),
         }
 
     def load(self, arrays: Arrays) -> None:
-        self._waiters, self.nbytes, self.evicted = {}, 0, int(arrays["evicted"])
-        said: list[dict[int, Singles]] = [{} for _ in arrays["position"]]
+        """Restore the result of `state`."""
+        self._waiting, self.evicted = {}, int(arrays["evicted"])
+        predictions: list[dict[int, Singles]] = [{} for _ in arrays["position"]]
         for row, uid, scores in zip(arrays["said_row"], arrays["said_uid"], arrays["said_scores"], strict=True):
-            said[row][int(uid)] = scores[None, :].copy()
+            predictions[row][int(uid)] = scores[None, :].copy()
         ids, id_ends = arrays["ids"].tobytes(), np.cumsum(arrays["id_lengths"])
         ends = np.cumsum(arrays["lengths"])
         for i, position in enumerate(arrays["position"]):
@@ -115,14 +151,12 @@ class PendingPredictions:
                 arrays["values"][held].copy(),
             )
             id = ids[id_ends[i] - arrays["id_lengths"][i] : id_ends[i]].decode("utf-8", "surrogatepass")
-            waiter = PendingPrediction(id, int(position), float(arrays["time"][i]), row, said[i])
-            self._waiters[id] = waiter
-            self.nbytes += waiter.nbytes
+            self._waiting[id] = PendingPrediction(id, int(position), float(arrays["time"][i]), row, predictions[i])
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A piece of feedback whose prediction is not in the log yet: where and when it came."""
+    """A piece of feedback whose prediction is not in the log yet, with its position and time."""
 
     position: int
     time: float
@@ -130,11 +164,12 @@ class Earlier:
 
     @property
     def nbytes(self) -> int:
+        """The bytes charged for it."""
         return len(msgspec.json.encode(self.feedback)) + _OVERHEAD
 
 
 class Early:
-    """Feedback that came before its prediction, by the prediction's id; what came first leaves first."""
+    """Feedback that came before its prediction, by the prediction's id; the oldest leaves first."""
 
     def __init__(self, spec: FeedbackSpec) -> None:
         self.spec = spec
@@ -153,15 +188,15 @@ class Early:
             self.dropped += len(self.take(next(iter(self._kept))))
 
     def take(self, id: str) -> list[Earlier]:
-        """Remove and return what has come for a prediction, in the order in which it came."""
+        """Remove and return the feedback for a prediction, in order of arrival."""
         taken = self._kept.pop(id, [])
         self.nbytes -= sum(one.nbytes for one in taken)
         return taken
 
     def expire(self, now: float) -> int:
-        """Drop the ids whose first feedback is older than `spec.early` at time `now` (seconds); return how many pieces.
+        """Drop the ids whose first feedback is older than `spec.early` at time `now` (seconds); return the count.
 
-        Call it before `take` at a prediction, so that what came too early does not count.
+        Call it before `take`, so that feedback from too long before its prediction does not count.
         """
         before = self.dropped
         while self._kept:
@@ -171,8 +206,12 @@ class Early:
             self.dropped += len(self.take(id))
         return self.dropped - before
 
+    def adopt(self, other: Early) -> None:
+        """Take over the feedback of `other`."""
+        self._kept, self.nbytes, self.dropped = other._kept, other.nbytes, other.dropped
+
     def state(self) -> Arrays:
-        """The set as arrays; `load` restores it."""
+        """Return the set as arrays; `load` restores it."""
         pieces = [piece for kept in self._kept.values() for piece in kept]
         texts = [msgspec.json.encode(piece.feedback) for piece in pieces]
         return {
@@ -184,6 +223,7 @@ class Early:
         }
 
     def load(self, arrays: Arrays) -> None:
+        """Restore the result of `state`."""
         self._kept, self.nbytes, self.dropped = {}, 0, int(arrays["dropped"])
         texts, ends = arrays["texts"].tobytes(), np.cumsum(arrays["lengths"])
         for i, end in enumerate(ends):
@@ -195,3 +235,9 @@ class Early:
 
 def _stack(parts: list[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty((0,), dtype)
+
+
+def _categories(schema: Schema) -> int:
+    """The hashed features of the categorical fields and, with interactions, of their pairs."""
+    categories = list(schema.fields.values()).count("categorical")
+    return categories + (categories * (categories - 1) // 2 if schema.interactions else 0)

@@ -7,19 +7,14 @@ from typing import Protocol
 
 import numpy as np
 
-from everlearn.feedback.correction import Correction
+from everlearn.feedback.correction import Arrival
 from everlearn.model import Model, row_slice
-from everlearn.records import (
-    Batch,
-    Examples,
-    Floats,
-    Singles,
-)
+from everlearn.records import Batch, Examples, Floats, Singles
 from everlearn.serve.isolation import IsolatedModel
 
 
-class Taught(Protocol):
-    """What `teach` asks of a model."""
+class Teachable(Protocol):
+    """The part of a model that `teach` calls."""
 
     def predict(self, batch: Batch) -> Singles: ...
 
@@ -27,32 +22,24 @@ class Taught(Protocol):
 
 
 def teach(
-    models: Sequence[Taught],
-    batch: Batch,
-    y: Floats,
-    weight: Singles,
-    late: Sequence[bool | None],
-    correction: Correction | None,
-    default: float | None,
+    models: Sequence[Teachable], batch: Batch, y: Floats, weight: Singles, arrivals: Sequence[Arrival | None]
 ) -> None:
-    """Let each model learn n rows in order; with a `correction`, weighed as it says.
+    """Let each model learn n rows in order.
 
-    `late` says of each row whether the default label had been learned for it; None where it is not known to matter.
+    `y` is float64 (n,), `weight` float32 (n,). A row with an `Arrival` is weighted by what each model predicts for it
+    just before learning it; see `everlearn.feedback.correction`. Raises ModelError if a model fails.
     """
-    if correction is None:
+    if not any(arrivals):
         for model in models:
             model.learn(batch, y, weight)
         return
-    for i in range(len(y)):
+    for i, arrival in enumerate(arrivals):
         row = row_slice(batch, i, i + 1)
-        positive, came_late = bool(y[i] != default), late[i]
-        if positive and came_late is not None:
-            correction.positive(came_late)
         for model in models:
             factor = 1.0
-            if came_late is not None:
-                chance = float(model.predict(row)[0, int(y[i]) if positive else 1 - int(y[i])])
-                factor = correction.weight(chance, positive=positive, late=came_late)
+            if arrival is not None:
+                column = int(y[i]) if arrival.positive else 1 - int(y[i])
+                factor = arrival.weight(float(model.predict(row)[0, column]))
             model.learn(row, y[i : i + 1], weight[i : i + 1] * np.float32(factor))
 
 

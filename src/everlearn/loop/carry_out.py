@@ -205,7 +205,7 @@ def roll_back_without(context: Context, moment: Moment, given: Decision, id: str
     rebuilt, counts = [], [(0, 0)]
     for learner in [one for one in roster.contestants if one.learns]:
         origin, model, since = _clean_start(context, learner, version, first, known)
-        counts.append(_learn_again(context, model, since.log, at, skip))
+        counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row))
         rebuilt.append((learner, model, origin))
     retired, previous = store_champion(context, moment)
     roster.install(version, champion, keep=False)
@@ -260,9 +260,10 @@ def _clean_start(
     return own.id, untrained(context, own.id), known[version]  # another family, and no part of it is known to be clean
 
 
-def _learn_again(context: Context, model: Model, after: int, at: int, skip: Skip) -> tuple[int, int]:
-    spec, task, bounds = context.spec, context.monitor.task, limits.bounds(context.monitor.limits)
-    return rebuild(model, context.log, context.encoder, task, after, at, skip, spec.feedback, spec.limits, bounds)
+def _learn_again(context: Context, model: Model, after: int, at: int, skip: Skip, rows: int) -> tuple[int, int]:
+    """Let a model learn the log again; ranges learned from rows of files are not in the log, so today's hold."""
+    ranges = limits.bounds(context.monitor.limits) if rows else None
+    return rebuild(model, context.log, context.encoder, context.spec, after, at, skip, ranges)
 
 
 def _forget(context: Context, skip: Skip, first: int, at: int) -> int:

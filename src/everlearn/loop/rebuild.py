@@ -1,92 +1,103 @@
 """Learn a stretch of the log again, offline, with some of its events left out.
 
-This is how a model gets rid of labels that it should not have learned: it starts from arrays older than the first of
-them, and learns what came since, without them. The cost is that of reading and learning the stretch once.
+A model gets rid of labels that it should not have learned: it starts from arrays older than the first of them, and
+learns again what came since, without them. The result equals the model of a loop in whose log they never were.
+
+What a label means depends on the log before it: on waiting predictions, ranges of features, and shares of sources. So
+a rebuild joins the log from its beginning, and learns only from where its model starts. It reads and encodes every
+event up to the last one; it learns each row of its stretch once. With `limits.quarantine`, examples are judged by the
+champion, which is then learned again from the beginning, too: that doubles the cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from everlearn import metrics
+from everlearn import model as contract
 from everlearn.errors import InputError
 from everlearn.events import Log, scan
-from everlearn.feedback.admission import target
-from everlearn.feedback.correction import Correction
-from everlearn.feedback.pending import Earlier, Early
-from everlearn.learn import limits as bounded
+from everlearn.feedback.pending import ANSWER
+from everlearn.learn.label_queue import LabelledRow
+from everlearn.learn.limiter import Limiter
 from everlearn.learn.teach import teach
 from everlearn.loop import details
-from everlearn.model import Model, refused
-from everlearn.records import (
-    Arrays,
-    Batch,
-    Decision,
-    Event,
-    Example,
-    Feedback,
-    Floats,
-    Label,
-    Prediction,
-    Preference,
-    Reward,
-    Scalar,
-    Task,
-)
+from everlearn.loop.join import Joiner, Skip
+from everlearn.model import Model, stack
+from everlearn.records import Batch, Decision, Event, Example, Floats, Label, Prediction, Preference, Reward, Singles
 from everlearn.schema import Encoder
 from everlearn.serve.isolation import IsolatedModel
 from everlearn.serve.roster import Progress
-from everlearn.spec import FeedbackSpec, LimitsSpec
+from everlearn.serve.shadows import copy_row
+from everlearn.spec import Spec
 
-_LEARN = 1024  # rows learned at a time
-_PLAIN_FEEDBACK, _NO_LIMITS = FeedbackSpec(), LimitsSpec()
-_WAITER = 500  # bytes that a waiting prediction takes, about, where only its id is kept
+JOINED = ("prediction", "example", "label", "reward", "preference")  # kinds of events that are joined
+_PAGE = 1024  # events encoded at a time, and rows learned at a time
 
 
 def rebuild(
     model: Model,
     log: Log,
     encoder: Encoder,
-    task: Task,
+    spec: Spec,
     after: int,
     upto: int,
-    skip: Callable[[Event], bool],
-    feedback: FeedbackSpec = _PLAIN_FEEDBACK,
-    limits: LimitsSpec = _NO_LIMITS,
-    bounds: Arrays | None = None,
+    skip: Skip,
+    ranges: Mapping[str, Any] | None = None,
 ) -> tuple[int, int]:
     """Let `model` learn the labels and examples at positions (after, upto] in log order; return (learned, left out).
 
     Left out is a label or example for which `skip(event)` is true, and a label whose prediction it is true for: all is
-    as if it had never come. What `feedback` says of late, missing and early labels holds here as well, and so do the
-    weights that `limits` allows; `bounds` (see `limits.bounds`) are what features are clipped to. A label that no model
-    can use is passed over. Raises ModelError if the model raises anything.
+    as if it had never come. Late, missing and early labels, corrections and limits count as in the fold of that log.
+    Extra weight after drift is not repeated. A label that no model can use is passed over. With `ranges` (see
+    `limits.bounds`), features are clipped to these, and their ranges are not learned again.
+
+    Raises ModelError if the model breaks the contract.
 
     >>> from tempfile import TemporaryDirectory
-    >>> from everlearn import model, schema, events
+    >>> from everlearn import events
     >>> from everlearn.spec import Schema
-    >>> encoder = Encoder(Schema(label="y", task="regression", fields={"x": "numeric"}))
-    >>> line = model.build({"family": "linear"}, encoder.shape)
+    >>> spec = Spec(schema=Schema(label="y", task="regression", fields={"x": "numeric"}))
+    >>> encoder = Encoder(spec.schema)
+    >>> line = contract.build({"family": "linear"}, encoder.shape)
     >>> with TemporaryDirectory() as home, events.connect(f"{home}/log.sqlite") as log:
-    ...     said = log.append([Example(str(i), {"x": i % 7}, 2.0 * (i % 7), source="ab"[i % 2]) for i in range(1000)])
-    ...     relearn(line, log, encoder, "regression", 100, 900, lambda event: event.payload.source == "b")
+    ...     _ = log.append([Example(str(i), {"x": i % 7}, 2.0 * (i % 7), source="ab"[i % 2]) for i in range(1000)])
+    ...     rebuild(line, log, encoder, spec, 100, 900, lambda event: event.payload.source == "b")
     (400, 400)
     """
-    pupil = _Pupil(model, log, encoder, task, skip, feedback, limits, bounds or {})
-    for event in scan(log, _context(log, after, max(feedback.window, feedback.early)), upto=upto):
-        pupil.take(event, event.position > after)
-    pupil.learn()
-    return pupil.learned, pupil.left_out
+    backlog, left_out = _Backlog(model), 0
+    for event, rows in Rejoined(log, encoder, spec, skip, ranges).run(upto):
+        if event.position <= after:
+            continue
+        if rows is None:
+            left_out += not isinstance(event.payload, Prediction)
+        else:
+            backlog.add(rows)
+    backlog.learn()
+    return backlog.learned, left_out
+
+
+def rejoin(
+    log: Log, encoder: Encoder, spec: Spec, upto: int, skip: Skip, ranges: Mapping[str, Any] | None = None
+) -> Rejoined:
+    """Join the log up to position `upto` without the events for which `skip(event)` is true; no model learns.
+
+    With `limits.quarantine` the champion that judges examples is learned again, and may raise ModelError.
+    """
+    again = Rejoined(log, encoder, spec, skip, ranges)
+    for _ in again.run(upto):
+        pass
+    return again
 
 
 def training_positions(log: Log) -> dict[str, Progress]:
-    """What the arrays of each version had learned when it was born, as far as the log tells it.
+    """Return, by version id, what the arrays of each version had learned when it was stored, as the log records it.
 
-    A version that was made anew, because something was erased, has learned what the old one had.
+    A version that an erasure rebuilt has learned as far as the one that it replaced.
     """
     found: dict[str, Progress] = {}
     for event in scan(log, kinds=("decision",)):
@@ -99,163 +110,121 @@ def training_positions(log: Log) -> dict[str, Progress]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    features: Mapping[str, Any]
-    y: float
-    weight: float
-    position: int
-    source: str
-    late: bool | None = None
-
-
-class _Pupil:
-    """A model that is shown events in order, and learns their rows a thousand at a time."""
+class Rejoined:
+    """The join of a log from its beginning, without some of its events: waiting predictions, counts and limits."""
 
     def __init__(
-        self,
-        model: Model,
-        log: Log,
-        encoder: Encoder,
-        task: Task,
-        skip: Callable[[Event], bool],
-        feedback: FeedbackSpec,
-        limits: LimitsSpec,
-        bounds: Arrays,
+        self, log: Log, encoder: Encoder, spec: Spec, skip: Skip, ranges: Mapping[str, Any] | None = None
     ) -> None:
-        self.learned = 0
-        self.left_out = 0
-        self._model, self._log, self._encoder, self._task, self._skip = IsolatedModel(model), log, encoder, task, skip
-        self._feedback, self._limits, self._bounds = feedback, limits, bounds
-        self._state = bounded.start(limits, 0, int(encoder.shape["classes"]))
-        self._default = None if feedback.default is None else self._known(feedback.default)
-        self._correction = Correction(feedback, task) if feedback.correction == "importance" else None
-        self._now = 0.0
-        self._waiting: dict[str, float] = {}  # when each prediction without feedback was made
-        self._early = Early(feedback)
-        self._rows: list[_Row] = []
+        self.limiter = Limiter(spec, encoder.shape, ranges)
+        self.joiner = Joiner(spec, encoder, self.limiter, log, skip)
+        self._log, self._encoder, self._spec, self._skip = log, encoder, spec, skip
+        self._warm = _warm_until(log) if spec.warm_start else 0  # examples up to here were learned offline
+        self._champion = _Backlog(self._first) if self.limiter.judges else None
 
-    def take(self, event: Event, learns: bool) -> None:
-        """Show the next event; before the stretch begins, only to know which predictions wait."""
-        if not isinstance(event.payload, Prediction | Label | Reward | Preference | Example):
-            return
+    @cached_property
+    def _first(self) -> Model:
+        """The model that the loop began with: it refuses rows for all contestants."""
+        return contract.build({"seed": self._spec.seed, **self._spec.model}, self._encoder.shape)
+
+    def run(self, upto: int) -> Iterator[tuple[Event, list[LabelledRow] | None]]:
+        """Yield each event that is joined, up to position `upto`, with the rows that it labels; None if left out."""
+        events = scan(self._log, upto=upto, kinds=JOINED)
+        while page := list(islice(events, _PAGE)):
+            rows = self._encoded(page)
+            for i, event in enumerate(page):
+                if self._is_left_out(event):
+                    yield event, None
+                    continue
+                labelled = self._join(event, rows.get(i))
+                if self._champion is not None and (self._spec.mode == "live" or event.position <= self._warm):
+                    self._champion.add(labelled)
+                yield event, labelled
+
+    def _is_left_out(self, event: Event) -> bool:
+        """Return True for an event that counts as absent; feedback goes with its prediction."""
         if self._skip(event):
-            self.left_out += learns and not isinstance(event.payload, Prediction)
-            return
-        self._now = max(self._now, event.time)
-        if isinstance(event.payload, Prediction):
-            self._answered(event, event.payload, learns)
-        elif not isinstance(event.payload, Example):
-            self._judged(event, event.payload, learns)
-        elif learns:
-            example, y = event.payload, self._known(event.payload.label)
-            self._add(example.features, y, example.weight, event.position, example.source)
-        if not isinstance(event.payload, Example):
-            self._pass_over(event.position, learns)
+            return True
+        payload = event.payload
+        if not isinstance(payload, Label | Reward | Preference) or payload.id in self.joiner.pending:
+            return False
+        found = self._log.find(f"prediction:{payload.id}")
+        return found is not None and self._skip(found)
+
+    def _encoded(self, events: Sequence[Event]) -> dict[int, Batch]:
+        """Encode the predictions and examples among events; return their rows by index, less those of no use."""
+        found = [(i, one.payload) for i, one in enumerate(events) if isinstance(one.payload, Prediction | Example)]
+        if not found:
+            return {}
+        batch, problems = self._encoder.records([payload.features for _, payload in found])
+        bad = {problem.row for problem in problems}
+        examples = {row for row, (_, payload) in enumerate(found) if isinstance(payload, Example)}
+        if examples:
+            bad |= examples & contract.refused(self._first, batch).keys()
+        return {i: copy_row(batch, row) for row, (i, _) in enumerate(found) if row not in bad}
+
+    def _join(self, event: Event, row: Batch | None) -> list[LabelledRow]:
+        """Join one event; `row` is the encoded row of a prediction or example, None if no model can use it."""
+        joiner, payload, position = self.joiner, event.payload, event.position
+        joiner.advance(event.time)
+        if isinstance(payload, Example):
+            return self._example(payload, position, row) if row is not None else []
+        labelled: list[LabelledRow] = []
+        if isinstance(payload, Label | Reward | Preference):
+            labelled = joiner.judge(payload, position, self.limiter.clip)
+        elif isinstance(payload, Prediction) and row is not None:
+            answer = np.array([payload.proba or (float(payload.value),)], np.float32)
+            row, predictions = self.limiter.bound(row), {ANSWER: answer}
+            labelled = joiner.predict(payload, position, row, predictions, self.limiter.clip)
+        return [*labelled, *joiner.overdue(position)]
+
+    def _example(self, example: Example, position: int, row: Batch) -> list[LabelledRow]:
+        """Admit a row that comes with its label; a row of the warm start is learned without the limits on labels."""
+        try:
+            y = self._encoder.label(example.label)
+        except InputError:
+            return []
+        row, weight = self.limiter.bound(row), np.float32(example.weight)
+        if position <= self._warm:
+            learned = float(np.minimum(weight, np.float32(self._spec.limits.weight)))
+            return [LabelledRow(row, y, learned, learned, position)]
+        answer = self._champion.predict(row) if self._champion is not None else None
+        weights = self.limiter.admit(y, float(weight), example.source, position, answer)
+        return [LabelledRow(row, y, *weights, position)] if weights is not None else []
+
+
+class _Backlog:
+    """A model, and the labelled rows that it has yet to learn."""
+
+    def __init__(self, model: Model) -> None:
+        self.learned = 0
+        self._model = IsolatedModel(model)
+        self._rows: list[LabelledRow] = []
+
+    def add(self, rows: Sequence[LabelledRow]) -> None:
+        """Add rows in order; learn when there are enough of them."""
+        self._rows += rows
+        if len(self._rows) >= _PAGE:
+            self.learn()
 
     def learn(self) -> None:
-        """Learn the rows that were gathered."""
+        """Learn all rows that were added."""
         rows, self._rows = self._rows, []
-        batch, problems = self._encoder.records([row.features for row in rows])
-        bad = {problem.row for problem in problems} | refused(self._model.model, batch).keys()
-        if bad:
-            rows = [row for i, row in enumerate(rows) if i not in bad]
-            batch, _ = self._encoder.records([row.features for row in rows])
-        if not rows:
-            return
-        batch = bounded.clip(self._bounds, self._limits, batch)
-        y, weight = np.array([row.y for row in rows]), np.array([row.weight for row in rows], np.float32)
-        position, sources = np.array([row.position for row in rows], np.int64), [row.source for row in rows]
-        losses = self._losses(batch, y)
-        weight, _ = bounded.admit_rows(self._state, self._limits, sources, weight, losses, y, position)
-        teach([self._model], batch, y, weight, [row.late for row in rows], self._correction, self._default)
-        self.learned += len(rows)
+        if rows:
+            y: Floats = np.array([row.y for row in rows])
+            weight: Singles = np.array([row.learned for row in rows], np.float32)
+            teach([self._model], stack([row.row for row in rows]), y, weight, [row.arrival for row in rows])
+            self.learned += len(rows)
 
-    def _losses(self, batch: Batch, y: Floats) -> Floats:
-        """What the limits judge extreme labels by, where they do: how wrong the model is before these rows."""
-        if self._limits.quarantine >= 1.0:
-            return np.full(len(y), np.nan)
-        kind = "absolute" if self._task == "regression" else "brier"
-        return metrics.losses(kind, self._model.predict(batch), y)
-
-    def _answered(self, event: Event, prediction: Prediction, learns: bool) -> None:
-        self._early.expire(self._now)
-        came = self._early.take(prediction.id)
-        if not came and self._feedback.window:
-            self._waiting[prediction.id] = self._now
-        for i, earlier in enumerate(came):
-            if learns and (i == 0 or self._feedback.correction != "ignore"):
-                self._judge(prediction, earlier.feedback, earlier.position, None if i else False)
-
-    def _judged(self, event: Event, judgement: Feedback, learns: bool) -> None:
-        waited = self._waiting.pop(judgement.id, None) is not None
-        found = self._log.find(f"prediction:{judgement.id}")
-        if found is not None and self._skip(found):
-            self.left_out += learns
-        elif found is None or found.position > event.position or not isinstance(found.payload, Prediction):
-            if self._feedback.early:
-                self._early.put(Earlier(event.position, self._now, judgement))
-        elif learns:
-            waited = waited or not self._feedback.window
-            first = self._feedback.correction == "learn" or self._is_first(event, judgement)
-            if self._feedback.correction != "ignore" or (waited and first):
-                self._judge(found.payload, judgement, event.position, not waited if first else None)
-
-    def _is_first(self, event: Event, judgement: Feedback) -> bool:
-        """Whether a judgement is the first one of its prediction, of those that are not left out."""
-        about = self._log.about(judgement.id)
-        told = (one for one in about if isinstance(one.payload, Label | Reward | Preference) and not self._skip(one))
-        return next(told).position == event.position
-
-    def _pass_over(self, position: int, learns: bool) -> None:
-        """Predictions that waited too long, or that there is no room for, take the default label."""
-        window, most = self._feedback.window, self._feedback.bytes // _WAITER
-        while self._waiting:
-            id, asked = next(iter(self._waiting.items()))
-            if asked + window > self._now and len(self._waiting) <= most:
-                break
-            del self._waiting[id]
-            found = self._log.find(f"prediction:{id}") if learns and self._default is not None else None
-            if found is not None and isinstance(found.payload, Prediction):
-                self._add(found.payload.features, self._default, 1.0, position, "", late=False)
-
-    def _judge(self, prediction: Prediction, judgement: Feedback, position: int, late: bool | None) -> None:
-        try:
-            y = target(judgement, self._task, self._encoder.label)
-        except InputError:
-            return
-        self._add(prediction.features, y, judgement.weight, position, judgement.source, late)
-
-    def _add(
-        self,
-        features: Mapping[str, Any],
-        y: float | None,
-        weight: float,
-        position: int,
-        source: str,
-        late: bool | None = None,
-    ) -> None:
-        if y is not None:
-            self._rows.append(_Row(features, y, weight, position, source, late))
-            if len(self._rows) == _LEARN:
-                self.learn()
-
-    def _known(self, label: Scalar) -> float | None:
-        try:
-            return self._encoder.label(label)
-        except InputError:
-            return None
+    def predict(self, batch: Batch) -> Singles:
+        """Return scores, float32 (n, k), as of all rows that were added."""
+        self.learn()
+        return self._model.predict(batch)
 
 
-def _context(log: Log, after: int, seconds: float) -> int:
-    """The position that lies `seconds` before position `after`: predictions from there on may still wait."""
-    last = log.read(after - 1, 1) if seconds and after > 0 else []
-    if not last:
-        return after
-    low, high = 0, after  # the first event at or after `since` lies in (low, high]
-    since = last[0].time - seconds
-    while high - low > 1:
-        middle = (low + high) // 2
-        found = log.read(middle - 1, 1)
-        low, high = (middle, high) if found and found[0].time < since else (low, middle)
-    return low
+def _warm_until(log: Log) -> int:
+    """Return the position up to which examples belong to the warm start."""
+    for event in scan(log, kinds=("decision",)):
+        if isinstance(event.payload, Decision) and event.payload.action == "start":
+            return int(event.payload.detail.get("learned", (0, 0))[0])
+    return 0

@@ -1,4 +1,4 @@
-"""Predictions of every model in the roster, each made at its own moment."""
+"""Predictions of every contestant, each with the weights of its own moment."""
 
 from __future__ import annotations
 
@@ -12,48 +12,59 @@ from everlearn.serve.roster import Contestant
 
 
 class ShadowPredictions:
-    """What everyone says of consecutive predictions, each at its own moment.
+    """Predictions for consecutive prediction events, made when each event comes.
 
-    Who does not learn is asked once for all rows, who learns is asked again as soon as it has learned.
+    Frozen models predict the whole batch once; learning models predict again after each update.
     """
 
     def __init__(self, batch: Batch, contestants: Sequence[Contestant]) -> None:
         self._batch = batch
         self._order = [one.uid for one in contestants]
         self._learners = {one.uid: one for one in contestants if one.learns}
-        self._said = predict_all([one for one in contestants if not one.learns], batch)
-        self._heard = range(0)  # the rows that the learners were asked of, as they are now
+        self._frozen = predict_all([one for one in contestants if not one.learns], batch)
+        self._fresh = range(0)  # rows for which the learners have predicted with their weights of now
+        self._learned: dict[int, Singles] = {}
 
     def row(self, row: int) -> Batch:
-        """A copy of a row, lest it keep all the others in memory."""
-        batch = self._batch
-        begin, end = batch.indptr[row], batch.indptr[row + 1]
-        indptr = np.array([0, end - begin], np.int64)
-        return Batch(
-            batch.dense[row : row + 1].copy(), indptr, batch.indices[begin:end].copy(), batch.values[begin:end].copy()
-        )
+        """Copy one row so that it does not keep the whole batch alive."""
+        return copy_row(self._batch, row)
 
-    def said(self, row: int, upto: int, learned: bool) -> dict[int, Singles]:
-        """What everyone says of a row; `learned`: whether learners have learned since they were asked last.
+    def predict(self, row: int, upto: int, learned: bool) -> dict[int, Singles]:
+        """Return the scores (1, k) of each contestant for one row, by uid.
 
-        Rows before `upto` may be asked for next, without anything being learned in between.
+        `learned` is true if the learners have learned since the last call. They predict for all rows before `upto` at
+        once; these follow without an update in between. Raises ModelFailure.
         """
-        if learned or row not in self._heard:
-            self._heard = range(row, upto)
-            self._now = predict_all(self._learners.values(), row_slice(self._batch, row, upto))
-        at = row - self._heard.start
+        if learned or row not in self._fresh:
+            self._fresh = range(row, upto)
+            self._learned = predict_all(self._learners.values(), row_slice(self._batch, row, upto))
+        at = row - self._fresh.start
         return {
-            uid: self._now[uid][at : at + 1].copy() if uid in self._learners else self._said[uid][row : row + 1].copy()
+            uid: self._learned[uid][at : at + 1].copy()
+            if uid in self._learners
+            else self._frozen[uid][row : row + 1].copy()
             for uid in self._order
         }
 
 
 def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Singles]:
-    """What each contestant says of each row, by uid; a model that several share is asked once. Raises ModelFailure."""
-    heard: dict[int, Singles] = {}
-    said: dict[int, Singles] = {}
+    """Return the scores of each contestant for n rows, float32 (n, k), by uid; a shared model predicts once.
+
+    Raises ModelFailure if a model breaks the contract.
+    """
+    by_model: dict[int, Singles] = {}
+    predictions: dict[int, Singles] = {}
     for one in contestants:
-        if id(one.model) not in heard:
-            heard[id(one.model)] = one.tried.predict(batch)
-        said[one.uid] = heard[id(one.model)]
-    return said
+        if id(one.model) not in by_model:
+            by_model[id(one.model)] = one.tried.predict(batch)
+        predictions[one.uid] = by_model[id(one.model)]
+    return predictions
+
+
+def copy_row(batch: Batch, row: int) -> Batch:
+    """Return a copy of one row of a batch, which shares no memory with it."""
+    begin, end = batch.indptr[row], batch.indptr[row + 1]
+    indptr = np.array([0, end - begin], np.int64)
+    return Batch(
+        batch.dense[row : row + 1].copy(), indptr, batch.indices[begin:end].copy(), batch.values[begin:end].copy()
+    )

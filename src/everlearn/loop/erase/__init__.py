@@ -93,6 +93,7 @@ class _Erasing:
             parts = fold, self._home.versions, self._log, self._blobs.hashes(), self._gone, self._found.first
             rebuilt = Rebuilding(*parts).run()
             forgotten = self._forget(fold)
+            fold.rejoin(lambda event: event.position in self._gone or fold.is_left_out(event), fold.cursor["log"])
             fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
             arrays, state = fold.state()
             payloads = [Born(version) for version in rebuilt.versions.values()]

@@ -12,7 +12,6 @@ import msgspec
 from everlearn import model
 from everlearn.errors import InputError
 from everlearn.events import Log, scan
-from everlearn.learn import limits
 from everlearn.loop import details, merge_versions
 from everlearn.loop.details import Detail, Erasure, Merged, RolledBackWithout, Without
 from everlearn.loop.fold import Fold
@@ -199,9 +198,9 @@ class Rebuilding:
         else:
             rebuilt = model.copy(self._model(stretch.root))
         fold, spec_of = self._fold, self._fold.spec
-        parts = rebuilt, self._log, fold.encoder, spec_of.schema.task, after, stretch.upto.log
-        bounds = limits.bounds(fold.monitor.limits)
-        learned, _ = rebuild(*parts, self._skip(stretch.upto.log), spec_of.feedback, spec_of.limits, bounds)
+        parts = rebuilt, self._log, fold.encoder, spec_of, after, stretch.upto.log
+        ranges = fold.bounds if fold.cursor["row"] else None  # rows of files are not in the log
+        learned, _ = rebuild(*parts, self._skip(stretch.upto.log), ranges)
         self.rebuilt.learned += learned
         self._last = stretch, model.copy(rebuilt)
         return rebuilt

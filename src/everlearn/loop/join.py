@@ -1,0 +1,179 @@
+"""Join predictions with their feedback into labelled rows.
+
+Every event of the log goes through one `Joiner`, in order: it holds the predictions that wait, early feedback, the
+clock of the log and the counts behind importance weights. The fold and the rebuild of a model use the same joiner, so
+that both learn the same rows with the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from everlearn.errors import ConfigError, InputError
+from everlearn.feedback.admission import target
+from everlearn.feedback.correction import Correction
+from everlearn.feedback.pending import ANSWER, CANARY, Earlier, Early, PendingPrediction, PendingPredictions, charge
+from everlearn.learn.label_queue import LabelledRow
+from everlearn.learn.limiter import Limiter
+from everlearn.model import copied
+from everlearn.records import Arrays, Batch, Event, Feedback, Label, Prediction, Preference, Reward, Singles
+from everlearn.schema import Encoder
+from everlearn.spec import Spec
+
+Clip = Callable[[Batch], Batch]
+Skip = Callable[[Event], bool]
+
+
+class History(Protocol):
+    """The look-ups in a log that joining needs."""
+
+    def find(self, key: str) -> Event | None: ...
+
+    def about(self, id: str) -> list[Event]: ...
+
+
+class Joiner:
+    """All state of the join, a function of the log; positions and times are those of events.
+
+    Raises `ConfigError` for a default label that is no label of the schema.
+    """
+
+    def __init__(self, spec: Spec, encoder: Encoder, limiter: Limiter, history: History, absent: Skip) -> None:
+        """Start before the first event. Feedback for which `absent` is true counts as not in the `history`."""
+        self.spec = spec
+        self.pending = PendingPredictions(spec.feedback, charge(spec, encoder.shape))
+        self.early = Early(spec.feedback)
+        task = spec.schema.task
+        self.correction = Correction(spec.feedback, task) if spec.feedback.correction == "importance" else None
+        self.now = 0.0  # the latest time that the log has shown; it never goes back
+        self.unusable = 0  # events that no model can use
+        self._default = _default(spec, encoder)
+        self._encoder, self._limiter, self._history, self._absent = encoder, limiter, history, absent
+
+    def advance(self, time: float) -> None:
+        """Set the clock to the time of the next event, unless the log has shown a later one."""
+        self.now = max(self.now, time)
+
+    def predict(
+        self, prediction: Prediction, position: int, row: Batch, predictions: dict[int, Singles], clip: Clip
+    ) -> list[LabelledRow]:
+        """Let a prediction wait; return the rows that this labels: evicted predictions, or its own early feedback.
+
+        `row` is encoded and clipped; `predictions` maps a uid to scores (1, k), with `ANSWER` among them. `clip` clips
+        a row to the ranges of this moment.
+        """
+        labelled: list[LabelledRow] = []
+        waiting = PendingPrediction(prediction.id, position, self.now, row, predictions)
+        for evicted in self.pending.put(waiting):
+            labelled += self._assume(evicted, position)
+        self.early.expire(self.now)
+        for piece in self.early.take(prediction.id):
+            labelled += self._judge(piece.feedback, piece.position, piece.time, position, clip)
+        return labelled
+
+    def judge(self, feedback: Feedback, position: int, clip: Clip) -> list[LabelledRow]:
+        """Return the row that feedback labels: none if it waits for its prediction, or no model can use it.
+
+        A correction, or a label whose prediction waits no longer, is learned but not scored.
+        """
+        return self._judge(feedback, position, self.now, position, clip)
+
+    def overdue(self, position: int) -> list[LabelledRow]:
+        """Return the predictions that have waited too long after the event at `position`, with the default label."""
+        labelled: list[LabelledRow] = []
+        for pending in self.pending.overdue(self.now):
+            labelled += self._assume(pending, position)
+        return labelled
+
+    def adopt(self, other: Joiner) -> None:
+        """Take over the state of another joiner of the same log, less the scores that only this one knows."""
+        self.pending.adopt(other.pending)
+        self.early.adopt(other.early)
+        self.now = other.now
+        if self.correction is not None and other.correction is not None:
+            self.correction.arrays = copied(other.correction.arrays)
+
+    # ---- one label ---------------------------------------------------------------------------------------------
+
+    def _judge(self, feedback: Feedback, position: int, time: float, at: int, clip: Clip) -> list[LabelledRow]:
+        """`position` and `time` are those of the feedback; `at` is the prediction's position, if that came later."""
+        try:
+            y = target(feedback, self.spec.schema.task, self._encoder.label)
+        except InputError:
+            self.unusable += 1
+            return []
+        if (pending := self.pending.take(feedback.id)) is not None:
+            return self._admit(pending, y, feedback.weight, feedback.source, position)
+        found = self._history.find(f"prediction:{feedback.id}")
+        if found is None or found.position > at:
+            if self.spec.feedback.early:
+                self.early.put(Earlier(position, time, feedback))
+        elif isinstance(found.payload, Prediction) and self.spec.feedback.correction != "ignore":
+            return self._correct(found.payload, feedback, y, position, clip)
+        return []
+
+    def _assume(self, pending: PendingPrediction, position: int) -> list[LabelledRow]:
+        """Label a prediction without feedback with the default, if there is one."""
+        return [] if self._default is None else self._admit(pending, self._default, 1.0, "", position)
+
+    def _admit(
+        self, pending: PendingPrediction, y: float, weight: float, source: str, position: int
+    ) -> list[LabelledRow]:
+        """Label a waiting prediction, with the weights that the limits allow."""
+        predictions = pending.predictions
+        answer = predictions[CANARY if CANARY in predictions else ANSWER]
+        weights = self._limiter.admit(y, weight, source, position, answer)
+        if weights is None:
+            return []
+        arrival = None
+        if self.correction is not None:
+            arrival = self.correction.arrive(positive=y != self._default, late=False)
+        return [LabelledRow(pending.row, y, *weights, position, predictions, arrival)]
+
+    def _correct(
+        self, prediction: Prediction, feedback: Feedback, y: float, position: int, clip: Clip
+    ) -> list[LabelledRow]:
+        """Label a prediction that waits no longer."""
+        late = False
+        if self.correction is not None:
+            before = (one for one in self._history.about(feedback.id) if one.position < position)
+            late = not any(
+                isinstance(one.payload, Label | Reward | Preference) for one in before if not self._absent(one)
+            )
+        try:
+            row = clip(self._encoder.record(prediction.features))
+        except InputError:
+            return []
+        weights = self._limiter.admit(y, feedback.weight, feedback.source, position)
+        if weights is None:
+            return []
+        arrival = None
+        if self.correction is not None and late:
+            arrival = self.correction.arrive(positive=y != self._default, late=True)
+        return [LabelledRow(row, y, *weights, position, None, arrival)]
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[Arrays, Arrays, Arrays]:
+        """Return the arrays of the waiting predictions, of early feedback, and of the correction."""
+        counts = self.correction.arrays if self.correction is not None else {}
+        return self.pending.state(), self.early.state(), counts
+
+    def load(self, pending: Arrays, early: Arrays, counts: Arrays) -> None:
+        """Restore the result of `state`; arrays that an older release did not keep may be empty."""
+        self.pending.load(pending)
+        if early:
+            self.early.load(early)
+        if self.correction is not None and counts:
+            self.correction.arrays = copied(counts)
+
+
+def _default(spec: Spec, encoder: Encoder) -> float | None:
+    """Return the default label as a number, or None."""
+    if spec.feedback.default is None:
+        return None
+    try:
+        return encoder.label(spec.feedback.default)
+    except InputError as error:
+        raise ConfigError(f"feedback.default: {error}") from error

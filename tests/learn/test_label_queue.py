@@ -1,0 +1,92 @@
+"""Labelled rows are learned in order, and every contestant is scored on what it predicted before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from everlearn.feedback.pending import ANSWER
+from everlearn.learn.label_queue import LabelledRow, LabelQueue
+from everlearn.learn.monitor import Monitor
+from everlearn.records import Examples
+from everlearn.schema import shape
+from everlearn.serve.roster import Roster
+from everlearn.spec import LimitsSpec
+from tests.loop.test_kill import spec
+from tests.support.models import Mean, examples, part
+
+
+def queue(mode: str = "live", **changes: Any) -> tuple[LabelQueue, Monitor, Roster]:
+    chosen = spec(mode=mode, **changes)
+    monitor = Monitor(chosen, shape(chosen.schema) | {"dense": 3, "hashed": 0})
+    roster = Roster(mode == "live", 2)
+    roster.start("v1", Mean())
+    return LabelQueue(monitor.spec.gate, {}, monitor, roster), monitor, roster
+
+
+def labelled(rows: Examples, row: int, roster: Roster, **changes: Any) -> LabelledRow:
+    answer = np.array([[0.25, 0.75]], np.float32)
+    predictions = {ANSWER: answer} | {one.uid: answer for one in roster.contestants}
+    plain = {"weight": 1.0, "learned": 1.0, "position": row + 1, "predictions": predictions}
+    return LabelledRow(part(rows.batch, row), float(rows.y[row]), **(plain | changes))
+
+
+def learned(roster: Roster) -> list[int]:
+    return [int(one.model.arrays["count"]) for one in roster.contestants if one.learns]
+
+
+def test_a_queued_row_is_learned_by_teach_and_scored_by_test() -> None:
+    labels, monitor, roster = queue()
+    rows = examples(3)
+    assert all(labels.add(labelled(rows, row, roster)) for row in range(3))
+    assert (len(labels), learned(roster), monitor.scored) == (3, [0], 0)
+    assert labels.teach()
+    assert not labels.teach()
+    assert (len(labels), learned(roster), monitor.scored) == (3, [3], 0)
+    labels.test()
+    assert (len(labels), learned(roster), monitor.scored) == (0, [3], 3)
+    assert monitor.remembered().position.tolist() == [1, 2, 3]
+
+
+def test_a_correction_is_learned_and_not_scored() -> None:
+    labels, monitor, roster = queue()
+    assert not labels.add(labelled(examples(1), 0, roster, predictions=None))
+    labels.test()
+    assert (learned(roster), monitor.scored, len(monitor.remembered().y)) == ([1], 0, 0)
+
+
+def test_a_quarantined_row_is_scored_and_not_remembered() -> None:
+    labels, monitor, roster = queue()
+    labels.add(labelled(examples(1), 0, roster, learned=0.0))
+    labels.test()
+    assert (monitor.scored, len(monitor.remembered().y)) == (1, 0)
+
+
+def test_a_contestant_is_scored_only_on_rows_that_it_predicted() -> None:
+    labels, monitor, roster = queue("gated")
+    rows = examples(4)
+    for row in range(4):
+        whole = labelled(rows, row, roster)
+        known = whole.predictions or {}
+        some = {uid: scores for uid, scores in known.items() if row > 1 or uid == ANSWER}
+        labels.add(labelled(rows, row, roster, predictions=some))
+    labels.test()
+    report = monitor.report()
+    assert (report["champion"]["examples"], report["challenger"]["examples"]) == (4, 2)
+
+
+def test_rows_with_labels_are_scored_before_they_are_learned() -> None:
+    labels, monitor, roster = queue()
+    rows = examples(1)
+    rows.y[:] = 1.0
+    assert labels.rows(rows, ()) == 1
+    assert learned(roster) == [1]
+    assert monitor.report()["champion"]["brier"] == 0.25  # of the untrained model
+
+
+def test_rows_that_their_source_may_not_give_count_nowhere() -> None:
+    labels, monitor, roster = queue(limits=LimitsSpec(source=0.1, window=20))
+    rows = examples(10)
+    assert labels.rows(rows, ["flood"] * 10) == 2
+    assert (learned(roster), monitor.scored, len(monitor.remembered().y)) == ([2], 2, 2)

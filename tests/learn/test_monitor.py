@@ -1,0 +1,127 @@
+"""Metrics, detectors and memory of a loop: the same bytes whether rows come one by one or together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from everlearn.learn.monitor import BOOST, DRIFT, STABLE, Monitor
+from everlearn.model import cut, row_slice
+from everlearn.records import Examples
+from everlearn.schema import shape
+from everlearn.spec import DriftSpec, LimitsSpec, ReplaySpec
+from tests.loop.test_kill import spec
+from tests.support.models import examples
+
+ROLES = {"champion": 1, "frozen": 2}
+
+
+def monitor(**changes: Any) -> Monitor:
+    chosen = spec(**({"tick": 20, "replay": ReplaySpec(bytes=8_000, width=4)} | changes))
+    return Monitor(chosen, shape(chosen.schema) | {"dense": 3, "hashed": 0})
+
+
+def predictions(rows: Examples, wrong: bool = False) -> dict[int, np.ndarray]:
+    right = np.where(rows.y == 1, 0.9, 0.1)
+    p = 1 - right if wrong else right
+    champion = np.stack([1 - p, p], axis=1).astype(np.float32)
+    return {1: champion, 2: np.full((len(rows.y), 2), 0.5, np.float32)}
+
+
+def state(one: Monitor) -> dict[str, bytes]:
+    arrays, clock = one.state()
+    return {name: array.tobytes() for name, array in arrays.items()} | {"clock": repr(clock).encode()}
+
+
+def test_rows_one_by_one_and_together_leave_the_same_state() -> None:
+    rows, whole, single = examples(100), monitor(), monitor()
+    whole.test(rows, predictions(rows), ROLES)
+    whole.remember(rows)
+    for row in range(100):
+        one = cut(rows, row, row + 1)
+        single.test(one, predictions(one), ROLES)
+        single.remember(one)
+    assert state(whole) == state(single)
+    assert whole.report()["champion"]["accuracy"] == 1.0
+    assert whole.report()["challenger"]["examples"] == 0
+
+
+def test_losses_are_returned_by_uid() -> None:
+    rows = examples(10)
+    losses = monitor().test(rows, predictions(rows), ROLES)
+    assert losses[1] == pytest.approx(np.full(10, 0.01), rel=1e-5)
+    assert losses[2] == pytest.approx(np.full(10, 0.25))
+
+
+def test_pieces_end_where_decisions_fall() -> None:
+    one, rows = monitor(), examples(50)
+    sizes = []
+    for piece in one.pieces(rows, most=15):
+        one.test(piece, predictions(piece), ROLES)
+        sizes.append((len(piece.y), one.due()))
+    assert sizes == [(15, False), (5, True), (15, False), (5, True), (10, False)]
+
+
+@pytest.mark.parametrize("watch", ["loss", "proba", "inputs"])
+def test_an_alarm_is_reported_once(watch: Any) -> None:
+    one = monitor(drift=DriftSpec(watch=watch, grace_period=50))
+    rows = examples(800)
+    rows.batch.dense[:, 0] += np.where(np.arange(800) < 400, 0.0, 9.0)
+    levels = []
+    for start in range(0, 800, 20):
+        piece = cut(rows, start, start + 20)
+        said = predictions(piece, wrong=start >= 400)
+        said[1] = np.full((20, 2), 0.9 if start >= 400 else 0.1, np.float32) if watch == "proba" else said[1]
+        one.test(piece, said, ROLES)
+        one.look(row_slice(rows.batch, start, start + 20), said[1])
+        levels.append(one.alarm())
+    assert DRIFT not in levels[:20]
+    assert DRIFT in levels[20:]
+    assert one.alarm() == STABLE
+
+
+def test_rows_weigh_more_for_a_grace_period_after_a_boost() -> None:
+    one, rows = monitor(drift=DriftSpec(grace_period=30)), examples(25)
+    one.boost()
+    assert one.boosting
+    assert one.strengthened(np.ones(2, np.float32), ahead=29).tolist() == [BOOST, 1.0]
+    one.test(rows, predictions(rows), ROLES)
+    one.test(rows, predictions(rows), ROLES)
+    assert not one.boosting
+    assert one.strengthened(np.ones(2, np.float32)).tolist() == [1.0, 1.0]
+
+
+def test_forgotten_rows_leave_the_memory() -> None:
+    one, rows = monitor(), examples(30)
+    one.remember(rows)
+    assert one.forget(lambda position, y: position % 3 == 0) == 10
+    assert one.forget(lambda position, y: position % 3 == 0) == 0
+    assert one.remembered().position.tolist() == [at for at in range(1, 31) if at % 3]
+    assert one.composition()["rows"] == 20
+
+
+def test_a_monitor_continues_from_its_state() -> None:
+    rows, whole, half = examples(60), monitor(), monitor()
+    for piece in (cut(rows, 0, 40), cut(rows, 40, 60)):
+        whole.test(piece, predictions(piece), ROLES)
+        whole.remember(piece)
+    first = cut(rows, 0, 40)
+    half.test(first, predictions(first), ROLES)
+    half.remember(first)
+    again = monitor()
+    again.load(*half.state())
+    rest = cut(rows, 40, 60)
+    again.test(rest, predictions(rest), ROLES)
+    again.remember(rest)
+    assert state(again) == state(whole)
+
+
+def test_limits_of_other_settings_start_again() -> None:
+    before = monitor(limits=LimitsSpec(clip=0.1))
+    before.limiter.bound(examples(200).batch)
+    after = monitor()
+    arrays, clock = before.state()
+    after.load(arrays, clock)
+    assert sorted(after.limits) == ["counters"]

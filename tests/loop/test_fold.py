@@ -1,0 +1,195 @@
+"""The fold without a loop: events and rows in, commits and state out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from everlearn.errors import ConfigError
+from everlearn.events import Log, connect
+from everlearn.feedback.pending import ANSWER, CANARY
+from everlearn.loop.fold import Commit, Fold
+from everlearn.records import Born, Decision, Example, Examples, Label, Payload, Prediction
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
+from everlearn.version.blobs import Blobs
+from everlearn.version.registry import Versions
+from tests.loop.test_kill import FIELDS, spec, table
+
+
+def settings(**changes: Any) -> Spec:
+    """A live loop that takes no decision but to start."""
+    plain: dict[str, Any] = {"mode": "live", "gate": GateSpec(minimum=1_000_000), "drift": DriftSpec(detector="none")}
+    return spec(**(plain | {"checkpoint": 100_000} | changes))
+
+
+class Folded:
+    """A fold with its log and versions; decisions are noted, and nothing else is written."""
+
+    def __init__(self, folder: Path, chosen: Spec, log: Log | None = None) -> None:
+        self.versions = Versions(Blobs(folder / "blobs"))
+        self.log = log or connect(str(folder / "log.sqlite"))
+        self.fold = Fold(chosen, self.versions, self.log)
+        self.commits: list[Commit] = []
+
+    def take(self, commits: Iterable[Commit]) -> None:
+        for commit in commits:
+            self.commits.append(commit)
+            for payload in commit.payloads:
+                if isinstance(payload, Born | Decision):
+                    self.versions.note(payload)
+
+    def events(self, payloads: Sequence[tuple[float, Payload]], size: int = 1000) -> Folded:
+        """Append payloads at their times, and fold all the log in reads of `size` events."""
+        for moment, payload in payloads:
+            self.log.append([payload], time=moment)
+        after = self.fold.cursor["log"]
+        while batch := self.log.read(after, size):
+            after = batch[-1].position
+            self.take(self.fold.events(batch))
+        return self
+
+    def bytes(self) -> dict[str, bytes]:
+        arrays, header = self.fold.state()
+        return {name: array.tobytes() for name, array in arrays.items()} | {"header": repr(header).encode()}
+
+
+def traffic(rows: int = 120, delay: int = 9) -> list[tuple[float, Payload]]:
+    """Predictions whose labels come later, an example now and then."""
+    columns = table(rows)
+    events: list[tuple[float, Payload]] = []
+    for row in range(rows):
+        features = {name: columns[name][row] for name in FIELDS}
+        events.append((float(row), Prediction(str(row), features, 0, (0.6, 0.4), "v")))
+        if row >= delay and row % 4:
+            events.append((float(row), Label(str(row - delay), int(columns["label"][row - delay]), 1.0, "web")))
+        if row % 10 == 3:
+            events.append((float(row), Example(f"e{row}", features, int(columns["label"][row]))))
+    return events
+
+
+CHOICES = [
+    pytest.param({}, id="plain"),
+    pytest.param({"mode": "gated"}, id="gated"),
+    pytest.param({"feedback": FeedbackSpec(window=12.0, default=0, correction="importance")}, id="importance"),
+    pytest.param({"limits": LimitsSpec(clip=0.05, source=0.5, window=30, quarantine=0.8)}, id="limits"),
+    pytest.param({"drift": DriftSpec(detector="adwin", watch="proba", grace_period=20)}, id="watched"),
+    pytest.param({"checkpoint": 7, "tick": 5, "gate": GateSpec(minimum=10)}, id="decisions"),
+]
+
+
+@pytest.mark.parametrize("changes", CHOICES)
+def test_the_state_does_not_depend_on_how_the_log_was_cut(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = Folded(tmp_path / "whole", settings(**changes)).events(traffic())
+    for size in (1, 7):
+        part = Folded(tmp_path / str(size), settings(**changes), whole.log).events([], size)
+        assert part.bytes() == whole.bytes()
+        assert [commit.at for commit in part.commits] == [commit.at for commit in whole.commits]
+
+
+@pytest.mark.parametrize("changes", CHOICES)
+def test_a_fold_continues_from_its_state(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = Folded(tmp_path / "whole", settings(**changes)).events(traffic())
+    half = Folded(tmp_path / "half", settings(**changes), whole.log)
+    half.take(half.fold.events(whole.log.read(0, 150)))
+    arrays, header = half.fold.state()
+    again = Fold(settings(**changes), half.versions, whole.log)
+    again.load({name: array.copy() for name, array in arrays.items()}, header)
+    half.fold = again
+    half.take(half.fold.events(whole.log.read(again.cursor["log"], 1000)))
+    assert half.bytes() == whole.bytes()
+
+
+def test_the_first_prediction_starts_the_loop(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings())
+    assert not folded.fold.started
+    assert folded.fold.canary is None
+    folded.events(traffic(1))
+    assert folded.fold.started
+    (commit,) = folded.commits
+    assert [one.action for one in commit.payloads if isinstance(one, Decision)] == ["start", "start"]
+    assert len(folded.fold.pending) == 1
+
+
+def test_warm_rows_are_learned_before_anything_starts(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings(warm_start=5.0))
+    rows = [(float(row), Example(str(row), {"a": 1.0 * row, "b": 0.0, "c": "c1"}, row % 2)) for row in range(5)]
+    folded.events(rows)
+    assert (folded.fold.started, folded.fold.monitor.scored, folded.commits) == (False, 0, [])
+    folded.events([(9.0, Example("next", {"a": 1.0, "b": 0.0, "c": "c1"}, 1))])
+    assert (folded.fold.started, folded.fold.monitor.scored) == (True, 1)
+    assert "trained offline on 5 rows" in folded.versions.list()[0].reason
+
+
+def test_rows_and_events_keep_cursors_apart(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings())
+    columns = table(30)
+    batch, problems = folded.fold.encoder.columns({name: columns[name] for name in FIELDS}, 30)
+    assert problems == []
+    examples = Examples(batch, columns["label"].astype(float), np.ones(30, np.float32), np.arange(1, 31))
+    folded.take(folded.fold.examples(examples, "row"))
+    folded.fold.cursor["row"] = 30
+    folded.events(traffic(3))
+    assert folded.fold.cursor == {"row": 30, "log": folded.log.end()}
+    assert folded.fold.monitor.scored == 30
+
+
+def test_events_that_no_model_can_use_are_counted(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings())
+    odd: list[Payload] = [
+        Prediction("p", {"a": "far"}, 0, (0.5, 0.5), "v"),
+        Example("x", {"a": 1.0}, "maybe"),
+        Label("p", "maybe"),
+        Prediction("q", {"a": 1.0}, 0, (0.5, 0.5), "v"),
+    ]
+    folded.events([(0.0, one) for one in odd])
+    assert folded.fold.unusable == 3
+    assert len(folded.fold.pending) == 1
+
+
+def test_a_checkpoint_is_due_after_so_many_events(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings(checkpoint=10)).events(traffic(40))
+    empty = [commit.at for commit in folded.commits if not commit.payloads]
+    counted = sum(isinstance(one, Prediction) for _, one in traffic(40)) + folded.fold.monitor.scored
+    assert len(empty) == counted // 10
+
+
+def test_guards_and_default_labels_must_fit_the_schema(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="gate.guards: got 'recall:2'; expected 'recall:CLASS'"):
+        Folded(tmp_path, settings(gate=GateSpec(guards={"recall:2": 0.1})))
+    with pytest.raises(ConfigError, match="feedback.default: "):
+        Folded(tmp_path, settings(feedback=FeedbackSpec(window=1.0, default="maybe")))
+
+
+def test_a_label_of_a_canarys_answer_is_judged_by_that_answer_and_scored_as_the_champions(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings(mode="gated", limits=LimitsSpec(quarantine=0.9)))
+    features = {"a": 1.0, "b": 0.0, "c": "c1"}
+    folded.events([(0.0, Prediction("p", features, 1, (0.1, 0.9), "v", canary=True))])
+    waiting = folded.fold.pending.take("p")
+    assert waiting is not None
+    assert waiting.predictions[CANARY].tolist() == np.array([[0.1, 0.9]], np.float32).tolist()
+    assert waiting.predictions[ANSWER].tolist() == waiting.predictions[folded.fold.roster.champion.uid].tolist()
+
+
+def test_labels_that_a_rollback_left_out_stay_absent_after_a_restart(tmp_path: Path) -> None:
+    folded = Folded(tmp_path, settings(feedback=FeedbackSpec(window=12.0, default=0, correction="importance")))
+    folded.take(folded.fold.start(0))
+    folded.events(traffic(40))
+    order = Decision(
+        "order", 0, "bad", "user", detail={"order": "one", "ask": "rollback", "without": {"source": "web"}}
+    )
+    assert folded.fold.joiner.correction is not None
+    before = folded.fold.joiner.correction.share
+    for commit in folded.commits:
+        folded.log.append([one for one in commit.payloads if isinstance(one, Born | Decision)])
+    folded.events([(50.0, order)])
+    assert folded.commits[-1].payloads[-1].action == "rollback"  # type: ignore[union-attr]
+    assert folded.fold.joiner.correction.share == 0.5 != before  # no positive label came
+    again = Fold(folded.fold.spec, folded.versions, folded.log)
+    again.load(*folded.fold.state())
+    labels = [event for event in folded.log.read() if isinstance(event.payload, Label)]
+    assert labels
+    assert all(again.is_left_out(event) for event in labels)
