@@ -23,7 +23,7 @@ import numpy as np
 from everlearn.app.admin.processes import running
 from everlearn.app.supervisor import Server
 from everlearn.client import Client, RequestRefused, Unreachable
-from everlearn.client.results import Answer
+from everlearn.client.records import Answer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import connect
 from everlearn.loop.loop import Loop
@@ -38,7 +38,7 @@ SUPERVISOR = """
 import sys
 from pathlib import Path
 import msgspec
-from everlearn.app.supervise import Server
+from everlearn.app.supervisor import Server
 from everlearn.spec import Spec
 server = Server(msgspec.json.decode(sys.argv[1], type=Spec), Path(sys.argv[2]))
 print(server.url, flush=True)
