@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from tests.support import ROOT
 from tests.support.commands import call
 from tests.support.tables import write_csv
 
@@ -50,19 +49,3 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(folder, capsys, a
     call(*arguments, expect=2)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
     assert re.search(rf"(Did you mean|Possible options:) '?{nearest}\b", shown), shown
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("demo", "advise", "init", "run", "serve", "feedback", "versions", "promote", "rollback", "merge", "erase"),
-        *("check", "token create", "token list", "token revoke"),
-    ],
-)
-def test_every_option_is_in_the_reference(folder, capsys, command):
-    call(*command.split(), "--help")
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
-    options = set(re.findall(r"--[a-z][a-z-]+", shown)) - {"--help", "--json", "--config", "--no-force"}
-    page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
-    row = next(line for line in page.splitlines() if line.startswith(f"| `everlearn {command}"))
-    assert options <= set(re.findall(r"--[a-z][a-z-]+", row)), command

@@ -23,7 +23,7 @@ import numpy as np
 from everlearn.app.admin.processes import running
 from everlearn.app.supervisor import Server
 from everlearn.client import Client, RequestRefused, Unreachable
-from everlearn.client.results import Answer
+from everlearn.client.records import Answer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import connect
 from everlearn.loop.loop import Loop

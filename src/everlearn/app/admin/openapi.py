@@ -76,6 +76,7 @@ def document(spec: Spec) -> Document:
     records = [record for route in ROUTES for record in route.body]
     records += [record for route in ROUTES for response in route.responses.values() for record in _records(response)]
     refs, components = msgspec.json.schema_components(records, ref_template=f"{_HERE}{{name}}")
+    components = msgspec.json.decode(msgspec.json.encode(components))  # defaults may be tuples
     named = dict(zip(records, refs, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
