@@ -177,7 +177,7 @@ def test_settings_that_mean_nothing_are_refused() -> None:
         continual.permuted(train, train, tasks=-2)
     with pytest.raises(ConfigError, match=r"model is of type dict; expected a model, such as everlearn\.build"):
         continual.evaluate({"family": "linear"}, continual.split(train, train))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"stream is of type list; expected one of continual\.split"):
+    with pytest.raises(ConfigError, match=r"stream is of type list; expected a task stream"):
         continual.evaluate(build({"family": "linear"}), [])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="0 to test"):
         continual.split(train, (train[0][:5], train[1][:5]))

@@ -146,7 +146,7 @@ def minimum_accuracy(points: NDArray[Any], scores: Floats, borders: Sequence[int
     0.2
     """
     if len(borders) < 2:
-        raise InputError("got one task; expected at least two for the lowest accuracy of earlier tasks")
+        raise InputError("got one task; expected at least two tasks for the lowest accuracy of earlier ones")
     least = [scores[np.asarray(points) > border, task].min() for task, border in enumerate(borders[:-1])]
     return float(np.mean(least))
 
