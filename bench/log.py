@@ -73,7 +73,7 @@ def write_bare(home: Path, durability: Durability, events: list[Payload], group:
 
     def write() -> None:
         for rows in groups:
-            if len(rows) == 1:  # a transaction of its own, as in the log
+            if len(rows) == 1:  # a single statement is a transaction, as in the log
                 database.execute(f"INSERT INTO events {values}", rows[0])
                 continue
             database.execute("BEGIN IMMEDIATE")

@@ -36,11 +36,13 @@ class _CompileNotice(event.Listener):
         self.reported = False
 
     def on_start(self, event: Any) -> None:
+        """Report the first compilation of this process."""
         if not self.reported:
             self.reported = True
             print("everlearn: compiling kernels for this machine (once; the result is cached)", file=sys.stderr)
 
     def on_end(self, event: Any) -> None:
+        """Do nothing."""
         return
 
 

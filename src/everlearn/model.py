@@ -183,16 +183,20 @@ class Deferred:
 
     @property
     def arrays(self) -> Arrays:
+        """Arrays of the built model; empty before it is built."""
         return self.built.arrays if self.built else {}
 
     @arrays.setter
     def arrays(self, arrays: Arrays) -> None:
+        """Arrays of the built model. Raises `ModelError` before it is built."""
         self._known().arrays = arrays
 
     def predict(self, batch: Batch) -> Singles:
+        """Score n rows. Raises `ModelError` before the model is built."""
         return self._known().predict(batch)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        """Learn n rows. Raises `ModelError` before the model is built."""
         return self._known().learn(batch, y, weight)
 
     def _known(self) -> Model:

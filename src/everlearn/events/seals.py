@@ -76,8 +76,8 @@ def verify(connection: sqlite3.Connection) -> ChainCheck:
 
 
 def _decisions(connection: sqlite3.Connection) -> Iterator[tuple[int, float, str]]:
-    ask = f"SELECT position, time, payload FROM events WHERE kind = 'decision' AND {IS_RARE} ORDER BY position"
-    yield from connection.execute(ask)
+    query = f"SELECT position, time, payload FROM events WHERE kind = 'decision' AND {IS_RARE} ORDER BY position"
+    yield from connection.execute(query)
 
 
 def _gap(connection: sqlite3.Connection, after: int, upto: int) -> int | None:

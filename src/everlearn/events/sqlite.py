@@ -213,7 +213,7 @@ class SqliteLog:
         """Write rows with new keys, or raise IntegrityError; return the positions and where the log ended before."""
         if any(kind == "decision" for _, kind, _, _ in rows):
             return self._write_unknown(rows)
-        if len(rows) == 1:  # one statement is a transaction of its own, at half the cost of three
+        if len(rows) == 1:  # a single statement is a transaction, at half the cost of three
             position = self._writer.execute(_INSERT, rows[0]).lastrowid or 0
             return [position], position - 1
         if not rows:

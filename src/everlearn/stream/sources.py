@@ -78,12 +78,14 @@ class Table:
         self._length = max(lengths.values(), default=0)
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """Yield the rows after the first `after`, at most `size` in a block."""
         names = self.names if wanted is None else [name for name in wanted if name in self._columns]
         for start in range(after, self._length, size):
             columns = {name: self._columns[name][start : start + size] for name in names}
             yield _whole(self.name, start, min(size, self._length - start), columns)
 
     def count(self) -> int:
+        """Return the number of raw rows."""
         return self._length
 
 
@@ -114,6 +116,7 @@ class Parquet:
             raise InputError(f"{self.name} cannot be read as Parquet ({error}); write or copy it again") from error
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """Yield the rows after the first `after`, at most `size` in a block."""
         import pyarrow as pa
 
         names = self.names if wanted is None else [name for name in wanted if name in self.names]
@@ -136,6 +139,7 @@ class Parquet:
                 raise InputError(f"{self.name} is damaged after row {before} ({error}); copy it again") from error
 
     def count(self) -> int:
+        """Return the number of raw rows."""
         return sum(self._groups)
 
 
@@ -161,10 +165,12 @@ class Text:
             file.close()
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """Yield the rows after the first `after`, at most `size` in a block."""
         with self._reader() as reader:
             yield from _text_blocks(reader, after, size, wanted)
 
     def count(self) -> int:
+        """Return the number of raw rows."""
         with self._reader() as reader:
             return sum(len(texts) for _, texts in reader.records())
 
@@ -215,7 +221,7 @@ class Piped:
             yield replace(block, before=block.before + shift)
 
     def count(self) -> None:
-        return None
+        """Return None: the rows of a pipe cannot be counted in advance."""
 
 
 class Files:
@@ -228,6 +234,7 @@ class Files:
         self.names: Sequence[str] = list(dict.fromkeys(column for source in sources for column in source.names))
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """Yield the rows after the first `after`, at most `size` in a block."""
         before = 0
         for source in self.sources:
             rows = (source.count() or 0) if before < after else None
@@ -239,6 +246,7 @@ class Files:
             before += rows
 
     def count(self) -> int:
+        """Return the number of raw rows."""
         return sum(source.count() or 0 for source in self.sources)
 
 

@@ -35,8 +35,13 @@ Readable = tuple[
 class Bytes(Protocol):
     """A binary file that returns the bytes available so far."""
 
-    def read1(self, size: int, /) -> bytes: ...
-    def close(self) -> None: ...
+    def read1(self, size: int, /) -> bytes:
+        """Return at most `size` bytes that are available; empty at the end."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
 
 
 class Chained:
@@ -47,12 +52,14 @@ class Chained:
         self._file = file
 
     def read1(self, size: int, /) -> bytes:
+        """Return the bytes read already, then those of the file."""
         if self._start:
             start, self._start = self._start, b""
             return start
         return self._file.read1(size) if self._file else b""
 
     def close(self) -> None:
+        """Close the file, if there is one."""
         if self._file:
             self._file.close()
 
@@ -164,6 +171,7 @@ class CsvReader:
         raise InputError(f"{self.name} has no header line that can be read; expected the names of its columns")
 
     def records(self) -> Iterator[tuple[Sequence[int], Sequence[str]]]:
+        """Yield some rows at a time as text, with the line on which each starts."""
         final = False
         while True:
             numbers, texts = self._rows_held(final)
@@ -213,6 +221,7 @@ class CsvReader:
         return row, ""
 
     def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
+        """Parse some rows into columns; rows that cannot be read become faults."""
         names = [name for name in (self.names if wanted is None else wanted) if name in self.names and name]
         quick = self._quick_columns(texts, names)
         if quick is not None:
@@ -318,6 +327,7 @@ class JsonReader:
                 break
 
     def records(self) -> Iterator[tuple[Sequence[int], Sequence[bytes]]]:
+        """Yield some lines at a time as bytes, with their numbers."""
         lines: list[bytes] | None = self._held
         while lines is not None:
             numbers: Sequence[int] = range(self._next, self._next + len(lines))
@@ -330,6 +340,7 @@ class JsonReader:
             lines = next(self._lines, None)
 
     def parse(self, texts: Sequence[bytes], wanted: Sequence[str] | None) -> Readable:
+        """Parse some lines into columns; lines that hold no object become faults."""
         try:
             found = [msgspec.json.decode(text) for text in texts]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

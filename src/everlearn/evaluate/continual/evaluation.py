@@ -36,7 +36,9 @@ PROBED = 500  # rows over which the time of a row is measured, after as many to 
 class Consolidates(Protocol):
     """A model that can protect what it knows of a task when the task ends."""
 
-    def consolidate(self) -> None: ...
+    def consolidate(self) -> None:
+        """Protect what has been learned so far."""
+        ...
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -313,9 +315,11 @@ class _PacedModel:
         self._queue: deque[_Waiting] = deque()
 
     def predict(self, batch: Batch) -> Singles:
+        """Score n rows, as the model does."""
         return self._model.predict(batch)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        """Return the scores of n rows, and learn those that there is time for."""
         began = time.process_time()
         if self._cost <= 1:
             scores = self._model.learn(batch, y, weight)

@@ -22,6 +22,7 @@ def permutation(columns: int, seed: int, number: int) -> Change:
     order = np.random.default_rng([seed, PERMUTE, number]).permutation(columns)
 
     def change(x: NDArray[Any]) -> NDArray[Any]:
+        """Return the changed rows, of the same shape."""
         return x.reshape(len(x), -1)[:, order].reshape(x.shape)
 
     return change
@@ -39,6 +40,7 @@ def rotation(angle: float, size: tuple[int, int]) -> Change:
     places, shares = _sources(angle, size)
 
     def change(x: NDArray[Any]) -> NDArray[Any]:
+        """Return the changed rows, of the same shape."""
         planes = x.reshape(-1, size[0] * size[1]).astype(np.float32)
         turned = sum(planes[:, place] * share for place, share in zip(places, shares, strict=True))
         turned = np.asarray(turned).reshape(x.shape)
