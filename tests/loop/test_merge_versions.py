@@ -26,11 +26,12 @@ from everlearn.merge import How, merge
 from everlearn.model import Model
 from everlearn.records import Arrays, Batch, Decision, Floats, Label, Payload, Prediction, Singles, Version
 from everlearn.spec import GateSpec, Spec
-from tests.loop.test_commands import LINEAR, MEAN, bytes_of, ordered, quiet, serve, state
 from tests.loop.test_erase import PERSON, SINCE, filled, learn_all, same, settings, traffic
 from tests.loop.test_erase import content as events_of
-from tests.loop.test_kill import FIELDS, check, child, content, spec, table, without_times
+from tests.loop.test_kill import check, child, content, without_times
 from tests.support.admin import admin, learning, own, until  # noqa: F401  (own is a fixture)
+from tests.support.loops import FIELDS, spec, table
+from tests.support.orders import LINEAR, MEAN, arrays_of, ordered, quiet, serve, state
 from tests.support.rosters import with_role
 
 
@@ -120,7 +121,7 @@ def test_champion_and_challenger_are_merged_as_what_they_are_by_then(tmp_path: P
         serve(loop, columns, 0, 100)
         with pytest.raises(InputError, match="expected different versions"):
             loop.merge("champion", "champion")
-        learner = bytes_of(loop.fold.roster.challenger.model)
+        learner = arrays_of(loop.fold.roster.challenger.model)
         first = loop.versions()[0]
         made = loop.merge("champion", "challenger", "ema")
         assert made.parents[0] == first.id
@@ -129,7 +130,7 @@ def test_champion_and_challenger_are_merged_as_what_they_are_by_then(tmp_path: P
         assert {name: one.tobytes() for name, one in loop.home.versions.load(grown.id).items()} == learner
         assert training_positions(loop.log)[grown.id] == training_positions(loop.log)[made.id]
         assert training_positions(loop.log)[grown.id].log == loop.decisions()[-1].at - 1
-        assert bytes_of(loop.fold.roster.challenger.model) == learner  # which goes on as it was
+        assert arrays_of(loop.fold.roster.challenger.model) == learner  # which goes on as it was
         assert same(loop.home.versions.load(made.id), joined(loop, made.parents, (0.9, 0.1), "ema"))
         expected = state(loop)
     with Loop(quiet(challengers=3), tmp_path / "home") as loop:

@@ -409,7 +409,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, MergeRequest | MergeRecipe):
         written: dict[str, Any] = {}
         for name in value.__struct_fields__:
-            written |= value.settings if name == "settings" else {name: _plain(getattr(value, name))}
+            inner = _plain(getattr(value, name))
+            written |= inner if name == "settings" else {name: inner}
         return written
     if isinstance(value, Struct):
         return msgspec.to_builtins(value)

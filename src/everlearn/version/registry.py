@@ -105,8 +105,8 @@ class Versions:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            known = _listed([version.id for version in matches])
-            raise InputError(f"{name!r} may be any of {known}; give more of the id")
+            ids = _listed([version.id for version in matches])
+            raise InputError(f"{name!r} may be any of {ids}; give more of the id")
         aliases = ", ".join(f"{alias} ({at})" for alias, at in sorted(self._aliases.items())) or "none"
         raise InputError(
             f"there is no version {name!r}; there are {_listed(list(self._versions)) or 'none'}; aliases: {aliases}"

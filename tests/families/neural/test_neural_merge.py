@@ -20,8 +20,8 @@ from everlearn.families.neural.batchnorm import reestimate  # noqa: E402
 from everlearn.loop.loop import Loop  # noqa: E402
 from everlearn.merge import How, adapters, merge, merged  # noqa: E402
 from everlearn.records import Batch, Floats, Singles  # noqa: E402
-from tests.loop.test_commands import quiet, serve, state  # noqa: E402
-from tests.loop.test_kill import table  # noqa: E402
+from tests.support.loops import table  # noqa: E402
+from tests.support.orders import quiet, serve, state  # noqa: E402
 from tests.support.rosters import with_role  # noqa: E402
 
 MADE = "tests.families.neural.test_neural_merge"
