@@ -428,6 +428,7 @@ def gdumb(family: str, **dials: Any) -> dict[str, Any]:
         "classes": 3,
         "dense": 5,
         "ema": 0.0,
+        "layout": 1,  # with fewer passes, a retired setting
         "terms": [{"kind": "gdumb", "epochs": 2}],
         "memory": {"rows": 33},
         "consolidate": {"every": 50},

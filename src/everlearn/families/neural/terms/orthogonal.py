@@ -82,7 +82,7 @@ def start(settings: Orthogonal, net: Net) -> Tensors:
         own[f"{factor.name}/energy"] = factor.weight.new_zeros(factor.most)
         own[f"{factor.name}/held"] = factor.weight.new_zeros(factor.weight.shape[0], factor.most)
     if not own:
-        raise ConfigError("orthogonal: got a network without adapters. Set lora, or at least lora.rank")
+        raise ConfigError("orthogonal: got a network without adapters. Set lora, for instance lora.rank")
     return own
 
 
