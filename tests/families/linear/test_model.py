@@ -65,7 +65,7 @@ def broken(**parts: Any) -> Batch:
         (broken(indices=np.array([0, 8], np.int32)), "row 1 .* outside the hash space; expected 0 to 7"),
         (broken(indices=np.array([-1, 0], np.int32)), "row 0 .* outside the hash space"),
         (broken(indptr=np.array([0, 2, 1])), "indptr is wrong at row 1"),
-        (broken(indptr=np.array([0, 1, 99])), "indptr is wrong .* within the 2 entries"),
+        (broken(indptr=np.array([0, 1, 99])), "indptr is wrong .* from 0 to the 2 entries"),
         (broken(indptr=np.array([-5, 1, 2])), "indptr is wrong"),
         (broken(values=np.ones(1, np.float32)), "indptr is wrong"),
         (broken(dense=np.zeros((2, 3), np.float32)), r"shape \(2, 3\); expected \(2, 1\)"),
