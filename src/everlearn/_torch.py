@@ -1,12 +1,11 @@
-"""PyTorch, for the modules that need it: arrays to tensors and back, without copies where there is no device between.
+"""Import PyTorch in one place, and convert arrays to tensors and back, without copies on the CPU.
 
-Only the neural family and what builds on it import this module, and they are imported when first needed.
+Only the neural family and modules built on it import this module, and those are imported when first needed.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ Tensors = dict[str, Tensor]
 
 
 def tensor(array: NDArray[Any]) -> Tensor:
-    """The same memory as a tensor on the CPU; of a read-only array too, which must then not be written.
+    """Return a tensor on the CPU that shares the array's memory. Do not write to one made from a read-only array.
 
     >>> held = np.zeros(3, np.float32)
     >>> tensor(held)[1] = 2.0
@@ -43,12 +42,7 @@ def tensor(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
 
 
-def array(one: Tensor) -> NDArray[Any]:
-    """The same memory as an array, or a copy where the tensor is on a device."""
-    found = one.detach()
+def array(tensor: Tensor) -> NDArray[Any]:
+    """Return an array that shares the tensor's memory, or a copy where the tensor is on another device."""
+    found = tensor.detach()
     return np.asarray(found.numpy() if found.device.type == "cpu" else found.cpu().numpy())
-
-
-def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-    """Tensors as arrays, by name."""
-    return {name: array(one) for name, one in tensors.items()}

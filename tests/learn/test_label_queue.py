@@ -13,7 +13,7 @@ from everlearn.records import Examples
 from everlearn.schema import shape
 from everlearn.serve.roster import Roster
 from everlearn.spec import LimitsSpec
-from tests.loop.test_kill import spec
+from tests.support.loops import spec
 from tests.support.models import Mean, examples, part
 
 

@@ -9,7 +9,7 @@ from everlearn.learn.limiter import ClippedAhead, Limiter
 from everlearn.model import row_slice
 from everlearn.schema import shape
 from everlearn.spec import LimitsSpec
-from tests.loop.test_kill import spec
+from tests.support.loops import spec
 from tests.support.models import examples
 
 STRICT = LimitsSpec(clip=0.05, weight=2.0, source=0.4, window=20, quarantine=0.8)

@@ -12,7 +12,7 @@ from everlearn.model import cut, row_slice
 from everlearn.records import Examples
 from everlearn.schema import shape
 from everlearn.spec import DriftSpec, LimitsSpec, ReplaySpec
-from tests.loop.test_kill import spec
+from tests.support.loops import spec
 from tests.support.models import examples
 
 ROLES = {"champion": 1, "frozen": 2}

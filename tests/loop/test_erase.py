@@ -40,7 +40,8 @@ from everlearn.records import (
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, ReplaySpec, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
-from tests.loop.test_kill import FIELDS, child, spec, table
+from tests.loop.test_kill import child
+from tests.support.loops import FIELDS, spec, table
 
 PERSON = "zoe-quux-4711"
 OTHER = "zoe-quux-47"  # not the same person

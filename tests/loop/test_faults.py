@@ -21,7 +21,7 @@ from everlearn.events import SqliteLog
 from everlearn.loop.loop import Loop
 from everlearn.records import Event, Example, Label, Payload, Prediction
 from everlearn.spec import FeedbackSpec, Spec
-from tests.loop.test_kill import FIELDS, spec, table
+from tests.support.loops import FIELDS, spec, table
 
 PAGE = 4096
 

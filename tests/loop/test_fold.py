@@ -17,7 +17,7 @@ from everlearn.records import Born, Decision, Example, Examples, Label, Payload,
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
-from tests.loop.test_kill import FIELDS, spec, table
+from tests.support.loops import FIELDS, spec, table
 
 
 def settings(**changes: Any) -> Spec:

@@ -15,7 +15,7 @@ from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import copied
 from everlearn.records import Example, Rejected
 from everlearn.stream import Stream, read
-from tests.loop.test_kill import FIELDS, spec, table
+from tests.support.loops import FIELDS, spec, table
 from tests.support.refused_rows import BAD, MODELS, SCHEMA, rows
 
 

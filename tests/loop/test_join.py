@@ -17,7 +17,7 @@ from everlearn.loop.join import Joiner, Skip
 from everlearn.records import Event, Label, Payload, Prediction
 from everlearn.schema import Encoder, shape
 from everlearn.spec import FeedbackSpec, LimitsSpec, Spec
-from tests.loop.test_kill import spec
+from tests.support.loops import spec
 
 ENCODER = Encoder(spec().schema)
 EACH = charge(spec(), shape(spec().schema))

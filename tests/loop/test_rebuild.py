@@ -21,7 +21,7 @@ from everlearn.model import Model, build
 from everlearn.records import Event, Example, Label, Payload, Prediction, Rejected
 from everlearn.schema import shape
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
-from tests.loop.test_kill import FIELDS, spec, table
+from tests.support.loops import FIELDS, spec, table
 
 ROWS, DELAY = 600, 25
 Timed = Sequence[tuple[float, Payload]]

@@ -23,8 +23,8 @@ from everlearn.records import Example, Label
 from everlearn.report import Watch
 from everlearn.spec import DriftSpec, GateSpec, ReplaySpec
 from everlearn.stream import read
-from tests.loop.test_kill import FIELDS, spec, table
 from tests.support import ROOT
+from tests.support.loops import FIELDS, spec, table
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ import sys
 from pathlib import Path
 import everlearn
 from everlearn.stream import read
-from tests.loop.test_kill import spec, table
+from tests.support.loops import spec, table
 with everlearn.open(spec(), home=sys.argv[1]) as loop:
     loop.run(read(table(9000), schema=loop.spec.schema), progress=loop.watch())
     loop.watch(seconds=0.6)

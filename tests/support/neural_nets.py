@@ -1,4 +1,4 @@
-"""Small modules, losses and rows that tests of networks share; modules as users write them, named by their path."""
+"""Specs, small modules, losses and rows that tests of networks share; modules are named by their path, as users do."""
 
 from __future__ import annotations
 
@@ -8,10 +8,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+import everlearn as el
 from everlearn._torch import Tensor, functional, nn, torch
+from everlearn.model import copied, cut
 from everlearn.records import Arrays, Batch, Examples
 
 HERE = "tests.support.neural_nets:"
+DENSE, CLASSES = 5, 3
+SPEC: dict[str, Any] = {
+    "family": HERE + "perceptron",
+    "task": "multiclass",
+    "classes": CLASSES,
+    "dense": DENSE,
+    "normalize": False,
+    "terms": [],
+    "layout": 1,  # settings that are retired in new specs are tested here, too
+    "balance": False,
+    "restart": False,
+}
+PLAIN: dict[str, Any] = {**SPEC, "ema": 0.0}
+BALANCED: dict[str, Any] = {**PLAIN, "balance": True, "restart": True}
+NUMBER: dict[str, Any] = {**SPEC, "task": "regression", "classes": 0, "ema": 0.0}
+REPLAY: dict[str, Any] = {"terms": [{"kind": "replay"}], "memory": {"rows": 30}}
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +106,35 @@ class Forgetful(nn.Module):
         return self.up(x) + self.down(x)
 
 
+class Counts(nn.Module):
+    """Puts another tensor in the place of its buffer; fails in training while `fails` says so."""
+
+    fails = False
+
+    def __init__(self, dense: int, outputs: int) -> None:
+        super().__init__()
+        self.line = nn.Linear(dense, outputs)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.passes = self.passes + 1
+            if Counts.fails:
+                raise RuntimeError("out of memory")
+        return self.line(x)  # type: ignore[no-any-return]
+
+
+class Steep(nn.Module):
+    """Answers no number for rows that are far away."""
+
+    def __init__(self, dense: int, outputs: int) -> None:
+        super().__init__()
+        self.line = nn.Linear(dense, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.line(x) * x.abs().amax(1, keepdim=True).exp()  # type: ignore[no-any-return]
+
+
 def pinball(outputs: Tensor, y: Tensor) -> Tensor:
     """The loss whose least is at the 0.9 quantile."""
     apart = y - outputs[:, 0]
@@ -126,3 +173,35 @@ def plain(x: Any) -> Batch:
     """Rows (n, dense) without hashed features."""
     dense = np.ascontiguousarray(x, np.float32).reshape(len(x), -1)
     return Batch(dense, np.zeros(len(dense) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
+def module_of(spec: dict[str, Any]) -> nn.Module:
+    """The module that a model of this spec begins with, by its own weights."""
+    module = perceptron(spec["dense"], spec.get("classes", 1))
+    held = el.build(spec).arrays
+    module.load_state_dict({name: torch.tensor(held[f"weights/{name}"]) for name in module.state_dict()})
+    return module
+
+
+def descend(module: nn.Module, peer: torch.optim.Optimizer, rows: Examples, batch: int = 10) -> Iterator[nn.Module]:
+    """Train as a loop by hand does; yield the module after each step."""
+    for start in range(0, len(rows.y) - batch + 1, batch):
+        part = cut(rows, start, start + batch)
+        losses = functional.cross_entropy(
+            module(torch.tensor(part.batch.dense)), torch.tensor(part.y).long(), reduction="none"
+        )
+        peer.zero_grad()
+        (losses * torch.tensor(part.weight)).mean().backward()
+        peer.step()
+        yield module
+
+
+def resumed(spec: dict[str, Any], rows: Examples, *cuts: int) -> Any:
+    """Learn each part of the rows with a new model, around the arrays of the one before."""
+    model = el.build(spec)
+    for begin, end in zip((0, *cuts), (*cuts, len(rows.y)), strict=True):
+        other = el.build(spec)
+        other.arrays = copied(model.arrays)
+        model = other
+        learn(model, cut(rows, begin, end))
+    return model

@@ -23,7 +23,7 @@ from everlearn import replay  # noqa: E402
 from everlearn._random import uniform  # noqa: E402
 from everlearn.errors import ConfigError, InputError  # noqa: E402
 from everlearn.families.neural import buffer_policy, memory  # noqa: E402
-from everlearn.families.neural.memory import Stored  # noqa: E402
+from everlearn.families.neural.memory import StoredRows  # noqa: E402
 from everlearn.families.neural.settings import Memory  # noqa: E402
 from everlearn.records import Batch, Examples  # noqa: E402
 from everlearn.spec import ReplaySpec  # noqa: E402
@@ -56,9 +56,9 @@ class Stream:
         self.said = torch.as_tensor(rng.standard_normal((n, outputs)).astype(np.float32))
         self.gradients = torch.as_tensor(rng.standard_normal((n, 6)).astype(np.float32))
 
-    def rows(self, begin: int, end: int) -> Stored:
+    def rows(self, begin: int, end: int) -> StoredRows:
         every = (self.dense, self.indices, self.values, self.y, self.weight, self.said)
-        return Stored(*(one[begin:end] for one in every))
+        return StoredRows(*(one[begin:end] for one in every))
 
     def begin(self, spec: Memory, classes: int = CLASSES, seed: int = 0) -> dict[str, torch.Tensor]:
         return memory.start(
@@ -145,8 +145,8 @@ def test_memory_stays_where_it_was_allocated_and_keeps_nothing_that_was_given(ki
 
 GROWTH = """
 import resource, torch
-from everlearn.neural import memory
-from everlearn.neural.settings import Memory
+from everlearn.families.neural import memory
+from everlearn.families.neural.settings import Memory
 started = []
 for kind in ("balanced", "gradient"):
     spec = Memory(kind=kind, rows=200)
@@ -154,7 +154,7 @@ for kind in ("balanced", "gradient"):
 def offer(times):
     for step in range(times):
         y = torch.arange(500.0, dtype=torch.float64) % 5
-        rows = memory.Stored(torch.full((500, 784), float(step)), torch.zeros(500, 0, dtype=torch.int32),
+        rows = memory.StoredRows(torch.full((500, 784), float(step)), torch.zeros(500, 0, dtype=torch.int32),
                              torch.zeros(500, 0), y, torch.ones(500), torch.zeros(500, 10))
         for spec, held in started:
             memory.add(held, spec, rows, gradients=torch.rand(500, 20) - 0.5, at=500 * step)
@@ -170,63 +170,6 @@ def test_the_process_does_not_grow_with_the_stream() -> None:
     """110 times 1.6 MB pass through memories of 0.6 MB: items kept alive with their batches would show as 100 MB."""
     done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 8_000  # KiB
-
-
-WORK = """
-import json, random, sys
-import numpy as np
-from everlearn import replay
-from everlearn.neural import choice
-from everlearn.neural.memory import KINDS
-replay.uniform = choice.uniform = lambda *key: random.Random(str(key)).random()  # theirs wraps around, compiled only
-room, n, lines, none = 16, 6_000, 0, np.zeros(0, np.int64)
-def count(frame, event, _):
-    global lines
-    lines += event == "line"
-    return count if frame.f_code.co_filename.endswith(("choice.py", "replay.py")) else None
-def book_of(kind):
-    counters = np.zeros(replay.COUNTERS, np.int64)
-    counters[replay.KIND] = kind
-    balanced, loss, gradient = (kind == one for one in (replay.BALANCED, choice.LOSS, choice.GRADIENT))
-    begins = np.zeros(7 * balanced, np.int64)
-    begins[-1:] = room
-    return choice.Book(counters, np.zeros(5, np.int64), begins, np.arange(room * balanced, dtype=np.int32),
-        np.zeros(room, np.int64), np.zeros(5 * loss, np.int64), np.zeros(room * loss, np.int32),
-        np.zeros(room * loss, np.float32), np.zeros(room * gradient, np.float32),
-        np.zeros((room * gradient, 4), np.int8))
-def work(book, begin, end, counted):
-    global lines
-    lines = 0
-    sys.settrace(count if counted else None)
-    for at in range(begin, end, 10):
-        y, sketches = rng.integers(0, 5, 10), rng.integers(-127, 128, (10, 4)).astype(np.int8)
-        choice.offer(book, y, rng.random(10).astype(np.float32), sketches, none, at)
-        choice.draw(book.counters, book.order, at, 5)
-    sys.settrace(None)
-    return lines
-found = {}
-for name, kind in KINDS.items():
-    rng, book = np.random.default_rng(0), book_of(kind)
-    found[name] = [work(book, begin, begin + 1_000, begin in (1_000, n - 1_000)) for begin in range(0, n, 1_000)]
-print(json.dumps(found))
-"""
-
-
-@pytest.fixture(scope="module")
-def lines_run() -> dict[str, list[int]]:
-    """Lines of the kernels that are run, not compiled, for each thousand rows that are added and drawn from."""
-    environment = {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=True, env=environment)
-    found: dict[str, list[int]] = json.loads(done.stdout)
-    return found
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_work_of_a_row_does_not_grow_with_the_stream(kind: str, lines_run: dict[str, list[int]]) -> None:
-    """The second thousand rows against the sixth."""
-    _, early, *_, late = lines_run[kind]
-    assert early > 10_000
-    assert late <= 1.02 * early
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -434,59 +377,19 @@ def test_memory_by_gradient_holds_what_points_elsewhere() -> None:
     assert float(rare[kept(held, spec)].float().mean()) > 0.15
 
 
-def test_a_sketch_keeps_directions() -> None:
-    """Exact but for rounding up to 64 numbers; above, right on average, with a deviation of 1/8."""
-    rng = np.random.default_rng(0)
-    small = rng.standard_normal((2, 60)).astype(np.float32)
-    truth = small[0] @ small[1] / np.linalg.norm(small[0]) / np.linalg.norm(small[1])
-    one, other = buffer_policy.sketched(small, 0)
-    assert buffer_policy.cosine(one, other) == pytest.approx(truth, abs=0.01)
-    errors = []
-    for _ in range(400):
-        shared, rest = rng.standard_normal(3000), rng.standard_normal((2, 3000))
-        pair = (rng.choice([-1, 1]) * shared + rest).astype(np.float32)
-        truth = pair[0] @ pair[1] / np.linalg.norm(pair[0]) / np.linalg.norm(pair[1])
-        one, other = buffer_policy.sketched(pair, int(rng.integers(1 << 30)))
-        errors.append(buffer_policy.cosine(one, other) - truth)
-    assert abs(np.mean(errors)) < 4 * 0.125 / np.sqrt(400)
-    assert 0.06 < np.std(errors) < 0.16
-    assert not buffer_policy.sketched(np.array([[0.0, 0.0], [np.nan, np.inf]], np.float32), 0).any()
-
-
 # ── drawing ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def shuffled(seed: int, key: int, held: int, n: int) -> list[int]:
-    numbers = list(range(held))
-    for i in range(n):
-        j = i + int(uniform(seed, key, i) * (held - i))
-        numbers[i], numbers[j] = numbers[j], numbers[i]
-    return numbers[:n]
-
-
-@settings(deadline=None)
-@given(held=st.integers(1, 300), n=st.integers(0, 60), seed=st.integers(0, 2**40), key=st.integers(0, 2**50))
-def test_few_of_many_are_picked_as_by_a_whole_shuffle(held: int, n: int, seed: int, key: int) -> None:
-    n = min(n, held)
-    assert buffer_policy.picked(seed, key, 0, held, n).tolist() == shuffled(seed, key, held, n)
-
-
-def test_places_that_a_shuffle_moves_twice_are_picked_right() -> None:
-    """The most rows that are picked without a list of all, so often that they meet each other."""
-    for key in range(2000):
-        assert buffer_policy.picked(1, key, 0, 101, 10).tolist() == shuffled(1, key, 101, 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_slot_is_written_twice_at_once(kind: str) -> None:
     """On a GPU it would be left to chance which of two rows stays."""
     stream, spec = Stream(np.arange(400) % CLASSES), Memory(kind=kind, rows=7)
-    book = memory.book_of(stream.begin(spec))
+    table = memory.table_of(stream.begin(spec))
     sketches = buffer_policy.sketched(stream.gradients.numpy(), 0)
     labels, nothing = stream.y.numpy().astype(np.int64), np.zeros(0, np.int64)
-    slots = buffer_policy.offer(book, labels, stream.losses.numpy(), sketches, nothing, 0)
+    slots = buffer_policy.offer(table, labels, stream.losses.numpy(), sketches, nothing, 0)
     assert sorted(slots[slots >= 0]) == list(range(7))
-    assert set(book.position) == set(np.flatnonzero(slots >= 0))
+    assert set(table.position) == set(np.flatnonzero(slots >= 0))
 
 
 def test_rows_and_orders_have_the_same_chance() -> None:

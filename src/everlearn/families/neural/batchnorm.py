@@ -52,16 +52,16 @@ def reestimate(model: Neural, batches: Iterable[Batch]) -> int:
 
 def _inputs(model: Neural, batch: Batch) -> Inputs:
     """Return a batch as the arguments of the module."""
-    raw = model._reading.raw(batch)
-    return model._reading.inputs(*(tensor(part) for part in raw))
+    reader = model._state.reader
+    return reader.inputs(*(tensor(part) for part in reader.raw(batch)))
 
 
 def _estimate(model: Neural, weights: Tensors, inputs: Iterable[Inputs]) -> Tensors:
     """Return the named statistics of a network with these weights on these rows."""
-    mould = model._served
-    with mould.lock, torch.no_grad():
-        mould.pour(weights)
-        norms = {name: layer for name, layer in mould.module.named_modules() if isinstance(layer, _NORMS)}
+    bound = model._predictor.module
+    with bound.lock, torch.no_grad():
+        bound.bind(weights)
+        norms = {name: layer for name, layer in bound.module.named_modules() if isinstance(layer, _NORMS)}
         norms = {name: layer for name, layer in norms.items() if layer.track_running_stats}
         if not norms:
             raise ConfigError(
@@ -74,11 +74,11 @@ def _estimate(model: Neural, weights: Tensors, inputs: Iterable[Inputs]) -> Tens
                 layer.momentum = None  # the plain mean over batches
                 layer.training = True
             for rows in inputs:
-                network.says(mould.module, rows, int(model.spec["classes"]) or 1)
+                network.forward(bound.module, rows, int(model.spec["classes"]) or 1)
         except ValueError as error:
             raise InputError(f"batches: one gives no statistics ({error}); expected 32 rows or more in each") from error
         finally:
             for name, layer in norms.items():
                 layer.momentum, layer.training = momentums[name], False
-        mould.gather(weights)
+        bound.gather(weights)
     return {f"{name}.{part}": weights[f"{name}.{part}"] for name in norms for part in _STATISTICS}

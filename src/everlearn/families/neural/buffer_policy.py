@@ -1,6 +1,7 @@
-"""Which rows a memory keeps, which of them give way, and which are drawn: kernels that see no row, only its slot.
+"""Choose the rows that a memory keeps, replaces and draws. The kernels see slots, never the rows in them.
 
-Every choice is a hash of (seed, stream, count), so rows one by one are chosen as rows all at once.
+Every choice is a hash of (seed, stream, count), so that choices for rows one at a time equal those for a whole batch.
+`offer` chooses slots for new rows, by the kind of memory; `draw` chooses slots to read.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from everlearn.records import Floats, Ints, Singles
 from everlearn.replay import CHOICE, EVICTION, HELD, KIND, NEWEST, SEED, SEEN, Ledger, below, slot
 
 LOSS, GRADIENT = 4, 5  # kinds, after those of `everlearn.replay`
-SUBSET, ACCEPTANCE, COLUMN = -3, -4, -5  # random streams, beside CHOICE and EVICTION; draws have those from 0
-COMPARED = 10  # rows held that the gradient of a new one is compared with
-SKETCH = 64  # numbers that a gradient is held in
+SUBSET, ACCEPTANCE, COLUMN = -3, -4, -5  # random streams, beside CHOICE and EVICTION; streams from 0 belong to draws
+COMPARED = 10  # held rows with which the gradient of a new row is compared
+SKETCH = 64  # numbers in the sketch of a gradient
 
 Bytes = NDArray[np.int8]
 
 
-class Book(NamedTuple):
-    """The arrays by name that a choice looks at and writes; always on the CPU.
+class SlotTable(NamedTuple):
+    """The arrays that choices read and write, always on the CPU.
 
-    Those of `everlearn.replay.Ledger`, and, for each slot, the `position` of its row. Of the kind "loss" only: the
-    `loss` of each row, its `label`, and `class_held`, rows held of each class. Of the kind "gradient" only: the
-    `sketch` int8 (slots, 64) of each row's gradient, when it came or was last drawn, and its `score`: 1 + the largest
-    cosine when it came.
+    They are those of `everlearn.replay.Ledger`, and the `position` of the row in each slot. Only the kind "loss" has
+    the `loss` and `label` of each row, and `class_held`, the number of rows held of each class. Only the kind
+    "gradient" has the `sketch` int8 (slots, 64) of each row's gradient, from when it came or was last drawn, and its
+    `score`: 1 + the largest cosine when it came.
     """
 
     counters: Ints
@@ -46,10 +47,10 @@ class Book(NamedTuple):
 
 @exact_kernel
 def picked(seed: int, stream: int, count: int, held: int, n: int) -> Ints:
-    """n different numbers below `held`, all orders of all choices alike, of the random numbers from `count` on.
+    """Draw n different numbers below `held`, every order equally likely, with the random numbers from `count` on.
 
-    The first n steps of a shuffle (Durstenfeld 1964). Only the places that it moves are kept, where they are few: the
-    work is at most n * n or `held`, whichever is less, and the answer the same.
+    These are the first n steps of a shuffle (Durstenfeld 1964). For small n, only the places that it moves are kept:
+    the work is at most n * n or `held`, whichever is less, with the same result.
     """
     chosen = np.empty(n, np.int64)
     if n * n >= held:
@@ -59,7 +60,7 @@ def picked(seed: int, stream: int, count: int, held: int, n: int) -> Ints:
             chosen[i] = numbers[at]
             numbers[at] = numbers[i]
         return chosen
-    place, number = np.empty(n, np.int64), np.empty(n, np.int64)  # what stands elsewhere than in its own place
+    place, number = np.empty(n, np.int64), np.empty(n, np.int64)  # numbers that the shuffle moved, by place
     for i in range(n):
         at = i + below(seed, stream, count + i, held - i)
         here, there = i, at
@@ -75,7 +76,7 @@ def picked(seed: int, stream: int, count: int, held: int, n: int) -> Ints:
 
 @exact_kernel
 def draw(counters: Ints, order: NDArray[np.int32], key: int, n: int) -> Ints:
-    """The slots of n rows held, all different; of all rows where fewer are held."""
+    """Return the slots of n different rows, or of all rows where fewer are held."""
     chosen = picked(counters[SEED], key, 0, counters[HELD], min(n, counters[HELD]))
     if order.shape[0] > 0:
         for i in range(chosen.shape[0]):
@@ -84,27 +85,27 @@ def draw(counters: Ints, order: NDArray[np.int32], key: int, n: int) -> Ints:
 
 
 @exact_kernel
-def by_loss(book: Book) -> int:
-    """The slot to give away: the likelier, the lower its loss and the more rows of its class are held.
+def by_loss(table: SlotTable) -> int:
+    """Return the slot to replace: likelier, the lower its loss and the more rows of its class are held.
 
     Loss-aware balanced reservoir sampling (Buzzega et al. 2020, "Rethinking Experience Replay", algorithm 3): the
-    chance is in proportion to S = S_balance + alpha * S_loss, less its smallest value, where S_balance is the number
-    of rows held of the class, S_loss minus the loss, and alpha = sum |S_balance| / sum |S_loss|.
+    probability is in proportion to S = S_balance + alpha * S_loss, less its smallest value. S_balance is the number of
+    rows held of the class, S_loss is minus the loss, and alpha = sum |S_balance| / sum |S_loss|.
     """
-    capacity, balanced = book.loss.shape[0], book.class_held.shape[0] > 0
+    capacity, balanced = table.loss.shape[0], table.class_held.shape[0] > 0
     balance, losses = 0.0, 0.0
     for at in range(capacity):
-        balance += book.class_held[book.label[at]] if balanced else 1.0
-        losses += abs(book.loss[at])
+        balance += table.class_held[table.label[at]] if balanced else 1.0
+        losses += abs(table.loss[at])
     alpha = balance / losses if losses > 0 else 0.0
     scores = np.empty(capacity)
     for at in range(capacity):
-        scores[at] = (book.class_held[book.label[at]] if balanced else 1.0) - alpha * book.loss[at]
+        scores[at] = (table.class_held[table.label[at]] if balanced else 1.0) - alpha * table.loss[at]
     lowest, total = scores.min(), 0.0
     for at in range(capacity):
         scores[at] -= lowest
         total += scores[at]
-    seed, seen = book.counters[SEED], book.counters[SEEN]
+    seed, seen = table.counters[SEED], table.counters[SEEN]
     if not total > 0:
         return below(seed, EVICTION, seen, capacity)
     return _weighted(scores, uniform(seed, EVICTION, seen) * total)
@@ -112,7 +113,7 @@ def by_loss(book: Book) -> int:
 
 @exact_kernel
 def _weighted(scores: Floats | Singles, upto: float) -> int:
-    """The first place where the sum of the scores so far is above `upto`."""
+    """Return the first place at which the running sum of the scores exceeds `upto`."""
     last = 0
     for at in range(scores.shape[0]):
         if scores[at] > 0:
@@ -125,7 +126,7 @@ def _weighted(scores: Floats | Singles, upto: float) -> int:
 
 @exact_kernel
 def cosine(one: Bytes, other: Bytes) -> float:
-    """Of two sketches; 0 where one has no length. Sums of whole numbers, so no order of adding matters."""
+    """Return the cosine of two sketches, 0 if one is zero. Sums are of integers, so their order does not matter."""
     product, left, right = 0, 0, 0
     for column in range(one.shape[0]):
         a, b = int(one[column]), int(other[column])
@@ -136,21 +137,22 @@ def cosine(one: Bytes, other: Bytes) -> float:
 
 
 @exact_kernel
-def by_gradient(book: Book, sketch: Bytes, compared: Ints) -> tuple[int, float]:
-    """Where a row with this gradient goes, or -1, and its score: GSS-greedy (Aljundi et al. 2019, algorithm 2).
+def by_gradient(table: SlotTable, sketch: Bytes, compared: Ints) -> tuple[int, float]:
+    """Return the slot for a row with this gradient, or -1, and its score.
 
-    The score is 1 + the largest cosine to the gradients of at most 10 rows held: the first in the slots `compared`, or
-    any, if that is empty. When full, only a row with a score below 1 gets in; it takes the slot of row i, drawn in
-    proportion to the scores, with chance C_i / (C_i + c).
+    GSS-greedy (Aljundi et al. 2019, algorithm 2). The score is 1 + the largest cosine to the gradients of at most 10
+    held rows: the first of the slots `compared`, or random ones if that is empty. When the memory is full, only a row
+    with a score c below 1 enters. A held row i is drawn in proportion to the scores, and replaced with probability
+    C_i / (C_i + c).
     """
-    counters, capacity = book.counters, book.score.shape[0]
+    counters, capacity = table.counters, table.score.shape[0]
     seed, seen, held = counters[SEED], counters[SEEN], counters[HELD]
     largest = -1.0 if held > 0 else 0.0
     among = compared[:COMPARED]
     if among.shape[0] == 0:
         among = picked(seed, SUBSET, seen * COMPARED, held, min(COMPARED, held))
     for at in among:
-        largest = max(largest, cosine(sketch, book.sketch[at]))
+        largest = max(largest, cosine(sketch, table.sketch[at]))
     score = largest + 1.0
     if held < capacity:
         return held, score
@@ -158,74 +160,75 @@ def by_gradient(book: Book, sketch: Bytes, compared: Ints) -> tuple[int, float]:
         return -1, score
     total = 0.0
     for at in range(capacity):
-        total += book.score[at]
+        total += table.score[at]
     if not total > 0:
         return below(seed, EVICTION, seen, capacity), score
-    at = _weighted(book.score, uniform(seed, EVICTION, seen) * total)
-    accepted = uniform(seed, ACCEPTANCE, seen) * (book.score[at] + score) < book.score[at]
+    at = _weighted(table.score, uniform(seed, EVICTION, seen) * total)
+    accepted = uniform(seed, ACCEPTANCE, seen) * (table.score[at] + score) < table.score[at]
     return (at if accepted else -1), score
 
 
 @exact_kernel
-def _place(book: Book, ledger: Ledger, label: int, loss: float, sketch: Bytes, compared: Ints) -> int:
-    """Where the row just counted goes, or -1, with what is noted of it."""
-    counters, capacity = book.counters, book.position.shape[0]
+def _place(table: SlotTable, ledger: Ledger, label: int, loss: float, sketch: Bytes, compared: Ints) -> int:
+    """Return the slot for the row just counted, or -1, and note its loss or gradient."""
+    counters, capacity = table.counters, table.position.shape[0]
     if counters[KIND] == GRADIENT:
-        at, score = by_gradient(book, sketch, compared)
+        at, score = by_gradient(table, sketch, compared)
         if at >= 0:
-            book.score[at] = score
-            book.sketch[at] = sketch
+            table.score[at] = score
+            table.sketch[at] = sketch
             counters[HELD] = max(counters[HELD], at + 1)
         return at
     if counters[KIND] != LOSS:
         return slot(ledger, capacity, label)
-    balanced, at = book.class_held.shape[0] > 0, counters[HELD]
+    balanced, at = table.class_held.shape[0] > 0, counters[HELD]
     if at < capacity:
         counters[HELD] += 1
     else:
         if below(counters[SEED], CHOICE, counters[SEEN], counters[SEEN]) >= capacity:
             return -1
-        at = by_loss(book)
+        at = by_loss(table)
         if balanced:
-            book.class_held[book.label[at]] -= 1
-    book.loss[at] = loss
+            table.class_held[table.label[at]] -= 1
+    table.loss[at] = loss
     if balanced:
-        book.label[at] = label
-        book.class_held[label] += 1
+        table.label[at] = label
+        table.class_held[label] += 1
     return at
 
 
 @exact_kernel
-def offer(book: Book, labels: Ints, losses: Singles, sketches: Bytes, compared: Ints, at: int) -> Ints:
-    """The slot of each row, or -1 for a row that is not kept, or not until the last of these rows.
+def offer(table: SlotTable, labels: Ints, losses: Singles, sketches: Bytes, compared: Ints, at: int) -> Ints:
+    """Return the slot of each row, or -1 for a row that is not kept, or replaced by a later row of these.
 
-    Row i is at position `at` + i. `compared` are slots whose gradients a new one is compared with; or none.
+    Row i is at position `at` + i. `losses` (n,) or (0,) and `sketches` (n, 64) or (n, 0) are read by the kinds "loss"
+    and "gradient". `compared` are slots whose gradients a new one is compared with; empty for random ones.
     """
-    n, counters = labels.shape[0], book.counters
-    ledger = Ledger(counters, book.class_seen, book.begins, book.order)
+    n, counters = labels.shape[0], table.counters
+    ledger = Ledger(counters, table.class_seen, table.begins, table.order)
     slots = np.empty(n, np.int64)
     for row in range(n):
         counters[SEEN] += 1
         counters[NEWEST] = at + row
-        if book.class_seen.shape[0] > 0:
-            book.class_seen[labels[row]] += 1
+        if table.class_seen.shape[0] > 0:
+            table.class_seen[labels[row]] += 1
         loss = float(losses[row]) if losses.shape[0] > 0 and np.isfinite(losses[row]) else 0.0
-        slots[row] = _place(book, ledger, labels[row], loss, sketches[row], compared)
+        slots[row] = _place(table, ledger, labels[row], loss, sketches[row], compared)
         if slots[row] >= 0:
-            book.position[slots[row]] = at + row
+            table.position[slots[row]] = at + row
     for row in range(n):
-        if slots[row] >= 0 and book.position[slots[row]] != at + row:
-            slots[row] = -1  # a later row of these has taken its slot
+        if slots[row] >= 0 and table.position[slots[row]] != at + row:
+            slots[row] = -1  # a later row of these took its slot
     return slots
 
 
 @exact_kernel
 def sketched(gradients: Singles, seed: int) -> Bytes:
-    """Each gradient as 64 whole numbers from -127 to 127, which keep its direction; a gradient (n, 0) as none.
+    """Sketch each gradient (n, columns) as 64 whole numbers from -127 to 127, which keep its direction.
 
-    Up to 64 numbers are only rounded. More are added up, each with a sign and in a place by a hash of its column
-    (a count sketch: Charikar, Chen and Farach-Colton 2002), which leaves the cosine of two gradients as it is on
-    average, with a deviation of about 1/8. Not finite counts as 0.
+    Up to 64 numbers are only rounded. More are summed, each with a sign and in a place by a hash of its column
+    (a count sketch: Charikar, Chen and Farach-Colton 2002). This keeps the cosine of two gradients on average, with a
+    deviation of about 1/8. Numbers that are not finite count as 0.
     """
     n, columns = gradients.shape
     sums = np.zeros((n, SKETCH))

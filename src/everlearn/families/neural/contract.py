@@ -1,8 +1,8 @@
-"""What the parts of one step of learning hand to each other.
+"""The values that the parts of one training step exchange.
 
-rows that came  ─┐
+new rows        ─┐
                  ├─ one forward pass ─ loss of the new rows + terms ─ gradients ─ optimiser ─ average of weights
-rows remembered ─┘
+remembered rows ─┘
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Rows:
 
     `x` are the arguments of the module: (inputs,), or (inputs, indices, values) where rows have hashed features:
     int64 and float32 (n, width), padded with index 0 and value 0. `y` is int64 (n,), the class, or float32 (n,), the
-    number to predict. `weight` is float32 (n,). `said` is float32 (n, outputs): what the network answered when a row
-    was remembered; None for rows that have just come, and where no term asks for it.
+    number to predict. `weight` is float32 (n,). `said` is float32 (n, outputs), the outputs stored with a remembered
+    row; None for new rows, and where no term uses stored outputs.
     """
 
     x: Inputs
@@ -37,13 +37,13 @@ class Rows:
 
 @dataclass(slots=True)
 class Net:
-    """The network that learns, as terms see it. They write its gradients and weights, where they exist for that.
+    """The network in one pass, as terms see it. A term may write its gradients and weights, where its role says so.
 
-    `weights` are the parameters that are trained, by name. `call(inputs)` is a forward pass, float32 (n, columns) raw
-    outputs (logits, for classes). `losses(outputs, rows)` are losses (n,), not weighted, with what is masked
-    masked (classes not met yet; other heads). `draw(n, stream)` are n remembered rows, of the random stream `stream`
-    (a number from 0 that a term chooses), or fewer than n where fewer are held. `rate` is the learning rate of this
-    step, `step` the number of steps before it.
+    `weights` are the trained parameters, by name. `call(inputs)` is a forward pass: raw outputs float32 (n, columns),
+    logits for classes. `losses(outputs, rows)` are unweighted losses float32 (n,), with masked classes left out
+    (classes not seen yet, classes of other heads). `draw(n, stream)` draws n remembered rows, or all rows where fewer
+    are held; a term chooses `stream`, a number from 0, so that its draws are independent of other draws. `rate` is
+    the learning rate of this pass, `step` the number of passes before it.
     """
 
     module: nn.Module
@@ -58,17 +58,16 @@ class Net:
     step: int = 0
 
     def random(self, stream: int) -> torch.Generator:
-        """Random numbers that belong to (seed, step, stream)."""
-        mixed = (self.seed * 0x9E3779B1 + self.step * 0x85EBCA77 + stream * 0xC2B2AE3D) & 0x7FFF_FFFF_FFFF_FFFF
-        return torch.Generator(next(iter(self.weights.values())).device).manual_seed(mixed)
+        """Return the random numbers of (seed, step, stream)."""
+        return generator(self.seed, self.step, stream, next(iter(self.weights.values())).device)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One forward pass: the rows that came and what the network says of them, and those a term drew, with the same.
+    """One forward pass as one term sees it: the new rows and the rows this term drew, each with the raw outputs.
 
-    `outputs` and `drawn_outputs` carry gradients. `drawn` are the rows that this term asked for by `Term.draws`; the
-    passes of all terms are one. Without any, `drawn` has no rows.
+    `outputs` and `drawn_outputs` carry gradients. `drawn` are the rows that this term requested by `Term.draws`; all
+    terms share one pass. `drawn` has no rows for a term that draws none.
     """
 
     new: Rows
@@ -78,16 +77,16 @@ class Seen:
 
 
 class Term(NamedTuple):
-    """One kind of term of the loss: plain functions of its settings, the network, its own tensors, and the rows.
+    """One kind of loss term: plain functions of its settings, the network, its own tensors, and the rows.
 
-    start        its tensors by name, all of them, allocated for good; they are arrays of the model from then on
-    draws        how many remembered rows it wants in the forward pass of each step
-    remembers    whether rows are remembered with what the network answered (`Rows.said`)
-    fresh        the loss of the rows that came, instead of the plain weighted mean; of one term at most
-    loss         what to add to the loss; None is nothing. Carries gradients
-    gradient     changes the gradients (`.grad` of the weights) after the backward pass, before the optimiser
-    stepped      changes weights, or its own tensors, after the optimiser; without gradients
-    consolidate  looks at rows of what was learned lately, and takes a new anchor; without gradients, unless it asks
+    start        return all its tensors by name, allocated once; they become arrays of the model
+    draws        return how many remembered rows it needs in the forward pass of each step
+    remembers    True to store the network's outputs with each remembered row (`Rows.said`)
+    fresh        return the loss of the new rows, in place of the plain weighted mean; at most one term has it
+    loss         return a loss to add, with gradients; None adds nothing
+    gradient     change the gradients (`.grad` of the weights) after the backward pass, before the optimiser
+    stepped      change weights, or its own tensors, after the optimiser; runs without gradients
+    consolidate  take a new anchor from recently learned rows; runs without gradients, unless it enables them
 
     The first argument is always the settings of the term, the second `Net`, the third its own tensors.
     Functions that are None are not called.
@@ -104,5 +103,11 @@ class Term(NamedTuple):
 
 
 def mean(losses: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean of losses (n,): the sum of the weighted losses over the number of rows."""
+    """Return the weighted mean of losses (n,): the sum of the weighted losses over the number of rows."""
     return (losses * weight).sum() / max(1, losses.shape[0])
+
+
+def generator(seed: int, step: int, stream: int, device: torch.device) -> torch.Generator:
+    """Return the random numbers of (seed, step, stream), for tensors on this device."""
+    mixed = (seed * 0x9E3779B1 + step * 0x85EBCA77 + stream * 0xC2B2AE3D) & 0x7FFF_FFFF_FFFF_FFFF
+    return torch.Generator(device).manual_seed(mixed)

@@ -1,8 +1,9 @@
-"""Answers by the nearest class mean: of what goes into the last linear layer, over the remembered rows.
+"""The head "ncm": predict the class whose mean of remembered features is nearest.
 
-A last layer that learns from a stream leans towards the newest classes; means of remembered rows do not. Follows
-iCaRL (Rebuffi et al. 2017, algorithm 1): features of length 1, their mean for each class, again of length 1, and the
-class whose mean is nearest. Means are those of the weights that they were made with: see `due`.
+Features are the inputs of the last linear layer. A last layer that learns from a stream favours the newest classes;
+means of remembered rows do not. Follows iCaRL (Rebuffi et al. 2017, algorithm 1): features of length 1, their mean for
+each class, again of length 1, and the class whose mean is nearest. Means belong to the weights of the last refresh:
+see `due`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from everlearn._torch import Tensor, Tensors, functional, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural.contract import Inputs, Rows
 
-SHARE = 2  # each refresh costs one forward pass of the memory, as often as the memory has been seen twice in batches
-SHARPNESS = tuple(2.0**power for power in range(12))  # that are tried
+SHARE = 2  # a refresh, one forward pass over the memory, is due for each SHARE x the held rows of new rows
+SHARPNESS = tuple(2.0**power for power in range(12))  # values tried
 
 
 def start(module: nn.Module, classes: int) -> Tensors:
-    """The tensors of a head, on the module's device: `means` float32 (classes, features), all 0; `held` int64
-    (classes,), how many rows each mean is of; `sharpness` float32 (1,), what distances are multiplied by.
+    """Allocate the tensors of a head, on the module's device.
 
-    Raises `ConfigError` where the module has no linear layer.
+    `means` float32 (classes, features) are 0; `held` int64 (classes,) is the number of rows in each mean; `sharpness`
+    float32 (1,) is the factor of distances. Raises `ConfigError` where the module has no linear layer.
 
     >>> own = start(nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3)), classes=3)
     >>> own["means"].shape
@@ -36,11 +37,13 @@ def start(module: nn.Module, classes: int) -> Tensors:
 
 
 def last(module: nn.Module) -> nn.Linear:
-    """The last linear layer, in the order in which layers are named; raises `ConfigError` where there is none.
+    """Return the last linear layer, in the order of `named_modules`; raise `ConfigError` where there is none.
 
-    The two of an adapter are none: where the last layer has one, it is the layer that the adapter stands beside.
+    The two layers of an adapter do not count; the layer that it adapts does.
     """
-    found = [one for name, one in module.named_modules() if isinstance(one, nn.Linear) and ".lora_" not in f".{name}"]
+    found = [
+        layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and ".lora_" not in f".{name}"
+    ]
     if not found:
         raise ConfigError(
             f"head 'ncm' needs features, the input of the last nn.Linear, and {type(module).__name__} has no such "
@@ -50,7 +53,7 @@ def last(module: nn.Module) -> nn.Linear:
 
 
 def features(module: nn.Module, call: Callable[[Inputs], Tensor], x: Inputs) -> Tensor:
-    """What goes into the last linear layer, float32 (n, features), of length 1; runs `call(x)`, a forward pass."""
+    """Return the inputs of the last linear layer, float32 (n, features), scaled to length 1; runs `call(x)`."""
     seen: list[Tensor] = []
     hook = last(module).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
@@ -62,9 +65,9 @@ def features(module: nn.Module, call: Callable[[Inputs], Tensor], x: Inputs) -> 
 
 @torch.no_grad()
 def refresh(own: Tensors, module: nn.Module, call: Callable[[Inputs], Tensor], parts: Iterable[Rows]) -> None:
-    """Make the means anew from remembered rows, in parts of any size; a class without rows has none.
+    """Compute the means again from remembered rows, in parts of any size; a class without rows has no mean.
 
-    The sharpness is the power of 2, up to 2,048, under which the labels of these rows are likeliest.
+    The sharpness is the power of 2, up to 2,048, that makes the labels of these rows likeliest.
     """
     found, labels = [], []
     for rows in parts:
@@ -78,15 +81,15 @@ def refresh(own: Tensors, module: nn.Module, call: Callable[[Inputs], Tensor], p
     own["means"].copy_(functional.normalize(sums, dim=1))
     own["sharpness"].fill_(1.0)
     scores = answer(own, points)
-    losses = [float(functional.cross_entropy(scores * one, y)) for one in SHARPNESS]
+    losses = [float(functional.cross_entropy(scores * factor, y)) for factor in SHARPNESS]
     own["sharpness"].fill_(SHARPNESS[losses.index(min(losses))])
 
 
 def answer(own: Tensors, points: Tensor) -> Tensor:
-    """Logits float32 (n, classes) of features (n, features): minus the squared distance to each mean, sharpened.
+    """Return logits float32 (n, classes) of features (n, features): minus the sharpened squared distance to each mean.
 
-    Both have length 1, so that distance is 2 less twice their product. A class without a mean has minus
-    infinity, unless none has one: then all are 0.
+    Both have length 1, so the squared distance is 2 minus twice their product. A class without a mean has the logit
+    minus infinity. If no class has a mean, all logits are 0.
     """
     apart = 2.0 - 2.0 * points @ own["means"].T
     absent = own["held"] == 0
@@ -94,12 +97,11 @@ def answer(own: Tensors, points: Tensor) -> Tensor:
 
 
 def due(learned: int, held: int, room: int, batch: int) -> bool:
-    """Whether means are to be made anew after this many minibatches of `batch` rows, with `held` rows remembered and
-    room for `room`.
+    """Return True if means are due after `learned` minibatches of `batch` rows, with `held` of `room` rows remembered.
 
-    Once the memory is full, for each 2 x `held` new rows, so that it costs a learning stream a few per cent, however
-    large the memory. While it fills, when the number of minibatches is a power of 2: fewer than two rows are looked at
-    for each that is learned.
+    While the memory fills, they are due when the number of minibatches is a power of 2, which costs a forward pass of
+    fewer than two rows for each learned row. In a full memory, they are due for each 2 x `held` new rows, which costs
+    a few per cent of training, however large the memory.
 
     >>> [learned for learned in range(400) if due(learned, held=500, room=500, batch=10)]
     [100, 200, 300]

@@ -1,7 +1,8 @@
-"""From the rows of the loop to what a module takes: hashed features padded, columns scaled, gaps filled."""
+"""Convert rows of the loop to the arguments of a module: pad hashed features, scale columns, fill gaps."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +15,19 @@ from everlearn.families.neural.contract import Inputs
 from everlearn.families.neural.settings import Settings
 from everlearn.records import Batch, Floats, Ints, Singles
 
-LARGEST = 1e6  # what is fed to a network is cut here
-WIDEST = 10.0  # and here, in deviations, where columns are standardised
-FURTHEST = 1e18  # a number to predict beyond this is no label: its square is not a float32
-SETTLED, CLIP = 100.0, 100.0  # after so many values one more counts as so many deviations at most
+LARGEST = 1e6  # bound of inputs
+WIDEST = 10.0  # bound of standardised inputs and labels, in deviations
+FURTHEST = 1e18  # bound of numbers to predict: the square of a larger one is not a float32
+SETTLED, CLIP = 100.0, 100.0  # after SETTLED values, one more counts as at most CLIP deviations
 BAD_INDEX, BAD_ROWS, FAULTS = 1, 2, 3
 
 
-class Raw(NamedTuple):
-    """n rows as they come and as they are remembered: dense float32 (n, dense); indices int32 and values float32
-    (n, width), padded with zeros, or (n, 0) where there are no hashed features."""
+class RawRows(NamedTuple):
+    """n rows in the form in which they are kept.
+
+    Dense float32 (n, dense); indices int32 and values float32 (n, width), padded with zeros, or (n, 0) without hashed
+    features.
+    """
 
     dense: Singles
     indices: NDArray[np.int32]
@@ -39,15 +43,15 @@ def _pad(
     to_indices: NDArray[np.int32],
     to_values: Singles,
 ) -> int:
-    """Write each row's first entries, at most as many as there is room for; why that cannot be, or 0."""
+    """Write the first `width` entries of each row; return 0, or the fault as row * FAULTS + BAD_INDEX or BAD_ROWS."""
     n, width = to_indices.shape
     if indptr[0] < 0 or indptr[n] > min(len(indices), len(values)):
         return BAD_ROWS
     for row in range(n):
-        begin, many = indptr[row], indptr[row + 1] - indptr[row]
-        if many < 0:
+        begin, entries = indptr[row], indptr[row + 1] - indptr[row]
+        if entries < 0:
             return row * FAULTS + BAD_ROWS
-        for k in range(many):
+        for k in range(entries):
             index, value = indices[begin + k], values[begin + k]
             if index < 0 or index >= hashed:
                 return row * FAULTS + BAD_INDEX
@@ -59,9 +63,10 @@ def _pad(
 
 @exact_kernel
 def _count(rows: Singles, y: Floats, moments: Floats) -> None:
-    """Add rows to count, mean and sum of squared deviations of each column (Welford 1962); the last is y's, if any.
+    """Add rows to count, mean and sum of squared deviations of each column (Welford 1962).
 
-    Missing values count nowhere. One absurd value counts as `CLIP` deviations, once there are enough to tell.
+    y is the column after those of `rows`, if `moments` has it. Missing values do not count. After SETTLED values, an
+    outlier counts as at most CLIP deviations.
     """
     for row in range(rows.shape[0]):
         for j in range(moments.shape[1]):
@@ -79,143 +84,213 @@ def _count(rows: Singles, y: Floats, moments: Floats) -> None:
             moments[2, j] = m2 + delta * (value - mean)
 
 
-class Reading:
-    """How rows of one spec are read, and with which deviations. `normalizes`: whether columns, and numbers to predict,
-    are standardised."""
+@dataclass(frozen=True, slots=True)
+class InputLayout:
+    """The form of rows in one spec: columns in, arguments of the module out.
 
-    def __init__(self, chosen: Settings, device: torch.device) -> None:
-        self._dense, self._hashed, self._classes = chosen.dense, chosen.hashed, chosen.classes
-        self._width = chosen.width if chosen.hashed else 0
-        self._shape, self._shaped = chosen.shape or (chosen.dense,), bool(chosen.shape)
-        self._scale, self._tokens = chosen.scale, chosen.dtype == "int64"
-        self._device = device
-        plain = not chosen.shape and chosen.scale == 1.0 and not self._tokens
-        self.normalizes = plain if chosen.normalize is None else chosen.normalize
-        self._target = self.normalizes and chosen.task == "regression"
-        self.columns = chosen.dense + self._target if self.normalizes else 0
-        if self.normalizes and self._tokens:
-            raise ConfigError("neural model: normalize is true and dtype is 'int64', expected one of them")
-        if chosen.shape and int(np.prod(chosen.shape)) != chosen.dense:
-            raise ConfigError(
-                f"neural model: shape is {chosen.shape} and dense is {chosen.dense}, expected "
-                f"{int(np.prod(chosen.shape))}: a column for each number of a row"
-            )
-        self.look(np.zeros((3, self.columns)))
+    `width` is the number of hashed features of a row, 0 without any. `shape` is that of one row, `shaped` True if the
+    spec gives it. `normalizes`: columns are standardised; `scales_labels`: numbers to predict are, too. `columns` is
+    the number of standardised columns, the label included.
+    """
 
-    def raw(self, batch: Batch) -> Raw:
-        """Rows as they are kept. Raises `InputError` if the batch does not fit the model."""
+    dense: int
+    hashed: int
+    width: int
+    classes: int
+    shape: tuple[int, ...]
+    shaped: bool
+    scale: float
+    tokens: bool
+    normalizes: bool
+    scales_labels: bool
+    columns: int
+    device: torch.device
+
+
+class Scaling(NamedTuple):
+    """The mean and deviation by which columns and labels are standardised.
+
+    `fill` float32 (dense,) replaces missing values in remembered rows. Inputs are (x - `shift`) * `factor`, labels
+    (y - `center`) / `spread`.
+    """
+
+    fill: Singles
+    shift: Tensor
+    factor: Tensor
+    center: float
+    spread: float
+
+
+def layout(settings: Settings, device: torch.device) -> InputLayout:
+    """Return the form of rows of a spec. Raises `ConfigError` for `shape` or `normalize` that do not fit the rest."""
+    tokens = settings.dtype == "int64"
+    plain = not settings.shape and settings.scale == 1.0 and not tokens
+    normalizes = plain if settings.normalize is None else settings.normalize
+    scales_labels = normalizes and settings.task == "regression"
+    if normalizes and tokens:
+        raise ConfigError("neural model: normalize is true and dtype is 'int64', expected one of them")
+    if settings.shape and int(np.prod(settings.shape)) != settings.dense:
+        raise ConfigError(
+            f"neural model: shape is {settings.shape} and dense is {settings.dense}, expected "
+            f"{int(np.prod(settings.shape))}: a column for each number of a row"
+        )
+    return InputLayout(
+        dense=settings.dense,
+        hashed=settings.hashed,
+        width=settings.width if settings.hashed else 0,
+        classes=settings.classes,
+        shape=settings.shape or (settings.dense,),
+        shaped=bool(settings.shape),
+        scale=settings.scale,
+        tokens=tokens,
+        normalizes=normalizes,
+        scales_labels=scales_labels,
+        columns=settings.dense + scales_labels if normalizes else 0,
+        device=device,
+    )
+
+
+def scaling(layout: InputLayout, moments: Floats) -> Scaling:
+    """Return the scaling by these moments, float64 (3, columns): count, mean, sum of squared deviations."""
+    if not layout.normalizes:
+        return Scaling(np.zeros(layout.dense, np.float32), torch.zeros(0), torch.zeros(0), 0.0, 1.0)
+    known = (moments[0] >= 2) & (moments[2] > 1e-12 * moments[0] * moments[1] ** 2)
+    spread = np.sqrt(np.divide(moments[2], moments[0], out=np.zeros_like(moments[0]), where=known))
+    factor = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+    shift = moments[1].astype(np.float32)
+    with np.errstate(over="ignore"):
+        bounded = np.minimum(factor, 1e30).astype(np.float32)
+    columns, device = layout.dense, layout.device
+    return Scaling(
+        fill=shift[:columns],
+        shift=tensor(shift[:columns]).to(device).view(layout.shape),
+        factor=tensor(bounded[:columns]).to(device).view(layout.shape),
+        center=float(moments[1, -1]) if layout.scales_labels else 0.0,
+        spread=(float(spread[-1]) or 1.0) if layout.scales_labels else 1.0,
+    )
+
+
+def reader(settings: Settings, device: torch.device) -> InputReader:
+    """Return the reader of a spec before any row was counted. Raises `ConfigError` as `layout` does."""
+    form = layout(settings, device)
+    return InputReader(form, scaling(form, np.zeros((3, form.columns))))
+
+
+@dataclass(frozen=True, slots=True)
+class InputReader:
+    """Conversion of rows and labels for one network, at one scaling."""
+
+    layout: InputLayout
+    scaling: Scaling
+
+    def scaled_by(self, moments: Floats) -> InputReader:
+        """Return the reader that standardises by these moments, float64 (3, columns)."""
+        return InputReader(self.layout, scaling(self.layout, moments))
+
+    def counted(self, rows: Singles, y: Floats, moments: Floats) -> InputReader:
+        """Count rows (n, dense) and numbers to predict (n,) in `moments` in place; return the reader scaled by them."""
+        _count(rows, y, moments)
+        return self.scaled_by(moments)
+
+    def raw(self, batch: Batch) -> RawRows:
+        """Return rows in the form in which they are kept. Raises `InputError` if the batch does not fit the model."""
+        form = self.layout
         dense = np.ascontiguousarray(batch.dense, np.float32)
         n = len(batch.indptr) - 1
-        if dense.shape != (n, self._dense):
+        if dense.shape != (n, form.dense):
             raise InputError(
-                f"dense features have shape {dense.shape}, expected ({n}, {self._dense}): "
+                f"dense features have shape {dense.shape}, expected ({n}, {form.dense}): "
                 "a row for each of indptr's, a column for each of the model's"
             )
-        indices, values = np.zeros((n, self._width), np.int32), np.zeros((n, self._width), np.float32)
-        if self._width or len(batch.indices):
-            refused = _pad(
-                self._hashed,
+        indices, values = np.zeros((n, form.width), np.int32), np.zeros((n, form.width), np.float32)
+        if form.width or len(batch.indices):
+            fault = _pad(
+                form.hashed,
                 np.ascontiguousarray(batch.indptr, np.int64),
                 np.ascontiguousarray(batch.indices, np.int32),
                 np.ascontiguousarray(batch.values, np.float32),
                 indices,
                 values,
             )
-            if refused:
-                raise self._refusal(refused, len(batch.indices))
-        return Raw(dense, indices, values)
+            if fault:
+                raise _refusal(fault, len(batch.indices), form.hashed)
+        return RawRows(dense, indices, values)
 
-    def odd(self, raw: Raw) -> dict[int, str]:
-        """The rows with a token that is none, and why; a missing one is token 0."""
-        if not self._tokens:
+    def bad_tokens(self, raw: RawRows) -> dict[int, str]:
+        """Return the rows with a number that is no token, each with the reason; a missing one is token 0."""
+        if not self.layout.tokens:
             return {}
         with np.errstate(invalid="ignore"):
-            odd = (raw.dense < 0) | (raw.dense >= 2**31) | (raw.dense % 1 != 0)
-        odd &= ~np.isnan(raw.dense)
-        columns = {int(row): int(np.argmax(odd[row])) for row in np.flatnonzero(odd.any(1))}
+            bad = (raw.dense < 0) | (raw.dense >= 2**31) | (raw.dense % 1 != 0)
+        bad &= ~np.isnan(raw.dense)
+        columns = {int(row): int(np.argmax(bad[row])) for row in np.flatnonzero(bad.any(1))}
         return {
             row: f"column {column} is {float(raw.dense[row, column])!r}, expected a token: a whole number from 0"
             for row, column in columns.items()
         }
 
-    def count(self, rows: Singles, y: Floats, moments: Floats) -> None:
-        """Let rows (n, dense) and numbers to predict (n,) count in `moments` (3, columns), and standardise by them."""
-        if self.normalizes:
-            _count(rows, y, moments)
-            self.look(moments)
-
-    def look(self, moments: Floats) -> None:
-        """Standardise by these moments from now on."""
-        self._center, self._spread = 0.0, 1.0
-        self.fill: Singles = np.zeros(self._dense, np.float32)  # for what is missing, in rows that are remembered
-        if not self.normalizes:
-            return
-        known = (moments[0] >= 2) & (moments[2] > 1e-12 * moments[0] * moments[1] ** 2)
-        spread = np.sqrt(np.divide(moments[2], moments[0], out=np.zeros_like(moments[0]), where=known))
-        factor = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
-        shift = moments[1].astype(np.float32)
-        with np.errstate(over="ignore"):
-            whole = np.minimum(factor, 1e30).astype(np.float32)
-        columns = self._dense
-        self.fill = shift[:columns]
-        self._shift = tensor(shift[:columns]).to(self._device).view(self._shape)
-        self._factor = tensor(whole[:columns]).to(self._device).view(self._shape)
-        if self._target:
-            self._center, self._spread = float(moments[1, -1]), float(spread[-1]) or 1.0
-
     def filled(self, dense: Tensor) -> Tensor:
-        """Dense rows, float32 (n, dense), with finite numbers only: `fill` for what is missing."""
-        if self.normalizes:
-            dense = torch.where(dense.isnan(), tensor(self.fill).to(dense.device), dense)
+        """Return dense rows, float32 (n, dense), with finite numbers only: `Scaling.fill` for what is missing."""
+        if self.layout.normalizes:
+            dense = torch.where(dense.isnan(), tensor(self.scaling.fill).to(dense.device), dense)
         return torch.nan_to_num(dense, nan=0.0)
 
     def inputs(self, dense: Tensor, indices: Tensor, values: Tensor) -> Inputs:
-        """The arguments of the module, for rows as they are kept (of any dtype)."""
-        x = dense if self._device.type == "cpu" else dense.to(self._device)
-        if self._shaped:
-            x = x.view(x.shape[0], *self._shape)
-        if self._tokens:
+        """Return the arguments of the module, for rows in the form in which they are kept (`dense` of any dtype)."""
+        form = self.layout
+        x = dense if form.device.type == "cpu" else dense.to(form.device)
+        if form.shaped:
+            x = x.view(x.shape[0], *form.shape)
+        if form.tokens:
             x = torch.nan_to_num(x, nan=0.0).clamp_(0, 2.0**31).long() if x.dtype.is_floating_point else x.long()
-        elif self.normalizes:
-            x = torch.nan_to_num_((x.float() - self._shift) * self._factor, nan=0.0).clamp_(-WIDEST, WIDEST)
+        elif form.normalizes:
+            x = (x.float() - self.scaling.shift) * self.scaling.factor
+            x = torch.nan_to_num_(x, nan=0.0).clamp_(-WIDEST, WIDEST)
         elif x.dtype.is_floating_point:
-            x = torch.nan_to_num_(x.float() * self._scale, nan=0.0).clamp_(-LARGEST, LARGEST)
+            x = torch.nan_to_num_(x.float() * form.scale, nan=0.0).clamp_(-LARGEST, LARGEST)
         else:
-            x = x * self._scale  # float32, and finite already
-        if self._width:
-            return x, indices.to(self._device).long(), values.to(self._device)
+            x = x * form.scale  # float32, and finite already
+        if form.width:
+            return x, indices.to(form.device).long(), values.to(form.device)
         return (x,)
 
     def labels(self, y: Tensor) -> Tensor:
-        """y float64 (n,) as the loss takes it: int64 classes, or float32 numbers, standardised where columns are."""
-        if self._classes:
-            return y.to(self._device).long()
-        if self._target:
-            return ((y - self._center) / self._spread).clamp_(-WIDEST, WIDEST).float().to(self._device)
-        return y.to(self._device).float()
+        """Return y float64 (n,) as the loss takes it: int64 classes, or float32 numbers, standardised like columns."""
+        if self.layout.classes:
+            return y.to(self.layout.device).long()
+        if self.layout.scales_labels:
+            scaled = ((y - self.scaling.center) / self.scaling.spread).clamp_(-WIDEST, WIDEST)
+            return scaled.float().to(self.layout.device)
+        return y.to(self.layout.device).float()
 
-    def in_units(self, said: Tensor) -> Tensor:
-        """What a network said (n, outputs), as it can be kept while the numbers it is standardised by move on."""
-        return said * self._spread + self._center if self._target else said
+    def in_label_units(self, outputs: Tensor) -> Tensor:
+        """Return raw outputs (n, outputs) in the unit of the labels, which stays the same while the scaling moves."""
+        return outputs * self.scaling.spread + self.scaling.center if self.layout.scales_labels else outputs
 
-    def standardised(self, said: Tensor) -> Tensor:
-        """What was kept `in_units`, as the network would have to say it now."""
-        return (said - self._center) / self._spread if self._target else said
+    def standardised(self, outputs: Tensor) -> Tensor:
+        """Return outputs `in_label_units` as raw outputs at the present scaling."""
+        return (outputs - self.scaling.center) / self.scaling.spread if self.layout.scales_labels else outputs
 
-    def numbers(self, outputs: Singles) -> Singles:
-        """Outputs (n, 1) of a regression in the unit of the labels."""
-        whole = outputs.astype(np.float64) * self._spread + self._center if self._target else outputs
-        limit = np.finfo(np.float32).max
-        return np.nan_to_num(whole, nan=0.0).clip(-limit, limit).astype(np.float32)
+    def predictions(self, outputs: Singles) -> Singles:
+        """Return raw outputs (n, 1) of a regression in the unit of the labels, float32 and finite."""
+        if self.layout.scales_labels:
+            return _finite(outputs.astype(np.float64) * self.scaling.spread + self.scaling.center)
+        return _finite(outputs)
 
-    def _refusal(self, refused: int, entries: int) -> InputError:
-        row, why = divmod(refused, FAULTS)
-        if why == BAD_ROWS:
-            return InputError(
-                f"indptr is wrong at row {row} of the batch; expected numbers that do not fall, within the {entries} "
-                "entries"
-            )
+
+def _finite(numbers: Floats | Singles) -> Singles:
+    limit = np.finfo(np.float32).max
+    return np.asarray(np.nan_to_num(numbers, nan=0.0).clip(-limit, limit), np.float32)
+
+
+def _refusal(fault: int, entries: int, hashed: int) -> InputError:
+    row, reason = divmod(fault, FAULTS)
+    if reason == BAD_ROWS:
         return InputError(
-            f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {self._hashed - 1}: "
-            "encode with the same number of bits as the model was built with"
+            f"indptr is wrong at row {row} of the batch; expected numbers that do not fall, within the {entries} "
+            "entries"
         )
+    return InputError(
+        f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {hashed - 1}: "
+        "encode with the same number of bits as the model was built with"
+    )

@@ -1,11 +1,11 @@
-"""Replay memory of networks: rows in a fixed number of bytes, as tensors.
+"""The replay memory of a network: rows as tensors, in a fixed number of bytes.
 
-Kinds: "window", "reservoir" and "balanced" as in `everlearn.replay`, with the same choices; "loss": a reservoir whose
-rows give way the likelier, the lower their loss and the fuller their class; "gradient": rows are kept whose gradients
-point elsewhere than those held. "none": nothing.
+Kinds: "window", "reservoir" and "balanced" make the same choices as `everlearn.replay`. "loss" is a reservoir that
+replaces rows with a low loss and of large classes first. "gradient" keeps rows whose gradients differ in direction
+from those held. "none" holds nothing.
 
-The rows are where the network is, so that a step on a GPU neither sends rows there nor waits for what comes from
-there; what the choice of slots needs (`BOOK`) is small and always on the CPU, where the kernels of `choice` are.
+Rows are on the device of the network, so that a step on a GPU neither sends rows nor waits for any. The arrays that
+choose slots (`TABLE`) are small and always on the CPU, for the kernels of `buffer_policy`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from everlearn._torch import Tensor, Tensors, array, tensor, torch
 from everlearn.errors import ConfigError, InputError
 from everlearn.families.neural import buffer_policy
-from everlearn.families.neural.buffer_policy import GRADIENT, LOSS, SKETCH, Book
+from everlearn.families.neural.buffer_policy import GRADIENT, LOSS, SKETCH, SlotTable
 from everlearn.families.neural.settings import Memory
 from everlearn.records import Ints
 from everlearn.replay import BALANCED, COUNTERS, HELD, KIND, NEWEST, QUANTILES, RESERVOIR, SEED, SEEN, WINDOW
@@ -31,16 +31,17 @@ DTYPES = {
     "int16": torch.int16,
     "int32": torch.int32,
 }
-BOOK = Book._fields  # tensors that are always on the CPU
+TABLE = SlotTable._fields  # names of the tensors that are always on the CPU
 ROW_BYTES = 8 + 4 + 8  # y, weight, position
 ENTRY_BYTES = 4 + 4  # index and value of one hashed feature
 
 
-class Stored(NamedTuple):
-    """n rows as they are remembered; the first axis is the row.
+class StoredRows(NamedTuple):
+    """n rows in the form in which the memory stores them; the first axis is the row.
 
     `dense` (n, dense) of the stored dtype; `indices` int32 and `values` float32 (n, width), padded with 0, or (n, 0);
-    `y` float64 (n,); `weight` float32 (n,); `said` float32 (n, outputs): what the network answered, or (n, 0).
+    `y` float64 (n,); `weight` float32 (n,); `said` float32 (n, outputs): the network's outputs
+    when the row came, or (n, 0).
     """
 
     dense: Tensor
@@ -54,11 +55,11 @@ class Stored(NamedTuple):
 def start(
     spec: Memory, *, dense: int, width: int, classes: int, outputs: int, seed: int, device: str | torch.device
 ) -> Tensors:
-    """Allocate everything, at most `spec.rows` rows (0: any number) in at most `spec.bytes` bytes, all counted.
+    """Allocate all tensors, for at most `spec.rows` rows (0: any number) in at most `spec.bytes` bytes in total.
 
     `width` is the number of hashed features of a row (0: none), `classes` the number of classes (0: a regression,
-    where "balanced" is a reservoir), `outputs` the columns of remembered answers (0: they are not kept). Kind "none"
-    has no tensors. Raises `ConfigError` if not one row fits.
+    where "balanced" is a reservoir), `outputs` the number of stored outputs (0: they are not stored). Kind "none" has
+    no tensors. Raises `ConfigError` if not one row fits.
 
     >>> spec = Memory(kind="reservoir", bytes=100_000, dtype="uint8")
     >>> held = start(spec, dense=784, width=0, classes=10, outputs=0, seed=0, device="cpu")
@@ -105,9 +106,9 @@ def start(
 
 
 def cast(dense: Tensor, spec: Memory, at: int) -> Tensor:
-    """Dense rows (n, columns) as the dtype they are stored in; row i is at position `at` + i.
+    """Return dense rows (n, columns) in the stored dtype; row i is at position `at` + i.
 
-    Raises `InputError` where a number would not come back as it is (a missing value stays one, where it can).
+    Raises `InputError` where a number would come back changed; a missing value stays missing, where the dtype has NaN.
 
     >>> cast(torch.tensor([[3.0, 255.0]]), Memory(dtype="uint8"), at=0)
     tensor([[  3, 255]], dtype=torch.uint8)
@@ -119,12 +120,12 @@ def cast(dense: Tensor, spec: Memory, at: int) -> Tensor:
     lost = _changed(dense, held, spec)
     if lost is not None:
         row, column = (int(number) for number in lost.nonzero()[0])
-        raise InputError(f"the row at position {at + row}: {_why(dense, row, column, spec)}")
+        raise InputError(f"the row at position {at + row}: {_reason(dense, row, column, spec)}")
     return held
 
 
 def rounded(dense: Tensor, spec: Memory) -> Tensor:
-    """Dense rows (n, columns) as they are stored, where all that does not fit is the mean that stands for a gap."""
+    """Return dense rows (n, columns) in the stored dtype. Only means in place of gaps are rounded; the rest fits."""
     stored = DTYPES[spec.dtype]
     if dense.dtype == stored or not stored.is_floating_point:
         return dense
@@ -133,22 +134,22 @@ def rounded(dense: Tensor, spec: Memory) -> Tensor:
 
 
 def exact(dense: Tensor, spec: Memory) -> Tensor | None:
-    """Dense rows (n, columns) as the dtype they are stored in; None where one is missing or would come back changed."""
+    """Return dense rows (n, columns) in the stored dtype; None if a number is missing or would come back changed."""
     held = dense.to(DTYPES[spec.dtype])
     return held if torch.equal(*_compared(dense, held, spec)) else None
 
 
 def lost(dense: Tensor, spec: Memory) -> dict[int, str]:
-    """Which of the rows (n, columns) would not come back as they are, and why."""
+    """Return the rows of (n, columns) that would come back changed, each with the reason."""
     changed = _changed(dense, dense.to(DTYPES[spec.dtype]), spec)
     if changed is None:
         return {}
     rows = changed.any(1).nonzero()[:, 0].tolist()
-    return {row: _why(dense, row, int(changed[row].nonzero()[0]), spec) for row in rows}
+    return {row: _reason(dense, row, int(changed[row].nonzero()[0]), spec) for row in rows}
 
 
 def _changed(dense: Tensor, held: Tensor, spec: Memory) -> Tensor | None:
-    """Where numbers are others when they come back, bool (n, columns); None if nowhere."""
+    """Return the mask of numbers that come back changed, bool (n, columns); None if there are none."""
     back, was = _compared(dense, held, spec)
     if torch.equal(back, was):
         return None
@@ -157,15 +158,15 @@ def _changed(dense: Tensor, held: Tensor, spec: Memory) -> Tensor | None:
 
 
 def _compared(dense: Tensor, held: Tensor, spec: Memory) -> tuple[Tensor, Tensor]:
-    """What comes back, and what it was, of a dtype that holds both."""
+    """Return the stored and the original numbers in a dtype that holds both."""
     return (held.double(), dense.double()) if spec.dtype == "int32" else (held.to(dense.dtype), dense)
 
 
-def _why(dense: Tensor, row: int, column: int, spec: Memory) -> str:
+def _reason(dense: Tensor, row: int, column: int, spec: Memory) -> str:
     value = float(dense[row, column])
-    told = "missing" if value != value else repr(value)
+    shown = "missing" if value != value else repr(value)
     return (
-        f"column {column} is {told}, which {spec.dtype} does not hold exactly; expected a number that it does, or set "
+        f"column {column} is {shown}, which {spec.dtype} does not hold exactly; expected a number that it does, or set "
         "memory.dtype to 'float32'"
     )
 
@@ -173,90 +174,89 @@ def _why(dense: Tensor, row: int, column: int, spec: Memory) -> str:
 def add(
     held: Tensors,
     spec: Memory,
-    rows: Stored,
+    rows: StoredRows,
     *,
     losses: Tensor | None = None,
     gradients: Tensor | None = None,
     compared: Tensor | None = None,
     at: int = 0,
 ) -> None:
-    """Offer rows in stream order, row i at position `at` + i; `held` is changed in place, and keeps no row given.
+    """Offer rows in stream order, row i at position `at` + i. `held` is changed in place and copies what it keeps.
 
-    n rows at once leave the same bytes as n calls of one row. `losses` (n,) are needed by the kind "loss", `gradients`
-    (n, any number) of each row's loss by "gradient", for instance with respect to the outputs. They are compared with
-    those of the rows in the slots `compared`: rows that were drawn and revised in this step (None: any rows, as they
-    were last noted). Raises `InputError`, before anything is written, where rows do not fit the memory or a label is
-    no class of it.
+    n rows at once leave the same bytes as n calls of one row. The kind "loss" needs `losses` (n,); "gradient" needs
+    `gradients` (n, any number) of each row's loss, for instance in the outputs. They are compared with those of the
+    rows in the slots `compared`, which were drawn and revised in this step (None: random rows, as last noted). Raises
+    `InputError`, before anything is written, where rows do not fit the memory or a label is no class of it.
     """
     n = rows.y.shape[0]
     if spec.kind == "none" or n == 0:
         return
     dense = _checked(held, spec, rows, at)
     labels = _labels(held, rows, at)
-    book = book_of(held)
-    if book.counters[KIND] == LOSS and (losses is None or losses.shape != (n,)):
+    table = table_of(held)
+    if table.counters[KIND] == LOSS and (losses is None or losses.shape != (n,)):
         raise InputError(f"memory of kind 'loss' got {n} rows and losses {_shape(losses)}; expected losses ({n},)")
-    if book.counters[KIND] == GRADIENT and (gradients is None or gradients.ndim != 2 or len(gradients) != n):
+    if table.counters[KIND] == GRADIENT and (gradients is None or gradients.ndim != 2 or len(gradients) != n):
         raise InputError(
             f"memory of kind 'gradient' got {n} rows and gradients {_shape(gradients)}; expected ({n}, any number)"
         )
     noted = np.zeros(0, np.float32) if losses is None else _single(losses)
     sketches = np.zeros((n, 0), np.int8)
-    if gradients is not None and book.counters[KIND] == GRADIENT:
-        sketches = buffer_policy.sketched(_single(gradients), int(book.counters[SEED]))
+    if gradients is not None and table.counters[KIND] == GRADIENT:
+        sketches = buffer_policy.sketched(_single(gradients), int(table.counters[SEED]))
     among = np.zeros(0, np.int64) if compared is None else array(compared)
-    slots = buffer_policy.offer(book, labels, noted, sketches, among, at)
+    slots = buffer_policy.offer(table, labels, noted, sketches, among, at)
     kept = np.flatnonzero(slots >= 0)
     if len(kept) == 0:
         return
-    if held["y"].device.type == "cpu":  # arrays are written with less ado than tensors
+    if held["y"].device.type == "cpu":  # writing arrays costs less than writing tensors
         to = slots[kept]
-        for name, one in zip(Stored._fields, rows._replace(dense=dense), strict=True):
+        for name, one in zip(StoredRows._fields, rows._replace(dense=dense), strict=True):
             if held[name].shape[-1]:
                 array(held[name])[to] = array(one)[kept]
         return
     device = held["y"].device
     places, given = tensor(slots[kept]).to(device), tensor(kept)
-    for name, one in zip(Stored._fields, rows._replace(dense=dense), strict=True):
+    for name, one in zip(StoredRows._fields, rows._replace(dense=dense), strict=True):
         if held[name].shape[-1]:
             chosen = one if len(kept) == n else one.index_select(0, given.to(one.device))
             held[name].index_copy_(0, places, chosen.to(device=device, dtype=held[name].dtype))
 
 
 def pick(held: Tensors, n: int, key: int) -> Tensor:
-    """The slots of n rows held, all different (all rows, where fewer are held), int64 on the CPU.
+    """Return the slots of n different rows, or of all rows where fewer are held, int64 on the CPU.
 
-    The draw belongs to (seed, key), a whole number from 0. Every row has the same chance, and so has every order.
+    The draw is a function of (seed, key); `key` is a whole number from 0. Every row and every order is equally likely.
     """
     if not held:
         return torch.zeros(0, dtype=torch.int64)
     return tensor(buffer_policy.draw(held["counters"].numpy(), held["order"].numpy(), key, n))
 
 
-def take(held: Tensors, slots: Tensor) -> Stored:
-    """Copies of the rows in these slots, and of no other, on the device of the memory."""
+def take(held: Tensors, slots: Tensor) -> StoredRows:
+    """Return copies of the rows in these slots, and of no others, on the device of the memory."""
     if not held:
         wide, one = torch.zeros((0, 0)), torch.zeros(0)
-        return Stored(wide, wide.int(), wide, one.double(), one, wide)
+        return StoredRows(wide, wide.int(), wide, one.double(), one, wide)
     at = slots.to(held["y"].device)
     n = at.shape[0]
-    found = (held[name] for name in Stored._fields)
-    return Stored(*(one.index_select(0, at) if one.shape[-1] else one.new_empty((n, 0)) for one in found))
+    found = (held[name] for name in StoredRows._fields)
+    return StoredRows(*(one.index_select(0, at) if one.shape[-1] else one.new_empty((n, 0)) for one in found))
 
 
-def draw(held: Tensors, spec: Memory, n: int, key: int) -> Stored:
-    """n rows held, all different (all of them, where fewer are held), that belong to (seed, key).
+def draw(held: Tensors, spec: Memory, n: int, key: int) -> StoredRows:
+    """Return n different rows, or all rows where fewer are held, as a function of (seed, key).
 
-    Writes nothing, and copies no row but those drawn. A memory of kind "none" has rows of no column.
+    Writes nothing, and copies only the drawn rows. A memory of kind "none" returns rows without columns.
     """
     return take(held, pick(held, n, key))
 
 
 def revise(held: Tensors, slots: Tensor, *, losses: Tensor | None = None, gradients: Tensor | None = None) -> None:
-    """Note the losses (n,) and gradients (n, any number) that the rows in these slots have now.
+    """Note the present losses (n,) and gradients (n, any number) of the rows in these slots.
 
-    For rows that were drawn they cost nothing. The kind "loss" looks only at losses, "gradient" only at gradients,
-    which do not mean much when they are those of long ago; other kinds look at neither.
+    For drawn rows they cost nothing. The kind "loss" reads only losses, "gradient" only gradients, which say little
+    when they are old; other kinds read neither.
     """
     kind = int(held["counters"][KIND]) if held else WINDOW
     if kind == LOSS and losses is not None:
@@ -266,20 +266,20 @@ def revise(held: Tensors, slots: Tensor, *, losses: Tensor | None = None, gradie
         held["sketch"][slots.cpu()] = tensor(buffer_policy.sketched(_single(gradients), int(held["counters"][SEED])))
 
 
-def contents(held: Tensors, spec: Memory) -> Stored:
-    """Everything held, oldest first. Writes nothing."""
+def contents(held: Tensors, spec: Memory) -> StoredRows:
+    """Return all rows held, oldest first. Writes nothing."""
     return take(held, _oldest_first(held))
 
 
-def parts(held: Tensors, size: int) -> Iterator[Stored]:
-    """Everything held, oldest first, at most `size` rows at once."""
+def parts(held: Tensors, size: int) -> Iterator[StoredRows]:
+    """Yield all rows held, oldest first, at most `size` rows at once."""
     slots = _oldest_first(held)
     for begin in range(0, len(slots), size):
         yield take(held, slots[begin : begin + size])
 
 
 def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
-    """What the memory is made of, in plain numbers; reported because it shifts when the stream drifts.
+    """Describe the content of the memory in plain numbers; it shifts when the stream drifts.
 
     `rows`, `capacity`, `bytes`; `seen` (all rows offered); `classes`: for each class, in class order, rows `held`,
     `seen`, and its `share` of memory; `age`: the quantiles 0, .25, .5, .75 and 1 of how many positions each row is
@@ -287,18 +287,22 @@ def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
     """
     if not held:
         return {"rows": 0, "capacity": 0, "bytes": 0, "seen": 0, "classes": [], "age": {}}
-    book, slots = book_of(held), _oldest_first(held)
-    rows, classes = len(slots), len(book.class_seen)
+    table, slots = table_of(held), _oldest_first(held)
+    rows, classes = len(slots), len(table.class_seen)
     labels = array(take(held, slots).y).astype(np.int64) if classes else np.zeros(0, np.int64)
-    many = np.bincount(labels, minlength=classes)
-    ages = book.counters[NEWEST] - book.position[array(slots)]
+    counts = np.bincount(labels, minlength=classes)
+    ages = table.counters[NEWEST] - table.position[array(slots)]
     return {
         "rows": rows,
-        "capacity": len(book.position),
+        "capacity": len(table.position),
         "bytes": sum(one.nbytes for one in held.values()),
-        "seen": int(book.counters[SEEN]),
+        "seen": int(table.counters[SEEN]),
         "classes": [
-            {"held": int(many[label]), "seen": int(book.class_seen[label]), "share": float(many[label] / max(1, rows))}
+            {
+                "held": int(counts[label]),
+                "seen": int(table.class_seen[label]),
+                "share": float(counts[label] / max(1, rows)),
+            }
             for label in range(classes)
         ],
         "age": {str(q): float(np.quantile(ages, q)) for q in QUANTILES} if rows else {},
@@ -308,15 +312,15 @@ def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
 def _oldest_first(held: Tensors) -> Tensor:
     if not held:
         return torch.zeros(0, dtype=torch.int64)
-    book = book_of(held)
-    many = int(book.counters[HELD])
-    slots = book.order[:many].astype(np.int64) if len(book.order) else np.arange(many)
-    return tensor(slots[np.argsort(book.position[slots], kind="stable")])
+    table = table_of(held)
+    rows = int(table.counters[HELD])
+    slots = table.order[:rows].astype(np.int64) if len(table.order) else np.arange(rows)
+    return tensor(slots[np.argsort(table.position[slots], kind="stable")])
 
 
-def book_of(held: Tensors) -> Book:
-    """The arrays of a memory that choices look at and write."""
-    return Book(*(held[name].numpy() for name in BOOK))
+def table_of(held: Tensors) -> SlotTable:
+    """Return the arrays of a memory that choices read and write."""
+    return SlotTable(*(held[name].numpy() for name in TABLE))
 
 
 def _single(one: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -327,10 +331,10 @@ def _shape(one: Tensor | None) -> str:
     return "none" if one is None else str(tuple(one.shape))
 
 
-def _checked(held: Tensors, spec: Memory, rows: Stored, at: int) -> Tensor:
-    """The dense rows as stored; rows that do not fit the memory are refused."""
+def _checked(held: Tensors, spec: Memory, rows: StoredRows, at: int) -> Tensor:
+    """Return the dense rows in the stored dtype; raise `InputError` for rows that do not fit the memory."""
     n = rows.y.shape[0]
-    for name, one in zip(Stored._fields, rows, strict=True):
+    for name, one in zip(StoredRows._fields, rows, strict=True):
         if one.shape[0] != n or one.shape[1:] != held[name].shape[1:]:
             expected = (n, *held[name].shape[1:])
             raise InputError(
@@ -340,8 +344,8 @@ def _checked(held: Tensors, spec: Memory, rows: Stored, at: int) -> Tensor:
     return cast(rows.dense, spec, at)
 
 
-def _labels(held: Tensors, rows: Stored, at: int) -> Ints:
-    """The class of each row (0 in a regression); what is no class is refused."""
+def _labels(held: Tensors, rows: StoredRows, at: int) -> Ints:
+    """Return the class of each row (0 in a regression); raise `InputError` for a label that is no class."""
     classes = held["class_seen"].shape[0]
     if classes == 0:
         return np.zeros(rows.y.shape[0], np.int64)

@@ -1,4 +1,4 @@
-"""Named tensors and the modules that they are poured into."""
+"""Named tensors, and the modules that compute with them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from everlearn._torch import Tensor, Tensors, array, nn, torch
 from everlearn.errors import ConfigError
 
 SERVED, RAW = "weights/", "learn/raw/"
-FROZEN = "base"  # the digest of weights that are made anew with the module
+FROZEN = "base"  # the digest of weights that the module makes again from its seed
 
 
-class Names(NamedTuple):
-    """What a module holds, by name: parameters that are trained, others, and buffers (those of `state_dict`)."""
+class ModuleNames(NamedTuple):
+    """The names of a module's trained parameters, its other parameters, and its buffers in `state_dict`."""
 
     trained: tuple[str, ...]
     fixed: tuple[str, ...]
     buffers: tuple[str, ...]
 
 
-def names(module: nn.Module) -> Names:
-    """What this module holds; raises `ConfigError` if it has numbers that arrays do not have."""
+def names(module: nn.Module) -> ModuleNames:
+    """Return the names of a module's tensors; raise `ConfigError` for a dtype that arrays do not have."""
     parameters = dict(module.named_parameters())
     persistent = module.state_dict(keep_vars=True).keys()
     buffers = {name: one for name, one in module.named_buffers() if name in persistent}
@@ -34,13 +34,14 @@ def names(module: nn.Module) -> Names:
                 f"neural model: {name!r} is {one.dtype}; expected float32, with precision 'bfloat16' for passes in it"
             )
     trained = tuple(name for name, one in parameters.items() if one.requires_grad)
-    return Names(trained, tuple(name for name in parameters if name not in trained), tuple(buffers))
+    return ModuleNames(trained, tuple(name for name in parameters if name not in trained), tuple(buffers))
 
 
-class Mould:
-    """A module whose parameters and buffers are whatever tensors were last poured into it.
+class BoundModule:
+    """A module whose parameters and buffers are the tensors that were bound last.
 
-    `held` is who poured last, and `lock` is to be held from pouring to the end of the pass: a mould may be shared.
+    Several models may share one. `holder` is the object that bound last; hold `lock` from binding to the end of the
+    pass.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -50,20 +51,20 @@ class Mould:
         for name in names(module).buffers:
             path, _, leaf = name.rpartition(".")
             self._owners.append((name, module.get_submodule(path), leaf))
-        self.held: object = None
+        self.holder: object = None
         self.lock = threading.Lock()
 
-    def pour(self, tensors: Mapping[str, Tensor], holder: object = None) -> None:
-        """Take these tensors, by the names of parameters and buffers; those that are not given stay."""
+    def bind(self, tensors: Mapping[str, Tensor], holder: object = None) -> None:
+        """Use these tensors, by the names of parameters and buffers. Parameters without a tensor stay as they are."""
         for name, parameter in self.parameters.items():
             if name in tensors:
                 parameter.data = tensors[name]
         for name, owner, leaf in self._owners:
             owner._buffers[leaf] = tensors[name]
-        self.held = holder
+        self.holder = holder
 
     def gather(self, tensors: Tensors) -> None:
-        """Take back what the module put in the place of its buffers, into the tensors that were poured."""
+        """Copy buffers that the module replaced into the bound tensors, and use those again."""
         for name, owner, leaf in self._owners:
             now = owner._buffers[leaf]
             if now is not tensors[name] and now is not None:
@@ -71,8 +72,8 @@ class Mould:
                 owner._buffers[leaf] = tensors[name]
 
 
-def twin(module: nn.Module, trained: tuple[str, ...] = ()) -> nn.Module:
-    """A copy of a module, around the same tensors, of which only `trained` asks for gradients."""
+def sharing_copy(module: nn.Module, trained: tuple[str, ...] = ()) -> nn.Module:
+    """Return a copy of a module around the same tensors, in which only `trained` parameters require gradients."""
     known: dict[int, object] = {}
     for name, one in module.named_parameters():
         known[id(one)] = nn.Parameter(one.data, requires_grad=name in trained) if type(one) is nn.Parameter else one
@@ -82,17 +83,17 @@ def twin(module: nn.Module, trained: tuple[str, ...] = ()) -> nn.Module:
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
-    """These tensors, with this before their names."""
+    """Return these tensors with a prefix before their names."""
     return {prefix + name: one for name, one in tensors.items()}
 
 
 def within(tensors: Tensors, prefix: str) -> Tensors:
-    """Those of the tensors whose names begin so, without it."""
+    """Return the tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
 
 
 def digest(module: nn.Module, fixed: tuple[str, ...]) -> Tensor:
-    """The SHA-256 of parameters that are made anew with the module, uint8 (32,)."""
+    """Return the SHA-256 of these parameters, their names, shapes and dtypes, uint8 (32,)."""
     sha, parameters = hashlib.sha256(), dict(module.named_parameters())
     for name in fixed:
         sha.update(f"{name} {tuple(parameters[name].shape)} {parameters[name].dtype}\n".encode())

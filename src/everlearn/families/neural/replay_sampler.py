@@ -1,8 +1,9 @@
-"""What a network remembers, and the minibatch that is made of new rows and remembered ones."""
+"""Draw remembered rows, join them with the new rows of a minibatch, and offer new rows to the memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,164 +11,259 @@ from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, array, torch
 from everlearn.families.neural import augment, buffer_policy, memory, minibatch_kernels
-from everlearn.families.neural.contract import Inputs, Net, Rows
-from everlearn.families.neural.inputs import Reading
-from everlearn.families.neural.minibatch_kernels import Fields
-from everlearn.families.neural.row_buffer import Kept
-from everlearn.families.neural.settings import Settings
+from everlearn.families.neural.augment import Augment
+from everlearn.families.neural.buffer_policy import SlotTable
+from everlearn.families.neural.contract import Inputs, Rows, generator
+from everlearn.families.neural.inputs import InputReader
+from everlearn.families.neural.minibatch_kernels import RowArrays
+from everlearn.families.neural.row_buffer import RowBuffer
+from everlearn.families.neural.settings import Memory, Settings
 from everlearn.records import Ints, Singles
 
-STREAMS = 1 << 20  # random streams of draws, of one pass
-AUGMENT = 1 << 19  # and of changes of what was drawn
+STREAMS = 1 << 20  # random streams of the draws of one pass
+AUGMENT = 1 << 19  # the first random stream of augmentation
 _NO_LOSSES, _NO_SLOTS = np.zeros(0, np.float32), np.zeros(0, np.int64)
 
 
 class Minibatch(NamedTuple):
-    """New rows, then drawn ones: `x`, `y` and `weight` of all, how many each term drew, and their slots."""
+    """New rows, then drawn rows: `x`, `y` and `weight` of all of them.
+
+    `drawn` is the number of rows drawn for each term, `slots` int64 (drawn rows,) are their slots in the memory, and
+    `said` float32 (n, outputs) their stored outputs, or None where outputs are not stored.
+    """
 
     x: Inputs
     y: Tensor
     weight: Tensor
-    found: list[int]
+    drawn: list[int]
     slots: Tensor
     said: Tensor | None
 
+    def part(self, at: slice) -> Rows:
+        """Return some rows, with their stored outputs."""
+        said = None if self.said is None else self.said[at]
+        return Rows(tuple(one[at] for one in self.x), self.y[at], self.weight[at], said)
 
-class Past:
-    """The memory of one network. `wanted` are the rows that each term draws for every step; `said`: whether answers
-    are remembered, too."""
 
-    def __init__(self, chosen: Settings, reading: Reading, device: torch.device, wanted: list[int], said: bool) -> None:
-        self.spec, self._chosen, self._reading, self._device = chosen.memory, chosen, reading, device
-        self._wanted: Ints = np.array(wanted, np.int64)
-        self._said = chosen.outputs if said else 0
-        self._augment = augment.find(chosen.memory.augment)
-        self._near = device.type == "cpu" and chosen.memory.dtype != "float16"  # kernels have no such numbers
-        self._held: Tensors = {}
+@dataclass(frozen=True, slots=True)
+class ReplaySampler:
+    """The way in which one network draws from its memory and adds to it.
 
-    def start(self) -> Tensors:
-        """Its tensors, as they begin."""
-        chosen = self._chosen
-        return memory.start(
-            self.spec,
-            dense=chosen.dense,
-            width=chosen.width if chosen.hashed else 0,
-            classes=chosen.classes,
-            outputs=self._said,
-            seed=chosen.seed,
-            device=self._device,
-        )
+    `draws` int64 (terms,) is the number of rows that each term draws for every pass; `outputs` the number of stored
+    outputs of a row, 0 if they are not stored. `in_kernels`: the memory is on the CPU, in a dtype that kernels have.
+    """
 
-    def bind(self, held: Tensors, pending: Kept) -> None:
-        """Work on these tensors, and on these rows that wait, from now on."""
-        self._held, self._pending = held, pending
-        if not self._near or not held:
-            return
-        self._book = memory.book_of(held)
-        self._fields = Fields(*(array(held[name]) for name in Fields._fields))
-        dense, indices, values = (array(one) for one in (pending.dense, pending.indices, pending.values))
-        batch, most = len(pending.y), len(pending.y) + int(self._wanted.sum())
-        none: Singles = np.zeros((batch, 0), np.float32)
-        self._new = Fields(dense, indices, values, array(pending.y), array(pending.weight), none)
-        self._both = Fields(
-            np.zeros((most, dense.shape[1]), dense.dtype),
-            np.zeros((most, indices.shape[1]), np.int32),
-            np.zeros((most, values.shape[1]), np.float32),
-            np.zeros(most),
-            np.zeros(most, np.float32),
-            np.zeros((most, self._said), np.float32),
-        )
-        self._tensors = [torch.from_numpy(one) for one in self._both]
-        self._labels: Ints = np.zeros(most, np.int64)
-        self._label_tensor = torch.from_numpy(self._labels)
-        self._slots: Ints = np.zeros(most - batch, np.int64)
-        self._found: Ints = np.zeros(len(self._wanted), np.int64)
-        self._sketches: NDArray[np.int8] = np.zeros((batch, 0), np.int8)
+    spec: Memory
+    batch: int
+    classes: int
+    outputs: int
+    seed: int
+    device: torch.device
+    draws: Ints
+    augment: Augment | None
+    in_kernels: bool
 
-    def minibatch(self, net: Net, inputs: Inputs) -> Minibatch:
-        """The rows that wait, whose `inputs` are these, and those that terms want, of random streams of this step."""
-        if not self._near:
-            y, weight = self._reading.labels(self._pending.y), self._pending.weight.to(self._device)
-            return self._far(net, Rows(inputs, y, weight))
-        batch, key = self._chosen.batch, net.step * STREAMS
-        given = self._new, self._book, self._fields, self._wanted, key
-        n = minibatch_kernels.join(*given, self._both, self._labels, self._slots, self._found)
-        dense, indices, values, y, weight, said = (
-            self._tensors if n == len(self._labels) else [one[:n] for one in self._tensors]
-        )
-        found = self._found.tolist()
-        x = self._reading.inputs(dense, indices, values)
-        if self._augment is not None:
-            at = batch
-            for stream, many in enumerate(found):
-                if many:
-                    changed = x[0][at : at + many]
-                    x[0][at : at + many] = self._augment(changed, net.random(AUGMENT + stream))
-                at += many
-        labels = self._label_tensor[:n] if self._chosen.classes else self._reading.labels(y)
-        slots = torch.from_numpy(self._slots[: n - batch])
-        return Minibatch(x, labels, weight, found, slots, self._reading.standardised(said) if self._said else None)
 
-    def _far(self, net: Net, new: Rows) -> Minibatch:
-        """The same where the memory is not at hand for kernels."""
-        drawn = [self._picked(net, many, i) for i, many in enumerate(self._wanted.tolist()) if many]
-        every = [new, *(rows for rows, _ in drawn)]
-        x = tuple(map(torch.cat, zip(*(rows.x for rows in every), strict=True)))
-        y, weight = torch.cat([rows.y for rows in every]), torch.cat([rows.weight for rows in every])
-        slots = torch.cat([slots for _, slots in drawn])
-        sizes = iter(len(slots) for _, slots in drawn)
-        found = [next(sizes) if many else 0 for many in self._wanted]
-        said = None
-        if self._said:
-            none = torch.zeros((len(new), self._said), device=self._device)
-            said = torch.cat([none, *(rows.said for rows, _ in drawn if rows.said is not None)])
-        return Minibatch(x, y, weight, found, slots, said)
+class KernelArrays(NamedTuple):
+    """The arrays of a memory and of a minibatch, as kernels take them; `tensors` and `label_tensor` share memory."""
 
-    def draw(self, net: Net, many: int, stream: int) -> Rows:
-        """Remembered rows, as the network takes them; fewer where fewer are held."""
-        return self._picked(net, many, stream)[0]
+    table: SlotTable
+    held: RowArrays
+    new: RowArrays
+    joined: RowArrays
+    tensors: list[Tensor]
+    labels: Ints
+    label_tensor: Tensor
+    slots: Ints
+    drawn: Ints
 
-    def _picked(self, net: Net, many: int, stream: int) -> tuple[Rows, Tensor]:
-        slots = memory.pick(self._held, many, net.step * STREAMS + stream)
-        rows = self.rows(memory.take(self._held, slots))
-        if self._augment is None or not len(slots):
-            return rows, slots
-        changed = self._augment(rows.x[0], net.random(AUGMENT + stream))
-        return Rows((changed, *rows.x[1:]), rows.y, rows.weight, rows.said), slots
 
-    def rows(self, stored: memory.Stored) -> Rows:
-        """Rows as they are remembered, as the network takes them."""
-        x = self._reading.inputs(stored.dense, stored.indices, stored.values)
-        said = self._reading.standardised(stored.said) if self._said else None
-        return Rows(x, self._reading.labels(stored.y), stored.weight, said)
+@dataclass(frozen=True, slots=True)
+class BoundMemory:
+    """The tensors of a memory, and the rows of the unfinished minibatch; `kernels` where kernels do the work."""
 
-    def add(
-        self, said: Tensor, losses: Tensor | None, gradients: Tensor | None, compared: Tensor | None, at: int
-    ) -> None:
-        """Offer the rows that wait, row i at position `at` + i, with what was said of them before they were learned."""
-        said = self._reading.in_units(said)
-        if not self._near:
-            pending = self._pending
-            dense = pending.dense
-            if dense.is_floating_point():
-                dense = memory.rounded(self._reading.filled(dense), self.spec)
-            answers = said if self._said else said[:, :0]
-            rows = memory.Stored(dense, pending.indices, pending.values, pending.y, pending.weight, answers)
-            memory.add(self._held, self.spec, rows, losses=losses, gradients=gradients, compared=compared, at=at)
-            return
-        lost: Singles = _NO_LOSSES if losses is None else array(losses)
-        sketches = self._sketches
-        if gradients is not None:
-            sketches = buffer_policy.sketched(array(gradients), self._chosen.seed)
-        slots = _NO_SLOTS if compared is None else array(compared)
-        answers_now = array(said) if self._said else self._new.said
-        given = self._book, self._fields, self._new, answers_now, self._reading.fill
-        minibatch_kernels.remember(*given, lost, sketches, slots, at)
+    held: Tensors
+    pending: RowBuffer
+    kernels: KernelArrays | None
 
-    def revise(self, slots: Tensor, losses: Tensor | None, gradients: Tensor | None) -> None:
-        """Note what the rows in these slots lose now."""
-        memory.revise(self._held, slots, losses=losses, gradients=gradients)
 
-    def parts(self, size: int) -> Iterator[Rows]:
-        """All that is remembered, oldest first, at most so many rows at once."""
-        return (self.rows(stored) for stored in memory.parts(self._held, size))
+def sampler(settings: Settings, device: torch.device, draws: list[int], keeps_outputs: bool) -> ReplaySampler:
+    """Return the sampler of a network. Raises `ConfigError` where memory.augment names no function."""
+    return ReplaySampler(
+        spec=settings.memory,
+        batch=settings.batch,
+        classes=settings.classes,
+        outputs=settings.outputs if keeps_outputs else 0,
+        seed=settings.seed,
+        device=device,
+        draws=np.array(draws, np.int64),
+        augment=augment.find(settings.memory.augment),
+        in_kernels=device.type == "cpu" and settings.memory.dtype != "float16",
+    )
+
+
+def start(sampler: ReplaySampler, settings: Settings) -> Tensors:
+    """Allocate the tensors of the memory. Raises `ConfigError` if not one row fits."""
+    return memory.start(
+        sampler.spec,
+        dense=settings.dense,
+        width=settings.width if settings.hashed else 0,
+        classes=settings.classes,
+        outputs=sampler.outputs,
+        seed=settings.seed,
+        device=sampler.device,
+    )
+
+
+def bind(sampler: ReplaySampler, held: Tensors, pending: RowBuffer) -> BoundMemory:
+    """Return the memory around these tensors and these waiting rows."""
+    if not sampler.in_kernels or not held:
+        return BoundMemory(held, pending, None)
+    dense, indices, values = (array(one) for one in (pending.dense, pending.indices, pending.values))
+    batch, most = len(pending.y), len(pending.y) + int(sampler.draws.sum())
+    none: Singles = np.zeros((batch, 0), np.float32)
+    joined = RowArrays(
+        np.zeros((most, dense.shape[1]), dense.dtype),
+        np.zeros((most, indices.shape[1]), np.int32),
+        np.zeros((most, values.shape[1]), np.float32),
+        np.zeros(most),
+        np.zeros(most, np.float32),
+        np.zeros((most, sampler.outputs), np.float32),
+    )
+    labels: Ints = np.zeros(most, np.int64)
+    kernels = KernelArrays(
+        table=memory.table_of(held),
+        held=RowArrays(*(array(held[name]) for name in RowArrays._fields)),
+        new=RowArrays(dense, indices, values, array(pending.y), array(pending.weight), none),
+        joined=joined,
+        tensors=[torch.from_numpy(one) for one in joined],
+        labels=labels,
+        label_tensor=torch.from_numpy(labels),
+        slots=np.zeros(most - batch, np.int64),
+        drawn=np.zeros(len(sampler.draws), np.int64),
+    )
+    return BoundMemory(held, pending, kernels)
+
+
+def minibatch(sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, inputs: Inputs) -> Minibatch:
+    """Return the waiting rows, whose module arguments are `inputs`, joined with the rows that terms draw in a step."""
+    kernels = bound.kernels
+    if kernels is None:
+        return _concatenated(sampler, bound, reader, step, inputs)
+    n = minibatch_kernels.join(
+        kernels.new,
+        kernels.table,
+        kernels.held,
+        sampler.draws,
+        step * STREAMS,
+        kernels.joined,
+        kernels.labels,
+        kernels.slots,
+        kernels.drawn,
+    )
+    dense, indices, values, y, weight, said = (
+        kernels.tensors if n == len(kernels.labels) else [one[:n] for one in kernels.tensors]
+    )
+    drawn = kernels.drawn.tolist()
+    x = reader.inputs(dense, indices, values)
+    if sampler.augment is not None:
+        at = sampler.batch
+        for stream, rows in enumerate(drawn):
+            if rows:
+                x[0][at : at + rows] = _augmented(sampler, sampler.augment, x[0][at : at + rows], step, stream)
+            at += rows
+    labels = kernels.label_tensor[:n] if sampler.classes else reader.labels(y)
+    slots = torch.from_numpy(kernels.slots[: n - sampler.batch])
+    return Minibatch(x, labels, weight, drawn, slots, reader.standardised(said) if sampler.outputs else None)
+
+
+def _concatenated(
+    sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, inputs: Inputs
+) -> Minibatch:
+    """Return the same minibatch where kernels do not reach the memory."""
+    pending = bound.pending
+    new = Rows(inputs, reader.labels(pending.y), pending.weight.to(sampler.device))
+    draws = [_drawn(sampler, bound, reader, step, n, i) for i, n in enumerate(sampler.draws.tolist()) if n]
+    parts = [new, *(rows for rows, _ in draws)]
+    x = tuple(map(torch.cat, zip(*(rows.x for rows in parts), strict=True)))
+    y, weight = torch.cat([rows.y for rows in parts]), torch.cat([rows.weight for rows in parts])
+    slots = torch.cat([slots for _, slots in draws])
+    sizes = iter(len(slots) for _, slots in draws)
+    drawn = [next(sizes) if n else 0 for n in sampler.draws]
+    said = None
+    if sampler.outputs:
+        none = torch.zeros((len(new), sampler.outputs), device=sampler.device)
+        said = torch.cat([none, *(rows.said for rows, _ in draws if rows.said is not None)])
+    return Minibatch(x, y, weight, drawn, slots, said)
+
+
+def draw(sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, n: int, stream: int) -> Rows:
+    """Return n remembered rows as the network takes them, or all rows where fewer are held."""
+    return _drawn(sampler, bound, reader, step, n, stream)[0]
+
+
+def _drawn(
+    sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, n: int, stream: int
+) -> tuple[Rows, Tensor]:
+    slots = memory.pick(bound.held, n, step * STREAMS + stream)
+    rows = _read(sampler, reader, memory.take(bound.held, slots))
+    if sampler.augment is None or not len(slots):
+        return rows, slots
+    changed = _augmented(sampler, sampler.augment, rows.x[0], step, stream)
+    return Rows((changed, *rows.x[1:]), rows.y, rows.weight, rows.said), slots
+
+
+def _augmented(sampler: ReplaySampler, function: Augment, x: Tensor, step: int, stream: int) -> Tensor:
+    return function(x, generator(sampler.seed, step, AUGMENT + stream, sampler.device))
+
+
+def _read(sampler: ReplaySampler, reader: InputReader, stored: memory.StoredRows) -> Rows:
+    x = reader.inputs(stored.dense, stored.indices, stored.values)
+    said = reader.standardised(stored.said) if sampler.outputs else None
+    return Rows(x, reader.labels(stored.y), stored.weight, said)
+
+
+def add(
+    sampler: ReplaySampler,
+    bound: BoundMemory,
+    reader: InputReader,
+    outputs: Tensor,
+    *,
+    losses: Tensor | None,
+    gradients: Tensor | None,
+    compared: Tensor | None,
+    at: int,
+) -> None:
+    """Offer the waiting rows to the memory, row i at position `at` + i.
+
+    `outputs` are the raw outputs for them before they were learned; the rest is as in `memory.add`.
+    """
+    outputs, kernels = reader.in_label_units(outputs), bound.kernels
+    if kernels is None:
+        pending = bound.pending
+        dense = pending.dense
+        if dense.is_floating_point():
+            dense = memory.rounded(reader.filled(dense), sampler.spec)
+        said = outputs if sampler.outputs else outputs[:, :0]
+        rows = memory.StoredRows(dense, pending.indices, pending.values, pending.y, pending.weight, said)
+        memory.add(bound.held, sampler.spec, rows, losses=losses, gradients=gradients, compared=compared, at=at)
+        return
+    sketches: NDArray[np.int8] = np.zeros((len(kernels.new.y), 0), np.int8)
+    if gradients is not None:
+        sketches = buffer_policy.sketched(array(gradients), sampler.seed)
+    minibatch_kernels.remember(
+        kernels.table,
+        kernels.held,
+        kernels.new,
+        array(outputs) if sampler.outputs else kernels.new.said,
+        reader.scaling.fill,
+        _NO_LOSSES if losses is None else array(losses),
+        sketches,
+        _NO_SLOTS if compared is None else array(compared),
+        at,
+    )
+
+
+def parts(sampler: ReplaySampler, held: Tensors, reader: InputReader, size: int = 1024) -> Iterator[Rows]:
+    """Yield all remembered rows, oldest first, at most `size` rows at once."""
+    return (_read(sampler, reader, stored) for stored in memory.parts(held, size))

@@ -10,7 +10,7 @@ from typing import Any
 from everlearn._torch import nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural.contract import Term
-from everlearn.families.neural.inputs import Reading
+from everlearn.families.neural.inputs import InputReader
 from everlearn.families.neural.settings import Settings
 from everlearn.families.neural.terms import DRAWING, kind
 
@@ -56,7 +56,7 @@ def prefix(term: PlacedTerm) -> str:
     return f"learn/terms/{term[0]}-{kind(term[1])}/"
 
 
-def try_alone(module: nn.Module, settings: Settings, reading: Reading) -> None:
+def try_alone(module: nn.Module, settings: Settings, reader: InputReader) -> None:
     """Raise `ConfigError` where a module cannot learn a minibatch of one row; the module is not changed.
 
     Batch normalisation cannot, as one number has no deviation.
@@ -68,7 +68,7 @@ def try_alone(module: nn.Module, settings: Settings, reading: Reading) -> None:
     row = torch.zeros((1, settings.dense)), torch.zeros((1, width), dtype=torch.int32), torch.zeros((1, width))
     try:
         with torch.no_grad():
-            copy.deepcopy(module)(*reading.inputs(*row))
+            copy.deepcopy(module)(*reader.inputs(*row))
     except ValueError as error:
         raise ConfigError(
             f"neural model: batch: got 1; expected 2 or more, as the module cannot learn a row by itself: {error}"

@@ -21,6 +21,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from everlearn.errors import ConfigError  # noqa: E402
+from everlearn.families.neural import replay_sampler  # noqa: E402
 from everlearn.families.neural.contract import Net, Rows, Seen, Term  # noqa: E402
 from everlearn.families.neural.terms import replay  # noqa: E402
 from everlearn.families.neural.terms.replay import AGEM, DISTILL, GDUMB, REPLAY, Agem, Distill, Gdumb, Replay  # noqa: E402
@@ -474,7 +475,9 @@ def test_answers_of_a_regression_are_remembered_in_the_unit_of_its_labels() -> N
     assert abs(said - labels).mean() < 10.0
     some.y[:] += 5000.0  # the same answers are other deviations from another level
     model.learn(some.batch, some.y, some.weight)
-    held = torch.cat([one.said for one in model._learner.remembered() if one.said is not None])  # type: ignore[attr-defined]
+    plan, state = model._trained()  # type: ignore[attr-defined]
+    parts = replay_sampler.parts(plan.sampler, state.memory.held, state.reader)
+    held = torch.cat([rows.said for rows in parts if rows.said is not None])
     kept, moments = model.arrays["learn/memory/said"][:, 0], model.arrays["inputs/moments"][:, -1]
     spread = (moments[2] / moments[0]) ** 0.5
     assert sorted(held[:, 0].tolist()) == pytest.approx(sorted((kept - moments[1]) / spread), abs=1e-4)

@@ -12,9 +12,11 @@ from everlearn.errors import ModelError
 from everlearn.families.neural.terms.replay import Replay
 from everlearn.loop.loop import Loop
 from everlearn.spec import DriftSpec, GateSpec, Schema
-from tests.loop.test_kill import FIELDS, check, rows_work, spec, table
-from tests.support.loops import bytes_of, record
+from tests.loop.test_kill import check, rows_work
+from tests.support.loops import FIELDS, bytes_of, record, spec, table
 from tests.support.neural_nets import HERE, one_thread  # noqa: F401  (one_thread)
+from tests.support.orders import quiet, serve, state
+from tests.support.rosters import with_role
 
 MODEL: dict[str, Any] = {
     "family": "neural",
@@ -24,6 +26,13 @@ MODEL: dict[str, Any] = {
     "optimizer": {"name": "adam", "lr": 0.02},
     "memory": {"rows": 40},
     "terms": [{"kind": "replay"}],
+}
+
+EWC: dict[str, Any] = {
+    "ema": 0.9,
+    "normalize": False,
+    "terms": [{"kind": "ewc", "strength": 1.0}],
+    "consolidate": {"every": 200, "rows": 64},
 }
 
 
@@ -97,3 +106,21 @@ def test_a_spec_with_tuples_is_the_same_when_the_loop_is_opened_again(tmp_path: 
 def test_a_spec_that_cannot_be_read_back_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"the model's spec cannot be stored: .*Replay"):
         Loop(spec(model={**MODEL, "terms": (Replay(),)}), tmp_path / "home")
+
+
+def test_merged_networks_challenge_and_go_on_after_a_restart(tmp_path: Path):
+    network = {"family": "neural", "arguments": {"hidden": [8]}, **EWC}
+    columns = table(500)
+    with Loop(quiet(challengers=4, model=network), tmp_path / "home") as loop:
+        serve(loop, columns, 0, 30)
+        one, other = loop.challenge(network), loop.challenge(network, warm=False)
+        serve(loop, columns, 30, 450)
+        made = loop.merge(one.id, other.id, "fisher", weights=(0.5, 0.5))
+        assert [loop.home.versions.find(parent).parents for parent in made.parents] == [(one.id,), (other.id,)]
+        (shadow,) = with_role(loop.fold.roster, "shadow")
+        assert shadow is not None
+        assert shadow.version == made.id
+        serve(loop, columns, 450, 480)
+        expected = state(loop)
+    with Loop(quiet(challengers=4, model=network), tmp_path / "home") as loop:
+        assert state(loop) == expected
