@@ -1,7 +1,7 @@
 """Queue labelled rows for training, then for scoring.
 
 Models learn in the order of the log, before the next prediction. Scoring can wait until a decision or a checkpoint
-needs its result: for many rows at once it costs a fraction, and leaves the same bytes.
+needs its result: for a hundred rows at once it costs a fraction, and leaves the same bytes.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ class Fold:
                 yield from self._answers(list(group))
             else:
                 for event in group:
-                    yield from self._told(event)
+                    yield from self._decision(event)
 
     def _examples(self, batch: Sequence[Event]) -> Iterator[Commit]:
         payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
@@ -273,7 +273,7 @@ class Fold:
         self.taken.note(one.id for one in payloads[noted:])
         self.cursor["log"] = batch[-1].position
 
-    def _told(self, event: Event) -> Iterator[Commit]:
+    def _decision(self, event: Event) -> Iterator[Commit]:
         """Fold a decision."""
         match event.payload:
             case Decision(action="order") as order:
@@ -499,4 +499,4 @@ def _kind(event: Event) -> str:
     """Return the name of the way in which an event is folded."""
     if isinstance(event.payload, Prediction | Label | Reward | Preference):
         return "answer"
-    return "example" if isinstance(event.payload, Example) else "told"
+    return "example" if isinstance(event.payload, Example) else "decision"
