@@ -30,11 +30,11 @@ class Home:
 
     def __init__(self, folder: Path, spec: LogSpec) -> None:
         self.folder = folder
-        self._blobs = Blobs(folder / "blobs", spec.durability)
-        self.versions = Versions(self._blobs)
         self._checkpoints: list[str] = []  # the blobs of the last two
         with ExitStack() as undo:
-            self._lock = undo.enter_context(held(folder))
+            self._lock = undo.enter_context(held(folder))  # first, since it makes the folder for this user alone
+            self._blobs = Blobs(folder / "blobs", spec.durability)
+            self.versions = Versions(self._blobs)
             self.log = events.connect(str(folder / "log.sqlite"), spec.durability)
             undo.callback(self.log.close)
             self.reread()
