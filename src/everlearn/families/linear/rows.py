@@ -308,12 +308,8 @@ def learn_rows(
     out: Singles,
 ) -> int:
     """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned."""
-    loss, standardizes, scales_target, clip = (
-        int(settings[LOSS]),
-        settings[STANDARDIZE] != 0.0,
-        settings[SCALE_TARGET] != 0.0,
-        settings[CLIP],
-    )
+    loss, clip = int(settings[LOSS]), settings[CLIP]
+    standardizes, scales_target = settings[STANDARDIZE] != 0.0, settings[SCALE_TARGET] != 0.0
     fault = first_fault(table.shape[0], indptr, indices, values)
     if fault == 0 and loss in (LOGISTIC, SOFTMAX):
         fault = mislabelled(y, out.shape[1])
