@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,13 +136,9 @@ def _given(
     scores = score(arm.model, encoder, serving.clip, [instance.features for instance in instances])
     if not np.isfinite(scores).all():
         raise ModelError(f"version {arm.version} answered with a number that is not finite; roll it back")
-    rows, classes = scores.tolist(), encoder.schema.classes
-    values: list[Any]
-    probas: list[tuple[float, ...]]
-    if classes:
-        values, probas = [classes[best] for best in scores.argmax(1).tolist()], list(map(tuple, rows))
-    else:
-        values, probas = [row[0] for row in rows], [()] * len(rows)
+    values = encoder.decode(scores)
+    probas: Iterable[tuple[float, ...]]
+    probas = map(tuple, scores.tolist()) if encoder.schema.classes else repeat((), len(values))
     version, position = arm.version, serving.position
     return [
         Prediction(

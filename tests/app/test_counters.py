@@ -33,14 +33,14 @@ def test_nothing_was_counted_where_there_is_no_file(tmp_path):
 
 
 def test_counts_are_exact_and_go_on_after_a_restart(tmp_path):
-    path = tmp_path / "worker-0.tally"
+    path = tmp_path / "worker-0.counters"
     for _ in range(3):
-        tally = Counters(path)
-        tally.add("predict_2xx")
-        tally.add("bytes", 1 << 40)
-        tally.observe("predict", 0.0001)
-        tally.close()
-        tally.close()
+        counters = Counters(path)
+        counters.add("predict_2xx")
+        counters.add("bytes", 1 << 40)
+        counters.observe("predict", 0.0001)
+        counters.close()
+        counters.close()
     found = read(path)
     assert found["counts"] == {"predict_2xx": 3, "bytes": 3 << 40}
     assert found["seconds"]["predict"]["count"] == 3
@@ -49,9 +49,9 @@ def test_counts_are_exact_and_go_on_after_a_restart(tmp_path):
 
 
 def test_a_bucket_takes_what_is_not_above_its_bound(tmp_path):
-    tally = Counters(tmp_path / "a")
+    counters = Counters(tmp_path / "a")
     for seconds in (0.0, *BOUNDS, 11.0, 1e9):
-        tally.observe("learn", seconds)
+        counters.observe("learn", seconds)
     buckets = read(tmp_path / "a")["seconds"]["learn"]["buckets"]
     assert buckets == [2, *[1] * (len(BOUNDS) - 1), 2]
 
@@ -78,11 +78,11 @@ def test_no_answers_have_no_quantile():
 
 
 def test_a_second_process_counts_beside_the_first_and_both_are_read(tmp_path):
-    path = tmp_path / "worker-0.tally"
+    path = tmp_path / "worker-0.counters"
     old, new = Counters(path), Counters(path)  # a worker, and the one that replaces it
-    for tally, n in ((old, 1), (new, 10), (old, 100)):
-        tally.add("answers", n)
-        tally.observe("predict", 0.001 * n)
+    for counters, n in ((old, 1), (new, 10), (old, 100)):
+        counters.add("answers", n)
+        counters.observe("predict", 0.001 * n)
     assert read(path)["counts"] == {"answers": 111}
     assert read(path)["seconds"]["predict"]["count"] == 3
     old.close()
@@ -96,18 +96,18 @@ def test_too_many_at_one_path_are_refused(tmp_path):
     held = [Counters(tmp_path / "a") for _ in range(4)]
     with pytest.raises(LogError, match="are all in use; end the processes that count there"):
         Counters(tmp_path / "a")
-    for tally in held:
-        tally.close()
+    for counters in held:
+        counters.close()
 
 
 def test_counts_of_a_killed_process_are_there_and_its_place_is_free(tmp_path):
     path = tmp_path / "a"
 
     def work():
-        tally = Counters(path)
+        counters = Counters(path)
         while True:
-            tally.add("x")
-            tally.observe("predict", 0.0001)
+            counters.add("x")
+            counters.observe("predict", 0.0001)
 
     pid = forked(work)
     before = 0
@@ -120,8 +120,8 @@ def test_counts_of_a_killed_process_are_there_and_its_place_is_free(tmp_path):
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     last = read(path)["counts"]["x"]
-    tally = Counters(path)
-    tally.add("x")
+    counters = Counters(path)
+    counters.add("x")
     assert read(path)["counts"]["x"] == last + 1
     assert not path.with_name("a.1").exists()
 
@@ -130,9 +130,9 @@ def test_no_number_is_read_half_written(tmp_path):
     path, step = tmp_path / "a", (1 << 32) + 1  # both halves of the number change together
 
     def work():
-        tally = Counters(path)
+        counters = Counters(path)
         for _ in range(200_000):
-            tally.add("x", step)
+            counters.add("x", step)
 
     Counters(path).close()
     pid = forked(work)
@@ -149,8 +149,8 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path, content):
     path = tmp_path / "a"
     path.write_bytes(content)
     assert read(path)["counts"] == {}
-    tally = Counters(path)
-    tally.add("x")
+    counters = Counters(path)
+    counters.add("x")
     assert read(path)["counts"] == {"x": 1}
 
 
@@ -161,19 +161,19 @@ def test_a_name_that_does_not_fit_is_refused(tmp_path, name):
 
 
 def test_names_are_bounded(tmp_path):
-    tally = Counters(tmp_path / "a")
+    counters = Counters(tmp_path / "a")
     for number in range(128):
-        tally.add(f"n{number}", number)
+        counters.add(f"n{number}", number)
     with pytest.raises(ConfigError, match="at most 128 of them; there are 128"):
-        tally.add("one more")
+        counters.add("one more")
     assert read(tmp_path / "a")["counts"] == {f"n{number}": number for number in range(128)}
 
 
 def test_the_file_has_a_fixed_size_and_is_for_its_user_alone(tmp_path):
     path = Path(tmp_path / "a")
-    tally = Counters(path)
+    counters = Counters(path)
     size = path.stat().st_size
     for route in ("predict", "feedback", "learn"):
-        tally.observe(route, 0.1)
+        counters.observe(route, 0.1)
     assert path.stat().st_size == size < 20_000
     assert path.stat().st_mode & 0o777 == 0o600

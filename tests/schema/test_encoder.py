@@ -162,12 +162,13 @@ def test_one_label_and_many_are_encoded_alike(values: list[Any], classes: tuple[
 
 
 def test_an_answer_has_the_type_of_its_class() -> None:
-    scores = np.array([0.2, 0.5, 0.3], np.float32)
-    for classes, expected in (((1, 2, 3), 2), (("a", "b", "c"), "b"), ((0.5, 1.5, 2.5), 1.5)):
-        answer = classifier(*classes).answer(scores)
-        assert (answer, type(answer)) == (expected, type(expected))
-    assert classifier(False, True).answer(np.array([0.5, 0.5], np.float32)) is False
-    assert encoder_of("numeric").answer(np.array([2.5], np.float32)) == 2.5
+    scores = np.array([[0.2, 0.5, 0.3], [0.6, 0.2, 0.2]], np.float32)
+    for classes in ((1, 2, 3), ("a", "b", "c"), (0.5, 1.5, 2.5)):
+        answers = classifier(*classes).decode(scores)
+        assert answers == [classes[1], classes[0]]
+        assert [type(answer) for answer in answers] == [type(classes[0])] * 2
+    assert classifier(False, True).decode(np.array([[0.5, 0.5]], np.float32)) == [False]
+    assert encoder_of("numeric").decode(np.array([[2.5], [0.5]], np.float32)) == [2.5, 0.5]
 
 
 def test_a_column_of_another_length_is_refused() -> None:

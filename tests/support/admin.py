@@ -55,12 +55,12 @@ def set_up(home: Path, spec: Spec) -> Iterator[Setup]:
     """Yield the set-up of a server at that home, with some requests counted."""
     setup = Setup(spec=spec, home=str(home), serving=str(snapshot.folder(home)))
     for index in range(spec.serve.workers):
-        tally = Counters(setup.counters(index))
-        tally.add("predict_2xx", 30)
-        tally.add("learn_4xx", 1)
+        counters = Counters(setup.counters(index))
+        counters.add("predict_2xx", 30)
+        counters.add("learn_4xx", 1)
         for number in range(31):
-            tally.observe("predict" if number < 30 else "learn", number * 1e-5)
-        tally.close()
+            counters.observe("predict" if number < 30 else "learn", number * 1e-5)
+        counters.close()
     yield setup
     shutil.rmtree(setup.serving)
 

@@ -60,6 +60,7 @@ class Child:
 
     @property
     def alive(self) -> bool:
+        """True while the process runs."""
         return self.process.poll() is None
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from everlearn import events
 from everlearn.errors import BlobError, InUse, LogError
-from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload, Prediction
+from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload
 from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
@@ -57,11 +57,6 @@ class Home:
     def read(self, *kinds: str) -> Iterator[Payload]:
         """Return all payloads of these kinds, in log order."""
         return (event.payload for event in events.scan(self.log, kinds=kinds))
-
-    def prediction(self, id: str) -> Prediction | None:
-        """Return the prediction with this id; None if the log has none."""
-        found = self.log.find(f"prediction:{id}")
-        return found.payload if found is not None and isinstance(found.payload, Prediction) else None
 
     def save(
         self, payloads: Sequence[Payload], at: int, arrays: Arrays, header: dict[str, Any], needed: Set[str], keep: int

@@ -174,14 +174,16 @@ class Encoder:
         more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
         raise InputError(f"got the label {meaning.show(value)}, expected one of {known}{more}")
 
-    def answer(self, scores: Singles) -> Scalar:
-        """Return the prediction for the scores (classes,) of one row: the likeliest class, or the number.
+    def decode(self, scores: Singles) -> list[Scalar]:
+        """Return the predictions for the scores (n, classes) or (n, 1) of n rows: likeliest classes, or numbers.
 
         Of equally likely classes it is the first.
         """
         if self.schema.task == "regression":
-            return float(scores[0])
-        return self.schema.classes[int(scores.argmax())]
+            numbers: list[Scalar] = scores[:, 0].tolist()
+            return numbers
+        classes = self.schema.classes
+        return [classes[best] for best in scores.argmax(1).tolist()]
 
     def _plain_numbers(self, records: Sequence[Mapping[str, Any]]) -> Singles | None:
         """Return the dense columns of records that hold only numbers in range, float32 (n, d); None otherwise."""
