@@ -114,7 +114,7 @@ def test_what_differs_is_another_event(first: Payload, second: Payload, log: Sql
         ),
         (Label("a", None), "Expected `bool | int | float | str`"),  # type: ignore[arg-type]
         (Label(1, 1), "Expected `str`"),  # type: ignore[arg-type]
-        (Label("a", 10**5000), "cannot be kept"),
+        (Label("a", 10**5000), "cannot be stored"),
         (example("\ud800"), "surrogates not allowed"),
         (Example("a", {"x": object()}, 1), "a object cannot be written as JSON"),
         ("text", "cannot log a str"),
