@@ -10,7 +10,7 @@ import pytest
 
 from everlearn.errors import InUse, LogError
 from everlearn.loop.home import Home, held
-from everlearn.records import Arrays, Born, Checkpoint, Decision, Example, Prediction
+from everlearn.records import Arrays, Born, Checkpoint, Decision
 from everlearn.spec import LogSpec
 
 
@@ -33,7 +33,6 @@ def born(home: Home, value: float, position: int) -> Born:
 def test_a_new_home_has_no_checkpoint_and_no_versions(home: Home) -> None:
     assert home.last() is None
     assert home.versions.list() == []
-    assert home.prediction("p") is None
     assert {path.name for path in home.folder.iterdir()} >= {"lock", "log.sqlite", "blobs"}
     assert home.folder.stat().st_mode & 0o777 == 0o700
 
@@ -95,10 +94,3 @@ def test_a_checkpoint_whose_file_was_lost_gives_way_to_the_one_before(home: Home
     (home.folder / "blobs" / f"{newest}.safetensors").write_bytes(b"")
     at, kept, _ = home.last() or (0, {}, {})
     assert (at, kept["weights"][0]) == (3, 1.0)
-
-
-def test_a_prediction_is_found_by_its_id(home: Home) -> None:
-    given = Prediction("p", {"a": 1.0}, 1, (0.4, 0.6), "v")
-    home.log.append([Example("e", {}, 1), given])
-    assert home.prediction("p") == given
-    assert home.prediction("e") is None
