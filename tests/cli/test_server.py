@@ -16,7 +16,7 @@ def test_versions_and_commands_work_while_another_process_has_the_loop_open(data
     data("run")
     path = folder / "everlearn.toml"
     path.write_text(path.read_text() + "\n[serve]\nport = 0\n")
-    with Server(config.load("everlearn.toml"), folder / "everlearn.loop.home") as server, server.client() as client:
+    with Server(config.load("everlearn.toml"), folder / "everlearn.home") as server, server.client() as client:
         client.challenge({"family": "linear"}, "as a test")
         newest = data("versions")["versions"][-1]["id"]
         moved = data("promote", newest, "--reason", "as a test")
@@ -34,7 +34,7 @@ def test_tokens_are_shown_once_and_can_be_revoked(data, folder, capsys):
     made = data("token", "create", "shop", "--scope", "predict", "--scope", "feedback")
     assert made["token"].startswith("el_shop_")
     assert [one["name"] for one in data("token", "list")["tokens"]] == ["shop"]
-    assert made["token"] not in (folder / "everlearn.loop.home" / "tokens.json").read_text()
+    assert made["token"] not in (folder / "everlearn.home" / "tokens.json").read_text()
     data("token", "revoke", "shop")
     assert data("token", "list")["tokens"] == []
 
