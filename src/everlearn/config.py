@@ -162,10 +162,10 @@ def webhook_secret() -> str:
 def stored(spec: Spec) -> dict[str, Any]:
     """Return the spec as plain values for a home to store: numbered, and with every setting.
 
-    The layout of a model of a built-in family is 1 where its spec names none.
+    The layout of a model of a built-in family is the newest one where its spec names none.
     """
-    values = _full(spec)
-    layout = {"layout": 1} if model.newest_layout(spec.model) else {}
+    values, newest = _full(spec), model.newest_layout(spec.model)
+    layout = {"layout": newest} if newest else {}
     return {"format": FORMAT, **values, "model": layout | values["model"]}
 
 
@@ -187,7 +187,9 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
     if known := model.newest_layout(held["model"]):
         if (layout := held["model"].get("layout", 1)) > known:
             raise LogError(_newer(where, "model.layout", layout, known))
-        held["model"] = {name: value for name, value in held["model"].items() if (name, value) != ("layout", 1)}
+        held["model"] = {name: value for name, value in held["model"].items() if name != "layout"}
+        if layout != known:
+            held["model"]["layout"] = layout
     try:
         return msgspec.convert(held, Spec)
     except msgspec.ValidationError as error:

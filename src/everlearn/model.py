@@ -26,7 +26,9 @@ FAMILIES: dict[str, str] = {
     "gated": "everlearn.families.gated:build",
 }
 
-LAYOUTS = dict.fromkeys(FAMILIES, 1)  # the newest layout of each family's features and arrays; a spec may name one
+# The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
+# retired since, and a stored spec of layout 1 keeps their values.
+LAYOUTS = dict.fromkeys(FAMILIES, 2)
 
 # values of a spec that a function making a network may ask for
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
@@ -81,7 +83,8 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     Raises `ConfigError` for an unknown family or a spec that it rejects, and `ModelError` for a result that breaks the
     contract.
     """
-    whole = _known_layout({**(schema or {}), **spec})
+    whole = {**(schema or {}), **spec}
+    _check_layout(whole)
     if _makes_network(whole):
         whole |= {"family": "neural", "module": whole["family"]}
     family = str(whole.get("family", "linear"))
@@ -118,18 +121,17 @@ def newest_layout(spec: Spec) -> int:
     return LAYOUTS.get(str(spec.get("family", "linear")), 0)
 
 
-def _known_layout(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return a spec as families see it, without layout 1. Raises ConfigError for an unknown layout."""
+def _check_layout(spec: Spec) -> None:
+    """Raise ConfigError for a layout that this release does not know."""
     newest = newest_layout(spec)
     if not newest or "layout" not in spec:
-        return spec
+        return
     layout = spec["layout"]
     if not (type(layout) is int and 1 <= layout <= newest):
         raise ConfigError(
             f"model.layout: got {layout!r}; family {str(spec.get('family', 'linear'))!r} has layouts 1 to {newest} in "
             "this release. If a newer release of Everlearn wrote it, upgrade"
         )
-    return {name: value for name, value in spec.items() if name != "layout"} if layout == 1 else spec
 
 
 def _makes_network(spec: Spec) -> bool:

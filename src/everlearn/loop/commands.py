@@ -166,9 +166,11 @@ def outcome(log: Log, order: Decision, after: int = 0) -> Decision | None:
 def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     """Return an untrained model for this loop, after checking the shape of its predictions.
 
-    Raises ConfigError or ModelError for a model that cannot be built, or whose predictions have another shape.
+    A spec without a layout, such as that of a version, has the layout of the loop. Raises ConfigError or ModelError for
+    a model that cannot be built, or whose predictions have another shape.
     """
     shape = schema.shape(spec.schema)
+    model_spec = with_layout(spec, model_spec)
     task: Task = shape["task"]
     family = str(model_spec.get("family", "linear"))
     try:
@@ -183,6 +185,17 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     if np.shape(scores) != (1, columns):
         raise ModelError(f"family {family!r} answers one row with shape {np.shape(scores)}; expected {(1, columns)}")
     return built
+
+
+def with_layout(spec: Spec, model_spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the spec of a model with the layout of the loop, where it names none and its family has layouts."""
+    layout = spec.model.get("layout")
+    return {"layout": layout, **model_spec} if layout and model.newest_layout(model_spec) else model_spec
+
+
+def without_layout(model_spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of a model as versions store it: its layout is that of the loop."""
+    return {name: value for name, value in model_spec.items() if name != "layout"}
 
 
 def _functions(value: Any) -> list[str]:

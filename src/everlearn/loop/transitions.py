@@ -80,7 +80,7 @@ class Transitions:
     def start(self, first: Model, why: str, at: int, now: Progress) -> list[Payload]:
         """Store the first version, and start the roster with it."""
         context, moment = self._context, Moment(at, now)
-        born = store(context, moment, first, context.spec.model, (), why)
+        born = store(context, moment, first, commands.without_layout(context.spec.model), (), why)
         note(context, [born])
         id, detail = born.version.id, Started(learned=now)
         context.roster.start(id, first)
@@ -186,7 +186,7 @@ def apply(action: Action, context: Context, moment: Moment) -> list[Payload]:
             roster.expel(failing)
             return [decision(context, moment, "reject", reason, "loop", detail, Alias(version=failing.version))]
         case StartChallenger(by, reason, warm):
-            fresh, spec = commands.build(context.spec, context.spec.model), context.spec.model
+            fresh, spec = commands.build(context.spec, context.spec.model), commands.without_layout(context.spec.model)
             return carry_out.start_challenger(context, moment, fresh, spec, reason, by, warm)
         case ReportDrift(reason):
             return [decision(context, moment, "drift", reason, "drift", Drifted())]

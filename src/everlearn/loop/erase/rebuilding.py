@@ -13,6 +13,7 @@ from everlearn import model
 from everlearn.errors import InputError
 from everlearn.events import Log, scan
 from everlearn.loop import details, merge_versions
+from everlearn.loop.commands import with_layout
 from everlearn.loop.details import Detail, Erasure, Merged, RolledBackWithout, Without
 from everlearn.loop.fold import Fold
 from everlearn.loop.rebuild import rebuild, training_positions
@@ -234,7 +235,7 @@ class Rebuilding:
         return made
 
     def _untrained(self, spec: dict[str, Any]) -> Model:
-        return model.build({"seed": self._fold.spec.seed, **spec}, self._fold.shape)
+        return model.build({"seed": self._fold.spec.seed, **with_layout(self._fold.spec, spec)}, self._fold.shape)
 
 
 def _decisions(log: Log) -> list[Decision]:
