@@ -311,7 +311,8 @@ class Roster:
         """Return everything needed to restore the roster: arrays, and a header of plain values.
 
         The header names each contestant by its role (`role_of`), from which `load` derives the concepts; `by` is added
-        where a role does not imply it. A contestant with the arrays of its version has none here: they are stored.
+        for challengers that drift started, which a role does not tell. A contestant with the arrays of its version has
+        none here: they are stored already.
         """
         arrays: Arrays = {}
         entries: list[dict[str, Any]] = []
@@ -326,7 +327,7 @@ class Roster:
             entry["of"] = owner.uid if owner is not None else 0
             entry["tested"] = one.trial.tested if one.trial is not None else None
             entry["learned"] = list(one.learned)
-            entries.append(entry | ({"by": one.by} if role == "fresh" else {}))
+            entries.append(entry | ({"by": one.by} if one.by == "drift" else {}))
         return arrays, {"uids": self._uids, "contestants": entries}
 
     def load(
