@@ -79,6 +79,8 @@ def facts(loop: Loop, before: int = 0) -> dict[str, Any]:
     for name, array in sorted(arrays.items()):
         front = f"{name}|{array.dtype.str}|{'x'.join(map(str, array.shape))}|"
         hashes[name] = hashlib.sha256(front.encode() + array.tobytes()).hexdigest()
+    for entry in header["roster"]["contestants"]:
+        entry.pop("by", None)  # release 0.1.0 did not write what started a challenger
     report, decisions = loop.report(), loop.decisions()
     return {
         "champion": report["champion"],
