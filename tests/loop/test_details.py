@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any
 
 import pytest
@@ -46,7 +45,6 @@ from everlearn.loop.details import (
 )
 from everlearn.records import Decision, Example, Label, Prediction
 from everlearn.serve.roster import Progress
-from tests.support import ROOT
 
 LEARNED = Progress(7, 3)
 MERGE: dict[str, Any] = {"method": "linear", "weights": [0.5, 0.5], "density": 1.0}
@@ -212,12 +210,3 @@ def test_a_selection_of_labels_is_by_source_by_position_or_by_both() -> None:
     assert [Without(first=3).selects(at, other) for at in (2, 99)] == [False, True]
     assert not Without("web", first=3).selects(2, web)
     assert not Without().selects(1, Prediction("p", {}, 1, (0.5, 0.5), "v"))
-
-
-def test_details_are_read_in_one_place() -> None:
-    """Rooms below the loop, and the pages that show any detail, look at the dict themselves."""
-    allowed = ("loop/details.py", "version/registry.py", "report/", "client/", "app/", "cli/")
-    searched = ["git", "grep", "-lE", r"\.detail(\[|\.get)|\bdetail\[\"", "--", "src"]
-    found = subprocess.run(searched, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    paths = [path.removeprefix("src/everlearn/") for path in found]
-    assert [path for path in paths if not path.startswith(allowed)] == []
