@@ -24,7 +24,7 @@ TIERS = (
     "feedback serve families stream advise scale bridges",
     "predict learn evaluate",
     "loop",
-    "app",
+    "app erase",
     "cli",
 )
 RANK = {name: rank for rank, names in enumerate(TIERS) for name in names.split()}
