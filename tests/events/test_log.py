@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from everlearn import events
 from everlearn.errors import ConfigError
-from everlearn.events import KINDS, SqliteLog, connect, key, rows, seals, sqlite
+from everlearn.events import KINDS, SqliteLog, connect, deduplication, key, rows, seals, sqlite
 from everlearn.records import (
     Checkpoint,
     Decision,
@@ -121,7 +121,7 @@ def test_connect_refuses_other_addresses(url: str) -> None:
         connect(url)
 
 
-@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (seals, 1), (sqlite, 2)])
+@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (deduplication, 1), (seals, 1), (sqlite, 2)])
 def test_examples_in_the_docs(module: ModuleType, examples: int) -> None:
     done = doctest.testmod(module)
     assert done.attempted == examples

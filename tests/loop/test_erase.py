@@ -20,7 +20,7 @@ from everlearn.errors import BlobError, InputError, LogError, UnknownId
 from everlearn.events import SqliteLog
 from everlearn.loop.erase import erase
 from everlearn.loop.erase.finding import find
-from everlearn.loop.erase.forgetting import forget
+from everlearn.loop.erase.replay_memory import forget
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import training_positions
 from everlearn.model import Model

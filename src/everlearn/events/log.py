@@ -84,8 +84,9 @@ def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None =
 
     `kinds` limits them to these kinds. The log is read one page at a time, so that a long log needs little memory.
 
+    >>> from tempfile import TemporaryDirectory
     >>> from everlearn.records import Example
-    >>> with connect(":memory:") as log:
+    >>> with TemporaryDirectory() as folder, connect(f"{folder}/log.sqlite") as log:
     ...     _ = log.append([Example(str(i), {}, i) for i in range(5)])
     ...     [event.position for event in scan(log, after=1, upto=4)]
     [2, 3, 4]

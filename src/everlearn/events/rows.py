@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, get_args
@@ -11,20 +10,9 @@ import msgspec
 import numpy as np
 
 from everlearn.errors import InputError
+from everlearn.events.deduplication import key
 from everlearn.records import (
-    Born,
-    Checkpoint,
-    Decision,
-    Erased,
-    Example,
-    Feedback,
-    Label,
     Payload,
-    Prediction,
-    Preference,
-    Rejected,
-    Reward,
-    Scalar,
 )
 
 Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as JSON
@@ -40,6 +28,7 @@ def row(payload: Payload, at: float) -> Row:
     The row is decoded again before it is returned, so that the log contains nothing unreadable. Raises `InputError` for
     a payload that cannot be stored unchanged: numbers that are not finite, or values that JSON cannot hold.
 
+    >>> from everlearn.records import Label
     >>> row(Label("a", True), 3.5)[:2], row(Label("a", True), 3.5)[3]
     ((3.5, 'label'), '{"kind":"label","id":"a","value":true}')
     """
@@ -58,51 +47,6 @@ def row(payload: Payload, at: float) -> Row:
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise InputError(f"this {kind} cannot be stored in the log: {error}; got {_shown(payload)}") from error
     return at, kind, key(kept), text
-
-
-def key(payload: Payload) -> str:
-    """Return the key under which the log holds a payload once: equal payloads have equal keys.
-
-    The key of feedback contains a digest of its content, so that the same feedback sent twice is one event and a
-    correction is another. The key of a decision depends on its action and place, not on its wording or evidence. The
-    key of a checkpoint depends on its position and blob, so that the newest event is always the last one written.
-
-    >>> key(Label("a", True)) == key(Label("a", 1.0)), key(Label("a", 1)) == key(Label("a", 2))
-    (True, False)
-    """
-    match payload:
-        case Prediction() | Example():
-            return f"{KINDS[type(payload)]}:{payload.id}"
-        case Label() | Reward() | Preference():
-            return f"{KINDS[type(payload)]}:{payload.id}:{_judgement(payload)}"
-        case Decision():
-            moved = (payload.alias, payload.version, payload.previous)
-            return f"decision:{_digest((payload.action, payload.at, payload.by, *moved, payload.detail))}"
-        case Born():
-            return f"version:{payload.version.id}"
-        case Checkpoint():
-            return f"checkpoint:{payload.at}:{payload.blob}"
-        case Rejected():
-            return f"rejected:{payload.source}:{payload.line}:{payload.at}"
-        case Erased():
-            return f"erased:{payload.position}"
-
-
-def _judgement(payload: Feedback) -> str:
-    value = payload.chosen if isinstance(payload, Preference) else payload.value
-    return _digest((_canonical(value), _canonical(payload.weight), payload.source))
-
-
-def _canonical(value: Scalar) -> Scalar:
-    """Return equal numbers as the same number: True, 1 and 1.0 are one answer."""
-    if isinstance(value, str):
-        return value
-    whole = int(value)
-    return whole if whole == value else value
-
-
-def _digest(content: tuple[Any, ...]) -> str:
-    return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=12).hexdigest()
 
 
 def _plain(value: Any) -> Any:

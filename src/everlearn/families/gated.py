@@ -32,7 +32,7 @@ from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.families import specs
 from everlearn.families.specs import Retired
-from everlearn.gate.guards import guarded_class
+from everlearn.gate.guard_names import guarded_class
 from everlearn.gate.kernels import CALIBRATION
 from everlearn.metrics import loss_kind
 from everlearn.model import LEARN, Model, cut, prefixed, refused, restore, within

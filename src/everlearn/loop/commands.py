@@ -1,7 +1,7 @@
 """Write users' orders: check what a user asks for, and make the decision that asks the loop to do it.
 
-An order changes nothing by itself. The loop carries it out when it folds it (`loop/carry_out.py`), and logs the result,
-or the reason of a rejection, in a decision with the same order id; `outcome` finds that one.
+An order changes nothing by itself. The loop carries it out when it folds it (`loop/user_orders.py`), and logs the
+result, or the reason of a rejection, in a decision with the same order id; `outcome` finds that one.
 """
 
 from __future__ import annotations

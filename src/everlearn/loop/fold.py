@@ -19,7 +19,7 @@ import numpy as np
 from everlearn import config, model, schema
 from everlearn.events import Log
 from everlearn.feedback.pending import ANSWER, CANARY, Early, PendingPredictions
-from everlearn.gate.guards import guarded_class
+from everlearn.gate.guard_names import guarded_class
 from everlearn.learn import limits
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
 from everlearn.learn.monitor import DRIFT, Monitor

@@ -1,7 +1,7 @@
 """Carry out what the policy decides: each action changes the roster, and becomes payloads for the log.
 
 Evidence and a view of the roster go to `gate/policy.py`; its actions come back and are applied here, in order. Orders
-of users are carried out in `loop/carry_out.py`. The caller makes the returned payloads durable.
+of users are carried out in `loop/user_orders.py`. The caller makes the returned payloads durable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from everlearn.gate.policy import (
     Withdraw,
 )
 from everlearn.learn.monitor import DRIFT, Monitor
-from everlearn.loop import carry_out, commands, details
+from everlearn.loop import commands, details, user_orders
 from everlearn.loop.details import (
     CandidateRejected,
     Drifted,
@@ -146,7 +146,7 @@ class Transitions:
         """Carry out a user's order at position `at`; reject one that cannot be carried out, with the reason."""
         context, moment = self._context, Moment(at, now)
         try:
-            return carry_out.order(context, moment, order)
+            return user_orders.order(context, moment, order)
         except LogError:
             raise
         except EverlearnError as error:
@@ -187,7 +187,7 @@ def apply(action: Action, context: Context, moment: Moment) -> list[Payload]:
             return [decision(context, moment, "reject", reason, "loop", detail, Alias(version=failing.version))]
         case StartChallenger(by, reason, warm):
             fresh, spec = commands.build(context.spec, context.spec.model), commands.without_layout(context.spec.model)
-            return carry_out.start_challenger(context, moment, fresh, spec, reason, by, warm)
+            return user_orders.start_challenger(context, moment, fresh, spec, reason, by, warm)
         case ReportDrift(reason):
             return [decision(context, moment, "drift", reason, "drift", Drifted())]
         case Confirm(uid):

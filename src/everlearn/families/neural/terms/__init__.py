@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from everlearn.errors import ConfigError
 from everlearn.families.neural.contract import Term
-from everlearn.families.neural.terms import anchors, functions, orthogonal, plasticity, replay
-from everlearn.families.neural.terms.anchors import Ewc, Mas, Si
+from everlearn.families.neural.terms import ewc_si_mas as anchors
+from everlearn.families.neural.terms import functions, orthogonal, plasticity, replay
+from everlearn.families.neural.terms.ewc_si_mas import Ewc, Mas, Si
 from everlearn.families.neural.terms.functions import Lwf
 from everlearn.families.neural.terms.orthogonal import Orthogonal
 from everlearn.families.neural.terms.plasticity import ContinualBackprop, L2Init, ShrinkPerturb

@@ -16,7 +16,7 @@ from everlearn._torch import Tensors, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural import fisher
 from everlearn.families.neural.contract import Net, Rows, Term
-from everlearn.families.neural.terms.anchors import EWC, MAS, SI, Ewc, Mas, Si, pull
+from everlearn.families.neural.terms.ewc_si_mas import EWC, MAS, SI, Ewc, Mas, Si, pull
 from everlearn.families.neural.terms.functions import LWF, Lwf
 from tests.support.neural_nets import HERE, examples
 from tests.support.neural_terms import learn, net_of, rows_of, seen_of, step, two_tasks

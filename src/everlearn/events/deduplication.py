@@ -1,0 +1,76 @@
+"""Keys that make equal events one event: the log writes no second event with a known key.
+
+Here a duplicate label is recognised. `SqliteLog.write` drops it, and returns the position of the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from everlearn.records import (
+    Born,
+    Checkpoint,
+    Decision,
+    Erased,
+    Example,
+    Feedback,
+    Label,
+    Payload,
+    Prediction,
+    Preference,
+    Rejected,
+    Reward,
+    Scalar,
+)
+
+
+def key(payload: Payload) -> str:
+    """Return the key under which the log holds a payload once: equal payloads have equal keys.
+
+    The key of feedback contains a digest of its content, so that the same feedback sent twice is one event and a
+    correction is another. The key of a decision depends on its action and place, not on its wording or evidence. The
+    key of a checkpoint depends on its position and blob, so that the newest event is always the last one written.
+
+    >>> key(Label("a", True)) == key(Label("a", 1.0)), key(Label("a", 1)) == key(Label("a", 2))
+    (True, False)
+    """
+    match payload:
+        case Prediction() | Example():
+            return f"{_kind(payload)}:{payload.id}"
+        case Label() | Reward() | Preference():
+            return f"{_kind(payload)}:{payload.id}:{_judgement(payload)}"
+        case Decision():
+            moved = (payload.alias, payload.version, payload.previous)
+            return f"decision:{_digest((payload.action, payload.at, payload.by, *moved, payload.detail))}"
+        case Born():
+            return f"version:{payload.version.id}"
+        case Checkpoint():
+            return f"checkpoint:{payload.at}:{payload.blob}"
+        case Rejected():
+            return f"rejected:{payload.source}:{payload.line}:{payload.at}"
+        case Erased():
+            return f"erased:{payload.position}"
+
+
+def _judgement(payload: Feedback) -> str:
+    value = payload.chosen if isinstance(payload, Preference) else payload.value
+    return _digest((_canonical(value), _canonical(payload.weight), payload.source))
+
+
+def _canonical(value: Scalar) -> Scalar:
+    """Return equal numbers as the same number: True, 1 and 1.0 are one answer."""
+    if isinstance(value, str):
+        return value
+    whole = int(value)
+    return whole if whole == value else value
+
+
+def _digest(content: tuple[Any, ...]) -> str:
+    return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=12).hexdigest()
+
+
+def _kind(payload: Payload) -> str:
+    return str(type(payload).__struct_config__.tag)

@@ -1,0 +1,186 @@
+"""Erase a person on request: their events become tombstones, and models that learned from them are rebuilt.
+
+The steps, and why the process may be killed at any moment:
+
+    1. rebuild        new snapshots are written beside the old ones; nothing refers to them yet
+    2. one transaction: tombstones, the rebuilt versions, the decision, and a checkpoint of the state without them
+    3. clean          old snapshots and checkpoints are removed, the log file is rewritten
+
+Killed before 2, nothing has happened. Killed after it, the same call again does step 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from everlearn import config, replay
+from everlearn.errors import ConfigError, InputError
+from everlearn.events import SqliteLog, scan
+from everlearn.learn import limits
+from everlearn.loop import details
+from everlearn.loop.details import Erasure
+from everlearn.loop.erase.finding import Found, find
+from everlearn.loop.erase.rebuilding import Rebuilding, Rebuilt
+from everlearn.loop.erase.replay_memory import Flags, forget
+from everlearn.loop.fold import Fold
+from everlearn.loop.home import Home
+from everlearn.records import Batch, Born, Checkpoint, Decision, Examples, Payload, Scalar
+from everlearn.serve import snapshot
+from everlearn.spec import Spec
+from everlearn.version.blobs import Blobs
+
+__all__ = ["erase"]
+
+
+def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) -> Decision:
+    """Erase all events of the rows in which each field in `where` has its value, and all that was learned from them.
+
+    `folder` is the home of a loop that is not open anywhere: stop its server first. Fields are those of the schema, or
+    `spec.subject`. Predictions, examples, their feedback, and rows set aside become tombstones; every version with
+    arrays that had learned from them is rebuilt from one that had not, and so are the models that learn, the replay
+    memory and the pending predictions. Returns the decision in the log that proves it: counts, the versions replaced,
+    and a salted digest of `where`, but no value. The same call again completes an interrupted one.
+
+    Raises `InputError` when nothing matches, or when models learned from rows that are not in the log; `LogError` while
+    another process has the loop open. `docs/how-to/erase.md` says what it costs.
+    """
+    if not (folder / "log.sqlite").exists():
+        raise InputError(f"{folder} is not the home of a loop: it has no log.sqlite; name the folder of the loop")
+    named = [name for name, value in where.items() if str(value) and str(value) in reason]
+    if named:
+        raise InputError(f"the reason holds the value of {named[0]}, and would stay in the log. Leave the value out")
+    with closing(Home(folder, spec.log)) as home:
+        if not isinstance(home.log, SqliteLog):
+            raise ConfigError(f"{folder} keeps its log elsewhere; events can be erased only from a log of SQLite")
+        found = find(home.log, spec, where)
+        if found.positions:
+            decision = _Erasing(folder, home, home.log, spec, found).run(where, reason)
+        elif (before := _done(home.log, where)) is not None:
+            decision = before
+        else:
+            shown = ", ".join(f"{name}={value}" for name, value in where.items())
+            raise InputError(f"nothing in the log of {folder} is about {shown}; check the value, and its field")
+        _clean(folder, home.log, spec)
+    return decision
+
+
+class _Erasing:
+    """The erasure of events from a loop, starting from its last checkpoint."""
+
+    def __init__(self, folder: Path, home: Home, log: SqliteLog, spec: Spec, found: Found) -> None:
+        self._home, self._log, self._found = home, log, found
+        self._blobs = Blobs(folder / "blobs", spec.log.durability)
+        self._last = home.last()
+        if self._last is not None:  # the spec that the state was made with
+            spec = config.read_stored(self._last[2]["spec"], str(folder))
+        self._spec = spec
+        self._gone = set(found.positions)
+
+    def run(self, where: Mapping[str, Scalar], reason: str) -> Decision:
+        payloads: list[Payload] = []
+        rebuilt, forgotten, at = Rebuilt(), 0, self._log.end()
+        if self._last is not None:
+            at, arrays, header = self._last
+            fold = Fold(self._spec, self._home.versions, self._log)
+            fold.load(arrays, header["fold"])
+            parts = fold, self._home.versions, self._log, self._blobs.hashes(), self._gone, self._found.first
+            rebuilt = Rebuilding(*parts).run()
+            forgotten = self._forget(fold)
+            fold.rejoin(lambda event: event.position in self._gone or fold.is_left_out(event), fold.cursor["log"])
+            fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
+            arrays, state = fold.state()
+            payloads = [Born(version) for version in rebuilt.versions.values()]
+            payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state})))
+        salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
+        mark = sorted(where), salt, _digest(where, salt)
+        erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned)
+        decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
+        self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
+        return decision
+
+    def _forget(self, fold: Fold) -> int:
+        """Remove the person from the replay memory and the pending predictions; return the number removed."""
+        waited = sum(fold.pending.take(id) is not None for id in self._found.ids)
+        waited += sum(len(fold.early.take(id)) for id in self._found.ids)
+        learner = fold.monitor
+        if learner.replay.kind == "none":
+            return waited
+        shape = fold.shape
+        empty = replay.start(
+            learner.replay, int(shape["dense"]), int(shape["hashed"]), int(shape["classes"]), self._spec.seed
+        )
+        rows = forget(learner.memory, learner.replay, empty, self._is_gone(fold))
+        return rows + waited
+
+    def _is_gone(self, fold: Fold) -> Callable[[Examples], Flags]:
+        """Return the test for remembered rows of the person: by position, and by content where defaults are learned.
+
+        The position of a default label is that of another event.
+        """
+        positions = np.array(self._found.positions, np.int64)
+        content: set[tuple[bytes, ...]] = set()
+        width = fold.monitor.replay.width
+        if self._spec.feedback.default is not None:
+            batch, _ = fold.encoder.records(self._found.features)
+            for rows in (batch, limits.clip(fold.monitor.limits, self._spec.limits, batch)):
+                content |= {_content(rows, row, width) for row in range(len(rows))}
+
+        def gone(rows: Examples) -> Flags:
+            same = [bool(content) and _content(rows.batch, row, width) in content for row in range(len(rows.y))]
+            return np.array(same, bool) | np.isin(rows.position, positions)
+
+        return gone
+
+
+def _content(batch: Batch, row: int, width: int) -> tuple[bytes, ...]:
+    held = slice(batch.indptr[row], min(batch.indptr[row + 1], batch.indptr[row] + width))
+    return batch.dense[row].tobytes(), batch.indices[held].tobytes(), batch.values[held].tobytes()
+
+
+def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
+    """Remove every snapshot that an erasure has replaced, and every erased byte of the log; safe to repeat."""
+    blobs = Blobs(folder / "blobs", spec.log.durability)
+    replaced: set[str] = set()
+    versions: dict[str, str] = {}
+    newest = ""  # checkpoint; those before it may hold what was erased
+    for event in scan(log, kinds=("version", "decision", "checkpoint")):
+        match event.payload:
+            case Born(version=version):
+                versions[version.id] = version.blob
+            case Checkpoint(blob=blob):
+                newest = blob
+            case Decision() as decision:
+                replaced |= details.replaced(decision).keys()
+    needed = {blob for id, blob in versions.items() if id not in replaced} | {newest}
+    for blob in blobs.hashes() - needed:
+        blobs.remove(blob)
+    for left in blobs.folder.glob(".*.unfinished"):
+        left.unlink(missing_ok=True)
+    for left in snapshot.folder(folder).glob(f"*{snapshot.CURRENT}*"):
+        left.unlink(missing_ok=True)
+    log.scrub()
+
+
+def _done(log: SqliteLog, where: Mapping[str, Scalar]) -> Decision | None:
+    """Return the earlier erasure for `where`; None if there was none."""
+    found = None
+    for event in scan(log, kinds=("decision",)):
+        decision = event.payload
+        if isinstance(decision, Decision) and decision.action == "erase":
+            erasure = details.read(decision)
+            if isinstance(erasure, Erasure) and _digest(where, erasure.salt) == erasure.digest:
+                found = decision
+    return found
+
+
+def _digest(where: Mapping[str, Scalar], salt: str) -> str:
+    """Return the salted digest of the values; slow on purpose, so that it is of little use for guessing."""
+    text = json.dumps({name: str(value) for name, value in sorted(where.items())})
+    return hashlib.scrypt(text.encode(), salt=salt.encode(), n=1 << 14, r=8, p=1, dklen=32).hex()
