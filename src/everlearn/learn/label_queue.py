@@ -90,7 +90,7 @@ class LabelQueue:
         if not rows:
             return
         roles = self._roles(ANSWER)
-        needed = {*roles.values(), *(one.uid for pair in self._roster.questions() for one in pair)}
+        needed = {*roles.values(), *(one.uid for pair in self._roster.comparisons() for one in pair)}
         known = [needed & one.predictions.keys() if one.predictions is not None else set() for one in rows]
         for uids, group in groupby(zip(known, rows, strict=True), lambda pair: pair[0]):
             alike = [row for _, row in group]
@@ -142,7 +142,7 @@ class LabelQueue:
         """Score predictions in each role and trial; remember the rows that are not set `aside`."""
         losses = self._monitor.test(examples, predictions, roles)
         self._monitor.remember(select(examples, ~aside))
-        for candidate, reference in self._roster.questions():
+        for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial()
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid])

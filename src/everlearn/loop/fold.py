@@ -23,13 +23,13 @@ from everlearn.gate.guards import guarded_class
 from everlearn.learn import limits
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
 from everlearn.learn.monitor import DRIFT, Monitor
-from everlearn.learn.teach import warm
 from everlearn.loop import rebuild
 from everlearn.loop.details import Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.loop.stretch import Stretch
 from everlearn.loop.transitions import Transitions
+from everlearn.loop.warm_up import WarmUp
 from everlearn.model import select
 from everlearn.records import (
     Arrays,
@@ -66,10 +66,8 @@ class Commit:
 
 @dataclass(slots=True)
 class _Counts:
-    """Rows of the warm start (planned and done), predictions, and events folded by the last commit."""
+    """Predictions, and events folded by the last commit."""
 
-    warm_rows: int
-    warmed: int = 0
     predictions: int = 0
     committed: int = 0
 
@@ -102,16 +100,8 @@ class Fold:
         guards = {name: self.encoder.label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
         self.transitions = Transitions(spec, self.gate, self.encoder, self.monitor, self.roster, versions, log)
-        self._counts = _Counts(int(spec.warm_start))
-        self._nursery: model.Model | None = None  # learns offline until the warm start is over
-
-    def prepare(self) -> model.Model:
-        """Return the model that the loop starts with; build it on the first call.
-
-        Raises `ConfigError` or `ModelError` if it cannot be built.
-        """
-        self._nursery = self._nursery or self.transitions.make()
-        return self._nursery
+        self.warm_up = WarmUp(spec, self.monitor, self.transitions.make)
+        self._counts = _Counts()
 
     @property
     def started(self) -> bool:
@@ -153,15 +143,6 @@ class Fold:
         """The number of events in the log that no model could use."""
         return self.joiner.unusable
 
-    @property
-    def warm_rows(self) -> int:
-        """Rows of the warm start; a share below 1 needs the length of the stream, so the loop sets it."""
-        return self._counts.warm_rows
-
-    @warm_rows.setter
-    def warm_rows(self, rows: int) -> None:
-        self._counts.warm_rows = rows
-
     # ---- rows, which come with their labels --------------------------------------------------------------------
 
     def refused(self, batch: Batch) -> dict[int, str]:
@@ -171,12 +152,12 @@ class Fold:
         """
         if self.started:
             return model.refused(self.roster.frozen_start().model, batch)
-        return model.refused(self.prepare(), batch)
+        return model.refused(self.warm_up.model(), batch)
 
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold labelled rows: every contestant predicts each row, is scored on it, and then learns it."""
         if not self.started:
-            used = self._warm_up(examples)
+            used = self.warm_up.learn(examples)
             if used == len(examples.y):
                 self.cursor[cursor] = int(examples.position[-1])
                 return
@@ -212,26 +193,9 @@ class Fold:
         """End the warm start, if there was one: store the first version, and fill every role with it."""
         yield self._commit(at, self._begin(at))
 
-    def rehearse(self, examples: Examples) -> Examples:
-        """Learn rows offline before anything is served, in one pass of the warm start; return them as learned."""
-        nursery = self.prepare()
-        weight = np.minimum(examples.weight, np.float32(self.spec.limits.weight))
-        bounded = Examples(self.monitor.limiter.bound(examples.batch), examples.y, weight, examples.position)
-        warm(nursery, bounded)
-        return bounded
-
-    def _warm_up(self, examples: Examples) -> int:
-        """Learn the rows that belong to the warm start; return how many they were."""
-        used = min(len(examples.y), self.warm_rows - self._counts.warmed)
-        if used > 0:
-            self.monitor.remember(self.rehearse(model.cut(examples, 0, used)))
-            self._counts.warmed += used
-        return max(used, 0)
-
     def _begin(self, at: int) -> list[Payload]:
-        first, warmed = self.prepare(), self._counts.warmed
+        first, warmed = self.warm_up.end(), self.warm_up.learned
         why = f"trained offline on {warmed} rows" if warmed else "untrained start"
-        self._nursery = None
         born, start, *rest = self.transitions.start(first, why, at, self._learned())
         assert isinstance(start, Decision)
         return [born, msgspec.structs.replace(start, detail=start.detail | {"spec": config.stored(self.spec)}), *rest]
@@ -288,7 +252,7 @@ class Fold:
                 self.roster.install(decision.version, revived, keep=decision.action == "promote")
                 payloads = []
             case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
-                self.warm_rows, payloads = warm_rows, []
+                self.warm_up.rows, payloads = warm_rows, []
             case Decision(action="config", detail={"spec": dict(settings)}) if self.started:
                 self._configure(config.read_stored(settings, "the log"))
                 payloads = []
@@ -440,12 +404,12 @@ class Fold:
 
     def _configure(self, spec: Spec) -> None:
         """Go on with other settings, as a loop does that opens a checkpoint with them."""
-        asked_anew = spec.gate != self.spec.gate
+        gate_changed = spec.gate != self.spec.gate
         arrays, header = self.state()
         arrays, header = model.copied(arrays), codec.plain(header, "the state")
         self._start_with(spec)
         self.load(arrays, header)
-        if asked_anew:
+        if gate_changed:
             self.roster.reset_evidence()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
@@ -471,7 +435,7 @@ class Fold:
             "learner": monitor_header,
             "cursor": dict(self.cursor),
             "now": self.joiner.now,
-            "warmed": self._counts.warmed,
+            "warmed": self.warm_up.learned,
             "predictions": self._counts.predictions,
             "unusable": self.unusable,
             "taken": dict(self.taken.rows),
@@ -489,7 +453,7 @@ class Fold:
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self.joiner.now, self.joiner.unusable = header["now"], header.get("unusable", 0)
-        self._counts.warmed, self._counts.predictions = header["warmed"], header["predictions"]
+        self.warm_up.learned, self._counts.predictions = header["warmed"], header["predictions"]
         self.left_out = msgspec.convert(header.get("left_out", []), list[Without])
         self.taken = StreamOffsets(header.get("taken"))
         self._counts.committed = self._folded()

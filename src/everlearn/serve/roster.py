@@ -179,8 +179,8 @@ class Roster:
         concept = self.concept(contestant)
         return Contender(contestant.uid, concept, contestant.version, contestant.learns, contestant.by)
 
-    def questions(self) -> list[tuple[Contestant, Contestant]]:
-        """Return the pairs (candidate, reference) that the gate compares, in the order of asking."""
+    def comparisons(self) -> list[tuple[Contestant, Contestant]]:
+        """Return the pairs (candidate, reference) that the gate compares, in their order."""
         champion, good = self.champion, self.good
         candidates = [one for one in self.contestants if self._is_candidate(one)]
         pairs = [(one, champion) for one in candidates]
@@ -191,7 +191,7 @@ class Roster:
         return pairs
 
     def _is_candidate(self, contestant: Contestant) -> bool:
-        """Return True for a contestant that may be promoted: gated, what is frozen; live, every challenger."""
+        """Return True for a contestant that may be promoted: gated, a frozen candidate; live, every challenger."""
         concept = self.concept(contestant)
         return concept == "snapshot" or (concept == "challenger" and (self.live or not contestant.learns))
 

@@ -1,4 +1,4 @@
-"""Predictions of every contestant, each with the weights of its own moment."""
+"""Predictions of every contestant, each with the weights of the moment of the prediction."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", 
 class Layout(NamedTuple):
     """The parts of a network that all its models share.
 
-    `modes` are the training modes of its layers, `tensors` the shape, dtype and device of each tensor by name.
+    `modes` are the training modes of its layers. `tensors` maps each name to the shape, dtype and device of the tensor.
     """
 
     names: ModuleNames
@@ -101,7 +101,7 @@ class Neural:
 
     @property
     def arrays(self) -> Arrays:
-        """Everything that must survive a restart, by name.
+        """A map of names to the arrays that must survive a restart.
 
         A model that is given read-only arrays without `learn/...` serves only, and frees what only training needs.
         """
