@@ -8,7 +8,7 @@ import pytest
 
 from everlearn.gate.policy import (
     Action,
-    Comparison,
+    CandidateVerdict,
     Confirm,
     Contender,
     Expel,
@@ -62,7 +62,7 @@ HOPELESS = said("wait", examples=2 * MINIMUM, better=0.0)
 
 
 def view(live: bool, *comparisons: tuple[Contender, Verdict | None], limit: int = 3) -> View:
-    compared = tuple(Comparison(*pair) for pair in comparisons)
+    compared = tuple(CandidateVerdict(*pair) for pair in comparisons)
     return View(live, LIVE if live else GATED, compared, limit, MINIMUM)
 
 

@@ -34,7 +34,7 @@ class Contender(NamedTuple):
     by: By = "loop"
 
 
-class Comparison(NamedTuple):
+class CandidateVerdict(NamedTuple):
     """A candidate, and the gate's verdict on it; None before any losses were compared."""
 
     candidate: Contender
@@ -50,7 +50,7 @@ class View:
 
     live: bool
     contenders: tuple[Contender, ...]
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[CandidateVerdict, ...] = ()
     limit: int = 1
     minimum: int = 0
 
@@ -199,7 +199,10 @@ def react(view: View, drift: DriftSpec) -> list[Action]:
 
     "reset" restarts the challenger that the loop keeps; where there is none, it starts an untrained challenger.
     """
-    standing = next((one for one in view.contenders if one.concept == "challenger" and one.by == "loop"), None)
+    standing = next(
+        (contender for contender in view.contenders if contender.concept == "challenger" and contender.by == "loop"),
+        None,
+    )
     resets = standing if not view.live else None
     starts = drift.reaction == "challenger" or (drift.reaction == "reset" and resets is None)
     full = contending(view.contenders) >= view.limit
@@ -220,15 +223,16 @@ def replace(view: View, uid: int, reason: str, tried: Set[str] = frozenset()) ->
     A failing champion goes back to the good version, else to a baseline. `tried` are the versions that were seated
     before because of the same event. An empty list: no version is left to go back to.
     """
-    failing = next(one for one in view.contenders if one.uid == uid)
+    failing = next(contender for contender in view.contenders if contender.uid == uid)
     if failing.concept != "champion":
         return [Expel(uid, reason)]
     frozen = sorted(
-        (one for one in view.contenders if one.concept in _FALLBACKS), key=lambda one: _FALLBACKS.index(one.concept)
+        (contender for contender in view.contenders if contender.concept in _FALLBACKS),
+        key=lambda contender: _FALLBACKS.index(contender.concept),
     )
     useless = tried if view.live else {*tried, failing.version}  # frozen, it would fail again
-    versions = {one.version: one for one in reversed(frozen) if one.version not in useless}
-    return [RollBack(one.uid, reason) for one in frozen if versions.get(one.version) is one]
+    versions = {contender.version: contender for contender in reversed(frozen) if contender.version not in useless}
+    return [RollBack(contender.uid, reason) for contender in frozen if versions.get(contender.version) is contender]
 
 
 def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
@@ -238,7 +242,7 @@ def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
         case "good" | "baseline":
             return RollBack(candidate.uid, reason, evidence) if better else Confirm(candidate.uid)
         case "champion" if not better:
-            good = next(one for one in view.contenders if one.concept == "good")
+            good = next(contender for contender in view.contenders if contender.concept == "good")
             return RollBack(good.uid, reason, evidence)
         case _ if better:
             return PromoteCandidate(candidate.uid, reason, evidence)

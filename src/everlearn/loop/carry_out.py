@@ -143,7 +143,7 @@ def start_challenger(
 def shadow(context: TransitionContext, moment: Moment, given: Decision, id: str) -> list[Payload]:
     """Put a version in shadow: it is compared with the champion and does not learn."""
     _check_room(context)
-    if any(one.version == given.version for one in context.roster.challengers if not one.learns):
+    if any(challenger.version == given.version for challenger in context.roster.challengers if not challenger.learns):
         raise ConfigError(f"version {given.version} is in shadow already")
     context.roster.shadow(given.version, revive(context, given.version))
     alias = Alias(version=given.version)
@@ -173,10 +173,10 @@ def merge(context: TransitionContext, moment: Moment, given: Decision, request: 
 
 def withdraw(context: TransitionContext, moment: Moment, given: Decision, id: str) -> list[Payload]:
     """Remove a challenger that was started, or a version in shadow."""
-    removable = [one for one in context.roster.challengers if one.by != "loop"]
-    found = next((one for one in removable if one.version == given.version), None)
+    removable = [challenger for challenger in context.roster.challengers if challenger.by != "loop"]
+    found = next((challenger for challenger in removable if challenger.version == given.version), None)
     if found is None:
-        listed = ", ".join(one.version for one in removable) or "none"
+        listed = ", ".join(challenger.version for challenger in removable) or "none"
         raise InputError(f"version {given.version} is not a challenger that can be withdrawn; there are: {listed}")
     context.roster.dismiss(found)
     alias = Alias(version=given.version)
@@ -205,7 +205,7 @@ def roll_back_without(
 
     champion = revive(context, version)
     rebuilt, counts = [], [(0, 0)]
-    for learner in [one for one in roster.contestants if one.learns]:
+    for learner in [contestant for contestant in roster.contestants if contestant.learns]:
         origin, model, since = _clean_start(context, learner, version, first, known)
         counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row))
         rebuilt.append((learner, model, origin))
@@ -311,8 +311,8 @@ def _parent(
 
 def _started(context: TransitionContext, version: str) -> Contestant | None:
     """Return the learning challenger that drift or a user started as this version, if there is one."""
-    started = [one for one in context.roster.challengers if one.learns and one.by != "loop"]
-    return next((one for one in started if one.version == version), None)
+    started = [challenger for challenger in context.roster.challengers if challenger.learns and challenger.by != "loop"]
+    return next((challenger for challenger in started if challenger.version == version), None)
 
 
 def _check_moves(version: str, serving: str) -> None:

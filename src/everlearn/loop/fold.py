@@ -219,22 +219,25 @@ class Fold:
     def _examples(self, batch: Sequence[Event]) -> Iterator[Commit]:
         payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
         self.joiner.advance(max(event.time for event in batch))
-        encoded, problems = self.encoder.records([one.features for one in payloads])
-        y, unknown = self.encoder.labels([one.label for one in payloads], len(payloads))
-        weight = np.array([one.weight for one in payloads], np.float32)
+        encoded, problems = self.encoder.records([example.features for example in payloads])
+        y, unknown = self.encoder.labels([example.label for example in payloads], len(payloads))
+        weight = np.array([example.weight for example in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
-        examples, sources = Examples(encoded, y, weight, position), [one.source for one in payloads]
+        examples, sources = Examples(encoded, y, weight, position), [example.source for example in payloads]
         if bad := {problem.row for problem in (*problems, *unknown)} | self.refused(encoded).keys():
             self.joiner.unusable += len(bad)
             good = np.array([row not in bad for row in range(len(y))])
-            examples, sources = select(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
+            examples, sources = (
+                select(examples, good),
+                [source for source, fine in zip(sources, good, strict=True) if fine],
+            )
         noted = 0  # a commit covers the rows up to it, and no others
         for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():
             upto = int(np.searchsorted(position, commit.at, "right"))
-            self.taken.note(one.id for one in payloads[noted:upto])
+            self.taken.note(example.id for example in payloads[noted:upto])
             noted = upto
             yield commit
-        self.taken.note(one.id for one in payloads[noted:])
+        self.taken.note(example.id for example in payloads[noted:])
         self.cursor["log"] = batch[-1].position
 
     def _decision(self, event: Event) -> Iterator[Commit]:
@@ -308,8 +311,8 @@ class Fold:
                     labelled = self.joiner.predict(prediction, event.position, row, predictions, clip)
                 case Label() | Reward() | Preference() as feedback:
                     labelled = self.joiner.judge(feedback, event.position, clip)
-            for one in (*labelled, *self.joiner.overdue(event.position)):
-                payloads += self._queue(one, event.position, stretch)
+            for joined in (*labelled, *self.joiner.overdue(event.position)):
+                payloads += self._queue(joined, event.position, stretch)
             if payloads or stretch.decided or self._due():
                 break
         stretch.settle()
@@ -364,14 +367,18 @@ class Fold:
 
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""
-        found = [one.detail["without"] for one in outcome if isinstance(one, Decision) and "without" in one.detail]
+        found = [
+            payload.detail["without"]
+            for payload in outcome
+            if isinstance(payload, Decision) and "without" in payload.detail
+        ]
         if found:
-            self.left_out += [msgspec.convert(one, Without) for one in found]
+            self.left_out += [msgspec.convert(detail, Without) for detail in found]
             self.rejoin(self.is_left_out, position)
 
     def is_left_out(self, event: Event) -> bool:
         """Return True for a label that a rollback has left out."""
-        return any(one.selects(event.position, event.payload) for one in self.left_out)
+        return any(selection.selects(event.position, event.payload) for selection in self.left_out)
 
     # ---- models that fail --------------------------------------------------------------------------------------
 
@@ -441,7 +448,7 @@ class Fold:
             "taken": dict(self.taken.rows),
         }
         if self.left_out:
-            header["left_out"] = [msgspec.to_builtins(one) for one in self.left_out]
+            header["left_out"] = [msgspec.to_builtins(selection) for selection in self.left_out]
         arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", monitor)
         arrays |= model.prefixed("waiting/", waiting) | model.prefixed("early/", early)
         return arrays | model.prefixed("lessons/", counts), header

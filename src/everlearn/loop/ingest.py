@@ -77,7 +77,7 @@ class Ingest:
             examples = [
                 Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
             ]
-            aside = [msgspec.structs.replace(one, at=one.at + number) for one in chunk.rejected]
+            aside = [msgspec.structs.replace(rejected, at=rejected.at + number) for rejected in chunk.rejected]
             yield chunk.last - taken, [*examples, *aside]
 
     def settle_warm_start(self, stream: Stream) -> Decision | None:

@@ -159,7 +159,7 @@ def _replay(fold: Fold) -> dict[str, Any]:
         "kind": fold.spec.replay.kind,
         "rows": held["rows"],
         "bytes": held["bytes"],
-        "classes": {str(name): one["held"] for name, one in classes},
+        "classes": {str(name): counts["held"] for name, counts in classes},
         "oldest": ages.get("oldest", 0.0),
         "newest": ages.get("newest", 0.0),
     }

@@ -14,7 +14,7 @@ from everlearn.events import Log
 from everlearn.gate import policy
 from everlearn.gate.policy import (
     Action,
-    Comparison,
+    CandidateVerdict,
     Confirm,
     Expel,
     Nominate,
@@ -173,7 +173,7 @@ def view(context: TransitionContext) -> View:
         if contestant.trial is not None:
             share = policy.alpha_share(candidate.concept, spec.challengers)
             verdict = gate.verdict(contestant.trial.evidence, context.gate, share)
-        comparisons.append(Comparison(candidate, verdict))
+        comparisons.append(CandidateVerdict(candidate, verdict))
     return View(roster.live, roster.contenders(), tuple(comparisons), spec.challengers, context.gate.minimum)
 
 

@@ -87,7 +87,7 @@ class Rebuilding:
             if self._is_affected(version.id) and version.blob in self._kept:
                 self._rebuild(version)
         roster = self._fold.roster
-        for snapshot in [one.snapshot for one in roster.challengers if one.snapshot is not None]:
+        for snapshot in [challenger.snapshot for challenger in roster.challengers if challenger.snapshot is not None]:
             if snapshot.learned == UNKNOWN:  # of an older release; its challenger nominates another
                 roster.withdraw(snapshot)
         for contestant in sorted(roster.contestants, key=self._upto):
