@@ -15,6 +15,13 @@ from tests.support import ROOT
 FILES = sorted(path for path in (ROOT / "src" / "everlearn").rglob("*") if path.suffix in (".py", ".js", ".html"))
 BANNED = "told|said|anew|lest|whoever|nobody|anybody|everybody|of its own|of their own|by name|that there is|what is"
 PROSE = re.compile(rf"\b({BANNED})\b", re.I)
+KEPT = {
+    "families/neural/memory.py": ["said"],  # an array of a replay memory in checkpoints
+    "families/neural/requirements.py": ["told"],  # the setting consolidate.told of release 0.1
+    "families/neural/settings.py": ["told"],
+}
+"""Names on disk and in configurations, which old homes hold; by file."""
+
 NAMES = re.compile(r"(^|_)(told|said|anew|heard|asked|pupil|lesson|lessons|births)(_|$)")
 
 
@@ -35,5 +42,6 @@ def words(path: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT / "src" / "everlearn")))
 def test_words_that_read_like_a_translation_stay_out(path: Path) -> None:
-    found = [f"line {line}: {word}" for line, word in words(path)]
+    kept = KEPT.get(str(path.relative_to(ROOT / "src" / "everlearn")), [])
+    found = [f"line {line}: {word}" for line, word in words(path) if word not in kept]
     assert not found, f"{path.name} uses {'; '.join(found[:10])}; see the note on prose in CONTRIBUTING.md"

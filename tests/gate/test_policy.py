@@ -8,12 +8,12 @@ import pytest
 
 from everlearn.gate.policy import (
     Action,
+    CandidateVerdict,
     Confirm,
     Contender,
     Expel,
     Nominate,
-    Promote,
-    Question,
+    PromoteCandidate,
     RaiseRate,
     Reject,
     ReportDrift,
@@ -61,13 +61,13 @@ YES, NO, WAIT = said("promote"), said("reject"), said("wait")
 HOPELESS = said("wait", examples=2 * MINIMUM, better=0.0)
 
 
-def view(live: bool, *questions: tuple[Contender, Verdict | None], limit: int = 3) -> View:
-    asked = tuple(Question(*question) for question in questions)
-    return View(live, LIVE if live else GATED, asked, limit, MINIMUM)
+def view(live: bool, *comparisons: tuple[Contender, Verdict | None], limit: int = 3) -> View:
+    compared = tuple(CandidateVerdict(*pair) for pair in comparisons)
+    return View(live, LIVE if live else GATED, compared, limit, MINIMUM)
 
 
 def promote(uid: int) -> Action:
-    return Promote(uid, "promote", YES.evidence)
+    return PromoteCandidate(uid, "promote", YES.evidence)
 
 
 def reject(uid: int) -> Action:
@@ -82,7 +82,7 @@ def back(uid: int, verdict: Verdict) -> Action:
 
 
 @pytest.mark.parametrize(
-    ("questions", "expected"),
+    ("comparisons", "expected"),
     [
         ([], []),
         ([(SNAPSHOT, None)], []),
@@ -107,12 +107,12 @@ def back(uid: int, verdict: Verdict) -> Action:
         ([(SNAPSHOT, HOPELESS), (FROZEN_START, YES), (GOOD, NO)], [Withdraw(7), back(1, YES)]),
     ],
 )
-def test_gated_verdicts_become_actions_and_learners_nominate(questions: Any, expected: list[Action]) -> None:
-    assert decide(view(False, *questions)) == [*expected, Nominate()]
+def test_gated_verdicts_become_actions_and_learners_nominate(comparisons: Any, expected: list[Action]) -> None:
+    assert decide(view(False, *comparisons)) == [*expected, Nominate()]
 
 
 @pytest.mark.parametrize(
-    ("questions", "expected"),
+    ("comparisons", "expected"),
     [
         ([], []),
         ([(LEARNER, None)], []),
@@ -128,8 +128,8 @@ def test_gated_verdicts_become_actions_and_learners_nominate(questions: Any, exp
         ([(STARTED, YES), (LEARNER, NO)], [promote(5)]),
     ],
 )
-def test_live_the_guard_compares_the_champion_with_good(questions: Any, expected: list[Action]) -> None:
-    assert decide(view(True, *questions)) == expected
+def test_live_the_guard_compares_the_champion_with_good(comparisons: Any, expected: list[Action]) -> None:
+    assert decide(view(True, *comparisons)) == expected
 
 
 def test_challengers_share_alpha_and_the_guard_does_not() -> None:

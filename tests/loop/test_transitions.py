@@ -17,7 +17,7 @@ from everlearn.gate.policy import (
     Confirm,
     Expel,
     Nominate,
-    Promote,
+    PromoteCandidate,
     RaiseRate,
     Reject,
     ReportDrift,
@@ -28,7 +28,7 @@ from everlearn.gate.policy import (
 )
 from everlearn.learn.monitor import Monitor
 from everlearn.loop.transitions import Transitions, apply, view
-from everlearn.loop.versioning import Context, Moment, revive
+from everlearn.loop.versioning import Moment, TransitionContext, revive
 from everlearn.records import Born, Decision, Evidence, Payload
 from everlearn.schema import Encoder
 from everlearn.serve.isolation import ModelFailure
@@ -62,7 +62,9 @@ class Parts:
         monitor, roster = Monitor(spec, shape), Roster(mode == "live", 2)
         asked = msgspec.structs.replace(spec.gate, loss=monitor.loss)
         self.log = events.connect(str(folder / "log.sqlite"))
-        self.context = Context(spec, asked, encoder, monitor, roster, Versions(Blobs(folder / "blobs")), self.log)
+        self.context = TransitionContext(
+            spec, asked, encoder, monitor, roster, Versions(Blobs(folder / "blobs")), self.log
+        )
         self.roster, self.versions = roster, self.context.versions
         self.transitions = Transitions(spec, asked, encoder, monitor, roster, self.versions, self.log)
         self.first = self.noted(self.transitions.start(self.transitions.make(), "untrained", 0, Progress(0, 0)))
@@ -138,7 +140,7 @@ def test_a_promoted_snapshot_is_stored_with_what_it_had_learned(made: Any) -> No
     candidate = snapshot(parts.roster)
     learn(parts.roster.challenger)
     first = parts.roster.champion.version
-    payloads = parts.apply(Promote(candidate.uid, "better", EVIDENCE))
+    payloads = parts.apply(PromoteCandidate(candidate.uid, "better", EVIDENCE))
     decision = last(payloads)
     assert words(payloads) == ["version", "promote by gate"]
     assert (decision.alias, decision.previous, decision.evidence) == ("champion", first, EVIDENCE)
@@ -155,7 +157,7 @@ def test_a_version_in_shadow_is_promoted_as_it_is(made: Any, mode: Any) -> None:
     other = parts.versions.make(Mean().arrays | {"count": np.array(9)}, parts.context.spec.model, (), 1, "why", {})
     parts.noted([Born(other)])
     shadow = parts.roster.shadow(other.id, revive(parts.context, other.id))
-    payloads = parts.apply(Promote(shadow.uid, "better", EVIDENCE))
+    payloads = parts.apply(PromoteCandidate(shadow.uid, "better", EVIDENCE))
     assert words(payloads) == ["promote by gate"]
     assert last(payloads).detail == {"examples": 0}
     assert parts.roster.champion.version == other.id
@@ -165,7 +167,7 @@ def test_live_a_champion_that_got_better_is_stored_and_becomes_good(made: Any) -
     parts = made("live")
     champion = parts.roster.champion
     learn(champion)
-    payloads = parts.apply(Promote(champion.uid, "better", EVIDENCE))
+    payloads = parts.apply(PromoteCandidate(champion.uid, "better", EVIDENCE))
     assert words(payloads) == ["version", "promote by gate"]
     assert last(payloads).detail["learned"] == [50, 0]
     assert parts.roster.champion is champion
@@ -189,7 +191,7 @@ def test_live_a_champion_is_stored_before_it_is_replaced(made: Any) -> None:
 
 def test_gated_a_rollback_leaves_no_good_version(made: Any) -> None:
     parts = made("gated")
-    parts.apply(Promote(snapshot(parts.roster).uid, "better", EVIDENCE))
+    parts.apply(PromoteCandidate(snapshot(parts.roster).uid, "better", EVIDENCE))
     good = parts.roster.good
     payloads = parts.apply(RollBack(good.uid, "worse"))
     assert words(payloads) == ["rollback by guard"]
@@ -294,8 +296,10 @@ def test_several_challengers_share_alpha_in_the_view(made: Any) -> None:
     fresh = parts.roster.challenge("v", Mean())
     judged(parts, fresh, better=True)
     judged(parts, parts.roster.champion, better=True)
-    questions = view(parts.context).questions
-    needed = {candidate.concept: verdict.evidence.threshold for candidate, verdict in questions if verdict is not None}
+    comparisons = view(parts.context).comparisons
+    needed = {
+        candidate.concept: verdict.evidence.threshold for candidate, verdict in comparisons if verdict is not None
+    }
     assert needed["challenger"] == pytest.approx(needed["champion"] + np.log(4))
 
 

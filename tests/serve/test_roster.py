@@ -19,7 +19,7 @@ def started(live: bool = False) -> Roster:
 
 
 def compared(roster: Roster) -> set[tuple[str, str]]:
-    return {(roster.role_of(candidate), roster.role_of(reference)) for candidate, reference in roster.questions()}
+    return {(roster.role_of(candidate), roster.role_of(reference)) for candidate, reference in roster.comparisons()}
 
 
 def snapshot(roster: Roster) -> Contestant:

@@ -116,18 +116,20 @@ class PendingPredictions:
     def state(self) -> Arrays:
         """Return the waiting set as arrays; `load` restores it."""
         waiting = list(self._waiting.values())
-        ids = [one.id.encode("utf-8", "surrogatepass") for one in waiting]
-        scores = [(row, uid, held) for row, one in enumerate(waiting) for uid, held in one.predictions.items()]
+        ids = [prediction.id.encode("utf-8", "surrogatepass") for prediction in waiting]
+        scores = [
+            (row, uid, held) for row, prediction in enumerate(waiting) for uid, held in prediction.predictions.items()
+        ]
         return {
             "evicted": np.array(self.evicted, np.int64),
             "ids": np.frombuffer(b"".join(ids), np.uint8).copy(),
             "id_lengths": np.array([len(id) for id in ids], np.int64),
-            "position": np.array([one.position for one in waiting], np.int64),
-            "time": np.array([one.time for one in waiting], np.float64),
-            "dense": _stack([one.row.dense for one in waiting], np.float32),
-            "lengths": np.array([len(one.row.indices) for one in waiting], np.int64),
-            "indices": _stack([one.row.indices for one in waiting], np.int32),
-            "values": _stack([one.row.values for one in waiting], np.float32),
+            "position": np.array([prediction.position for prediction in waiting], np.int64),
+            "time": np.array([prediction.time for prediction in waiting], np.float64),
+            "dense": _stack([prediction.row.dense for prediction in waiting], np.float32),
+            "lengths": np.array([len(prediction.row.indices) for prediction in waiting], np.int64),
+            "indices": _stack([prediction.row.indices for prediction in waiting], np.int32),
+            "values": _stack([prediction.row.values for prediction in waiting], np.float32),
             "said_row": np.array([row for row, _, _ in scores], np.int64),
             "said_uid": np.array([uid for _, uid, _ in scores], np.int64),
             "said_scores": _stack([held for _, _, held in scores], np.float32),
@@ -190,7 +192,7 @@ class Early:
     def take(self, id: str) -> list[Earlier]:
         """Remove and return the feedback for a prediction, in order of arrival."""
         taken = self._kept.pop(id, [])
-        self.nbytes -= sum(one.nbytes for one in taken)
+        self.nbytes -= sum(piece.nbytes for piece in taken)
         return taken
 
     def expire(self, now: float) -> int:

@@ -47,8 +47,8 @@ WHOLE = 0.9  # share of alpha that the whole stream may use; the k-th window may
 OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the stream has shown, or the reverse
 
 
-class _Comparison(NamedTuple):
-    """The row of a metric in the arrays, and its question: is the mean above `better`, or below `worse`?"""
+class _MetricRow(NamedTuple):
+    """The row of a metric in the arrays, and the bounds of its tests: mean above `better`, and mean below `worse`."""
 
     number: int
     better: float
@@ -229,16 +229,16 @@ def _threshold(spec: GateSpec, share: float) -> float:
     return math.log(1.0 / (spec.alpha * share))
 
 
-def _row(spec: GateSpec, number: int = LOSS) -> _Comparison:
-    return _Comparison(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
+def _row(spec: GateSpec, number: int = LOSS) -> _MetricRow:
+    return _MetricRow(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
 
 
-def _guard(spec: GateSpec, name: str) -> _Comparison:
+def _guard(spec: GateSpec, name: str) -> _MetricRow:
     allowed = -spec.guards[name]
-    return _Comparison(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
+    return _MetricRow(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
 
 
-def _feed(arrays: Arrays, row: _Comparison, reference: Floats, candidate: Floats, name: str) -> None:
+def _feed(arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats, name: str) -> None:
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or reference.ndim != 1:
         raise InputError(f"{name}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
@@ -282,12 +282,12 @@ def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
     return _Question(found, better_case, worse_case)
 
 
-def _at(row: _Comparison) -> int:
+def _at(row: _MetricRow) -> int:
     """Return the index at which a row is read: with a cycle, that of the copy made after the last whole cycle."""
     return row.number - 2 if row.cycle else row.number
 
 
-def _weigh(arrays: Arrays, row: _Comparison, threshold: float) -> _Case:
+def _weigh(arrays: Arrays, row: _MetricRow, threshold: float) -> _Case:
     at = _at(row)
     seen, totals, blocks = arrays["seen"][at], arrays["totals"][at], arrays["blocks"][at]
     examples, scale = int(seen[COMPARED]), float(totals[SCALE])

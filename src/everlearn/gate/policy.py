@@ -34,7 +34,7 @@ class Contender(NamedTuple):
     by: By = "loop"
 
 
-class Question(NamedTuple):
+class CandidateVerdict(NamedTuple):
     """A candidate, and the gate's verdict on it; None before any losses were compared."""
 
     candidate: Contender
@@ -43,14 +43,14 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The roster at one moment: every contestant in its stable order, and the questions in the order of asking.
+    """The roster at one moment: every contestant in its stable order, and the comparisons in their order.
 
     `limit` is the number of models that may contend at a time; `minimum` is the number of examples before a verdict.
     """
 
     live: bool
     contenders: tuple[Contender, ...]
-    questions: tuple[Question, ...] = ()
+    comparisons: tuple[CandidateVerdict, ...] = ()
     limit: int = 1
     minimum: int = 0
 
@@ -59,7 +59,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Promote:
+class PromoteCandidate:
     """Let a contestant take the seat; the champion itself becomes the good version to go back to."""
 
     uid: int
@@ -118,7 +118,7 @@ class RaiseRate:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Give a challenger an untrained model of its own spec."""
+    """Replace the model of a challenger with an untrained model of the same spec."""
 
     uid: int
 
@@ -141,7 +141,7 @@ class Expel:
 
 
 Action = (
-    Promote
+    PromoteCandidate
     | RollBack
     | Reject
     | Confirm
@@ -159,10 +159,10 @@ Action = (
 
 
 def alpha_share(concept: Concept, challengers: int) -> float:
-    """Return the part of alpha that a question about a contestant may use.
+    """Return the part of alpha that the comparison of a contestant may use.
 
     The comparisons with the champion's seat at stake from outside, by up to `challengers` challengers or their
-    snapshots, share alpha. The guard's own questions (champion, good, baselines) may each use all of it.
+    snapshots, share alpha. Those of the guard (champion, good, baselines) may each use all of it.
     """
     return 1.0 / challengers if concept in ("challenger", "snapshot") else 1.0
 
@@ -178,7 +178,7 @@ def decide(view: View) -> list[Action]:
     An action that moves the seat is the last one on evidence: all other evidence is about the champion before it.
     """
     actions: list[Action] = []
-    for candidate, verdict in view.questions:
+    for candidate, verdict in view.comparisons:
         if verdict is None:
             continue
         if verdict.action == "wait":
@@ -187,7 +187,7 @@ def decide(view: View) -> list[Action]:
             continue
         action = _answer(view, candidate, verdict)
         actions.append(action)
-        if isinstance(action, Promote | RollBack):
+        if isinstance(action, PromoteCandidate | RollBack):
             break
     if not view.live:
         actions.append(Nominate())
@@ -199,7 +199,10 @@ def react(view: View, drift: DriftSpec) -> list[Action]:
 
     "reset" restarts the challenger that the loop keeps; where there is none, it starts an untrained challenger.
     """
-    standing = next((one for one in view.contenders if one.concept == "challenger" and one.by == "loop"), None)
+    standing = next(
+        (contender for contender in view.contenders if contender.concept == "challenger" and contender.by == "loop"),
+        None,
+    )
     resets = standing if not view.live else None
     starts = drift.reaction == "challenger" or (drift.reaction == "reset" and resets is None)
     full = contending(view.contenders) >= view.limit
@@ -218,17 +221,18 @@ def replace(view: View, uid: int, reason: str, tried: Set[str] = frozenset()) ->
     """Return the actions that free the roster of a failing model, in order of preference; one of them is enough.
 
     A failing champion goes back to the good version, else to a baseline. `tried` are the versions that were seated
-    before because of the same event. An empty list means that there is nothing to go back to.
+    before because of the same event. An empty list: no version is left to go back to.
     """
-    failing = next(one for one in view.contenders if one.uid == uid)
+    failing = next(contender for contender in view.contenders if contender.uid == uid)
     if failing.concept != "champion":
         return [Expel(uid, reason)]
     frozen = sorted(
-        (one for one in view.contenders if one.concept in _FALLBACKS), key=lambda one: _FALLBACKS.index(one.concept)
+        (contender for contender in view.contenders if contender.concept in _FALLBACKS),
+        key=lambda contender: _FALLBACKS.index(contender.concept),
     )
     useless = tried if view.live else {*tried, failing.version}  # frozen, it would fail again
-    versions = {one.version: one for one in reversed(frozen) if one.version not in useless}
-    return [RollBack(one.uid, reason) for one in frozen if versions.get(one.version) is one]
+    versions = {contender.version: contender for contender in reversed(frozen) if contender.version not in useless}
+    return [RollBack(contender.uid, reason) for contender in frozen if versions.get(contender.version) is contender]
 
 
 def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
@@ -238,10 +242,10 @@ def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
         case "good" | "baseline":
             return RollBack(candidate.uid, reason, evidence) if better else Confirm(candidate.uid)
         case "champion" if not better:
-            good = next(one for one in view.contenders if one.concept == "good")
+            good = next(contender for contender in view.contenders if contender.concept == "good")
             return RollBack(good.uid, reason, evidence)
         case _ if better:
-            return Promote(candidate.uid, reason, evidence)
+            return PromoteCandidate(candidate.uid, reason, evidence)
         case _:
             return Reject(candidate.uid, reason, evidence)
 

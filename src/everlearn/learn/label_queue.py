@@ -73,14 +73,14 @@ class LabelQueue:
         rows, self._next = self._next, []
         if not rows:
             return False
-        models = [one.tried for one in self._roster.contestants if one.learns]
-        batch, y = stack([one.row for one in rows]), np.array([one.y for one in rows])
-        weight = np.array([one.learned for one in rows], np.float32)
+        models = [contestant.tried for contestant in self._roster.contestants if contestant.learns]
+        batch, y = stack([labelled.row for labelled in rows]), np.array([labelled.y for labelled in rows])
+        weight = np.array([labelled.learned for labelled in rows], np.float32)
         if self._monitor.boosting:
-            counts = np.array([one.predictions is not None for one in rows])
+            counts = np.array([labelled.predictions is not None for labelled in rows])
             weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
-        teach(models, batch, y, weight, [one.arrival for one in rows])
-        self._learned += [one for one in rows if one.predictions is not None]
+        teach(models, batch, y, weight, [labelled.arrival for labelled in rows])
+        self._learned += [labelled for labelled in rows if labelled.predictions is not None]
         return True
 
     def test(self) -> None:
@@ -90,17 +90,23 @@ class LabelQueue:
         if not rows:
             return
         roles = self._roles(ANSWER)
-        needed = {*roles.values(), *(one.uid for pair in self._roster.questions() for one in pair)}
-        known = [needed & one.predictions.keys() if one.predictions is not None else set() for one in rows]
+        needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
+        known = [
+            needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
+        ]
         for uids, group in groupby(zip(known, rows, strict=True), lambda pair: pair[0]):
             alike = [row for _, row in group]
-            batch = stack([one.row for one in alike])
-            y, weight = np.array([one.y for one in alike]), np.array([one.weight for one in alike], np.float32)
-            examples = Examples(batch, y, weight, np.array([one.position for one in alike], np.int64))
+            batch = stack([labelled.row for labelled in alike])
+            y, weight = (
+                np.array([labelled.y for labelled in alike]),
+                np.array([labelled.weight for labelled in alike], np.float32),
+            )
+            examples = Examples(batch, y, weight, np.array([labelled.position for labelled in alike], np.int64))
             predictions = {
-                uid: np.concatenate([one.predictions[uid] for one in alike if one.predictions]) for uid in sorted(uids)
+                uid: np.concatenate([labelled.predictions[uid] for labelled in alike if labelled.predictions])
+                for uid in sorted(uids)
             }
-            aside = np.array([one.weight > 0.0 and not one.learned for one in alike])
+            aside = np.array([labelled.weight > 0.0 and not labelled.learned for labelled in alike])
             self._test(examples, predictions, roles, aside)
 
     # ---- rows that come with their labels ----------------------------------------------------------------------
@@ -112,7 +118,9 @@ class LabelQueue:
         """
         monitor, limiter, champion = self._monitor, self._monitor.limiter, self._roster.champion
         examples = replace(examples, batch=limiter.bound(examples.batch))
-        predictions = predict_all([one for one in self._roster.contestants if not one.learns], examples.batch)
+        predictions = predict_all(
+            [contestant for contestant in self._roster.contestants if not contestant.learns], examples.batch
+        )
         answers = None
         if limiter.judges:
             known = predictions.get(champion.uid)
@@ -123,9 +131,9 @@ class LabelQueue:
         if not len(examples.y):
             return 0
         weight = monitor.strengthened(learned)
-        for one in self._roster.contestants:
-            if one.learns:
-                predictions[one.uid] = one.tried.learn(examples.batch, examples.y, weight)
+        for contestant in self._roster.contestants:
+            if contestant.learns:
+                predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
         aside = (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
         monitor.look(examples.batch, predictions[champion.uid])
@@ -142,7 +150,7 @@ class LabelQueue:
         """Score predictions in each role and trial; remember the rows that are not set `aside`."""
         losses = self._monitor.test(examples, predictions, roles)
         self._monitor.remember(select(examples, ~aside))
-        for candidate, reference in self._roster.questions():
+        for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial()
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid])
@@ -159,5 +167,7 @@ class LabelQueue:
         for name, guarded in self._guards.items():
             of_class = examples.y == guarded
             if of_class.any():
-                pair = (metrics.losses("error", one[of_class], examples.y[of_class]) for one in (reference, candidate))
+                pair = (
+                    metrics.losses("error", scores[of_class], examples.y[of_class]) for scores in (reference, candidate)
+                )
                 gate.update_guard(evidence, self._gate, name, *pair)

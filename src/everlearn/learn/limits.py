@@ -135,9 +135,9 @@ def admit(
     most; each counts for its weight, and for 1 at least. A refused label takes no place in the window, so a flood does
     not push the others out: a source that goes on alone is stopped until others have been learned.
 
-    A loss is extreme above the quantile `spec.quarantine` of those of its own class, so that a rare class, whose losses
-    are the highest, is not set aside as a whole. A label that is set aside still counts for the quantile, so that the
-    new labels of a stream that has changed for good soon pass.
+    A loss is extreme above the quantile `spec.quarantine` of the losses of the same class, so that a rare class, whose
+    losses are the highest, is not set aside as a whole. A label that is set aside still counts for the quantile, so
+    that the new labels of a stream that has changed for good soon pass.
 
     >>> arrays, spec = start(LimitsSpec(source=0.1), dense=0), LimitsSpec(source=0.1)
     >>> reasons = [admit(arrays, spec, "one key", 1.0, 0.2, 1.0, i)[1] for i in range(1000)]
@@ -146,9 +146,9 @@ def admit(
     """
     if spec.source >= 1.0 and spec.quarantine >= 1.0 and weight <= spec.weight:
         return weight, ""
-    weights_asked, lost, label = (np.array([number], np.float64) for number in (weight, loss, y))
+    requested, losses, labels = (np.array([number], np.float64) for number in (weight, loss, y))
     keys, where = np.array([key(source)], np.uint64), np.array([position], np.int64)
-    weights, why = _admitted(arrays, spec, keys, weights_asked, lost, label, where)
+    weights, why = _admitted(arrays, spec, keys, requested, losses, labels, where)
     return float(weights[0]), REASONS[why[0]]
 
 

@@ -176,7 +176,7 @@ class Erasure(Struct, frozen=True):
 
 
 class SettingsChanged(Struct, frozen=True):
-    """Settings of the loop changed: their new values by name. `number` counts decisions; `spec` is the full spec."""
+    """A change of settings: `settings` maps names to new values; `number` counts decisions; `spec` is the full spec."""
 
     settings: dict[str, Any] = {}
     number: int = 0

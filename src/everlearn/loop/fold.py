@@ -23,13 +23,13 @@ from everlearn.gate.guard_names import guarded_class
 from everlearn.learn import limits
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
 from everlearn.learn.monitor import DRIFT, Monitor
-from everlearn.learn.teach import warm
 from everlearn.loop import rebuild
 from everlearn.loop.details import Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.loop.stretch import Stretch
 from everlearn.loop.transitions import Transitions
+from everlearn.loop.warm_up import WarmUp
 from everlearn.model import select
 from everlearn.records import (
     Arrays,
@@ -66,10 +66,8 @@ class Commit:
 
 @dataclass(slots=True)
 class _Counts:
-    """Rows of the warm start (planned and done), predictions, and events folded by the last commit."""
+    """Predictions, and events folded by the last commit."""
 
-    warm_rows: int
-    warmed: int = 0
     predictions: int = 0
     committed: int = 0
 
@@ -102,16 +100,8 @@ class Fold:
         guards = {name: self.encoder.label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
         self.transitions = Transitions(spec, self.gate, self.encoder, self.monitor, self.roster, versions, log)
-        self._counts = _Counts(int(spec.warm_start))
-        self._nursery: model.Model | None = None  # learns offline until the warm start is over
-
-    def prepare(self) -> model.Model:
-        """Return the model that the loop starts with; build it on the first call.
-
-        Raises `ConfigError` or `ModelError` if it cannot be built.
-        """
-        self._nursery = self._nursery or self.transitions.make()
-        return self._nursery
+        self.warm_up = WarmUp(spec, self.monitor, self.transitions.make)
+        self._counts = _Counts()
 
     @property
     def started(self) -> bool:
@@ -153,15 +143,6 @@ class Fold:
         """The number of events in the log that no model could use."""
         return self.joiner.unusable
 
-    @property
-    def warm_rows(self) -> int:
-        """Rows of the warm start; a share below 1 needs the length of the stream, so the loop sets it."""
-        return self._counts.warm_rows
-
-    @warm_rows.setter
-    def warm_rows(self, rows: int) -> None:
-        self._counts.warm_rows = rows
-
     # ---- rows, which come with their labels --------------------------------------------------------------------
 
     def refused(self, batch: Batch) -> dict[int, str]:
@@ -171,12 +152,12 @@ class Fold:
         """
         if self.started:
             return model.refused(self.roster.frozen_start().model, batch)
-        return model.refused(self.prepare(), batch)
+        return model.refused(self.warm_up.model(), batch)
 
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold labelled rows: every contestant predicts each row, is scored on it, and then learns it."""
         if not self.started:
-            used = self._warm_up(examples)
+            used = self.warm_up.learn(examples)
             if used == len(examples.y):
                 self.cursor[cursor] = int(examples.position[-1])
                 return
@@ -212,26 +193,9 @@ class Fold:
         """End the warm start, if there was one: store the first version, and fill every role with it."""
         yield self._commit(at, self._begin(at))
 
-    def rehearse(self, examples: Examples) -> Examples:
-        """Learn rows offline before anything is served, in one pass of the warm start; return them as learned."""
-        nursery = self.prepare()
-        weight = np.minimum(examples.weight, np.float32(self.spec.limits.weight))
-        bounded = Examples(self.monitor.limiter.bound(examples.batch), examples.y, weight, examples.position)
-        warm(nursery, bounded)
-        return bounded
-
-    def _warm_up(self, examples: Examples) -> int:
-        """Learn the rows that belong to the warm start; return how many they were."""
-        used = min(len(examples.y), self.warm_rows - self._counts.warmed)
-        if used > 0:
-            self.monitor.remember(self.rehearse(model.cut(examples, 0, used)))
-            self._counts.warmed += used
-        return max(used, 0)
-
     def _begin(self, at: int) -> list[Payload]:
-        first, warmed = self.prepare(), self._counts.warmed
+        first, warmed = self.warm_up.end(), self.warm_up.learned
         why = f"trained offline on {warmed} rows" if warmed else "untrained start"
-        self._nursery = None
         born, start, *rest = self.transitions.start(first, why, at, self._learned())
         assert isinstance(start, Decision)
         return [born, msgspec.structs.replace(start, detail=start.detail | {"spec": config.stored(self.spec)}), *rest]
@@ -255,22 +219,25 @@ class Fold:
     def _examples(self, batch: Sequence[Event]) -> Iterator[Commit]:
         payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
         self.joiner.advance(max(event.time for event in batch))
-        encoded, problems = self.encoder.records([one.features for one in payloads])
-        y, unknown = self.encoder.labels([one.label for one in payloads], len(payloads))
-        weight = np.array([one.weight for one in payloads], np.float32)
+        encoded, problems = self.encoder.records([example.features for example in payloads])
+        y, unknown = self.encoder.labels([example.label for example in payloads], len(payloads))
+        weight = np.array([example.weight for example in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
-        examples, sources = Examples(encoded, y, weight, position), [one.source for one in payloads]
+        examples, sources = Examples(encoded, y, weight, position), [example.source for example in payloads]
         if bad := {problem.row for problem in (*problems, *unknown)} | self.refused(encoded).keys():
             self.joiner.unusable += len(bad)
             good = np.array([row not in bad for row in range(len(y))])
-            examples, sources = select(examples, good), [one for one, fine in zip(sources, good, strict=True) if fine]
+            examples, sources = (
+                select(examples, good),
+                [source for source, fine in zip(sources, good, strict=True) if fine],
+            )
         noted = 0  # a commit covers the rows up to it, and no others
         for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():
             upto = int(np.searchsorted(position, commit.at, "right"))
-            self.taken.note(one.id for one in payloads[noted:upto])
+            self.taken.note(example.id for example in payloads[noted:upto])
             noted = upto
             yield commit
-        self.taken.note(one.id for one in payloads[noted:])
+        self.taken.note(example.id for example in payloads[noted:])
         self.cursor["log"] = batch[-1].position
 
     def _decision(self, event: Event) -> Iterator[Commit]:
@@ -288,7 +255,7 @@ class Fold:
                 self.roster.install(decision.version, revived, keep=decision.action == "promote")
                 payloads = []
             case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
-                self.warm_rows, payloads = warm_rows, []
+                self.warm_up.rows, payloads = warm_rows, []
             case Decision(action="config", detail={"spec": dict(settings)}) if self.started:
                 self._configure(config.read_stored(settings, "the log"))
                 payloads = []
@@ -344,8 +311,8 @@ class Fold:
                     labelled = self.joiner.predict(prediction, event.position, row, predictions, clip)
                 case Label() | Reward() | Preference() as feedback:
                     labelled = self.joiner.judge(feedback, event.position, clip)
-            for one in (*labelled, *self.joiner.overdue(event.position)):
-                payloads += self._queue(one, event.position, stretch)
+            for joined in (*labelled, *self.joiner.overdue(event.position)):
+                payloads += self._queue(joined, event.position, stretch)
             if payloads or stretch.decided or self._due():
                 break
         stretch.settle()
@@ -400,14 +367,18 @@ class Fold:
 
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""
-        found = [one.detail["without"] for one in outcome if isinstance(one, Decision) and "without" in one.detail]
+        found = [
+            payload.detail["without"]
+            for payload in outcome
+            if isinstance(payload, Decision) and "without" in payload.detail
+        ]
         if found:
-            self.left_out += [msgspec.convert(one, Without) for one in found]
+            self.left_out += [msgspec.convert(detail, Without) for detail in found]
             self.rejoin(self.is_left_out, position)
 
     def is_left_out(self, event: Event) -> bool:
         """Return True for a label that a rollback has left out."""
-        return any(one.selects(event.position, event.payload) for one in self.left_out)
+        return any(selection.selects(event.position, event.payload) for selection in self.left_out)
 
     # ---- models that fail --------------------------------------------------------------------------------------
 
@@ -440,12 +411,12 @@ class Fold:
 
     def _configure(self, spec: Spec) -> None:
         """Go on with other settings, as a loop does that opens a checkpoint with them."""
-        asked_anew = spec.gate != self.spec.gate
+        gate_changed = spec.gate != self.spec.gate
         arrays, header = self.state()
         arrays, header = model.copied(arrays), codec.plain(header, "the state")
         self._start_with(spec)
         self.load(arrays, header)
-        if asked_anew:
+        if gate_changed:
             self.roster.reset_evidence()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
@@ -471,13 +442,13 @@ class Fold:
             "learner": monitor_header,
             "cursor": dict(self.cursor),
             "now": self.joiner.now,
-            "warmed": self._counts.warmed,
+            "warmed": self.warm_up.learned,
             "predictions": self._counts.predictions,
             "unusable": self.unusable,
             "taken": dict(self.taken.rows),
         }
         if self.left_out:
-            header["left_out"] = [msgspec.to_builtins(one) for one in self.left_out]
+            header["left_out"] = [msgspec.to_builtins(selection) for selection in self.left_out]
         arrays = model.prefixed("roster/", roster) | model.prefixed("learner/", monitor)
         arrays |= model.prefixed("waiting/", waiting) | model.prefixed("early/", early)
         return arrays | model.prefixed("lessons/", counts), header
@@ -489,7 +460,7 @@ class Fold:
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self.joiner.now, self.joiner.unusable = header["now"], header.get("unusable", 0)
-        self._counts.warmed, self._counts.predictions = header["warmed"], header["predictions"]
+        self.warm_up.learned, self._counts.predictions = header["warmed"], header["predictions"]
         self.left_out = msgspec.convert(header.get("left_out", []), list[Without])
         self.taken = StreamOffsets(header.get("taken"))
         self._counts.committed = self._folded()

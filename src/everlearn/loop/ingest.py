@@ -77,7 +77,7 @@ class Ingest:
             examples = [
                 Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
             ]
-            aside = [msgspec.structs.replace(one, at=one.at + number) for one in chunk.rejected]
+            aside = [msgspec.structs.replace(rejected, at=rejected.at + number) for rejected in chunk.rejected]
             yield chunk.last - taken, [*examples, *aside]
 
     def settle_warm_start(self, stream: Stream) -> Decision | None:
@@ -94,11 +94,11 @@ class Ingest:
                 f"warm_start: got {warm_start:g}, a share of {stream.name}, whose length is not known. Give a number "
                 "of rows instead, for instance warm_start = 1000"
             )
-        fold.warm_rows = int(warm_start * stream.rows)
+        fold.warm_up.rows = int(warm_start * stream.rows)
         if self.is_log(stream):
             return None
-        detail = {"warm_rows": fold.warm_rows}
-        return Decision("config", 0, f"warm start of {fold.warm_rows} rows", "loop", detail=detail)
+        detail = {"warm_rows": fold.warm_up.rows}
+        return Decision("config", 0, f"warm start of {fold.warm_up.rows} rows", "loop", detail=detail)
 
     def _fit(self, examples: Examples, name: str) -> tuple[Examples, list[Rejected]]:
         """Return the rows that the loop's models can take, and the rejected ones."""

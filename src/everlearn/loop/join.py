@@ -137,9 +137,9 @@ class Joiner:
         """Label a prediction that waits no longer."""
         late = False
         if self.correction is not None:
-            before = (one for one in self._history.about(feedback.id) if one.position < position)
+            before = (event for event in self._history.about(feedback.id) if event.position < position)
             late = not any(
-                isinstance(one.payload, Label | Reward | Preference) for one in before if not self._absent(one)
+                isinstance(event.payload, Label | Reward | Preference) for event in before if not self._absent(event)
             )
         try:
             row = clip(self._encoder.record(prediction.features))

@@ -91,7 +91,7 @@ class Loop:
                 self.spec, changes = replay_log.change(self.fold, self.home, self.spec)
                 self.log.append(changes)
             else:
-                self.fold.prepare()  # refuses a model that cannot be built, before anything is written
+                self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
             if not behind:
                 self._catch_up_whole()
             undo.pop_all()

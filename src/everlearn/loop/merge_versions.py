@@ -26,7 +26,7 @@ class Parent(NamedTuple):
     born: Born | None = None
 
 
-class Merge(NamedTuple):
+class MergeResult(NamedTuple):
     """The merged arrays, their progress, the name of the method, and the recipe to make them again."""
 
     arrays: Arrays
@@ -55,7 +55,7 @@ def merge(
     versions: Versions,
     revive: Callable[[str], Model],
     known: Mapping[str, Progress],
-) -> Merge:
+) -> MergeResult:
     """Merge parents as requested; `revive` returns the model of a version, `known` the progress of each at birth.
 
     The result has learned everything that a parent, or their ancestor, had learned. Raises InputError for parents that
@@ -74,7 +74,7 @@ def merge(
     latest = UNKNOWN
     if UNKNOWN not in learned:
         latest = Progress(max(each.log for each in learned), max(each.row for each in learned))
-    return Merge(arrays, latest, how.method, MergeRecipe(msgspec.to_builtins(how), ids, ancestor))
+    return MergeResult(arrays, latest, how.method, MergeRecipe(msgspec.to_builtins(how), ids, ancestor))
 
 
 def merge_again(recipe: MergeRecipe, parents: Sequence[Model], ancestor: Model | None) -> Arrays:

@@ -153,7 +153,9 @@ class Rejoined:
 
     def _encoded(self, events: Sequence[Event]) -> dict[int, Batch]:
         """Encode the predictions and examples among events; return their rows by index, less those of no use."""
-        found = [(i, one.payload) for i, one in enumerate(events) if isinstance(one.payload, Prediction | Example)]
+        found = [
+            (i, event.payload) for i, event in enumerate(events) if isinstance(event.payload, Prediction | Example)
+        ]
         if not found:
             return {}
         batch, problems = self._encoder.records([payload.features for _, payload in found])

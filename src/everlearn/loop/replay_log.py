@@ -26,7 +26,9 @@ def replay_log(log: Log, versions: Versions) -> Fold:
     decision, or one that release 0.1.0 started, whose decisions hold no settings; ModelError where a model fails. Rows
     of a file that is itself the log are not in the log, and cannot be replayed.
     """
-    position, start = next(((at, one) for at, one in _decisions(log, 0) if one.action == "start"), (0, None))
+    position, start = next(
+        ((at, decision) for at, decision in _decisions(log, 0) if decision.action == "start"), (0, None)
+    )
     if start is None or "spec" not in start.detail:
         raise LogError(
             "the log's first decision: got no settings; expected a log that this release started. Open the loop from "
@@ -57,7 +59,9 @@ def change(fold: Fold, home: Home, spec: Spec) -> tuple[Spec, list[Payload]]:
     a changed setting that learned state depends on, or one that cannot work.
     """
     log, where = home.log, str(home.folder)
-    known = [one.detail["spec"] for _, one in _decisions(log, fold.cursor["log"]) if "spec" in one.detail]
+    known = [
+        decision.detail["spec"] for _, decision in _decisions(log, fold.cursor["log"]) if "spec" in decision.detail
+    ]
     before = config.read_stored(known[-1], where) if known else fold.spec
     spec = config.resumed(before, spec)
     if not (changed := config.changed(before, spec, where)):

@@ -84,7 +84,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "marks": found,
         "drift": _drift(fold, found),
         "replay": _replay(fold),
-        "gate": [_question(fold, *pair) for pair in (fold.roster.questions() if contestants else [])],
+        "gate": [_comparison(fold, *pair) for pair in (fold.roster.comparisons() if contestants else [])],
         "contestants": [
             {
                 "role": fold.roster.role_of(contestant),
@@ -159,14 +159,14 @@ def _replay(fold: Fold) -> dict[str, Any]:
         "kind": fold.spec.replay.kind,
         "rows": held["rows"],
         "bytes": held["bytes"],
-        "classes": {str(name): one["held"] for name, one in classes},
+        "classes": {str(name): counts["held"] for name, counts in classes},
         "oldest": ages.get("oldest", 0.0),
         "newest": ages.get("newest", 0.0),
     }
 
 
-def _question(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[str, Any]:
-    """Return the gate's evidence on one question; at first there is none either way."""
+def _comparison(fold: Fold, candidate: Contestant, reference: Contestant) -> dict[str, Any]:
+    """Return the gate's evidence on one comparison; at first there is none either way."""
     found = {
         "candidate": candidate.version,
         "role": fold.roster.role_of(candidate),

@@ -55,7 +55,7 @@ class Stretch:
             batch, problems = encoder.records([prediction.features for _, prediction in found])
             bad = {problem.row for problem in problems}
             self.unusable = len(bad)
-            found = [one for row, one in enumerate(found) if row not in bad]
+            found = [pair for row, pair in enumerate(found) if row not in bad]
             batch = encoder.rows([prediction.features for _, prediction in found])
         end = len(found)
         for row in range(len(found) - 1, -1, -1):

@@ -14,11 +14,11 @@ from everlearn.events import Log
 from everlearn.gate import policy
 from everlearn.gate.policy import (
     Action,
+    CandidateVerdict,
     Confirm,
     Expel,
     Nominate,
-    Promote,
-    Question,
+    PromoteCandidate,
     RaiseRate,
     Reject,
     ReportDrift,
@@ -39,7 +39,17 @@ from everlearn.loop.details import (
     RolledBack,
     Started,
 )
-from everlearn.loop.versioning import Alias, Context, Moment, decision, note, revive, store, store_champion, untrained
+from everlearn.loop.versioning import (
+    Alias,
+    Moment,
+    TransitionContext,
+    decision,
+    note,
+    revive,
+    store,
+    store_champion,
+    untrained,
+)
 from everlearn.model import Model
 from everlearn.records import Decision, Payload
 from everlearn.schema import Encoder
@@ -62,7 +72,7 @@ class Transitions:
         versions: Versions,
         log: Log,
     ) -> None:
-        self._context = Context(spec, gate_spec, encoder, monitor, roster, versions, log)
+        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log)
         self._paused: Contestant | None = None  # learns again after the event that is being folded
 
     def make(self) -> Model:
@@ -154,24 +164,24 @@ class Transitions:
             return [decision(context, moment, "reject", f"{error}", "loop", detail, Alias(version=order.version))]
 
 
-def view(context: Context) -> View:
-    """Return the roster and the verdicts on its questions, as the policy sees them."""
+def view(context: TransitionContext) -> View:
+    """Return the roster and the verdicts on its comparisons, as the policy sees them."""
     roster, spec = context.roster, context.spec
-    questions = []
-    for contestant, _ in roster.questions():
+    comparisons = []
+    for contestant, _ in roster.comparisons():
         candidate, verdict = roster.contender(contestant), None
         if contestant.trial is not None:
             share = policy.alpha_share(candidate.concept, spec.challengers)
             verdict = gate.verdict(contestant.trial.evidence, context.gate, share)
-        questions.append(Question(candidate, verdict))
-    return View(roster.live, roster.contenders(), tuple(questions), spec.challengers, context.gate.minimum)
+        comparisons.append(CandidateVerdict(candidate, verdict))
+    return View(roster.live, roster.contenders(), tuple(comparisons), spec.challengers, context.gate.minimum)
 
 
-def apply(action: Action, context: Context, moment: Moment) -> list[Payload]:
+def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Payload]:
     """Apply one action of the policy; return the payloads to log."""
     roster = context.roster
     match action:
-        case Promote():
+        case PromoteCandidate():
             return _promote(action, context, moment)
         case RollBack():
             return _roll_back(action, context, moment)
@@ -204,7 +214,7 @@ def apply(action: Action, context: Context, moment: Moment) -> list[Payload]:
     return []
 
 
-def _promote(action: Promote, context: Context, moment: Moment) -> list[Payload]:
+def _promote(action: PromoteCandidate, context: TransitionContext, moment: Moment) -> list[Payload]:
     """Seat a candidate, stored as a version first unless it is a version put in shadow."""
     roster, candidate = context.roster, _contestant(context.roster, action.uid)
     retired: list[Payload] = []
@@ -223,7 +233,7 @@ def _promote(action: Promote, context: Context, moment: Moment) -> list[Payload]
     return [*payloads, promoted]
 
 
-def _roll_back(action: RollBack, context: Context, moment: Moment) -> list[Payload]:
+def _roll_back(action: RollBack, context: TransitionContext, moment: Moment) -> list[Payload]:
     """Seat a frozen contestant. Raises ModelFailure, and changes nothing, if its model cannot be copied."""
     frozen = _contestant(context.roster, action.uid)
     retired, previous = store_champion(context, moment)

@@ -40,8 +40,8 @@ from everlearn.loop.merge_versions import Parent
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.loop.versioning import (
     Alias,
-    Context,
     Moment,
+    TransitionContext,
     decision,
     note,
     revive,
@@ -57,7 +57,7 @@ from everlearn.serve.roster import UNKNOWN, Contestant, Progress
 Skip = Callable[[Event], bool]
 
 
-def order(context: Context, moment: Moment, given: Decision) -> list[Payload]:
+def order(context: TransitionContext, moment: Moment, given: Decision) -> list[Payload]:
     """Carry out an order; return the payloads to log."""
     match details.read_order(given):
         case PromoteOrder(order=id):
@@ -66,19 +66,19 @@ def order(context: Context, moment: Moment, given: Decision) -> list[Payload]:
             if without is None:
                 return roll_back(context, moment, given, id)
             return roll_back_without(context, moment, given, id, without)
-        case ChallengeOrder() as asked:
-            return challenge(context, moment, given, asked)
+        case ChallengeOrder() as request:
+            return challenge(context, moment, given, request)
         case ShadowOrder(order=id):
             return shadow(context, moment, given, id)
-        case MergeOrder() as asked:
-            return merge(context, moment, given, asked)
+        case MergeOrder() as request:
+            return merge(context, moment, given, request)
         case WithdrawOrder(order=id):
             return withdraw(context, moment, given, id)
         case UnknownOrder(ask=ask):
             raise ConfigError(f"there is no order {ask!r}; a newer Everlearn wrote it: upgrade")
 
 
-def promote(context: Context, moment: Moment, given: Decision, id: str) -> list[Payload]:
+def promote(context: TransitionContext, moment: Moment, given: Decision, id: str) -> list[Payload]:
     """Make a version the champion; a challenger that learns on is promoted as the model that it is now."""
     roster, version, detail = context.roster, given.version, Promoted(order=id)
     learner = _started(context, version)
@@ -97,7 +97,7 @@ def promote(context: Context, moment: Moment, given: Decision, id: str) -> list[
     return [*note(context, [*retired, *payloads]), promoted]
 
 
-def roll_back(context: Context, moment: Moment, given: Decision, id: str) -> list[Payload]:
+def roll_back(context: TransitionContext, moment: Moment, given: Decision, id: str) -> list[Payload]:
     """Make a former champion the champion again."""
     former = revive(context, given.version)
     retired, previous = store_champion(context, moment)
@@ -108,15 +108,15 @@ def roll_back(context: Context, moment: Moment, given: Decision, id: str) -> lis
     return [*note(context, retired), back]
 
 
-def challenge(context: Context, moment: Moment, given: Decision, asked: ChallengeOrder) -> list[Payload]:
+def challenge(context: TransitionContext, moment: Moment, given: Decision, request: ChallengeOrder) -> list[Payload]:
     """Start a challenger of any family."""
     _check_room(context)
-    fresh, reason = commands.build(context.spec, asked.model), f"fresh challenger: {given.reason}"
-    return start_challenger(context, moment, fresh, asked.model, reason, "user", asked.warm, asked.order)
+    fresh, reason = commands.build(context.spec, request.model), f"fresh challenger: {given.reason}"
+    return start_challenger(context, moment, fresh, request.model, reason, "user", request.warm, request.order)
 
 
 def start_challenger(
-    context: Context,
+    context: TransitionContext,
     moment: Moment,
     fresh: Model,
     spec: Mapping[str, Any],
@@ -140,23 +140,23 @@ def start_challenger(
     return [born, decision(context, moment, "challenger", reason, by, detail, alias)]
 
 
-def shadow(context: Context, moment: Moment, given: Decision, id: str) -> list[Payload]:
+def shadow(context: TransitionContext, moment: Moment, given: Decision, id: str) -> list[Payload]:
     """Put a version in shadow: it is compared with the champion and does not learn."""
     _check_room(context)
-    if any(one.version == given.version for one in context.roster.challengers if not one.learns):
+    if any(challenger.version == given.version for challenger in context.roster.challengers if not challenger.learns):
         raise ConfigError(f"version {given.version} is in shadow already")
     context.roster.shadow(given.version, revive(context, given.version))
     alias = Alias(version=given.version)
     return [decision(context, moment, "challenger", given.reason, "user", Shadowed(order=id), alias)]
 
 
-def merge(context: Context, moment: Moment, given: Decision, asked: MergeOrder) -> list[Payload]:
+def merge(context: TransitionContext, moment: Moment, given: Decision, request: MergeOrder) -> list[Payload]:
     """Merge versions into a new one, and put that in shadow; learners are merged as the models that they are now."""
     _check_room(context)
-    request, known = asked.merge, training_positions(context.log)
-    named = zip(request.parents, request.versions, strict=True)
+    recipe, known = request.merge, training_positions(context.log)
+    named = zip(recipe.parents, recipe.versions, strict=True)
     parents = [_parent(context, moment, name, version, known) for name, version in named]
-    result = merge_versions.merge(request, parents, context.versions, lambda version: revive(context, version), known)
+    result = merge_versions.merge(recipe, parents, context.versions, lambda version: revive(context, version), known)
     spec, ids = parents[0].version.spec, [parent.version.id for parent in parents]
     model = commands.build(context.spec, spec)
     restore(model, result.arrays)
@@ -164,19 +164,19 @@ def merge(context: Context, moment: Moment, given: Decision, asked: MergeOrder) 
     born = store(context, moment, model, spec, ids, reason)
     learned = result.learned if result.learned != UNKNOWN else None
     grown = merge_versions.stored_progress(parents)
-    detail = Merged(result.recipe, order=asked.order, grown=grown, learned=learned)
+    detail = Merged(result.recipe, order=request.order, grown=grown, learned=learned)
     context.roster.shadow(born.version.id, model)
     note(context, [*(parent.born for parent in parents if parent.born is not None), born])
     merged = decision(context, moment, "challenger", reason, "user", detail, Alias(version=born.version.id))
     return [*(parent.born for parent in parents if parent.born is not None), born, merged]
 
 
-def withdraw(context: Context, moment: Moment, given: Decision, id: str) -> list[Payload]:
+def withdraw(context: TransitionContext, moment: Moment, given: Decision, id: str) -> list[Payload]:
     """Remove a challenger that was started, or a version in shadow."""
-    removable = [one for one in context.roster.challengers if one.by != "loop"]
-    found = next((one for one in removable if one.version == given.version), None)
+    removable = [challenger for challenger in context.roster.challengers if challenger.by != "loop"]
+    found = next((challenger for challenger in removable if challenger.version == given.version), None)
     if found is None:
-        listed = ", ".join(one.version for one in removable) or "none"
+        listed = ", ".join(challenger.version for challenger in removable) or "none"
         raise InputError(f"version {given.version} is not a challenger that can be withdrawn; there are: {listed}")
     context.roster.dismiss(found)
     alias = Alias(version=given.version)
@@ -186,7 +186,9 @@ def withdraw(context: Context, moment: Moment, given: Decision, id: str) -> list
 # ---- a rollback without some labels --------------------------------------------------------------------------------
 
 
-def roll_back_without(context: Context, moment: Moment, given: Decision, id: str, without: Without) -> list[Payload]:
+def roll_back_without(
+    context: TransitionContext, moment: Moment, given: Decision, id: str, without: Without
+) -> list[Payload]:
     """Seat a champion from before the first such label; learners learn again what came since, without those labels."""
     at, roster = moment.at, context.roster
     without = msgspec.structs.replace(without, last=min(without.last or at - 1, at - 1))
@@ -203,7 +205,7 @@ def roll_back_without(context: Context, moment: Moment, given: Decision, id: str
 
     champion = revive(context, version)
     rebuilt, counts = [], [(0, 0)]
-    for learner in [one for one in roster.contestants if one.learns]:
+    for learner in [contestant for contestant in roster.contestants if contestant.learns]:
         origin, model, since = _clean_start(context, learner, version, first, known)
         counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row))
         rebuilt.append((learner, model, origin))
@@ -249,7 +251,7 @@ def _first_selected(log: Log, without: Without, at: int) -> int:
 
 
 def _clean_start(
-    context: Context, learner: Contestant, version: str, first: int, known: Mapping[str, Progress]
+    context: TransitionContext, learner: Contestant, version: str, first: int, known: Mapping[str, Progress]
 ) -> tuple[str, Model, Progress]:
     """Return where a learner begins again: its own version if that is from before `first`, else `version`."""
     own, is_champion = context.versions.find(learner.version), learner is context.roster.champion
@@ -260,13 +262,15 @@ def _clean_start(
     return own.id, untrained(context, own.id), known[version]  # another family, and no part of it is known to be clean
 
 
-def _learn_again(context: Context, model: Model, after: int, at: int, skip: Skip, rows: int) -> tuple[int, int]:
+def _learn_again(
+    context: TransitionContext, model: Model, after: int, at: int, skip: Skip, rows: int
+) -> tuple[int, int]:
     """Let a model learn the log again; ranges learned from rows of files are not in the log, so today's hold."""
     ranges = limits.bounds(context.monitor.limits) if rows else None
     return rebuild(model, context.log, context.encoder, context.spec, after, at, skip, ranges)
 
 
-def _forget(context: Context, skip: Skip, first: int, at: int) -> int:
+def _forget(context: TransitionContext, skip: Skip, first: int, at: int) -> int:
     """Remove the rows that are left out from the replay memory; return their number."""
 
     def is_left_out(position: int, y: float) -> bool:
@@ -292,7 +296,9 @@ def _last_before(first: int, champions: Sequence[str], known: Mapping[str, Progr
 # ---- parts ---------------------------------------------------------------------------------------------------------
 
 
-def _parent(context: Context, moment: Moment, name: str, version: str, known: Mapping[str, Progress]) -> Parent:
+def _parent(
+    context: TransitionContext, moment: Moment, name: str, version: str, known: Mapping[str, Progress]
+) -> Parent:
     """Return the parent that a name in a merge stands for: a version, or a learner as the model that it is now."""
     contestant = merge_versions.contestant(context.roster, name, version)
     if contestant is not None and contestant.learns:
@@ -303,10 +309,10 @@ def _parent(context: Context, moment: Moment, name: str, version: str, known: Ma
     return Parent(found, revive(context, found.id), known.get(found.id, UNKNOWN))
 
 
-def _started(context: Context, version: str) -> Contestant | None:
+def _started(context: TransitionContext, version: str) -> Contestant | None:
     """Return the learning challenger that drift or a user started as this version, if there is one."""
-    started = [one for one in context.roster.challengers if one.learns and one.by != "loop"]
-    return next((one for one in started if one.version == version), None)
+    started = [challenger for challenger in context.roster.challengers if challenger.learns and challenger.by != "loop"]
+    return next((challenger for challenger in started if challenger.version == version), None)
 
 
 def _check_moves(version: str, serving: str) -> None:
@@ -314,7 +320,7 @@ def _check_moves(version: str, serving: str) -> None:
         raise InputError(f"version {version} serves already, so there is nothing to do; name another version")
 
 
-def _check_room(context: Context) -> None:
+def _check_room(context: TransitionContext) -> None:
     count, limit = policy.contending(context.roster.contenders()), context.spec.challengers
     if count >= limit:
         raise ConfigError(f"{count} models contend already, and challengers = {limit}: withdraw one, or raise it")

@@ -1,7 +1,7 @@
 """Build models of versions, and store what models have become as versions.
 
-A `Context` holds the parts of one loop that its transitions read and change. The functions here return payloads; the
-version registry learns of them through `note`, in the order in which the caller will append them to the log.
+A `TransitionContext` holds the parts of one loop that its transitions read and change. The functions here return
+payloads; `note` adds them to the version registry, in the order in which the caller will append them to the log.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ NO_ALIAS = Alias()
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """The parts of a loop that its transitions work on."""
+class TransitionContext:
+    """The parts of one loop that its transitions read and change."""
 
     spec: Spec
     gate: GateSpec
@@ -63,12 +63,12 @@ class Context:
     log: Log
 
 
-def untrained(context: Context, version: str) -> Model:
+def untrained(context: TransitionContext, version: str) -> Model:
     """Return an untrained model of a version's spec."""
     return commands.build(context.spec, context.versions.find(version).spec)
 
 
-def revive(context: Context, version: str) -> Model:
+def revive(context: TransitionContext, version: str) -> Model:
     """Return the model that is a version."""
     model = untrained(context, version)
     restore(model, context.versions.load(version))
@@ -76,7 +76,7 @@ def revive(context: Context, version: str) -> Model:
 
 
 def store(
-    context: Context,
+    context: TransitionContext,
     moment: Moment,
     model: Model,
     spec: Mapping[str, Any],
@@ -89,14 +89,14 @@ def store(
     return Born(context.versions.make(model.arrays, spec, tuple(parents), moment.at, reason, measured))
 
 
-def store_progress(context: Context, moment: Moment, learner: Contestant, reason: str) -> Born | None:
+def store_progress(context: TransitionContext, moment: Moment, learner: Contestant, reason: str) -> Born | None:
     """Store what a learner has become since its version; None if it is that version still."""
     origin = context.versions.find(learner.version)
     born = store(context, moment, learner.model, origin.spec, (origin.id,), reason, learner.trial)
     return born if born.version.blob != origin.blob else None
 
 
-def store_champion(context: Context, moment: Moment) -> tuple[list[Payload], str]:
+def store_champion(context: TransitionContext, moment: Moment) -> tuple[list[Payload], str]:
     """Store a live champion before it is replaced; return the payloads to note and log, and its version id.
 
     A frozen champion is its version already, and there are no payloads.
@@ -110,7 +110,7 @@ def store_champion(context: Context, moment: Moment) -> tuple[list[Payload], str
     return [born, decision(context, moment, "withdraw", _REPLACED, "loop", detail, Alias(version=id))], id
 
 
-def note(context: Context, payloads: list[Payload]) -> list[Payload]:
+def note(context: TransitionContext, payloads: list[Payload]) -> list[Payload]:
     """Make payloads known to the version registry, and return them."""
     for payload in payloads:
         context.versions.note(payload)
@@ -118,7 +118,7 @@ def note(context: Context, payloads: list[Payload]) -> list[Payload]:
 
 
 def decision(
-    context: Context,
+    context: TransitionContext,
     moment: Moment,
     action: Transition,
     reason: str,

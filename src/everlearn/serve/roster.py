@@ -114,7 +114,7 @@ class Roster:
     @property
     def standing(self) -> Contestant | None:
         """The challenger that the loop itself keeps in `gated` mode; None once it failed and none took its place."""
-        return next((one for one in self.challengers if one.by == "loop"), None)
+        return next((challenger for challenger in self.challengers if challenger.by == "loop"), None)
 
     @property
     def challenger(self) -> Contestant:
@@ -128,7 +128,7 @@ class Roster:
         In `gated` mode it is the snapshot of the standing challenger, in `live` mode the first one that learns.
         """
         if self.live:
-            return next((one for one in self.challengers if one.learns), None)
+            return next((challenger for challenger in self.challengers if challenger.learns), None)
         return self.standing.snapshot if self.standing is not None else None
 
     def frozen_start(self) -> Contestant:
@@ -146,7 +146,7 @@ class Roster:
 
     def known(self, uid: int) -> Contestant | None:
         """Return the contestant with this uid, if it is still here."""
-        return next((one for one in self.contestants if one.uid == uid), None)
+        return next((contestant for contestant in self.contestants if contestant.uid == uid), None)
 
     def concept(self, contestant: Contestant) -> Concept:
         """Return the concept that a contestant falls under; it must be in the roster."""
@@ -179,19 +179,19 @@ class Roster:
         concept = self.concept(contestant)
         return Contender(contestant.uid, concept, contestant.version, contestant.learns, contestant.by)
 
-    def questions(self) -> list[tuple[Contestant, Contestant]]:
-        """Return the pairs (candidate, reference) that the gate compares, in the order of asking."""
+    def comparisons(self) -> list[tuple[Contestant, Contestant]]:
+        """Return the pairs (candidate, reference) that the gate compares, in their order."""
         champion, good = self.champion, self.good
-        candidates = [one for one in self.contestants if self._is_candidate(one)]
-        pairs = [(one, champion) for one in candidates]
+        candidates = [contestant for contestant in self.contestants if self._is_candidate(contestant)]
+        pairs = [(candidate, champion) for candidate in candidates]
         known = (champion.version, good.version if good is not None else "")
-        pairs += [(one, champion) for one in self.baselines if one.version not in known]
+        pairs += [(baseline, champion) for baseline in self.baselines if baseline.version not in known]
         if good is not None:
             pairs.append((champion, good) if self.live else (good, champion))
         return pairs
 
     def _is_candidate(self, contestant: Contestant) -> bool:
-        """Return True for a contestant that may be promoted: gated, what is frozen; live, every challenger."""
+        """Return True for a contestant that may be promoted: gated, a frozen candidate; live, every challenger."""
         concept = self.concept(contestant)
         return concept == "snapshot" or (concept == "challenger" and (self.live or not contestant.learns))
 
@@ -222,7 +222,7 @@ class Roster:
 
     def dismiss(self, challenger: Contestant) -> None:
         """Remove a challenger, and its snapshot with it."""
-        self.challengers = [one for one in self.challengers if one is not challenger]
+        self.challengers = [other for other in self.challengers if other is not challenger]
         self._arrange()
 
     def reject(self, candidate: Contestant) -> None:
@@ -257,7 +257,7 @@ class Roster:
             self.good = old
             if owner is not None:
                 self._win(owner, version)
-        self.challengers = [one for one in self.challengers if one is not candidate]
+        self.challengers = [challenger for challenger in self.challengers if challenger is not candidate]
         self._champion, candidate.version = candidate, version
         candidate.learns, candidate.by = self.live or candidate.learns, "loop"
         self.reset_evidence()
@@ -291,9 +291,9 @@ class Roster:
             self.reject(contestant)
         else:
             self.good = None if contestant is self.good else self.good
-            self.baselines = [one for one in self.baselines if one is not contestant]
+            self.baselines = [baseline for baseline in self.baselines if baseline is not contestant]
             self.dismiss(contestant)
-        learners = [one for one in self.challengers if one.learns]
+        learners = [challenger for challenger in self.challengers if challenger.learns]
         if not self.live and self.standing is None and learners:
             learners[0].by = "loop"
 
@@ -316,18 +316,23 @@ class Roster:
         """
         arrays: Arrays = {}
         entries: list[dict[str, Any]] = []
-        for one in self.contestants:
-            role, owner = self.role_of(one), self._owner(one)
-            if _differs(role, one.learns):
-                arrays |= prefixed(f"model/{one.uid}/", one.model.arrays)
-            if one.trial is not None:
-                arrays |= prefixed(f"evidence/{one.uid}/", one.trial.evidence)
-                arrays |= prefixed(f"metrics/{one.uid}/", one.trial.metrics)
-            entry: dict[str, Any] = {"uid": one.uid, "role": role, "version": one.version, "learns": one.learns}
+        for contestant in self.contestants:
+            role, owner = self.role_of(contestant), self._owner(contestant)
+            if _differs(role, contestant.learns):
+                arrays |= prefixed(f"model/{contestant.uid}/", contestant.model.arrays)
+            if contestant.trial is not None:
+                arrays |= prefixed(f"evidence/{contestant.uid}/", contestant.trial.evidence)
+                arrays |= prefixed(f"metrics/{contestant.uid}/", contestant.trial.metrics)
+            entry: dict[str, Any] = {
+                "uid": contestant.uid,
+                "role": role,
+                "version": contestant.version,
+                "learns": contestant.learns,
+            }
             entry["of"] = owner.uid if owner is not None else 0
-            entry["tested"] = one.trial.tested if one.trial is not None else None
-            entry["learned"] = list(one.learned)
-            entries.append(entry | ({"by": one.by} if one.by == "drift" else {}))
+            entry["tested"] = contestant.trial.tested if contestant.trial is not None else None
+            entry["learned"] = list(contestant.learned)
+            entries.append(entry | ({"by": contestant.by} if contestant.by == "drift" else {}))
         return arrays, {"uids": self._uids, "contestants": entries}
 
     def load(
@@ -359,7 +364,7 @@ class Roster:
             else:
                 self._place(role, contestant, entry.get("by", "user"))
         for uid, snapshot in owned:
-            next(one for one in self.challengers if one.uid == uid).snapshot = snapshot
+            next(challenger for challenger in self.challengers if challenger.uid == uid).snapshot = snapshot
         self._uids = header["uids"]
         self._arrange()
 
@@ -391,21 +396,23 @@ class Roster:
         """A snapshot of `owner` was promoted: it learns on as that version, and is the standing challenger."""
         owner.version = version
         if owner.by != "loop":
-            self.challengers = [one for one in self.challengers if one.by != "loop"]
+            self.challengers = [challenger for challenger in self.challengers if challenger.by != "loop"]
             owner.by = "loop"
 
     def _owner(self, snapshot: Contestant) -> Contestant | None:
         """Return the challenger that nominated a snapshot; None for any other contestant."""
-        return next((one for one in self.challengers if one.snapshot is snapshot), None)
+        return next((challenger for challenger in self.challengers if challenger.snapshot is snapshot), None)
 
     def _arrange(self) -> None:
         """Renew the flat view, which is read for every prediction and changes seldom."""
         seats: list[tuple[Concept, Contestant | None]] = [("champion", self._champion), ("good", self.good)]
-        seats += [("baseline", one) for one in self.baselines]
-        seats += [("challenger", one) for one in self.challengers]
-        seats += [("snapshot", one.snapshot) for one in self.challengers]
-        self._concepts = {one.uid: concept for concept, one in seats if one is not None}
-        self.contestants = sorted((one for _, one in seats if one is not None), key=lambda one: one.place)
+        seats += [("baseline", baseline) for baseline in self.baselines]
+        seats += [("challenger", challenger) for challenger in self.challengers]
+        seats += [("snapshot", challenger.snapshot) for challenger in self.challengers]
+        self._concepts = {contestant.uid: concept for concept, contestant in seats if contestant is not None}
+        self.contestants = sorted(
+            (contestant for _, contestant in seats if contestant is not None), key=lambda contestant: contestant.place
+        )
 
     def _uid(self) -> int:
         self._uids += 1

@@ -1,4 +1,4 @@
-"""Predictions of every contestant, each with the weights of its own moment."""
+"""Predictions of every contestant, each with the weights of the moment of the prediction."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ShadowPredictions:
 
     def __init__(self, batch: Batch, contestants: Sequence[Contestant]) -> None:
         self._batch = batch
-        self._order = [one.uid for one in contestants]
-        self._learners = {one.uid: one for one in contestants if one.learns}
-        self._frozen = predict_all([one for one in contestants if not one.learns], batch)
+        self._order = [contestant.uid for contestant in contestants]
+        self._learners = {contestant.uid: contestant for contestant in contestants if contestant.learns}
+        self._frozen = predict_all([contestant for contestant in contestants if not contestant.learns], batch)
         self._fresh = range(0)  # rows for which the learners have predicted with their weights of now
         self._learned: dict[int, Singles] = {}
 
@@ -54,10 +54,10 @@ def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Si
     """
     by_model: dict[int, Singles] = {}
     predictions: dict[int, Singles] = {}
-    for one in contestants:
-        if id(one.model) not in by_model:
-            by_model[id(one.model)] = one.tried.predict(batch)
-        predictions[one.uid] = by_model[id(one.model)]
+    for contestant in contestants:
+        if id(contestant.model) not in by_model:
+            by_model[id(contestant.model)] = contestant.tried.predict(batch)
+        predictions[contestant.uid] = by_model[id(contestant.model)]
     return predictions
 
 

@@ -4,7 +4,7 @@
     reader       compares the word; when it has changed, maps the new file and reads that from then on
 
 Neither waits for the other. A reader keeps the file that it has mapped for as long as it uses it, whatever was
-published since. A file never changes, so no read sees half of an update. `docs/why/serving.md` says what is guaranteed
+published since. A file never changes, so no read sees half of an update. `docs/why/serving.md` describes the guarantees
 when a process dies in between.
 """
 
@@ -54,7 +54,7 @@ class Answering:
 class Snapshot:
     """The served models at one moment: all events up to `position` were folded when they were published.
 
-    `canary` answers a share of the traffic, if there is one. `arrays` are the other arrays that workers need, by name.
+    `canary` answers a share of the traffic, if there is one. `arrays` maps names to the other arrays that workers need.
     """
 
     sequence: int

@@ -12,7 +12,7 @@ import pytest
 from everlearn._torch import Tensor, Tensors, functional, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural import fisher, rowwise
-from everlearn.families.neural.contract import Net, Rows
+from everlearn.families.neural.contract import Net, TensorRows
 from everlearn.families.neural.fisher import Factors
 from tests.support.neural_nets import Forgetful
 from tests.support.neural_terms import Called, net_of, rows_of
@@ -142,20 +142,20 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]
 }
 
 
-def rows_for(x: tuple[Tensor, ...], classes: int = 3) -> Rows:
+def rows_for(x: tuple[Tensor, ...], classes: int = 3) -> TensorRows:
     n = len(x[0])
-    return Rows(x, torch.randint(classes, (n,)), torch.rand(n) + 0.5)
+    return TensorRows(x, torch.randint(classes, (n,)), torch.rand(n) + 0.5)
 
 
-def alone(net: Net, rows: Rows, row: int, label: Tensor) -> Tensors:
+def alone(net: Net, rows: TensorRows, row: int, label: Tensor) -> Tensors:
     """The gradient of the loss of one row with one label, in the module as it answers."""
     x = tuple(one[row : row + 1] for one in rows.x)
-    loss = net.losses(net.call(x), Rows(x, label.reshape(1), torch.ones(1))).sum()
+    loss = net.losses(net.call(x), TensorRows(x, label.reshape(1), torch.ones(1))).sum()
     found = torch.autograd.grad(loss, list(net.weights.values()), materialize_grads=True)
     return dict(zip(net.weights, found, strict=True))
 
 
-def row_by_row(net: Net, rows: Rows, labels: str, allowed: Tensor | None = None) -> Tensors:
+def row_by_row(net: Net, rows: TensorRows, labels: str, allowed: Tensor | None = None) -> Tensors:
     """The definition: the mean over rows of squared gradients, for each label as probable as it is."""
     net.module.eval()
     total = {name: torch.zeros_like(one) for name, one in net.weights.items()}
@@ -217,7 +217,7 @@ def test_classes_that_the_losses_mask_do_not_count(kind: str) -> None:
     close(fisher.diagonal(net, rows), row_by_row(net, rows, "model", heads))
     assert fisher.met(net, rows).tolist() == [True, True, True]
     some = torch.nonzero(rows.y == 1)[:, 0]
-    ones = Rows(tuple(one[some] for one in rows.x), rows.y[some], rows.weight[some])
+    ones = TensorRows(tuple(one[some] for one in rows.x), rows.y[some], rows.weight[some])
     assert fisher.met(net, ones).tolist() == [False, True, False]
 
 
@@ -289,7 +289,7 @@ def test_the_square_of_a_minibatch_gradient_is_a_fraction_of_the_fisher() -> Non
     for batch in (10, 32, 128):
         total = 0.0
         for at in range(0, 1280, batch):
-            part = Rows((rows.x[0][at : at + batch],), rows.y[at : at + batch], rows.weight[:batch])
+            part = TensorRows((rows.x[0][at : at + batch],), rows.y[at : at + batch], rows.weight[:batch])
             loss = net.losses(net.call(part.x), part).mean()
             total += sum(float(one.square().sum()) for one in torch.autograd.grad(loss, list(net.weights.values())))
         shares[batch] = total / (1280 / batch) / whole
@@ -300,7 +300,7 @@ def test_the_square_of_a_minibatch_gradient_is_a_fraction_of_the_fisher() -> Non
 # Blocks and factors
 
 
-def dense_blocks(net: Net, rows: Rows) -> Tensors:
+def dense_blocks(net: Net, rows: TensorRows) -> Tensors:
     """The definition, whole, for each module."""
     net.module.eval()
     groups, total = fisher.members(net), {}
@@ -453,12 +453,12 @@ def test_diagonal_and_blocks_are_those_of_nngeometry() -> None:
             torch.testing.assert_close(blocks.data[name], block, rtol=1e-3, atol=1e-6)
 
 
-def definition(net: Any, rows: Rows, power: int) -> dict[str, Tensor]:
+def definition(net: Any, rows: TensorRows, power: int) -> dict[str, Tensor]:
     """The mean over rows, each taken alone, of |gradient|^power: of the loss of its label, or of its squared norm."""
     total = {name: torch.zeros_like(one) for name, one in net.weights.items()}
     for row in range(len(rows)):
         x = tuple(one[row : row + 1] for one in rows.x)
-        one = Rows(x, rows.y[row : row + 1], rows.weight[row : row + 1])
+        one = TensorRows(x, rows.y[row : row + 1], rows.weight[row : row + 1])
         asked = net.losses(net.call(x), one).sum() if power == 2 else net.call(x).square().sum()
         slopes = torch.autograd.grad(asked, list(net.weights.values()), materialize_grads=True)
         for name, slope in zip(total, slopes, strict=True):
@@ -472,7 +472,7 @@ def test_bags_with_gradients_of_their_own_kind_are_taken_row_by_row(dials: dict[
     net = net_of(Called(lambda own, x: own.last(torch.tanh(own.table(x))), **layers), 3)
     nn.init.normal_(net.weights["table.weight"])
     x = torch.tensor([[1, 2], [3, 4], [0, 5], [5, 5], [0, 0]])
-    rows = Rows((x,), torch.tensor([0, 1, 2, 0, 1]), torch.ones(5))
+    rows = TensorRows((x,), torch.tensor([0, 1, 2, 0, 1]), torch.ones(5))
     for found, power in ((fisher.diagonal(net, rows, "data"), 2), (fisher.sensitivity(net, rows), 1)):
         for name, one in definition(net, rows, power).items():
             torch.testing.assert_close(found[name], one)
@@ -482,7 +482,7 @@ def test_bags_with_gradients_of_their_own_kind_are_taken_row_by_row(dials: dict[
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_sequence_with_its_steps_first_is_told_from_rows(steps: int, n: int) -> None:
     net = net_of(Called(lambda own, x: torch.tanh(own.one(x.transpose(0, 1))).sum(0), one=nn.Linear(3, 4)), 4)
-    rows = Rows((torch.randn(n, steps, 3),), torch.arange(n) % 4, torch.ones(n))
+    rows = TensorRows((torch.randn(n, steps, 3),), torch.arange(n) % 4, torch.ones(n))
     for found, power in ((fisher.diagonal(net, rows, "data"), 2), (fisher.sensitivity(net, rows), 1)):
         for name, one in definition(net, rows, power).items():
             torch.testing.assert_close(found[name], one)

@@ -8,7 +8,7 @@ import pytest
 from everlearn._torch import functional, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural import head
-from everlearn.families.neural.contract import Rows
+from everlearn.families.neural.contract import TensorRows
 from tests.support.neural_nets import one_thread  # noqa: F401
 from tests.support.replay_rows import CLASSES, COLUMNS, blobs, part, rows
 
@@ -47,7 +47,7 @@ def test_the_sharpness_makes_the_labels_of_the_memory_likeliest() -> None:
     for spread in (0.05, 2.0):
         module = nn.Sequential(nn.Identity(), nn.Linear(COLUMNS, CLASSES))
         held = blobs(300, 1)
-        points = Rows(
+        points = TensorRows(
             (held.x[0] + spread * torch.randn(300, COLUMNS, generator=torch.Generator().manual_seed(1)),),
             held.y,
             held.weight,

@@ -53,11 +53,11 @@ class Stream:
         self.values, self.weight, self.losses = (
             torch.as_tensor(rng.random(size).astype(np.float32)) for size in ((n, width), n, n)
         )
-        self.said = torch.as_tensor(rng.standard_normal((n, outputs)).astype(np.float32))
+        self.outputs = torch.as_tensor(rng.standard_normal((n, outputs)).astype(np.float32))
         self.gradients = torch.as_tensor(rng.standard_normal((n, 6)).astype(np.float32))
 
     def rows(self, begin: int, end: int) -> StoredRows:
-        every = (self.dense, self.indices, self.values, self.y, self.weight, self.said)
+        every = (self.dense, self.indices, self.values, self.y, self.weight, self.outputs)
         return StoredRows(*(one[begin:end] for one in every))
 
     def begin(self, spec: Memory, classes: int = CLASSES, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ class Stream:
             dense=self.dense.shape[1],
             width=self.indices.shape[1],
             classes=classes,
-            outputs=self.said.shape[1],
+            outputs=self.outputs.shape[1],
             seed=seed,
             device="cpu",
         )
@@ -136,9 +136,9 @@ def test_memory_stays_where_it_was_allocated_and_keeps_nothing_that_was_given(ki
     assert not own & {one.untyped_storage().data_ptr() for one in stream.rows(0, 300) if one.numel()}
     was = memory.contents(held, spec)
     stream.dense.fill_(-1.0)
-    stream.said.fill_(-1.0)
+    stream.outputs.fill_(-1.0)
     assert torch.equal(memory.contents(held, spec).dense, was.dense)
-    assert torch.equal(memory.contents(held, spec).said, was.said)
+    assert torch.equal(memory.contents(held, spec).outputs, was.outputs)
     gc.collect()
     assert all(one() is None for one in given)
 
@@ -426,7 +426,7 @@ def test_looking_writes_nothing(kind: str) -> None:
     before = {name: one.clone() for name, one in held.items()}
     for look in (memory.contents(held, spec), memory.draw(held, spec, 30, key=1)):
         look.dense.fill_(-1.0)
-        look.said.fill_(-1.0)
+        look.outputs.fill_(-1.0)
     memory.composition(held, spec)
     assert all(torch.equal(before[name], held[name]) for name in held)
 
@@ -576,7 +576,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     held = Stream(np.zeros(3)).filled(spec)
     with pytest.raises(InputError, match=r"dense of shape \(2, 4\), expected \(2, 3\)"):
         Stream(np.zeros(2), columns=4).add(held, spec, 0, 2)
-    with pytest.raises(InputError, match="said of shape"):
+    with pytest.raises(InputError, match="outputs of shape"):
         Stream(np.zeros(2), outputs=2).add(held, spec, 0, 2)
     for kind in ("loss", "gradient"):
         stream, other = Stream(np.zeros(3)), Memory(kind=kind, rows=5)

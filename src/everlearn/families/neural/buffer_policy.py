@@ -125,11 +125,11 @@ def _weighted(scores: Floats | Singles, upto: float) -> int:
 
 
 @exact_kernel
-def cosine(one: Bytes, other: Bytes) -> float:
+def cosine(first: Bytes, second: Bytes) -> float:
     """Return the cosine of two sketches, 0 if one is zero. Sums are of integers, so their order does not matter."""
     product, left, right = 0, 0, 0
-    for column in range(one.shape[0]):
-        a, b = int(one[column]), int(other[column])
+    for column in range(first.shape[0]):
+        a, b = int(first[column]), int(second[column])
         product += a * b
         left += a * a
         right += b * b

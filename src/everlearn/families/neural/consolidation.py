@@ -8,7 +8,7 @@ import numpy as np
 
 from everlearn._torch import Tensor, torch
 from everlearn.families.neural import replay_sampler
-from everlearn.families.neural.contract import Rows
+from everlearn.families.neural.contract import TensorRows
 from everlearn.families.neural.plan import Plan, network_in
 from everlearn.families.neural.training_state import PASSES, ROWS, WAITING, TrainingState
 
@@ -58,7 +58,7 @@ def consolidate(plan: Plan, state: TrainingState) -> None:
             served.copy_(trained)
 
 
-def _newest(state: TrainingState) -> Rows:
+def _newest(state: TrainingState) -> TensorRows:
     """Return the newest rows that were learned, oldest first."""
     recent = state.recent
     assert recent is not None
@@ -66,7 +66,9 @@ def _newest(state: TrainingState) -> Rows:
     rows = min(size, learned)
     at = torch.from_numpy((learned - rows + np.arange(rows)) % size)
     device = state.reader.layout.device
-    return Rows(state.reader.inputs(*recent.part(at)), state.reader.labels(recent.y[at]), recent.weight[at].to(device))
+    return TensorRows(
+        state.reader.inputs(*recent.part(at)), state.reader.labels(recent.y[at]), recent.weight[at].to(device)
+    )
 
 
 def _unseen(plan: Plan, state: TrainingState) -> Tensor | None:

@@ -17,19 +17,19 @@ Inputs = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TensorRows:
     """n labelled rows, on the device of the network; the first axis is the row.
 
     `x` are the arguments of the module: (inputs,), or (inputs, indices, values) where rows have hashed features:
     int64 and float32 (n, width), padded with index 0 and value 0. `y` is int64 (n,), the class, or float32 (n,), the
-    number to predict. `weight` is float32 (n,). `said` is float32 (n, outputs), the outputs stored with a remembered
-    row; None for new rows, and where no term uses stored outputs.
+    number to predict. `weight` is float32 (n,). `outputs` is float32 (n, outputs), the outputs stored with a
+    remembered row; None for new rows, and where no term uses stored outputs.
     """
 
     x: Inputs
     y: Tensor
     weight: Tensor
-    said: Tensor | None = None
+    outputs: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.y.shape[0])
@@ -39,7 +39,7 @@ class Rows:
 class Net:
     """The network in one pass, as terms see it. A term may write its gradients and weights, where its role says so.
 
-    `weights` are the trained parameters, by name. `call(inputs)` is a forward pass: raw outputs float32 (n, columns),
+    `weights` maps names to the trained parameters. `call(inputs)` is a forward pass: raw outputs float32 (n, columns),
     logits for classes. `losses(outputs, rows)` are unweighted losses float32 (n,), with masked classes left out
     (classes not seen yet, classes of other heads). `draw(n, stream)` draws n remembered rows, or all rows where fewer
     are held; a term chooses `stream`, a number from 0, so that its draws are independent of other draws. `rate` is
@@ -52,8 +52,8 @@ class Net:
     classes: int
     seed: int
     call: Callable[[Inputs], Tensor]
-    losses: Callable[[Tensor, Rows], Tensor]
-    draw: Callable[[int, int], Rows]
+    losses: Callable[[Tensor, TensorRows], Tensor]
+    draw: Callable[[int, int], TensorRows]
     rate: float = 0.0
     step: int = 0
 
@@ -70,18 +70,18 @@ class Seen:
     terms share one pass. `drawn` has no rows for a term that draws none.
     """
 
-    new: Rows
+    new: TensorRows
     outputs: Tensor
-    drawn: Rows
+    drawn: TensorRows
     drawn_outputs: Tensor
 
 
 class Term(NamedTuple):
     """One kind of loss term: plain functions of its settings, the network, its own tensors, and the rows.
 
-    start        return all its tensors by name, allocated once; they become arrays of the model
+    start        return a map of names to all its tensors, allocated once; they become arrays of the model
     draws        return how many remembered rows it needs in the forward pass of each step
-    remembers    True to store the network's outputs with each remembered row (`Rows.said`)
+    remembers    True to store the network's outputs with each remembered row (`TensorRows.outputs`)
     fresh        return the loss of the new rows, in place of the plain weighted mean; at most one term has it
     loss         return a loss to add, with gradients; None adds nothing
     gradient     change the gradients (`.grad` of the weights) after the backward pass, before the optimiser
@@ -99,7 +99,7 @@ class Term(NamedTuple):
     loss: Callable[[Any, Net, Tensors, Seen], Tensor | None] | None = None
     gradient: Callable[[Any, Net, Tensors, Seen], None] | None = None
     stepped: Callable[[Any, Net, Tensors, Seen], None] | None = None
-    consolidate: Callable[[Any, Net, Tensors, Rows], None] | None = None
+    consolidate: Callable[[Any, Net, Tensors, TensorRows], None] | None = None
 
 
 def mean(losses: Tensor, weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from everlearn._torch import Tensor, Tensors, nn, torch
 from everlearn.errors import ConfigError
-from everlearn.families.neural.contract import Net, Rows
+from everlearn.families.neural.contract import Net, TensorRows
 from everlearn.families.neural.rowwise import (
     BYTES,
     PROBES,
@@ -48,7 +48,7 @@ class Factors(NamedTuple):
     outputs: Tensor
 
 
-def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
+def diagonal(net: Net, rows: TensorRows, labels: Labels = "model") -> Tensors:
     """Return the Fisher information of each named weight, in its shape: the mean of squared gradients of rows.
 
     With labels "model", gradients are those for the labels that the network predicts: every class with its predicted
@@ -72,7 +72,7 @@ def diagonal(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
     return summed(net, rows.x, pulls(net, rows, labels), 2)
 
 
-def sensitivity(net: Net, rows: Rows) -> Tensors:
+def sensitivity(net: Net, rows: TensorRows) -> Tensors:
     """Return how much the outputs depend on each weight: the mean of |gradient of the squared norm of the outputs|.
 
     Each has the name and shape of its weight; labels are not used. Memory aware synapses: Aljundi et al. 2018.
@@ -82,7 +82,7 @@ def sensitivity(net: Net, rows: Rows) -> Tensors:
     return summed(net, rows.x, Pulls(2 * outputs[None], rows.weight[None] / len(rows)), 1)
 
 
-def blocks(net: Net, rows: Rows, labels: Labels = "model") -> Tensors:
+def blocks(net: Net, rows: TensorRows, labels: Labels = "model") -> Tensors:
     """Return the Fisher information of the weights of each module, a square matrix by the name of the module.
 
     Weights are in the order of `members`, flattened. Labels and weights of rows are used as in `diagonal`.
@@ -115,7 +115,7 @@ def factored(net: Net) -> dict[str, nn.Module]:
     return {name: layer for name, layer in found.items() if max(sizes[name][0], sizes[name][1:].numel()) < LARGEST}
 
 
-def kronecker(net: Net, rows: Rows, labels: Labels = "model") -> tuple[dict[str, Factors], Tensors]:
+def kronecker(net: Net, rows: TensorRows, labels: Labels = "model") -> tuple[dict[str, Factors], Tensors]:
     """Return the Fisher information of each layer as a product of two matrices, and the diagonal of other weights.
 
     `inputs` is the mean of a aᵀ over rows (and places of a convolution), where a is the input of the layer and, if its
@@ -178,7 +178,7 @@ def nearest(first: Factors, second: Factors, decay: float = 1.0) -> Factors:
     return Factors(made_in.to(first.inputs.dtype), made_out.to(first.outputs.dtype))
 
 
-def pulls(net: Net, rows: Rows, labels: Labels) -> Pulls:
+def pulls(net: Net, rows: TensorRows, labels: Labels) -> Pulls:
     """Return the gradients of the losses in the outputs for each possible label of a row, and its probability.
 
     A loss is read as minus the logarithm of a probability, as in cross entropy.
@@ -198,11 +198,11 @@ def pulls(net: Net, rows: Rows, labels: Labels) -> Pulls:
         along = torch.stack([_slope(net, outputs, _labelled(rows, label))[1] for label in range(net.classes)])
         return Pulls(torch.where(chance[..., None] > 0, along, 0.0), chance * counts)
     drawn = torch.multinomial(chance.T, DRAWN_LABELS, replacement=True, generator=net.random(STREAM)).T
-    along = torch.stack([_slope(net, outputs, replace(rows, y=label, said=None))[1] for label in drawn])
+    along = torch.stack([_slope(net, outputs, replace(rows, y=label, outputs=None))[1] for label in drawn])
     return Pulls(along, counts.expand(DRAWN_LABELS, -1) / DRAWN_LABELS)
 
 
-def reached(outputs: Tensor, slope: Tensor, rows: Rows) -> Tensor:
+def reached(outputs: Tensor, slope: Tensor, rows: TensorRows) -> Tensor:
     """Return the classes that each row could have, bool (n, columns): those that the losses do not mask.
 
     `slope` (n, columns) is the gradient of the losses in the outputs, which is 0 in a masked column.
@@ -211,7 +211,7 @@ def reached(outputs: Tensor, slope: Tensor, rows: Rows) -> Tensor:
     return (slope != 0) | (columns == rows.y[:, None])
 
 
-def met(net: Net, rows: Rows) -> Tensor:
+def met(net: Net, rows: TensorRows) -> Tensor:
     """Return the columns of the outputs that the losses of these rows use: bool (columns,)."""
     with still(net.module), torch.no_grad():
         outputs = torch.cat([answers(net, tuple(given[part] for given in rows.x)) for part in slices(len(rows), 256)])
@@ -220,7 +220,7 @@ def met(net: Net, rows: Rows) -> Tensor:
     return reached(outputs, _slope(net, outputs, rows)[1], rows).any(0)
 
 
-def _slope(net: Net, outputs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def _slope(net: Net, outputs: Tensor, rows: TensorRows) -> tuple[Tensor, Tensor]:
     """Return the losses (n,) of rows, and their gradients in the outputs (n, columns)."""
     with torch.enable_grad():
         at = outputs.detach().requires_grad_()
@@ -229,7 +229,7 @@ def _slope(net: Net, outputs: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     return losses.detach(), slope
 
 
-def _curved(net: Net, outputs: Tensor, rows: Rows, slope: Tensor) -> Tensor:
+def _curved(net: Net, outputs: Tensor, rows: TensorRows, slope: Tensor) -> Tensor:
     """Return the root of the curvature of the loss in the output (n, 1), or its slope if it has no curvature."""
     with torch.enable_grad():
         at = outputs.detach().requires_grad_()
@@ -240,12 +240,12 @@ def _curved(net: Net, outputs: Tensor, rows: Rows, slope: Tensor) -> Tensor:
     return second.clamp_min(0).sqrt() if bool((second > 0).any()) else slope
 
 
-def _labelled(rows: Rows, label: int) -> Rows:
+def _labelled(rows: TensorRows, label: int) -> TensorRows:
     """Return rows with this label each."""
-    return replace(rows, y=torch.full_like(rows.y, label), said=None)
+    return replace(rows, y=torch.full_like(rows.y, label), outputs=None)
 
 
-def _rows_of_a_pass(net: Net, among: dict[str, nn.Module], rows: Rows) -> int:
+def _rows_of_a_pass(net: Net, among: dict[str, nn.Module], rows: TensorRows) -> int:
     """Return the rows of a pass, within `BYTES`; raise `ConfigError` where layers do not keep rows apart."""
     for count in PROBES:
         outputs, found = caught(net, among, probe(rows.x, count))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from everlearn._torch import Tensor, Tensors, functional, nn, torch
 from everlearn.errors import ConfigError
-from everlearn.families.neural.contract import Inputs, Rows
+from everlearn.families.neural.contract import Inputs, TensorRows
 
 SHARE = 2  # a refresh, one forward pass over the memory, is due for each SHARE x the held rows of new rows
 SHARPNESS = tuple(2.0**power for power in range(12))  # values tried
@@ -64,7 +64,7 @@ def features(module: nn.Module, call: Callable[[Inputs], Tensor], x: Inputs) -> 
 
 
 @torch.no_grad()
-def refresh(own: Tensors, module: nn.Module, call: Callable[[Inputs], Tensor], parts: Iterable[Rows]) -> None:
+def refresh(own: Tensors, module: nn.Module, call: Callable[[Inputs], Tensor], parts: Iterable[TensorRows]) -> None:
     """Compute the means again from remembered rows, in parts of any size; a class without rows has no mean.
 
     The sharpness is the power of 2, up to 2,048, that makes the labels of these rows likeliest.

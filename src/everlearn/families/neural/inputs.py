@@ -230,7 +230,7 @@ class InputReader:
         }
 
     def filled(self, dense: Tensor) -> Tensor:
-        """Return dense rows, float32 (n, dense), with finite numbers only: `Scaling.fill` for what is missing."""
+        """Return dense rows, float32 (n, dense), with finite numbers only: missing values become `Scaling.fill`."""
         if self.layout.normalizes:
             dense = torch.where(dense.isnan(), tensor(self.scaling.fill).to(dense.device), dense)
         return torch.nan_to_num(dense, nan=0.0)

@@ -40,7 +40,7 @@ class StoredRows(NamedTuple):
     """n rows in the form in which the memory stores them; the first axis is the row.
 
     `dense` (n, dense) of the stored dtype; `indices` int32 and `values` float32 (n, width), padded with 0, or (n, 0);
-    `y` float64 (n,); `weight` float32 (n,); `said` float32 (n, outputs): the network's outputs
+    `y` float64 (n,); `weight` float32 (n,); `outputs` float32 (n, outputs): the network's outputs
     when the row came, or (n, 0).
     """
 
@@ -49,7 +49,10 @@ class StoredRows(NamedTuple):
     values: Tensor
     y: Tensor
     weight: Tensor
-    said: Tensor
+    outputs: Tensor
+
+
+ROW_ARRAYS = ("dense", "indices", "values", "y", "weight", "said")  # where a memory holds the fields of `StoredRows`
 
 
 def start(
@@ -63,7 +66,7 @@ def start(
 
     >>> spec = Memory(kind="reservoir", bytes=100_000, dtype="uint8")
     >>> held = start(spec, dense=784, width=0, classes=10, outputs=0, seed=0, device="cpu")
-    >>> len(held["y"]), sum(one.nbytes for one in held.values())
+    >>> len(held["y"]), sum(column.nbytes for column in held.values())
     (124, 99824)
     """
     if spec.kind == "none":
@@ -211,15 +214,15 @@ def add(
         return
     if held["y"].device.type == "cpu":  # writing arrays costs less than writing tensors
         to = slots[kept]
-        for name, one in zip(StoredRows._fields, rows._replace(dense=dense), strict=True):
+        for name, column in zip(ROW_ARRAYS, rows._replace(dense=dense), strict=True):
             if held[name].shape[-1]:
-                array(held[name])[to] = array(one)[kept]
+                array(held[name])[to] = array(column)[kept]
         return
     device = held["y"].device
     places, given = tensor(slots[kept]).to(device), tensor(kept)
-    for name, one in zip(StoredRows._fields, rows._replace(dense=dense), strict=True):
+    for name, column in zip(ROW_ARRAYS, rows._replace(dense=dense), strict=True):
         if held[name].shape[-1]:
-            chosen = one if len(kept) == n else one.index_select(0, given.to(one.device))
+            chosen = column if len(kept) == n else column.index_select(0, given.to(column.device))
             held[name].index_copy_(0, places, chosen.to(device=device, dtype=held[name].dtype))
 
 
@@ -236,12 +239,13 @@ def pick(held: Tensors, n: int, key: int) -> Tensor:
 def take(held: Tensors, slots: Tensor) -> StoredRows:
     """Return copies of the rows in these slots, and of no others, on the device of the memory."""
     if not held:
-        wide, one = torch.zeros((0, 0)), torch.zeros(0)
-        return StoredRows(wide, wide.int(), wide, one.double(), one, wide)
+        matrix, vector = torch.zeros((0, 0)), torch.zeros(0)
+        return StoredRows(matrix, matrix.int(), matrix, vector.double(), vector, matrix)
     at = slots.to(held["y"].device)
     n = at.shape[0]
-    found = (held[name] for name in StoredRows._fields)
-    return StoredRows(*(one.index_select(0, at) if one.shape[-1] else one.new_empty((n, 0)) for one in found))
+    found = (held[name] for name in ROW_ARRAYS)
+    columns = (column.index_select(0, at) if column.shape[-1] else column.new_empty((n, 0)) for column in found)
+    return StoredRows(*columns)
 
 
 def draw(held: Tensors, spec: Memory, n: int, key: int) -> StoredRows:
@@ -295,7 +299,7 @@ def composition(held: Tensors, spec: Memory) -> dict[str, Any]:
     return {
         "rows": rows,
         "capacity": len(table.position),
-        "bytes": sum(one.nbytes for one in held.values()),
+        "bytes": sum(column.nbytes for column in held.values()),
         "seen": int(table.counters[SEEN]),
         "classes": [
             {
@@ -323,22 +327,22 @@ def table_of(held: Tensors) -> SlotTable:
     return SlotTable(*(held[name].numpy() for name in TABLE))
 
 
-def _single(one: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.ascontiguousarray(array(one.float()))
+def _single(numbers: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.ascontiguousarray(array(numbers.float()))
 
 
-def _shape(one: Tensor | None) -> str:
-    return "none" if one is None else str(tuple(one.shape))
+def _shape(numbers: Tensor | None) -> str:
+    return "none" if numbers is None else str(tuple(numbers.shape))
 
 
 def _checked(held: Tensors, spec: Memory, rows: StoredRows, at: int) -> Tensor:
     """Return the dense rows in the stored dtype; raise `InputError` for rows that do not fit the memory."""
     n = rows.y.shape[0]
-    for name, one in zip(StoredRows._fields, rows, strict=True):
-        if one.shape[0] != n or one.shape[1:] != held[name].shape[1:]:
+    for field, name, column in zip(StoredRows._fields, ROW_ARRAYS, rows, strict=True):
+        if column.shape[0] != n or column.shape[1:] != held[name].shape[1:]:
             expected = (n, *held[name].shape[1:])
             raise InputError(
-                f"rows to remember have {name} of shape {tuple(one.shape)}, expected {expected}; "
+                f"rows to remember have {field} of shape {tuple(column.shape)}, expected {expected}; "
                 "start the memory with the columns of the stream"
             )
     return cast(rows.dense, spec, at)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, torch
 from everlearn.families.neural import losses, memory, replay_sampler, row_buffer
-from everlearn.families.neural.contract import Rows
+from everlearn.families.neural.contract import TensorRows
 from everlearn.families.neural.named_tensors import within
 from everlearn.families.neural.passes import Pass
 from everlearn.families.neural.plan import Plan
@@ -63,7 +63,7 @@ def revise(plan: Plan, state: TrainingState, result: Pass) -> None:
     memory.revise(state.memory.held, result.minibatch.slots, losses=drawn_losses, gradients=gradients)
 
 
-def _judged(plan: Plan, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Tensor | None]:
+def _judged(plan: Plan, outputs: Tensor, rows: TensorRows) -> tuple[Tensor | None, Tensor | None]:
     """Return the losses (n,) of rows, or their gradients (n, columns) in the outputs, by the kind of memory."""
     if plan.settings.memory.kind == "loss":
         return _losses(plan, outputs, rows).detach(), None
@@ -71,5 +71,5 @@ def _judged(plan: Plan, outputs: Tensor, rows: Rows) -> tuple[Tensor | None, Ten
     return None, torch.autograd.grad(_losses(plan, leaf, rows).sum(), leaf)[0]
 
 
-def _losses(plan: Plan, outputs: Tensor, rows: Rows) -> Tensor:
+def _losses(plan: Plan, outputs: Tensor, rows: TensorRows) -> Tensor:
     return plan.loss(losses.masked(outputs, rows.y, plan.heads, None, None), rows.y)

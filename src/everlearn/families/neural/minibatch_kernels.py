@@ -30,7 +30,7 @@ class RowArrays(NamedTuple):
     values: Singles
     y: Floats
     weight: Singles
-    said: Singles
+    outputs: Singles
 
 
 @exact_kernel
@@ -72,8 +72,8 @@ def join(
             drawn[i] = chosen.shape[0]
             for slot in chosen:
                 _copy(to, at, held, slot)
-                for j in range(held.said.shape[1]):
-                    to.said[at, j] = held.said[slot, j]
+                for j in range(held.outputs.shape[1]):
+                    to.outputs[at, j] = held.outputs[slot, j]
                 slots[at - n] = slot
                 at += 1
     for row in range(at):
@@ -115,8 +115,8 @@ def remember(
                 held.dense[slot, j] = fill[j]
             elif np.isinf(value):
                 held.dense[slot, j] = LARGEST if value > 0 else -LARGEST
-        for j in range(held.said.shape[1]):
-            held.said[slot, j] = outputs[row, j]
+        for j in range(held.outputs.shape[1]):
+            held.outputs[slot, j] = outputs[row, j]
 
 
 @exact_kernel

@@ -53,7 +53,7 @@ _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", 
 class Layout(NamedTuple):
     """The parts of a network that all its models share.
 
-    `modes` are the training modes of its layers, `tensors` the shape, dtype and device of each tensor by name.
+    `modes` are the training modes of its layers. `tensors` maps each name to the shape, dtype and device of the tensor.
     """
 
     names: ModuleNames
@@ -101,7 +101,7 @@ class Neural:
 
     @property
     def arrays(self) -> Arrays:
-        """Everything that must survive a restart, by name.
+        """A map of names to the arrays that must survive a restart.
 
         A model that is given read-only arrays without `learn/...` serves only, and frees what only training needs.
         """
@@ -113,13 +113,13 @@ class Neural:
     def arrays(self, arrays: Arrays) -> None:
         serves = not any(name.startswith(LEARN) for name in arrays)
         tensors, held = self._fitting(arrays, serves)
-        writeable = all(one.flags.writeable for one in arrays.values())
+        writeable = all(value.flags.writeable for value in arrays.values())
         if serves and writeable and self._shares:
-            own = {name: one.clone() for name, one in tensors.items() if name.startswith(LEARN)}
-            tensors, held = tensors | own, held | {name: array(one) for name, one in own.items() if self._on_cpu}
+            own = {name: value.clone() for name, value in tensors.items() if name.startswith(LEARN)}
+            tensors, held = tensors | own, held | {name: array(value) for name, value in own.items() if self._on_cpu}
         if serves and not writeable:
-            tensors = {name: one for name, one in tensors.items() if not name.startswith(LEARN)}
-            held = {name: one for name, one in held.items() if not name.startswith(LEARN)}
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(LEARN)}
+            held = {name: value for name, value in held.items() if not name.startswith(LEARN)}
         self._tensors, self._arrays = tensors, held if self._on_cpu else {}
         self._training, self._shares = None, False
         self._state = predictor.bind(self._predictor, tensors, self._state.reader)
@@ -367,7 +367,7 @@ def _start(module: nn.Module, training_plan: Plan, columns: int) -> Tensors:
     if chosen.head == "ncm":
         if not chosen.classes:
             raise ConfigError("neural model: head is 'ncm' and the task is a regression, expected classes")
-        tensors |= {f"head/{name}": one for name, one in head.start(module, chosen.classes).items()}
+        tensors |= {f"head/{name}": value for name, value in head.start(module, chosen.classes).items()}
     return tensors | training_state.start(training_plan)
 
 

@@ -27,13 +27,13 @@ def names(module: nn.Module) -> ModuleNames:
     """Return the names of a module's tensors; raise `ConfigError` for a dtype that arrays do not have."""
     parameters = dict(module.named_parameters())
     persistent = module.state_dict(keep_vars=True).keys()
-    buffers = {name: one for name, one in module.named_buffers() if name in persistent}
-    for name, one in {**parameters, **buffers}.items():
-        if one.dtype in (torch.bfloat16, torch.complex64, torch.complex128):
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in persistent}
+    for name, value in {**parameters, **buffers}.items():
+        if value.dtype in (torch.bfloat16, torch.complex64, torch.complex128):
             raise ConfigError(
-                f"neural model: {name!r} is {one.dtype}; expected float32, with precision 'bfloat16' for passes in it"
+                f"neural model: {name!r} is {value.dtype}; expected float32, with precision 'bfloat16' for passes in it"
             )
-    trained = tuple(name for name, one in parameters.items() if one.requires_grad)
+    trained = tuple(name for name, parameter in parameters.items() if parameter.requires_grad)
     return ModuleNames(trained, tuple(name for name in parameters if name not in trained), tuple(buffers))
 
 
@@ -75,21 +75,25 @@ class BoundModule:
 def sharing_copy(module: nn.Module, trained: tuple[str, ...] = ()) -> nn.Module:
     """Return a copy of a module around the same tensors, in which only `trained` parameters require gradients."""
     known: dict[int, object] = {}
-    for name, one in module.named_parameters():
-        known[id(one)] = nn.Parameter(one.data, requires_grad=name in trained) if type(one) is nn.Parameter else one
+    for name, parameter in module.named_parameters():
+        known[id(parameter)] = (
+            nn.Parameter(parameter.data, requires_grad=name in trained)
+            if type(parameter) is nn.Parameter
+            else parameter
+        )
     persistent = module.state_dict(keep_vars=True).keys()
-    known |= {id(one): one for name, one in module.named_buffers() if name in persistent}
+    known |= {id(buffer): buffer for name, buffer in module.named_buffers() if name in persistent}
     return copy.deepcopy(module, known)
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:
     """Return these tensors with a prefix before their names."""
-    return {prefix + name: one for name, one in tensors.items()}
+    return {prefix + name: value for name, value in tensors.items()}
 
 
 def within(tensors: Tensors, prefix: str) -> Tensors:
     """Return the tensors whose names begin with the prefix, without it."""
-    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def digest(module: nn.Module, fixed: tuple[str, ...]) -> Tensor:

@@ -55,7 +55,11 @@ def make(settings: Settings, weights: dict[str, nn.Parameter]) -> torch.optim.Op
 def known() -> dict[str, Callable[..., torch.optim.Optimizer]]:
     """Return the optimisers of PyTorch, by their lower-case names."""
     kind = torch.optim.Optimizer
-    found = {name: one for name, one in vars(torch.optim).items() if isinstance(one, type) and issubclass(one, kind)}
+    found = {
+        name: member
+        for name, member in vars(torch.optim).items()
+        if isinstance(member, type) and issubclass(member, kind)
+    }
     return {name.lower(): found[name] for name in sorted(found) if found[name] is not kind}
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, array, nn, torch
 from everlearn.families.neural import minibatch_kernels, optimizer, replay_sampler
-from everlearn.families.neural.contract import Inputs, Net, Rows, Seen, mean
+from everlearn.families.neural.contract import Inputs, Net, Seen, TensorRows, mean
 from everlearn.families.neural.plan import Plan, network_in
 from everlearn.families.neural.replay_sampler import Minibatch
 from everlearn.families.neural.training_state import PASSES, ROWS, SINCE, SKIPPED, TAKEN, UNTIL, TrainingState
@@ -72,7 +72,7 @@ def _minibatch(plan: Plan, state: TrainingState, step: int, inputs: Inputs) -> M
     return Minibatch(inputs, y, weight, [0] * len(plan.terms.every), _NO_SLOTS, None)
 
 
-def _draw(plan: Plan, state: TrainingState, step: int) -> partial[Rows]:
+def _draw(plan: Plan, state: TrainingState, step: int) -> partial[TensorRows]:
     return partial(replay_sampler.draw, plan.sampler, state.memory, state.reader, step)
 
 
@@ -100,7 +100,7 @@ def _log_frequencies(plan: Plan, state: TrainingState, y: Tensor) -> Tensor | No
 def _seen(plan: Plan, minibatch: Minibatch, outputs: Tensor) -> list[Seen]:
     """Return the pass as each term sees it."""
     at = plan.settings.batch
-    new, new_outputs, seen = minibatch._replace(said=None).part(slice(0, at)), outputs[:at], []
+    new, new_outputs, seen = minibatch._replace(outputs=None).part(slice(0, at)), outputs[:at], []
     for rows in minibatch.drawn:
         seen.append(Seen(new, new_outputs, minibatch.part(slice(at, at + rows)), outputs[at : at + rows]))
         at += rows
@@ -118,10 +118,10 @@ def _total(
         place, own, term = terms.replacing
         total = term.fresh(own, net, state.terms[place], seen[place])  # type: ignore[misc]
     elif n == len(outputs):
-        total = mean(net.losses(outputs, Rows((), minibatch.y, minibatch.weight)), minibatch.weight)
+        total = mean(net.losses(outputs, TensorRows((), minibatch.y, minibatch.weight)), minibatch.weight)
     else:
         weight = minibatch.weight[:n]
-        total = mean(net.losses(outputs[:n], Rows((), minibatch.y[:n], weight)), weight)
+        total = mean(net.losses(outputs[:n], TensorRows((), minibatch.y[:n], weight)), weight)
     for place, own, term in terms.adding:
         more = term.loss(own, net, state.terms[place], seen[place])  # type: ignore[misc]
         total = total if more is None else total + more
@@ -161,7 +161,7 @@ def _average(plan: Plan, state: TrainingState) -> None:
             served.copy_(trained)
 
 
-def _unfit(net: Net, new: Rows, outputs: Tensor) -> NDArray[np.bool_]:
+def _unfit(net: Net, new: TensorRows, outputs: Tensor) -> NDArray[np.bool_]:
     """Return which of the new rows prevent a step by themselves, bool (n,).
 
     Their output, their loss or its gradient is not finite. They are not remembered: drawn again, they would prevent

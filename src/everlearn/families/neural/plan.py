@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from everlearn._torch import Tensor, Tensors, nn, torch
 from everlearn.families.neural import losses, network, replay_sampler, requirements, row_buffer
-from everlearn.families.neural.contract import Inputs, Net, Rows
+from everlearn.families.neural.contract import Inputs, Net, TensorRows
 from everlearn.families.neural.inputs import InputReader
 from everlearn.families.neural.losses import Losses
 from everlearn.families.neural.named_tensors import BoundModule, ModuleNames
@@ -116,7 +116,7 @@ def plan(settings: Settings, reader: InputReader, module: nn.Module, names: Modu
 
 def network_in(
     plan: Plan,
-    draw: Callable[[int, int], Rows],
+    draw: Callable[[int, int], TensorRows],
     *,
     step: int = 0,
     rate: float = 0.0,
@@ -139,7 +139,7 @@ def network_in(
 
 
 def _row_losses(
-    plan: Plan, unseen: Tensor | None, log_frequencies: Tensor | None, outputs: Tensor, rows: Rows
+    plan: Plan, unseen: Tensor | None, log_frequencies: Tensor | None, outputs: Tensor, rows: TensorRows
 ) -> Tensor:
     return plan.loss(losses.masked(outputs, rows.y, plan.heads, unseen, log_frequencies), rows.y)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from everlearn._torch import Tensor, Tensors, array, functional, tensor, torch
 from everlearn.families.neural import head, minibatch_kernels
-from everlearn.families.neural.contract import Inputs, Rows
+from everlearn.families.neural.contract import Inputs, TensorRows
 from everlearn.families.neural.inputs import InputReader
 from everlearn.families.neural.named_tensors import SERVED, BoundModule, within
 from everlearn.families.neural.settings import Settings
@@ -30,7 +30,7 @@ class Predictor:
 class PredictorState:
     """The tensors of one model that predictions depend on.
 
-    `weights` are parameters and buffers by name, `means` the tensors of the head "ncm" (empty without it). `classes`
+    `weights` maps names to parameters and buffers, `means` the tensors of the head "ncm" (empty without it). `classes`
     int64 (classes,) and `prior` float64 (classes,) or (0,) count labels. `log_priors` float32 (classes,) is added to
     outputs; None before any class can be predicted.
     """
@@ -58,7 +58,7 @@ def bind(predictor: Predictor, tensors: Tensors, reader: InputReader) -> Predict
 
 
 def log_priors(predictor: Predictor, state: PredictorState) -> Tensor | None:
-    """Return what is added to outputs before they are probabilities, float32 (classes,); None if no class is known.
+    """Return the numbers to add to outputs before the softmax, float32 (classes,); None if no class is known.
 
     It is the log of the expected frequency of each class if training balances classes, else 0; -inf for a class that
     cannot be predicted yet.
@@ -102,7 +102,7 @@ def watched_losses(predictor: Predictor, scores: Singles, labels: Floats) -> Flo
     return np.asarray(scores.argmax(1) != labels, np.float64)
 
 
-def refresh_means(predictor: Predictor, state: PredictorState, remembered: Iterable[Rows]) -> None:
+def refresh_means(predictor: Predictor, state: PredictorState, remembered: Iterable[TensorRows]) -> None:
     """Compute the class means of the head "ncm" again, from remembered rows."""
     with predictor.module.lock:
         _hold(predictor, state)

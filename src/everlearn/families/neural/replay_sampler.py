@@ -13,7 +13,7 @@ from everlearn._torch import Tensor, Tensors, array, torch
 from everlearn.families.neural import augment, buffer_policy, memory, minibatch_kernels
 from everlearn.families.neural.augment import Augment
 from everlearn.families.neural.buffer_policy import SlotTable
-from everlearn.families.neural.contract import Inputs, Rows, generator
+from everlearn.families.neural.contract import Inputs, TensorRows, generator
 from everlearn.families.neural.inputs import InputReader
 from everlearn.families.neural.minibatch_kernels import RowArrays
 from everlearn.families.neural.row_buffer import RowBuffer
@@ -29,7 +29,7 @@ class Minibatch(NamedTuple):
     """New rows, then drawn rows: `x`, `y` and `weight` of all of them.
 
     `drawn` is the number of rows drawn for each term, `slots` int64 (drawn rows,) are their slots in the memory, and
-    `said` float32 (n, outputs) their stored outputs, or None where outputs are not stored.
+    `outputs` float32 (n, outputs) their stored outputs, or None where outputs are not stored.
     """
 
     x: Inputs
@@ -37,12 +37,12 @@ class Minibatch(NamedTuple):
     weight: Tensor
     drawn: list[int]
     slots: Tensor
-    said: Tensor | None
+    outputs: Tensor | None
 
-    def part(self, at: slice) -> Rows:
+    def part(self, at: slice) -> TensorRows:
         """Return some rows, with their stored outputs."""
-        said = None if self.said is None else self.said[at]
-        return Rows(tuple(one[at] for one in self.x), self.y[at], self.weight[at], said)
+        outputs = None if self.outputs is None else self.outputs[at]
+        return TensorRows(tuple(column[at] for column in self.x), self.y[at], self.weight[at], outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def bind(sampler: ReplaySampler, held: Tensors, pending: RowBuffer) -> BoundMemo
     """Return the memory around these tensors and these waiting rows."""
     if not sampler.in_kernels or not held:
         return BoundMemory(held, pending, None)
-    dense, indices, values = (array(one) for one in (pending.dense, pending.indices, pending.values))
+    dense, indices, values = (array(column) for column in (pending.dense, pending.indices, pending.values))
     batch, most = len(pending.y), len(pending.y) + int(sampler.draws.sum())
     none: Singles = np.zeros((batch, 0), np.float32)
     joined = RowArrays(
@@ -133,10 +133,10 @@ def bind(sampler: ReplaySampler, held: Tensors, pending: RowBuffer) -> BoundMemo
     labels: Ints = np.zeros(most, np.int64)
     kernels = KernelArrays(
         table=memory.table_of(held),
-        held=RowArrays(*(array(held[name]) for name in RowArrays._fields)),
+        held=RowArrays(*(array(held[name]) for name in memory.ROW_ARRAYS)),
         new=RowArrays(dense, indices, values, array(pending.y), array(pending.weight), none),
         joined=joined,
-        tensors=[torch.from_numpy(one) for one in joined],
+        tensors=[torch.from_numpy(column) for column in joined],
         labels=labels,
         label_tensor=torch.from_numpy(labels),
         slots=np.zeros(most - batch, np.int64),
@@ -161,8 +161,8 @@ def minibatch(sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, s
         kernels.slots,
         kernels.drawn,
     )
-    dense, indices, values, y, weight, said = (
-        kernels.tensors if n == len(kernels.labels) else [one[:n] for one in kernels.tensors]
+    dense, indices, values, y, weight, outputs = (
+        kernels.tensors if n == len(kernels.labels) else [column[:n] for column in kernels.tensors]
     )
     drawn = kernels.drawn.tolist()
     x = reader.inputs(dense, indices, values)
@@ -174,7 +174,7 @@ def minibatch(sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, s
             at += rows
     labels = kernels.label_tensor[:n] if sampler.classes else reader.labels(y)
     slots = torch.from_numpy(kernels.slots[: n - sampler.batch])
-    return Minibatch(x, labels, weight, drawn, slots, reader.standardised(said) if sampler.outputs else None)
+    return Minibatch(x, labels, weight, drawn, slots, reader.standardised(outputs) if sampler.outputs else None)
 
 
 def _concatenated(
@@ -182,7 +182,7 @@ def _concatenated(
 ) -> Minibatch:
     """Return the same minibatch where kernels do not reach the memory."""
     pending = bound.pending
-    new = Rows(inputs, reader.labels(pending.y), pending.weight.to(sampler.device))
+    new = TensorRows(inputs, reader.labels(pending.y), pending.weight.to(sampler.device))
     draws = [_drawn(sampler, bound, reader, step, n, i) for i, n in enumerate(sampler.draws.tolist()) if n]
     parts = [new, *(rows for rows, _ in draws)]
     x = tuple(map(torch.cat, zip(*(rows.x for rows in parts), strict=True)))
@@ -190,37 +190,37 @@ def _concatenated(
     slots = torch.cat([slots for _, slots in draws])
     sizes = iter(len(slots) for _, slots in draws)
     drawn = [next(sizes) if n else 0 for n in sampler.draws]
-    said = None
+    outputs = None
     if sampler.outputs:
         none = torch.zeros((len(new), sampler.outputs), device=sampler.device)
-        said = torch.cat([none, *(rows.said for rows, _ in draws if rows.said is not None)])
-    return Minibatch(x, y, weight, drawn, slots, said)
+        outputs = torch.cat([none, *(rows.outputs for rows, _ in draws if rows.outputs is not None)])
+    return Minibatch(x, y, weight, drawn, slots, outputs)
 
 
-def draw(sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, n: int, stream: int) -> Rows:
+def draw(sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, n: int, stream: int) -> TensorRows:
     """Return n remembered rows as the network takes them, or all rows where fewer are held."""
     return _drawn(sampler, bound, reader, step, n, stream)[0]
 
 
 def _drawn(
     sampler: ReplaySampler, bound: BoundMemory, reader: InputReader, step: int, n: int, stream: int
-) -> tuple[Rows, Tensor]:
+) -> tuple[TensorRows, Tensor]:
     slots = memory.pick(bound.held, n, step * STREAMS + stream)
     rows = _read(sampler, reader, memory.take(bound.held, slots))
     if sampler.augment is None or not len(slots):
         return rows, slots
     changed = _augmented(sampler, sampler.augment, rows.x[0], step, stream)
-    return Rows((changed, *rows.x[1:]), rows.y, rows.weight, rows.said), slots
+    return TensorRows((changed, *rows.x[1:]), rows.y, rows.weight, rows.outputs), slots
 
 
 def _augmented(sampler: ReplaySampler, function: Augment, x: Tensor, step: int, stream: int) -> Tensor:
     return function(x, generator(sampler.seed, step, AUGMENT + stream, sampler.device))
 
 
-def _read(sampler: ReplaySampler, reader: InputReader, stored: memory.StoredRows) -> Rows:
+def _read(sampler: ReplaySampler, reader: InputReader, stored: memory.StoredRows) -> TensorRows:
     x = reader.inputs(stored.dense, stored.indices, stored.values)
-    said = reader.standardised(stored.said) if sampler.outputs else None
-    return Rows(x, reader.labels(stored.y), stored.weight, said)
+    outputs = reader.standardised(stored.outputs) if sampler.outputs else None
+    return TensorRows(x, reader.labels(stored.y), stored.weight, outputs)
 
 
 def add(
@@ -244,8 +244,8 @@ def add(
         dense = pending.dense
         if dense.is_floating_point():
             dense = memory.rounded(reader.filled(dense), sampler.spec)
-        said = outputs if sampler.outputs else outputs[:, :0]
-        rows = memory.StoredRows(dense, pending.indices, pending.values, pending.y, pending.weight, said)
+        stored = outputs if sampler.outputs else outputs[:, :0]
+        rows = memory.StoredRows(dense, pending.indices, pending.values, pending.y, pending.weight, stored)
         memory.add(bound.held, sampler.spec, rows, losses=losses, gradients=gradients, compared=compared, at=at)
         return
     sketches: NDArray[np.int8] = np.zeros((len(kernels.new.y), 0), np.int8)
@@ -255,7 +255,7 @@ def add(
         kernels.table,
         kernels.held,
         kernels.new,
-        array(outputs) if sampler.outputs else kernels.new.said,
+        array(outputs) if sampler.outputs else kernels.new.outputs,
         reader.scaling.fill,
         _NO_LOSSES if losses is None else array(losses),
         sketches,
@@ -264,6 +264,6 @@ def add(
     )
 
 
-def parts(sampler: ReplaySampler, held: Tensors, reader: InputReader, size: int = 1024) -> Iterator[Rows]:
+def parts(sampler: ReplaySampler, held: Tensors, reader: InputReader, size: int = 1024) -> Iterator[TensorRows]:
     """Yield all remembered rows, oldest first, at most `size` rows at once."""
     return (_read(sampler, reader, stored) for stored in memory.parts(held, size))

@@ -67,7 +67,7 @@ def bound(tensors: Tensors, prefix: str, whole: bool) -> RowBuffer:
     """Return the row buffer around the tensors with this prefix."""
     dense, indices, values, y, weight = own = tuple(tensors[prefix + name] for name in FIELDS)
     numbers = dense if whole else dense.view(torch.float32)
-    return RowBuffer(numbers, indices, values, y, weight, tuple(array(one) for one in own))
+    return RowBuffer(numbers, indices, values, y, weight, tuple(array(column) for column in own))
 
 
 def stored(reader: InputReader, spec: Memory, raw: RawRows) -> NDArray[np.generic]:

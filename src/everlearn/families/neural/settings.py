@@ -124,10 +124,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     gradient (0: no bound). `ema` is the share of the average of weights that stays at each step; the average predicts
     (0: the trained weights predict).
 
-    `new_classes` is how classes that begin to come, or change in frequency, are learned and predicted:
+    `new_classes` selects how classes that appear, or change in frequency, are learned and predicted:
 
-    "recent"   Learn classes as if all were equally frequent: the log of the share of each class in what is learned is
-               added to its output (Menon et al. 2021). Predictions expect a class as often as in all rows (one half)
+    "recent"   Learn classes as if all were equally frequent: the log of the share of each class in the learned rows
+               is added to its output (Menon et al. 2021). Predictions expect a class as often as in all rows (one half)
                and in about the newest 500 rows (the other half). A class is predicted once a row of it has come. The
                average of weights restarts at the first row of a class and after drift, so that it does not lag.
     "overall"  As "recent", but predictions expect a class as often as in all rows.
@@ -136,9 +136,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     "plain"    Learn and predict classes as they come, without a correction. A class is predicted once a row of it has
                come, and the average does not restart.
 
-    `heads` are groups of classes with a softmax of their own while learning. `head` "ncm" predicts the nearest class
-    mean. `frozen` is where weights that are not trained are stored: in arrays ("kept"), or nowhere, since the module
-    makes them again ("rebuilt"), which saves room.
+    `heads` are groups of classes; each group has a separate softmax while learning. `head` "ncm" predicts the nearest
+    class mean. `frozen` is where weights that are not trained are stored: in arrays ("kept"), or nowhere, since the
+    module makes them again ("rebuilt"), which saves room.
 
     Retired: `compile`, and `restart`, `balance`, `prior` and `known`, which `new_classes` sets together.
     """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from everlearn import drift
 from everlearn._torch import Tensor, Tensors, array, tensor, torch
 from everlearn.families.neural import replay_sampler, requirements, row_buffer
-from everlearn.families.neural.contract import Rows
+from everlearn.families.neural.contract import TensorRows
 from everlearn.families.neural.inputs import InputReader
 from everlearn.families.neural.named_tensors import RAW, SERVED, under, within
 from everlearn.families.neural.plan import Plan, network_in
@@ -83,7 +83,7 @@ def start(plan: Plan) -> Tensors:
     return started
 
 
-def _no_memory(n: int, stream: int) -> Rows:
+def _no_memory(n: int, stream: int) -> TensorRows:
     raise RuntimeError("a term cannot draw remembered rows before the first step")
 
 

@@ -28,8 +28,8 @@ _REASON = "learned again without what was erased: "  # the log's words
 _NOTHING = Progress(0, 0)
 
 
-class Stretch(NamedTuple):
-    """The origin of some arrays: those of version `root` ("": untrained), then the events after `after`, to `upto`."""
+class TrainingSpan(NamedTuple):
+    """The training behind some arrays: version `root` ("": untrained), then the events after `after`, to `upto`."""
 
     root: str
     after: Progress
@@ -73,11 +73,11 @@ class Rebuilding:
         self._fold, self._versions, self._log = fold, versions, log
         self._kept, self._gone, self._first = kept, gone, first
         self._all = {version.id: version for version in versions.list()}
-        self._births = training_positions(log)
+        self._training_positions = training_positions(log)
         self._moves = _renamed(_decisions(log))
         self._started = {made.version for made, _ in self._moves if made.action == "challenger"}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
-        self._last: tuple[Stretch, Model] | None = None  # the next stretch may begin with the last one
+        self._last: tuple[TrainingSpan, Model] | None = None  # the next span may begin with the last one
 
     def run(self) -> Rebuilt:
         """Rebuild the affected versions that have arrays, then the contestants of the fold, in place."""
@@ -87,7 +87,7 @@ class Rebuilding:
             if self._is_affected(version.id) and version.blob in self._kept:
                 self._rebuild(version)
         roster = self._fold.roster
-        for snapshot in [one.snapshot for one in roster.challengers if one.snapshot is not None]:
+        for snapshot in [challenger.snapshot for challenger in roster.challengers if challenger.snapshot is not None]:
             if snapshot.learned == UNKNOWN:  # of an older release; its challenger nominates another
                 roster.withdraw(snapshot)
         for contestant in sorted(roster.contestants, key=self._upto):
@@ -106,8 +106,8 @@ class Rebuilding:
         if contestant.learns or self._is_snapshot(contestant):
             upto = self._upto(contestant)
             if upto.log >= self._first:
-                stretch = self._since(contestant.version, upto)
-                contestant.model = self._learned(stretch, self._all[contestant.version].spec)
+                span = self._since(contestant.version, upto)
+                contestant.model = self._learned(span, self._all[contestant.version].spec)
         elif contestant.version in self.rebuilt.versions:
             contestant.model = self._model(contestant.version)
         contestant.version = self.rebuilt.id(contestant.version)
@@ -119,7 +119,7 @@ class Rebuilding:
 
     def _born(self, version: str) -> Progress:
         """Return the progress of a version at its birth; where an older release did not log it, its position."""
-        return self._births.get(version, Progress(self._all[version].position, 0))
+        return self._training_positions.get(version, Progress(self._all[version].position, 0))
 
     def _is_affected(self, version: str) -> bool:
         return self._born(version).log >= self._first
@@ -130,7 +130,7 @@ class Rebuilding:
             return Progress(self._fold.cursor["log"], self._fold.cursor["row"])
         return contestant.learned if self._is_snapshot(contestant) else self._born(contestant.version)
 
-    def _stretch(self, version: Version) -> Stretch:
+    def _span(self, version: Version) -> TrainingSpan:
         """Return what a version is made of."""
         born = self._born(version.id)
         if version.parents:
@@ -138,18 +138,18 @@ class Rebuilding:
         if not any(
             move.decision.action == "challenger" and move.decision.version == version.id for move in self._moves
         ):
-            return Stretch(_UNTRAINED, _NOTHING, born)
+            return TrainingSpan(_UNTRAINED, _NOTHING, born)
         warmed = re.search(r", warmed on (\d+) remembered rows$", version.reason)
         after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone)
-        return Stretch(_UNTRAINED, Progress(after, born.row), born)
+        return TrainingSpan(_UNTRAINED, Progress(after, born.row), born)
 
-    def _since(self, version: str, upto: Progress, child: str = "") -> Stretch:
+    def _since(self, version: str, upto: Progress, child: str = "") -> TrainingSpan:
         """Return what a model is made of that began as `version` and has learned up to `upto`.
 
         It may have begun again since: where it was rolled back to that version, or where drift or an order restarted
         it. Decisions from the birth of `child` on are not looked at.
         """
-        begun = Stretch(version, self._born(version), upto)
+        begun = TrainingSpan(version, self._born(version), upto)
         live, resets = self._fold.roster.live, self._fold.spec.drift.reaction == "reset"
         for made, detail in self._moves:
             if child and made.version == child:
@@ -159,11 +159,13 @@ class Rebuilding:
             moved = made.action in ("promote", "rollback") and made.alias == "champion"
             if moved and isinstance(detail, RolledBackWithout):
                 clean = self._born(version).log < detail.first
-                begun = Stretch(version if clean else _UNTRAINED, self._born(version if clean else made.version), upto)
+                begun = TrainingSpan(
+                    version if clean else _UNTRAINED, self._born(version if clean else made.version), upto
+                )
             elif live and moved and made.version == version:
-                begun = Stretch(version, Progress(made.at, upto.row), upto)
+                begun = TrainingSpan(version, Progress(made.at, upto.row), upto)
             elif not live and resets and made.action == "drift":
-                begun = Stretch(_UNTRAINED, Progress(made.at, upto.row), upto)
+                begun = TrainingSpan(_UNTRAINED, Progress(made.at, upto.row), upto)
         return begun
 
     def _left_out(self, upto: int) -> list[Without]:
@@ -183,33 +185,33 @@ class Rebuilding:
 
     # ---- learning ----------------------------------------------------------------------------------------------
 
-    def _learned(self, stretch: Stretch, spec: dict[str, Any]) -> Model:
-        """Return a model that has learned a stretch, for the caller to change."""
-        if stretch.after.row < stretch.upto.row:
+    def _learned(self, span: TrainingSpan, spec: dict[str, Any]) -> Model:
+        """Return a model that has learned a span, for the caller to change."""
+        if span.after.row < span.upto.row:
             raise InputError(
-                f"models have learned {stretch.upto.row - stretch.after.row} rows of files that are themselves the "
-                "log, among what is to be erased, so they cannot be rebuilt from the log alone; take the person out of "
+                f"models have learned {span.upto.row - span.after.row} rows of files that are themselves the "
+                "log, among the events to erase, so they cannot be rebuilt from the log alone; take the person out of "
                 "those files, and start again from them with another home and a `subject`, which keeps rows in the log"
             )
-        after = stretch.after.log
-        if self._last is not None and self._continues(self._last[0], stretch):
+        after = span.after.log
+        if self._last is not None and self._continues(self._last[0], span):
             after, rebuilt = self._last[0].upto.log, model.copy(self._last[1])
-        elif stretch.root == _UNTRAINED:
+        elif span.root == _UNTRAINED:
             rebuilt = self._untrained(spec)
         else:
-            rebuilt = model.copy(self._model(stretch.root))
+            rebuilt = model.copy(self._model(span.root))
         fold, spec_of = self._fold, self._fold.spec
-        parts = rebuilt, self._log, fold.encoder, spec_of, after, stretch.upto.log
+        parts = rebuilt, self._log, fold.encoder, spec_of, after, span.upto.log
         ranges = fold.bounds if fold.cursor["row"] else None  # rows of files are not in the log
-        learned, _ = rebuild(*parts, self._skip(stretch.upto.log), ranges)
+        learned, _ = rebuild(*parts, self._skip(span.upto.log), ranges)
         self.rebuilt.learned += learned
-        self._last = stretch, model.copy(rebuilt)
+        self._last = span, model.copy(rebuilt)
         return rebuilt
 
-    def _continues(self, last: Stretch, stretch: Stretch) -> bool:
-        """Return True if a stretch begins with another, of which no rollback has left anything out since."""
-        alike = last[:2] == stretch[:2] and last.upto <= stretch.upto
-        return alike and self._left_out(last.upto.log) == self._left_out(stretch.upto.log)
+    def _continues(self, last: TrainingSpan, span: TrainingSpan) -> bool:
+        """Return True if a span begins with another, of which no rollback has left anything out since."""
+        alike = last[:2] == span[:2] and last.upto <= span.upto
+        return alike and self._left_out(last.upto.log) == self._left_out(span.upto.log)
 
     def _model(self, id: str) -> Model:
         """Return the model of a version without the erased events: rebuilt if affected, else read."""
@@ -227,7 +229,7 @@ class Rebuilding:
         merges = [move for move in self._moves if move.decision.version == version.id]
         recipe = next((move.detail.merge for move in reversed(merges) if isinstance(move.detail, Merged)), None)
         if recipe is None:
-            return self._learned(self._stretch(version), version.spec)
+            return self._learned(self._span(version), version.spec)
         parents = [self._model(parent) for parent in version.parents]
         ancestor = self._model(recipe.ancestor) if recipe.ancestor else None
         made = self._untrained(version.spec)

@@ -15,7 +15,7 @@ import everlearn as el
 from everlearn._torch import Tensors, nn, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural import fisher
-from everlearn.families.neural.contract import Net, Rows, Term
+from everlearn.families.neural.contract import Net, TensorRows, Term
 from everlearn.families.neural.terms.ewc_si_mas import EWC, MAS, SI, Ewc, Mas, Si, pull
 from everlearn.families.neural.terms.functions import LWF, Lwf
 from tests.support.neural_nets import HERE, examples
@@ -103,7 +103,7 @@ class ByHand:
             self.weights[name] = (self.weights[name] + c * anchor[name]) / (1 + c)
 
 
-def drawn(key: int) -> tuple[Rows, np.ndarray, np.ndarray]:
+def drawn(key: int) -> tuple[TensorRows, np.ndarray, np.ndarray]:
     rows = rows_of(12, 4, 3, key)
     return rows, rows.x[0].double().numpy(), rows.y.numpy()
 
@@ -366,7 +366,7 @@ def test_no_rows_are_no_consolidation(term: Term, spec: Any) -> None:
     net = net_of(small(), 3, rate=RATE)
     own = term.start(spec, net)
     none = drawn(0)[0]
-    term.consolidate(spec, net, own, Rows((none.x[0][:0],), none.y[:0], none.weight[:0]))
+    term.consolidate(spec, net, own, TensorRows((none.x[0][:0],), none.y[:0], none.weight[:0]))
     assert int(own["taken"]) == 0
 
 
@@ -402,7 +402,7 @@ def both(term: Term, spec: Any) -> tuple[float, float]:
     return accuracy(net, old), accuracy(net, new)
 
 
-def accuracy(net: Net, task: Rows) -> float:
+def accuracy(net: Net, task: TensorRows) -> float:
     return float((net.call(task.x).argmax(1) == task.y).float().mean())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from everlearn.errors import ConfigError  # noqa: E402
-from everlearn.families.neural.contract import Net, Rows, Seen  # noqa: E402
+from everlearn.families.neural.contract import Net, Seen, TensorRows  # noqa: E402
 from everlearn.families.neural.lora import adapt  # noqa: E402
 from everlearn.families.neural.settings import Lora  # noqa: E402
 from everlearn.families.neural.terms.orthogonal import ORTHOGONAL, Orthogonal, consolidate, leading, start, stepped  # noqa: E402
@@ -25,17 +25,17 @@ def net_of(module: nn.Module, whole: bool = True) -> Net:
     """The trained weights; without `whole` those of adapters only."""
     weights = {name: one for name, one in module.named_parameters() if one.requires_grad and (whole or "lora" in name)}
 
-    def losses(outputs: Tensor, rows: Rows) -> Tensor:
+    def losses(outputs: Tensor, rows: TensorRows) -> Tensor:
         return functional.mse_loss(outputs, rows.y, reduction="none").mean(1)
 
-    def draw(n: int, stream: int) -> Rows:
+    def draw(n: int, stream: int) -> TensorRows:
         raise AssertionError("this term draws nothing")
 
     return Net(module, weights, 3, 0, 0, lambda x: module(*x), losses, draw)
 
 
-def rows(x: Tensor, y: Tensor | None = None) -> Rows:
-    return Rows((x,), torch.zeros(len(x), 3) if y is None else y, torch.ones(len(x)))
+def rows(x: Tensor, y: Tensor | None = None) -> TensorRows:
+    return TensorRows((x,), torch.zeros(len(x), 3) if y is None else y, torch.ones(len(x)))
 
 
 def nothing() -> Seen:

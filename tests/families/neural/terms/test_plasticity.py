@@ -10,7 +10,7 @@ import pytest
 
 from everlearn._torch import Tensor, functional, nn, torch
 from everlearn.errors import ConfigError
-from everlearn.families.neural.contract import Net, Rows, Term
+from everlearn.families.neural.contract import Net, TensorRows, Term
 from everlearn.families.neural.terms.plasticity import (
     CONTINUAL_BACKPROP,
     L2_INIT,
@@ -163,7 +163,7 @@ def test_utility_of_channels_sums_over_the_pixels_that_are_heard() -> None:
     net = net_of(module, 3)
     spec = ContinualBackprop(rate=0.0, decay=0.0)
     own = CONTINUAL_BACKPROP.start(spec, net)
-    rows = Rows((torch.randn(5, 1, 4, 4),), torch.zeros(5, dtype=torch.int64), torch.ones(5))
+    rows = TensorRows((torch.randn(5, 1, 4, 4),), torch.zeros(5, dtype=torch.int64), torch.ones(5))
     CONTINUAL_BACKPROP.stepped(spec, net, own, seen_of(net, rows))
     heard = functional.max_pool2d(module.see(rows.x[0]).relu(), 2).flatten(1).mean(0)
     wanted = (heard * module.first.weight.abs().sum(0)).view(4, 4).sum(1).detach()
@@ -246,7 +246,7 @@ def late_accuracy(term: Term, spec: Any) -> tuple[float, float]:
         y = torch.randint(4, (64,), generator=random)
         for i in range(80):
             at = torch.arange(i * 16, i * 16 + 16) % 64
-            step(net, Rows((x[at],), y[at], torch.ones(16)), term, spec, own, optimizer)
+            step(net, TensorRows((x[at],), y[at], torch.ones(16)), term, spec, own, optimizer)
         found.append(float((net.call((x,)).argmax(1) == y).float().mean()))
     return float(np.mean(found[:3])), float(np.mean(found[-5:]))
 

@@ -22,7 +22,7 @@ from torch.nn import functional  # noqa: E402
 
 from everlearn.errors import ConfigError  # noqa: E402
 from everlearn.families.neural import replay_sampler  # noqa: E402
-from everlearn.families.neural.contract import Net, Rows, Seen, Term  # noqa: E402
+from everlearn.families.neural.contract import Net, Seen, TensorRows, Term  # noqa: E402
 from everlearn.families.neural.terms import replay  # noqa: E402
 from everlearn.families.neural.terms.replay import AGEM, DISTILL, GDUMB, REPLAY, Agem, Distill, Gdumb, Replay  # noqa: E402
 
@@ -35,10 +35,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def network(module: nn.Module, held: Rows, rate: float = 0.1) -> Net:
+def network(module: nn.Module, held: TensorRows, rate: float = 0.1) -> Net:
     """A `Net` whose memory is `held`, drawn from its front, or in an order of its own for a whole pass."""
 
-    def draw(n: int, stream: int) -> Rows:
+    def draw(n: int, stream: int) -> TensorRows:
         if n < len(held):
             return part(held, slice(0, n))
         order = torch.randperm(len(held), generator=torch.Generator().manual_seed(stream))
@@ -62,7 +62,7 @@ def linear(seed: int = 0) -> nn.Linear:
     return nn.Linear(COLUMNS, CLASSES).double().float()
 
 
-def total(term: Term, settings: object, net: Net, new: Rows, drawn: Rows) -> torch.Tensor:
+def total(term: Term, settings: object, net: Net, new: TensorRows, drawn: TensorRows) -> torch.Tensor:
     """The loss of a step as the model makes it: one pass, `fresh` or the plain mean, and `loss`."""
     own = {} if term.start is None else term.start(settings, net)
     outputs = net.call((torch.cat([new.x[0], drawn.x[0]]),))
@@ -87,18 +87,18 @@ class Hand:
         self.weight = module.weight.detach().double().numpy()
         self.bias = module.bias.detach().double().numpy()
 
-    def logits(self, some: Rows) -> np.ndarray:
+    def logits(self, some: TensorRows) -> np.ndarray:
         return some.x[0].double().numpy() @ self.weight.T + self.bias
 
-    def losses(self, some: Rows) -> np.ndarray:
+    def losses(self, some: TensorRows) -> np.ndarray:
         return -np.log(softmax(self.logits(some))[np.arange(len(some)), some.y.numpy()])
 
-    def gradient(self, some: Rows, scales: np.ndarray) -> np.ndarray:
+    def gradient(self, some: TensorRows, scales: np.ndarray) -> np.ndarray:
         """Of the sum of the losses, each multiplied by its scale; the bias as a last column."""
         wrong = softmax(self.logits(some)) - np.eye(CLASSES)[some.y.numpy()]
         return self.of_outputs(some, wrong * scales[:, None])
 
-    def of_outputs(self, some: Rows, slopes: np.ndarray) -> np.ndarray:
+    def of_outputs(self, some: TensorRows, slopes: np.ndarray) -> np.ndarray:
         inputs = np.concatenate([some.x[0].double().numpy(), np.ones((len(some), 1))], axis=1)
         return slopes.T @ inputs
 
@@ -241,8 +241,8 @@ def test_distillation_matches_a_worked_example(beta: float) -> None:
         module.weight.copy_(torch.tensor([[1.0], [0.0], [-1.0]]))
         module.bias.copy_(torch.tensor([0.0, 0.5, 0.0]))
     said = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.5, -2.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    drawn = Rows((torch.tensor([[1.0], [2.0], [-1.0], [0.5]]),), torch.tensor([0, 0, 2, 1]), torch.ones(4), said)
-    new = Rows((torch.tensor([[0.0], [3.0]]),), torch.tensor([1, 0]), torch.ones(2))
+    drawn = TensorRows((torch.tensor([[1.0], [2.0], [-1.0], [0.5]]),), torch.tensor([0, 0, 2, 1]), torch.ones(4), said)
+    new = TensorRows((torch.tensor([[0.0], [3.0]]),), torch.tensor([1, 0]), torch.ones(2))
     # by hand: outputs are (x, 1/2, -x)
     squares = np.array([0 + 0.25 + 0, 0 + 0 + 0, 1 + 0.25 + 1, 0.25 + 0.25 + 2.25]) / 3
 
@@ -266,7 +266,7 @@ def test_the_step_of_dark_experience_matches_one_in_numpy() -> None:
     first, second = part(drawn, slice(0, 6)), part(drawn, slice(6, 12))
     loss = total(DISTILL, Distill(alpha=alpha, beta=beta), network(module, drawn), new, drawn)
     loss.backward()
-    away = 2.0 * (hand.logits(first) - first.said.double().numpy()) / CLASSES * first.weight.numpy()[:, None] / 6
+    away = 2.0 * (hand.logits(first) - first.outputs.double().numpy()) / CLASSES * first.weight.numpy()[:, None] / 6
     expected = hand.gradient(new, new.weight.double().numpy() / 6)
     expected = expected + alpha * hand.of_outputs(first, away)
     expected = expected + beta * hand.gradient(second, second.weight.double().numpy() / 6)
@@ -284,7 +284,7 @@ def test_distillation_of_one_row_and_of_none() -> None:
     none, one = rows(0, 2), rows(1, 3)
     net = network(module, none)
     assert total(DISTILL, Distill(), net, new, none).item() == pytest.approx(plain, abs=1e-6)
-    apart = np.square(hand.logits(one) - one.said.numpy()).mean()
+    apart = np.square(hand.logits(one) - one.outputs.numpy()).mean()
     assert total(DISTILL, Distill(), net, new, one).item() == pytest.approx(plain + 0.5 * apart, abs=1e-6)
 
 
@@ -297,7 +297,10 @@ def test_projection_matches_a_worked_example(conflict: bool) -> None:
     module, held = linear(8), rows(9, 9, weighted=True)
     new = part(held, slice(0, 5))
     if conflict:
-        held.y[:], new = 0, Rows(new.x, torch.ones(5, dtype=torch.int64), new.weight)  # the same inputs, other labels
+        held.y[:], new = (
+            0,
+            TensorRows(new.x, torch.ones(5, dtype=torch.int64), new.weight),
+        )  # the same inputs, other labels
     net, hand = network(module, held), Hand(module)
     total(AGEM, Agem(rows=7), net, new, rows(0, 1)).backward()
     g = hand.gradient(new, new.weight.double().numpy() / 5)
@@ -477,7 +480,7 @@ def test_answers_of_a_regression_are_remembered_in_the_unit_of_its_labels() -> N
     model.learn(some.batch, some.y, some.weight)
     plan, state = model._trained()  # type: ignore[attr-defined]
     parts = replay_sampler.parts(plan.sampler, state.memory.held, state.reader)
-    held = torch.cat([rows.said for rows in parts if rows.said is not None])
+    held = torch.cat([rows.outputs for rows in parts if rows.outputs is not None])
     kept, moments = model.arrays["learn/memory/said"][:, 0], model.arrays["inputs/moments"][:, -1]
     spread = (moments[2] / moments[0]) ** 0.5
     assert sorted(held[:, 0].tolist()) == pytest.approx(sorted((kept - moments[1]) / spread), abs=1e-4)

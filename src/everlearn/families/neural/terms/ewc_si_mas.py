@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from everlearn._torch import Tensor, Tensors, torch
 from everlearn.errors import ConfigError
 from everlearn.families.neural import fisher
-from everlearn.families.neural.contract import Net, Rows, Seen, Term
+from everlearn.families.neural.contract import Net, Seen, TensorRows, Term
 from everlearn.families.neural.rowwise import joined
 
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -137,7 +137,7 @@ def _start_ewc(spec: Ewc, net: Net) -> Tensors:
     return own | {f"fisher/{name}": torch.zeros_like(net.weights[name]) for name in diagonal}
 
 
-def _consolidate_ewc(spec: Ewc, net: Net, own: Tensors, rows: Rows) -> None:
+def _consolidate_ewc(spec: Ewc, net: Net, own: Tensors, rows: TensorRows) -> None:
     """Add the Fisher information of rows to the importance, and set the anchor."""
     if len(rows) == 0:
         return
@@ -242,7 +242,7 @@ def _stepped_si(spec: Si, net: Net, own: Tensors, seen: Seen) -> None:
         torch._foreach_addcmul_(path, gradients, moved, value=-1.0)
 
 
-def _consolidate_si(spec: Si, net: Net, own: Tensors, rows: Rows) -> None:
+def _consolidate_si(spec: Si, net: Net, own: Tensors, rows: TensorRows) -> None:
     """Set importance := importance + path / (distance² + damping); a weight that raised the loss adds none."""
     found = {}
     for name, weight in net.weights.items():
@@ -265,7 +265,7 @@ def _stepped_mas(spec: Mas, net: Net, own: Tensors, seen: Seen) -> None:
         pull(list(net.weights.values()), of(own, "anchor", net), of(own, "importance", net), force)
 
 
-def _consolidate_mas(spec: Mas, net: Net, own: Tensors, rows: Rows) -> None:
+def _consolidate_mas(spec: Mas, net: Net, own: Tensors, rows: TensorRows) -> None:
     """Add the sensitivity of the outputs to the importance, and set the anchor."""
     if len(rows) > 0:
         _add(own, "importance", fisher.sensitivity(net, rows), spec.decay)

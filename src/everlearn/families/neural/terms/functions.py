@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from everlearn._torch import Tensor, Tensors, functional, torch
 from everlearn.families.neural import fisher
-from everlearn.families.neural.contract import Net, Rows, Seen, Term, mean
+from everlearn.families.neural.contract import Net, Seen, TensorRows, Term, mean
 from everlearn.families.neural.rowwise import answers, still
 
 LOW = -1e30  # the logit of a masked class; finite, so that 0 times it is 0
@@ -57,7 +57,7 @@ def _loss(spec: Lwf, net: Net, own: Tensors, seen: Seen) -> Tensor | None:
     return spec.strength * spec.temperature**2 * mean(divergence, seen.new.weight)
 
 
-def _consolidate(spec: Lwf, net: Net, own: Tensors, rows: Rows) -> None:
+def _consolidate(spec: Lwf, net: Net, own: Tensors, rows: TensorRows) -> None:
     """Copy the network, and add the classes of these rows."""
     if len(rows) == 0:
         return

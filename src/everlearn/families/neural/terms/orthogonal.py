@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 
 from everlearn._torch import Tensor, Tensors, functional, nn, torch
 from everlearn.errors import ConfigError
-from everlearn.families.neural.contract import Net, Rows, Seen, Term
+from everlearn.families.neural.contract import Net, Seen, TensorRows, Term
 from everlearn.families.neural.rowwise import answers
 
 NEGLIGIBLE = 1e-4  # directions with less energy than this share of the strongest are not held
@@ -94,7 +94,7 @@ def stepped(settings: Orthogonal, net: Net, own: Tensors, seen: Seen) -> None:
         flat -= (flat @ directions.T - held) @ directions
 
 
-def consolidate(settings: Orthogonal, net: Net, own: Tensors, rows: Rows) -> None:
+def consolidate(settings: Orthogonal, net: Net, own: Tensors, rows: TensorRows) -> None:
     """Add the inputs of these rows to the held directions, and hold the current outputs of the factors."""
     every = list(factors(settings, net))
     given = _inputs(net, rows, [factor.layer for factor in every])
@@ -126,7 +126,7 @@ def leading(rows: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return directions, strength
 
 
-def _inputs(net: Net, rows: Rows, layers: list[nn.Module]) -> list[Tensor]:
+def _inputs(net: Net, rows: TensorRows, layers: list[nn.Module]) -> list[Tensor]:
     """Return the inputs of each layer for these rows, (places, inputs)."""
     found: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
 

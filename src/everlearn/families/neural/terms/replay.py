@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from everlearn._torch import Tensor, Tensors, nn, torch
 from everlearn.errors import ConfigError
-from everlearn.families.neural.contract import Net, Rows, Seen, Term, mean
+from everlearn.families.neural.contract import Net, Seen, TensorRows, Term, mean
 
 # Random streams of the draws that terms make, apart from those of the forward pass (0, 1, ... by term).
 INTERFERED, REFERENCE, EPOCHS = 1_000, 1_001, 2_000
@@ -139,18 +139,18 @@ def _replay_loss(settings: Replay, net: Net, own: Tensors, seen: Seen) -> Tensor
     return _replayed(settings, net, seen.new, seen.drawn, seen.drawn_outputs)
 
 
-def _sharing(settings: Replay, new: Rows, drawn: Rows) -> int:
+def _sharing(settings: Replay, new: TensorRows, drawn: TensorRows) -> int:
     """Return the divisor of the sum of the losses of new rows."""
     return max(1, len(new) + (len(drawn) if settings.loss == "joint" else 0))
 
 
-def _replayed(settings: Replay, net: Net, new: Rows, drawn: Rows, outputs: Tensor) -> Tensor:
+def _replayed(settings: Replay, net: Net, new: TensorRows, drawn: TensorRows, outputs: Tensor) -> Tensor:
     """Return the share of the loss of remembered rows."""
     losses = (net.losses(outputs, drawn) * drawn.weight).sum()
     return losses / (len(drawn) + (len(new) if settings.loss == "joint" else 0))
 
 
-def _interfered(n: int, net: Net, loss: Tensor) -> Rows:
+def _interfered(n: int, net: Net, loss: Tensor) -> TensorRows:
     """Return, of drawn rows, the n whose loss a plain step on `loss` raises most; the network does not change."""
     rows = net.draw(max(CANDIDATES, n), INTERFERED)
     if len(rows) <= n:
@@ -173,10 +173,10 @@ def _interfered(n: int, net: Net, loss: Tensor) -> Rows:
     return _part(rows, rise.argsort(descending=True, stable=True)[:n])
 
 
-def _part(rows: Rows, at: Tensor | slice) -> Rows:
+def _part(rows: TensorRows, at: Tensor | slice) -> TensorRows:
     """Return some of the rows."""
-    said = None if rows.said is None else rows.said[at]
-    return Rows(tuple(given[at] for given in rows.x), rows.y[at], rows.weight[at], said)
+    outputs = None if rows.outputs is None else rows.outputs[at]
+    return TensorRows(tuple(given[at] for given in rows.x), rows.y[at], rows.weight[at], outputs)
 
 
 def _distill_draws(settings: Distill) -> int:
@@ -187,10 +187,10 @@ def _distill_draws(settings: Distill) -> int:
 def _distill_loss(settings: Distill, net: Net, own: Tensors, seen: Seen) -> Tensor | None:
     """Return the distance to remembered outputs, and the loss of the other rows."""
     rows, outputs = seen.drawn, seen.drawn_outputs
-    if rows.said is None or not len(rows):
+    if rows.outputs is None or not len(rows):
         return None
     half = (len(rows) + 1) // 2 if settings.beta else len(rows)
-    apart = (outputs[:half] - rows.said[:half]).square().mean(1)
+    apart = (outputs[:half] - rows.outputs[:half]).square().mean(1)
     total = settings.alpha * mean(apart, rows.weight[:half])
     if half == len(rows):
         return total
@@ -237,7 +237,7 @@ def _gdumb_stepped(settings: Gdumb, net: Net, own: Tensors, seen: Seen) -> None:
         tensor.data.copy_(own[f"held/{name}"])
 
 
-def _gdumb_consolidate(settings: Gdumb, net: Net, own: Tensors, recent: Rows) -> None:
+def _gdumb_consolidate(settings: Gdumb, net: Net, own: Tensors, recent: TensorRows) -> None:
     """Train the initial network on the memory."""
     weights = list(net.weights.values())
     device = weights[0].device
