@@ -47,7 +47,7 @@ def test_advice_on_data_is_written_and_runs(data, folder):
 def test_the_page_and_the_configuration_for_people(folder, capsys):
     call("advise", "--inputs", "image", "--new-classes", "yes", "--frequency", "weekly")
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("you said inputs", "assumed", "Known dangers", "Not advised", "19.6 to 20.1 %", "[model.memory]"):
+    for words in ("given inputs", "assumed", "Known dangers", "Not advised", "19.6 to 20.1 %", "[model.memory]"):
         assert words in out
     call("advise", "--inputs", "image", "--toml")
     (folder / "everlearn.toml").write_text(capsys.readouterr().out)

@@ -79,7 +79,7 @@ def source_of(source: Any, peek: int) -> Source:
 
 
 def _paths(source: str | Path) -> list[Path]:
-    """Return the files of a path, a folder or a glob, sorted by name. Raises `InputError` if there are none."""
+    """Return the files of a path, a folder or a glob, sorted. Raises `InputError` if there are none."""
     path = Path(source)
     if path.is_dir():
         found = [file for file in path.iterdir() if file.name.lower().endswith(_ENDINGS)]
