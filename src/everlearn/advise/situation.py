@@ -74,7 +74,7 @@ def read(answers: Mapping[str, Any]) -> Situation:
         suffix = ", or a number of parameters" if name == "model" else ""
         choices = f"{', '.join(question.choices)}{suffix}"
         near = did_you_mean(answers[name], question.choices)
-        raise ConfigError(f"situation: {name} is {answers[name]!r}, expected one of {choices}{near}") from error
+        raise ConfigError(f"situation: {name}: got {answers[name]!r}; expected one of {choices}{near}") from error
     if found.new_classes and found.predicts == "number":
         raise ConfigError(
             "situation: got new_classes = yes and predicts = 'number'; expected predicts = 'classes' with them: "

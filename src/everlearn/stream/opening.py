@@ -72,7 +72,7 @@ def source_of(source: Any, peek: int) -> Source:
         )
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(path, str | Path) for path in source):
-            raise InputError("got a list that does not hold paths, expected paths of files, or a dict of columns")
+            raise InputError("got a list that does not hold paths; expected paths of files, or a dict of columns")
         paths = [path for pattern in source for path in _paths(pattern)]
         return Files(", ".join(map(str, paths)), list(map(sources.file, paths)))
     return sources.Table(source)

@@ -17,12 +17,12 @@ from everlearn.app.admin.context import AdminContext
 from everlearn.app.admin.http import body, uncached, wrong
 from everlearn.app.problems import Refused
 from everlearn.client.records import (
-    ChallengeRequest,
+    ChallengeCommand,
     CommandOutcome,
     DecisionEntry,
-    MergeRequest,
-    PromoteRequest,
-    RollbackRequest,
+    MergeCommand,
+    PromoteCommand,
+    RollbackCommand,
 )
 from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.loop import commands, details
@@ -39,14 +39,14 @@ REASON = 1000  # letters
 
 async def promote(context: AdminContext, request: Request) -> Response:
     """POST /versions/{id}/promote"""
-    message = await body(request, PromoteRequest, MOST_BYTES)
+    message = await body(request, PromoteCommand, MOST_BYTES)
     id = find(context, request.path_params["id"]).id
     return await _carry_out(context, request, lambda: commands.promote(context.queries.versions, id, message.reason))
 
 
 async def rollback(context: AdminContext, request: Request) -> Response:
     """POST /rollback"""
-    message = await body(request, RollbackRequest, MOST_BYTES)
+    message = await body(request, RollbackCommand, MOST_BYTES)
     labels = message.without
     without = Without(labels.source, labels.first, labels.last) if labels is not None else None
 
@@ -58,7 +58,7 @@ async def rollback(context: AdminContext, request: Request) -> Response:
 
 async def challenge(context: AdminContext, request: Request) -> Response:
     """POST /challengers"""
-    message = await body(request, ChallengeRequest, MOST_BYTES)
+    message = await body(request, ChallengeCommand, MOST_BYTES)
     trusted = frozenset(context.spec.serve.families)
 
     def make() -> Decision:
@@ -72,7 +72,7 @@ async def challenge(context: AdminContext, request: Request) -> Response:
 
 async def merge(context: AdminContext, request: Request) -> Response:
     """POST /merge"""
-    message = await body(request, MergeRequest, MOST_BYTES)
+    message = await body(request, MergeCommand, MOST_BYTES)
     weights = tuple(message.weights)
     how = How(method=message.method, weights=weights, density=message.density, scale=message.scale, seed=message.seed)
     versions, reason, ancestor = message.versions, message.reason, message.ancestor
