@@ -127,12 +127,12 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(name: str) -> Non
     record, _, field = name.rpartition(".")
     misspelt = f"{field[:2]}{field[3:]}x" if len(field) > 4 else f"{field}{field[-1]}"
     full = f"{record}.{misspelt}" if record else misspelt
-    assert refusal(full, 1) == f"the spec: {full}: unknown setting. Did you mean {name}?"
+    assert refusal(full, 1) == f"the spec: {full}: unknown setting; did you mean {name!r}?"
 
 
 def test_a_setting_in_the_wrong_table_is_found() -> None:
-    assert refusal("minimum", 5) == "the spec: minimum: unknown setting. Did you mean gate.minimum?"
-    assert refusal("serve.durability", 5).endswith("Did you mean log.durability?")
+    assert refusal("minimum", 5) == "the spec: minimum: unknown setting; did you mean 'gate.minimum'?"
+    assert refusal("serve.durability", 5).endswith("; did you mean 'log.durability'?")
 
 
 def test_a_name_like_no_other_is_refused_with_all() -> None:

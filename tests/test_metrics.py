@@ -311,5 +311,5 @@ def test_wrong_settings_are_refused_in_words() -> None:
         metrics.start("binary", 2, points=1)
     with pytest.raises(ConfigError, match="binary task with 3 classes"):
         metrics.start("binary", 3)
-    with pytest.raises(ConfigError, match="unknown loss 'hinge'"):
+    with pytest.raises(ConfigError, match="loss: got 'hinge'"):
         metrics.losses("hinge", np.zeros((1, 2), np.float32), np.zeros(1))

@@ -9,7 +9,6 @@ a loop) has a format number and every setting, so that later releases can change
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ import msgspec
 import tomli_w
 
 from everlearn import model
-from everlearn.errors import ConfigError, LogError
+from everlearn.errors import ConfigError, LogError, nearest
 from everlearn.spec import LAYOUT, STORED_ONLY, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
@@ -84,7 +83,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
 
 _HEADING = """\
 # What this loop predicts, learns from, and how it decides. Every setting, with its meaning and default, is in
-# docs/reference/settings.md; what is not written here has its default.
+# docs/reference/settings.md. A setting that is left out has its default.
 
 """
 
@@ -303,15 +302,16 @@ def _wrong(hint: Any, value: Any, name: str) -> str:
 def _unknown(record: type[msgspec.Struct], name: str, given: str) -> str:
     known = [field.name for field in msgspec.structs.fields(record)]
     full = f"{name}.{given}" if name else given
-    near = [f"{name}.{one}" if name else one for one in difflib.get_close_matches(given, known, 1)]
+    near = nearest(given, known)
+    if near and name:
+        near = f"{name}.{near}"
     if not near:  # in another table?
         everywhere = list(_names(Spec))
-        leaves = {one.rpartition(".")[2]: one for one in reversed(everywhere)}
-        near = [leaves[one] for one in difflib.get_close_matches(given, leaves, 1)]
-        near = near or difflib.get_close_matches(full, everywhere, 1)
+        leaves = {path.rpartition(".")[2]: path for path in reversed(everywhere)}
+        near = leaves.get(nearest(given, leaves), "") or nearest(full, everywhere)
     if near:
-        return f"{full}: unknown setting. Did you mean {near[0]}?"
-    return f"{full}: unknown setting; expected one of {', '.join(one for one in known if not _hidden(name, one))}"
+        return f"{full}: unknown setting; did you mean {near!r}?"
+    return f"{full}: unknown setting; expected one of {', '.join(leaf for leaf in known if not _hidden(name, leaf))}"
 
 
 def _names(record: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:

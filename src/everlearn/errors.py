@@ -74,7 +74,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     >>> did_you_mean("resevoir", ["none", "window", "reservoir"])
     "; did you mean 'reservoir'?"
     """
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return the known name nearest to a name; empty if none is near."""
     from difflib import get_close_matches
 
-    near = get_close_matches(str(name), list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return next(iter(get_close_matches(str(name), list(known), 1)), "")

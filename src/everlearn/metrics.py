@@ -167,7 +167,7 @@ def losses(kind: str, scores: Singles, y: Floats) -> Floats:
         return result
     label, best, log_loss, brier = _judged(scores, y)
     if kind not in ("brier", "error", "log_loss"):
-        raise ConfigError(f"unknown loss {kind!r}; expected brier, error or log_loss, or absolute or squared")
+        raise ConfigError(f"loss: got {kind!r}; expected brier, error or log_loss, or absolute or squared")
     chosen = log_loss if kind == "log_loss" else brier if kind == "brier" else (best != label).astype(np.float64)
     chosen[label < 0] = np.nan
     return chosen

@@ -187,11 +187,11 @@ def start(spec: ReplaySpec, dense: int, hashed: int, classes: int, seed: int = 0
     """
     if spec.kind not in KINDS:
         near = did_you_mean(spec.kind, KINDS)
-        raise ConfigError(f"replay.kind is {spec.kind!r}; expected one of {', '.join(sorted(KINDS))}{near}")
+        raise ConfigError(f"replay.kind: got {spec.kind!r}; expected one of {', '.join(sorted(KINDS))}{near}")
     if spec.kind == "none":
         return {}
     if hashed > 0 and spec.width < 1:
-        raise ConfigError(f"replay.width is {spec.width}; expected at least 1, because the rows have hashed features")
+        raise ConfigError(f"replay.width: got {spec.width}; expected at least 1, because the rows have hashed features")
     balanced = spec.kind == "balanced" and classes > 0
     width = spec.width if hashed > 0 else 0
     fixed = 8 * (COUNTERS + classes + (classes + 2 if balanced else 0))
@@ -199,8 +199,8 @@ def start(spec: ReplaySpec, dense: int, hashed: int, classes: int, seed: int = 0
     capacity = (spec.bytes - fixed) // each
     if capacity < 1:
         raise ConfigError(
-            f"replay.bytes is {spec.bytes}, and one row takes {each} beside {fixed} for counting; "
-            f"give at least {fixed + each}, or set replay.kind to 'none'"
+            f"replay.bytes: got {spec.bytes}; expected at least {fixed + each}: {each} a row, {fixed} for counts. "
+            "Set replay.bytes higher, or replay.kind to 'none'."
         )
     counters = np.zeros(COUNTERS, np.int64)
     counters[KIND] = BALANCED if balanced else (WINDOW if spec.kind == "window" else RESERVOIR)
@@ -251,8 +251,8 @@ def _check(memory: ReplayArrays, examples: Examples) -> None:
     columns, classes = memory.dense.shape[1], len(memory.class_seen)
     if examples.batch.dense.shape != (len(examples.y), columns):
         raise InputError(
-            f"rows for replay have dense shape {examples.batch.dense.shape}, expected {(len(examples.y), columns)}; "
-            "start the memory with the schema of the stream"
+            f"rows for replay have dense shape {examples.batch.dense.shape}; expected {(len(examples.y), columns)}. "
+            "Start the memory with the schema of the stream."
         )
     if memory.indices.shape[1] == 0 and examples.batch.indptr[-1] > examples.batch.indptr[0]:
         raise InputError("rows for replay have hashed features, but the memory was started with hashed=0")

@@ -112,15 +112,15 @@ def test_names_that_are_no_secrets_are_told(written):
 def test_nothing_that_is_logged_can_forge_a_line(event, value):
     for form in ("text", "json"):
         record = logging.makeLogRecord({"msg": event, "levelname": "INFO", "fields": {"value": value}})
-        line = logs.Lines(form, "desk").format(record)
+        line = logs.Lines(form, "admin").format(record)
         assert len((line + "\n").split("\n")) == 2
         assert "\r" not in line
         assert "\x1b" not in line
 
 
 def test_an_error_that_nobody_caught_is_logged_too():
-    code = "from everlearn.app import logs; logs.start('json', 'desk'); raise RuntimeError('el_a_0123456789abcdef')"
+    code = "from everlearn.app import logs; logs.start('json', 'admin'); raise RuntimeError('el_a_0123456789abcdef')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     line = json.loads(done.stderr)
-    assert (done.returncode, line["level"], line["role"]) == (1, "critical", "desk")
+    assert (done.returncode, line["level"], line["role"]) == (1, "critical", "admin")
     assert "0123456789abcdef" not in done.stderr

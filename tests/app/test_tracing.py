@@ -170,13 +170,13 @@ def test_a_whole_server_is_traced(collector, tmp_path):
 def test_what_is_no_address_is_refused(url):
     pytest.importorskip("opentelemetry.sdk")
     with pytest.raises(ConfigError, match="serve.traces"):
-        tracing.start(setup(url), "desk")
+        tracing.start(setup(url), "admin")
 
 
 def test_where_it_is_not_set_nothing_is_imported():
     code = (
         "import sys; from everlearn.app import tracing; from everlearn.app.process import received;"
-        "print(tracing.start(received(), 'desk'), *[name for name in sys.modules if 'opentelemetry' in name])"
+        "print(tracing.start(received(), 'admin'), *[name for name in sys.modules if 'opentelemetry' in name])"
     )
     environment = setup("").environment()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
@@ -186,4 +186,4 @@ def test_where_it_is_not_set_nothing_is_imported():
 def test_where_it_is_set_and_not_installed_that_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(MissingExtra, match=r"pip install 'everlearn\[otel\]'"):
-        tracing.start(setup("http://localhost:4318"), "desk")
+        tracing.start(setup("http://localhost:4318"), "admin")

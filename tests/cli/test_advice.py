@@ -47,7 +47,7 @@ def test_advice_on_data_is_written_and_runs(data, folder):
 def test_the_page_and_the_configuration_for_people(folder, capsys):
     call("advise", "--inputs", "image", "--new-classes", "yes", "--frequency", "weekly")
     out = " ".join(capsys.readouterr().out.split())
-    for words in ("you said inputs", "assumed", "Known dangers", "Not advised", "19.6 to 20.1 %", "[model.memory]"):
+    for words in ("given inputs", "assumed", "Known dangers", "Not advised", "19.6 to 20.1 %", "[model.memory]"):
         assert words in out
     call("advise", "--inputs", "image", "--toml")
     (folder / "everlearn.toml").write_text(capsys.readouterr().out)
@@ -57,10 +57,10 @@ def test_the_page_and_the_configuration_for_people(folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--frequency", "hourly"], ["frequency is 'hourly'", "weekly"]),
-        (["--store", "perhaps"], ["store is 'perhaps'", "yes, no"]),
+        (["--frequency", "hourly"], ["frequency: got 'hourly'", "weekly"]),
+        (["--store", "perhaps"], ["store: got 'perhaps'", "yes, no"]),
         (["rows.csv"], ["--label COLUMN"]),
-        (["--write", "x.toml"], ["--write needs data"]),
+        (["--write", "x.toml"], ["--write needs DATA"]),
         (["--model", "linear", "--module", "a:b"], ["--module", "linear"]),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_terminal_is_asked_what_is_missing(tmp_path):
     os.close(outer)
     assert process.returncode == 0
     assert shown.count("Which model do you have?") == 2
-    assert "model is 'huge', expected one of any, linear, small, large" in shown
+    assert "model: got 'huge'; expected one of any, linear, small, large" in shown
     assert "When is the model updated?" not in shown
     assert "network + replay + EMA .99, gated" in shown
     assert "assumed" not in shown
@@ -130,7 +130,7 @@ def test_a_network_of_the_current_folder_is_tried_on_the_data_and_what_it_lacks_
 
     call("advise", *options)
     output = " ".join(capsys.readouterr().out.split())
-    assert "But first, in [model]: neural model: 'picture_nets:conv'" in output
+    assert "Still missing, in [model]: neural model: 'picture_nets:conv'" in output
     assert "it names shape, which is not set: set it to that of one row, 16 numbers in all" in output
     path = folder / "a.toml"
     path.write_text(path.read_text().replace('module = "picture', 'shape = [1, 4, 4]\nmodule = "picture'))

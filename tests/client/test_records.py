@@ -73,5 +73,5 @@ def test_a_message_on_the_wire(record, content):
 
 def test_requests_with_unknown_fields_are_refused_and_replies_with_some_are_read():
     with pytest.raises(msgspec.ValidationError, match="unknown field `more`"):
-        msgspec.json.decode(b'{"reason": "x", "more": 1}', type=records.Promote)
+        msgspec.json.decode(b'{"reason": "x", "more": 1}', type=records.PromoteCommand)
     assert msgspec.json.decode(b'{"status": "ok", "staleness": 1.0, "more": 1}', type=records.Healthy).staleness == 1.0

@@ -209,7 +209,7 @@ def test_what_cannot_be_merged_is_refused(versions: Versions) -> None:
         commands.merge(spec(), versions, (a.id, a.id[:6]), linear, "why")
     with pytest.raises(InputError, match="got an ancestor, which 'linear' does not look at"):
         commands.merge(spec(), versions, (a.id, b.id), linear, "why", a.id)
-    with pytest.raises(ConfigError, match="unknown method 'magic'"):
+    with pytest.raises(ConfigError, match="method: got 'magic'"):
         commands.merge(spec(), versions, (a.id, b.id), How(method="magic"), "why")
     other = grown(versions, 1.0, model=MEAN)
     with pytest.raises(InputError, match="cannot be merged"):

@@ -28,10 +28,10 @@ ONE: Arrays = {"w": np.ones(3), "n": np.array(1)}
             "dtype float32, expected float64",
         ),
         ([ONE, {"w": np.ones(3)}], ("linear",), ModelError, "'n' is missing"),
-        ([ONE, ONE], ("sum",), ConfigError, "unknown method 'sum'; expected one of linear, ema, fisher"),
-        ([ONE], ("linear",), ConfigError, "linear got 1 parents, expected 2 or more"),
-        ([ONE, ONE, ONE], ("slerp",), ConfigError, "slerp got 3 parents, expected 2"),
-        ([ONE, ONE], ("linear", [1.0]), ConfigError, "got 1 weights for 2 parents"),
+        ([ONE, ONE], ("sum",), ConfigError, "method: got 'sum'; expected one of linear, ema, fisher"),
+        ([ONE], ("linear",), ConfigError, "got 1 parents; expected 2 or more for linear"),
+        ([ONE, ONE, ONE], ("slerp",), ConfigError, "got 3 parents; expected 2 for slerp"),
+        ([ONE, ONE], ("linear", [1.0]), ConfigError, "weights: got 1 for 2 parents"),
         ([ONE, ONE], ("linear", [1.0, -1.0]), ConfigError, "whose sum is not 0"),
         ([ONE, ONE], ("slerp", [2.0, -1.0]), ConfigError, "finite numbers from 0"),
         ([ONE, ONE], ("linear", [np.nan, 1.0]), ConfigError, "finite numbers"),
@@ -48,7 +48,7 @@ def test_what_cannot_be_merged_is_refused(parents: Any, arguments: Any, error: t
 @pytest.mark.parametrize(
     ("fisher", "words"),
     [
-        ([{"w": np.ones(3)}], "of 1 parents, expected of each of 2"),
+        ([{"w": np.ones(3)}], "of 1 parents; expected it of all 2"),
         ([{"w": np.ones(3)}, {"w": np.ones(2)}], r"parent 2 has the shape \(2,\) for 'w'; expected \(3,\)"),
         ([{"v": np.ones(3)}, {"w": np.ones(3)}], "parent 1 has the names v; expected some of w"),
         ([{"w": np.ones(3)}, {"w": np.zeros(3)}], "parent 2 is 0 everywhere"),

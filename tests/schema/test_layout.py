@@ -27,13 +27,13 @@ def test_shape_counts_columns() -> None:
     [
         ({"fields": {}}, "no fields"),
         ({"fields": {"y": "numeric"}}, "is also a field"),
-        ({"fields": {"x": "number"}}, "field 'x': got the kind 'number', expected one of numeric"),
+        ({"fields": {"x": "number"}}, "field 'x': got the kind 'number'; expected one of numeric"),
         ({"fields": {"x": "vector[0]"}}, "vector"),
-        ({"classes": (0, 1, 2)}, "a binary task has 2 classes, got 3"),
-        ({"classes": (1, "1")}, "same spelling"),
-        ({"task": "regression"}, "a regression has no classes"),
-        ({"task": "multiclass", "classes": (1,)}, "2 classes or more"),
-        ({"bits": 40}, "bits = 40"),
+        ({"classes": (0, 1, 2)}, "got 3 classes, [0, 1, 2]; expected 2 for a binary task"),
+        ({"classes": (1, "1")}, "schema.classes: got [1, '1']; expected classes of different spellings"),
+        ({"task": "regression"}, "expected none for a regression"),
+        ({"task": "multiclass", "classes": (1,)}, "expected at least 2 for a multiclass task"),
+        ({"bits": 40}, "schema.bits: got 40; expected 1 to 30"),
     ],
 )
 def test_a_schema_that_contradicts_itself_is_refused(changes: dict[str, Any], reason: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 import everlearn as el
 from everlearn import config
 from everlearn.app.admin.application import listening, serving
-from everlearn.app.admin.context import Context
+from everlearn.app.admin.context import AdminContext
 from everlearn.app.counters import Counters
 from everlearn.app.learner import Learner
 from everlearn.app.process import Setup
@@ -95,7 +95,7 @@ class Admin:
     """A running admin application and a client of it."""
 
     setup: Setup
-    context: Context
+    context: AdminContext
     client: httpx.Client
 
     def get(self, path: str, **headers: str) -> httpx.Response:
@@ -108,7 +108,7 @@ class Admin:
 @contextmanager
 def admin(setup: Setup) -> Iterator[Admin]:
     """Run the server's admin application in a thread, at its socket."""
-    with Context(setup) as context, listening(setup) as listener:
+    with AdminContext(setup) as context, listening(setup) as listener:
         server = serving(context)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -77,7 +77,7 @@ class Advice(Struct, frozen=True, kw_only=True):
 
 
 def of(situation: Situation | Mapping[str, Any]) -> Advice:
-    """Return advice for a situation, or for some answers by name.
+    """Return advice for a situation, or for a mapping of answers.
 
     Missing answers are assumed, and `assumed` names them. Every rule that fits is applied, in order, and its settings
     override those of earlier rules. Raises `ConfigError` for an answer that is not one of the choices, and for answers

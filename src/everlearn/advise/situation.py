@@ -56,7 +56,7 @@ class AdviceQuestion(NamedTuple):
 
 
 def read(answers: Mapping[str, Any]) -> Situation:
-    """Return the situation for some answers, given by name.
+    """Return the situation for a mapping of answers.
 
     Raises `ConfigError`, with the answer, its value and the choices, for a wrong or contradictory answer.
 
@@ -74,7 +74,7 @@ def read(answers: Mapping[str, Any]) -> Situation:
         suffix = ", or a number of parameters" if name == "model" else ""
         choices = f"{', '.join(question.choices)}{suffix}"
         near = did_you_mean(answers[name], question.choices)
-        raise ConfigError(f"situation: {name} is {answers[name]!r}, expected one of {choices}{near}") from error
+        raise ConfigError(f"situation: {name}: got {answers[name]!r}; expected one of {choices}{near}") from error
     if found.new_classes and found.predicts == "number":
         raise ConfigError(
             "situation: got new_classes = yes and predicts = 'number'; expected predicts = 'classes' with them: "
@@ -145,10 +145,10 @@ def parse_answer(name: str, word: str) -> Any:
 
 
 _YES_NO = ("yes", "no")
-_ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "inputs": ("What is a row?", get_args(Inputs)),
+_TEXTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "inputs": ("What does a row hold?", get_args(Inputs)),
     "model": ("Which model do you have? (or its number of parameters)", get_args(Size)),
-    "predicts": ("What is predicted?", ("classes", "number")),
+    "predicts": ("What does the model predict?", ("classes", "number")),
     "frequency": ("When is the model updated?", get_args(Frequency)),
     "volume": ("How many labelled rows has one update? (streaming: a day)", ()),
     "new_classes": ("Will labels come that did not exist before?", _YES_NO),
@@ -160,6 +160,6 @@ _ASKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "late": ("Do labels come long after the predictions?", _YES_NO),
 }
 QUESTIONS = tuple(
-    AdviceQuestion(field.name, *_ASKED[field.name], as_word(field.default))
+    AdviceQuestion(field.name, *_TEXTS[field.name], as_word(field.default))
     for field in msgspec.structs.fields(Situation)
 )

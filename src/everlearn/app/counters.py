@@ -1,6 +1,6 @@
 """Counters and latency histograms of a worker, in a mapped file: one process writes, any process reads without waiting.
 
-A file holds counters by name, and for each route a histogram of seconds. Each number is stored by one move of eight
+A file holds named counters, and for each route a histogram of seconds. Each number is stored by one move of eight
 bytes, so that a reader never sees half of a number. A new worker continues the counts of the one before it. While a
 worker is being replaced, two processes count at one path: the second uses a file beside it, and `read` adds them up.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from everlearn.errors import ConfigError, LogError
 
-# Upper ends of the buckets in seconds, five to a decade; one more bucket holds what is slower.
+# Upper ends of the buckets in seconds, five to a decade; one more bucket holds longer times.
 BOUNDS: tuple[float, ...] = (
     *(round(first * 10.0**power, 10) for power in range(-6, -1) for first in (50, 80, 125, 200, 315)),
     *(5.0, 8.0, 10.0),

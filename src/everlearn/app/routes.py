@@ -201,7 +201,7 @@ ROUTES = (
         COMMAND,
         (*BODY, 404, 409, *UNAVAILABLE),
         (_in_path("id", VERSION),),
-        (records.Promote,),
+        (records.PromoteCommand,),
     ),
     Route(
         "POST",
@@ -213,7 +213,7 @@ ROUTES = (
         COMMAND,
         (*BODY, 409, *UNAVAILABLE),
         (),
-        (records.Rollback,),
+        (records.RollbackCommand,),
     ),
     Route(
         "POST",
@@ -225,7 +225,7 @@ ROUTES = (
         COMMAND,
         (*BODY, 409, *UNAVAILABLE),
         (),
-        (records.Merge,),
+        (records.MergeCommand,),
     ),
     Route(
         "GET",
@@ -257,7 +257,7 @@ ROUTES = (
         COMMAND,
         (*BODY, 409, *UNAVAILABLE),
         (),
-        (records.Challenge,),
+        (records.ChallengeCommand,),
     ),
     Route(
         "DELETE",

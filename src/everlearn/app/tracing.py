@@ -112,5 +112,5 @@ class Tracer:
 def _endpoint(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"serve.traces: got {url!r}, expected the address of a collector, as http://localhost:4318")
+        raise ConfigError(f"serve.traces: got {url!r}; expected the address of a collector, as http://localhost:4318")
     return url if parts.path.strip("/") else url.rstrip("/") + _ENDPOINT

@@ -68,18 +68,18 @@ def advise(
     if rules:
         print_json({"rules": rulebook.table()}) if as_json else sys.stdout.write(rulebook.table())
         return
-    told = {
+    given = {
         "inputs": inputs, "model": model, "predicts": predicts, "frequency": frequency, "volume": volume,
         "new_classes": new_classes, "forgetting": forgetting, "drift": drift, "borders": borders, "store": store,
         "undo": undo, "late": late,
     }  # fmt: skip
     _check(data, label, write, force)
     schema, found = _looked(data, label) if data else (None, {})
-    answers = found | {name: parse_answer(name, word) for name, word in told.items() if word is not None}
+    answers = found | {name: parse_answer(name, word) for name, word in given.items() if word is not None}
     if module:
         answers.setdefault("model", "small")
     if sys.stdin.isatty() and screen.is_terminal and not (as_json or toml):
-        answers = _asked(answers)
+        answers = _ask(answers)
     advice = _naming(rulebook.of(answers), module)
     spec = _sourced(advice.spec(schema), data, write)
     if write:
@@ -126,12 +126,13 @@ def _situation(advice: Advice, answers: dict[str, Any], found: dict[str, Any]) -
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    lines: dict[str, list[str]] = {"you said": [], "the data say": [], "assumed": []}
-    for one in QUESTIONS:
-        if one.name in advice.assumed or one.name in answers:
-            origin = "assumed" if one.name in advice.assumed else "the data say" if one.name in found else "you said"
-            word = as_word(getattr(advice.situation, one.name))
-            lines[origin].append(f"{one.name.replace('_', ' ')}\u00a0[bold]{escape(word)}[/]")
+    lines: dict[str, list[str]] = {"given": [], "from the data": [], "assumed": []}
+    for question in QUESTIONS:
+        if question.name in advice.assumed or question.name in answers:
+            derived = "from the data" if question.name in found else "given"
+            origin = "assumed" if question.name in advice.assumed else derived
+            word = as_word(getattr(advice.situation, question.name))
+            lines[origin].append(f"{question.name.replace('_', ' ')}\u00a0[bold]{escape(word)}[/]")
     for origin, words in lines.items():
         if words:
             grid.add_row(origin, ", ".join(words))
@@ -241,7 +242,7 @@ def _sourced(spec: Spec, data: str, write: Path | None) -> Spec:
     return msgspec.structs.replace(spec, source=os.path.relpath(data, write.parent if write else "."))
 
 
-def _asked(answers: dict[str, Any]) -> dict[str, Any]:
+def _ask(answers: dict[str, Any]) -> dict[str, Any]:
     """Ask the open questions that matter, one at a time; the end of input leaves the rest to assumptions."""
     from everlearn import advise as rulebook
 

@@ -257,7 +257,7 @@ class DecisionPage(Struct, frozen=True):
     next: int | None
 
 
-class Promote(Struct, frozen=True, forbid_unknown_fields=True):
+class PromoteCommand(Struct, frozen=True, forbid_unknown_fields=True):
     """Make a version the champion."""
 
     reason: Reason
@@ -271,7 +271,7 @@ class LabelSelector(Struct, frozen=True, forbid_unknown_fields=True):
     last: Number = 0
 
 
-class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
+class RollbackCommand(Struct, frozen=True, forbid_unknown_fields=True):
     """Make a former champion the champion again; `without` learns the later events again, excluding some labels."""
 
     reason: Reason
@@ -279,7 +279,7 @@ class Rollback(Struct, frozen=True, forbid_unknown_fields=True):
     to: Annotated[str, Meta(min_length=1, max_length=200)] = "previous"
 
 
-class Merge(Struct, frozen=True, forbid_unknown_fields=True):
+class MergeCommand(Struct, frozen=True, forbid_unknown_fields=True):
     """Merge two versions into a new one, which runs in shadow.
 
     `weights`: none, or one for each version. `density` 0 selects the default of the method. An empty `ancestor`
@@ -329,7 +329,7 @@ class ChallengerList(Struct, frozen=True):
     challengers: list[Challenger]
 
 
-class Challenge(Struct, frozen=True, forbid_unknown_fields=True):
+class ChallengeCommand(Struct, frozen=True, forbid_unknown_fields=True):
     """Start a challenger of this model spec; `warm` trains it on the replay memory first."""
 
     model: ModelSpec

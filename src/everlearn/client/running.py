@@ -17,7 +17,7 @@ class Running(Protocol):
 
     @property
     def processes(self) -> dict[str, int]:
-        """The ids of its processes by name."""
+        """The process ids, keyed by process name."""
         ...
 
     def client(self, token: str = "") -> Client:
@@ -25,7 +25,7 @@ class Running(Protocol):
         ...
 
     def stop(self) -> None:
-        """Finish the requests under way, learn and save what is in the log, and stop."""
+        """Finish the requests under way, learn the rest of the log, save, and stop."""
         ...
 
     def __enter__(self) -> Self: ...

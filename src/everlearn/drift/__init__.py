@@ -2,7 +2,7 @@
 
 Losses, predictions or inputs come in as numbers; a level after each number goes out (0 stable, 1 warning, 2 drift).
 `detection` calibrates a detector on the stream and runs it, and `detectors` holds the published detectors as kernels.
-The reaction to a drift lives in `loop/transitions.py`, and the choice of what is watched in `learn/`.
+The reaction to a drift lives in `loop/transitions.py`, and the choice of the watched number in `learn/`.
 """
 
 from everlearn.drift.detection import CODES, start, state, update

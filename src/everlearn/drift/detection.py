@@ -279,14 +279,14 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
     """
     if spec.detector not in CODES:
         near = did_you_mean(spec.detector, CODES)
-        raise ConfigError(f"drift.detector is {spec.detector!r}; expected one of {', '.join(sorted(CODES))}{near}")
+        raise ConfigError(f"drift.detector: got {spec.detector!r}; expected one of {', '.join(sorted(CODES))}{near}")
     if not 0.0 < spec.sensitivity <= 0.05:
         raise ConfigError(
-            f"drift.sensitivity is {spec.sensitivity}; expected a chance above 0 and at most 0.05 (0.002 is usual)"
+            f"drift.sensitivity: got {spec.sensitivity}; expected a chance above 0 and at most 0.05 (0.002 is usual)"
         )
     if spec.grace_period < BLOCKS:
         raise ConfigError(
-            f"drift.grace_period is {spec.grace_period}; expected at least {BLOCKS} examples to calibrate "
+            f"drift.grace_period: got {spec.grace_period}; expected at least {BLOCKS} examples to calibrate "
             "on (500 is usual)"
         )
     if spec.detector == "none":

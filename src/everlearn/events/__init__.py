@@ -3,7 +3,7 @@
 Payloads come in; events with positions go out, in order and each exactly once. `log` holds the protocol, `connect`
 and `scan`, `sqlite` is the default home in one file, `file` opens that file, `rows` encodes payloads, `deduplication`
 recognises equal events, and `seals` chains the decisions. The payloads are defined in `records.py`, and the fold that
-reads them lives in `loop/`; `docs/why/log.md` says what is guaranteed under which failure.
+reads them lives in `loop/`; `docs/why/log.md` states the guarantees under each kind of failure.
 """
 
 from everlearn.events.deduplication import key

@@ -36,7 +36,7 @@ _ADVICE = {
     sqlite3.SQLITE_READONLY: "make the file and its folder (where FILE-wal and FILE-shm live) writable for this user",
     sqlite3.SQLITE_PERM: "make the file and its folder writable for this user",
     sqlite3.SQLITE_CANTOPEN: "check that the folder exists and that this user may write there",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: put back a copy, or save what is left with `sqlite3 FILE .recover`",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: put back a copy, or save the rest with `sqlite3 FILE .recover`",
     sqlite3.SQLITE_NOTADB: "this is not an event log: give the path of a log, or of a file that does not exist yet",
     sqlite3.SQLITE_BUSY: f"another process held the log for {PATIENCE:.0f} seconds: end it, or do it again",
     sqlite3.SQLITE_TOOBIG: "an event is too big for one entry: store its content in a file and the file name here",

@@ -7,7 +7,6 @@ may hold one at its fixed value. A spec with `"layout": 1`, which names the sett
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from msgspec import inspect
 
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, did_you_mean
 
 LAYOUT = 2  # the settings of this release
 STORED = 1  # the settings of release 0.1, retired ones included
@@ -82,16 +81,6 @@ def written(settings: msgspec.Struct, retired: RetiredSettings) -> dict[str, Any
     return {**spec, "layout": STORED} if kept else spec
 
 
-def suggestion(name: object, known: Collection[str]) -> str:
-    """Return a question that names the nearest known name, or nothing where none is near.
-
-    >>> suggestion("emma", ["ema", "terms"])
-    "; did you mean 'ema'?"
-    """
-    near = difflib.get_close_matches(str(name), known, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 def _places(spec: Any) -> Iterator[tuple[str, str, Any, str]]:
     """Yield each setting of a spec: its path among retired settings, its path as shown, its table and its name."""
     for name, value in spec.items():
@@ -125,7 +114,7 @@ class _Faults(NamedTuple):
             if found[1] == "missing required":
                 return f"{at or 'the spec'}: {name!r} is missing. {self._known(type_here, path)}"
             here = f"{at}.{name}" if at else name
-            near = suggestion(name, self._names(type_here, path)) or "."
+            near = did_you_mean(name, self._names(type_here, path)) or "."
             return f"{here}: unknown setting, got {reprlib.repr(got.get(name))}{near} {self._known(type_here, path)}"
         choices: list[str] = []
         if isinstance(type_here, inspect.LiteralType):
@@ -133,7 +122,7 @@ class _Faults(NamedTuple):
         elif path and path[-1] == "kind":
             choices = _tags(table)
         if choices:
-            near = suggestion(got, choices)
+            near = did_you_mean(got, choices)
             return f"{at}: got {reprlib.repr(got)}; expected one of {', '.join(map(repr, choices))}{near}"
         known = f". {self._known(table, path[:-1])}" if isinstance(table, inspect.StructType) else ""
         return f"{at}: got {reprlib.repr(got)}; {what[0].lower()}{what[1:]}{known}"

@@ -148,19 +148,19 @@ def completed(how: How, count: int) -> How:
     method = METHODS.get(how.method)
     if method is None:
         near = did_you_mean(how.method, METHODS)
-        raise ConfigError(f"merge: unknown method {how.method!r}; expected one of {', '.join(METHODS)}{near}")
+        raise ConfigError(f"merge: method: got {how.method!r}; expected one of {', '.join(METHODS)}{near}")
     if count < 2 or (count > 2 and (method.pair or method.weights)):
         expected = "2" if method.pair or method.weights else "2 or more"
-        raise ConfigError(f"merge: {how.method} got {count} parents, expected {expected}")
+        raise ConfigError(f"merge: got {count} parents; expected {expected} for {how.method}")
     weights = how.weights or method.weights or (1.0 / count,) * count
     if len(weights) != count:
         raise ConfigError(
-            f"merge: got {len(weights)} weights for {count} parents; expected one for each parent, or none"
+            f"merge: weights: got {len(weights)} for {count} parents; expected one for each parent, or none"
         )
     valid = all(math.isfinite(weight) and (method.signed or weight >= 0.0) for weight in weights)
     if not valid or (sum(weights) == 0.0 and not method.ancestor) or not any(weights):
         expected = "finite numbers" if method.signed else "finite numbers from 0"
-        raise ConfigError(f"merge: {how.method} got the weights {weights}; expected {expected} whose sum is not 0")
+        raise ConfigError(f"merge: weights: got {weights}; expected {expected} whose sum is not 0 for {how.method}")
     if how.density not in (0.0, 1.0) and not method.density:
         able = ", ".join(name for name, other in METHODS.items() if other.density)
         raise ConfigError(
@@ -168,9 +168,9 @@ def completed(how: How, count: int) -> How:
         )
     density = how.density or method.density or 1.0
     if not 0.0 < density <= 1.0:
-        raise ConfigError(f"merge: density is {density!r}, expected a share above 0, to 1")
+        raise ConfigError(f"merge: density: got {density!r}; expected a share above 0 and at most 1")
     if not math.isfinite(how.scale):
-        raise ConfigError(f"merge: scale is {how.scale!r}, expected a finite number")
+        raise ConfigError(f"merge: scale: got {how.scale!r}; expected a finite number")
     return msgspec.structs.replace(how, weights=weights, density=density)
 
 
@@ -226,7 +226,7 @@ def _fishers(
     if not METHODS[how.method].fisher:
         return []
     if given is not None and len(given) != len(parents):
-        raise ConfigError(f"merge: got Fisher information of {len(given)} parents, expected of each of {len(parents)}")
+        raise ConfigError(f"merge: got Fisher information of {len(given)} parents; expected it of all {len(parents)}")
     found = [rules.fisher(spec, parent) for parent in parents] if given is None else list(map(dict, given))
     known: list[Arrays] = [values for values in found if values is not None]
     if len(known) < len(parents):

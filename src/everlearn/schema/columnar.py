@@ -37,7 +37,7 @@ def is_arrow(column: Any) -> bool:
 
 
 def named(table: Any) -> dict[str, Any]:
-    """Return the columns of a mapping, a DataFrame or an Arrow table by name.
+    """Return a mapping of names to the columns of a mapping, a DataFrame or an Arrow table.
 
     Raises `InputError` for any other table, or for two columns of one name.
     """

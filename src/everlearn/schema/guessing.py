@@ -210,11 +210,11 @@ def _classes(label: str, classes: Sequence[Any], task: Task | None) -> tuple[Tas
         raise InputError(f"the label {label!r} is {classes[0]!r} in every row; expected at least two different labels")
     if len(classes) > CLASSES:
         raise InputError(
-            f"the label {label!r} has {len(classes):,} different values ({_some(classes)}), "
+            f"the label {label!r} has {len(classes):,} different values ({_some(classes)}); "
             f"expected at most {CLASSES:,} classes; is it the right column?"
         )
     if task == "binary" and len(classes) > 2:
-        raise InputError(f"the label {label!r} has {len(classes)} classes ({_some(classes)}), a binary task has 2")
+        raise InputError(f"the label {label!r} has {len(classes)} classes ({_some(classes)}); a binary task has 2")
     return task or ("binary" if len(classes) == 2 else "multiclass"), tuple(sorted(classes))
 
 

@@ -44,7 +44,7 @@ def width(kind: str) -> int:
         return 0
     found = _VECTOR.fullmatch(kind)
     if not found:
-        raise ConfigError(f"got the kind {kind!r}, expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+        raise ConfigError(f"got the kind {kind!r}; expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     return int(found[1])
 
 
@@ -67,16 +67,25 @@ def check(schema: Schema) -> None:
         except ConfigError as error:
             raise ConfigError(f"field {name!r}: {error}") from None
     if not 1 <= schema.bits <= 30:
-        raise ConfigError(f"got bits = {schema.bits}, expected 1 to 30")
+        raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     count = len(schema.classes)
     if schema.task == "regression" and count:
-        raise ConfigError(f"a regression has no classes, got {count}; leave `classes` out, or set task = 'multiclass'")
+        raise ConfigError(
+            f"schema.classes: got {count} classes; expected none for a regression. "
+            "Leave `classes` out, or set task = 'multiclass'."
+        )
     if schema.task == "binary" and count != 2:
-        raise ConfigError(f"a binary task has 2 classes, got {count}: {list(schema.classes)}")
+        raise ConfigError(
+            f"schema.classes: got {count} classes, {list(schema.classes)}; expected 2 for a binary task. "
+            "List both, or set task = 'multiclass'."
+        )
     if schema.task == "multiclass" and count < 2:
-        raise ConfigError(f"a multiclass task has 2 classes or more, got {count}: {list(schema.classes)}")
+        raise ConfigError(
+            f"schema.classes: got {count} classes, {list(schema.classes)}; expected at least 2 for a multiclass task. "
+            "List all of them."
+        )
     if len({meaning.category(value) for value in schema.classes}) < count:
-        raise ConfigError(f"two classes have the same spelling: {list(schema.classes)}")
+        raise ConfigError(f"schema.classes: got {list(schema.classes)}; expected classes of different spellings")
 
 
 def require(label: str, names: Sequence[str], where: str = "the data") -> None:

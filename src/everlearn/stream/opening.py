@@ -72,14 +72,14 @@ def source_of(source: Any, peek: int) -> Source:
         )
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(path, str | Path) for path in source):
-            raise InputError("got a list that does not hold paths, expected paths of files, or a dict of columns")
+            raise InputError("got a list that does not hold paths; expected paths of files, or a dict of columns")
         paths = [path for pattern in source for path in _paths(pattern)]
         return Files(", ".join(map(str, paths)), list(map(sources.file, paths)))
     return sources.Table(source)
 
 
 def _paths(source: str | Path) -> list[Path]:
-    """Return the files of a path, a folder or a glob, sorted by name. Raises `InputError` if there are none."""
+    """Return the files of a path, a folder or a glob, sorted. Raises `InputError` if there are none."""
     path = Path(source)
     if path.is_dir():
         found = [file for file in path.iterdir() if file.name.lower().endswith(_ENDINGS)]

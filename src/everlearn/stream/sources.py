@@ -200,7 +200,7 @@ class Piped:
             start += data
         form = form_of(start, name)
         if form == "parquet":
-            raise InputError(f"{name} holds Parquet, expected CSV or JSON lines; give the path of the file instead")
+            raise InputError(f"{name} holds Parquet; expected CSV or JSON lines: give the path of the file instead")
         reader = JsonReader if form == "json" else CsvReader
         # The peek may end inside a row, so the reader below reads the same bytes again together with the rest.
         self.peeked: RowReader = reader(Chained(start[: start.rfind(b"\n") + 1] or start, None), name)

@@ -108,13 +108,13 @@ def form_of(start: bytes, name: str) -> str:
     if text.startswith(b"PAR1"):
         return "parquet"
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name} is written in UTF-16, expected UTF-8; save it again as UTF-8")
+        raise InputError(f"{name} is written in UTF-16; expected UTF-8: save it again as UTF-8")
     if text.startswith(b"PK\x03\x04"):
         raise InputError(
             f"{name} is a zip archive or a spreadsheet; expected CSV, JSON lines or Parquet: save it as CSV"
         )
     if text.startswith(b"[") and text[1:].lstrip().startswith(b"{"):
-        raise InputError(f"{name} holds one JSON array, expected one JSON object on each line")
+        raise InputError(f"{name} holds one JSON array; expected one JSON object on each line")
     return "json" if text.startswith(b"{") else "csv"
 
 

@@ -108,5 +108,5 @@ def test_every_comparison_is_of_whole_hashes(path, monkeypatch):
 
 
 def test_an_unknown_scope_is_refused_with_the_nearest_known_one(path):
-    with pytest.raises(ConfigError, match=r"got reed; expected .* \(did you mean 'read'\?\)"):
+    with pytest.raises(ConfigError, match=r"got reed; expected .*; did you mean 'read'\?"):
         create(path, "a", ["reed"], 1)

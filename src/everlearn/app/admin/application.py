@@ -20,7 +20,7 @@ from starlette.responses import Response
 from everlearn import config
 from everlearn.app import logs, routes
 from everlearn.app.admin import commands, views
-from everlearn.app.admin.context import Context
+from everlearn.app.admin.context import AdminContext
 from everlearn.app.admin.http import refused
 from everlearn.app.problems import Refused
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
@@ -31,7 +31,7 @@ log = logging.getLogger("everlearn.admin")
 GRACE = 10  # seconds that requests have to end when the process stops
 BACKLOG = 128  # connections that wait to be accepted
 
-Endpoint = Callable[[Context, Request], Awaitable[Response]]
+Endpoint = Callable[[AdminContext, Request], Awaitable[Response]]
 
 
 def endpoint(route: routes.Route) -> Endpoint:
@@ -41,7 +41,7 @@ def endpoint(route: routes.Route) -> Endpoint:
     return found
 
 
-def application(context: Context, ready: Callable[[], None] = lambda: None) -> Starlette:
+def application(context: AdminContext, ready: Callable[[], None] = lambda: None) -> Starlette:
     """Build the ASGI application; it calls `ready` once it accepts requests."""
 
     @asynccontextmanager
@@ -63,7 +63,7 @@ def application(context: Context, ready: Callable[[], None] = lambda: None) -> S
     return app
 
 
-def _route(context: Context, path: str, methods: list[routes.Route]) -> routing.Route:
+def _route(context: AdminContext, path: str, methods: list[routes.Route]) -> routing.Route:
     """Serve all methods of one path: check access first, then call the endpoint, and turn errors into problems."""
     endpoints = {route.method: (route.scope, endpoint(route)) for route in methods}
 
@@ -97,7 +97,7 @@ async def _unroutable(request: Request, error: HTTPException) -> Response:
     return refused(Refused(error.status_code, "", detail), request)
 
 
-def serving(context: Context, ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
+def serving(context: AdminContext, ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """Return an HTTP server for the application; run it with the socket to listen at."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def _serve(setup: Setup) -> None:
-    with Context(setup) as context, listening(setup) as listener:
+    with AdminContext(setup) as context, listening(setup) as listener:
         server = serving(context, tell_ready)
 
         def stop() -> None:

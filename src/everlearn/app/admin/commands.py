@@ -13,10 +13,17 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from everlearn.app.admin.context import Context
+from everlearn.app.admin.context import AdminContext
 from everlearn.app.admin.http import body, uncached, wrong
 from everlearn.app.problems import Refused
-from everlearn.client.records import Challenge, CommandOutcome, DecisionEntry, Merge, Promote, Rollback
+from everlearn.client.records import (
+    ChallengeCommand,
+    CommandOutcome,
+    DecisionEntry,
+    MergeCommand,
+    PromoteCommand,
+    RollbackCommand,
+)
 from everlearn.errors import BlobError, InputError, ModelError
 from everlearn.loop import commands, details
 from everlearn.loop.details import Without
@@ -30,16 +37,16 @@ FOLLOWED = 50  # decisions after the command that are searched for its outcome
 REASON = 1000  # letters
 
 
-async def promote(context: Context, request: Request) -> Response:
+async def promote(context: AdminContext, request: Request) -> Response:
     """POST /versions/{id}/promote"""
-    message = await body(request, Promote, MOST_BYTES)
+    message = await body(request, PromoteCommand, MOST_BYTES)
     id = find(context, request.path_params["id"]).id
     return await _carry_out(context, request, lambda: commands.promote(context.queries.versions, id, message.reason))
 
 
-async def rollback(context: Context, request: Request) -> Response:
+async def rollback(context: AdminContext, request: Request) -> Response:
     """POST /rollback"""
-    message = await body(request, Rollback, MOST_BYTES)
+    message = await body(request, RollbackCommand, MOST_BYTES)
     labels = message.without
     without = Without(labels.source, labels.first, labels.last) if labels is not None else None
 
@@ -49,9 +56,9 @@ async def rollback(context: Context, request: Request) -> Response:
     return await _carry_out(context, request, make)
 
 
-async def challenge(context: Context, request: Request) -> Response:
+async def challenge(context: AdminContext, request: Request) -> Response:
     """POST /challengers"""
-    message = await body(request, Challenge, MOST_BYTES)
+    message = await body(request, ChallengeCommand, MOST_BYTES)
     trusted = frozenset(context.spec.serve.families)
 
     def make() -> Decision:
@@ -63,9 +70,9 @@ async def challenge(context: Context, request: Request) -> Response:
     return await _carry_out(context, request, make)
 
 
-async def merge(context: Context, request: Request) -> Response:
+async def merge(context: AdminContext, request: Request) -> Response:
     """POST /merge"""
-    message = await body(request, Merge, MOST_BYTES)
+    message = await body(request, MergeCommand, MOST_BYTES)
     weights = tuple(message.weights)
     how = How(method=message.method, weights=weights, density=message.density, scale=message.scale, seed=message.seed)
     versions, reason, ancestor = message.versions, message.reason, message.ancestor
@@ -76,7 +83,7 @@ async def merge(context: Context, request: Request) -> Response:
     return await _carry_out(context, request, make)
 
 
-async def withdraw(context: Context, request: Request) -> Response:
+async def withdraw(context: AdminContext, request: Request) -> Response:
     """DELETE /challengers/{version}"""
     reason = request.query_params.get("reason", "asked for by the user")
     if not 1 <= len(reason) <= REASON:
@@ -85,7 +92,7 @@ async def withdraw(context: Context, request: Request) -> Response:
     return await _carry_out(context, request, lambda: commands.withdraw(context.queries.versions, id, reason))
 
 
-def find(context: Context, name: str) -> Version:
+def find(context: AdminContext, name: str) -> Version:
     """Return the version with an id, a unique prefix of one, or an alias; raises Refused (404) if there is none."""
     try:
         return context.queries.versions.find(name)
@@ -93,7 +100,7 @@ def find(context: Context, name: str) -> Version:
         raise Refused(404, "There is no such version", str(error), {"where": "id", "got": name[:200]}) from None
 
 
-async def _carry_out(context: Context, request: Request, make: Callable[[], Decision]) -> Response:
+async def _carry_out(context: AdminContext, request: Request, make: Callable[[], Decision]) -> Response:
     """Append the command that `make` returns, wait for the learner, and reply with the outcome."""
     position = await asyncio.to_thread(_append, context, make, request.state.source)
     deadline = time.monotonic() + PATIENCE
@@ -107,7 +114,7 @@ async def _carry_out(context: Context, request: Request, make: Callable[[], Deci
     return uncached(outcome, 200 if folded else 202)
 
 
-def _append(context: Context, make: Callable[[], Decision], source: str) -> int:
+def _append(context: AdminContext, make: Callable[[], Decision], source: str) -> int:
     """Append the command with the name of the token that sent it, and return its position."""
     try:
         command = make()
@@ -118,7 +125,7 @@ def _append(context: Context, make: Callable[[], Decision], source: str) -> int:
     return context.log.append([command])[0]
 
 
-def _outcome(context: Context, position: int, folded: bool) -> CommandOutcome:
+def _outcome(context: AdminContext, position: int, folded: bool) -> CommandOutcome:
     command, *later = context.queries.decisions(position - 1, 1 + FOLLOWED).decisions
     followed = [decision for decision in later if _follows(decision, command)]
     return CommandOutcome(position, folded, command, context.queries.aliases(), followed)

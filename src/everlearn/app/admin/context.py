@@ -21,7 +21,7 @@ from everlearn.app.process import Setup
 from everlearn.events import connect
 
 
-class Context:
+class AdminContext:
     """The state of one admin process; a context manager that closes the log on exit.
 
     Raises ConfigError for a webhook that must not be called, and LogError for a log that cannot be read.

@@ -167,7 +167,10 @@ class LiveStatus:
         return rates.summed(self._read())
 
     def processes(self) -> dict[str, Process | None]:
-        """Return the expected processes by name, with None for one that does not run; empty if that is unknown."""
+        """Return the expected processes, keyed by process name.
+
+        A process that does not run is None. The result is empty if it is unknown which processes run.
+        """
         expected = ["learner", "admin", *(f"worker-{index}" for index in range(self.spec.serve.workers))]
         return {name: self._processes.get(name) for name in expected if self._processes}
 

@@ -31,7 +31,7 @@ class _Identity(Struct):
 
 
 def running(parent: int, serving: str) -> dict[str, Process]:
-    """Return the children of `parent` that serve from a folder, by name ("learner", "admin", "worker-0", ...).
+    """Return the children of `parent` that serve from a folder, keyed "learner", "admin", "worker-0" and so on.
 
     Of two workers with one number, the one with the higher id is returned. Empty on systems without /proc.
     """

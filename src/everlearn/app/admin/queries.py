@@ -49,7 +49,7 @@ class LogQueries:
         self._blobs = Blobs(home / "blobs")
         self._versions = Versions(self._blobs)
         self._born: dict[str, tuple[int, float]] = {}
-        self._births = array("q")
+        self._version_positions = array("q")
         self._decisions = array("q")
         self._actions: Counter[str] = Counter()
         self._seen = 0
@@ -90,7 +90,7 @@ class LogQueries:
         match event.payload:
             case Born(version=version) if version.id not in self._born:
                 self._born[version.id] = event.position, event.time
-                self._births.append(event.position)
+                self._version_positions.append(event.position)
             case Decision(action=action):
                 self._decisions.append(event.position)
                 self._actions[action] += 1
@@ -110,7 +110,7 @@ class LogQueries:
     def versions_behind(self) -> int:
         """Return the number of versions newer than the champion."""
         champion = self._born.get(self._versions.alias("champion") or "")
-        return len(self._births) - bisect_right(self._births, champion[0]) if champion else 0
+        return len(self._version_positions) - bisect_right(self._version_positions, champion[0]) if champion else 0
 
     def arrays(self, version: Version) -> Arrays:
         """Return the arrays of a version; raises BlobError if they are no longer stored."""
@@ -123,12 +123,12 @@ class LogQueries:
     def version_page(self, after: int, limit: int, newest: bool = False) -> VersionPage:
         """Return versions in the order in which they were stored, or reversed, starting after position `after`."""
         self.follow()
-        positions, more = _page(self._births, after, limit, newest)
+        positions, more = _page(self._version_positions, after, limit, newest)
         listed = {self._born[version.id][0]: version for version in self._versions.list()}
         kept = self._blobs.hashes()
         entries = [self._entry(listed[position], kept) for position in positions]
         following = positions[-1] if more else None
-        return VersionPage(entries, self.aliases(), len(self._births), following)
+        return VersionPage(entries, self.aliases(), len(self._version_positions), following)
 
     def _entry(self, version: Version, kept: set[str]) -> VersionEntry:
         born, time = self._born[version.id]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from everlearn.app import dashboard
 from everlearn.app.admin import compare, lifecycle, prometheus
 from everlearn.app.admin.commands import find
-from everlearn.app.admin.context import Context
+from everlearn.app.admin.context import AdminContext
 from everlearn.app.admin.http import POLICY, body, cached, page_of, tagged, uncached, wrong
 from everlearn.app.problems import Refused
 from everlearn.client.records import Challenger, ChallengerList, Diff, Healthy, Lifecycle, Login
@@ -27,28 +27,28 @@ STALE = 2.0  # seconds without a new status after which the learner counts as go
 # ---- the loop ----------------------------------------------------------------------------------------------------
 
 
-async def versions(context: Context, request: Request) -> Response:
+async def versions(context: AdminContext, request: Request) -> Response:
     """GET /versions"""
     return cached(request, await asyncio.to_thread(context.queries.version_page, *page_of(request)))
 
 
-async def version(context: Context, request: Request) -> Response:
+async def version(context: AdminContext, request: Request) -> Response:
     """GET /versions/{id}"""
     found = await asyncio.to_thread(find, context, request.path_params["id"])
     return cached(request, context.queries.entry(found))
 
 
-async def diff(context: Context, request: Request) -> Response:
+async def diff(context: AdminContext, request: Request) -> Response:
     """GET /versions/{a}/diff/{b}"""
     return cached(request, await asyncio.to_thread(_diff, context, request.path_params["a"], request.path_params["b"]))
 
 
-async def decisions(context: Context, request: Request) -> Response:
+async def decisions(context: AdminContext, request: Request) -> Response:
     """GET /decisions"""
     return cached(request, await asyncio.to_thread(context.queries.decisions, *page_of(request)))
 
 
-async def events(context: Context, request: Request) -> Response:
+async def events(context: AdminContext, request: Request) -> Response:
     """GET /events"""
     after, limit, newest = page_of(request)
     kinds = request.query_params.getlist("kind")
@@ -57,12 +57,12 @@ async def events(context: Context, request: Request) -> Response:
     return cached(request, await asyncio.to_thread(context.queries.events, after, limit, kinds, newest))
 
 
-async def event(context: Context, request: Request) -> Response:
+async def event(context: AdminContext, request: Request) -> Response:
     """GET /events/{id}"""
     return cached(request, await asyncio.to_thread(_lifecycle, context, request.path_params["id"]))
 
 
-async def challengers(context: Context, request: Request) -> Response:
+async def challengers(context: AdminContext, request: Request) -> Response:
     """GET /challengers"""
     status = context.live.status or {}
     evidence = {(one["role"], one["candidate"]): one for one in status.get("gate", [])}
@@ -73,7 +73,7 @@ async def challengers(context: Context, request: Request) -> Response:
     return cached(request, ChallengerList(sorted(found, key=lambda model: model.role != "champion")))
 
 
-def _diff(context: Context, first: str, second: str) -> Diff:
+def _diff(context: AdminContext, first: str, second: str) -> Diff:
     a, b = find(context, first), find(context, second)
     common, steps = related({version.id: version for version in context.queries.versions.list()}, a.id, b.id)
     arrays, missing = None, ""
@@ -87,7 +87,7 @@ def _diff(context: Context, first: str, second: str) -> Diff:
     return Diff(*entries, *pairs, arrays, missing, common, steps)
 
 
-def _lifecycle(context: Context, id: str) -> Lifecycle:
+def _lifecycle(context: AdminContext, id: str) -> Lifecycle:
     found = context.queries.about(id)
     if not found:
         detail = f"nothing in the log has the id {id[:200]!r}; it was never used, or was erased"
@@ -105,7 +105,7 @@ def _lifecycle(context: Context, id: str) -> Lifecycle:
 # ---- the server --------------------------------------------------------------------------------------------------
 
 
-async def status(context: Context, request: Request) -> Response:
+async def status(context: AdminContext, request: Request) -> Response:
     """GET /status"""
     if context.live.status is None:
         raise Refused(503, "", "the learner has not written its status yet; it may be starting: ask again in a second")
@@ -113,14 +113,14 @@ async def status(context: Context, request: Request) -> Response:
     return tagged(request, content, tag=tag)
 
 
-async def metrics(context: Context, request: Request) -> Response:
+async def metrics(context: AdminContext, request: Request) -> Response:
     """GET /metrics"""
     encode, media = choose_encoder(request.headers.get("accept", ""))
     content = await asyncio.to_thread(lambda: encode(prometheus.registry(context.live, context.queries)))
     return Response(content, media_type=media, headers={"cache-control": "no-store"})
 
 
-async def health(context: Context, request: Request) -> Response:
+async def health(context: AdminContext, request: Request) -> Response:
     """GET /readyz"""
     reasons = context.live.complaints(STALE)
     if reasons:
@@ -131,22 +131,22 @@ async def health(context: Context, request: Request) -> Response:
 # ---- pages -------------------------------------------------------------------------------------------------------
 
 
-async def page(context: Context, request: Request) -> Response:
+async def page(context: AdminContext, request: Request) -> Response:
     """GET / and GET /docs"""
     return _file(request, "docs.html" if request.url.path == "/docs" else "index.html")
 
 
-async def static(context: Context, request: Request) -> Response:
+async def static(context: AdminContext, request: Request) -> Response:
     """GET /static/{name}"""
     return _file(request, request.path_params["name"])
 
 
-async def openapi(context: Context, request: Request) -> Response:
+async def openapi(context: AdminContext, request: Request) -> Response:
     """GET /openapi.json"""
     return tagged(request, context.document)
 
 
-async def session(context: Context, request: Request) -> Response:
+async def session(context: AdminContext, request: Request) -> Response:
     """GET /session"""
     current = context.access.session(request.headers.raw)
     if current is None:
@@ -154,7 +154,7 @@ async def session(context: Context, request: Request) -> Response:
     return uncached(current)
 
 
-async def login(context: Context, request: Request) -> Response:
+async def login(context: AdminContext, request: Request) -> Response:
     """POST /session"""
     message = await body(request, Login, MOST_BYTES)
     started, cookie = context.access.login(request.headers.raw, message.token, context.client(request))
@@ -163,7 +163,7 @@ async def login(context: Context, request: Request) -> Response:
     return response
 
 
-async def logout(context: Context, request: Request) -> Response:
+async def logout(context: AdminContext, request: Request) -> Response:
     """DELETE /session"""
     response = Response(status_code=204, headers={"cache-control": "no-store"})
     _set_cookie(response, context.access.logout(request.headers.raw))

@@ -7,7 +7,6 @@ The file is never removed: a server whose last token was revoked refuses every r
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import hashlib
 import hmac
@@ -25,7 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from everlearn.client.records import Scope
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, did_you_mean
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 COMMAND = "everlearn token create NAME --scope {}"
@@ -33,7 +32,7 @@ COMMAND = "everlearn token create NAME --scope {}"
 _FORMAT = 1
 _LONGEST = 3650.0  # days
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,39}")
-_UNKNOWN = hashlib.sha256(b"nobody").hexdigest()  # compared with for an unknown name, so that timing shows nothing
+_UNKNOWN = hashlib.sha256(b"unknown").hexdigest()  # compared with for an unknown name, so that timing shows nothing
 
 
 class Token(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +74,8 @@ def create(path: Path, name: str, scopes: Sequence[str], days: float = 90.0) -> 
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         got, expected = ", ".join(unknown) or "none", ", ".join(SCOPES)
-        raise ConfigError(f"the scopes of a token: got {got}; expected {expected}{_nearest(unknown)}")
+        near = did_you_mean(unknown[0].lower(), SCOPES) if unknown else ""
+        raise ConfigError(f"the scopes of a token: got {got}; expected {expected}{near}")
     if not (math.isfinite(days) and 0 < days <= _LONGEST):
         raise ConfigError(f"the days of a token: got {days:g}; expected more than 0 and at most {_LONGEST:g}")
     secret = f"el_{name}_{secrets.token_hex(32)}"
@@ -107,7 +107,7 @@ def listed(path: Path) -> list[TokenEntry]:
 
 
 def read(path: Path) -> dict[str, Token]:
-    """Return the tokens by name; none without a file. Raises ConfigError for a damaged or unsafe file."""
+    """Return a mapping of names to tokens; empty without a file. Raises ConfigError for a damaged or unsafe file."""
     try:
         with path.open("rb") as file:
             state = os.fstat(file.fileno())
@@ -137,12 +137,6 @@ def match(tokens: dict[str, Token], text: str) -> Token | None:
     token = tokens.get(name)
     same = hmac.compare_digest(_digest(text), token.digest if token is not None else _UNKNOWN)
     return token if same else None
-
-
-def _nearest(unknown: Sequence[str]) -> str:
-    """Return a hint with the known scope nearest to the first unknown one; "" if none is near."""
-    near = difflib.get_close_matches(unknown[0].lower(), SCOPES, 1) if unknown else []
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _digest(text: str) -> str:

@@ -30,7 +30,7 @@ class File(NamedTuple):
 
 @cache
 def files() -> dict[str, File]:
-    """Return every file by name; read once. "index.html" is served at /, and all files at /static/NAME.
+    """Return every file, keyed by file name; read once. "index.html" is served at /, and all files at /static/NAME.
 
     >>> page = files()["index.html"]
     >>> page.media, page.content[:15]

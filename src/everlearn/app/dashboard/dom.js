@@ -51,7 +51,7 @@ let tips = 0;
 /** Create a "?" button that opens a short explanation. */
 export function why(about, text) {
   const tip = h("div", { class: "tip", popover: "auto", id: `tip-${++tips}` }, text);
-  const button = h("button", { class: "why", type: "button", popovertarget: tip.id, "aria-label": `What is ${about}?` }, "?");
+  const button = h("button", { class: "why", type: "button", popovertarget: tip.id, "aria-label": `Explain ${about}` }, "?");
   tip.addEventListener("toggle", (event) => {
     if (event.newState !== "open") return;
     const at = button.getBoundingClientRect();

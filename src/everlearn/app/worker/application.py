@@ -53,7 +53,7 @@ _JSON = (b"content-type", b"application/json")
 _CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
 
 
-class Route(NamedTuple):
+class HotRoute(NamedTuple):
     """One hot path: its name, the scope that a token needs, and the function that reads a request."""
 
     name: str
@@ -87,9 +87,9 @@ class Worker:
         self._bodies = BodyReader(MOST_BYTES, self._groups.full)
         self._proxy = Proxy(setup.admin, self._bodies)
         self._hot = {
-            "/predict": Route("predict", scope_of("POST", "/predict"), self._question),
-            "/feedback": Route("feedback", scope_of("POST", "/feedback"), self._feedback),
-            "/learn": Route("learn", scope_of("POST", "/learn"), self._examples),
+            "/predict": HotRoute("predict", scope_of("POST", "/predict"), self._predict),
+            "/feedback": HotRoute("feedback", scope_of("POST", "/feedback"), self._feedback),
+            "/learn": HotRoute("learn", scope_of("POST", "/learn"), self._examples),
         }
         # Complete requests take a fast path that bypasses ASGI, and therefore tracing.
         self.paths = {path.encode(): route.name for path, route in self._hot.items()} if tracer is None else {}
@@ -102,10 +102,10 @@ class Worker:
         predictions do not need them.
         """
         for rows in (1, 2):
-            (outcome,) = self._predictor.answer([requests.Question([{}] * rows, [None] * rows, False, False)])
+            (outcome,) = self._predictor.answer([requests.DecodedRecords([{}] * rows, [None] * rows, False, False)])
             if isinstance(outcome, Exception):
                 raise outcome
-        self._predictor.answer([requests.Question([{}], [None], True, True)])
+        self._predictor.answer([requests.DecodedRecords([{}], [None], True, True)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The hot path is written out here, because calls cost time."""
@@ -145,7 +145,7 @@ class Worker:
         if status == 429:
             self._counters.add("limited")
 
-    def _admitted(self, route: Route, scope: Scope) -> str:
+    def _admitted(self, route: HotRoute, scope: Scope) -> str:
         """Return the name of the token that a request carries. Raises Refused where it may not use the route."""
         if scope["method"] != "POST":
             raise Refused(405, "", f"got {scope['method']}, expected POST", headers=[(b"allow", b"POST")])
@@ -154,8 +154,8 @@ class Worker:
 
     # ---- reading requests --------------------------------------------------------------------------------------
 
-    def _question(self, body: bytes, query: bytes, source: str) -> Work:
-        return requests.question(body, bool(query) and _explains(query), MOST_ROWS)
+    def _predict(self, body: bytes, query: bytes, source: str) -> Work:
+        return requests.predict_records(body, bool(query) and _explains(query), MOST_ROWS)
 
     def _feedback(self, body: bytes, query: bytes, source: str) -> Work:
         rows = requests.feedback_rows(body, MOST_ROWS)
@@ -168,7 +168,7 @@ class Worker:
     # ---- all other routes --------------------------------------------------------------------------------------
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer /healthz, and pass on what is not on the hot path."""
+        """Answer /healthz, and pass every other request to the admin process."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
         if scope["type"] != "http":

@@ -101,7 +101,7 @@ class FastProtocol(HttpToolsProtocol):
     # ---- requests ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Buffer what is written to a new connection."""
+        """Buffer the bytes written to a new connection."""
         self._buffer = WriteBuffer(transport, self.loop)
         super().connection_made(self._buffer)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from everlearn.app.problems import problem
-from everlearn.app.worker.requests import Rows, encode
+from everlearn.app.worker.requests import DecodedRows, encode
 from everlearn.client.records import FeedbackReply, FeedbackRow, LearnReply, LearnRow, RowError
 from everlearn.errors import BlobError, IdTaken, InputError
 from everlearn.events import Row, row
@@ -47,11 +47,11 @@ class FeedbackIntake:
         self._admission = admission
         self._reader = reader
 
-    def feedback(self, rows: Rows[FeedbackRow], source: str) -> AcceptedRows:
+    def feedback(self, rows: DecodedRows[FeedbackRow], source: str) -> AcceptedRows:
         """Return the feedback that can be used. Raises the error of the first row if no row can be used."""
         return _accepted(rows, lambda judged: self._feedback(judged, source))
 
-    def examples(self, rows: Rows[LearnRow], source: str) -> AcceptedRows:
+    def examples(self, rows: DecodedRows[LearnRow], source: str) -> AcceptedRows:
         """Return the examples that can be used. Raises as `feedback` does."""
         return _accepted(rows, lambda labelled: self._example(labelled, source))
 
@@ -81,7 +81,7 @@ class FeedbackIntake:
             return {}
 
 
-def _accepted(rows: Rows[R], check: Callable[[R], Feedback | Example]) -> AcceptedRows:
+def _accepted(rows: DecodedRows[R], check: Callable[[R], Feedback | Example]) -> AcceptedRows:
     at = time.time()
     errors = dict(rows.errors)
     good: list[Row] = []

@@ -19,7 +19,7 @@ from everlearn.app.worker.commit import GroupCommit
 from everlearn.app.worker.fast_path import Exchange
 from everlearn.app.worker.feedback import AcceptedRows
 from everlearn.app.worker.predict import Answered, BatchPredictor
-from everlearn.app.worker.requests import Question
+from everlearn.app.worker.requests import DecodedRecords
 from everlearn.errors import IdTaken, InputError
 from everlearn.events import Log, Row
 
@@ -27,7 +27,7 @@ WAITING = 2048  # the most requests that wait for the log at one time
 
 _FULL = "more requests wait than may; try again in a second"
 
-Work = Question | Callable[[], AcceptedRows]  # a question for the models, or rows to check
+Work = DecodedRecords | Callable[[], AcceptedRows]  # records to predict, or rows to check
 Reply = asyncio.Future[bytes] | Exchange  # settled once, with the body or an exception
 Read = Callable[[bytes, bytes, str], Work]  # of a request's body, query and source
 
@@ -65,7 +65,7 @@ class PendingRequest(Struct, eq=False):
         conflict = isinstance(error, InputError) and self.done is not None
         if conflict and not self.retried:
             self.retried = True
-            if isinstance(self.work, Question):
+            if isinstance(self.work, DecodedRecords):
                 self.work = msgspec.structs.replace(self.work, again=True)
             self.again(self)
         else:
@@ -116,12 +116,12 @@ class Groups:
     def _handle(self) -> None:
         """Answer the requests that wait, and write their rows."""
         group, self._waiting = self._waiting, []
-        asking = [(request, request.work) for request in group if isinstance(request.work, Question)]
-        outcomes = self._predictor.answer([question for _, question in asking]) if asking else ()
-        for (request, _), outcome in zip(asking, outcomes, strict=True):
+        predicting = [(request, request.work) for request in group if isinstance(request.work, DecodedRecords)]
+        outcomes = self._predictor.answer([records for _, records in predicting]) if predicting else ()
+        for (request, _), outcome in zip(predicting, outcomes, strict=True):
             request.settle(outcome)
-        for request in group if len(asking) < len(group) else ():
-            if not isinstance(request.work, Question):
+        for request in group if len(predicting) < len(group) else ():
+            if not isinstance(request.work, DecodedRecords):
                 request.settle(_checked(request.work))
         self._commit.put([request for request in group if request.done is not None])
         self._counters.add("bytes", self._bytes)

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from everlearn.app.worker.requests import Question, encode
+from everlearn.app.worker.requests import DecodedRecords, encode
 from everlearn.app.worker.serving import CurrentModels
 from everlearn.client.records import Answer, Answers, RowAnswer
 from everlearn.events import KINDS, Row
@@ -43,46 +43,46 @@ class BatchPredictor:
         self._admission = admission
         self._current = current
 
-    def answer(self, questions: Sequence[Question]) -> list[Answered | Exception]:
+    def answer(self, requests: Sequence[DecodedRecords]) -> list[Answered | Exception]:
         """Return the outcome of each request: its rows and its reply, or the error that it is refused with."""
         try:
-            return self._answered(questions)
+            return self._answered(requests)
         except Exception as error:
-            if len(questions) == 1:
+            if len(requests) == 1:
                 return [error]
-        return [outcome for question in questions for outcome in self.answer([question])]
+        return [outcome for request in requests for outcome in self.answer([request])]
 
-    def _answered(self, questions: Sequence[Question]) -> list[Answered | Exception]:
+    def _answered(self, requests: Sequence[DecodedRecords]) -> list[Answered | Exception]:
         serving, staleness = self._current.get()
         at = time.time()
-        ids = iter(new_ids(sum(len(question.records) for question in questions)))
-        groups = [self._instances(question, ids) for question in questions]
+        ids = iter(new_ids(sum(len(request.records) for request in requests)))
+        groups = [self._instances(request, ids) for request in requests]
         fresh = [instance for instances in groups for instance in instances if instance.before is None]
         answers = iter(answer(serving, self._admission.encoder, fresh))
         outcomes: list[Answered | Exception] = []
-        for question, instances in zip(questions, groups, strict=True):
+        for request, instances in zip(requests, groups, strict=True):
             given = [instance.before or next(answers) for instance in instances]
             rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
-            outcomes.append(Answered(rows, self._reply(question, given, serving, staleness)))
+            outcomes.append(Answered(rows, self._reply(request, given, serving, staleness)))
         return outcomes
 
-    def _instances(self, question: Question, ids: Iterator[str]) -> list[Instance]:
+    def _instances(self, request: DecodedRecords, ids: Iterator[str]) -> list[Instance]:
         """Return the records of a request with their ids.
 
         Most ids of a client are new, so that the commit finds the others. Only a request that comes again after such a
-        conflict (`question.again`) is looked up in the log.
+        conflict (`request.again`) is looked up in the log.
         """
         instances = []
-        for record, own in zip(question.records, question.ids, strict=True):
+        for record, own in zip(request.records, request.ids, strict=True):
             held, about = features(self._admission, record), subject(self._admission, record)
-            before = given_before(self._admission.log, own, held) if question.again and own is not None else None
+            before = given_before(self._admission.log, own, held) if request.again and own is not None else None
             instances.append(Instance(own or next(ids), held, about, before))
         return instances
 
-    def _reply(self, question: Question, answers: list[Prediction], serving: Serving, staleness: float) -> bytes:
+    def _reply(self, request: DecodedRecords, answers: list[Prediction], serving: Serving, staleness: float) -> bytes:
         stale = staleness if math.isfinite(staleness) else None
-        explained = [self._explained(given, serving) if question.explain else None for given in answers]
-        if question.single:
+        explained = [self._explained(given, serving) if request.explain else None for given in answers]
+        if request.single:
             given = answers[0]
             id, value, proba, version = given.id, given.value, given.proba, given.version
             return encode(Answer(id, value, proba, version, given.position, stale, given.canary, explained[0]))

@@ -20,7 +20,7 @@ from everlearn.errors import InputError
 R = TypeVar("R")
 
 
-class Question(Struct, frozen=True, gc=False):
+class DecodedRecords(Struct, frozen=True, gc=False):
     """A decoded request to /predict: records with their keys; a key of None is replaced by a new id.
 
     `again` is set on a second attempt, after a key turned out to be in the log: its earlier answer is then looked up.
@@ -34,7 +34,7 @@ class Question(Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Rows(Generic[R]):
+class DecodedRows(Generic[R]):
     """The decoded rows of a request by their index, and an error for each of the others."""
 
     good: dict[int, R]
@@ -42,13 +42,13 @@ class Rows(Generic[R]):
     single: bool
 
 
-def question(body: bytes, explain: bool, most: int) -> Question:
+def predict_records(body: bytes, explain: bool, most: int) -> DecodedRecords:
     """Decode the body of /predict. Raises msgspec's errors, InputError, or Refused for more than `most` records."""
     request = _predict(body)
     if request.features is not UNSET:
         if request.instances is not UNSET or request.ids is not UNSET:
             raise InputError("the body: got features beside instances or ids, expected features or instances")
-        return Question([request.features], [request.id], True, explain)
+        return DecodedRecords([request.features], [request.id], True, explain)
     if request.instances is UNSET:
         raise InputError('the body: got neither, expected "features" (one record) or "instances" (a list of records)')
     if request.id is not None:
@@ -62,16 +62,16 @@ def question(body: bytes, explain: bool, most: int) -> Question:
     if len(set(given)) < len(given):
         twice = next(id for id in given if given.count(id) > 1)
         raise InputError(f"ids: got {twice!r} twice, expected keys that differ")
-    return Question(request.instances, ids, False, explain)
+    return DecodedRecords(request.instances, ids, False, explain)
 
 
-def feedback_rows(body: bytes, most: int) -> Rows[FeedbackRow]:
-    """Decode the body of /feedback; raises the errors of `question`."""
+def feedback_rows(body: bytes, most: int) -> DecodedRows[FeedbackRow]:
+    """Decode the body of /feedback; raises the errors of `predict_records`."""
     return _rows(body, _feedback_rows(body).feedback if _lists_feedback(body) else None, _feedback_row, most)
 
 
-def learn_rows(body: bytes, most: int) -> Rows[LearnRow]:
-    """Decode the body of /learn; raises the errors of `question`."""
+def learn_rows(body: bytes, most: int) -> DecodedRows[LearnRow]:
+    """Decode the body of /learn; raises the errors of `predict_records`."""
     return _rows(body, _learn_rows(body).examples if _lists_examples(body) else None, _learn_row, most)
 
 
@@ -82,11 +82,11 @@ def too_large(most: int) -> Refused:
     return Refused(413, "", detail, members, headers=[(b"connection", b"close")])
 
 
-def _rows(body: bytes, listed: list[Raw] | None, decode: Callable[[bytes | Raw], R], most: int) -> Rows[R]:
+def _rows(body: bytes, listed: list[Raw] | None, decode: Callable[[bytes | Raw], R], most: int) -> DecodedRows[R]:
     if listed is None:
-        return Rows({0: decode(body)}, {}, True)
+        return DecodedRows({0: decode(body)}, {}, True)
     _check_count(len(listed), most)
-    rows: Rows[R] = Rows({}, {}, False)
+    rows: DecodedRows[R] = DecodedRows({}, {}, False)
     for index, raw in enumerate(listed):
         try:
             rows.good[index] = decode(raw)

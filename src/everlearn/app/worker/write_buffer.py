@@ -33,12 +33,12 @@ class WriteBuffer(asyncio.Transport):
             self._transport.write(data)
 
     def close(self) -> None:
-        """Write what is held, and close."""
+        """Write the held bytes, and close."""
         self._flush()
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, and drop what is held."""
+        """Close at once, and drop the held bytes."""
         self._held.clear()
         self._transport.abort()
 

@@ -81,7 +81,7 @@ class ContinualReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Measures of `evaluate.continual.measures` by name, without those that are not defined here.
+        """A mapping of names to the measures of `evaluate.continual.measures` that are defined here.
 
         `test_accuracy` is the accuracy on all test rows at the end, `online_accuracy` that of the predictions before
         learning. Transfer and forgetting need a test after each task; `minimum_accuracy` and `worst_case_accuracy` also
@@ -319,7 +319,7 @@ class _PacedModel:
         return self._model.predict(batch)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        """Return the scores of n rows, and learn those that there is time for."""
+        """Return the scores of n rows, and learn those for which time is left."""
         began = time.process_time()
         if self._cost <= 1:
             scores = self._model.learn(batch, y, weight)

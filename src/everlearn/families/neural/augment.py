@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from everlearn._torch import Tensor, functional, torch
-from everlearn.errors import ConfigError
-from everlearn.families.specs import suggestion
+from everlearn.errors import ConfigError, did_you_mean
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -68,7 +67,7 @@ def find(name: str) -> Augment | None:
     except (ImportError, AttributeError, KeyError) as error:
         raise ConfigError(
             f"memory.augment: got {name!r}; expected one of {', '.join(NAMES)}, or 'module:function'"
-            f"{suggestion(name, NAMES) or '.'} ({error})"
+            f"{did_you_mean(name, NAMES) or '.'} ({error})"
         ) from error
     if not callable(found):
         raise ConfigError(f"memory.augment: got {name!r}, a {type(found).__name__}; expected a function")

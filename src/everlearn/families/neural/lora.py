@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, nn, tensor, torch
 from everlearn._torch import array as as_array
-from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError
+from everlearn.errors import BlobError, ConfigError, MissingExtra, ModelError, did_you_mean
 from everlearn.families.neural.named_tensors import FROZEN, digest, names
 from everlearn.families.neural.settings import Lora
-from everlearn.families.specs import suggestion
 
 ADAPTER = "default"  # the default name of an adapter in PEFT, part of the names of weights
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # the files of PEFT
@@ -123,7 +122,7 @@ def _named(given: str, names: Sequence[str], setting: str) -> list[str]:
     found = [name for name in names if name == given or name.endswith(f".{given}")]
     if not found:
         shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-        raise ConfigError(f"lora.{setting}: got {given!r}; expected some of {shown}{suggestion(given, names)}")
+        raise ConfigError(f"lora.{setting}: got {given!r}; expected some of {shown}{did_you_mean(given, names)}")
     return found
 
 
