@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import SHARED
+pytest.register_assert_rewrite("tests.support")  # before the first import of it
+
+from tests.support import SHARED  # noqa: E402
 
 collect_ignore = ["data"]  # what is in it is read, and made by scripts that need more than the tests do
 
