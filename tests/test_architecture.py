@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ WHOLE_SYSTEM = {
 SHARED_NAMES = {"Settings": "each family has its own record of settings, which users meet under the family's name"}
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def top(path: Path) -> str:
     """The module or package right below everlearn that a file belongs to; "" for the package itself."""
     first = path.relative_to(ROOT).parts[0].removesuffix(".py")
@@ -67,7 +73,7 @@ def top(path: Path) -> str:
 def imported(path: Path) -> set[str]:
     """The everlearn modules that a file imports anywhere in it, for types and inside functions too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("everlearn.")}
         elif isinstance(node, ast.ImportFrom):
@@ -81,7 +87,7 @@ def imported(path: Path) -> set[str]:
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -101,7 +107,7 @@ def test_no_two_modules_import_each_other() -> None:
     for path in MODULES:
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         known[module] = set()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ImportFrom) and node.module and not module.endswith("__init__"):
                 whole = node.module.removeprefix("everlearn").removeprefix(".")
                 names = {f"{whole}.{alias.name}".removeprefix(".") for alias in node.names} | {whole}
@@ -133,7 +139,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_where_they_are_needed(path: Path) -> None:
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found = {name.split(".")[0] for name in names} & HEAVY
@@ -143,7 +149,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_use_the_fields_own_words(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     names = [part.removesuffix(".py") for part in path.relative_to(ROOT).parts]
     names += [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     names += [node.name for node in functions(path) if not node.name.startswith("_")]
@@ -154,7 +160,7 @@ def test_names_use_the_fields_own_words(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_objects_are_not_probed(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
     probes = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "hasattr"]
     assert probes == [], f"{path.name}: hasattr at lines {probes}; say what is expected in a type instead"
 
@@ -164,7 +170,7 @@ def test_classes_are_not_deep() -> None:
         node.name: [part.id for part in node.bases if isinstance(part, ast.Name)]
         for path in MODULES
         if path.name != "errors.py"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef)
     }
     deep = [name for name, above in parents.items() if any(parent in parents for parent in above)]
@@ -188,7 +194,7 @@ def test_every_module_stands_in_one_line() -> None:
 
 
 def classes(path: Path) -> Iterator[ast.ClassDef]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ClassDef):
             yield node
 
@@ -235,7 +241,7 @@ def sentences(docstring: str) -> int:
     "path", [path for path in MODULES if path.name == "__init__.py"], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_a_package_says_what_comes_in_what_goes_out_and_what_lives_elsewhere(path: Path) -> None:
-    found = sentences(ast.get_docstring(ast.parse(path.read_text())) or "")
+    found = sentences(ast.get_docstring(parsed(path)) or "")
     assert found >= SENTENCES, f"{path} opens with {found} sentences; see gate/__init__.py for what they should say"
 
 
