@@ -1,4 +1,7 @@
-"""Documentation that can fail: blocks of code run, settings and commands are described, links lead on."""
+"""Documentation that can fail: blocks of code run, settings and commands are described, links lead on.
+
+The routes are compared with their reference in `app/test_routes.py`, the settings of networks in `test_docs_neural.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 import pytest
+from click import Command
 from typer.main import get_command
 
 from everlearn import cli, spec
@@ -19,10 +23,12 @@ from tests.support import ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "src").rglob("*.md"))]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
-RECORDS = [
-    spec.Spec, spec.Schema, spec.GateSpec, spec.DriftSpec, spec.ReplaySpec, spec.FeedbackSpec, spec.LogSpec,
-    spec.LimitsSpec, spec.ServeSpec,
-]  # fmt: skip
+SECTIONS = {spec.Spec: ""} | {
+    kind: f"{field}."
+    for field, kind in get_type_hints(spec.Spec).items()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+}
+SETTINGS = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -55,37 +61,47 @@ def shell(command: str) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+@pytest.mark.parametrize("record", SECTIONS, ids=lambda record: record.__name__)
 def test_every_setting_is_described_with_its_default(record):
-    text = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
-    tables = {spec.Spec: "", spec.Schema: "schema."} | {
-        type_: f"{field}." for field, type_ in get_type_hints(spec.Spec).items() if type_ in RECORDS
-    }
     for field in msgspec.structs.fields(record):
-        if isinstance(field.default, tuple(RECORDS)):
-            continue  # a section of its own
-        if f"{tables[record]}{field.name}" in spec.STORED_ONLY:
-            continue  # which no file can set
-        row = next((line for line in text.splitlines() if line.startswith(f"| `{tables[record]}{field.name}` |")), None)
-        assert row is not None, f"{tables[record]}{field.name} is not in docs/reference/settings.md"
+        setting = f"{SECTIONS[record]}{field.name}"
+        if isinstance(field.default, tuple(SECTIONS)) or setting in spec.STORED_ONLY:
+            continue  # a section, or a setting that no file can set
+        row = next((line for line in SETTINGS.splitlines() if line.startswith(f"| `{setting}` |")), None)
+        assert row is not None, f"{setting} is not in docs/reference/settings.md"
         if isinstance(field.default, bool | int | float | str) and field.default != "":
             shown = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
             assert f"`{shown}`" in row.replace(",", "").replace('"', ""), f"{row}\nshould give the default {shown}"
 
 
+def test_no_setting_is_described_that_does_not_exist():
+    known = {prefix + field.name for record, prefix in SECTIONS.items() for field in msgspec.structs.fields(record)}
+    described = set(re.findall(r"^\| `([\w.]+)` \|", SETTINGS, re.MULTILINE))
+    assert described <= known - set(spec.STORED_ONLY)
+
+
+def commands() -> dict[str, Command]:
+    """Return every command of the command line by its words."""
+    found: dict[str, Command] = {}
+    for word, command in get_command(cli.app).commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found |= {word: command} if inner is None else {f"{word} {name}": one for name, one in inner.items()}
+    return found
+
+
 def test_every_command_and_option_is_described():
     text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
-    commands = get_command(cli.app).commands  # type: ignore[attr-defined]
-    for name, group in list(commands.items()):
-        if hasattr(group, "commands"):
-            commands |= {f"{name} {inner}": command for inner, command in group.commands.items()}
-            del commands[name]
-    for command_name, command in commands.items():
-        assert f"`everlearn {command_name}" in text, command_name
-        for option in command.params:
-            for flag in option.opts:
-                if flag.startswith("--"):
-                    assert f"`{flag}" in text, f"{command_name} {flag}"
+    for words, command in commands().items():
+        assert f"`everlearn {words}" in text, words
+        for flag in (flag for option in command.params for flag in option.opts if flag.startswith("--")):
+            assert f"`{flag}" in text, f"{words} {flag}"
+
+
+def test_no_command_is_described_that_does_not_exist():
+    text = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    described = re.findall(r"^\| `everlearn ([a-z]+(?: [a-z]+)?)", text, re.MULTILINE)
+    assert described
+    assert set(described) == commands().keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

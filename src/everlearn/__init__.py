@@ -4,7 +4,9 @@
       ^                                                           |
       +-----------------------------------------------------------+
 
-Names are loaded on first use, so that `import everlearn` is cheap.
+Traffic and labels come in; predictions, versions of a model and decisions go out. Each step has a room of the same name
+here, `loop/` runs the steps, and the models live in `families/`. Names are loaded on first use, so that
+`import everlearn` is cheap.
 """
 
 from __future__ import annotations

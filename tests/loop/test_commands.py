@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from everlearn import events
@@ -154,20 +153,12 @@ def test_a_challenge_carries_the_spec_and_whether_to_warm() -> None:
     assert (order.model, order.warm) == ({"family": "linear", "rate": 0.1}, False)
 
 
-def odd(model_spec: Any) -> Any:
-    from tests.support.models import Mean
-
-    model = Mean(model_spec)
-    model.predict = lambda batch: np.zeros((len(batch), 5), np.float32)  # type: ignore[method-assign]
-    return model
-
-
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
         ({"family": "nowhere:build"}, "no module named 'nowhere'"),
         ({"family": "linear", "speed": 3}, "speed"),
-        ({"family": "tests.loop.test_commands:odd"}, r"answers one row with shape \(1, 5\); expected \(1, 2\)"),
+        ({"family": "tests.support.models:wide"}, r"answers one row with shape \(1, 5\); expected \(1, 2\)"),
     ],
 )
 def test_a_model_that_cannot_be_built_or_does_not_fit_is_refused(model: Any, reason: str) -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,106 +22,25 @@ from everlearn.loop.erase.finding import find
 from everlearn.loop.erase.replay_memory import forget
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import training_positions
-from everlearn.model import Model
 from everlearn.records import (
     Arrays,
     Batch,
     Decision,
     Erased,
-    Event,
     Example,
     Examples,
     Label,
     Payload,
     Prediction,
-    Rejected,
 )
-from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, ReplaySpec, Spec
+from everlearn.spec import FeedbackSpec, GateSpec, ReplaySpec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
-from tests.loop.test_kill import child
-from tests.support.loops import FIELDS, spec, table
-
-PERSON = "zoe-quux-4711"
-OTHER = "zoe-quux-47"  # not the same person
-ROWS = 700
-SINCE = 330  # the row from which the person is there
-
-
-def settings(**changes: Any) -> Spec:
-    """A loop whose live champion is promoted now and then, and that does nothing but learn between."""
-    plain = {"mode": "live", "subject": "user", "drift": DriftSpec(detector="none"), "gate": GateSpec(minimum=100)}
-    return spec(**(plain | changes))
-
-
-def about(row: int, since: int = SINCE) -> str:
-    return PERSON if row >= since and row % 7 == 0 else OTHER if row % 11 == 0 else f"user-{row % 50}"
-
-
-def traffic(rows: int = ROWS, since: int = SINCE) -> list[Payload]:
-    """Predictions whose labels come ten rows later, corrections, some examples, and a row set aside.
-
-    The person is in every seventh row from row `since` on.
-    """
-    columns = table(rows)
-    events: list[Payload] = []
-    for row in range(rows + 10):
-        if row < rows:
-            features = {name: columns[name][row] for name in FIELDS}
-            id = f"{about(row, since)}/{row}"
-            if row % 9 == 5:
-                events.append(Example(id, features, int(columns["label"][row]), subject=about(row, since)))
-            else:
-                events.append(Prediction(id, features, 0, (0.5, 0.5), "v", subject=about(row, since)))
-        judged = row - 10
-        if judged >= 0 and judged % 9 != 5 and judged % 13 != 12:
-            label = int(columns["label"][judged])
-            events.append(Label(f"{about(judged, since)}/{judged}", label))
-            if judged % 17 == 0:
-                events.append(Label(f"{about(judged, since)}/{judged}", 1 - label))
-    events.append(Rejected("rows", 3, f"line 3: 'age' is bad for {PERSON}", f"x,{PERSON},3"))
-    events.append(Rejected("rows", 4, "line 4 is too short", f"x,{OTHER}"))
-    return events
-
-
-def filled(home: Path, chosen: Spec, events: Sequence[Payload | None], pieces: int = 5) -> None:
-    """The loop of these events, one a second, closed and opened in between; nothing happens where there is None."""
-    size = len(events) // pieces + 1
-    for start in range(0, len(events), size):
-        with Loop(chosen, home) as loop:
-            for moment, payload in enumerate(events[start : start + size], start):
-                if payload is not None:
-                    loop.log.append([payload], time=1e6 + moment)
-                if moment % 3 == 0:
-                    loop.catch_up()
-            while loop.catch_up():
-                pass
-
-
-def content(log: Any) -> list[Event]:
-    return list(log.read(0, 1_000_000))
-
-
-def learn_all(
-    one: Model, loop: Loop, events: list[Event], after: int, upto: int, erased: tuple[str, ...] = (PERSON,)
-) -> Model:
-    """The oracle: rows of everybody else, learned one by one in the order of their labels."""
-    predictions = {e.payload.id: e.payload for e in events if isinstance(e.payload, Prediction)}
-    for event in events:
-        payload = event.payload
-        if not after < event.position <= upto or not isinstance(payload, Label | Example):
-            continue
-        if payload.id.partition("/")[0] in erased:
-            continue
-        label = payload.value if isinstance(payload, Label) else payload.label
-        row = payload if isinstance(payload, Example) else predictions[payload.id]
-        y = np.array([loop.fold.encoder.label(label)])
-        one.learn(loop.fold.encoder.record(row.features), y, np.ones(1, np.float32))
-    return one
-
-
-def same(one: Arrays, other: Arrays) -> bool:
-    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
+from tests.support.erasures import OTHER, PERSON, ROWS, SINCE, about, filled, learn_all, settings, traffic
+from tests.support.kills import child
+from tests.support.loops import FIELDS, table
+from tests.support.payloads import content
+from tests.support.snapshots import same
 
 
 def bytes_on_disk(home: Path, *values: str) -> list[str]:

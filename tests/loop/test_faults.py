@@ -11,9 +11,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from everlearn.errors import LogError
@@ -21,13 +19,10 @@ from everlearn.events import SqliteLog
 from everlearn.loop.loop import Loop
 from everlearn.records import Event, Example, Label, Payload, Prediction
 from everlearn.spec import FeedbackSpec, Spec
-from tests.support.loops import FIELDS, spec, table
+from tests.support.loops import FIELDS, spec, table, wave
+from tests.support.payloads import content
 
 PAGE = 4096
-
-
-def content(log: Any) -> list[Event]:
-    return list(log.read(0, 1_000_000))
 
 
 def run(code: str, *arguments: object, before: tuple[str, ...] = ()) -> str:
@@ -122,7 +117,7 @@ LOOP = """
     import resource, sys, pathlib
     import everlearn
     from everlearn.errors import EverlearnError
-    from tests.loop.test_faults import record, spec
+    from tests.support.loops import spec, wave
     home = pathlib.Path(sys.argv[1])
     loop = everlearn.open(spec(checkpoint=50), home=home)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -134,7 +129,7 @@ LOOP = """
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             errors.append("space again")
         try:
-            answer = loop.predict(record(row), id=str(row))
+            answer = loop.predict(wave(row), id=str(row))
             answered.append(answer.id)
             loop.feedback(answer.id, label=row % 2)
             told.append(answer.id)
@@ -160,10 +155,6 @@ LOOP = """
     assert set(told) <= set(labels) and len(labels) == len(set(labels))
     print(*errors, sep="\\n")
 """
-
-
-def record(row: int) -> dict[str, Any]:
-    return {"a": np.sin(row), "b": np.cos(3 * row), "c": f"c{row % 4}"}
 
 
 def test_a_loop_whose_disk_was_full_has_learned_what_its_log_says(tmp_path: Path) -> None:
@@ -195,13 +186,13 @@ READ_ONLY = """
     import os, sys
     import everlearn
     from everlearn.errors import EverlearnError
-    from tests.loop.test_faults import record, spec
+    from tests.support.loops import spec, wave
     if os.geteuid() == 0:
         os.setegid(65534)
         os.seteuid(65534)  # modes mean nothing to root
     try:
         with everlearn.open(spec(), home=sys.argv[1]) as loop:
-            loop.predict(record(1))
+            loop.predict(wave(1))
     except EverlearnError as error:
         print(error)
 """
@@ -210,7 +201,7 @@ READ_ONLY = """
 def test_a_home_that_may_not_be_written_is_refused_with_the_reason(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Loop(spec(), home) as loop:
-        loop.predict(record(0))
+        loop.predict(wave(0))
         before = content(loop.log)
     folders = [home, home / "blobs"]
     for folder in home.parents:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,20 @@ from everlearn.config import save
 from everlearn.errors import ConfigError, InputError
 from everlearn.loop import commands
 from everlearn.loop.erase import erase
-from everlearn.loop.fold import Commit
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import training_positions
 from everlearn.merge import How, merge
 from everlearn.model import Model
 from everlearn.records import Arrays, Batch, Decision, Floats, Label, Payload, Prediction, Singles, Version
 from everlearn.spec import GateSpec, Spec
-from tests.loop.test_erase import PERSON, SINCE, filled, learn_all, same, settings, traffic
-from tests.loop.test_erase import content as events_of
-from tests.loop.test_kill import check, child, content, without_times
 from tests.support.admin import admin, learning, own, until  # noqa: F401  (own is a fixture)
+from tests.support.erasures import PERSON, SINCE, filled, learn_all, settings, traffic
+from tests.support.kills import check, commits_of, content, killed_after_each_commit, without_times
 from tests.support.loops import FIELDS, spec, table
 from tests.support.orders import LINEAR, MEAN, arrays_of, ordered, quiet, serve, state
+from tests.support.payloads import content as events_of
 from tests.support.rosters import with_role
+from tests.support.snapshots import same
 
 
 def joined(loop: Loop, parents: Sequence[str], weights: Sequence[float] = (), method: str = "linear") -> Arrays:
@@ -288,20 +287,7 @@ def test_killed_right_after_each_commit_while_versions_are_merged(tmp_path: Path
     without_times(expected)
     assert any(len(version["parents"]) == 2 for version in expected["versions"])
     home = tmp_path / "disturbed"
-    for _ in range(sum(event["kind"] == "checkpoint" for event in expected["events"]) + 1):
-
-        def dying(home: Path) -> None:
-            commit = Loop._commit
-
-            def last(self: Loop, due: Commit) -> None:
-                commit(self, due)
-                os._exit(0)
-
-            Loop._commit = last  # type: ignore[method-assign]
-            work(home)
-
-        os.waitpid(child(dying, home), 0)
-    work(home)
+    killed_after_each_commit(work, home, commits_of(expected))
     got = content(home, chosen)
     without_times(got)
     assert got == expected

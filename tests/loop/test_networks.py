@@ -12,7 +12,7 @@ from everlearn.errors import ModelError
 from everlearn.families.neural.terms.replay import Replay
 from everlearn.loop.loop import Loop
 from everlearn.spec import DriftSpec, GateSpec, Schema
-from tests.loop.test_kill import check, rows_work
+from tests.support.kills import check, rows_work
 from tests.support.loops import FIELDS, bytes_of, record, spec, table
 from tests.support.neural_nets import HERE, one_thread  # noqa: F401  (one_thread)
 from tests.support.orders import quiet, serve, state

@@ -137,7 +137,7 @@ def test_an_order_for_a_version_whose_blob_is_lost_or_changed_is_noted_and_nothi
         ({"family": "nowhere:build"}, "no module named 'nowhere'"),
         ({"family": "linear", "speed": 3}, "speed"),
         ({"family": "tests.loop.test_carry_out:broken"}, "RuntimeError: on purpose"),
-        ({"family": "tests.loop.test_carry_out:wide"}, r"answers one row with shape \(1, 5\)"),
+        ({"family": "tests.support.models:wide"}, r"answers one row with shape \(1, 5\)"),
     ],
 )
 def test_a_family_that_cannot_be_built_is_refused_when_ordered_and_when_folded(tmp_path: Path, model: Any, reason: str):
@@ -155,14 +155,6 @@ def test_a_family_that_cannot_be_built_is_refused_when_ordered_and_when_folded(t
 
 def broken(_: Any) -> Any:
     raise RuntimeError("on purpose")
-
-
-def wide(model_spec: Any) -> Any:
-    from tests.support.models import Mean
-
-    one = Mean(model_spec)
-    one.predict = lambda batch: np.zeros((len(batch), 5), np.float32)  # type: ignore[method-assign]
-    return one
 
 
 def test_orders_change_no_alias_before_they_are_carried_out(tmp_path: Path):

@@ -16,7 +16,7 @@ from everlearn.records import Arrays, Batch, Decision, Example, Floats, Label, P
 from everlearn.serve.isolation import FailureLog, IsolatedModel, ModelFailure
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, Spec
 from everlearn.stream import read
-from tests.loop.test_kill import disturbed
+from tests.support.kills import disturbed
 from tests.support.loops import FIELDS, spec, table
 from tests.support.models import Mean, examples, part
 

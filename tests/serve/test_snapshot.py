@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,87 +20,12 @@ import pytest
 
 from everlearn import model
 from everlearn.errors import BlobError, ConfigError, ModelError
-from everlearn.records import Arrays, Batch, Floats, Singles
 from everlearn.serve import snapshot
 from everlearn.serve.snapshot import Answering, Publisher, Reader
 from everlearn.version import codec
 from tests.support import ROOT
-from tests.support.models import Mean, examples
-
-
-class Filled:
-    """A model whose every number is the same: half an update would show."""
-
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        self.spec = dict(spec)
-        size = int(spec.get("size", 500))
-        self.arrays: Arrays = {"a": np.zeros(size), "b": np.zeros((3, size), np.float32), "c": np.zeros(7, np.int8)}
-
-    def fill(self, value: int) -> None:
-        for array in self.arrays.values():
-            array[...] = value % 100
-
-    def predict(self, batch: Batch) -> Singles:
-        return np.full((len(batch), 1), self.arrays["a"][0], np.float32)
-
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        return self.predict(batch)
-
-
-class Pinned:
-    """A model that keeps its numbers in a place of its own, and copies into it whatever it is given."""
-
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        self.spec = dict(spec)
-        self._inside = {"a": np.zeros(4)}
-
-    @property
-    def arrays(self) -> Arrays:
-        return self._inside
-
-    @arrays.setter
-    def arrays(self, arrays: Arrays) -> None:
-        for name, array in arrays.items():
-            self._inside[name][...] = array
-
-    def predict(self, batch: Batch) -> Singles:
-        return np.full((len(batch), 1), self._inside["a"][0], np.float32)
-
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        return self.predict(batch)
-
-
-class Averaged:
-    """A model that answers with the mean of what it has seen, and keeps the last rows, which only learning needs."""
-
-    def __init__(self, spec: Mapping[str, Any]) -> None:
-        self.spec = dict(spec)
-        self._own: Arrays = {"mean": np.zeros(1), "learn/seen": np.zeros((), np.int64), "learn/rows": np.zeros(50_000)}
-
-    @property
-    def arrays(self) -> Arrays:
-        return self._own
-
-    @arrays.setter
-    def arrays(self, arrays: Arrays) -> None:
-        self._own = self._own | arrays
-
-    def predict(self, batch: Batch) -> Singles:
-        return np.full((len(batch), 1), self._own["mean"][0], np.float32)
-
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
-        said = self.predict(batch)
-        for one in y:
-            self._own["learn/rows"][int(self._own["learn/seen"])] = one
-            self._own["learn/seen"] += 1
-            self._own["mean"][0] = self._own["learn/rows"][: int(self._own["learn/seen"])].mean()
-        return said
-
-
-def filled(value: int = 0, **spec: Any) -> Filled:
-    made = Filled({"family": "tests.serve.test_snapshot:Filled", **spec})
-    made.fill(value)
-    return made
+from tests.support.models import Mean, examples, mixed_rows
+from tests.support.published import filled
 
 
 def serving(folder: Path) -> Path:
@@ -108,35 +33,9 @@ def serving(folder: Path) -> Path:
     return folder
 
 
-def publish_for_ever(folder: Path, size: int) -> None:
-    """What the publishing child does until it is killed."""
-    publisher, made = Publisher(folder), filled(size=size)
-    while True:
-        made.fill(publisher.sequence + 1)
-        publisher.publish(Answering("v", made), None, publisher.sequence + 1, {"x": made.arrays["c"]})
-
-
-def read_many(folder: Path, reads: int) -> tuple[int, int]:
-    """What each reading child does; how many snapshots it saw, and how many reads were torn."""
-    reader, torn, seen, last = Reader(folder, model.build), 0, 0, -1
-    for _ in range(reads):
-        held = reader.current()
-        seen += held.sequence != last
-        torn += held.sequence < last or held.position != held.sequence
-        last = held.sequence
-        value, arrays = last % 100, held.champion.model.arrays
-        whole = all((array == value).all() for array in (*arrays.values(), held.arrays["x"]))
-        torn += not whole
-        try:
-            reader.check()
-        except BlobError:
-            torn += 1
-    return seen, torn
-
-
 @contextmanager
 def child(function: str, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
-    code = f"from tests.serve import test_snapshot as t; from pathlib import Path; print(t.{function}(*{arguments!r}))"
+    code = f"from tests.support import published as t; from pathlib import Path; print(t.{function}(*{arguments!r}))"
     code = code.replace("PosixPath", "Path")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -213,7 +112,7 @@ def test_what_is_published_is_what_is_read(tmp_path):
 def test_what_only_learning_needs_stays_with_who_learns(tmp_path):
     folder = serving(tmp_path / "s")
     publisher, reader = Publisher(folder), Reader(folder, model.build)
-    champion, canary = (model.build({"family": "tests.serve.test_snapshot:Averaged"}) for _ in range(2))
+    champion, canary = (model.build({"family": "tests.support.published:Averaged"}) for _ in range(2))
     rows = examples(20)
     for turn in range(3):
         champion.learn(rows.batch, rows.y + turn, rows.weight)
@@ -232,7 +131,7 @@ def test_what_only_learning_needs_stays_with_who_learns(tmp_path):
 
 def test_a_snapshot_without_what_answering_needs_is_refused(tmp_path):
     folder = serving(tmp_path / "s")
-    made = model.build({"family": "tests.serve.test_snapshot:Averaged"})
+    made = model.build({"family": "tests.support.published:Averaged"})
     publisher, reader = Publisher(folder), Reader(folder, model.build, patience=0.0)
     made.arrays = {"mean": np.zeros(2)}
     publisher.publish(Answering("v", made), None, 1, {})
@@ -270,7 +169,7 @@ def test_an_old_snapshot_stays_as_it_was_for_as_long_as_it_is_held(tmp_path):
 def test_champion_and_canary_of_one_spec_do_not_share_numbers(tmp_path, family):
     folder = serving(tmp_path / "s")
     publisher, reader = Publisher(folder), Reader(folder, model.build)
-    one, other = (model.build({"family": f"tests.serve.test_snapshot:{family}"}) for _ in range(2))
+    one, other = (model.build({"family": f"tests.support.published:{family}"}) for _ in range(2))
     batch = examples(1).batch
     for value in (1.0, 2.0, 3.0):
         one.arrays["a"][...], other.arrays["a"][...] = value, -value
@@ -339,7 +238,7 @@ def test_a_snapshot_that_is_behind_the_word_is_used_and_looked_at_again(tmp_path
 def future(folder: Path, sequence: int) -> None:
     """Put a snapshot of a format to come in place."""
     header = {"kind": "snapshot", "format": 99, "sequence": sequence, "secret": True}
-    (folder / "next").write_bytes(codec.packed({"champion/a": np.zeros(3)}, header))
+    (folder / "next").write_bytes(codec.dump({"champion/a": np.zeros(3)}, header))
     (folder / "next").replace(folder / snapshot.CURRENT)
 
 
@@ -535,21 +434,16 @@ from pathlib import Path
 import sys
 import numba.core.event as event
 from everlearn import model
-from everlearn.snapshot import Reader
-from tests.serve.test_snapshot import rows
+from everlearn.serve.snapshot import Reader
+from tests.support.models import mixed_rows
 compiled = []
 class Count(event.Listener):
     def on_start(self, event): compiled.append(event)
     def on_end(self, event): pass
 event.register("numba:compile", Count())
-said = Reader(Path(sys.argv[1]), model.build).current().champion.model.predict(rows())
+said = Reader(Path(sys.argv[1]), model.build).current().champion.model.predict(mixed_rows())
 print(len(compiled), said.tobytes().hex())
 """
-
-
-def rows() -> Batch:
-    some = examples(5, dense=10).batch
-    return Batch(some.dense, np.arange(6), np.arange(5, dtype=np.int32), np.ones(5, np.float32))
 
 
 def test_the_kernels_of_another_process_take_read_only_arrays_and_are_not_compiled_again(tmp_path):
@@ -558,7 +452,7 @@ def test_the_kernels_of_another_process_take_read_only_arrays_and_are_not_compil
     made = model.build({"family": "linear", "task": "binary", "dense": 10, "hashed": 256, "classes": 2})
     made.learn(some.batch, some.y, some.weight)
     Publisher(folder).publish(Answering("v", made), None, 1, {})
-    expected = made.predict(rows()).tobytes().hex()
+    expected = made.predict(mixed_rows()).tobytes().hex()
     for _ in range(2):  # the first may have to fill the cache
         command = [sys.executable, "-c", PREDICTS, str(folder)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -39,6 +39,11 @@ def record(columns: dict[str, Any], row: int) -> dict[str, Any]:
     return {name: columns[name][row] for name in FIELDS}
 
 
+def wave(row: int) -> dict[str, Any]:
+    """Return the features of any row, without a table."""
+    return {"a": np.sin(row), "b": np.cos(3 * row), "c": f"c{row % 4}"}
+
+
 def bytes_of(loop: Loop) -> dict[str, bytes]:
     arrays, _ = loop.fold.state()
     return {name: array.tobytes() for name, array in arrays.items()}

@@ -42,3 +42,16 @@ def examples(n: int, seed: int = 0, dense: int = 3) -> Examples:
     batch = Batch(x, np.zeros(n + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
     y = (x[:, 0] + 0.3 * draw.normal(size=n) > 0).astype(np.float64)
     return Examples(batch, y, np.ones(n, np.float32), np.arange(1, n + 1))
+
+
+def mixed_rows() -> Batch:
+    """Return 5 rows of 10 dense columns and one hashed entry each."""
+    some = examples(5, dense=10).batch
+    return Batch(some.dense, np.arange(6), np.arange(5, dtype=np.int32), np.ones(5, np.float32))
+
+
+def wide(spec: Mapping[str, Any]) -> Mean:
+    """Build a model of two classes that predicts five."""
+    made = Mean(spec)
+    made.predict = lambda batch: np.zeros((len(batch), 5), np.float32)  # type: ignore[method-assign]
+    return made
