@@ -136,7 +136,7 @@ def test_an_order_for_a_version_whose_blob_is_lost_or_changed_is_noted_and_nothi
     [
         ({"family": "nowhere:build"}, "no module named 'nowhere'"),
         ({"family": "linear", "speed": 3}, "speed"),
-        ({"family": "tests.loop.test_carry_out:broken"}, "RuntimeError: on purpose"),
+        ({"family": "tests.loop.test_user_orders:broken"}, "RuntimeError: on purpose"),
         ({"family": "tests.support.models:wide"}, r"answers one row with shape \(1, 5\)"),
     ],
 )
