@@ -426,7 +426,7 @@ def test_the_order_is_kept_in_plain_values(tmp_path: Path):
         how = How(method="dare", seed=3, scale=0.5)
         order = commands.merge(loop.spec, loop.home.versions, ("champion", "challenger"), how, "why")
         assert order.detail["merge"] == {
-            "method": "dare", "weights": (0.5, 0.5), "density": 0.5, "scale": 0.5, "seed": 3,
+            "method": "dare", "weights": [0.5, 0.5], "density": 0.5, "scale": 0.5, "seed": 3,
             "parents": ["champion", "challenger"], "ancestor": "", "versions": [loop.versions()[0].id] * 2,
         }  # fmt: skip
         assert json.loads(msgspec.json.encode(order))["detail"]["ask"] == "merge"

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from everlearn.app.worker import body_reader
-from tests.support.workers import RECORD, SENT, Site, with_serve
+from everlearn.spec import MOST_BYTES
+from tests.support.workers import RECORD, SENT, Site
 
 
 @pytest.mark.parametrize("parts", [1, 7])
 def test_a_body_has_its_bound(start, parts):
-    site = start(with_serve(body=1000))
-    fits = json.dumps({"features": RECORD}).encode().ljust(1000)
+    site = start()
+    fits = json.dumps({"features": RECORD}).encode().ljust(MOST_BYTES)
     assert site.once("/predict", fits, parts=parts).status == 200
     reply = site.once("/predict", fits + b" ", parts=parts)
     assert (reply.status, reply.headers["connection"]) == (413, "close")
-    assert "at most 1000 bytes" in reply.json()["detail"]
+    assert f"at most {MOST_BYTES} bytes" in reply.json()["detail"]
 
 
 def test_bodies_on_their_way_have_a_bound_together(start, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.workers import JSON, RECORD, Site, with_serve
+from everlearn.spec import MOST_ROWS
+from tests.support.workers import JSON, RECORD, Site
 
 
 @settings(max_examples=60, deadline=None)
@@ -34,16 +35,16 @@ def test_a_key_is_text_of_some_length(start, id):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/predict", {"instances": [RECORD] * 4}),
-        ("/feedback", {"feedback": [{"id": "p", "label": "yes"}] * 4}),
-        ("/learn", {"examples": [{"features": RECORD, "label": "yes"}] * 4}),
+        ("/predict", {"instances": [RECORD] * (MOST_ROWS + 1)}),
+        ("/feedback", {"feedback": [{"id": "p", "label": "yes"}] * (MOST_ROWS + 1)}),
+        ("/learn", {"examples": [{"features": RECORD, "label": "yes"}] * (MOST_ROWS + 1)}),
     ],
 )
 def test_a_request_has_so_many_rows(start, path, body):
-    site = start(with_serve(batch=3))
+    site = start()
     reply = site.once(path, body)
     assert reply.status == 413
-    assert "got 4 rows in one request, expected at most 3" in reply.json()["detail"]
+    assert f"got {MOST_ROWS + 1} rows in one request, expected at most {MOST_ROWS}" in reply.json()["detail"]
     assert site.events() == []
 
 
