@@ -4,7 +4,8 @@
     python docs/why/draw_architecture.py --check    exit with 1 if one of them differs from the code
 
 The picture shows each module and package of `everlearn` at its rank: a box imports only boxes below it. The walks are
-traced: the script runs a small loop, and records each function that is called from another room.
+traced: the script runs a small loop, and records each function that is called from another room. It fails if a room is
+entered while it waits for another one, which only `loop/` may be.
 """
 
 from __future__ import annotations
@@ -151,6 +152,23 @@ def room(frame: FrameType, root: str) -> str:
     return first if first in ROOMS else ""
 
 
+def callers(frame: FrameType, root: str) -> list[FrameType]:
+    """Return the frames in rooms that a frame was called from, the nearest first."""
+    found, caller = list[FrameType](), frame.f_back
+    while caller is not None:
+        if room(caller, root):
+            found.append(caller)
+        caller = caller.f_back
+    return found
+
+
+def is_detail(module: str, function: str) -> bool:
+    """Return True for properties and kernels, which the lists leave out."""
+    owner, _, name = function.rpartition(".")
+    kind = getattr(sys.modules.get(f"everlearn.{module}"), owner, None) if owner else None
+    return module.endswith("kernels") or isinstance(vars(kind).get(name) if kind else None, property)
+
+
 @contextmanager
 def traced() -> Iterator[list[str]]:
     """Record each function that is called from another room, or from another file of the loop, in order."""
@@ -161,16 +179,18 @@ def traced() -> Iterator[list[str]]:
         function = frame.f_code.co_qualname
         if not here or "<" in function or "__" in function:
             return
-        caller = frame.f_back
-        while caller is not None and not room(caller, root):
-            caller = caller.f_back
-        if caller is not None and caller.f_code.co_filename == frame.f_code.co_filename:
+        above = callers(frame, root)
+        if above and above[0].f_code.co_filename == frame.f_code.co_filename:
             return
-        if caller is not None and room(caller, root) == here != "loop":
+        rooms = [room(caller, root) for caller in above]
+        if here != "loop" and rooms and rooms[0] == here:
             return
         path = Path(frame.f_code.co_filename).relative_to(root).with_suffix("")
-        call = f"{'.'.join(path.parts).removesuffix('.__init__')}.{function}"
-        if call not in calls:
+        module = ".".join(path.parts).removesuffix(".__init__")
+        if here != "loop" and here in rooms:
+            raise SystemExit(f"{module}.{function} is called from {rooms[0]}, while {here} waits for {rooms[0]}")
+        call = f"{module}.{function}"
+        if call not in calls and not is_detail(module, function):
             calls.append(call)
 
     sys.setprofile(look)
