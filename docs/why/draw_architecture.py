@@ -26,7 +26,7 @@ PAGE = HERE / "architecture.md"
 PICTURE = HERE.parent / "images" / "architecture.svg"
 
 STEPS = ("events", "predict", "feedback", "learn", "gate", "version", "serve")
-DOORS = ("app", "cli", "client")
+DOORS = ("app", "cli", "client", "erase")
 ROOMS = (*STEPS, "loop")  # what a walk leads through; the parts that they use are left out
 
 BOX, ROW, LEFT = 106, 68, 80

@@ -70,7 +70,7 @@ def test_arrays_that_are_gone_cannot_be_promoted(own):
     ("model", "words"),
     [
         ({"family": "os:system"}, "may not be started here"),
-        ({"family": "linear", "foo": 1}, "unknown field `foo`"),
+        ({"family": "linear", "foo": 1}, "foo: unknown setting"),
         ({"family": "linear", "dense": 7}, "expected (1, 7)"),
         ({"family": ["linear"]}, "may not be started here"),
     ],
