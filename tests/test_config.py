@@ -240,3 +240,14 @@ def test_encoders_and_families_refuse_a_layout_they_do_not_know() -> None:
         with pytest.raises(ConfigError, match=rf"model\.layout: got 3; family '{family}' has layouts 1 to 2"):
             el.build({"family": family, "layout": 3}, shape)
     assert "layout" not in el.build({"family": "linear", "layout": 1}, shape).spec
+
+
+@pytest.mark.parametrize("name", ["epochs", "replay.width", "serve.body"])
+def test_the_file_of_an_existing_home_may_name_settings_that_were_removed(tmp_path: Path, name: str) -> None:
+    record, _, field = name.rpartition(".")
+    table = {field: 2} if not record else {record: {field: 2}}
+    values: dict[str, Any] = {"schema": {**SCHEMA, "classes": [0, 1]}, **table}
+    with pytest.raises(ConfigError, match=f"{name}: this setting was removed"):
+        config.convert(values, folder=tmp_path)
+    (tmp_path / "log.sqlite").touch()
+    assert config.convert(values, folder=tmp_path) == config.convert({"schema": values["schema"]})

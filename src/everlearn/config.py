@@ -91,8 +91,12 @@ _HEADING = """\
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path) -> Spec:
-    """Read `everlearn.toml`. Raises ConfigError naming the file and the setting at fault."""
+def load(path: str | Path, folder: Path | None = None) -> Spec:
+    """Read `everlearn.toml`. Raises ConfigError naming the file and the setting at fault.
+
+    The file of an existing home may name settings that were removed since: the home keeps their values. `folder` is
+    that home, where it is not the one that the file names.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -106,16 +110,20 @@ def load(path: str | Path) -> Spec:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    return convert(values, str(path))
+    return convert(values, str(path), folder or _folder(path, values.get("home", "")))
 
 
-def convert(values: Mapping[str, Any], where: str = "the spec") -> Spec:
+def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
     """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
+
+    Settings that were removed are refused, unless `folder` is an existing home, which keeps their values.
 
     >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
     Traceback (most recent call last):
     everlearn.errors.ConfigError: the spec: mode: got 'lve'; expected 'live' or 'gated'
     """
+    if folder is not None and (folder / "log.sqlite").exists():
+        values = _without_removed(values)
     for name in [*_REMOVED, *STORED_ONLY]:
         if _has(values, name):
             todo = _REMOVED.get(name, "Remove it: only stored specs have it")
@@ -147,7 +155,22 @@ def home(spec: Spec, path: Path) -> Path:
     That is EVERLEARN_HOME or `spec.home`, both relative to the file's folder, else the file's own name ending in
     `.home`.
     """
-    return path.parent / (os.environ.get("EVERLEARN_HOME") or spec.home or f"{path.stem}.home")
+    return _folder(path, spec.home)
+
+
+def _folder(path: Path, named: Any) -> Path:
+    return path.parent / str(os.environ.get("EVERLEARN_HOME") or named or f"{path.stem}.home")
+
+
+def _without_removed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without the settings that were removed."""
+    left = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    for path in _REMOVED:
+        record, _, name = path.rpartition(".")
+        table = left.get(record) if record else left
+        if isinstance(table, dict):
+            table.pop(name, None)
+    return left
 
 
 def webhook_secret() -> str:

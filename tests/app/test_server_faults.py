@@ -452,8 +452,9 @@ def test_a_home_of_an_earlier_release_is_opened_and_served(tmp_path):
     expected = json.loads((DATA / "home-format-1.json").read_text())
     with tarfile.open(DATA / "home-format-1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    settings, home = config.convert(expected["spec"]), tmp_path / "home"
-    with el.open(settings, home=home) as loop:
+    home = tmp_path / "home"
+    settings = config.convert(expected["spec"], folder=home)
+    with el.open(expected["spec"], home=home) as loop:
         report = loop.report()
         assert {name: report[name] for name in ("examples", "waiting", "champion")} == {
             name: expected[name] for name in ("examples", "waiting", "champion")

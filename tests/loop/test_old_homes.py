@@ -31,22 +31,12 @@ from tests.support import ROOT
 
 DATA = ROOT / "tests" / "data"
 HOMES: dict[str, Any] = json.loads((DATA / "homes-0.1.0.json").read_text(encoding="utf-8"))["homes"]
-REMOVED = ("replay.width", "limits.window")  # of those that these homes were started with
 
 
 def unpacked(name: str, folder: Path) -> Path:
     with tarfile.open(DATA / f"home-0.1.0-{name}.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return folder / "home"
-
-
-def settings_now(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a home without those that were removed since."""
-    left: dict[str, Any] = json.loads(json.dumps(spec))
-    for name in REMOVED:
-        record, _, field = name.partition(".")
-        left.get(record, {}).pop(field, None)
-    return left
 
 
 def record(spec: dict[str, Any], values: list[Any]) -> dict[str, Any]:
@@ -117,7 +107,7 @@ def test_a_home_opens_goes_on_and_rolls_back(name: str, tmp_path: Path) -> None:
     known, home = HOMES[name], unpacked(name, tmp_path)
     spec, times = known["spec"], known["times"]
     now = times["opened"]
-    with el.open(settings_now(spec), home, clock=lambda: now) as loop:
+    with el.open(spec, home, clock=lambda: now) as loop:
         opened = facts(loop)
         compare(known["opened"], opened | {"answers": answers(loop, known, "opened")})
         for number, step in enumerate(known["steps"]):
@@ -133,11 +123,11 @@ def test_a_home_opens_goes_on_and_rolls_back(name: str, tmp_path: Path) -> None:
         assert not any(made.action == "config" and made.by == "user" for made in loop.decisions())
 
 
-def test_a_file_that_still_has_a_removed_setting_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    home = unpacked("live", tmp_path)
+def test_an_old_home_keeps_the_values_of_removed_settings_and_a_new_one_refuses_them(tmp_path: Path) -> None:
+    spec = HOMES["live"]["spec"]
     with pytest.raises(ConfigError, match=r"limits\.window: this setting was removed\. Remove it: .* keeps its value"):
-        el.open(HOMES["live"]["spec"], home)
-    with el.open(settings_now(HOMES["live"]["spec"]), home) as loop:
+        el.open(spec, tmp_path / "new")
+    with el.open(spec, unpacked("live", tmp_path)) as loop:
         assert loop.spec.limits.window == 100
         assert loop.spec.replay.width == 4
         assert loop.spec.log.rows == "auto"
@@ -145,7 +135,7 @@ def test_a_file_that_still_has_a_removed_setting_is_refused_with_what_to_do(tmp_
 
 def test_a_setting_that_is_changed_is_one_decision_with_all_settings(tmp_path: Path) -> None:
     home = unpacked("live", tmp_path)
-    spec = settings_now(HOMES["live"]["spec"])
+    spec = HOMES["live"]["spec"]
     with el.open({**spec, "tick": 20}, home) as loop:
         last = loop.decisions()[-1]
     assert (last.action, last.reason, last.detail["tick"]) == ("config", "settings changed: tick", 20)
@@ -175,7 +165,8 @@ def rewritten(home: Path, **changes: Any) -> None:
     ],
 )
 def test_a_home_of_a_newer_release_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-    home, settings = tmp_path / "home", settings_now(HOMES["live"]["spec"])
+    schema = {"label": "y", "task": "binary", "classes": ["no", "yes"], "fields": {"a": "numeric"}}
+    home, settings = tmp_path / "home", {"schema": schema}
     with el.open(settings, home) as loop:
         loop.learn({"a": 1.0}, "yes")
     held = config.stored(config.convert(settings))

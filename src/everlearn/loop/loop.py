@@ -52,11 +52,12 @@ def open(
     `LogError` if another process has the home open.
     """
     path = Path(source) if isinstance(source, str | Path) else Path("everlearn.toml")
+    folder = Path(home) if home is not None else None
     if isinstance(source, str | Path):
-        spec = config.load(path)
+        spec = config.load(path, folder)
     else:
-        spec = source if isinstance(source, Spec) else config.convert(source)
-    return Loop(spec, Path(home) if home is not None else config.home(spec, path), clock=clock)
+        spec = source if isinstance(source, Spec) else config.convert(source, folder=folder)
+    return Loop(spec, folder or config.home(spec, path), clock=clock)
 
 
 class Loop:
