@@ -172,7 +172,7 @@ def test_a_wrong_setting_is_named(folder, capsys):
     text = Path("everlearn.toml").read_text()
     Path("everlearn.toml").write_text(text + "\n[gate]\nalpha = 2.0\n")
     call("run", expect=1)
-    assert "gate.alpha: expected `float` < 1.0, got 2.0" in " ".join(capsys.readouterr().err.split())
+    assert "gate.alpha: got 2.0; expected a number above 0 and below 1" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("name", ["sms_spam", "hflights", "covtype20k", "insects_gradual"])

@@ -44,7 +44,7 @@ def test_erase_forgets_a_value(data, folder, capsys):
     (folder / "rows.csv").write_text(rows)
     data("init", "rows.csv", "--label", "y")
     path = folder / "everlearn.toml"
-    path.write_text(path.read_text() + '\n[log]\nrows = "always"\n')
+    path.write_text('subject = "user"\n' + path.read_text())  # so that rows of files are appended to the log
     data("run")
     erased = data("erase", "--where", "user=anna", "--reason", "she asked")
     assert erased["detail"]["events"] == {"example": 12}

@@ -141,7 +141,7 @@ def test_an_error_is_the_same_as_in_process(stage, call, error):
 def test_files_of_the_server_that_fail_are_the_same_error_without_their_paths(stage, call, caplog, kind):
     caplog.set_level(logging.CRITICAL)
     stage.replies(kind("/srv/log: disk full"))
-    with pytest.raises(kind, match="in its log under this id") as caught:
+    with pytest.raises(kind, match="in the log under this id") as caught:
         call("predict", {"x": 1})
     assert "/srv" not in str(caught.value)
 

@@ -64,7 +64,7 @@ def diagonal(net: Net, rows: TensorRows, labels: Labels = "model") -> Tensors:
             [0., 0.]])
     >>> entropy = lambda out, rows: nn.functional.cross_entropy(out, rows.y, reduction="none")
     >>> net = Net(module, dict(module.named_parameters()), 2, 2, 0, lambda x: module(*x), entropy, lambda n, s: rows)
-    >>> rows = Rows((torch.tensor([[1.0, 2.0], [3.0, 0.0]]),), torch.tensor([0, 1]), torch.ones(2))
+    >>> rows = TensorRows((torch.tensor([[1.0, 2.0], [3.0, 0.0]]),), torch.tensor([0, 1]), torch.ones(2))
     >>> diagonal(net, rows)["weight"]  # p(1 - p) times the mean of the squares
     tensor([[1.2500, 0.5000],
             [1.2500, 0.5000]])
