@@ -39,7 +39,7 @@ _HALF = 20 * 64
 _LEAST, _ONE = int(np.float32(FLOOR).view(np.int32)), 127 << 23
 _LN2 = math.log(2)
 _SHARES = 1 / (1 + np.arange(128) / 128)
-_LOGS = np.log1p(np.arange(128) / 128)
+_LOGS = np.array([math.log1p(j / 128) for j in range(128)])  # np.log1p rounds differently on different processors
 
 
 def start(task: Task, classes: int, points: int = 256) -> Arrays:

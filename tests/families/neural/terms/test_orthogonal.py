@@ -117,8 +117,9 @@ def test_what_adapters_answer_to_earlier_inputs_stays_and_the_rest_is_free() -> 
         for step in range(5):
             stir(net, 2 + step, by=10.0)
             stepped(Orthogonal(), net, own, nothing())
-            assert torch.allclose(layer(x), before, atol=1e-3)
-        assert (layer(random(40, 12, seed=9)) - other).abs().min() > 1e-3
+            moved = (layer(random(40, 12, seed=9)) - other).abs()
+            assert (layer(x) - before).abs().max() < 1e-4 * moved.max()  # float32 on weights in the hundreds
+        assert moved.min() > 1e-3
 
 
 @pytest.mark.parametrize("conv", [nn.Conv2d(1, 10, 3, stride=2, padding=1), nn.Conv2d(1, 10, (1, 3), padding="same")])
