@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# The threads of PyTorch wait in busy loops: where several processes share the cores, a small network takes ten times as
+# long. Set before PyTorch is imported; the servers that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.support")  # before the first import of it
 
-from tests.support import SHARED  # noqa: E402
+from tests.support import ROOT, SHARED  # noqa: E402
 
 # No test depends on how fast the machine is: the first example may compile a kernel.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+SERVERS = ("tests/app/test_", "tests/cli/test_server", "tests/test_examples", "tests/loop/test_kill", "tests/client/")
+
 collect_ignore = ["data"]  # what is in it is read, and made by scripts that need more than the tests do
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup`, keep a file in one process, and all servers under load in the same one.
+
+    Two such servers at a time would leave the learners, which have a low priority, no processor.
+    """
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            file = item.path.relative_to(ROOT).as_posix()
+            item.add_marker(pytest.mark.xdist_group("servers" if file.startswith(SERVERS) else file))
 
 
 @pytest.fixture(scope="session")
