@@ -264,7 +264,7 @@ def _newer(where: str, what: str, got: Any, known: int) -> str:
 
 def _full(record: msgspec.Struct) -> dict[str, Any]:
     """Return every field of a record as plain values, defaults included."""
-    fields = ((field.name, getattr(record, field.name)) for field in msgspec.structs.fields(record))
+    fields = ((name, getattr(record, name)) for name in record.__struct_fields__)
     return {
         name: _full(value) if isinstance(value, msgspec.Struct) else msgspec.to_builtins(value)
         for name, value in fields

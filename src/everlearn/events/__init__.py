@@ -6,10 +6,10 @@ recognises equal events, and `seals` chains the decisions. The payloads are defi
 reads them lives in `loop/`; `docs/why/log.md` states the guarantees under each kind of failure.
 """
 
-from everlearn.events.deduplication import key
+from everlearn.events.deduplication import KINDS, key
 from everlearn.events.file import Durability
 from everlearn.events.log import Log, connect, scan
-from everlearn.events.rows import KINDS, Row, row
+from everlearn.events.rows import Row, row
 from everlearn.events.seals import ChainCheck
 from everlearn.events.sqlite import SqliteLog
 

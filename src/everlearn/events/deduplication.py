@@ -6,7 +6,7 @@ Here a duplicate label is recognised. `SqliteLog.write` drops it, and returns th
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -26,6 +26,9 @@ from everlearn.records import (
     Scalar,
 )
 
+KINDS: dict[type[Any], str] = {record: str(record.__struct_config__.tag) for record in get_args(Payload)}
+"""The word for each kind of event, in the log and in keys."""
+
 
 def key(payload: Payload) -> str:
     """Return the key under which the log holds a payload once: equal payloads have equal keys.
@@ -39,9 +42,9 @@ def key(payload: Payload) -> str:
     """
     match payload:
         case Prediction() | Example():
-            return f"{_kind(payload)}:{payload.id}"
+            return f"{KINDS[type(payload)]}:{payload.id}"
         case Label() | Reward() | Preference():
-            return f"{_kind(payload)}:{payload.id}:{_judgement(payload)}"
+            return f"{KINDS[type(payload)]}:{payload.id}:{_judgement(payload)}"
         case Decision():
             moved = (payload.alias, payload.version, payload.previous)
             return f"decision:{_digest((payload.action, payload.at, payload.by, *moved, payload.detail))}"
@@ -70,7 +73,3 @@ def _canonical(value: Scalar) -> Scalar:
 
 def _digest(content: tuple[Any, ...]) -> str:
     return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=12).hexdigest()
-
-
-def _kind(payload: Payload) -> str:
-    return str(type(payload).__struct_config__.tag)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from everlearn.errors import InputError
-from everlearn.events.deduplication import key
+from everlearn.events.deduplication import KINDS, key
 from everlearn.records import (
     Payload,
 )
@@ -19,7 +19,6 @@ Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as J
 
 RARE = ("decision", "version", "checkpoint", "rejected")
 IS_RARE = f"kind IN ({', '.join(map(repr, RARE))})"  # must equal the condition of the index, or SQLite does not use it
-KINDS: dict[type[Any], str] = {record: str(record.__struct_config__.tag) for record in get_args(Payload)}
 
 
 def row(payload: Payload, at: float) -> Row:

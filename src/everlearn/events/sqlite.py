@@ -17,9 +17,9 @@ import msgspec
 
 from everlearn.errors import ConfigError, InputError, LogError, did_you_mean
 from everlearn.events import file, seals
-from everlearn.events.deduplication import key
+from everlearn.events.deduplication import KINDS, key
 from everlearn.events.file import Durability
-from everlearn.events.rows import IS_RARE, KINDS, RARE, Row, decode, row
+from everlearn.events.rows import IS_RARE, RARE, Row, decode, row
 from everlearn.events.seals import ChainCheck
 from everlearn.records import Born, Erased, Event, Example, Label, Payload, Prediction
 

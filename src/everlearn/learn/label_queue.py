@@ -126,7 +126,7 @@ class LabelQueue:
             known = predictions.get(champion.uid)
             answers = known if known is not None else champion.tried.predict(examples.batch)
         examples, learned, keep = limiter.admit_rows(examples, sources, answers)
-        if not keep.all():
+        if keep is not None:
             predictions = {uid: scores[keep] for uid, scores in predictions.items()}
         if not len(examples.y):
             return 0

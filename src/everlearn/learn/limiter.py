@@ -30,12 +30,12 @@ class Admitted(NamedTuple):
     """Rows that count.
 
     `examples` carry the weights for scoring, `learned` float32 (n,) those for learning. `keep`, bool (m,), marks them
-    among the m rows that were offered.
+    among the m rows that were offered; None if all of them count.
     """
 
     examples: Examples
     learned: Singles
-    keep: NDArray[np.bool_]
+    keep: NDArray[np.bool_] | None
 
 
 class Limiter:
@@ -93,8 +93,10 @@ class Limiter:
         learned, why = limits.admit_rows(self.arrays, self.spec, sources, weight, losses, y, examples.position)
         scored = np.where(why == limits.QUARANTINE, np.minimum(weight, np.float32(self.spec.weight)), learned)
         keep = (scored > 0.0) | ~(weight > 0.0)
-        examples = select(dataclasses.replace(examples, weight=scored), keep)
-        return Admitted(examples, learned if keep.all() else learned[keep], keep)
+        examples = dataclasses.replace(examples, weight=scored)
+        return (
+            Admitted(examples, learned, None) if keep.all() else Admitted(select(examples, keep), learned[keep], keep)
+        )
 
 
 class ClippedAhead:

@@ -359,6 +359,11 @@ def order_id(decision: Decision) -> str | None:
     return decision.detail.get("order")
 
 
+def full_spec(decision: Decision) -> dict[str, Any] | None:
+    """Return the full spec of the loop that a decision holds: a start, or a change of settings; else None."""
+    return decision.detail.get("spec")
+
+
 def examples(decision: Decision) -> int:
     """Return the number of examples scored before a decision; 0 where it does not say."""
     return int(decision.detail.get("examples", 0))

@@ -23,8 +23,8 @@ from everlearn.gate.guard_names import guarded_class
 from everlearn.learn import limits
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
 from everlearn.learn.monitor import DRIFT, Monitor
-from everlearn.loop import rebuild
-from everlearn.loop.details import Without
+from everlearn.loop import details, rebuild
+from everlearn.loop.details import RolledBackWithout, Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.loop.stretch import Stretch
@@ -367,13 +367,9 @@ class Fold:
 
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""
-        found = [
-            payload.detail["without"]
-            for payload in outcome
-            if isinstance(payload, Decision) and "without" in payload.detail
-        ]
-        if found:
-            self.left_out += [msgspec.convert(detail, Without) for detail in found]
+        made = [details.read(payload) for payload in outcome if isinstance(payload, Decision)]
+        if found := [detail.without for detail in made if isinstance(detail, RolledBackWithout)]:
+            self.left_out += found
             self.rejoin(self.is_left_out, position)
 
     def is_left_out(self, event: Event) -> bool:

@@ -228,5 +228,6 @@ def _warm_until(log: Log) -> int:
     """Return the position up to which examples belong to the warm start."""
     for event in scan(log, kinds=("decision",)):
         if isinstance(event.payload, Decision) and event.payload.action == "start":
-            return int(event.payload.detail.get("learned", (0, 0))[0])
+            started = details.progress(event.payload)
+            return started[event.payload.version].log if started else 0
     return 0

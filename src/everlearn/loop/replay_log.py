@@ -9,6 +9,7 @@ import msgspec
 from everlearn import config
 from everlearn.errors import LogError
 from everlearn.events import Log, scan
+from everlearn.loop import details
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.home import Home
 from everlearn.records import Born, Decision, Payload
@@ -29,12 +30,13 @@ def replay_log(log: Log, versions: Versions) -> Fold:
     position, start = next(
         ((at, decision) for at, decision in _decisions(log, 0) if decision.action == "start"), (0, None)
     )
-    if start is None or "spec" not in start.detail:
+    settings = details.full_spec(start) if start is not None else None
+    if start is None or settings is None:
         raise LogError(
             "the log's first decision: got no settings; expected a log that this release started. Open the loop from "
             "its checkpoints instead"
         )
-    fold = Fold(config.read_stored(start.detail["spec"], "the log"), versions, log)
+    fold = Fold(config.read_stored(settings, "the log"), versions, log)
     after = 0
     while batch := log.read(after, _READ if fold.started else max(1, min(_READ, position - after))):
         after = batch[-1].position
@@ -59,9 +61,8 @@ def change(fold: Fold, home: Home, spec: Spec) -> tuple[Spec, list[Payload]]:
     a changed setting that learned state depends on, or one that cannot work.
     """
     log, where = home.log, str(home.folder)
-    known = [
-        decision.detail["spec"] for _, decision in _decisions(log, fold.cursor["log"]) if "spec" in decision.detail
-    ]
+    held = (details.full_spec(decision) for _, decision in _decisions(log, fold.cursor["log"]))
+    known = [settings for settings in held if settings is not None]
     before = config.read_stored(known[-1], where) if known else fold.spec
     spec = config.resumed(before, spec)
     if not (changed := config.changed(before, spec, where)):

@@ -142,14 +142,14 @@ class Transitions:
                 continue
             if isinstance(action, RollBack) and roster.live:
                 self._paused = roster.champion
-                self._paused.learns = False
+                roster.let_learn(self._paused, False)
             return payloads
         raise ModelError(f"the champion failed, and there is no good version to go back to: {failure}") from failure
 
     def relent(self) -> None:
         """Re-enable training for the model paused during this event."""
         if self._paused is not None:
-            self._paused.learns = True
+            self._context.roster.let_learn(self._paused, True)
             self._paused = None
 
     def obey(self, order: Decision, at: int, now: Progress) -> list[Payload]:
@@ -181,6 +181,8 @@ def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Pa
     """Apply one action of the policy; return the payloads to log."""
     roster = context.roster
     match action:
+        case Nominate():  # the most frequent one
+            roster.nominate(moment.learned)
         case PromoteCandidate():
             return _promote(action, context, moment)
         case RollBack():
@@ -204,8 +206,6 @@ def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Pa
             roster.confirm(_contestant(roster, uid))
         case Withdraw(uid):
             roster.withdraw(_contestant(roster, uid))
-        case Nominate():
-            roster.nominate(moment.learned)
         case RaiseRate():
             context.monitor.boost()
         case Restart(uid):

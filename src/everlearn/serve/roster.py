@@ -85,7 +85,8 @@ class Roster:
         self.baselines: list[Contestant] = []
         self.contestants: list[Contestant] = []
         self._champion: Contestant | None = None
-        self._concepts: dict[int, Concept] = {}  # by uid, as of the flat view
+        self._contenders: dict[int, Contender] = {}  # by uid, as of the flat view
+        self._comparisons: list[tuple[Contestant, Contestant]] = []  # as of the flat view
         self._columns = columns
         self._uids = 0
 
@@ -150,7 +151,7 @@ class Roster:
 
     def concept(self, contestant: Contestant) -> Concept:
         """Return the concept that a contestant falls under; it must be in the roster."""
-        return self._concepts[contestant.uid]
+        return self._contenders[contestant.uid].concept
 
     def role_of(self, contestant: Contestant) -> Role:
         """Return the word for a contestant in checkpoints, in the status and on the dashboard."""
@@ -172,16 +173,18 @@ class Roster:
 
     def contenders(self) -> tuple[Contender, ...]:
         """Return all contestants as the policy sees them, in their stable order."""
-        return tuple(map(self.contender, self.contestants))
+        return tuple(self._contenders.values())
 
     def contender(self, contestant: Contestant) -> Contender:
         """Return one contestant as the policy sees it."""
-        concept = self.concept(contestant)
-        return Contender(contestant.uid, concept, contestant.version, contestant.learns, contestant.by)
+        return self._contenders[contestant.uid]
 
     def comparisons(self) -> list[tuple[Contestant, Contestant]]:
         """Return the pairs (candidate, reference) that the gate compares, in their order."""
-        champion, good = self.champion, self.good
+        return self._comparisons
+
+    def _pairs(self, champion: Contestant) -> list[tuple[Contestant, Contestant]]:
+        good = self.good
         candidates = [contestant for contestant in self.contestants if self._is_candidate(contestant)]
         pairs = [(candidate, champion) for candidate in candidates]
         known = (champion.version, good.version if good is not None else "")
@@ -207,11 +210,12 @@ class Roster:
 
     def nominate(self, learned: Progress = UNKNOWN) -> None:
         """Give every learning challenger without a snapshot one of the model that it is now; `live` mode has none."""
-        for challenger in [] if self.live else self.challengers:
-            if challenger.learns and challenger.snapshot is None:
-                challenger.snapshot = self._new(challenger.version, challenger.tried.twin())
-                challenger.snapshot.learned = learned
-        self._arrange()
+        owners = [one for one in self.challengers if one.learns and one.snapshot is None and not self.live]
+        for owner in owners:
+            owner.snapshot = self._new(owner.version, owner.tried.twin())
+            owner.snapshot.learned = learned
+        if owners:
+            self._arrange()
 
     def withdraw(self, snapshot: Contestant) -> None:
         """Remove a snapshot; its challenger may nominate another."""
@@ -296,6 +300,12 @@ class Roster:
         learners = [challenger for challenger in self.challengers if challenger.learns]
         if not self.live and self.standing is None and learners:
             learners[0].by = "loop"
+            self._arrange()
+
+    def let_learn(self, contestant: Contestant, learns: bool) -> None:
+        """Pause a contestant that learns, or let it learn again."""
+        contestant.learns = learns
+        self._arrange()
 
     def reset_evidence(self) -> None:
         """Drop all snapshots and evidence: the champion, or the gate, has changed, and they are about the old one."""
@@ -409,10 +419,15 @@ class Roster:
         seats += [("baseline", baseline) for baseline in self.baselines]
         seats += [("challenger", challenger) for challenger in self.challengers]
         seats += [("snapshot", challenger.snapshot) for challenger in self.challengers]
-        self._concepts = {contestant.uid: concept for concept, contestant in seats if contestant is not None}
-        self.contestants = sorted(
-            (contestant for _, contestant in seats if contestant is not None), key=lambda contestant: contestant.place
+        placed = sorted(
+            ((contestant, concept) for concept, contestant in seats if contestant is not None),
+            key=lambda pair: pair[0].place,
         )
+        self.contestants = [contestant for contestant, _ in placed]
+        self._contenders = {
+            one.uid: Contender(one.uid, concept, one.version, one.learns, one.by) for one, concept in placed
+        }
+        self._comparisons = [] if self._champion is None else self._pairs(self._champion)
 
     def _uid(self) -> int:
         self._uids += 1
