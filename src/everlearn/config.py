@@ -21,7 +21,7 @@ import tomli_w
 
 from everlearn import model
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import LAYOUT, STORED_ONLY, Spec
+from everlearn.spec import LAYOUT, SEAT_LAYOUT, STORED_ONLY, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
@@ -54,7 +54,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "keep": 50,
     "challengers": 2,
     "subject": "",
-    "gate": {"loss": "auto", "alpha": 0.05, "tolerance": 0.0, "minimum": 500, "cycle": 0, "guards": {}},
+    "gate": {"loss": "auto", "alpha": 0.05, "tolerance": 0.0, "minimum": 500, "cycle": 0, "guards": {}, "layout": 1},
     "drift": {
         "detector": "adwin",
         "watch": "loss",
@@ -206,6 +206,8 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
     held["serve"] = {name: value for name, value in held["serve"].items() if f"serve.{name}" not in _WITHOUT_EFFECT}
     if (layout := held["schema"]["layout"]) > LAYOUT:
         raise LogError(_newer(where, "schema.layout", layout, LAYOUT))
+    if (layout := held["gate"].get("layout", SEAT_LAYOUT)) > SEAT_LAYOUT:
+        raise LogError(_newer(where, "gate.layout", layout, SEAT_LAYOUT))
     if known := model.newest_layout(held["model"]):
         if (layout := held["model"].get("layout", 1)) > known:
             raise LogError(_newer(where, "model.layout", layout, known))
@@ -228,7 +230,12 @@ def settled(spec: Spec) -> Spec:
 
 
 def resumed(before: Spec, now: Spec) -> Spec:
-    """Return the settings `now` with what only stored specs have taken from `before`, which the home stored."""
+    """Return the settings `now` with what only stored specs have taken from `before`, which the home stored.
+
+    A home of release 0.1.0 keeps its mode: there, a file that leaves it out means "gated".
+    """
+    if before.gate.layout == 1:
+        now = msgspec.structs.replace(now, mode=before.mode)
     for name in STORED_ONLY:
         record, _, field = name.partition(".")
         held = msgspec.structs.replace(getattr(now, record), **{field: getattr(getattr(before, record), field)})

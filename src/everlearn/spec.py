@@ -20,8 +20,9 @@ MIB = 1 << 20
 MOST_BYTES = MIB  # of the body of one HTTP request
 MOST_ROWS = 1000  # in one HTTP request
 LAYOUT = 1  # newest layout of encoded rows; see `everlearn.schema`
+SEAT_LAYOUT = 2  # newest rules for who serves; see `everlearn.gate.policy`
 
-STORED_ONLY = ("schema.layout", "replay.width", "limits.window", "log.rows")
+STORED_ONLY = ("schema.layout", "gate.layout", "replay.width", "limits.window", "log.rows")
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -53,7 +54,8 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
     at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle).
     `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is brier or
-    absolute. `guards` maps "recall:CLASS" to the most of that recall that a promotion may cost.
+    absolute. `guards` maps "recall:CLASS" to the most of that recall that a promotion may cost. `layout` numbers the
+    rules of the seat (stored specs only): 1 are those of release 0.1.0.
     """
 
     loss: Literal["auto", "brier", "error", "log_loss", "absolute", "squared"] = "auto"
@@ -62,6 +64,7 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     minimum: Positive = 500
     cycle: Count = 0
     guards: dict[str, float] = {}
+    layout: Positive = SEAT_LAYOUT
 
 
 class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -163,8 +166,8 @@ class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All settings of a loop.
 
-    `mode` is "gated" (the champion stays as it is until the gate promotes) or "live" (every update serves at
-    once, a guard rolls back). `warm_start` is a share (below 1) or a number of rows to train on offline first.
+    `mode` is "live" (every update serves at once, a guard rolls back) or "gated" (the champion stays as it is until the
+    gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
     data a record is.
@@ -174,7 +177,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     model: dict[str, Any] = field(default_factory=lambda: {"family": "linear"})
     source: str = ""
     home: str = ""
-    mode: Literal["live", "gated"] = "gated"
+    mode: Literal["live", "gated"] = "live"
     seed: Annotated[int, Meta(ge=0, le=(1 << 62))] = 0
     warm_start: NotNegative = 0.0
     tick: Positive = 100

@@ -12,6 +12,7 @@ from everlearn.gate.policy import (
     Confirm,
     Contender,
     Expel,
+    KeepGood,
     Nominate,
     PromoteCandidate,
     RaiseRate,
@@ -117,7 +118,7 @@ def test_gated_verdicts_become_actions_and_learners_nominate(comparisons: Any, e
         ([], []),
         ([(LEARNER, None)], []),
         ([(LEARNER, WAIT)], []),
-        ([(LEARNER, YES)], [promote(2)]),  # it is the good version from now on
+        ([(LEARNER, YES)], [KeepGood(2, "promote", YES.evidence)]),  # it is the good version from now on
         ([(LEARNER, NO)], [back(3, NO)]),  # to the good version
         ([(STARTED, YES)], [promote(5)]),
         ([(STARTED, NO)], [reject(5)]),

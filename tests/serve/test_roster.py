@@ -188,9 +188,18 @@ def test_the_canary_is_the_oldest_challenger_gated_its_snapshot():
     assert live.canary is first
 
 
+def test_live_baselines_are_scored_and_never_compared():
+    roster = started(live=True)
+    assert roster.scored()["frozen"] == roster.baselines[0].uid
+    roster.install("v1", Mean(), keep=False)
+    assert ("frozen", "champion") not in compared(roster)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_baselines_are_scored_and_compared_once_they_differ(live: bool):
-    roster = started(live)
+    """In `gated` mode, and in every mode of release 0.1.0."""
+    roster = Roster(live, layout=1)
+    roster.start("v0", Mean())
     assert roster.scored()["frozen"] == roster.baselines[0].uid
     assert ("frozen", "champion") not in compared(roster)
     roster.install("v1", Mean(), keep=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from everlearn.records import Evidence, Verdict
-from everlearn.spec import DriftSpec
+from everlearn.spec import SEAT_LAYOUT, DriftSpec
 
 Concept = Literal["champion", "good", "challenger", "snapshot", "baseline"]
 By = Literal["loop", "drift", "user"]
@@ -45,7 +45,8 @@ class CandidateVerdict(NamedTuple):
 class View:
     """The roster at one moment: every contestant in its stable order, and the comparisons in their order.
 
-    `limit` is the number of models that may contend at a time; `minimum` is the number of examples before a verdict.
+    `limit` is the number of models that may contend at a time; `minimum` is the number of examples before a verdict,
+    `scored` the number of examples so far.
     """
 
     live: bool
@@ -53,6 +54,8 @@ class View:
     comparisons: tuple[CandidateVerdict, ...] = ()
     limit: int = 1
     minimum: int = 0
+    scored: int = 0
+    layout: int = SEAT_LAYOUT
 
 
 # ---- actions -------------------------------------------------------------------------------------------------------
@@ -65,6 +68,15 @@ class PromoteCandidate:
     uid: int
     reason: str
     evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class KeepGood:
+    """Store the live champion as it is now, as the good version to go back to."""
+
+    uid: int
+    reason: str
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,7 @@ class Expel:
 
 Action = (
     PromoteCandidate
+    | KeepGood
     | RollBack
     | Reject
     | Confirm
@@ -177,6 +190,9 @@ def decide(view: View) -> list[Action]:
 
     An action that moves the seat is the last one on evidence: all other evidence is about the champion before it.
     """
+    if view.layout > 1 and view.live and view.scored >= view.minimum and not _has_good(view):
+        champion = next(contender for contender in view.contenders if contender.concept == "champion")
+        return [KeepGood(champion.uid, f"the first version that has learned {view.scored} examples")]
     actions: list[Action] = []
     for candidate, verdict in view.comparisons:
         if verdict is None:
@@ -244,10 +260,16 @@ def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
         case "champion" if not better:
             good = next(contender for contender in view.contenders if contender.concept == "good")
             return RollBack(good.uid, reason, evidence)
+        case "champion" if view.layout > 1:
+            return KeepGood(candidate.uid, reason, evidence)
         case _ if better:
             return PromoteCandidate(candidate.uid, reason, evidence)
         case _:
             return Reject(candidate.uid, reason, evidence)
+
+
+def _has_good(view: View) -> bool:
+    return any(contender.concept == "good" for contender in view.contenders)
 
 
 def _is_hopeless(evidence: Evidence, minimum: int) -> bool:

@@ -90,7 +90,7 @@ class Fold:
         versions, log = self._versions, self._log
         self.spec = spec
         self.encoder = schema.Encoder(spec.schema)
-        self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1)
+        self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout)
         self.monitor = Monitor(spec, self.shape)
         self.left_out: list[Without] = []  # labels that rollbacks have left out
         self.joiner = Joiner(spec, self.encoder, self.monitor.limiter, log, self.is_left_out)
@@ -196,7 +196,7 @@ class Fold:
     def _begin(self, at: int) -> list[Payload]:
         first, warmed = self.warm_up.end(), self.warm_up.learned
         why = f"trained offline on {warmed} rows" if warmed else "untrained start"
-        born, start, *rest = self.transitions.start(first, why, at, self._learned())
+        born, start, *rest = self.transitions.start(first, why, at, self._learned(), warmed > 0)
         assert isinstance(start, Decision)
         return [born, msgspec.structs.replace(start, detail=start.detail | {"spec": config.stored(self.spec)}), *rest]
 

@@ -17,6 +17,7 @@ from everlearn.gate.policy import (
     CandidateVerdict,
     Confirm,
     Expel,
+    KeepGood,
     Nominate,
     PromoteCandidate,
     RaiseRate,
@@ -87,13 +88,13 @@ class Transitions:
         """Return the model that is a version."""
         return revive(self._context, version)
 
-    def start(self, first: Model, why: str, at: int, now: Progress) -> list[Payload]:
-        """Store the first version, and start the roster with it."""
+    def start(self, first: Model, why: str, at: int, now: Progress, trained: bool = True) -> list[Payload]:
+        """Store the first version, and start the roster with it; `trained` is false if it has learned nothing."""
         context, moment = self._context, Moment(at, now)
         born = store(context, moment, first, commands.without_layout(context.spec.model), (), why)
         note(context, [born])
         id, detail = born.version.id, Started(learned=now)
-        context.roster.start(id, first)
+        context.roster.start(id, first, trained)
         aliases = (Alias("champion", id), Alias("challenger", id))
         return [born, *(decision(context, moment, "start", why, "loop", detail, alias) for alias in aliases)]
 
@@ -174,7 +175,10 @@ def view(context: TransitionContext) -> View:
             share = policy.alpha_share(candidate.concept, spec.challengers)
             verdict = gate.verdict(contestant.trial.evidence, context.gate, share)
         comparisons.append(CandidateVerdict(candidate, verdict))
-    return View(roster.live, roster.contenders(), tuple(comparisons), spec.challengers, context.gate.minimum)
+    minimum, scored = context.gate.minimum, context.monitor.scored
+    return View(
+        roster.live, roster.contenders(), tuple(comparisons), spec.challengers, minimum, scored, roster.layout
+    )
 
 
 def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Payload]:
@@ -185,6 +189,8 @@ def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Pa
             roster.nominate(moment.learned)
         case PromoteCandidate():
             return _promote(action, context, moment)
+        case KeepGood():
+            return _keep_good(action, context, moment)
         case RollBack():
             return _roll_back(action, context, moment)
         case Reject(uid, reason, evidence):
@@ -231,6 +237,19 @@ def _promote(action: PromoteCandidate, context: TransitionContext, moment: Momen
     promoted = decision(context, moment, "promote", action.reason, "gate", detail, alias, action.evidence)
     roster.promote(candidate, version)
     return [*payloads, promoted]
+
+
+def _keep_good(action: KeepGood, context: TransitionContext, moment: Moment) -> list[Payload]:
+    """Store the live champion as a version, and keep that as good. "previous" moves to an older good version only."""
+    roster, champion = context.roster, context.roster.champion
+    spec, parent = context.versions.find(champion.version).spec, champion.version
+    born = store(context, moment, champion.model, spec, (parent,), action.reason, champion.trial)
+    previous = parent if roster.good is not None else ""
+    roster.keep_good(born.version.id)
+    note(context, [born])
+    alias, by = Alias("champion", born.version.id, previous), "gate" if action.evidence is not None else "loop"
+    detail = Promoted(learned=moment.learned)
+    return [born, decision(context, moment, "promote", action.reason, by, detail, alias, action.evidence)]
 
 
 def _roll_back(action: RollBack, context: TransitionContext, moment: Moment) -> list[Payload]:

@@ -26,6 +26,7 @@ from everlearn.gate.policy import By, Concept, Contender
 from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
 from everlearn.serve.isolation import IsolatedModel
+from everlearn.spec import SEAT_LAYOUT
 
 Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
 
@@ -78,8 +79,8 @@ class Contestant:
 class Roster:
     """The contestants of one loop. `contestants` is a flat view of them all, snapshots too, in a stable order."""
 
-    def __init__(self, live: bool = False, columns: int = 0) -> None:
-        self.live = live
+    def __init__(self, live: bool = False, columns: int = 0, layout: int = SEAT_LAYOUT) -> None:
+        self.live, self.layout = live, layout
         self.good: Contestant | None = None
         self.challengers: list[Contestant] = []  # in order of place
         self.baselines: list[Contestant] = []
@@ -90,13 +91,16 @@ class Roster:
         self._columns = columns
         self._uids = 0
 
-    def start(self, version: str, model: Model) -> None:
-        """Seat the first version; `model` learns on, as the champion or as its challenger, beside frozen copies."""
+    def start(self, version: str, model: Model, trained: bool = True) -> None:
+        """Seat the first version; `model` learns on, as the champion or as its challenger, beside frozen copies.
+
+        A live version that is not `trained` is not good: `keep_good` stores the first one that is.
+        """
         frozen = copy(model)
         self.good, self.challengers = None, []
         self.baselines = [self._new(version, frozen)]
         if self.live:
-            self.good = self._new(version, frozen)
+            self.good = self._new(version, frozen) if trained or self.layout == 1 else None
             self._champion = self._new(version, model, learns=True)
         else:
             self._champion = self._new(version, frozen)
@@ -141,9 +145,14 @@ class Roster:
         scored = {"champion": self.champion.uid}
         if self.live or self.standing is not None:
             scored["challenger"] = self.challenger.uid
-        if self.baselines:
+        if self.baselines and not self.is_untrained:
             scored["frozen"] = self.baselines[0].uid
         return scored
+
+    @property
+    def is_untrained(self) -> bool:
+        """True before the first good version of a live loop that started untrained."""
+        return self.layout > 1 and self.live and self.good is None
 
     def known(self, uid: int) -> Contestant | None:
         """Return the contestant with this uid, if it is still here."""
@@ -187,8 +196,9 @@ class Roster:
         good = self.good
         candidates = [contestant for contestant in self.contestants if self._is_candidate(contestant)]
         pairs = [(candidate, champion) for candidate in candidates]
-        known = (champion.version, good.version if good is not None else "")
-        pairs += [(baseline, champion) for baseline in self.baselines if baseline.version not in known]
+        if self.layout == 1 or not self.live:
+            known = (champion.version, good.version if good is not None else "")
+            pairs += [(baseline, champion) for baseline in self.baselines if baseline.version not in known]
         if good is not None:
             pairs.append((champion, good) if self.live else (good, champion))
         return pairs
@@ -275,12 +285,26 @@ class Roster:
         champion = self.champion
         if self.live:
             learner = IsolatedModel(model, uid).twin()
+            is_good = not (self.is_untrained and any(baseline.version == version for baseline in self.baselines))
             self.restart(champion, learner, version)
-            self.good = self._new(version, model)
+            self.good = self._new(version, model) if is_good else None
         else:
             self.good = champion if keep else None
             self._champion = self._new(version, model)
         self.reset_evidence()
+
+    def keep_good(self, version: str) -> None:
+        """Keep a frozen copy of the live champion, stored as `version`, as good; the untrained start leaves.
+
+        Challengers keep their evidence: the champion is the same model as before. Raises ModelFailure, and changes
+        nothing, where it cannot be copied.
+        """
+        champion, untrained = self.champion, self.is_untrained
+        self.good = self._new(version, champion.tried.twin())
+        if untrained:
+            self.baselines = []
+        champion.version, champion.trial = version, None
+        self._arrange()
 
     def confirm(self, candidate: Contestant) -> None:
         """Note that a frozen contestant is worse than the champion: good leaves, a baseline is compared again."""
