@@ -51,7 +51,8 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     """When a candidate replaces a reference.
 
     `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
-    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle).
+    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle), both counted in
+    examples of weight above 0.
     `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is brier or
     absolute. `guards` maps "recall:CLASS" to the most of that recall that a promotion may cost.
     """

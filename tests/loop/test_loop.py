@@ -486,3 +486,24 @@ def test_a_model_that_cannot_be_built_is_refused_when_its_loop_is_opened(tmp_pat
     with everlearn.open(spec | {"model": {"family": "linear"}}, home=tmp_path / "loop.home") as loop:
         loop.learn({"x": 1.0}, 1)
         assert loop.report()["examples"] == 1
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("live", 0.0), ("gated", 0.0), ("live", 1e-6)])
+@pytest.mark.parametrize("late", [False, True])
+def test_wrong_labels_of_no_weight_decide_nothing(tmp_path, mode, late, weight):
+    draw = np.random.default_rng(0)
+    chosen = spec(mode=mode, checkpoint=10_000, gate=GateSpec(minimum=100, guards={"recall:1": 0.1}))
+    with everlearn.open(chosen, home=tmp_path / "home") as loop:
+        for row in range(1500):
+            a, wrong = float(draw.normal()), row >= 900
+            label, weighs = int((a > 0) != wrong), weight if wrong else 1.0
+            if late:
+                loop.feedback(loop.predict({"a": a, "b": 0.0, "c": "c0"}).id, label=label, weight=weighs)
+            else:
+                loop.learn({"a": a, "b": 0.0, "c": "c0"}, label, weight=weighs)
+            if row == 899:
+                before = len(loop.decisions())
+        made = [decision.action for decision in loop.decisions()[before:] if decision.action != "promote"]
+        assert made == []
+        assert loop.report()["examples"] == (900 if weight == 0.0 else 1500)
+        assert loop.report()["waiting"] == 0

@@ -5,6 +5,9 @@ every example: frequent evaluation adds no false alarms. A verdict needs two kin
 example and a t-test on blocks (`kernels.py` has the arithmetic of both). The first is exact for losses of any shape,
 but can be misled by one favourable stretch of a stream; the second is not.
 
+Weights count in all of it: a difference is multiplied by its weight, as a share of a bound (`weights.py`). A row of
+weight 0 is no evidence at all.
+
 Both are computed twice: over the whole stream, and over a recent window. A candidate that improves late looks, over the
 whole stream, like one that fluctuates. A window must exceed the largest fluctuation that the stream has shown.
 `docs/why/gate.md` shows why all this is needed, and what no rule can decide.
@@ -18,8 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
+from everlearn.gate import weights
 from everlearn.gate.kernels import (
     BETTER,
+    CALIBRATED,
     COMPARED,
     DIFFERENCE,
     FALL,
@@ -39,7 +44,8 @@ from everlearn.gate.kernels import (
     log_capital,
     weigh_blocks,
 )
-from everlearn.records import Arrays, Evidence, Floats, Verdict
+from everlearn.gate.weights import CLIPPED, COLUMNS, SHARES
+from everlearn.records import Arrays, Evidence, Floats, Singles, Verdict
 from everlearn.spec import GateSpec
 
 UNBOUNDED = ("log_loss", "absolute", "squared")  # losses without an upper bound; the others lie in [0, 1]
@@ -102,12 +108,15 @@ def start(spec: GateSpec) -> Arrays:
     }
 
 
-def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats) -> None:
-    """Add n pairs of losses, float64 (n,), in log order.
+def update(
+    arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats, weight: Floats | Singles | None = None
+) -> None:
+    """Add n pairs of losses, float64 (n,), in log order, with their weights (n,); without them, each weighs 1.
 
-    The result does not depend on how a stream is split into calls. A pair with a loss that is not finite is skipped and
-    counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 for a loss in [0, 1]. A
-    loss of "auto" counts as a loss in [0, 1].
+    The first weight that is neither 0 nor 1 adds the array "weights", float64 (rows, 7). A pair of weight 0 is left
+    out. The result does not depend on how a stream is split into calls. A pair with a loss that is not finite is
+    skipped and counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 for a loss
+    in [0, 1], and if a weight is negative or not finite. A loss of "auto" counts as a loss in [0, 1].
 
     >>> spec = GateSpec()
     >>> arrays = start(spec)
@@ -117,18 +126,27 @@ def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats)
     >>> evidence(arrays, spec).examples
     1000
     """
-    _feed(arrays, _row(spec), reference, candidate, f"loss {spec.loss!r}")
+    _feed(arrays, _row(spec), reference, candidate, weight, f"loss {spec.loss!r}")
 
 
-def update_guard(arrays: Arrays, spec: GateSpec, name: str, reference: Floats, candidate: Floats) -> None:
+def update_guard(
+    arrays: Arrays,
+    spec: GateSpec,
+    name: str,
+    reference: Floats,
+    candidate: Floats,
+    weight: Floats | Singles | None = None,
+) -> None:
     """Add n pairs of a guard's losses in [0, 1], float64 (n,), for instance 0/1 errors on the rows of one class.
+
+    `weight` is as for `update`; the bound of a guard comes from the weights of its rows alone.
 
     Raises `ConfigError` if `spec` has no such guard, and `InputError` as `update` does.
     """
     if name not in spec.guards:
         known = ", ".join(sorted(spec.guards)) or "none"
         raise ConfigError(f"unknown guard {name!r}; expected one of {known}{did_you_mean(name, spec.guards)}")
-    _feed(arrays, _guard(spec, name), reference, candidate, f"guard {name!r}")
+    _feed(arrays, _guard(spec, name), reference, candidate, weight, f"guard {name!r}")
 
 
 def evidence(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Evidence:
@@ -163,13 +181,15 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
         note = f", {skipped} skipped because a loss was not finite" if skipped else ""
         return Verdict("wait", f"{found.examples} of at least {spec.minimum} examples compared{note}", found)
     guards = {name: _weigh(arrays, _guard(spec, name), threshold) for name in sorted(spec.guards)}
+    note = _clipped(arrays)
     against = _objection(spec, question, guards)
     if against:
-        return Verdict("reject", against, found)
+        return Verdict("reject", against + note, found)
     missing = _missing(spec, question, guards)
     if missing:
-        return Verdict("wait", missing, found)
-    return Verdict("promote", f"better by {question.better.difference:.4g} {_where(question.better, found)}", found)
+        return Verdict("wait", missing + note, found)
+    reason = f"better by {question.better.difference:.4g} {_where(question.better, found)}"
+    return Verdict("promote", reason + note, found)
 
 
 def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case]) -> str:
@@ -206,6 +226,12 @@ def _where(case: _Case, found: Evidence) -> str:
     return f"on the last {case.examples} of {found.examples} examples" if recent else f"on {case.examples} examples"
 
 
+def _clipped(arrays: Arrays) -> str:
+    """Return a note on the weights that were clipped, if any were."""
+    rows = int(arrays["weights"][LOSS, CLIPPED]) if "weights" in arrays else 0
+    return f"; weights above 10 times their mean were clipped (examples: {rows})" if rows else ""
+
+
 def _check(spec: GateSpec) -> None:
     def refuse(setting: str, got: object, expected: str) -> None:
         raise ConfigError(f"gate.{setting} is {got!r}; expected {expected}")
@@ -238,7 +264,14 @@ def _guard(spec: GateSpec, name: str) -> _MetricRow:
     return _MetricRow(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
 
 
-def _feed(arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats, name: str) -> None:
+def _feed(
+    arrays: Arrays,
+    row: _MetricRow,
+    reference: Floats,
+    candidate: Floats,
+    weight: Floats | Singles | None,
+    name: str,
+) -> None:
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or reference.ndim != 1:
         raise InputError(f"{name}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
@@ -247,10 +280,26 @@ def _feed(arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats,
         if i >= 0:
             expected = "between 0 and 1" if row.bounded else "0 or more"
             raise InputError(f"{name}: {side} loss {losses[i]:g} at index {i}; expected {expected}")
+    given = weights.checked(np.ones(len(reference)) if weight is None else weight, len(reference), name)
+    if not given.all():
+        counts = given > 0.0
+        reference, candidate, given = reference[counts], candidate[counts], given[counts]
+    if "weights" not in arrays and (given != 1.0).any():
+        arrays["weights"] = _unit_weights(arrays)
     compare(
-        reference, candidate, row.number, row.better, row.worse, row.cycle,
+        reference, candidate, given, row.number, row.better, row.worse, row.cycle,
         arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
+        arrays.get("weights", np.zeros((0, COLUMNS))),
     )  # fmt: skip
+
+
+def _unit_weights(arrays: Arrays) -> Floats:
+    """Return the array of weights, float64 (rows, 7), as of the pairs so far, which all weighed 1."""
+    held: Floats = np.stack([weights.after(int(rows)) for rows in arrays["seen"][:, COMPARED]])
+    held[:, [weights.COUNT, weights.TOTAL]] += arrays["seen"][:, [CALIBRATED]]
+    held[:, weights.HIGHEST] = held[:, weights.COUNT] > 0.0
+    held[[WINDOW, WINDOW - 2], : weights.SHARES] = 0.0  # the bound is that of the whole stream
+    return held
 
 
 def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
@@ -293,15 +342,17 @@ def _weigh(arrays: Arrays, row: _MetricRow, threshold: float) -> _Case:
     examples, scale = int(seen[COMPARED]), float(totals[SCALE])
     if examples == 0:
         return _Case(0, 0.0, 0.0, -scale, scale, 0.0, 0.0, 1, 0)
+    shares = float(arrays["weights"][at, SHARES]) if "weights" in arrays else float(examples)
+    mean = shares / examples  # of the shares: differences in the blocks are so much smaller
     better, worse, low, high, block, count = weigh_blocks(
-        blocks, row.better / scale, row.worse / scale, row.cycle, threshold
+        blocks, row.better / scale * mean, row.worse / scale * mean, row.cycle, threshold
     )
     return _Case(
         examples=examples,
-        difference=scale * float(totals[NET]) / examples,
-        whole=float(totals[DIFFERENCE]) / examples,
-        low=scale * low,
-        high=scale * high,
+        difference=scale * float(totals[NET]) / shares,
+        whole=float(totals[DIFFERENCE]) / shares,
+        low=max(scale * low / mean, -scale),
+        high=min(scale * high / mean, scale),
         better=min(better, log_capital(arrays["capital"][at, BETTER])),
         worse=min(worse, log_capital(arrays["capital"][at, WORSE])),
         block=int(block),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
+from everlearn.gate.weights import SHARES, share
 from everlearn.records import Floats
 
 Counts = NDArray[np.int64]
@@ -57,6 +58,7 @@ def first_outside(losses: Floats, most: float) -> int:
 def compare(
     reference: Floats,
     candidate: Floats,
+    weight: Floats,
     row: int,
     better: float,
     worse: float,
@@ -65,12 +67,17 @@ def compare(
     totals: Floats,
     capital: Floats,
     blocks: Floats,
+    weights: Floats,
 ) -> None:
-    """Add pairs of losses to one row of the arrays, and to the window if the row is the loss."""
+    """Add pairs of losses to one row of the arrays, and to the window if the row is the loss.
+
+    Each difference is multiplied by the share of its weight, above 0. Without rows in `weights` all shares are 1.
+    """
     for i in range(len(reference)):
         if not (math.isfinite(reference[i]) and math.isfinite(candidate[i])):
             seen[row, SKIPPED] += 1
             continue
+        part = share(weights[row], weight[i]) if len(weights) > 0 else 1.0
         a, b = max(reference[i], 0.0), max(candidate[i], 0.0)
         scale = totals[row, SCALE]
         if scale == 0.0:
@@ -84,25 +91,27 @@ def compare(
         d = (min(a, scale) - min(b, scale)) / scale
         whole = min(a, 1e150) - min(b, 1e150)
         if row == LOSS:
-            _restart(seen, totals, capital, blocks, cycle)
-            _count(WINDOW, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks)
-        _count(row, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks)
+            _restart(seen, totals, capital, blocks, weights, cycle)
+            _count(WINDOW, part, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks, weights)
+        _count(row, part, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks, weights)
         if cycle > 0 and seen[row, COMPARED] % cycle == 0:
-            _keep(seen, totals, capital, blocks)
+            _keep(seen, totals, capital, blocks, weights)
 
 
 @exact_kernel
-def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats) -> None:
+def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weights: Floats) -> None:
     """Copy the rows of the loss and the window to the rows that are read."""
     for row in (LOSS, WINDOW):
         seen[row - 2] = seen[row]
         totals[row - 2] = totals[row]
         capital[row - 2] = capital[row]
         blocks[row - 2] = blocks[row]
+        if len(weights) > 0:
+            weights[row - 2] = weights[row]
 
 
 @exact_kernel
-def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, cycle: int) -> None:
+def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weights: Floats, cycle: int) -> None:
     """Start a new window once the old one is half as long as the stream before it, at the end of a whole cycle."""
     n, window = seen[LOSS, COMPARED], seen[WINDOW, COMPARED]
     if n < FIRST_WINDOW or 2 * window < n - window or (cycle > 0 and n % cycle != 0):
@@ -113,11 +122,14 @@ def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, cycl
     capital[WINDOW, :, 0] = 1.0
     capital[WINDOW, :, 1] = 0.0
     blocks[WINDOW] = 0.0
+    if len(weights) > 0:
+        weights[WINDOW, SHARES] = 0.0
 
 
 @exact_kernel
 def _count(
     row: int,
+    part: float,
     d: float,
     whole: float,
     better: float,
@@ -127,21 +139,24 @@ def _count(
     totals: Floats,
     capital: Floats,
     blocks: Floats,
+    weights: Floats,
 ) -> None:
-    """Add one difference, scaled to [-1, 1], to one row."""
+    """Add one difference, scaled to [-1, 1], to one row; `part` is the share of its weight."""
     seen[row, COMPARED] += 1
-    totals[row, DIFFERENCE] += whole
-    net = totals[row, NET] + d
+    totals[row, DIFFERENCE] += part * whole
+    if len(weights) > 0:
+        weights[row, SHARES] += part
+    net = totals[row, NET] + part * d
     totals[row, NET] = net
     totals[row, PEAK] = max(totals[row, PEAK], net)
     totals[row, TROUGH] = min(totals[row, TROUGH], net)
     totals[row, FALL] = max(totals[row, FALL], totals[row, PEAK] - net)
     totals[row, RISE] = max(totals[row, RISE], net - totals[row, TROUGH])
-    _bet(capital, row, BETTER, d - better, 1.0 + max(better, 0.0))
-    _bet(capital, row, WORSE, worse - d, 1.0 + max(-worse, 0.0))
-    _add(blocks, row, seen[row, COMPARED], d)
+    _bet(capital, row, BETTER, part * (d - better), 1.0 + max(better, 0.0))
+    _bet(capital, row, WORSE, part * (worse - d), 1.0 + max(-worse, 0.0))
+    _add(blocks, row, seen[row, COMPARED], part * d)
     if cycle > 0:
-        blocks[row, LEVELS, OPEN] += d
+        blocks[row, LEVELS, OPEN] += part * d
         if seen[row, COMPARED] % cycle == 0:
             _close(blocks, row, LEVELS)
 
