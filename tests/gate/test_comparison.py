@@ -454,8 +454,8 @@ def test_a_wrong_weight_is_refused_before_anything_changes() -> None:
 # ---- losses without a bound -----------------------------------------------------------------------------------------
 
 
-def test_the_scale_is_fixed_before_it_is_used() -> None:
-    spec = GateSpec(loss="squared")
+def test_under_layout_1_the_scale_is_fixed_after_the_first_pairs() -> None:
+    spec = GateSpec(loss="squared", layout=1)
     rng = np.random.default_rng(6)
     reference, candidate = rng.exponential(7.0, 1000), rng.exponential(7.0, 1000)
     arrays = fed(spec, (reference, candidate))
@@ -466,6 +466,81 @@ def test_the_scale_is_fixed_before_it_is_used() -> None:
     found = gate.evidence(arrays, spec)
     assert found.examples == 900
     assert found.difference == pytest.approx(clipped.mean(), rel=1e-9)
+
+
+def test_the_cap_follows_the_losses_and_is_fixed_before_each_row() -> None:
+    """An independent computation: the cap of each stretch, and the sum of capped differences."""
+    spec = GateSpec(loss="squared")
+    draw = np.random.default_rng(6)
+    level = np.repeat([1.0, 20.0], [1500, 2500])
+    reference, candidate = level * draw.exponential(7.0, 4000), level * draw.exponential(7.0, 4000)
+    reference[[120, 3000]] = 1e9
+    cap = 10.0 * np.sqrt(np.concatenate([reference[:100], candidate[:100]])).mean() ** 2
+    caps, begin, capped = [cap], 100, []
+    for end in (200, 400, 800, 1600, 3200, 4000):
+        part = np.stack([reference[begin:end], candidate[begin:end]])
+        capped.append(np.minimum(part, cap))
+        if end < 4000:
+            cap = 8.0 * np.sqrt((np.minimum(part, 5.0 * cap) ** 2).mean())
+            caps.append(cap)
+        begin = end
+    arrays = fed(spec, (reference, candidate))
+    assert arrays["totals"][kernels.LOSS, kernels.SCALE] == pytest.approx(caps[-1], rel=1e-9)
+    found = gate.evidence(arrays, spec)
+    differences = np.concatenate([part[0] - part[1] for part in capped])
+    assert found.examples == 3900
+    assert found.difference == pytest.approx(differences.mean(), rel=1e-6)
+    assert 5.0 * caps[-3] < caps[-1]  # the losses became twenty times higher
+
+
+def test_blocks_keep_their_sums_while_the_cap_changes() -> None:
+    spec, draw = GateSpec(loss="absolute"), np.random.default_rng(14)
+    reference, candidate = np.abs(draw.normal(size=(2, 3300)))
+    arrays = fed(spec, (reference, candidate))
+    scale, blocks = arrays["totals"][kernels.LOSS, kernels.SCALE], arrays["blocks"][kernels.LOSS]
+    difference = (reference - candidate)[100:] / scale
+    for level in (0, 3, 6):
+        sums = difference[: 3200 >> level << level].reshape(-1, 1 << level).sum(axis=1)
+        expected = [len(sums), sums.sum(), (sums**2).sum(), (sums[1:] * sums[:-1]).sum(), sums[0], sums[-1]]
+        np.testing.assert_allclose(blocks[level, :6], expected, rtol=1e-8, atol=1e-8)
+    net = np.cumsum(difference)
+    fall = (np.maximum.accumulate(np.maximum(net, 0.0)) - net).max()
+    assert arrays["totals"][kernels.LOSS, kernels.FALL] == pytest.approx(fall, rel=1e-8)
+
+
+def test_disasters_that_are_not_rare_raise_the_cap_until_they_count() -> None:
+    draw = np.random.default_rng(15)
+    reference = np.abs(draw.normal(size=12_900))
+    candidate = np.where(np.arange(12_900) % 100 == 0, 500.0, reference)
+    scale = fed(GateSpec(loss="absolute"), (reference, candidate))["totals"][kernels.LOSS, kernels.SCALE]
+    assert scale > 125.0
+    candidate[:] = np.where(np.arange(12_900) % 6400 == 0, 500.0, reference)
+    scale = fed(GateSpec(loss="absolute"), (reference, candidate))["totals"][kernels.LOSS, kernels.SCALE]
+    assert scale < 50.0
+
+
+def test_the_reason_names_the_cap() -> None:
+    draw = np.random.default_rng(16)
+    reference = np.abs(draw.normal(size=3000))
+    arrays = fed(GateSpec(loss="absolute"), (reference, 0.8 * reference))
+    scale = arrays["totals"][kernels.LOSS, kernels.SCALE]
+    found = gate.verdict(arrays, GateSpec(loss="absolute"))
+    assert found.action == "promote"
+    assert found.reason.endswith(f"on 2900 examples; losses capped at {scale:.4g}")
+    log_loss = GateSpec(loss="log_loss")
+    assert "; losses capped at 6." in gate.verdict(fed(log_loss, (reference, 0.8 * reference)), log_loss).reason
+    assert "capped" not in gate.verdict(fed(GateSpec(), noisy(0.05, 3000)), GateSpec()).reason
+
+
+def test_the_log_loss_has_a_first_cap_and_none_above_it() -> None:
+    spec, highest = GateSpec(loss="log_loss"), math.log(1000.0)
+    arrays = fed(spec, (np.array([0.5, 34.5]), np.array([0.25, 0.5])))
+    found = gate.evidence(arrays, spec)
+    assert found.examples == 2
+    assert found.difference == pytest.approx((0.25 + highest - 0.5) / 2)
+    for losses, expected in ((np.full(100, 0.1), 0.8), (np.full(100, 5.0), highest)):
+        arrays = fed(spec, (losses, losses))
+        assert arrays["totals"][kernels.LOSS, kernels.SCALE] == pytest.approx(expected)
 
 
 def test_units_do_not_matter() -> None:
@@ -479,12 +554,12 @@ def test_units_do_not_matter() -> None:
     assert one.low * 1024.0 == pytest.approx(other.low, rel=1e-9)
 
 
-def test_clipping_cannot_promote_a_candidate_whose_mean_is_worse() -> None:
+def test_a_candidate_whose_mean_so_far_is_worse_waits() -> None:
     spec = GateSpec(loss="squared")
     rng = np.random.default_rng(8)
     reference = rng.exponential(1.0, 5000)
     candidate = 0.6 * reference
-    candidate[500::500] = 1e6
+    candidate[500::2500] = 1e9
     found = gate.verdict(fed(spec, (reference, candidate)), spec)
     assert found.action == "wait"
     assert "clipped" in found.reason

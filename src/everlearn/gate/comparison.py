@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
-from everlearn.gate import weights
+from everlearn.gate import losses, weights
 from everlearn.gate.kernels import (
     BETTER,
     CALIBRATED,
@@ -48,18 +48,20 @@ from everlearn.gate.weights import CLIPPED, COLUMNS, SHARES
 from everlearn.records import Arrays, Evidence, Floats, Singles, Verdict
 from everlearn.spec import GateSpec
 
-UNBOUNDED = ("log_loss", "absolute", "squared")  # losses without an upper bound; the others lie in [0, 1]
 WHOLE = 0.9  # share of alpha that the whole stream may use; the k-th window may use (1 - WHOLE) / (k (k + 1))
 OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the stream has shown, or the reverse
 
 
 class _MetricRow(NamedTuple):
-    """The row of a metric in the arrays, and the bounds of its tests: mean above `better`, and mean below `worse`."""
+    """The row of a metric in the arrays, and the bounds of its tests: mean above `better`, and mean below `worse`.
+
+    `most` is the highest loss that is accepted.
+    """
 
     number: int
     better: float
     worse: float
-    bounded: bool
+    most: float
     cycle: int
 
 
@@ -85,8 +87,10 @@ class _Question(NamedTuple):
     worse: _Case
 
 
-def start(spec: GateSpec) -> Arrays:
-    """Return the fixed-size arrays of one comparison. Raises `ConfigError` for an invalid setting.
+def start(spec: GateSpec, weighted: bool = False) -> Arrays:
+    """Return the fixed-size arrays of one comparison; `weighted` adds the array of weights, whatever they will be.
+
+    Raises `ConfigError` for an invalid setting.
 
     >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}))
     >>> sum(array.nbytes for array in arrays.values())
@@ -94,13 +98,15 @@ def start(spec: GateSpec) -> Arrays:
     """
     _check(spec)
     rows = GUARDS + len(spec.guards) + 2
-    totals = np.zeros((rows, 8))
+    totals, most = np.zeros((rows, 8)), losses.bound(spec)
     totals[:, SCALE] = 1.0
-    if spec.loss in UNBOUNDED:
-        totals[[LOSS, WINDOW, -2, -1], SCALE] = 0.0
+    totals[[LOSS, WINDOW, -2, -1], SCALE] = most if most < math.inf else 0.0  # 0: not known yet
     capital = np.zeros((rows, 2, 2, len(STAKES)))  # direction; factor and logarithm, which together are the capital
     capital[:, :, 0] = 1.0
-    return {
+    some: Arrays = {"weights": np.zeros((rows, COLUMNS))} if weighted else {}
+    if most != 1.0 and spec.layout > 1:
+        some["recent"] = np.array([0.0, 0.0, most if most < math.inf else 0.0])
+    return some | {
         "seen": np.zeros((rows, 4), np.int64),
         "totals": totals,
         "capital": capital,
@@ -181,7 +187,7 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
         note = f", {skipped} skipped because a loss was not finite" if skipped else ""
         return Verdict("wait", f"{found.examples} of at least {spec.minimum} examples compared{note}", found)
     guards = {name: _weigh(arrays, _guard(spec, name), threshold) for name in sorted(spec.guards)}
-    note = _clipped(arrays)
+    note = _clipped(arrays, spec)
     against = _objection(spec, question, guards)
     if against:
         return Verdict("reject", against + note, found)
@@ -226,10 +232,14 @@ def _where(case: _Case, found: Evidence) -> str:
     return f"on the last {case.examples} of {found.examples} examples" if recent else f"on {case.examples} examples"
 
 
-def _clipped(arrays: Arrays) -> str:
-    """Return a note on the weights that were clipped, if any were."""
-    rows = int(arrays["weights"][LOSS, CLIPPED]) if "weights" in arrays else 0
-    return f"; weights above 10 times their mean were clipped (examples: {rows})" if rows else ""
+def _clipped(arrays: Arrays, spec: GateSpec) -> str:
+    """Return a note on the cap of the losses, if they have one, and on weights that were clipped."""
+    note = ""
+    if losses.bound(spec) != 1.0 and spec.layout > 1:
+        note = f"; losses capped at {arrays['totals'][LOSS, SCALE]:.4g}"
+    if "weights" in arrays and (rows := int(arrays["weights"][LOSS, CLIPPED])):
+        note += f"; weights above 10 times their mean were clipped (examples: {rows})"
+    return note
 
 
 def _check(spec: GateSpec) -> None:
@@ -256,12 +266,13 @@ def _threshold(spec: GateSpec, share: float) -> float:
 
 
 def _row(spec: GateSpec, number: int = LOSS) -> _MetricRow:
-    return _MetricRow(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
+    most = losses.bound(spec)
+    return _MetricRow(number, spec.tolerance, 0.0, 1.0 if most == 1.0 else math.inf, spec.cycle)
 
 
 def _guard(spec: GateSpec, name: str) -> _MetricRow:
     allowed = -spec.guards[name]
-    return _MetricRow(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
+    return _MetricRow(GUARDS + sorted(spec.guards).index(name), allowed, allowed, 1.0, 0)
 
 
 def _feed(
@@ -275,21 +286,21 @@ def _feed(
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or reference.ndim != 1:
         raise InputError(f"{name}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
-    for side, losses in (("reference", reference), ("candidate", candidate)):
-        i = first_outside(losses, 1.0 if row.bounded else np.inf)
+    for side, given in (("reference", reference), ("candidate", candidate)):
+        i = first_outside(given, row.most)
         if i >= 0:
-            expected = "between 0 and 1" if row.bounded else "0 or more"
-            raise InputError(f"{name}: {side} loss {losses[i]:g} at index {i}; expected {expected}")
-    given = weights.checked(np.ones(len(reference)) if weight is None else weight, len(reference), name)
-    if not given.all():
-        counts = given > 0.0
-        reference, candidate, given = reference[counts], candidate[counts], given[counts]
-    if "weights" not in arrays and (given != 1.0).any():
+            expected = "between 0 and 1" if row.most == 1.0 else "0 or more"
+            raise InputError(f"{name}: {side} loss {given[i]:g} at index {i}; expected {expected}")
+    weight = weights.checked(np.ones(len(reference)) if weight is None else weight, len(reference), name)
+    if not weight.all():
+        counts = weight > 0.0
+        reference, candidate, weight = reference[counts], candidate[counts], weight[counts]
+    if "weights" not in arrays and (weight != 1.0).any():
         arrays["weights"] = _unit_weights(arrays)
     compare(
-        reference, candidate, given, row.number, row.better, row.worse, row.cycle,
+        reference, candidate, weight, row.number, row.better, row.worse, row.cycle,
         arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
-        arrays.get("weights", np.zeros((0, COLUMNS))),
+        arrays.get("weights", np.zeros((0, COLUMNS))), arrays.get("recent", np.zeros(0)),
     )  # fmt: skip
 
 

@@ -76,7 +76,8 @@ class Monitor:
             if uid in predictions:
                 sums = self.metrics[role]
                 metrics.update(sums, self.task, predictions[uid], examples.y, examples.weight, self.clock["scored"])
-        losses = {uid: metrics.losses(self.loss, scores, examples.y) for uid, scores in predictions.items()}
+        kind, parameter = self.loss
+        losses = {uid: metrics.losses(kind, scores, examples.y, parameter) for uid, scores in predictions.items()}
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch_losses(losses[roles["champion"]], examples.weight)
         self.clock["scored"] += len(examples.y)
