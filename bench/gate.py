@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,10 +34,13 @@ Pairs = tuple[Floats, Floats]
 
 
 class World(NamedTuple):
-    """A kind of stream: `make(rng, length)` returns reference and candidate losses; `spec` is that of the gate."""
+    """A kind of stream: `make(rng, length)` returns reference and candidate losses; `spec` is that of the gate.
+
+    Streams with weights return them as a third array.
+    """
 
     name: str
-    make: Callable[[Random, int], Pairs]
+    make: Callable[[Random, int], tuple[Floats, ...]]
     spec: GateSpec = GateSpec()
 
 
@@ -88,6 +92,71 @@ def alternating(period: int, phases: tuple[float, ...], better: float = -0.002) 
     return make
 
 
+def regimes(mean: float, better_first: bool, better: float = -0.002) -> Callable[[Random, int], Pairs]:
+    """Return a world like `alternating`, with regimes of random lengths (exponential) of this mean."""
+
+    def make(rng: Random, n: int) -> Pairs:
+        ends = np.cumsum(rng.exponential(mean, int(4 * n / mean) + 50))
+        turn = np.searchsorted(ends, np.arange(n), "right") + (0 if better_first else 1)
+        return losses(np.where(turn % 2 == 0, 0.1, -0.1) + better + rng.normal(0.0, NOISE, n))
+
+    return make
+
+
+def class_weights(rng: Random, n: int) -> tuple[Floats, ...]:
+    """Return a world whose weighted mean is 0: better on light rows, worse on the tenth of rows that weigh nine."""
+    heavy = rng.random(n) < 0.1
+    return *losses(np.where(heavy, -0.05, 0.05) + rng.normal(0.0, NOISE, n)), np.where(heavy, 9.0, 1.0)
+
+
+def heavy_weights(rng: Random, n: int) -> tuple[Floats, ...]:
+    """Return independent differences of mean 0 with weights without a variance (Pareto, index 1.5)."""
+    return *losses(rng.normal(0.0, NOISE, n)), 0.1 + rng.pareto(1.5, n)
+
+
+def weighted(make: Callable[[Random, int], tuple[Floats, ...]]) -> Callable[[Random, int], tuple[Floats, ...]]:
+    """Return a world with weights 1 and 5 that depend on nothing."""
+    return lambda rng, n: (*make(rng, n)[:2], rng.choice([1.0, 5.0], n))
+
+
+def disaster(better: float, p: float) -> Callable[[Random, int], Pairs]:
+    """Return absolute losses: the candidate's are lower by a share `better`, but 1,000 in a share p of the rows."""
+
+    def make(rng: Random, n: int) -> Pairs:
+        reference = np.abs(rng.normal(size=n))
+        return reference, np.where(rng.random(n) < p, 1000.0, (1.0 - better) * reference)
+
+    return make
+
+
+def regression(loss: str, better: float = 0.0) -> Callable[[Random, int], Pairs]:
+    """Return losses of two forecasts with a common noise of 1 and errors of their own, 0.5 for the reference."""
+
+    def make(rng: Random, n: int) -> Pairs:
+        noise, own = rng.normal(size=n), (0.5, 0.5 * (1.0 - better))
+        errors = [noise + spread * rng.normal(size=n) for spread in own]
+        if loss == "squared":
+            return errors[0] ** 2, errors[1] ** 2
+        if loss == "pinball":
+            return tuple(np.where(error > 0.0, 0.05, 0.95) * np.abs(error) for error in errors)  # type: ignore[return-value]
+        return np.abs(errors[0]), np.abs(errors[1])
+
+    return make
+
+
+def surprises(better: float = 0.0) -> Callable[[Random, int], Pairs]:
+    """Return log losses of two forecasts of a binary label; the reference's logit has the larger error."""
+
+    def make(rng: Random, n: int) -> Pairs:
+        logit = 2.0 * rng.normal(size=n)
+        sign = np.where(rng.random(n) < 1.0 / (1.0 + np.exp(-logit)), 1.0, -1.0)
+        spreads = (0.5, 0.5 * (1.0 - better))
+        found = [np.logaddexp(0.0, -sign * (logit + spread * rng.normal(size=n))) for spread in spreads]
+        return np.minimum(found[0], math.log(1000.0)), np.minimum(found[1], math.log(1000.0))
+
+    return make
+
+
 def late(at: int, better: float) -> Callable[[Random, int], Pairs]:
     return lambda rng, n: losses(np.where(np.arange(n) < at, 0.0, better) + rng.normal(0.0, NOISE, n))
 
@@ -95,6 +164,8 @@ def late(at: int, better: float) -> Callable[[Random, int], Pairs]:
 WORSE_FIRST = (0.5, 0.75)  # the stream starts at the beginning, or in the middle, of a bad stretch
 BETTER_FIRST = (0.0, 0.25)
 PERIODS = (200, 1000, 4000, 10000)
+REGIMES = (300, 2000)
+LOSSES = ("absolute", "squared", "pinball")
 
 NULL = [
     World("independent", independent()),
@@ -114,8 +185,25 @@ NULL = [
     World("AR(1) 0.99, cycle 100 declared", autoregressive(0.99), GateSpec(cycle=100)),
     World("AR(1) 0.99, cycle 1000 declared", autoregressive(0.99), GateSpec(cycle=1000)),
     World("independent, cycle 1000 declared", independent(), GateSpec(cycle=1000)),
+    World("class weights 1 and 9", class_weights),
+    World("Pareto weights", heavy_weights),
+    World("AR(1) 0.9, weights 1 and 5", weighted(autoregressive(0.9))),
+    World("rare disasters 1 in 1,000, weights 1 and 5", weighted(rare_disasters(0.001))),
+    *(World(f"{loss} loss", regression(loss), GateSpec(loss=loss)) for loss in LOSSES),  # type: ignore[arg-type]
+    World("log loss", surprises(), GateSpec(loss="log_loss")),
+    *(World(f"regimes of {mean} on average, worse first", regimes(mean, False)) for mean in REGIMES),
+    *(World(f"regimes of {mean} on average, better first", regimes(mean, True)) for mean in REGIMES),
+    *(
+        World(f"regimes of {mean}, minimum {8 * mean}", regimes(mean, False), GateSpec(minimum=8 * mean))
+        for mean in REGIMES
+    ),
 ]
-DECIDABLE = [world for world in NULL if "better first" not in world.name]  # worlds in which a rule can decide
+UNDECIDABLE = ("better first", "regimes")  # a stream so far *is* one on which the candidate is better
+DECIDABLE = [world for world in NULL if not any(words in world.name for words in UNDECIDABLE)]
+DISASTERS = [
+    World(f"better by {share:.0%}, awful on 1 row in 500", disaster(share, 0.002), GateSpec(loss="absolute"))
+    for share in (0.05, 0.1, 0.3)
+]
 
 POWER = [
     *(World(f"independent, better by {d}", independent(d)) for d in (0.01, 0.02, 0.05, 0.1)),
@@ -172,11 +260,13 @@ def bet(d: Floats, minimum: int, threshold: float) -> int:
     return 0
 
 
-def promoted(spec: GateSpec, reference: Floats, candidate: Floats, tick: int, share: float = 1.0) -> int:
+def promoted(
+    spec: GateSpec, reference: Floats, candidate: Floats, weight: Floats, tick: int, share: float = 1.0
+) -> int:
     """Return the example after which the gate first promotes if it is evaluated after each tick, 0 if never."""
     arrays = gate.start(spec)
     for begin in range(0, len(reference), tick):
-        gate.update(arrays, spec, reference[begin : begin + tick], candidate[begin : begin + tick])
+        gate.update(arrays, spec, *(column[begin : begin + tick] for column in (reference, candidate, weight)))
         if gate.verdict(arrays, spec, share).action == "promote":
             return min(begin + tick, len(reference))
     return 0
@@ -186,10 +276,11 @@ def simulate(world: World, streams: int, length: int, tick: int = 100) -> Counts
     found = np.zeros((3, streams), np.int64)
     for stream in range(streams):
         rng = np.random.default_rng([len(world.name), sum(world.name.encode()), stream])
-        reference, candidate = world.make(rng, length)
-        difference = np.clip(reference - candidate, -1.0, 1.0) - world.spec.tolerance
+        reference, candidate, *rest = world.make(rng, length)
+        weight = rest[0] if rest else np.ones(length)
+        difference = weight / weight.max() * (np.clip(reference - candidate, -1.0, 1.0) - world.spec.tolerance)
         minimum = world.spec.minimum
-        found[0, stream] = promoted(world.spec, reference, candidate, tick)
+        found[0, stream] = promoted(world.spec, reference, candidate, weight, tick)
         found[1, stream] = t_test(difference, minimum)
         found[2, stream] = bet(difference / (1.0 + world.spec.tolerance), minimum, math.log(1.0 / ALPHA))
     return Counts(*found)
@@ -229,7 +320,9 @@ def show_shared(streams: int, length: int, challengers: int = 4) -> None:
         false = 0
         for stream in range(streams):
             rng = np.random.default_rng([challengers, stream])
-            false += any(promoted(spec, *make(rng, length), 100, 1.0 / challengers) for _ in range(challengers))
+            false += any(
+                promoted(spec, *make(rng, length), np.ones(length), 100, 1.0 / challengers) for _ in range(challengers)
+            )
         print(f"any of {challengers} null challengers that share alpha, {name}: {false / streams:.3f}")
 
 
@@ -242,6 +335,28 @@ def show_late(streams: int, length: int) -> None:
             f"better by {better} from example {at:,} on: promoted before {early:.3f}, by {2 * length:,} "
             f"{np.mean(then > 0):.3f}, median {median(then) - at:,.0f} examples later"
         )
+
+
+def show_disasters(streams: int, length: int) -> None:
+    """Show how often a candidate is promoted whose capped loss is lower and whose mean loss is higher."""
+    for world in DISASTERS:
+        found = [
+            simulate(world._replace(spec=msgspec.structs.replace(world.spec, layout=layout)), streams, length).gate
+            for layout in (1, 2)
+        ]
+        shares = " / ".join(f"{np.mean(one > 0):.3f}" for one in found)
+        print(f"{world.name}: ever promoted, fixed scale of release 0.1 / running cap: {shares}")
+
+
+def show_losses(streams: int, length: int) -> None:
+    """Compare the time to a promotion under the running cap with that under the fixed scale of release 0.1."""
+    print("\n| loss, minimum 1, evaluated every 10 | fixed scale | running cap | ratio |\n|---|--:|--:|--:|")
+    kinds = [(f"{loss}, own error {d:.0%} lower", regression(loss, d), loss) for loss in LOSSES for d in (0.3, 0.6)]
+    kinds += [(f"log loss, own error {d:.0%} lower", surprises(d), "log_loss") for d in (0.6, 0.9)]
+    for name, make, loss in kinds:
+        specs = (GateSpec(loss=loss, minimum=1, layout=layout) for layout in (1, 2))  # type: ignore[arg-type]
+        before, now = (median(simulate(World(name, make, spec), streams, length, 10).gate) for spec in specs)
+        print(f"| {name} | {before:,.0f} | {now:,.0f} | {now / before:.2f} |", flush=True)
 
 
 def show_power(streams: int, length: int) -> None:
@@ -270,6 +385,8 @@ def main() -> None:
     show_every_example(max(streams // 5, 1), options.length // 4)
     show_shared(max(streams // 2, 1), options.length)
     show_late(streams, options.length)
+    show_disasters(max(streams // 4, 1), options.length)
+    show_losses(max(streams // 4, 1), options.length)
     show_power(max(streams // 2, 1), options.length)
     print(f"\n{time.perf_counter() - begin:.0f} s")
 

@@ -13,6 +13,7 @@ import pytest
 import everlearn as el
 from everlearn import config, spec
 from everlearn.errors import ConfigError, LogError
+from everlearn.records import Loss
 from everlearn.schema import Encoder
 
 SCHEMA: dict[str, Any] = {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"a": "numeric"}}
@@ -204,6 +205,24 @@ def test_a_removed_setting_of_an_old_home_is_kept() -> None:
     assert config.read_stored(config.stored(now), "home") == now
 
 
+def test_a_home_without_rules_for_losses_keeps_those_of_release_0_1_0() -> None:
+    held = config.stored(config.convert({"schema": SCHEMA}))
+    assert config.read_stored(held, "home").gate == spec.GateSpec()
+    del held["gate"]["layout"], held["gate"]["own"]
+    for old in (held, {"schema": SCHEMA}):
+        read = config.read_stored(old, "home")
+        assert (read.gate.layout, read.gate.own) == (1, None)
+        assert config.resumed(read, config.convert({"schema": SCHEMA})).gate == read.gate
+
+
+def test_a_home_keeps_the_loss_of_its_model() -> None:
+    gate = spec.GateSpec(own=Loss("pinball", 0.95))
+    before = spec.Spec(schema=spec.Schema(**{**SCHEMA, "classes": (0, 1)}), gate=gate)
+    held = json.loads(json.dumps(config.stored(before)))
+    assert config.read_stored(held, "home").gate == gate
+    assert config.resumed(before, config.convert({"schema": SCHEMA})).gate == gate
+
+
 def test_a_home_keeps_its_layouts() -> None:
     schema, model = spec.Schema(**{**SCHEMA, "classes": (0, 1)}, layout=7), {"family": "linear", "layout": 7}
     before = spec.Spec(schema=schema, model=model)
@@ -216,6 +235,7 @@ def test_a_home_keeps_its_layouts() -> None:
     [
         ({"format": 2}, "spec format: got 2; expected at most 1"),
         ({"schema": {**SCHEMA, "layout": 2}}, "schema.layout: got 2; expected at most 1"),
+        ({"gate": {"layout": 3}}, "gate.layout: got 3; expected at most 2"),
         ({"model": {"family": "linear", "layout": 3}}, "model.layout: got 3; expected at most 2"),
     ],
 )

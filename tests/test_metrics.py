@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import river.metrics
+import scipy.special
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -279,8 +280,31 @@ def test_number_losses_agree_with_their_definitions() -> None:
     np.testing.assert_array_equal(metrics.losses("squared", scores, y), (scores[:, 0] - y) ** 2)
 
 
+@pytest.mark.parametrize("quantile", [0.05, 0.5, 0.95])
+def test_pinball_is_that_of_scikit_learn(quantile: float) -> None:
+    scores, y, _ = predictions("regression", 1, 500)
+    expected = sklearn.metrics.mean_pinball_loss(y, scores[:, 0].astype(np.float64), alpha=quantile)
+    assert metrics.losses("pinball", scores, y, quantile).mean() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("delta", [0.1, 1.0, 30.0])
+def test_huber_is_that_of_scipy(delta: float) -> None:
+    scores, y, _ = predictions("regression", 2, 500)
+    expected = scipy.special.huber(delta, scores[:, 0].astype(np.float64) - y)
+    np.testing.assert_allclose(metrics.losses("huber", scores, y, delta), expected, rtol=1e-12)
+
+
+def test_a_log_loss_may_have_a_floor() -> None:
+    scores = np.array([[1.0, 0.0], [0.75, 0.25], [np.nan, 0.5]], np.float32)
+    got = metrics.losses("log_loss", scores, np.array([1.0, 1.0, 0.0]), 0.01)
+    assert got == pytest.approx([math.log(100.0), math.log(4.0), math.log(100.0)])
+
+
 def test_losses_at_the_edges() -> None:
     nan, inf = np.nan, np.inf
+    for kind, parameter in (("pinball", 0.9), ("huber", 1.0), ("absolute", 0.0)):
+        ends = metrics.losses(kind, np.array([[nan], [1.0], [-inf]], np.float32), np.array([0.0, nan, 0.0]), parameter)
+        assert (ends[0], np.isnan(ends[1]), ends[2]) == (inf, True, inf)
     scores = np.array([[1.0, 0.0], [nan, nan], [0.5, 0.5], [0.5, 0.5]], np.float32)
     y = np.array([1.0, 1.0, nan, 2.0])
     assert metrics.losses("log_loss", scores, y)[:2] == pytest.approx([-math.log(1e-15)] * 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from everlearn import model
 from everlearn.errors import ConfigError, ModelError
-from everlearn.records import Batch
+from everlearn.records import Batch, Loss
 from tests.support.models import Mean, examples
 
 SPEC = {"family": "tests.support.models:Mean"}
@@ -61,6 +63,33 @@ def test_a_model_without_a_shape_takes_the_first_one_it_is_bound_to() -> None:
     given = examples(4)
     assert waiting.learn(given.batch, given.y, given.weight).shape == (4, 2)
     assert waiting.spec["dense"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        ("squared", Loss("squared")),
+        (("pinball", 0.9), Loss("pinball", 0.9)),
+        (Loss("huber", 2), Loss("huber", 2.0)),
+    ],
+)
+def test_a_family_may_expose_its_loss(given: Any, expected: Loss | None) -> None:
+    made = Mean()
+    made.loss = given  # type: ignore[attr-defined]
+    assert model.own_loss(made) == expected
+
+
+@pytest.mark.parametrize("given", ["hinge", ("pinball", 1.0), ("pinball",), ("huber", -1.0), ("squared", 2.0), print])
+def test_a_loss_that_is_none_is_refused(given: Any) -> None:
+    made = Mean()
+    made.loss = given  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"loss: got .*; expected a name among brier, error"):
+        model.own_loss(made)
+
+
+def test_a_model_without_the_attribute_has_no_loss() -> None:
+    assert model.own_loss(Mean()) is None
 
 
 def test_a_copy_shares_nothing() -> None:

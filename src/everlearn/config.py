@@ -21,7 +21,7 @@ import tomli_w
 
 from everlearn import model
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import LAYOUT, SEAT_LAYOUT, STORED_ONLY, Spec
+from everlearn.spec import GATE_LAYOUT, LAYOUT, STORED_ONLY, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
@@ -54,7 +54,16 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "keep": 50,
     "challengers": 2,
     "subject": "",
-    "gate": {"loss": "auto", "alpha": 0.05, "tolerance": 0.0, "minimum": 500, "cycle": 0, "guards": {}, "layout": 1},
+    "gate": {
+        "loss": "auto",
+        "alpha": 0.05,
+        "tolerance": 0.0,
+        "minimum": 500,
+        "cycle": 0,
+        "guards": {},
+        "own": None,
+        "layout": 1,
+    },
     "drift": {
         "detector": "adwin",
         "watch": "loss",
@@ -206,8 +215,9 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
     held["serve"] = {name: value for name, value in held["serve"].items() if f"serve.{name}" not in _WITHOUT_EFFECT}
     if (layout := held["schema"]["layout"]) > LAYOUT:
         raise LogError(_newer(where, "schema.layout", layout, LAYOUT))
-    if (layout := held["gate"].get("layout", SEAT_LAYOUT)) > SEAT_LAYOUT:
-        raise LogError(_newer(where, "gate.layout", layout, SEAT_LAYOUT))
+    held["gate"] = {"layout": 1, **held["gate"]}  # stored since layout 2
+    if (layout := held["gate"]["layout"]) > GATE_LAYOUT:
+        raise LogError(_newer(where, "gate.layout", layout, GATE_LAYOUT))
     if known := model.newest_layout(held["model"]):
         if (layout := held["model"].get("layout", 1)) > known:
             raise LogError(_newer(where, "model.layout", layout, known))

@@ -9,14 +9,14 @@ ignored. Weights apply everywhere except in `examples` and `count`.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, ModelError
-from everlearn.records import Arrays, Floats, Ints, Singles, Task
+from everlearn.records import Arrays, Floats, Ints, Loss, LossKind, Singles, Task
 
 Bits = NDArray[np.int32]
 
@@ -148,26 +148,31 @@ def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
     return {"x": ends.astype(np.int64), "count": count, "weight": weight, **measured}
 
 
-def losses(kind: str, scores: Singles, y: Floats) -> Floats:
+def losses(kind: str, scores: Singles, y: Floats, parameter: float = 0.0) -> Floats:
     """Return the loss of each row, float64 (n,), of one `kind`.
 
-    For classes "brier" (half the sum of squares), "error" (0 or 1) or "log_loss" (of a probability of at least 1e-15,
-    as in River; scikit-learn stops at the precision of the dtype). For numbers "absolute" or "squared". Scores that are
-    not finite have the highest loss (for numbers infinity); a label that is no class gives NaN. Raises `ConfigError`
-    for another kind.
+    For classes "brier" (half the sum of squares), "error" (0 or 1) or "log_loss" (of a probability of at least
+    `parameter`, or 1e-15, as in River; scikit-learn stops at the precision of the dtype). For numbers "absolute",
+    "squared", "pinball" of the quantile `parameter` (Koenker & Bassett 1978), or "huber", half the square up to a
+    distance of `parameter` and linear beyond (Huber 1964). Scores that are not finite have the highest loss (for
+    numbers infinity); a label that is no class gives NaN. Raises `ConfigError` for another kind.
 
     >>> losses("brier", np.array([[0.25, 0.75]], np.float32), np.array([1.0])).tolist()
     [0.0625]
+    >>> losses("pinball", np.array([[2.0], [2.0]], np.float32), np.array([4.0, 1.0]), 0.75).tolist()
+    [1.5, 0.25]
     """
     scores = np.ascontiguousarray(scores, np.float32)
     y = np.ascontiguousarray(y, np.float64)
-    if kind in ("absolute", "squared"):
+    if kind in _NUMBER_LOSSES:
         result = np.empty(len(y))
-        _number_losses(kind == "squared", scores, y, result)
+        _number_losses(_NUMBER_LOSSES.index(kind), parameter, scores, y, result)
         return result
     label, best, log_loss, brier = _judged(scores, y)
     if kind not in ("brier", "error", "log_loss"):
-        raise ConfigError(f"loss: got {kind!r}; expected brier, error or log_loss, or absolute or squared")
+        raise ConfigError(f"loss: got {kind!r}; expected one of {', '.join(get_args(LossKind))}")
+    if parameter > 0.0:
+        log_loss = np.minimum(log_loss, -math.log(parameter))
     chosen = log_loss if kind == "log_loss" else brier if kind == "brier" else (best != label).astype(np.float64)
     chosen[label < 0] = np.nan
     return chosen
@@ -401,26 +406,42 @@ def _add_numbers(
         curve[bucket, _LOSS] += w * gap * gap
 
 
+_NUMBER_LOSSES = ("absolute", "squared", "pinball", "huber")
+_ABSOLUTE_LOSS, _SQUARED_LOSS, _PINBALL_LOSS, _HUBER_LOSS = range(4)
+
+
 @exact_kernel
-def _number_losses(square: bool, scores: Singles, y: Floats, result: Floats) -> None:
+def _number_losses(kind: int, parameter: float, scores: Singles, y: Floats, result: Floats) -> None:
     for row in range(len(y)):
-        gap = abs(np.float64(scores[row, 0]) - y[row])
+        above = np.float64(scores[row, 0]) - y[row]
+        gap = abs(above)
         if np.isnan(gap):
             gap = np.nan if np.isnan(y[row]) else np.inf
-        result[row] = gap * gap if square else gap
+        if kind == _SQUARED_LOSS:
+            gap = gap * gap
+        elif kind == _PINBALL_LOSS:
+            gap = gap * (1.0 - parameter if above > 0.0 else parameter)
+        elif kind == _HUBER_LOSS:
+            gap = 0.5 * gap * gap if gap <= parameter else parameter * (gap - 0.5 * parameter)
+        result[row] = gap
 
 
-LossKind = Literal["brier", "error", "log_loss", "absolute", "squared"]
+def loss_kind(kind: str, task: Task, own: Loss | None = None) -> Loss:
+    """Return the loss that contestants are compared by.
 
-
-def loss_kind(kind: str, task: Task) -> LossKind:
-    """Return the loss that contestants are compared by; "auto" is the Brier score for classes, else the absolute error.
-
-    Raises `ConfigError` for a loss that does not fit the task.
+    "auto" is the loss that the model is trained for, `own`; without one, the Brier score for classes, else the absolute
+    error. "pinball" and "huber" have the parameter of `own`. Raises `ConfigError` for a loss that does not fit the task
+    or the model.
     """
-    fitting = ("absolute", "squared") if task == "regression" else ("brier", "error", "log_loss")
+    fitting: tuple[LossKind, ...] = ("brier", "error", "log_loss")
+    if task == "regression":
+        fitting = ("absolute", "squared")
+        if own is not None and own.kind in ("pinball", "huber"):
+            fitting = (*fitting, own.kind)
     if kind == "auto":
-        return fitting[0]  # type: ignore[return-value]
-    if kind not in fitting:
-        raise ConfigError(f"gate.loss: got {kind!r} for a {task} task; expected one of auto, {', '.join(fitting)}")
-    return kind  # type: ignore[return-value]
+        kind = own.kind if own is not None else fitting[0]
+    for known in fitting:
+        if kind == known:
+            return own if own is not None and own.kind == known else Loss(known)
+    of = f" and a model of the loss {own.kind!r}" if own is not None else ""
+    raise ConfigError(f"gate.loss: got {kind!r} for a {task} task{of}; expected one of auto, {', '.join(fitting)}")

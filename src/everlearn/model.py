@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import ConfigError, EverlearnError, ModelError, did_you_mean
-from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
+from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, LossKind, Singles
 
 Spec = Mapping[str, Any]
 
@@ -48,6 +48,9 @@ class Model(Protocol):
     them may be assigned as well, and the model keeps its own. If the arrays assigned are read-only, the model only
     predicts from then on, and may release its learning state.
 
+    A family may expose the loss that it is trained for as an attribute `loss`: a name and a parameter, such as
+    `("pinball", 0.95)` (see `records.Loss`). A loop then compares all its models by that loss.
+
     A family that cannot take every row of its shape also has a method `refused(batch)`, which maps such rows to
     reasons. The method must not depend on learned state; rejected rows are dropped before any model scores them.
     """
@@ -68,6 +71,27 @@ def refused(model: Model, batch: Batch) -> dict[int, str]:
     """Return the rows that a model cannot take, with the reasons; empty if its family accepts every row."""
     reasons = getattr(model, "refused", None)
     return dict(reasons(batch)) if reasons is not None else {}
+
+
+def own_loss(model: Model) -> Loss | None:
+    """Return the loss that a model is trained for; None if its family exposes none.
+
+    Raises `ModelError` for an attribute `loss` that is no loss, or has a parameter out of range.
+    """
+    held = getattr(model, "loss", None)
+    if held is None:
+        return None
+    found = (held,) if isinstance(held, str) else held
+    if isinstance(found, tuple) and 1 <= len(found) <= 2 and found[0] in get_args(LossKind):
+        loss = Loss(*found)
+        most = {"pinball": 1.0, "huber": np.inf}.get(loss.kind)
+        fits = loss.parameter == 0.0 if most is None else 0.0 < loss.parameter < most
+        if fits:
+            return Loss(loss.kind, float(loss.parameter))
+    raise ModelError(
+        f"loss: got {held!r}; expected a name among {', '.join(get_args(LossKind))}, with a quantile between 0 and 1 "
+        'for "pinball" and a distance above 0 for "huber", such as ("pinball", 0.95). Or leave the attribute out'
+    )
 
 
 def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:

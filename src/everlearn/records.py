@@ -6,7 +6,7 @@ Rows travel as arrays (`Batch`, `Examples`); everything stored in the log travel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Scalar = bool | int | float | str
 Task = Literal["binary", "multiclass", "regression"]
+LossKind = Literal["brier", "error", "log_loss", "absolute", "squared", "pinball", "huber"]
 
 
 def __getattr__(name: str) -> Any:
@@ -32,6 +33,17 @@ def __getattr__(name: str) -> Any:
     from numpy.typing import NDArray
 
     return dict[str, NDArray[Any]] if name == "Arrays" else NDArray[getattr(np, kinds[name])]  # type: ignore[misc]
+
+
+class Loss(NamedTuple):
+    """A loss that models are compared by, or trained for: its name, and its parameter.
+
+    The parameter is the quantile of "pinball", the delta of "huber", and the lowest probability that "log_loss" counts
+    (0: 1e-15). The others have 0.
+    """
+
+    kind: LossKind
+    parameter: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,15 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from everlearn.records import Scalar, Task
+from everlearn.records import Loss, Scalar, Task
 
 MIB = 1 << 20
 MOST_BYTES = MIB  # of the body of one HTTP request
 MOST_ROWS = 1000  # in one HTTP request
 LAYOUT = 1  # newest layout of encoded rows; see `everlearn.schema`
-SEAT_LAYOUT = 2  # newest rules for who serves; see `everlearn.gate.policy`
+GATE_LAYOUT = 2  # newest rules of the gate and of the seat; layout 1 has those of release 0.1.0
 
-STORED_ONLY = ("schema.layout", "gate.layout", "replay.width", "limits.window", "log.rows")
+STORED_ONLY = ("schema.layout", "gate.layout", "gate.own", "replay.width", "limits.window", "log.rows")
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -52,19 +52,23 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     """When a candidate replaces a reference.
 
     `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
-    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle).
-    `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is brier or
-    absolute. `guards` maps "recall:CLASS" to the most of that recall that a promotion may cost. `layout` numbers the
-    rules of the seat (stored specs only): 1 are those of release 0.1.0.
+    at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle), both counted in
+    examples of weight above 0.
+    `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is the loss that
+    the loop's model is trained for, if its family exposes one, else brier or absolute. "pinball" and "huber" are those
+    of a model that is trained for them. `guards` maps "recall:CLASS" to the most of that recall that a promotion may
+    cost. In stored specs only: `own` is the loss that the model exposed when the loop started, and `layout` numbers the
+    rules for losses and for the seat: 1 are those of release 0.1.0.
     """
 
-    loss: Literal["auto", "brier", "error", "log_loss", "absolute", "squared"] = "auto"
+    loss: Literal["auto", "brier", "error", "log_loss", "absolute", "squared", "pinball", "huber"] = "auto"
     alpha: Share = 0.05
     tolerance: NotNegative = 0.0
     minimum: Positive = 500
     cycle: Count = 0
     guards: dict[str, float] = {}
-    layout: Positive = SEAT_LAYOUT
+    own: Loss | None = None
+    layout: Positive = GATE_LAYOUT
 
 
 class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

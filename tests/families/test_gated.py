@@ -16,7 +16,7 @@ from everlearn.evaluate import prequential
 from everlearn.families.gated import Gated
 from everlearn.gate.power import power
 from everlearn.model import copied, cut, within
-from everlearn.records import Arrays, Batch, Examples, Floats, Singles
+from everlearn.records import Arrays, Batch, Examples, Floats, Loss, Singles
 
 LINEAR = {"family": "linear"}
 
@@ -392,3 +392,35 @@ def test_a_network_takes_its_optimiser_and_its_memory_back_and_resumes_exactly(o
 def test_wrong_dials_are_refused(dials: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         build(**dials)
+
+
+def test_the_loss_of_the_inner_model_decides() -> None:
+    inner = {"family": "linear", "loss": "quantile", "loss_parameter": 0.9}
+    one = el.build({"family": "gated", "task": "regression", "dense": 2, "model": inner})
+    assert one.spec["gate"]["loss"] == "pinball"
+    assert model.own_loss(one) == Loss("pinball", 0.9)
+    assert model.copy(one).spec == one.spec
+    assert "learn/gate/recent" in one.arrays
+    told = el.build({"family": "gated", "task": "regression", "dense": 2, "model": inner, "gate": {"loss": "squared"}})
+    assert told.spec["gate"]["loss"] == "squared"
+
+
+def test_a_stored_model_of_layout_1_keeps_its_rules_and_arrays() -> None:
+    stored = {"family": "gated", "task": "regression", "dense": 2, "model": LINEAR, "layout": 1}
+    one = el.build(stored)
+    assert (one.spec["gate"]["loss"], one.spec["gate"]["layout"]) == ("absolute", 1)
+    assert sorted(within(one.arrays, "learn/gate/")) == ["blocks", "capital", "seen", "totals"]
+    assert model.copy(one).arrays.keys() == one.arrays.keys()
+
+
+def test_validation_rows_count_by_their_weights() -> None:
+    """The proposal is better on light rows, and worse on the tenth of rows that weigh nine."""
+    draw, n = np.random.default_rng(4), 2500
+    heavy = draw.random(n) < 0.1
+    proposal = draw.random(n) < np.where(heavy, 0.3, 0.9)
+    accepted = draw.random(n) < np.where(heavy, 0.9, 0.6)
+    rows = told(np.stack([proposal, accepted], axis=1))
+    for weight, expected in ((np.ones(n), (1, 0, 0)), (np.where(heavy, 9.0, 1.0), (0, 1, 0))):
+        one = build(dense=2, update=500, validation=2000, model={"family": "tests.families.test_gated:Told"})
+        one.learn(rows.batch, rows.y, weight.astype(np.float32))
+        assert outcomes(one) == expected

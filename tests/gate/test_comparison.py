@@ -348,11 +348,114 @@ def test_an_unknown_guard_is_named_with_those_that_are_known() -> None:
         gate.update_guard(gate.start(GUARDED), GUARDED, "recall:no", np.zeros(1), np.zeros(1))
 
 
+# ---- weights ----------------------------------------------------------------------------------------------------
+
+
+def weighted(spec: GateSpec, losses: Pairs, weight: Floats) -> Arrays:
+    arrays = gate.start(spec)
+    gate.update(arrays, spec, *losses, weight)
+    return arrays
+
+
+@pytest.mark.parametrize("cycle", [0, 7])
+def test_weights_of_1_leave_the_same_bytes_as_none(cycle: int) -> None:
+    spec = GateSpec(cycle=cycle, guards={"recall:yes": 0.05})
+    plain, ones = gate.start(spec), gate.start(spec)
+    for arrays, weight in ((plain, None), (ones, np.ones(2000, np.float32))):
+        gate.update(arrays, spec, *noisy(0.02, 2000), weight)
+        gate.update_guard(arrays, spec, "recall:yes", *guard_errors(0.2, 0.2, 2000), weight)
+    assert same(plain, ones)
+
+
+def test_pairs_of_weight_0_are_left_out_whatever_their_losses() -> None:
+    spec = GateSpec(minimum=1001)
+    reference, candidate = noisy(0.05, 2000)
+    weight = np.tile([1.0, 0.0], 1000)
+    wrong = np.where(weight > 0.0, candidate, np.where(np.arange(2000) % 4 == 1, np.nan, 1.0))
+    arrays = weighted(spec, (reference, wrong), weight)
+    assert same(arrays, fed(spec, (reference[::2], candidate[::2])))
+    assert gate.verdict(arrays, spec).reason.startswith("1000 of at least 1001 examples compared")
+
+
+def test_the_unit_of_equal_weights_does_not_matter() -> None:
+    spec, losses = GateSpec(cycle=10, tolerance=0.01), noisy(0.05, 3000)
+    one, other = (gate.evidence(weighted(spec, losses, np.full(3000, unit)), spec) for unit in (1.0, 7.0))
+    for name in ("difference", "low", "high", "log_e_better", "log_e_worse"):
+        assert getattr(one, name) == pytest.approx(getattr(other, name), rel=0.02), name
+
+
+def test_the_difference_is_the_weighted_mean() -> None:
+    spec, draw = GateSpec(), np.random.default_rng(11)
+    weight = np.append(4.0, draw.choice([1.0, 4.0], 4999))
+    reference, candidate = draw.random(5000), draw.random(5000) * np.where(weight == 4.0, 0.8, 1.0)
+    found = gate.evidence(weighted(spec, (reference, candidate), weight), spec)
+    mean = np.average(reference - candidate, weights=weight)
+    assert found.difference == pytest.approx(mean, abs=2e-4)  # the first row weighs less than it says
+    assert found.low < mean < found.high
+    assert abs((reference - candidate).mean() - mean) > 0.02
+
+
+def test_the_capital_bets_on_the_share_of_each_weight() -> None:
+    arrays = weighted(GateSpec(tolerance=0.1), pairs(np.array([0.5, -0.25, 0.5])), np.array([1.0, 0.5, 2.0]))
+    gains = [0.4, 0.5 * -0.35, 0.4]  # shares 1, 0.5, and 1 of a weight above the highest so far
+    stakes = 0.8 * 0.5 ** np.arange(8)
+    expected = np.mean([math.prod(1.0 + stake * gain / 1.1 for gain in gains) for stake in stakes])
+    assert capital(arrays) == pytest.approx(expected, rel=1e-12)
+
+
+def test_better_on_many_light_rows_and_worse_on_few_heavy_ones_is_not_promoted() -> None:
+    draw = np.random.default_rng(12)
+    heavy = draw.random(5000) < 0.1
+    losses = pairs(np.clip(np.where(heavy, -0.1, 0.02) + draw.normal(0.0, 0.1, 5000), -1.0, 1.0))
+    assert gate.verdict(fed(GateSpec(), losses), GateSpec()).action == "promote"
+    assert gate.verdict(weighted(GateSpec(), losses, np.where(heavy, 9.0, 1.0)), GateSpec()).action == "reject"
+
+
+def test_a_guard_counts_weights() -> None:
+    draw, missed = np.random.default_rng(13), np.zeros(4000)
+    heavy = draw.random(4000) < 0.1
+    arrays = fed(GUARDED, noisy(0.05, 5000))
+    worse = (heavy & (draw.random(4000) < 0.4)).astype(float)  # 4 % of rows, 20 % of the weight
+    gate.update_guard(arrays, GUARDED, "recall:yes", missed, worse, np.where(heavy, 9.0, 1.0))
+    assert "recall:yes is worse by 0.2" in gate.verdict(arrays, GUARDED).reason
+    plain = fed(GUARDED, noisy(0.05, 5000))
+    gate.update_guard(plain, GUARDED, "recall:yes", missed, worse)
+    assert "recall:yes is worse" not in gate.verdict(plain, GUARDED).reason
+
+
+def test_the_reason_says_that_weights_were_clipped() -> None:
+    weight = np.ones(3000)
+    weight[[1000, 2000]] = 50.0
+    reason = gate.verdict(weighted(GateSpec(), noisy(0.05, 3000), weight), GateSpec()).reason
+    assert reason.endswith("; weights above 10 times their mean were clipped (examples: 2)")
+    weight[[1000, 2000]] = 9.0
+    assert "clipped" not in gate.verdict(weighted(GateSpec(), noisy(0.05, 3000), weight), GateSpec()).reason
+
+
+@given(cuts=st.lists(st.integers(0, 1500), max_size=6), cycle=st.sampled_from([0, 7]), seed=st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_weighted_evidence_does_not_depend_on_the_cuts(cuts: list[int], cycle: int, seed: int) -> None:
+    spec, draw = GateSpec(cycle=cycle, loss="absolute"), np.random.default_rng(seed)
+    reference, candidate = draw.random((2, 1500))
+    weight = np.where(np.arange(1500) < draw.integers(0, 1500), 1.0, draw.choice([0.0, 0.3, 1.0, 20.0], 1500))
+    whole, pieces = weighted(spec, (reference, candidate), weight), gate.start(spec)
+    for begin, end in itertools.pairwise(sorted({0, 1500, *cuts})):
+        gate.update(pieces, spec, reference[begin:end], candidate[begin:end], weight[begin:end])
+    assert same(whole, pieces)
+
+
+def test_a_wrong_weight_is_refused_before_anything_changes() -> None:
+    arrays = gate.start(GateSpec())
+    with pytest.raises(InputError, match="loss 'auto': weight -1 at index 1"):
+        gate.update(arrays, GateSpec(), np.zeros(2), np.zeros(2), np.array([1.0, -1.0]))
+    assert same(arrays, gate.start(GateSpec()))
+
+
 # ---- losses without a bound -----------------------------------------------------------------------------------------
 
 
-def test_the_scale_is_fixed_before_it_is_used() -> None:
-    spec = GateSpec(loss="squared")
+def test_under_layout_1_the_scale_is_fixed_after_the_first_pairs() -> None:
+    spec = GateSpec(loss="squared", layout=1)
     rng = np.random.default_rng(6)
     reference, candidate = rng.exponential(7.0, 1000), rng.exponential(7.0, 1000)
     arrays = fed(spec, (reference, candidate))
@@ -363,6 +466,81 @@ def test_the_scale_is_fixed_before_it_is_used() -> None:
     found = gate.evidence(arrays, spec)
     assert found.examples == 900
     assert found.difference == pytest.approx(clipped.mean(), rel=1e-9)
+
+
+def test_the_cap_follows_the_losses_and_is_fixed_before_each_row() -> None:
+    """An independent computation: the cap of each stretch, and the sum of capped differences."""
+    spec = GateSpec(loss="squared")
+    draw = np.random.default_rng(6)
+    level = np.repeat([1.0, 20.0], [1500, 2500])
+    reference, candidate = level * draw.exponential(7.0, 4000), level * draw.exponential(7.0, 4000)
+    reference[[120, 3000]] = 1e9
+    cap = 10.0 * np.sqrt(np.concatenate([reference[:100], candidate[:100]])).mean() ** 2
+    caps, begin, capped = [cap], 100, []
+    for end in (200, 400, 800, 1600, 3200, 4000):
+        part = np.stack([reference[begin:end], candidate[begin:end]])
+        capped.append(np.minimum(part, cap))
+        if end < 4000:
+            cap = 8.0 * np.sqrt((np.minimum(part, 5.0 * cap) ** 2).mean())
+            caps.append(cap)
+        begin = end
+    arrays = fed(spec, (reference, candidate))
+    assert arrays["totals"][kernels.LOSS, kernels.SCALE] == pytest.approx(caps[-1], rel=1e-9)
+    found = gate.evidence(arrays, spec)
+    differences = np.concatenate([part[0] - part[1] for part in capped])
+    assert found.examples == 3900
+    assert found.difference == pytest.approx(differences.mean(), rel=1e-6)
+    assert 5.0 * caps[-3] < caps[-1]  # the losses became twenty times higher
+
+
+def test_blocks_keep_their_sums_while_the_cap_changes() -> None:
+    spec, draw = GateSpec(loss="absolute"), np.random.default_rng(14)
+    reference, candidate = np.abs(draw.normal(size=(2, 3300)))
+    arrays = fed(spec, (reference, candidate))
+    scale, blocks = arrays["totals"][kernels.LOSS, kernels.SCALE], arrays["blocks"][kernels.LOSS]
+    difference = (reference - candidate)[100:] / scale
+    for level in (0, 3, 6):
+        sums = difference[: 3200 >> level << level].reshape(-1, 1 << level).sum(axis=1)
+        expected = [len(sums), sums.sum(), (sums**2).sum(), (sums[1:] * sums[:-1]).sum(), sums[0], sums[-1]]
+        np.testing.assert_allclose(blocks[level, :6], expected, rtol=1e-8, atol=1e-8)
+    net = np.cumsum(difference)
+    fall = (np.maximum.accumulate(np.maximum(net, 0.0)) - net).max()
+    assert arrays["totals"][kernels.LOSS, kernels.FALL] == pytest.approx(fall, rel=1e-8)
+
+
+def test_disasters_that_are_not_rare_raise_the_cap_until_they_count() -> None:
+    draw = np.random.default_rng(15)
+    reference = np.abs(draw.normal(size=12_900))
+    candidate = np.where(np.arange(12_900) % 100 == 0, 500.0, reference)
+    scale = fed(GateSpec(loss="absolute"), (reference, candidate))["totals"][kernels.LOSS, kernels.SCALE]
+    assert scale > 125.0
+    candidate[:] = np.where(np.arange(12_900) % 6400 == 0, 500.0, reference)
+    scale = fed(GateSpec(loss="absolute"), (reference, candidate))["totals"][kernels.LOSS, kernels.SCALE]
+    assert scale < 50.0
+
+
+def test_the_reason_names_the_cap() -> None:
+    draw = np.random.default_rng(16)
+    reference = np.abs(draw.normal(size=3000))
+    arrays = fed(GateSpec(loss="absolute"), (reference, 0.8 * reference))
+    scale = arrays["totals"][kernels.LOSS, kernels.SCALE]
+    found = gate.verdict(arrays, GateSpec(loss="absolute"))
+    assert found.action == "promote"
+    assert found.reason.endswith(f"on 2900 examples; losses capped at {scale:.4g}")
+    log_loss = GateSpec(loss="log_loss")
+    assert "; losses capped at 6." in gate.verdict(fed(log_loss, (reference, 0.8 * reference)), log_loss).reason
+    assert "capped" not in gate.verdict(fed(GateSpec(), noisy(0.05, 3000)), GateSpec()).reason
+
+
+def test_the_log_loss_has_a_first_cap_and_none_above_it() -> None:
+    spec, highest = GateSpec(loss="log_loss"), math.log(1000.0)
+    arrays = fed(spec, (np.array([0.5, 34.5]), np.array([0.25, 0.5])))
+    found = gate.evidence(arrays, spec)
+    assert found.examples == 2
+    assert found.difference == pytest.approx((0.25 + highest - 0.5) / 2)
+    for losses, expected in ((np.full(100, 0.1), 0.8), (np.full(100, 5.0), highest)):
+        arrays = fed(spec, (losses, losses))
+        assert arrays["totals"][kernels.LOSS, kernels.SCALE] == pytest.approx(expected)
 
 
 def test_units_do_not_matter() -> None:
@@ -376,12 +554,12 @@ def test_units_do_not_matter() -> None:
     assert one.low * 1024.0 == pytest.approx(other.low, rel=1e-9)
 
 
-def test_clipping_cannot_promote_a_candidate_whose_mean_is_worse() -> None:
+def test_a_candidate_whose_mean_so_far_is_worse_waits() -> None:
     spec = GateSpec(loss="squared")
     rng = np.random.default_rng(8)
     reference = rng.exponential(1.0, 5000)
     candidate = 0.6 * reference
-    candidate[500::500] = 1e6
+    candidate[500::2500] = 1e9
     found = gate.verdict(fed(spec, (reference, candidate)), spec)
     assert found.action == "wait"
     assert "clipped" in found.reason

@@ -12,7 +12,7 @@ from everlearn.learn.monitor import Monitor
 from everlearn.records import Examples
 from everlearn.schema import shape
 from everlearn.serve.roster import Roster
-from everlearn.spec import LimitsSpec
+from everlearn.spec import GateSpec, LimitsSpec
 from tests.support.loops import spec
 from tests.support.models import Mean, examples, part
 
@@ -90,3 +90,35 @@ def test_rows_that_their_source_may_not_give_count_nowhere() -> None:
     rows = examples(10)
     assert labels.rows(rows, ["flood"] * 10) == 2
     assert (learned(roster), monitor.scored, len(monitor.remembered().y)) == ([2], 2, 2)
+
+
+def test_rows_of_weight_0_count_nowhere() -> None:
+    plain, mixed = examples(10), examples(20)
+    plain.weight[:] = 2.0
+    mixed.weight[:] = np.tile([2.0, 0.0], 10)
+    mixed.batch.dense[::2] = plain.batch.dense
+    mixed.y[::2], mixed.position[::2] = plain.y, plain.position
+    states = []
+    for rows, sources in ((plain, ["a"] * 10), (mixed, ["a", "b"] * 10)):
+        labels, monitor, roster = queue(limits=LimitsSpec(source=0.9, window=40, clip=0.01))
+        assert labels.rows(rows, sources) == 10
+        arrays, clock = monitor.state()
+        states.append((learned(roster), clock, {name: array.tobytes() for name, array in arrays.items()}))
+    assert states[0] == states[1]
+    mixed.weight[:] = 0.0
+    assert labels.rows(mixed, ()) == 0
+
+
+def test_weights_reach_the_evidence_the_guards_and_the_metrics_of_a_trial() -> None:
+    chosen = {"gate": GateSpec(minimum=10, guards={"recall:1": 0.1})}
+    labels, _, roster = queue("gated", **chosen)
+    labels._guards = {"recall:1": 1.0}
+    roster.nominate()
+    rows = examples(40)
+    rows.weight[:] = np.tile([1.0, 5.0], 20)
+    labels.rows(rows, ())
+    (trial,) = [one.trial for one in roster.contestants if one.trial is not None]
+    assert trial.evidence["weights"][0, 0] == 40.0
+    assert trial.evidence["weights"][2, 0] == (rows.y == 1.0).sum()
+    assert trial.evidence["weights"][0, 1] == rows.weight.sum()
+    assert trial.metrics["sums"][0] == rows.weight.sum()

@@ -48,6 +48,48 @@ def test_rows_one_by_one_and_together_leave_the_same_state() -> None:
     assert whole.report()["challenger"]["examples"] == 0
 
 
+def mixed(n: int, first: int) -> Examples:
+    """Rows of weight 1, and from `first` on of several weights."""
+    rows = examples(n)
+    rows.weight[:] = np.where(np.arange(n) < first, 1.0, np.resize(np.array([1.0, 0.25, 4.0, 50.0]), n))
+    return rows
+
+
+@pytest.mark.parametrize("first", [0, 1, 30, 77])
+def test_weighted_rows_one_by_one_and_together_leave_the_same_state(first: int) -> None:
+    rows, settings = mixed(100, first), DriftSpec(grace_period=20)
+    whole, single, again = (monitor(drift=settings) for _ in range(3))
+    said = predictions(rows)
+    said[1][::3] = 0.5
+    whole.test(rows, said, ROLES)
+    for row in range(100):
+        single.test(cut(rows, row, row + 1), {uid: scores[row : row + 1] for uid, scores in said.items()}, ROLES)
+    assert state(whole) == state(single)
+    assert "weights" in state(whole)
+    again.load(*whole.state())
+    assert state(again) == state(whole)
+
+
+def test_weights_of_1_add_no_array() -> None:
+    one, rows = monitor(), examples(50)
+    rows.weight[:] = 1.0
+    one.test(rows, predictions(rows), ROLES)
+    assert "weights" not in state(one)
+
+
+@pytest.mark.parametrize(("weight", "alarmed"), [(1e-6, False), (1.0, True)])
+def test_wrong_labels_of_hardly_any_weight_are_no_drift(weight: float, alarmed: bool) -> None:
+    one, rows = monitor(drift=DriftSpec(grace_period=50)), examples(800)
+    rows.weight[:] = np.where(np.arange(800) < 400, 1.0, weight)
+    rows.y[::7] = 1.0 - rows.y[::7]  # some losses differ, or any change would be a drift
+    for start in range(0, 800, 20):
+        piece = cut(rows, start, start + 20)
+        said = predictions(piece, wrong=start >= 400)
+        said[1][::7] = said[1][::7, ::-1]
+        one.test(piece, said, ROLES)
+    assert (one.alarm() == DRIFT) == alarmed
+
+
 def test_losses_are_returned_by_uid() -> None:
     rows = examples(10)
     losses = monitor().test(rows, predictions(rows), ROLES)

@@ -14,7 +14,7 @@ from everlearn.events import Log, connect
 from everlearn.feedback.pending import ANSWER, CANARY
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.loop import Loop
-from everlearn.records import Born, Decision, Example, Examples, Label, Payload, Prediction
+from everlearn.records import Born, Decision, Example, Examples, Label, Payload, Prediction, Rejected
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
@@ -103,6 +103,54 @@ def test_a_fold_continues_from_its_state(tmp_path: Path, changes: dict[str, Any]
     half.fold = again
     half.take(half.fold.events(whole.log.read(again.cursor["log"], 1000)))
     assert half.bytes() == whole.bytes()
+
+
+WEIGHTED = [
+    pytest.param({"mode": mode, "tick": 5, "checkpoint": 7, "gate": GateSpec(minimum=10), "drift": drift}, id=mode)
+    for mode, drift in (("live", DriftSpec(grace_period=20)), ("gated", DriftSpec(grace_period=30)))
+]
+
+
+def weighted(rows: int = 160) -> list[tuple[float, Payload]]:
+    """The same traffic with several weights; every third label and example weighs nothing, and is wrong."""
+    events: list[tuple[float, Payload]] = []
+    for number, (moment, payload) in enumerate(traffic(rows)):
+        weight = (0.0, 1.0, 0.25, 0.0, 3.0, 40.0)[number % 6] if number > 40 else 1.0 - (number % 3 == 0)
+        if isinstance(payload, Label):
+            label = int(payload.value) if weight else 1 - int(payload.value)
+            payload = Label(payload.id, label, weight, payload.source)
+        elif isinstance(payload, Example):
+            label = int(payload.label) if weight else 1 - int(payload.label)
+            payload = Example(payload.id, payload.features, label, weight)
+        events.append((moment, payload))
+    return events
+
+
+@pytest.mark.parametrize("changes", WEIGHTED)
+def test_weighted_rows_leave_the_same_state_however_the_log_was_cut(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole = Folded(tmp_path / "whole", settings(**changes)).events(weighted())
+    assert "learner/weights" in whole.bytes()
+    for size in (1, 7):
+        part = Folded(tmp_path / str(size), settings(**changes), whole.log).events([], size)
+        assert part.bytes() == whole.bytes()
+
+
+@pytest.mark.parametrize("changes", WEIGHTED)
+def test_labels_of_weight_0_leave_the_bytes_and_decisions_of_a_log_without_them(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    given = weighted()
+    without: list[tuple[float, Payload]] = [
+        (at, Rejected("gone", i, "", "") if isinstance(one, Label | Example) and not one.weight else one)
+        for i, (at, one) in enumerate(given)
+    ]
+    assert given != without
+    one, other = Folded(tmp_path / "a", settings(**changes)), Folded(tmp_path / "b", settings(**changes))
+    mine, theirs = one.events(given).bytes(), other.events(without).bytes()
+    unlike = [name for name in mine if mine[name] != theirs[name] and not name.startswith("waiting/")]
+    assert set(unlike) <= {"header"}  # which counts the rows of streams, too
+    assert [commit.payloads for commit in one.commits] == [commit.payloads for commit in other.commits]
+    assert len(one.fold.pending) < len(other.fold.pending)  # such a label settles its prediction
 
 
 def test_the_first_prediction_starts_the_loop(tmp_path: Path) -> None:

@@ -121,6 +121,23 @@ def test_a_label_from_a_source_that_gave_its_share_is_dropped(tmp_path: Path) ->
         assert sum(len(join(one, event)) for event in log.read()) == 10
 
 
+def test_a_label_of_weight_0_settles_its_prediction_and_labels_nothing(tmp_path: Path) -> None:
+    feedback = FeedbackSpec(window=60.0, default=0, correction="importance")
+    events: list[tuple[float, Payload]] = [
+        (1.0, Prediction("one", {"a": 1.0}, 0, (0.5, 0.5), "v")),
+        (2.0, Label("one", 1, 0.0, "web")),
+        (3.0, Label("one", 0, 0.0, "web")),
+    ]
+    with logged(tmp_path, events) as log:
+        one = joiner(log, spec(feedback=feedback, limits=LimitsSpec(source=0.5, window=20, quarantine=0.9)))
+        limits = {name: array.tobytes() for name, array in one._limiter.arrays.items()}
+        counts = one.state()[2]["positives"].tolist()
+        assert [join(one, event) for event in log.read()] == [[], [], []]
+    assert len(one.pending) == 0
+    assert one.state()[2]["positives"].tolist() == counts
+    assert {name: array.tobytes() for name, array in one._limiter.arrays.items()} == limits
+
+
 def test_the_state_continues_where_it_was_left(tmp_path: Path) -> None:
     chosen = spec(feedback=FeedbackSpec(window=1.0, default=0, early=60.0, correction="importance"))
     with logged(tmp_path, EVENTS) as log:

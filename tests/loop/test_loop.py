@@ -6,6 +6,7 @@ import shutil
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from everlearn.errors import ConfigError, IdTaken, InputError, LogError, Unknown
 from everlearn.loop.home import Home
 from everlearn.loop.loop import Loop
 from everlearn.model import cut
-from everlearn.records import Checkpoint, Example, Examples, Prediction
+from everlearn.records import Checkpoint, Example, Examples, Loss, Prediction
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
@@ -486,3 +487,58 @@ def test_a_model_that_cannot_be_built_is_refused_when_its_loop_is_opened(tmp_pat
     with everlearn.open(spec | {"model": {"family": "linear"}}, home=tmp_path / "loop.home") as loop:
         loop.learn({"x": 1.0}, 1)
         assert loop.report()["examples"] == 1
+
+
+@pytest.mark.parametrize(("mode", "weight"), [("live", 0.0), ("gated", 0.0), ("live", 1e-6)])
+@pytest.mark.parametrize("late", [False, True])
+def test_wrong_labels_of_no_weight_decide_nothing(tmp_path, mode, late, weight):
+    draw = np.random.default_rng(0)
+    chosen = spec(mode=mode, checkpoint=10_000, gate=GateSpec(minimum=100, guards={"recall:1": 0.1}))
+    with everlearn.open(chosen, home=tmp_path / "home") as loop:
+        for row in range(1500):
+            a, wrong = float(draw.normal()), row >= 900
+            label, weighs = int((a > 0) != wrong), weight if wrong else 1.0
+            if late:
+                loop.feedback(loop.predict({"a": a, "b": 0.0, "c": "c0"}).id, label=label, weight=weighs)
+            else:
+                loop.learn({"a": a, "b": 0.0, "c": "c0"}, label, weight=weighs)
+            if row == 899:
+                before = len(loop.decisions())
+        made = [decision.action for decision in loop.decisions()[before:] if decision.action != "promote"]
+        assert made == []
+        assert loop.report()["examples"] == (900 if weight == 0.0 else 1500)
+        assert loop.report()["waiting"] == 0
+
+
+def test_models_are_compared_by_the_loss_that_the_loops_model_is_trained_for(tmp_path):
+    schema = Schema(label="y", task="regression", fields={"x": "numeric"})
+    chosen = Spec(schema=schema, model={"family": "linear", "loss": "quantile", "loss_parameter": 0.9})
+    with everlearn.open(chosen, home=tmp_path / "home") as loop:
+        assert loop.spec.gate.own == loop.fold.monitor.loss == Loss("pinball", 0.9)
+        assert loop.fold.gate.loss == "pinball"
+        for row in range(200):
+            loop.learn({"x": float(row % 7)}, float(row % 5))
+    with everlearn.open(chosen, home=tmp_path / "home") as loop:
+        assert loop.spec.gate.own == loop.fold.monitor.loss == Loss("pinball", 0.9)
+        assert [decision.action for decision in loop.decisions()].count("config") == 0
+    absolute = msgspec.structs.replace(chosen, gate=GateSpec(loss="absolute"))
+    with everlearn.open(absolute, home=tmp_path / "home") as loop:
+        assert loop.fold.monitor.loss == Loss("absolute")
+        assert loop.decisions()[-1].reason == "settings changed: gate"
+    with everlearn.open(chosen, home=tmp_path / "home") as loop:
+        assert loop.fold.monitor.loss == Loss("pinball", 0.9)
+
+
+@pytest.mark.parametrize("mode", ["gated", "live"])
+def test_a_model_of_a_quantile_goes_on_covering_it(tmp_path, mode):
+    draw, n = np.random.default_rng(0), 4000
+    x = draw.normal(size=n)
+    y = np.maximum(0.0, draw.exponential(3.0, n) + 0.3 * x)
+    stream = read({"x": x, "y": y}, label="y")
+    model = {"family": "linear", "loss": "quantile", "loss_parameter": 0.95}
+    chosen = Spec(schema=stream.schema, mode=mode, model=model, drift=DriftSpec(detector="none"))
+    with everlearn.open(chosen, home=tmp_path / "home") as loop:
+        report = loop.run(stream)
+        covered = [loop.predict({"x": float(a)}).value > b for a, b in zip(x[-300:], y[-300:], strict=True)]
+    assert report["rollbacks"] == 0
+    assert 0.85 <= np.mean(covered) <= 0.99

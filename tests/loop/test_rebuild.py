@@ -229,7 +229,7 @@ def hidden(events: Timed, gone: Callable[[Payload], bool]) -> Timed:
 IDS = [f"{owner}-{number}" for owner in ("ann", "zoe") for number in range(5)]
 amounts = st.sampled_from([-50.0, -1.0, -0.25, 0.5, 1.0, 2.0, 1e6])
 records = st.fixed_dictionaries({"a": amounts, "b": amounts, "c": st.sampled_from(["c1", "c2"])})
-judgements = st.tuples(st.sampled_from(IDS), st.integers(0, 1), st.sampled_from([0.5, 1.0, 3.0, 200.0]))
+judgements = st.tuples(st.sampled_from(IDS), st.integers(0, 1), st.sampled_from([0.0, 0.5, 1.0, 3.0, 200.0]))
 sources = st.sampled_from(["", "good", "bad"])
 chances = st.sampled_from([(0.9, 0.1), (0.5, 0.5), (0.2, 0.8)])
 steps = st.one_of(

@@ -53,3 +53,13 @@ def test_a_warm_row_weighs_at_most_the_limit(weight: float) -> None:
     warm, monitor, _ = warm_up(spec)
     warm.learn(examples(3, weight))
     assert monitor.remembered().weight.tolist() == [min(weight, spec.limits.weight)] * 3
+
+
+def test_a_warm_row_of_weight_0_is_counted_and_changes_nothing() -> None:
+    warm, monitor, built = warm_up(Spec(schema=SCHEMA, warm_start=6))
+    warm.learn(examples(3, 0.0))
+    untouched = {name: array.tobytes() for name, array in warm.model().arrays.items()}
+    assert (warm.learned, len(monitor.remembered().y)) == (3, 0)
+    warm.learn(examples(3))
+    assert (warm.learned, len(monitor.remembered().y)) == (6, 3)
+    assert untouched != {name: array.tobytes() for name, array in built[0].arrays.items()}

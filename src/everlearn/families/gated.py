@@ -19,6 +19,7 @@ validation is lost, by design.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -32,12 +33,12 @@ from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.families import specs
 from everlearn.families.specs import Retired
+from everlearn.gate import losses
 from everlearn.gate.guard_names import guarded_class
 from everlearn.gate.kernels import CALIBRATION
-from everlearn.metrics import loss_kind
-from everlearn.model import LEARN, Model, cut, prefixed, refused, restore, within
+from everlearn.model import LEARN, Model, cut, own_loss, prefixed, refused, restore, within
 from everlearn.model import build as build_model
-from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Singles, Task, Verdict
+from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Loss, Singles, Task, Verdict
 from everlearn.spec import GateSpec
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -82,10 +83,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     seed: int = 0
 
 
-def read(spec: Mapping[str, Any]) -> Settings:
-    """Check a spec and fill in its defaults.
+def read(spec: Mapping[str, Any], own: Loss | None = None) -> Settings:
+    """Check a spec and fill in its defaults; `own` is the loss that the inner model is trained for.
 
-    Raises `ConfigError`, which names the setting, its value and the right values.
+    A spec of layout 1 keeps the rules of the gate of release 0.1. Raises `ConfigError`, which names the setting, its
+    value and the right values.
 
     >>> read({"task": "binary", "dense": 8}).validation
     2000
@@ -94,8 +96,11 @@ def read(spec: Mapping[str, Any]) -> Settings:
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
     settings = specs.convert(given, Settings, "gated", RETIRED)
-    criteria = msgspec.structs.replace(settings.gate, loss=loss_kind(settings.gate.loss, settings.task))
-    unscaled = CALIBRATION if criteria.loss in gate.UNBOUNDED else 0
+    criteria = msgspec.structs.replace(settings.gate, own=settings.gate.own or own)
+    if specs.layout(spec, "gated") == specs.STORED:
+        criteria = msgspec.structs.replace(criteria, own=None, layout=1)
+    criteria = msgspec.structs.replace(criteria, loss=losses.chosen(criteria, settings.task).kind)
+    unscaled = CALIBRATION if losses.bound(criteria) == math.inf else 0
     least = max(criteria.minimum + unscaled, criteria.cycle)
     if settings.validation < least:
         raise ConfigError(
@@ -129,8 +134,10 @@ class Gated:
         self.spec: Mapping[str, Any] = spec
         self._settings, self._accepted, self._proposal = settings, accepted, proposal
         self._guards = _guarded_classes(settings)
+        self.loss = own_loss(accepted)
+        self._compared = losses.chosen(settings.gate, settings.task)
         rows, entries = settings.validation, settings.validation * settings.width if settings.hashed else 0
-        self._validation: Arrays = prefixed("gate/", gate.start(settings.gate)) | {
+        self._validation: Arrays = prefixed("gate/", _evidence(settings.gate)) | {
             "rows/dense": np.zeros((rows, settings.dense), np.int32),
             "rows/indptr": np.zeros(rows + 1, np.int64),
             "rows/indices": np.zeros(entries, np.int32),
@@ -259,12 +266,14 @@ class Gated:
         proposed = self._proposal.predict(rows.batch)[usable]
         accepted, y = predictions[usable], rows.y[usable]
         evidence, criteria = within(self._validation, "gate/"), self._settings.gate
-        loss = loss_kind(criteria.loss, self._settings.task)
-        gate.update(evidence, criteria, metrics.losses(loss, accepted, y), metrics.losses(loss, proposed, y))
+        weight = rows.weight[usable] if "weights" in evidence else np.ones(len(y), np.float32)
+        kind, parameter = self._compared
+        both = [metrics.losses(kind, scores, y, parameter) for scores in (accepted, proposed)]
+        gate.update(evidence, criteria, both[0], both[1], weight)
         for name, guarded in self._guards.items():
             of_class = y == guarded
-            pair = (metrics.losses("error", scores[of_class], y[of_class]) for scores in (accepted, proposed))
-            gate.update_guard(evidence, criteria, name, *pair)
+            missed = [metrics.losses("error", scores[of_class], y[of_class]) for scores in (accepted, proposed)]
+            gate.update_guard(evidence, criteria, name, missed[0], missed[1], weight[of_class])
         self._keep(rows, usable)
 
     def _judge(self) -> str:
@@ -287,7 +296,7 @@ class Gated:
             restore(self._accepted, self._proposal.arrays)
         else:
             restore(self._proposal, self._accepted.arrays)
-        for name, array in gate.start(self._settings.gate).items():
+        for name, array in _evidence(self._settings.gate).items():
             self._validation[f"gate/{name}"][...] = array
         kept = self._kept()
         counts[TESTED], counts[LEARNED] = 0, len(kept.y)
@@ -317,6 +326,11 @@ class Gated:
         )
         y, weight = held["rows/y"][:count].copy(), held["rows/weight"][:count].copy()
         return Examples(batch, y, weight, np.zeros(count, np.int64))
+
+
+def _evidence(criteria: GateSpec) -> Arrays:
+    """Return the arrays of one validation. Those of layout 1 know no weights: each row counts alike."""
+    return gate.start(criteria, weighted=criteria.layout > 1)
 
 
 @exact_kernel
@@ -367,6 +381,7 @@ def build(spec: Mapping[str, Any]) -> Gated:
     if "layout" in spec:
         inner = {"layout": spec["layout"], **inner}
     accepted, proposal = build_model(inner), build_model(inner)
+    settings = read(spec, own_loss(accepted))
     one_at_a_time = bool(accepted.spec.get("one_at_a_time", True))
     if spec.get("one_at_a_time", one_at_a_time) != one_at_a_time:
         raise ConfigError(
@@ -382,5 +397,5 @@ def written(settings: Settings) -> dict[str, Any]:
     return {
         **specs.written(settings, RETIRED),
         "model": settings.model,
-        "gate": msgspec.structs.asdict(settings.gate),
+        "gate": msgspec.structs.asdict(settings.gate) | {"own": list(settings.gate.own) if settings.gate.own else None},
     }

@@ -5,6 +5,9 @@ every example: frequent evaluation adds no false alarms. A verdict needs two kin
 example and a t-test on blocks (`kernels.py` has the arithmetic of both). The first is exact for losses of any shape,
 but can be misled by one favourable stretch of a stream; the second is not.
 
+Weights count in all of it: a difference is multiplied by its weight, as a share of a bound (`weights.py`). A row of
+weight 0 is no evidence at all.
+
 Both are computed twice: over the whole stream, and over a recent window. A candidate that improves late looks, over the
 whole stream, like one that fluctuates. A window must exceed the largest fluctuation that the stream has shown.
 `docs/why/gate.md` shows why all this is needed, and what no rule can decide.
@@ -18,8 +21,10 @@ from typing import NamedTuple
 import numpy as np
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
+from everlearn.gate import losses, weights
 from everlearn.gate.kernels import (
     BETTER,
+    CALIBRATED,
     COMPARED,
     DIFFERENCE,
     FALL,
@@ -39,21 +44,24 @@ from everlearn.gate.kernels import (
     log_capital,
     weigh_blocks,
 )
-from everlearn.records import Arrays, Evidence, Floats, Verdict
+from everlearn.gate.weights import CLIPPED, COLUMNS, SHARES
+from everlearn.records import Arrays, Evidence, Floats, Singles, Verdict
 from everlearn.spec import GateSpec
 
-UNBOUNDED = ("log_loss", "absolute", "squared")  # losses without an upper bound; the others lie in [0, 1]
 WHOLE = 0.9  # share of alpha that the whole stream may use; the k-th window may use (1 - WHOLE) / (k (k + 1))
 OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the stream has shown, or the reverse
 
 
 class _MetricRow(NamedTuple):
-    """The row of a metric in the arrays, and the bounds of its tests: mean above `better`, and mean below `worse`."""
+    """The row of a metric in the arrays, and the bounds of its tests: mean above `better`, and mean below `worse`.
+
+    `most` is the highest loss that is accepted.
+    """
 
     number: int
     better: float
     worse: float
-    bounded: bool
+    most: float
     cycle: int
 
 
@@ -79,8 +87,10 @@ class _Question(NamedTuple):
     worse: _Case
 
 
-def start(spec: GateSpec) -> Arrays:
-    """Return the fixed-size arrays of one comparison. Raises `ConfigError` for an invalid setting.
+def start(spec: GateSpec, weighted: bool = False) -> Arrays:
+    """Return the fixed-size arrays of one comparison; `weighted` adds the array of weights, whatever they will be.
+
+    Raises `ConfigError` for an invalid setting.
 
     >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}))
     >>> sum(array.nbytes for array in arrays.values())
@@ -88,13 +98,15 @@ def start(spec: GateSpec) -> Arrays:
     """
     _check(spec)
     rows = GUARDS + len(spec.guards) + 2
-    totals = np.zeros((rows, 8))
+    totals, most = np.zeros((rows, 8)), losses.bound(spec)
     totals[:, SCALE] = 1.0
-    if spec.loss in UNBOUNDED:
-        totals[[LOSS, WINDOW, -2, -1], SCALE] = 0.0
+    totals[[LOSS, WINDOW, -2, -1], SCALE] = most if most < math.inf else 0.0  # 0: not known yet
     capital = np.zeros((rows, 2, 2, len(STAKES)))  # direction; factor and logarithm, which together are the capital
     capital[:, :, 0] = 1.0
-    return {
+    some: Arrays = {"weights": np.zeros((rows, COLUMNS))} if weighted else {}
+    if most != 1.0 and spec.layout > 1:
+        some["recent"] = np.array([0.0, 0.0, most if most < math.inf else 0.0])
+    return some | {
         "seen": np.zeros((rows, 4), np.int64),
         "totals": totals,
         "capital": capital,
@@ -102,12 +114,15 @@ def start(spec: GateSpec) -> Arrays:
     }
 
 
-def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats) -> None:
-    """Add n pairs of losses, float64 (n,), in log order.
+def update(
+    arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats, weight: Floats | Singles | None = None
+) -> None:
+    """Add n pairs of losses, float64 (n,), in log order, with their weights (n,); without them, each weighs 1.
 
-    The result does not depend on how a stream is split into calls. A pair with a loss that is not finite is skipped and
-    counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 for a loss in [0, 1]. A
-    loss of "auto" counts as a loss in [0, 1].
+    The first weight that is neither 0 nor 1 adds the array "weights", float64 (rows, 7). A pair of weight 0 is left
+    out. The result does not depend on how a stream is split into calls. A pair with a loss that is not finite is
+    skipped and counted. Raises `InputError`, before anything is changed, if a loss is negative, or above 1 for a loss
+    in [0, 1], and if a weight is negative or not finite. A loss of "auto" counts as a loss in [0, 1].
 
     >>> spec = GateSpec()
     >>> arrays = start(spec)
@@ -117,18 +132,27 @@ def update(arrays: Arrays, spec: GateSpec, reference: Floats, candidate: Floats)
     >>> evidence(arrays, spec).examples
     1000
     """
-    _feed(arrays, _row(spec), reference, candidate, f"loss {spec.loss!r}")
+    _feed(arrays, _row(spec), reference, candidate, weight, f"loss {spec.loss!r}")
 
 
-def update_guard(arrays: Arrays, spec: GateSpec, name: str, reference: Floats, candidate: Floats) -> None:
+def update_guard(
+    arrays: Arrays,
+    spec: GateSpec,
+    name: str,
+    reference: Floats,
+    candidate: Floats,
+    weight: Floats | Singles | None = None,
+) -> None:
     """Add n pairs of a guard's losses in [0, 1], float64 (n,), for instance 0/1 errors on the rows of one class.
+
+    `weight` is as for `update`; the bound of a guard comes from the weights of its rows alone.
 
     Raises `ConfigError` if `spec` has no such guard, and `InputError` as `update` does.
     """
     if name not in spec.guards:
         known = ", ".join(sorted(spec.guards)) or "none"
         raise ConfigError(f"unknown guard {name!r}; expected one of {known}{did_you_mean(name, spec.guards)}")
-    _feed(arrays, _guard(spec, name), reference, candidate, f"guard {name!r}")
+    _feed(arrays, _guard(spec, name), reference, candidate, weight, f"guard {name!r}")
 
 
 def evidence(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Evidence:
@@ -163,13 +187,15 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
         note = f", {skipped} skipped because a loss was not finite" if skipped else ""
         return Verdict("wait", f"{found.examples} of at least {spec.minimum} examples compared{note}", found)
     guards = {name: _weigh(arrays, _guard(spec, name), threshold) for name in sorted(spec.guards)}
+    note = _clipped(arrays, spec)
     against = _objection(spec, question, guards)
     if against:
-        return Verdict("reject", against, found)
+        return Verdict("reject", against + note, found)
     missing = _missing(spec, question, guards)
     if missing:
-        return Verdict("wait", missing, found)
-    return Verdict("promote", f"better by {question.better.difference:.4g} {_where(question.better, found)}", found)
+        return Verdict("wait", missing + note, found)
+    reason = f"better by {question.better.difference:.4g} {_where(question.better, found)}"
+    return Verdict("promote", reason + note, found)
 
 
 def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case]) -> str:
@@ -206,6 +232,16 @@ def _where(case: _Case, found: Evidence) -> str:
     return f"on the last {case.examples} of {found.examples} examples" if recent else f"on {case.examples} examples"
 
 
+def _clipped(arrays: Arrays, spec: GateSpec) -> str:
+    """Return a note on the cap of the losses, if they have one, and on weights that were clipped."""
+    note = ""
+    if losses.bound(spec) != 1.0 and spec.layout > 1:
+        note = f"; losses capped at {arrays['totals'][LOSS, SCALE]:.4g}"
+    if "weights" in arrays and (rows := int(arrays["weights"][LOSS, CLIPPED])):
+        note += f"; weights above 10 times their mean were clipped (examples: {rows})"
+    return note
+
+
 def _check(spec: GateSpec) -> None:
     def refuse(setting: str, got: object, expected: str) -> None:
         raise ConfigError(f"gate.{setting} is {got!r}; expected {expected}")
@@ -230,27 +266,51 @@ def _threshold(spec: GateSpec, share: float) -> float:
 
 
 def _row(spec: GateSpec, number: int = LOSS) -> _MetricRow:
-    return _MetricRow(number, spec.tolerance, 0.0, spec.loss not in UNBOUNDED, spec.cycle)
+    most = losses.bound(spec)
+    return _MetricRow(number, spec.tolerance, 0.0, 1.0 if most == 1.0 else math.inf, spec.cycle)
 
 
 def _guard(spec: GateSpec, name: str) -> _MetricRow:
     allowed = -spec.guards[name]
-    return _MetricRow(GUARDS + sorted(spec.guards).index(name), allowed, allowed, True, 0)
+    return _MetricRow(GUARDS + sorted(spec.guards).index(name), allowed, allowed, 1.0, 0)
 
 
-def _feed(arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats, name: str) -> None:
+def _feed(
+    arrays: Arrays,
+    row: _MetricRow,
+    reference: Floats,
+    candidate: Floats,
+    weight: Floats | Singles | None,
+    name: str,
+) -> None:
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or reference.ndim != 1:
         raise InputError(f"{name}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
-    for side, losses in (("reference", reference), ("candidate", candidate)):
-        i = first_outside(losses, 1.0 if row.bounded else np.inf)
+    for side, given in (("reference", reference), ("candidate", candidate)):
+        i = first_outside(given, row.most)
         if i >= 0:
-            expected = "between 0 and 1" if row.bounded else "0 or more"
-            raise InputError(f"{name}: {side} loss {losses[i]:g} at index {i}; expected {expected}")
+            expected = "between 0 and 1" if row.most == 1.0 else "0 or more"
+            raise InputError(f"{name}: {side} loss {given[i]:g} at index {i}; expected {expected}")
+    weight = weights.checked(np.ones(len(reference)) if weight is None else weight, len(reference), name)
+    if not weight.all():
+        counts = weight > 0.0
+        reference, candidate, weight = reference[counts], candidate[counts], weight[counts]
+    if "weights" not in arrays and (weight != 1.0).any():
+        arrays["weights"] = _unit_weights(arrays)
     compare(
-        reference, candidate, row.number, row.better, row.worse, row.cycle,
+        reference, candidate, weight, row.number, row.better, row.worse, row.cycle,
         arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
+        arrays.get("weights", np.zeros((0, COLUMNS))), arrays.get("recent", np.zeros(0)),
     )  # fmt: skip
+
+
+def _unit_weights(arrays: Arrays) -> Floats:
+    """Return the array of weights, float64 (rows, 7), as of the pairs so far, which all weighed 1."""
+    held: Floats = np.stack([weights.after(int(rows)) for rows in arrays["seen"][:, COMPARED]])
+    held[:, [weights.COUNT, weights.TOTAL]] += arrays["seen"][:, [CALIBRATED]]
+    held[:, weights.HIGHEST] = held[:, weights.COUNT] > 0.0
+    held[[WINDOW, WINDOW - 2], : weights.SHARES] = 0.0  # the bound is that of the whole stream
+    return held
 
 
 def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
@@ -293,15 +353,17 @@ def _weigh(arrays: Arrays, row: _MetricRow, threshold: float) -> _Case:
     examples, scale = int(seen[COMPARED]), float(totals[SCALE])
     if examples == 0:
         return _Case(0, 0.0, 0.0, -scale, scale, 0.0, 0.0, 1, 0)
+    shares = float(arrays["weights"][at, SHARES]) if "weights" in arrays else float(examples)
+    mean = shares / examples  # of the shares: differences in the blocks are so much smaller
     better, worse, low, high, block, count = weigh_blocks(
-        blocks, row.better / scale, row.worse / scale, row.cycle, threshold
+        blocks, row.better / scale * mean, row.worse / scale * mean, row.cycle, threshold
     )
     return _Case(
         examples=examples,
-        difference=scale * float(totals[NET]) / examples,
-        whole=float(totals[DIFFERENCE]) / examples,
-        low=scale * low,
-        high=scale * high,
+        difference=scale * float(totals[NET]) / shares,
+        whole=float(totals[DIFFERENCE]) / shares,
+        low=max(scale * low / mean, -scale),
+        high=min(scale * high / mean, scale),
         better=min(better, log_capital(arrays["capital"][at, BETTER])),
         worse=min(worse, log_capital(arrays["capital"][at, WORSE])),
         block=int(block),

@@ -20,12 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
+from everlearn.gate.weights import SHARES, share
 from everlearn.records import Floats
 
 Counts = NDArray[np.int64]
 
-CALIBRATION = 100  # pairs that fix the scale of an unbounded loss; they are not evidence
-CLIP = 10.0  # an unbounded loss counts as at most this many typical ones
+CALIBRATION = 100  # pairs that give an unbounded loss its first scale; they are not evidence
+CLIP = 10.0  # the first scale in typical losses
+CAP = 8.0  # a later scale in root mean squares of the losses
+REACH = 5.0  # of these, a loss counts as at most this many scales
 
 STAKES = 0.8 * 2.0 ** -np.arange(8.0)  # shares of the capital staked on each example
 LEVELS = 24  # block lengths 1, 2, 4, ..., 2**23; one more row holds blocks of one whole cycle
@@ -38,6 +41,7 @@ FIRST_WINDOW = 500  # a window starts here, and again whenever it is half as lon
 LOSS, WINDOW, GUARDS = range(3)  # rows of all arrays; the last two hold the first two as of the last whole cycle
 COMPARED, SKIPPED, CALIBRATED, RESTARTS = range(4)  # columns of "seen"
 ROOTS, SCALE, DIFFERENCE, NET, PEAK, TROUGH, FALL, RISE = range(8)  # columns of "totals"
+RECENT_SQUARES, RECENT_SHARES, HIGHEST_SCALE = range(3)  # of "recent": the losses since the scale last changed
 COUNT, SUM, SQUARES, LAGGED, FIRST, LAST, OPEN = range(
     7
 )  # columns of "blocks": of closed blocks, and of the open block
@@ -57,6 +61,7 @@ def first_outside(losses: Floats, most: float) -> int:
 def compare(
     reference: Floats,
     candidate: Floats,
+    weight: Floats,
     row: int,
     better: float,
     worse: float,
@@ -65,44 +70,92 @@ def compare(
     totals: Floats,
     capital: Floats,
     blocks: Floats,
+    weights: Floats,
+    recent: Floats,
 ) -> None:
-    """Add pairs of losses to one row of the arrays, and to the window if the row is the loss."""
+    """Add pairs of losses to one row of the arrays, and to the window if the row is the loss.
+
+    Each difference is multiplied by the share of its weight, above 0. Without rows in `weights` all shares are 1. With
+    numbers in `recent`, the scale changes as the stream goes on.
+    """
     for i in range(len(reference)):
         if not (math.isfinite(reference[i]) and math.isfinite(candidate[i])):
             seen[row, SKIPPED] += 1
             continue
+        part = share(weights[row], weight[i]) if len(weights) > 0 else 1.0
         a, b = max(reference[i], 0.0), max(candidate[i], 0.0)
         scale = totals[row, SCALE]
         if scale == 0.0:
-            # Square roots, so that one extreme loss among the first does not decide the scale for ever.
-            seen[row, CALIBRATED] += 1
-            totals[row, ROOTS] += math.sqrt(a) + math.sqrt(b)
-            if seen[row, CALIBRATED] >= CALIBRATION:
-                scale = CLIP * (totals[row, ROOTS] / (2 * seen[row, CALIBRATED])) ** 2
-                totals[LOSS, SCALE] = totals[WINDOW, SCALE] = scale
+            _calibrate(a, b, row, seen, totals)
             continue
         d = (min(a, scale) - min(b, scale)) / scale
         whole = min(a, 1e150) - min(b, 1e150)
         if row == LOSS:
-            _restart(seen, totals, capital, blocks, cycle)
-            _count(WINDOW, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks)
-        _count(row, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks)
+            _restart(seen, totals, capital, blocks, weights, cycle)
+            _count(WINDOW, part, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks, weights)
+        _count(row, part, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks, weights)
         if cycle > 0 and seen[row, COMPARED] % cycle == 0:
-            _keep(seen, totals, capital, blocks)
+            _keep(seen, totals, capital, blocks, weights)
+        if row == LOSS and len(recent) > 0:
+            recent[RECENT_SQUARES] += part * (min(a, REACH * scale) ** 2 + min(b, REACH * scale) ** 2)
+            recent[RECENT_SHARES] += 2.0 * part
+            _adapt(seen, totals, blocks, recent)
 
 
 @exact_kernel
-def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats) -> None:
+def _calibrate(a: float, b: float, row: int, seen: Counts, totals: Floats) -> None:
+    """Count one pair of losses for the first scale.
+
+    It is that of the mean of square roots, so that one extreme loss among the first does not decide.
+    """
+    seen[row, CALIBRATED] += 1
+    totals[row, ROOTS] += math.sqrt(a) + math.sqrt(b)
+    if seen[row, CALIBRATED] >= CALIBRATION:
+        scale = CLIP * (totals[row, ROOTS] / (2 * seen[row, CALIBRATED])) ** 2
+        totals[LOSS, SCALE] = totals[WINDOW, SCALE] = scale
+
+
+@exact_kernel
+def _adapt(seen: Counts, totals: Floats, blocks: Floats, recent: Floats) -> None:
+    """After 100, 200, 400, ... pairs, set the scale to `CAP` root mean squares of the losses since the last change.
+
+    Each counts as at most `REACH` scales, so a few extreme losses do not decide. If more than 1 in (CAP * REACH)^2 =
+    1,600 losses is beyond that, the scale grows, each time, until they are within it. `HIGHEST_SCALE` bounds it, unless
+    that is 0. All sums are put in units of the new scale.
+    """
+    times = (seen[LOSS, COMPARED] + seen[LOSS, CALIBRATED]) // CALIBRATION
+    if (seen[LOSS, COMPARED] + seen[LOSS, CALIBRATED]) % CALIBRATION != 0 or times & (times - 1) != 0:
+        return
+    scale = CAP * math.sqrt(recent[RECENT_SQUARES] / recent[RECENT_SHARES])
+    recent[:HIGHEST_SCALE] = 0.0
+    if recent[HIGHEST_SCALE] > 0.0:
+        scale = min(scale, recent[HIGHEST_SCALE])
+    if not scale > 0.0:
+        return
+    unit = totals[LOSS, SCALE] / scale
+    for row in (LOSS, WINDOW):
+        totals[row, SCALE] = scale
+        totals[row, NET:] *= unit
+        blocks[row, :, SUM] *= unit
+        blocks[row, :, FIRST:] *= unit
+        blocks[row, :, SQUARES] *= unit * unit
+        blocks[row, :, LAGGED] *= unit * unit
+
+
+@exact_kernel
+def _keep(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weights: Floats) -> None:
     """Copy the rows of the loss and the window to the rows that are read."""
     for row in (LOSS, WINDOW):
         seen[row - 2] = seen[row]
         totals[row - 2] = totals[row]
         capital[row - 2] = capital[row]
         blocks[row - 2] = blocks[row]
+        if len(weights) > 0:
+            weights[row - 2] = weights[row]
 
 
 @exact_kernel
-def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, cycle: int) -> None:
+def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weights: Floats, cycle: int) -> None:
     """Start a new window once the old one is half as long as the stream before it, at the end of a whole cycle."""
     n, window = seen[LOSS, COMPARED], seen[WINDOW, COMPARED]
     if n < FIRST_WINDOW or 2 * window < n - window or (cycle > 0 and n % cycle != 0):
@@ -113,11 +166,14 @@ def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, cycl
     capital[WINDOW, :, 0] = 1.0
     capital[WINDOW, :, 1] = 0.0
     blocks[WINDOW] = 0.0
+    if len(weights) > 0:
+        weights[WINDOW, SHARES] = 0.0
 
 
 @exact_kernel
 def _count(
     row: int,
+    part: float,
     d: float,
     whole: float,
     better: float,
@@ -127,21 +183,24 @@ def _count(
     totals: Floats,
     capital: Floats,
     blocks: Floats,
+    weights: Floats,
 ) -> None:
-    """Add one difference, scaled to [-1, 1], to one row."""
+    """Add one difference, scaled to [-1, 1], to one row; `part` is the share of its weight."""
     seen[row, COMPARED] += 1
-    totals[row, DIFFERENCE] += whole
-    net = totals[row, NET] + d
+    totals[row, DIFFERENCE] += part * whole
+    if len(weights) > 0:
+        weights[row, SHARES] += part
+    net = totals[row, NET] + part * d
     totals[row, NET] = net
     totals[row, PEAK] = max(totals[row, PEAK], net)
     totals[row, TROUGH] = min(totals[row, TROUGH], net)
     totals[row, FALL] = max(totals[row, FALL], totals[row, PEAK] - net)
     totals[row, RISE] = max(totals[row, RISE], net - totals[row, TROUGH])
-    _bet(capital, row, BETTER, d - better, 1.0 + max(better, 0.0))
-    _bet(capital, row, WORSE, worse - d, 1.0 + max(-worse, 0.0))
-    _add(blocks, row, seen[row, COMPARED], d)
+    _bet(capital, row, BETTER, part * (d - better), 1.0 + max(better, 0.0))
+    _bet(capital, row, WORSE, part * (worse - d), 1.0 + max(-worse, 0.0))
+    _add(blocks, row, seen[row, COMPARED], part * d)
     if cycle > 0:
-        blocks[row, LEVELS, OPEN] += d
+        blocks[row, LEVELS, OPEN] += part * d
         if seen[row, COMPARED] % cycle == 0:
             _close(blocks, row, LEVELS)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from everlearn.records import Evidence, Verdict
-from everlearn.spec import SEAT_LAYOUT, DriftSpec
+from everlearn.spec import GATE_LAYOUT, DriftSpec
 
 Concept = Literal["champion", "good", "challenger", "snapshot", "baseline"]
 By = Literal["loop", "drift", "user"]
@@ -55,7 +55,7 @@ class View:
     limit: int = 1
     minimum: int = 0
     scored: int = 0
-    layout: int = SEAT_LAYOUT
+    layout: int = GATE_LAYOUT
 
 
 # ---- actions -------------------------------------------------------------------------------------------------------

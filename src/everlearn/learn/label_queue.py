@@ -29,7 +29,7 @@ Predictions = Mapping[int, Singles]
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """One labelled row, with its weights in scoring (`weight`) and in learning (`learned`).
+    """One labelled row, with its weights in scoring (`weight`, above 0) and in learning (`learned`).
 
     `predictions` maps a uid to the scores (1, k) of the prediction; None for a correction, which is learned but not
     scored. `arrival` is None unless importance weights apply.
@@ -114,9 +114,13 @@ class LabelQueue:
     def rows(self, examples: Examples, sources: Sequence[str]) -> int:
         """Score every contestant on n labelled rows before the next decision, and learn them; return how many count.
 
-        A learning model is scored on its prediction just before it learns each row.
+        A learning model is scored on its prediction just before it learns each row. A row of weight 0 changes nothing.
         """
         monitor, limiter, champion = self._monitor, self._monitor.limiter, self._roster.champion
+        counts = examples.weight > 0.0
+        if not counts.all():
+            sources = [source for source, count in zip(sources, counts, strict=True) if count] if sources else sources
+            examples = select(examples, counts)
         examples = replace(examples, batch=limiter.bound(examples.batch))
         predictions = predict_all(
             [contestant for contestant in self._roster.contestants if not contestant.learns], examples.batch
@@ -153,7 +157,7 @@ class LabelQueue:
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial()
-                gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid])
+                gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
                 self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested)
@@ -167,7 +171,7 @@ class LabelQueue:
         for name, guarded in self._guards.items():
             of_class = examples.y == guarded
             if of_class.any():
-                pair = (
+                missed = [
                     metrics.losses("error", scores[of_class], examples.y[of_class]) for scores in (reference, candidate)
-                )
-                gate.update_guard(evidence, self._gate, name, *pair)
+                ]
+                gate.update_guard(evidence, self._gate, name, missed[0], missed[1], examples.weight[of_class])

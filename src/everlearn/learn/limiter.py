@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn import metrics
+from everlearn.gate import losses
 from everlearn.learn import limits
-from everlearn.metrics import loss_kind
 from everlearn.model import row_slice, select
 from everlearn.records import Arrays, Batch, Examples, Singles
 from everlearn.spec import Spec
@@ -44,7 +44,7 @@ class Limiter:
     def __init__(self, spec: Spec, shape: Mapping[str, Any], ranges: Mapping[str, Any] | None = None) -> None:
         """Start without any history. With `ranges` (see `limits.bounds`), features are clipped to these for good."""
         self.spec = spec.limits
-        self.loss = loss_kind(spec.gate.loss, shape["task"])
+        self.loss = losses.chosen(spec.gate, shape["task"])
         self.arrays: Arrays = limits.start(spec.limits, int(shape["dense"]), int(shape["classes"]))
         self.arrays |= {name: np.array(array) for name, array in (ranges or {}).items()}
         self._learns_ranges = ranges is None
@@ -77,7 +77,7 @@ class Limiter:
         """
         loss = np.nan
         if self.judges and answer is not None:
-            loss = float(metrics.losses(self.loss, answer, np.array([y]))[0])
+            loss = float(metrics.losses(self.loss.kind, answer, np.array([y]), self.loss.parameter)[0])
         learned, why = limits.admit(self.arrays, self.spec, source, weight, loss, y, position)
         if why == limits.REASONS[limits.SOURCE] and not learned:
             return None
@@ -87,10 +87,10 @@ class Limiter:
     def admit_rows(self, examples: Examples, sources: Sequence[str], answers: Singles | None) -> Admitted:
         """Admit n labels in order, as `admit` does; `sources` is empty where no label has one."""
         weight, y = examples.weight, examples.y
-        losses = np.full(len(y), np.nan)
+        judged = np.full(len(y), np.nan)
         if self.judges and answers is not None:
-            losses = metrics.losses(self.loss, answers, y)
-        learned, why = limits.admit_rows(self.arrays, self.spec, sources, weight, losses, y, examples.position)
+            judged = metrics.losses(self.loss.kind, answers, y, self.loss.parameter)
+        learned, why = limits.admit_rows(self.arrays, self.spec, sources, weight, judged, y, examples.position)
         scored = np.where(why == limits.QUARANTINE, np.minimum(weight, np.float32(self.spec.weight)), learned)
         keep = (scored > 0.0) | ~(weight > 0.0)
         examples = dataclasses.replace(examples, weight=scored)

@@ -14,6 +14,7 @@ import numpy as np
 
 from everlearn import drift, metrics, replay
 from everlearn.feedback.pending import most_features
+from everlearn.gate import weights
 from everlearn.learn.limiter import Limiter
 from everlearn.model import compare, copied, cut, prefixed, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
@@ -39,6 +40,7 @@ class Monitor:
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
+        self._weights: Floats | None = None  # of the watched losses; None until one weighs other than 1
         self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, most_features(spec.schema)))
         self._sizes = dense, hashed, classes, spec.seed
         self.memory = replay.start(self.replay, *self._sizes)
@@ -67,15 +69,17 @@ class Monitor:
         """Score predictions of n examples; return the losses, float64 (n,), by uid.
 
         `predictions` maps a uid to the scores, float32 (n, k), that this contestant gave before it learned the
-        examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role.
+        examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role. Weights
+        are above 0. A detector of losses gets the loss of a light row drawn towards their weighted mean.
         """
         for role, uid in roles.items():
             if uid in predictions:
                 sums = self.metrics[role]
                 metrics.update(sums, self.task, predictions[uid], examples.y, examples.weight, self.clock["scored"])
-        losses = {uid: metrics.losses(self.loss, scores, examples.y) for uid, scores in predictions.items()}
+        kind, parameter = self.loss
+        losses = {uid: metrics.losses(kind, scores, examples.y, parameter) for uid, scores in predictions.items()}
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
-            self._watch([losses[roles["champion"]]])
+            self._watch_losses(losses[roles["champion"]], examples.weight)
         self.clock["scored"] += len(examples.y)
         return losses
 
@@ -140,6 +144,8 @@ class Monitor:
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
             arrays |= prefixed(f"drift/{i}/", detector)
+        if self._weights is not None:
+            arrays["weights"] = self._weights
         return arrays, dict(self.clock)
 
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
@@ -147,10 +153,25 @@ class Monitor:
         self.memory = copied(within(arrays, "memory/"))
         self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in SCORED_ROLES}
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
+        self._weights = arrays["weights"].copy() if "weights" in arrays else None
         self.clock = dict(header)
         held = copied(within(arrays, "limits/"))
         if not compare(self.limits, held):  # else they are from before the settings changed
             self.limiter.arrays = held
+
+    def _watch_losses(self, losses: Floats, weight: Singles) -> None:
+        """Show the losses of n rows to the detector, as far as their weights allow."""
+        if self._weights is None:
+            (others,) = np.nonzero(weight != 1.0)
+            first = int(others[0]) if len(others) else len(weight)
+            self._watch([losses[:first]])
+            losses, weight = losses[first:], weight[first:]
+            if not len(others):
+                return
+            self._weights = weights.after(self.scored + first)
+            self._weights[weights.SHARES] = min(self.scored + first, weights.MEMORY)
+            self._weights[weights.MEAN] = drift.state(self.detectors[0], self.spec.drift).get("estimate", 0.0)
+        self._watch([weights.steadied(self._weights, losses, weight.astype(np.float64))])
 
     def _watch(self, columns: list[Floats]) -> None:
         if self.spec.drift.detector == "none":

@@ -187,6 +187,17 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     return built
 
 
+def with_own_loss(spec: Spec) -> Spec:
+    """Return the spec of a new loop with the loss that its model is trained for, where the gate asks for that.
+
+    Raises ConfigError or ModelError for a model that cannot be built, or whose loss does not fit.
+    """
+    if spec.gate.own is not None or spec.gate.loss not in ("auto", "pinball", "huber"):
+        return spec
+    own = model.own_loss(build(spec, spec.model))
+    return msgspec.structs.replace(spec, gate=msgspec.structs.replace(spec.gate, own=own))
+
+
 def with_layout(spec: Spec, model_spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the spec of a model with the layout of the loop, where it names none and its family has layouts."""
     layout = spec.model.get("layout")

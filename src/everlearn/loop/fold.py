@@ -116,7 +116,7 @@ class Fold:
     @property
     def gate(self) -> GateSpec:
         """Settings of the gate, with the name of its loss resolved."""
-        return msgspec.structs.replace(self.spec.gate, loss=self.monitor.loss)
+        return msgspec.structs.replace(self.spec.gate, loss=self.monitor.loss.kind)
 
     @property
     def canary(self) -> Contestant | None:

@@ -75,7 +75,8 @@ class Joiner:
     def judge(self, feedback: Feedback, position: int, clip: Clip) -> list[LabelledRow]:
         """Return the row that feedback labels: none if it waits for its prediction, or no model can use it.
 
-        A correction, or a label whose prediction waits no longer, is learned but not scored.
+        A correction, or a label whose prediction waits no longer, is learned but not scored. Feedback of weight 0
+        settles its prediction, and labels nothing.
         """
         return self._judge(feedback, position, self.now, position, clip)
 
@@ -121,6 +122,8 @@ class Joiner:
         self, pending: PendingPrediction, y: float, weight: float, source: str, position: int
     ) -> list[LabelledRow]:
         """Label a waiting prediction, with the weights that the limits allow."""
+        if not weight > 0.0:
+            return []
         predictions = pending.predictions
         answer = predictions[CANARY if CANARY in predictions else ANSWER]
         weights = self._limiter.admit(y, weight, source, position, answer)
@@ -135,6 +138,8 @@ class Joiner:
         self, prediction: Prediction, feedback: Feedback, y: float, position: int, clip: Clip
     ) -> list[LabelledRow]:
         """Label a prediction that waits no longer."""
+        if not feedback.weight > 0.0:
+            return []
         late = False
         if self.correction is not None:
             before = (event for event in self._history.about(feedback.id) if event.position < position)

@@ -182,6 +182,8 @@ class Rejoined:
 
     def _example(self, example: Example, position: int, row: Batch) -> list[LabelledRow]:
         """Admit a row that comes with its label; a row of the warm start is learned without the limits on labels."""
+        if not example.weight > 0.0:
+            return []
         try:
             y = self._encoder.label(example.label)
         except InputError:

@@ -41,10 +41,11 @@ class WarmUp:
         return first
 
     def learn(self, examples: Examples) -> int:
-        """Learn the rows that belong to the warm start, and remember them; return their number."""
+        """Learn the rows that belong to the warm start, and remember those of weight above 0; return their number."""
         used = min(len(examples.y), self.rows - self.learned)
         if used > 0:
-            self._monitor.remember(self._learn(model.cut(examples, 0, used)))
+            rows = model.cut(examples, 0, used)
+            self._monitor.remember(self._learn(model.select(rows, rows.weight > 0.0)))
             self.learned += used
         return max(used, 0)
 

@@ -26,7 +26,7 @@ from everlearn.gate.policy import By, Concept, Contender
 from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
 from everlearn.serve.isolation import IsolatedModel
-from everlearn.spec import SEAT_LAYOUT
+from everlearn.spec import GATE_LAYOUT
 
 Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
 
@@ -79,7 +79,7 @@ class Contestant:
 class Roster:
     """The contestants of one loop. `contestants` is a flat view of them all, snapshots too, in a stable order."""
 
-    def __init__(self, live: bool = False, columns: int = 0, layout: int = SEAT_LAYOUT) -> None:
+    def __init__(self, live: bool = False, columns: int = 0, layout: int = GATE_LAYOUT) -> None:
         self.live, self.layout = live, layout
         self.good: Contestant | None = None
         self.challengers: list[Contestant] = []  # in order of place

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.families.linear import build
-from everlearn.records import Batch
+from everlearn.model import own_loss
+from everlearn.records import Batch, Loss
 from tests.support.linear_rows import (
     BINARY,
     OPTIMIZERS,
@@ -35,6 +36,21 @@ def test_a_served_snapshot_may_be_read_only(optimizer: str) -> None:
     assert (model.predict(dense_batch(x)) == said).all()
     with pytest.raises(TypeError):
         learn(model, x, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "loss"),
+    [
+        ({"task": "binary"}, None),
+        ({"task": "multiclass", "classes": 3}, None),
+        ({"task": "regression"}, Loss("squared")),
+        ({"task": "regression", "loss": "absolute"}, Loss("absolute")),
+        ({"task": "regression", "loss": "quantile", "quantile": 0.9}, Loss("pinball", 0.9)),
+        ({"task": "regression", "loss": "huber"}, Loss("huber", 1.0)),
+    ],
+)
+def test_a_regression_exposes_its_loss(change: dict[str, Any], loss: Loss | None) -> None:
+    assert own_loss(build({"dense": 1, **change})) == loss
 
 
 @pytest.mark.parametrize(("y", "weight"), [(np.nan, 1.0), (np.inf, 1.0), (1.0, 0.0), (1.0, -1.0), (1.0, np.nan)])

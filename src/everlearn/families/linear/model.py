@@ -13,13 +13,16 @@ from everlearn.families.linear import kernels, settings
 from everlearn.families.linear.crossing import crossed
 from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
 from everlearn.families.linear.settings import Settings
-from everlearn.records import Arrays, Batch, Floats, Ints, Singles
+from everlearn.records import Arrays, Batch, Floats, Ints, Loss, LossKind, Singles
 
 Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
 
 # Optimiser state of each weight, in numbers.
 DENSE_SLOTS = {"auto": 0, "sgd": 0, "adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 2}
 HASHED_SLOTS = {**DENSE_SLOTS, "auto": 1}
+
+# The loss of a regression, by the name that the gate has for it.
+COMPARED: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball", "huber": "huber"}
 
 
 class Linear:
@@ -33,6 +36,7 @@ class Linear:
 
     def __init__(self, spec: dict[str, Any], chosen: Settings) -> None:
         self.spec: Mapping[str, Any] = spec
+        self.loss = _loss(chosen)
         self._settings = settings.kernel_settings(chosen)
         self._predict = kernels.predictor(chosen.optimizer)
         self._learn = kernels.learner(chosen.optimizer)
@@ -117,6 +121,12 @@ class Linear:
             f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {self._hashed - 1}. "
             "Encode with the number of bits that the model was built with"
         )
+
+
+def _loss(chosen: Settings) -> Loss | None:
+    """Return the loss of a regression by the name of the gate; None for classes, which need no other than usual."""
+    kind = COMPARED.get(chosen.loss)
+    return Loss(kind, chosen.loss_parameter or 0.0) if kind is not None else None
 
 
 def _cleaned(dense: Singles, indptr: Ints, indices: NDArray[np.int32], values: Singles) -> Rows:

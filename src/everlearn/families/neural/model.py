@@ -44,7 +44,7 @@ from everlearn.families.neural.row_buffer import RowColumns
 from everlearn.families.neural.step import step
 from everlearn.families.neural.training_state import PASSES, TrainingState
 from everlearn.model import LEARN
-from everlearn.records import Arrays, Batch, Floats, Singles
+from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 
 CHUNK = 256  # rows of a forward pass, where rows are not predicted one at a time
 _GROUPS = ("weights", "inputs", "head", "raw", "optimizer", "memory", "recent", "pending", "terms", "drift", "scaler")
@@ -74,6 +74,7 @@ class Neural:
     def __init__(self, module: nn.Module, /, **dials: Any) -> None:
         chosen = settings.read({"module": f"<{type(module).__name__}>", **dials})
         self.spec: Mapping[str, Any] = settings.written(chosen)
+        self.loss = Loss("squared") if (chosen.task, chosen.loss) == ("regression", "auto") else None
         self._settings = chosen
         device = prepare.device(chosen)
         module = prepare.prepare(module, chosen, device)
