@@ -264,7 +264,7 @@ def promoted(
     spec: GateSpec, reference: Floats, candidate: Floats, weight: Floats, tick: int, share: float = 1.0
 ) -> int:
     """Return the example after which the gate first promotes if it is evaluated after each tick, 0 if never."""
-    arrays = gate.start(spec)
+    arrays = gate.start(spec, guard=False)
     for begin in range(0, len(reference), tick):
         gate.update(arrays, spec, *(column[begin : begin + tick] for column in (reference, candidate, weight)))
         if gate.verdict(arrays, spec, share).action == "promote":

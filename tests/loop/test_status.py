@@ -119,7 +119,7 @@ def test_a_regression_is_measured_by_its_error(tmp_path):
         assert now["metric"] == "mae"
         assert now["classes"] == []
         assert now["replay"]["classes"] == {}
-        assert len(now["curves"]["challenger"]["mae"]) > 0
+        assert len(now["curves"]["champion"]["mae"]) > 0
         msgspec.json.encode(now)
 
 

@@ -213,7 +213,8 @@ def test_a_live_champion_that_is_replaced_can_be_brought_back_as_it_was(tmp_path
 def test_what_the_guard_replaced_can_be_brought_back(tmp_path: Path):
     rash = {"family": "linear", "rate": 5.0, "optimizer": "sgd"}
     settings, columns = spec(mode="live", model=rash, drift=DriftSpec(detector="none")), table(2000)
-    columns["label"] = np.random.default_rng(1).integers(0, 2, 2000)  # there is nothing to learn
+    turned = (np.arange(2000) >= 150) & (np.arange(2000) // 20 % 2 == 1)  # a learner is always one turn late
+    columns["label"] = np.where(turned, 1 - np.asarray(columns["label"]), columns["label"])
     with Loop(settings, tmp_path / "home") as loop:
         serve(loop, columns, 0, 2000)
         back = [one for one in loop.decisions() if one.by == "guard" and one.action == "rollback"]
@@ -249,7 +250,7 @@ def test_a_challenger_is_promoted_as_what_it_has_learned_by_now(tmp_path: Path, 
 
 @pytest.mark.parametrize("mode", ["gated", "live"])
 def test_promoting_what_serves_is_refused_and_changes_nothing(tmp_path: Path, mode: str):
-    with Loop(quiet(mode=mode), tmp_path / "home") as loop:
+    with Loop(spec(mode=mode, drift=DriftSpec(detector="none"), gate=GateSpec(minimum=40)), tmp_path / "home") as loop:
         serve(loop, table(200), 0, 100)
         before, aliases = loop.fold.roster.state(), loop.aliases()
         assert any(one.trial is not None for one in loop.fold.roster.contestants)

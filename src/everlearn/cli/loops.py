@@ -290,10 +290,10 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
             print_json(result)
             return
         measured = dict(result["metrics"])
-        if spec.mode == "live":
+        if loop.spec.mode == "live":
             del measured["challenger"]  # in live mode it is the champion
         screen.print(report.summary(result | {"metrics": measured}))
-        if spec.mode == "gated" and result["examples"] > 4 * spec.gate.minimum and _left_behind(measured):
+        if loop.spec.mode == "gated" and result["examples"] > 4 * spec.gate.minimum and _left_behind(measured):
             screen.print(
                 "The challenger, which learns from every example, is far ahead of the champion: this stream drifts "
                 'faster than promotions can follow. Consider [bold]mode = "live"[/].',

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
-from everlearn.gate import losses, weights
+from everlearn.gate import deterioration, losses, weights
 from everlearn.gate.kernels import (
     BETTER,
     CALIBRATED,
@@ -87,12 +87,14 @@ class _Question(NamedTuple):
     worse: _Case
 
 
-def start(spec: GateSpec, weighted: bool = False) -> Arrays:
+def start(spec: GateSpec, weighted: bool = False, guard: bool = True) -> Arrays:
     """Return the fixed-size arrays of one comparison; `weighted` adds the array of weights, whatever they will be.
 
-    Raises `ConfigError` for an invalid setting.
+    With `guard`, a candidate that becomes worse is rejected soon, however long it was good; see
+    `everlearn.gate.deterioration`. Without it, the gate rejects what is worse over the whole stream or a window. Under
+    layout 1 there is no guard. Raises `ConfigError` for an invalid setting.
 
-    >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}))
+    >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}), guard=False)
     >>> sum(array.nbytes for array in arrays.values())
     8760
     """
@@ -106,6 +108,8 @@ def start(spec: GateSpec, weighted: bool = False) -> Arrays:
     some: Arrays = {"weights": np.zeros((rows, COLUMNS))} if weighted else {}
     if most != 1.0 and spec.layout > 1:
         some["recent"] = np.array([0.0, 0.0, most if most < math.inf else 0.0])
+    if guard and spec.layout > 1:
+        some |= deterioration.start(most if most < math.inf else 0.0)
     return some | {
         "seen": np.zeros((rows, 4), np.int64),
         "totals": totals,
@@ -133,6 +137,9 @@ def update(
     1000
     """
     _feed(arrays, _row(spec), reference, candidate, weight, f"loss {spec.loss!r}")
+    if "guard_counts" in arrays:
+        difference = np.asarray(candidate, np.float64) - np.asarray(reference, np.float64)
+        deterioration.update(arrays, difference, None if weight is None else np.asarray(weight, np.float32))
 
 
 def update_guard(
@@ -169,7 +176,8 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
 
     promote: the candidate is better by more than `tolerance`, and every guard is within its limit. reject: the
     candidate is worse, or exceeds the limit of a guard. A candidate that is neither keeps waiting. Each of the two is
-    wrong with probability at most alpha * share, however often the gate is evaluated. Raises `ConfigError` as
+    wrong with probability at most alpha * share, however often the gate is evaluated. An alarm of the guard against
+    deterioration rejects as well; `deterioration` says how rarely it is false. Raises `ConfigError` as
     `evidence` does.
 
     >>> spec = GateSpec()
@@ -180,6 +188,8 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
     'promote'
     """
     threshold = _threshold(spec, share)
+    if "guard_counts" in arrays and deterioration.alarm(arrays):
+        return deterioration.verdict(arrays)
     question = _ask(arrays, spec, threshold)
     found = question.evidence
     if found.examples < max(spec.minimum, 1):

@@ -219,7 +219,7 @@ def _accepted_at(examples: int, difference: float, disagreement: float, alpha: f
     spec = GateSpec(loss="error", alpha=alpha, minimum=max(1, minimum))
     random, accepted = np.random.default_rng(seed), np.zeros(STREAMS, np.int64)
     for stream in range(STREAMS):
-        arrays = gate.start(spec)
+        arrays = gate.start(spec, guard=False)
         for begin in range(0, examples, STEP):
             gate.update(arrays, spec, *_errors(random, min(STEP, examples - begin), difference, disagreement))
             action = gate.verdict(arrays, spec).action

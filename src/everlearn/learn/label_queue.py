@@ -20,7 +20,7 @@ from everlearn.learn.monitor import Monitor
 from everlearn.learn.teach import teach
 from everlearn.model import select, stack
 from everlearn.records import Arrays, Batch, Examples, Singles
-from everlearn.serve.roster import Roster, Trial
+from everlearn.serve.roster import Contestant, Roster, Trial
 from everlearn.serve.shadows import predict_all
 from everlearn.spec import GateSpec
 
@@ -156,15 +156,18 @@ class LabelQueue:
         self._monitor.remember(select(examples, ~aside))
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
-                trial = candidate.trial = candidate.trial or self._trial()
+                trial = candidate.trial = candidate.trial or self._trial(candidate)
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
                 self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested)
                 trial.tested += len(examples.y)
 
-    def _trial(self) -> Trial:
-        return Trial(gate.start(self._gate), metrics.start(self._monitor.task, self._monitor.classes, points=2))
+    def _trial(self, candidate: Contestant) -> Trial:
+        is_guarded = candidate is self._roster.champion  # a live one, which is compared with good
+        return Trial(
+            gate.start(self._gate, guard=is_guarded), metrics.start(self._monitor.task, self._monitor.classes, points=2)
+        )
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
         """Update the gate's evidence on the recall of the guarded classes."""

@@ -176,9 +176,7 @@ def view(context: TransitionContext) -> View:
             verdict = gate.verdict(contestant.trial.evidence, context.gate, share)
         comparisons.append(CandidateVerdict(candidate, verdict))
     minimum, scored = context.gate.minimum, context.monitor.scored
-    return View(
-        roster.live, roster.contenders(), tuple(comparisons), spec.challengers, minimum, scored, roster.layout
-    )
+    return View(roster.live, roster.contenders(), tuple(comparisons), spec.challengers, minimum, scored, roster.layout)
 
 
 def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Payload]:

@@ -85,7 +85,10 @@ def store(
     trial: Trial | None = None,
 ) -> Born:
     """Store the arrays of a model; return the version, which the registry does not know yet."""
-    measured = metrics.report(trial.metrics, context.monitor.task) if trial is not None else {}
+    scored = trial.metrics if trial is not None else None
+    if scored is None and context.roster.is_champion(model):  # no good version to compare it with yet
+        scored = context.monitor.metrics["champion"]
+    measured = metrics.report(scored, context.monitor.task) if scored is not None else {}
     return Born(context.versions.make(model.arrays, spec, tuple(parents), moment.at, reason, measured))
 
 

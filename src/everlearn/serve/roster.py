@@ -293,6 +293,10 @@ class Roster:
             self._champion = self._new(version, model)
         self.reset_evidence()
 
+    def is_champion(self, model: Model) -> bool:
+        """Return True for the model of a live champion that started untrained, before its first good version."""
+        return self.is_untrained and self._champion is not None and model is self._champion.model
+
     def keep_good(self, version: str) -> None:
         """Keep a frozen copy of the live champion, stored as `version`, as good; the untrained start leaves.
 
