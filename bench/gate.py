@@ -92,12 +92,15 @@ def alternating(period: int, phases: tuple[float, ...], better: float = -0.002) 
     return make
 
 
-def regimes(mean: float, better_first: bool, better: float = -0.002) -> Callable[[Random, int], Pairs]:
-    """Return a world like `alternating`, with regimes of random lengths (exponential) of this mean."""
+def regimes(mean: float, good_first: float, better: float = -0.002) -> Callable[[Random, int], Pairs]:
+    """Return a world like `alternating`, with regimes of random lengths (exponential) of this mean.
+
+    `good_first` is the probability that it starts in a good one.
+    """
 
     def make(rng: Random, n: int) -> Pairs:
         ends = np.cumsum(rng.exponential(mean, int(4 * n / mean) + 50))
-        turn = np.searchsorted(ends, np.arange(n), "right") + (0 if better_first else 1)
+        turn = np.searchsorted(ends, np.arange(n), "right") + (0 if rng.random() < good_first else 1)
         return losses(np.where(turn % 2 == 0, 0.1, -0.1) + better + rng.normal(0.0, NOISE, n))
 
     return make
@@ -191,14 +194,14 @@ NULL = [
     World("rare disasters 1 in 1,000, weights 1 and 5", weighted(rare_disasters(0.001))),
     *(World(f"{loss} loss", regression(loss), GateSpec(loss=loss)) for loss in LOSSES),  # type: ignore[arg-type]
     World("log loss", surprises(), GateSpec(loss="log_loss")),
-    *(World(f"regimes of {mean} on average, worse first", regimes(mean, False)) for mean in REGIMES),
-    *(World(f"regimes of {mean} on average, better first", regimes(mean, True)) for mean in REGIMES),
+    *(World(f"regimes of {mean} on average, worse first", regimes(mean, 0.0)) for mean in REGIMES),
+    *(World(f"regimes of {mean} on average, better first", regimes(mean, 1.0)) for mean in REGIMES),
     *(
-        World(f"regimes of {mean}, minimum {8 * mean}", regimes(mean, False), GateSpec(minimum=8 * mean))
+        World(f"regimes of {mean}, any start, minimum {8 * mean}", regimes(mean, 0.5), GateSpec(minimum=8 * mean))
         for mean in REGIMES
     ),
 ]
-UNDECIDABLE = ("better first", "regimes")  # a stream so far *is* one on which the candidate is better
+UNDECIDABLE = ("better first", "on average")  # a stream so far *is* one on which the candidate is better
 DECIDABLE = [world for world in NULL if not any(words in world.name for words in UNDECIDABLE)]
 DISASTERS = [
     World(f"better by {share:.0%}, awful on 1 row in 500", disaster(share, 0.002), GateSpec(loss="absolute"))

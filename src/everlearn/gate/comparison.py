@@ -51,6 +51,8 @@ from everlearn.spec import GateSpec
 WHOLE = 0.9  # share of alpha that the whole stream may use; the k-th window may use (1 - WHOLE) / (k (k + 1))
 OUTDO = 3.0  # a window's gain must be this many times the deepest fall that the stream has shown, or the reverse
 
+_NO_WEIGHTS, _NO_LOSSES = np.zeros((0, COLUMNS)), np.zeros(0)  # stand in for arrays that a comparison lacks
+
 
 class _MetricRow(NamedTuple):
     """The row of a metric in the arrays, and the bounds of its tests: mean above `better`, and mean below `worse`.
@@ -301,16 +303,16 @@ def _feed(
         if i >= 0:
             expected = "between 0 and 1" if row.most == 1.0 else "0 or more"
             raise InputError(f"{name}: {side} loss {given[i]:g} at index {i}; expected {expected}")
-    weight = weights.checked(np.ones(len(reference)) if weight is None else weight, len(reference), name)
-    if not weight.all():
+    weight = np.ones(len(reference)) if weight is None else weights.checked(weight, len(reference), name)
+    if not weights.all_one(weight):
         counts = weight > 0.0
         reference, candidate, weight = reference[counts], candidate[counts], weight[counts]
-    if "weights" not in arrays and (weight != 1.0).any():
-        arrays["weights"] = _unit_weights(arrays)
+        if "weights" not in arrays and not weights.all_one(weight):
+            arrays["weights"] = _unit_weights(arrays)
     compare(
         reference, candidate, weight, row.number, row.better, row.worse, row.cycle,
         arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
-        arrays.get("weights", np.zeros((0, COLUMNS))), arrays.get("recent", np.zeros(0)),
+        arrays.get("weights", _NO_WEIGHTS), arrays.get("recent", _NO_LOSSES),
     )  # fmt: skip
 
 

@@ -27,8 +27,8 @@ Counts = NDArray[np.int64]
 
 CALIBRATION = 100  # pairs that give an unbounded loss its first scale; they are not evidence
 CLIP = 10.0  # the first scale in typical losses
-CAP = 8.0  # a later scale in root mean squares of the losses
-REACH = 5.0  # of these, a loss counts as at most this many scales
+CAP = 6.0  # a later scale in root mean squares of the losses
+REACH = 40.0 / CAP  # of these, a loss counts as at most this many scales
 
 STAKES = 0.8 * 2.0 ** -np.arange(8.0)  # shares of the capital staked on each example
 LEVELS = 24  # block lengths 1, 2, 4, ..., 2**23; one more row holds blocks of one whole cycle
@@ -78,25 +78,33 @@ def compare(
     Each difference is multiplied by the share of its weight, above 0. Without rows in `weights` all shares are 1. With
     numbers in `recent`, the scale changes as the stream goes on.
     """
+    weighted, capped = len(weights) > 0, row == LOSS and len(recent) > 0
     for i in range(len(reference)):
         if not (math.isfinite(reference[i]) and math.isfinite(candidate[i])):
             seen[row, SKIPPED] += 1
             continue
-        part = share(weights[row], weight[i]) if len(weights) > 0 else 1.0
+        part = 1.0
+        if weighted:
+            part = share(weights[row], weight[i])
         a, b = max(reference[i], 0.0), max(candidate[i], 0.0)
         scale = totals[row, SCALE]
         if scale == 0.0:
             _calibrate(a, b, row, seen, totals)
             continue
-        d = (min(a, scale) - min(b, scale)) / scale
-        whole = min(a, 1e150) - min(b, 1e150)
+        d = part * (min(a, scale) - min(b, scale)) / scale
+        whole = part * (min(a, 1e150) - min(b, 1e150))
+        least, most = part * (better / scale), part * (worse / scale)
         if row == LOSS:
             _restart(seen, totals, capital, blocks, weights, cycle)
-            _count(WINDOW, part, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks, weights)
-        _count(row, part, d, whole, better / scale, worse / scale, cycle, seen, totals, capital, blocks, weights)
+            _count(WINDOW, d, whole, least, most, cycle, seen, totals, capital, blocks)
+        _count(row, d, whole, least, most, cycle, seen, totals, capital, blocks)
+        if weighted:
+            weights[row, SHARES] += part
+            if row == LOSS:
+                weights[WINDOW, SHARES] += part
         if cycle > 0 and seen[row, COMPARED] % cycle == 0:
             _keep(seen, totals, capital, blocks, weights)
-        if row == LOSS and len(recent) > 0:
+        if capped:
             recent[RECENT_SQUARES] += part * (min(a, REACH * scale) ** 2 + min(b, REACH * scale) ** 2)
             recent[RECENT_SHARES] += 2.0 * part
             _adapt(seen, totals, blocks, recent)
@@ -173,7 +181,6 @@ def _restart(seen: Counts, totals: Floats, capital: Floats, blocks: Floats, weig
 @exact_kernel
 def _count(
     row: int,
-    part: float,
     d: float,
     whole: float,
     better: float,
@@ -183,24 +190,21 @@ def _count(
     totals: Floats,
     capital: Floats,
     blocks: Floats,
-    weights: Floats,
 ) -> None:
-    """Add one difference, scaled to [-1, 1], to one row; `part` is the share of its weight."""
+    """Add one difference, scaled to [-1, 1], to one row."""
     seen[row, COMPARED] += 1
-    totals[row, DIFFERENCE] += part * whole
-    if len(weights) > 0:
-        weights[row, SHARES] += part
-    net = totals[row, NET] + part * d
+    totals[row, DIFFERENCE] += whole
+    net = totals[row, NET] + d
     totals[row, NET] = net
     totals[row, PEAK] = max(totals[row, PEAK], net)
     totals[row, TROUGH] = min(totals[row, TROUGH], net)
     totals[row, FALL] = max(totals[row, FALL], totals[row, PEAK] - net)
     totals[row, RISE] = max(totals[row, RISE], net - totals[row, TROUGH])
-    _bet(capital, row, BETTER, part * (d - better), 1.0 + max(better, 0.0))
-    _bet(capital, row, WORSE, part * (worse - d), 1.0 + max(-worse, 0.0))
-    _add(blocks, row, seen[row, COMPARED], part * d)
+    _bet(capital, row, BETTER, d - better, 1.0 + max(better, 0.0))
+    _bet(capital, row, WORSE, worse - d, 1.0 + max(-worse, 0.0))
+    _add(blocks, row, seen[row, COMPARED], d)
     if cycle > 0:
-        blocks[row, LEVELS, OPEN] += part * d
+        blocks[row, LEVELS, OPEN] += d
         if seen[row, COMPARED] % cycle == 0:
             _close(blocks, row, LEVELS)
 

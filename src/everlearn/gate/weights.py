@@ -82,7 +82,23 @@ def checked(weight: Floats | Singles, rows: int, name: str) -> Floats:
     given: Floats = np.ascontiguousarray(weight, np.float64)
     if given.shape != (rows,):
         raise InputError(f"{name}: got weights of shape {given.shape}; expected ({rows},), one for each pair")
-    wrong = np.flatnonzero(~((given >= 0.0) & np.isfinite(given)))
-    if len(wrong):
-        raise InputError(f"{name}: weight {given[wrong[0]]:g} at index {wrong[0]}; expected a finite number from 0")
+    if (wrong := _first_wrong(given)) >= 0:
+        raise InputError(f"{name}: weight {given[wrong]:g} at index {wrong}; expected a finite number from 0")
     return given
+
+
+@exact_kernel
+def _first_wrong(weight: Floats) -> int:
+    for i in range(len(weight)):
+        if not 0.0 <= weight[i] < np.inf:
+            return i
+    return -1
+
+
+@exact_kernel
+def all_one(weight: Floats) -> bool:
+    """Return True if every weight is 1."""
+    found = True
+    for i in range(len(weight)):
+        found &= weight[i] == 1.0
+    return found
