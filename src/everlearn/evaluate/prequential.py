@@ -55,7 +55,7 @@ class Report:
         return report.picture({"model": self.curve}, (), path, f"{self.name}{late}", chosen)
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{report.named(key)} {report.number(value)}" for key, value in self.metrics.items())
+        values = ", ".join(f"{report.named(key)} {text}" for key, text in report.written(self.metrics).items())
         return f"Report({self.name}: {values}; {report.counts(vars(self))})"
 
     def __rich__(self) -> Group:
@@ -63,8 +63,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         cells = "".join(
-            f"<tr><td>{report.named(key)}</td><td>{report.number(value)}</td></tr>"
-            for key, value in self.metrics.items()
+            f"<tr><td>{report.named(key)}</td><td>{text}</td></tr>"
+            for key, text in report.written(self.metrics).items()
         )
         return f"<table><caption>{escape(self.name)}: {report.counts(vars(self))}</caption>{cells}</table>"
 

@@ -160,7 +160,9 @@ class LabelQueue:
                 trial.tested += len(examples.y)
 
     def _trial(self) -> Trial:
-        return Trial(gate.start(self._gate), metrics.start(self._monitor.task, self._monitor.classes, points=2))
+        names = self._monitor.metrics["champion"].keys()
+        measured = metrics.start(self._monitor.task, self._monitor.classes, points=2, names=names)
+        return Trial(gate.start(self._gate), measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
         """Update the gate's evidence on the recall of the guarded classes."""

@@ -5,6 +5,7 @@ const LOWER_IS_BETTER = new Set(["log_loss", "brier", "mae", "mse", "rmse"]);
 const NAMES = {
   kappa_t: "kappa-T",
   roc_auc: "ROC AUC",
+  pr_auc: "PR AUC",
   mae: "mean absolute error",
   mse: "mean squared error",
   rmse: "root mean squared error",

@@ -3,12 +3,13 @@
 `start` makes the arrays, `update` adds rows to them in stream order, `report` and `curve` read them. Rows are added one
 after the other, so the result has the same bytes however the stream is split into calls. A row counts if its label is
 usable (finite, and for classes an integer in [0, classes)) and its weight is finite and not negative; other rows are
-ignored. Weights apply everywhere except in `examples` and `count`.
+ignored. Weights apply everywhere except in `examples` and `count`. The order of binary scores is kept in `ranks.py`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, ModelError
+from everlearn.metrics import ranks
 from everlearn.records import Arrays, Floats, Ints, Singles, Task
 
 Bits = NDArray[np.int32]
@@ -28,8 +30,8 @@ _ABSOLUTE, _SQUARED, _MEAN, _SPREAD = range(1, 5)  # in arrays["sums"] after _WE
 _TRUE, _PREDICTED, _HIT = range(3)  # columns of arrays["by_class"]
 _COUNT, _MASS, _GOOD, _LOSS = range(4)  # columns of arrays["curve"]; for a regression absolute and squared errors
 
-# The histogram behind roc_auc is fine where probabilities are small: a float32's bits are its logarithm, piecewise
-# linear. 64 bins an octave from 2**-21 to 2**-1 for the rarer of the two outcomes, mirrored around one half.
+# The histogram behind roc_auc in homes of release 0.1.0: 64 bins an octave from 2**-21 to 2**-1 for the rarer of the
+# two outcomes, mirrored around one half. A float32's bits are its logarithm, piecewise linear.
 _BIN_SHIFT = 17
 _LOWEST = 106 << 23
 _HALF = 20 * 64
@@ -42,15 +44,17 @@ _SHARES = 1 / (1 + np.arange(128) / 128)
 _LOGS = np.array([math.log1p(j / 128) for j in range(128)])  # np.log1p rounds differently on different processors
 
 
-def start(task: Task, classes: int, points: int = 256) -> Arrays:
+def start(task: Task, classes: int, points: int = 256, names: Collection[str] | None = None) -> Arrays:
     """Return arrays of fixed size for the metrics of one model: running sums, and a curve of at most `points` points.
 
     `counts` is int64 (5,); the rest is float64: `curve` (points, 4), `sums` (5,) for a regression, and for classes
-    `sums` (4,), `by_class` (classes, 3), with `histogram` (2, 2561) if the task is binary. Raises `ConfigError` for
-    fewer than two points, or a number of classes that does not fit the task.
+    `sums` (4,), `by_class` (classes, 3), with the arrays of `ranks.start` if the task is binary. With `names`, only
+    these are made: metrics go on with the arrays that they have, and homes of release 0.1.0 have `histogram` (2, 2561)
+    in place of ranks. Raises `ConfigError` for fewer than two points, or a number of classes that does not fit the
+    task.
 
-    >>> sorted(start("binary", 2))
-    ['by_class', 'counts', 'curve', 'histogram', 'sums']
+    >>> sorted(start("multiclass", 3))
+    ['by_class', 'counts', 'curve', 'sums']
     """
     if points < 2:
         raise ConfigError(f"points: got {points} for a curve; expected at least 2")
@@ -58,13 +62,17 @@ def start(task: Task, classes: int, points: int = 256) -> Arrays:
     counts[_LAST] = -1
     arrays: Arrays = {"counts": counts, "curve": np.zeros((points, 4))}
     if task == "regression":
-        return arrays | {"sums": np.zeros(5)}
+        arrays |= {"sums": np.zeros(5)}
+        return arrays if names is None else {name: arrays[name] for name in names}
     if classes < 2 or (task == "binary" and classes != 2):
         raise ConfigError(f"metrics of a {task} task with {classes} classes; expected 2 if binary, at least 2 if not")
     arrays |= {"sums": np.zeros(4), "by_class": np.zeros((classes, 3))}
     if task == "binary":
-        arrays["histogram"] = np.zeros((2, 2 * _HALF + 1))
-    return arrays
+        arrays |= ranks.start()
+    if names is None:
+        return arrays
+    arrays["histogram"] = np.zeros((2, 2 * _HALF + 1))
+    return {name: arrays[name] for name in names}
 
 
 def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singles, index: int) -> None:
@@ -96,8 +104,10 @@ def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singl
         return
     judged = _judged(scores, y)
     _add_classes(*judged, weight, index, counts, sums, curve, arrays["by_class"])
-    if task == "binary":
-        _add_ranks(scores.view(np.int32), judged[0], weight, arrays["histogram"])
+    if "rank_cells" in arrays:
+        ranks.update(arrays, scores, judged[0], weight)
+    elif "histogram" in arrays:
+        _add_to_histogram(scores.view(np.int32), judged[0], weight, arrays["histogram"])
 
 
 def report(arrays: Arrays, task: Task) -> dict[str, float]:
@@ -107,8 +117,9 @@ def report(arrays: Arrays, task: Task) -> dict[str, float]:
     y)**2 when binary), `kappa` (against chance), `kappa_t` (against repeating the previous label, for which it is 0;
     Žliobaitė et al. 2015, "Evaluation methods and decision theory for classification of streaming data with temporal
     dependence", eq. 3), `balanced_accuracy`, and `precision`, `recall`, `f1` of class 1 when binary, else their mean
-    over the classes seen. `roc_auc` (binary) is computed from a histogram of fixed bins: pairs within a bin count as
-    ties. A regression: `examples`, `mae`, `rmse`, `r2`, and `unscored` if there are such rows.
+    over the classes seen. If binary, also `roc_auc` and `pr_auc`, each with `..._low` and `..._high` unless the value
+    is exact (`ranks.report`); homes of release 0.1.0 have `roc_auc` from a histogram, without its error. A regression:
+    `examples`, `mae`, `rmse`, `r2`, and `unscored` if there are such rows.
 
     >>> arrays = start("regression", 0)
     >>> scores = np.array([[1.0], [3.0]], np.float32)
@@ -123,7 +134,9 @@ def report(arrays: Arrays, task: Task) -> dict[str, float]:
         return result | ({"unscored": int(counts[_UNSCORED])} if counts[_UNSCORED] else {})
     if sums[_WEIGHT] > 0:
         result |= _class_metrics(sums, arrays["by_class"], task)
-    if task == "binary":
+    if "rank_cells" in arrays:
+        result |= ranks.report(arrays)
+    elif "histogram" in arrays:
         result |= _area(arrays["histogram"])
     return result
 
@@ -358,7 +371,7 @@ def _add_classes(
 
 
 @exact_kernel
-def _add_ranks(bits: Bits, label: Ints, weight: Singles, histogram: Floats) -> None:
+def _add_to_histogram(bits: Bits, label: Ints, weight: Singles, histogram: Floats) -> None:
     """Count binary rows by probability, given as the bits of its float32: the bits have the order of the numbers."""
     for row in range(len(label)):
         w = np.float64(weight[row])
