@@ -21,7 +21,7 @@ def ranked(p: Numbers, y: Numbers, weight: Singles | None = None, arrays: Arrays
     arrays = arrays or ranks.start()
     p = np.asarray(p, np.float32)
     weight = np.ones(len(p), np.float32) if weight is None else weight
-    ranks.update(arrays, np.stack([1 - p, p], axis=1), np.asarray(y, np.int64), weight)
+    ranks.update(arrays, np.stack([1 - p, p], axis=1).view(np.int32), np.asarray(y, np.int64), weight)
     return arrays
 
 
@@ -161,5 +161,5 @@ def test_rows_without_label_or_weight_leave_no_trace() -> None:
 def test_scores_that_are_no_numbers_stand_in_the_middle() -> None:
     arrays = ranks.start()
     scores = np.array([[np.nan, np.nan], [0.9, 0.1], [0.1, 0.9]], np.float32)
-    ranks.update(arrays, scores, np.array([0, 1, 1]), np.ones(3, np.float32))
+    ranks.update(arrays, scores.view(np.int32), np.array([0, 1, 1]), np.ones(3, np.float32))
     assert ranks.report(arrays)["roc_auc"] == 0.5

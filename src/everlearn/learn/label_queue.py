@@ -64,6 +64,7 @@ class LabelQueue:
     def add(self, labelled: LabelledRow) -> bool:
         """Queue a row; return True if it will be scored."""
         self._next.append(labelled)
+        self._monitor.naive.note(labelled.y, labelled.learned)
         scored = labelled.predictions is not None
         self._scored += scored
         return scored
@@ -91,6 +92,7 @@ class LabelQueue:
             return
         roles = self._roles(ANSWER)
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
+        needed |= set(self._monitor.naive.roles.values())
         known = [
             needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
         ]
@@ -131,6 +133,7 @@ class LabelQueue:
         if not len(examples.y):
             return 0
         weight = monitor.strengthened(learned)
+        predictions |= monitor.naive.rows(examples.y, learned)
         for contestant in self._roster.contestants:
             if contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
@@ -145,7 +148,7 @@ class LabelQueue:
         return self._roster.scored() | {"champion": champion}
 
     def _test(
-        self, examples: Examples, predictions: Predictions, roles: Mapping[str, int], aside: NDArray[np.bool_]
+        self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_]
     ) -> None:
         """Score predictions in each role and trial; remember the rows that are not set `aside`."""
         losses = self._monitor.test(examples, predictions, roles)
@@ -156,7 +159,8 @@ class LabelQueue:
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid])
                 self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
-                metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested)
+                known = self._monitor.naive.known(predictions)
+                metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
                 trial.tested += len(examples.y)
 
     def _trial(self) -> Trial:

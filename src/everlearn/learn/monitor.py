@@ -15,6 +15,8 @@ import numpy as np
 from everlearn import drift, metrics, replay
 from everlearn.feedback.pending import most_features
 from everlearn.learn.limiter import Limiter
+from everlearn.learn.naive import NaiveBaselines
+from everlearn.metrics import baselines
 from everlearn.model import compare, copied, cut, prefixed, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
 from everlearn.spec import Spec
@@ -36,7 +38,9 @@ class Monitor:
         self.loss = self.limiter.loss
         classes, dense, hashed = int(shape["classes"]), int(shape["dense"]), int(shape["hashed"])
         self.classes = classes
+        self.naive = NaiveBaselines(self.task, classes)
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
+        self.metrics |= {name: baselines.measures(self.task, classes) for name in self.naive.roles}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
         self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, most_features(spec.schema)))
@@ -61,19 +65,23 @@ class Monitor:
             yield cut(examples, start, stop)
             start = stop
 
-    def test(
-        self, examples: Examples, predictions: Mapping[int, Singles], roles: Mapping[str, int]
-    ) -> dict[int, Floats]:
+    def test(self, examples: Examples, predictions: Mapping[int, Singles], roles: dict[str, int]) -> dict[int, Floats]:
         """Score predictions of n examples; return the losses, float64 (n,), by uid.
 
         `predictions` maps a uid to the scores, float32 (n, k), that this contestant gave before it learned the
-        examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role.
+        examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role. The naive
+        baselines are scored where `predictions` has their answers, and have no losses.
         """
-        for role, uid in roles.items():
+        naive, known, index = self.naive.roles, self.naive.known(predictions), self.clock["scored"]
+        for role, uid in (roles | naive).items():
             if uid in predictions:
-                sums = self.metrics[role]
-                metrics.update(sums, self.task, predictions[uid], examples.y, examples.weight, self.clock["scored"])
-        losses = {uid: metrics.losses(self.loss, scores, examples.y) for uid, scores in predictions.items()}
+                result = predictions[uid], examples.y, examples.weight
+                metrics.update(self.metrics[role], self.task, *result, index, known)
+        losses = {
+            uid: metrics.losses(self.loss, scores, examples.y)
+            for uid, scores in predictions.items()
+            if uid not in naive.values()
+        }
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch([losses[roles["champion"]]])
         self.clock["scored"] += len(examples.y)
@@ -131,11 +139,12 @@ class Monitor:
 
     def report(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each role."""
-        return {role: metrics.report(arrays, self.task) for role, arrays in self.metrics.items()}
+        return {role: baselines.report(role, arrays, self.task) for role, arrays in self.metrics.items()}
 
     def state(self) -> tuple[Arrays, dict[str, int]]:
         """Return everything that `load` needs: arrays, and a header of plain values."""
         arrays = prefixed("memory/", self.memory) | prefixed("limits/", self.limits)
+        arrays |= prefixed("naive/", self.naive.state())
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
@@ -145,7 +154,9 @@ class Monitor:
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
         """Restore the result of `state`; limits of other settings are left out, and start again."""
         self.memory = copied(within(arrays, "memory/"))
-        self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in SCORED_ROLES}
+        self.naive.load(within(arrays, "naive/"))
+        roles = (*SCORED_ROLES, *self.naive.roles)
+        self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self.clock = dict(header)
         held = copied(within(arrays, "limits/"))

@@ -47,10 +47,10 @@ def start() -> Arrays:
     }
 
 
-def update(arrays: Arrays, scores: Singles, label: Ints, weight: Singles) -> None:
-    """Add n rows: `scores` float32 (n, 2), contiguous; `label` int64 (n,) with -1 to skip; `weight` float32 (n,)."""
+def update(arrays: Arrays, bits: Bits, label: Ints, weight: Singles) -> None:
+    """Add n rows: `bits` int32 (n, 2) are the scores' float32, `label` int64 (n,) or -1, `weight` float32 (n,)."""
     tree = arrays["rank_cells"], arrays["rank_sums"], arrays["rank_free"], arrays["rank_limits"]
-    _add(scores.view(np.int32), label, weight, *tree)
+    _add(bits, label, weight, *tree)
 
 
 def report(arrays: Arrays) -> dict[str, float]:
@@ -62,7 +62,7 @@ def report(arrays: Arrays) -> dict[str, float]:
 
     >>> arrays = start()
     >>> p = np.array([0.9, 0.2, 0.7], np.float32)
-    >>> update(arrays, np.stack([1 - p, p], 1), np.array([1, 0, 0]), np.ones(3, np.float32))
+    >>> update(arrays, np.stack([1 - p, p], 1).view(np.int32), np.array([1, 0, 0]), np.ones(3, np.float32))
     >>> report(arrays)
     {'roc_auc': 1.0, 'pr_auc': 1.0}
     """
@@ -155,14 +155,14 @@ def _add(bits: Bits, label: Ints, weight: Singles, cells: Bits, sums: Floats, fr
         if not (true >= 0 and 0 < w < np.inf):
             continue
         # The outcome that is not the rarer one is at _HALF, so one of the two terms gives the key.
-        low = min(max(np.int64(bits[row, 1]), 0), _HALF)
-        key = low + _HALF - min(max(np.int64(bits[row, 0]), 0), _HALF)
+        low = min(max(int(bits[row, 1]), 0), _HALF)
+        key = low + _HALF - min(max(int(bits[row, 0]), 0), _HALF)
         cell, shift = key >> _TOP, _TOP
-        state = np.int64(cells[cell])
+        state = int(cells[cell])
         while state <= _INNER:
             shift -= 3
             cell = _ROOTS + 8 * (_INNER - state) + ((key >> shift) & 7)
-            state = np.int64(cells[cell])
+            state = int(cells[cell])
         if state != key and (state != _MIXED or sums[cell, true] > limits[true]):
             cell = _place(key, cells, sums, free, limits)
         sums[cell, true] += w
@@ -173,7 +173,7 @@ def _place(key: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> i
     """Return the cell for a key, after the splits that it asks for."""
     cell, shift = key >> _TOP, _TOP
     while True:
-        state = np.int64(cells[cell])
+        state = int(cells[cell])
         if state <= _INNER:
             shift -= 3
             cell = _ROOTS + 8 * (_INNER - state) + ((key >> shift) & 7)
@@ -191,7 +191,7 @@ def _place(key: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> i
             cell, shift = key >> _TOP, _TOP
             continue
         free[_BLOCKS] -= 1
-        block = np.int64(free[free[_BLOCKS]])
+        block = int(free[free[_BLOCKS]])
         cells[cell] = _INNER - block
         if state >= 0:  # one key alone moves down with all its weight
             child = _ROOTS + 8 * block + ((state >> (shift - 3)) & 7)
@@ -223,20 +223,20 @@ def _merge(cells: Bits, sums: Floats, free: Bits, limits: Floats) -> None:
 @exact_kernel
 def _merge_block(cell: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> bool:
     """Merge the block below a cell into it if it holds no further block and little weight; return True if so."""
-    block = _INNER - np.int64(cells[cell])
+    block = _INNER - int(cells[cell])
     first = _ROOTS + 8 * block
     state = _MIXED if sums[cell, 0] + sums[cell, 1] > 0 else _EMPTY
     negative, positive = sums[cell, 0], sums[cell, 1]
     for child in range(first, first + 8):
-        below = np.int64(cells[child])
+        below = int(cells[child])
         if below <= _INNER:
             return False
         negative += sums[child, 0]
         positive += sums[child, 1]
+        if negative > limits[0] or positive > limits[1]:
+            return False
         if below != _EMPTY:
             state = below if state == _EMPTY else _MIXED
-    if negative > limits[0] or positive > limits[1]:
-        return False
     sums[cell, 0], sums[cell, 1] = negative, positive
     cells[cell] = state
     for child in range(first, first + 8):
@@ -259,7 +259,7 @@ def _span(cells: Bits, low: Ints, high: Ints) -> None:
     while count:
         count -= 1
         cell = waiting[count]
-        state, shift = np.int64(cells[cell]), shifts[cell]
+        state, shift = int(cells[cell]), shifts[cell]
         high[cell] = low[cell] + (1 << shift) - 1
         if state >= 0:
             low[cell], high[cell] = state, state

@@ -12,6 +12,9 @@ from rich.text import Text
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "mse", "rmse"})
 NAMES = {
     "kappa_t": "kappa-T",
+    "kappa_m": "kappa-M",
+    "skill_last": "skill against last label",
+    "skill_mean": "skill against mean",
     "roc_auc": "ROC AUC",
     "pr_auc": "PR AUC",
     "mae": "mean absolute error",
@@ -35,7 +38,7 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
     grid = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
     grid.add_column("metric")
     for name in models:
-        grid.add_column(name, justify="right")
+        grid.add_column(name.replace("_", " "), justify="right")
     texts = {name: written(measured[name]) for name in models}
     for metric in dict.fromkeys(metric for name in models for metric in texts[name]):
         values = [measured[name].get(metric) for name in models]
