@@ -151,7 +151,7 @@ class LabelQueue:
         self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_]
     ) -> None:
         """Score predictions in each role and trial; remember the rows that are not set `aside`."""
-        losses = self._monitor.test(examples, predictions, roles)
+        losses, known = self._monitor.test(examples, predictions, roles), self._monitor.naive.known(predictions)
         self._monitor.remember(select(examples, ~aside))
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
@@ -159,12 +159,12 @@ class LabelQueue:
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid])
                 self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
-                known = self._monitor.naive.known(predictions)
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
                 trial.tested += len(examples.y)
 
     def _trial(self) -> Trial:
-        names = self._monitor.metrics["champion"].keys()
+        names = {name for name in self._monitor.metrics["champion"] if not name.startswith("rank_")}
+        names |= {"histogram"} if self._monitor.task == "binary" else set()  # cheaper for a record that starts so often
         measured = metrics.start(self._monitor.task, self._monitor.classes, points=2, names=names)
         return Trial(gate.start(self._gate), measured)
 

@@ -47,6 +47,13 @@ class Monitor:
         self._sizes = dense, hashed, classes, spec.seed
         self.memory = replay.start(self.replay, *self._sizes)
         self.clock = dict.fromkeys(_CLOCK, 0)
+        self.warmed = 0  # rows of the warm start that were learned
+
+    @property
+    def roles(self) -> list[str]:
+        """The words for the metrics that are kept; an untrained start is no baseline where there are naive ones."""
+        untrained = bool(self.naive.roles) and not self.warmed
+        return [role for role in self.metrics if not (role == "frozen" and untrained)]
 
     @property
     def scored(self) -> int:
@@ -73,8 +80,9 @@ class Monitor:
         baselines are scored where `predictions` has their answers, and have no losses.
         """
         naive, known, index = self.naive.roles, self.naive.known(predictions), self.clock["scored"]
-        for role, uid in (roles | naive).items():
-            if uid in predictions:
+        uids = roles | naive
+        for role in self.roles:
+            if (uid := uids.get(role)) is not None and uid in predictions:
                 result = predictions[uid], examples.y, examples.weight
                 metrics.update(self.metrics[role], self.task, *result, index, known)
         losses = {
@@ -139,7 +147,11 @@ class Monitor:
 
     def report(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each role."""
-        return {role: baselines.report(role, arrays, self.task) for role, arrays in self.metrics.items()}
+        return {role: baselines.report(role, self.metrics[role], self.task) for role in self.roles}
+
+    def curves(self) -> dict[str, dict[str, Any]]:
+        """Return the curve of each role; see `metrics.curve`."""
+        return {role: baselines.curve(role, self.metrics[role]) for role in self.roles}
 
     def state(self) -> tuple[Arrays, dict[str, int]]:
         """Return everything that `load` needs: arrays, and a header of plain values."""

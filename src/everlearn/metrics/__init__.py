@@ -44,8 +44,8 @@ def start(task: Task, classes: int, points: int = 256, names: Collection[str] | 
 
     `counts` is int64 (5,); the rest is float64: `curve` (points, 4), `naive` (4,), `sums` (5,) for a regression, and
     for classes `sums` (4,), `by_class` (classes, 3), with the arrays of `ranks.start` if the task is binary. With
-    `names`, only these are made: metrics go on with the arrays that they have, and homes of release 0.1.0 have
-    `histogram` (2, 2561) in place of ranks, and no `naive`. Raises `ConfigError` for fewer than two points, or a number
+    `names`, only these are made: homes of release 0.1.0 have no `naive`, and `histogram` (2, 2561) in place of ranks;
+    so do the gate's trials, which start often. Raises `ConfigError` for fewer than two points, or a number
     of classes that does not fit the task.
 
     >>> sorted(start("multiclass", 3))
@@ -58,7 +58,7 @@ def start(task: Task, classes: int, points: int = 256, names: Collection[str] | 
     arrays: Arrays = {"counts": counts, "curve": np.zeros((points, 4)), "naive": np.zeros(4)}
     if task == "regression":
         arrays |= {"sums": np.zeros(5)}
-        return arrays if names is None else {name: arrays[name] for name in names}
+        return arrays if names is None else {name: array for name, array in arrays.items() if name in names}
     if classes < 2 or (task == "binary" and classes != 2):
         raise ConfigError(f"metrics of a {task} task with {classes} classes; expected 2 if binary, at least 2 if not")
     arrays |= {"sums": np.zeros(4), "by_class": np.zeros((classes, 3))}
@@ -67,7 +67,7 @@ def start(task: Task, classes: int, points: int = 256, names: Collection[str] | 
     if names is None:
         return arrays
     arrays["histogram"] = histogram.start()
-    return {name: arrays[name] for name in names}
+    return {name: array for name, array in arrays.items() if name in names}
 
 
 def update(

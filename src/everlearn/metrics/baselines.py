@@ -68,10 +68,9 @@ def answers(arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints)
 
 def labels(last: Singles, common: Singles) -> Floats:
     """Return the labels that both baselines answer with, float64 (n, 2), for `metrics.update`; NaN where unknown."""
-    if last.shape[1] == 1:
-        return np.concatenate([last, common], axis=1).astype(np.float64)
-    repeated = np.where(np.isnan(last[:, 0]), np.nan, last.argmax(axis=1))
-    return np.stack([repeated, common.argmax(axis=1)], axis=1)
+    known = np.empty((len(last), 2))
+    _label(last, common, known)
+    return known
 
 
 def report(name: str, arrays: Arrays, task: Task) -> dict[str, float]:
@@ -83,6 +82,21 @@ def report(name: str, arrays: Arrays, task: Task) -> dict[str, float]:
 def curve(name: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
     """Return the curve of the baseline `name`; see `metrics.curve` and `report`."""
     return {key: line for key, line in metrics.curve(arrays).items() if not (name == LAST and key == "log_loss")}
+
+
+@exact_kernel
+def _label(last: Singles, common: Singles, known: Floats) -> None:
+    classes = last.shape[1]
+    for row in range(len(known)):
+        if classes == 1:
+            known[row, 0], known[row, 1] = last[row, 0], common[row, 0]
+            continue
+        repeated, most = 0, 0
+        for k in range(1, classes):
+            repeated = k if last[row, k] > last[row, repeated] else repeated
+            most = k if common[row, k] > common[row, most] else most
+        known[row, 0] = np.nan if np.isnan(last[row, 0]) else np.float64(repeated)
+        known[row, 1] = most
 
 
 @exact_kernel
