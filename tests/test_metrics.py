@@ -144,6 +144,23 @@ def test_roc_auc_holds_where_the_event_is_rare(scale: float) -> None:
     assert got == pytest.approx(sklearn.metrics.roc_auc_score(y, scores[:, 1]), abs=1e-4)
 
 
+def test_metrics_of_release_0_1_0_go_on_with_their_histogram() -> None:
+    scores, y, weight = predictions("binary", 2, 3_000)
+    names = ["by_class", "counts", "curve", "histogram", "sums"]
+    arrays = metrics.start("binary", 2, names=names)
+    metrics.update(arrays, "binary", scores, y, weight, 0)
+    got = metrics.report(arrays, "binary")
+    assert sorted(arrays) == names
+    assert got["roc_auc"] == pytest.approx(
+        sklearn.metrics.roc_auc_score(y, scores[:, 1], sample_weight=weight), abs=1e-4
+    )
+    assert not got.keys() & {"roc_auc_low", "roc_auc_high", "pr_auc"}
+    new = metrics.report(measured("binary", 2, scores, y, weight), "binary")
+    assert {name: new[name] for name in got if name != "roc_auc"} == {
+        name: value for name, value in got.items() if name != "roc_auc"
+    }
+
+
 @given(data=st.data(), which=st.sampled_from(TASKS))
 @settings(max_examples=60, deadline=None)
 def test_any_cut_of_the_stream_gives_the_same_bytes(data: st.DataObject, which: tuple[Task, int]) -> None:

@@ -60,7 +60,7 @@ def test_without_json_there_are_tables_and_hints(folder, capsys):
     assert "everlearn run" in capsys.readouterr().out
     call("run")
     out = capsys.readouterr().out
-    for word in ("champion", "accuracy", "report.png"):
+    for word in ("champion", "last label", "majority", "accuracy", "report.png"):
         assert word in out
     call("versions")
     assert "untrained start" in " ".join(capsys.readouterr().out.split())

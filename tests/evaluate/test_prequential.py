@@ -21,6 +21,7 @@ import everlearn
 from everlearn import metrics, model
 from everlearn.errors import ConfigError
 from everlearn.evaluate.prequential import Report, prequential
+from everlearn.metrics import baselines
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles
 
 LINEAR = {"family": "linear", "task": "binary", "dense": 3}
@@ -120,7 +121,9 @@ def test_what_is_reported_is_what_the_model_said() -> None:
     report = prequential(linear, rows)
     sums = metrics.start("binary", 2)
     twin = model.build(LINEAR)
-    metrics.update(sums, "binary", twin.learn(rows.batch, rows.y, rows.weight), rows.y, rows.weight, 0)
+    naive = baselines.answers(baselines.start("binary", 2), "binary", rows.y, rows.weight, np.arange(500))
+    scores = twin.learn(rows.batch, rows.y, rows.weight)
+    metrics.update(sums, "binary", scores, rows.y, rows.weight, 0, baselines.labels(*naive))
     assert report.metrics == metrics.report(sums, "binary")
     assert report.curve["x"].tolist() == metrics.curve(sums)["x"].tolist()
     assert (report.events, report.rejected, report.task, report.name) == (500, 0, "binary", "linear")
@@ -131,6 +134,43 @@ def test_late_labels_cost_accuracy_when_the_world_turns() -> None:
     rows = examples(2_000)
     now, late = (prequential(model.build(LINEAR), rows, delay).metrics["accuracy"] for delay in (0, 500))
     assert now > late + 0.1
+
+
+@pytest.mark.parametrize("chunk", [1, 64, 8192])
+@pytest.mark.parametrize("delay", [0, 1, 48])
+def test_kappas_compare_with_labels_that_were_known(delay: int, chunk: int) -> None:
+    rows = examples(1_200)
+    runs = (np.arange(1_200) // 40) % 2  # with a delay, the newest known label is often of the run before
+    rows = Examples(rows.batch, np.where(rows.y == 1, runs, 1.0 - runs), rows.weight, rows.position)
+    report = prequential(model.build(LINEAR), rows, delay, chunk)
+    y, accuracy = rows.y, report.metrics["accuracy"]
+    known = [y[: max(row - delay, 0)] for row in range(1_200)]
+    last = np.mean([len(seen) > 0 and seen[-1] == label for seen, label in zip(known, y, strict=True)])
+    most = np.mean([(np.mean(seen) > 0.5 if len(seen) else 0) == label for seen, label in zip(known, y, strict=True)])
+    assert report.metrics["kappa_t"] == pytest.approx((accuracy - last) / (1 - last), abs=1e-12)
+    assert report.metrics["kappa_m"] == pytest.approx((accuracy - most) / (1 - most), abs=1e-12)
+    assert report.baselines["last_label"]["accuracy"] == pytest.approx(last)
+    assert report.baselines["majority"]["accuracy"] == pytest.approx(most)
+    assert report.baselines["last_label"]["kappa_t"] == report.baselines["majority"]["kappa_m"] == 0
+    assert "log_loss" not in report.baselines["last_label"]
+
+
+def test_a_regression_is_reported_beside_the_last_label_and_the_mean() -> None:
+    random = np.random.default_rng(0)
+    level = np.cumsum(random.normal(size=3_000))
+    x = (level + random.normal(0, 5, 3_000)).astype(np.float32)[:, None]
+    batch = Batch(x, np.zeros(3_001, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    rows = Examples(batch, level, np.ones(3_000, np.float32), np.arange(1, 3_001))
+    report = prequential(model.build({"family": "linear", "task": "regression", "dense": 1}), rows, delay=3)
+    last = np.abs(level[4:] - level[:-4]).mean()
+    assert report.baselines["last_label"]["mae"] == pytest.approx(last, rel=1e-6)
+    assert report.baselines["last_label"]["unscored"] == 4  # no label is known yet
+    assert report.metrics["skill_last"] < 0 < report.metrics["skill_mean"]
+    assert {"last_label", "mean"} == report.baselines.keys()
+    shown = Console(record=True, width=100, file=io.StringIO())
+    shown.print(report)
+    assert shown.export_text().splitlines()[0].split() == ["metric", "linear", "last", "label", "mean"]
+    assert {text.get_text().split("\n")[0] for text in report.plot().axes[0].texts} == {"model", "last label", "mean"}
 
 
 def test_an_iterable_of_examples_is_one_stream() -> None:

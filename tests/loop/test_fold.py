@@ -153,6 +153,37 @@ def test_labels_of_weight_0_leave_the_bytes_and_decisions_of_a_log_without_them(
     assert len(one.fold.pending) < len(other.fold.pending)  # such a label settles its prediction
 
 
+@pytest.mark.parametrize("delay", [1, 9, 60])
+@pytest.mark.parametrize("mode", ["live", "gated"])
+def test_baselines_know_the_labels_folded_before_each_prediction(tmp_path: Path, mode: Any, delay: int) -> None:
+    events = traffic(400, delay)
+    champion = Folded(tmp_path, settings(mode=mode)).events(events).fold.monitor.report()
+    known: list[int] = []
+    answers: dict[str, tuple[int, int]] = {}
+    hits: list[tuple[bool, bool]] = []
+
+    def judge(id: str, label: Any) -> None:
+        last, most = answers.pop(id)
+        hits.append((last == label, most == label))
+
+    for _, payload in events:
+        if isinstance(payload, Prediction | Example):
+            answers[payload.id] = known[-1] if known else -1, int(2 * sum(known) > len(known))
+        if isinstance(payload, Example):
+            judge(payload.id, payload.label)
+        if isinstance(payload, Label):
+            judge(payload.id, payload.value)
+        if isinstance(payload, Label | Example):
+            known.append(int(payload.value if isinstance(payload, Label) else payload.label))
+    last, most = np.mean(hits, axis=0)
+    accuracy = champion["champion"]["accuracy"]
+    assert champion["last_label"]["examples"] == champion["champion"]["examples"] == len(hits)
+    assert champion["last_label"]["accuracy"] == pytest.approx(last)
+    assert champion["majority"]["accuracy"] == pytest.approx(most)
+    assert champion["champion"]["kappa_t"] == pytest.approx((accuracy - last) / (1 - last))
+    assert champion["champion"]["kappa_m"] == pytest.approx((accuracy - most) / (1 - most))
+
+
 def test_the_first_prediction_starts_the_loop(tmp_path: Path) -> None:
     folded = Folded(tmp_path, settings())
     assert not folded.fold.started
@@ -172,6 +203,8 @@ def test_warm_rows_are_learned_before_anything_starts(tmp_path: Path) -> None:
     folded.events([(9.0, Example("next", {"a": 1.0, "b": 0.0, "c": "c1"}, 1))])
     assert (folded.fold.started, folded.fold.monitor.scored) == (True, 1)
     assert "trained offline on 5 rows" in folded.versions.list()[0].reason
+    majority = folded.fold.monitor.report()["majority"]  # it knows two labels of 1 among the five
+    assert majority["log_loss"] == pytest.approx(-np.log(3 / 7))
 
 
 def test_rows_and_events_keep_cursors_apart(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_live_the_champion_is_the_one_that_learns_and_has_the_only_curve_of_it(t
     with everlearn.open(spec(mode="live"), home=tmp_path / "home") as loop:
         loop.run(read(table(500), schema=loop.spec.schema))
         now = loop.status()
-        assert now["curves"].keys() == {"champion", "frozen"}
+        assert now["curves"].keys() == {"champion", "last_label", "majority"}
         assert {one["role"]: one["learns"] for one in now["contestants"]}["champion"]
 
 

@@ -53,3 +53,10 @@ def test_summary_marks_the_best_whichever_way_the_metric_goes() -> None:
 def test_summary_takes_lists_for_counts_and_does_without_what_is_missing() -> None:
     line = shown(report.counts({"events": 2, "drifts": [{"at": 1}], "rejected": ["row"]})).strip()
     assert line == "2 events · 1 drift · 1 row rejected"
+
+
+def test_a_value_with_ends_is_written_with_half_their_distance() -> None:
+    measured = {"examples": 45_312, "roc_auc": 0.8, "roc_auc_low": 0.7985, "roc_auc_high": 0.8015, "brier_low": 0.1}
+    assert report.written(measured) == {"examples": "45,312", "roc_auc": "0.8000 ± 0.0015", "brier_low": "0.1000"}
+    shown = report.table({"champion": measured, "frozen": {"examples": 45_312, "roc_auc": 0.7}})
+    assert list(shown.columns[0].cells) == ["examples", "ROC AUC", "brier low"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -16,8 +16,9 @@ from rich.console import Group
 
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError
+from everlearn.metrics import baselines
 from everlearn.model import Model, bind, cut
-from everlearn.records import Examples, Rejected, Singles, Task
+from everlearn.records import Examples, Floats, Rejected, Singles, Task
 from everlearn.stream import Stream
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ KEPT = 100  # rejected rows shown in a report; all are counted
 class Report:
     """The result of a prequential evaluation.
 
-    `metrics` and `curve` are those of `everlearn.metrics`; `events` counts labelled rows and `rejected` the rows that
-    could not be used, the first 100 of which are in `rejects`. `events_per_second` is the rate of the whole pass,
-    including reading; if there are several chunks, the first one (in which kernels are loaded) is left out.
+    `metrics` and `curve` are those of `everlearn.metrics`; `baselines` and `baseline_curves` are the same of the last
+    known label and of the majority class or the mean (`everlearn.metrics.baselines`). `events` counts labelled rows and
+    `rejected` the rows that could not be used, the first 100 of which are in `rejects`. `events_per_second` is the rate
+    of the whole pass, including reading; if there are several chunks, the first one (in which kernels are loaded) is
+    left out.
     """
 
     name: str
@@ -44,6 +47,8 @@ class Report:
     events_per_second: float
     rejected: int
     rejects: tuple[Rejected, ...]
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    baseline_curves: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
 
     def plot(self, path: str | Path | None = None, metric: str = "") -> Figure:
         """Draw a metric over the stream, by default accuracy or the mean absolute error.
@@ -52,19 +57,20 @@ class Report:
         """
         late = f", labels {self.delay:,} rows late" if self.delay else ""
         chosen = metric or ("mae" if self.task == "regression" else "accuracy")
-        return report.picture({"model": self.curve}, (), path, f"{self.name}{late}", chosen)
+        curves = {"model": self.curve, **self.baseline_curves}
+        return report.picture(curves, (), path, f"{self.name}{late}", chosen)
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{report.named(key)} {report.number(value)}" for key, value in self.metrics.items())
+        values = ", ".join(f"{report.named(key)} {text}" for key, text in report.written(self.metrics).items())
         return f"Report({self.name}: {values}; {report.counts(vars(self))})"
 
     def __rich__(self) -> Group:
-        return report.summary({**vars(self), "metrics": {self.name: self.metrics}})
+        return report.summary({**vars(self), "metrics": {self.name: self.metrics, **self.baselines}})
 
     def _repr_html_(self) -> str:
         cells = "".join(
-            f"<tr><td>{report.named(key)}</td><td>{report.number(value)}</td></tr>"
-            for key, value in self.metrics.items()
+            f"<tr><td>{report.named(key)}</td><td>{text}</td></tr>"
+            for key, text in report.written(self.metrics).items()
         )
         return f"<table><caption>{escape(self.name)}: {report.counts(vars(self))}</caption>{cells}</table>"
 
@@ -78,7 +84,8 @@ def prequential(
     is predicted; with d, the model has learned rows up to t - d - 1 when it predicts row t. Labels that are still
     pending when the stream ends are learned then. The result does not depend on `chunk`, the rows read at a time; at
     most `delay` rows and two chunks are held in memory. A delay is slower, since every row is two calls to the model. A
-    model built without a shape takes that of the stream's schema. (Prequential: Dawid 1984; with delay: Grzenda, Gomes
+    model built without a shape takes that of the stream's schema. Naive baselines are scored on the same rows, with the
+    labels that were known at each. (Prequential: Dawid 1984; with delay: Grzenda, Gomes
     and Bifet 2020, "Delayed labelling evaluation for data streams".)
 
     Raises `ConfigError` if the delay is negative, or if neither the model's spec nor the stream gives the task.
@@ -99,7 +106,7 @@ def prequential(
     shape = schema.shape(stream.schema) if isinstance(stream, Stream) else {}
     bind(model, shape)
     task, classes = _task({**shape, **model.spec})
-    sums = metrics.start(task, classes)
+    sums, naive = metrics.start(task, classes), _Naive(task, classes, delay)
     pending: deque[Examples] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0
@@ -107,7 +114,8 @@ def prequential(
         if number == 1:
             began, before = time.perf_counter(), events
         scores = _predict(model, examples, pending, delay)
-        metrics.update(sums, task, scores, examples.y, examples.weight, events)
+        known = naive.score(examples, events)
+        metrics.update(sums, task, scores, examples.y, examples.weight, events, known)
         events += len(examples.y)
         rejected += len(refused)
         kept += refused[: KEPT - len(kept)]
@@ -124,7 +132,33 @@ def prequential(
         events_per_second=(events - before) / seconds,
         rejected=rejected,
         rejects=tuple(kept),
+        baselines={name: baselines.report(name, arrays, task) for name, arrays in naive.measured.items()},
+        baseline_curves={name: baselines.curve(name, arrays) for name, arrays in naive.measured.items()},
     )
+
+
+class _Naive:
+    """The naive baselines of one evaluation, with the labels that are still to come."""
+
+    def __init__(self, task: Task, classes: int, delay: int) -> None:
+        self.measured = {name: baselines.measures(task, classes) for name in baselines.names(task)}
+        self._task: Task = task
+        self._delay = delay
+        self._state = baselines.start(task, classes)
+        self._y, self._weight = np.zeros(0), np.zeros(0, np.float32)
+
+    def score(self, examples: Examples, index: int) -> Floats:
+        """Score rows `index` and further; return what the baselines answered, float64 (n, 2)."""
+        y = np.concatenate([self._y, examples.y])
+        weight = np.concatenate([self._weight, examples.weight])
+        rows = np.arange(index, index + len(examples.y) + 1)
+        came = np.maximum(rows - self._delay, 0) - (index - len(self._y))  # labels known at each row, of these
+        answers = baselines.answers(self._state, self._task, y[: came[-1]], weight[: came[-1]], came[:-1])
+        self._y, self._weight = y[came[-1] :], weight[came[-1] :]
+        known = baselines.labels(*answers)
+        for arrays, scores in zip(self.measured.values(), answers, strict=True):
+            metrics.update(arrays, self._task, scores, examples.y, examples.weight, index, known)
+        return known
 
 
 def _task(spec: Mapping[str, Any]) -> tuple[Task, int]:

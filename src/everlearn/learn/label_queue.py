@@ -64,6 +64,7 @@ class LabelQueue:
     def add(self, labelled: LabelledRow) -> bool:
         """Queue a row; return True if it will be scored."""
         self._next.append(labelled)
+        self._monitor.naive.note(labelled.y, labelled.learned)
         scored = labelled.predictions is not None
         self._scored += scored
         return scored
@@ -91,6 +92,7 @@ class LabelQueue:
             return
         roles = self._roles(ANSWER)
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
+        needed |= set(self._monitor.naive.roles.values())
         known = [
             needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
         ]
@@ -135,6 +137,7 @@ class LabelQueue:
         if not len(examples.y):
             return 0
         weight = monitor.strengthened(learned)
+        predictions |= monitor.naive.rows(examples.y, learned)
         for contestant in self._roster.contestants:
             if contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
@@ -149,10 +152,10 @@ class LabelQueue:
         return self._roster.scored() | {"champion": champion}
 
     def _test(
-        self, examples: Examples, predictions: Predictions, roles: Mapping[str, int], aside: NDArray[np.bool_]
+        self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_]
     ) -> None:
         """Score predictions in each role and trial; remember the rows that are not set `aside`."""
-        losses = self._monitor.test(examples, predictions, roles)
+        losses, known = self._monitor.test(examples, predictions, roles), self._monitor.naive.known(predictions)
         self._monitor.remember(select(examples, ~aside))
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
@@ -160,14 +163,15 @@ class LabelQueue:
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
                 self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
-                metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested)
+                metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
                 trial.tested += len(examples.y)
 
     def _trial(self, candidate: Contestant) -> Trial:
         is_guarded = candidate is self._roster.champion  # a live one, which is compared with good
-        return Trial(
-            gate.start(self._gate, guard=is_guarded), metrics.start(self._monitor.task, self._monitor.classes, points=2)
-        )
+        names = {name for name in self._monitor.metrics["champion"] if not name.startswith("rank_")}
+        names |= {"histogram"} if self._monitor.task == "binary" else set()  # cheaper for a record that starts so often
+        measured = metrics.start(self._monitor.task, self._monitor.classes, points=2, names=names)
+        return Trial(gate.start(self._gate, guard=is_guarded), measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
         """Update the gate's evidence on the recall of the guarded classes."""

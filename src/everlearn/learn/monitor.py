@@ -16,6 +16,8 @@ from everlearn import drift, metrics, replay
 from everlearn.feedback.pending import most_features
 from everlearn.gate import weights
 from everlearn.learn.limiter import Limiter
+from everlearn.learn.naive import NaiveBaselines
+from everlearn.metrics import baselines
 from everlearn.model import compare, copied, cut, prefixed, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
 from everlearn.spec import Spec
@@ -37,7 +39,9 @@ class Monitor:
         self.loss = self.limiter.loss
         classes, dense, hashed = int(shape["classes"]), int(shape["dense"]), int(shape["hashed"])
         self.classes = classes
+        self.naive = NaiveBaselines(self.task, classes)
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
+        self.metrics |= {name: baselines.measures(self.task, classes) for name in self.naive.roles}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
         self._weights: Floats | None = None  # of the watched losses; None until one weighs other than 1
@@ -45,6 +49,13 @@ class Monitor:
         self._sizes = dense, hashed, classes, spec.seed
         self.memory = replay.start(self.replay, *self._sizes)
         self.clock = dict.fromkeys(_CLOCK, 0)
+        self.warmed = 0  # rows of the warm start that were learned
+
+    @property
+    def roles(self) -> list[str]:
+        """The words for the metrics that are kept; an untrained start is no baseline where there are naive ones."""
+        untrained = bool(self.naive.roles) and not self.warmed
+        return [role for role in self.metrics if not (role == "frozen" and untrained)]
 
     @property
     def scored(self) -> int:
@@ -63,21 +74,26 @@ class Monitor:
             yield cut(examples, start, stop)
             start = stop
 
-    def test(
-        self, examples: Examples, predictions: Mapping[int, Singles], roles: Mapping[str, int]
-    ) -> dict[int, Floats]:
+    def test(self, examples: Examples, predictions: Mapping[int, Singles], roles: dict[str, int]) -> dict[int, Floats]:
         """Score predictions of n examples; return the losses, float64 (n,), by uid.
 
         `predictions` maps a uid to the scores, float32 (n, k), that this contestant gave before it learned the
-        examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role. Weights
-        are above 0. A detector of losses gets the loss of a light row drawn towards their weighted mean.
+        examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role. The naive
+        baselines are scored where `predictions` has their answers, and have no losses. Weights are above 0. A detector
+        of losses gets the loss of a light row drawn towards their weighted mean.
         """
-        for role, uid in roles.items():
-            if uid in predictions:
-                sums = self.metrics[role]
-                metrics.update(sums, self.task, predictions[uid], examples.y, examples.weight, self.clock["scored"])
+        naive, known, index = self.naive.roles, self.naive.known(predictions), self.clock["scored"]
+        uids = roles | naive
+        for role in self.roles:
+            if (uid := uids.get(role)) is not None and uid in predictions:
+                result = predictions[uid], examples.y, examples.weight
+                metrics.update(self.metrics[role], self.task, *result, index, known)
         kind, parameter = self.loss
-        losses = {uid: metrics.losses(kind, scores, examples.y, parameter) for uid, scores in predictions.items()}
+        losses = {
+            uid: metrics.losses(kind, scores, examples.y, parameter)
+            for uid, scores in predictions.items()
+            if uid not in naive.values()
+        }
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch_losses(losses[roles["champion"]], examples.weight)
         self.clock["scored"] += len(examples.y)
@@ -135,11 +151,16 @@ class Monitor:
 
     def report(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each role."""
-        return {role: metrics.report(arrays, self.task) for role, arrays in self.metrics.items()}
+        return {role: baselines.report(role, self.metrics[role], self.task) for role in self.roles}
+
+    def curves(self) -> dict[str, dict[str, Any]]:
+        """Return the curve of each role; see `metrics.curve`."""
+        return {role: baselines.curve(role, self.metrics[role]) for role in self.roles}
 
     def state(self) -> tuple[Arrays, dict[str, int]]:
         """Return everything that `load` needs: arrays, and a header of plain values."""
         arrays = prefixed("memory/", self.memory) | prefixed("limits/", self.limits)
+        arrays |= prefixed("naive/", self.naive.state())
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
@@ -151,7 +172,9 @@ class Monitor:
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
         """Restore the result of `state`; limits of other settings are left out, and start again."""
         self.memory = copied(within(arrays, "memory/"))
-        self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in SCORED_ROLES}
+        self.naive.load(within(arrays, "naive/"))
+        roles = (*SCORED_ROLES, *self.naive.roles)
+        self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self._weights = arrays["weights"].copy() if "weights" in arrays else None
         self.clock = dict(header)

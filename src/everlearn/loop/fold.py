@@ -325,6 +325,7 @@ class Fold:
         shadows = stretch.arrive(row, self.monitor.limiter, self.roster.contestants)
         predictions = shadows.predict(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
+        predictions |= self.monitor.naive.now()
         predictions[ANSWER] = answer
         if prediction.canary:  # the champion is scored on its own answer in shadow
             predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer

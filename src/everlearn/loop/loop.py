@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everlearn import config, merge, metrics, report
+from everlearn import config, merge, report
 from everlearn.errors import InputError, LogError
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
@@ -260,7 +260,7 @@ class Loop:
         return self._carry_out(commands.withdraw(self.home.versions, version, reason))
 
     def report(self) -> dict[str, Any]:
-        """Return counts, and the metrics of the champion, the frozen start and the challenger."""
+        """Return counts, and the metrics of champion, challenger and baselines."""
         decisions = self.decisions()
         actions = [each.action for each in decisions if not (each.action == "reject" and each.by == "loop")]
         return {
@@ -280,11 +280,11 @@ class Loop:
         }
 
     def picture(self, path: str | Path | None = None, title: str = "") -> Any:
-        """Draw the metric over time of champion, challenger and frozen start, with drifts and decisions marked.
+        """Draw the metric over time of champion, challenger and baselines, with drifts and decisions marked.
 
         Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
         """
-        curves = {role: metrics.curve(arrays) for role, arrays in self.fold.monitor.metrics.items()}
+        curves = self.fold.monitor.curves()
         if self.spec.mode == "live":
             del curves["challenger"]  # the champion learns
         metric = "mae" if self.spec.schema.task == "regression" else "accuracy"

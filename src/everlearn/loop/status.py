@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from everlearn import drift, gate, metrics
+from everlearn import drift, gate
 from everlearn.events import Log, scan
 from everlearn.gate import policy
 from everlearn.learn import limits
@@ -57,7 +57,9 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
     """
     spec, learner, log, end = fold.spec, fold.monitor, home.log, home.log.end()
     contestants = fold.roster.contestants
-    measured = [role for role in learner.metrics if not (spec.mode == "live" and role == "challenger")]
+    curves = learner.curves()
+    if spec.mode == "live":
+        del curves["challenger"]  # it is the champion
     lag = _lag(log, position, end)
     found, held_back = marks.follow(log), limits.report(learner.limits)
     return {
@@ -80,7 +82,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
         "set_aside": held_back["positions"],
         "metrics": learner.report(),
-        "curves": {role: _curve(learner.metrics[role]) for role in measured},
+        "curves": {role: _curve(curve) for role, curve in curves.items()},
         "marks": found,
         "drift": _drift(fold, found),
         "replay": _replay(fold),
@@ -120,9 +122,9 @@ def _lag(log: Log, position: int, end: int) -> dict[str, Any]:
     return {"events": max(0, end - position), "seconds": max(0.0, time.time() - waiting[0].time) if waiting else 0.0}
 
 
-def _curve(arrays: Mapping[str, Any]) -> dict[str, list[float]]:
+def _curve(curve: Mapping[str, Any]) -> dict[str, list[float]]:
     """Return a metric's curve in at most `POINTS` points; of more, neighbours become their weighted mean."""
-    held = metrics.curve(dict(arrays))
+    held = dict(curve)
     x, weight = held.pop("x"), held.pop("weight")
     count = held.pop("count")
     if len(x) > POINTS:

@@ -22,10 +22,18 @@ class WarmUp:
 
     def __init__(self, spec: Spec, monitor: Monitor, make: Callable[[], Model]) -> None:
         self.rows = int(spec.warm_start)  # a share below 1 needs the length of the stream, so the loop sets it
-        self.learned = 0
         self._weight = np.float32(spec.limits.weight)
         self._monitor, self._make = monitor, make
         self._model: Model | None = None
+
+    @property
+    def learned(self) -> int:
+        """The number of rows learned so far."""
+        return self._monitor.warmed
+
+    @learned.setter
+    def learned(self, rows: int) -> None:
+        self._monitor.warmed = rows
 
     def model(self) -> Model:
         """Return the model that the loop starts with; build it on the first call.
@@ -53,6 +61,7 @@ class WarmUp:
         """Learn rows in one pass; return them as learned."""
         first = self.model()
         weight = np.minimum(examples.weight, self._weight)
+        self._monitor.naive.rows(examples.y, weight)
         bounded = Examples(self._monitor.limiter.bound(examples.batch), examples.y, weight, examples.position)
         warm(first, bounded)
         return bounded

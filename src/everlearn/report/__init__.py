@@ -6,7 +6,7 @@ the status in `loop/status.py`; nothing here computes a metric or knows a model.
 """
 
 from everlearn.report.pictures import FAINT, INK, OTHERS, Mark, marked, picture, spread, trend
-from everlearn.report.tables import LOWER_IS_BETTER, counts, named, number, summary, table
+from everlearn.report.tables import LOWER_IS_BETTER, counts, named, number, summary, table, written
 from everlearn.report.watch import SHOWN, Watch, shown
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "summary",
     "table",
     "trend",
+    "written",
 ]

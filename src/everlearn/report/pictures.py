@@ -47,6 +47,9 @@ LINES = {
     "champion": Style("#0072B2", "-", 2.4, 4),
     "challenger": Style("#E69F00", "-", 1.5, 3),
     "frozen": Style("#555555", "--", 1.8, 2),
+    "last_label": Style("#777777", ":", 1.5, 1),
+    "majority": Style("#999999", "-.", 1.5, 1),
+    "mean": Style("#999999", "-.", 1.5, 1),
 }
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKS: dict[Kind, Style] = {
@@ -81,10 +84,10 @@ def picture(
 ) -> Figure:
     """Draw one metric over the stream for each model, with marks below, 1200 x 600 pixels.
 
-    `curves` holds curves of `everlearn.metrics.curve`, by model; "champion", "challenger" and "frozen" have fixed
-    looks. The bold line is the mean over the last 5 stretches of the curve, never over later ones; the faint line is
-    each stretch alone. With `path` (.png, .svg, .pdf) the figure is also written there. Raises `InputError` if no curve
-    has the metric.
+    `curves` holds curves of `everlearn.metrics.curve`, by model; champion, challenger and baselines have fixed looks.
+    The bold line is the mean over the last 5 stretches of the curve, never over later ones; the faint line is each
+    stretch alone. With `path` (.png, .svg, .pdf) the figure is also written there. Raises `InputError` if no curve has
+    the metric.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -169,7 +172,7 @@ def _label_lines(
         since = "on average" if _begin(curve) == begin else f"since {_begin(curve):,}"
         line = {"arrowstyle": "-", "color": style.colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
         axes.annotate(
-            f"{name}\n{mean:.3f} {since}",
+            f"{name.replace('_', ' ')}\n{mean:.3f} {since}",
             xy=(1.0, end),
             xytext=(1.025, height),
             xycoords="axes fraction",

@@ -12,7 +12,11 @@ from rich.text import Text
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "mse", "rmse"})
 NAMES = {
     "kappa_t": "kappa-T",
+    "kappa_m": "kappa-M",
+    "skill_last": "skill against last label",
+    "skill_mean": "skill against mean",
     "roc_auc": "ROC AUC",
+    "pr_auc": "PR AUC",
     "mae": "mean absolute error",
     "mse": "mean squared error",
     "rmse": "root mean squared error",
@@ -34,13 +38,17 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
     grid = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
     grid.add_column("metric")
     for name in models:
-        grid.add_column(name, justify="right")
-    for metric in dict.fromkeys(metric for name in models for metric in measured[name]):
+        grid.add_column(name.replace("_", " "), justify="right")
+    texts = {name: written(measured[name]) for name in models}
+    for metric in dict.fromkeys(metric for name in models for metric in texts[name]):
         values = [measured[name].get(metric) for name in models]
         known = [value for value in values if value is not None]
         best = min(known) if metric in LOWER_IS_BETTER else max(known)
         choice = metric not in ("examples", "unscored") and len(known) > 1 and min(known) < max(known)
-        cells = [Text(number(value), style="bold green" if choice and value == best else "") for value in values]
+        cells = [
+            Text(texts[name].get(metric, number(None)), style="bold green" if choice and value == best else "")
+            for name, value in zip(models, values, strict=True)
+        ]
         grid.add_row(named(metric), *cells)
     return grid
 
@@ -69,6 +77,21 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def written(measured: Mapping[str, float]) -> dict[str, str]:
+    """Return the values of metrics as text; one with the ends of its interval is written with half their distance.
+
+    >>> written({"roc_auc": 0.75, "roc_auc_low": 0.749, "roc_auc_high": 0.751, "brier": 0.2})
+    {'roc_auc': '0.7500 ± 0.0010', 'brier': '0.2000'}
+    """
+    ends = {f"{name}{end}" for name in measured for end in ("_low", "_high")}
+    texts = {name: number(value) for name, value in measured.items() if name not in ends}
+    for name in texts:
+        half = (measured.get(f"{name}_high", 0.0) - measured.get(f"{name}_low", 0.0)) / 2
+        if half >= 5e-5:
+            texts[name] += f" ± {half:.4f}"
+    return texts
 
 
 def _count(value: Any) -> int:

@@ -4,7 +4,11 @@ const SHARES = new Set(["accuracy", "balanced_accuracy", "precision", "recall", 
 const LOWER_IS_BETTER = new Set(["log_loss", "brier", "mae", "mse", "rmse"]);
 const NAMES = {
   kappa_t: "kappa-T",
+  kappa_m: "kappa-M",
+  skill_last: "skill against last label",
+  skill_mean: "skill against mean",
   roc_auc: "ROC AUC",
+  pr_auc: "PR AUC",
   mae: "mean absolute error",
   mse: "mean squared error",
   rmse: "root mean squared error",

@@ -9,7 +9,8 @@ import { HELP, installed, ROLES, summary } from "./words.js";
 import { series } from "./series.js";
 
 const SILENT = 2; // seconds without a new status after which the learner is shown as silent
-const LINES = { champion: "champion", challenger: "challenger", frozen: "baseline" };
+const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start", majority: "majority class", mean: "mean", last_label: "last label" };
+const NAIVE = { majority: "other", mean: "other", last_label: "frozen" };
 
 export function overview(context) {
   const hero = answering(context);
@@ -130,7 +131,7 @@ function quality() {
     const from = all ? 0 : x[Math.floor(x.length * 0.75)] ?? 0;
     const used = x.filter((one) => one >= from);
     const lines = Object.entries(LINES).filter(([role]) => curves[role]?.[name]?.length && !(role === "challenger" && status.mode === "live"))
-      .map(([role, text]) => ({ name: text, tone: role, bold: role === "champion", dashed: role === "frozen", ...along(used, curves[role], name) })).reverse();
+      .map(([role, text]) => ({ name: text, tone: NAIVE[role] ?? role, bold: role === "champion", dashed: role === "frozen" || role in NAIVE, ...along(used, curves[role], name) })).reverse();
     const marks = (status.marks ?? []).map((one) => ({ x: one.at, kind: one.kind, text: `${one.kind} ${one.version ? brief(one.version) : ""}`.trim() }));
     drawn.update({ x: used, lines, marks: marks.filter((one) => one.x >= from), domain: used.length ? [all ? 0 : used[0], used[used.length - 1]] : null });
   }

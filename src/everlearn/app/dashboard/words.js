@@ -7,7 +7,7 @@ const EARLY = 100; // labelled examples below which quality is not judged
 const SAME = 0.002; // relative difference below which two values count as equal
 
 export const HELP = {
-  frozen: "The baseline is the first version, never changed. It is scored on every example, and never promoted. The gain over it is what learning has brought.",
+  frozen: "The baseline is the first version, never changed, if it was trained in a warm start; else the better of two naive ones: the last known label, and the majority class or the mean. It is scored on every example, and never promoted. The gain over it is what learning has brought.",
   prequential: "Prequential evaluation: every prediction is scored before the model learns from its label, so this is the quality that users got.",
   lately: "The mean over the last five intervals of the chart below.",
   serves: "The champion is the version that serves predictions. Every change of the champion is a decision with a reason.",
@@ -60,7 +60,7 @@ export const SIGNS = { promote: "promotion", reject: "rejection", rollback: "rol
 export function summary(status) {
   const name = status.metric;
   const champion = status.metrics?.champion?.[name];
-  const frozen = status.metrics?.frozen?.[name];
+  const frozen = baseline(status, name);
   const lately = recent(status.curves?.champion, name);
   const found = { tone: "", now: champion ?? null, gain: null, lately: lately?.now ?? null };
   if (!known(champion)) {
@@ -73,6 +73,14 @@ export function summary(status) {
   const gain = known(frozen) ? champion - frozen : null;
   const better = gain === null || Math.abs(gain) <= SAME * Math.abs(frozen) ? 0 : Math.sign(sign * gain);
   return { ...found, gain, tone: ["bad", "even", "good"][better + 1], title: titled(better, lately, sign), sentence: sentence(status, better, lately, sign) };
+}
+
+/** The metric of the frozen start, else that of the better naive baseline; undefined while there is none. */
+export function baseline(status, name) {
+  const of = (role) => status.metrics?.[role]?.[name];
+  if (known(of("frozen"))) return of("frozen");
+  const naive = ["last_label", "majority", "mean"].map(of).filter(known);
+  return naive.length ? (lowerIsBetter(name) ? Math.min(...naive) : Math.max(...naive)) : undefined;
 }
 
 /** The mark of the decision that installed the champion; undefined while the first version serves. */

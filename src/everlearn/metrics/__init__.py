@@ -3,19 +3,21 @@
 `start` makes the arrays, `update` adds rows to them in stream order, `report` and `curve` read them. Rows are added one
 after the other, so the result has the same bytes however the stream is split into calls. A row counts if its label is
 usable (finite, and for classes an integer in [0, classes)) and its weight is finite and not negative; other rows are
-ignored. Weights apply everywhere except in `examples` and `count`.
+ignored. Weights apply everywhere except in `examples` and `count`. The order of binary scores is kept in `ranks.py`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+from collections.abc import Collection
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, ModelError
+from everlearn.metrics import histogram, ranks
 from everlearn.records import Arrays, Floats, Ints, Loss, LossKind, Singles, Task
 
 Bits = NDArray[np.int32]
@@ -26,13 +28,8 @@ _EXAMPLES, _UNSCORED, _LAST, _SHIFT, _END = range(5)  # in arrays["counts"]
 _WEIGHT, _LOG_LOSS, _BRIER, _REPEATED = range(4)  # in arrays["sums"], for classes
 _ABSOLUTE, _SQUARED, _MEAN, _SPREAD = range(1, 5)  # in arrays["sums"] after _WEIGHT, for a regression
 _TRUE, _PREDICTED, _HIT = range(3)  # columns of arrays["by_class"]
+_COMPARED, _OURS, _LAST_KNOWN, _COMMON = range(4)  # in arrays["naive"]: weight, then hits or absolute errors
 _COUNT, _MASS, _GOOD, _LOSS = range(4)  # columns of arrays["curve"]; for a regression absolute and squared errors
-
-# The histogram behind roc_auc is fine where probabilities are small: a float32's bits are its logarithm, piecewise
-# linear. 64 bins an octave from 2**-21 to 2**-1 for the rarer of the two outcomes, mirrored around one half.
-_BIN_SHIFT = 17
-_LOWEST = 106 << 23
-_HALF = 20 * 64
 
 # A float32 is 2**exponent * (1 + j / 128) * (1 + r) with r below 1 / 128: the logarithm is a sum of three, two of them
 # known and one a short series. It is twice as fast here as a call to log, which would be most of the cost of a row.
@@ -42,38 +39,48 @@ _SHARES = 1 / (1 + np.arange(128) / 128)
 _LOGS = np.array([math.log1p(j / 128) for j in range(128)])  # np.log1p rounds differently on different processors
 
 
-def start(task: Task, classes: int, points: int = 256) -> Arrays:
+def start(task: Task, classes: int, points: int = 256, names: Collection[str] | None = None) -> Arrays:
     """Return arrays of fixed size for the metrics of one model: running sums, and a curve of at most `points` points.
 
-    `counts` is int64 (5,); the rest is float64: `curve` (points, 4), `sums` (5,) for a regression, and for classes
-    `sums` (4,), `by_class` (classes, 3), with `histogram` (2, 2561) if the task is binary. Raises `ConfigError` for
-    fewer than two points, or a number of classes that does not fit the task.
+    `counts` is int64 (5,); the rest is float64: `curve` (points, 4), `naive` (4,), `sums` (5,) for a regression, and
+    for classes `sums` (4,), `by_class` (classes, 3), with the arrays of `ranks.start` if the task is binary. With
+    `names`, only these are made: homes of release 0.1.0 have no `naive`, and `histogram` (2, 2561) in place of ranks;
+    so do the gate's trials, which start often. Raises `ConfigError` for fewer than two points, or a number
+    of classes that does not fit the task.
 
-    >>> sorted(start("binary", 2))
-    ['by_class', 'counts', 'curve', 'histogram', 'sums']
+    >>> sorted(start("multiclass", 3))
+    ['by_class', 'counts', 'curve', 'naive', 'sums']
     """
     if points < 2:
         raise ConfigError(f"points: got {points} for a curve; expected at least 2")
     counts = np.zeros(5, np.int64)
     counts[_LAST] = -1
-    arrays: Arrays = {"counts": counts, "curve": np.zeros((points, 4))}
+    arrays: Arrays = {"counts": counts, "curve": np.zeros((points, 4)), "naive": np.zeros(4)}
     if task == "regression":
-        return arrays | {"sums": np.zeros(5)}
+        arrays |= {"sums": np.zeros(5)}
+        return arrays if names is None else {name: array for name, array in arrays.items() if name in names}
     if classes < 2 or (task == "binary" and classes != 2):
         raise ConfigError(f"metrics of a {task} task with {classes} classes; expected 2 if binary, at least 2 if not")
     arrays |= {"sums": np.zeros(4), "by_class": np.zeros((classes, 3))}
     if task == "binary":
-        arrays["histogram"] = np.zeros((2, 2 * _HALF + 1))
-    return arrays
+        arrays |= ranks.start()
+    if names is None:
+        return arrays
+    arrays["histogram"] = histogram.start()
+    return {name: array for name, array in arrays.items() if name in names}
 
 
-def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singles, index: int) -> None:
+def update(
+    arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singles, index: int, known: Floats | None = None
+) -> None:
     """Add n rows, in stream order, to the arrays that `start` made.
 
     `scores` is float32, (n, classes) or (n, 1) for a regression; `y` is float64 (n,), `weight` float32 (n,). `index` is
     the number of labelled examples in the whole stream before the first row, so that the curves of models that began at
-    different moments share an axis. A classifier's scores that are not finite count as the worst possible prediction; a
-    regression's are left out and counted as `unscored`. Raises `ModelError` if the shapes differ.
+    different moments share an axis. `known`, contiguous float64 (n, 2), is what naive baselines answered to each row:
+    the last label that was known then, and the most common one or the mean (`baselines.labels`). A classifier's scores
+    that are not finite count as the worst possible prediction; a regression's are left out and counted as `unscored`.
+    Raises `ModelError` if the shapes differ.
 
     >>> arrays = start("binary", 2)
     >>> scores = np.array([[0.2, 0.8], [0.4, 0.6]], np.float32)
@@ -91,24 +98,35 @@ def update(arrays: Arrays, task: Task, scores: Singles, y: Floats, weight: Singl
     y = np.ascontiguousarray(y, np.float64)
     weight = np.ascontiguousarray(weight, np.float32)
     counts, sums, curve = arrays["counts"], arrays["sums"], arrays["curve"]
+    naive = arrays["naive"] if "naive" in arrays else np.zeros(4)
+    known = np.zeros((0, 2)) if known is None else known
     if task == "regression":
-        _add_numbers(scores, y, weight, index, counts, sums, curve)
+        _add_numbers(scores, y, weight, known, index, counts, sums, curve, naive)
         return
-    judged = _judged(scores, y)
-    _add_classes(*judged, weight, index, counts, sums, curve, arrays["by_class"])
-    if task == "binary":
-        _add_ranks(scores.view(np.int32), judged[0], weight, arrays["histogram"])
+    label, bits = np.empty(len(y), np.int64), scores.view(np.int32)
+    _score_classes(scores, bits, y, weight, known, index, label, counts, sums, curve, naive, arrays["by_class"])
+    if "rank_cells" in arrays:
+        ranks.update(arrays, bits, label, weight)
+    elif "histogram" in arrays:
+        histogram.update(bits, label, weight, arrays["histogram"])
 
 
 def report(arrays: Arrays, task: Task) -> dict[str, float]:
     """Return the metrics so far, without those that are not defined yet (no example, one class only), so none is NaN.
 
     Classes: `examples`, `accuracy`, `log_loss` (natural log), `brier` (half the sum of squares, so in [0, 1] and (p -
-    y)**2 when binary), `kappa` (against chance), `kappa_t` (against repeating the previous label, for which it is 0;
+    y)**2 when binary), `kappa` (against chance), `kappa_t` (against repeating the last known label, for which it is 0;
     Žliobaitė et al. 2015, "Evaluation methods and decision theory for classification of streaming data with temporal
-    dependence", eq. 3), `balanced_accuracy`, and `precision`, `recall`, `f1` of class 1 when binary, else their mean
-    over the classes seen. `roc_auc` (binary) is computed from a histogram of fixed bins: pairs within a bin count as
-    ties. A regression: `examples`, `mae`, `rmse`, `r2`, and `unscored` if there are such rows.
+    dependence", eq. 3), `kappa_m` (against the most common known label; Bifet et al. 2015, "Efficient online evaluation
+    of big data stream classifiers"), `balanced_accuracy`, and `precision`, `recall`, `f1` of class 1 when binary, else
+    their mean over the classes seen. If binary, also `roc_auc` and `pr_auc`, each with `..._low` and `..._high` unless
+    the value is exact (`ranks.report`); homes of release 0.1.0 have `roc_auc` from a histogram, without its error.
+
+    A regression: `examples`, `mae`, `rmse`, `r2`, `skill_last` and `skill_mean` (1 - mae / mae of the baseline that
+    repeats the last known label, or answers with the mean), and `unscored` if there are such rows.
+
+    Where `update` was called without `known`, `kappa_t` compares with the label of the row before, and `kappa_m` and
+    both skills are left out.
 
     >>> arrays = start("regression", 0)
     >>> scores = np.array([[1.0], [3.0]], np.float32)
@@ -119,12 +137,14 @@ def report(arrays: Arrays, task: Task) -> dict[str, float]:
     counts, sums = arrays["counts"], arrays["sums"]
     result: dict[str, float] = {"examples": int(counts[_EXAMPLES])}
     if task == "regression":
-        result |= _number_metrics(sums)
+        result |= _number_metrics(sums, arrays.get("naive"))
         return result | ({"unscored": int(counts[_UNSCORED])} if counts[_UNSCORED] else {})
     if sums[_WEIGHT] > 0:
-        result |= _class_metrics(sums, arrays["by_class"], task)
-    if task == "binary":
-        result |= _area(arrays["histogram"])
+        result |= _class_metrics(sums, arrays["by_class"], arrays.get("naive"), task)
+    if "rank_cells" in arrays:
+        result |= ranks.report(arrays)
+    elif "histogram" in arrays:
+        result |= histogram.report(arrays["histogram"])
     return result
 
 
@@ -187,7 +207,7 @@ def _judged(scores: Singles, y: Floats) -> tuple[Ints, Ints, Floats, Floats]:
     return judged
 
 
-def _number_metrics(sums: Floats) -> dict[str, float]:
+def _number_metrics(sums: Floats, naive: Floats | None) -> dict[str, float]:
     if not sums[_WEIGHT] > 0:
         return {}
     result = {
@@ -196,10 +216,13 @@ def _number_metrics(sums: Floats) -> dict[str, float]:
     }
     if sums[_SPREAD] > 0:
         result["r2"] = float(1 - sums[_SQUARED] / sums[_SPREAD])
+    for name, errors in (("skill_last", _LAST_KNOWN), ("skill_mean", _COMMON)):
+        if naive is not None and naive[errors] > 0:
+            result[name] = float(1 - naive[_OURS] / naive[errors])
     return result
 
 
-def _class_metrics(sums: Floats, by_class: Floats, task: Task) -> dict[str, float]:
+def _class_metrics(sums: Floats, by_class: Floats, naive: Floats | None, task: Task) -> dict[str, float]:
     total = float(sums[_WEIGHT])
     true, predicted, hit = by_class.T
     accuracy = float(hit.sum()) / total
@@ -211,9 +234,12 @@ def _class_metrics(sums: Floats, by_class: Floats, task: Task) -> dict[str, floa
     chance = float(true @ predicted) / total**2
     if chance < 1:
         result["kappa"] = (accuracy - chance) / (1 - chance)
-    repeated = float(sums[_REPEATED]) / total
-    if repeated < 1:
-        result["kappa_t"] = (accuracy - repeated) / (1 - repeated)
+    if naive is None or not naive[_COMPARED] > 0:
+        naive = np.array([total, hit.sum(), sums[_REPEATED], total])  # the last one: no kappa_m
+    for name, hits in (("kappa_t", _LAST_KNOWN), ("kappa_m", _COMMON)):
+        ours, theirs = float(naive[_OURS] / naive[_COMPARED]), float(naive[hits]) / float(naive[_COMPARED])
+        if theirs < 1:
+            result[name] = (ours - theirs) / (1 - theirs)
     labelled = true > 0
     result["balanced_accuracy"] = float((hit[labelled] / true[labelled]).mean())
     seen = np.array([False, True]) if task == "binary" else labelled | (predicted > 0)
@@ -224,15 +250,6 @@ def _class_metrics(sums: Floats, by_class: Floats, task: Task) -> dict[str, floa
             shares = np.divide(hit, parts, out=np.zeros(len(parts)), where=parts > 0)
             result[name] = float(shares.mean())
     return result
-
-
-def _area(histogram: Floats) -> dict[str, float]:
-    negative, positive = histogram
-    pairs = negative.sum() * positive.sum()
-    if not pairs > 0:
-        return {}
-    below = np.cumsum(negative) - negative / 2
-    return {"roc_auc": float(positive @ below / pairs)}
 
 
 @exact_kernel
@@ -308,19 +325,47 @@ def _put(curve: Floats, bucket: int, count: float, mass: float, good: float, los
 
 
 @exact_kernel
+def _score_classes(
+    scores: Singles,
+    bits: Bits,
+    y: Floats,
+    weight: Singles,
+    known: Floats,
+    index: int,
+    label: Ints,
+    counts: Ints,
+    sums: Floats,
+    curve: Floats,
+    naive: Floats,
+    by_class: Floats,
+) -> None:
+    """Judge rows, and add them; write their labels to `label`. One kernel, since a call costs as much as 100 rows."""
+    rows = len(y)
+    best, log_loss, brier = np.empty(rows, np.int64), np.empty(rows), np.empty(rows)
+    if scores.shape[1] == 2:
+        _judge_two(scores, bits, y, label, best, log_loss, brier)
+    else:
+        _judge_many(scores, bits, y, label, best, log_loss, brier)
+    _add_classes(label, best, log_loss, brier, weight, known, index, counts, sums, curve, naive, by_class)
+
+
+@exact_kernel
 def _add_classes(
     label: Ints,
     best: Ints,
     log_loss: Floats,
     brier: Floats,
     weight: Singles,
+    known: Floats,
     index: int,
     counts: Ints,
     sums: Floats,
     curve: Floats,
+    naive: Floats,
     by_class: Floats,
 ) -> None:
-    last, examples, shift = counts[_LAST], 0, counts[_SHIFT]
+    last, examples, shift, given = counts[_LAST], 0, counts[_SHIFT], len(known) > 0
+    compared, ours, repeats, common = naive[_COMPARED], naive[_OURS], naive[_LAST_KNOWN], naive[_COMMON]
     total, surprise, squared, repeated = sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED]
     # The current stretch of the curve is held in registers, because its memory would be the slowest part.
     bucket, count, mass, good, loss = -1, 0.0, 0.0, 0.0, 0.0
@@ -331,12 +376,8 @@ def _add_classes(
             if (index + row) >> shift >= len(curve):
                 shift = _widen(index + row, counts, curve)
             bucket = (index + row) >> shift
-            count, mass, good, loss = (
-                curve[bucket, _COUNT],
-                curve[bucket, _MASS],
-                curve[bucket, _GOOD],
-                curve[bucket, _LOSS],
-            )
+            count, mass = curve[bucket, _COUNT], curve[bucket, _MASS]
+            good, loss = curve[bucket, _GOOD], curve[bucket, _LOSS]
         w = np.float64(weight[row])
         true, predicted = label[row], best[row]
         if not (true >= 0 and 0 <= w < np.inf):
@@ -350,6 +391,11 @@ def _add_classes(
         squared += w * brier[row]
         repeated += w * (true == last)
         last = true
+        if given:
+            compared += w
+            ours += hit
+            repeats += w * (known[row, 0] == true)
+            common += w * (known[row, 1] == true)
         examples += 1
         count += 1
         mass += w
@@ -360,24 +406,20 @@ def _add_classes(
     counts[_LAST], counts[_END] = last, max(counts[_END], index + len(label))
     counts[_EXAMPLES] += examples
     sums[_WEIGHT], sums[_LOG_LOSS], sums[_BRIER], sums[_REPEATED] = total, surprise, squared, repeated
-
-
-@exact_kernel
-def _add_ranks(bits: Bits, label: Ints, weight: Singles, histogram: Floats) -> None:
-    """Count binary rows by probability, given as the bits of its float32: the bits have the order of the numbers."""
-    for row in range(len(label)):
-        w = np.float64(weight[row])
-        if not (label[row] >= 0 and 0 <= w < np.inf):
-            continue
-        low = min(max(bits[row, 1] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
-        high = min(max(bits[row, 0] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
-        # The outcome that is not the rarer one is at _HALF, so one of the two terms gives the bin.
-        histogram[label[row], low + _HALF - high] += w
+    naive[_COMPARED], naive[_OURS], naive[_LAST_KNOWN], naive[_COMMON] = compared, ours, repeats, common
 
 
 @exact_kernel
 def _add_numbers(
-    scores: Singles, y: Floats, weight: Singles, index: int, counts: Ints, sums: Floats, curve: Floats
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    known: Floats,
+    index: int,
+    counts: Ints,
+    sums: Floats,
+    curve: Floats,
+    naive: Floats,
 ) -> None:
     shift = counts[_SHIFT]
     counts[_END] = max(counts[_END], index + len(y))
@@ -395,6 +437,11 @@ def _add_numbers(
         sums[_WEIGHT] += w
         sums[_ABSOLUTE] += w * abs(gap)
         sums[_SQUARED] += w * gap * gap
+        if len(known) and np.isfinite(known[row, 0]):
+            naive[_COMPARED] += w
+            naive[_OURS] += w * abs(gap)
+            naive[_LAST_KNOWN] += w * abs(known[row, 0] - y[row])
+            naive[_COMMON] += w * abs(known[row, 1] - y[row])
         if w > 0:  # the running weighted mean and spread of y, after West (1979)
             off = y[row] - sums[_MEAN]
             sums[_MEAN] += off * w / sums[_WEIGHT]

@@ -1,0 +1,137 @@
+"""Naive baselines: repeat the last known label; answer with the shares of the classes, or the mean.
+
+They know what a model could know: only labels that were known when the prediction was made. They are scored beside the
+models and never promoted. A model that loses to one of them has learned nothing that is worth its cost.
+
+`answers` takes labels in the order in which they became known, and returns what both baselines answer in between. Their
+state is arrays, with the same bytes however the labels are split into calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn import metrics
+from everlearn._jit import exact_kernel
+from everlearn.records import Arrays, Floats, Ints, Singles, Task
+
+LAST = "last_label"
+COMMON = {"regression": "mean", "binary": "majority", "multiclass": "majority"}
+
+
+def names(task: Task) -> tuple[str, str]:
+    """Return the words for both baselines in reports.
+
+    >>> names("binary"), names("regression")
+    (('last_label', 'majority'), ('last_label', 'mean'))
+    """
+    return LAST, COMMON[task]
+
+
+def start(task: Task, classes: int) -> Arrays:
+    """Return the state before any label: `last` float64 (1,), NaN at first, and `known` float64.
+
+    `known` is (classes,), the weight of each class, or for a regression (2,), the weight and the mean of the labels.
+    """
+    return {"last": np.full(1, np.nan), "known": np.zeros(2 if task == "regression" else classes)}
+
+
+def measures(task: Task, classes: int) -> Arrays:
+    """Return arrays for the metrics of one baseline: those of `metrics.start` without the order of scores."""
+    made = metrics.start(task, classes)
+    return {name: array for name, array in made.items() if not name.startswith("rank_")}
+
+
+def answers(arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints) -> tuple[Singles, Singles]:
+    """Return the answers of both baselines to n rows, float32 (n, classes) or (n, 1), and learn m labels.
+
+    `y` float64 (m,) and `weight` float32 (m,) are labels in the order in which they became known. `known` int64 (n,),
+    ascending, is how many of them were known when each row was predicted. A label that is unusable, or without weight,
+    is passed over. Before the first label, the last one is NaN, the mean is 0 and classes are equally frequent. The
+    share of a class is (w + 1) / (W + classes) for its weight w and the total W (Laplace's rule of succession).
+
+    >>> state = start("regression", 0)
+    >>> last, mean = answers(state, "regression", np.array([4.0, 8.0]), np.ones(2, np.float32), np.array([0, 1, 2]))
+    >>> last[:, 0].tolist(), mean[:, 0].tolist()
+    ([nan, 4.0, 8.0], [0.0, 4.0, 6.0])
+    """
+    columns = 1 if task == "regression" else len(arrays["known"])
+    last, common = np.empty((len(known), columns), np.float32), np.empty((len(known), columns), np.float32)
+    y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
+    answer = _answer_numbers if task == "regression" else _answer_classes
+    answer(y, weight, np.ascontiguousarray(known, np.int64), arrays["last"], arrays["known"], last, common)
+    return last, common
+
+
+def labels(last: Singles, common: Singles) -> Floats:
+    """Return the labels that both baselines answer with, float64 (n, 2), for `metrics.update`; NaN where unknown."""
+    known = np.empty((len(last), 2))
+    _label(last, common, known)
+    return known
+
+
+def report(name: str, arrays: Arrays, task: Task) -> dict[str, float]:
+    """Return the metrics of the baseline `name`; the last label is no probability, so it has no log loss."""
+    found = metrics.report(arrays, task)
+    return {key: value for key, value in found.items() if not (name == LAST and key == "log_loss")}
+
+
+def curve(name: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Return the curve of the baseline `name`; see `metrics.curve` and `report`."""
+    return {key: line for key, line in metrics.curve(arrays).items() if not (name == LAST and key == "log_loss")}
+
+
+@exact_kernel
+def _label(last: Singles, common: Singles, known: Floats) -> None:
+    classes = last.shape[1]
+    for row in range(len(known)):
+        if classes == 1:
+            known[row, 0], known[row, 1] = last[row, 0], common[row, 0]
+            continue
+        repeated, most = 0, 0
+        for k in range(1, classes):
+            repeated = k if last[row, k] > last[row, repeated] else repeated
+            most = k if common[row, k] > common[row, most] else most
+        known[row, 0] = np.nan if np.isnan(last[row, 0]) else np.float64(repeated)
+        known[row, 1] = most
+
+
+@exact_kernel
+def _answer_numbers(
+    y: Floats, weight: Singles, known: Ints, last: Floats, moments: Floats, repeated: Singles, mean: Singles
+) -> None:
+    learned = 0
+    for row in range(len(known) + 1):
+        upto = known[row] if row < len(known) else len(y)
+        for label in range(learned, upto):
+            w = np.float64(weight[label])
+            if np.isfinite(y[label]) and 0 < w < np.inf:
+                last[0] = y[label]
+                moments[0] += w
+                moments[1] += (y[label] - moments[1]) * w / moments[0]
+        learned = max(learned, upto)
+        if row < len(known):
+            repeated[row, 0], mean[row, 0] = last[0], moments[1]
+
+
+@exact_kernel
+def _answer_classes(
+    y: Floats, weight: Singles, known: Ints, last: Floats, held: Floats, repeated: Singles, shares: Singles
+) -> None:
+    learned, classes = 0, len(held)
+    for row in range(len(known) + 1):
+        upto = known[row] if row < len(known) else len(y)
+        for label in range(learned, upto):
+            w = np.float64(weight[label])
+            if 0 <= y[label] < classes and y[label] == np.floor(y[label]) and 0 < w < np.inf:
+                last[0] = y[label]
+                held[np.int64(y[label])] += w
+        learned = max(learned, upto)
+        if row < len(known):
+            total = held.sum()
+            for k in range(classes):
+                repeated[row, k] = np.nan if np.isnan(last[0]) else np.float64(last[0] == k)
+                shares[row, k] = (held[k] + 1) / (total + classes)
