@@ -22,12 +22,12 @@ INPUTS: dict[str, dict[str, Any]] = {
     "hashed": {"dense": 0, "hashed": 64},
     "both": {"dense": 3, "hashed": 64},
 }
-OPTIMIZERS = ("auto", "sgd", "adagrad", "adam", "ftrl", "normalized")
+OPTIMIZERS = ("blend", "quick", "sgd", "adagrad", "adam", "ftrl", "normalized")
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "linear": [
         *({"optimizer": optimizer} for optimizer in OPTIMIZERS),
         *({"optimizer": optimizer, "l1": 1e-3, "l2": 1e-3} for optimizer in OPTIMIZERS),
-        *({"optimizer": optimizer, "interactions": "all", "layout": 1} for optimizer in ("auto", "adam")),
+        *({"optimizer": optimizer, "interactions": "all", "layout": 1} for optimizer in ("blend", "quick", "adam")),
         {"standardize": False},
         {"rate": 10.0},
     ],
@@ -42,7 +42,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-LOSSES = [{"loss": loss, "optimizer": name} for loss in ("absolute", "quantile", "huber") for name in ("auto", "sgd")]
+LOSSES = [
+    {"loss": loss, "optimizer": name}
+    for loss in ("absolute", "quantile", "huber")
+    for name in ("blend", "quick", "sgd")
+]
 
 
 def specs() -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ FIELDS = {
     "place": "vector[2]",
 }
 CLASSES: dict[str, tuple[Any, ...]] = {"binary": (False, True), "multiclass": ("a", "b", "c"), "regression": ()}
-OPTIMIZERS = ("auto", "sgd", "adagrad", "adam", "ftrl", "normalized")
+OPTIMIZERS = ("blend", "quick", "sgd", "adagrad", "adam", "ftrl", "normalized")
 RECORD = {
     "amount": 12.5,
     "country": "NL",

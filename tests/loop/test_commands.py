@@ -154,6 +154,24 @@ def test_a_challenge_carries_the_spec_and_whether_to_warm() -> None:
 
 
 @pytest.mark.parametrize(
+    ("loop", "challenger", "optimizer"),
+    [
+        (LINEAR, LINEAR, "blend"),  # a home of this release
+        ({**LINEAR, "layout": 2}, LINEAR, "quick"),  # a home of the release before
+        (MEAN, LINEAR, "quick"),  # a challenger that the release before stored in the home of a user's family
+        (MEAN, None, "blend"),  # one that this release stores there
+    ],
+)
+def test_a_challenger_keeps_the_defaults_of_its_release(loop: Any, challenger: Any, optimizer: str) -> None:
+    settings = spec(model=loop)
+    if challenger is None:
+        order = read_order(commands.challenge(settings, LINEAR, "why"))
+        assert isinstance(order, ChallengeOrder)
+        challenger = order.model
+    assert commands.build(settings, challenger).spec["optimizer"] == optimizer
+
+
+@pytest.mark.parametrize(
     ("model", "reason"),
     [
         ({"family": "nowhere:build"}, "no module named 'nowhere'"),

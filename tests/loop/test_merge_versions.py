@@ -181,7 +181,7 @@ def test_what_cannot_be_merged_is_refused_with_the_log_as_it_was(tmp_path: Path)
             ((a.id, "nobody"), {}, InputError, "there is no version 'nobody'"),
             ((a.id, a.id[:7]), {}, InputError, "expected different versions"),
             ((a.id, mean.id), {}, InputError, "families are"),
-            ((a.id, other.id), {}, InputError, "optimizer is 'auto' in one and 'adagrad' in another"),
+            ((a.id, other.id), {}, InputError, "optimizer is 'blend' in one and 'adagrad' in another"),
             ((a.id, b.id, "sum"), {}, ConfigError, "method: got 'sum'"),
             ((a.id, b.id), {"weights": (1,)}, ConfigError, "weights: got 1 for 2 parents"),
             ((a.id, b.id, "dare"), {"density": 2.0, "ancestor": a.id}, ConfigError, "density: got 2.0"),

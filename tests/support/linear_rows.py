@@ -13,7 +13,7 @@ from everlearn.records import Batch, Floats, Singles
 Array = NDArray[Any]
 
 
-OPTIMIZERS = ("auto", "sgd", "adagrad", "adam", "ftrl", "normalized")
+OPTIMIZERS = ("blend", "quick", "sgd", "adagrad", "adam", "ftrl", "normalized")
 
 
 BINARY = {"task": "binary"}

@@ -3,6 +3,7 @@
 A retired setting is one that an earlier release had and that is now fixed, derived, or part of another setting. The
 record of a family keeps its retired settings, so that a stored model of an earlier release stays what it was. A spec
 may hold one at its fixed value. A spec with `"layout": 1`, which names the settings of release 0.1, may hold any value.
+Layout 2 has the settings of this release with the defaults of release 0.1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import inspect
 
 from everlearn.errors import ConfigError, did_you_mean
 
-LAYOUT = 2  # the settings of this release
+LAYOUT = 3  # the settings and defaults of this release
 STORED = 1  # the settings of release 0.1, retired ones included
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -36,12 +37,12 @@ RetiredSettings = Mapping[str, Retired]  # by path: "compile", "lora.dora", "ter
 def layout(spec: Mapping[str, Any], family: str) -> int:
     """Return the layout that a spec names, or this release's. Raises `ConfigError` for an unknown one."""
     found = spec.get("layout", LAYOUT)
-    if found not in (STORED, LAYOUT):
+    if type(found) is not int or not STORED <= found <= LAYOUT:
         raise ConfigError(
-            f"{family} model: layout: got {found!r}; expected {STORED} or {LAYOUT}. "
+            f"{family} model: layout: got {found!r}; expected {STORED} to {LAYOUT}. "
             "Open it with the release that wrote it, or a newer one"
         )
-    return int(found)
+    return found
 
 
 def convert(

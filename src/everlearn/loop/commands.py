@@ -94,6 +94,8 @@ def challenge(
                     f"{function!r} may not be started here; expected one of {', '.join(sorted(known))}, "
                     "or name it under serve.families in everlearn.toml"
                 )
+    if not model.newest_layout(spec.model) and (newest := model.newest_layout(plain)):
+        plain = {"layout": newest, **plain}
     build(spec, plain)
     return _order(ChallengeOrder(plain, new_id(), warm), reason)
 
@@ -199,8 +201,11 @@ def with_own_loss(spec: Spec) -> Spec:
 
 
 def with_layout(spec: Spec, model_spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the spec of a model with the layout of the loop, where it names none and its family has layouts."""
-    layout = spec.model.get("layout")
+    """Return the spec of a model with the layout of the loop, where it names none and its family has layouts.
+
+    A loop of a user's family has no layout; its challengers of other families name theirs since layout 3.
+    """
+    layout = spec.model.get("layout") if model.newest_layout(spec.model) else model.UNNUMBERED
     return {"layout": layout, **model_spec} if layout and model.newest_layout(model_spec) else model_spec
 
 

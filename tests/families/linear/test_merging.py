@@ -14,7 +14,7 @@ from everlearn.merge import METHODS, merge
 from everlearn.records import Batch, Floats
 from tests.support.merging import ends, rows, trained
 
-OPTIMIZERS = ("auto", "sgd", "adagrad", "adam", "ftrl", "normalized")
+OPTIMIZERS = ("blend", "quick", "sgd", "adagrad", "adam", "ftrl", "normalized")
 
 
 def margins(first: linear.Linear, batch: Batch) -> Floats:

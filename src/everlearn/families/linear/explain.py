@@ -10,6 +10,7 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.families.linear import kernels, settings
 from everlearn.families.linear.crossing import PAIRED_ENTRIES, crossed
+from everlearn.families.linear.model import UNBLENDED
 from everlearn.model import Model
 from everlearn.records import Batch, Floats
 
@@ -44,7 +45,8 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
     values = np.nan_to_num(np.ascontiguousarray(row.values[entries], np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     terms = np.zeros((chosen.margins, len(names)))
     numbers = settings.kernel_settings(chosen)
-    state = (numbers, arrays["weights"], arrays["hashed"], arrays["moments"])
+    blend = arrays.get("blend", UNBLENDED)
+    state = (numbers, arrays["weights"], arrays["hashed"], arrays["moments"], blend)
     rows = (np.ascontiguousarray(row.dense, np.float32), indices, values)
     if kernels.explainer(chosen.optimizer)(*state, *rows, terms):
         raise InputError(
@@ -56,7 +58,7 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
 
 
 def _scale(moments: Floats) -> tuple[float, float]:
-    """Return mean and deviation of the targets so far; scores of the default optimiser are relative to these."""
+    """Return mean and deviation of the targets so far; scores of "blend" and "quick" are relative to these."""
     n, mean, m2 = moments[:, -1].tolist()
     return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)
 

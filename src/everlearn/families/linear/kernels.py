@@ -13,11 +13,13 @@ from typing import Any
 
 from everlearn._jit import exact_kernel
 from everlearn.families.linear.rows import explain_row, learn_rows, predict_rows
-from everlearn.families.linear.settings import AUTO, NORMALIZED, OPTIMIZER
+from everlearn.families.linear.settings import BLEND, NORMALIZED, OPTIMIZER, QUICK
 
 Compiled = Callable[..., int]
 
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
+_SCORED = {"blend": BLEND, "normalized": NORMALIZED}  # the optimisers whose scores are not one plain sum
+_LEARNED = {**_SCORED, "quick": QUICK}  # the optimisers with a kernel for each
 
 
 def _sources() -> str:
@@ -30,32 +32,32 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
-def _predictor(sources: str, normalized: bool) -> Compiled:
+def _predictor(sources: str, kind: int) -> Compiled:
     @exact_kernel
-    def predict(settings, weights, table, moments, dense, indptr, indices, values, out):  # type: ignore[no-untyped-def]
+    def predict(settings, weights, table, moments, blend, dense, indptr, indices, values, out):  # type: ignore[no-untyped-def]
         _ = sources
-        return predict_rows(normalized, settings, weights, table, moments, dense, indptr, indices, values, out)
+        return predict_rows(kind, settings, weights, table, moments, blend, dense, indptr, indices, values, out)
 
     return predict
 
 
 def _learner(sources: str, fixed: int) -> Compiled:
     @exact_kernel
-    def learn(settings, weights, table, moments, counts, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]
+    def learn(settings, weights, table, moments, counts, blend, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]
         _ = sources
         kind = int(settings[OPTIMIZER]) if fixed < 0 else fixed
         return learn_rows(
-            kind, settings, weights, table, moments, counts, dense, indptr, indices, values, y, weight, out
+            kind, settings, weights, table, moments, counts, blend, dense, indptr, indices, values, y, weight, out
         )
 
     return learn
 
 
-def _explainer(sources: str, normalized: bool) -> Compiled:
+def _explainer(sources: str, kind: int) -> Compiled:
     @exact_kernel
-    def explain(settings, weights, table, moments, dense, indices, values, terms):  # type: ignore[no-untyped-def]
+    def explain(settings, weights, table, moments, blend, dense, indices, values, terms):  # type: ignore[no-untyped-def]
         _ = sources
-        return explain_row(normalized, settings, weights, table, moments, dense, indices, values, terms)
+        return explain_row(kind, settings, weights, table, moments, blend, dense, indices, values, terms)
 
     return explain
 
@@ -80,18 +82,19 @@ def _compile(kernel: Any, signature: str) -> Compiled:
 def predictor(optimizer: str) -> Compiled:
     """Return the kernel that predicts.
 
-    Its arguments are (settings, weights, table, moments, dense, indptr, indices, values, out); it returns a fault or 0.
+    Its arguments are (settings, weights, table, moments, blend, dense, indptr, indices, values, out). It returns a
+    fault or 0.
     """
-    kernel = _predictor(_sources(), optimizer == "normalized")
-    state = "float64:1 float64:3 float32:3 float64:2"
+    kernel = _predictor(_sources(), _SCORED.get(optimizer, -1))
+    state = "float64:1 float64:3 float32:3 float64:2 float64:1"
     return _compile(kernel, f"{state} {_BATCH} float32:2!")
 
 
 @cache
 def learner(optimizer: str) -> Compiled:
     """Return the kernel that learns: as that of `predictor`, with counts after moments, y and weight before out."""
-    kernel = _learner(_sources(), {"auto": AUTO, "normalized": NORMALIZED}.get(optimizer, -1))
-    state = "float64:1 float64:3! float32:3! float64:2! float64:1!"
+    kernel = _learner(_sources(), _LEARNED.get(optimizer, -1))
+    state = "float64:1 float64:3! float32:3! float64:2! float64:1! float64:1!"
     return _compile(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
 
 
@@ -99,8 +102,9 @@ def learner(optimizer: str) -> Compiled:
 def explainer(optimizer: str) -> Compiled:
     """Return the kernel that explains row 0.
 
-    Its arguments are (settings, weights, table, moments, dense, indices, values, terms); it returns a fault or 0.
+    Its arguments are (settings, weights, table, moments, blend, dense, indices, values, terms). It returns a fault or
+    0.
     """
-    kernel = _explainer(_sources(), optimizer == "normalized")
-    state = "float64:1 float64:3 float32:3 float64:2"
+    kernel = _explainer(_sources(), _SCORED.get(optimizer, -1))
+    state = "float64:1 float64:3 float32:3 float64:2 float64:1"
     return _compile(kernel, f"{state} float32:2 int32:1 float32:1 float64:2!")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import InputError
-from everlearn.families.linear import kernels, settings
+from everlearn.families.linear import blend, kernels, settings
 from everlearn.families.linear.crossing import crossed
 from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
 from everlearn.families.linear.settings import Settings
@@ -18,8 +18,9 @@ from everlearn.records import Arrays, Batch, Floats, Ints, Loss, LossKind, Singl
 Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
 
 # Optimiser state of each weight, in numbers.
-DENSE_SLOTS = {"auto": 0, "sgd": 0, "adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 2}
-HASHED_SLOTS = {**DENSE_SLOTS, "auto": 1}
+DENSE_SLOTS = {"blend": 1, "quick": 0, "sgd": 0, "adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 2}
+HASHED_SLOTS = {**DENSE_SLOTS, "blend": 2, "quick": 1}
+UNBLENDED = np.zeros(0)  # what kernels of other optimisers take in the place of the array `blend`
 
 # The loss of a regression, by the name that the gate has for it.
 COMPARED: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball", "huber": "huber"}
@@ -31,7 +32,8 @@ class Linear:
     Arrays: `weights` float64 (1 + slots, scores, columns + 1), the intercept last; `hashed` float32
     (hash space, scores, 1 + slots); `moments` float64 (3, dense + 1): count, mean and sum of squared deviations of
     each dense column and, last, of the numbers to predict; `counts` float64 (3,): rows learned, and for "normalized"
-    their total weight and sum of squares.
+    their total weight and sum of squares. With "blend" also `blend` float64 (4 + 2 * classes,), and settled weights in
+    slot 1 of `weights` and slot 2 of `hashed`; see `everlearn.families.linear.blend`.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: Settings) -> None:
@@ -49,8 +51,10 @@ class Linear:
             "moments": np.zeros((3, chosen.dense + 1)),
             "counts": np.zeros(3),
         }
-        if chosen.optimizer == "auto":
+        if chosen.optimizer in ("blend", "quick"):
             self.arrays["hashed"][:, :, 1] = 1.0  # each rate is at its first value
+        if chosen.optimizer == "blend":
+            self.arrays["blend"] = blend.start(chosen.classes)
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.
@@ -60,7 +64,7 @@ class Linear:
         rows = self._read(batch)
         out = np.empty((len(rows[1]) - 1, self._outputs), np.float32)
         held = self.arrays
-        state = (self._settings, held["weights"], held["hashed"], held["moments"])
+        state = (self._settings, held["weights"], held["hashed"], held["moments"], held.get("blend", UNBLENDED))
         fault = self._predict(*state, *rows, out)
         if fault == NOT_FINITE:
             fault = self._predict(*state, *_cleaned(*rows), out)
@@ -83,7 +87,8 @@ class Linear:
             )
         out = np.empty((n, self._outputs), np.float32)
         held = self.arrays
-        state = (self._settings, held["weights"], held["hashed"], held["moments"], held["counts"])
+        mixture = held.get("blend", UNBLENDED)
+        state = (self._settings, held["weights"], held["hashed"], held["moments"], held["counts"], mixture)
         fault = self._learn(*state, *rows, *labels, out)
         if fault == NOT_FINITE:
             fault = self._learn(*state, *_cleaned(*rows), *labels, out)

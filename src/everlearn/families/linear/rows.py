@@ -10,12 +10,13 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.auto import descend_dense, step_auto
+from everlearn.families.linear.blend import SCALE, blended, prior_score, score_blend, step_blend, step_mixture
 from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.losses import sigmoid, slope
 from everlearn.families.linear.normalized import rescale_weights, rescaled, score_rescaled, step_normalized
+from everlearn.families.linear.quick import descend_dense, step_quick
 from everlearn.families.linear.settings import (
-    AUTO,
+    BLEND,
     CLIP,
     HUBER,
     L1,
@@ -24,6 +25,7 @@ from everlearn.families.linear.settings import (
     LOSS,
     LOSS_PARAMETER,
     NORMALIZED,
+    QUICK,
     RATE,
     SCALE_TARGET,
     SGD,
@@ -170,29 +172,33 @@ def dot_hashed(table: Singles, k: int, indices: Ints, values: Singles) -> float:
 
 @inlined
 def score(
-    normalized: bool,
+    kind: int,
+    loss: int,
     weights: Floats,
     table: Singles,
+    blend: Floats,
     x: Floats,
     indices: Ints,
     values: Singles,
     m: Floats,
+    parts: Floats,
 ) -> None:
-    """Write the linear scores of one row to `m`."""
+    """Write the linear scores of one row to `m`, and those of the columns of a blend to the first rows of `parts`."""
     for k in range(len(m)):
-        if normalized:
+        if kind == BLEND:
+            parts[0, k], parts[1, k] = score_blend(weights, table, k, x, indices, values)
+            m[k] = (1.0 - blend[SCALE]) * prior_score(loss, blend, k) + blended(blend, parts[0, k], parts[1, k])
+        elif kind == NORMALIZED:
             m[k] = score_rescaled(weights, table, k, x, indices, values)
         else:
             m[k] = dot(weights, k, x) + dot_hashed(table, k, indices, values)
 
 
 @inlined
-def predict_row(loss: int, m: Floats, centre: float, spread: float, out: Singles, i: int, p: Floats) -> None:
-    """Write the prediction of row i to `out`, and the values that slopes are taken at to `p`."""
+def respond(loss: int, m: Floats, p: Floats) -> None:
+    """Write the values that slopes are taken at to `p`: the probabilities of scores, or the scores themselves."""
     if loss == LOGISTIC:
         p[0] = sigmoid(m[0])
-        out[i, 0] = 1.0 - p[0]
-        out[i, 1] = p[0]
     elif loss == SOFTMAX:
         highest = m[0]
         for k in range(1, len(m)):
@@ -203,9 +209,21 @@ def predict_row(loss: int, m: Floats, centre: float, spread: float, out: Singles
             total += p[k]
         for k in range(len(m)):
             p[k] /= total
-            out[i, k] = p[k]
     else:
         p[0] = m[0]
+
+
+@inlined
+def predict_row(loss: int, m: Floats, centre: float, spread: float, out: Singles, i: int, p: Floats) -> None:
+    """Write the prediction of row i to `out`, and the values that slopes are taken at to `p`."""
+    respond(loss, m, p)
+    if loss == LOGISTIC:
+        out[i, 0] = 1.0 - p[0]
+        out[i, 1] = p[0]
+    elif loss == SOFTMAX:
+        for k in range(len(m)):
+            out[i, k] = p[k]
+    else:
         out[i, 0] = min(max(centre + spread * m[0], -LARGEST_PREDICTION), LARGEST_PREDICTION)
 
 
@@ -235,11 +253,12 @@ def squared_length(x: Floats) -> float:
 
 @inlined
 def explain_row(
-    normalized: bool,
+    kind: int,
     settings: Floats,
     weights: Floats,
     table: Singles,
     moments: Floats,
+    blend: Floats,
     dense: Singles,
     indices: Ints,
     values: Singles,
@@ -255,21 +274,32 @@ def explain_row(
     for k in range(weights.shape[1]):
         for j in range(columns):
             w = weights[0, k, j]
-            terms[k, j] = (rescaled(w, x[j], weights[2, k, j]) if normalized else w) * x[j]
+            if kind == BLEND:
+                w = blended(blend, w, weights[1, k, j])
+            elif kind == NORMALIZED:
+                w = rescaled(w, x[j], weights[2, k, j])
+            terms[k, j] = w * x[j]
+        if kind == BLEND:
+            terms[k, columns - 1] += (1.0 - blend[SCALE]) * prior_score(int(settings[LOSS]), blend, k)
         for e in range(len(indices)):
             v, entry = np.float64(values[e]), table[np.uint32(indices[e]), k]
             w = np.float64(entry[0])
-            terms[k, columns + e] = (rescaled(w, v, np.float64(entry[2])) if normalized else w) * v
+            if kind == BLEND:
+                w = blended(blend, w, np.float64(entry[2]))
+            elif kind == NORMALIZED:
+                w = rescaled(w, v, np.float64(entry[2]))
+            terms[k, columns + e] = w * v
     return 0
 
 
 @inlined
 def predict_rows(
-    normalized: bool,
+    kind: int,
     settings: Floats,
     weights: Floats,
     table: Singles,
     moments: Floats,
+    blend: Floats,
     dense: Singles,
     indptr: Ints,
     indices: Ints,
@@ -283,10 +313,11 @@ def predict_rows(
     loss, standardizes = int(settings[LOSS]), settings[STANDARDIZE] != 0.0
     centre, spread = target_scale(settings[SCALE_TARGET] != 0.0, moments)
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
+    parts = np.empty((3, len(m)))
     for i in range(len(indptr) - 1):
         encode(dense, i, standardizes, moments, x)
         entries = slice(indptr[i], indptr[i + 1])
-        score(normalized, weights, table, x, indices[entries], values[entries], m)
+        score(kind, loss, weights, table, blend, x, indices[entries], values[entries], m, parts)
         predict_row(loss, m, centre, spread, out, i, p)
     return 0
 
@@ -299,6 +330,7 @@ def learn_rows(
     table: Singles,
     moments: Floats,
     counts: Floats,
+    blend: Floats,
     dense: Singles,
     indptr: Ints,
     indices: Ints,
@@ -316,6 +348,7 @@ def learn_rows(
     if fault != 0:
         return fault
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
+    parts = np.empty((3, len(m)))
     row_indices, row_values = indices[:0], values[:0]
     for i in range(len(indptr) - 1):
         row_weight = np.float64(weight[i])
@@ -325,8 +358,10 @@ def learn_rows(
         encode(dense, i, standardizes, moments, x)
         if learned and standardizes:
             count_row(dense, i, moments, clip)
-        score(optimizer == NORMALIZED, weights, table, x, row_indices, row_values, m)
+        score(optimizer, loss, weights, table, blend, x, row_indices, row_values, m, parts)
         centre, spread = target_scale(scales_target, moments)
+        if optimizer == BLEND:  # here, since exponentials cost ten times as much between vectorised loops
+            respond(loss, parts[0], parts[2])
         predict_row(loss, m, centre, spread, out, i, p)
         if learned:
             target = min(max(y[i], -LARGEST_TARGET), LARGEST_TARGET)
@@ -336,20 +371,8 @@ def learn_rows(
                 target = (target - centre) / spread
             counts[0] += 1.0
             shape = settings[LOSS_PARAMETER] / spread if loss == HUBER else settings[LOSS_PARAMETER]
-            learn_row(
-                optimizer,
-                settings,
-                weights,
-                table,
-                counts,
-                x,
-                row_indices,
-                row_values,
-                p,
-                target,
-                min(row_weight, clip),
-                shape,
-            )
+            inputs = (x, row_indices, row_values, parts, p, target, min(row_weight, clip), shape)
+            learn_row(optimizer, settings, weights, table, counts, blend, *inputs)
     return 0
 
 
@@ -367,30 +390,56 @@ def learn_row(
     weights: Floats,
     table: Singles,
     counts: Floats,
+    blend: Floats,
     x: Floats,
     indices: Ints,
     values: Singles,
+    parts: Floats,
     p: Floats,
     target: float,
     weight: float,
     shape: float,
 ) -> None:
-    """Update the weights of every score from one row with the predictions `p`."""
+    """Update the weights of every score from one row with the predictions `p`.
+
+    In the rows of `parts` are the quick scores of a blend, its settled scores, and what the quick ones predict.
+    """
     loss, rate, l1, l2 = int(settings[LOSS]), settings[RATE], settings[L1], settings[L2]
-    squared_norm = squared_length(x) if optimizer == AUTO else 0.0
+    squared_norm = squared_length(x) if optimizer in (BLEND, QUICK) else 0.0
     common_rate = rate
-    if optimizer == NORMALIZED:
+    if optimizer == BLEND:
+        step_mixture(loss, parts, p, target, weight, shape, blend)
+    elif optimizer == NORMALIZED:
         common_rate *= rescale_weights(weights, table, counts, x, indices, values, weight)
     for k in range(len(p)):
         t = (1.0 if target == k else 0.0) if loss == SOFTMAX else target
-        if optimizer == AUTO:
-            step_auto(loss, p[k], t, weight, shape, weights, table, k, x, squared_norm, indices, values, rate, l1, l2)
+        if optimizer == BLEND:
+            step_blend(
+                loss,
+                parts[2, k],
+                t,
+                weight,
+                shape,
+                weights,
+                table,
+                k,
+                x,
+                squared_norm,
+                indices,
+                values,
+                rate,
+                l1,
+                l2,
+                counts[0],
+            )
+        elif optimizer == QUICK:
+            step_quick(loss, p[k], t, weight, shape, weights, table, k, x, squared_norm, indices, values, rate, l1, l2)
         elif optimizer == NORMALIZED:
             step_normalized(loss, p[k], t, weight, shape, weights, table, k, x, indices, values, common_rate, l1, l2)
         else:
             g = weight * slope(loss, p[k], t, shape)
             if optimizer == SGD and l1 == 0.0 and l2 == 0.0:
-                descend_dense(weights, k, x, g, rate, l1, l2)
+                descend_dense(weights, 0, k, x, g, rate, l1, l2)
             else:
                 step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
             step_hashed(optimizer, table, k, indices, values, g, counts[0], rate, l1, l2)

@@ -16,12 +16,12 @@ from everlearn.families.specs import Retired
 from everlearn.records import Floats, Task
 
 Loss = Literal["auto", "logistic", "softmax", "squared", "absolute", "quantile", "huber"]
-Optimizer = Literal["auto", "sgd", "adagrad", "adam", "ftrl", "normalized"]
+Optimizer = Literal["auto", "blend", "quick", "sgd", "adagrad", "adam", "ftrl", "normalized"]
 Interactions = Literal["none", "dense", "hashed", "all"]
 
 # The numbers of losses and optimisers in kernels, which take globals as constants.
 LOGISTIC, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, HUBER = range(6)
-AUTO, SGD, ADAGRAD, ADAM, FTRL, NORMALIZED = range(6)
+BLEND, QUICK, SGD, ADAGRAD, ADAM, FTRL, NORMALIZED = range(7)
 
 # The positions of settings in the array that kernels take; see `kernel_settings`.
 LOSS, OPTIMIZER, RATE, L1, L2, LOSS_PARAMETER, STANDARDIZE, SCALE_TARGET, CLIP = range(9)
@@ -35,20 +35,30 @@ LOSSES: dict[str, int] = {
     "huber": HUBER,
 }
 OPTIMIZERS: dict[str, int] = {
-    "auto": AUTO,
+    "blend": BLEND,
+    "quick": QUICK,
     "sgd": SGD,
     "adagrad": ADAGRAD,
     "adam": ADAM,
     "ftrl": FTRL,
     "normalized": NORMALIZED,
 }
-RATES: dict[str, float] = {"auto": 0.05, "sgd": 0.05, "adagrad": 0.1, "adam": 0.01, "ftrl": 0.1, "normalized": 0.5}
+RATES: dict[str, float] = {
+    "blend": 0.05,
+    "quick": 0.05,
+    "sgd": 0.05,
+    "adagrad": 0.1,
+    "adam": 0.01,
+    "ftrl": 0.1,
+    "normalized": 0.5,
+}
 TASK_LOSSES: dict[Task, tuple[str, ...]] = {
     "binary": ("logistic",),
     "multiclass": ("softmax",),
     "regression": ("squared", "absolute", "quantile", "huber"),
 }
 LOSS_PARAMETERS: dict[str, float] = {"quantile": 0.5, "huber": 1.0}
+BLENDED = 3  # the first layout in which the default optimiser is "blend"
 HASH_LIMIT = 1 << 31  # hashed indices are int32
 
 RETIRED = {
@@ -62,7 +72,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `dense` is the number of dense columns, `hashed` the size of the hash space (0: no hashed entries). `loss_parameter`
     is the share of "quantile" (0.5), or the number where "huber" turns from quadratic to linear (1.0), in units of the
-    numbers to predict. `rate` None is the default of the optimiser. `standardize` scales dense columns by their running
+    numbers to predict. `optimizer` "auto" is "blend", and "quick" in a stored spec of layout 1 or 2. `rate` None is the
+    default of the optimiser. `standardize` scales dense columns by their running
     mean and deviation. `interactions` "dense" adds the products of all pairs of dense columns; products of categories
     are `schema.interactions`. `seed` has no effect: nothing here is random.
 
@@ -134,6 +145,9 @@ def read(spec: Mapping[str, Any]) -> Settings:
             "categories, set schema.interactions to true"
         )
     settings = specs.convert(given, Settings, "linear", RETIRED)
+    if settings.optimizer == "auto":
+        chosen = "blend" if specs.layout(spec, "linear") >= BLENDED else "quick"
+        settings = msgspec.structs.replace(settings, optimizer=chosen)
     loss = TASK_LOSSES[settings.task][0] if settings.loss == "auto" else settings.loss
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
     parameter = LOSS_PARAMETERS.get(loss) if settings.loss_parameter is None else settings.loss_parameter
@@ -183,8 +197,8 @@ def _expect(right: bool, setting: str, got: object, expected: str) -> None:
 def kernel_settings(settings: Settings) -> Floats:
     """Return the settings that kernels take, float64 (9,), at the positions `LOSS` to `CLIP`."""
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
-    # The default optimiser also learns the scale of the numbers to predict; the others take them as they are.
-    scale_target = settings.task == "regression" and settings.optimizer == "auto"
+    # These optimisers also learn the scale of the numbers to predict; the others take them as they are.
+    scale_target = settings.task == "regression" and settings.optimizer in ("blend", "quick")
     found: Floats = np.zeros(9)
     found[[LOSS, OPTIMIZER]] = LOSSES[settings.loss], OPTIMIZERS[settings.optimizer]
     found[[RATE, L1, L2]] = rate, settings.l1, settings.l2

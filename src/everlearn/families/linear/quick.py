@@ -1,4 +1,4 @@
-"""The default optimiser: constant rates for dense columns, slowly falling rates for hashed entries.
+"""The quick optimiser: constant rates for dense columns, slowly falling rates for hashed entries.
 
 Dense columns are standardised, so one rate fits all of them; a constant rate follows drift. Hashed entries are rare or
 common, so each entry has its own rate. It starts higher and falls with the fourth root of the sum of squared gradients:
@@ -25,7 +25,7 @@ ONE, QUARTER, SECOND = np.float32(1.0), np.float32(1 / 4), np.float32(5 / 32)
 
 
 @inlined
-def step_auto(
+def step_quick(
     loss: int,
     p: float,
     t: float,
@@ -50,17 +50,36 @@ def step_auto(
     reach = rate * squared_norm + float(start) * hashed_reach(table, k, indices, values)
     g = np.float32(min(max(weight * slope(loss, p, t, shape), -LARGEST_GRADIENT), LARGEST_GRADIENT))
     step = cautious_step(loss, p, t, weight, reach, shape)
-    descend_dense(weights, k, x, step, rate, l1, l2)
+    descend_dense(weights, 0, k, x, step, rate, l1, l2)
     move = np.float32(min(max(step, -LARGEST_GRADIENT), LARGEST_GRADIENT))
     for e in range(len(indices)):
-        v, a = values[e], np.uint32(indices[e])
-        share = table[a, k, 1]
-        table[a, k, 1] = next_share(share, (g * v) * (g * v))
-        if l1 == 0.0 and l2 == 0.0:
-            table[a, k, 0] = min(max(table[a, k, 0] - start * share * move * v, -LARGEST), LARGEST)
-        elif v != 0.0:
-            w, entry_rate = np.float64(table[a, k, 0]), np.float64(start * share)
-            table[a, k, 0] = finite(shrunk(w - entry_rate * (step * v + l2 * w), entry_rate * l1))
+        step_entry(table, np.uint32(indices[e]), k, values[e], g, step, move, start, l1, l2)
+
+
+@inlined
+def step_entry(
+    table: Singles,
+    a: np.uint32,
+    k: int,
+    v: np.float32,
+    g: np.float32,
+    step: float,
+    move: np.float32,
+    start: np.float32,
+    l1: float,
+    l2: float,
+) -> None:
+    """Update one hashed entry from the slope `g` of its score.
+
+    `move` is the step as a float32, `start` the first rate.
+    """
+    share = table[a, k, 1]
+    table[a, k, 1] = next_share(share, (g * v) * (g * v))
+    if l1 == 0.0 and l2 == 0.0:
+        table[a, k, 0] = min(max(table[a, k, 0] - start * share * move * v, -LARGEST), LARGEST)
+    elif v != 0.0:
+        w, entry_rate = np.float64(table[a, k, 0]), np.float64(start * share)
+        table[a, k, 0] = finite(shrunk(w - entry_rate * (step * v + l2 * w), entry_rate * l1))
 
 
 @inlined
@@ -93,16 +112,18 @@ def hashed_reach(table: Singles, k: int, indices: Ints, values: Singles) -> floa
 
 
 @inlined
-def descend_dense(weights: Floats, k: int, x: Floats, step: float, rate: float, l1: float, l2: float) -> None:
-    """Update the dense weights at a constant rate; one plain loop without penalties."""
+def descend_dense(
+    weights: Floats, slot: int, k: int, x: Floats, step: float, rate: float, l1: float, l2: float
+) -> None:
+    """Update the dense weights of a slot at one rate; one plain loop without penalties."""
     last = len(x) - 1
     move = rate * step
     if l1 == 0.0 and l2 == 0.0:
         for j in range(last + 1):
-            weights[0, k, j] = finite(weights[0, k, j] - move * x[j])
+            weights[slot, k, j] = finite(weights[slot, k, j] - move * x[j])
         return
     for j in range(last):
         if x[j] != 0.0:
-            w = weights[0, k, j]
-            weights[0, k, j] = finite(shrunk(w - move * x[j] - rate * l2 * w, rate * l1))
-    weights[0, k, last] = finite(weights[0, k, last] - move)
+            w = weights[slot, k, j]
+            weights[slot, k, j] = finite(shrunk(w - move * x[j] - rate * l2 * w, rate * l1))
+    weights[slot, k, last] = finite(weights[slot, k, last] - move)
