@@ -215,7 +215,7 @@ def _title(values: Mapping[str, Any]) -> str:
         parts = ["online LoRA" if "lora" in model else "network"]
         parts += [_NAMES.get(term["kind"], term["kind"]) for term in model.get("terms", ())]
         parts.append(f"EMA {model['ema']:g}".replace("0.", "."))
-    gate = "each update validated" if whole["family"] == "gated" else values.get("mode", "gated")
+    gate = "each update validated" if whole["family"] == "gated" else values.get("mode", "live")
     return f"{' + '.join(parts)}, {gate}"
 
 
