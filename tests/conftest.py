@@ -20,15 +20,15 @@ from tests.support import ROOT, SHARED  # noqa: E402
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-SERVERS = ("tests/app/test_", "tests/cli/test_server", "tests/test_examples", "tests/loop/test_kill", "tests/client/")
+SERVERS = ("tests/app/", "tests/cli/", "tests/client/", "tests/test_examples", "tests/loop/test_kill")
 
 collect_ignore = ["data"]  # what is in it is read, and made by scripts that need more than the tests do
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`, keep a file in one process, and all servers under load in the same one.
+    """With `-n 2 --dist loadgroup`, keep a file in one process, and all tests that start servers in the same one.
 
-    Two such servers at a time would leave the learners, which have a low priority, no processor.
+    Two servers at a time would leave the learners, which have a low priority, no processor.
     """
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
