@@ -16,7 +16,7 @@ import pytest
 import everlearn as el
 from everlearn.app.supervisor import Server
 from everlearn.client import Client
-from everlearn.records import Evidence, Example, Label
+from everlearn.records import Example, Label
 from everlearn.spec import MOST_BYTES, MOST_ROWS, GateSpec, LimitsSpec, ServeSpec, Spec
 from tests.support.servers import catch_up, spec
 
@@ -64,10 +64,6 @@ def check_finite(home: Path, held: Spec) -> None:
                 assert np.isfinite(array[~np.isnan(array)]).all(), name
         for one in models:
             assert all(np.isfinite(array).all() for array in one.values() if array.dtype.kind == "f")
-
-
-def decided(evidence: Evidence) -> bool:
-    return max(evidence.log_e_better, evidence.log_e_worse) >= evidence.threshold
 
 
 BAD = [
@@ -205,18 +201,18 @@ def test_flips_of_thirty_percent_from_one_source_do_little_where_it_is_bounded(t
     assert shares["bounded"] > 0.9 > 0.6 > shares["plain"]
 
 
-def test_the_guard_rolls_back_what_flips_have_made_worse(tmp_path):
-    """Unbounded weights let three labels of ten outweigh the others; the guard counts each label once."""
+def test_flips_that_outweigh_the_others_are_left_out_by_a_rollback(tmp_path):
+    """Unbounded weights let three labels of ten outweigh the others, in learning and in the evidence alike.
+
+    So the guard cannot help; a person can, who leaves out the key.
+    """
     held = settings(limits=LimitsSpec())
     with Server(held, tmp_path / "home") as server, server.client() as client:
         judged(client, range(1500))
         catch_up(server)
         judged(client, range(1500, 4500), flipped=0.3, source="key-17", weight=100.0)
         catch_up(server)
-        back = [one for one in client.decisions() if one.action == "rollback"]
-        assert back
-        assert {one.by for one in back} == {"guard"}
-        assert all(one.evidence is not None and decided(one.evidence) for one in back)
+        assert right(client, range(4600, 5000)) < 0.8
         undone = client.rollback("one key told the contrary", without={"source": "key-17"})
         assert undone.followed[-1].detail["left_out"] >= 900
         assert right(client, range(5000, 5500)) > 0.9

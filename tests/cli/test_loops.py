@@ -39,10 +39,9 @@ def test_init_run_versions_promote_rollback(data, folder):
     write_csv(folder / "rows.csv", 3000)
     begun = data("init", "rows.csv", "--label", "label")
     assert begun["schema"]["fields"] == {"a": "numeric", "b": "numeric", "c": "categorical"}
-    result = data("run", "--warm-start", "0.1")
-    assert result["events"] == 3000
-    assert result["examples"] == 2700
-    assert data("run", "--warm-start", "0.1")["events"] == 3000  # nothing new
+    result = data("run")
+    assert result["events"] == result["examples"] == 3000
+    assert data("run")["events"] == 3000  # nothing new
     listed = data("versions")["versions"]
     first, champion = listed[0]["id"], result["champion"]
     moved = data("promote", first[:8], "--reason", "a test")
@@ -64,6 +63,16 @@ def test_without_json_there_are_tables_and_hints(folder, capsys):
         assert word in out
     call("versions")
     assert "untrained start" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_warm_start_is_not_scored_and_is_good_from_the_start(data, folder):
+    write_csv(folder / "rows.csv", 1000)
+    data("init", "rows.csv", "--label", "label")
+    result = data("run", "--warm-start", "0.1")
+    assert (result["events"], result["examples"]) == (1000, 900)
+    assert data("run", "--warm-start", "0.1")["events"] == 1000  # nothing new
+    assert result["metrics"]["frozen"]["examples"] == 900
+    assert data("versions")["versions"][0]["reason"] == "trained offline on 100 rows"
 
 
 def test_run_creates_a_missing_configuration_given_the_label(data, folder):

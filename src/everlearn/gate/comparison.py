@@ -93,8 +93,8 @@ def start(spec: GateSpec, weighted: bool = False, guard: bool = True) -> Arrays:
     """Return the fixed-size arrays of one comparison; `weighted` adds the array of weights, whatever they will be.
 
     With `guard`, a candidate that becomes worse is rejected soon, however long it was good; see
-    `everlearn.gate.deterioration`. Without it, the gate rejects what is worse over the whole stream or a window. Under
-    layout 1 there is no guard. Raises `ConfigError` for an invalid setting.
+    `everlearn.gate.deterioration`. Without it, the gate rejects a candidate that is worse over the whole stream or a
+    window. Under layout 1 there is no guard. Raises `ConfigError` for an invalid setting.
 
     >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}), guard=False)
     >>> sum(array.nbytes for array in arrays.values())

@@ -32,6 +32,7 @@ in_chromium = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromi
 PAGES = {"": "Overview", "versions": "Versions", "decisions": "Decisions", "events": "Events"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
+    "mode": "gated",
     "gate": {"minimum": 100},
 }
 MARKUP = '<img src="x" onerror="alert(1)"> & <b>bold</b>'
