@@ -8,10 +8,9 @@ in memory, hflights as encoded rows in memory (for River as dicts, for Vowpal Wa
 text, so that the time includes each library's encoding. Each figure is the best of several passes; compare the ratios,
 not figures of different runs. "ours" is `prequential` with its metrics; "ours, learn only" is the model alone, and
 "quick, learn only" its quick column alone; the "bare kernel" is one function with the arithmetic of that column and
-nothing else: no missing values, no checks, no other
-options. Vowpal Wabbit's command line is timed on a file of half a million lines in its format (the stream, repeated),
-without writing predictions and less its start-up. The streams are read from $EVERLEARN_DATA, or from the folder
-shared/data beside the checkout.
+nothing else: no missing values, no checks, no other options. Vowpal Wabbit's command line is timed on a file of half a
+million lines in its format (the stream, repeated), without writing predictions and less its start-up. The streams are
+read from $EVERLEARN_DATA, or from the folder shared/data beside the checkout.
 """
 
 from __future__ import annotations
