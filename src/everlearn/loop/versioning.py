@@ -86,7 +86,7 @@ def store(
 ) -> Born:
     """Store the arrays of a model; return the version, which the registry does not know yet."""
     scored = trial.metrics if trial is not None else None
-    if scored is None and context.roster.is_champion(model):  # no good version to compare it with yet
+    if scored is None and context.roster.is_first_champion(model):  # no good version to compare it with yet
         scored = context.monitor.metrics["champion"]
     measured = metrics.report(scored, context.monitor.task) if scored is not None else {}
     return Born(context.versions.make(model.arrays, spec, tuple(parents), moment.at, reason, measured))

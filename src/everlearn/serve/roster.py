@@ -293,7 +293,7 @@ class Roster:
             self._champion = self._new(version, model)
         self.reset_evidence()
 
-    def is_champion(self, model: Model) -> bool:
+    def is_first_champion(self, model: Model) -> bool:
         """Return True for the model of a live champion that started untrained, before its first good version."""
         return self.is_untrained and self._champion is not None and model is self._champion.model
 
