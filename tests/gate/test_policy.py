@@ -133,6 +133,23 @@ def test_live_the_guard_compares_the_champion_with_good(comparisons: Any, expect
     assert decide(view(True, *comparisons)) == expected
 
 
+@pytest.mark.parametrize(
+    ("scored", "layout", "contenders", "keeps"),
+    [
+        (MINIMUM, 2, (FROZEN_START, LEARNER), True),  # the first version that has learned
+        (MINIMUM - 1, 2, (FROZEN_START, LEARNER), False),
+        (MINIMUM, 2, (FROZEN_START, GOOD, LEARNER), False),
+        (MINIMUM, 1, (FROZEN_START, LEARNER), False),  # release 0.1.0 starts with a good version
+    ],
+)
+def test_live_the_first_trained_version_is_kept_as_good(
+    scored: int, layout: int, contenders: tuple[Contender, ...], keeps: bool
+) -> None:
+    actions = decide(View(True, contenders, (), 1, MINIMUM, scored, layout))
+    assert [type(action) for action in actions] == [KeepGood] * keeps
+    assert [action.uid for action in actions if isinstance(action, KeepGood)] == [LEARNER.uid] * keeps
+
+
 def test_challengers_share_alpha_and_the_guard_does_not() -> None:
     shares = {
         concept: alpha_share(concept, 4) for concept in ("champion", "good", "baseline", "challenger", "snapshot")

@@ -188,6 +188,26 @@ def test_the_canary_is_the_oldest_challenger_gated_its_snapshot():
     assert live.canary is first
 
 
+def test_live_an_untrained_start_is_neither_good_nor_a_baseline():
+    roster = Roster(live=True)
+    roster.start("v0", Mean(), trained=False)
+    assert roster.good is None
+    assert "frozen" not in roster.scored()
+    assert roster.comparisons() == []
+    learn(roster.champion)
+    challenger = roster.challenge("v5", Mean())
+    challenger.trial = Trial({}, {}, 5)
+    roster.keep_good("v1")
+    good = roster.good
+    assert good is not None
+    assert (good.version, good.learns, roster.champion.version, roster.baselines) == ("v1", False, "v1", [])
+    assert good.model.arrays["count"] == roster.champion.model.arrays["count"] == 20
+    assert challenger.trial is not None  # it is compared with the same model as before
+    assert compared(roster) == {("fresh", "champion"), ("champion", "previous")}
+    learn(roster.champion)
+    assert good.model.arrays["count"] == 20  # the copy does not learn
+
+
 def test_live_baselines_are_scored_and_never_compared():
     roster = started(live=True)
     assert roster.scored()["frozen"] == roster.baselines[0].uid
