@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -26,7 +27,7 @@ from everlearn.spec import GATE_LAYOUT, LAYOUT, STORED_ONLY, Spec
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
 _NO_MATTER = ("source", "home", "warm_start")  # once a loop has started
-_FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
+_FIXED = ("schema", "model", "mode", "seed", "drift", "replay", "gate.promote")
 
 _KEEPS = "A home that was started with it keeps its value"
 _REMOVED = {
@@ -63,6 +64,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
         "guards": {},
         "own": None,
         "layout": 1,
+        "promote": "snapshot",
     },
     "drift": {
         "detector": "adwin",
@@ -215,7 +217,8 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
     held["serve"] = {name: value for name, value in held["serve"].items() if f"serve.{name}" not in _WITHOUT_EFFECT}
     if (layout := held["schema"]["layout"]) > LAYOUT:
         raise LogError(_newer(where, "schema.layout", layout, LAYOUT))
-    held["gate"] = {"layout": 1, **held["gate"]}  # stored since layout 2
+    if held["gate"].get("layout", 1) == 1:  # stored since layout 2
+        held["gate"] = {"promote": "snapshot", **held["gate"], "layout": 1}
     if (layout := held["gate"]["layout"]) > GATE_LAYOUT:
         raise LogError(_newer(where, "gate.layout", layout, GATE_LAYOUT))
     if known := model.newest_layout(held["model"]):
@@ -242,10 +245,11 @@ def settled(spec: Spec) -> Spec:
 def resumed(before: Spec, now: Spec) -> Spec:
     """Return the settings `now` with what only stored specs have taken from `before`, which the home stored.
 
-    A home of release 0.1.0 keeps its mode: there, a file that leaves it out means "gated".
+    A home of release 0.1.0 keeps its mode: there, a file that leaves it out means "gated", which promotes snapshots.
     """
     if before.gate.layout == 1:
-        now = msgspec.structs.replace(now, mode=before.mode)
+        gate = msgspec.structs.replace(now.gate, promote=before.gate.promote)
+        now = msgspec.structs.replace(now, mode=before.mode, gate=gate)
     for name in STORED_ONLY:
         record, _, field = name.partition(".")
         held = msgspec.structs.replace(getattr(now, record), **{field: getattr(getattr(before, record), field)})
@@ -262,7 +266,7 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
     """
     names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
     found = [name for name in names if getattr(before, name) != getattr(now, name)]
-    if fixed := [name for name in found if name in _FIXED]:
+    if fixed := [name for name in _FIXED if attrgetter(name)(before) != attrgetter(name)(now)]:
         raise ConfigError(
             f"{where} was started with other settings: "
             + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(now, name)}" for name in fixed)
@@ -272,7 +276,7 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
 
 
 def _shown(spec: Spec, name: str) -> Any:
-    return msgspec.to_builtins(getattr(spec, name))
+    return msgspec.to_builtins(attrgetter(name)(spec))
 
 
 def _newer(where: str, what: str, got: Any, known: int) -> str:

@@ -53,7 +53,8 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
 
     `alpha` bounds the probability of a false verdict. A candidate must be better by more than `tolerance`, on
     at least `minimum` examples and on whole multiples of `cycle` (0: the stream has no known cycle), both counted in
-    examples of weight above 0.
+    examples of weight above 0. In `gated` mode, `promote` says what may take the seat: a "learner", which learns on as
+    it serves, or only a frozen "snapshot" of one.
     `loss` is "brier", "error" or "log_loss" for classes, "absolute" or "squared" for numbers; "auto" is the loss that
     the loop's model is trained for, if its family exposes one, else brier or absolute. "pinball" and "huber" are those
     of a model that is trained for them. `guards` maps "recall:CLASS" to the most of that recall that a promotion may
@@ -65,6 +66,7 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
     alpha: Share = 0.05
     tolerance: NotNegative = 0.0
     minimum: Positive = 500
+    promote: Literal["learner", "snapshot"] = "learner"
     cycle: Count = 0
     guards: dict[str, float] = {}
     own: Loss | None = None

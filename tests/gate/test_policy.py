@@ -20,6 +20,7 @@ from everlearn.gate.policy import (
     ReportDrift,
     Restart,
     RollBack,
+    SeatFirst,
     StartChallenger,
     View,
     Withdraw,
@@ -59,12 +60,13 @@ def said(action: Literal["promote", "reject", "wait"], **changes: Any) -> Verdic
 
 
 YES, NO, WAIT = said("promote"), said("reject"), said("wait")
+EARLY = said("reject", examples=4 * MINIMUM - 1)
 HOPELESS = said("wait", examples=2 * MINIMUM, better=0.0)
 
 
 def view(live: bool, *comparisons: tuple[Contender, Verdict | None], limit: int = 3) -> View:
     compared = tuple(CandidateVerdict(*pair) for pair in comparisons)
-    return View(live, LIVE if live else GATED, compared, limit, MINIMUM)
+    return View(live, LIVE if live else GATED, compared, limit, MINIMUM, learning=live, snapshots=not live)
 
 
 def promote(uid: int) -> Action:
@@ -122,6 +124,8 @@ def test_gated_verdicts_become_actions_and_learners_nominate(comparisons: Any, e
         ([(LEARNER, NO)], [back(3, NO)]),  # to the good version
         ([(STARTED, YES)], [promote(5)]),
         ([(STARTED, NO)], [reject(5)]),
+        ([(STARTED, EARLY)], []),  # it had too little time to learn
+        ([(SHADOW, said("reject", examples=MINIMUM))], [Reject(6, "reject", known(MINIMUM))]),  # it does not learn
         ([(SHADOW, YES)], [promote(6)]),
         ([(FROZEN_START, YES)], [back(1, YES)]),
         ([(FROZEN_START, NO), (LEARNER, NO)], [Confirm(1), back(3, NO)]),
@@ -138,14 +142,14 @@ def test_live_the_guard_compares_the_champion_with_good(comparisons: Any, expect
     [
         (MINIMUM, 2, (FROZEN_START, LEARNER), True),  # the first version that has learned
         (MINIMUM - 1, 2, (FROZEN_START, LEARNER), False),
-        (MINIMUM, 2, (FROZEN_START, GOOD, LEARNER), False),
+        (MINIMUM, 2, (GOOD, LEARNER), False),
         (MINIMUM, 1, (FROZEN_START, LEARNER), False),  # release 0.1.0 starts with a good version
     ],
 )
 def test_live_the_first_trained_version_is_kept_as_good(
     scored: int, layout: int, contenders: tuple[Contender, ...], keeps: bool
 ) -> None:
-    actions = decide(View(True, contenders, (), 1, MINIMUM, scored, layout))
+    actions = decide(View(True, contenders, (), 1, MINIMUM, scored, layout, learning=True, untrained=True))
     assert [type(action) for action in actions] == [KeepGood] * keeps
     assert [action.uid for action in actions if isinstance(action, KeepGood)] == [LEARNER.uid] * keeps
 
@@ -166,8 +170,8 @@ def test_learners_and_versions_in_shadow_contend() -> None:
 # ---- drift -----------------------------------------------------------------------------------------------------------
 
 
-def report(reaction: str, note: str = "") -> Action:
-    return ReportDrift(f"adwin on loss: reaction {reaction!r}{note}")
+def report(reaction: str, note: str = "", restarts: str = "") -> Action:
+    return ReportDrift(f"adwin on loss: reaction {reaction!r}{note}", restarts)
 
 
 FULL = ", but as many learn already as may"
@@ -184,7 +188,7 @@ FRESH, EMPTY = (StartChallenger("drift", "fresh challenger after drift", warm) f
         ("challenger", False, 4, [report("challenger"), FRESH]),
         ("challenger", False, 3, [report("challenger", FULL)]),
         ("challenger", True, 4, [report("challenger"), FRESH]),
-        ("reset", False, 3, [report("reset"), Restart(4)]),
+        ("reset", False, 3, [report("reset", restarts="v1"), Restart(4)]),
         ("reset", True, 4, [report("reset"), EMPTY]),
         ("reset", True, 3, [report("reset", FULL)]),
     ],
@@ -227,5 +231,82 @@ OLDER = Contender(9, "baseline", "v9")
 def test_a_failing_champion_goes_back_to_what_was_not_tried(
     live: bool, contenders: tuple[Contender, ...], tried: set[str], expected: list[int]
 ) -> None:
-    actions = replace(View(live, contenders), 2, "why", tried)
+    actions = replace(View(live, contenders, learning=live), 2, "why", tried)
     assert actions == [RollBack(uid, "why") for uid in expected]
+
+
+# ---- gated: the gate compares learners -------------------------------------------------------------------------------
+
+SEATED = Contender(4, "champion", "v4", learns=True)
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "expected"),
+    [
+        ([], []),
+        ([(STANDING, WAIT)], []),
+        ([(STANDING, YES)], [promote(4)]),
+        ([(STANDING, NO)], [reject(4)]),
+        ([(STANDING, said("reject", examples=MINIMUM))], [Reject(4, "reject", known(MINIMUM))]),  # the loop's own
+        ([(STARTED, EARLY)], []),
+        ([(STARTED, NO), (STANDING, YES)], [reject(5), promote(4)]),
+        ([(GOOD, YES), (STANDING, YES)], [back(3, YES)]),
+        ([(STANDING, HOPELESS)], []),
+    ],
+)
+def test_gated_learners_take_the_seat_themselves(comparisons: Any, expected: list[Action]) -> None:
+    compared = tuple(CandidateVerdict(*pair) for pair in comparisons)
+    contenders = (FROZEN_START, CHAMPION, GOOD, STANDING, STARTED)
+    assert decide(View(False, contenders, compared, 3, MINIMUM)) == expected
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [(YES, [KeepGood(4, "promote", YES.evidence)]), (NO, [back(3, NO)]), (WAIT, [])],
+)
+def test_gated_a_learner_in_the_seat_is_under_the_guard(verdict: Verdict, expected: list[Action]) -> None:
+    compared = (CandidateVerdict(SEATED, verdict),)
+    assert decide(View(False, (GOOD, SEATED), compared, 3, MINIMUM, 9 * MINIMUM, learning=True)) == expected
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+@pytest.mark.parametrize("learning", [False, True])
+def test_gated_the_first_trained_version_is_seated_frozen(snapshots: bool, learning: bool) -> None:
+    def decided(scored: int) -> list[Action]:
+        settings = {"scored": scored, "learning": learning, "snapshots": snapshots, "untrained": True}
+        return [one for one in decide(View(False, (), (), 1, MINIMUM, **settings)) if not isinstance(one, Nominate)]
+
+    assert decided(MINIMUM - 1) == []
+    assert decided(MINIMUM) == [SeatFirst("the first version that has learned 100 examples")]
+
+
+def test_a_learner_in_the_seat_gets_a_good_version_where_it_has_none() -> None:
+    (action,) = decide(View(True, (LEARNER,), (), 1, MINIMUM, MINIMUM, learning=True))
+    assert action == KeepGood(2, "there was no good version to go back to")
+
+
+# ---- too many rollbacks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rollbacks", "live", "learning", "layout", "pauses"),
+    [
+        ((), True, True, 2, False),
+        ((15_000,), True, True, 2, False),
+        ((10_001, 19_999), True, True, 2, True),  # the third one within 10,000 labels
+        ((10_000, 19_999), True, True, 2, False),
+        ((10_001, 19_999), False, True, 2, False),  # gated, what serves after a rollback is frozen anyway
+        ((10_001, 19_999), True, False, 2, False),
+        ((10_001, 19_999), True, True, 1, False),
+    ],
+)
+def test_three_rollbacks_within_ten_thousand_labels_pause_learning(
+    rollbacks: tuple[int, ...], live: bool, learning: bool, layout: int, pauses: bool
+) -> None:
+    contenders, compared = (GOOD, LEARNER), (CandidateVerdict(LEARNER, NO),)
+    state: dict[str, Any] = {"scored": 20_000, "layout": layout, "learning": learning, "rollbacks": rollbacks}
+    seen = View(live, contenders, compared, 1, MINIMUM, **state)
+    for action in (*decide(seen), *replace(seen, LEARNER.uid, "why")):
+        assert isinstance(action, RollBack)
+        assert action.pause == pauses
+        assert ("stops learning" in action.reason) == pauses

@@ -13,7 +13,7 @@ from tests.support.rosters import roles, with_role
 
 
 def started(live: bool = False) -> Roster:
-    roster = Roster(live)
+    roster = Roster(live, snapshots=not live)
     roster.start("v0", Mean())
     return roster
 
@@ -34,7 +34,7 @@ def learn(contestant: Contestant, rows: int = 20) -> None:
     contestant.model.learn(some.batch, some.y, some.weight)
 
 
-# ---- gated ---------------------------------------------------------------------------------------------------------
+# ---- gated, with snapshots -----------------------------------------------------------------------------------------
 
 
 def test_gated_the_champion_stays_as_it_is_while_the_challenger_learns():
@@ -112,6 +112,150 @@ def test_gated_only_a_promotion_by_order_leaves_the_old_champion_good():
     roster.install("v8", Mean(), keep=False)
     assert roster.good is None
     assert not roster.champion.learns
+
+
+# ---- gated, with learners ------------------------------------------------------------------------------------------
+
+
+def gated(trained: bool = True) -> Roster:
+    roster = Roster()
+    roster.start("v0", Mean(), trained)
+    return roster
+
+
+def seated() -> Roster:
+    """A roster whose first learner took the seat, as v1."""
+    roster = gated()
+    learn(roster.challenger)
+    roster.promote(roster.challenger, "v1")
+    return roster
+
+
+def test_a_learner_is_compared_itself_takes_the_seat_with_its_arrays_and_learns_on():
+    roster = gated()
+    assert compared(roster) == {("challenger", "champion")}
+    learner, frozen = roster.challenger, roster.champion
+    learn(learner)
+    assert not roster.promote(learner, "v1")
+    assert roles(roster) == {"frozen": "v0", "previous": "v0", "champion": "v1"}
+    assert (roster.champion, roster.good, roster.standing) == (learner, frozen, None)
+    assert roster.serves_learner
+    assert learner.learns
+    assert compared(roster) == {("champion", "previous")}
+    assert roster.scored()["challenger"] == learner.uid  # the learner, whichever place it has
+
+
+def test_an_untrained_learner_serves_until_a_frozen_copy_takes_the_seat():
+    roster = gated(trained=False)
+    learner = roster.champion
+    assert roster.serves_learner
+    assert roster.comparisons() == []
+    assert "frozen" not in roster.scored()
+    learn(learner)
+    roster.seat_first("v1")
+    assert not roster.untrained
+    assert roles(roster) == {"champion": "v1", "challenger": "v1"}
+    assert roster.challenger is learner
+    assert compared(roster) == {("challenger", "champion")}
+    learn(learner)
+    assert (roster.champion.model.arrays["count"], learner.model.arrays["count"]) == (20, 40)
+
+
+def test_with_snapshots_the_untrained_start_serves_frozen_until_a_copy_of_the_learner_takes_the_seat():
+    roster = Roster(snapshots=True)
+    roster.start("v0", Mean(), trained=False)
+    assert not roster.serves_learner
+    learn(roster.challenger)
+    roster.seat_first("v1")
+    assert roles(roster) == {"champion": "v1", "challenger": "v1"}
+    assert roster.champion.model.arrays["count"] == 20
+
+
+def test_after_a_rollback_the_restored_model_serves_frozen_and_a_copy_of_it_learns_on():
+    roster = seated()
+    lost, good = roster.champion, roster.good
+    assert good is not None
+    assert roster.install(good.version, good.model, keep=False)
+    assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0"}
+    assert lost not in roster.contestants
+    learn(roster.challenger)
+    assert (roster.champion.model.arrays["count"], roster.challenger.model.arrays["count"]) == (0, 20)
+
+
+def test_a_rejected_learner_goes_unless_nothing_else_learns():
+    roster = gated()
+    standing = roster.challenger
+    standing.trial = Trial({}, {}, 5)
+    roster.reject(standing)
+    assert roster.challengers == [standing]
+    assert standing.trial is None  # it is compared anew
+    started = roster.challenge("v5", Mean(), "drift")
+    roster.reject(standing)
+    assert roster.challengers == [started]
+    assert roster.standing is started
+    other = seated()
+    shown_worse = other.challenge("v5", Mean(), "drift")
+    other.reject(shown_worse)
+    assert other.challengers == []  # the champion learns
+
+
+def test_a_challenger_that_beats_a_learner_in_the_seat_leaves_that_as_good():
+    roster = seated()
+    old = roster.champion
+    learn(old)
+    fresh = roster.challenge("v5", Mean(), "drift")
+    roster.promote(fresh, "v6", previous="v7")
+    assert roster.good is not None
+    assert (roster.good.version, roster.good.learns, roster.good.model) == ("v7", False, old.model)
+    assert roster.champion is fresh
+    assert compared(roster) == {("champion", "previous")}
+
+
+def test_a_version_that_was_in_shadow_serves_frozen_and_a_copy_of_it_learns_on():
+    roster = seated()
+    shadow = roster.shadow("v9", Mean())
+    assert roster.promote(shadow, "v9", previous="v2")
+    assert not roster.serves_learner
+    assert roles(roster) == {"frozen": "v0", "previous": "v2", "champion": "v9", "challenger": "v9"}
+    assert roster.challenger.learns
+
+
+def test_a_version_promoted_by_order_leaves_a_challenger_that_learns_in_place():
+    roster = gated()
+    standing = roster.challenger
+    assert not roster.install("v7", Mean(), keep=True)
+    assert roster.standing is standing
+    assert roster.good is not None
+    assert roster.good.version == "v0"
+
+
+def test_a_live_champion_whose_learning_is_paused_serves_frozen_beside_a_copy_that_learns():
+    roster = started(live=True)
+    learn(roster.champion)
+    good = roster.good
+    assert good is not None
+    assert roster.install(good.version, good.model, keep=False, pause=True)
+    assert roles(roster) == {"frozen": "v0", "champion": "v0", "challenger": "v0"}
+    assert not roster.champion.learns
+    assert compared(roster) == {("challenger", "champion")}
+    learner = roster.challenger
+    learn(learner)
+    roster.promote(learner, "v1")
+    assert (roster.champion, roster.serves_learner) == (learner, True)
+    roster.install("v0", Mean(), keep=False)  # an order ends a pause as well
+    assert roster.challengers == []
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_gated_rosters_with_learners_come_back(trained: bool):
+    for roster in (gated(trained), seated()):
+        roster.rollbacks = [100, 2_000]
+        learn(roster.challenger)
+        twin = reloaded(roster)
+        assert twin.contenders() == roster.contenders()
+        assert (twin.untrained, twin.serves_learner) == (roster.untrained, roster.serves_learner)
+        assert twin.rollbacks == roster.rollbacks
+        assert compared(twin) == compared(roster)
 
 
 # ---- live ----------------------------------------------------------------------------------------------------------
@@ -285,7 +429,7 @@ def reloaded(roster: Roster) -> Roster:
     arrays, header = roster.state()
     frozen = [one for one in roster.contestants if not one.learns and roster.role_of(one) != "candidate"]
     stored = {one.version: one.model.arrays for one in frozen}
-    twin = Roster(roster.live)
+    twin = Roster(roster.live, snapshots=roster.snapshots)
     twin.load(arrays, header, lambda version: Mean(), stored.__getitem__)
     return twin
 

@@ -31,6 +31,18 @@ class Mean:
         return scores
 
 
+class Fragile(Mean):
+    """A mean that cannot learn a row whose first feature is above 50."""
+
+    def __init__(self, spec: Mapping[str, Any] | None = None) -> None:
+        super().__init__({"family": "tests.support.models:Fragile"} | dict(spec or {}))
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        if (batch.dense[:, 0] > 50.0).any():
+            raise ValueError("broken on purpose")
+        return super().learn(batch, y, weight)
+
+
 def part(batch: Batch, row: int) -> Batch:
     return Batch(batch.dense[row : row + 1], batch.indptr[row : row + 2], batch.indices, batch.values)
 

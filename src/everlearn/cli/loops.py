@@ -293,12 +293,8 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
         if loop.spec.mode == "live":
             del measured["challenger"]  # in live mode it is the champion
         screen.print(report.summary(result | {"metrics": measured}))
-        if loop.spec.mode == "gated" and result["examples"] > 4 * spec.gate.minimum and _left_behind(measured):
-            screen.print(
-                "The challenger, which learns from every example, is far ahead of the champion: this stream drifts "
-                'faster than promotions can follow. Consider [bold]mode = "live"[/].',
-                highlight=False,
-            )
+        for note in _notes(loop, measured):
+            screen.print(note, highlight=False)
         for number, row in enumerate(loop.rejected()):
             if number == 10:
                 screen.print(f"  ... and {result['rejected'] - 10:,} more")
@@ -310,11 +306,28 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
             screen.print(f"picture: {result['picture']}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _left_behind(measured: dict[str, dict[str, float]]) -> bool:
-    champion, challenger = measured["champion"], measured["challenger"]
-    if "accuracy" in champion:
-        return challenger["accuracy"] > champion["accuracy"] + 0.05
-    return "mae" in champion and challenger["mae"] < 0.8 * champion["mae"]
+def _notes(loop: Loop, measured: dict[str, dict[str, float]]) -> list[str]:
+    """Return what a user should know about the model that serves, beside its metrics."""
+    spec, roster = loop.spec, loop.fold.roster
+    if spec.mode == "live" and roster.contestants and not roster.serves_learner:
+        return [
+            "Learning is paused after too many rollbacks: what serves stays as it is until the gate shows the model "
+            "that learns on to be better, or until you promote a version. See [bold]everlearn versions[/]."
+        ]
+    name = "accuracy" if "accuracy" in measured["champion"] else "mae"
+    found = [measured[role].get(name) for role in ("champion", "challenger") if role in measured]
+    if spec.mode == "live" or roster.serves_learner or len(found) < 2 or None in found:
+        return []
+    served, learner = (f"{value:.3f}" if name == "accuracy" else f"{value:.4g}" for value in found if value is not None)
+    if roster.snapshots:
+        return [
+            f"Only frozen snapshots may serve. Served here: {name} {served}; the model that learns on: {learner}. The "
+            'difference is the price of [bold]gate.promote = "snapshot"[/].'
+        ]
+    return [
+        f"A frozen version serves until the gate shows the model that learns on to be better. So far: {name} {served} "
+        f"and {learner}."
+    ]
 
 
 @contextmanager

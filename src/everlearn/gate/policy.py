@@ -18,13 +18,15 @@ By = Literal["loop", "drift", "user"]
 
 _FALLBACKS: tuple[Concept, ...] = ("good", "baseline")  # in the order in which a failing champion goes back to them
 _SECOND_CHANCE = 2  # times `gate.minimum` examples, after which a snapshot without evidence for it is replaced
+_EARLIEST = 4  # times `gate.minimum` examples, before which a challenger that drift or a user started is not rejected
+ROLLBACKS, WITHIN = 3, 10_000  # so many rollbacks within so many labels pause the learning of what serves
 
 
 class Contender(NamedTuple):
     """One contestant, as the policy sees it.
 
     A "snapshot" is the frozen copy that a challenger has nominated. `by` says what started a challenger: the loop
-    itself keeps one in `gated` mode, drift and users start others.
+    itself keeps one beside a frozen champion, drift and users start others.
     """
 
     uid: int
@@ -46,7 +48,9 @@ class View:
     """The roster at one moment: every contestant in its stable order, and the comparisons in their order.
 
     `limit` is the number of models that may contend at a time; `minimum` is the number of examples before a verdict,
-    `scored` the number of examples so far.
+    `scored` the number of examples so far. `learning` is true if the champion learns as it serves, `snapshots` if only
+    frozen copies of learners may serve, and `untrained` until something trained exists. `rollbacks` are the numbers of
+    examples scored before the last rollbacks of a champion that learned.
     """
 
     live: bool
@@ -56,6 +60,10 @@ class View:
     minimum: int = 0
     scored: int = 0
     layout: int = GATE_LAYOUT
+    learning: bool = False
+    snapshots: bool = False
+    untrained: bool = False
+    rollbacks: tuple[int, ...] = ()
 
 
 # ---- actions -------------------------------------------------------------------------------------------------------
@@ -80,17 +88,28 @@ class KeepGood:
 
 
 @dataclass(frozen=True, slots=True)
+class SeatFirst:
+    """Seat a frozen copy of the model that has learned so far; the untrained start leaves."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RollBack:
-    """Let a frozen contestant, the good version or a baseline, take the seat back."""
+    """Let a frozen contestant, the good version or a baseline, take the seat back.
+
+    With `pause` it does not learn on there, as it would in `live` mode: a copy of it challenges.
+    """
 
     uid: int
     reason: str
     evidence: Evidence | None = None
+    pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Remove a candidate that is worse, and the challenger behind it unless the loop keeps that one."""
+    """Remove a candidate that is worse; if nothing else learns, only its evidence goes."""
 
     uid: int
     reason: str
@@ -118,9 +137,10 @@ class Nominate:
 
 @dataclass(frozen=True, slots=True)
 class ReportDrift:
-    """Log that drift was detected."""
+    """Log that drift was detected; `restarts` is the version of the challenger that starts again because of it."""
 
     reason: str
+    restarts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +175,7 @@ class Expel:
 Action = (
     PromoteCandidate
     | KeepGood
+    | SeatFirst
     | RollBack
     | Reject
     | Confirm
@@ -174,8 +195,8 @@ Action = (
 def alpha_share(concept: Concept, challengers: int) -> float:
     """Return the part of alpha that the comparison of a contestant may use.
 
-    The comparisons with the champion's seat at stake from outside, by up to `challengers` challengers or their
-    snapshots, share alpha. Those of the guard (champion, good, baselines) may each use all of it.
+    The comparisons of up to `challengers` challengers, or their snapshots, with the champion share alpha equally,
+    however many of them run. Those of the guard (champion, good, baselines) may each use all of it.
     """
     return 1.0 / challengers if concept in ("challenger", "snapshot") else 1.0
 
@@ -190,9 +211,13 @@ def decide(view: View) -> list[Action]:
 
     An action that moves the seat is the last one on evidence: all other evidence is about the champion before it.
     """
-    if view.layout > 1 and view.live and view.scored >= view.minimum and not _has_good(view):
-        champion = next(contender for contender in view.contenders if contender.concept == "champion")
-        return [KeepGood(champion.uid, f"the first version that has learned {view.scored} examples")]
+    if view.layout > 1 and view.scored >= view.minimum:
+        if view.untrained and not (view.live and view.learning):
+            return [SeatFirst(f"the first version that has learned {view.scored} examples")]
+        if view.learning and not any(contender.concept == "good" for contender in view.contenders):
+            champion = next(contender for contender in view.contenders if contender.concept == "champion")
+            first = f"the first version that has learned {view.scored} examples"
+            return [KeepGood(champion.uid, first if view.untrained else "there was no good version to go back to")]
     actions: list[Action] = []
     for candidate, verdict in view.comparisons:
         if verdict is None:
@@ -202,10 +227,12 @@ def decide(view: View) -> list[Action]:
                 actions.append(Withdraw(candidate.uid))
             continue
         action = _answer(view, candidate, verdict)
+        if isinstance(action, Reject) and _is_early(view, candidate, verdict):
+            continue
         actions.append(action)
         if isinstance(action, PromoteCandidate | RollBack):
             break
-    if not view.live:
+    if view.snapshots:
         actions.append(Nominate())
     return actions
 
@@ -220,10 +247,12 @@ def react(view: View, drift: DriftSpec) -> list[Action]:
         None,
     )
     resets = standing if not view.live else None
+    restarts = resets.version if drift.reaction == "reset" and resets is not None else ""
     starts = drift.reaction == "challenger" or (drift.reaction == "reset" and resets is None)
     full = contending(view.contenders) >= view.limit
     note = ", but as many learn already as may" if starts and full else ""
-    actions: list[Action] = [ReportDrift(f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}")]
+    reason = f"{drift.detector} on {drift.watch}: reaction {drift.reaction!r}{note}"
+    actions: list[Action] = [ReportDrift(reason, restarts)]
     if drift.reaction == "rate":
         actions.append(RaiseRate())
     elif drift.reaction == "reset" and resets is not None:
@@ -246,9 +275,14 @@ def replace(view: View, uid: int, reason: str, tried: Set[str] = frozenset()) ->
         (contender for contender in view.contenders if contender.concept in _FALLBACKS),
         key=lambda contender: _FALLBACKS.index(contender.concept),
     )
-    useless = tried if view.live else {*tried, failing.version}  # frozen, it would fail again
+    useless = tried if view.learning else {*tried, failing.version}  # frozen, it would fail again
     versions = {contender.version: contender for contender in reversed(frozen) if contender.version not in useless}
-    return [RollBack(contender.uid, reason) for contender in frozen if versions.get(contender.version) is contender]
+    reason, pause = _pausing(view, reason)
+    return [
+        RollBack(contender.uid, reason, None, pause)
+        for contender in frozen
+        if versions.get(contender.version) is contender
+    ]
 
 
 def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
@@ -259,7 +293,8 @@ def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
             return RollBack(candidate.uid, reason, evidence) if better else Confirm(candidate.uid)
         case "champion" if not better:
             good = next(contender for contender in view.contenders if contender.concept == "good")
-            return RollBack(good.uid, reason, evidence)
+            reason, pause = _pausing(view, reason)
+            return RollBack(good.uid, reason, evidence, pause)
         case "champion" if view.layout > 1:
             return KeepGood(candidate.uid, reason, evidence)
         case _ if better:
@@ -268,8 +303,19 @@ def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
             return Reject(candidate.uid, reason, evidence)
 
 
-def _has_good(view: View) -> bool:
-    return any(contender.concept == "good" for contender in view.contenders)
+def _pausing(view: View, reason: str) -> tuple[str, bool]:
+    """Return the reason of a rollback of a champion that learns, and True if what serves then shall not learn on."""
+    recent = 1 + sum(view.scored - at < WITHIN for at in view.rollbacks)
+    if not (view.live and view.learning) or view.layout == 1 or recent < ROLLBACKS:
+        return reason, False
+    note = f"Rollbacks within {WITHIN} labels: {recent}, so what serves stops learning, and a copy of it learns on"
+    return f"{reason}. {note}", True
+
+
+def _is_early(view: View, candidate: Contender, verdict: Verdict) -> bool:
+    """Return True for a challenger, not the loop's own, that had too little time to learn to be rejected."""
+    started = view.layout > 1 and candidate.concept == "challenger" and candidate.learns and candidate.by != "loop"
+    return started and verdict.evidence.examples < _EARLIEST * view.minimum
 
 
 def _is_hopeless(evidence: Evidence, minimum: int) -> bool:

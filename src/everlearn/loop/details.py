@@ -7,6 +7,7 @@ did not write takes the default of its field. A field of None is not written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -72,24 +73,31 @@ class Started(Struct, frozen=True):
 
 
 class Drifted(Struct, frozen=True):
-    """Drift was detected."""
+    """Drift was detected; `restarts` is the version of the challenger that started again untrained because of it."""
 
     examples: int = 0
+    restarts: str | None = None
 
 
 class Promoted(Struct, frozen=True):
-    """A version became the champion."""
+    """A version became the champion. `learns` is true if a copy of it learns on from then."""
 
     examples: int = 0
     order: str | None = None
     learned: Progress | None = None
+    learns: bool | None = None
 
 
 class RolledBack(Struct, frozen=True):
-    """A frozen version took the seat back."""
+    """A frozen version took the seat back. `learns` is true if a copy of it learns on from then.
+
+    `paused` is true if that copy stays out of the seat after too many rollbacks in `live` mode.
+    """
 
     examples: int = 0
     order: str | None = None
+    learns: bool | None = None
+    paused: bool | None = None
 
 
 class RolledBackWithout(Struct, frozen=True):
@@ -380,6 +388,11 @@ def progress(decision: Decision) -> dict[str, Progress]:
 def replaced(decision: Decision) -> dict[str, str]:
     """Return the versions that an erasure has replaced, and the version in the place of each; else nothing."""
     return dict(decision.detail.get("versions", {})) if decision.action == "erase" else {}
+
+
+def is_pause(action: str, detail: Mapping[str, Any]) -> bool:
+    """Return True for the action and detail of a rollback after which what serves stops learning."""
+    return action == "rollback" and bool(detail.get("paused"))
 
 
 def with_token(order: Decision, token: str) -> Decision:

@@ -90,7 +90,8 @@ class Fold:
         versions, log = self._versions, self._log
         self.spec = spec
         self.encoder = schema.Encoder(spec.schema)
-        self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout)
+        snapshots = spec.mode == "gated" and spec.gate.promote == "snapshot"
+        self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout, snapshots)
         self.monitor = Monitor(spec, self.shape)
         self.left_out: list[Without] = []  # labels that rollbacks have left out
         self.joiner = Joiner(spec, self.encoder, self.monitor.limiter, log, self.is_left_out)
@@ -182,7 +183,7 @@ class Fold:
 
     def _pieces(self, examples: Examples, cursor: Cursor) -> Iterator[Examples]:
         """Cut rows into pieces that are folded together."""
-        live_judge = self.monitor.limiter.judges and self.roster.live  # must not learn a row before it judges it
+        live_judge = self.monitor.limiter.judges and self.roster.serves_learner  # which must judge a row first
         for piece in self.monitor.pieces(examples, 1 if live_judge else len(examples.y)):
             if self._faults.within(cursor, int(piece.position[0]), int(piece.position[-1])):
                 yield from (model.cut(piece, row, row + 1) for row in range(len(piece.y)))

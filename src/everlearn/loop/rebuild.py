@@ -6,7 +6,9 @@ learns again what came since, without them. The result equals the model of a loo
 What a label means depends on the log before it: on waiting predictions, ranges of features, and shares of sources. So
 a rebuild joins the log from its beginning, and learns only from where its model starts. It reads and encodes every
 event up to the last one; it learns each row of its stretch once. With `limits.quarantine`, examples are judged by the
-champion, which is then learned again from the beginning, too: that doubles the cost.
+champion, which is then learned again from the beginning, too: that doubles the cost. It is the model that learned from
+the start; for the time in which a frozen copy of it served, that copy. Models that other decisions seated are not
+learned again.
 """
 
 from __future__ import annotations
@@ -120,7 +122,7 @@ class Rejoined:
         self.joiner = Joiner(spec, encoder, self.limiter, log, skip)
         self._log, self._encoder, self._spec, self._skip = log, encoder, spec, skip
         self._warm = _warm_until(log) if spec.warm_start else 0  # examples up to here were learned offline
-        self._champion = _Backlog(self._first) if self.limiter.judges else None
+        self._champion = _Judge(self._first, _frozen(log, spec, self._warm > 0)) if self.limiter.judges else None
 
     @cached_property
     def _first(self) -> Model:
@@ -136,8 +138,10 @@ class Rejoined:
                 if self._is_left_out(event):
                     yield event, None
                     continue
+                if self._champion is not None:
+                    self._champion.reach(event.position)
                 labelled = self._join(event, rows.get(i))
-                if self._champion is not None and (self._spec.mode == "live" or event.position <= self._warm):
+                if self._champion is not None:
                     self._champion.add(labelled)
                 yield event, labelled
 
@@ -224,6 +228,54 @@ class _Backlog:
         """Return scores, float32 (n, k), as of all rows that were added."""
         self.learn()
         return self._model.predict(batch)
+
+
+class _Judge:
+    """The champion that judges examples: a model that learns, or a frozen copy of it while that served.
+
+    `frozen` are the spans [first, last) of positions at which a copy as of the position before them serves.
+    """
+
+    def __init__(self, model: Model, frozen: Sequence[tuple[int, float]]) -> None:
+        self._learner = _Backlog(model)
+        self._copy: IsolatedModel | None = None
+        self._model, self._frozen = model, list(frozen)
+
+    def reach(self, position: int) -> None:
+        """Note that the event at `position` comes next."""
+        if self._frozen and position >= self._frozen[0][1]:
+            self._frozen.pop(0)
+            self._copy = None
+        if self._frozen and self._copy is None and position >= self._frozen[0][0]:
+            self._learner.learn()
+            self._copy = IsolatedModel(contract.copy(self._model))
+
+    def add(self, rows: Sequence[LabelledRow]) -> None:
+        """Add rows in order."""
+        self._learner.add(rows)
+
+    def predict(self, batch: Batch) -> Singles:
+        """Return scores, float32 (n, k), of what served."""
+        return self._copy.predict(batch) if self._copy is not None else self._learner.predict(batch)
+
+
+def _frozen(log: Log, spec: Spec, warmed: bool) -> list[tuple[int, float]]:
+    """Return the spans of positions at which a gated loop served a frozen copy of the model that learned.
+
+    It begins with one if it was `warmed`, and where only snapshots may serve.
+    """
+    snapshots, spans = spec.gate.promote == "snapshot", list[tuple[int, float]]()
+    for event in scan(log, kinds=("decision",)) if spec.mode == "gated" else ():
+        made = event.payload
+        if not isinstance(made, Decision) or made.alias != "champion":
+            continue
+        copied = made.by == "loop" and (made.action == "promote" or snapshots or warmed)
+        seated = made.by == "gate" and not snapshots and bool(details.progress(made))
+        if spans and spans[-1][1] == np.inf and (copied or seated):
+            spans[-1] = spans[-1][0], made.at + 1
+        if copied:
+            spans.append((made.at + 1, np.inf))
+    return spans
 
 
 def _warm_until(log: Log) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from everlearn import gate
 from everlearn.errors import EverlearnError, LogError, ModelError
 from everlearn.events import Log
@@ -25,6 +27,7 @@ from everlearn.gate.policy import (
     ReportDrift,
     Restart,
     RollBack,
+    SeatFirst,
     StartChallenger,
     View,
     Withdraw,
@@ -120,7 +123,7 @@ class Transitions:
     def expel(self, failures: Sequence[ModelFailure], at: int, now: Progress) -> list[Payload]:
         """Before the event at `at` is folded, remove the models known to fail on it; a failing champion goes back.
 
-        A live champion that took the seat back predicts for that event but does not learn it; `relent` ends that.
+        What learns on from the version that took the seat back does not learn that event; `relent` ends that.
         Raises ModelError if there is nothing to go back to.
         """
         payloads: list[Payload] = []
@@ -134,6 +137,7 @@ class Transitions:
     def _replace(self, failure: ModelFailure, moment: Moment, tried: set[str]) -> list[Payload]:
         """Apply the first action against a failing model that succeeds; add the versions seated for it to `tried`."""
         context, roster = self._context, self._context.roster
+        learned = roster.serves_learner
         for action in policy.replace(view(context), failure.uid, str(failure), tried):
             if isinstance(action, RollBack):
                 tried.add(_contestant(roster, action.uid).version)
@@ -141,8 +145,8 @@ class Transitions:
                 payloads = apply(action, context, moment)
             except ModelFailure:
                 continue
-            if isinstance(action, RollBack) and roster.live:
-                self._paused = roster.champion
+            if isinstance(action, RollBack) and learned and roster.challenger.learns:
+                self._paused = roster.challenger  # the champion, or its copy beside it
                 roster.let_learn(self._paused, False)
             return payloads
         raise ModelError(f"the champion failed, and there is no good version to go back to: {failure}") from failure
@@ -175,8 +179,19 @@ def view(context: TransitionContext) -> View:
             share = policy.alpha_share(candidate.concept, spec.challengers)
             verdict = gate.verdict(contestant.trial.evidence, context.gate, share)
         comparisons.append(CandidateVerdict(candidate, verdict))
-    minimum, scored = context.gate.minimum, context.monitor.scored
-    return View(roster.live, roster.contenders(), tuple(comparisons), spec.challengers, minimum, scored, roster.layout)
+    return View(
+        live=roster.live,
+        contenders=roster.contenders(),
+        comparisons=tuple(comparisons),
+        limit=spec.challengers,
+        minimum=context.gate.minimum,
+        scored=context.monitor.scored,
+        layout=roster.layout,
+        learning=roster.serves_learner,
+        snapshots=roster.snapshots,
+        untrained=roster.untrained,
+        rollbacks=tuple(roster.rollbacks),
+    )
 
 
 def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Payload]:
@@ -189,6 +204,8 @@ def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Pa
             return _promote(action, context, moment)
         case KeepGood():
             return _keep_good(action, context, moment)
+        case SeatFirst(reason):
+            return _seat_first(reason, context, moment)
         case RollBack():
             return _roll_back(action, context, moment)
         case Reject(uid, reason, evidence):
@@ -204,8 +221,8 @@ def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Pa
         case StartChallenger(by, reason, warm):
             fresh, spec = commands.build(context.spec, context.spec.model), commands.without_layout(context.spec.model)
             return user_orders.start_challenger(context, moment, fresh, spec, reason, by, warm)
-        case ReportDrift(reason):
-            return [decision(context, moment, "drift", reason, "drift", Drifted())]
+        case ReportDrift(reason, restarts):
+            return [decision(context, moment, "drift", reason, "drift", Drifted(restarts=restarts or None))]
         case Confirm(uid):
             roster.confirm(_contestant(roster, uid))
         case Withdraw(uid):
@@ -231,14 +248,15 @@ def _promote(action: PromoteCandidate, context: TransitionContext, moment: Momen
         born = store(context, moment, candidate.model, spec, (version,), action.reason, candidate.trial)
         version, detail = born.version.id, Promoted(learned=learned)
         payloads = [*retired, *note(context, [born])]
+    if roster.promote(candidate, version, previous):
+        detail = msgspec.structs.replace(detail, learns=True)
     alias = Alias("champion", version, previous)
     promoted = decision(context, moment, "promote", action.reason, "gate", detail, alias, action.evidence)
-    roster.promote(candidate, version)
     return [*payloads, promoted]
 
 
 def _keep_good(action: KeepGood, context: TransitionContext, moment: Moment) -> list[Payload]:
-    """Store the live champion as a version, and keep that as good. "previous" moves to an older good version only."""
+    """Store a champion that learns as a version, and keep that as good. "previous" moves to an older good one only."""
     roster, champion = context.roster, context.roster.champion
     spec, parent = context.versions.find(champion.version).spec, champion.version
     born = store(context, moment, champion.model, spec, (parent,), action.reason, champion.trial)
@@ -250,13 +268,29 @@ def _keep_good(action: KeepGood, context: TransitionContext, moment: Moment) -> 
     return [born, decision(context, moment, "promote", action.reason, by, detail, alias, action.evidence)]
 
 
+def _seat_first(reason: str, context: TransitionContext, moment: Moment) -> list[Payload]:
+    """Store the model that learned from the start as a version, and seat a frozen copy of it."""
+    roster, learner = context.roster, context.roster.challenger
+    spec, parent = context.versions.find(learner.version).spec, learner.version
+    born = store(context, moment, learner.model, spec, (parent,), reason, learner.trial)
+    roster.seat_first(born.version.id)
+    note(context, [born])
+    alias, detail = Alias("champion", born.version.id), Promoted(learned=moment.learned)
+    return [born, decision(context, moment, "promote", reason, "loop", detail, alias)]
+
+
 def _roll_back(action: RollBack, context: TransitionContext, moment: Moment) -> list[Payload]:
     """Seat a frozen contestant. Raises ModelFailure, and changes nothing, if its model cannot be copied."""
-    frozen = _contestant(context.roster, action.uid)
+    roster, frozen = context.roster, _contestant(context.roster, action.uid)
+    learned = roster.serves_learner
     retired, previous = store_champion(context, moment)
-    context.roster.install(frozen.version, frozen.model, keep=False, uid=frozen.uid)
+    copied = roster.install(frozen.version, frozen.model, keep=False, uid=frozen.uid, pause=action.pause)
+    if learned and roster.layout > 1:
+        held = [] if action.pause else [*roster.rollbacks, context.monitor.scored]
+        roster.rollbacks = held[1 - policy.ROLLBACKS :]
+    detail = RolledBack(learns=copied or None, paused=action.pause or None)
     alias = Alias("champion", frozen.version, previous)
-    back = decision(context, moment, "rollback", action.reason, "guard", RolledBack(), alias, action.evidence)
+    back = decision(context, moment, "rollback", action.reason, "guard", detail, alias, action.evidence)
     return [*note(context, retired), back]
 
 

@@ -89,9 +89,14 @@ def promote(context: TransitionContext, moment: Moment, given: Decision, id: str
     _check_moves(version, roster.champion.version)
     model = learner.tried.twin() if learner is not None else revive(context, version)
     retired, previous = store_champion(context, moment)
-    roster.install(version, model, keep=True)
-    if learner is not None and roster.live:  # the champion learns on as it, and would be compared with itself
-        roster.dismiss(learner)
+    if learner is not None and not (roster.live or roster.snapshots):
+        roster.promote(learner, version, previous)
+    else:
+        copied = roster.install(version, model, keep=True, previous=previous)
+        detail = msgspec.structs.replace(detail, learns=copied or None)
+        if learner is not None and roster.live:  # the champion learns on as it, and would be compared with itself
+            roster.dismiss(learner)
+    roster.rollbacks = []
     alias = Alias("champion", version, previous)
     promoted = decision(context, moment, "promote", given.reason, "user", detail, alias)
     return [*note(context, [*retired, *payloads]), promoted]
@@ -102,9 +107,10 @@ def roll_back(context: TransitionContext, moment: Moment, given: Decision, id: s
     former = revive(context, given.version)
     retired, previous = store_champion(context, moment)
     _check_moves(given.version, previous)
-    context.roster.install(given.version, former, keep=False)
-    alias = Alias("champion", given.version, previous)
-    back = decision(context, moment, "rollback", given.reason, "user", RolledBack(order=id), alias)
+    copied = context.roster.install(given.version, former, keep=False)
+    context.roster.rollbacks = []
+    alias, detail = Alias("champion", given.version, previous), RolledBack(order=id, learns=copied or None)
+    back = decision(context, moment, "rollback", given.reason, "user", detail, alias)
     return [*note(context, retired), back]
 
 
@@ -211,8 +217,11 @@ def roll_back_without(
         rebuilt.append((learner, model, origin))
     retired, previous = store_champion(context, moment)
     roster.install(version, champion, keep=False)
+    roster.rollbacks = []
     for learner, model, origin in rebuilt:
-        roster.restart(learner, model, origin)
+        stayed = any(learner is contestant for contestant in roster.contestants)
+        heir = learner if stayed else roster.challenger  # a gated champion that learned: its copy learns on
+        roster.restart(heir, model, origin)
     again, left_out = max(counts)
     forgotten = _forget(context, skip, first, at)
     lost = max(0, moment.learned.row - known[version].row)  # rows of files, which are not in the log

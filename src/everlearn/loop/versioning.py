@@ -100,12 +100,12 @@ def store_progress(context: TransitionContext, moment: Moment, learner: Contesta
 
 
 def store_champion(context: TransitionContext, moment: Moment) -> tuple[list[Payload], str]:
-    """Store a live champion before it is replaced; return the payloads to note and log, and its version id.
+    """Store a champion that learns before it is replaced; return the payloads to note and log, and its version id.
 
     A frozen champion is its version already, and there are no payloads.
     """
     roster = context.roster
-    born = store_progress(context, moment, roster.champion, _REPLACED) if roster.live else None
+    born = store_progress(context, moment, roster.champion, _REPLACED) if roster.serves_learner else None
     if born is None:
         return [], roster.champion.version
     id = born.version.id

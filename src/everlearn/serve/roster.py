@@ -5,12 +5,13 @@
     challengers  compared with the champion; each learns, or is a version put in shadow (`learns` is False)
     baselines    frozen and scored. No gate promotes one, but the guard may roll back to it: the frozen start today
 
-In `gated` mode a learning challenger nominates a frozen `snapshot` of itself, and the gate judges that: a model that
-keeps learning can be far better than any snapshot of it, and the model that is promoted must be the one that was
-tested. In `live` mode the champion learns as it serves, and the guard compares it with the good version.
+The gate compares learners: each challenger is judged on what it predicted before each label, and learns on. A champion
+that learns is compared with the good version by the guard. With `snapshots` (`gate.promote = "snapshot"`) nothing that
+learns takes the seat: a learning challenger nominates a frozen `snapshot` of itself, and the gate judges that.
 
 One rule covers every change of the seat: a model that takes the seat learns if the mode is `live` or if it was promoted
-as a learner; otherwise it serves frozen. At the start, where no learner exists yet, a copy of it challenges.
+as a learner; otherwise it serves frozen, and a copy of it challenges unless the loop keeps a challenger already. An
+untrained model serves only until the first trained one exists; see `keep_good` and `seat_first`.
 
 The roster moves contestants and never decides: `gate/policy.py` decides, `loop/transitions.py` carries it out.
 Contestants may be of different families: each has the family of its version.
@@ -77,10 +78,18 @@ class Contestant:
 
 
 class Roster:
-    """The contestants of one loop. `contestants` is a flat view of them all, snapshots too, in a stable order."""
+    """The contestants of one loop. `contestants` is a flat view of them all, snapshots too, in a stable order.
 
-    def __init__(self, live: bool = False, columns: int = 0, layout: int = GATE_LAYOUT) -> None:
-        self.live, self.layout = live, layout
+    `untrained` is true until something trained exists. `serves_learner` is true if the seat is that of a model that
+    learns as it serves. `rollbacks` are the numbers of examples scored before the last rollbacks of such a model.
+    """
+
+    def __init__(
+        self, live: bool = False, columns: int = 0, layout: int = GATE_LAYOUT, snapshots: bool = False
+    ) -> None:
+        self.live, self.layout, self.snapshots = live, layout, snapshots
+        self.untrained = self.serves_learner = False
+        self.rollbacks: list[int] = []
         self.good: Contestant | None = None
         self.challengers: list[Contestant] = []  # in order of place
         self.baselines: list[Contestant] = []
@@ -94,16 +103,17 @@ class Roster:
     def start(self, version: str, model: Model, trained: bool = True) -> None:
         """Seat the first version; `model` learns on, as the champion or as its challenger, beside frozen copies.
 
-        A live version that is not `trained` is not good: `keep_good` stores the first one that is.
+        A version that is not `trained` is not good, and serves as a learner unless only snapshots may serve.
         """
         frozen = copy(model)
+        self.untrained = self.layout > 1 and not trained
         self.good, self.challengers = None, []
         self.baselines = [self._new(version, frozen)]
-        if self.live:
-            self.good = self._new(version, frozen) if trained or self.layout == 1 else None
-            self._champion = self._new(version, model, learns=True)
+        if self.live or (self.untrained and not self.snapshots):
+            self.good = None if self.untrained else self._new(version, frozen)
+            self._seat(self._new(version, model, learns=True))
         else:
-            self._champion = self._new(version, frozen)
+            self._seat(self._new(version, frozen))
             self.challengers = [self._new(version, model, learns=True)]
         self._arrange()
 
@@ -118,7 +128,7 @@ class Roster:
 
     @property
     def standing(self) -> Contestant | None:
-        """The challenger that the loop itself keeps in `gated` mode; None once it failed and none took its place."""
+        """The challenger that the loop itself keeps beside a frozen champion; None once it took the seat, or failed."""
         return next((challenger for challenger in self.challengers if challenger.by == "loop"), None)
 
     @property
@@ -128,13 +138,13 @@ class Roster:
 
     @property
     def canary(self) -> Contestant | None:
-        """The contestant that may answer a share of the traffic: the oldest challenger.
+        """The contestant that may answer a share of the traffic: the oldest challenger that learns.
 
-        In `gated` mode it is the snapshot of the standing challenger, in `live` mode the first one that learns.
+        With `snapshots` it is the snapshot of the standing challenger.
         """
-        if self.live:
-            return next((challenger for challenger in self.challengers if challenger.learns), None)
-        return self.standing.snapshot if self.standing is not None else None
+        if self.snapshots:
+            return self.standing.snapshot if self.standing is not None else None
+        return next((challenger for challenger in self.challengers if challenger.learns), None)
 
     def frozen_start(self) -> Contestant:
         """Return the first baseline, a model that never learned since the start; the champion where it is gone."""
@@ -143,16 +153,11 @@ class Roster:
     def scored(self) -> dict[str, int]:
         """Return the uid of each contestant whose metrics are kept, by the word that names its curve."""
         scored = {"champion": self.champion.uid}
-        if self.live or self.standing is not None:
+        if self.serves_learner or self.standing is not None:
             scored["challenger"] = self.challenger.uid
-        if self.baselines and not self.is_untrained:
+        if self.baselines and not self.untrained:
             scored["frozen"] = self.baselines[0].uid
         return scored
-
-    @property
-    def is_untrained(self) -> bool:
-        """True before the first good version of a live loop that started untrained."""
-        return self.layout > 1 and self.live and self.good is None
 
     def known(self, uid: int) -> Contestant | None:
         """Return the contestant with this uid, if it is still here."""
@@ -196,17 +201,17 @@ class Roster:
         good = self.good
         candidates = [contestant for contestant in self.contestants if self._is_candidate(contestant)]
         pairs = [(candidate, champion) for candidate in candidates]
-        if self.layout == 1 or not self.live:
+        if self.layout == 1 or not self.serves_learner:
             known = (champion.version, good.version if good is not None else "")
             pairs += [(baseline, champion) for baseline in self.baselines if baseline.version not in known]
         if good is not None:
-            pairs.append((champion, good) if self.live else (good, champion))
+            pairs.append((champion, good) if self.serves_learner else (good, champion))
         return pairs
 
     def _is_candidate(self, contestant: Contestant) -> bool:
-        """Return True for a contestant that may be promoted: gated, a frozen candidate; live, every challenger."""
+        """Return True for a contestant that may be promoted: every challenger; with snapshots, each frozen one."""
         concept = self.concept(contestant)
-        return concept == "snapshot" or (concept == "challenger" and (self.live or not contestant.learns))
+        return concept == "snapshot" or (concept == "challenger" and not (self.snapshots and contestant.learns))
 
     # ---- challengers -----------------------------------------------------------------------------------------------
 
@@ -219,8 +224,8 @@ class Roster:
         return self._challenge(self._new(version, model, by="user"))
 
     def nominate(self, learned: Progress = UNKNOWN) -> None:
-        """Give every learning challenger without a snapshot one of the model that it is now; `live` mode has none."""
-        owners = [one for one in self.challengers if one.learns and one.snapshot is None and not self.live]
+        """With `snapshots`, give every learning challenger without one a snapshot of the model that it is now."""
+        owners = [one for one in self.challengers if one.learns and one.snapshot is None and self.snapshots]
         for owner in owners:
             owner.snapshot = self._new(owner.version, owner.tried.twin())
             owner.snapshot.learned = learned
@@ -240,10 +245,18 @@ class Roster:
         self._arrange()
 
     def reject(self, candidate: Contestant) -> None:
-        """Remove a candidate. A snapshot takes its challenger along, unless that is the standing one."""
+        """Remove a candidate; if nothing else learns, it stays without its evidence.
+
+        A snapshot takes its challenger along, unless that is the standing one.
+        """
         owner = self._owner(candidate)
         if owner is None:
+            others = [one for one in self.contestants if one.learns and one is not candidate]
+            if candidate.learns and not others:
+                candidate.trial = None
+                return
             self.dismiss(candidate)
+            self._name_standing()
             return
         self.withdraw(candidate)
         if owner.by != "loop":
@@ -258,57 +271,91 @@ class Roster:
 
     # ---- the seat --------------------------------------------------------------------------------------------------
 
-    def promote(self, candidate: Contestant, version: str) -> None:
+    def promote(self, candidate: Contestant, version: str, previous: str = "") -> bool:
         """Seat `candidate`, stored as `version`. Live, a frozen copy of it becomes good; gated, the old champion does.
 
-        A live champion that is promoted keeps its seat. Raises ModelFailure, and changes nothing, where a model cannot
-        be copied.
+        `previous` is the version that an old champion which learned was stored as. A live champion that is promoted
+        keeps its seat. Return True if a copy of a frozen winner learns on as a challenger from now. Raises
+        ModelFailure, and changes nothing, where a model cannot be copied.
         """
         old, owner = self.champion, self._owner(candidate)
-        if self.live:
-            self.good = self._new(version, candidate.tried.twin())
+        learns = self.live or candidate.learns
+        challenges = self._lacks_learner(learns, candidate)
+        twin = candidate.tried.twin() if self.live or challenges else None
+        if self.live and twin is not None:
+            self.good = self._new(version, twin)
         else:
-            self.good = old
+            self.good = self._frozen(old, previous)
             if owner is not None:
                 self._win(owner, version)
         self.challengers = [challenger for challenger in self.challengers if challenger is not candidate]
-        self._champion, candidate.version = candidate, version
-        candidate.learns, candidate.by = self.live or candidate.learns, "loop"
+        if twin is not None and challenges:
+            self.challengers.append(self._new(version, twin, learns=True))
+        candidate.version, candidate.learns, candidate.by = version, learns, "loop"
+        self._seat(candidate)
+        self._leave_untrained(version)
         self.reset_evidence()
+        return challenges
 
-    def install(self, version: str, model: Model, keep: bool, uid: int = 0) -> None:
-        """Seat `model`, which is `version`. Gated, the old champion becomes good if `keep`, else nothing is good.
+    def install(
+        self, version: str, model: Model, keep: bool, uid: int = 0, previous: str = "", pause: bool = False
+    ) -> bool:
+        """Seat `model`, which is `version`. Return True if a copy of it learns on as a challenger from now.
 
-        Live, the champion becomes a copy of it that learns on, and `model` is good. Raises ModelFailure, and changes
-        nothing, where there can be no copy; `uid` says whose model it is.
+        Live, the champion becomes a copy that learns on, and `model` is good. Gated, or with `pause`, `model` serves
+        frozen; the old champion (stored as `previous` if it learned) becomes good if `keep`, else nothing is good.
+        Raises ModelFailure, and changes nothing, where there can be no copy; `uid` says whose model it is.
         """
         champion = self.champion
-        if self.live:
+        if self.live and not pause:
             learner = IsolatedModel(model, uid).twin()
-            is_good = not (self.is_untrained and any(baseline.version == version for baseline in self.baselines))
             self.restart(champion, learner, version)
-            self.good = self._new(version, model) if is_good else None
-        else:
-            self.good = champion if keep else None
-            self._champion = self._new(version, model)
+            champion.learns = True
+            self._seat(champion)
+            self._leave_untrained(version)
+            self.good = None if self.untrained else self._new(version, model)
+            self.challengers = [challenger for challenger in self.challengers if challenger.by != "loop"]
+            self.reset_evidence()
+            return False
+        copied = IsolatedModel(model, uid).twin() if self._lacks_learner(False) else None
+        self._leave_untrained(version)
+        self.good = self._frozen(champion, previous) if keep and not self.untrained else None
+        self._seat(self._new(version, model))
+        if copied is not None:
+            self.challengers.append(self._new(version, copied, learns=True))
         self.reset_evidence()
+        return copied is not None
 
     def is_first_champion(self, model: Model) -> bool:
-        """Return True for the model of a live champion that started untrained, before its first good version."""
-        return self.is_untrained and self._champion is not None and model is self._champion.model
+        """Return True for the model of a champion that started untrained, before the first trained version."""
+        return self.untrained and self.serves_learner and model is self.champion.model
 
     def keep_good(self, version: str) -> None:
-        """Keep a frozen copy of the live champion, stored as `version`, as good; the untrained start leaves.
+        """Keep a frozen copy of a champion that learns, stored as `version`, as good; the untrained start leaves.
 
         Challengers keep their evidence: the champion is the same model as before. Raises ModelFailure, and changes
         nothing, where it cannot be copied.
         """
-        champion, untrained = self.champion, self.is_untrained
+        champion = self.champion
         self.good = self._new(version, champion.tried.twin())
-        if untrained:
-            self.baselines = []
+        self._leave_untrained(version)
         champion.version, champion.trial = version, None
         self._arrange()
+
+    def seat_first(self, version: str) -> None:
+        """Seat a frozen copy of the model that learned, stored as `version`, in place of the untrained start.
+
+        The model learns on as the challenger of the loop. Raises ModelFailure, and changes nothing, where it cannot be
+        copied.
+        """
+        learner = self.challenger
+        frozen = self._new(version, learner.tried.twin())
+        if learner is self.champion:
+            self.challengers.append(learner)
+        learner.version, learner.by = version, "loop"
+        self._seat(frozen)
+        self._leave_untrained(version)
+        self.reset_evidence()
 
     def confirm(self, candidate: Contestant) -> None:
         """Note that a frozen contestant is worse than the champion: good leaves, a baseline is compared again."""
@@ -325,10 +372,7 @@ class Roster:
             self.good = None if contestant is self.good else self.good
             self.baselines = [baseline for baseline in self.baselines if baseline is not contestant]
             self.dismiss(contestant)
-        learners = [challenger for challenger in self.challengers if challenger.learns]
-        if not self.live and self.standing is None and learners:
-            learners[0].by = "loop"
-            self._arrange()
+        self._name_standing()
 
     def let_learn(self, contestant: Contestant, learns: bool) -> None:
         """Pause a contestant that learns, or let it learn again."""
@@ -371,7 +415,9 @@ class Roster:
             entry["tested"] = contestant.trial.tested if contestant.trial is not None else None
             entry["learned"] = list(contestant.learned)
             entries.append(entry | ({"by": contestant.by} if contestant.by == "drift" else {}))
-        return arrays, {"uids": self._uids, "contestants": entries}
+        some: dict[str, Any] = {"untrained": True} if self.untrained else {}
+        some |= {"rollbacks": list(self.rollbacks)} if self.rollbacks else {}
+        return arrays, {"uids": self._uids, "contestants": entries, **some}
 
     def load(
         self, arrays: Arrays, header: dict[str, Any], build: Callable[[str], Model], fetch: Callable[[str], Arrays]
@@ -404,13 +450,14 @@ class Roster:
         for uid, snapshot in owned:
             next(challenger for challenger in self.challengers if challenger.uid == uid).snapshot = snapshot
         self._uids = header["uids"]
+        self.untrained, self.rollbacks = header.get("untrained", False), list(header.get("rollbacks", []))
         self._arrange()
 
     def _place(self, role: Role, contestant: Contestant, by: By) -> None:
         """Put a contestant where its role says."""
         match role:
             case "champion":
-                self._champion = contestant
+                self._seat(contestant)
             case "previous":
                 self.good = contestant
             case "frozen":
@@ -437,12 +484,38 @@ class Roster:
             self.challengers = [challenger for challenger in self.challengers if challenger.by != "loop"]
             owner.by = "loop"
 
+    def _seat(self, contestant: Contestant) -> None:
+        self._champion, self.serves_learner = contestant, contestant.learns
+
+    def _frozen(self, old: Contestant, version: str) -> Contestant:
+        """Return a former champion as a contestant that stays as it is; one that learned was stored as `version`."""
+        return self._new(version, old.model) if old.learns else old
+
+    def _lacks_learner(self, champion_learns: bool, but: Contestant | None = None) -> bool:
+        """Return True if no challenger of the loop, other than `but`, would learn beside a champion that does not."""
+        if self.snapshots or champion_learns:
+            return False
+        return not any(challenger.by == "loop" and challenger is not but for challenger in self.challengers)
+
+    def _name_standing(self) -> None:
+        """Beside a frozen champion, let the oldest challenger that learns be the one that the loop keeps."""
+        learners = [challenger for challenger in self.challengers if challenger.learns]
+        if not self.serves_learner and self.standing is None and learners:
+            learners[0].by = "loop"
+            self._arrange()
+
+    def _leave_untrained(self, version: str) -> None:
+        """Note that `version` is kept: it is trained unless it is the start."""
+        if self.untrained and not any(baseline.version == version for baseline in self.baselines):
+            self.untrained, self.baselines = False, []
+
     def _owner(self, snapshot: Contestant) -> Contestant | None:
         """Return the challenger that nominated a snapshot; None for any other contestant."""
         return next((challenger for challenger in self.challengers if challenger.snapshot is snapshot), None)
 
     def _arrange(self) -> None:
         """Renew the flat view, which is read for every prediction and changes seldom."""
+        self.challengers.sort(key=lambda challenger: challenger.place)
         seats: list[tuple[Concept, Contestant | None]] = [("champion", self._champion), ("good", self.good)]
         seats += [("baseline", baseline) for baseline in self.baselines]
         seats += [("challenger", challenger) for challenger in self.challengers]

@@ -1,4 +1,4 @@
-"""Send alerts to a webhook: drift, promotion, rejection, rollback, and a staleness beyond its bound.
+"""Send alerts to a webhook: drift, promotion, rejection, rollback, paused learning, and too great a staleness.
 
 The log is the queue. A small file in the home records the last decision that was reported, so no alert is lost if the
 receiver is away or the server restarts; an alert may be delivered twice, with the same id. Decisions older than a day
@@ -23,10 +23,11 @@ from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.webhook import Undelivered, Webhook
 from everlearn.app.process import Setup
 from everlearn.client.records import DecisionEntry
+from everlearn.loop import details
 
 log = logging.getLogger("everlearn.alerts")
 
-Kind = Literal["drift", "promotion", "rejection", "rollback", "staleness"]
+Kind = Literal["drift", "promotion", "rejection", "rollback", "paused", "staleness"]
 
 LOOK = 1.0  # seconds between two looks
 CALM = 5.0  # seconds that the staleness must stay within its bound before an alert says so
@@ -176,7 +177,7 @@ class Alerts:
         return None
 
     def _of_decision(self, decision: DecisionEntry, head: str) -> Alert:
-        kind, missed = _KINDS[decision.action], self._reported.missed
+        kind, missed = _kind(decision), self._reported.missed
         version = f" (version {decision.version})" if decision.version else ""
         text = f"Everlearn, {self._label}: {kind}{version}: {decision.reason}"
         id, now = f"decision-{decision.position}", time.time()
@@ -233,3 +234,8 @@ class Alerts:
         except OSError as error:
             beside.unlink(missing_ok=True)
             log.error("alerts may be sent twice: their file cannot be written", extra={"fields": {"why": str(error)}})
+
+
+def _kind(decision: DecisionEntry) -> Kind:
+    """Return the kind of the alert on a decision; a rollback after which what serves stops learning is "paused"."""
+    return "paused" if details.is_pause(decision.action, decision.detail) else _KINDS[decision.action]

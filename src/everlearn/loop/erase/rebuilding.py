@@ -14,7 +14,7 @@ from everlearn.errors import InputError
 from everlearn.events import Log, scan
 from everlearn.loop import details, merge_versions
 from everlearn.loop.commands import with_layout
-from everlearn.loop.details import Detail, Erasure, Merged, RolledBackWithout, Without
+from everlearn.loop.details import Detail, Drifted, Erasure, Merged, Promoted, RolledBack, RolledBackWithout, Without
 from everlearn.loop.fold import Fold
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.model import Model
@@ -150,7 +150,8 @@ class Rebuilding:
         it. Decisions from the birth of `child` on are not looked at.
         """
         begun = TrainingSpan(version, self._born(version), upto)
-        live, resets = self._fold.roster.live, self._fold.spec.drift.reaction == "reset"
+        roster, drift = self._fold.roster, self._fold.spec.drift
+        resets = roster.layout == 1 and not roster.live and drift.reaction == "reset"
         for made, detail in self._moves:
             if child and made.version == child:
                 break
@@ -162,9 +163,9 @@ class Rebuilding:
                 begun = TrainingSpan(
                     version if clean else _UNTRAINED, self._born(version if clean else made.version), upto
                 )
-            elif live and moved and made.version == version:
+            elif moved and made.version == version and (roster.live or _begins(detail)):
                 begun = TrainingSpan(version, Progress(made.at, upto.row), upto)
-            elif not live and resets and made.action == "drift":
+            elif made.action == "drift" and (resets or (isinstance(detail, Drifted) and detail.restarts == version)):
                 begun = TrainingSpan(_UNTRAINED, Progress(made.at, upto.row), upto)
         return begun
 
@@ -240,6 +241,11 @@ class Rebuilding:
         return model.build({"seed": self._fold.spec.seed, **with_layout(self._fold.spec, spec)}, self._fold.shape)
 
 
+def _begins(detail: Detail) -> bool:
+    """Return True if a copy of the version that took the seat learns on from that decision."""
+    return isinstance(detail, Promoted | RolledBack) and bool(detail.learns)
+
+
 def _decisions(log: Log) -> list[Decision]:
     return [event.payload for event in scan(log, kinds=("decision",)) if isinstance(event.payload, Decision)]
 
@@ -261,6 +267,8 @@ def _renamed(decisions: list[Decision]) -> list[Move]:
             ancestor = names.get(detail.merge.ancestor, detail.merge.ancestor)
             recipe = msgspec.structs.replace(detail.merge, ancestor=ancestor)
             detail = msgspec.structs.replace(detail, merge=recipe)
+        elif isinstance(detail, Drifted) and detail.restarts is not None:
+            detail = msgspec.structs.replace(detail, restarts=names.get(detail.restarts, detail.restarts))
         version = names.get(decision.version, decision.version)
         moves.append(Move(msgspec.structs.replace(decision, version=version), detail))
     return moves[::-1]
