@@ -4,8 +4,10 @@
 
 One pass over each stream with the defaults of `everlearn init` and `everlearn run`. "learner" is the model alone,
 predicting each row before it learns it. "live" and "gated" are the champions of a loop in that mode: what users would
-have received. "frozen" is a model that stopped learning after `gate.minimum` rows. Scores of the loop and the learner
-count every row; those of the frozen model all rows after it stopped. The streams are the Parquet files in
+have received; "snapshots" is gated with `gate.promote = "snapshot"`. "frozen" is a model that stopped learning after
+`gate.minimum` rows. Scores of the loop and the learner count every row; those of the frozen model all rows after it
+stopped. "gap" is the part of the way from the frozen model to the learner that a champion has come, in log loss (for
+numbers, in the mean absolute error). The streams are the Parquet files in
 $EVERLEARN_DATA, or in the folder shared/data beside the checkout.
 """
 
@@ -27,9 +29,13 @@ from everlearn.spec import GateSpec, Spec
 from everlearn.stream import Stream, read
 
 FOLDER = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-MODES = ("live", "gated")
-NAIVE = ("last_label", "majority", "mean")
-COLUMNS = ("accuracy", "log_loss")
+MODES: dict[str, dict[str, Any]] = {
+    "live": {"mode": "live"},
+    "gated": {"mode": "gated"},
+    "snapshots": {"mode": "gated", "gate": GateSpec(promote="snapshot")},
+}
+NAIVE = ("last_label", "majority", "mean", "seasonal")
+COLUMNS = ("accuracy", "log_loss", "mae")
 
 
 def frozen(stream: Stream) -> dict[str, float]:
@@ -53,16 +59,22 @@ def rows(path: Path, warm_start: float) -> Iterator[tuple[str, dict[str, float],
     stream = read(path, label="label")
     report = el.prequential(el.build({"family": "linear"}, el.schema.shape(stream.schema)), stream)
     yield "learner", report.metrics, {}
-    for mode in MODES:
-        settings = msgspec.structs.replace(Spec(schema=stream.schema), mode=mode, warm_start=warm_start)
+    yield "frozen", frozen(stream), {}
+    naive: dict[str, dict[str, float]] = {}
+    for name, changes in MODES.items():
+        settings = msgspec.structs.replace(Spec(schema=stream.schema), warm_start=warm_start, **changes)
         with TemporaryDirectory() as home, Loop(settings, Path(home)) as loop:
             result = loop.run(stream)
-        yield mode, result["metrics"]["champion"], result
-        if mode == MODES[0]:
-            naive = {name: found for name, found in result["metrics"].items() if name in NAIVE}
-    yield "frozen", frozen(stream), {}
+        yield name, result["metrics"]["champion"], result
+        naive = naive or {each: found for each, found in result["metrics"].items() if each in NAIVE}
     for name, found in naive.items():
         yield name.replace("_", " "), found, {}
+
+
+def gap(found: dict[str, float], start: dict[str, float], learner: dict[str, float]) -> float:
+    """Return how far a champion has come from the frozen start (0) to the learner (1), in its loss."""
+    name = "log_loss" if "log_loss" in learner else "mae"
+    return (start[name] - found[name]) / (start[name] - learner[name])
 
 
 def main() -> None:
@@ -76,12 +88,16 @@ def main() -> None:
     for path in sorted(FOLDER.glob("*.parquet")):
         if options.names and path.stem not in options.names:
             continue
-        print(f"\n{path.stem:16}{'accuracy':>10}{'log loss':>10}{'promotions':>12}{'rollbacks':>11}")
+        print(
+            f"\n{path.stem:16}{'accuracy':>10}{'log loss':>10}{'mae':>10}{'gap':>8}{'promotions':>12}{'rollbacks':>11}"
+        )
+        known: dict[str, dict[str, float]] = {}
         for name, found, counts in rows(path, options.warm_start):
+            known[name] = found
             line = "".join(f"{found[column]:10.3f}" if column in found else f"{'':10}" for column in COLUMNS)
-            line += "".join(
-                f"{counts[column]:>{width}}" for column, width in (("promotions", 12), ("rollbacks", 11)) if counts
-            )
+            if counts:
+                way = gap(found, known["frozen"], known["learner"])
+                line += f"{way:8.2f}{counts['promotions']:>12}{counts['rollbacks']:>11}"
             print(f"  {name:14}{line}", flush=True)
 
 

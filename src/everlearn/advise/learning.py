@@ -174,11 +174,11 @@ DRIFT = (
         {"drift.detector": "page_hinkley"},
     ),
     Rule(
-        {"drift": "fast", "frequency": "streaming", "undo": "no", "late": "no"},
-        "A candidate would be old before the evidence is in: the learner serves, and a guard rolls back.",
+        {"frequency": "streaming", "undo": "no"},
+        "What was learned serves at once, and a guard rolls back what became worse.",
         "docs/why/loop.md",
         {"mode": "live"},
-        rejected={"mode = gated": "its champion is as old as its evidence; this stream changes faster"},
+        rejected={"mode = gated": "until the evidence is in, an older version answers"},
     ),
     Rule(
         {"family": "neural"},
@@ -239,16 +239,10 @@ SIZE = (
 
 SAFETY = (
     Rule(
-        {"frequency": "streaming", "drift": "slow"},
-        "Slow change leaves time to show that the learner is better, before it serves.",
-        "Choe and Ramdas 2024; docs/why/gate.md",
-        {"mode": "gated", "gate.minimum": 500},
-    ),
-    Rule(
         {"frequency": f"{APART}|{MERGED}"},
         "An update must be better on rows that no model has learned, before it serves.",
         "Choe and Ramdas 2024; docs/why/gate.md",
-        {"mode": "gated", "gate.minimum": 500},
+        {"mode": "gated", "gate.promote": "snapshot", "gate.minimum": 500},
         rejected={
             "taking what scores better on a held-out set": "on 500 rows that accepts 47 % of updates that are not "
             "better, the gate at most 5 %",
@@ -258,13 +252,13 @@ SAFETY = (
         {"family": "neural", "size": "large", "frequency": "daily", "undo": "no", "store": "yes"},
         "Learn a day, validate it on the next rows, then accept it or restore the previous weights entirely.",
         "docs/why/gate.md",
-        {"gated.update": UpdateRows(), "mode": "live", "gate.minimum": None},
+        {"gated.update": UpdateRows(), "mode": "live", "gate.promote": None, "gate.minimum": None},
     ),
     Rule(
         {"undo": "yes"},
         "Only versions that passed the gate serve, and every version can be restored.",
         "docs/why/versions.md",
-        {"mode": "gated", "keep": 200},
+        {"mode": "gated", "gate.promote": "snapshot", "keep": 200},
         then=("everlearn rollback",),
         rejected={"mode = live": "every row changes the served model before any evidence"},
     ),

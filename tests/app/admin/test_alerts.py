@@ -38,10 +38,12 @@ class Home:
         self.log = connect(str(folder / "log.sqlite"))
         self.queries = LogQueries(folder)
 
-    def decide(self, *actions: str, at: float | None = None) -> None:
+    def decide(self, *actions: str, at: float | None = None, detail: dict[str, Any] | None = None) -> None:
         for action in actions:
             number = self.log.end()
-            self.log.append([Decision(action, number, f"because of {action}", "gate", version=f"v{number}")], time=at)
+            because = f"because of {action}"
+            made = Decision(action, number, because, "gate", version=f"v{number}", detail=detail or {})
+            self.log.append([made], time=at)
 
     def alerts(self, url: str, staleness: Callable[[], float | None] = lambda: 0.0, **more: Any) -> Alerts:
         schema = Schema(label="price", task="regression", fields={"x": "numeric"})
@@ -86,6 +88,13 @@ def test_what_matters_is_told_in_order_with_the_head_of_the_chain(home, receiver
     assert drift["decision"]["seal"]
     assert {one["head"] for one in receiver.messages} == {home.log.verify().head}
     assert abs(drift["sent"] - time.time()) < 60
+
+
+def test_a_rollback_after_which_learning_is_paused_has_a_kind_of_its_own(home, receiver):
+    watching = home.alerts(receiver.url())
+    home.decide("rollback", detail={"paused": True})
+    watch(watching, lambda: len(receiver.got) == 1)
+    assert [one["alert"] for one in receiver.messages] == ["paused"]
 
 
 def test_what_was_before_is_not_told(home, receiver):
