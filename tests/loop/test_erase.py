@@ -594,3 +594,31 @@ def test_a_class_of_one_person_only_leaves_a_memory_of_the_others() -> None:
     replay.add(memory, chosen, Examples(batch, y, np.ones(6, np.float32), np.arange(1, 7)))
     assert forget(memory, chosen, replay.start(chosen, 2, 0, 3), lambda held: held.y == 2.0) == 2
     assert replay.contents(memory, chosen).position.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("rolled_back", [False, True])
+def test_gated_learners_are_rebuilt_from_where_they_began(tmp_path: Path, rolled_back: bool) -> None:
+    """A learner that took the seat, and, after a rollback, the copy of the good version that learns on beside it."""
+    chosen, home = settings(mode="gated", gate=GateSpec(minimum=40)), tmp_path / "home"
+    events = traffic(1200, since=600)
+    filled(home, chosen, events[:1500])
+    with Loop(chosen, home) as loop:
+        assert loop.fold.roster.champion.learns  # it was promoted
+        if rolled_back:
+            loop.rollback()
+            assert not loop.fold.roster.champion.learns
+        begun = loop.log.end()
+    filled(home, chosen, events[1500:])
+    with Loop(chosen, home) as loop:
+        origin, known = loop.fold.roster.challenger.version, content(loop.log)
+        if not rolled_back:
+            begun = next(one.position for one in loop.versions() if one.id == origin)
+    renamed = erase(home, chosen, {"user": PERSON}, "asked by mail").detail["versions"]
+    with Loop(chosen, home) as loop:
+        roster = loop.fold.roster
+        learner = roster.challenger
+        assert learner.version == renamed.get(origin, origin)
+        assert (roster.champion is learner) == (not rolled_back)
+        begin = model.build({"seed": chosen.seed, **chosen.model}, loop.fold.shape)
+        model.restore(begin, loop.home.versions.load(learner.version))
+        assert same(learner.model.arrays, learn_all(begin, loop, known, begun, known[-1].position).arrays)

@@ -79,6 +79,7 @@ EVERYWHERE = [
     pytest.param(late_work, LATE, id="late"),
     pytest.param(orders_work, ORDERS, id="orders"),
     pytest.param(orders_work, {**ORDERS, "mode": "live"}, id="live orders"),
+    pytest.param(orders_work, {**ORDERS, "gate": GateSpec(minimum=50, promote="snapshot")}, id="snapshots"),
 ]
 
 
@@ -98,10 +99,11 @@ def test_killed_right_after_each_commit(tmp_path, kind, changes):
     assert got == expected
 
 
-@pytest.mark.parametrize("mode", ["gated", "live"])
-def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode):
-    settings = spec(mode=mode)
-    check(rows_work(settings, table(6_000)), tmp_path, settings, kills=50 if mode == "gated" else 10)
+@pytest.mark.parametrize(("mode", "promote"), [("gated", "learner"), ("gated", "snapshot"), ("live", "learner")])
+def test_killed_50_times_while_a_file_is_the_log(tmp_path, mode, promote):
+    settings = spec(mode=mode, gate=GateSpec(minimum=100, promote=promote))
+    kills = 50 if (mode, promote) == ("gated", "learner") else 10
+    check(rows_work(settings, table(6_000)), tmp_path, settings, kills=kills)
 
 
 def test_killed_while_every_row_is_appended(tmp_path):
