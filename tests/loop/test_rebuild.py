@@ -206,14 +206,15 @@ def test_rows_of_a_warm_start_are_learned_again_without_the_limits_on_labels(
 def test_gated_what_served_judges_again(tmp_path: Path, promote: Any) -> None:
     """Quarantine: the untrained learner, then a frozen copy, then the learner that was promoted."""
     gate = GateSpec(minimum=50, promote=promote, alpha=0.2 if promote == "learner" else 1e-300)
-    with Loop(settings(mode="gated", gate=gate, limits=LimitsSpec(quarantine=0.9)), tmp_path / "home") as loop:
+    limits = LimitsSpec(quarantine=0.99)
+    with Loop(settings(mode="gated", gate=gate, limits=limits), tmp_path / "home") as loop:
         columns = table(1800)
-        rows = [(row, {name: columns[name][row] for name in FIELDS}) for row in range(1800)]
+        rows = [(row, {name: columns[name][row] for name in FIELDS}) for row in range(900)]
         fill(loop, [(row, Example(f"e{row}", held, int(columns["label"][row]))) for row, held in rows])
         moved = [(one.action, one.by) for one in loop.decisions() if one.alias == "champion"]
         assert moved[1] == ("promote", "loop")
         assert (("promote", "gate") in moved) == (promote == "learner")
-        assert loop.status()["quarantined"] > 5
+        assert loop.status()["quarantined"] > 2
         assert bytes_of(relearned(loop, nothing)[0]) == bytes_of(loop.fold.roster.challenger.model)
 
 
