@@ -47,7 +47,7 @@ WHOLE_SYSTEM = {
     "test_docs_neural": "the documentation of one family",
     "test_examples": "the examples",
     "test_contract": "every family",
-    "loop/test_kill": "a loop and its home while processes are killed",
+    "loop/test_gated", "loop/test_kill": "a loop and its home while processes are killed",
     "loop/test_faults": "a loop and its home on a disk that fails",
     "loop/test_networks": "a loop with networks as its models",
     "loop/test_old_homes": "homes of older releases",

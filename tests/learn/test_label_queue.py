@@ -20,7 +20,7 @@ from tests.support.models import Mean, examples, part
 def queue(mode: str = "live", **changes: Any) -> tuple[LabelQueue, Monitor, Roster]:
     chosen = spec(mode=mode, **changes)
     monitor = Monitor(chosen, shape(chosen.schema) | {"dense": 3, "hashed": 0})
-    roster = Roster(mode == "live", 2)
+    roster = Roster(mode == "live", 2, snapshots=mode == "gated")
     roster.start("v1", Mean())
     return LabelQueue(monitor.spec.gate, {}, monitor, roster), monitor, roster
 

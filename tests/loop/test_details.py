@@ -44,7 +44,7 @@ from everlearn.loop.details import (
     write,
 )
 from everlearn.records import Decision, Example, Label, Prediction
-from everlearn.serve.roster import Progress
+from everlearn.serve.contestant import Progress
 
 LEARNED = Progress(7, 3)
 MERGE: dict[str, Any] = {"method": "linear", "weights": [0.5, 0.5], "density": 1.0}

@@ -252,7 +252,7 @@ def test_a_challenger_of_a_gated_loop_is_rebuilt(tmp_path: Path) -> None:
 
 def test_versions_of_a_gated_loop_are_rebuilt_as_of_their_snapshot(tmp_path: Path) -> None:
     """A candidate is promoted long after it stopped learning; its version learned only up to then."""
-    chosen, home = settings(mode="gated", gate=GateSpec(minimum=40)), tmp_path / "home"
+    chosen, home = settings(mode="gated", gate=GateSpec(minimum=40, promote="snapshot")), tmp_path / "home"
     filled(home, chosen, traffic(4000, 300))
     with Loop(chosen, home) as loop:
         known, before, events = (

@@ -21,6 +21,8 @@ from everlearn.stream import read
 from everlearn.version.blobs import Blobs
 from tests.support.loops import bytes_of, record, spec, table
 
+SNAPSHOTS = GateSpec(minimum=100, promote="snapshot")
+
 
 def test_an_answer_says_what_how_sure_and_by_whom(tmp_path):
     with everlearn.open(spec(), home=tmp_path / "home") as loop:
@@ -33,7 +35,7 @@ def test_an_answer_says_what_how_sure_and_by_whom(tmp_path):
 
 def test_feedback_is_learned_and_the_champion_stays(tmp_path):
     columns = table(60)
-    with everlearn.open(spec(), home=tmp_path / "home") as loop:
+    with everlearn.open(spec(gate=SNAPSHOTS), home=tmp_path / "home") as loop:
         for row in range(50):
             answer = loop.predict(record(columns, row))
             assert answer.proba == (0.5, 0.5)  # the untrained champion, until the gate says otherwise
@@ -185,7 +187,7 @@ def test_running_again_takes_only_what_is_new(tmp_path):
 
 
 def test_promote_and_roll_back_by_hand_are_decisions_in_the_log(tmp_path):
-    settings = spec()
+    settings = spec(gate=SNAPSHOTS)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(table(3000), schema=settings.schema))
         now, first = loop.report()["champion"], loop.versions()[0].id
@@ -279,15 +281,15 @@ def test_the_state_of_the_release_before_is_read_and_that_of_the_next_refused(tm
 
 
 def test_new_gate_settings_begin_with_new_evidence(tmp_path):
-    with Loop(spec(gate=GateSpec(minimum=10_000)), tmp_path / "home") as loop:
+    with Loop(spec(gate=GateSpec(promote="snapshot", minimum=10_000)), tmp_path / "home") as loop:
         loop.run(read(table(500), schema=loop.spec.schema))
     guards = {"recall:0": 0.1, "recall:1": 0.1}
-    with Loop(spec(gate=GateSpec(minimum=10_000, guards=guards)), tmp_path / "home") as loop:
+    with Loop(spec(gate=GateSpec(promote="snapshot", minimum=10_000, guards=guards)), tmp_path / "home") as loop:
         loop.run(read(table(1000), schema=loop.spec.schema))
         (trial,) = [one.trial for one in loop.fold.roster.contestants if one.trial is not None]
         assert trial.tested <= 1000
         assert sum(one.action == "config" for one in loop.decisions()) == 1
-    with Loop(spec(gate=GateSpec(minimum=10_000, guards=guards)), tmp_path / "home") as loop:
+    with Loop(spec(gate=GateSpec(promote="snapshot", minimum=10_000, guards=guards)), tmp_path / "home") as loop:
         assert sum(one.action == "config" for one in loop.decisions()) == 1
 
 
@@ -380,7 +382,7 @@ def test_an_id_names_one_example(tmp_path):
 
 
 def test_rolling_back_twice_and_promoting_the_champion_keep_the_way_back(tmp_path):
-    settings = spec()
+    settings = spec(gate=SNAPSHOTS)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(table(3000), schema=settings.schema))
         now = loop.report()["champion"]

@@ -99,7 +99,7 @@ def test_the_gate_promotes_what_is_better_than_its_parents(tmp_path: Path):
         loop.withdraw(other.id)
         grown = loop.home.versions.find(made.parents[1])
         assert (grown.parents, grown.reason) == ((other.id,), "what it was when it was merged")
-    eager = msgspec.structs.replace(calm, gate=GateSpec(minimum=100))
+    eager = msgspec.structs.replace(calm, gate=GateSpec(minimum=100, promote="snapshot"))
     with Loop(eager, tmp_path / "home") as loop:
         assert loop.report()["champion"] == one.id
         serve(loop, columns, 600, 2000)
@@ -317,7 +317,10 @@ def test_a_rollback_without_labels_knows_what_a_merged_champion_had_learned(tmp_
 
 @pytest.mark.parametrize("method", ["linear", "task"])
 def test_what_was_merged_is_made_anew_without_an_erased_person(tmp_path: Path, method: str):
-    chosen, home = settings(mode="gated", gate=GateSpec(minimum=1_000_000), challengers=4), tmp_path / "home"
+    chosen, home = (
+        settings(mode="gated", gate=GateSpec(minimum=1_000_000, promote="snapshot"), challengers=4),
+        tmp_path / "home",
+    )
     everything = traffic()
     early, late = everything[: SINCE - 40], everything[SINCE - 40 :]
     filled(home, chosen, early)

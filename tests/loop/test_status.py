@@ -30,7 +30,7 @@ from tests.support.loops import FIELDS, spec, table
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """A loop that has promoted, and seen drift, on a stream that turns round twice."""
-    settings = spec(tick=20, gate=GateSpec(minimum=100), drift=DriftSpec(grace_period=200))
+    settings = spec(tick=20, gate=GateSpec(minimum=100, promote="snapshot"), drift=DriftSpec(grace_period=200))
     with everlearn.open(settings, home=tmp_path_factory.mktemp("ran") / "home") as loop:
         loop.run(read(table(7000), schema=settings.schema))
         yield loop
@@ -45,7 +45,7 @@ def test_a_loop_that_has_not_begun_has_a_status_of_the_same_shape(tmp_path, ran)
         assert now["aliases"] == {}
         loop.predict({"a": 1.0, "b": 2.0, "c": "c1"})
         now = loop.status()
-        assert [one["role"] for one in now["contestants"]] == ["frozen", "champion", "challenger"]
+        assert [one["role"] for one in now["contestants"]] == ["frozen", "champion"]
         assert {one["family"] for one in now["contestants"]} == {"linear"}
         assert now["aliases"]["champion"] == loop.versions()[0].id
         assert now["waiting"] == now["counts"]["prediction"] == 1
@@ -194,7 +194,7 @@ def test_the_drawing_says_what_matters(ran):
     assert "label · gated · 7,000 labelled examples · 0 waiting for feedback" in text
     assert re.search(r"accuracy +0\.\d{4} +0\.\d{4} +0\.\d{4}", text)
     assert re.search(
-        r"gate: \w+ \w{6} against \w+ \w{6}: [+-]0\.\d{4} after \d+ examples, \d+% of the evidence for", text
+        r"gate: \w+ \w{6} against \w+ \w{6}: [+-]0\.\d{4} after [\d,]+ examples, \d+% of the evidence for", text
     )
     assert re.search(r"[\d,]+: promotion \w{6}", text)
     late = ran.status() | {"lag": {"events": 1234, "seconds": 5.6}}

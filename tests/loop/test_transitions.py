@@ -31,8 +31,9 @@ from everlearn.loop.transitions import Transitions, apply, view
 from everlearn.loop.versioning import Moment, TransitionContext, revive
 from everlearn.records import Born, Decision, Evidence, Payload
 from everlearn.schema import Encoder
+from everlearn.serve.contestant import Contestant, Progress, Trial
 from everlearn.serve.isolation import ModelFailure
-from everlearn.serve.roster import Contestant, Progress, Roster, Trial
+from everlearn.serve.roster import Roster
 from everlearn.spec import DriftSpec, GateSpec, Schema, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
@@ -59,7 +60,7 @@ class Parts:
         settings: dict[str, Any] = {"model": {"family": "tests.support.models:Mean"}, "challengers": 3} | changes
         spec = Spec(schema=SCHEMA, mode=mode, **settings)
         shape, encoder = schema.shape(SCHEMA), Encoder(SCHEMA)
-        monitor, roster = Monitor(spec, shape), Roster(mode == "live", 2)
+        monitor, roster = Monitor(spec, shape), Roster(mode == "live", 2, snapshots=mode == "gated")
         asked = msgspec.structs.replace(spec.gate, loss=monitor.loss)
         self.log = events.connect(str(folder / "log.sqlite"))
         self.context = TransitionContext(

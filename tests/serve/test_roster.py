@@ -7,7 +7,8 @@ import pytest
 
 from everlearn.gate.policy import By, contending
 from everlearn.model import copy
-from everlearn.serve.roster import Contestant, Progress, Roster, Trial
+from everlearn.serve.contestant import Contestant, Progress, Trial
+from everlearn.serve.roster import Roster
 from tests.support.models import Mean, examples
 from tests.support.rosters import roles, with_role
 

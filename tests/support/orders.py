@@ -48,8 +48,8 @@ def ordered(loop: Loop, order: Decision) -> Decision:
 
 
 def quiet(**changes: Any) -> Spec:
-    """A loop that decides nothing by itself."""
-    return spec(gate=GateSpec(minimum=1_000_000), drift=DriftSpec(detector="none"), **changes)
+    """A loop that decides nothing by itself, and in `gated` mode serves what is frozen."""
+    return spec(gate=GateSpec(minimum=1_000_000, promote="snapshot"), drift=DriftSpec(detector="none"), **changes)
 
 
 def arrays_of(model: Model) -> dict[str, bytes]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from everlearn.serve.roster import Contestant, Role, Roster
+from everlearn.serve.contestant import Contestant, Role
+from everlearn.serve.roster import Roster
 
 
 def with_role(roster: Roster, role: Role) -> list[Contestant]:

@@ -20,7 +20,8 @@ from everlearn.learn.monitor import Monitor
 from everlearn.learn.teach import teach
 from everlearn.model import select, stack
 from everlearn.records import Arrays, Batch, Examples, Singles
-from everlearn.serve.roster import Contestant, Roster, Trial
+from everlearn.serve.contestant import Contestant, Trial
+from everlearn.serve.roster import Roster
 from everlearn.serve.shadows import predict_all
 from everlearn.spec import GateSpec
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from everlearn.errors import ConfigError
 from everlearn.records import Decision, Example, Label, Payload, Preference, Reward
-from everlearn.serve.roster import Progress
+from everlearn.serve.contestant import Progress
 
 _Kind = TypeVar("_Kind", bound=Struct)
 

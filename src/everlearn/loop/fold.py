@@ -45,8 +45,9 @@ from everlearn.records import (
     Reward,
     Singles,
 )
+from everlearn.serve.contestant import Contestant, Progress
 from everlearn.serve.isolation import FailureLog, ModelFailure
-from everlearn.serve.roster import Contestant, Progress, Roster
+from everlearn.serve.roster import Roster
 from everlearn.spec import GateSpec, Spec
 from everlearn.version import codec
 from everlearn.version.registry import Versions

@@ -13,7 +13,8 @@ from everlearn.loop.details import MergeRecipe, MergeRequest
 from everlearn.merge import METHODS, How, completed, merged
 from everlearn.model import Model
 from everlearn.records import Arrays, Born, Version
-from everlearn.serve.roster import UNKNOWN, Contestant, Progress, Roster
+from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
+from everlearn.serve.roster import Roster
 from everlearn.version.registry import Versions
 
 

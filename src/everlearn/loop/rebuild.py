@@ -32,8 +32,8 @@ from everlearn.loop.join import Joiner, Skip
 from everlearn.model import Model, stack
 from everlearn.records import Batch, Decision, Event, Example, Floats, Label, Prediction, Preference, Reward, Singles
 from everlearn.schema import Encoder
+from everlearn.serve.contestant import Progress
 from everlearn.serve.isolation import IsolatedModel
-from everlearn.serve.roster import Progress
 from everlearn.serve.shadows import copy_row
 from everlearn.spec import Spec
 

@@ -22,7 +22,7 @@ from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.records import Decision
 from everlearn.report import SHOWN
-from everlearn.serve.roster import Contestant
+from everlearn.serve.contestant import Contestant
 
 POINTS = 200  # of a curve
 MARKS = 200  # the newest ones

@@ -9,7 +9,7 @@ from everlearn.learn.limiter import ClippedAhead, Limiter
 from everlearn.model import stack
 from everlearn.records import Batch, Event, Prediction
 from everlearn.schema import Encoder
-from everlearn.serve.roster import Contestant
+from everlearn.serve.contestant import Contestant
 from everlearn.serve.shadows import ShadowPredictions
 
 

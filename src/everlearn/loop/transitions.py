@@ -57,8 +57,9 @@ from everlearn.loop.versioning import (
 from everlearn.model import Model
 from everlearn.records import Decision, Payload
 from everlearn.schema import Encoder
+from everlearn.serve.contestant import Contestant, Progress
 from everlearn.serve.isolation import ModelFailure
-from everlearn.serve.roster import Contestant, Progress, Roster
+from everlearn.serve.roster import Roster
 from everlearn.spec import GateSpec, Spec
 from everlearn.version.registry import Versions
 

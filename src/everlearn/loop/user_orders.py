@@ -52,7 +52,7 @@ from everlearn.loop.versioning import (
 )
 from everlearn.model import Model, restore
 from everlearn.records import Decision, Event, Payload
-from everlearn.serve.roster import UNKNOWN, Contestant, Progress
+from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
 
 Skip = Callable[[Event], bool]
 

@@ -20,7 +20,8 @@ from everlearn.loop.details import Detail, Withdrawn
 from everlearn.model import Model, restore
 from everlearn.records import Born, Decision, Evidence, Payload
 from everlearn.schema import Encoder
-from everlearn.serve.roster import Contestant, Progress, Roster, Trial
+from everlearn.serve.contestant import Contestant, Progress, Trial
+from everlearn.serve.roster import Roster
 from everlearn.spec import GateSpec, Spec
 from everlearn.version.registry import Versions
 

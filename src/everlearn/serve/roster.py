@@ -20,61 +20,14 @@ Contestants may be of different families: each has the family of its version.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from everlearn.gate.policy import By, Concept, Contender
 from everlearn.model import Model, copied, copy, prefixed, restore, within
 from everlearn.records import Arrays
+from everlearn.serve.contestant import UNKNOWN, Contestant, Progress, Role, Trial
 from everlearn.serve.isolation import IsolatedModel
 from everlearn.spec import GATE_LAYOUT
-
-Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
-
-
-class Progress(NamedTuple):
-    """How much some arrays have learned: everything up to this log position, and up to this row of files."""
-
-    log: int
-    row: int
-
-
-UNKNOWN = Progress(-1, -1)
-
-
-@dataclass(slots=True)
-class Trial:
-    """The record of one candidate: the gate's evidence, its metrics, and how many examples it was tested on."""
-
-    evidence: Arrays
-    metrics: Arrays
-    tested: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Contestant:
-    """A model in the roster. `uid` is never used twice; `version` is the version that its arrays came from.
-
-    `trial` is None until the gate first compares it. `snapshot` and `by` belong to challengers: the frozen copy that
-    one has nominated, and what started it. `learned` belongs to snapshots: what they had learned when they were taken.
-    `columns` is the width of predictions (0: any). `place` orders contestants; it stays when the uid changes.
-    """
-
-    uid: int
-    version: str
-    model: Model
-    learns: bool
-    by: By = "loop"
-    snapshot: Contestant | None = None
-    trial: Trial | None = None
-    learned: Progress = UNKNOWN
-    columns: int = 0
-    place: int = 0
-
-    @property
-    def tried(self) -> IsolatedModel:
-        """The model for use in a fold: its failures are raised as ModelFailure with this uid."""
-        return IsolatedModel(self.model, self.uid, self.columns)
 
 
 class Roster:
@@ -300,14 +253,16 @@ class Roster:
     def install(
         self, version: str, model: Model, keep: bool, uid: int = 0, previous: str = "", pause: bool = False
     ) -> bool:
-        """Seat `model`, which is `version`. Return True if a copy of it learns on as a challenger from now.
+        """Seat `model`, which is `version`. Return True if a copy of it learns on from now, other than in `live` mode.
 
         Live, the champion becomes a copy that learns on, and `model` is good. Gated, or with `pause`, `model` serves
-        frozen; the old champion (stored as `previous` if it learned) becomes good if `keep`, else nothing is good.
-        Raises ModelFailure, and changes nothing, where there can be no copy; `uid` says whose model it is.
+        frozen; the old champion (stored as `previous` if it learned) becomes good if `keep`, else nothing is good. The
+        untrained start learns on in the seat as it did before. Raises ModelFailure, and changes nothing, where there
+        can be no copy; `uid` says whose model it is.
         """
         champion = self.champion
-        if self.live and not pause:
+        starts_again = self.untrained and self.serves_learner and any(one.version == version for one in self.baselines)
+        if (self.live and not pause) or starts_again:
             learner = IsolatedModel(model, uid).twin()
             self.restart(champion, learner, version)
             champion.learns = True
@@ -316,7 +271,7 @@ class Roster:
             self.good = None if self.untrained else self._new(version, model)
             self.challengers = [challenger for challenger in self.challengers if challenger.by != "loop"]
             self.reset_evidence()
-            return False
+            return not self.live
         copied = IsolatedModel(model, uid).twin() if self._lacks_learner(False) else None
         self._leave_untrained(version)
         self.good = self._frozen(champion, previous) if keep and not self.untrained else None

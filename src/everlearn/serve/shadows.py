@@ -8,7 +8,7 @@ import numpy as np
 
 from everlearn.model import row_slice
 from everlearn.records import Batch, Singles
-from everlearn.serve.roster import Contestant
+from everlearn.serve.contestant import Contestant
 
 
 class ShadowPredictions:

@@ -19,7 +19,7 @@ from everlearn.loop.fold import Fold
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.model import Model
 from everlearn.records import Decision, Event, Example, Label, Preference, Reward, Version
-from everlearn.serve.roster import UNKNOWN, Contestant, Progress
+from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
 from everlearn.version.registry import Versions
 
 _READ = 4096  # events read at a time

@@ -1,0 +1,58 @@
+"""A contestant of the roster: a model, the version that it came from, and the record of its trial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from everlearn.gate.policy import By
+from everlearn.model import Model
+from everlearn.records import Arrays
+from everlearn.serve.isolation import IsolatedModel
+
+Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
+
+
+class Progress(NamedTuple):
+    """How much some arrays have learned: everything up to this log position, and up to this row of files."""
+
+    log: int
+    row: int
+
+
+UNKNOWN = Progress(-1, -1)
+
+
+@dataclass(slots=True)
+class Trial:
+    """The record of one candidate: the gate's evidence, its metrics, and how many examples it was tested on."""
+
+    evidence: Arrays
+    metrics: Arrays
+    tested: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Contestant:
+    """A model in the roster. `uid` is never used twice; `version` is the version that its arrays came from.
+
+    `trial` is None until the gate first compares it. `snapshot` and `by` belong to challengers: the frozen copy that
+    one has nominated, and what started it. `learned` belongs to snapshots: what they had learned when they were taken.
+    `columns` is the width of predictions (0: any). `place` orders contestants; it stays when the uid changes.
+    """
+
+    uid: int
+    version: str
+    model: Model
+    learns: bool
+    by: By = "loop"
+    snapshot: Contestant | None = None
+    trial: Trial | None = None
+    learned: Progress = UNKNOWN
+    columns: int = 0
+    place: int = 0
+
+    @property
+    def tried(self) -> IsolatedModel:
+        """The model for use in a fold: its failures are raised as ModelFailure with this uid."""
+        return IsolatedModel(self.model, self.uid, self.columns)
