@@ -280,7 +280,7 @@ def check_memory_is_bounded(build: Build, rows: Examples) -> None:
 
 
 def check_trace_is_well_formed(build: Build, rows: Examples) -> None:
-    """Check `predict_traced`, of a model with a trace: scores of predict, and a finite float32 trace; it never writes."""
+    """Check that `predict_traced`, of a model with a trace, scores as predict, and that its trace is right."""
     model = build()
     width = models.traced(model)
     for start, stop in _cuts(rows) if width else ():

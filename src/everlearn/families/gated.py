@@ -140,9 +140,10 @@ class Gated:
     Arrays: `accepted/...` and `learn/accepted/...` are those of the accepted model, `learn/proposal/...` those of the
     proposal, `learn/gate/...` the evidence. `learn/rows/...` are validation rows that are not learned yet: `dense` and
     `values` as the bits of float32 in int32 (a missing value is NaN, and arrays hold numbers only), `indptr`,
-    `indices`, `y`, `weight`, and `trace` as bits where the model has one. `learn/counts` int64 (6,): rows learned by this proposal, rows it was tested on, proposals
-    accepted, rejected and undecided, and hashed entries without room. `learn/last` float64 (10,): the outcome of the
-    last verdict (2 accepted, 3 rejected, 4 undecided, 0 none yet), then its evidence.
+    `indices`, `y`, `weight`, and `trace`, also as bits, where the model has one. `learn/counts` int64 (6,): rows
+    learned by this proposal, rows it was tested on, proposals accepted, rejected and undecided, and hashed entries
+    without room. `learn/last` float64 (10,): the outcome of the last verdict (2 accepted, 3 rejected, 4 undecided, 0
+    none yet), then its evidence.
     """
 
     def __init__(self, spec: Mapping[str, Any], settings: Settings, accepted: Model, proposal: Model) -> None:

@@ -153,14 +153,12 @@ class PendingPredictions:
         held = ((id, (pending.traces or {}).get(uid)) for id, pending in self._waiting.items())
         return {id: trace for id, trace in held if trace is not None}
 
-    def retrace(self, uid: int, traces: Mapping[str, Singles]) -> None:
-        """Set the traces of one contestant, by the ids of their predictions; it has none for the others."""
+    def retrace(self, traces: Mapping[int, Mapping[str, Singles]]) -> None:
+        """Replace all traces; `traces` maps uids to traces (1, trace) by the ids of their predictions."""
         for id, pending in self._waiting.items():
-            if pending.traces is None and id not in traces:
-                continue
-            others = {other: trace for other, trace in (pending.traces or {}).items() if other != uid}
-            mine = {uid: traces[id]} if id in traces else {}
-            self._waiting[id] = replace(pending, traces=others | mine or None)
+            held = {uid: by_id[id] for uid, by_id in traces.items() if id in by_id}
+            if held or pending.traces is not None:
+                self._waiting[id] = replace(pending, traces=held or None)
 
     def _widen(self, steps: list[tuple[int, int]]) -> None:
         """Charge for traces as wide as the last step says."""

@@ -373,8 +373,8 @@ class Fold:
         if found := [detail.without for detail in made if isinstance(detail, RolledBackWithout)]:
             self.left_out += found
             self.rejoin(self.is_left_out, position)
-        for uid, traces in self.transitions.retraced().items():
-            self.pending.retrace(uid, traces)
+        if traces := self.transitions.retraced():
+            self.pending.retrace(traces)
 
     def is_left_out(self, event: Event) -> bool:
         """Return True for a label that a rollback has left out."""

@@ -100,7 +100,7 @@ def _lead(joined: Rejoined, model: Model, upto: int) -> None:
         if lead is not None:
             lead.add(rows or ())
     if lead is not None and not lead.equals(model):
-        joined.joiner.pending.retrace(REBUILT, {})
+        joined.joiner.pending.retrace({JUDGE: joined.joiner.pending.traces(JUDGE)})
 
 
 def rejoin(
