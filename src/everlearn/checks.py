@@ -302,7 +302,7 @@ def check_trace_is_well_formed(build: Build, rows: Examples) -> None:
         model.learn(part.batch, part.y, part.weight)
     if width:
         server = build()
-        server.arrays = models.answering(copied(model.arrays))
+        server.arrays = server.arrays | models.answering(copied(model.arrays))
         _same_result(
             trace, _traced(server, rows)[1], 'predict_traced without the arrays "learn/..." gave another trace'
         )
