@@ -550,7 +550,7 @@ def test_a_correct_model_with_a_trace_passes_every_check() -> None:
         (TraceCounts, "trace is well formed", "gave another trace"),
         (TraceIsABuffer, "trace is well formed", "overwrote an earlier trace"),
         (TraceOfTheBatch, "trace is well formed", "of one row gave another trace than of all rows"),
-        (TraceNeedsLearning, "trace is well formed", "predict_traced without the arrays"),
+        (TraceNeedsLearning, "trace is well formed", "predict_traced without arrays"),
         (TraceOfNaNIsLearned, "learn takes traces", "differ"),
         (TraceOfNaNIsZero, "learn takes traces", "learn with trace=None and with rows of NaN"),
         (TraceIsCleaned, "learn takes traces", "learn changed the trace"),

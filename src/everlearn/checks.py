@@ -303,9 +303,8 @@ def check_trace_is_well_formed(build: Build, rows: Examples) -> None:
     if width:
         server = build()
         server.arrays = server.arrays | models.answering(copied(model.arrays))
-        _same_result(
-            trace, _traced(server, rows)[1], 'predict_traced without the arrays "learn/..." gave another trace'
-        )
+        got = _traced(server, rows)[1]
+        _same_result(_traced(model, rows)[1], got, 'predict_traced without arrays "learn/..." gave another trace')
 
 
 def check_learn_takes_traces(build: Build, rows: Examples) -> None:
@@ -313,7 +312,9 @@ def check_learn_takes_traces(build: Build, rows: Examples) -> None:
     none, absent, together, single = build(), build(), build(), build()
     if not (width := models.traced(none)):
         return
-    given = _traced(none, rows)[1]
+    taught = build()
+    _learn(taught, rows)
+    given = _traced(taught, rows)[1].copy()
     given[::3] = np.nan
     kept, batch, why = given.copy(), (rows.batch, rows.y, rows.weight), "learn with trace=None and with rows of NaN"
     _same_result(
