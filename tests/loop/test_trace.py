@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
+from everlearn import checks
 from everlearn.feedback.pending import charge, trace_charge
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
@@ -337,3 +338,27 @@ def test_a_challenger_whose_trace_is_wrong_is_withdrawn(tmp_path: Path, fault: s
         (expelled,) = [one for one in loop.decisions() if one.action == "reject"]
         assert reason in expelled.reason
         assert [one.model.spec["family"] for one in loop.fold.roster.contestants if one.learns] == ["linear"]
+
+
+def test_a_live_champion_whose_trace_is_wrong_goes_back_however_the_log_is_cut(tmp_path: Path) -> None:
+    broken = {"family": "tests.support.traced_models:Broken", "fault": "infinite"}
+    stories = []
+    for size in (1, 7, 5000):
+        with Loop(quiet(mode="live", model=broken), tmp_path / str(size)) as loop:
+            for moment, payload in events(60):
+                loop.log.append([payload], time=moment)
+            while loop.catch_up(size):
+                pass
+            back = [one for one in loop.decisions() if one.action == "rollback"]
+            assert back
+            assert all("predict_traced returned a trace with a number that is not finite" in one.reason for one in back)
+            arrays, _ = loop.fold.state()
+            stories.append(([one.at for one in back], {name: array.tobytes() for name, array in arrays.items()}))
+    assert all(other == stories[0] for other in stories[1:])
+
+
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("spec", [STALE, WIDE, STACKER, FORGETFUL, {"family": "gated", "model": STALE}], ids=str)
+def test_the_families_of_these_tests_keep_the_contract(spec: dict[str, Any], check: Any) -> None:
+    whole = traced.BINARY | spec
+    check(lambda: build(whole), checks.sample(whole, 60))
