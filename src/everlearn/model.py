@@ -2,8 +2,8 @@
 
 All state that must survive a restart is in `arrays`: weights, optimiser moments, random counters. `predict` never
 writes. `learn` writes only `arrays`. The first axis is the batch, and one event is a batch of one. Snapshots, versions,
-shadows, rollback, averaging and exact resume follow from this contract, for every family. A family that must know at
-learning time what it said at prediction time has a `trace` (`TracedModel`).
+shadows, rollback, averaging and exact resume follow from this contract, for every family. A family that needs at
+learning time a part of what it predicted has a `trace` (`TracedModel`).
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class Model(Protocol):
 
 
 class TracedModel(Protocol):
-    """A model that learns from what it said at prediction time: its trace, `trace` numbers for each prediction.
+    """A model that learns from a record of its predictions: its trace, `trace` numbers for each prediction.
 
-    Between a prediction and its late label the model learns other rows. What it would say now is then not what it said:
-    the answers of a stacker's members, the propensity of a bandit's action, the prediction whose error is learned. The
-    trace is made at the prediction, waits with it, and comes back to `learn` with the label. Each model of a loop gets
-    the trace that it made itself.
+    Between a prediction and its late label the model learns other rows. What it would predict now is then not what it
+    predicted: the answers of a stacker's members, the propensity of a bandit's action, the prediction whose error is
+    learned. The trace is made at the prediction, waits with it, and comes back to `learn` with the label. Each model of
+    a loop gets the trace that it made itself.
 
     `trace` is from 1 to 256 and never changes. A model without a trace has no such attribute, or 0, and keeps the
     methods of `Model` as they are.

@@ -157,7 +157,7 @@ def _given(
             propensity,
             canary,
             instance.subject,
-            trace=said,
+            trace=trace_bytes,
         )
-        for instance, value, proba, said in zip(instances, values, probas, traces, strict=True)
+        for instance, value, proba, trace_bytes in zip(instances, values, probas, traces, strict=True)
     ]

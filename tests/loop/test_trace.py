@@ -21,12 +21,12 @@ from everlearn.model import build
 from everlearn.records import Label, Payload, Prediction
 from everlearn.schema import shape
 from everlearn.spec import FeedbackSpec, LimitsSpec
-from tests.loop import test_rebuild as story
-from tests.loop.test_fold import Folded
-from tests.loop.test_rebuild import FEEDBACK, LIMITS, bytes_of, fill, learned_live, nothing, relearned, settings
+from tests.support import rebuilds as story
 from tests.support import traced_models as traced
+from tests.support.folds import Folded
 from tests.support.loops import record, table
 from tests.support.orders import LINEAR, quiet, serve
+from tests.support.rebuilds import FEEDBACK, LIMITS, bytes_of, fill, learned_live, nothing, relearned, settings
 from tests.support.traced_models import FORGETFUL, PLAIN, RATE, STACKER, STALE, WIDE
 
 EACH = charge(settings(), shape(settings().schema))
@@ -225,9 +225,7 @@ def test_without_events_is_as_if_they_had_never_come(
     mode: Any, feedback: FeedbackSpec, bounds: LimitsSpec, drawn: Any, more: Any
 ) -> None:
     chosen = settings(mode=mode, feedback=feedback, limits=bounds, subject="user", tick=3, model=STALE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(story, "same", same)
-        story.check(chosen, drawn, more)
+    story.check(chosen, drawn, more, same)
 
 
 def test_an_erased_prediction_takes_its_trace_along(tmp_path: Path) -> None:

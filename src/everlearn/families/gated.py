@@ -15,8 +15,8 @@ are kept, and learned at its end by the proposal that goes on; they count as row
 makes one row expensive: at most `validation` rows are learned at once. What a rejected proposal learned before its
 validation is lost, by design.
 
-Where the inner model has a trace, that of the accepted model is the trace: it is what was said. The proposal learns
-from it, too, and so do the rows that a validation keeps.
+Where the inner model has a trace, that of the accepted model is the trace, since the accepted model gave the answer.
+The proposal learns from it, too, and the rows that a validation keeps have it beside them.
 """
 
 from __future__ import annotations
@@ -214,13 +214,13 @@ class Gated:
         start, n = 0, len(examples.y)
         while start < n:
             stop = self._next_stop(usable, start)
-            rows, said = cut(examples, start, stop), None if trace is None else trace[start:stop]
+            rows, traces = cut(examples, start, stop), None if trace is None else trace[start:stop]
             if self._validating:
-                self._test(rows, predictions[start:stop], usable[start:stop], said)
+                self._test(rows, predictions[start:stop], usable[start:stop], traces)
                 if self._judge() == "promote" and stop < n:
                     predictions[stop:] = self._accepted.predict(cut(examples, stop, n).batch)
             else:
-                learn(self._proposal, rows.batch, rows.y, rows.weight, said)
+                learn(self._proposal, rows.batch, rows.y, rows.weight, traces)
                 self._validation["counts"][LEARNED] += usable[start:stop].sum()
             start = stop
         return predictions
@@ -332,8 +332,8 @@ class Gated:
         held["rows/y"][first : first + count] = rows.y[usable]
         held["rows/weight"][first : first + count] = rows.weight[usable]
         if self.trace:
-            said = np.full((len(usable), self.trace), np.nan, np.float32) if trace is None else trace
-            held["rows/trace"][first : first + count] = np.ascontiguousarray(said, np.float32)[usable].view(np.int32)
+            full = np.full((len(usable), self.trace), np.nan, np.float32) if trace is None else trace
+            held["rows/trace"][first : first + count] = np.ascontiguousarray(full, np.float32)[usable].view(np.int32)
         if self._settings.hashed:
             batch, entries = rows.batch, (held["rows/indptr"], held["rows/indices"], held["rows/values"])
             bits = batch.values.view(np.int32)
