@@ -208,6 +208,25 @@ def test_a_rebuild_from_arrays_of_another_past_has_no_traces_of_it(tmp_path: Pat
     assert behind[1] == [1.0]  # as of its prediction: 0.5 + 0.25 * (1 + 1)
 
 
+def test_a_challenger_has_no_traces_of_before_it_began(tmp_path: Path) -> None:
+    """It started before any label came, and the labels of earlier predictions come to it with NaN."""
+    columns = table(40)
+    with Loop(quiet(mode="live", model=LINEAR), tmp_path / "home") as loop:
+        for row in range(12):
+            loop.predict(record(columns, row), id=str(row))
+        loop.challenge(STALE, warm=False)
+        start = loop.fold.cursor["log"]
+        serve(loop, columns, 12, 40)
+        traced.SAID.clear()
+        for row in range(12):
+            loop.feedback(str(row), label=int(columns["label"][row]))
+        assert all(np.isnan(trace or 0.0).all() for _, trace in traced.SAID)
+        challenger = next(one.model for one in loop.fold.roster.contestants if one.model.spec["family"] != "linear")
+        again = build(challenger.spec)
+        rebuild(again, loop.log, loop.fold.encoder, loop.spec, start, loop.log.end(), nothing)
+        assert bytes_of(again) == bytes_of(challenger)
+
+
 def same(loop: Loop, undisturbed: Loop, positions: bool) -> None:
     """As `test_rebuild.same`, with the traces of learners whose uids differ."""
     assert story.learners(loop) == story.learners(undisturbed)

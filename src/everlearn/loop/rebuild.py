@@ -93,8 +93,12 @@ def rebuild(
 
 
 def _lead(joined: Rejoined, model: Model, upto: int) -> None:
-    """Join the log up to where `model` starts, with the traces that it made until there, if they can be known."""
+    """Join the log up to where `model` starts, with the traces that it made until there, if they can be known.
+
+    A model that has learned nothing by then is new there, and has made none.
+    """
     lead = _Backlog(contract.build(model.spec)) if contract.traced(model) and upto else None
+    lead = None if lead is not None and lead.equals(model) else lead
     joined.traces_of(lead)
     for _, rows in joined.run(upto):
         if lead is not None:
