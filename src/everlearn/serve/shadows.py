@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from everlearn.model import row_slice
+from everlearn.model import row_slice, traced
 from everlearn.records import Batch, Singles
 from everlearn.serve.roster import Contestant
 
@@ -24,6 +24,7 @@ class ShadowPredictions:
         self._frozen = predict_all([contestant for contestant in contestants if not contestant.learns], batch)
         self._fresh = range(0)  # rows for which the learners have predicted with their weights of now
         self._learned: dict[int, Singles] = {}
+        self._traced = any(traced(contestant.model) for contestant in self._learners.values())
         self._traces: dict[int, Singles] = {}  # of the learners that have one
 
     def row(self, row: int) -> Batch:
@@ -38,7 +39,11 @@ class ShadowPredictions:
         """
         if learned or row not in self._fresh:
             self._fresh = range(row, upto)
-            self._learned, self._traces = _predict_traced(self._learners.values(), row_slice(self._batch, row, upto))
+            batch, learners = row_slice(self._batch, row, upto), self._learners.values()
+            if self._traced:
+                self._learned, self._traces = _predict_traced(learners, batch)
+            else:
+                self._learned = predict_all(learners, batch)
         at = row - self._fresh.start
         return {
             uid: self._learned[uid][at : at + 1].copy()
@@ -52,7 +57,7 @@ class ShadowPredictions:
 
         Frozen models learn from no label, so they are not asked for a trace.
         """
-        if not self._traces:
+        if not self._traced:
             return None
         at = row - self._fresh.start
         return {uid: trace[at : at + 1].copy() for uid, trace in self._traces.items()}
@@ -77,14 +82,12 @@ def _predict_traced(contestants: Iterable[Contestant], batch: Batch) -> tuple[di
 
     Raises ModelFailure if a model breaks the contract.
     """
-    contestants = list(contestants)
+    predictions: dict[int, Singles] = {}
     traces: dict[int, Singles] = {}
-    predictions = predict_all([one for one in contestants if not one.tried.trace], batch)
     for contestant in contestants:
-        if contestant.uid not in predictions:
-            predictions[contestant.uid], trace = contestant.tried.predict_traced(batch)
-            if trace is not None:
-                traces[contestant.uid] = trace
+        predictions[contestant.uid], trace = contestant.tried.predict_traced(batch)
+        if trace is not None:
+            traces[contestant.uid] = trace
     return predictions, traces
 
 
