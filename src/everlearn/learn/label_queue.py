@@ -83,8 +83,8 @@ class LabelQueue:
             counts = np.array([labelled.predictions is not None for labelled in rows])
             weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
         traces: list[Singles | None] = []
-        if any(model.trace for _, model in learners):
-            waited = [labelled.traces for labelled in rows]
+        waited = [labelled.traces for labelled in rows]
+        if any(waited):
             traces = [gathered(waited, uid, model.trace) for uid, model in learners]
         teach([model for _, model in learners], batch, y, weight, [labelled.arrival for labelled in rows], traces)
         self._learned += [labelled for labelled in rows if labelled.predictions is not None]
