@@ -299,7 +299,7 @@ def spec_of(kind: type[Small], **more: Any) -> dict[str, Any]:
 def test_a_correct_model_passes_every_check(kind: type[Small]) -> None:
     found = checks.run(lambda: build(spec_of(kind)))
     assert [result for result in found if not result.ok] == []
-    assert len(found) == len(checks.CHECKS) == 12
+    assert len(found) == len(checks.CHECKS) == 14
 
 
 @pytest.mark.parametrize(
@@ -390,3 +390,173 @@ def test_a_model_without_features_gets_rows_without_features() -> None:
     rows = checks.sample({"task": "regression", "dense": 0})
     assert rows.batch.dense.shape == (160, 0)
     assert np.isfinite(rows.y).all()
+
+
+# ---- the trace -----------------------------------------------------------------------------------------------------
+
+
+class Traced(Small):
+    """A correct model with a trace of two: it corrects the error of the prediction that it gave."""
+
+    trace = 2
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores = self.predict(batch)
+        return scores, scores.copy()
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        scores = np.zeros((len(batch), 2), np.float32)
+        for row in range(len(batch)):
+            x = self._row(batch, row)
+            scores[row] = self._answer(x)
+            said = scores[row] if trace is None or np.isnan(trace[row]).any() else trace[row]
+            if y[row] in (0, 1) and np.isfinite(weight[row]):
+                self._step(x, y[row], float(weight[row]), said)
+        return scores
+
+
+class TraceIsWide(Traced):
+    """Returns three values in place of two."""
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        return self.predict(batch), np.zeros((len(batch), 3), np.float32)
+
+
+class TraceIsDouble(Traced):
+    """Returns float64."""
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores, trace = super().predict_traced(batch)
+        return scores, trace.astype(np.float64)  # type: ignore[return-value]
+
+
+class TraceIsNotFinite(Traced):
+    """Returns NaN, which means no trace."""
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores, trace = super().predict_traced(batch)
+        return scores, trace * np.float32(np.nan)
+
+
+class TraceScoresDiffer(Traced):
+    """Scores otherwise where it makes a trace."""
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores, trace = super().predict_traced(batch)
+        return scores[:, ::-1].copy(), trace
+
+
+class TraceWrites(Traced):
+    """Counts the traces that it made in its arrays."""
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        self.arrays["rows"] += len(batch)
+        return super().predict_traced(batch)
+
+
+class TraceCounts(Traced):
+    """Numbers its traces, outside arrays."""
+
+    made = 0
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        self.made += 1
+        scores, trace = super().predict_traced(batch)
+        return scores, trace + np.float32(self.made)
+
+
+class TraceIsABuffer(Traced):
+    """Returns one buffer, which the next trace overwrites."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        super().__init__(spec)
+        self.buffer = np.zeros((1000, 2), np.float32)
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores = self.predict(batch)
+        self.buffer[: len(batch)] = scores
+        return scores, self.buffer[: len(batch)]
+
+
+class TraceOfTheBatch(Traced):
+    """Puts the mean of the batch into the trace of each row."""
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores, trace = super().predict_traced(batch)
+        return scores, trace + (scores[:, :1].mean() if len(batch) else np.float32(0))
+
+
+class TraceNeedsLearning(Traced):
+    """Reads an array that snapshots for serving leave out."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        super().__init__(spec)
+        self.arrays["learn/steps"] = np.zeros(1, np.int64)
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        scores, trace = super().predict_traced(batch)
+        return scores, trace + np.float32(self.arrays["learn/steps"][0])
+
+    def _step(self, x: Floats, y: float, weight: float, said: Singles) -> None:
+        super()._step(x, y, weight, said)
+        self.arrays["learn/steps"] = self.arrays["learn/steps"] + 1
+
+
+class TraceOfNaNIsLearned(Traced):
+    """Takes NaN for what it said."""
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        scores = super().learn(batch, y, weight, trace)
+        self.arrays["weights"] = self.arrays["weights"] + (0.0 if trace is None else float(trace.sum()))
+        return scores
+
+
+class TraceOfNaNIsZero(Traced):
+    """Takes NaN for zero, and None for what it says now."""
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        return super().learn(batch, y, weight, None if trace is None else np.nan_to_num(trace))
+
+
+class TraceIsCleaned(Traced):
+    """Replaces NaN in the caller's trace."""
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        scores = super().learn(batch, y, weight, trace)
+        if trace is not None:
+            trace[np.isnan(trace)] = 0
+        return scores
+
+
+class TraceOfTheFirst(Traced):
+    """Takes the trace of the first row of a call for all of them."""
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        return super().learn(batch, y, weight, None if trace is None else np.repeat(trace[:1], len(y), axis=0))
+
+
+def test_a_correct_model_with_a_trace_passes_every_check() -> None:
+    assert [result for result in checks.run(lambda: build(spec_of(Traced))) if not result.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "words"),
+    [
+        (TraceIsWide, "trace is well formed", "a trace of float32 (160, 3); expected float32 (160, 2)"),
+        (TraceIsDouble, "trace is well formed", "a trace of float64 (160, 2); expected float32 (160, 2)"),
+        (TraceIsNotFinite, "trace is well formed", "a trace that is not finite"),
+        (TraceScoresDiffer, "trace is well formed", "scored differently from predict"),
+        (TraceWrites, "trace is well formed", "predict_traced changed arrays 'rows'"),
+        (TraceCounts, "trace is well formed", "gave another trace"),
+        (TraceIsABuffer, "trace is well formed", "overwrote an earlier trace"),
+        (TraceOfTheBatch, "trace is well formed", "of one row gave another trace than of all rows"),
+        (TraceNeedsLearning, "trace is well formed", "predict_traced without arrays"),
+        (TraceOfNaNIsLearned, "learn takes traces", "differ"),
+        (TraceOfNaNIsZero, "learn takes traces", "learn with trace=None and with rows of NaN"),
+        (TraceIsCleaned, "learn takes traces", "learn changed the trace"),
+        (TraceOfTheFirst, "learn takes traces", "when rows came one by one"),
+    ],
+)
+def test_each_fault_of_a_trace_is_found(kind: type[Traced], check: str, words: str) -> None:
+    message = {result.name: result.message for result in checks.run(lambda: build(spec_of(kind)))}[check]
+    assert words in message

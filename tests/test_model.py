@@ -139,3 +139,59 @@ def test_selected_rows_keep_their_labels_and_positions() -> None:
     assert chosen.y.tolist() == given.y[keep].tolist()
     assert chosen.batch.dense.tolist() == given.batch.dense[keep].tolist()
     assert model.select(given, np.ones(6, np.bool_)) is given
+
+
+# ---- the trace -----------------------------------------------------------------------------------------------------
+
+STALE = {"family": "tests.support.traced_models:Stale", "dense": 3}
+
+
+class Odd(Mean):
+    """A model with a trace from its spec, and what a trace needs only where the spec says so."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        self.trace = spec["trace"]
+        if spec.get("predicts"):
+            self.predict_traced = self.predict
+
+
+def test_a_family_may_have_a_trace() -> None:
+    assert model.traced(model.build(STALE)) == 1
+    assert model.traced(model.build(STALE | {"trace": 256})) == 256
+    assert model.traced(model.build(SPEC)) == model.traced(model.build(LINEAR)) == 0
+    assert model.traced(model.build({"family": f"{__name__}:Odd", "trace": 0})) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"trace": 257}, "trace: got 257; expected a whole number from 0 to 256"),
+        ({"trace": -1}, "trace: got -1"),
+        ({"trace": True}, "trace: got True"),
+        ({"trace": 2.0}, "trace: got 2.0"),
+        ({"trace": None}, "trace: got None"),
+        ({"trace": 2}, "a trace of 2 and no predict_traced"),
+        ({"trace": 2, "predicts": True}, "a trace of 2, and its learn takes none"),
+    ],
+)
+def test_a_trace_that_cannot_be_used_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        model.build({"family": f"{__name__}:Odd", **given})
+
+
+def test_a_deferred_model_has_the_trace_of_the_built_one() -> None:
+    data = examples(20)
+    shape = {"task": "binary", "dense": 3, "hashed": 0, "classes": 2}
+    nested = {"family": "gated", "model": {"family": "tests.support.traced_models:Stale"}}
+    late, plain = model.build(nested), model.build({"family": "linear"})
+    assert (model.traced(late), model.traced(plain)) == (0, 0)
+    for one in (late, plain):
+        model.bind(one, shape)
+    assert (model.traced(late), model.traced(plain)) == (1, 0)
+    scores, trace = model.predict_traced(late, data.batch)
+    assert trace is not None
+    assert (scores.shape, trace.shape) == ((20, 2), (20, 1))
+    assert model.predict_traced(plain, data.batch)[1] is None
+    model.learn(late, data.batch, data.y, data.weight, trace)
+    model.learn(plain, data.batch, data.y, data.weight, None)

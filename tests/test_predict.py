@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.json import Decoder, encode
 
 from everlearn import model
 from everlearn.errors import IdTaken, InputError, ModelError
@@ -19,6 +20,7 @@ from everlearn.schema import Encoder
 from everlearn.serve.snapshot import Answering
 from everlearn.spec import Schema
 
+decode = Decoder(Prediction).decode
 FIELDS = {"a": "numeric", "town": "categorical"}
 BINARY = Encoder(Schema(label="y", task="binary", classes=("no", "yes"), fields=FIELDS))
 NUMBER = Encoder(Schema(label="y", task="regression", fields=FIELDS))
@@ -126,6 +128,25 @@ def test_a_score_that_is_not_finite_is_refused():
     now = Serving(Answering("v3", Broken()), None, 0.0, 0, unclipped)
     with pytest.raises(ModelError, match="version v3 answered with a number that is not finite; roll it back"):
         answer(now, BINARY, instances(1))
+
+
+@pytest.mark.parametrize("fault", ["", "wide", "infinite", "list"])
+def test_an_answer_holds_the_trace_of_the_arm_that_gave_it(fault: str):
+    number = {"family": "tests.support.traced_models:Broken", "fault": fault}
+    stale = model.build(number, BINARY.shape)
+    stale.arrays = stale.arrays | {"line": np.arange(float(BINARY.shape["dense"]) + 1) / 4}
+    now = Serving(Answering("v1", stale), Answering("v2", trained(BINARY, 2)), 0.4, 7, unclipped)
+    if fault:
+        stale.arrays = stale.arrays | {"calls": np.array([3])}
+        with pytest.raises(ModelError, match=r"version v1 returned a .*trace.*; roll it back"):
+            answer(now, BINARY, instances(30))
+        return
+    given = answer(now, BINARY, instances(30))
+    assert {one.canary for one in given} == {True, False}
+    for one in given:
+        assert one.trace == (b"" if one.canary else np.float32(one.proba[1]).astype("<f4").tobytes())
+        assert decode(encode(one)) == one
+        assert (b'"trace"' in encode(one)) == (not one.canary)
 
 
 def test_an_id_names_one_record(tmp_path, monkeypatch):

@@ -279,6 +279,67 @@ def check_memory_is_bounded(build: Build, rows: Examples) -> None:
         )
 
 
+def check_trace_is_well_formed(build: Build, rows: Examples) -> None:
+    """Check that `predict_traced`, of a model with a trace, scores as predict, and that its trace is right."""
+    model = build()
+    width = models.traced(model)
+    for start, stop in _cuts(rows) if width else ():
+        arrays, inputs = _bytes(model.arrays), _input_bytes(rows)
+        expected, (scores, trace) = model.predict(rows.batch).copy(), _traced(model, rows)
+        kept = trace.copy()
+        _same_result(expected, scores, "predict_traced scored differently from predict")
+        _trace_is_right(trace, (len(rows.y), width))
+        _trace_is_right(_traced(model, cut(rows, 0, 0))[1], (0, width))
+        part = cut(rows, start, stop)
+        one = _traced(model, cut(rows, start, start + 1))[1]
+        if model.spec.get("one_at_a_time", True):
+            _same_result(trace[start : start + 1], one, "predict_traced of one row gave another trace than of all rows")
+        _same_result(kept, trace, "a later predict_traced overwrote an earlier trace. Return a new array")
+        _same_result(kept, _traced(model, rows)[1], "predict_traced gave another trace the second time")
+        _unchanged(arrays, model.arrays, "predict_traced changed")
+        if inputs != _input_bytes(rows):
+            raise ModelError("predict_traced changed its batch; expected the same bytes as before")
+        model.learn(part.batch, part.y, part.weight)
+    if width:
+        server, call = build(), 'predict_traced without arrays "learn/..."'
+        server.arrays = models.answering(copied(model.arrays))
+        try:
+            got = _traced(server, rows)[1]
+        except Exception as error:
+            raise ModelError(f"{call} raised {_message(error)}; serving has only the others") from error
+        _same_result(_traced(model, rows)[1], got, f"{call} gave another trace")
+
+
+def check_learn_takes_traces(build: Build, rows: Examples) -> None:
+    """Check `learn` with traces: None equals rows of NaN, rows one by one equal rows at once, arrays are all state."""
+    none, absent, together, single = build(), build(), build(), build()
+    if not (width := models.traced(none)):
+        return
+    taught = build()
+    _learn(taught, rows)
+    given = _traced(taught, rows)[1].copy()
+    given[::3] = np.nan
+    kept, batch, why = given.copy(), (rows.batch, rows.y, rows.weight), "learn with trace=None and with rows of NaN"
+    _same_result(
+        models.learn(none, *batch, None), models.learn(absent, *batch, np.full_like(given, np.nan)), f"{why} differ"
+    )
+    _same(none.arrays, absent.arrays, f"{why} ended with different arrays")
+    _right(together, models.learn(together, *batch, given), len(rows.y), f"learn with a trace of {width} values")
+    if given.tobytes() != kept.tobytes():
+        raise ModelError("learn changed the trace; expected the same bytes as before")
+    for row in range(len(rows.y)):
+        if row == len(rows.y) // 2:
+            arrays, single = copied(single.arrays), build()
+            single.arrays = arrays
+        part = cut(rows, row, row + 1)
+        models.learn(single, part.batch, part.y, part.weight, given[row : row + 1])
+    if together.spec.get("one_at_a_time", True):
+        _same(together.arrays, single.arrays, "learn with traces ended with other arrays when rows came one by one")
+    for name, array in together.arrays.items():
+        if not np.isfinite(array).all() and np.isfinite(build().arrays[name]).all():
+            raise ModelError(f"arrays[{name!r}] is not finite after rows of NaN in the trace; take them as no trace")
+
+
 CHECKS: tuple[Callable[[Build, Examples], None], ...] = (
     check_arrays_can_be_stored,
     check_spec_builds_the_same_model,
@@ -292,6 +353,8 @@ CHECKS: tuple[Callable[[Build, Examples], None], ...] = (
     check_one_row_at_a_time,
     check_nothing_unusable_reaches_arrays,
     check_memory_is_bounded,
+    check_trace_is_well_formed,
+    check_learn_takes_traces,
 )
 
 
@@ -309,6 +372,22 @@ def _cuts(rows: Examples) -> list[tuple[int, int]]:
 def _learn(model: Model, rows: Examples) -> Singles:
     """Learn labelled rows."""
     return model.learn(rows.batch, rows.y, rows.weight)
+
+
+def _traced(model: Model, rows: Examples) -> tuple[Singles, Singles]:
+    """Return the scores and the trace of a model that has one."""
+    scores, trace = models.predict_traced(model, rows.batch)
+    assert trace is not None
+    return scores, trace
+
+
+def _trace_is_right(trace: Singles, shape: tuple[int, int]) -> None:
+    """Raise `ModelError` unless a trace is finite, float32, and of this shape."""
+    if not isinstance(trace, np.ndarray) or trace.dtype != np.float32 or trace.shape != shape:
+        got = f"{trace.dtype} {trace.shape}" if isinstance(trace, np.ndarray) else type(trace).__name__
+        raise ModelError(f"predict_traced returned a trace of {got}; expected float32 {shape}")
+    if not np.isfinite(trace).all():
+        raise ModelError("predict_traced returned a trace that is not finite; rows of NaN mean that no trace is known")
 
 
 def _copied(rows: Examples) -> Examples:

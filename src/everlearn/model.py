@@ -2,7 +2,8 @@
 
 All state that must survive a restart is in `arrays`: weights, optimiser moments, random counters. `predict` never
 writes. `learn` writes only `arrays`. The first axis is the batch, and one event is a batch of one. Snapshots, versions,
-shadows, rollback, averaging and exact resume follow from this contract, for every family.
+shadows, rollback, averaging and exact resume follow from this contract, for every family. A family that needs at
+learning time a part of what it predicted has a `trace` (`TracedModel`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 LEARN = "learn/"  # prefix of the names of arrays that only learning needs
+WIDEST_TRACE = 256  # numbers that a model may ask to be kept with each prediction
 
 
 class Model(Protocol):
@@ -68,6 +70,65 @@ class Model(Protocol):
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Learn n labelled rows in order, and return what was predicted for each before it was learned."""
         ...
+
+
+class TracedModel(Protocol):
+    """A model that learns from a record of its predictions: its trace, `trace` numbers for each prediction.
+
+    Between a prediction and its late label the model learns other rows. What it would predict now is then not what it
+    predicted: the answers of a stacker's members, the propensity of a bandit's action, the prediction whose error is
+    learned. The trace is made at the prediction, waits with it, and comes back to `learn` with the label. Each model of
+    a loop gets the trace that it made itself.
+
+    `trace` is from 1 to 256 and never changes. A model without a trace has no such attribute, or 0, and keeps the
+    methods of `Model` as they are.
+    """
+
+    spec: Spec
+    arrays: Arrays
+    trace: int
+
+    def predict(self, batch: Batch) -> Singles:
+        """Score n rows, as `Model.predict` does."""
+        ...
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        """Score n rows; return the scores with the bits of `predict`, and the trace: finite, float32 (n, trace).
+
+        Like `predict`, it never writes, and does not read arrays that only learning needs.
+        """
+        ...
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        """Learn n labelled rows in order, each with the trace of its prediction, float32 (n, trace).
+
+        A row of NaN means that no trace is known: the label came with the row, its prediction waited no longer, or
+        another model made it. None means that for all rows, and gives the same bits as n rows of NaN.
+        """
+        ...
+
+
+def traced(model: Model) -> int:
+    """Return the number of values in a model's trace; 0 if it has none.
+
+    >>> traced(build({"family": "linear", "task": "binary", "dense": 2}))
+    0
+    """
+    return getattr(model, "trace", 0)
+
+
+def predict_traced(model: Model, batch: Batch) -> tuple[Singles, Singles | None]:
+    """Return the scores of n rows, and the trace, float32 (n, trace); None for a model that has none."""
+    if not traced(model):
+        return model.predict(batch), None
+    return cast(TracedModel, model).predict_traced(batch)
+
+
+def learn(model: Model, batch: Batch, y: Floats, weight: Singles, trace: Singles | None) -> Singles:
+    """Let a model learn n rows with the trace of their predictions; without one, the call is that of `Model`."""
+    if trace is None:
+        return model.learn(batch, y, weight)
+    return cast(TracedModel, model).learn(batch, y, weight, trace)
 
 
 def refused(model: Model, batch: Batch) -> dict[int, str]:
@@ -140,7 +201,34 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
             f"{whole.get('family')!r} built a {type(model).__name__} without {', '.join(missing)}; "
             "a model has spec, arrays, predict and learn (see everlearn.model.Model)"
         )
+    _check_trace(model)
     return model
+
+
+def _check_trace(model: Model) -> None:
+    """Raise ModelError for a trace that is no width from 0 to 256, or a model whose methods cannot use it."""
+    width = getattr(model, "trace", 0)
+    if type(width) is not int or not 0 <= width <= WIDEST_TRACE:
+        raise ModelError(
+            f"trace: got {width!r}; expected a whole number from 0 to {WIDEST_TRACE}, the number of values that are "
+            "kept with each prediction. Leave the attribute out if the model needs none"
+        )
+    if not width:
+        return
+    if not callable(getattr(model, "predict_traced", None)):
+        raise ModelError(
+            f"a {type(model).__name__} has a trace of {width} and no predict_traced; expected predict_traced(batch), "
+            "which returns the scores and the trace (see everlearn.model.TracedModel)"
+        )
+    try:
+        inspect.signature(model.learn).bind(None, None, None, None)
+    except TypeError:
+        raise ModelError(
+            f"a {type(model).__name__} has a trace of {width}, and its learn takes none; expected "
+            "learn(batch, y, weight, trace=None) (see everlearn.model.TracedModel)"
+        ) from None
+    except ValueError:  # a C function without a signature
+        pass
 
 
 def newest_layout(spec: Spec) -> int:
@@ -224,9 +312,19 @@ class Deferred:
         """Score n rows. Raises `ModelError` before the model is built."""
         return self._known().predict(batch)
 
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Learn n rows. Raises `ModelError` before the model is built."""
-        return self._known().learn(batch, y, weight)
+        return learn(self._known(), batch, y, weight, trace)
+
+    @property
+    def trace(self) -> int:
+        """The number of values in the trace of the built model; 0 before it is built."""
+        return traced(self.built) if self.built else 0
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        """Score n rows and return their trace, of no values where the built model has none."""
+        scores, trace = predict_traced(self._known(), batch)
+        return scores, trace if trace is not None else np.zeros((len(batch), 0), np.float32)
 
     def _known(self) -> Model:
         if self.built is None:

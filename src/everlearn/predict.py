@@ -22,8 +22,10 @@ from msgspec import Struct
 
 from everlearn.errors import IdTaken, ModelError
 from everlearn.events import Log
+from everlearn.model import predict_traced, traced
 from everlearn.records import Batch, Prediction, Singles
 from everlearn.schema import Encoder
+from everlearn.serve.isolation import wrong_trace
 from everlearn.serve.snapshot import Answering
 
 Clip = Callable[[Batch], Batch]
@@ -133,16 +135,29 @@ def _given(
     serving: Serving, arm: Answering, encoder: Encoder, instances: Sequence[Instance], propensity: float, canary: bool
 ) -> list[Prediction]:
     """Return the answers of one arm, from one call of its model."""
-    scores = score(arm.model, encoder, serving.clip, [instance.features for instance in instances])
+    batch = encoded(encoder, serving.clip, [instance.features for instance in instances])
+    scores, trace = predict_traced(arm.model, batch)
+    if trace is not None and (wrong := wrong_trace(trace, len(batch), traced(arm.model))):
+        raise ModelError(f"version {arm.version} {wrong}; roll it back")
     if not np.isfinite(scores).all():
         raise ModelError(f"version {arm.version} answered with a number that is not finite; roll it back")
     values = encoder.decode(scores)
     probas: Iterable[tuple[float, ...]]
     probas = map(tuple, scores.tolist()) if encoder.schema.classes else repeat((), len(values))
     version, position = arm.version, serving.position
+    traces = repeat(b"", len(values)) if trace is None else (row.astype("<f4").tobytes() for row in trace)
     return [
         Prediction(
-            instance.id, instance.features, value, proba, version, position, propensity, canary, instance.subject
+            instance.id,
+            instance.features,
+            value,
+            proba,
+            version,
+            position,
+            propensity,
+            canary,
+            instance.subject,
+            trace=trace_bytes,
         )
-        for instance, value, proba in zip(instances, values, probas, strict=True)
+        for instance, value, proba, trace_bytes in zip(instances, values, probas, traces, strict=True)
     ]

@@ -114,7 +114,9 @@ class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_d
     `proba` is in class order (empty for regression). `position` is the last event that the predicting arrays had
     learned (0: unknown). `propensity` is the probability with which this answer, arm or model was chosen. `canary`
     marks a prediction by a candidate instead of the champion. `subject` identifies the person or thing that the data
-    are about. `payload` belongs to the family.
+    are about. `payload` belongs to the family. `trace` holds the trace of the model that answered (see
+    `everlearn.model.TracedModel`), little-endian float32; the log writes it as base64, and leaves it out where the
+    model has none.
     """
 
     id: str
@@ -127,6 +129,7 @@ class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_d
     canary: bool = False
     subject: str = ""
     payload: dict[str, Any] = {}
+    trace: bytes = b""
 
 
 class Example(Struct, frozen=True, tag="example", tag_field="kind", omit_defaults=True):

@@ -251,3 +251,37 @@ def test_wrong_settings_are_refused_in_words() -> None:
         prequential(Counting(), zeros(1), chunk=0)
     with pytest.raises(ConfigError, match="evaluate it on a stream that has a schema"):
         prequential(model.build({"family": "linear"}), zeros(1))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_a_model_gets_back_what_it_said_when_the_label_comes(chunk: int) -> None:
+    """Delayed gradient descent, in closed form; and a stacker whose losses are those of the given answers."""
+    rows, delay = examples(60), 9
+    stale = model.build({"family": "tests.support.traced_models:Stale", "dense": 3})
+    prequential(stale, rows, delay=delay, chunk=chunk)
+    inputs = np.column_stack([rows.batch.dense.astype(float).clip(-2, 2), np.ones(60)])
+    line, said = np.zeros(4), []
+    for row in range(60 + delay):
+        if row < 60:
+            said.append(float(np.float32(min(max(0.5 + float(sum(line * inputs[row])), 0.0), 1.0))))
+        if row >= delay:
+            line = line + 0.125 * (rows.y[row - delay] - said[row - delay]) * inputs[row - delay]
+    assert stale.arrays["line"].tolist() == line.tolist()
+
+
+def test_without_its_trace_a_stacker_trusts_the_wrong_member() -> None:
+    """Labels in blocks of 8, 8 rows late: the last label is always wrong, and looks right when labels come."""
+    rows = zeros(400)
+    labels = (np.arange(400) // 8 % 2).astype(float)
+    rows = Examples(
+        Batch(np.zeros((400, 3), np.float32), rows.batch.indptr, rows.batch.indices, rows.batch.values),
+        labels,
+        rows.weight,
+        rows.position,
+    )
+    loss = {}
+    for family in ("Stacker", "Forgetful"):
+        one = model.build({"family": f"tests.support.traced_models:{family}"})
+        loss[family] = prequential(one, rows, delay=7).metrics["log_loss"]
+    assert loss["Stacker"] < 1.0  # near one half
+    assert loss["Forgetful"] > 1.5 * loss["Stacker"]

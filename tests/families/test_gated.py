@@ -424,3 +424,36 @@ def test_validation_rows_count_by_their_weights() -> None:
         one = build(dense=2, update=500, validation=2000, model={"family": "tests.families.test_gated:Told"})
         one.learn(rows.batch, rows.y, weight.astype(np.float32))
         assert outcomes(one) == expected
+
+
+STALE = {"family": "tests.support.traced_models:Stale"}
+
+
+@pytest.mark.parametrize("check", checks.CHECKS[-2:], ids=lambda check: check.__name__)
+def test_a_trace_goes_through(check: Any) -> None:
+    spec = {"family": "gated", "task": "binary", "dense": 3, "update": 60, "validation": 500, "model": STALE}
+    rows = checks.sample(model.build(spec).spec, 700)
+    check(lambda: model.build(spec), rows)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_a_proposal_learns_from_what_was_said_also_the_rows_of_a_validation(flip: float) -> None:
+    """The steps of the inner model alone, with the traces that came: all if accepted, else since the verdict."""
+    rows, n = separable(1000, flip=flip), 1000
+    one, alone = build(model=STALE), model.build({**STALE, "dense": 4})
+    scores, trace = one.predict_traced(rows.batch)
+    assert (one.trace, trace.tolist()) == (1, scores[:, 1:].tolist())
+    trace = np.linspace(0.3, 0.7, n, dtype=np.float32)[:, None]
+    trace[::5] = np.nan
+    one.learn(rows.batch, rows.y, rows.weight, trace)
+    accepted = one.verdicts()["accepted"] == 1
+    assert accepted == (flip == 0.0)
+    assert sum(outcomes(one)) == 1
+    since = 0 if accepted else 500
+    kept = cut(rows, since, n)
+    model.learn(alone, kept.batch, kept.y, kept.weight, trace[since:])
+    assert one.arrays["learn/proposal/line"].tolist() == alone.arrays["line"].tolist()
+
+
+def test_without_a_trace_there_is_no_array_for_it() -> None:
+    assert not [name for name in build().arrays if "trace" in name]

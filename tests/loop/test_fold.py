@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import numpy as np
 import pytest
 
 from everlearn.errors import ConfigError
-from everlearn.events import Log, connect
 from everlearn.feedback.pending import ANSWER, CANARY
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.fold import Fold
 from everlearn.loop.loop import Loop
 from everlearn.records import Born, Decision, Example, Examples, Label, Payload, Prediction, Rejected
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
-from everlearn.version.blobs import Blobs
-from everlearn.version.registry import Versions
+from tests.support.folds import Folded
 from tests.support.loops import FIELDS, record, spec, table
 from tests.support.orders import quiet, serve, state
 
@@ -26,37 +23,6 @@ def settings(**changes: Any) -> Spec:
     """A live loop that takes no decision but to start."""
     plain: dict[str, Any] = {"mode": "live", "gate": GateSpec(minimum=1_000_000), "drift": DriftSpec(detector="none")}
     return spec(**(plain | {"checkpoint": 100_000} | changes))
-
-
-class Folded:
-    """A fold with its log and versions; decisions are noted, and nothing else is written."""
-
-    def __init__(self, folder: Path, chosen: Spec, log: Log | None = None) -> None:
-        self.versions = Versions(Blobs(folder / "blobs"))
-        self.log = log or connect(str(folder / "log.sqlite"))
-        self.fold = Fold(chosen, self.versions, self.log)
-        self.commits: list[Commit] = []
-
-    def take(self, commits: Iterable[Commit]) -> None:
-        for commit in commits:
-            self.commits.append(commit)
-            for payload in commit.payloads:
-                if isinstance(payload, Born | Decision):
-                    self.versions.note(payload)
-
-    def events(self, payloads: Sequence[tuple[float, Payload]], size: int = 1000) -> Folded:
-        """Append payloads at their times, and fold all the log in reads of `size` events."""
-        for moment, payload in payloads:
-            self.log.append([payload], time=moment)
-        after = self.fold.cursor["log"]
-        while batch := self.log.read(after, size):
-            after = batch[-1].position
-            self.take(self.fold.events(batch))
-        return self
-
-    def bytes(self) -> dict[str, bytes]:
-        arrays, header = self.fold.state()
-        return {name: array.tobytes() for name, array in arrays.items()} | {"header": repr(header).encode()}
 
 
 def traffic(rows: int = 120, delay: int = 9) -> list[tuple[float, Payload]]:

@@ -16,6 +16,7 @@ from everlearn.records import Decision, Label, Payload, Prediction
 from everlearn.spec import FeedbackSpec, GateSpec, Spec
 from tests.support.kills import Work, check, commits_of, content, killed_after_each_commit, rows_work, without_times
 from tests.support.loops import FIELDS, spec, table
+from tests.support.traced_models import STALE
 
 
 def late_work(settings: Spec, columns: dict[str, Any]) -> Work:
@@ -80,6 +81,8 @@ EVERYWHERE = [
     pytest.param(orders_work, ORDERS, id="orders"),
     pytest.param(orders_work, {**ORDERS, "mode": "live"}, id="live orders"),
     pytest.param(orders_work, {**ORDERS, "gate": GateSpec(minimum=50, promote="snapshot")}, id="snapshots"),
+    pytest.param(late_work, {**LATE, "mode": "live", "model": STALE}, id="late traces"),
+    pytest.param(orders_work, {**ORDERS, "mode": "live", "model": STALE}, id="live orders, traces"),
 ]
 
 

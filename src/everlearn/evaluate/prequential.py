@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from rich.console import Group
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError
 from everlearn.metrics import baselines
-from everlearn.model import Model, bind, cut
+from everlearn.model import Model, bind, cut, learn, predict_traced
 from everlearn.records import Examples, Floats, Rejected, Singles, Task
 from everlearn.stream import Stream
 
@@ -107,7 +107,7 @@ def prequential(
     bind(model, shape)
     task, classes = _task({**shape, **model.spec})
     sums, naive = metrics.start(task, classes), _Naive(task, classes, delay)
-    pending: deque[Examples] = deque()
+    pending: deque[_Late] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0
     for number, (examples, refused) in enumerate(_pieces(stream, chunk)):
@@ -120,7 +120,7 @@ def prequential(
         rejected += len(refused)
         kept += refused[: KEPT - len(kept)]
     for late in pending:
-        model.learn(late.batch, late.y, late.weight)
+        late.teach(model)
     seconds = time.perf_counter() - began
     return Report(
         name=Path(stream.name).name if isinstance(stream, Stream) else str(model.spec.get("family", "model")),
@@ -135,6 +135,16 @@ def prequential(
         baselines={name: baselines.report(name, arrays, task) for name, arrays in naive.measured.items()},
         baseline_curves={name: baselines.curve(name, arrays) for name, arrays in naive.measured.items()},
     )
+
+
+class _Late(NamedTuple):
+    """A row whose label comes later, with the trace of its prediction where the model has one."""
+
+    row: Examples
+    trace: Singles | None
+
+    def teach(self, model: Model) -> None:
+        learn(model, self.row.batch, self.row.y, self.row.weight, self.trace)
 
 
 class _Naive:
@@ -183,16 +193,16 @@ def _pieces(
             yield cut(examples, begin, min(begin + chunk, len(examples.y))), ()
 
 
-def _predict(model: Model, examples: Examples, pending: deque[Examples], delay: int) -> Singles:
+def _predict(model: Model, examples: Examples, pending: deque[_Late], delay: int) -> Singles:
     """Return the prediction for each row, after the model has learned the labels that arrived before it."""
     if delay == 0:
         return model.learn(examples.batch, examples.y, examples.weight)
     predictions = []
     for place in range(len(examples.y)):
         row = cut(examples, place, place + 1)
-        predictions.append(model.predict(row.batch))
-        pending.append(row)
+        scores, trace = predict_traced(model, row.batch)
+        predictions.append(scores)
+        pending.append(_Late(row, trace))
         if len(pending) > delay:
-            late = pending.popleft()
-            model.learn(late.batch, late.y, late.weight)
+            pending.popleft().teach(model)
     return np.concatenate(predictions) if predictions else model.predict(examples.batch)

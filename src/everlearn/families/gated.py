@@ -14,6 +14,9 @@ belong to the weights. This includes a proposal that is undecided after all vali
 are kept, and learned at its end by the proposal that goes on; they count as rows of the next proposal. So each verdict
 makes one row expensive: at most `validation` rows are learned at once. What a rejected proposal learned before its
 validation is lost, by design.
+
+Where the inner model has a trace, that of the accepted model is the trace, since the accepted model gave the answer.
+The proposal learns from it, too, and the rows that a validation keeps have it beside them.
 """
 
 from __future__ import annotations
@@ -36,7 +39,19 @@ from everlearn.families.specs import Retired
 from everlearn.gate import losses
 from everlearn.gate.guard_names import guarded_class
 from everlearn.gate.kernels import CALIBRATION
-from everlearn.model import LEARN, Model, cut, own_loss, prefixed, refused, restore, within
+from everlearn.model import (
+    LEARN,
+    Model,
+    cut,
+    learn,
+    own_loss,
+    predict_traced,
+    prefixed,
+    refused,
+    restore,
+    traced,
+    within,
+)
 from everlearn.model import build as build_model
 from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Loss, Singles, Task, Verdict
 from everlearn.spec import GateSpec
@@ -125,16 +140,17 @@ class Gated:
     Arrays: `accepted/...` and `learn/accepted/...` are those of the accepted model, `learn/proposal/...` those of the
     proposal, `learn/gate/...` the evidence. `learn/rows/...` are validation rows that are not learned yet: `dense` and
     `values` as the bits of float32 in int32 (a missing value is NaN, and arrays hold numbers only), `indptr`,
-    `indices`, `y`, `weight`. `learn/counts` int64 (6,): rows learned by this proposal, rows it was tested on, proposals
-    accepted, rejected and undecided, and hashed entries without room. `learn/last` float64 (10,): the outcome of the
-    last verdict (2 accepted, 3 rejected, 4 undecided, 0 none yet), then its evidence.
+    `indices`, `y`, `weight`, and `trace`, also as bits, where the model has one. `learn/counts` int64 (6,): rows
+    learned by this proposal, rows it was tested on, proposals accepted, rejected and undecided, and hashed entries
+    without room. `learn/last` float64 (10,): the outcome of the last verdict (2 accepted, 3 rejected, 4 undecided, 0
+    none yet), then its evidence.
     """
 
     def __init__(self, spec: Mapping[str, Any], settings: Settings, accepted: Model, proposal: Model) -> None:
         self.spec: Mapping[str, Any] = spec
         self._settings, self._accepted, self._proposal = settings, accepted, proposal
         self._guards = _guarded_classes(settings)
-        self.loss = own_loss(accepted)
+        self.loss, self.trace = own_loss(accepted), traced(accepted)
         self._compared = losses.chosen(settings.gate, settings.task)
         rows, entries = settings.validation, settings.validation * settings.width if settings.hashed else 0
         self._validation: Arrays = prefixed("gate/", _evidence(settings.gate)) | {
@@ -147,6 +163,8 @@ class Gated:
             "counts": np.zeros(COUNTS, np.int64),
             "last": np.zeros(1 + len(Evidence.__struct_fields__)),
         }
+        if self.trace:
+            self._validation["rows/trace"] = np.zeros((rows, self.trace), np.int32)
 
     @property
     def arrays(self) -> Arrays:
@@ -175,11 +193,16 @@ class Gated:
         """Score n rows with the accepted model: float32 (n, classes), or (n, 1) for a regression."""
         return self._accepted.predict(batch)
 
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        """Score n rows with the accepted model, which must have a trace, and return its trace."""
+        scores, trace = predict_traced(self._accepted, batch)
+        return scores, trace if trace is not None else np.zeros((len(batch), 0), np.float32)
+
     def refused(self, batch: Batch) -> dict[int, str]:
         """Return the rows that the inner model cannot take, with reasons."""
         return refused(self._accepted, batch)
 
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Learn, or validate on, each of n rows in order; return the predictions before that, as `predict` does.
 
         A row with a label that is not finite, or a weight that is not a finite number above 0, is no evidence. Raises
@@ -191,13 +214,13 @@ class Gated:
         start, n = 0, len(examples.y)
         while start < n:
             stop = self._next_stop(usable, start)
-            rows = cut(examples, start, stop)
+            rows, traces = cut(examples, start, stop), None if trace is None else trace[start:stop]
             if self._validating:
-                self._test(rows, predictions[start:stop], usable[start:stop])
+                self._test(rows, predictions[start:stop], usable[start:stop], traces)
                 if self._judge() == "promote" and stop < n:
                     predictions[stop:] = self._accepted.predict(cut(examples, stop, n).batch)
             else:
-                self._proposal.learn(rows.batch, rows.y, rows.weight)
+                learn(self._proposal, rows.batch, rows.y, rows.weight, traces)
                 self._validation["counts"][LEARNED] += usable[start:stop].sum()
             start = stop
         return predictions
@@ -261,7 +284,7 @@ class Gated:
         (places,) = np.nonzero(usable[start:])
         return start + int(places[room - 1]) + 1 if len(places) >= room else len(usable)
 
-    def _test(self, rows: Examples, predictions: Singles, usable: Flags) -> None:
+    def _test(self, rows: Examples, predictions: Singles, usable: Flags, trace: Singles | None) -> None:
         """Add the losses of both models on validation rows to the evidence, and keep the rows."""
         proposed = self._proposal.predict(rows.batch)[usable]
         accepted, y = predictions[usable], rows.y[usable]
@@ -274,7 +297,7 @@ class Gated:
             of_class = y == guarded
             missed = [metrics.losses("error", scores[of_class], y[of_class]) for scores in (accepted, proposed)]
             gate.update_guard(evidence, criteria, name, missed[0], missed[1], weight[of_class])
-        self._keep(rows, usable)
+        self._keep(rows, usable, trace)
 
     def _judge(self) -> str:
         """Get a verdict where one is due, carry it out, and return its action; "wait" where none is due."""
@@ -298,16 +321,19 @@ class Gated:
             restore(self._proposal, self._accepted.arrays)
         for name, array in _evidence(self._settings.gate).items():
             self._validation[f"gate/{name}"][...] = array
-        kept = self._kept()
+        kept, trace = self._kept()
         counts[TESTED], counts[LEARNED] = 0, len(kept.y)
-        self._proposal.learn(kept.batch, kept.y, kept.weight)
+        learn(self._proposal, kept.batch, kept.y, kept.weight, trace)
 
-    def _keep(self, rows: Examples, usable: Flags) -> None:
+    def _keep(self, rows: Examples, usable: Flags, trace: Singles | None) -> None:
         """Copy usable rows to the arrays, after those kept before."""
         held, first, count = self._validation, int(self._validation["counts"][TESTED]), int(usable.sum())
         held["rows/dense"][first : first + count] = rows.batch.dense[usable].view(np.int32)
         held["rows/y"][first : first + count] = rows.y[usable]
         held["rows/weight"][first : first + count] = rows.weight[usable]
+        if self.trace:
+            full = np.full((len(usable), self.trace), np.nan, np.float32) if trace is None else trace
+            held["rows/trace"][first : first + count] = np.ascontiguousarray(full, np.float32)[usable].view(np.int32)
         if self._settings.hashed:
             batch, entries = rows.batch, (held["rows/indptr"], held["rows/indices"], held["rows/values"])
             bits = batch.values.view(np.int32)
@@ -316,8 +342,8 @@ class Gated:
             )
         held["counts"][TESTED] += count
 
-    def _kept(self) -> Examples:
-        """Return copies of the validation rows that are not learned yet."""
+    def _kept(self) -> tuple[Examples, Singles | None]:
+        """Return copies of the validation rows that are not learned yet, and of their traces."""
         held, count = self._validation, int(self._validation["counts"][TESTED])
         indptr = held["rows/indptr"][: count + 1].copy()
         dense, values = held["rows/dense"][:count].copy(), held["rows/values"][: indptr[-1]].copy()
@@ -325,7 +351,8 @@ class Gated:
             dense.view(np.float32), indptr, held["rows/indices"][: indptr[-1]].copy(), values.view(np.float32)
         )
         y, weight = held["rows/y"][:count].copy(), held["rows/weight"][:count].copy()
-        return Examples(batch, y, weight, np.zeros(count, np.int64))
+        trace = held["rows/trace"][:count].copy().view(np.float32) if self.trace else None
+        return Examples(batch, y, weight, np.zeros(count, np.int64)), trace
 
 
 def _evidence(criteria: GateSpec) -> Arrays:

@@ -6,8 +6,8 @@ plain arrays, so that nothing has to be read again after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ LAST_KNOWN, COMMON = -2, -3  # the uids of the naive baselines (everlearn.learn.
 TEXT_FEATURES = 256  # hashed features charged for each text field; a longer text is charged no more
 
 _OVERHEAD = 2_100  # bytes that Python and numpy objects cost for each entry, beside the arrays
+_TRACE = 300  # bytes that Python and numpy objects cost for each trace, beside its values
 _ROLES = 3  # contestants beside challengers and their candidates: champion, previous, frozen
 
 
@@ -49,23 +50,45 @@ def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
     return _OVERHEAD + 4 * int(shape["dense"]) + 8 * features + 4 * scores
 
 
+def trace_charge(spec: Spec, width: int) -> int:
+    """Return the bytes that traces of `width` values add to the charge of each waiting prediction.
+
+    So many models can learn at once, the champion and its challengers, and each keeps a trace.
+
+    >>> plain = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric"})
+    >>> trace_charge(Spec(schema=plain, challengers=3), 8), trace_charge(Spec(schema=plain), 0)
+    (1328, 0)
+    """
+    return (1 + spec.challengers) * (4 * width + _TRACE) if width else 0
+
+
 @dataclass(frozen=True, slots=True)
 class PendingPrediction:
-    """A prediction without feedback: one encoded row, and the scores (1, k) of each contestant by uid."""
+    """A prediction without feedback: one encoded row, and the scores (1, k) of each contestant by uid.
+
+    `traces` maps the uid of each learning contestant that has a trace to it, float32 (1, trace); None without any.
+    """
 
     id: str
     position: int
     time: float
     row: Batch
     predictions: dict[int, Singles]
+    traces: dict[int, Singles] | None = None
 
 
 class PendingPredictions:
-    """Waiting predictions by id, oldest first; each is charged `each` bytes."""
+    """Waiting predictions by id, oldest first; each is charged `each` bytes.
 
-    def __init__(self, spec: FeedbackSpec, each: int) -> None:
+    `more(width)` is added to the charge once a prediction came with a trace of `width` values, for good: challengers
+    of another family may have a wider trace than the first model. `steps` lists where that was, and how wide.
+    """
+
+    def __init__(self, spec: FeedbackSpec, each: int, more: Callable[[int], int] = lambda width: 0) -> None:
         self.spec = spec
         self.each = each
+        self.steps: list[tuple[int, int]] = []  # position of the prediction, width of the widest trace from there on
+        self._plain, self._more = each, more
         self.evicted = 0
         self._waiting: dict[str, PendingPrediction] = {}
 
@@ -80,8 +103,15 @@ class PendingPredictions:
         """The bytes charged for all waiting predictions."""
         return self.each * len(self._waiting)
 
-    def put(self, pending: PendingPrediction) -> list[PendingPrediction]:
-        """Add a prediction; remove and return the oldest ones that no longer fit in `spec.bytes`."""
+    def put(self, pending: PendingPrediction, width: int | None = None) -> list[PendingPrediction]:
+        """Add a prediction; remove and return the oldest ones that no longer fit in `spec.bytes`.
+
+        `width` is that of the widest trace, where it does not follow from `pending.traces`.
+        """
+        if width is None:
+            width = max((trace.shape[1] for trace in pending.traces.values()), default=0) if pending.traces else 0
+        if width > (self.steps[-1][1] if self.steps else 0):
+            self._widen([*self.steps, (pending.position, width)])
         self._waiting[pending.id] = pending
         evicted: list[PendingPrediction] = []
         while self.nbytes > self.spec.bytes and len(self._waiting) > 1:
@@ -104,24 +134,45 @@ class PendingPredictions:
         return late
 
     def adopt(self, other: PendingPredictions) -> None:
-        """Take over the predictions of `other`, with the scores that this set knows for them."""
+        """Take over the predictions of `other`, with the scores and traces that this set knows for them."""
         known = self._waiting
         self.evicted = other.evicted
+        self._widen(other.steps)
         self._waiting = {}
         for id, pending in other._waiting.items():
             held = known.get(id)
-            scores = held.predictions if held is not None and held.position == pending.position else {}
-            merged = PendingPrediction(id, pending.position, pending.time, pending.row, pending.predictions | scores)
-            self._waiting[id] = merged
+            if held is not None and held.position == pending.position:
+                self._waiting[id] = replace(
+                    pending, predictions=pending.predictions | held.predictions, traces=held.traces
+                )
+            else:
+                self._waiting[id] = replace(pending, traces=None)
+
+    def traces(self, uid: int) -> dict[str, Singles]:
+        """Return the traces of one contestant by the ids of their predictions."""
+        held = ((id, (pending.traces or {}).get(uid)) for id, pending in self._waiting.items())
+        return {id: trace for id, trace in held if trace is not None}
+
+    def retrace(self, traces: Mapping[int, Mapping[str, Singles]]) -> None:
+        """Replace all traces; `traces` maps uids to traces (1, trace) by the ids of their predictions."""
+        for id, pending in self._waiting.items():
+            held = {uid: by_id[id] for uid, by_id in traces.items() if id in by_id}
+            if held or pending.traces is not None:
+                self._waiting[id] = replace(pending, traces=held or None)
+
+    def _widen(self, steps: list[tuple[int, int]]) -> None:
+        """Charge for traces as wide as the last step says."""
+        self.steps = list(steps)
+        self.each = self._plain + (self._more(steps[-1][1]) if steps else 0)
 
     def state(self) -> Arrays:
-        """Return the waiting set as arrays; `load` restores it."""
+        """Return the waiting set as arrays; `load` restores it. Traces have arrays only once a model had one."""
         waiting = list(self._waiting.values())
         ids = [prediction.id.encode("utf-8", "surrogatepass") for prediction in waiting]
         scores = [
             (row, uid, held) for row, prediction in enumerate(waiting) for uid, held in prediction.predictions.items()
         ]
-        return {
+        arrays: Arrays = {
             "evicted": np.array(self.evicted, np.int64),
             "ids": np.frombuffer(b"".join(ids), np.uint8).copy(),
             "id_lengths": np.array([len(id) for id in ids], np.int64),
@@ -135,10 +186,25 @@ class PendingPredictions:
             "said_uid": np.array([uid for _, uid, _ in scores], np.int64),
             "said_scores": _stack([held for _, _, held in scores], np.float32),
         }
+        return arrays | self._traces_state(waiting) if self.steps else arrays
+
+    def _traces_state(self, waiting: Sequence[PendingPrediction]) -> Arrays:
+        traces = [
+            (row, uid, trace[0]) for row, pending in enumerate(waiting) for uid, trace in (pending.traces or {}).items()
+        ]
+        return {
+            "trace_steps": np.array(self.steps, np.int64).reshape(-1, 2),
+            "trace_row": np.array([row for row, _, _ in traces], np.int64),
+            "trace_uid": np.array([uid for _, uid, _ in traces], np.int64),
+            "trace_lengths": np.array([len(trace) for _, _, trace in traces], np.int64),
+            "trace_values": _stack([trace for _, _, trace in traces], np.float32),
+        }
 
     def load(self, arrays: Arrays) -> None:
         """Restore the result of `state`."""
         self._waiting, self.evicted = {}, int(arrays["evicted"])
+        self._widen([(int(at), int(width)) for at, width in arrays.get("trace_steps", ())])
+        traces = _traces_by_row(arrays) if self.steps else {}
         predictions: list[dict[int, Singles]] = [{} for _ in arrays["position"]]
         for row, uid, scores in zip(arrays["said_row"], arrays["said_uid"], arrays["said_scores"], strict=True):
             predictions[row][int(uid)] = scores[None, :].copy()
@@ -154,7 +220,8 @@ class PendingPredictions:
                 arrays["values"][held].copy(),
             )
             id = ids[id_ends[i] - arrays["id_lengths"][i] : id_ends[i]].decode("utf-8", "surrogatepass")
-            self._waiting[id] = PendingPrediction(id, int(position), float(arrays["time"][i]), row, predictions[i])
+            time = float(arrays["time"][i])
+            self._waiting[id] = PendingPrediction(id, int(position), time, row, predictions[i], traces.get(i))
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +301,15 @@ class Early:
             earlier = Earlier(int(arrays["position"][i]), float(arrays["time"][i]), feedback)
             self._kept.setdefault(feedback.id, []).append(earlier)
             self.nbytes += earlier.nbytes
+
+
+def _traces_by_row(arrays: Arrays) -> dict[int, dict[int, Singles]]:
+    """Return the traces of each waiting prediction, by its place and by uid."""
+    ends, found = np.cumsum(arrays["trace_lengths"]), dict[int, dict[int, Singles]]()
+    for i, (row, uid) in enumerate(zip(arrays["trace_row"], arrays["trace_uid"], strict=True)):
+        begin = ends[i] - arrays["trace_lengths"][i]
+        found.setdefault(int(row), {})[int(uid)] = arrays["trace_values"][None, begin : ends[i]].copy()
+    return found
 
 
 def _stack(parts: list[np.ndarray], dtype: type) -> np.ndarray:

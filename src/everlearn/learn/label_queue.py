@@ -17,7 +17,7 @@ from everlearn import gate, metrics
 from everlearn.feedback.correction import Arrival
 from everlearn.feedback.pending import ANSWER
 from everlearn.learn.monitor import Monitor
-from everlearn.learn.teach import teach
+from everlearn.learn.teach import gathered, teach
 from everlearn.model import select, stack
 from everlearn.records import Arrays, Batch, Examples, Singles
 from everlearn.serve.contestant import Contestant, Trial
@@ -33,7 +33,8 @@ class LabelledRow:
     """One labelled row, with its weights in scoring (`weight`, above 0) and in learning (`learned`).
 
     `predictions` maps a uid to the scores (1, k) of the prediction; None for a correction, which is learned but not
-    scored. `arrival` is None unless importance weights apply.
+    scored. `arrival` is None unless importance weights apply. `traces` maps the uid of a contestant to the trace of its
+    prediction; None without any.
     """
 
     row: Batch
@@ -43,6 +44,7 @@ class LabelledRow:
     position: int
     predictions: Predictions | None = None
     arrival: Arrival | None = None
+    traces: Predictions | None = None
 
 
 class LabelQueue:
@@ -75,13 +77,17 @@ class LabelQueue:
         rows, self._next = self._next, []
         if not rows:
             return False
-        models = [contestant.tried for contestant in self._roster.contestants if contestant.learns]
+        learners = [(contestant.uid, contestant.tried) for contestant in self._roster.contestants if contestant.learns]
         batch, y = stack([labelled.row for labelled in rows]), np.array([labelled.y for labelled in rows])
         weight = np.array([labelled.learned for labelled in rows], np.float32)
         if self._monitor.boosting:
             counts = np.array([labelled.predictions is not None for labelled in rows])
             weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
-        teach(models, batch, y, weight, [labelled.arrival for labelled in rows])
+        traces: list[Singles | None] = []
+        waited = [labelled.traces for labelled in rows]
+        if any(waited):
+            traces = [gathered(waited, uid, model.trace) for uid, model in learners]
+        teach([model for _, model in learners], batch, y, weight, [labelled.arrival for labelled in rows], traces)
         self._learned += [labelled for labelled in rows if labelled.predictions is not None]
         return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,33 +14,61 @@ from everlearn.serve.isolation import IsolatedModel
 
 
 class Teachable(Protocol):
-    """The part of a model that `teach` calls."""
+    """The part of a model that `teach` calls; one without a trace is never called with one."""
 
-    def predict(self, batch: Batch) -> Singles: ...
+    @property
+    def predict(self) -> Callable[[Batch], Singles]: ...
 
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles: ...
+    @property
+    def learn(self) -> Callable[..., Singles]: ...
 
 
 def teach(
-    models: Sequence[Teachable], batch: Batch, y: Floats, weight: Singles, arrivals: Sequence[Arrival | None]
+    models: Sequence[Teachable],
+    batch: Batch,
+    y: Floats,
+    weight: Singles,
+    arrivals: Sequence[Arrival | None],
+    traces: Sequence[Singles | None] = (),
 ) -> None:
     """Let each model learn n rows in order.
 
     `y` is float64 (n,), `weight` float32 (n,). A row with an `Arrival` is weighted by what each model predicts for it
-    just before learning it; see `everlearn.feedback.correction`. Raises ModelError if a model fails.
+    just before learning it; see `everlearn.feedback.correction`. `traces` holds float32 (n, trace) for each model, as
+    `gathered` returns it, or None. Raises ModelError if a model fails.
     """
+    given = [() if trace is None else (trace,) for trace in traces or (None,) * len(models)]
     if not any(arrivals):
-        for model in models:
-            model.learn(batch, y, weight)
+        for model, trace in zip(models, given, strict=True):
+            model.learn(batch, y, weight, *trace)
         return
     for i, arrival in enumerate(arrivals):
         row = row_slice(batch, i, i + 1)
-        for model in models:
+        for model, trace in zip(models, given, strict=True):
             factor = 1.0
             if arrival is not None:
                 column = int(y[i]) if arrival.positive else 1 - int(y[i])
                 factor = arrival.weight(float(model.predict(row)[0, column]))
-            model.learn(row, y[i : i + 1], weight[i : i + 1] * np.float32(factor))
+            own = [part[i : i + 1] for part in trace]
+            model.learn(row, y[i : i + 1], weight[i : i + 1] * np.float32(factor), *own)
+
+
+def gathered(traces: Sequence[Mapping[int, Singles] | None], uid: int, width: int) -> Singles | None:
+    """Return one contestant's traces of n rows, float32 (n, width), NaN where it has none; None if `width` is 0.
+
+    `traces` maps uids to traces (1, width), for each row.
+
+    >>> gathered([{7: np.ones((1, 2), np.float32)}, None], 7, 2)
+    array([[ 1.,  1.],
+           [nan, nan]], dtype=float32)
+    """
+    if not width:
+        return None
+    rows = np.full((len(traces), width), np.nan, np.float32)
+    for row, held in zip(rows, traces, strict=True):
+        if held is not None and uid in held:
+            row[:] = held[uid][0]
+    return rows
 
 
 def warm(model: Model, examples: Examples, epochs: int = 1) -> None:

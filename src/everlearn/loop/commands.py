@@ -178,7 +178,8 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     try:
         built = model.build({"seed": spec.seed, **model_spec}, shape)
         row = np.zeros((1, int(shape["dense"])), np.float32)
-        scores = built.predict(Batch(row, np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)))
+        one = Batch(row, np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+        scores, _ = model.predict_traced(built, one)
     except EverlearnError:
         raise
     except Exception as error:  # a family of the user's may raise anything

@@ -101,7 +101,8 @@ class Fold:
         classes = {str(label): label for label in spec.schema.classes}
         guards = {name: self.encoder.label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
-        self.transitions = Transitions(spec, self.gate, self.encoder, self.monitor, self.roster, versions, log)
+        parts = spec, self.gate, self.encoder, self.monitor, self.roster, versions, log
+        self.transitions = Transitions(*parts, lambda: self.pending.steps)
         self.warm_up = WarmUp(spec, self.monitor, self.transitions.make)
         self._counts = _Counts()
 
@@ -308,9 +309,9 @@ class Fold:
                 case Prediction() as prediction if i in stretch.rows:
                     if not self.started:
                         payloads += self._begin(event.position - 1)
-                    row, predictions = self._predict(prediction, stretch, *stretch.rows[i])
+                    row, predictions, traces = self._predict(prediction, stretch, *stretch.rows[i])
                     payloads += self._watch(row, predictions[ANSWER], event.position)
-                    labelled = self.joiner.predict(prediction, event.position, row, predictions, clip)
+                    labelled = self.joiner.predict(prediction, event.position, row, predictions, clip, traces)
                 case Label() | Reward() | Preference() as feedback:
                     labelled = self.joiner.judge(feedback, event.position, clip)
             for joined in (*labelled, *self.joiner.overdue(event.position)):
@@ -322,8 +323,8 @@ class Fold:
 
     def _predict(
         self, prediction: Prediction, stretch: Stretch, row: int, upto: int
-    ) -> tuple[Batch, dict[int, Singles]]:
-        """Return the row of a prediction event, clipped, and the scores of every contestant for it by uid."""
+    ) -> tuple[Batch, dict[int, Singles], dict[int, Singles] | None]:
+        """Return the row of a prediction event, clipped, and by uid the scores of every contestant, and the traces."""
         shadows = stretch.arrive(row, self.monitor.limiter, self.roster.contestants)
         predictions = shadows.predict(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
@@ -332,7 +333,7 @@ class Fold:
         if prediction.canary:  # the champion is scored on its own answer in shadow
             predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer
         self._counts.predictions += 1
-        return shadows.row(row), predictions
+        return shadows.row(row), predictions, shadows.traces(row)
 
     def _watch(self, row: Batch, answer: Singles, at: int) -> list[Payload]:
         """Look at one prediction for drift, where that needs no label."""
@@ -363,7 +364,7 @@ class Fold:
         are where the loop has learned rows of files, which the log does not hold. Reads the log once.
         """
         ranges = self.bounds if self.cursor["row"] else None
-        again = rebuild.rejoin(self._log, self.encoder, self.spec, upto, skip, ranges)
+        again = rebuild.rejoin(self._log, self.encoder, self.spec, upto, skip, ranges, self.pending.steps)
         self.joiner.adopt(again.joiner)
         if not self.cursor["row"]:
             self.monitor.limiter.arrays = again.limiter.arrays
@@ -374,6 +375,8 @@ class Fold:
         if found := [detail.without for detail in made if isinstance(detail, RolledBackWithout)]:
             self.left_out += found
             self.rejoin(self.is_left_out, position)
+        if traces := self.transitions.retraced():
+            self.pending.retrace(traces)
 
     def is_left_out(self, event: Event) -> bool:
         """Return True for a label that a rollback has left out."""

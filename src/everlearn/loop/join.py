@@ -8,12 +8,22 @@ that both learn the same rows with the same weights.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from everlearn.errors import ConfigError, InputError
 from everlearn.feedback.admission import target
 from everlearn.feedback.correction import Correction
-from everlearn.feedback.pending import ANSWER, CANARY, Earlier, Early, PendingPrediction, PendingPredictions, charge
+from everlearn.feedback.pending import (
+    ANSWER,
+    CANARY,
+    Earlier,
+    Early,
+    PendingPrediction,
+    PendingPredictions,
+    charge,
+    trace_charge,
+)
 from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter
 from everlearn.model import copied
@@ -42,7 +52,8 @@ class Joiner:
     def __init__(self, spec: Spec, encoder: Encoder, limiter: Limiter, history: History, absent: Skip) -> None:
         """Start before the first event. Feedback for which `absent` is true counts as not in the `history`."""
         self.spec = spec
-        self.pending = PendingPredictions(spec.feedback, charge(spec, encoder.shape))
+        more = partial(trace_charge, spec)
+        self.pending = PendingPredictions(spec.feedback, charge(spec, encoder.shape), more)
         self.early = Early(spec.feedback)
         task = spec.schema.task
         self.correction = Correction(spec.feedback, task) if spec.feedback.correction == "importance" else None
@@ -56,16 +67,23 @@ class Joiner:
         self.now = max(self.now, time)
 
     def predict(
-        self, prediction: Prediction, position: int, row: Batch, predictions: dict[int, Singles], clip: Clip
+        self,
+        prediction: Prediction,
+        position: int,
+        row: Batch,
+        predictions: dict[int, Singles],
+        clip: Clip,
+        traces: dict[int, Singles] | None = None,
+        width: int | None = None,
     ) -> list[LabelledRow]:
         """Let a prediction wait; return the rows that this labels: evicted predictions, or its own early feedback.
 
         `row` is encoded and clipped; `predictions` maps a uid to scores (1, k), with `ANSWER` among them. `clip` clips
-        a row to the ranges of this moment.
+        a row to the ranges of this moment. `traces` and `width` are those of `PendingPredictions`.
         """
         labelled: list[LabelledRow] = []
-        waiting = PendingPrediction(prediction.id, position, self.now, row, predictions)
-        for evicted in self.pending.put(waiting):
+        waiting = PendingPrediction(prediction.id, position, self.now, row, predictions, traces)
+        for evicted in self.pending.put(waiting, width):
             labelled += self._assume(evicted, position)
         self.early.expire(self.now)
         for piece in self.early.take(prediction.id):
@@ -132,7 +150,7 @@ class Joiner:
         arrival = None
         if self.correction is not None:
             arrival = self.correction.arrive(positive=y != self._default, late=False)
-        return [LabelledRow(pending.row, y, *weights, position, predictions, arrival)]
+        return [LabelledRow(pending.row, y, *weights, position, predictions, arrival, pending.traces)]
 
     def _correct(
         self, prediction: Prediction, feedback: Feedback, y: float, position: int, clip: Clip

@@ -26,7 +26,7 @@ from everlearn.events import Log, scan
 from everlearn.feedback.pending import ANSWER
 from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter
-from everlearn.learn.teach import teach
+from everlearn.learn.teach import gathered, teach
 from everlearn.loop import details
 from everlearn.loop.join import Joiner, Skip
 from everlearn.model import Model, stack
@@ -38,6 +38,7 @@ from everlearn.serve.shadows import copy_row
 from everlearn.spec import Spec
 
 JOINED = ("prediction", "example", "label", "reward", "preference")  # kinds of events that are joined
+REBUILT, JUDGE = 1, 2  # uids of the model that is rebuilt, and of the champion that judges examples, in traces
 _PAGE = 1024  # events encoded at a time, and rows learned at a time
 
 
@@ -50,6 +51,8 @@ def rebuild(
     upto: int,
     skip: Skip,
     ranges: Mapping[str, Any] | None = None,
+    waiting: dict[str, Singles] | None = None,
+    widths: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[int, int]:
     """Let `model` learn the labels and examples at positions (after, upto] in log order; return (learned, left out).
 
@@ -57,6 +60,11 @@ def rebuild(
     as if it had never come. Late, missing and early labels, corrections and limits count as in the fold of that log.
     Extra weight after drift is not repeated. A label that no model can use is passed over. With `ranges` (see
     `limits.bounds`), features are clipped to these, and their ranges are not learned again.
+
+    A model with a trace predicts again at each prediction, and learns from the trace that it makes there. Traces of
+    predictions up to `after` are those of an untrained model that learns everything up to there, if it then equals
+    `model`; else there are none. `waiting` is filled with the traces of the predictions that still wait, by id.
+    `widths` are the steps of the loop's waiting predictions (see `PendingPredictions`); None: those of this model.
 
     Raises ModelError if the model breaks the contract.
 
@@ -72,25 +80,50 @@ def rebuild(
     (400, 400)
     """
     backlog, left_out = _Backlog(model), 0
-    for event, rows in Rejoined(log, encoder, spec, skip, ranges).run(upto):
-        if event.position <= after:
-            continue
+    joined = Rejoined(log, encoder, spec, skip, ranges, widths)
+    _lead(joined, model, min(after, upto))
+    joined.traces_of(backlog)
+    for event, rows in joined.run(upto, after):
         if rows is None:
             left_out += not isinstance(event.payload, Prediction)
         else:
             backlog.add(rows)
     backlog.learn()
+    if waiting is not None:
+        waiting |= joined.joiner.pending.traces(REBUILT)
     return backlog.learned, left_out
 
 
+def _lead(joined: Rejoined, model: Model, upto: int) -> None:
+    """Join the log up to where `model` starts, with the traces that it made until there, if they can be known.
+
+    A model that has learned nothing by then is new there, and has made none.
+    """
+    lead = _Backlog(contract.build(model.spec)) if contract.traced(model) and upto else None
+    lead = None if lead is not None and lead.equals(model) else lead
+    joined.traces_of(lead)
+    for _, rows in joined.run(upto):
+        if lead is not None:
+            lead.add(rows or ())
+    if lead is not None and not lead.equals(model):
+        joined.joiner.pending.retrace({JUDGE: joined.joiner.pending.traces(JUDGE)})
+
+
 def rejoin(
-    log: Log, encoder: Encoder, spec: Spec, upto: int, skip: Skip, ranges: Mapping[str, Any] | None = None
+    log: Log,
+    encoder: Encoder,
+    spec: Spec,
+    upto: int,
+    skip: Skip,
+    ranges: Mapping[str, Any] | None = None,
+    widths: Sequence[tuple[int, int]] | None = None,
 ) -> Rejoined:
     """Join the log up to position `upto` without the events for which `skip(event)` is true; no model learns.
 
-    With `limits.quarantine` the champion that judges examples is learned again, and may raise ModelError.
+    With `limits.quarantine` the champion that judges examples is learned again, and may raise ModelError. `widths` are
+    those of `rebuild`.
     """
-    again = Rejoined(log, encoder, spec, skip, ranges)
+    again = Rejoined(log, encoder, spec, skip, ranges, widths)
     for _ in again.run(upto):
         pass
     return again
@@ -116,22 +149,39 @@ class Rejoined:
     """The join of a log from its beginning, without some of its events: waiting predictions, counts and limits."""
 
     def __init__(
-        self, log: Log, encoder: Encoder, spec: Spec, skip: Skip, ranges: Mapping[str, Any] | None = None
+        self,
+        log: Log,
+        encoder: Encoder,
+        spec: Spec,
+        skip: Skip,
+        ranges: Mapping[str, Any] | None = None,
+        widths: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.limiter = Limiter(spec, encoder.shape, ranges)
         self.joiner = Joiner(spec, encoder, self.limiter, log, skip)
         self._log, self._encoder, self._spec, self._skip = log, encoder, spec, skip
         self._warm = _warm_until(log) if spec.warm_start else 0  # examples up to here were learned offline
         self._champion = _Judge(self._first, _frozen(log, spec, self._warm > 0)) if self.limiter.judges else None
+        self._widths = widths
+        self._traced: list[_Backlog] = []
+        self.traces_of(None)
+
+    def traces_of(self, backlog: _Backlog | None) -> None:
+        """Let the model of `backlog` say, at each prediction from now on, what its trace is."""
+        judge = self._champion.learner if self._champion is not None else None
+        self._traced = [each for each in (backlog, judge) if each is not None and each.trace]
 
     @cached_property
     def _first(self) -> Model:
         """The model that the loop began with: it refuses rows for all contestants."""
         return contract.build({"seed": self._spec.seed, **self._spec.model}, self._encoder.shape)
 
-    def run(self, upto: int) -> Iterator[tuple[Event, list[LabelledRow] | None]]:
-        """Yield each event that is joined, up to position `upto`, with the rows that it labels; None if left out."""
-        events = scan(self._log, upto=upto, kinds=JOINED)
+    def run(self, upto: int, after: int = 0) -> Iterator[tuple[Event, list[LabelledRow] | None]]:
+        """Join the events at positions (after, upto], once those up to `after` are joined.
+
+        Yields each event with the rows that it labels; None if it is left out.
+        """
+        events = scan(self._log, after, JOINED, upto)
         while page := list(islice(events, _PAGE)):
             rows = self._encoded(page)
             for i, event in enumerate(page):
@@ -181,8 +231,17 @@ class Rejoined:
         elif isinstance(payload, Prediction) and row is not None:
             answer = np.array([payload.proba or (float(payload.value),)], np.float32)
             row, predictions = self.limiter.bound(row), {ANSWER: answer}
-            labelled = joiner.predict(payload, position, row, predictions, self.limiter.clip)
+            traces = {backlog.uid: backlog.traces(row) for backlog in self._traced} or None
+            labelled = joiner.predict(
+                payload, position, row, predictions, self.limiter.clip, traces, self._width(position)
+            )
         return [*labelled, *joiner.overdue(position)]
+
+    def _width(self, position: int) -> int | None:
+        """Return the width of the widest trace up to a position; None if it is that of the models here."""
+        if self._widths is None:
+            return None
+        return max((width for at, width in self._widths if at <= position), default=0)
 
     def _example(self, example: Example, position: int, row: Batch) -> list[LabelledRow]:
         """Admit a row that comes with its label; a row of the warm start is learned without the limits on labels."""
@@ -202,10 +261,10 @@ class Rejoined:
 
 
 class _Backlog:
-    """A model, and the labelled rows that it has yet to learn."""
+    """A model, and the labelled rows that it has yet to learn; its traces have this `uid` in them."""
 
-    def __init__(self, model: Model) -> None:
-        self.learned = 0
+    def __init__(self, model: Model, uid: int = REBUILT) -> None:
+        self.uid, self.learned = uid, 0
         self._model = IsolatedModel(model)
         self._rows: list[LabelledRow] = []
 
@@ -221,13 +280,34 @@ class _Backlog:
         if rows:
             y: Floats = np.array([row.y for row in rows])
             weight: Singles = np.array([row.learned for row in rows], np.float32)
-            teach([self._model], stack([row.row for row in rows]), y, weight, [row.arrival for row in rows])
+            traces = gathered([row.traces for row in rows], self.uid, self.trace)
+            batch, arrivals = stack([row.row for row in rows]), [row.arrival for row in rows]
+            teach([self._model], batch, y, weight, arrivals, [traces])
             self.learned += len(rows)
 
     def predict(self, batch: Batch) -> Singles:
         """Return scores, float32 (n, k), as of all rows that were added."""
         self.learn()
         return self._model.predict(batch)
+
+    @property
+    def trace(self) -> int:
+        """The number of values in the model's trace; 0 if it has none."""
+        return self._model.trace
+
+    def traces(self, batch: Batch) -> Singles:
+        """Return traces, float32 (n, trace), as of all rows that were added; the model must have one."""
+        self.learn()
+        _, trace = self._model.predict_traced(batch)
+        assert trace is not None
+        return trace
+
+    def equals(self, model: Model) -> bool:
+        """Return True if the model, after all rows that were added, has the bytes of another."""
+        self.learn()
+        mine, other = self._model.model.arrays, model.arrays
+        same = not contract.compare(mine, other)
+        return same and all(array.tobytes() == other[name].tobytes() for name, array in mine.items())
 
 
 class _Judge:
@@ -237,7 +317,7 @@ class _Judge:
     """
 
     def __init__(self, model: Model, frozen: Sequence[tuple[int, float]]) -> None:
-        self._learner = _Backlog(model)
+        self.learner = _Backlog(model, JUDGE)
         self._copy: IsolatedModel | None = None
         self._model, self._frozen = model, list(frozen)
 
@@ -247,16 +327,16 @@ class _Judge:
             self._frozen.pop(0)
             self._copy = None
         if self._frozen and self._copy is None and position >= self._frozen[0][0]:
-            self._learner.learn()
+            self.learner.learn()
             self._copy = IsolatedModel(contract.copy(self._model))
 
     def add(self, rows: Sequence[LabelledRow]) -> None:
         """Add rows in order."""
-        self._learner.add(rows)
+        self.learner.add(rows)
 
     def predict(self, batch: Batch) -> Singles:
         """Return scores, float32 (n, k), of what served."""
-        return self._copy.predict(batch) if self._copy is not None else self._learner.predict(batch)
+        return self._copy.predict(batch) if self._copy is not None else self.learner.predict(batch)
 
 
 def _frozen(log: Log, spec: Spec, warmed: bool) -> list[tuple[int, float]]:

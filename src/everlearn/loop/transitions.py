@@ -6,7 +6,7 @@ of users are carried out in `loop/user_orders.py`. The caller makes the returned
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -55,7 +55,7 @@ from everlearn.loop.versioning import (
     untrained,
 )
 from everlearn.model import Model
-from everlearn.records import Decision, Payload
+from everlearn.records import Decision, Payload, Singles
 from everlearn.schema import Encoder
 from everlearn.serve.contestant import Contestant, Progress
 from everlearn.serve.isolation import ModelFailure
@@ -76,8 +76,9 @@ class Transitions:
         roster: Roster,
         versions: Versions,
         log: Log,
+        widths: Callable[[], Sequence[tuple[int, int]]] = tuple,
     ) -> None:
-        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log)
+        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths)
         self._paused: Contestant | None = None  # learns again after the event that is being folded
 
     def make(self) -> Model:
@@ -157,6 +158,12 @@ class Transitions:
         if self._paused is not None:
             self._context.roster.let_learn(self._paused, True)
             self._paused = None
+
+    def retraced(self) -> dict[int, dict[str, Singles]]:
+        """Return the traces that rebuilt learners made again, by uid and by the id of their prediction; forget them."""
+        made = dict(self._context.retraced)
+        self._context.retraced.clear()
+        return made
 
     def obey(self, order: Decision, at: int, now: Progress) -> list[Payload]:
         """Carry out a user's order at position `at`; reject one that cannot be carried out, with the reason."""

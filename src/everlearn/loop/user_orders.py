@@ -51,7 +51,7 @@ from everlearn.loop.versioning import (
     untrained,
 )
 from everlearn.model import Model, restore
-from everlearn.records import Decision, Event, Payload
+from everlearn.records import Decision, Event, Payload, Singles
 from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
 
 Skip = Callable[[Event], bool]
@@ -213,15 +213,17 @@ def roll_back_without(
     rebuilt, counts = [], [(0, 0)]
     for learner in [contestant for contestant in roster.contestants if contestant.learns]:
         origin, model, since = _clean_start(context, learner, version, first, known)
-        counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row))
-        rebuilt.append((learner, model, origin))
+        waiting: dict[str, Singles] = {}
+        counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row, waiting))
+        rebuilt.append((learner, model, origin, waiting))
     retired, previous = store_champion(context, moment)
     roster.install(version, champion, keep=False)
     roster.rollbacks = []
-    for learner, model, origin in rebuilt:
+    for learner, model, origin, waiting in rebuilt:
         stayed = any(learner is contestant for contestant in roster.contestants)
         heir = learner if stayed else roster.challenger  # a gated champion that learned: its copy learns on
         roster.restart(heir, model, origin)
+        context.retraced[heir.uid] = waiting
     again, left_out = max(counts)
     forgotten = _forget(context, skip, first, at)
     lost = max(0, moment.learned.row - known[version].row)  # rows of files, which are not in the log
@@ -272,11 +274,18 @@ def _clean_start(
 
 
 def _learn_again(
-    context: TransitionContext, model: Model, after: int, at: int, skip: Skip, rows: int
+    context: TransitionContext,
+    model: Model,
+    after: int,
+    at: int,
+    skip: Skip,
+    rows: int,
+    waiting: dict[str, Singles],
 ) -> tuple[int, int]:
     """Let a model learn the log again; ranges learned from rows of files are not in the log, so today's hold."""
     ranges = limits.bounds(context.monitor.limits) if rows else None
-    return rebuild(model, context.log, context.encoder, context.spec, after, at, skip, ranges)
+    parts = context.log, context.encoder, context.spec, after, at, skip, ranges
+    return rebuild(model, *parts, waiting, context.widths())
 
 
 def _forget(context: TransitionContext, skip: Skip, first: int, at: int) -> int:

@@ -6,8 +6,8 @@ payloads; `note` adds them to the version registry, in the order in which the ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -18,7 +18,7 @@ from everlearn.learn.monitor import Monitor
 from everlearn.loop import commands, details
 from everlearn.loop.details import Detail, Withdrawn
 from everlearn.model import Model, restore
-from everlearn.records import Born, Decision, Evidence, Payload
+from everlearn.records import Born, Decision, Evidence, Payload, Singles
 from everlearn.schema import Encoder
 from everlearn.serve.contestant import Contestant, Progress, Trial
 from everlearn.serve.roster import Roster
@@ -53,7 +53,11 @@ NO_ALIAS = Alias()
 
 @dataclass(frozen=True, slots=True)
 class TransitionContext:
-    """The parts of one loop that its transitions read and change."""
+    """The parts of one loop that its transitions read and change.
+
+    `widths` returns the steps of the waiting predictions (see `PendingPredictions`). `retraced` takes, by uid, the
+    traces of waiting predictions that a learner has made again with a rebuild, for the fold to set.
+    """
 
     spec: Spec
     gate: GateSpec
@@ -62,6 +66,8 @@ class TransitionContext:
     roster: Roster
     versions: Versions
     log: Log
+    widths: Callable[[], Sequence[tuple[int, int]]] = tuple
+    retraced: dict[int, dict[str, Singles]] = field(default_factory=dict)
 
 
 def untrained(context: TransitionContext, version: str) -> Model:

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from everlearn import model as contract
 from everlearn.errors import ModelError
-from everlearn.model import Model, copy
+from everlearn.model import Model, copy, traced
 from everlearn.records import Batch, Floats, Singles
 
 _LONGEST = 500  # characters of a reason
@@ -48,10 +49,33 @@ class IsolatedModel:
             raise self._faulty(f"predict {wrong}")
         return scores
 
-    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+    @property
+    def trace(self) -> int:
+        """The number of values in the model's trace; 0 if it has none."""
+        return traced(self.model)
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles | None]:
+        """Call the model's own method, or `predict` where it has no trace. Raises ModelFailure."""
+        if not self.trace:
+            return self.predict(batch), None
+        try:
+            answer = contract.predict_traced(self.model, batch)
+            wrong = _wrong_pair(answer, len(batch), self.columns, self.trace)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise self._raised("predict_traced", error) from error
+        if wrong:
+            raise self._faulty(f"predict_traced {wrong}")
+        return answer
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Call the model's own method. Raises ModelFailure."""
         try:
-            scores = self.model.learn(batch, y, weight)
+            if trace is None:
+                scores = self.model.learn(batch, y, weight)
+            else:
+                scores = contract.learn(self.model, batch, y, weight, trace)
             wrong = _wrong(scores, len(batch), self.columns)
         except MemoryError:
             raise
@@ -84,6 +108,24 @@ def _wrong(scores: Any, rows: int, columns: int) -> str:
     if scores.ndim != 2 or len(scores) != rows or (columns and scores.shape[1] != columns):
         return f"returned shape {scores.shape}, expected {(rows, columns or 'its columns')}"
     return "" if np.isfinite(scores).all() else "returned a number that is not finite"
+
+
+def _wrong_pair(answer: Any, rows: int, columns: int, width: int) -> str:
+    """Return the fault of scores and a trace for `rows` rows; "" if there is none."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        return f"returned a {type(answer).__name__}, expected a pair: scores and trace"
+    if wrong := _wrong(answer[0], rows, columns):
+        return wrong
+    return wrong_trace(answer[1], rows, width)
+
+
+def wrong_trace(trace: Any, rows: int, width: int) -> str:
+    """Return the fault of a trace of `rows` rows and `width` values; "" if there is none."""
+    if not isinstance(trace, np.ndarray):
+        return f"returned a {type(trace).__name__} as trace, expected an array"
+    if trace.shape != (rows, width) or trace.dtype != np.float32:
+        return f"returned a trace of {trace.dtype} {trace.shape}, expected float32 {(rows, width)}"
+    return "" if np.isfinite(trace).all() else "returned a trace with a number that is not finite"
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from everlearn.model import row_slice
+from everlearn.model import row_slice, traced
 from everlearn.records import Batch, Singles
 from everlearn.serve.contestant import Contestant
 
@@ -24,6 +24,8 @@ class ShadowPredictions:
         self._frozen = predict_all([contestant for contestant in contestants if not contestant.learns], batch)
         self._fresh = range(0)  # rows for which the learners have predicted with their weights of now
         self._learned: dict[int, Singles] = {}
+        self._traced = any(traced(contestant.model) for contestant in self._learners.values())
+        self._traces: dict[int, Singles] = {}  # of the learners that have one
 
     def row(self, row: int) -> Batch:
         """Copy one row so that it does not keep the whole batch alive."""
@@ -37,7 +39,11 @@ class ShadowPredictions:
         """
         if learned or row not in self._fresh:
             self._fresh = range(row, upto)
-            self._learned = predict_all(self._learners.values(), row_slice(self._batch, row, upto))
+            batch, learners = row_slice(self._batch, row, upto), self._learners.values()
+            if self._traced:
+                self._learned, self._traces = _predict_traced(learners, batch)
+            else:
+                self._learned = predict_all(learners, batch)
         at = row - self._fresh.start
         return {
             uid: self._learned[uid][at : at + 1].copy()
@@ -45,6 +51,16 @@ class ShadowPredictions:
             else self._frozen[uid][row : row + 1].copy()
             for uid in self._order
         }
+
+    def traces(self, row: int) -> dict[int, Singles] | None:
+        """Return the traces (1, trace), by uid, that came with the last `predict`; None if no learner has one.
+
+        Frozen models learn from no label, so they are not asked for a trace.
+        """
+        if not self._traced:
+            return None
+        at = row - self._fresh.start
+        return {uid: trace[at : at + 1].copy() for uid, trace in self._traces.items()}
 
 
 def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Singles]:
@@ -59,6 +75,20 @@ def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Si
             by_model[id(contestant.model)] = contestant.tried.predict(batch)
         predictions[contestant.uid] = by_model[id(contestant.model)]
     return predictions
+
+
+def _predict_traced(contestants: Iterable[Contestant], batch: Batch) -> tuple[dict[int, Singles], dict[int, Singles]]:
+    """Return the scores of each contestant for n rows, by uid, and the traces of those that have one.
+
+    Raises ModelFailure if a model breaks the contract.
+    """
+    predictions: dict[int, Singles] = {}
+    traces: dict[int, Singles] = {}
+    for contestant in contestants:
+        predictions[contestant.uid], trace = contestant.tried.predict_traced(batch)
+        if trace is not None:
+            traces[contestant.uid] = trace
+    return predictions, traces
 
 
 def copy_row(batch: Batch, row: int) -> Batch:

@@ -236,3 +236,22 @@ def test_colour_images_run_end_to_end(shared: Path, tmp_path: Path) -> None:
     outcome.plot(tmp_path / "cifar.png")
     assert 0.1 < outcome.metrics["average_accuracy"] < 0.6
     assert (tmp_path / "cifar.png").exists()
+
+
+@pytest.mark.parametrize(("cost", "busy"), [(2.0, 2), (3.0, 3)])
+def test_a_paced_model_learns_from_what_it_said(cost: float, busy: int) -> None:
+    """Every `busy`th row is learned when its update is done, from the error of its prediction."""
+    stream = continual.split(blobs(40, classes=2, columns=3), blobs(10, classes=2, columns=3))
+    stale, rows = build({"family": "tests.support.traced_models:Stale", **stream.shape}), whole(stream)
+    continual.evaluate(stale, stream, every=None, cost=cost)
+    inputs = np.column_stack([rows.batch.dense.astype(float).clip(-2, 2), np.ones(len(rows.y))])
+    line, waiting = np.zeros(4), None
+    for row in range(len(rows.y)):
+        if row % busy == 0:
+            if waiting is not None:
+                before, said = waiting
+                line = line + 0.125 * (rows.y[before] - said) * inputs[before]
+            waiting = row, float(np.float32(min(max(0.5 + float(sum(line * inputs[row])), 0.0), 1.0)))
+    assert waiting is not None
+    line = line + 0.125 * (rows.y[waiting[0]] - waiting[1]) * inputs[waiting[0]]
+    assert stale.arrays["line"].tolist() == line.tolist()

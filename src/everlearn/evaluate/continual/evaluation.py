@@ -21,7 +21,7 @@ from everlearn.errors import ConfigError
 from everlearn.evaluate.continual import measures, plots
 from everlearn.evaluate.continual.streams import TaskStream
 from everlearn.evaluate.prequential import Report, prequential
-from everlearn.model import Deferred, Model, bind, cut
+from everlearn.model import Deferred, Model, bind, cut, learn, predict_traced
 from everlearn.records import Batch, Examples, Floats, Ints, Singles
 
 if TYPE_CHECKING:
@@ -297,6 +297,7 @@ class _Waiting(NamedTuple):
 
     done: float
     row: Examples
+    trace: Singles | None
 
 
 class _PacedModel:
@@ -345,16 +346,17 @@ class _PacedModel:
         for place in range(len(examples.y)):
             now, row = self._at + place, cut(examples, place, place + 1)
             self._done(now)
-            predictions.append(self._model.predict(row.batch))
+            scores, trace = predict_traced(self._model, row.batch)
+            predictions.append(scores)
             if self._free < now + 1 - ROUNDING:
                 self._free = max(self._free, now) + self._cost
-                self._queue.append(_Waiting(self._free, row))
+                self._queue.append(_Waiting(self._free, row, trace))
         return np.concatenate(predictions)
 
     def _done(self, now: float) -> None:
         while self._queue and self._queue[0].done <= now + ROUNDING:
-            row = self._queue.popleft().row
-            self._model.learn(row.batch, row.y, row.weight)
+            _, row, trace = self._queue.popleft()
+            learn(self._model, row.batch, row.y, row.weight, trace)
             self.learned += 1
 
 

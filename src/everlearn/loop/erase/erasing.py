@@ -94,6 +94,8 @@ class _Erasing:
             rebuilt = Rebuilding(*parts).run()
             forgotten = self._forget(fold)
             fold.rejoin(lambda event: event.position in self._gone or fold.is_left_out(event), fold.cursor["log"])
+            if rebuilt.traces:
+                fold.pending.retrace(rebuilt.traces)
             fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
             arrays, state = fold.state()
             payloads = [Born(version) for version in rebuilt.versions.values()]

@@ -18,7 +18,7 @@ from everlearn.loop.details import Detail, Drifted, Erasure, Merged, Promoted, R
 from everlearn.loop.fold import Fold
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.model import Model
-from everlearn.records import Decision, Event, Example, Label, Preference, Reward, Version
+from everlearn.records import Decision, Event, Example, Label, Preference, Reward, Singles, Version
 from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
 from everlearn.version.registry import Versions
 
@@ -50,10 +50,14 @@ class Move(NamedTuple):
 
 @dataclass(slots=True)
 class Rebuilt:
-    """The rebuilt versions by the id of the version that each replaces, and the number of labels learned for them."""
+    """The rebuilt versions by the id of the version that each replaces, and the number of labels learned for them.
+
+    `traces` holds, by uid of the rebuilt contestants, the traces of the predictions that wait, by id.
+    """
 
     versions: dict[str, Version] = field(default_factory=dict)
     learned: int = 0
+    traces: dict[int, dict[str, Singles]] = field(default_factory=dict)
 
     def id(self, old: str) -> str:
         """Return the id that a version has now."""
@@ -106,8 +110,10 @@ class Rebuilding:
         if contestant.learns or self._is_snapshot(contestant):
             upto = self._upto(contestant)
             if upto.log >= self._first:
-                span = self._since(contestant.version, upto)
-                contestant.model = self._learned(span, self._all[contestant.version].spec)
+                span, waiting = self._since(contestant.version, upto), dict[str, Singles]()
+                contestant.model = self._learned(span, self._all[contestant.version].spec, waiting)
+                if contestant.learns:
+                    self.rebuilt.traces[contestant.uid] = waiting
         elif contestant.version in self.rebuilt.versions:
             contestant.model = self._model(contestant.version)
         contestant.version = self.rebuilt.id(contestant.version)
@@ -186,8 +192,8 @@ class Rebuilding:
 
     # ---- learning ----------------------------------------------------------------------------------------------
 
-    def _learned(self, span: TrainingSpan, spec: dict[str, Any]) -> Model:
-        """Return a model that has learned a span, for the caller to change."""
+    def _learned(self, span: TrainingSpan, spec: dict[str, Any], waiting: dict[str, Singles] | None = None) -> Model:
+        """Return a model that has learned a span, for the caller to change; `waiting` is that of `rebuild`."""
         if span.after.row < span.upto.row:
             raise InputError(
                 f"models have learned {span.upto.row - span.after.row} rows of files that are themselves the "
@@ -204,7 +210,7 @@ class Rebuilding:
         fold, spec_of = self._fold, self._fold.spec
         parts = rebuilt, self._log, fold.encoder, spec_of, after, span.upto.log
         ranges = fold.bounds if fold.cursor["row"] else None  # rows of files are not in the log
-        learned, _ = rebuild(*parts, self._skip(span.upto.log), ranges)
+        learned, _ = rebuild(*parts, self._skip(span.upto.log), ranges, waiting, fold.pending.steps)
         self.rebuilt.learned += learned
         self._last = span, model.copy(rebuilt)
         return rebuilt
