@@ -143,7 +143,7 @@ class LabelQueue:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
         aside = (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
-        monitor.look(examples.batch, predictions[champion.uid])
+        monitor.look(examples.batch, predictions[champion.uid], examples.position)
         return len(examples.y)
 
     # ---- tests -------------------------------------------------------------------------------------------------

@@ -336,7 +336,7 @@ class Fold:
         """Look at one prediction for drift, where that needs no label."""
         if self.spec.drift.watch == "loss":
             return []
-        self.monitor.look(row, answer)
+        self.monitor.look(row, answer, np.array([at], np.int64))
         if self.monitor.alarm() != DRIFT:
             return []
         self.label_queue.test()
