@@ -28,7 +28,7 @@ from everlearn.stream import Stream, read
 
 FOLDER = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 MODES = ("live", "gated")
-NAIVE = ("last_label", "majority", "mean")
+NAIVE = ("last_label", "majority", "mean", "seasonal")
 COLUMNS = ("accuracy", "log_loss")
 
 

@@ -122,6 +122,8 @@ def streams(options: argparse.Namespace) -> Iterator[tuple[str, Stream]]:
         import pyarrow.parquet
 
         for path in sorted(FOLDER.glob("*.parquet")):
+            if options.names and path.stem not in options.names:
+                continue
             table = pyarrow.parquet.read_table(path).slice(0, options.rows)
             yield path.stem, read(table, label="label")
         return
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--real", action="store_true", help="the streams in $EVERLEARN_DATA")
+    parser.add_argument("--names", nargs="*", default=[], help="real streams, without .parquet; default: all")
     parser.add_argument("--reactions", nargs="+", default=list(REACTIONS))
     parser.add_argument("--drifts", nargs="+", default=list(DRIFTS), choices=DRIFTS)
     parser.add_argument("--generators", nargs="+", default=list(GENERATORS), choices=list(GENERATORS))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -369,8 +369,9 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
         warn_quantile=quantile(1.0 - WARNING * spec.sensitivity),
         drift_quantile=quantile(1.0 - spec.sensitivity),
     )
+    parts: dict[str, Any] = {"change": np.zeros(MARKS, np.int64), **arrays}
     _run(
-        DetectorState(**({"change": np.zeros(MARKS, np.int64)} | arrays)),
+        DetectorState(**parts),
         dials,
         np.ascontiguousarray(values, np.float64),
         levels,

@@ -21,6 +21,7 @@ from everlearn.learn.naive import NaiveBaselines
 from everlearn.metrics import baselines
 from everlearn.model import compare, copied, cut, prefixed, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles, Task
+from everlearn.schema import moments
 from everlearn.spec import DriftSpec, Spec
 
 SCORED_ROLES = ("champion", "frozen", "challenger")
@@ -40,7 +41,8 @@ class Monitor:
         self.loss = self.limiter.loss
         classes, dense, hashed = int(shape["classes"]), int(shape["dense"]), int(shape["hashed"])
         self.classes = classes
-        self.naive = NaiveBaselines(self.task, classes)
+        timed = moments.clock(spec.schema) if not spec.limits.clip else None  # a clipped time is no time
+        self.naive = NaiveBaselines(self.task, classes, timed)
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
         self.metrics |= {name: baselines.measures(self.task, classes) for name in self.naive.roles}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
