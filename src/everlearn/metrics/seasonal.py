@@ -56,7 +56,6 @@ def answers(
     >>> answers(state, "regression", 0, y, ones, at, after, at[-1:] + hour).tolist()  # a day ago is nearer than a week
     [[168.0]]
     """
-    columns = 1 if task == "regression" else classes
     found = np.empty(len(known))
     _answer(
         np.ascontiguousarray(y, np.float64),
@@ -72,8 +71,9 @@ def answers(
         found,
     )
     if task == "regression":
-        return found.astype(np.float32).reshape(-1, 1)
-    scores = (found[:, None] == np.arange(columns)).astype(np.float32)
+        numbers: Singles = found.astype(np.float32).reshape(-1, 1)
+        return numbers
+    scores: Singles = (found[:, None] == np.arange(classes)).astype(np.float32)
     scores[np.isnan(found)] = np.nan
     return scores
 
