@@ -39,7 +39,8 @@ class NaiveBaselines:
     def note(self, y: float, weight: float, row: Batch) -> None:
         """Note the label of a row that is known from now on."""
         if self.arrays is not None:
-            self._queue.append((y, weight, int(self._times(row)[0])))
+            minute = moments.UNKNOWN if self._season is None else int(self._times(row)[0])
+            self._queue.append((y, weight, minute))
             self._now = None
 
     def now(self, row: Batch) -> Mapping[int, Singles]:
@@ -82,14 +83,14 @@ class NaiveBaselines:
         if self.arrays is None:
             return {}
         noted, self._queue = self._queue, []
-        at = when[: len(y)]
+        labels = len(y)
         if noted:
             y = np.concatenate([[label for label, _, _ in noted], y])
             weight = np.concatenate([np.array([w for _, w, _ in noted], np.float32), weight])
-            at = np.concatenate([np.array([minute for _, _, minute in noted], np.int64), at])
         known = known + len(noted)
         last, common = baselines.answers(self.arrays, self.task, y, weight, known)
         found = {LAST_KNOWN: last, COMMON: common}
         if self._season is not None:
+            at = np.concatenate([np.array([minute for _, _, minute in noted], np.int64), when[:labels]])
             found[SEASONAL] = seasonal.answers(self._season, self.task, self._classes, y, weight, at, known, when)
         return found
