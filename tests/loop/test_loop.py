@@ -324,6 +324,34 @@ def test_without_replay_a_fresh_challenger_starts_untrained(tmp_path):
         assert "fresh challenger after drift, untrained" in {one.reason for one in loop.versions()}
 
 
+@pytest.mark.parametrize("kind", ["window", "reservoir", "balanced"])
+def test_a_challenger_after_drift_is_warmed_only_on_rows_since_the_change(tmp_path, kind):
+    """The rule turns round at row 2000; the labels of remembered rows tell which rule each row was made by."""
+    draw, n, turned = np.random.default_rng(4), 2600, 2000
+    a = draw.normal(size=n)
+    columns = {
+        "a": a,
+        "b": draw.normal(size=n),
+        "c": ["c"] * n,
+        "label": ((a > 0) ^ (np.arange(n) >= turned)).astype(int),
+    }
+    settings = spec(mode="live", replay=ReplaySpec(kind=kind, bytes=20_000, width=4))
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(columns, schema=loop.spec.schema))
+        decisions = loop.decisions()
+        started = next(one for one in decisions if one.action == "challenger")
+        words = started.reason.split()
+        assert started.reason.endswith("remembered rows since the estimated change")
+        warmed = int(words[words.index("remembered") - 1])
+        reported = int(started.detail["examples"])
+    with Loop(settings, tmp_path / "again") as loop:  # what was remembered then
+        loop.run(read({name: column[:reported] for name, column in columns.items()}, schema=loop.spec.schema))
+        position = loop.fold.monitor.remembered().position
+    assert turned < reported < turned + 300
+    assert 0 < warmed <= (position > turned - 60).sum() < len(position)
+    assert warmed >= (position > turned + 60).sum()
+
+
 def test_drift_is_noticed_where_no_label_ever_comes(tmp_path):
     drift = DriftSpec(detector="kswin", watch="inputs", reaction="note", grace_period=200)
     draw = np.random.default_rng(0)
