@@ -157,6 +157,8 @@ def text(spec: Spec) -> str:
     for name in STORED_ONLY:
         record, _, field = name.partition(".")
         values.get(record, {}).pop(field, None)
+    if (warm_start := values.get("warm_start", 0.0)) >= 1:
+        values["warm_start"] = int(warm_start)  # a number of rows
     return _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
 
 

@@ -76,10 +76,11 @@ class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, om
 class DriftSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The detector that watches the stream for drift, and the reaction to it.
 
-    `watch` is the champion's "loss", its predicted probability ("proba", no labels needed), or the first
-    dense "inputs". `sensitivity` sets the rate of false alarms (a confidence, smaller is calmer); the detector
-    reports nothing in the first `grace_period` examples, which calibrate it. `reaction`: only "note" the drift, "reset"
-    the challenger, raise its learning "rate" for a while, or start a fresh "challenger" warmed on replay.
+    `watch` is the champion's "loss", its predicted probability ("proba", no labels needed), or the first dense
+    "inputs", which share one sensitivity. `sensitivity` sets the rate of false alarms (a confidence, smaller is
+    calmer); the detector reports nothing in the first `grace_period` examples, which calibrate it. `reaction`: only
+    "note" the drift, "reset" the challenger, raise its learning "rate" for a while, or start a fresh "challenger"
+    warmed on the rows since the change.
     """
 
     detector: Literal["adwin", "page_hinkley", "ddm", "kswin", "none"] = "adwin"

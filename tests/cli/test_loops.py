@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import everlearn as el
+from everlearn import config
 from tests.support.commands import call
 from tests.support.tables import write_csv
 
@@ -39,8 +41,9 @@ def test_init_run_versions_promote_rollback(data, folder):
     write_csv(folder / "rows.csv", 3000)
     begun = data("init", "rows.csv", "--label", "label")
     assert begun["schema"]["fields"] == {"a": "numeric", "b": "numeric", "c": "categorical"}
+    assert begun["warm_start"] == 150
     result = data("run")
-    assert result["events"] == result["examples"] == 3000
+    assert (result["events"], result["examples"]) == (3000, 2850)
     assert data("run")["events"] == 3000  # nothing new
     listed = data("versions")["versions"]
     first, champion = listed[0]["id"], result["champion"]
@@ -56,13 +59,15 @@ def test_init_run_versions_promote_rollback(data, folder):
 def test_without_json_there_are_tables_and_hints(folder, capsys):
     write_csv(folder / "rows.csv", 3000)
     call("init", "rows.csv", "--label", "label")
-    assert "everlearn run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "everlearn run" in out
+    assert "the first 150 rows train the model offline" in out
     call("run")
     out = capsys.readouterr().out
     for word in ("champion", "last label", "majority", "accuracy", "report.png"):
         assert word in out
     call("versions")
-    assert "untrained start" in " ".join(capsys.readouterr().out.split())
+    assert "trained offline on 150 rows" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_warm_start_is_not_scored_and_is_good_from_the_start(data, folder):
@@ -73,6 +78,37 @@ def test_a_warm_start_is_not_scored_and_is_good_from_the_start(data, folder):
     assert data("run", "--warm-start", "0.1")["events"] == 1000  # nothing new
     assert result["metrics"]["frozen"]["examples"] == 900
     assert data("versions")["versions"][0]["reason"] == "trained offline on 100 rows"
+
+
+@pytest.mark.parametrize(("rows", "warm"), [(40, 0), (999, 0), (1000, 50), (5000, 250), (20_000, 500)])
+def test_init_sets_a_warm_start_unless_the_file_is_small(data, folder, rows, warm):
+    write_csv(folder / "rows.csv", rows)
+    assert data("init", "rows.csv", "--label", "label")["warm_start"] == warm
+    written = (folder / "everlearn.toml").read_text()
+    assert (f"warm_start = {warm}\n" in written) == (warm > 0)
+    result = data("run")
+    assert result["examples"] == rows - warm
+    assert ("frozen" in result["metrics"]) == (warm > 0)
+    reason = data("versions")["versions"][0]["reason"]
+    assert reason == (f"trained offline on {warm} rows" if warm else "untrained start")
+
+
+def test_a_warm_start_leaves_the_answers_behind_it_as_they_were(data, folder):
+    """The offline rows are learned in one pass, in order: the learner is the same as without a warm start."""
+    write_csv(folder / "rows.csv", 3000)
+    data("init", "rows.csv", "--label", "label")
+    warm = data("run")
+    text = (folder / "everlearn.toml").read_text().replace("warm_start = 150\n", "")
+    (folder / "cold.toml").write_text(text)
+    cold = data("run", "--config", "cold.toml")
+    found = [config.load(f"{name}.toml").warm_start for name in ("everlearn", "cold")]
+    assert found == [150.0, 0.0]
+    with el.open("everlearn.toml") as one, el.open("cold.toml") as other:
+        mine, theirs = one.fold.roster.champion.model.arrays, other.fold.roster.champion.model.arrays
+    if not warm["rollbacks"] + cold["rollbacks"]:
+        assert {name: array.tobytes() for name, array in mine.items()} == {
+            name: array.tobytes() for name, array in theirs.items()
+        }
 
 
 def test_run_creates_a_missing_configuration_given_the_label(data, folder):

@@ -285,3 +285,21 @@ def test_without_its_trace_a_stacker_trusts_the_wrong_member() -> None:
         loss[family] = prequential(one, rows, delay=7).metrics["log_loss"]
     assert loss["Stacker"] < 1.0  # near one half
     assert loss["Forgetful"] > 1.5 * loss["Stacker"]
+
+
+@pytest.mark.parametrize("delay", [0, 30])
+def test_rows_with_a_time_are_compared_with_one_season_ago(delay: int) -> None:
+    hour = np.arange(400)
+    y = np.round(hour % 24 + 40.0 * (hour // 24 % 7 == 3) + np.random.default_rng(0).normal(size=400), 3)
+    columns = {"at": np.datetime64("2026-01-01T00", "h") + hour, "a": y * 0.0 + 1.0, "y": y}
+    reports = [
+        prequential(model.build({"family": "linear"}), everlearn.read(columns, label="y"), delay=delay, chunk=chunk)
+        for chunk in (8192, 37)
+    ]
+    for report in reports:
+        assert report.baselines.keys() == {"last_label", "mean", "seasonal"}
+        if delay:  # a day ago is never known
+            first = delay + 1
+            answers = [y[row - 168] if row >= 168 else y[row - first] for row in range(first, 400)]
+            assert report.baselines["seasonal"]["mae"] == pytest.approx(np.abs(answers - y[first:]).mean(), rel=1e-6)
+    assert reports[0].baselines == reports[1].baselines

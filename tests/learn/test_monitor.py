@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from everlearn import drift
 from everlearn.learn.monitor import BOOST, DRIFT, STABLE, Monitor
 from everlearn.model import cut, row_slice
 from everlearn.records import Examples
 from everlearn.schema import shape
-from everlearn.spec import DriftSpec, LimitsSpec, ReplaySpec
+from everlearn.spec import DriftSpec, GateSpec, LimitsSpec, ReplaySpec
 from tests.support.loops import spec
 from tests.support.models import examples
 
@@ -117,7 +118,7 @@ def test_an_alarm_is_reported_once(watch: Any) -> None:
         said = predictions(piece, wrong=start >= 400)
         said[1] = np.full((20, 2), 0.9 if start >= 400 else 0.1, np.float32) if watch == "proba" else said[1]
         one.test(piece, said, ROLES)
-        one.look(row_slice(rows.batch, start, start + 20), said[1])
+        one.look(row_slice(rows.batch, start, start + 20), said[1], piece.position)
         levels.append(one.alarm())
     assert DRIFT not in levels[:20]
     assert DRIFT in levels[20:]
@@ -167,3 +168,99 @@ def test_limits_of_other_settings_start_again() -> None:
     arrays, clock = before.state()
     after.load(arrays, clock)
     assert sorted(after.limits) == ["counters"]
+
+
+def losing(
+    n: int, change: int, kind: str, room: int = 12_000, **changes: Any
+) -> tuple[Monitor, Examples, dict[int, np.ndarray]]:
+    """Return a monitor, rows with gaps between positions, and predictions that turn bad at row `change`."""
+    one = monitor(drift=DriftSpec(grace_period=100, **changes), replay=ReplaySpec(kind=kind, bytes=room, width=4))
+    rows = examples(n)
+    rows.position[:] = np.cumsum(np.random.default_rng(1).integers(1, 4, n))
+    said = predictions(rows)
+    wrong = np.random.default_rng(2).random(n) < np.where(np.arange(n) < change, 0.1, 0.9)
+    said[1][wrong] = said[1][wrong, ::-1]
+    return one, rows, said
+
+
+def shown(one: Monitor, rows: Examples, said: dict[int, np.ndarray], size: int) -> int:
+    """Show rows to a monitor up to its first drift, `size` at a time; return the number of rows shown."""
+    for start in range(0, len(rows.y), size):
+        piece = cut(rows, start, start + size)
+        part = {uid: scores[start : start + size] for uid, scores in said.items()}
+        one.test(piece, part, ROLES)
+        one.remember(piece)
+        one.look(piece.batch, part[1], piece.position)
+        if one.alarm() == DRIFT:
+            return start + size
+    raise AssertionError("no drift was reported")
+
+
+@pytest.mark.parametrize("watch", ["loss", "proba"])
+@pytest.mark.parametrize("kind", ["window", "reservoir", "balanced"])
+def test_remembered_rows_since_drift_are_those_behind_the_change(kind: str, watch: Any) -> None:
+    one, rows, said = losing(3000, 2000, kind, watch=watch)
+    if watch == "proba":
+        said[1][:] = 0.2
+        said[1][2000:] = 0.8
+        said[1] += np.random.default_rng(3).normal(0, 0.05, (3000, 1)).astype(np.float32)
+    assert one.remembered_since_drift()[1] is False
+    stop = shown(one, rows, said, 20)
+    held, is_part = one.remembered_since_drift()
+    assert is_part
+    wanted = [at for at in one.remembered().position.tolist() if rows.position[1950] <= at]
+    assert 0 < len(held.y) <= len(wanted)
+    assert set(held.position) <= set(wanted)
+    assert held.position.min() <= rows.position[min(2050, stop - 1)]
+    newest = [at for at in one.remembered().position.tolist() if at >= held.position.min()]
+    assert held.position.tolist() == newest
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("watch", ["loss", "inputs"])
+def test_where_the_change_was_does_not_depend_on_how_rows_are_cut(watch: Any, weighted: bool) -> None:
+    """Missing inputs are not counted by detectors, and light rows are counted all the same."""
+    states = []
+    for size in (1, 7, 3000):
+        one, rows, said = losing(3000, 2000, "window", 200_000, watch=watch)
+        rows.batch.dense[2000:, 1] += 3.0
+        rows.batch.dense[::3, 1] = np.nan
+        if weighted:
+            rows.weight[1000::5] = 0.5
+        for start in range(0, 3000, size):
+            piece = cut(rows, start, start + size)
+            one.test(piece, {uid: scores[start : start + size] for uid, scores in said.items()}, ROLES)
+            one.look(piece.batch, said[1][start : start + size], piece.position)
+        one.remember(rows)
+        states.append(state(one))
+        assert one.clock["drifts"] >= 1
+        held, is_part = one.remembered_since_drift()
+        assert is_part
+        assert rows.position[1900] <= held.position[0] <= rows.position[2100]
+    assert states[0] == states[1] == states[2]
+
+
+def test_a_home_of_before_the_change_was_kept_remembers_all_rows_after_drift() -> None:
+    one, rows, said = losing(3000, 2000, "window")
+    arrays, clock = one.state()
+    old = {name: array for name, array in arrays.items() if "counted" not in name and "change" not in name}
+    one.load(old, clock)
+    shown(one, rows, said, 20)
+    held, is_part = one.remembered_since_drift()
+    assert not is_part
+    assert held.position.tolist() == one.remembered().position.tolist()
+    assert one.state()[0].keys() == old.keys()
+
+
+@pytest.mark.parametrize(("layout", "parts"), [(1, 1), (2, 3)])
+def test_columns_share_the_sensitivity_except_in_homes_of_release_0_1_0(layout: int, parts: int) -> None:
+    settings = DriftSpec(watch="inputs", detector="page_hinkley", grace_period=100)
+    one, rows = monitor(drift=settings, gate=GateSpec(layout=layout)), examples(3000)
+    rows.batch.dense[:] = np.random.default_rng(5).normal(size=(3000, 3))
+    one.look(rows.batch, np.zeros((3000, 2), np.float32), rows.position)
+    alone = drift.start(settings)
+    shared = DriftSpec(watch="inputs", detector="page_hinkley", grace_period=100, sensitivity=0.002 / parts)
+    drift.update(alone, shared, rows.batch.dense[:, 0].astype(np.float64))
+    assert {name: array.tobytes() for name, array in alone.items()} == {
+        name: array.tobytes() for name, array in one.detectors[0].items()
+    }

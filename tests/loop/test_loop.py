@@ -16,7 +16,7 @@ from everlearn.loop.home import Home
 from everlearn.loop.loop import Loop
 from everlearn.model import cut
 from everlearn.records import Checkpoint, Example, Examples, Loss, Prediction
-from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, ReplaySpec, Schema, Spec
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, LogSpec, ReplaySpec, Schema, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
 from tests.support.loops import bytes_of, record, spec, table
@@ -326,6 +326,34 @@ def test_without_replay_a_fresh_challenger_starts_untrained(tmp_path):
         assert "fresh challenger after drift, untrained" in {one.reason for one in loop.versions()}
 
 
+@pytest.mark.parametrize("kind", ["window", "reservoir", "balanced"])
+def test_a_challenger_after_drift_is_warmed_only_on_rows_since_the_change(tmp_path, kind):
+    """The rule turns round at row 2000; the labels of remembered rows tell which rule each row was made by."""
+    draw, n, turned = np.random.default_rng(4), 2600, 2000
+    a = draw.normal(size=n)
+    columns = {
+        "a": a,
+        "b": draw.normal(size=n),
+        "c": ["c"] * n,
+        "label": ((a > 0) ^ (np.arange(n) >= turned)).astype(int),
+    }
+    settings = spec(mode="live", replay=ReplaySpec(kind=kind, bytes=20_000, width=4))
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(read(columns, schema=loop.spec.schema))
+        decisions = loop.decisions()
+        started = next(one for one in decisions if one.action == "challenger")
+        words = started.reason.split()
+        assert started.reason.endswith("remembered rows since the estimated change")
+        warmed = int(words[words.index("remembered") - 1])
+        reported = int(started.detail["examples"])
+    with Loop(settings, tmp_path / "again") as loop:  # what was remembered then
+        loop.run(read({name: column[:reported] for name, column in columns.items()}, schema=loop.spec.schema))
+        position = loop.fold.monitor.remembered().position
+    assert turned < reported < turned + 300
+    assert 0 < warmed <= (position > turned - 60).sum() < len(position)
+    assert warmed >= (position > turned + 60).sum()
+
+
 def test_drift_is_noticed_where_no_label_ever_comes(tmp_path):
     drift = DriftSpec(detector="kswin", watch="inputs", reaction="note", grace_period=200)
     draw = np.random.default_rng(0)
@@ -544,3 +572,87 @@ def test_a_model_of_a_quantile_goes_on_covering_it(tmp_path, mode):
         covered = [loop.predict({"x": float(a)}).value > b for a, b in zip(x[-300:], y[-300:], strict=True)]
     assert report["rollbacks"] == 0
     assert 0.85 <= np.mean(covered) <= 0.99
+
+
+# ---- rows with a time ----------------------------------------------------------------------------------------------
+
+
+def timed(rows: int) -> dict[str, Any]:
+    """Hours whose label follows the hour of the week, with noise."""
+    draw, hour = np.random.default_rng(3), np.arange(rows)
+    label = np.round(hour % 24 + 5.0 * (hour // 24 % 7) + draw.normal(size=rows), 3)
+    return {
+        "at": np.datetime64("2026-01-01T00", "h") + hour,
+        "a": draw.normal(size=rows),
+        "label": label,
+    }
+
+
+def timed_spec(**changes: Any) -> Spec:
+    schema = Schema(label="label", task="regression", fields={"a": "numeric", "at": "datetime"})
+    return Spec(**({"schema": schema, "tick": 20, "gate": GateSpec(minimum=100)} | changes))
+
+
+def test_the_label_of_one_season_ago_is_scored_for_rows_of_a_file_and_of_the_log(tmp_path):
+    """A week ago is known from row 168 on; before it, a day ago; before that, the last label."""
+    columns, n = timed(600), 600
+    y = columns["label"]
+    at = np.arange(n)
+    daily = np.abs(y[168:] - y[144 : n - 24]).cumsum()
+    weekly = np.abs(y[168:] - y[: n - 168]).cumsum()
+    expected = np.where(at < 24, y[at - 1], y[at - 24])
+    for row in range(169, n):
+        expected[row] = y[row - 168] if weekly[row - 169] < daily[row - 169] else y[row - 24]
+    wanted = np.abs(expected[1:].astype(np.float32) - y[1:]).mean()  # before the first label there is no answer
+    with Loop(timed_spec(), tmp_path / "file") as loop:
+        report = loop.run(read(columns, schema=loop.spec.schema))
+        assert report["metrics"]["seasonal"]["mae"] == pytest.approx(wanted, rel=1e-6)
+        assert report["metrics"]["seasonal"]["unscored"] == 1
+        of_file = bytes_of(loop)
+    given = [({"a": float(columns["a"][row]), "at": str(columns["at"][row])}, float(y[row])) for row in range(n)]
+    with Loop(timed_spec(), tmp_path / "examples") as loop:
+        for features, label in given:
+            loop.learn(features, label)
+        of_examples = bytes_of(loop)
+    loop = Loop(timed_spec(), tmp_path / "answers")
+    for number, (features, label) in enumerate(given):
+        loop.feedback(loop.predict(features).id, label)
+        if number == 300:  # killed and opened again
+            loop.close()
+            loop = Loop(timed_spec(), tmp_path / "answers")
+    of_answers = bytes_of(loop)
+    assert loop.report()["metrics"]["seasonal"]["mae"] == pytest.approx(wanted, rel=1e-6)
+    loop.close()
+    mine = [name for name in of_file if "season" in name]
+    assert {name.rpartition("/")[2] for name in mine} >= {"season", "season_step", "season_label", "season_phases"}
+    for name in mine:
+        assert of_file[name] == of_examples[name] == of_answers[name], name
+
+
+def test_a_late_label_is_not_known_one_season_later(tmp_path):
+    """Labels come 30 hours late: a day ago is never known, so the answer is the last known label, then a week ago."""
+    columns = timed(400)
+    y, ids = columns["label"], []
+    with Loop(timed_spec(), tmp_path / "home") as loop:
+        for row in range(400):
+            ids.append(loop.predict({"a": 0.0, "at": str(columns["at"][row])}).id)
+            if row >= 30:
+                loop.feedback(ids[row - 30], float(y[row - 30]))
+        found = loop.report()["metrics"]["seasonal"]
+    expected = [y[row - 168] if row >= 168 else y[row - 31] for row in range(31, 370)]
+    assert found["examples"] + found["unscored"] == 370
+    assert found["mae"] == pytest.approx(np.abs(np.array(expected) - y[31:370]).mean(), rel=1e-6)
+
+
+def test_there_is_no_seasonal_baseline_without_a_time_or_with_clipped_columns(tmp_path):
+    columns = timed(300)
+    with Loop(timed_spec(limits=LimitsSpec(clip=0.05)), tmp_path / "clipped") as loop:
+        assert "seasonal" not in loop.run(read(columns, schema=loop.spec.schema))["metrics"]
+        assert not [name for name in bytes_of(loop) if "season" in name]
+    with Loop(spec(), tmp_path / "untimed") as loop:
+        assert "seasonal" not in loop.run(read(table(100), label="label"))["metrics"]
+    with Loop(timed_spec(), tmp_path / "home") as loop:
+        loop.run(read({name: column[:200] for name, column in columns.items()}, schema=loop.spec.schema))
+    with Loop(timed_spec(limits=LimitsSpec(clip=0.05)), tmp_path / "home") as loop:  # clipped from now on
+        loop.run(read(columns, schema=loop.spec.schema))
+        assert "seasonal" not in loop.report()["metrics"]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from everlearn.version.registry import Versions
 
 PAGE = 1000  # versions read at a time
+WARM_ROWS, WARM_PART, WARM_FEWEST = 500, 20, 50  # a warm start: at most, one row in, and not on fewer
 PATIENCE = 10.0  # seconds that a command waits for the process that has the loop open
 
 
@@ -93,7 +94,8 @@ def init(
 ) -> None:
     """Infer a schema from a data file and write everlearn.toml.
 
-    Prints the fields with their kinds. Check them before the first run.
+    Prints the fields with their kinds. Check them before the first run. The first rows of the file, one in twenty
+    and at most 500, are a warm start: they train the first version before anything is served.
     """
     from everlearn import config, stream
 
@@ -104,7 +106,8 @@ def init(
     spec = _inferred(stream.read(data, label=label), data, config_path)
     config.save(spec, config_path)
     if as_json:
-        print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema)})
+        warm = int(spec.warm_start)
+        print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema), "warm_start": warm})
         return
     schema = spec.schema
     screen.print(f"[bold]{escape(data)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
@@ -114,6 +117,8 @@ def init(
     screen.print(table)
     if schema.classes:
         screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False)
+    if spec.warm_start:
+        screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
     screen.print(f"Wrote {config_path}. Next: everlearn run{option(config_path)}", highlight=False, markup=False)
 
 
@@ -354,10 +359,18 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
 
 
 def _inferred(stream: Stream, source: str, path: Path) -> Spec:
-    """Return the spec for a stream, to be written to `path`, with the source relative to that file."""
+    """Return the spec for a stream, to be written to `path`, with the source relative to that file.
+
+    Of a file, the first rows are a warm start, unless they are too few to train on.
+    """
     from everlearn.spec import Spec
 
-    return Spec(schema=stream.schema, source=source if source == "-" else os.path.relpath(source, path.parent))
+    warm = min(WARM_ROWS, (stream.rows or 0) // WARM_PART)
+    return Spec(
+        schema=stream.schema,
+        source=source if source == "-" else os.path.relpath(source, path.parent),
+        warm_start=float(warm if warm >= WARM_FEWEST else 0),
+    )
 
 
 def _pages(queries: LogQueries) -> Iterator[VersionPage]:

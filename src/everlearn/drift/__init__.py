@@ -5,6 +5,6 @@ Losses, predictions or inputs come in as numbers; a level after each number goes
 The reaction to a drift lives in `loop/transitions.py`, and the choice of the watched number in `learn/`.
 """
 
-from everlearn.drift.detection import CODES, start, state, update
+from everlearn.drift.detection import CODES, divided, since, start, state, update
 
-__all__ = ["CODES", "start", "state", "update"]
+__all__ = ["CODES", "divided", "since", "start", "state", "update"]

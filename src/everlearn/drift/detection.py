@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,6 +44,7 @@ LARGEST = 1e100  # larger values are cut off here, so that squares stay finite
 
 # indices into the arrays `counts` and `numbers`
 FILLED, BLOCK, INSIDE, LEVEL, SEEN, SINCE, WARNINGS, DRIFTS, COUNTERS = range(9)
+CHANGED, RISING, FALLING, MARKS = range(4)  # in `change`: values of SEEN
 SUM, CENTRE, SCALE, INFLATION, DELTA, WARN_LIMIT, DRIFT_LIMIT, NUMBERS = range(8)
 
 
@@ -50,6 +52,8 @@ class DetectorState(NamedTuple):
     """The arrays of a detector, as the kernels take them.
 
     `kept` holds the calibration stretch and `ring` the window of KSWIN. `sums` has the sums of the chosen detector.
+    `change` holds the values seen before the change behind the last drift (-1: none), and before a rise and a fall that
+    may be under way. Detectors of older homes have no `change`.
     """
 
     seed: Ints
@@ -60,6 +64,7 @@ class DetectorState(NamedTuple):
     sizes: Ints
     sums: Floats
     ring: Floats
+    change: Ints
 
 
 class Dials(NamedTuple):
@@ -185,6 +190,29 @@ def _restart(parts: DetectorState, detector: int) -> None:
         adwin_reset(parts.buckets, parts.sizes, parts.sums)
     else:
         parts.sums[:] = 0.0
+    parts.change[RISING] = parts.change[FALLING] = parts.counts[SEEN]
+
+
+@exact_kernel
+def _mark(parts: DetectorState, detector: int, level: int) -> None:
+    """After a block with this level (signed), note where a rise or a fall may have begun; at a drift, where it did."""
+    counts, sums, change = parts.counts, parts.sums, parts.change
+    if detector == PAGE_HINKLEY:
+        if sums[2] <= sums[4]:
+            change[RISING] = counts[SEEN]
+        if sums[3] >= sums[5]:
+            change[FALLING] = counts[SEEN]
+    elif detector == DDM and level == 0:
+        change[RISING] = counts[SEEN]
+    if abs(level) != 2:
+        return
+    if detector == ADWIN:
+        change[CHANGED] = counts[SEEN] - int(sums[5]) * counts[BLOCK]
+        sums[5] = 0.0
+    elif detector == KSWIN:
+        change[CHANGED] = counts[SEEN] - parts.ring.shape[0] // 5 * counts[BLOCK]
+    else:
+        change[CHANGED] = change[FALLING] if level < 0 else change[RISING]
 
 
 @exact_kernel
@@ -252,8 +280,11 @@ def _run(parts: DetectorState, dials: Dials, values: Floats, levels: NDArray[np.
         whole = value if dials.detector == KSWIN else numbers[SUM] / counts[BLOCK]
         numbers[SUM] = 0.0
         counts[INSIDE] = 0
+        before = parts.change[CHANGED]
         level = _detect(dials, numbers, buckets, sizes, sums, ring, counts[BLOCK], seed, whole)
+        _mark(parts, dials.detector, level)
         if level < 0 and dials.rises_only:
+            parts.change[CHANGED] = before
             if level == -2 and dials.detector != ADWIN:  # ADWIN has dropped the higher past itself
                 _restart(parts, dials.detector)
             level = 0
@@ -303,6 +334,7 @@ def start(spec: DriftSpec, seed: int = 0) -> Arrays:
         sums=np.zeros(6),
         # KSWIN compares a quarter of a grace period with as many of a whole one before it
         ring=np.zeros(5 * max(10, spec.grace_period // 4) if detector == KSWIN else 0),
+        change=np.array([-1, 0, 0], np.int64),
     )
     _restart(parts, detector)
     return parts._asdict()
@@ -337,8 +369,44 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
         warn_quantile=quantile(1.0 - WARNING * spec.sensitivity),
         drift_quantile=quantile(1.0 - spec.sensitivity),
     )
-    _run(DetectorState(**arrays), dials, np.ascontiguousarray(values, np.float64), levels)
+    parts: dict[str, Any] = {"change": np.zeros(MARKS, np.int64), **arrays}
+    _run(
+        DetectorState(**parts),
+        dials,
+        np.ascontiguousarray(values, np.float64),
+        levels,
+    )
     return levels
+
+
+def divided(spec: DriftSpec, detectors: int) -> DriftSpec:
+    """Return the settings for each of `detectors` detectors that share the rate of false alarms of one.
+
+    Each gets an equal part of the sensitivity (Bonferroni), so that together they raise at most as many as one.
+
+    >>> divided(DriftSpec(sensitivity=0.002), 16).sensitivity
+    0.000125
+    """
+    return msgspec.structs.replace(spec, sensitivity=spec.sensitivity / max(1, detectors))
+
+
+def since(arrays: Arrays, spec: DriftSpec) -> int | None:
+    """Return how many finite values came since the change behind the last drift; None if there was none yet.
+
+    The change is an estimate. ADWIN: the likeliest change of the mean in its window at the cut (the window that is left
+    reaches further back). Page-Hinkley: the last extreme of the summed deviations. DDM: the start of the warning (Gama
+    et al. 2004). KSWIN: the recent sample that was tested. None also for the arrays of older homes, which lack it.
+
+    >>> spec = DriftSpec(detector="adwin", grace_period=100)
+    >>> stable = np.sin(np.arange(400.0) ** 2)
+    >>> arrays = start(spec)
+    >>> levels = update(arrays, spec, np.concatenate([stable, stable[:100] + 2.0]))
+    >>> since(arrays, spec)
+    100
+    """
+    if spec.detector == "none" or "change" not in arrays or arrays["change"][CHANGED] < 0:
+        return None
+    return int(arrays["counts"][SEEN] - arrays["change"][CHANGED])
 
 
 def state(arrays: Arrays, spec: DriftSpec) -> dict[str, float]:

@@ -80,7 +80,7 @@ def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
 
     `buckets` is float64 (rows, 2, most + 1): totals and squared deviations, oldest first. `sizes` is int64 (rows + 1,):
     buckets in each row, then rows in use. `sums` is float64 (6,): width, total and squared deviations of the window,
-    ticks, last level.
+    ticks, last level, and after a drift the values since the change.
     """
     buckets[:] = 0.0
     sizes[:] = 0
@@ -169,6 +169,30 @@ def _adwin_cut(
 
 
 @exact_kernel
+def _adwin_newer(buckets: Floats, sizes: Ints, sums: Floats) -> float:
+    """Return how many values are newer than the likeliest change of the mean.
+
+    It is at the border between buckets with the largest n0 n1 (mean0 - mean1)^2, the maximum of the likelihood for
+    normal values (Hinkley 1970, "Inference about the change-point in a sequence of random variables").
+    """
+    before, after, total_before, total_after = 0.0, sums[0], 0.0, sums[1]
+    newer, largest = sums[0], 0.0
+    for row in range(sizes[-1] - 1, -1, -1):
+        count = float(1 << row)
+        for k in range(sizes[row]):
+            before += count
+            after -= count
+            total_before += buckets[row, 0, k]
+            total_after -= buckets[row, 0, k]
+            if after <= 0.0:
+                continue
+            apart = total_before / before - total_after / after
+            if before * after * apart * apart > largest:
+                newer, largest = after, before * after * apart * apart
+    return float(newer)
+
+
+@exact_kernel
 def adwin_step(
     buckets: Floats,
     sizes: Ints,
@@ -193,6 +217,8 @@ def adwin_step(
     if int(sums[3]) % clock != 0 or sums[0] <= grace:
         return int(sums[4])
     level = cut = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)
+    if abs(level) == 2:
+        sums[5] = _adwin_newer(buckets, sizes, sums)
     while abs(cut) == 2:
         _adwin_forget(buckets, sizes, sums)
         cut = _adwin_cut(buckets, sizes, sums, delta, warning, shortest, inflation)

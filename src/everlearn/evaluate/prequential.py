@@ -16,9 +16,10 @@ from rich.console import Group
 
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError
-from everlearn.metrics import baselines
+from everlearn.metrics import baselines, seasonal
 from everlearn.model import Model, bind, cut, learn, predict_traced
 from everlearn.records import Examples, Floats, Rejected, Singles, Task
+from everlearn.schema import moments
 from everlearn.stream import Stream
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def prequential(
     shape = schema.shape(stream.schema) if isinstance(stream, Stream) else {}
     bind(model, shape)
     task, classes = _task({**shape, **model.spec})
-    sums, naive = metrics.start(task, classes), _Naive(task, classes, delay)
+    timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
+    sums, naive = metrics.start(task, classes), _Naive(task, classes, delay, timed)
     pending: deque[_Late] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0
@@ -150,22 +152,33 @@ class _Late(NamedTuple):
 class _Naive:
     """The naive baselines of one evaluation, with the labels that are still to come."""
 
-    def __init__(self, task: Task, classes: int, delay: int) -> None:
+    def __init__(self, task: Task, classes: int, delay: int, clock: int | None) -> None:
+        """`clock` is the dense column where the time of a row starts; None where rows have no time."""
         self.measured = {name: baselines.measures(task, classes) for name in baselines.names(task)}
+        self._season = None if clock is None else seasonal.start()
+        if self._season is not None:
+            self.measured[seasonal.NAME] = baselines.measures(task, classes)
         self._task: Task = task
-        self._delay = delay
+        self._classes, self._delay, self._clock = classes, delay, clock
         self._state = baselines.start(task, classes)
-        self._y, self._weight = np.zeros(0), np.zeros(0, np.float32)
+        self._y, self._weight, self._at = np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.int64)
 
     def score(self, examples: Examples, index: int) -> Floats:
-        """Score rows `index` and further; return what the baselines answered, float64 (n, 2)."""
+        """Score rows `index` and further; return what the first two baselines answered, float64 (n, 2)."""
         y = np.concatenate([self._y, examples.y])
         weight = np.concatenate([self._weight, examples.weight])
         rows = np.arange(index, index + len(examples.y) + 1)
         came = np.maximum(rows - self._delay, 0) - (index - len(self._y))  # labels known at each row, of these
-        answers = baselines.answers(self._state, self._task, y[: came[-1]], weight[: came[-1]], came[:-1])
-        self._y, self._weight = y[came[-1] :], weight[came[-1] :]
+        upto, first = came[-1], came[:-1]
+        answers = list(baselines.answers(self._state, self._task, y[:upto], weight[:upto], first))
         known = baselines.labels(*answers)
+        if self._season is not None and self._clock is not None:
+            when = moments.minutes(examples.batch.dense, self._clock)
+            at = np.concatenate([self._at, when])
+            labels = y[:upto], weight[:upto], at[:upto]
+            answers.append(seasonal.answers(self._season, self._task, self._classes, *labels, first, when))
+            self._at = at[upto:]
+        self._y, self._weight = y[upto:], weight[upto:]
         for arrays, scores in zip(self.measured.values(), answers, strict=True):
             metrics.update(arrays, self._task, scores, examples.y, examples.weight, index, known)
         return known

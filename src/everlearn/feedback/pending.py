@@ -19,7 +19,7 @@ from everlearn.spec import FeedbackSpec, Schema, Spec
 EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
 ANSWER = 0  # the uid of the scores that the champion is judged by
 CANARY = -1  # the uid of the logged answer, where a canary gave it and the champion answered in shadow
-LAST_KNOWN, COMMON = -2, -3  # the uids of the naive baselines (everlearn.learn.naive)
+LAST_KNOWN, COMMON, SEASONAL = -2, -3, -4  # the uids of the naive baselines (everlearn.learn.naive)
 TEXT_FEATURES = 256  # hashed features charged for each text field; a longer text is charged no more
 
 _OVERHEAD = 2_100  # bytes that Python and numpy objects cost for each entry, beside the arrays

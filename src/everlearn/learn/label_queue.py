@@ -67,7 +67,7 @@ class LabelQueue:
     def add(self, labelled: LabelledRow) -> bool:
         """Queue a row; return True if it will be scored."""
         self._next.append(labelled)
-        self._monitor.naive.note(labelled.y, labelled.learned)
+        self._monitor.naive.note(labelled.y, labelled.learned, labelled.row)
         scored = labelled.predictions is not None
         self._scored += scored
         return scored
@@ -144,13 +144,13 @@ class LabelQueue:
         if not len(examples.y):
             return 0
         weight = monitor.strengthened(learned)
-        predictions |= monitor.naive.rows(examples.y, learned)
+        predictions |= monitor.naive.rows(examples.y, learned, examples.batch)
         for contestant in self._roster.contestants:
             if contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
         aside = (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
-        monitor.look(examples.batch, predictions[champion.uid])
+        monitor.look(examples.batch, predictions[champion.uid], examples.position)
         return len(examples.y)
 
     # ---- tests -------------------------------------------------------------------------------------------------

@@ -15,12 +15,14 @@ import numpy as np
 from everlearn import drift, metrics, replay
 from everlearn.feedback.pending import most_features
 from everlearn.gate import weights
+from everlearn.learn import positions
 from everlearn.learn.limiter import Limiter
 from everlearn.learn.naive import NaiveBaselines
 from everlearn.metrics import baselines
 from everlearn.model import compare, copied, cut, prefixed, select, within
-from everlearn.records import Arrays, Batch, Examples, Floats, Singles, Task
-from everlearn.spec import Spec
+from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles, Task
+from everlearn.schema import moments
+from everlearn.spec import DriftSpec, Spec
 
 SCORED_ROLES = ("champion", "frozen", "challenger")
 STABLE, WARNING, DRIFT = 0, 1, 2
@@ -39,11 +41,13 @@ class Monitor:
         self.loss = self.limiter.loss
         classes, dense, hashed = int(shape["classes"]), int(shape["dense"]), int(shape["hashed"])
         self.classes = classes
-        self.naive = NaiveBaselines(self.task, classes)
+        timed = moments.clock(spec.schema) if not spec.limits.clip else None  # a clipped time is no time
+        self.naive = NaiveBaselines(self.task, classes, timed)
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
         self.metrics |= {name: baselines.measures(self.task, classes) for name in self.naive.roles}
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
+        self._counted: Arrays = positions.start() if spec.drift.detector != "none" else {}  # empty in older homes
         self._weights: Floats | None = None  # of the watched losses; None until one weighs other than 1
         self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, most_features(spec.schema)))
         self._sizes = dense, hashed, classes, spec.seed
@@ -96,6 +100,7 @@ class Monitor:
         }
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch_losses(losses[roles["champion"]], examples.weight)
+            self._count(examples.position)
         self.clock["scored"] += len(examples.y)
         return losses
 
@@ -124,12 +129,17 @@ class Monitor:
         """Clip features to the ranges learned so far."""
         return self.limiter.clip(batch)
 
-    def look(self, batch: Batch, answered: Singles) -> None:
-        """Watch inputs, or the champion's answers float32 (n, k), for drift; no label is needed."""
+    def look(self, batch: Batch, answered: Singles, position: Ints) -> None:
+        """Watch inputs, or the champion's answers float32 (n, k), for drift; no label is needed.
+
+        `position` int64 (n,) holds the positions of the predictions, or of the rows that came with their labels.
+        """
         if self.spec.drift.watch == "proba":
             self._watch([answered[:, -1].astype(np.float64)])
         elif self.spec.drift.watch == "inputs":
             self._watch([np.ascontiguousarray(column, np.float64) for column in batch.dense.T[: len(self.detectors)]])
+        if self.spec.drift.watch != "loss":
+            self._count(position)
 
     def alarm(self) -> int:
         """Return the highest drift level since the last call, and clear it."""
@@ -144,6 +154,19 @@ class Monitor:
     def remembered(self) -> Examples:
         """Return the contents of the replay memory, oldest first."""
         return replay.contents(self.memory, self.replay)
+
+    def remembered_since_drift(self) -> tuple[Examples, bool]:
+        """Return the remembered rows since the change behind the last drift, and True; else all rows, and False.
+
+        What a detector counts decides the position of the change: labelled examples for "loss", predictions (or rows
+        with their labels) for "proba" and "inputs". There, rows that were predicted before the change and labelled
+        after it are among those returned: the memory knows the position of a label, not of its prediction.
+        """
+        held, first = self.remembered(), positions.changed(self._counted)
+        if first is None:
+            return held, False
+        newest = int(self.memory["counters"][replay.NEWEST]) if self.memory else 0  # of the log, or of files
+        return select(held, (held.position >= first) & (held.position <= newest)), True
 
     def composition(self) -> dict[str, Any]:
         """Return rows, bytes, balance of the classes and age of the replay memory."""
@@ -167,6 +190,7 @@ class Monitor:
             arrays |= prefixed(f"drift/{i}/", detector)
         if self._weights is not None:
             arrays["weights"] = self._weights
+        arrays |= prefixed("counted/", self._counted)
         return arrays, dict(self.clock)
 
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
@@ -177,6 +201,7 @@ class Monitor:
         self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self._weights = arrays["weights"].copy() if "weights" in arrays else None
+        self._counted = copied(within(arrays, "counted/"))
         self.clock = dict(header)
         held = copied(within(arrays, "limits/"))
         if not compare(self.limits, held):  # else they are from before the settings changed
@@ -184,6 +209,7 @@ class Monitor:
 
     def _watch_losses(self, losses: Floats, weight: Singles) -> None:
         """Show the losses of n rows to the detector, as far as their weights allow."""
+        first = 0
         if self._weights is None:
             (others,) = np.nonzero(weight != 1.0)
             first = int(others[0]) if len(others) else len(weight)
@@ -193,19 +219,35 @@ class Monitor:
                 return
             self._weights = weights.after(self.scored + first)
             self._weights[weights.SHARES] = min(self.scored + first, weights.MEMORY)
-            self._weights[weights.MEAN] = drift.state(self.detectors[0], self.spec.drift).get("estimate", 0.0)
-        self._watch([weights.steadied(self._weights, losses, weight.astype(np.float64))])
+            self._weights[weights.MEAN] = drift.state(self.detectors[0], self._drift).get("estimate", 0.0)
+        self._watch([weights.steadied(self._weights, losses, weight.astype(np.float64))], first)
 
-    def _watch(self, columns: list[Floats]) -> None:
+    @property
+    def _drift(self) -> DriftSpec:
+        """The settings of each detector: several share one sensitivity, except in homes of release 0.1.0."""
+        return drift.divided(self.spec.drift, len(self.detectors) if self.spec.gate.layout > 1 else 1)
+
+    def _watch(self, columns: list[Floats], first: int = 0) -> None:
+        """Show values to the detectors; `first` values of these rows were shown before."""
         if self.spec.drift.detector == "none":
             return
+        changes: list[positions.Change | None] = []
+        spec = self._drift
         for detector, values in zip(self.detectors, columns, strict=True):
-            levels = drift.update(detector, self.spec.drift, values)
+            levels = drift.update(detector, spec, values)
             highest = int(levels.max(initial=STABLE))
             if highest:
                 self.clock["warnings"] += int((levels == WARNING).sum())
                 self.clock["drifts"] += int((levels == DRIFT).sum())
                 self.clock["alarm"] = max(self.clock["alarm"], highest)
+            if highest == DRIFT and self._counted:
+                changes.append(positions.change(self._counted, detector, spec, values, levels, first))
+        positions.note_change(self._counted, changes)
+
+    def _count(self, position: Ints) -> None:
+        """Note the positions of rows whose values were shown to the detectors."""
+        if self._counted:
+            positions.add(self._counted, position)
 
     @property
     def boosting(self) -> bool:

@@ -328,18 +328,19 @@ class Fold:
         shadows = stretch.arrive(row, self.monitor.limiter, self.roster.contestants)
         predictions = shadows.predict(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
-        predictions |= self.monitor.naive.now()
+        held = shadows.row(row)
+        predictions |= self.monitor.naive.now(held)
         predictions[ANSWER] = answer
         if prediction.canary:  # the champion is scored on its own answer in shadow
             predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer
         self._counts.predictions += 1
-        return shadows.row(row), predictions, shadows.traces(row)
+        return held, predictions, shadows.traces(row)
 
     def _watch(self, row: Batch, answer: Singles, at: int) -> list[Payload]:
         """Look at one prediction for drift, where that needs no label."""
         if self.spec.drift.watch == "loss":
             return []
-        self.monitor.look(row, answer)
+        self.monitor.look(row, answer, np.array([at], np.int64))
         if self.monitor.alarm() != DRIFT:
             return []
         self.label_queue.test()

@@ -131,11 +131,21 @@ def start_challenger(
     warmed: bool,
     id: str | None = None,
 ) -> list[Payload]:
-    """Add a challenger that learns: untrained, or trained on the replay memory first if `warmed`."""
-    remembered = context.monitor.remembered() if warmed else None
-    if remembered is not None and len(remembered.y):
+    """Add a challenger that learns: untrained, or trained on the replay memory first if `warmed`.
+
+    After a drift it learns only rows since the estimated change, however few: what came before is another world.
+    """
+    monitor, changed = context.monitor, False
+    if by == "drift":
+        remembered, changed = monitor.remembered_since_drift()
+    else:
+        remembered = monitor.remembered()
+    if warmed and len(remembered.y):
         warm(fresh, remembered)
-        reason = f"{reason}, warmed on {len(remembered.y)} remembered rows"
+        since = " since the estimated change" if changed else ""
+        reason = f"{reason}, warmed on {len(remembered.y)} remembered rows{since}"
+    elif warmed and changed:
+        reason = f"{reason}, untrained: no remembered row is newer than the estimated change"
     else:
         reason = f"{reason}, untrained"
     born = store(context, moment, fresh, spec, (), reason)

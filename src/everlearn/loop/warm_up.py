@@ -61,7 +61,7 @@ class WarmUp:
         """Learn rows in one pass; return them as learned."""
         first = self.model()
         weight = np.minimum(examples.weight, self._weight)
-        self._monitor.naive.rows(examples.y, weight)
+        self._monitor.naive.rows(examples.y, weight, examples.batch)
         bounded = Examples(self._monitor.limiter.bound(examples.batch), examples.y, weight, examples.position)
         warm(first, bounded)
         return bounded

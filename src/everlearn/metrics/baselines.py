@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from everlearn import metrics
 from everlearn._jit import exact_kernel
+from everlearn.metrics import seasonal
 from everlearn.records import Arrays, Floats, Ints, Singles, Task
 
 LAST = "last_label"
+_CERTAIN = (LAST, seasonal.NAME)  # answer with a label, not with probabilities, so they have no log loss
 COMMON = {"regression": "mean", "binary": "majority", "multiclass": "majority"}
 
 
@@ -74,14 +76,14 @@ def labels(last: Singles, common: Singles) -> Floats:
 
 
 def report(name: str, arrays: Arrays, task: Task) -> dict[str, float]:
-    """Return the metrics of the baseline `name`; the last label is no probability, so it has no log loss."""
+    """Return the metrics of the baseline `name`; one that answers with a label has no log loss."""
     found = metrics.report(arrays, task)
-    return {key: value for key, value in found.items() if not (name == LAST and key == "log_loss")}
+    return {key: value for key, value in found.items() if not (name in _CERTAIN and key == "log_loss")}
 
 
 def curve(name: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
     """Return the curve of the baseline `name`; see `metrics.curve` and `report`."""
-    return {key: line for key, line in metrics.curve(arrays).items() if not (name == LAST and key == "log_loss")}
+    return {key: line for key, line in metrics.curve(arrays).items() if not (name in _CERTAIN and key == "log_loss")}
 
 
 @exact_kernel

@@ -50,6 +50,7 @@ LINES = {
     "last_label": Style("#777777", ":", 1.5, 1),
     "majority": Style("#999999", "-.", 1.5, 1),
     "mean": Style("#999999", "-.", 1.5, 1),
+    "seasonal": Style("#777777", "--", 1.5, 1),
 }
 OTHERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKS: dict[Kind, Style] = {

@@ -9,8 +9,8 @@ import { HELP, installed, ROLES, summary } from "./words.js";
 import { series } from "./series.js";
 
 const SILENT = 2; // seconds without a new status after which the learner is shown as silent
-const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start", majority: "majority class", mean: "mean", last_label: "last label" };
-const NAIVE = { majority: "other", mean: "other", last_label: "frozen" };
+const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start", majority: "majority class", mean: "mean", last_label: "last label", seasonal: "one season ago" };
+const NAIVE = { majority: "other", mean: "other", last_label: "frozen", seasonal: "frozen" };
 
 export function overview(context) {
   const hero = answering(context);

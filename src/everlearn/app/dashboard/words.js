@@ -7,7 +7,7 @@ const EARLY = 100; // labelled examples below which quality is not judged
 const SAME = 0.002; // relative difference below which two values count as equal
 
 export const HELP = {
-  frozen: "The baseline is the first version, never changed, if it was trained in a warm start; else the better of two naive ones: the last known label, and the majority class or the mean. It is scored on every example, and never promoted. The gain over it is what learning has brought.",
+  frozen: "The baseline is the first version, never changed, if it was trained in a warm start; else the best of the naive ones: the last known label, the majority class or the mean, and the label of one season ago where rows have a time. It is scored on every example, and never promoted. The gain over it is what learning has brought.",
   prequential: "Prequential evaluation: every prediction is scored before the model learns from its label, so this is the quality that users got.",
   lately: "The mean over the last five intervals of the chart below.",
   serves: "The champion is the version that serves predictions. Every change of the champion is a decision with a reason.",
@@ -79,7 +79,7 @@ export function summary(status) {
 export function baseline(status, name) {
   const of = (role) => status.metrics?.[role]?.[name];
   if (known(of("frozen"))) return of("frozen");
-  const naive = ["last_label", "majority", "mean"].map(of).filter(known);
+  const naive = ["last_label", "majority", "mean", "seasonal"].map(of).filter(known);
   return naive.length ? (lowerIsBetter(name) ? Math.min(...naive) : Math.max(...naive)) : undefined;
 }
 
