@@ -26,7 +26,7 @@ from everlearn.spec import GATE_LAYOUT, LAYOUT, STORED_ONLY, Spec
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
 _NO_MATTER = ("source", "home", "warm_start")  # once a loop has started
-_FIXED = ("schema", "model", "mode", "seed", "drift", "replay")
+_FIXED = ("schema", "model", "mode", "seed", "class_weight", "drift", "replay")
 
 _KEEPS = "A home that was started with it keeps its value"
 _REMOVED = {
