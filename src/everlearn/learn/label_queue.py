@@ -93,6 +93,7 @@ class LabelQueue:
         roles = self._roles(ANSWER)
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
         needed |= set(self._monitor.naive.roles.values())
+        needed |= self._monitor.rules.uids(self._roster.contestants, roles)
         known = [
             needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
         ]
@@ -141,6 +142,7 @@ class LabelQueue:
         for contestant in self._roster.contestants:
             if contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
+        predictions |= monitor.rules.decide(self._roster.contestants, predictions)
         aside = (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
         monitor.look(examples.batch, predictions[champion.uid])
@@ -161,7 +163,8 @@ class LabelQueue:
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial(candidate)
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
-                self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
+                judged = [self._monitor.rules.judged(predictions, one.uid) for one in (reference, candidate)]
+                self._guard(trial.evidence, *judged, examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
                 trial.tested += len(examples.y)
@@ -174,7 +177,7 @@ class LabelQueue:
         return Trial(gate.start(self._gate, guard=is_guarded), measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
-        """Update the gate's evidence on the recall of the guarded classes."""
+        """Update the gate's evidence on the recall of the guarded classes, by scores or one-hot decisions."""
         for name, guarded in self._guards.items():
             of_class = examples.y == guarded
             if of_class.any():

@@ -1,8 +1,10 @@
 """Choose the threshold of a binary decision from what one contestant predicted before each label.
 
 A contestant's scores are counted in 641 buckets of the second class's probability, 16 to each halving of it or of its
-complement, for each class. The count of a row fades by 1 / `memory` with each row that follows. So the state has a
-fixed size, follows the stream, and has the same bytes however the rows are split into calls.
+complement, for each class. The count of a row fades by 1 / memory with each row that follows. So the state has a
+fixed size, follows the stream, and has the same bytes however the rows are split into calls. For quantiles the memory
+is a quarter of the rows so far, within bounds, since a model that has just started changes fast. Costs of rare classes
+need all rows that they can get.
 
     costs    the threshold of the lowest cost on these rows, if that is surely lower than at c_fp / (c_fp + c_fn)
     rate     the quantile 1 - rate of the scores, which needs no labels
@@ -22,9 +24,11 @@ from everlearn.serve.deciding import Kind
 
 NEVER = 2.0  # the threshold that no probability reaches
 BUCKETS = 641
-MEMORY = {"costs": 20_000, "rate": 20_000, "recall": 1_000}  # rows; of "recall", positives
+SHORT = {"costs": 20_000.0, "rate": 200.0, "recall": 500.0}  # least memory, in rows; of "recall", in positives
+LONG = {"costs": 20_000.0, "rate": 20_000.0, "recall": 1_000.0}  # most memory; in between it is a quarter of the rows
 FEWEST = 10.0  # rows of each class, by weight, before costs on them are compared
-SCORES = 100  # scores before their quantile is used, and between two changes of that threshold
+SCORES = 100  # scores before their quantile is used
+EVERY = 20  # scores between two changes of that threshold
 DOUBT = 2.0  # standard errors by which a saving must exceed 0
 LEVEL = 0.05  # probability that the recall is below its target
 
@@ -63,17 +67,17 @@ def note(arrays: Arrays, kind: Kind, scores: Singles, y: Floats, weight: Singles
     if kind != "rate":
         given = np.ascontiguousarray(scores[:, 1], np.float32)
         labels, weights = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
-        _note(arrays["counts"], arrays["rule"], given, labels, weights, MEMORY[kind], kind == "recall")
+        _note(arrays["counts"], arrays["rule"], given, labels, weights, SHORT[kind], LONG[kind], kind == "recall")
 
 
 def follow(arrays: Arrays, rate: float, scores: Singles) -> Ints:
     """Decide n rows, in order, by the quantile 1 - `rate` of the scores before each; return the classes, int64 (n,).
 
-    The threshold changes after every 100 scores. Scores float32 (n, 2) are counted after their decision.
+    The threshold changes after every 20 scores, from the 100th on. Scores float32 (n, 2) are counted after their decision.
     """
     given = np.ascontiguousarray(scores[:, 1], np.float32)
     decided = np.empty(len(given), np.int64)
-    _follow(arrays["counts"], arrays["rule"], EDGES, given, rate, MEMORY["rate"], decided)
+    _follow(arrays["counts"], arrays["rule"], EDGES, given, rate, SHORT["rate"], LONG["rate"], decided)
     return decided
 
 
@@ -121,12 +125,12 @@ def _bucket(bits: int, rest: int) -> int:
 
 
 @exact_kernel
-def _count(counts: Floats, rule: Floats, label: int, score: float, weight: float, memory: float) -> None:
+def _count(counts: Floats, rule: Floats, label: int, score: float, weight: float, short: float, long: float) -> None:
     one = np.empty(2, np.float32)
     one[0], one[1] = score, np.float32(1.0) - np.float32(score)
     bits = one.view(np.int32)
     counts[label, _bucket(bits[0], bits[1])] += weight * rule[GROWTH]
-    rule[GROWTH] *= 1.0 + 1.0 / memory
+    rule[GROWTH] *= 1.0 + 1.0 / min(long, max(short, rule[NOTED] / 4.0))
     rule[NOTED] += 1.0
     if rule[NOTED] % _RENEW == 0.0:
         counts /= rule[GROWTH]
@@ -135,24 +139,31 @@ def _count(counts: Floats, rule: Floats, label: int, score: float, weight: float
 
 @exact_kernel
 def _note(
-    counts: Floats, rule: Floats, scores: Singles, y: Floats, weight: Singles, memory: float, positives: bool
+    counts: Floats,
+    rule: Floats,
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    short: float,
+    long: float,
+    positives: bool,
 ) -> None:
     for row in range(len(y)):
         w = np.float64(weight[row])
         usable = (y[row] == 0.0 or y[row] == 1.0) and 0.0 < w < np.inf and np.isfinite(scores[row])
         if usable and (y[row] == 1.0 or not positives):
-            _count(counts, rule, np.int64(y[row]), scores[row], w, memory)
+            _count(counts, rule, np.int64(y[row]), scores[row], w, short, long)
 
 
 @exact_kernel
 def _follow(
-    counts: Floats, rule: Floats, edges: Floats, scores: Singles, rate: float, memory: float, decided: Ints
+    counts: Floats, rule: Floats, edges: Floats, scores: Singles, rate: float, short: float, long: float, decided: Ints
 ) -> None:
     for row in range(len(scores)):
         decided[row] = np.int64(np.float64(scores[row]) >= rule[THRESHOLD])
         if np.isfinite(scores[row]):
-            _count(counts, rule, 0, scores[row], 1.0, memory)
-            if rule[NOTED] % SCORES == 0.0:
+            _count(counts, rule, 0, scores[row], 1.0, short, long)
+            if rule[NOTED] % EVERY == 0.0:
                 _quantile(counts, rule, edges, rate)
 
 
@@ -191,7 +202,7 @@ def _quantile(counts: Floats, rule: Floats, edges: Floats, rate: float) -> None:
     """Take the quantile of the scores; within a bucket they count as evenly spread."""
     total = counts[0].sum()
     rule[THRESHOLD], rule[LEARNED] = rule[FALLBACK], 0.0
-    if total < (SCORES - 1) * rule[GROWTH]:
+    if rule[NOTED] < SCORES:
         return
     rule[LEARNED] = 1.0
     above = 0.0
