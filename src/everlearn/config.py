@@ -54,6 +54,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "keep": 50,
     "challengers": 2,
     "subject": "",
+    "class_weight": {},
     "gate": {
         "loss": "auto",
         "alpha": 0.05,
@@ -73,6 +74,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     },
     "replay": {"kind": "window", "bytes": 1 << 20, "width": 64},
     "feedback": {"window": 0.0, "default": None, "early": 0.0, "correction": "learn", "bytes": 1 << 28},
+    "decision": {"costs": {}, "rate": None, "recall": None},
     "log": {"rows": "auto", "durability": "process"},
     "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
     "serve": {

@@ -66,8 +66,9 @@ class Instance(Struct, gc=False):
 def answer(serving: Serving, encoder: Encoder, instances: Sequence[Instance]) -> list[Prediction]:
     """Return the answers to n records, in order, each with all that is needed to judge it later.
 
-    Each value is decided by the rule of its arm, where that has one; probabilities do not depend on it. The id decides whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for
-    a value that cannot be encoded, ModelError for a score that is not finite, and what a model raises.
+    Each value is decided by the rule of its arm, where that has one; probabilities do not depend on it. The id decides
+    whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for a value that
+    cannot be encoded, ModelError for a score that is not finite, and what a model raises.
     """
     share = serving.share
     if serving.canary is None or not share:

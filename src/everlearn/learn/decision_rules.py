@@ -140,7 +140,7 @@ class DecisionRules:
         return self._rule(self._held(contestant) if self._learns else None).copy()
 
     def stored(self, contestant: Contestant | None) -> dict[str, float]:
-        """Return what is stored with a version of this contestant: its threshold, and what that was chosen for."""
+        """Return the threshold of a contestant and the target that it was chosen for, to store with its version."""
         if contestant is None or not self._learns:
             return {}
         return {"threshold": float(self._held(contestant)["rule"][thresholds.THRESHOLD]), **self._purpose()}

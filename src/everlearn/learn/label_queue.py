@@ -32,7 +32,7 @@ class LabelledRow:
     """One labelled row, with its weights in scoring (`weight`, above 0) and in learning (`learned`).
 
     `predictions` maps a uid to the scores (1, k) of the prediction; None for a correction, which is learned but not
-    scored. `arrival` is None unless importance weights apply.
+    scored. `arrival` is None unless importance weights apply. `factor` is that of its class, in learning.
     """
 
     row: Batch
@@ -42,6 +42,7 @@ class LabelledRow:
     position: int
     predictions: Predictions | None = None
     arrival: Arrival | None = None
+    factor: float = 1.0
 
 
 class LabelQueue:
@@ -80,6 +81,7 @@ class LabelQueue:
         if self._monitor.boosting:
             counts = np.array([labelled.predictions is not None for labelled in rows])
             weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
+        weight *= np.array([labelled.factor for labelled in rows], np.float32)
         teach(models, batch, y, weight, [labelled.arrival for labelled in rows])
         self._learned += [labelled for labelled in rows if labelled.predictions is not None]
         return True
@@ -137,7 +139,8 @@ class LabelQueue:
             predictions = {uid: scores[keep] for uid, scores in predictions.items()}
         if not len(examples.y):
             return 0
-        weight = monitor.strengthened(learned)
+        factors, weight = limiter.class_weights.take(examples.y, learned), monitor.strengthened(learned)
+        weight = weight if factors is None else weight * factors
         predictions |= monitor.naive.rows(examples.y, learned)
         for contestant in self._roster.contestants:
             if contestant.learns:
@@ -163,7 +166,8 @@ class LabelQueue:
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial(candidate)
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
-                judged = [self._monitor.rules.judged(predictions, one.uid) for one in (reference, candidate)]
+                rules = self._monitor.rules
+                judged = rules.judged(predictions, reference.uid), rules.judged(predictions, candidate.uid)
                 self._guard(trial.evidence, *judged, examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)

@@ -173,6 +173,7 @@ class Monitor:
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
             arrays |= prefixed(f"drift/{i}/", detector)
+        arrays |= prefixed("class_weight/", self.limiter.class_weights.arrays)
         if self._weights is not None:
             arrays["weights"] = self._weights
         return arrays, dict(self.clock)
@@ -187,6 +188,8 @@ class Monitor:
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self._weights = arrays["weights"].copy() if "weights" in arrays else None
         self.clock = dict(header)
+        if counts := copied(within(arrays, "class_weight/")):
+            self.limiter.class_weights.arrays = counts
         held = copied(within(arrays, "limits/"))
         if not compare(self.limits, held):  # else they are from before the settings changed
             self.limiter.arrays = held

@@ -73,7 +73,7 @@ def note(arrays: Arrays, kind: Kind, scores: Singles, y: Floats, weight: Singles
 def follow(arrays: Arrays, rate: float, scores: Singles) -> Ints:
     """Decide n rows, in order, by the quantile 1 - `rate` of the scores before each; return the classes, int64 (n,).
 
-    The threshold changes after every 20 scores, from the 100th on. Scores float32 (n, 2) are counted after their decision.
+    The threshold changes after every 20 scores, from the 100th on. Scores float32 (n, 2) are counted once decided.
     """
     given = np.ascontiguousarray(scores[:, 1], np.float32)
     decided = np.empty(len(given), np.int64)
@@ -101,7 +101,8 @@ def bucket(score: float) -> int:
     >>> bucket(0.0), bucket(0.5), bucket(1.0)
     (0, 320, 640)
     """
-    return int(_bucket(np.float32(score).view(np.int32), (np.float32(1.0) - np.float32(score)).view(np.int32)))
+    bits, rest = np.array([score, np.float32(1.0) - np.float32(score)], np.float32).view(np.int32).tolist()
+    return int(_bucket(bits, rest))
 
 
 def most_misses(n: int, recall: float) -> int:
@@ -152,7 +153,7 @@ def _note(
         w = np.float64(weight[row])
         usable = (y[row] == 0.0 or y[row] == 1.0) and 0.0 < w < np.inf and np.isfinite(scores[row])
         if usable and (y[row] == 1.0 or not positives):
-            _count(counts, rule, np.int64(y[row]), scores[row], w, short, long)
+            _count(counts, rule, int(y[row]), scores[row], w, short, long)
 
 
 @exact_kernel
@@ -223,7 +224,7 @@ def _keep_recall(counts: Floats, rule: Floats, edges: Floats, recall: float) -> 
     The latter is the fallback where that is lower.
     """
     growth = rule[GROWTH]
-    allowed = _most_misses(np.int64(counts[1].sum() / growth + 1e-9), recall)
+    allowed = _most_misses(int(counts[1].sum() / growth + 1e-9), recall)
     rule[THRESHOLD], rule[LEARNED] = rule[FALLBACK], 0.0
     if allowed >= 0:
         rule[THRESHOLD], rule[LEARNED] = edges[-1], 1.0
@@ -241,7 +242,7 @@ def _most_misses(n: int, recall: float) -> int:
     if n <= 0:
         return -1
     terms = np.zeros(n + 1)
-    mode = min(np.int64((n + 1) * (1.0 - recall)), n)
+    mode = min(int((n + 1) * (1.0 - recall)), n)
     terms[mode] = 1.0
     odds = (1.0 - recall) / recall
     for k in range(mode, n):

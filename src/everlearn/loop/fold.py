@@ -369,6 +369,7 @@ class Fold:
         self.joiner.adopt(again.joiner)
         if not self.cursor["row"]:
             self.monitor.limiter.arrays = again.limiter.arrays
+            self.monitor.limiter.class_weights.arrays = again.limiter.class_weights.arrays
 
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""

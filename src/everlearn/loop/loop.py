@@ -275,6 +275,7 @@ class Loop:
             "rejected": self.log.count("rejected"),
             "waiting": len(self.fold.pending),
             "evicted": self.fold.pending.evicted,
+            "labelling": status.labelling(self.fold),
             "replay": self.fold.monitor.composition(),
             "champion": self.home.versions.alias("champion"),
         }

@@ -191,10 +191,13 @@ class Rejoined:
         row, weight = self.limiter.bound(row), np.float32(example.weight)
         if position <= self._warm:
             learned = float(np.minimum(weight, np.float32(self._spec.limits.weight)))
-            return [LabelledRow(row, y, learned, learned, position)]
+            factor = self.limiter.class_weights.one(y, learned)
+            return [LabelledRow(row, y, learned, learned, position, factor=factor)]
         answer = self._champion.predict(row) if self._champion is not None else None
         weights = self.limiter.admit(y, float(weight), example.source, position, answer)
-        return [LabelledRow(row, y, *weights, position)] if weights is not None else []
+        if weights is None:
+            return []
+        return [LabelledRow(row, y, *weights, position, factor=self.limiter.class_weights.one(y, weights.learned))]
 
 
 class _Backlog:
@@ -217,6 +220,7 @@ class _Backlog:
         if rows:
             y: Floats = np.array([row.y for row in rows])
             weight: Singles = np.array([row.learned for row in rows], np.float32)
+            weight *= np.array([row.factor for row in rows], np.float32)
             teach([self._model], stack([row.row for row in rows]), y, weight, [row.arrival for row in rows])
             self.learned += len(rows)
 

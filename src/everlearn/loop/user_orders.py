@@ -7,6 +7,7 @@ rejects it. Every decision that comes of an order carries the order's id.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -128,7 +129,8 @@ def start_challenger(
     """Add a challenger that learns: untrained, or trained on the replay memory first if `warmed`."""
     remembered = context.monitor.remembered() if warmed else None
     if remembered is not None and len(remembered.y):
-        warm(fresh, remembered)
+        weight = context.monitor.limiter.class_weights.now(remembered.y, remembered.weight)
+        warm(fresh, replace(remembered, weight=weight))
         reason = f"{reason}, warmed on {len(remembered.y)} remembered rows"
     else:
         reason = f"{reason}, untrained"

@@ -16,7 +16,7 @@ import numpy as np
 from everlearn.errors import ConfigError, nearest
 from everlearn.records import Floats, Ints, Scalar, Singles
 from everlearn.schema import meaning
-from everlearn.spec import DecisionSpec, Schema, Spec
+from everlearn.spec import Schema, Spec
 
 Kind = Literal["none", "costs", "rate", "recall"]
 
@@ -43,6 +43,7 @@ def costs(spec: Spec) -> Floats:
     Raises `ConfigError` for an unknown class, a cost that is not finite, a wrong decision that costs less than the
     right one, and a class that is never worse to decide than the others: then there would be nothing to decide.
 
+    >>> from everlearn.spec import DecisionSpec
     >>> schema = Schema(label="y", task="binary", classes=("ok", "fraud"), fields={"x": "numeric"})
     >>> decision = DecisionSpec(costs={"fraud": {"ok": 100.0}, "ok": {"fraud": 1.0}})
     >>> costs(Spec(schema=schema, decision=decision)).tolist()
@@ -108,13 +109,13 @@ def decide(rule: Floats | None, scores: Singles) -> Ints:
     [0, 1]
     """
     if rule is None:
-        return scores.argmax(1)
+        return np.asarray(scores.argmax(1), np.int64)
     if rule.ndim == 1:
-        return (scores[:, 1].astype(np.float64) >= rule[0]).astype(np.int64)
+        return np.asarray(scores[:, 1].astype(np.float64) >= rule[0], np.int64)
     expected = np.zeros(scores.shape)
     for true, row in enumerate(rule):  # a matrix product may round differently for other numbers of rows
         expected += scores[:, true : true + 1].astype(np.float64) * row
-    return expected.argmin(1)
+    return np.asarray(expected.argmin(1), np.int64)
 
 
 def values(rule: Floats | None, scores: Singles, classes: tuple[Scalar, ...]) -> list[Scalar]:
