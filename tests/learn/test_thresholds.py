@@ -43,7 +43,9 @@ def noted(kind: Any, n: int, seed: int = 0, fallback: float = 0.5, prior: float 
 
 def test_a_bucket_holds_the_scores_between_its_edges() -> None:
     draw = np.random.default_rng(0)
-    scores = np.concatenate([draw.random(3000), 10.0 ** -(10 * draw.random(3000)), 1 - 10.0 ** -(8 * draw.random(3000))])
+    scores = np.concatenate(
+        [draw.random(3000), 10.0 ** -(10 * draw.random(3000)), 1 - 10.0 ** -(8 * draw.random(3000))]
+    )
     for score in [0.0, 1.0, 0.5, *scores.astype(np.float32).tolist()]:
         at = thresholds.bucket(score)
         assert EDGES[at] <= score < EDGES[at + 1]

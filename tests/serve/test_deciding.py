@@ -81,7 +81,10 @@ def test_settings_that_do_not_fit_are_refused(chosen: Spec, says: str) -> None:
         ({"fraud": {"fine": 1.0}}, r"decision.costs.fraud.fine: got the class 'fine'.*; expected one of ok, fraud"),
         ({"fraud": {"ok": float("inf")}}, r"decision.costs.fraud.ok: got inf; expected a finite cost"),
         ({"fraud": {"fraud": 9.0}, "ok": {"fraud": 1.0}}, r"costs.fraud.ok: got 0; expected at least 9, the cost of"),
-        ({"fraud": {"ok": 9.0}}, r"deciding 'fraud' never costs more than the right decision.*Add what a false 'fraud'"),
+        (
+            {"fraud": {"ok": 9.0}},
+            r"deciding 'fraud' never costs more than the right decision.*Add what a false 'fraud'",
+        ),
     ],
 )
 def test_costs_that_cannot_decide_are_refused(costs: Any, says: str) -> None:
