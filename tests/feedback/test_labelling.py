@@ -84,9 +84,6 @@ def test_the_counts_are_those_of_the_stream(tmp_path: Path) -> None:
         log = [event for event in loop.log.read(0, 10_000) if isinstance(event.payload, Label | Prediction)]
         report, status = loop.report()["labelling"], loop.status()["labelling"]
     began = {event.payload.id: event.time for event in log if isinstance(event.payload, Prediction)}
-    delays = {
-        event.payload.id: event.time - began[event.payload.id] for event in log if not hasattr(event.payload, "y")
-    }
     labels = [event for event in log if isinstance(event.payload, Label)]
     delays = {event.payload.id: event.time - began[event.payload.id] for event in labels}
     in_time = sum(delay <= 10 for delay in delays.values())

@@ -91,7 +91,7 @@ def filled(home: Path, chosen: Spec, warm: int = 0) -> Loop:
             loop.learn(features, label, id=f"e{row}")
             continue
         loop.predict(features, id=str(row))
-        if row > 40 and (row - 20) % 3:
+        if row > warm + 20 and (row - 20) % 3:
             loop.feedback(str(row - 20), label=int(columns["label"][row - 20]))
     return loop
 
@@ -137,7 +137,7 @@ def test_weights_travel_in_checkpoints(tmp_path: Path) -> None:
         assert loop.fold.monitor.limiter.class_weights.arrays["counts"].sum() == loop.fold.monitor.scored
     with Loop(chosen, tmp_path) as loop:
         assert bytes_of(loop) == before
-    with pytest.raises(ConfigError, match="class_weight was 'balanced', is now {}"):
+    with pytest.raises(ConfigError, match="class_weight was balanced, is now"):
         Loop(settings(), tmp_path)
 
 
