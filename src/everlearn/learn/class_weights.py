@@ -37,6 +37,10 @@ class ClassWeights:
                 self._fixed[class_index(spec.schema, name, "class_weight")] = factor
         self._is_plain = not given
 
+    def __bool__(self) -> bool:
+        """Return True if any factor may differ from 1."""
+        return not self._is_plain
+
     def take(self, y: Floats, weight: Singles) -> Singles | None:
         """Return the factors of n labels, float32 (n,), and count them, in order; None where all factors are 1.
 
@@ -53,8 +57,11 @@ class ClassWeights:
 
     def one(self, y: float, weight: float) -> float:
         """Return the factor of one label, and count it."""
+        if self._is_plain:
+            return 1.0
         factors = self.take(np.array([y]), np.array([weight], np.float32))
-        return 1.0 if factors is None else float(factors[0])
+        assert factors is not None
+        return float(factors[0])
 
     def now(self, y: Floats, weight: Singles) -> Singles:
         """Return `weight` times the factors of this moment, float32 (n,), without counting the labels again."""

@@ -81,7 +81,8 @@ class LabelQueue:
         if self._monitor.boosting:
             counts = np.array([labelled.predictions is not None for labelled in rows])
             weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
-        weight *= np.array([labelled.factor for labelled in rows], np.float32)
+        if self._monitor.limiter.class_weights:
+            weight *= np.array([labelled.factor for labelled in rows], np.float32)
         teach(models, batch, y, weight, [labelled.arrival for labelled in rows])
         self._learned += [labelled for labelled in rows if labelled.predictions is not None]
         return True
