@@ -13,6 +13,7 @@ from everlearn.feedback.pending import ANSWER, CANARY, charge, decision
 from everlearn.gate.policy import Restart
 from everlearn.learn.decision_rules import DecisionRules
 from everlearn.learn.thresholds import THRESHOLD
+from everlearn.loop.erase import erase
 from everlearn.loop.fold import Fold
 from everlearn.loop.loop import Loop
 from everlearn.loop.replay_log import replay_log
@@ -298,6 +299,37 @@ def test_a_default_loop_keeps_nothing_of_it(tmp_path: Path) -> None:
 def test_a_rule_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"decision.costs: got the class 'fraud'; expected one of 0, 1"):
         Loop(chosen(DecisionSpec(costs={"fraud": {"0": 1.0}})), tmp_path)
+
+
+def test_decisions_that_wait_survive_an_erasure(tmp_path: Path) -> None:
+    settings = chosen(RULES["recall"], "live", subject="who")
+    columns = table(200)
+    with Loop(settings, tmp_path, clock=lambda: 1e6) as loop:
+        for row in range(200):
+            loop.predict(record(columns, row) | {"who": f"p{row % 20}"}, id=str(row))
+            if row >= 40:
+                loop.feedback(str(row - 40), label=int(columns["label"][row - 40]))
+        before = {id: one.predictions for id, one in loop.fold.pending._waiting.items()}
+        least = threshold(loop, loop.fold.roster.champion)
+    erase(tmp_path, settings, {"who": "p7"}, "asked for")
+    with Loop(settings, tmp_path, clock=lambda: 1e6) as loop:
+        after = {id: one.predictions for id, one in loop.fold.pending._waiting.items()}
+        assert after.keys() == {id for id in before if int(id) % 20 != 7}
+        assert all(scores.keys() == before[id].keys() for id, scores in after.items())
+        assert all(scores[uid].tolist() == before[id][uid].tolist() for id, scores in after.items() for uid in scores)
+        assert threshold(loop, loop.fold.roster.champion) == least
+        loop.feedback("199", label=1)
+
+
+def test_a_rollback_without_labels_takes_the_threshold_of_its_version(tmp_path: Path) -> None:
+    with filled(tmp_path, chosen(RULES["recall"], "live", gate=GateSpec(minimum=10_000))) as loop:
+        began, columns = loop.versions()[0], table(40)
+        for row in range(40):
+            loop.learn(record(columns, row), 1 - int(columns["label"][row]), source="bad")
+        loop.rollback(without={"source": "bad"}, to=began.id)
+        assert loop.fold.roster.champion.version == began.id
+        assert threshold(loop, loop.fold.roster.champion) == 0.5
+        assert loop.predict(record(columns, 1)).value == int(loop.predict(record(columns, 1)).proba[1] >= 0.5)
 
 
 def test_a_reset_challenger_forgets_its_threshold(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_state_has_the_same_bytes_however_rows_are_split(kind: Any) -> None:
 @pytest.mark.parametrize("n", [300, 4000])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_cheapest_threshold_is_that_of_a_brute_force_search(n: int, seed: int) -> None:
-    arrays = noted("costs", n, seed)
+    arrays = noted("costs", n, seed, fallback=1 / 21)
     thresholds.refresh(arrays, "costs", 0.0, COSTS)
     scores, y, weight = rows(n, seed)
     weight, at = weight * fading(n, "costs"), buckets(scores)

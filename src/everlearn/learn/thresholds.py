@@ -6,11 +6,11 @@ fixed size, follows the stream, and has the same bytes however the rows are spli
 is a quarter of the rows so far, within bounds, since a model that has just started changes fast. Costs of rare classes
 need all rows that they can get.
 
-    costs    the threshold of the lowest cost on these rows, if that is surely lower than at c_fp / (c_fp + c_fn)
+    costs    the threshold of the lowest cost on these rows, if that is surely lower than at the fallback
     rate     the quantile 1 - rate of the scores, which needs no labels
     recall   the highest threshold that keeps the recall, surely, on the recent positives
 
-Until there are enough rows the threshold is a `fallback`: the one that came with the version, else c_fp / (c_fp + c_fn)
+Until there are enough rows the threshold is the fallback: the one that came with the version, else c_fp / (c_fp + c_fn)
 or one half.
 """
 
@@ -170,19 +170,18 @@ def _follow(
 
 @exact_kernel
 def _cheapest(counts: Floats, rule: Floats, edges: Floats, false_alarm: float, miss: float) -> None:
-    """Walk away from the Bayes threshold in both directions; take the edge with the lowest bound on its extra cost.
+    """Walk away from the fallback in both directions; take the edge with the lowest bound on its extra cost.
 
-    The extra cost of an edge is a sum over the rows between it and the Bayes threshold. Its bound is that sum plus
-    `DOUBT` standard errors, so that an edge is taken only for a saving that is more than noise.
+    The extra cost of an edge is a sum over the rows between it and the fallback. Its bound is that sum plus `DOUBT`
+    standard errors, so that an edge is taken only for a saving that is more than noise.
     """
     growth = rule[GROWTH]
     rule[THRESHOLD], rule[LEARNED] = rule[FALLBACK], 0.0
     if min(counts[0].sum(), counts[1].sum()) < FEWEST * growth:
         return
-    bayes = false_alarm / (false_alarm + miss)
-    rule[THRESHOLD], rule[LEARNED] = bayes, 1.0
+    rule[LEARNED] = 1.0
     begin = 0
-    while edges[begin] < bayes:
+    while edges[begin] < rule[FALLBACK]:
         begin += 1
     best = 0.0
     for step in (1, -1):
