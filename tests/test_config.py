@@ -24,6 +24,7 @@ RECORDS = {
     "drift": spec.DriftSpec,
     "replay": spec.ReplaySpec,
     "feedback": spec.FeedbackSpec,
+    "decision": spec.DecisionSpec,
     "log": spec.LogSpec,
     "limits": spec.LimitsSpec,
     "serve": spec.ServeSpec,
@@ -72,6 +73,8 @@ def test_a_value_of_the_wrong_type_is_refused(name: str) -> None:
         assert said == "the spec: schema.fields.is: got {'no': 'setting'}; expected text"
     elif name == "gate.guards":
         assert said == "the spec: gate.guards.is: got {'no': 'setting'}; expected a number"
+    elif name == "decision.costs":
+        assert said == "the spec: decision.costs.is.no: got 'setting'; expected a number of at least 0"
     else:
         assert said.startswith(f"the spec: {name}: got ")
         assert "; expected " in said

@@ -27,7 +27,7 @@ from everlearn.spec import GATE_LAYOUT, LAYOUT, STORED_ONLY, Spec
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
 _NO_MATTER = ("source", "home", "warm_start")  # once a loop has started
-_FIXED = ("schema", "model", "mode", "seed", "drift", "replay", "gate.promote")
+_FIXED = ("schema", "model", "mode", "seed", "class_weight", "drift", "replay", "gate.promote")
 
 _KEEPS = "A home that was started with it keeps its value"
 _REMOVED = {
@@ -55,6 +55,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "keep": 50,
     "challengers": 2,
     "subject": "",
+    "class_weight": {},
     "gate": {
         "loss": "auto",
         "alpha": 0.05,
@@ -75,6 +76,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     },
     "replay": {"kind": "window", "bytes": 1 << 20, "width": 64},
     "feedback": {"window": 0.0, "default": None, "early": 0.0, "correction": "learn", "bytes": 1 << 28},
+    "decision": {"costs": {}, "rate": None, "recall": None},
     "log": {"rows": "auto", "durability": "process"},
     "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
     "serve": {

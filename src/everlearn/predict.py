@@ -25,6 +25,7 @@ from everlearn.events import Log
 from everlearn.model import predict_traced, traced
 from everlearn.records import Batch, Prediction, Singles
 from everlearn.schema import Encoder
+from everlearn.serve.deciding import values as decided
 from everlearn.serve.isolation import wrong_trace
 from everlearn.serve.snapshot import Answering
 
@@ -67,8 +68,9 @@ class Instance(Struct, gc=False):
 def answer(serving: Serving, encoder: Encoder, instances: Sequence[Instance]) -> list[Prediction]:
     """Return the answers to n records, in order, each with all that is needed to judge it later.
 
-    The id decides whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for
-    a value that cannot be encoded, ModelError for a score that is not finite, and what a model raises.
+    Each value is decided by the rule of its arm, where that has one; probabilities do not depend on it. The id decides
+    whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for a value that
+    cannot be encoded, ModelError for a score that is not finite, and what a model raises.
     """
     share = serving.share
     if serving.canary is None or not share:
@@ -141,7 +143,7 @@ def _given(
         raise ModelError(f"version {arm.version} {wrong}; roll it back")
     if not np.isfinite(scores).all():
         raise ModelError(f"version {arm.version} answered with a number that is not finite; roll it back")
-    values = encoder.decode(scores)
+    values = encoder.decode(scores) if arm.rule is None else decided(arm.rule, scores, encoder.schema.classes)
     probas: Iterable[tuple[float, ...]]
     probas = map(tuple, scores.tolist()) if encoder.schema.classes else repeat((), len(values))
     version, position = arm.version, serving.position

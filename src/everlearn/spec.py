@@ -170,6 +170,19 @@ class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
     rows: Literal["subject", "auto", "always"] = "subject"
 
 
+class DecisionSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The rule that turns probabilities into a decision, `Prediction.value`; at most one of the three may be set.
+
+    `costs` maps a true class, then a decided class, to what that decision costs (absent pairs: 0); the rule keeps the
+    cost low. For two classes, `rate` is the share of rows to decide positive (the second of `schema.classes`), and
+    `recall` the share of the positives to decide positive at least. Without any, the likeliest class is decided.
+    """
+
+    costs: dict[str, dict[str, NotNegative]] = {}
+    rate: Share | None = None
+    recall: Share | None = None
+
+
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All settings of a loop.
 
@@ -177,7 +190,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
-    data a record is.
+    data a record is. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which
+    makes all classes weigh the same.
     """
 
     schema: Schema
@@ -192,10 +206,12 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     keep: Positive = 50
     challengers: Positive = 2
     subject: str = ""
+    class_weight: dict[str, Annotated[float, Meta(gt=0)]] | Literal["balanced"] = {}
     gate: GateSpec = GateSpec()
     drift: DriftSpec = DriftSpec()
     replay: ReplaySpec = ReplaySpec()
     feedback: FeedbackSpec = FeedbackSpec()
+    decision: DecisionSpec = DecisionSpec()
     log: LogSpec = LogSpec()
     limits: LimitsSpec = LimitsSpec()
     serve: ServeSpec = ServeSpec()

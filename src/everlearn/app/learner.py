@@ -150,8 +150,8 @@ class Tail:
     def _publish(self) -> None:
         roster, canary = self._loop.fold.roster, self._canary()
         self._publisher.publish(
-            _answering(roster.champion),
-            _answering(canary) if canary else None,
+            self._answering(roster.champion),
+            self._answering(canary) if canary else None,
             self._loop.position,
             self._loop.fold.bounds,
         )
@@ -162,7 +162,13 @@ class Tail:
         champion, canary = fold.roster.champion, self._canary()
         learns = champion.learns or (canary is not None and canary.learns)
         extra = tuple((name, array.tobytes()) for name, array in fold.bounds.items())
+        rules = [fold.monitor.rules.rule(arm) for arm in (champion, canary) if arm is not None]
+        extra += tuple(("rule", rule.tobytes()) for rule in rules if rule is not None)
         return champion.uid, champion.version, canary and canary.uid, fold.cursor["log"] if learns else 0, extra
+
+    def _answering(self, contestant: Contestant) -> Answering:
+        rule = self._loop.fold.monitor.rules.rule(contestant)
+        return Answering(contestant.version, contestant.model, rule)
 
     def _canary(self) -> Contestant | None:
         return self._loop.fold.canary if self._loop.spec.serve.canary else None
@@ -343,10 +349,6 @@ def memory() -> int:
     with suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
-
-
-def _answering(contestant: Contestant) -> Answering:
-    return Answering(contestant.version, contestant.model)
 
 
 def main() -> None:

@@ -14,22 +14,29 @@ import msgspec
 import numpy as np
 
 from everlearn.records import Arrays, Batch, Feedback, Singles
-from everlearn.spec import FeedbackSpec, Schema, Spec
+from everlearn.spec import DecisionSpec, FeedbackSpec, Schema, Spec
 
 EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
 ANSWER = 0  # the uid of the scores that the champion is judged by
 CANARY = -1  # the uid of the logged answer, where a canary gave it and the champion answered in shadow
 LAST_KNOWN, COMMON, SEASONAL = -2, -3, -4  # the uids of the naive baselines (everlearn.learn.naive)
+DECIDED = -10  # the uid of the decision on the scores of uid 0; see `decision`
 TEXT_FEATURES = 256  # hashed features charged for each text field; a longer text is charged no more
 
 _OVERHEAD = 2_100  # bytes that Python and numpy objects cost for each entry, beside the arrays
 _TRACE = 300  # bytes that Python and numpy objects cost for each trace, beside its values
+_EACH_DECISION = 200  # such bytes for each decision that waits
 _ROLES = 3  # contestants beside challengers and their candidates: champion, previous, frozen
 
 
 def most_features(schema: Schema) -> int:
     """Return the most hashed features that a row can have; text sets no bound (2**30)."""
     return 1 << 30 if "text" in schema.fields.values() else _categories(schema)
+
+
+def decision(uid: int) -> int:
+    """Return the uid of what a contestant decided: a one-hot row that waits among the scores, where a rule decides."""
+    return DECIDED - uid
 
 
 def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
@@ -46,8 +53,10 @@ def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
     texts = list(spec.schema.fields.values()).count("text")
     features = _categories(spec.schema) + TEXT_FEATURES * texts
     contestants = _ROLES + 2 * spec.challengers  # and with each challenger its candidate
-    scores = (contestants + len((ANSWER, CANARY))) * max(int(shape["classes"]), 1)
-    return _OVERHEAD + 4 * int(shape["dense"]) + 8 * features + 4 * scores
+    answers = contestants + len((ANSWER, CANARY))
+    scores = answers * max(int(shape["classes"]), 1)
+    bare = _OVERHEAD + 4 * int(shape["dense"]) + 8 * features + 4 * scores
+    return bare + (answers * _EACH_DECISION + 4 * scores if spec.decision != DecisionSpec() else 0)
 
 
 def trace_charge(spec: Spec, width: int) -> int:

@@ -34,7 +34,7 @@ class LabelledRow:
 
     `predictions` maps a uid to the scores (1, k) of the prediction; None for a correction, which is learned but not
     scored. `arrival` is None unless importance weights apply. `traces` maps the uid of a contestant to the trace of its
-    prediction; None without any.
+    prediction; None without any. `factor` is that of its class, in learning.
     """
 
     row: Batch
@@ -45,6 +45,7 @@ class LabelledRow:
     predictions: Predictions | None = None
     arrival: Arrival | None = None
     traces: Predictions | None = None
+    factor: float = 1.0
 
 
 class LabelQueue:
@@ -83,6 +84,8 @@ class LabelQueue:
         if self._monitor.boosting:
             counts = np.array([labelled.predictions is not None for labelled in rows])
             weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
+        if self._monitor.limiter.class_weights:
+            weight *= np.array([labelled.factor for labelled in rows], np.float32)
         traces: list[Singles | None] = []
         waited = [labelled.traces for labelled in rows]
         if any(waited):
@@ -100,6 +103,7 @@ class LabelQueue:
         roles = self._roles(ANSWER)
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
         needed |= set(self._monitor.naive.roles.values())
+        needed |= self._monitor.rules.uids(self._roster.contestants, roles)
         known = [
             needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
         ]
@@ -143,11 +147,13 @@ class LabelQueue:
             predictions = {uid: scores[keep] for uid, scores in predictions.items()}
         if not len(examples.y):
             return 0
-        weight = monitor.strengthened(learned)
+        factors, weight = limiter.class_weights.take(examples.y, learned), monitor.strengthened(learned)
+        weight = weight if factors is None else weight * factors
         predictions |= monitor.naive.rows(examples.y, learned, examples.batch)
         for contestant in self._roster.contestants:
             if contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
+        predictions |= monitor.rules.decide(self._roster.contestants, predictions)
         aside = (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
         monitor.look(examples.batch, predictions[champion.uid], examples.position)
@@ -168,7 +174,9 @@ class LabelQueue:
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial(candidate)
                 gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
-                self._guard(trial.evidence, predictions[reference.uid], predictions[candidate.uid], examples)
+                rules = self._monitor.rules
+                judged = rules.judged(predictions, reference.uid), rules.judged(predictions, candidate.uid)
+                self._guard(trial.evidence, *judged, examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
                 trial.tested += len(examples.y)
@@ -181,7 +189,7 @@ class LabelQueue:
         return Trial(gate.start(self._gate, guard=is_guarded), measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
-        """Update the gate's evidence on the recall of the guarded classes."""
+        """Update the gate's evidence on the recall of the guarded classes, by scores or one-hot decisions."""
         for name, guarded in self._guards.items():
             of_class = examples.y == guarded
             if of_class.any():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from everlearn import metrics
 from everlearn.gate import losses
 from everlearn.learn import limits
+from everlearn.learn.class_weights import ClassWeights
 from everlearn.model import row_slice, select
 from everlearn.records import Arrays, Batch, Examples, Singles
 from everlearn.spec import Spec
@@ -47,6 +48,7 @@ class Limiter:
         self.loss = losses.chosen(spec.gate, shape["task"])
         self.arrays: Arrays = limits.start(spec.limits, int(shape["dense"]), int(shape["classes"]))
         self.arrays |= {name: np.array(array) for name, array in (ranges or {}).items()}
+        self.class_weights = ClassWeights(spec)
         self._learns_ranges = ranges is None
 
     @property

@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 
 from everlearn import drift, metrics, replay
-from everlearn.feedback.pending import most_features
+from everlearn.feedback.pending import DECIDED, most_features
 from everlearn.gate import weights
 from everlearn.learn import positions
+from everlearn.learn.decision_rules import DecisionRules, Find
 from everlearn.learn.limiter import Limiter
 from everlearn.learn.naive import NaiveBaselines
 from everlearn.metrics import baselines
@@ -34,7 +35,8 @@ _CLOCK = ("scored", "alarm", "warnings", "drifts", "boost_until")
 class Monitor:
     """Metrics by role, drift detectors, replay memory and counters of one loop."""
 
-    def __init__(self, spec: Spec, shape: Mapping[str, Any]) -> None:
+    def __init__(self, spec: Spec, shape: Mapping[str, Any], find: Find | None = None) -> None:
+        """`find` returns a stored version, with its decision threshold."""
         self.spec = spec
         self.task: Task = shape["task"]
         self.limiter = Limiter(spec, shape)
@@ -45,6 +47,7 @@ class Monitor:
         self.naive = NaiveBaselines(self.task, classes, timed)
         self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
         self.metrics |= {name: baselines.measures(self.task, classes) for name in self.naive.roles}
+        self.rules = DecisionRules(spec, classes, [*self.metrics], find)
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
         self._counted: Arrays = positions.start() if spec.drift.detector != "none" else {}  # empty in older homes
@@ -96,12 +99,15 @@ class Monitor:
         losses = {
             uid: metrics.losses(kind, scores, examples.y, parameter)
             for uid, scores in predictions.items()
-            if uid not in naive.values()
+            if uid not in naive.values() and uid > DECIDED
         }
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch_losses(losses[roles["champion"]], examples.weight)
             self._count(examples.position)
+        self.rules.test(examples, predictions, uids)
         self.clock["scored"] += len(examples.y)
+        if self.due():
+            self.rules.refresh()
         return losses
 
     def remember(self, examples: Examples) -> None:
@@ -174,7 +180,9 @@ class Monitor:
 
     def report(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each role."""
-        return {role: baselines.report(role, self.metrics[role], self.task) for role in self.roles}
+        return {
+            role: baselines.report(role, self.metrics[role], self.task) | self.rules.report(role) for role in self.roles
+        }
 
     def curves(self) -> dict[str, dict[str, Any]]:
         """Return the curve of each role; see `metrics.curve`."""
@@ -183,11 +191,12 @@ class Monitor:
     def state(self) -> tuple[Arrays, dict[str, int]]:
         """Return everything that `load` needs: arrays, and a header of plain values."""
         arrays = prefixed("memory/", self.memory) | prefixed("limits/", self.limits)
-        arrays |= prefixed("naive/", self.naive.state())
+        arrays |= prefixed("naive/", self.naive.state()) | prefixed("decisions/", self.rules.state())
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
             arrays |= prefixed(f"drift/{i}/", detector)
+        arrays |= prefixed("class_weight/", self.limiter.class_weights.arrays)
         if self._weights is not None:
             arrays["weights"] = self._weights
         arrays |= prefixed("counted/", self._counted)
@@ -197,12 +206,15 @@ class Monitor:
         """Restore the result of `state`; limits of other settings are left out, and start again."""
         self.memory = copied(within(arrays, "memory/"))
         self.naive.load(within(arrays, "naive/"))
+        self.rules.load(within(arrays, "decisions/"))
         roles = (*SCORED_ROLES, *self.naive.roles)
         self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self._weights = arrays["weights"].copy() if "weights" in arrays else None
         self._counted = copied(within(arrays, "counted/"))
         self.clock = dict(header)
+        if counts := copied(within(arrays, "class_weight/")):
+            self.limiter.class_weights.arrays = counts
         held = copied(within(arrays, "limits/"))
         if not compare(self.limits, held):  # else they are from before the settings changed
             self.limiter.arrays = held

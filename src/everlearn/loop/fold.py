@@ -93,7 +93,7 @@ class Fold:
         self.encoder = schema.Encoder(spec.schema)
         snapshots = spec.mode == "gated" and spec.gate.promote == "snapshot"
         self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout, snapshots)
-        self.monitor = Monitor(spec, self.shape)
+        self.monitor = Monitor(spec, self.shape, versions.find)
         self.left_out: list[Without] = []  # labels that rollbacks have left out
         self.joiner = Joiner(spec, self.encoder, self.monitor.limiter, log, self.is_left_out)
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
@@ -333,6 +333,10 @@ class Fold:
         predictions[ANSWER] = answer
         if prediction.canary:  # the champion is scored on its own answer in shadow
             predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer
+        known, value = self.monitor.rules, prediction.value
+        given = int(self.encoder.label(value)) if known and value in self.spec.schema.classes else None
+        contestants = self.roster.contestants
+        predictions |= known.decide_one(contestants, self.roster.champion.uid, given, predictions)
         self._counts.predictions += 1
         return held, predictions, shadows.traces(row)
 
@@ -369,6 +373,7 @@ class Fold:
         self.joiner.adopt(again.joiner)
         if not self.cursor["row"]:
             self.monitor.limiter.arrays = again.limiter.arrays
+            self.monitor.limiter.class_weights.arrays = again.limiter.class_weights.arrays
 
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""
@@ -414,13 +419,15 @@ class Fold:
 
     def _configure(self, spec: Spec) -> None:
         """Go on with other settings, as a loop does that opens a checkpoint with them."""
-        gate_changed = spec.gate != self.spec.gate
+        gate_changed, rule_changed = spec.gate != self.spec.gate, spec.decision != self.spec.decision
         arrays, header = self.state()
         arrays, header = model.copied(arrays), codec.plain(header, "the state")
         self._start_with(spec)
         self.load(arrays, header)
         if gate_changed:
             self.roster.reset_evidence()
+        if rule_changed:
+            self.monitor.rules.reconsider()
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from everlearn.errors import ConfigError, InputError
 from everlearn.feedback.admission import target
 from everlearn.feedback.correction import Correction
+from everlearn.feedback.labelling import Coverage, DefaultLabels
 from everlearn.feedback.pending import (
     ANSWER,
     CANARY,
@@ -60,6 +61,7 @@ class Joiner:
         self.now = 0.0  # the latest time that the log has shown; it never goes back
         self.unusable = 0  # events that no model can use
         self._default = _default(spec, encoder)
+        self.coverage, self.defaults = Coverage(spec), DefaultLabels(spec, self._default)
         self._encoder, self._limiter, self._history, self._absent = encoder, limiter, history, absent
 
     def advance(self, time: float) -> None:
@@ -102,6 +104,7 @@ class Joiner:
         """Return the predictions that have waited too long after the event at `position`, with the default label."""
         labelled: list[LabelledRow] = []
         for pending in self.pending.overdue(self.now):
+            self.coverage.overdue(1)
             labelled += self._assume(pending, position)
         return labelled
 
@@ -110,6 +113,7 @@ class Joiner:
         self.pending.adopt(other.pending)
         self.early.adopt(other.early)
         self.now = other.now
+        self.coverage.arrays, self.defaults.arrays = copied(other.coverage.arrays), copied(other.defaults.arrays)
         if self.correction is not None and other.correction is not None:
             self.correction.arrays = copied(other.correction.arrays)
 
@@ -123,18 +127,38 @@ class Joiner:
             self.unusable += 1
             return []
         if (pending := self.pending.take(feedback.id)) is not None:
-            return self._admit(pending, y, feedback.weight, feedback.source, position)
+            labelled = self._admit(pending, y, feedback.weight, feedback.source, position)
+            self.coverage.note(scored=bool(labelled))
+            return labelled
         found = self._history.find(f"prediction:{feedback.id}")
         if found is None or found.position > at:
             if self.spec.feedback.early:
                 self.early.put(Earlier(position, time, feedback))
-        elif isinstance(found.payload, Prediction) and self.spec.feedback.correction != "ignore":
-            return self._correct(found.payload, feedback, y, position, clip)
+        elif isinstance(found.payload, Prediction):
+            if self.defaults and feedback.weight > 0.0 and self._is_first(feedback, position):
+                self.defaults.settle(found.payload, y, self._class(found.payload), max(time - found.time, 0.0))
+            if self.spec.feedback.correction != "ignore":
+                return self._correct(found.payload, feedback, y, position, clip)
         return []
+
+    def _is_first(self, feedback: Feedback, position: int) -> bool:
+        """Return True if no other feedback for the same prediction came before `position`."""
+        before = (event for event in self._history.about(feedback.id) if event.position < position)
+        return not any(
+            isinstance(event.payload, Label | Reward | Preference) for event in before if not self._absent(event)
+        )
+
+    def _class(self, prediction: Prediction) -> int | None:
+        """Return the class that was answered; None where the answer is no class."""
+        classes = self.spec.schema.classes
+        return int(self._encoder.label(prediction.value)) if prediction.value in classes else None
 
     def _assume(self, pending: PendingPrediction, position: int) -> list[LabelledRow]:
         """Label a prediction without feedback with the default, if there is one."""
-        return [] if self._default is None else self._admit(pending, self._default, 1.0, "", position)
+        if self._default is None:
+            return []
+        self.defaults.assume(self.now)
+        return self._admit(pending, self._default, 1.0, "", position)
 
     def _admit(
         self, pending: PendingPrediction, y: float, weight: float, source: str, position: int
@@ -150,7 +174,8 @@ class Joiner:
         arrival = None
         if self.correction is not None:
             arrival = self.correction.arrive(positive=y != self._default, late=False)
-        return [LabelledRow(pending.row, y, *weights, position, predictions, arrival, pending.traces)]
+        factor = self._limiter.class_weights.one(y, weights.learned)
+        return [LabelledRow(pending.row, y, *weights, position, predictions, arrival, pending.traces, factor)]
 
     def _correct(
         self, prediction: Prediction, feedback: Feedback, y: float, position: int, clip: Clip
@@ -158,12 +183,7 @@ class Joiner:
         """Label a prediction that waits no longer."""
         if not feedback.weight > 0.0:
             return []
-        late = False
-        if self.correction is not None:
-            before = (event for event in self._history.about(feedback.id) if event.position < position)
-            late = not any(
-                isinstance(event.payload, Label | Reward | Preference) for event in before if not self._absent(event)
-            )
+        late = self.correction is not None and self._is_first(feedback, position)
         try:
             row = clip(self._encoder.record(prediction.features))
         except InputError:
@@ -174,22 +194,25 @@ class Joiner:
         arrival = None
         if self.correction is not None and late:
             arrival = self.correction.arrive(positive=y != self._default, late=True)
-        return [LabelledRow(row, y, *weights, position, None, arrival)]
+        factor = self._limiter.class_weights.one(y, weights.learned)
+        return [LabelledRow(row, y, *weights, position, None, arrival, factor=factor)]
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[Arrays, Arrays, Arrays]:
-        """Return the arrays of the waiting predictions, of early feedback, and of the correction."""
+        """Return the arrays of the waiting predictions, of early feedback, and of the counts of labels."""
         counts = self.correction.arrays if self.correction is not None else {}
-        return self.pending.state(), self.early.state(), counts
+        return self.pending.state() | self.coverage.arrays, self.early.state(), counts | self.defaults.arrays
 
     def load(self, pending: Arrays, early: Arrays, counts: Arrays) -> None:
         """Restore the result of `state`; arrays that an older release did not keep may be empty."""
         self.pending.load(pending)
         if early:
             self.early.load(early)
-        if self.correction is not None and counts:
-            self.correction.arrays = copied(counts)
+        for part in (self.correction, self.coverage, self.defaults):
+            held = pending if part is self.coverage else counts
+            if part is not None and part.arrays.keys() <= held.keys():
+                part.arrays = copied({name: held[name] for name in part.arrays})
 
 
 def _default(spec: Spec, encoder: Encoder) -> float | None:

@@ -275,6 +275,7 @@ class Loop:
             "rejected": self.log.count("rejected"),
             "waiting": len(self.fold.pending),
             "evicted": self.fold.pending.evicted,
+            "labelling": status.labelling(self.fold),
             "replay": self.fold.monitor.composition(),
             "champion": self.home.versions.alias("champion"),
         }
@@ -442,7 +443,7 @@ class Loop:
     def _publish(self) -> Answering:
         """Let the current champion answer from now on."""
         champion = self.fold.roster.champion
-        self.served = Answering(champion.version, champion.model)
+        self.served = Answering(champion.version, champion.model, self.fold.monitor.rules.rule(champion))
         return self.served
 
     def _save(self) -> None:

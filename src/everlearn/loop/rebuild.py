@@ -254,10 +254,13 @@ class Rejoined:
         row, weight = self.limiter.bound(row), np.float32(example.weight)
         if position <= self._warm:
             learned = float(np.minimum(weight, np.float32(self._spec.limits.weight)))
-            return [LabelledRow(row, y, learned, learned, position)]
+            factor = self.limiter.class_weights.one(y, learned)
+            return [LabelledRow(row, y, learned, learned, position, factor=factor)]
         answer = self._champion.predict(row) if self._champion is not None else None
         weights = self.limiter.admit(y, float(weight), example.source, position, answer)
-        return [LabelledRow(row, y, *weights, position)] if weights is not None else []
+        if weights is None:
+            return []
+        return [LabelledRow(row, y, *weights, position, factor=self.limiter.class_weights.one(y, weights.learned))]
 
 
 class _Backlog:
@@ -280,6 +283,7 @@ class _Backlog:
         if rows:
             y: Floats = np.array([row.y for row in rows])
             weight: Singles = np.array([row.learned for row in rows], np.float32)
+            weight *= np.array([row.factor for row in rows], np.float32)
             traces = gathered([row.traces for row in rows], self.uid, self.trace)
             batch, arrivals = stack([row.row for row in rows]), [row.arrival for row in rows]
             teach([self._model], batch, y, weight, arrivals, [traces])

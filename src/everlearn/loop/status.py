@@ -77,6 +77,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "examples": learner.scored,
         "waiting": len(fold.pending),
         "evicted": fold.pending.evicted,
+        "labelling": labelling(fold),
         "early": len(fold.early),
         "unusable": fold.unusable,
         **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
@@ -98,6 +99,17 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
     }
+
+
+def labelling(fold: Fold) -> dict[str, Any]:
+    """Return what the metrics are conditional on: how many predictions have a label, and the default labels in them.
+
+    `default` is None for a loop without `feedback.default`; see `everlearn.feedback.labelling`.
+    """
+    joiner, learner = fold.joiner, fold.monitor
+    tables = learner.metrics["champion"], learner.rules.tables.get("champion"), learner.rules.costs
+    default = joiner.defaults.report(joiner.now, *tables) if joiner.defaults else None
+    return joiner.coverage.report(len(fold.pending), fold.pending.evicted) | {"default": default}
 
 
 def stale(seconds: float, bound: float) -> dict[str, Any]:

@@ -240,6 +240,7 @@ def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Pa
         case Restart(uid):
             challenger = _contestant(roster, uid)
             roster.restart(challenger, untrained(context, challenger.version), challenger.version)
+            context.monitor.rules.begin_again(challenger)
     return []
 
 

@@ -7,6 +7,7 @@ rejects it. Every decision that comes of an order carries the order's id.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -141,7 +142,8 @@ def start_challenger(
     else:
         remembered = monitor.remembered()
     if warmed and len(remembered.y):
-        warm(fresh, remembered)
+        weight = monitor.limiter.class_weights.now(remembered.y, remembered.weight)
+        warm(fresh, replace(remembered, weight=weight))
         since = " since the estimated change" if changed else ""
         reason = f"{reason}, warmed on {len(remembered.y)} remembered rows{since}"
     elif warmed and changed:

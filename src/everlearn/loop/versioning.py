@@ -91,11 +91,13 @@ def store(
     reason: str,
     trial: Trial | None = None,
 ) -> Born:
-    """Store the arrays of a model; return the version, which the registry does not know yet."""
+    """Store the arrays of a model, and its decision threshold among the metrics; return the version, not noted yet."""
     scored = trial.metrics if trial is not None else None
     if scored is None and context.roster.is_first_champion(model):  # no good version to compare it with yet
         scored = context.monitor.metrics["champion"]
     measured = metrics.report(scored, context.monitor.task) if scored is not None else {}
+    contestant = next((one for one in context.roster.contestants if one.model is model), None)
+    measured |= context.monitor.rules.stored(contestant)
     return Born(context.versions.make(model.arrays, spec, tuple(parents), moment.at, reason, measured))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,6 +63,7 @@ class WarmUp:
         first = self.model()
         weight = np.minimum(examples.weight, self._weight)
         self._monitor.naive.rows(examples.y, weight, examples.batch)
-        bounded = Examples(self._monitor.limiter.bound(examples.batch), examples.y, weight, examples.position)
-        warm(first, bounded)
+        limiter = self._monitor.limiter
+        bounded = Examples(limiter.bound(examples.batch), examples.y, weight, examples.position)
+        warm(first, replace(bounded, weight=limiter.class_weights.weigh(examples.y, weight)))
         return bounded

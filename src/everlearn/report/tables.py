@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "mse", "rmse"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "mse", "rmse", "cost"})
 NAMES = {
     "kappa_t": "kappa-T",
     "kappa_m": "kappa-M",
@@ -18,6 +18,7 @@ NAMES = {
     "roc_auc": "ROC AUC",
     "pr_auc": "PR AUC",
     "mae": "mean absolute error",
+    "cost": "cost per decision",
     "mse": "mean squared error",
     "rmse": "root mean squared error",
 }
@@ -61,6 +62,7 @@ def counts(result: Mapping[str, Any]) -> Text:
         if key in result:
             number = _count(result[key])
             line.append(f" · {number:,} {key.removesuffix('s') if number == 1 else key}")
+    line.append(_labelled(result.get("labelling", {})))
     rejected = _count(result.get("rejected", 0))
     if rejected:
         line.append(f" · {rejected:,} {'row' if rejected == 1 else 'rows'} rejected", style="bold yellow")
@@ -92,6 +94,18 @@ def written(measured: Mapping[str, float]) -> dict[str, str]:
         if half >= 5e-5:
             texts[name] += f" ± {half:.4f}"
     return texts
+
+
+def _labelled(labelling: Mapping[str, Any]) -> str:
+    """Return how many predictions have a label, and how many of the default labels in the metrics may change."""
+    if not labelling.get("predictions"):
+        return ""
+    text = f" · {labelling['share']:.0%} of {labelling['predictions']:,} predictions labelled"
+    default = labelling["default"]
+    if default is None or not default["rows"]:
+        return text
+    text += f" · {default['rows']:,} took the default label, {default['corrected']:,} of them corrected"
+    return text + (f"; metrics are provisional ({default['open']:,} may change)" if default["provisional"] else "")
 
 
 def _count(value: Any) -> int:

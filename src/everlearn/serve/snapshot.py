@@ -26,7 +26,7 @@ from typing import Any
 
 from everlearn.errors import BlobError, ConfigError
 from everlearn.model import Model, Spec, answering, compare, prefixed, within
-from everlearn.records import Arrays
+from everlearn.records import Arrays, Floats
 from everlearn.version.codec import canonical, front, laid_out, map_readonly, octets
 
 FORMAT = 1  # of the header of a snapshot
@@ -44,10 +44,11 @@ _PAUSE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """A model that may answer, and its version."""
+    """A model that may answer, its version, and the rule of its decisions (see `deciding`; None: the likeliest)."""
 
     version: str
     model: Model
+    rule: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ class Publisher:
         arrays = prefixed("champion/", answering(champion.model.arrays)) | prefixed("extra/", extra)
         if canary is not None:
             arrays |= prefixed("canary/", answering(canary.model.arrays))
+        arms = {"champion": champion, "canary": canary}
+        arrays |= {f"rule/{name}": arm.rule for name, arm in arms.items() if arm is not None and arm.rule is not None}
         tensors = laid_out(arrays)
         checksum, body = 0, [octets(array) for array in tensors.values()]
         for part in body:
@@ -261,8 +264,8 @@ class Reader:
             if len(held.body) <= _SMALL:
                 held.check()
             header, used = held.header, dict[str, _Pattern]()
-            champion = self._answering(header["champion"], within(held.arrays, "champion/"), used)
-            canary = header["canary"] and self._answering(header["canary"], within(held.arrays, "canary/"), used)
+            champion = self._answering(held, "champion", used)
+            canary = self._answering(held, "canary", used) if header["canary"] else None
             extra = within(held.arrays, "extra/")
             self._snapshot = Snapshot(sequence, header["position"], champion, canary, extra)
             self._held, self._patterns = held, used
@@ -273,11 +276,12 @@ class Reader:
             self._fresh = fresh
         return self._snapshot
 
-    def _answering(self, entry: dict[str, Any], arrays: Arrays, used: dict[str, _Pattern]) -> Answering:
+    def _answering(self, held: _Held, arm: str, used: dict[str, _Pattern]) -> Answering:
+        entry, arrays = held.header[arm], within(held.arrays, f"{arm}/")
         key = canonical(entry["spec"])
         pattern = used.get(key) or self._patterns.get(key) or _Pattern(self._build, entry["spec"])
         used[key] = pattern
-        return Answering(entry["version"], pattern.cast(arrays))
+        return Answering(entry["version"], pattern.cast(arrays), held.arrays.get(f"rule/{arm}"))
 
     def _open_words(self) -> None:
         if self._map is None:

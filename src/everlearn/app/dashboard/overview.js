@@ -184,8 +184,8 @@ function contestants() {
 }
 
 function state() {
-  const shown = ["drift", "waiting", "quarantined", "capped", "rejected", "evicted", "early"];
-  const names = { drift: "Drift", waiting: "Waiting for feedback", quarantined: "Quarantined labels", capped: "Capped labels", rejected: "Rejected rows", evicted: "Evicted predictions", early: "Early feedback" };
+  const shown = ["drift", "labelled", "waiting", "quarantined", "capped", "rejected", "evicted", "early"];
+  const names = { drift: "Drift", labelled: "Labelled predictions", waiting: "Waiting for feedback", quarantined: "Quarantined labels", capped: "Capped labels", rejected: "Rejected rows", evicted: "Evicted predictions", early: "Early feedback" };
   const cells = Object.fromEntries(shown.map((key) => [key, h("dd", { "data-value": key }, bone())]));
   const chip = h("span", { class: "chip" });
   return {
@@ -199,6 +199,9 @@ function state() {
       if (cells.drift.textContent !== now + text) fill(cells.drift, chip, text);
       for (const key of ["waiting", "quarantined", "capped", "evicted", "early"]) put(cells[key], count(status[key] ?? 0));
       put(cells.rejected, count(status.counts?.rejected ?? 0));
+      const { share = null, predictions = 0, default: assumed = null } = status.labelling ?? {};
+      const open = assumed?.provisional ? `; ${counted(assumed.open, "default label")} may still change` : "";
+      put(cells.labelled, share === null ? "–" : `${Math.floor(100 * share)} % of ${count(predictions)}${open}`);
     },
   };
 }

@@ -21,6 +21,7 @@ export const HELP = {
   drift: "The detector monitors the champion's loss, and reports a warning, then drift, when the stream changes.",
   contestants: "All models that predict every example. Only the predictions of the champion (and of a canary) are returned to users.",
   workers: "The processes of the server. Workers serve predictions, and each has its own latency and memory. Refused: requests with a 4xx reply. Failed: requests with a 5xx reply. The admin process serves this page.",
+  labelled: "The share of predictions whose feedback came in time. Metrics are about these rows, and about rows that took the default label, where there is one.",
   waiting: "Predictions without feedback so far.",
   evicted: "Predictions dropped before their feedback came, because feedback.bytes was reached.",
   early: "Feedback that came before its prediction, and is kept for a while.",
