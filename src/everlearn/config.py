@@ -54,6 +54,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "keep": 50,
     "challengers": 2,
     "subject": "",
+    "metric": "auto",
     "gate": {
         "loss": "auto",
         "alpha": 0.05,
@@ -75,6 +76,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "feedback": {"window": 0.0, "default": None, "early": 0.0, "correction": "learn", "bytes": 1 << 28},
     "log": {"rows": "auto", "durability": "process"},
     "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
+    "metrics": {"share": 0.01, "segment": ""},
     "serve": {
         "host": "127.0.0.1",
         "port": 8000,

@@ -132,6 +132,18 @@ class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     quarantine: Annotated[float, Meta(gt=0.5, le=1)] = 1.0
 
 
+class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """What is measured beside the usual metrics.
+
+    `share` is the share of rows that may be alerts, at which the recall of a binary task is reported: a row is an alert
+    if its score is above that quantile of the last 10,000 scores. `segment` is a categorical field: its first 50 values
+    are also measured apart.
+    """
+
+    share: Annotated[float, Meta(ge=0.0001, lt=1)] = 0.01
+    segment: str = ""
+
+
 class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The settings of `everlearn serve`.
 
@@ -174,7 +186,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
-    data a record is.
+    data a record is. `metric` is the headline metric of reports, pictures and pages; see `everlearn.metrics.choices`.
     """
 
     schema: Schema
@@ -189,10 +201,12 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     keep: Positive = 50
     challengers: Positive = 2
     subject: str = ""
+    metric: str = "auto"
     gate: GateSpec = GateSpec()
     drift: DriftSpec = DriftSpec()
     replay: ReplaySpec = ReplaySpec()
     feedback: FeedbackSpec = FeedbackSpec()
     log: LogSpec = LogSpec()
     limits: LimitsSpec = LimitsSpec()
+    metrics: MetricsSpec = MetricsSpec()
     serve: ServeSpec = ServeSpec()

@@ -1,0 +1,224 @@
+"""Metrics of a regression: recent rows wait in a ring, as those of `classes` do, and are added a thousand at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from everlearn._jit import exact_kernel
+from everlearn.metrics import segments
+from everlearn.metrics.curves import COUNT, END, EXAMPLES, FOLDED, GOOD, LOSS, PINBALL, SHIFT, UNSCORED, widen
+from everlearn.metrics.curves import MASS as WEIGHED
+from everlearn.metrics.recent import AT, GROUP, LAST_KNOWN, MASS, MEAN, PREDICTED, TRUTH
+from everlearn.records import Arrays, Floats, Ints, Singles
+
+_WEIGHT, _ABSOLUTE, _SQUARED, _MEAN, _SPREAD = range(5)  # in arrays["sums"]
+_COMPARED, _OURS, _LAST, _COMMON = range(4)  # in arrays["naive"]: weight, then absolute errors
+_QUANTILE, _LOSS, _BELOW = range(3)  # in arrays["pinball"]
+_NO_PINBALL = np.zeros(0)
+
+
+def start_pinball(quantile: float) -> Arrays:
+    """Return `pinball` float64 (3,): the quantile, the sum of the pinball losses, and the weight at or below."""
+    return {"pinball": np.array([quantile, 0.0, 0.0])}
+
+
+def update(
+    arrays: Arrays, scores: Singles, y: Floats, weight: Singles, index: int, known: Floats, segment: Ints
+) -> None:
+    """Add n rows; the arrays are contiguous, and `known` or `segment` may be empty. See `metrics.update`."""
+    counts, pinball = arrays["counts"], arrays.get("pinball", _NO_PINBALL)
+    if "recent" not in arrays:
+        naive = arrays["naive"] if "naive" in arrays else np.zeros(4)
+        sums = counts, arrays["sums"], arrays["curve"], naive, pinball
+        _add_directly(scores, y, weight, known, index, *sums)
+        return
+    done = _append(scores, y, weight, known, segment, index, 0, counts, arrays["recent"])
+    if done >= 0:
+        _absorb(scores, y, weight, known, segment, index, done, counts, arrays["recent"], *_held(arrays))
+
+
+def settle(arrays: Arrays) -> None:
+    """Add the rows that wait in the ring to the sums."""
+    _fold(arrays["counts"], arrays["recent"], *_held(arrays))
+
+
+def _held(arrays: Arrays) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    sums = arrays["sums"], arrays["curve"], arrays["naive"]
+    return *sums, arrays.get("pinball", _NO_PINBALL), segments.held(arrays)
+
+
+def report(sums: Floats, naive: Floats | None, pinball: Floats | None) -> dict[str, float]:
+    """Return the metrics of the sums; empty without weight."""
+    if not sums[_WEIGHT] > 0:
+        return {}
+    result = {
+        "mae": float(sums[_ABSOLUTE] / sums[_WEIGHT]),
+        "rmse": math.sqrt(sums[_SQUARED] / sums[_WEIGHT]),
+    }
+    if sums[_SPREAD] > 0:
+        result["r2"] = float(1 - sums[_SQUARED] / sums[_SPREAD])
+    if pinball is not None:
+        result["pinball"] = float(pinball[_LOSS] / sums[_WEIGHT])
+        result["coverage"] = float(pinball[_BELOW] / sums[_WEIGHT])
+        result["quantile"] = float(pinball[_QUANTILE])
+    for name, errors in (("skill_last", _LAST), ("skill_mean", _COMMON)):
+        if naive is not None and naive[errors] > 0:
+            result[name] = float(1 - naive[_OURS] / naive[errors])
+    return result
+
+
+def summed(floats: Floats, pinball: Floats | None) -> Floats:
+    """Return the `sums` of the rows of a ring alone; add to `pinball` if it is given."""
+    sums, counts, held = np.zeros(5), np.zeros(6, np.int64), _NO_PINBALL if pinball is None else pinball
+    _add(floats, 0, floats.shape[1], counts, sums, np.zeros((2, 5)), np.zeros(4), held)
+    return sums
+
+
+@exact_kernel
+def _append(
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    known: Floats,
+    segment: Ints,
+    index: int,
+    first: int,
+    counts: Ints,
+    floats: Floats,
+) -> int:
+    """Write rows from `first` on to the ring until it is full.
+
+    Return the row that comes next, or -1 if the ring has room left after the last row.
+    """
+    rows, size = len(y), floats.shape[1]
+    counts[END] = max(counts[END], index + rows)
+    at, row = counts[EXAMPLES] % size, first
+    left = size - (counts[EXAMPLES] - counts[FOLDED])
+    truth, predicted, mass = floats[TRUTH][at:], floats[PREDICTED][at:], floats[MASS][at:]
+    last, mean, place, group = floats[LAST_KNOWN][at:], floats[MEAN][at:], floats[AT][at:], floats[GROUP][at:]
+    answered, grouped, to = len(known) > 0, len(segment) > 0, 0
+    while row < rows and to < left:
+        w, gap = np.float64(weight[row]), np.float64(scores[row, 0]) - y[row]
+        if not (0 <= w < np.inf and np.isfinite(y[row])):
+            row += 1
+            continue
+        if not np.isfinite(gap * gap):
+            counts[UNSCORED] += 1
+            row += 1
+            continue
+        truth[to], predicted[to], mass[to], place[to] = y[row], np.float64(scores[row, 0]), w, index + row
+        last[to] = known[row, 0] if answered else np.nan
+        mean[to] = known[row, 1] if answered else np.nan
+        group[to] = segment[row] if grouped else -1
+        to += 1
+        row += 1
+    counts[EXAMPLES] += to
+    return -1 if to < left else row
+
+
+@exact_kernel
+def _absorb(
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    known: Floats,
+    segment: Ints,
+    index: int,
+    done: int,
+    counts: Ints,
+    floats: Floats,
+    sums: Floats,
+    curve: Floats,
+    naive: Floats,
+    pinball: Floats,
+    segment_sums: Floats,
+) -> None:
+    """Add the full ring to the sums and append the rows from `done` on; repeat while it is full."""
+    while done >= 0:
+        _fold(counts, floats, sums, curve, naive, pinball, segment_sums)
+        done = _append(scores, y, weight, known, segment, index, done, counts, floats)
+
+
+@exact_kernel
+def _fold(
+    counts: Ints, floats: Floats, sums: Floats, curve: Floats, naive: Floats, pinball: Floats, segment_sums: Floats
+) -> None:
+    """Add the rows that wait in the ring."""
+    rows, first = counts[EXAMPLES] - counts[FOLDED], counts[FOLDED] % floats.shape[1]
+    _add(floats, first, first + rows, counts, sums, curve, naive, pinball)
+    if len(segment_sums):
+        segments.add_numbers(floats, first, first + rows, segment_sums)
+    counts[FOLDED] += rows
+
+
+@exact_kernel
+def _add_directly(
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    known: Floats,
+    index: int,
+    counts: Ints,
+    sums: Floats,
+    curve: Floats,
+    naive: Floats,
+    pinball: Floats,
+) -> None:
+    rows = len(y)
+    floats, own, nothing = np.empty((7, rows)), np.zeros(6, np.int64), np.zeros(0, np.int64)
+    if rows:
+        _append(scores, y, weight, known, nothing, index, 0, own, floats)
+    _add(floats, 0, own[EXAMPLES], counts, sums, curve, naive, pinball)
+    counts[EXAMPLES] += own[EXAMPLES]
+    counts[END] = max(counts[END], index + rows)
+    counts[UNSCORED] += own[UNSCORED]
+    if rows:
+        widen(index + rows - 1, counts, curve)
+
+
+@exact_kernel
+def _add(
+    floats: Floats, first: int, end: int, counts: Ints, sums: Floats, curve: Floats, naive: Floats, pinball: Floats
+) -> None:
+    """Add the rows first..end-1 to the sums and the curve."""
+    shift, bucket, quantile = counts[SHIFT], -1, 0.0
+    total, absolute, squared, mean, spread = sums[_WEIGHT], sums[_ABSOLUTE], sums[_SQUARED], sums[_MEAN], sums[_SPREAD]
+    compared, ours, repeats, common = naive[_COMPARED], naive[_OURS], naive[_LAST], naive[_COMMON]
+    truth, predicted, mass = floats[TRUTH][first:end], floats[PREDICTED][first:end], floats[MASS][first:end]
+    last, average, place = floats[LAST_KNOWN][first:end], floats[MEAN][first:end], floats[AT][first:end]
+    if len(pinball):
+        quantile = pinball[_QUANTILE]
+    for row in range(end - first):
+        index, y, w = np.int64(place[row]), truth[row], mass[row]
+        if index >> shift != bucket:
+            if index >> shift >= len(curve):
+                shift = widen(int(index), counts, curve)
+            bucket = index >> shift
+        gap = predicted[row] - y
+        miss, square = w * abs(gap), w * gap * gap
+        total += w
+        absolute += miss
+        squared += square
+        if np.isfinite(last[row]):
+            compared += w
+            ours += miss
+            repeats += w * abs(last[row] - y)
+            common += w * abs(average[row] - y)
+        if w > 0:  # the running weighted mean and spread of y, after West (1979)
+            off = y - mean
+            mean += off * w / total
+            spread += w * off * (y - mean)
+        point = curve[bucket]
+        point[COUNT] += 1
+        point[WEIGHED] += w
+        point[GOOD] += miss
+        point[LOSS] += square
+        if quantile > 0.0:
+            loss = miss * (1.0 - quantile if gap > 0.0 else quantile)
+            pinball[_LOSS] += loss
+            pinball[_BELOW] += w * (gap >= 0.0)
+            point[PINBALL] += loss
+    sums[_WEIGHT], sums[_ABSOLUTE], sums[_SQUARED], sums[_MEAN], sums[_SPREAD] = total, absolute, squared, mean, spread
+    naive[_COMPARED], naive[_OURS], naive[_LAST], naive[_COMMON] = compared, ours, repeats, common
