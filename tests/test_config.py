@@ -26,6 +26,7 @@ RECORDS = {
     "feedback": spec.FeedbackSpec,
     "log": spec.LogSpec,
     "limits": spec.LimitsSpec,
+    "metrics": spec.MetricsSpec,
     "serve": spec.ServeSpec,
 }
 

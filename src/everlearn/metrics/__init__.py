@@ -88,7 +88,8 @@ def start(
         arrays |= ranks.start() | alerts.start(share)
     if names is None:
         return arrays
-    arrays["histogram"] = histogram.start()
+    if task == "binary":
+        arrays["histogram"] = histogram.start()
     return {name: array for name, array in arrays.items() if name in names}
 
 

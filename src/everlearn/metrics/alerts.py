@@ -101,7 +101,7 @@ def add(
     seen, top, above, q = state[_SEEN], state[_TOP], state[_ABOVE], sums[_Q]
     size = len(ring)
     mass, alerts, positive, caught = sums[_MASS], sums[_ALERTS], sums[_POSITIVE], sums[_CAUGHT]
-    at, start, allowed = seen % size, state[_FROM], int(q * min(seen, size) + 1e-9)
+    at, start, allowed = seen % size, state[_FROM], min(int(q * min(seen, size) + 1e-9), max(min(seen, size) - 1, 0))
     low, high, label, weight = (
         ints[LOW][first:end],
         ints[HIGH][first:end],
@@ -124,7 +124,7 @@ def add(
             counts[old] -= 1
             above -= old > top
         else:
-            allowed = int(q * (seen + 1) + 1e-9)
+            allowed = min(int(q * (seen + 1) + 1e-9), seen)
         ring[at] = bucket
         counts[bucket] += 1
         above += bucket > top
