@@ -133,7 +133,7 @@ class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
 
 
 class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """What is measured beside the usual metrics.
+    """Measurements beside the usual metrics.
 
     `share` is the share of rows that may be alerts, at which the recall of a binary task is reported: a row is an alert
     if its score is above that quantile of the last 10,000 scores. `segment` is a categorical field: its first 50 values

@@ -40,7 +40,7 @@ def add(
     # The current stretch of the curve is held in registers, because its memory would be the slowest part.
     bucket, count, mass, good, loss = -1, 0.0, 0.0, 0.0, 0.0
     weight, brier, place = floats[WEIGHT][first:end], floats[BRIER][first:end], floats[INDEX][first:end]
-    said, common_said = floats[KNOWN][first:end], floats[COMMON][first:end]
+    last_label, common_label = floats[KNOWN][first:end], floats[COMMON][first:end]
     label, best, bits = ints[LABEL][first:end], ints[BEST][first:end], ints[TRUE][first:end]
     for row in range(end - first):
         index = np.int64(place[row])
@@ -52,7 +52,7 @@ def add(
             bucket = index >> shift
             count, mass = curve[bucket, COUNT], curve[bucket, MASS]
             good, loss = curve[bucket, GOOD], curve[bucket, LOSS]
-        w, true, predicted, known = weight[row], label[row], best[row], said[row]
+        w, true, predicted, known = weight[row], label[row], best[row], last_label[row]
         log_loss = w * surprise(bits[row])
         hit, answered = w * (predicted == true), w * (known != -np.inf)  # 0 where the baselines did not answer
         total += w
@@ -63,7 +63,7 @@ def add(
         compared += answered
         ours += hit if answered > 0 else 0.0
         repeats += answered * (known == true)
-        common += answered * (common_said[row] == true)
+        common += answered * (common_label[row] == true)
         count += 1
         mass += w
         good += hit
@@ -92,9 +92,9 @@ def add_alike(
     Hits are counted in integers, and losses added in four parts, which is much faster. Only a fold does this, so the
     parts are the same however a stream is cut.
     """
-    rows, shift = end - first, counts[SHIFT]
+    rows = end - first
     brier, place = floats[BRIER][first:end], floats[INDEX][first:end]
-    said, common_said = floats[KNOWN][first:end], floats[COMMON][first:end]
+    last_label, common_label = floats[KNOWN][first:end], floats[COMMON][first:end]
     label, best, bits = ints[LABEL][first:end], ints[BEST][first:end], ints[TRUE][first:end]
     if len(by_class) == 2:
         _confuse_two(ints, first, end, by_class)
@@ -105,11 +105,11 @@ def add_alike(
         loss[row] = surprise(bits[row])
     answered, ours, repeats, common, repeated = 0, 0, 0, 0, 0
     for row in range(rows):
-        known = said[row] != -np.inf
+        known = last_label[row] != -np.inf
         answered += known
         ours += known & (label[row] == best[row])
-        repeats += said[row] == np.float64(label[row])
-        common += common_said[row] == np.float64(label[row])
+        repeats += last_label[row] == np.float64(label[row])
+        common += common_label[row] == np.float64(label[row])
     for row in range(rows - 1):
         repeated += label[row] == label[row + 1]
     if rows:
@@ -122,6 +122,15 @@ def add_alike(
     sums[TOTAL] += rows
     sums[BRIER_SUM] += _total(brier)
     sums[REPEATED] += repeated
+    _curve_alike(loss, label, best, place, counts, sums, curve)
+
+
+@exact_kernel
+def _curve_alike(
+    loss: Floats, label: Bits, best: Bits, place: Floats, counts: Ints, sums: Floats, curve: Floats
+) -> None:
+    """Add the losses and hits of rows of weight 1 to the curve, stretch by stretch, and losses to the sums."""
+    rows, shift = len(loss), counts[SHIFT]
     start = 0
     while start < rows:
         index = np.int64(place[start])
@@ -173,7 +182,7 @@ def _confuse(ints: Bits, floats: Floats, first: int, end: int, by_class: Floats)
 
 @exact_kernel
 def _confuse_two(ints: Bits, first: int, end: int, by_class: Floats) -> None:
-    """Do the same for two classes and rows of weight 1."""
+    """Add rows to the weights by class as `_confuse` does, for two classes and rows of weight 1."""
     label, best = ints[LABEL][first:end], ints[BEST][first:end]
     true, none, ones, hits, all_hits = 0, 0, 0, 0, 0
     for row in range(end - first):

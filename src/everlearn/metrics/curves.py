@@ -15,7 +15,7 @@ COUNT, MASS, GOOD, LOSS, PINBALL = range(5)  # columns of arrays["curve"]; for a
 
 
 def points(counts: Ints, curve: Floats, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Return the points with weight: `x`, `count`, `weight`, and the means of the columns from `GOOD` on, by name."""
+    """Return the points with weight: `x`, `count`, `weight`, and the means of its last columns, under `names`."""
     (used,) = np.nonzero(curve[:, MASS] > 0)
     rows = curve[used]
     ends = np.minimum((used + 1) << counts[SHIFT], counts[END])

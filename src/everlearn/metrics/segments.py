@@ -94,7 +94,7 @@ def held(arrays: Arrays) -> Floats:
 
 
 def report(sums: Floats, task: Task, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the metrics of each segment with weight, by name; the segments with the most weight come first.
+    """Return the metrics of each segment with weight; the segments with the most weight come first.
 
     `examples`, then for classes `accuracy` and `log_loss`, for a regression `mae` and `rmse`. `predicted` and
     `observed` are the mean prediction and the mean label: of a binary task the probability of class 1 and its share, of
