@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from everlearn._jit import exact_kernel
-from everlearn.metrics.curves import COUNT, GOOD, LAST, LOSS, MASS, SHIFT, widen
+from everlearn.metrics.curves import COUNT, GOOD, LAST, LOSS, MASS, SHIFT, put, widen
 from everlearn.metrics.judging import Bits, surprise
 from everlearn.metrics.recent import BEST, BRIER, COMMON, INDEX, KNOWN, LABEL, TRUE, WEIGHT
 from everlearn.records import Floats, Ints
@@ -13,11 +13,6 @@ from everlearn.records import Floats, Ints
 TOTAL, LOG_LOSS, BRIER_SUM, REPEATED = range(4)  # in arrays["sums"]
 COMPARED, OURS, LAST_KNOWN, MOST_COMMON = range(4)  # in arrays["naive"]: weight, then hits
 _TRUE, _PREDICTED, _HIT = range(3)  # columns of arrays["by_class"]
-
-
-@exact_kernel
-def _put(curve: Floats, bucket: int, count: float, mass: float, good: float, loss: float) -> None:
-    curve[bucket, COUNT], curve[bucket, MASS], curve[bucket, GOOD], curve[bucket, LOSS] = count, mass, good, loss
 
 
 @exact_kernel
@@ -46,7 +41,7 @@ def add(
         index = np.int64(place[row])
         if index >> shift != bucket:
             if bucket >= 0:
-                _put(curve, bucket, count, mass, good, loss)
+                put(curve, bucket, count, mass, good, loss)
             if index >> shift >= len(curve):
                 shift = widen(int(index), counts, curve)
             bucket = index >> shift
@@ -69,7 +64,7 @@ def add(
         good += hit
         loss += log_loss
     if bucket >= 0:
-        _put(curve, bucket, count, mass, good, loss)
+        put(curve, bucket, count, mass, good, loss)
     counts[LAST] = last
     sums[TOTAL], sums[LOG_LOSS], sums[BRIER_SUM], sums[REPEATED] = total, surprised, squared, repeated
     naive[COMPARED], naive[OURS], naive[LAST_KNOWN], naive[MOST_COMMON] = compared, ours, repeats, common

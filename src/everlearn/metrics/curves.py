@@ -40,3 +40,9 @@ def widen(x: int, counts: Ints, curve: Floats) -> int:
                     merged += curve[old, column]
                 curve[point, column] = merged
     return int(counts[SHIFT])
+
+
+@exact_kernel
+def put(curve: Floats, bucket: int, count: float, mass: float, good: float, loss: float) -> None:
+    """Write the sums of one stretch of the curve."""
+    curve[bucket, COUNT], curve[bucket, MASS], curve[bucket, GOOD], curve[bucket, LOSS] = count, mass, good, loss

@@ -8,7 +8,7 @@ import numpy as np
 
 from everlearn._jit import exact_kernel
 from everlearn.metrics import segments
-from everlearn.metrics.curves import COUNT, END, EXAMPLES, FOLDED, GOOD, LOSS, PINBALL, SHIFT, UNSCORED, widen
+from everlearn.metrics.curves import COUNT, END, EXAMPLES, FOLDED, GOOD, LOSS, PINBALL, SHIFT, UNSCORED, put, widen
 from everlearn.metrics.curves import MASS as WEIGHED
 from everlearn.metrics.recent import AT, GROUP, LAST_KNOWN, MASS, MEAN, PREDICTED, TRUTH
 from everlearn.records import Arrays, Floats, Ints, Singles
@@ -94,28 +94,78 @@ def _append(
     """
     rows, size = len(y), floats.shape[1]
     counts[END] = max(counts[END], index + rows)
-    at, row = counts[EXAMPLES] % size, first
-    left = size - (counts[EXAMPLES] - counts[FOLDED])
-    truth, predicted, mass = floats[TRUTH][at:], floats[PREDICTED][at:], floats[MASS][at:]
-    last, mean, place, group = floats[LAST_KNOWN][at:], floats[MEAN][at:], floats[AT][at:], floats[GROUP][at:]
-    answered, grouped, to = len(known) > 0, len(segment) > 0, 0
-    while row < rows and to < left:
-        w, gap = np.float64(weight[row]), np.float64(scores[row, 0]) - y[row]
-        if not (0 <= w < np.inf and np.isfinite(y[row])):
+    left, row = size - (counts[EXAMPLES] - counts[FOLDED]), first
+    while row < rows and left > 0:
+        n = _usable(scores[row : row + left], y[row : row + left], weight[row : row + left])
+        if n == 0:
+            counts[UNSCORED] += np.isfinite(y[row]) & (weight[row] >= 0) & (weight[row] < np.inf)
             row += 1
             continue
-        if not np.isfinite(gap * gap):
-            counts[UNSCORED] += 1
-            row += 1
-            continue
-        truth[to], predicted[to], mass[to], place[to] = y[row], np.float64(scores[row, 0]), w, index + row
-        last[to] = known[row, 0] if answered else np.nan
-        mean[to] = known[row, 1] if answered else np.nan
-        group[to] = segment[row] if grouped else -1
-        to += 1
-        row += 1
-    counts[EXAMPLES] += to
-    return -1 if to < left else row
+        at = counts[EXAMPLES] % size  # the rows fit behind: the ring is folded whenever it is full
+        _write(scores, y, weight, known, segment, index, row, n, at, floats)
+        counts[EXAMPLES] += n
+        left -= n
+        row += n
+    return -1 if left > 0 else row
+
+
+@exact_kernel
+def _usable(scores: Singles, y: Floats, weight: Singles) -> int:
+    """Return the number of rows that count before the first that does not; NaN fails every comparison."""
+    unusable = 0
+    for row in range(len(y)):  # a compiler makes this fast, and mostly it is all
+        gap = np.float64(scores[row, 0]) - y[row]
+        unusable += not ((gap * gap < np.inf) & (weight[row] >= 0) & (weight[row] < np.inf))
+    if unusable == 0:
+        return len(y)
+    for row in range(len(y)):
+        gap = np.float64(scores[row, 0]) - y[row]
+        if not (gap * gap < np.inf and 0 <= weight[row] < np.inf):
+            return row
+    return len(y)
+
+
+@exact_kernel
+def _write(
+    scores: Singles,
+    y: Floats,
+    weight: Singles,
+    known: Floats,
+    segment: Ints,
+    index: int,
+    first: int,
+    rows: int,
+    at: int,
+    floats: Floats,
+) -> None:
+    """Write rows to the ring from `at` on."""
+    # Slices of one dimension, with indices from 0: a compiler then needs no test for negative ones.
+    end = at + rows
+    truth, predicted, mass = floats[TRUTH][at:end], floats[PREDICTED][at:end], floats[MASS][at:end]
+    last, mean, place, group = (
+        floats[LAST_KNOWN][at:end],
+        floats[MEAN][at:end],
+        floats[AT][at:end],
+        floats[GROUP][at:end],
+    )
+    scores, y, weight = scores[first : first + rows], y[first : first + rows], weight[first : first + rows]
+    for row in range(rows):
+        truth[row] = y[row]
+        predicted[row] = np.float64(scores[row, 0])
+        mass[row] = np.float64(weight[row])
+        place[row] = np.float64(index + first + row)
+    if len(known):
+        known = known[first : first + rows]
+        for row in range(rows):
+            last[row], mean[row] = known[row, 0], known[row, 1]
+    else:
+        last[:], mean[:] = np.nan, np.nan
+    if len(segment):
+        segment = segment[first : first + rows]
+        for row in range(rows):
+            group[row] = np.float64(segment[row])
+    else:
+        group[:] = -1.0
 
 
 @exact_kernel
@@ -183,7 +233,9 @@ def _add(
     floats: Floats, first: int, end: int, counts: Ints, sums: Floats, curve: Floats, naive: Floats, pinball: Floats
 ) -> None:
     """Add the rows first..end-1 to the sums and the curve."""
+    # The current stretch of the curve is held in registers, because its memory would be the slowest part.
     shift, bucket, quantile = counts[SHIFT], -1, 0.0
+    count, weighed, missed, squares = 0.0, 0.0, 0.0, 0.0
     total, absolute, squared, mean, spread = sums[_WEIGHT], sums[_ABSOLUTE], sums[_SQUARED], sums[_MEAN], sums[_SPREAD]
     compared, ours, repeats, common = naive[_COMPARED], naive[_OURS], naive[_LAST], naive[_COMMON]
     truth, predicted, mass = floats[TRUTH][first:end], floats[PREDICTED][first:end], floats[MASS][first:end]
@@ -193,9 +245,13 @@ def _add(
     for row in range(end - first):
         index, y, w = np.int64(place[row]), truth[row], mass[row]
         if index >> shift != bucket:
+            if bucket >= 0:
+                put(curve, bucket, count, weighed, missed, squares)
             if index >> shift >= len(curve):
                 shift = widen(int(index), counts, curve)
             bucket = index >> shift
+            count, weighed = curve[bucket, COUNT], curve[bucket, WEIGHED]
+            missed, squares = curve[bucket, GOOD], curve[bucket, LOSS]
         gap = predicted[row] - y
         miss, square = w * abs(gap), w * gap * gap
         total += w
@@ -210,15 +266,16 @@ def _add(
             off = y - mean
             mean += off * w / total
             spread += w * off * (y - mean)
-        point = curve[bucket]
-        point[COUNT] += 1
-        point[WEIGHED] += w
-        point[GOOD] += miss
-        point[LOSS] += square
+        count += 1
+        weighed += w
+        missed += miss
+        squares += square
         if quantile > 0.0:
             loss = miss * (1.0 - quantile if gap > 0.0 else quantile)
             pinball[_LOSS] += loss
             pinball[_BELOW] += w * (gap >= 0.0)
-            point[PINBALL] += loss
+            curve[bucket, PINBALL] += loss
+    if bucket >= 0:
+        put(curve, bucket, count, weighed, missed, squares)
     sums[_WEIGHT], sums[_ABSOLUTE], sums[_SQUARED], sums[_MEAN], sums[_SPREAD] = total, absolute, squared, mean, spread
     naive[_COMPARED], naive[_OURS], naive[_LAST], naive[_COMMON] = compared, ours, repeats, common
