@@ -27,6 +27,7 @@ RECORDS = {
     "decision": spec.DecisionSpec,
     "log": spec.LogSpec,
     "limits": spec.LimitsSpec,
+    "metrics": spec.MetricsSpec,
     "serve": spec.ServeSpec,
 }
 

@@ -102,7 +102,8 @@ def test_regression_agrees_with_scikit_learn(weighted: bool) -> None:
         "rmse": sklearn.metrics.root_mean_squared_error(y, predicted, **options),
         "r2": sklearn.metrics.r2_score(y, predicted, **options),
     }
-    assert got == pytest.approx({"examples": 3_000, **expected}, rel=1e-9)
+    assert {name: got[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+    assert got["examples"] == 3_000
 
 
 def test_running_values_agree_with_river_after_every_example() -> None:

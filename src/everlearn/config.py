@@ -56,6 +56,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "challengers": 2,
     "subject": "",
     "class_weight": {},
+    "metric": "auto",
     "gate": {
         "loss": "auto",
         "alpha": 0.05,
@@ -79,6 +80,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "decision": {"costs": {}, "rate": None, "recall": None},
     "log": {"rows": "auto", "durability": "process"},
     "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
+    "metrics": {"share": 0.01, "segment": ""},
     "serve": {
         "host": "127.0.0.1",
         "port": 8000,

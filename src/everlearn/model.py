@@ -387,6 +387,7 @@ def cut(examples: Examples, start: int, stop: int) -> Examples:
         examples.y[start:stop],
         examples.weight[start:stop],
         examples.position[start:stop],
+        None if examples.segment is None else examples.segment[start:stop],
     )
 
 
@@ -451,6 +452,7 @@ def select(examples: Examples, keep: NDArray[np.bool_]) -> Examples:
         examples.y[kept],
         examples.weight[kept],
         examples.position[kept],
+        None if examples.segment is None else examples.segment[kept],
     )
 
 

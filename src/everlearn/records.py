@@ -69,13 +69,15 @@ class Examples:
     """n labelled rows in stream order.
 
     `y` is float64 (n,): the class index, or the number to predict. `weight` is float32 (n,). `position` is int64 (n,):
-    the position of each row in its log or source, counted from 1.
+    the position of each row in its log or source, counted from 1. `segment`, bytes (n,), is the value of the field by
+    which metrics are split, cut to the width of the names; None where they are not split.
     """
 
     batch: Batch
     y: Floats
     weight: Singles
     position: Ints
+    segment: NDArray[np.bytes_] | None = None
 
 
 class Label(Struct, frozen=True, tag="label", tag_field="kind", omit_defaults=True):

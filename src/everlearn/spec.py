@@ -135,6 +135,18 @@ class LimitsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     quarantine: Annotated[float, Meta(gt=0.5, le=1)] = 1.0
 
 
+class MetricsSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Measurements beside the usual metrics.
+
+    `share` is the share of rows that may be alerts, at which the recall of a binary task is reported: a row is an alert
+    if its score is above that quantile of the last 10,000 scores. `segment` is a categorical field: its first 50 values
+    are also measured apart.
+    """
+
+    share: Annotated[float, Meta(ge=0.0001, lt=1)] = 0.01
+    segment: str = ""
+
+
 class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The settings of `everlearn serve`.
 
@@ -191,7 +203,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
     data a record is. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which
-    makes all classes weigh the same.
+    makes all classes weigh the same. `metric` is the headline metric of reports, pictures and pages; see
+    `everlearn.metrics.choices`.
     """
 
     schema: Schema
@@ -207,6 +220,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     challengers: Positive = 2
     subject: str = ""
     class_weight: dict[str, Annotated[float, Meta(gt=0)]] | Literal["balanced"] = {}
+    metric: str = "auto"
     gate: GateSpec = GateSpec()
     drift: DriftSpec = DriftSpec()
     replay: ReplaySpec = ReplaySpec()
@@ -214,4 +228,5 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     decision: DecisionSpec = DecisionSpec()
     log: LogSpec = LogSpec()
     limits: LimitsSpec = LimitsSpec()
+    metrics: MetricsSpec = MetricsSpec()
     serve: ServeSpec = ServeSpec()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from importlib.resources import as_file, files
@@ -23,7 +23,7 @@ from everlearn.errors import ConfigError, InputError, InUse, LogError
 
 if TYPE_CHECKING:
     from everlearn.app.admin.queries import LogQueries
-    from everlearn.client.records import VersionPage
+    from everlearn.client.records import VersionEntry, VersionPage
     from everlearn.loop.loop import Loop, Progress
     from everlearn.records import Decision
     from everlearn.spec import Spec
@@ -173,7 +173,7 @@ def versions(config_path: Config = TOML, as_json: Json = False) -> None:
     if as_json:
         print_json({"versions": [msgspec.to_builtins(entry) for entry in entries]})
         return
-    metric = "mae" if spec.schema.task == "regression" else "accuracy"
+    metric = _headline(spec, entries)
     table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
     for entry in entries:
@@ -348,8 +348,8 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
         task = bars.add_task("", total=stream.rows, note="")
 
         def show(rows: int, loop: Loop) -> None:
-            reported = loop.fold.monitor.report()["champion"]
-            name = "mae" if "mae" in reported else "accuracy"
+            monitor = loop.fold.monitor
+            reported, name = monitor.report()["champion"], monitor.headline
             metric = f"champion {name} {reported[name]:.4f}" if name in reported else ""
             speed = bars.tasks[0].speed
             rate = f"{speed:,.0f}/s " if speed else ""
@@ -371,6 +371,15 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
         source=source if source == "-" else os.path.relpath(source, path.parent),
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
     )
+
+
+def _headline(spec: Spec, versions: Sequence[VersionEntry]) -> str:
+    """Return the metric to list versions by: the setting, or the first usual one that versions were stored with."""
+    if spec.metric != "auto":
+        return spec.metric
+    if spec.schema.task != "regression":
+        return "accuracy"
+    return "pinball" if any("pinball" in entry.metrics for entry in versions) else "mae"
 
 
 def _pages(queries: LogQueries) -> Iterator[VersionPage]:

@@ -389,6 +389,8 @@ class Status(Struct, frozen=True):
     staleness: dict[str, Any]
     counts: dict[str, int]
     metrics: dict[str, Any]
+    segments: dict[str, Any]
+    reliability: dict[str, Any]
     curves: dict[str, Any]
     marks: list[dict[str, Any]]
     drift: dict[str, Any]

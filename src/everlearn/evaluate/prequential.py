@@ -17,9 +17,10 @@ from rich.console import Group
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError
 from everlearn.metrics import baselines, seasonal
-from everlearn.model import Model, bind, cut, learn, predict_traced
-from everlearn.records import Examples, Floats, Rejected, Singles, Task
+from everlearn.model import Model, bind, cut, learn, own_loss, predict_traced
+from everlearn.records import Examples, Floats, Loss, Rejected, Singles, Task
 from everlearn.schema import moments
+from everlearn.schema.segments import checked
 from everlearn.stream import Stream
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Report:
     """The result of a prequential evaluation.
 
     `metrics` and `curve` are those of `everlearn.metrics`; `baselines` and `baseline_curves` are the same of the last
-    known label and of the majority class or the mean (`everlearn.metrics.baselines`). `events` counts labelled rows and
+    known label and of the majority class or the mean (`everlearn.metrics.baselines`). `metric` is the headline metric,
+    `segments` the metrics of each value of the field that was asked for, and `reliability` the reliability curve
+    (`metrics.reliability`; empty for a regression). `events` counts labelled rows and
     `rejected` the rows that could not be used, the first 100 of which are in `rejects`. `events_per_second` is the rate
     of the whole pass, including reading; if there are several chunks, the first one (in which kernels are loaded) is
     left out.
@@ -50,14 +53,17 @@ class Report:
     rejects: tuple[Rejected, ...]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     baseline_curves: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    metric: str = "accuracy"
+    segments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reliability: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def plot(self, path: str | Path | None = None, metric: str = "") -> Figure:
-        """Draw a metric over the stream, by default accuracy or the mean absolute error.
+        """Draw a metric over the stream, by default the headline metric if that has a curve.
 
         The figure is also written to `path`, if given. Raises `InputError` for a metric that the curve does not have.
         """
         late = f", labels {self.delay:,} rows late" if self.delay else ""
-        chosen = metric or ("mae" if self.task == "regression" else "accuracy")
+        chosen = metric or report.drawable(self.metric, self.curve)
         curves = {"model": self.curve, **self.baseline_curves}
         return report.picture(curves, (), path, f"{self.name}{late}", chosen)
 
@@ -77,7 +83,14 @@ class Report:
 
 
 def prequential(
-    model: Model, stream: Stream | Examples | Iterable[Examples], delay: int = 0, chunk: int = 8192
+    model: Model,
+    stream: Stream | Examples | Iterable[Examples],
+    delay: int = 0,
+    chunk: int = 8192,
+    *,
+    metric: str = "auto",
+    segment: str = "",
+    share: float = 0.01,
 ) -> Report:
     """Score each row of a stream before the model learns it, and report the metrics.
 
@@ -89,7 +102,11 @@ def prequential(
     labels that were known at each. (Prequential: Dawid 1984; with delay: Grzenda, Gomes
     and Bifet 2020, "Delayed labelling evaluation for data streams".)
 
-    Raises `ConfigError` if the delay is negative, or if neither the model's spec nor the stream gives the task.
+    `metric`, `segment` and `share` are the settings `metric`, `metrics.segment` and `metrics.share` of a loop. Examples
+    have segments if their `segment` is set.
+
+    Raises `ConfigError` if the delay is negative, if neither the model's spec nor the stream gives the task, or for a
+    metric, segment or share that does not fit.
 
     >>> import numpy as np
     >>> from everlearn.model import build
@@ -107,17 +124,22 @@ def prequential(
     shape = schema.shape(stream.schema) if isinstance(stream, Stream) else {}
     bind(model, shape)
     task, classes = _task({**shape, **model.spec})
+    own = own_loss(model)
+    metric = metrics.checked(metric, task, own)
+    table = metrics.SegmentTable(_checked_segment(segment, stream))
+    sums = metrics.start(task, classes, own=own, share=share, segmented=bool(segment))
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
-    sums, naive = metrics.start(task, classes), _Naive(task, classes, delay, timed)
+    naive = _Naive(task, classes, delay, own, timed)
     pending: deque[_Late] = deque()
     events, rejected, kept = 0, 0, list[Rejected]()
     began, before = time.perf_counter(), 0
-    for number, (examples, refused) in enumerate(_pieces(stream, chunk)):
+    for number, (examples, refused) in enumerate(_pieces(stream, chunk, segment)):
         if number == 1:
             began, before = time.perf_counter(), events
         scores = _predict(model, examples, pending, delay)
         known = naive.score(examples, events)
-        metrics.update(sums, task, scores, examples.y, examples.weight, events, known)
+        segments = table.number(examples.segment) if segment and examples.segment is not None else None
+        metrics.update(sums, task, scores, examples.y, examples.weight, events, known, segments)
         events += len(examples.y)
         rejected += len(refused)
         kept += refused[: KEPT - len(kept)]
@@ -136,6 +158,9 @@ def prequential(
         rejects=tuple(kept),
         baselines={name: baselines.report(name, arrays, task) for name, arrays in naive.measured.items()},
         baseline_curves={name: baselines.curve(name, arrays) for name, arrays in naive.measured.items()},
+        metric=metrics.chosen(metric, task, sums, own),
+        segments=metrics.segment_report(sums, task, table),
+        reliability=metrics.reliability(sums, task),
     )
 
 
@@ -152,12 +177,12 @@ class _Late(NamedTuple):
 class _Naive:
     """The naive baselines of one evaluation, with the labels that are still to come."""
 
-    def __init__(self, task: Task, classes: int, delay: int, clock: int | None) -> None:
+    def __init__(self, task: Task, classes: int, delay: int, own: Loss | None, clock: int | None) -> None:
         """`clock` is the dense column where the time of a row starts; None where rows have no time."""
-        self.measured = {name: baselines.measures(task, classes) for name in baselines.names(task)}
+        self.measured = {name: baselines.measures(task, classes, own) for name in baselines.names(task)}
         self._season = None if clock is None else seasonal.start()
         if self._season is not None:
-            self.measured[seasonal.NAME] = baselines.measures(task, classes)
+            self.measured[seasonal.NAME] = baselines.measures(task, classes, own)
         self._task: Task = task
         self._classes, self._delay, self._clock = classes, delay, clock
         self._state = baselines.start(task, classes)
@@ -194,11 +219,15 @@ def _task(spec: Mapping[str, Any]) -> tuple[Task, int]:
     return cast(Task, task), int(spec.get("classes") or 2)
 
 
+def _checked_segment(segment: str, stream: Stream | Examples | Iterable[Examples]) -> str:
+    return checked(segment, stream.schema.fields, where="segment") if isinstance(stream, Stream) else segment
+
+
 def _pieces(
-    stream: Stream | Examples | Iterable[Examples], chunk: int
+    stream: Stream | Examples | Iterable[Examples], chunk: int, segment: str
 ) -> Iterator[tuple[Examples, tuple[Rejected, ...]]]:
     if isinstance(stream, Stream):
-        for piece in stream.chunks(0, chunk):
+        for piece in stream.chunks(0, chunk, segment):
             yield piece.examples, piece.rejected
         return
     for examples in (stream,) if isinstance(stream, Examples) else stream:

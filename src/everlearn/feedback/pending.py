@@ -20,6 +20,7 @@ EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
 ANSWER = 0  # the uid of the scores that the champion is judged by
 CANARY = -1  # the uid of the logged answer, where a canary gave it and the champion answered in shadow
 LAST_KNOWN, COMMON, SEASONAL = -2, -3, -4  # the uids of the naive baselines (everlearn.learn.naive)
+SEGMENT = -5  # the uid under which a prediction's segment waits with it, in column 0
 DECIDED = -10  # the uid of the decision on the scores of uid 0; see `decision`
 TEXT_FEATURES = 256  # hashed features charged for each text field; a longer text is charged no more
 
@@ -131,6 +132,11 @@ class PendingPredictions:
     def take(self, id: str) -> PendingPrediction | None:
         """Remove and return the prediction of this id, or None if it does not wait (any more)."""
         return self._waiting.pop(id, None)
+
+    def drop(self, uid: int) -> None:
+        """Remove what waits under `uid` from all predictions."""
+        for pending in self._waiting.values():
+            pending.predictions.pop(uid, None)
 
     def overdue(self, now: float) -> list[PendingPrediction]:
         """Remove and return the predictions older than the window at time `now` (seconds), oldest first."""

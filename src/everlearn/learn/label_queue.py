@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from everlearn import gate, metrics
 from everlearn.feedback.correction import Arrival
-from everlearn.feedback.pending import ANSWER
+from everlearn.feedback.pending import ANSWER, SEGMENT
 from everlearn.learn.monitor import Monitor
 from everlearn.learn.teach import gathered, teach
 from everlearn.model import select, stack
@@ -26,6 +26,8 @@ from everlearn.serve.shadows import predict_all
 from everlearn.spec import GateSpec
 
 Predictions = Mapping[int, Singles]
+
+_IN_TRIALS = {"counts", "curve", "naive", "sums", "by_class", "pinball"}  # a record that starts often is to be small
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class LabelQueue:
             return
         roles = self._roles(ANSWER)
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
-        needed |= set(self._monitor.naive.roles.values())
+        needed |= {*self._monitor.naive.roles.values(), SEGMENT}
         needed |= self._monitor.rules.uids(self._roster.contestants, roles)
         known = [
             needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
@@ -183,9 +185,9 @@ class LabelQueue:
 
     def _trial(self, candidate: Contestant) -> Trial:
         is_guarded = candidate is self._roster.champion  # a live one, which is compared with good
-        names = {name for name in self._monitor.metrics["champion"] if not name.startswith("rank_")}
-        names |= {"histogram"} if self._monitor.task == "binary" else set()  # cheaper for a record that starts so often
-        measured = metrics.start(self._monitor.task, self._monitor.classes, points=2, names=names)
+        names = _IN_TRIALS & self._monitor.metrics["champion"].keys()
+        names |= {"histogram"} if self._monitor.task == "binary" else set()
+        measured = metrics.start(self._monitor.task, self._monitor.classes, 2, names, own=self._monitor.own)
         return Trial(gate.start(self._gate, guard=is_guarded), measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:

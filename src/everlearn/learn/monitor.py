@@ -13,15 +13,16 @@ import msgspec
 import numpy as np
 
 from everlearn import drift, metrics, replay
-from everlearn.feedback.pending import DECIDED, most_features
+from everlearn.feedback.pending import DECIDED, SEGMENT, most_features
 from everlearn.gate import weights
 from everlearn.learn import positions
 from everlearn.learn.decision_rules import DecisionRules, Find
 from everlearn.learn.limiter import Limiter
 from everlearn.learn.naive import NaiveBaselines
-from everlearn.metrics import baselines
+from everlearn.learn.segments import Segments
+from everlearn.metrics import baselines, rooms
 from everlearn.model import compare, copied, cut, prefixed, select, within
-from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles, Task
+from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, Singles, Task
 from everlearn.schema import moments
 from everlearn.spec import DriftSpec, Spec
 
@@ -45,8 +46,11 @@ class Monitor:
         self.classes = classes
         timed = moments.clock(spec.schema) if not spec.limits.clip else None  # a clipped time is no time
         self.naive = NaiveBaselines(self.task, classes, timed)
-        self.metrics = {role: metrics.start(self.task, classes) for role in SCORED_ROLES}
-        self.metrics |= {name: baselines.measures(self.task, classes) for name in self.naive.roles}
+        metrics.checked(spec.metric, self.task, self.own)
+        self.segments = Segments(spec, classes or 1)
+        measured: dict[str, Any] = {"share": spec.metrics.share, "segmented": bool(self.segments.field)}
+        self.metrics = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
+        self.metrics |= {name: baselines.measures(self.task, classes, self.own) for name in self.naive.roles}
         self.rules = DecisionRules(spec, classes, [*self.metrics], find)
         watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
         self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
@@ -90,16 +94,16 @@ class Monitor:
         of losses gets the loss of a light row drawn towards their weighted mean.
         """
         naive, known, index = self.naive.roles, self.naive.known(predictions), self.clock["scored"]
-        uids = roles | naive
+        uids, segment = roles | naive, self.segments.of(examples, predictions)
         for role in self.roles:
             if (uid := uids.get(role)) is not None and uid in predictions:
                 result = predictions[uid], examples.y, examples.weight
-                metrics.update(self.metrics[role], self.task, *result, index, known)
+                metrics.update(self.metrics[role], self.task, *result, index, known, segment)
         kind, parameter = self.loss
         losses = {
             uid: metrics.losses(kind, scores, examples.y, parameter)
             for uid, scores in predictions.items()
-            if uid not in naive.values() and uid > DECIDED
+            if uid > DECIDED and uid != SEGMENT and uid not in naive.values()
         }
         if self.spec.drift.watch == "loss" and roles["champion"] in losses:
             self._watch_losses(losses[roles["champion"]], examples.weight)
@@ -184,6 +188,24 @@ class Monitor:
             role: baselines.report(role, self.metrics[role], self.task) | self.rules.report(role) for role in self.roles
         }
 
+    @property
+    def own(self) -> Loss:
+        """The loss that the loop's model is trained for, as far as that is known, else the one of comparisons."""
+        return self.spec.gate.own if self.spec.gate.own is not None else self.loss
+
+    @property
+    def headline(self) -> str:
+        """The headline metric of this moment: the setting `metric`, or what "auto" stands for."""
+        return metrics.chosen(self.spec.metric, self.task, self.metrics["champion"], self.own)
+
+    def by_segment(self) -> dict[str, dict[str, Any]]:
+        """Return the champion's metrics in each segment, by its name; empty where metrics are not split."""
+        return metrics.segment_report(self.metrics["champion"], self.task, self.segments.table)
+
+    def reliability(self) -> dict[str, list[float]]:
+        """Return the champion's reliability curve; see `metrics.reliability`."""
+        return {name: line.tolist() for name, line in metrics.reliability(self.metrics["champion"], self.task).items()}
+
     def curves(self) -> dict[str, dict[str, Any]]:
         """Return the curve of each role; see `metrics.curve`."""
         return {role: baselines.curve(role, self.metrics[role]) for role in self.roles}
@@ -192,6 +214,7 @@ class Monitor:
         """Return everything that `load` needs: arrays, and a header of plain values."""
         arrays = prefixed("memory/", self.memory) | prefixed("limits/", self.limits)
         arrays |= prefixed("naive/", self.naive.state()) | prefixed("decisions/", self.rules.state())
+        arrays |= prefixed("segments/", self.segments.table.state())
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         for i, detector in enumerate(self.detectors):
@@ -208,7 +231,10 @@ class Monitor:
         self.naive.load(within(arrays, "naive/"))
         self.rules.load(within(arrays, "decisions/"))
         roles = (*SCORED_ROLES, *self.naive.roles)
+        self.segments.load(within(arrays, "segments/"))
         self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
+        for role in SCORED_ROLES:
+            rooms.renew(self.metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
         self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
         self._weights = arrays["weights"].copy() if "weights" in arrays else None
         self._counted = copied(within(arrays, "counted/"))

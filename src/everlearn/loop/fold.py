@@ -18,7 +18,7 @@ import numpy as np
 
 from everlearn import config, model, schema
 from everlearn.events import Log
-from everlearn.feedback.pending import ANSWER, CANARY, Early, PendingPredictions
+from everlearn.feedback.pending import ANSWER, CANARY, SEGMENT, Early, PendingPredictions
 from everlearn.gate.guard_names import guarded_class
 from everlearn.learn import limits
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
@@ -226,7 +226,8 @@ class Fold:
         y, unknown = self.encoder.labels([example.label for example in payloads], len(payloads))
         weight = np.array([example.weight for example in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
-        examples, sources = Examples(encoded, y, weight, position), [example.source for example in payloads]
+        segment = self.monitor.segments.named([example.features for example in payloads])
+        examples, sources = Examples(encoded, y, weight, position, segment), [example.source for example in payloads]
         if bad := {problem.row for problem in (*problems, *unknown)} | self.refused(encoded).keys():
             self.joiner.unusable += len(bad)
             good = np.array([row not in bad for row in range(len(y))])
@@ -329,7 +330,7 @@ class Fold:
         predictions = shadows.predict(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
         held = shadows.row(row)
-        predictions |= self.monitor.naive.now(held)
+        predictions |= {**self.monitor.naive.now(held), **self.monitor.segments.now(prediction.features)}
         predictions[ANSWER] = answer
         if prediction.canary:  # the champion is scored on its own answer in shadow
             predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer
@@ -468,6 +469,8 @@ class Fold:
         self.roster.load(model.within(arrays, "roster/"), header["roster"], self.transitions.build, self._versions.load)
         self.monitor.load(model.within(arrays, "learner/"), header["learner"])
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
+        if self.monitor.segments.restarted:  # the waiting predictions hold segments of another field
+            self.pending.drop(SEGMENT)
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self.joiner.now, self.joiner.unusable = header["now"], header.get("unusable", 0)
         self.warm_up.learned, self._counts.predictions = header["warmed"], header["predictions"]

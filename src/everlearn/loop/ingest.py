@@ -51,7 +51,7 @@ class Ingest:
         # Rows of several sources are numbered on: this source's row r is position base + r.
         base = self.rows - taken
         pending: list[Rejected] = []
-        for chunk in stream.chunks(taken, _READ):
+        for chunk in stream.chunks(taken, _READ, self._fold.spec.metrics.segment):
             examples, refused = self._fit(chunk.examples, stream.name)
             if base:
                 examples = dataclasses.replace(examples, position=examples.position + base)

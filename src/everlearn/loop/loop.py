@@ -266,7 +266,10 @@ class Loop:
         return {
             "events": self.intake.rows + self.log.count("example") + self.log.count("prediction"),
             "examples": self.fold.monitor.scored,
+            "metric": self.fold.monitor.headline,
             "metrics": self.fold.monitor.report(),
+            "segments": self.fold.monitor.by_segment(),
+            "reliability": self.fold.monitor.reliability(),
             "drifts": actions.count("drift"),
             "versions": len(self.versions()),
             "promotions": actions.count("promote"),
@@ -283,12 +286,13 @@ class Loop:
     def picture(self, path: str | Path | None = None, title: str = "") -> Any:
         """Draw the metric over time of champion, challenger and baselines, with drifts and decisions marked.
 
+        It is the headline metric if that has a curve, else the log loss or the mean absolute error.
         Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
         """
         curves = self.fold.monitor.curves()
         if self.spec.mode == "live":
             del curves["challenger"]  # the champion learns
-        metric = "mae" if self.spec.schema.task == "regression" else "accuracy"
+        metric = report.drawable(self.fold.monitor.headline, curves["champion"])
         title = title or f"{self.spec.schema.label}: {self.spec.mode}"
         return report.picture(curves, report.marked(self.decisions()), path, title, metric)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from everlearn import metrics
 from everlearn._jit import exact_kernel
 from everlearn.metrics import seasonal
-from everlearn.records import Arrays, Floats, Ints, Singles, Task
+from everlearn.records import Arrays, Floats, Ints, Loss, Singles, Task
 
 LAST = "last_label"
 _CERTAIN = (LAST, seasonal.NAME)  # answer with a label, not with probabilities, so they have no log loss
@@ -41,10 +41,11 @@ def start(task: Task, classes: int) -> Arrays:
     return {"last": np.full(1, np.nan), "known": np.zeros(2 if task == "regression" else classes)}
 
 
-def measures(task: Task, classes: int) -> Arrays:
-    """Return arrays for the metrics of one baseline: those of `metrics.start` without the order of scores."""
-    made = metrics.start(task, classes)
-    return {name: array for name, array in made.items() if not name.startswith("rank_")}
+def measures(task: Task, classes: int, own: Loss | None = None) -> Arrays:
+    """Return arrays for the metrics of one baseline: those of `metrics.start` without ranks, alerts and segments."""
+    made = metrics.start(task, classes, own=own)
+    rooms = ("rank_", "alert_", "bins", "segments")
+    return {name: array for name, array in made.items() if not name.startswith(rooms)}
 
 
 def answers(arrays: Arrays, task: Task, y: Floats, weight: Singles, known: Ints) -> tuple[Singles, Singles]:
@@ -78,7 +79,8 @@ def labels(last: Singles, common: Singles) -> Floats:
 def report(name: str, arrays: Arrays, task: Task) -> dict[str, float]:
     """Return the metrics of the baseline `name`; one that answers with a label has no log loss."""
     found = metrics.report(arrays, task)
-    return {key: value for key, value in found.items() if not (name in _CERTAIN and key == "log_loss")}
+    certain = name in _CERTAIN
+    return {key: value for key, value in found.items() if not (certain and key.startswith("log_loss"))}
 
 
 def curve(name: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
@@ -133,7 +135,9 @@ def _answer_classes(
                 held[np.int64(y[label])] += w
         learned = max(learned, upto)
         if row < len(known):
-            total = held.sum()
+            total = held[0]
+            for k in range(1, classes):
+                total += held[k]
             for k in range(classes):
                 repeated[row, k] = np.nan if np.isnan(last[0]) else np.float64(last[0] == k)
                 shares[row, k] = (held[k] + 1) / (total + classes)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
-from everlearn.records import Floats, Ints, Singles
+from everlearn.metrics.recent import HIGH, LABEL, LOW, WEIGHT
+from everlearn.records import Floats
 
 Bits = NDArray[np.int32]
 
@@ -35,13 +36,10 @@ def report(histogram: Floats) -> dict[str, float]:
 
 
 @exact_kernel
-def update(bits: Bits, label: Ints, weight: Singles, histogram: Floats) -> None:
-    """Count n rows: `bits` int32 (n, 2) are the scores' float32, `label` int64 (n,) or -1, `weight` float32 (n,)."""
-    for row in range(len(label)):
-        w = np.float64(weight[row])
-        if not (label[row] >= 0 and 0 <= w < np.inf):
-            continue
-        low = min(max(bits[row, 1] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
-        high = min(max(bits[row, 0] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
+def add(ints: Bits, floats: Floats, rows: int, histogram: Floats) -> None:
+    """Count the first rows that `classes` judged: the bits of their scores, their labels and weights."""
+    for row in range(rows):
+        low = min(max(ints[HIGH, row] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
+        high = min(max(ints[LOW, row] - _LOWEST, 0) >> _BIN_SHIFT, _HALF)
         # The outcome that is not the rarer one is at _HALF, so one of the two terms gives the bin.
-        histogram[label[row], low + _HALF - high] += w
+        histogram[ints[LABEL, row], low + _HALF - high] += floats[WEIGHT, row]

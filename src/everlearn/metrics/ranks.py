@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
+from everlearn.metrics.recent import HIGH, LABEL, LOW, WEIGHT
 from everlearn.records import Arrays, Floats, Ints, Singles
 
 Bits = NDArray[np.int32]
@@ -26,6 +27,7 @@ _HALF = 126 << 23  # the bits of one half
 _TOP = 21  # roots are four to an octave; each level below tells three more bits
 _ROOTS = (2 * _HALF >> _TOP) + 1
 _BLOCKS = 192  # of eight cells
+_NOTHING = np.zeros(0, np.int32), np.zeros((0, 2)), np.zeros(0, np.int32), np.zeros(0)
 _EMPTY, _MIXED, _INNER = -1, -2, -3  # the state of a cell, else the one key that it has met; _INNER - b: block b below
 
 
@@ -49,8 +51,20 @@ def start() -> Arrays:
 
 def update(arrays: Arrays, bits: Bits, label: Ints, weight: Singles) -> None:
     """Add n rows: `bits` int32 (n, 2) are the scores' float32, `label` int64 (n,) or -1, `weight` float32 (n,)."""
-    tree = arrays["rank_cells"], arrays["rank_sums"], arrays["rank_free"], arrays["rank_limits"]
-    _add(bits, label, weight, *tree)
+    _add(bits, label, weight, *held(arrays))
+
+
+def held(arrays: Arrays) -> tuple[Bits, Floats, Bits, Floats]:
+    """Return the arrays of the tree, in the order of the kernels; empty ones where it is not kept."""
+    if "rank_cells" not in arrays:
+        return _NOTHING
+    return arrays["rank_cells"], arrays["rank_sums"], arrays["rank_free"], arrays["rank_limits"]
+
+
+def keys(low: Bits, high: Bits) -> Ints:
+    """Return the key of each score, int64 (n,), from the bits of both classes' scores."""
+    found: Ints = np.clip(high, 0, _HALF).astype(np.int64) + _HALF - np.clip(low, 0, _HALF)
+    return found
 
 
 def report(arrays: Arrays) -> dict[str, float]:
@@ -150,27 +164,92 @@ def _summed(weight: Floats) -> Floats:
 
 @exact_kernel
 def _add(bits: Bits, label: Ints, weight: Singles, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> None:
-    for row in range(len(label)):
-        w, true = np.float64(weight[row]), label[row]
-        if not (true >= 0 and 0 < w < np.inf):
-            continue
+    """Add rows as `add` does."""
+    rows = len(label)
+    ints, floats = np.zeros((6, rows), np.int32), np.zeros((5, rows))
+    for row in range(rows):
+        w = np.float64(weight[row])
+        ints[LOW, row], ints[HIGH, row] = bits[row, 0], bits[row, 1]
+        ints[LABEL, row] = max(label[row], 0)
+        floats[WEIGHT, row] = w if label[row] >= 0 and 0 < w < np.inf else 0.0
+    add(ints, floats, 0, rows, cells, sums, free, limits)
+
+
+@exact_kernel
+def add(
+    ints: Bits, floats: Floats, first: int, end: int, cells: Bits, sums: Floats, free: Bits, limits: Floats
+) -> None:
+    """Add the rows first..end-1 of the ring of `recent`, one after the other.
+
+    The cells of all rows are looked up before, because that is much faster level by level than row by row. A row then
+    finds its cell as it was at the start, or below it if the cell was split; after a merge all are looked up again.
+    """
+    rows = end - first
+    keys, found, waiting = np.empty(rows, np.int32), np.empty(rows, np.int32), np.empty(rows, np.int32)
+    low, high = ints[LOW][first:end], ints[HIGH][first:end]
+    weight, label = floats[WEIGHT][first:end], ints[LABEL][first:end]
+    for row in range(rows):
         # The outcome that is not the rarer one is at _HALF, so one of the two terms gives the key.
-        low = min(max(int(bits[row, 1]), 0), _HALF)
-        key = low + _HALF - min(max(int(bits[row, 0]), 0), _HALF)
-        cell, shift = key >> _TOP, _TOP
-        state = int(cells[cell])
-        while state <= _INNER:
-            shift -= 3
-            cell = _ROOTS + 8 * (_INNER - state) + ((key >> shift) & 7)
-            state = int(cells[cell])
+        rare = min(max(high[row], np.int32(0)), np.int32(_HALF))
+        keys[row] = rare + (np.int32(_HALF) - min(max(low[row], np.int32(0)), np.int32(_HALF)))
+    _look_up(keys, 0, cells, found, waiting)
+    for row in range(rows):
+        w, true = weight[row], label[row]
+        if not w > 0:
+            continue
+        key, cell = keys[row], found[row]
+        state = cells[cell]
         if state != key and (state != _MIXED or sums[cell, true] > limits[true]):
-            cell = _place(key, cells, sums, free, limits)
+            before = free[_BLOCKS]
+            cell = _find(key, true, cells, sums, free, limits)
+            if free[_BLOCKS] > before:
+                _look_up(keys, row + 1, cells, found, waiting)
         sums[cell, true] += w
 
 
 @exact_kernel
-def _place(key: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> int:
+def _look_up(keys: Bits, first: int, cells: Bits, found: Bits, waiting: Bits) -> None:
+    """Write the cell of each key from `first` on to `found`: level by level, without branches."""
+    keys, found = keys[first:], found[first:]
+    left, shift = len(keys), _TOP - 9  # behind two levels, which nearly all rows pass
+    for row in range(left):
+        cell, waiting[row] = keys[row] >> np.int32(_TOP), row
+        for level in range(2):
+            state = cells[cell]
+            place = (keys[row] >> np.int32(_TOP - 3 - 3 * level)) & np.int32(7)
+            child = np.int32(_ROOTS) + np.int32(8) * (np.int32(_INNER) - state) + place
+            cell = child if state <= _INNER else cell
+        found[row] = cell
+    while left:
+        still = 0
+        for i in range(left):
+            row = waiting[i]
+            state = cells[found[row]]
+            inner = state <= _INNER
+            child = np.int32(_ROOTS) + np.int32(8) * (np.int32(_INNER) - state) + ((keys[row] >> shift) & np.int32(7))
+            found[row] = child if inner else found[row]
+            waiting[still] = row
+            still += inner
+        left, shift = still, shift - 3
+
+
+@exact_kernel
+def _find(key: int, true: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> int:
     """Return the cell for a key, after the splits that it asks for."""
+    cell, shift = key >> _TOP, _TOP
+    state = int(cells[cell])
+    while state <= _INNER:
+        shift -= 3
+        cell = _ROOTS + 8 * (_INNER - state) + ((key >> shift) & 7)
+        state = int(cells[cell])
+    if state != key and (state != _MIXED or sums[cell, true] > limits[true]):
+        return int(_place(key, cells, sums, free, limits))
+    return int(cell)
+
+
+@exact_kernel
+def _place(key: int, cells: Bits, sums: Floats, free: Bits, limits: Floats) -> int:
+    """Split the cell of a key until the key has one, and return that."""
     cell, shift = key >> _TOP, _TOP
     while True:
         state = int(cells[cell])

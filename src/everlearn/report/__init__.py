@@ -6,7 +6,17 @@ the status in `loop/status.py`; nothing here computes a metric or knows a model.
 """
 
 from everlearn.report.pictures import FAINT, INK, OTHERS, Mark, marked, picture, spread, trend
-from everlearn.report.tables import LOWER_IS_BETTER, counts, named, number, summary, table, written
+from everlearn.report.tables import (
+    LOWER_IS_BETTER,
+    by_segment,
+    counts,
+    drawable,
+    named,
+    number,
+    summary,
+    table,
+    written,
+)
 from everlearn.report.watch import SHOWN, Watch, shown
 
 __all__ = [
@@ -17,7 +27,9 @@ __all__ = [
     "SHOWN",
     "Mark",
     "Watch",
+    "by_segment",
     "counts",
+    "drawable",
     "marked",
     "named",
     "number",

@@ -9,8 +9,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "mae", "mse", "rmse", "cost"})
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "mse", "rmse", "pinball", "cost"})
+NEITHER = frozenset({"examples", "unscored", "coverage", "quantile", "alert_share"})  # no value is better than another
+LATELY = "_lately"
 NAMES = {
+    "ece": "calibration error",
+    "pinball": "pinball loss",
+    "recall_at_share": "recall of alerts",
+    "precision_at_share": "precision of alerts",
+    "alert_share": "share of alerts",
     "kappa_t": "kappa-T",
     "kappa_m": "kappa-M",
     "skill_last": "skill against last label",
@@ -30,7 +37,8 @@ def summary(result: Mapping[str, Any]) -> Group:
     `result` has `events`, `events_per_second`, `metrics` = {model: {metric: value}}, and counts (or lists) of `drifts`,
     `versions`, `promotions`, `rollbacks` and `rejected` rows; missing entries are not shown.
     """
-    return Group(table(result["metrics"]), Text(), counts(result))
+    split: list[Any] = [by_segment(result["segments"]), Text()] if result.get("segments") else []
+    return Group(table(result["metrics"]), Text(), *split, counts(result))
 
 
 def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
@@ -44,14 +52,36 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
     for metric in dict.fromkeys(metric for name in models for metric in texts[name]):
         values = [measured[name].get(metric) for name in models]
         known = [value for value in values if value is not None]
-        best = min(known) if metric in LOWER_IS_BETTER else max(known)
-        choice = metric not in ("examples", "unscored") and len(known) > 1 and min(known) < max(known)
+        plain = metric.removesuffix(LATELY)
+        best = min(known) if plain in LOWER_IS_BETTER else max(known)
+        choice = plain not in NEITHER and len(known) > 1 and min(known) < max(known)
         cells = [
             Text(texts[name].get(metric, number(None)), style="bold green" if choice and value == best else "")
             for name, value in zip(models, values, strict=True)
         ]
         grid.add_row(named(metric), *cells)
     return grid
+
+
+def by_segment(measured: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the metrics of segments as a table, a row for each; see `everlearn.metrics.segment_report`."""
+    names = list(dict.fromkeys(name for each in measured.values() for name in each))
+    grid = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    grid.add_column("segment")
+    for name in names:
+        grid.add_column(named(name), justify="right")
+    for segment, each in measured.items():
+        grid.add_row(Text(segment), *(number(each.get(name)) for name in names))
+    return grid
+
+
+def drawable(metric: str, curve: Mapping[str, Any]) -> str:
+    """Return `metric` if a curve holds it, else the loss that the curve holds: log loss or mean absolute error.
+
+    >>> drawable("roc_auc", {"x": [], "accuracy": [], "log_loss": []})
+    'log_loss'
+    """
+    return metric if metric in curve else "log_loss" if "log_loss" in curve else "mae"
 
 
 def counts(result: Mapping[str, Any]) -> Text:
@@ -70,7 +100,13 @@ def counts(result: Mapping[str, Any]) -> Text:
 
 
 def named(metric: str) -> str:
-    """Return the display name of a metric."""
+    """Return the display name of a metric.
+
+    >>> named("roc_auc_lately")
+    'ROC AUC, last 1,000'
+    """
+    if metric.endswith(LATELY):
+        return f"{named(metric.removesuffix(LATELY))}, last 1,000"
     return NAMES.get(metric, metric.replace("_", " "))
 
 
@@ -84,15 +120,19 @@ def number(value: float | None) -> str:
 def written(measured: Mapping[str, float]) -> dict[str, str]:
     """Return the values of metrics as text; one with the ends of its interval is written with half their distance.
 
+    A coverage is written beside the quantile that it should be.
+
     >>> written({"roc_auc": 0.75, "roc_auc_low": 0.749, "roc_auc_high": 0.751, "brier": 0.2})
     {'roc_auc': '0.7500 ± 0.0010', 'brier': '0.2000'}
     """
-    ends = {f"{name}{end}" for name in measured for end in ("_low", "_high")}
+    ends = {f"{name}{end}" for name in measured for end in ("_low", "_high")} | {"quantile"}
     texts = {name: number(value) for name, value in measured.items() if name not in ends}
     for name in texts:
         half = (measured.get(f"{name}_high", 0.0) - measured.get(f"{name}_low", 0.0)) / 2
         if half >= 5e-5:
             texts[name] += f" ± {half:.4f}"
+        if name.removesuffix(LATELY) == "coverage" and "quantile" in measured:
+            texts[name] += f" of {measured['quantile']:g}"
     return texts
 
 

@@ -14,7 +14,7 @@ from rich.control import Control
 from rich.segment import SegmentLines
 from rich.text import Text
 
-from everlearn.report.tables import table
+from everlearn.report.tables import by_segment, table
 
 SHOWN = {
     "drift": "drift",
@@ -31,6 +31,8 @@ _RARELY = 10.0  # the same where a drawing cannot replace the previous one
 def shown(now: Mapping[str, Any]) -> Group:
     """Return a status as text: the state of the loop, its metrics, the gate, and the last decisions."""
     lines: list[Any] = [_headline(now), Text(), table(now["metrics"])]
+    if now.get("segments"):
+        lines += [Text(), by_segment(now["segments"])]
     compared = [row for row in now["gate"] if row["examples"]]
     if compared:
         lines.append(Text())

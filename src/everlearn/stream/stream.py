@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
 from everlearn.schema import Encoder
+from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
 from everlearn.stream.json_values import json_column, records_of
 from everlearn.stream.sources import Block, Files, Piped, Source, Table
@@ -93,8 +94,10 @@ class Stream:
             parts += [first and Path(first.source).name, list(self._source.names), first and first.raw(0)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def chunks(self, after: int = 0, size: int = 8192) -> Iterator[Chunk]:
+    def chunks(self, after: int = 0, size: int = 8192, segment: str = "") -> Iterator[Chunk]:
         """Yield the rows from position after + 1 on, at most `size` in a chunk.
+
+        `segment` is the field by which metrics are split, if any: examples then hold its values.
 
         Positions count raw rows from 1, including rejected ones. A source that is not replayable continues with the
         rows not read yet, and numbers them from after + 1. Raises `InputError` if the source is damaged.
@@ -105,7 +108,8 @@ class Stream:
             if not good.all():
                 batch, y = _selected(batch, good), y[good]
             position = block.kept[good] + (block.before + 1)
-            examples = Examples(batch, y, np.ones(len(y), np.float32), position)
+            names = segment_names(block.columns.get(segment), len(good))[good] if segment else None
+            examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
     def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:

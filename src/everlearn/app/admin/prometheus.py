@@ -139,6 +139,13 @@ def _quality(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge(
         "prequential", "Metrics of predictions made before their labels, since the start.", ("role", "metric"), measured
     )
+    split = [
+        ((segment, name), value)
+        for segment, metrics in status.get("segments", {}).items()
+        for name, value in metrics.items()
+    ]
+    if split:
+        yield _gauge("segment", "Prequential metrics of the champion by segment.", ("segment", "metric"), split)
     scored = [((role,), metrics.get("examples", 0)) for role, metrics in status["metrics"].items()]
     yield _counter("scored_examples", "Examples on which a role was scored.", ("role",), scored)
     drift = status["drift"]

@@ -1,8 +1,13 @@
 // Format numbers with units and a sensible number of digits.
 
-const SHARES = new Set(["accuracy", "balanced_accuracy", "precision", "recall", "f1"]);
-const LOWER_IS_BETTER = new Set(["log_loss", "brier", "mae", "mse", "rmse"]);
+const SHARES = new Set(["accuracy", "balanced_accuracy", "precision", "recall", "f1", "coverage", "recall_at_share", "precision_at_share", "alert_share"]);
+const LOWER_IS_BETTER = new Set(["log_loss", "brier", "ece", "mae", "mse", "rmse", "pinball"]);
 const NAMES = {
+  ece: "calibration error",
+  pinball: "pinball loss",
+  recall_at_share: "recall of alerts",
+  precision_at_share: "precision of alerts",
+  alert_share: "share of alerts",
   kappa_t: "kappa-T",
   kappa_m: "kappa-M",
   skill_last: "skill against last label",
@@ -81,16 +86,19 @@ export function moment(time) {
 /** The first six letters of a version's id. */
 export const brief = (id) => (id ? id.slice(0, 6) : "–");
 
-export const metricName = (name) => NAMES[name] ?? name.replaceAll("_", " ");
-export const lowerIsBetter = (name) => LOWER_IS_BETTER.has(name);
+const LATELY = "_lately";
+const plainName = (name) => (name.endsWith(LATELY) ? name.slice(0, -LATELY.length) : name);
+
+export const metricName = (name) => (name.endsWith(LATELY) ? `${metricName(plainName(name))}, last 1,000` : NAMES[name] ?? name.replaceAll("_", " "));
+export const lowerIsBetter = (name) => LOWER_IS_BETTER.has(plainName(name));
 
 /** The value of a metric: shares as percent, others as numbers. */
-export const metric = (name, value) => (SHARES.has(name) ? percent(value) : number(value));
+export const metric = (name, value) => (SHARES.has(plainName(name)) ? percent(value) : number(value));
 
 /** The difference of a metric: shares in percentage points. */
 export function metricDelta(name, difference) {
   if (!known(difference)) return "–";
-  return SHARES.has(name) ? `${signed(percent(difference).slice(0, -1), difference)} points` : delta(difference);
+  return SHARES.has(plainName(name)) ? `${signed(percent(difference).slice(0, -1), difference)} points` : delta(difference);
 }
 
 /** An e-value from its logarithm, as evidence: "none", "8.2 to 1", "1,200 to 1", "over a million to 1". */
