@@ -33,7 +33,7 @@ from everlearn.predict import Instance, Serving, answer
 from everlearn.records import Born, Decision, Example, Label, Prediction
 from everlearn.schema import Encoder
 from everlearn.serve.snapshot import Publisher, Reader
-from everlearn.spec import LimitsSpec, ServeSpec, Spec
+from everlearn.spec import GateSpec, LimitsSpec, ServeSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 from tests.support import ROOT
@@ -195,7 +195,7 @@ def test_live_what_serves_is_what_was_learned_to_the_last_bit(tmp_path):
 
 
 def test_gated_nothing_is_published_until_the_champion_moves(tmp_path):
-    setup = setup_of(tmp_path, spec())
+    setup = setup_of(tmp_path, spec(gate=GateSpec(minimum=200, promote="snapshot")))
     publisher = Publisher(Path(setup.serving))
     with Loop(setup.spec, Path(setup.home), behind=True) as loop:
         tail, client = Tail(loop, publisher), Client(setup)
@@ -211,7 +211,7 @@ def test_gated_nothing_is_published_until_the_champion_moves(tmp_path):
 
 @pytest.mark.parametrize("mode", ["gated", "live"])
 def test_a_canary_is_published_where_one_is_wanted(tmp_path, mode):
-    settings = spec(mode=mode, serve=ServeSpec(canary=0.2))
+    settings = spec(mode=mode, serve=ServeSpec(canary=0.2), gate=GateSpec(minimum=100, promote="snapshot"))
     setup = setup_of(tmp_path, settings)
     publisher = Publisher(Path(setup.serving))
     with Loop(settings, Path(setup.home), behind=True) as loop:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from everlearn import drift
-from everlearn.learn.monitor import BOOST, DRIFT, STABLE, Monitor
+from everlearn.learn.drift_watch import DRIFT, STABLE
+from everlearn.learn.monitor import BOOST, Monitor
 from everlearn.model import cut, row_slice
 from everlearn.records import Examples
 from everlearn.schema import shape
@@ -262,5 +263,5 @@ def test_columns_share_the_sensitivity_except_in_homes_of_release_0_1_0(layout: 
     shared = DriftSpec(watch="inputs", detector="page_hinkley", grace_period=100, sensitivity=0.002 / parts)
     drift.update(alone, shared, rows.batch.dense[:, 0].astype(np.float64))
     assert {name: array.tobytes() for name, array in alone.items()} == {
-        name: array.tobytes() for name, array in one.detectors[0].items()
+        name: array.tobytes() for name, array in one.drift.detectors[0].items()
     }

@@ -17,6 +17,7 @@ from tests.support.loops import bytes_of, record, spec, table
 from tests.support.rosters import roles
 
 ROWS = 1500
+POSITIONS = ("learner/memory/", "learner/counted/")
 QUIET = DriftSpec(detector="none")
 
 
@@ -96,7 +97,7 @@ def test_a_loop_that_is_closed_and_opened_again_comes_to_the_same(tmp_path: Path
 
     def state(loop: Loop) -> tuple[dict[str, bytes], list[tuple[str, str]]]:
         """Everything but positions: a checkpoint, too, takes one in the log."""
-        held = {name: value for name, value in bytes_of(loop).items() if not name.startswith("learner/memory/")}
+        held = {name: value for name, value in bytes_of(loop).items() if not name.startswith(POSITIONS)}
         return held, [(one.action, one.reason) for one in loop.decisions()]
 
     with Loop(chosen, tmp_path / "one") as loop:

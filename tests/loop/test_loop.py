@@ -320,7 +320,8 @@ def test_reset_leaves_what_serves_alone(tmp_path):
 
 
 def test_without_replay_a_fresh_challenger_starts_untrained(tmp_path):
-    settings = spec(replay=ReplaySpec(kind="none"), drift=DriftSpec(grace_period=200), warm_start=200.0)
+    drift = DriftSpec(grace_period=200)
+    settings = spec(replay=ReplaySpec(kind="none"), drift=drift, warm_start=200.0, gate=SNAPSHOTS)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(table(4000), schema=settings.schema))
         assert "fresh challenger after drift, untrained" in {one.reason for one in loop.versions()}

@@ -83,7 +83,8 @@ def fragile(breaks: str = "learn", when: str = "row 50", how: str = "raise") -> 
 
 
 def quiet(**changes: Any) -> Spec:
-    settings: dict[str, Any] = {"gate": GateSpec(minimum=1_000_000), "drift": DriftSpec(detector="none")}
+    never = GateSpec(minimum=1_000_000, promote="snapshot")
+    settings: dict[str, Any] = {"gate": never, "drift": DriftSpec(detector="none")}
     return spec(**settings | {"challengers": 3} | changes)
 
 

@@ -168,10 +168,11 @@ class DefaultLabels:
         found |= {"delay": self.delay(), "open": self.open(now), "provisional": self.open(now) > 0}
         if "moved_losses" not in self.arrays:
             return found
-        moved = copied({name: champion[name] for name in ("counts", "sums", "by_class")})
+        task: Task = "binary" if len(self.arrays["moved_classes"]) == 2 else "multiclass"
+        known = metrics.settled(champion, task)
+        moved = copied({name: known[name] for name in ("counts", "sums", "by_class")})
         moved["sums"][[_LOG_LOSS, _BRIER]] += self.arrays["moved_losses"]
         moved["by_class"] += self.arrays["moved_classes"]
-        task: Task = "binary" if len(moved["by_class"]) == 2 else "multiclass"
         measured = {name: value for name, value in metrics.report(moved, task).items() if name in _KEPT}
         if decided is not None:
             measured |= decisions.report(decided + self.arrays["moved_decisions"], costs)

@@ -12,11 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from everlearn import drift, metrics, replay
+from everlearn import metrics, replay
 from everlearn.feedback.pending import DECIDED, SEGMENT, most_features
-from everlearn.gate import weights
-from everlearn.learn import positions
 from everlearn.learn.decision_rules import DecisionRules, Find
+from everlearn.learn.drift_watch import STABLE, DriftWatch
 from everlearn.learn.limiter import Limiter
 from everlearn.learn.naive import NaiveBaselines
 from everlearn.learn.segments import Segments
@@ -24,12 +23,10 @@ from everlearn.metrics import baselines, rooms
 from everlearn.model import compare, copied, cut, prefixed, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, Singles, Task
 from everlearn.schema import moments
-from everlearn.spec import DriftSpec, Spec
+from everlearn.spec import Spec
 
 SCORED_ROLES = ("champion", "frozen", "challenger")
-STABLE, WARNING, DRIFT = 0, 1, 2
 BOOST = 4.0  # how much more an example weighs while the reaction to drift is "rate"
-_MAX_INPUTS = 16  # dense columns watched for drift
 _CLOCK = ("scored", "alarm", "warnings", "drifts", "boost_until")
 
 
@@ -52,14 +49,11 @@ class Monitor:
         self.metrics = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
         self.metrics |= {name: baselines.measures(self.task, classes, self.own) for name in self.naive.roles}
         self.rules = DecisionRules(spec, classes, [*self.metrics], find)
-        watched = min(dense, _MAX_INPUTS) if spec.drift.watch == "inputs" else 1
-        self.detectors = [drift.start(spec.drift, spec.seed + i) for i in range(watched)]
-        self._counted: Arrays = positions.start() if spec.drift.detector != "none" else {}  # empty in older homes
-        self._weights: Floats | None = None  # of the watched losses; None until one weighs other than 1
         self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, most_features(spec.schema)))
         self._sizes = dense, hashed, classes, spec.seed
         self.memory = replay.start(self.replay, *self._sizes)
         self.clock = dict.fromkeys(_CLOCK, 0)
+        self.drift = DriftWatch(spec, dense, self.clock)
         self.warmed = 0  # rows of the warm start that were learned
 
     @property
@@ -105,9 +99,8 @@ class Monitor:
             for uid, scores in predictions.items()
             if uid > DECIDED and uid != SEGMENT and uid not in naive.values()
         }
-        if self.spec.drift.watch == "loss" and roles["champion"] in losses:
-            self._watch_losses(losses[roles["champion"]], examples.weight)
-            self._count(examples.position)
+        if (champion := losses.get(roles["champion"])) is not None:
+            self.drift.see_losses(champion, examples.weight, examples.position, self.scored)
         self.rules.test(examples, predictions, uids)
         self.clock["scored"] += len(examples.y)
         if self.due():
@@ -144,12 +137,7 @@ class Monitor:
 
         `position` int64 (n,) holds the positions of the predictions, or of the rows that came with their labels.
         """
-        if self.spec.drift.watch == "proba":
-            self._watch([answered[:, -1].astype(np.float64)])
-        elif self.spec.drift.watch == "inputs":
-            self._watch([np.ascontiguousarray(column, np.float64) for column in batch.dense.T[: len(self.detectors)]])
-        if self.spec.drift.watch != "loss":
-            self._count(position)
+        self.drift.look(batch, answered, position)
 
     def alarm(self) -> int:
         """Return the highest drift level since the last call, and clear it."""
@@ -172,7 +160,7 @@ class Monitor:
         with their labels) for "proba" and "inputs". There, rows that were predicted before the change and labelled
         after it are among those returned: the memory knows the position of a label, not of its prediction.
         """
-        held, first = self.remembered(), positions.changed(self._counted)
+        held, first = self.remembered(), self.drift.changed()
         if first is None:
             return held, False
         newest = int(self.memory["counters"][replay.NEWEST]) if self.memory else 0  # of the log, or of files
@@ -217,13 +205,8 @@ class Monitor:
         arrays |= prefixed("segments/", self.segments.table.state())
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
-        for i, detector in enumerate(self.detectors):
-            arrays |= prefixed(f"drift/{i}/", detector)
         arrays |= prefixed("class_weight/", self.limiter.class_weights.arrays)
-        if self._weights is not None:
-            arrays["weights"] = self._weights
-        arrays |= prefixed("counted/", self._counted)
-        return arrays, dict(self.clock)
+        return arrays | self.drift.state(), dict(self.clock)
 
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
         """Restore the result of `state`; limits of other settings are left out, and start again."""
@@ -235,57 +218,13 @@ class Monitor:
         self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
         for role in SCORED_ROLES:
             rooms.renew(self.metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
-        self.detectors = [copied(within(arrays, f"drift/{i}/")) for i in range(len(self.detectors))]
-        self._weights = arrays["weights"].copy() if "weights" in arrays else None
-        self._counted = copied(within(arrays, "counted/"))
-        self.clock = dict(header)
+        self.drift.load(arrays)
+        self.clock |= header
         if counts := copied(within(arrays, "class_weight/")):
             self.limiter.class_weights.arrays = counts
         held = copied(within(arrays, "limits/"))
         if not compare(self.limits, held):  # else they are from before the settings changed
             self.limiter.arrays = held
-
-    def _watch_losses(self, losses: Floats, weight: Singles) -> None:
-        """Show the losses of n rows to the detector, as far as their weights allow."""
-        first = 0
-        if self._weights is None:
-            (others,) = np.nonzero(weight != 1.0)
-            first = int(others[0]) if len(others) else len(weight)
-            self._watch([losses[:first]])
-            losses, weight = losses[first:], weight[first:]
-            if not len(others):
-                return
-            self._weights = weights.after(self.scored + first)
-            self._weights[weights.SHARES] = min(self.scored + first, weights.MEMORY)
-            self._weights[weights.MEAN] = drift.state(self.detectors[0], self._drift).get("estimate", 0.0)
-        self._watch([weights.steadied(self._weights, losses, weight.astype(np.float64))], first)
-
-    @property
-    def _drift(self) -> DriftSpec:
-        """The settings of each detector: several share one sensitivity, except in homes of release 0.1.0."""
-        return drift.divided(self.spec.drift, len(self.detectors) if self.spec.gate.layout > 1 else 1)
-
-    def _watch(self, columns: list[Floats], first: int = 0) -> None:
-        """Show values to the detectors; `first` values of these rows were shown before."""
-        if self.spec.drift.detector == "none":
-            return
-        changes: list[positions.Change | None] = []
-        spec = self._drift
-        for detector, values in zip(self.detectors, columns, strict=True):
-            levels = drift.update(detector, spec, values)
-            highest = int(levels.max(initial=STABLE))
-            if highest:
-                self.clock["warnings"] += int((levels == WARNING).sum())
-                self.clock["drifts"] += int((levels == DRIFT).sum())
-                self.clock["alarm"] = max(self.clock["alarm"], highest)
-            if highest == DRIFT and self._counted:
-                changes.append(positions.change(self._counted, detector, spec, values, levels, first))
-        positions.note_change(self._counted, changes)
-
-    def _count(self, position: Ints) -> None:
-        """Note the positions of rows whose values were shown to the detectors."""
-        if self._counted:
-            positions.add(self._counted, position)
 
     @property
     def boosting(self) -> bool:

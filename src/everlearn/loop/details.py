@@ -293,7 +293,7 @@ def read(decision: Decision) -> Detail:
     """Return the record of a decision's detail. Raises ConfigError if a key that is known holds another type.
 
     >>> read(Decision("promote", 7, "better", "gate", "champion", "v1", detail={"examples": 5, "learned": [7, 0]}))
-    Promoted(examples=5, order=None, learned=Progress(log=7, row=0))
+    Promoted(examples=5, order=None, learned=Progress(log=7, row=0), learns=None)
     """
     detail = decision.detail
     match decision.action:

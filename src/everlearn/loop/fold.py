@@ -21,8 +21,9 @@ from everlearn.events import Log
 from everlearn.feedback.pending import ANSWER, CANARY, SEGMENT, Early, PendingPredictions
 from everlearn.gate.guard_names import guarded_class
 from everlearn.learn import limits
+from everlearn.learn.drift_watch import DRIFT
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
-from everlearn.learn.monitor import DRIFT, Monitor
+from everlearn.learn.monitor import Monitor
 from everlearn.loop import details, rebuild
 from everlearn.loop.details import RolledBackWithout, Without
 from everlearn.loop.join import Joiner, Skip

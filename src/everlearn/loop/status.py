@@ -154,7 +154,7 @@ def _drift(fold: Fold, marks: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the state of the detectors; it is "drift" for a grace period, since a detector restarts then."""
     spec, learner = fold.spec.drift, fold.monitor
     drifts = [mark["at"] for mark in marks if mark["kind"] == "drift"]
-    level = max((int(drift.state(detector, spec).get("level", 0.0)) for detector in learner.detectors), default=0)
+    level = max((int(drift.state(detector, spec).get("level", 0.0)) for detector in learner.drift.detectors), default=0)
     if drifts and learner.scored - drifts[-1] < spec.grace_period:
         level = 2
     return {

@@ -32,7 +32,8 @@ from everlearn.gate.policy import (
     View,
     Withdraw,
 )
-from everlearn.learn.monitor import DRIFT, Monitor
+from everlearn.learn.drift_watch import DRIFT
+from everlearn.learn.monitor import Monitor
 from everlearn.loop import commands, details, user_orders
 from everlearn.loop.details import (
     CandidateRejected,

@@ -168,7 +168,7 @@ def report(arrays: Arrays, task: Task) -> dict[str, float]:
     >>> report(arrays, "regression")["mae"]
     0.5
     """
-    arrays = _settled(arrays, task)
+    arrays = settled(arrays, task)
     counts, sums = arrays["counts"], arrays["sums"]
     result: dict[str, float] = {"examples": int(counts[EXAMPLES])}
     if task == "regression":
@@ -203,22 +203,22 @@ def curve(arrays: Arrays) -> dict[str, NDArray[Any]]:
     double, at the same index for every model.
     """
     task: Task = "multiclass" if "by_class" in arrays else "regression"
-    arrays = _settled(arrays, task)
+    arrays = settled(arrays, task)
     names = ("accuracy", "log_loss") if task != "regression" else ("mae", "mse")
     return curves.points(arrays["counts"], arrays["curve"], (*names, *(("pinball",) if "pinball" in arrays else ())))
 
 
 def reliability(arrays: Arrays, task: Task) -> dict[str, NDArray[Any]]:
     """Return the reliability curve (`calibration.reliability`); empty where it is not kept."""
-    return calibration.reliability(_settled(arrays, task)["bins"]) if "bins" in arrays else {}
+    return calibration.reliability(settled(arrays, task)["bins"]) if "bins" in arrays else {}
 
 
 def segment_report(arrays: Arrays, task: Task, table: SegmentTable) -> dict[str, dict[str, Any]]:
     """Return the metrics of each segment by its name (`segments.report`); empty where there are none."""
-    return segments.report(_settled(arrays, task)["segments"], task, table.names()) if "segments" in arrays else {}
+    return segments.report(settled(arrays, task)["segments"], task, table.names()) if "segments" in arrays else {}
 
 
-def _settled(arrays: Arrays, task: Task) -> Arrays:
+def settled(arrays: Arrays, task: Task) -> Arrays:
     """Return the arrays with the rows that wait in the ring added to their sums: copies, if there are such rows."""
     counts = arrays["counts"]
     if "recent" not in arrays:
