@@ -92,7 +92,7 @@ def asking(server: Server) -> Iterator[list[tuple[float, ...]]]:
 @pytest.mark.parametrize("mode", ["live", "gated"])
 def test_it_answers_while_it_learns_and_goes_on_after_a_restart(tmp_path: Path, mode: Any) -> None:
     settings, home = spec(mode=mode), tmp_path / "home"
-    count = 400 if mode == "live" else 1600  # the learner is judged against what was learned at first
+    count = 400 if mode == "live" else 2000  # the learner is judged against what was learned at first
     with Server(settings, home) as server, server.client() as client:
         with asking(server) as said:
             learned(client, 0, count)

@@ -324,7 +324,7 @@ def test_without_replay_a_fresh_challenger_starts_untrained(tmp_path):
     settings = spec(replay=ReplaySpec(kind="none"), drift=drift, warm_start=200.0, gate=SNAPSHOTS)
     with Loop(settings, tmp_path / "home") as loop:
         loop.run(read(table(4000), schema=settings.schema))
-        assert "fresh challenger after drift, untrained" in {one.reason for one in loop.versions()}
+        assert any(one.reason.startswith("fresh challenger after drift, untrained") for one in loop.versions())
 
 
 @pytest.mark.parametrize("kind", ["window", "reservoir", "balanced"])

@@ -30,7 +30,6 @@ JSON = {"content-type": "application/json"}
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
     "mode": "gated",
-    "warm_start": 100,
     "gate": {"minimum": 100},
 }
 

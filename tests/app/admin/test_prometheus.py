@@ -50,7 +50,7 @@ def test_values_are_those_of_the_loop(opened, families):
     assert value(families, "everlearn_decisions_total", action="rollback") == 1
     assert value(families, "everlearn_replay_rows", **{"class": "1"}) == status["replay"]["classes"]["1"]
     assert value(families, "everlearn_drift_state", state=status["drift"]["state"]) == 1
-    assert value(families, "everlearn_gate_threshold", role="frozen") > 0
+    assert value(families, "everlearn_gate_threshold", role="challenger") > 0
     assert value(families, "everlearn_staleness_seconds") < 5
     assert value(families, "everlearn_champion_versions_behind") == 0
 
