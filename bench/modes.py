@@ -14,6 +14,7 @@ $EVERLEARN_DATA, or in the folder shared/data beside the checkout.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,9 +73,13 @@ def rows(path: Path, warm_start: float) -> Iterator[tuple[str, dict[str, float],
 
 
 def gap(found: dict[str, float], start: dict[str, float], learner: dict[str, float]) -> float:
-    """Return how far a champion has come from the frozen start (0) to the learner (1), in its loss."""
+    """Return how far a champion has come from the frozen start (0) to the learner (1), in its loss.
+
+    NaN where the learner is no better than the frozen start.
+    """
     name = "log_loss" if "log_loss" in learner else "mae"
-    return (start[name] - found[name]) / (start[name] - learner[name])
+    way = start[name] - learner[name]
+    return (start[name] - found[name]) / way if way > 0.0 else math.nan
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,14 @@ def laid_out(arrays: Mapping[str, Any]) -> Arrays:
     tensors = {}
     for name, given in arrays.items():
         array = np.asarray(given)
-        if array.dtype.name not in _CODES:
+        if _name(array.dtype) not in _CODES:
             raise ModelError(
                 f"array {name!r} has dtype {array.dtype}; a snapshot holds only {', '.join(sorted(_CODES))}"
             )
         if name == "__metadata__":
             raise ModelError("an array may not be named '__metadata__', which safetensors keeps for itself; rename it")
         tensors[name] = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    return dict(sorted(tensors.items(), key=lambda item: (_ORDER[item[1].dtype.name], item[0])))
+    return dict(sorted(tensors.items(), key=lambda item: (_ORDER[_name(item[1].dtype)], item[0])))
 
 
 def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
@@ -96,13 +97,19 @@ def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
         start = 0
         for name, array in tensors.items():
             end = start + array.nbytes
-            entries[name] = Tensor(_CODES[array.dtype.name], list(array.shape), (start, end))
+            entries[name] = Tensor(_CODES[_name(array.dtype)], list(array.shape), (start, end))
             start = end
         text = msgspec.json.encode(entries)
     except (TypeError, ValueError) as error:
         raise ModelError(f"these arrays cannot be stored: {error}; names: {', '.join(map(repr, tensors))}") from error
     text += b" " * (-len(text) % _ALIGNED)
     return struct.pack("<Q", len(text)) + text
+
+
+@lru_cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """Return the name of a dtype, which numpy makes anew for each question."""
+    return str(dtype.name)
 
 
 def octets(array: np.ndarray) -> memoryview:
