@@ -108,7 +108,7 @@ def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
 
 @lru_cache
 def _name(dtype: np.dtype[Any]) -> str:
-    """Return the name of a dtype, which numpy makes anew for each question."""
+    """Return the name of a dtype, which numpy makes again at each call."""
     return str(dtype.name)
 
 
