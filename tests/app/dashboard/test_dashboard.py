@@ -86,7 +86,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         return {"x": x, "z": z}, int(x + z > 0)
 
     with el.open(SPEC, home=home) as loop:
-        for _ in range(1500):
+        for _ in range(1000):
+            loop.learn(*row())
+        loop.promote(loop.versions()[0].id, "what the learner has to beat")
+        for _ in range(500):
             loop.learn(*row())
         assert "previous" in [name for names in loop.aliases().values() for name in names]
 
