@@ -33,7 +33,7 @@ PAGES = {"": "Overview", "versions": "Versions", "decisions": "Decisions", "even
 SPEC: dict[str, Any] = {
     "schema": {"label": "y", "task": "binary", "classes": [0, 1], "fields": {"x": "numeric", "z": "numeric"}},
     "mode": "gated",
-    "gate": {"minimum": 100},
+    "gate": {"minimum": 100, "promote": "snapshot"},  # what serves stays apart from what learns, to be merged
 }
 MARKUP = '<img src="x" onerror="alert(1)"> & <b>bold</b>'
 
