@@ -94,7 +94,7 @@ export function rollback(to, champion, done) {
     send: (reason) => {
       const without = { source: source.value.trim(), first: Number(first.value) || 0, last: Number(last.value) || 0 };
       const some = without.source || without.first || without.last;
-      return post("rollback", { reason, ...(some ? { without } : {}) });
+      return post("rollback", { reason, ...(some ? { without } : { to }) }); // the version in the title, even if "previous" moved
     },
     result: ({ version, detail }) => `Rolled back: ${brief(version)} is the champion.${"left_out" in detail ? ` ${counted(detail.again, "label")} learned again, ${counted(detail.left_out, "label")} excluded.` : ""}`,
     done,
