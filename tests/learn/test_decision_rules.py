@@ -61,7 +61,7 @@ def filled(home: Path, settings: Spec, rows: int = ROWS, delay: int = 30, size: 
 
 
 def threshold(loop: Loop, contestant: Contestant) -> float:
-    return float(loop.fold.monitor.rules.state_of(contestant)["threshold"])
+    return loop.fold.monitor.rules.stored(contestant)["threshold"]
 
 
 @pytest.mark.parametrize("mode", ["live", "gated"])
@@ -135,6 +135,17 @@ def test_a_late_label_judges_what_was_decided_at_the_prediction(tmp_path: Path) 
         assert judged.sum() == len(labels) + examples_
         assert (judged - table_of >= 0).all()
         assert judged.sum() - table_of.sum() == canaries + examples_
+
+
+def test_every_naive_baseline_has_a_cost(tmp_path: Path) -> None:
+    times = ["2026-01-01T00:00:00", "2026-01-02T00:00:00", "2026-01-03T00:00:00"] * 40
+    columns = {"x": [0.0, 1.0] * 60, "when": times, "y": [0, 1, 1] * 40}
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric", "when": "datetime"})
+    with Loop(Spec(schema=schema, decision=RULES["costs"]), tmp_path) as loop:
+        loop.run(read(columns, schema=schema))
+        found = loop.report()["metrics"]
+    assert {"last_label", "majority", "seasonal"} < found.keys()
+    assert all("cost" in found[name] for name in found if name != "frozen"), found
 
 
 def test_the_decision_of_each_contestant_waits_with_its_scores(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from everlearn.spec import DecisionSpec, FeedbackSpec, Schema, Spec
 EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
 ANSWER = 0  # the uid of the scores that the champion is judged by
 CANARY = -1  # the uid of the logged answer, where a canary gave it and the champion answered in shadow
-LAST_KNOWN, COMMON, SEASONAL = -2, -3, -4  # the uids of the naive baselines (everlearn.learn.naive)
+LAST_KNOWN, COMMON, SEASONAL = NAIVE = -2, -3, -4  # the uids of the naive baselines (everlearn.learn.naive)
 SEGMENT = -5  # the uid under which a prediction's segment waits with it, in column 0
 DECIDED = -10  # the uid of the decision on the scores of uid 0; see `decision`
 TEXT_FEATURES = 256  # hashed features charged for each text field; a longer text is charged no more

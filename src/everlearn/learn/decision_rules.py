@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from everlearn.errors import InputError
-from everlearn.feedback.pending import ANSWER, CANARY, COMMON, LAST_KNOWN, decision
+from everlearn.feedback.pending import ANSWER, CANARY, NAIVE, decision
 from everlearn.learn import thresholds
 from everlearn.metrics import decisions
 from everlearn.model import copied, prefixed, within
@@ -100,7 +100,7 @@ class DecisionRules:
             return
         for role, table in self.tables.items():
             uid = roles.get(role)
-            if uid in (LAST_KNOWN, COMMON):
+            if uid in NAIVE:
                 naive = predictions.get(uid) if self.costs is not None else None
                 decided = None if naive is None else deciding.decide(self._rule(None), naive)
             else:
@@ -144,13 +144,6 @@ class DecisionRules:
         if contestant is None or not self._learns:
             return {}
         return {"threshold": float(self._held(contestant)["rule"][thresholds.THRESHOLD]), **self._purpose()}
-
-    def state_of(self, contestant: Contestant) -> dict[str, Any]:
-        """Return the rule of a contestant as plain values: its threshold, and whether its own rows chose it."""
-        if not self._learns:
-            return {}
-        rule = self._held(contestant)["rule"]
-        return {"threshold": float(rule[thresholds.THRESHOLD]), "learned": bool(rule[thresholds.LEARNED])}
 
     def begin_again(self, contestant: Contestant) -> None:
         """Let a contestant start with the fallback: its model begins again, untrained."""
