@@ -1,10 +1,11 @@
 // Format numbers with units and a sensible number of digits.
 
-const SHARES = new Set(["accuracy", "balanced_accuracy", "precision", "recall", "f1", "coverage", "recall_at_share", "precision_at_share", "alert_share"]);
-const LOWER_IS_BETTER = new Set(["log_loss", "brier", "ece", "mae", "mse", "rmse", "pinball"]);
+const SHARES = new Set(["accuracy", "balanced_accuracy", "precision", "recall", "f1", "coverage", "recall_at_share", "precision_at_share", "alert_share", "decided_positive", "decision_precision", "decision_recall"]);
+const LOWER_IS_BETTER = new Set(["log_loss", "brier", "ece", "mae", "mse", "rmse", "pinball", "cost"]);
 const NAMES = {
   ece: "calibration error",
   pinball: "pinball loss",
+  cost: "cost per decision",
   recall_at_share: "recall of alerts",
   precision_at_share: "precision of alerts",
   alert_share: "share of alerts",
