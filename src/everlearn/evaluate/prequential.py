@@ -126,8 +126,7 @@ def prequential(
     task, classes = _task({**shape, **model.spec})
     own = own_loss(model)
     metric = metrics.checked(metric, task, own)
-    table = metrics.SegmentTable(_checked_segment(segment, stream))
-    sums = metrics.start(task, classes, own=own, share=share, segmented=bool(segment))
+    scored = _Scored(task, classes, own, share, _checked_segment(segment, stream))
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
     naive = _Naive(task, classes, delay, own, timed)
     pending: deque[_Late] = deque()
@@ -137,9 +136,7 @@ def prequential(
         if number == 1:
             began, before = time.perf_counter(), events
         scores = _predict(model, examples, pending, delay)
-        known = naive.score(examples, events)
-        segments = table.number(examples.segment) if segment and examples.segment is not None else None
-        metrics.update(sums, task, scores, examples.y, examples.weight, events, known, segments)
+        scored.add(examples, scores, events, naive.score(examples, events))
         events += len(examples.y)
         rejected += len(refused)
         kept += refused[: KEPT - len(kept)]
@@ -150,17 +147,13 @@ def prequential(
         name=Path(stream.name).name if isinstance(stream, Stream) else str(model.spec.get("family", "model")),
         task=task,
         delay=delay,
-        metrics=metrics.report(sums, task),
-        curve=metrics.curve(sums),
         events=events,
         events_per_second=(events - before) / seconds,
         rejected=rejected,
         rejects=tuple(kept),
-        baselines={name: baselines.report(name, arrays, task) for name, arrays in naive.measured.items()},
-        baseline_curves={name: baselines.curve(name, arrays) for name, arrays in naive.measured.items()},
-        metric=metrics.chosen(metric, task, sums, own),
-        segments=metrics.segment_report(sums, task, table),
-        reliability=metrics.reliability(sums, task),
+        metric=metrics.chosen(metric, task, scored.arrays, own),
+        **scored.results(),
+        **naive.results(),
     )
 
 
@@ -172,6 +165,32 @@ class _Late(NamedTuple):
 
     def teach(self, model: Model) -> None:
         learn(model, self.row.batch, self.row.y, self.row.weight, self.trace)
+
+
+class _Scored:
+    """The metrics of the model that is evaluated, with those of its segments."""
+
+    def __init__(self, task: Task, classes: int, own: Loss | None, share: float, segment: str) -> None:
+        self.arrays = metrics.start(task, classes, own=own, share=share, segmented=bool(segment))
+        self._task: Task = task
+        self._table = metrics.SegmentTable(segment)
+        self._is_segmented = bool(segment)
+
+    def add(self, examples: Examples, scores: Singles, index: int, known: Floats) -> None:
+        """Add rows `index` and further, with what the naive baselines answered."""
+        segments = None
+        if self._is_segmented and examples.segment is not None:
+            segments = self._table.number(examples.segment)
+        metrics.update(self.arrays, self._task, scores, examples.y, examples.weight, index, known, segments)
+
+    def results(self) -> dict[str, Any]:
+        """Return fields of the report."""
+        return {
+            "metrics": metrics.report(self.arrays, self._task),
+            "curve": metrics.curve(self.arrays),
+            "segments": metrics.segment_report(self.arrays, self._task, self._table),
+            "reliability": metrics.reliability(self.arrays, self._task),
+        }
 
 
 class _Naive:
@@ -207,6 +226,13 @@ class _Naive:
         for arrays, scores in zip(self.measured.values(), answers, strict=True):
             metrics.update(arrays, self._task, scores, examples.y, examples.weight, index, known)
         return known
+
+    def results(self) -> dict[str, Any]:
+        """Return fields of the report."""
+        return {
+            "baselines": {name: baselines.report(name, arrays, self._task) for name, arrays in self.measured.items()},
+            "baseline_curves": {name: baselines.curve(name, arrays) for name, arrays in self.measured.items()},
+        }
 
 
 def _task(spec: Mapping[str, Any]) -> tuple[Task, int]:

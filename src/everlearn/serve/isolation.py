@@ -72,10 +72,7 @@ class IsolatedModel:
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Call the model's own method. Raises ModelFailure."""
         try:
-            if trace is None:
-                scores = self.model.learn(batch, y, weight)
-            else:
-                scores = contract.learn(self.model, batch, y, weight, trace)
+            scores = contract.learn(self.model, batch, y, weight, trace)
             wrong = _wrong(scores, len(batch), self.columns)
         except MemoryError:
             raise
