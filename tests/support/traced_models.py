@@ -1,4 +1,4 @@
-"""Families that learn from what they said at prediction time, and one that must never be asked for it."""
+"""Families that learn from their predictions as they were made, and one that must never be asked for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stale:
         self.arrays: Arrays = {"line": np.zeros(int(self.spec["dense"]) + 1)}
 
     def predict(self, batch: Batch) -> Singles:
-        p = np.array([self._said(batch, row) for row in range(len(batch))], np.float32)
+        p = np.array([self._chance(batch, row) for row in range(len(batch))], np.float32)
         return np.stack([np.float32(1.0) - p, p], axis=1).reshape(-1, 2)
 
     def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
@@ -45,16 +45,16 @@ class Stale:
         scores = np.empty((len(y), 2), np.float32)
         for row in range(len(y)):
             scores[row] = self.predict(part(batch, row))[0]
-            said = float(scores[row, 1])
+            predicted = float(scores[row, 1])
             if trace is not None and np.isfinite(trace[row, 0]):
-                said = float(trace[row, 0])
+                predicted = float(trace[row, 0])
             SAID.append((float(y[row]), None if trace is None else trace[row].tolist()))
             if np.isfinite([y[row], weight[row]]).all():
-                step = RATE * min(max(float(weight[row]), 0.0), 4.0) * (y[row] - said)
+                step = RATE * min(max(float(weight[row]), 0.0), 4.0) * (y[row] - predicted)
                 self.arrays["line"] = self.arrays["line"] + step * self._inputs(batch, row)
         return scores
 
-    def _said(self, batch: Batch, row: int) -> float:
+    def _chance(self, batch: Batch, row: int) -> float:
         return min(max(0.5 + float(sum(self.arrays["line"] * self._inputs(batch, row))), 0.0), 1.0)
 
     def _inputs(self, batch: Batch, row: int) -> Floats:
@@ -65,7 +65,7 @@ class Stale:
 class Stacker:
     """Two members, weighed by their squared losses so far: the last label learned, and one half.
 
-    Its trace is what the members said. Without one it asks them again, and the first knows more by then.
+    Its trace is what the members predicted. Without one it asks them again, and the first knows more by then.
     """
 
     trace = 2
@@ -88,9 +88,11 @@ class Stacker:
         for row, label in enumerate(y):
             answer, now = self.predict_traced(part(batch, row))
             scores[row] = answer[0]
-            said = now[0] if trace is None or np.isnan(trace[row]).any() else trace[row]
+            predicted = now[0] if trace is None or np.isnan(trace[row]).any() else trace[row]
             if np.isfinite([label, weight[row]]).all():
-                self.arrays["losses"] += min(max(float(weight[row]), 0.0), 10.0) * (label - said.astype(float)) ** 2
+                self.arrays["losses"] += (
+                    min(max(float(weight[row]), 0.0), 10.0) * (label - predicted.astype(float)) ** 2
+                )
                 self.arrays["last"][...] = label
         return scores
 
