@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from everlearn._torch import Tensor, nn, torch
+from everlearn._torch import Tensor, functional, nn, torch
 from everlearn.errors import InputError
 
 Ids = Sequence[int]
@@ -139,6 +139,18 @@ def token_logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[I
 def logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
     """Return the log-probability of each answer, the sum over its tokens, float32 (n,). Gradients flow."""
     return token_logprobs(model, prompts, answers)[0].sum(1)
+
+
+def token_states(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities and mask as `token_logprobs` does, and the last hidden states before each token.
+
+    States, float32 (n, a, hidden), are detached: column i holds what the model computed before it chose token i.
+    """
+    batch = pad(prompts, answers, device_of(model))
+    done = _forward(model, batch, True)
+    longest = batch.answer.shape[1]
+    states = functional.pad(done.hidden_states[-1], (0, 0, 1, 0))[:, -longest - 1 : -1]
+    return _of_answers(done.logits, batch), batch.answer, states.detach().float()
 
 
 class FrozenPass(NamedTuple):
