@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from everlearn.families.preference.improve import Reward
 from everlearn.families.preference.text import Ids, read_answers
 
 PROMPTS, SLOTS, WORDS = 6, 3, 7
@@ -70,8 +71,8 @@ def speaker(seed: int, samples: Tensor, language: Tensor) -> Tensor:
 def _trained(seed: int) -> dict[str, Tensor]:
     model, language = _untrained(seed), _tables(seed)[1]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(120):
-        prompt = torch.randint(PROMPTS, (128,), generator=torch.Generator().manual_seed(step))
+    for step in range(60):
+        prompt = torch.randint(PROMPTS, (96,), generator=torch.Generator().manual_seed(step))
         said = speaker(10_000 + step, prompt, language)
         ids = torch.cat([prompt[:, None], said], 1)
         loss = nn.functional.cross_entropy(model(input_ids=ids).logits[:, :-1].flatten(0, 1), said.flatten())
@@ -141,7 +142,7 @@ def measure(model: nn.Module, seed: int = 0) -> Exact:
     return Exact(float((chance * given.gold).sum(1).mean()), float(kl), float(win))
 
 
-def gold(seed: int = 0, scale: float = KAPPA):  # type: ignore[no-untyped-def]
+def gold(seed: int = 0, scale: float = KAPPA) -> Reward:
     """The gold reward, in logits of labels, as a reward of rounds; words outside of the language score -9."""
     given = world(seed)
     index = {answer: i for i, answer in enumerate(given.answers)}

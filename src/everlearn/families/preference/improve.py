@@ -129,7 +129,8 @@ def improve(
     for step in range(settings.steps):
         draw = np.random.default_rng([seed, labels, step])
         picked = _picked(prompts, old, settings, draw)
-        candidates = _sampled(policy, picked, reward, settings, stop, draw)
+        size = 3 if pairs is not None and chosen.kind == "pairs" else settings.candidates  # enough to be measured
+        candidates = _sampled(policy, picked, reward, size, settings, stop, draw)
         if policy.head is not None:
             candidates = with_values(policy, candidates, settings.rows)
         held, judged, loss = candidates.kl > budget, _some(policy, pairs, settings, draw), 0.0
@@ -178,13 +179,14 @@ def _sampled(
     policy: Policy,
     prompts: list[Ids],
     reward: Reward,
+    count: int,
     settings: Improve,
     stop: Sequence[int],
     draw: np.random.Generator,
 ) -> Candidates:
-    """Sample answers of the policy and of the reference, and score them."""
-    theirs = max(1, round(settings.candidates * settings.reference))
-    own = max(2, settings.candidates - theirs)
+    """Sample about `count` answers of the policy and of the reference to each prompt, and score them."""
+    theirs = max(1, round(count * settings.reference))
+    own = max(2, count - theirs)
     own_seeds, seeds = draw.integers(2**62, size=(2, len(prompts))).tolist()
     answers = _answers(policy, prompts, own, own_seeds, settings, stop)
     with policy.reference() as module:

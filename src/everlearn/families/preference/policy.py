@@ -84,6 +84,10 @@ class Policy:
         if lora is not None and not adapters.factors(module):
             module.requires_grad_(False)
             adapters.adapt(module, _all_linear(module, lora), seed)
+            for weight in module.parameters():
+                weight.data = (
+                    weight.data.float() if weight.requires_grad else weight.data
+                )  # adapters of a bfloat16 model
         self.module = module.eval()
         self._given = {"lora": lora, "optimizer": optimizer, "clip": clip, "value": value, "seed": seed}
         self._weights = {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
