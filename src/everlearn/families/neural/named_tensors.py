@@ -101,5 +101,5 @@ def digest(module: nn.Module, fixed: tuple[str, ...]) -> Tensor:
     sha, parameters = hashlib.sha256(), dict(module.named_parameters())
     for name in fixed:
         sha.update(f"{name} {tuple(parameters[name].shape)} {parameters[name].dtype}\n".encode())
-        sha.update(array(parameters[name].data.contiguous()).tobytes())
+        sha.update(array(parameters[name].data.contiguous().reshape(-1).view(torch.uint8)).tobytes())
     return torch.frombuffer(bytearray(sha.digest()), dtype=torch.uint8)

@@ -1,0 +1,238 @@
+"""Rounds of steps that improve a policy between labels, by a reward model or by judged pairs.
+
+A round is a function of the policy's arrays, the arguments, and the number of labels learned so far: prompts, samples
+and their order are drawn by counters. So it can be repeated, and gives the same bytes on the CPU.
+
+Three things hold the policy back. Its KL divergence from the reference, in nats per answer, has a budget that grows
+with the number of trusted labels; a step beyond it imitates the best answers of the reference instead. A share of the
+candidates is the reference's, since a concentrated policy no longer samples what may turn out to be better. And old
+prompts are used beside new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+from everlearn.errors import InputError, ModelError
+from everlearn.families.preference.methods import (
+    Candidates,
+    Dials,
+    Method,
+    Pairs,
+    best_of_n,
+    method,
+    referenced,
+    silver,
+    with_values,
+)
+from everlearn.families.preference.policy import Policy
+from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
+from everlearn.families.preference.text import Ids, read_answers
+from everlearn.spec import NotNegative, Positive
+
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floating]]
+
+
+class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of rounds.
+
+    `method` is one of `methods.METHODS`. A round takes `steps` steps, each on `prompts` prompts, of which the share
+    `old` was seen in earlier rounds, with `candidates` answers to each, of which the share `reference`, at least one,
+    is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens.
+
+    `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
+    the start). `beta` 0 is that of the method; `flip`, `clip` and `gamma` are numbers of some methods.
+
+    `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
+    middle and the last).
+    """
+
+    method: str = "bon"
+    steps: Positive = 16
+    prompts: Positive = 16
+    candidates: Annotated[int, Meta(ge=2)] = 8
+    reference: Share = 0.25
+    old: Share = 0.5
+    budget: NotNegative = 6.0
+    ramp: NotNegative = 16.0
+    beta: NotNegative = 0.0
+    flip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
+    clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    gamma: NotNegative = 1.0
+    limit: Positive = 64
+    passes: Positive = 1
+    rows: Positive = 64
+    layers: tuple[int, ...] = ()
+
+
+class Round(NamedTuple):
+    """Measurements of the policy's own candidates in a round, each the mean over its steps.
+
+    `kl` and `entropy` are in nats per answer, `length` is in tokens, `distinct` is the share of a prompt's answers that
+    differ, `cut` the share of answers that the limit ended. `reward` is the mean score, `held` the share of steps that
+    were beyond the budget, `loss` the mean loss.
+    """
+
+    kl: float
+    budget: float
+    entropy: float
+    distinct: float
+    length: float
+    cut: float
+    reward: float
+    held: float
+    loss: float
+
+
+def allowed(settings: Improve, trusted: float) -> float:
+    """Return the KL divergence that so many trusted labels allow, in nats per answer.
+
+    >>> [allowed(Improve(budget=6.0, ramp=16.0), trusted) for trusted in (0, 32, 1000)]
+    [0.0, 2.0, 6.0]
+    """
+    return min(settings.budget, trusted / settings.ramp) if settings.ramp else settings.budget
+
+
+def improve(
+    policy: Policy,
+    prompts: Sequence[Ids],
+    reward: Reward,
+    settings: Improve,
+    *,
+    labels: int,
+    trusted: float | None = None,
+    old: Sequence[Ids] = (),
+    pairs: Pairs | None = None,
+    stop: Sequence[int] = (),
+    seed: int = 0,
+) -> Round:
+    """Take a round of steps, and return what was measured.
+
+    `reward` maps the ids of prompts, the ids of answers, and features float32 (n, d) of the frozen reference to scores
+    (n,), larger for better, in logits. `labels` is the number learned so far; `trusted` that of trusted ones (default:
+    all). `pairs` are judged pairs for the methods that learn from them; without any, the reward labels pairs of
+    candidates. Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that
+    are not finite or of another shape.
+    """
+    if not prompts:
+        raise InputError("prompts: got none; expected at least one")
+    chosen = method(settings.method)
+    dials = Dials(settings.beta or chosen.beta, settings.flip, settings.clip, settings.gamma, settings.rows)
+    budget = allowed(settings, labels if trusted is None else trusted)
+    measured = []
+    for step in range(settings.steps):
+        draw = np.random.default_rng([seed, labels, step])
+        picked = _picked(prompts, old, settings, draw)
+        size = 3 if pairs is not None and chosen.kind == "pairs" else settings.candidates  # enough to be measured
+        candidates = _sampled(policy, picked, reward, size, settings, stop, draw)
+        if policy.head is not None:
+            candidates = with_values(policy, candidates, settings.rows)
+        held, judged, loss = candidates.kl > budget, _some(policy, pairs, settings, draw), 0.0
+        for _ in range(settings.passes):
+            loss = _step(policy, candidates, chosen, dials, held, judged)
+        measured.append(_measured(candidates, budget, held, loss))
+    return Round(*(float(one) for one in np.mean(np.array(measured), axis=0)))
+
+
+def _step(
+    policy: Policy, candidates: Candidates, chosen: Method, dials: Dials, held: bool, pairs: Pairs | None
+) -> float:
+    """Take one step: towards the reference where the policy is beyond the budget, else by the method."""
+    if held:
+        own = candidates.own
+        back = candidates._replace(answers=[one[own:] for one in candidates.answers], scores=candidates.scores[:, own:])
+        return policy.step(best_of_n(policy, back, dials))
+    if chosen.rewards is not None:
+        return policy.step(chosen.rewards(policy, candidates, dials))
+    assert chosen.pairs is not None
+    return policy.step(chosen.pairs(policy, silver(candidates) if pairs is None else pairs, dials))
+
+
+def _picked(prompts: Sequence[Ids], old: Sequence[Ids], settings: Improve, draw: np.random.Generator) -> list[Ids]:
+    """Return the prompts of a step: all different where there are enough."""
+    again = round(settings.prompts * settings.old) if old else 0
+    found: list[Ids] = []
+    for pool, count in ((prompts, settings.prompts - again), (old, again)):
+        while count > 0:
+            order = draw.permutation(len(pool))[:count]
+            found += [pool[i] for i in order]
+            count -= len(order)
+    return found
+
+
+def _some(policy: Policy, pairs: Pairs | None, settings: Improve, draw: np.random.Generator) -> Pairs | None:
+    """Return as many of the judged pairs as a step has prompts, with what the reference makes of them; None if none."""
+    if pairs is None or not pairs.prompts:
+        return None
+    rows = draw.permutation(len(pairs.prompts))[: settings.prompts]
+    prompts, first, second = ([one[i] for i in rows] for one in (pairs.prompts, pairs.first, pairs.second))
+    return referenced(policy, Pairs(prompts, first, second, *(one[rows] for one in pairs[3:])), settings.rows)
+
+
+def _sampled(
+    policy: Policy,
+    prompts: list[Ids],
+    reward: Reward,
+    count: int,
+    settings: Improve,
+    stop: Sequence[int],
+    draw: np.random.Generator,
+) -> Candidates:
+    """Sample about `count` answers of the policy and of the reference to each prompt, and score them."""
+    theirs = max(1, round(count * settings.reference))
+    own = max(2, count - theirs)
+    own_seeds, seeds = draw.integers(2**62, size=(2, len(prompts))).tolist()
+    answers = _answers(policy, prompts, own, own_seeds, settings, stop)
+    with policy.reference() as module:
+        more = _answers(policy, prompts, theirs, seeds, settings, stop)
+        answers = [one + other for one, other in zip(answers, more, strict=True)]
+        asked = [prompt for prompt in prompts for _ in range(own + theirs)]
+        flat: list[Ids] = [one.ids for group in answers for one in group]
+        read = read_answers(module, asked, flat, layers=settings.layers, rows=settings.rows)
+    scores = np.asarray(reward(asked, flat, read.features), np.float32)
+    if scores.shape != (len(flat),) or not np.isfinite(scores).all():
+        raise ModelError(
+            f"reward: got scores of shape {scores.shape}; expected {len(flat)} finite numbers, one an answer"
+        )
+    shape = (len(prompts), own + theirs)
+    reference = read.logp.reshape(shape)
+    logp = np.array([[sum(one.logp) for one in group[:own]] for group in answers])
+    kl = float((logp - reference[:, :own]).mean())
+    return Candidates(prompts, answers, own, scores.reshape(shape), reference, kl)
+
+
+def _answers(
+    policy: Policy, prompts: list[Ids], n: int, seeds: list[int], settings: Improve, stop: Sequence[int]
+) -> list[list[Sampled]]:
+    """Sample n answers to each prompt at temperature 1, as the module computes now."""
+    found: list[list[Sampled]] = []
+    size = max(1, settings.rows // n)
+    for at in range(0, len(prompts), size):
+        part, own = prompts[at : at + size], seeds[at : at + size]
+        found += generate_many(
+            policy.module, part, n, seeds=own, truncation=Truncation(), limit=settings.limit, stop=stop
+        )
+    return found
+
+
+def _measured(candidates: Candidates, budget: float, held: bool, loss: float) -> Round:
+    """Measure the policy's candidates of one step."""
+    own = [group[: candidates.own] for group in candidates.answers]
+    flat = [one for group in own for one in group]
+    return Round(
+        kl=candidates.kl,
+        budget=budget,
+        entropy=float(np.mean([-sum(one.logp) for one in flat])),
+        distinct=float(np.mean([len({one.ids for one in group}) / len(group) for group in own])),
+        length=float(np.mean([len(one.ids) for one in flat])),
+        cut=float(np.mean([one.cut for one in flat])),
+        reward=float(candidates.scores[:, : candidates.own].mean()),
+        held=float(held),
+        loss=loss,
+    )

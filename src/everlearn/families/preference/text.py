@@ -1,0 +1,207 @@
+"""Prompts and answers as token ids, and what a causal language model computes of them.
+
+Token in, token out: a prompt is rendered to ids once, and an answer is the ids that were sampled, with the stop token
+if it was sampled. Text is never tokenised a second time, so that log-probabilities always refer to the tokens that were
+sampled.
+
+Sequences of a batch are padded on the left: answers end in the last column, and the next token follows there. Where
+`model` is expected, any causal language model of transformers will do, with or without adapters; log-probabilities are
+float32 and computed without temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from everlearn._torch import Tensor, functional, nn, torch
+from everlearn.errors import InputError
+
+Ids = Sequence[int]
+Message = Mapping[str, str]
+
+_MARK = "\N{SECTION SIGN}answer\N{SECTION SIGN}"  # stands for an answer while a template is rendered
+
+
+def render(tokenizer: Any, prompt: str | Sequence[Message]) -> list[int]:
+    """Return the ids of a prompt, up to where the answer begins: text, or chat messages with `role` and `content`.
+
+    The tokenizer's chat template renders messages, and text as one message of a user. Without a template, text stays
+    as it is, and each message becomes a line "role: content", followed by "assistant:". Raises `InputError` for an
+    empty prompt and for messages that the template refuses.
+    """
+    if isinstance(prompt, str) and not tokenizer.chat_template:
+        return _encoded(tokenizer, prompt, start=True)
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(one) for one in prompt]
+    return _encoded(tokenizer, _chat(tokenizer, messages), start=not tokenizer.chat_template)
+
+
+def following(tokenizer: Any, prompt_ids: Ids, answer_ids: Ids, messages: Sequence[Message]) -> list[int]:
+    """Return the ids of the next prompt of a chat: prompt and answer as they were, then new messages.
+
+    The ids of earlier turns are kept; only what the template writes after an answer is tokenised. A stop token that
+    the answer ends with is not written twice; an answer without one (cut by the limit) is closed as the template does.
+    """
+    held = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}]
+    text = _chat(tokenizer, [*held, *(dict(one) for one in messages)])
+    tail: list[int] = tokenizer.encode(text.rpartition(_MARK)[2], add_special_tokens=False)
+    if answer_ids and tail and tail[0] == answer_ids[-1]:
+        tail = tail[1:]
+    return [*prompt_ids, *answer_ids, *tail]
+
+
+def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
+    """Return messages as text, with the opening of an answer at the end."""
+    if not messages or any("role" not in one or "content" not in one for one in messages):
+        raise InputError(f"messages: got {messages}; expected some, each with a role and a content")
+    if not tokenizer.chat_template:
+        return "".join(f"{one['role']}: {one['content']}\n" for one in messages) + "assistant:"
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is a program of its author, and raises errors of its own choice
+        raise InputError(f"messages: the chat template refuses them: {error}") from error
+    return text
+
+
+def _encoded(tokenizer: Any, text: str, start: bool) -> list[int]:
+    """Return the ids of text, after the token that starts a sequence where the text lacks it and the model has one."""
+    found: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if start and tokenizer.bos_token_id is not None:
+        found = [int(tokenizer.bos_token_id), *found]
+    if not found:
+        raise InputError("prompt: got no tokens; expected some text, or a tokenizer with a token to start with")
+    return found
+
+
+def stop_tokens(model: nn.Module, tokenizer: Any = None) -> tuple[int, ...]:
+    """Return the ids that end an answer: those of the model's generation settings, and the tokenizer's end token."""
+    config: Any = getattr(model, "generation_config", None)
+    given = [getattr(config, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None)]
+    found: list[int] = []
+    for one in given:
+        found += [] if one is None else [int(one)] if isinstance(one, int) else [int(id) for id in one]
+    return tuple(dict.fromkeys(found))
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+class Padded(NamedTuple):
+    """Prompts with their answers, padded on the left.
+
+    `ids`, `mask` and `positions` are int64 (n, t). `answer`, bool (n, a), marks the tokens of answers in the last a
+    columns, a >= 1.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    answer: Tensor
+
+
+def pad(prompts: Sequence[Ids], answers: Sequence[Ids], device: torch.device | str = "cpu") -> Padded:
+    """Return prompts followed by answers as one batch. Raises `InputError` for an empty prompt.
+
+    >>> batch = pad([[5], [6, 7]], [[1, 2], [3]])
+    >>> batch.ids.tolist(), batch.answer.tolist()
+    ([[5, 1, 2], [6, 7, 3]], [[True, True], [False, True]])
+    >>> pad([[5, 6], [7]], [[], []]).positions.tolist()
+    [[0, 1], [0, 0]]
+    """
+    if any(not len(prompt) for prompt in prompts):
+        raise InputError("prompt: got no tokens; expected at least one, as the first token of an answer follows it")
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    width, longest = max(map(len, rows)), max(1, *map(len, answers))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+    filled = torch.tensor([len(row) for row in rows], device=device)
+    mask = (torch.arange(width, device=device) >= width - filled[:, None]).long()
+    lengths = torch.tensor([len(answer) for answer in answers], device=device)
+    marked = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    return Padded(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), marked)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first weight."""
+    return next(model.parameters()).device
+
+
+def token_logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+    """Return the log-probability of each token of the answers, float32 (n, a), and the mask of tokens, bool (n, a).
+
+    Answers end in the last column; columns without a token hold 0. Gradients flow to the model's weights.
+    """
+    batch = pad(prompts, answers, device_of(model))
+    return _of_answers(_forward(model, batch, False).logits, batch), batch.answer
+
+
+def logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
+    """Return the log-probability of each answer, the sum over its tokens, float32 (n,). Gradients flow."""
+    return token_logprobs(model, prompts, answers)[0].sum(1)
+
+
+def token_states(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities and mask as `token_logprobs` does, and the last hidden states before each token.
+
+    States, float32 (n, a, hidden), are detached: column i holds what the model computed before it chose token i.
+    """
+    batch = pad(prompts, answers, device_of(model))
+    done = _forward(model, batch, True)
+    longest = batch.answer.shape[1]
+    states = functional.pad(done.hidden_states[-1], (0, 0, 1, 0))[:, -longest - 1 : -1]
+    return _of_answers(done.logits, batch), batch.answer, states.detach().float()
+
+
+class FrozenPass(NamedTuple):
+    """What a frozen model computes of n answers: `logp` float32 (n,), and `features` float32 (n, d)."""
+
+    logp: np.ndarray[Any, np.dtype[np.float32]]
+    features: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def read_answers(
+    model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids], *, layers: Sequence[int] = (), rows: int = 64
+) -> FrozenPass:
+    """Return log-probabilities and features of answers, from one pass of `rows` at a time, without gradients.
+
+    Features are the hidden states of each of `layers` (0: the embedding, -1: the last; default: the middle and the
+    last), summed over the answer's tokens, then the number of tokens. Sums, not averages: the average hides a phrase
+    in a long answer.
+    """
+    logp, features = [], []
+    for at in range(0, len(prompts), rows):
+        batch = pad(prompts[at : at + rows], answers[at : at + rows], device_of(model))
+        with torch.no_grad():
+            done = _forward(model, batch, True)
+            states = done.hidden_states
+            chosen = layers or ((len(states) - 1) // 2, len(states) - 1)
+            marked = batch.answer[..., None]
+            sums = [(states[i][:, -marked.shape[1] :].float() * marked).sum(1) for i in chosen]
+            features.append(torch.cat([*sums, batch.answer.sum(1, keepdim=True).float()], 1).cpu())
+            logp.append(_of_answers(done.logits, batch).sum(1).cpu())
+    if not logp:
+        raise InputError("answers: got none; expected at least one")
+    return FrozenPass(torch.cat(logp).numpy(), torch.cat(features).numpy())
+
+
+def _forward(model: nn.Module, batch: Padded, states: bool) -> Any:
+    """Run the model, with logits of the last a + 1 positions alone."""
+    return model(
+        input_ids=batch.ids,
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        use_cache=False,
+        output_hidden_states=states,
+        logits_to_keep=batch.answer.shape[1] + 1,
+    )
+
+
+def _of_answers(logits: Tensor, batch: Padded) -> Tensor:
+    """Return the log-probability of each token of the answers, (n, a), of logits (n, a + 1, vocabulary)."""
+    ids = batch.ids[:, -batch.answer.shape[1] :]
+    if logits.shape[1] <= ids.shape[1]:  # prompts of one token, and no answer has a token
+        return torch.zeros_like(ids, dtype=torch.float32)
+    logits = logits[:, -ids.shape[1] - 1 : -1].float()
+    chosen = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(2)
+    return chosen.masked_fill(~batch.answer, 0.0)
