@@ -16,10 +16,12 @@ def test_slope_and_information_against_numerical_derivatives(reliability: float,
     n, weight = len(F), 1.7
     given = np.full(n, label), np.full(n, weight), np.full(n, reliability)
     p = reliability / (1 + np.exp(-F)) + (1 - reliability) / (1 + np.exp(F))
-    value, slope, information = curve(F, *given)
+    value, slope, information, observed = curve(F, *given)
     np.testing.assert_allclose(value, weight * np.log(p if label else 1 - p), atol=1e-12)
     above, below = curve(F + 1e-5, *given)[0], curve(F - 1e-5, *given)[0]
     np.testing.assert_allclose(slope, (above - below) / 2e-5, atol=1e-6)
+    higher, lower = curve(F + 1e-5, *given)[1], curve(F - 1e-5, *given)[1]
+    np.testing.assert_allclose(observed, (lower - higher) / 2e-5, atol=1e-6)
     other = curve(F, 1 - given[0], *given[1:])[1]
     expected = weight * (p * (slope if label else other) ** 2 + (1 - p) * (other if label else slope) ** 2)
     np.testing.assert_allclose(information, expected / weight**2, atol=1e-12)
@@ -33,6 +35,6 @@ def test_extreme_logits_stay_finite() -> None:
 
 def test_a_coin_teaches_nothing() -> None:
     ones = np.ones(len(F))
-    _, slope, information = curve(F, ones, ones, 0.5 * ones)
+    _, slope, information, _ = curve(F, ones, ones, 0.5 * ones)
     assert not slope.any()
     assert not information.any()

@@ -47,7 +47,7 @@ def posterior(pairs: reward.Pairs, reliability: Floats | None = None, groups: in
 def fitted(pairs: reward.Pairs, groups: int = 1, draws: int = 8) -> reward.Arrays:
     head = reward.start(WIDTH, groups=groups, draws=draws)
     reward.append(head, pairs)
-    assert laplace.fit(head) < 1e-6
+    assert laplace.fit(head) < 1e-5
     return head
 
 
@@ -55,7 +55,7 @@ def test_the_mode_is_that_of_logistic_regression_on_differences() -> None:
     pairs = judged(200)
     oracle = LogisticRegression(C=reward.VARIANCE, fit_intercept=False, tol=1e-10, max_iter=10_000)
     oracle.fit((pairs.first - pairs.second).astype(np.float64), pairs.label)
-    np.testing.assert_allclose(fitted(pairs)["weights"].sum(0), oracle.coef_[0], atol=1e-5)
+    np.testing.assert_allclose(fitted(pairs)["weights"].sum(0), oracle.coef_[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -63,7 +63,7 @@ def test_mode_with_groups_and_weights_against_scipy(groups: int) -> None:
     pairs = judged(150, 1, groups)
     pairs = pairs._replace(weight=np.random.default_rng(1).uniform(0.2, 3.0, 150))
     mode, _ = posterior(pairs, groups=groups)
-    np.testing.assert_allclose(fitted(pairs, groups)["weights"].ravel(), mode, atol=1e-5)
+    np.testing.assert_allclose(fitted(pairs, groups)["weights"].ravel(), mode, atol=1e-4)
 
 
 def test_mode_under_annotators_of_known_reliability_against_scipy() -> None:
@@ -72,7 +72,7 @@ def test_mode_under_annotators_of_known_reliability_against_scipy() -> None:
     table = np.array([1.0, 0.8, 0.2])
     head = reward.start(WIDTH)
     reward.append(head, pairs._replace(who=who), table)
-    assert laplace.fit(head, table) < 1e-6
+    assert laplace.fit(head, table) < 1e-5
     mode, _ = posterior(pairs, table[who])
     np.testing.assert_allclose(head["weights"].ravel(), mode, atol=1e-4)
 
@@ -85,8 +85,8 @@ def test_one_label_has_the_closed_form() -> None:
     laplace.fit(head)
     w = float(head["weights"].sum())
     s = 1 / (1 + np.exp(-w))
-    assert w == pytest.approx(reward.VARIANCE * (1 - s), abs=1e-8)
-    assert head["weights"][0, 0] == pytest.approx(reward.SHARED * w, abs=1e-8)
+    assert w == pytest.approx(reward.VARIANCE * (1 - s), abs=1e-4)
+    assert head["weights"][0, 0] == pytest.approx(reward.SHARED * w, abs=1e-4)
     total = head["deviations"].sum(1)[:, 0]
     assert total.var() == pytest.approx(1 / (1 / reward.VARIANCE + s * (1 - s)), rel=0.04)
     assert total.mean() == pytest.approx(0, abs=0.05)
@@ -101,7 +101,7 @@ def test_draws_have_mean_and_covariance_of_the_laplace_posterior() -> None:
     np.testing.assert_allclose(draws.mean(0) / deviation, 0, atol=0.04)
     scale = np.outer(deviation, deviation)
     np.testing.assert_allclose(np.cov(draws.T) / scale, covariance / scale, atol=0.05)
-    np.testing.assert_allclose(head["weights"].ravel(), mode, atol=1e-5)
+    np.testing.assert_allclose(head["weights"].ravel(), mode, atol=1e-4)
 
 
 def test_newton_converges_on_separable_labels_and_large_features() -> None:
@@ -111,7 +111,7 @@ def test_newton_converges_on_separable_labels_and_large_features() -> None:
         x = (scale * random.normal(size=(300, WIDTH))).astype(np.float32)
         head = reward.start(WIDTH)
         reward.append(head, reward.pairs(x, np.zeros_like(x), x[:, 0] > 0))
-        assert laplace.fit(head) < 1e-6
+        assert laplace.fit(head) < 1e-5
         assert np.isfinite(head["deviations"]).all()
 
 
@@ -122,7 +122,7 @@ def test_a_warm_start_takes_fewer_steps_and_finds_the_same() -> None:
     reward.append(head, reward.taken(pairs, slice(290, 300)))
     laplace.fit(head)
     assert int(head["learn/counts"][laplace.NEWTON]) < cold
-    np.testing.assert_allclose(head["weights"], fitted(pairs)["weights"], atol=1e-8)
+    np.testing.assert_allclose(head["weights"], fitted(pairs)["weights"], atol=1e-4)
 
 
 def test_steps_that_do_not_converge_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,36 +11,39 @@ from everlearn.records import Floats, Ints, Singles
 
 
 @exact_kernel
-def _point(f: float, label: float, reliability: float) -> tuple[float, float, float]:
-    """Return log-likelihood, slope and Fisher information of one label by its logit."""
+def _point(f: float, label: float, reliability: float) -> tuple[float, float, float, float]:
+    """Return log-likelihood, slope, Fisher information and observed information of one label by its logit."""
     e = math.exp(-abs(f))
     high, low = 1.0 / (1.0 + e), e / (1.0 + e)
     p, rest = (high, low) if f >= 0.0 else (low, high)
     if reliability >= 1.0:  # written out, since p may round to 1
         value = (min(f, 0.0) if label > 0.5 else min(-f, 0.0)) - math.log1p(e)
-        return value, label - p, p * rest
+        return value, label - p, p * rest, p * rest
     q = max(reliability, 0.0)
     first = q * p + (1.0 - q) * rest
     second = q * rest + (1.0 - q) * p
     rise = (2.0 * q - 1.0) * p * rest
     likelihood = max(first if label > 0.5 else second, 1e-300)
     slope = rise / likelihood if label > 0.5 else -rise / likelihood
-    return math.log(likelihood), slope, rise * rise / max(first * second, 1e-300)
+    return math.log(likelihood), slope, rise * rise / max(first * second, 1e-300), slope * slope - slope * (rest - p)
 
 
 @exact_kernel
-def curve(f: Floats, label: Floats, weight: Floats, reliability: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return log-likelihoods of labels, their slopes and Fisher information by the logit f, each (n,).
+def curve(f: Floats, label: Floats, weight: Floats, reliability: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return log-likelihoods of labels by logits f, their slopes, Fisher and observed information, each (n,).
 
-    >>> value, slope, information = curve(np.zeros(1), np.ones(1), np.ones(1), np.array([0.9]))
-    >>> float(slope[0].round(3)), float(information[0].round(3))
+    The observed information is minus the second derivative, and may be negative where the reliability is below 1.
+
+    >>> value, slope, fisher, observed = curve(np.zeros(1), np.ones(1), np.ones(1), np.array([0.9]))
+    >>> float(slope[0].round(3)), float(fisher[0].round(3))
     (0.4, 0.16)
     """
-    value, slope, information = np.empty(len(f)), np.empty(len(f)), np.empty(len(f))
+    found = np.empty((4, len(f)))
     for i in range(len(f)):
         one = _point(f[i], label[i], reliability[i])
-        value[i], slope[i], information[i] = weight[i] * one[0], weight[i] * one[1], weight[i] * one[2]
-    return value, slope, information
+        for j in range(4):
+            found[j, i] = weight[i] * one[j]
+    return found[0], found[1], found[2], found[3]
 
 
 @exact_kernel
@@ -82,7 +85,7 @@ def sweep(
                 f += terms[i, j] * bias[of, j]
                 own += terms[i, j] * terms[i, j] * bias_variance[of, j]
             weight = labels[1, i]
-            _, slope, _ = _point(f, labels[0, i], labels[2, i])
+            _, slope, _, _ = _point(f, labels[0, i], labels[2, i])
             step = (weight * slope - dual[i]) / (1.0 + 0.25 * own * weight)
             dual[i] += step
             for j in range(d):

@@ -1,9 +1,9 @@
 """The exact fit of the reward head: Laplace's approximation in function space, draws, and what leaves the window.
 
-`reward` has the model and its arrays. A fit finds the mode by damped Newton steps with Fisher information as curvature
-(Rasmussen and Williams 2006, algorithm 3.1), and draws by Matheron's rule (Wilson et al. 2021, "Pathwise conditioning
-of Gaussian processes"). At the mode each dual variable equals the slope of its label's log-likelihood, and the weights
-are the prior mean plus prior variance times gradient.
+`reward` has the model and its arrays. A fit finds the mode by damped Newton steps (Rasmussen and Williams 2006,
+"Gaussian Processes for Machine Learning", algorithm 3.1), and draws by Matheron's rule (Wilson et al. 2021, "Pathwise
+conditioning of Gaussian processes"). At the mode each dual variable equals the slope of its label's log-likelihood, and
+the weights are the prior mean plus prior variance times gradient.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from everlearn.families.preference.dual_kernels import curve, sweep
 from everlearn.records import Arrays, Floats, Ints
 
 SWEEPS = 4  # passes over the window for a label between two fits
-STEPS, TOLERANCE = 60, 1e-8  # Newton steps of one fit at most; the largest residual of a dual variable at its end
+STEPS, TOLERANCE = 60, 1e-5  # Newton steps of one fit at most; the largest residual of a dual variable at its end
 BLOCK = 128  # rows of a block of the triangular solver
 LEAST_CURVATURE = 1e-12
+SMALLEST, FARTHEST = 1e-6, 1e-3  # part of a Newton step; residual of a fit that is still used
 
 COUNT, TOTAL, FITTED, NEWTON = range(
     4
@@ -70,7 +71,7 @@ def fit(arrays: Arrays, reliability: Floats | None = None) -> float:
     offset = _logits(arrays, n, arrays["learn/prior_mean"][None], arrays["learn/bias_mean"][None])[:, 0]
     dual, f, residual = _newton(arrays, n, kernel, offset)
     arrays["learn/dual"][:n] = dual
-    _, slope, curvature = _likelihood(arrays, n, f)
+    _, slope, curvature, _ = _likelihood(arrays, n, f)
     root = np.sqrt(np.maximum(curvature, LEAST_CURVATURE))
     weights, bias = prior_draws(arrays)
     prior = _logits(arrays, n, weights, bias)
@@ -86,10 +87,13 @@ def fit(arrays: Arrays, reliability: Floats | None = None) -> float:
 
 
 def _newton(arrays: Arrays, n: int, kernel: Floats, offset: Floats) -> tuple[Floats, Floats, float]:
-    """Return the dual variables of the mode, its logits and the largest residual."""
+    """Return the dual variables of the mode, its logits and the largest residual.
+
+    The curvature is the observed information where positive. A step is halved until the posterior does not fall.
+    """
     dual = arrays["learn/dual"][:n].copy()
     f = offset + kernel @ dual
-    value, slope, curvature = _likelihood(arrays, n, f)
+    value, slope, _, curvature = _likelihood(arrays, n, f)
     best = value - 0.5 * float(dual @ (f - offset))
     for step in range(STEPS):
         residual = float(np.abs(dual - slope).max())
@@ -100,29 +104,29 @@ def _newton(arrays: Arrays, n: int, kernel: Floats, offset: Floats) -> tuple[Flo
         target = wanted - root * _solved(_factor(kernel, root), root * (kernel @ wanted))
         size, change = 1.0, target - dual
         moved = kernel @ change
-        while size > 1e-6:
+        while True:
             new, logits = dual + size * change, f + size * moved
-            value, slope, curvature = _likelihood(arrays, n, logits)
+            value, slope, _, curvature = _likelihood(arrays, n, logits)
             reached = value - 0.5 * float(new @ (logits - offset))
-            if reached >= best - 1e-12 * (1.0 + abs(best)):
+            if reached >= best - 1e-12 * (1.0 + abs(best)) or size < SMALLEST:
                 break
             size *= 0.5
         dual, f, best = new, logits, reached
         arrays["learn/counts"][NEWTON] = step + 1
     residual = float(np.abs(dual - slope).max())
-    if residual > 1e-3:
+    if residual > FARTHEST:
         raise ModelError(
-            f"reward: Newton stopped at a residual of {residual:.2g} after {STEPS} steps; expected below 0.001. "
+            f"reward: Newton stopped at a residual of {residual:.2g} after {STEPS} steps; expected below {FARTHEST}. "
             "Check the features for columns of extreme size."
         )
     return dual, f, residual
 
 
-def _likelihood(arrays: Arrays, n: int, f: Floats) -> tuple[float, Floats, Floats]:
-    """Return the log-likelihood of the window's labels, its slope and its Fisher information by logit."""
-    parts = (arrays[f"learn/{name}"][:n] for name in ("label", "weight", "reliability"))
-    value, slope, curvature = curve(f, *parts)
-    return float(value.sum()), slope, curvature
+def _likelihood(arrays: Arrays, n: int, f: Floats) -> tuple[float, Floats, Floats, Floats]:
+    """Return the log-likelihood of the window's labels, its slope, Fisher and observed information by logit."""
+    label, weight, reliability = (arrays[f"learn/{name}"][:n] for name in ("label", "weight", "reliability"))
+    value, slope, fisher, observed = curve(f, label, weight, reliability)
+    return float(value.sum()), slope, fisher, observed
 
 
 def _kernel(arrays: Arrays, n: int) -> Floats:
@@ -205,7 +209,7 @@ def absorb(arrays: Arrays, oldest: int) -> None:
     """
     slope, variance = arrays["learn/dual"], arrays["learn/prior_variance"]
     f = _logits(arrays, oldest, arrays["weights"][None], arrays["bias"][None])[:, 0]
-    _, _, curvature = _likelihood(arrays, oldest, f)
+    _, _, curvature, _ = _likelihood(arrays, oldest, f)
     x, terms = arrays["learn/difference"][:oldest].astype(np.float64), arrays["learn/terms"]
     for rows, part in [(np.arange(oldest), 0), *((r, 1 + g) for r, g in _each(arrays["learn/group"][:oldest]))]:
         _tightened(
