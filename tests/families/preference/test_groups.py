@@ -1,0 +1,64 @@
+"""Detectors of drift by group: false alarms, delay, and the independence of groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from everlearn.errors import InputError
+from everlearn.families.preference import groups
+
+
+def predicted(random: np.random.Generator, n: int) -> np.ndarray:
+    return 1 / (1 + np.exp(-2.5 * random.normal(size=n)))
+
+
+def test_false_alarms_are_further_apart_than_the_threshold() -> None:
+    random = np.random.default_rng(0)
+    n, detectors = 400_000, groups.start(200)
+    p = predicted(random, n)
+    label = (random.random(n) < p) * 1.0
+    alarms = groups.update(detectors, np.arange(n) % 200, label, p)
+    assert n / max(len(alarms), 1) >= groups.THRESHOLD
+
+
+def test_a_group_whose_preferences_turn_is_found_soon_and_alone() -> None:
+    random = np.random.default_rng(1)
+    delays = []
+    for _ in range(50):
+        detectors = groups.start(4)
+        group, p = np.arange(3000) % 4, predicted(random, 3000)
+        turned = (group == 2) & (np.arange(3000) >= 2000)
+        label = (random.random(3000) < np.where(turned, 1 - p, p)) * 1.0
+        groups.update(detectors, group[:2000], label[:2000], p[:2000])
+        before = detectors["groups"][:, groups.ALARMS].copy()
+        groups.update(detectors, group[2000:], label[2000:], p[2000:])
+        assert (detectors["groups"][:, groups.ALARMS] - before)[[0, 1, 3]].sum() <= 1
+        alone, rows, none = groups.start(1), np.flatnonzero(turned), np.zeros(1, np.int64)
+        delays.append(next(i for i, at in enumerate(rows) if groups.update(alone, none, label[[at]], p[[at]])))
+    assert np.median(delays) <= 20
+
+
+def test_the_statistic_is_the_largest_product_over_starting_points() -> None:
+    random = np.random.default_rng(2)
+    p, label = predicted(random, 60), random.integers(2, size=60) * 1.0
+    right = np.clip(np.where(label > 0.5, p, 1 - p), groups.CLIP, 1 - groups.CLIP)
+    factors = 0.5 + 0.5 * (1 - right) / right
+    detectors = groups.start(1)
+    for at in range(60):
+        if groups.update(detectors, np.array([0]), label[at : at + 1], p[at : at + 1]):
+            break
+        brute = max(np.prod(factors[first : at + 1]) for first in range(at + 1))
+        assert np.exp(detectors["log_evidence"][0]) == pytest.approx(brute)
+
+
+def test_an_alarm_is_counted_and_starts_again() -> None:
+    detectors = groups.start(3)
+    assert groups.update(detectors, np.array([1] * 3), np.ones(3), np.full(3, 0.01)) == [1]
+    assert detectors["groups"][1].tolist() == [3, 1, 3]
+    assert detectors["log_evidence"][1] == 0.0
+
+
+def test_unusable_probabilities_are_refused() -> None:
+    with pytest.raises(InputError, match="proba: got a value outside"):
+        groups.update(groups.start(1), np.array([0]), np.ones(1), np.array([1.5]))
