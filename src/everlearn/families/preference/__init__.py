@@ -1,0 +1,1 @@
+"""Language models that learn from preferences: policy, reward model, and the choice of questions."""
