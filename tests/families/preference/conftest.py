@@ -1,0 +1,3 @@
+from tests.support.judge_endpoints import endpoint
+
+__all__ = ["endpoint"]
