@@ -96,6 +96,26 @@ class LabelQueue:
         self._learned += [labelled for labelled in rows if labelled.predictions is not None]
         return True
 
+    def predict(self, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
+        """Return rows that were just judged, with predictions of this moment for those that waited without any.
+
+        All models predict such a row after they learned what was judged before it, and before they learn it. The
+        lessons of one judgement share a row, and its predictions. Raises ModelFailure.
+        """
+        judged: list[LabelledRow] = []
+        row: Batch | None = None
+        predictions: dict[int, Singles] = {}
+        for labelled in rows:
+            if labelled.predictions is not None and not labelled.predictions:
+                if labelled.row is not row:
+                    self.teach()
+                    row = labelled.row
+                    predictions = predict_all(self._roster.contestants, row) | dict(self._monitor.naive.now(row))
+                    predictions[ANSWER] = predictions[self._roster.champion.uid]
+                labelled = replace(labelled, predictions=predictions)
+            judged.append(labelled)
+        return judged
+
     def test(self) -> None:
         """Teach the queued rows, then score every contestant on its predictions for them."""
         self.teach()
