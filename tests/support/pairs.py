@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from everlearn import config
 from everlearn.model import row_slice
-from everlearn.records import Arrays, Batch, Floats, Singles
+from everlearn.records import Arrays, Batch, Floats, Payload, Prediction, Preference, Reward, Singles
 from everlearn.schema import pairs
-from everlearn.schema.asked import Arm, Asked, SampledAnswer, pack_ids, pack_logp
+from everlearn.schema.asked import Arm, Asked, SampledAnswer, encode, pack_ids, pack_logp
 from everlearn.spec import DriftSpec, GateSpec, Schema, Spec
 
 VOCABULARY, STOP = 32, 2
@@ -100,6 +101,47 @@ def drawn(number: int, arm: Arm = "random") -> Asked:
     lengths = draw.integers(1, 6, size=1 if arm == "chat" else 2)
     answers = [answer(*draw.integers(5, 11, size=length).tolist()) for length in lengths]
     return question(*answers, arm=arm, prompt=tuple(draw.integers(3, 6, size=3).tolist()))
+
+
+def asking(id: str, number: int, arm: Arm = "random", subject: str = "") -> Prediction:
+    """The event by which a question is recorded."""
+    asked = drawn(number, arm)
+    return Prediction(id, {"prompt": f"p{number}"}, "", (), "v", subject=subject, payload=encode(asked))
+
+
+IDS = [f"{owner}-{number}" for owner in ("ann", "zoe") for number in range(5)]
+SOURCES = st.sampled_from(["", "people/anna", "judge/strict@12", "bad"])
+steps = st.one_of(
+    st.tuples(st.just("ask"), st.sampled_from(IDS), st.integers(0, 50), st.sampled_from(pairs.ARMS)),
+    st.tuples(st.just("judge"), st.sampled_from(IDS), st.sampled_from([-1, 0, 1]), SOURCES),
+    st.tuples(st.just("judge"), st.sampled_from(IDS), st.sampled_from([0, 1]), SOURCES),
+    st.tuples(st.sampled_from(["tie", "skip"]), st.sampled_from(IDS), st.just(-1), SOURCES),
+    st.tuples(st.just("rate"), st.sampled_from(IDS), st.sampled_from([0.0, 0.25, 1.0, 7.0]), SOURCES),
+)
+stories = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5, 9.0]), steps), min_size=12, max_size=60)
+
+
+def story(drawn: Sequence[tuple[float, Any]]) -> list[tuple[float, Payload]]:
+    """A log of the drawn steps: each id is asked once, and the same judgement comes once."""
+    events: list[tuple[float, Payload]] = []
+    known: set[Any] = set()
+    moment = 0.0
+    for pause, step in drawn:
+        moment += pause
+        name = step[:2] if step[0] == "ask" else step
+        if name in known:
+            continue
+        known.add(name)
+        match step:
+            case ("ask", id, number, arm):
+                payload: Payload = asking(id, number, arm, id[:3])
+            case ("rate", id, value, source):
+                payload = Reward(id, value, 1.0, source)
+            case (verdict, id, chosen, source):
+                weight = 2.0 if source == "people/anna" else 1.0
+                payload = Preference(id, chosen, weight, source, "choice" if verdict == "judge" else verdict)
+        events.append((moment, payload))
+    return events
 
 
 def taste(asked: Asked) -> int:
