@@ -22,7 +22,7 @@ import tomli_w
 
 from everlearn import model
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import GATE_LAYOUT, LAYOUT, STORED_ONLY, Spec
+from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, DecisionSpec, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
@@ -41,9 +41,38 @@ _REMOVED = {
 }
 _WITHOUT_EFFECT = ("epochs", "serve.batch", "serve.body")  # on a loop that has started: the rest is STORED_ONLY
 
+# The defaults of a loop that learns preferences, where they differ: people judge a few pairs a minute, and a pair of
+# answers has a thousand tokens.
+_PREFERENCE_DEFAULTS: dict[str, Any] = {"tick": 16, "gate.minimum": 50, "replay.bytes": 64 * MIB}
+
+# Settings that a loop which learns preferences cannot have, with the values that do nothing, and the reasons.
+_NOT_FOR_PREFERENCES: dict[str, tuple[Any, str]] = {
+    "warm_start": (0.0, "it trains on records with labels"),
+    "class_weight": ({}, "which answer comes first is chance"),
+    "gate.guards": ({}, "which answer comes first is chance"),
+    "decision": (DecisionSpec(), "which answer comes first is chance"),
+    "drift.watch": ("loss", "a pair is predicted when it is judged, so only losses can be watched"),
+    "feedback.default": (None, "a judgement that has not come is no judgement"),
+    "limits.clip": (0.0, "the columns of a pair are lengths and names"),
+    "limits.quarantine": (1.0, "an annotator may be odd, and models weigh each annotator"),
+    "metrics.segment": ("", "rows have groups instead"),
+    "serve.canary": (0.0, "a candidate is compared in duels"),
+}
+
 # The defaults of release 0.1.0, whose stored specs leave them out. Never changed.
 _RELEASE_0_1_0: dict[str, Any] = {
-    "schema": {"classes": [], "bits": 18, "interactions": False, "layout": 1},
+    "schema": {
+        "classes": [],
+        "bits": 18,
+        "interactions": False,
+        "prompt_tokens": 512,
+        "answer_tokens": 256,
+        "vocabulary": 0,
+        "annotators": 64,
+        "sources": 16,
+        "groups": 64,
+        "layout": 1,
+    },
     "model": {"family": "linear"},
     "source": "",
     "home": "",
@@ -131,7 +160,8 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
     """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
 
-    Settings that were removed are refused, unless `folder` is an existing home, which keeps their values.
+    The defaults of `tick`, `gate.minimum` and `replay.bytes` depend on the task. Settings that were removed are
+    refused, unless `folder` is an existing home, which keeps their values.
 
     >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
     Traceback (most recent call last):
@@ -145,9 +175,31 @@ def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | N
             what = "this setting was removed" if name in _REMOVED else "this is no setting"
             raise ConfigError(f"{where}: {name}: {what}. {todo}")
     try:
-        return msgspec.convert(values, Spec)
+        spec = msgspec.convert(values, Spec)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {explain(Spec, values) or error}") from error
+    if spec.schema.task != "preference":
+        return spec
+    for name, default in _PREFERENCE_DEFAULTS.items():
+        spec = spec if _has(values, name) else _with(spec, name, default)
+    check_task(spec, f"{where}: ")
+    return spec
+
+
+def check_task(spec: Spec, where: str = "") -> None:
+    """Raise ConfigError for a setting that has no meaning for the task; `where` begins the message."""
+    if spec.schema.task != "preference":
+        return
+    for name, (without, why) in _NOT_FOR_PREFERENCES.items():
+        if attrgetter(name)(spec) != without:
+            raise ConfigError(
+                f"{where}{name}: got {_show(_shown(spec, name))} for the task 'preference', where {why}. Remove it"
+            )
+    if spec.feedback.correction == "importance":
+        raise ConfigError(
+            f"{where}feedback.correction: got 'importance', which weighs default labels, for the task 'preference', "
+            "which has none; expected 'learn' or 'ignore'"
+        )
 
 
 def save(spec: Spec, path: str | Path) -> None:
@@ -161,6 +213,10 @@ def text(spec: Spec) -> str:
     for name in STORED_ONLY:
         record, _, field = name.partition(".")
         values.get(record, {}).pop(field, None)
+    if spec.schema.task == "preference":  # what is left out would have the default of the task
+        for name in _PREFERENCE_DEFAULTS:
+            record, _, field = name.rpartition(".")
+            (values.setdefault(record, {}) if record else values)[field] = attrgetter(name)(spec)
     if (warm_start := values.get("warm_start", 0.0)) >= 1:
         values["warm_start"] = int(warm_start)  # a number of rows
     return _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
@@ -241,7 +297,11 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
 
 
 def settled(spec: Spec) -> Spec:
-    """Return the spec of a new home: file rows go through the log if the loop has a subject."""
+    """Return the spec of a new home: file rows go through the log if the loop has a subject.
+
+    Raises ConfigError for a setting that has no meaning for the task.
+    """
+    check_task(spec)
     if spec.log.rows != "subject":
         return spec
     rows: Literal["auto", "always"] = "always" if spec.subject else "auto"
@@ -279,6 +339,14 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
             + ". Put them back, or start again with another home"
         )
     return found
+
+
+def _with(spec: Spec, name: str, value: Any) -> Spec:
+    """Return a spec with another value of a setting, named as a file names it."""
+    record, _, field = name.rpartition(".")
+    if record:
+        field, value = record, msgspec.structs.replace(getattr(spec, record), **{field: value})
+    return msgspec.structs.replace(spec, **{field: value})
 
 
 def _shown(spec: Spec, name: str) -> Any:

@@ -34,6 +34,8 @@ FAMILIES: dict[str, str] = {
 LAYOUTS = dict.fromkeys(FAMILIES, 3)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
+PAIR_FAMILIES: frozenset[str] = frozenset()  # built-in families that receive the bounds of pairs of answers, as `pairs`
+
 # values of a spec that a function making a network may ask for
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -178,6 +180,8 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     family = str(whole.get("family", "linear"))
     if family in FAMILIES and not {"task", "dense"} & whole.keys():
         return Deferred(whole)
+    if family in FAMILIES and family not in PAIR_FAMILIES:
+        whole.pop("pairs", None)
     maker = find(family)
     try:
         model = maker(whole)

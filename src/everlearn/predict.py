@@ -96,11 +96,14 @@ def encoded(encoder: Encoder, clip: Clip, records: Sequence[Mapping[str, Any]]) 
     return clip(encoder.record(records[0]) if len(records) == 1 else encoder.rows(records))
 
 
-def given_before(log: Log, id: str, features: Mapping[str, Any]) -> Prediction | None:
+def given_before(
+    log: Log, id: str, features: Mapping[str, Any], payload: Mapping[str, Any] | None = None
+) -> Prediction | None:
     """Return the answer that the log holds for a record under its id; None if the id is new.
 
-    A record that is sent again gets its first answer. Raises IdTaken where the id names another record, or one that was
-    erased. The message does not quote the other record, which may be about another person.
+    A record that is sent again gets its first answer; `payload` is that of its family. Raises IdTaken where the id
+    names another record, or one that was erased. The message does not quote the other record, which may be about
+    another person.
     """
     found = log.find(f"prediction:{id}")
     if found is None:
@@ -108,7 +111,7 @@ def given_before(log: Log, id: str, features: Mapping[str, Any]) -> Prediction |
     before = found.payload
     if not isinstance(before, Prediction):
         raise IdTaken(f"the record with the id {id!r} was erased; use another id")
-    if before.features != features:
+    if before.features != features or before.payload != (payload or {}):
         raise IdTaken(f"the id {id!r} names another record, which was answered before; use another id")
     return before
 

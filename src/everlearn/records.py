@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 Scalar = bool | int | float | str
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "regression", "preference"]
+Outcome = Literal["choice", "tie", "skip"]
 LossKind = Literal["brier", "error", "log_loss", "absolute", "squared", "pinball", "huber"]
 
 
@@ -44,6 +45,13 @@ class Loss(NamedTuple):
 
     kind: LossKind
     parameter: float = 0.0
+
+
+class Lesson(NamedTuple):
+    """One lesson of a judgement: the number to learn, and its share, at most 1, of the judgement's weight."""
+
+    y: float
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +107,19 @@ class Reward(Struct, frozen=True, tag="reward", tag_field="kind", omit_defaults=
 
 
 class Preference(Struct, frozen=True, tag="preference", tag_field="kind", omit_defaults=True):
-    """The index of the preferred answer among those offered, counted from 0."""
+    """The judgement of a pair of answers: the place of the preferred one in the pair, 0 or 1; -1: none of them.
+
+    A `verdict` of "tie" or "skip" has `chosen` -1. `source` is "people/NAME", "judge/NAME@DIGEST", "implicit/edit",
+    "function" or the like. `seconds` is the time from shown to judged, and `why` a rationale; neither is learned.
+    """
 
     id: str
     chosen: int
     weight: float = 1.0
     source: str = ""
+    verdict: Outcome = "choice"
+    seconds: float = 0.0
+    why: str = ""
 
 
 Feedback = Label | Reward | Preference

@@ -37,6 +37,10 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     "vector[n]". `classes` lists the labels in class order (empty for a regression). Categories and words are
     hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
     `layout` numbers the way in which rows are encoded (stored specs only).
+
+    The task "preference" has no classes, and its fields are kept beside each pair of answers. It alone has the other
+    settings: a prompt has at most `prompt_tokens` tokens and an answer `answer_tokens`, ids are below `vocabulary`, and
+    models know as many `annotators`, `sources` (what a bias belongs to) and `groups` apart.
     """
 
     label: str
@@ -45,6 +49,12 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     classes: tuple[Scalar, ...] = ()
     bits: Annotated[int, Meta(ge=8, le=28)] = 18
     interactions: bool = False
+    prompt_tokens: Positive = 512
+    answer_tokens: Positive = 256
+    vocabulary: Count = 0
+    annotators: Positive = 64
+    sources: Positive = 16
+    groups: Positive = 64
     layout: Positive = LAYOUT
 
 

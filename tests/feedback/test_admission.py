@@ -24,10 +24,9 @@ from everlearn.feedback.admission import (
     prediction,
     scalar,
     subject,
-    target,
     unknown,
 )
-from everlearn.records import Batch, Erased, Example, Label, Prediction, Preference, Reward
+from everlearn.records import Batch, Erased, Example, Label, Prediction
 from everlearn.schema import Encoder
 from everlearn.stream import plain
 
@@ -187,15 +186,6 @@ def test_weights_and_scalars():
     assert type(scalar(np.int64(3))) is int
     with pytest.raises(InputError, match="got a object"):
         scalar(object())
-
-
-def test_labels_rewards_and_preferences_mean_what_the_task_can_use():
-    assert target(Label("a", "yes"), "binary", {"yes": 1.0}.__getitem__) == 1.0
-    assert target(Reward("a", 2.5), "regression", float) == 2.5
-    with pytest.raises(InputError, match="got a reward for prediction 'a', but this loop's task is binary"):
-        target(Reward("a", 1.0), "binary", float)
-    with pytest.raises(InputError, match="got a preference for prediction 'a'"):
-        target(Preference("a", 0), "multiclass", float)
 
 
 def test_an_unknown_id_is_named():

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.errors import InputError
+from everlearn.errors import ConfigError, InputError
+from everlearn.records import Example, Label, Prediction, Preference, Reward
 from everlearn.schema import Encoder, Problem
 from everlearn.spec import Schema
 from tests.support.schemas import ANY_VALUE, EVERY_KIND, FIELDS, containers, encoder_of, row, same
@@ -183,3 +184,29 @@ def test_an_encoder_keeps_nothing() -> None:
     assert same(first, encoder.record({"n": 1, "c": "a", "w": "some words"}))
     first.indptr[:] = 9
     assert encoder.record({"n": 1}).indptr.tolist() == [0, 0]
+
+
+def test_labels_rewards_and_preferences_mean_what_the_task_can_use() -> None:
+    number = Encoder(Schema(label="y", task="regression", fields={"x": "numeric"}))
+    assert classifier("no", "yes").judge(Label("a", "yes")) == ((1.0, 1.0),)
+    assert number.judge(Reward("a", 2.5)) == ((2.5, 1.0),)
+    with pytest.raises(InputError, match="got a reward for prediction 'a', but this loop's task is binary"):
+        classifier("no", "yes").judge(Reward("a", 1.0))
+    with pytest.raises(InputError, match="got a preference for prediction 'a'"):
+        classifier("a", "b", "c").judge(Preference("a", 0))
+
+
+def test_predictions_are_read_by_their_features_alone() -> None:
+    encoder = encoder_of("numeric")
+    given = [Prediction(str(x), {"x": x}, 0, (), "v") for x in (1.0, 2.0)]
+    assert same(encoder.read(given), encoder.rows([{"x": 1.0}, {"x": 2.0}]))
+    batch, bad = encoder.sift([*given, Example("e", {"x": "far"}, 1)])
+    assert (len(batch), bad) == (3, {2})
+    assert encoder.mark(batch, Label("1.0", 1)) is batch
+    assert encoder.scores(batch)
+    assert not encoder.late
+
+
+def test_pairs_of_answers_are_no_records() -> None:
+    with pytest.raises(ConfigError, match=r"schema.task: got 'preference'"):
+        Encoder(Schema(label="chosen", task="preference", fields={"prompt": "text"}, vocabulary=9))

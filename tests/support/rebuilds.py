@@ -16,7 +16,7 @@ from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import rebuild
 from everlearn.model import Model, build
-from everlearn.records import Event, Example, Label, Payload, Prediction, Rejected
+from everlearn.records import Event, Example, Label, Payload, Prediction, Preference, Rejected, Reward
 from everlearn.schema import shape
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Spec
 from tests.support.loops import FIELDS, spec, table
@@ -181,13 +181,14 @@ def story(drawn: Sequence[tuple[float, Any]]) -> list[tuple[float, Payload]]:
 
 
 def is_bad(payload: Payload) -> bool:
-    return isinstance(payload, Label | Example) and payload.source == "bad"
+    return isinstance(payload, Label | Reward | Preference | Example) and payload.source == "bad"
 
 
 def about_zoe(events: Timed) -> Callable[[Payload], bool]:
-    """True for what an erasure finds: the predictions and examples of one person, and labels of these predictions."""
+    """True for what an erasure finds: the predictions and examples of one person, and feedback on these predictions."""
     named = {one.id for _, one in events if isinstance(one, Prediction | Example)}
-    return lambda one: isinstance(one, Prediction | Label | Example) and one.id.startswith("zoe") and one.id in named
+    kinds = Prediction | Label | Reward | Preference | Example
+    return lambda one: isinstance(one, kinds) and one.id.startswith("zoe") and one.id in named
 
 
 def started(chosen: Spec, home: Path, events: Timed) -> Loop:
@@ -211,7 +212,13 @@ def same(loop: Loop, undisturbed: Loop, positions: bool) -> None:
     assert [name for name in mine if mine[name] != theirs[name] and name not in where] == []
 
 
-def check(chosen: Spec, drawn: Any, more: Any, same: Callable[[Loop, Loop, bool], None] = same) -> None:
+def check(
+    chosen: Spec,
+    drawn: Any,
+    more: Any,
+    same: Callable[[Loop, Loop, bool], None] = same,
+    story: Callable[[Any], Timed] = story,
+) -> None:
     """Compare a rollback without labels, then an erasure, with runs in which the events never were."""
     events = story([*drawn, *more])
     first, later, later_at = events[: len(story(drawn))], events[len(story(drawn)) :], 1000.0

@@ -34,8 +34,9 @@ def key(payload: Payload) -> str:
     """Return the key under which the log holds a payload once: equal payloads have equal keys.
 
     The key of feedback contains a digest of its content, so that the same feedback sent twice is one event and a
-    correction is another. The key of a decision depends on its action and place, not on its wording or evidence. The
-    key of a checkpoint depends on its position and blob, so that the newest event is always the last one written.
+    correction is another; how long a judgement took and its rationale are left out. The key of a decision depends on
+    its action and place, not on its wording or evidence. The key of a checkpoint depends on its position and blob, so
+    that the newest event is always the last one written.
 
     >>> key(Label("a", True)) == key(Label("a", 1.0)), key(Label("a", 1)) == key(Label("a", 2))
     (True, False)
@@ -60,7 +61,10 @@ def key(payload: Payload) -> str:
 
 def _judgement(payload: Feedback) -> str:
     value = payload.chosen if isinstance(payload, Preference) else payload.value
-    return _digest((_canonical(value), _canonical(payload.weight), payload.source))
+    content = (_canonical(value), _canonical(payload.weight), payload.source)
+    if isinstance(payload, Preference) and payload.verdict != "choice":
+        return _digest((*content, payload.verdict))
+    return _digest(content)
 
 
 def _canonical(value: Scalar) -> Scalar:

@@ -6,32 +6,40 @@ reaches the log, so that the fold need not refuse it later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 
+from everlearn import schema
 from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log
-from everlearn.records import Batch, Example, Feedback, Label, Prediction, Preference, Reward, Scalar, Task
-from everlearn.schema import Encoder
+from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
+from everlearn.schema import Encoder, Reading
+from everlearn.schema.asked import Asked, encode, judged
 from everlearn.schema.meaning import category
 from everlearn.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The settings, the encoder and the log that outside values are checked against.
+    """The settings, the reading and the log that outside values are checked against.
 
     `plain(value, kind)` turns a Python value into one that JSON can hold and that is encoded alike. It is None where
     records come from JSON, because their values are plain already.
     """
 
     spec: Spec
-    encoder: Encoder
+    encoder: Reading
     log: Log
     plain: Callable[[Any, str], Any] | None = None
+
+    @property
+    def fields(self) -> Encoder:
+        """The encoder of records. Raises InputError for a loop whose rows are pairs of answers."""
+        return schema.features(self.encoder)
 
 
 def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +56,7 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in record.items() if value is not None and name in kinds}
     if not isinstance(record, Mapping):
         raise InputError(f"got a {type(record).__name__}, expected a record: a dict of field name -> value")
-    admission.encoder.record(record)  # `plain` drops values that cannot be used: refuse them first
+    admission.fields.record(record)  # `plain` drops values that cannot be used: refuse them first
     held: dict[str, Any] = {}
     for name, kind in kinds.items():
         value = record.get(name)
@@ -82,16 +90,26 @@ def feedback(
     chosen: int | None = None,
     weight: float = 1.0,
     source: str = "",
+    verdict: Outcome = "choice",
+    seconds: float = 0.0,
+    why: str = "",
 ) -> Feedback:
     """Return a label, a reward or a preference for the prediction `id`, ready for the log.
 
-    Raises InputError unless exactly one of the three is given and the task can learn it, and UnknownId as
-    `check_known` does.
+    A `verdict` of "tie" or "skip" is a preference that needs no `chosen`. Raises InputError unless exactly one of the
+    three is given and the task can learn it, and UnknownId as `check_known` does.
     """
     weight = checked_weight(weight)
+    if verdict != "choice":
+        chosen = _none_chosen(id, chosen, verdict)
     given = _judgement(id, label, reward, chosen, weight, source)
-    target(given, admission.spec.schema.task, admission.encoder.label)
-    check_known(admission, id)
+    if isinstance(given, Preference):
+        given = Preference(id, given.chosen, weight, source, verdict, _checked_seconds(seconds), why)
+    elif seconds or why:
+        raise InputError(f"seconds and why: got them for {id!r} without a preference; expected `chosen` or a `verdict`")
+    admission.encoder.judge(given)
+    if (about := check_known(admission, id)) is not None:
+        _check_judged(admission, given, about)
     return given
 
 
@@ -111,9 +129,10 @@ def example(
     `refused` maps the rows that the champion cannot take to reasons; `new_id` makes an id where none is given. Raises
     InputError for a record, label or weight that cannot be used, and IdTaken where `id` names another example.
     """
+    encoder = admission.fields
     held, label = features(admission, record), scalar(label)
-    row = admission.encoder.record(held)
-    admission.encoder.label(label)
+    row = encoder.record(held)
+    encoder.label(label)
     for reason in refused(row).values():
         raise InputError(reason)
     weight = checked_weight(weight)
@@ -123,39 +142,53 @@ def example(
     return made
 
 
-def check_known(admission: Admission, id: str) -> None:
-    """Raise UnknownId unless the log holds the prediction `id`, or `feedback.early` lets labels come before it."""
-    if not admission.spec.feedback.early and prediction(admission.log, id) is None:
+def asked(
+    admission: Admission,
+    question: Asked,
+    record: Mapping[str, Any],
+    proba: Sequence[float],
+    *,
+    refused: Callable[[Batch], Mapping[int, str]],
+) -> Prediction:
+    """Return what was asked as a prediction for the log, which has no id and no version yet.
+
+    `record` has values for the fields of the schema, and the subject's. `proba` is that of the second and of the first
+    answer, as a model predicted it (empty: none did). `refused` maps rows that the champion cannot take to reasons.
+    Raises InputError for a question that contradicts itself, or has more tokens than the schema allows.
+    """
+    if not admission.encoder.late:
+        raise InputError(
+            f"this loop's task is {admission.spec.schema.task}: its rows are records of fields. Predict a record with "
+            "loop.predict(features), or set schema.task = 'preference'"
+        )
+    held = {name: scalar(record[name]) for name in admission.spec.schema.fields if record.get(name) is not None}
+    if len(proba) not in (0, 2) or not all(0.0 <= share <= 1.0 for share in proba):
+        raise InputError(f"proba: got {list(proba)}; expected two probabilities, or none")
+    payload = msgspec.json.decode(msgspec.json.encode(encode(question)))  # as the log gives it back
+    shown = judged(question)[0].text
+    made = Prediction("", held, shown, tuple(map(float, proba)), "", propensity=question.propensity, payload=payload)
+    for reason in refused(admission.encoder.read([made])).values():
+        raise InputError(reason)
+    return msgspec.structs.replace(made, subject=subject(admission, record))
+
+
+def check_known(admission: Admission, id: str) -> Prediction | None:
+    """Return the prediction `id`; None where `feedback.early` lets labels come before it, which is then not looked up.
+
+    Raises UnknownId unless the log holds it, or need not.
+    """
+    if admission.spec.feedback.early:
+        return None
+    found = prediction(admission.log, id)
+    if found is None:
         raise unknown(id)
+    return found
 
 
 def prediction(log: Log, id: str) -> Prediction | None:
     """Return the prediction `id`; None if the log does not hold it, or it was erased."""
     found = log.find(f"prediction:{id}")
     return found.payload if found is not None and isinstance(found.payload, Prediction) else None
-
-
-def target(feedback: Feedback, task: Task, label: Callable[[Scalar], float]) -> float:
-    """Return the number that a model learns from feedback; `label` encodes a class or a number.
-
-    A label is the answer itself. A reward is what a regression learns to predict. A preference needs a family that
-    learns from preferences. Raises InputError where the feedback does not fit the task.
-    """
-    match feedback:
-        case Label(value=value):
-            return label(value)
-        case Reward(value=value) if task == "regression":
-            return label(value)
-        case Reward():
-            raise InputError(
-                f"got a reward for prediction {feedback.id!r}, but this loop's task is {task}: "
-                "send a label, or declare the task a regression to learn rewards"
-            )
-        case Preference():
-            raise InputError(
-                f"got a preference for prediction {feedback.id!r}, but this loop's task is {task}: "
-                "send a label; preferences are learned by preference families"
-            )
 
 
 def unknown(id: str) -> UnknownId:
@@ -193,3 +226,34 @@ def _judgement(
     if reward is not None:
         return Reward(id, float(reward), weight, source)
     return Preference(id, int(chosen or 0), weight, source)
+
+
+def _none_chosen(id: str, chosen: int | None, verdict: Outcome) -> int:
+    """Return the answer that a tie or a skip chooses, which is none. Raises InputError for another."""
+    if chosen not in (None, -1):
+        raise InputError(f"chosen: got {chosen} for {id!r} beside the verdict {verdict!r}; expected none. Leave it out")
+    if verdict not in get_args(Outcome):
+        raise InputError(f"verdict: got {verdict!r} for {id!r}; expected one of {', '.join(get_args(Outcome))}")
+    return -1
+
+
+def _checked_seconds(seconds: float) -> float:
+    if not (isinstance(seconds, int | float | np.number) and 0 <= seconds < np.inf):
+        raise InputError(f"seconds: got {seconds!r}; expected a time from 0, or leave it out")
+    return float(seconds)
+
+
+def _check_judged(admission: Admission, given: Feedback, about: Prediction) -> None:
+    """Raise InputError for a choice between answers where one was given, or a rating of one where two were."""
+    if not admission.encoder.late:
+        return
+    pair = bool(about.payload.get("pair"))
+    if isinstance(given, Preference) and not pair:
+        raise InputError(
+            f"got a preference for {given.id!r}, which holds one answer; expected a reward from 0 (bad) to 1 (good)"
+        )
+    if isinstance(given, Reward) and pair:
+        raise InputError(
+            f"got a reward for {given.id!r}, which asks for a choice between two answers; expected `chosen` or a "
+            "`verdict`"
+        )

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from everlearn.records import Arrays, Batch, Feedback, Singles
+from everlearn.schema import pairs
 from everlearn.spec import DecisionSpec, FeedbackSpec, Schema, Spec
 
 EARLY_SHARE = 8  # early feedback may take this part of the bytes: one eighth
@@ -31,7 +32,9 @@ _ROLES = 3  # contestants beside challengers and their candidates: champion, pre
 
 
 def most_features(schema: Schema) -> int:
-    """Return the most hashed features that a row can have; text sets no bound (2**30)."""
+    """Return the most hashed features that a row can have; text sets no bound (2**30), a pair of answers does."""
+    if schema.task == "preference":
+        return pairs.width(schema)
     return 1 << 30 if "text" in schema.fields.values() else _categories(schema)
 
 
@@ -45,7 +48,8 @@ def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
 
     The charge follows from the settings alone: the longest row, and the scores of as many contestants as they allow.
     So evictions depend neither on the roster's history nor on the length of ids. Each text field is charged for
-    256 hashed features, so a log of longer texts takes more memory than `feedback.bytes`.
+    256 hashed features, so a log of longer texts takes more memory than `feedback.bytes`. A pair of answers is charged
+    for the longest one.
 
     >>> plain = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric", "c": "categorical"})
     >>> charge(Spec(schema=plain), {"dense": 1, "classes": 2})
@@ -53,6 +57,8 @@ def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
     """
     texts = list(spec.schema.fields.values()).count("text")
     features = _categories(spec.schema) + TEXT_FEATURES * texts
+    if spec.schema.task == "preference":
+        features = pairs.width(spec.schema)
     contestants = _ROLES + 2 * spec.challengers  # and with each challenger its candidate
     answers = contestants + len((ANSWER, CANARY))
     scores = answers * max(int(shape["classes"]), 1)

@@ -58,8 +58,10 @@ class LabelQueue:
         self._gate, self._guards = settings, guards
         self._monitor, self._roster = monitor, roster
         self._next: list[LabelledRow] = []  # not learned yet
-        self._learned: list[LabelledRow] = []  # not scored yet
+        self._learned: list[LabelledRow] = []  # not scored or remembered yet
         self._scored = 0  # of both, those that will be scored
+        # Most pairs of answers are learned and not scored, and a new model is to see them, too.
+        self._remembers_all = monitor.spec.schema.task == "preference"
 
     def __len__(self) -> int:
         """The number of rows that the next `test` will score."""
@@ -85,7 +87,8 @@ class LabelQueue:
         weight = np.array([labelled.learned for labelled in rows], np.float32)
         if self._monitor.boosting:
             counts = np.array([labelled.predictions is not None for labelled in rows])
-            weight[counts] = self._monitor.strengthened(weight[counts], len(self._learned))
+            ahead = sum(labelled.predictions is not None for labelled in self._learned)
+            weight[counts] = self._monitor.strengthened(weight[counts], ahead)
         if self._monitor.limiter.class_weights:
             weight *= np.array([labelled.factor for labelled in rows], np.float32)
         traces: list[Singles | None] = []
@@ -93,8 +96,28 @@ class LabelQueue:
         if any(waited):
             traces = [gathered(waited, uid, model.trace) for uid, model in learners]
         teach([model for _, model in learners], batch, y, weight, [labelled.arrival for labelled in rows], traces)
-        self._learned += [labelled for labelled in rows if labelled.predictions is not None]
+        self._learned += [row for row in rows if self._remembers_all or row.predictions is not None]
         return True
+
+    def predict(self, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
+        """Return rows that were just judged, with predictions of this moment for those that waited without any.
+
+        All models predict such a row after they learned what was judged before it, and before they learn it. The
+        lessons of one judgement share a row, and its predictions. Raises ModelFailure.
+        """
+        judged: list[LabelledRow] = []
+        row: Batch | None = None
+        predictions: dict[int, Singles] = {}
+        for labelled in rows:
+            if labelled.predictions is not None and not labelled.predictions:
+                if labelled.row is not row:
+                    self.teach()
+                    row = labelled.row
+                    predictions = predict_all(self._roster.contestants, row) | dict(self._monitor.naive.now(row))
+                    predictions[ANSWER] = predictions[self._roster.champion.uid]
+                labelled = replace(labelled, predictions=predictions)
+            judged.append(labelled)
+        return judged
 
     def test(self) -> None:
         """Teach the queued rows, then score every contestant on its predictions for them."""
@@ -106,17 +129,13 @@ class LabelQueue:
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
         needed |= {*self._monitor.naive.roles.values(), SEGMENT}
         needed |= self._monitor.rules.uids(self._roster.contestants, roles)
-        known = [
-            needed & labelled.predictions.keys() if labelled.predictions is not None else set() for labelled in rows
-        ]
+        known = [needed & row.predictions.keys() if row.predictions is not None else None for row in rows]
         for uids, group in groupby(zip(known, rows, strict=True), lambda pair: pair[0]):
             alike = [row for _, row in group]
-            batch = stack([labelled.row for labelled in alike])
-            y, weight = (
-                np.array([labelled.y for labelled in alike]),
-                np.array([labelled.weight for labelled in alike], np.float32),
-            )
-            examples = Examples(batch, y, weight, np.array([labelled.position for labelled in alike], np.int64))
+            examples = _examples(alike)
+            if uids is None:
+                self._monitor.remember(examples)
+                continue
             predictions = {
                 uid: np.concatenate([labelled.predictions[uid] for labelled in alike if labelled.predictions])
                 for uid in sorted(uids)
@@ -199,3 +218,10 @@ class LabelQueue:
                     metrics.losses("error", scores[of_class], examples.y[of_class]) for scores in (reference, candidate)
                 ]
                 gate.update_guard(evidence, self._gate, name, missed[0], missed[1], examples.weight[of_class])
+
+
+def _examples(rows: Sequence[LabelledRow]) -> Examples:
+    """Return labelled rows with their weights in scoring."""
+    y, weight = np.array([row.y for row in rows]), np.array([row.weight for row in rows], np.float32)
+    position = np.array([row.position for row in rows], np.int64)
+    return Examples(stack([row.row for row in rows]), y, weight, position)

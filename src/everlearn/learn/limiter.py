@@ -49,6 +49,7 @@ class Limiter:
         self.arrays: Arrays = limits.start(spec.limits, int(shape["dense"]), int(shape["classes"]))
         self.arrays |= {name: np.array(array) for name, array in (ranges or {}).items()}
         self.class_weights = ClassWeights(spec)
+        self._by_name = spec.schema.task == "preference"  # each annotator is a source, not all people together
         self._learns_ranges = ranges is None
 
     @property
@@ -80,6 +81,7 @@ class Limiter:
         loss = np.nan
         if self.judges and answer is not None:
             loss = float(metrics.losses(self.loss.kind, answer, np.array([y]), self.loss.parameter)[0])
+        source = source.replace("/", ":") if self._by_name else source
         learned, why = limits.admit(self.arrays, self.spec, source, weight, loss, y, position)
         if why == limits.REASONS[limits.SOURCE] and not learned:
             return None

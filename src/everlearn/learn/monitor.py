@@ -49,7 +49,9 @@ class Monitor:
         self.metrics = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
         self.metrics |= {name: baselines.measures(self.task, classes, self.own) for name in self.naive.roles}
         self.rules = DecisionRules(spec, classes, [*self.metrics], find)
-        self.replay = msgspec.structs.replace(spec.replay, width=min(spec.replay.width, most_features(spec.schema)))
+        widest = most_features(spec.schema)  # a pair of answers is never cut
+        width = widest if spec.schema.task == "preference" else min(spec.replay.width, widest)
+        self.replay = msgspec.structs.replace(spec.replay, width=width)
         self._sizes = dense, hashed, classes, spec.seed
         self.memory = replay.start(self.replay, *self._sizes)
         self.clock = dict.fromkeys(_CLOCK, 0)

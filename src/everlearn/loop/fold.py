@@ -91,7 +91,7 @@ class Fold:
         """Make all parts of the fold, without any state."""
         versions, log = self._versions, self._log
         self.spec = spec
-        self.encoder = schema.Encoder(spec.schema)
+        self.encoder = schema.reading(spec.schema)
         snapshots = spec.mode == "gated" and spec.gate.promote == "snapshot"
         self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout, snapshots)
         self.monitor = Monitor(spec, self.shape, versions.find)
@@ -100,7 +100,7 @@ class Fold:
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
         self.taken = StreamOffsets()
         classes = {str(label): label for label in spec.schema.classes}
-        guards = {name: self.encoder.label(guarded_class(name, classes)) for name in spec.gate.guards}
+        guards = {name: schema.features(self.encoder).label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
         parts = spec, self.gate, self.encoder, self.monitor, self.roster, versions, log
         self.transitions = Transitions(*parts, lambda: self.pending.steps)
@@ -223,8 +223,13 @@ class Fold:
     def _examples(self, batch: Sequence[Event]) -> Iterator[Commit]:
         payloads = [event.payload for event in batch if isinstance(event.payload, Example)]
         self.joiner.advance(max(event.time for event in batch))
-        encoded, problems = self.encoder.records([example.features for example in payloads])
-        y, unknown = self.encoder.labels([example.label for example in payloads], len(payloads))
+        if self.encoder.late:  # no example is a pair of answers
+            self.joiner.unusable += len(batch)
+            self.cursor["log"] = batch[-1].position
+            return
+        encoder = schema.features(self.encoder)
+        encoded, problems = encoder.records([example.features for example in payloads])
+        y, unknown = encoder.labels([example.label for example in payloads], len(payloads))
         weight = np.array([example.weight for example in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
         segment = self.monitor.segments.named([example.features for example in payloads])
@@ -312,10 +317,12 @@ class Fold:
                     if not self.started:
                         payloads += self._begin(event.position - 1)
                     row, predictions, traces = self._predict(prediction, stretch, *stretch.rows[i])
-                    payloads += self._watch(row, predictions[ANSWER], event.position)
+                    payloads += self._watch(row, predictions, event.position)
                     labelled = self.joiner.predict(prediction, event.position, row, predictions, clip, traces)
                 case Label() | Reward() | Preference() as feedback:
                     labelled = self.joiner.judge(feedback, event.position, clip)
+            if self.encoder.late:
+                labelled = self.label_queue.predict(labelled)
             for joined in (*labelled, *self.joiner.overdue(event.position)):
                 payloads += self._queue(joined, event.position, stretch)
             if payloads or stretch.decided or self._due():
@@ -327,6 +334,9 @@ class Fold:
         self, prediction: Prediction, stretch: Stretch, row: int, upto: int
     ) -> tuple[Batch, dict[int, Singles], dict[int, Singles] | None]:
         """Return the row of a prediction event, clipped, and by uid the scores of every contestant, and the traces."""
+        self._counts.predictions += 1
+        if self.encoder.late:
+            return stretch.row(row), {}, None
         shadows = stretch.arrive(row, self.monitor.limiter, self.roster.contestants)
         predictions = shadows.predict(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
@@ -336,17 +346,17 @@ class Fold:
         if prediction.canary:  # the champion is scored on its own answer in shadow
             predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer
         known, value = self.monitor.rules, prediction.value
-        given = int(self.encoder.label(value)) if known and value in self.spec.schema.classes else None
+        decided = known and value in self.spec.schema.classes
+        given = int(schema.features(self.encoder).label(value)) if decided else None
         contestants = self.roster.contestants
         predictions |= known.decide_one(contestants, self.roster.champion.uid, given, predictions)
-        self._counts.predictions += 1
         return held, predictions, shadows.traces(row)
 
-    def _watch(self, row: Batch, answer: Singles, at: int) -> list[Payload]:
+    def _watch(self, row: Batch, predictions: Mapping[int, Singles], at: int) -> list[Payload]:
         """Look at one prediction for drift, where that needs no label."""
         if self.spec.drift.watch == "loss":
             return []
-        self.monitor.look(row, answer, np.array([at], np.int64))
+        self.monitor.look(row, predictions[ANSWER], np.array([at], np.int64))
         if self.monitor.alarm() != DRIFT:
             return []
         self.label_queue.test()

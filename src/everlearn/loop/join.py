@@ -7,12 +7,11 @@ that both learn the same rows with the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 from everlearn.errors import ConfigError, InputError
-from everlearn.feedback.admission import target
 from everlearn.feedback.correction import Correction
 from everlearn.feedback.labelling import Coverage, DefaultLabels
 from everlearn.feedback.pending import (
@@ -28,8 +27,8 @@ from everlearn.feedback.pending import (
 from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter
 from everlearn.model import copied
-from everlearn.records import Arrays, Batch, Event, Feedback, Label, Prediction, Preference, Reward, Singles
-from everlearn.schema import Encoder
+from everlearn.records import Arrays, Batch, Event, Feedback, Label, Lesson, Prediction, Preference, Reward, Singles
+from everlearn.schema import Reading, features
 from everlearn.spec import Spec
 
 Clip = Callable[[Batch], Batch]
@@ -50,7 +49,7 @@ class Joiner:
     Raises `ConfigError` for a default label that is no label of the schema.
     """
 
-    def __init__(self, spec: Spec, encoder: Encoder, limiter: Limiter, history: History, absent: Skip) -> None:
+    def __init__(self, spec: Spec, encoder: Reading, limiter: Limiter, history: History, absent: Skip) -> None:
         """Start before the first event. Feedback for which `absent` is true counts as not in the `history`."""
         self.spec = spec
         more = partial(trace_charge, spec)
@@ -122,12 +121,16 @@ class Joiner:
     def _judge(self, feedback: Feedback, position: int, time: float, at: int, clip: Clip) -> list[LabelledRow]:
         """`position` and `time` are those of the feedback; `at` is the prediction's position, if that came later."""
         try:
-            y = target(feedback, self.spec.schema.task, self._encoder.label)
+            lessons = self._encoder.judge(feedback)
         except InputError:
             self.unusable += 1
             return []
+        if not lessons:  # skipped: the prediction waits for another judgement
+            return []
         if (pending := self.pending.take(feedback.id)) is not None:
-            labelled = self._admit(pending, y, feedback.weight, feedback.source, position)
+            row, labelled = self._encoder.mark(pending.row, feedback), list[LabelledRow]()
+            for y, share in lessons:
+                labelled += self._admit(pending, row, y, feedback.weight * share, feedback.source, position)
             self.coverage.note(scored=bool(labelled))
             return labelled
         found = self._history.find(f"prediction:{feedback.id}")
@@ -136,9 +139,11 @@ class Joiner:
                 self.early.put(Earlier(position, time, feedback))
         elif isinstance(found.payload, Prediction):
             if self.defaults and feedback.weight > 0.0 and self._is_first(feedback, position):
-                self.defaults.settle(found.payload, y, self._class(found.payload), max(time - found.time, 0.0))
+                self.defaults.settle(
+                    found.payload, lessons[0].y, self._class(found.payload), max(time - found.time, 0.0)
+                )
             if self.spec.feedback.correction != "ignore":
-                return self._correct(found.payload, feedback, y, position, clip)
+                return self._correct(found.payload, feedback, lessons, position, clip)
         return []
 
     def _is_first(self, feedback: Feedback, position: int) -> bool:
@@ -151,23 +156,23 @@ class Joiner:
     def _class(self, prediction: Prediction) -> int | None:
         """Return the class that was answered; None where the answer is no class."""
         classes = self.spec.schema.classes
-        return int(self._encoder.label(prediction.value)) if prediction.value in classes else None
+        return int(features(self._encoder).label(prediction.value)) if prediction.value in classes else None
 
     def _assume(self, pending: PendingPrediction, position: int) -> list[LabelledRow]:
         """Label a prediction without feedback with the default, if there is one."""
         if self._default is None:
             return []
         self.defaults.assume(self.now)
-        return self._admit(pending, self._default, 1.0, "", position)
+        return self._admit(pending, pending.row, self._default, 1.0, "", position)
 
     def _admit(
-        self, pending: PendingPrediction, y: float, weight: float, source: str, position: int
+        self, pending: PendingPrediction, row: Batch, y: float, weight: float, source: str, position: int
     ) -> list[LabelledRow]:
         """Label a waiting prediction, with the weights that the limits allow."""
         if not weight > 0.0:
             return []
         predictions = pending.predictions
-        answer = predictions[CANARY if CANARY in predictions else ANSWER]
+        answer = predictions.get(CANARY if CANARY in predictions else ANSWER)
         weights = self._limiter.admit(y, weight, source, position, answer)
         if weights is None:
             return []
@@ -175,27 +180,31 @@ class Joiner:
         if self.correction is not None:
             arrival = self.correction.arrive(positive=y != self._default, late=False)
         factor = self._limiter.class_weights.one(y, weights.learned)
-        return [LabelledRow(pending.row, y, *weights, position, predictions, arrival, pending.traces, factor)]
+        scored = predictions if self._encoder.scores(row) else None
+        return [LabelledRow(row, y, *weights, position, scored, arrival, pending.traces, factor)]
 
     def _correct(
-        self, prediction: Prediction, feedback: Feedback, y: float, position: int, clip: Clip
+        self, prediction: Prediction, feedback: Feedback, lessons: Sequence[Lesson], position: int, clip: Clip
     ) -> list[LabelledRow]:
         """Label a prediction that waits no longer."""
         if not feedback.weight > 0.0:
             return []
         late = self.correction is not None and self._is_first(feedback, position)
         try:
-            row = clip(self._encoder.record(prediction.features))
+            row = self._encoder.mark(clip(self._encoder.read([prediction])), feedback)
         except InputError:
             return []
-        weights = self._limiter.admit(y, feedback.weight, feedback.source, position)
-        if weights is None:
-            return []
-        arrival = None
-        if self.correction is not None and late:
-            arrival = self.correction.arrive(positive=y != self._default, late=True)
-        factor = self._limiter.class_weights.one(y, weights.learned)
-        return [LabelledRow(row, y, *weights, position, None, arrival, factor=factor)]
+        labelled: list[LabelledRow] = []
+        for y, share in lessons:
+            weights = self._limiter.admit(y, feedback.weight * share, feedback.source, position)
+            if weights is None:
+                continue
+            arrival = None
+            if self.correction is not None and late:
+                arrival = self.correction.arrive(positive=y != self._default, late=True)
+            factor = self._limiter.class_weights.one(y, weights.learned)
+            labelled.append(LabelledRow(row, y, *weights, position, None, arrival, factor=factor))
+        return labelled
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
@@ -215,11 +224,11 @@ class Joiner:
                 part.arrays = copied({name: held[name] for name in part.arrays})
 
 
-def _default(spec: Spec, encoder: Encoder) -> float | None:
+def _default(spec: Spec, encoder: Reading) -> float | None:
     """Return the default label as a number, or None."""
     if spec.feedback.default is None:
         return None
     try:
-        return encoder.label(spec.feedback.default)
+        return features(encoder).label(spec.feedback.default)
     except InputError as error:
         raise ConfigError(f"feedback.default: {error}") from error

@@ -13,7 +13,7 @@ from everlearn import events
 from everlearn.errors import UnknownId
 from everlearn.feedback.admission import Admission, check_known
 from everlearn.records import Label, Rejected
-from everlearn.schema import Encoder
+from everlearn.schema import features, reading
 from everlearn.spec import Spec
 from everlearn.stream.labels import read_labels
 
@@ -39,8 +39,8 @@ def append(home: Path, spec: Spec, source: Any, *, id: str, label: str, by: str 
     """
     appended = AppendedLabels()
     with closing(events.connect(str(home / "log.sqlite"), spec.log.durability)) as log:
-        admission = Admission(spec, Encoder(spec.schema), log)
-        for part in read_labels(source, admission.encoder, id=id, label=label, by=by):
+        admission = Admission(spec, reading(spec.schema), log)
+        for part in read_labels(source, features(admission.encoder), id=id, label=label, by=by):
             labels, unknown = _split(admission, part.labels, by)
             rejected = [*part.rejected, *unknown]
             end = log.end()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everlearn import config, merge, report
+from everlearn import config, merge
 from everlearn.errors import InputError, LogError
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
@@ -23,8 +23,9 @@ from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
 from everlearn.predict import Instance, Serving, answer, given_before, new_id
-from everlearn.records import Decision, Event, Payload, Prediction, Rejected, Scalar, Version
+from everlearn.records import Decision, Event, Outcome, Payload, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
+from everlearn.schema.asked import Asked
 from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.snapshot import Answering
 from everlearn.spec import Spec
@@ -112,9 +113,44 @@ class Loop:
             return before
         instance = Instance(id or new_id(), record, admission.subject(self._admission, features))
         serving = Serving(champion, None, 0.0, self._seen, self.fold.monitor.clip)
-        (given,) = answer(serving, self.fold.encoder, [instance])
+        (given,) = answer(serving, self._admission.fields, [instance])
         self._take([given])
         return given
+
+    def record(
+        self, asked: Asked, features: Mapping[str, Any], id: str | None = None, proba: Sequence[float] = ()
+    ) -> Prediction:
+        """Record a question, before anybody judges it: a pair of answers (or one, on the arm "chat") to a prompt.
+
+        `features` has the fields of the schema. `proba` is what a model predicted for the second and for the first
+        answer, if one did. Raises IdTaken for another question under the same id, InputError for one that cannot be.
+        """
+        champion = self.ready()
+        made = admission.asked(self._admission, asked, features, proba, refused=self.fold.refused)
+        if id is not None and (before := given_before(self.log, id, made.features, made.payload)) is not None:
+            return before
+        given = msgspec.structs.replace(made, id=id or new_id(), version=champion.version, position=self._seen)
+        self._take([given])
+        return given
+
+    def judge(
+        self,
+        id: str,
+        chosen: int | None = None,
+        *,
+        verdict: Outcome = "choice",
+        weight: float = 1.0,
+        source: str = "",
+        seconds: float = 0.0,
+        why: str = "",
+    ) -> None:
+        """Judge the pair `id`: the place of the preferred answer in it (0 or 1; -1: none), or a tie, or a skip.
+
+        `source` names the annotator: "people/NAME", "judge/NAME@DIGEST". `seconds` and the rationale `why` are kept,
+        and not learned. Raises as `feedback` does.
+        """
+        judged = weight, source, verdict, seconds, why
+        self._take([admission.feedback(self._admission, id, None, None, chosen, *judged)])
 
     def feedback(
         self,
@@ -137,30 +173,24 @@ class Loop:
         self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
     ) -> None:
         """Predict and learn a record whose label is known. Raises InputError, and IdTaken if `id` names another one."""
+        row = features, label, weight, id, source
         given = admission.example(
-            self._admission,
-            features,
-            label,
-            weight,
-            id,
-            source,
-            refused=self.fold.refused,
-            new_id=lambda: f"example-{self.log.count('example') + 1}",
+            self._admission, *row, refused=self.fold.refused, new_id=lambda: f"example-{self.log.count('example') + 1}"
         )
         self._take([given])
 
     def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
 
-        The rows are the log themselves, unless the loop has a `subject` or the stream cannot be read twice; then
-        each row is appended to the log first. The files of a folder or a glob are streams one after the other, each
-        taken from where it stopped. `progress(rows, loop)` is called now and then with the rows taken. Raises
-        InputError for a file that was changed where it had been read already. A path is read by this loop's schema.
+        The rows are the log themselves, unless the loop has a `subject` or the stream cannot be read twice; then each
+        row is appended to the log first. The files of a folder or a glob are streams, each taken from where it stopped.
+        `progress(rows, loop)` is called now and then with the rows taken. A path is read by this loop's schema. Raises
+        InputError for a file that was changed where it had been read already.
         """
         if not isinstance(stream, Stream):
             stream = read(stream, schema=self.spec.schema)
         began = clock = time.perf_counter()
-        taken = counted = 0  # rows of this run, and those of them before the clock of the rate was set
+        taken = counted = 0  # rows of this run, and of them before the clock of the rate was set
         warming = not self.fold.monitor.scored
         as_log = self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream)) is not None:
@@ -261,40 +291,15 @@ class Loop:
 
     def report(self) -> dict[str, Any]:
         """Return counts, and the metrics of champion, challenger and baselines."""
-        decisions = self.decisions()
-        actions = [each.action for each in decisions if not (each.action == "reject" and each.by == "loop")]
-        return {
-            "events": self.intake.rows + self.log.count("example") + self.log.count("prediction"),
-            "examples": self.fold.monitor.scored,
-            "metric": self.fold.monitor.headline,
-            "metrics": self.fold.monitor.report(),
-            "segments": self.fold.monitor.by_segment(),
-            "reliability": self.fold.monitor.reliability(),
-            "drifts": actions.count("drift"),
-            "versions": len(self.versions()),
-            "promotions": actions.count("promote"),
-            "rollbacks": actions.count("rollback"),
-            "rejections": actions.count("reject"),
-            "rejected": self.log.count("rejected"),
-            "waiting": len(self.fold.pending),
-            "evicted": self.fold.pending.evicted,
-            "labelling": status.labelling(self.fold),
-            "replay": self.fold.monitor.composition(),
-            "champion": self.home.versions.alias("champion"),
-        }
+        return status.report(self.fold, self.home, self.decisions(), self.intake.rows)
 
     def picture(self, path: str | Path | None = None, title: str = "") -> Any:
         """Draw the metric over time of champion, challenger and baselines, with drifts and decisions marked.
 
-        It is the headline metric if that has a curve, else the log loss or the mean absolute error.
-        Returns a matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
+        It is the headline metric if that has a curve, else the log loss or the mean absolute error. Returns a
+        matplotlib Figure, and writes it to `path` (the ending names the format) if one is given.
         """
-        curves = self.fold.monitor.curves()
-        if self.spec.mode == "live":
-            del curves["challenger"]  # the champion learns
-        metric = report.drawable(self.fold.monitor.headline, curves["champion"])
-        title = title or f"{self.spec.schema.label}: {self.spec.mode}"
-        return report.picture(curves, report.marked(self.decisions()), path, title, metric)
+        return status.picture(self.fold, self.decisions(), path, title or f"{self.spec.schema.label}: {self.spec.mode}")
 
     def status(self) -> dict[str, Any]:
         """Return the state of the loop as plain values: counts, lag, metrics, curves, drift, replay, gate, marks.
@@ -343,9 +348,8 @@ class Loop:
         here again, with all that the server learned. Arguments that are None are taken from the settings.
         """
         given = {"host": host, "port": port, "workers": workers}
-        settings = msgspec.structs.replace(
-            self.spec.serve, **{name: value for name, value in given.items() if value is not None}
-        )
+        named = {name: value for name, value in given.items() if value is not None}
+        settings = msgspec.structs.replace(self.spec.serve, **named)
         spec, folder = msgspec.structs.replace(self.spec, serve=settings), self.home.folder
         self.close()
         server: Running = importlib.import_module("everlearn.app.supervisor").Server(

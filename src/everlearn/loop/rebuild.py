@@ -31,7 +31,7 @@ from everlearn.loop import details
 from everlearn.loop.join import Joiner, Skip
 from everlearn.model import Model, stack
 from everlearn.records import Batch, Decision, Event, Example, Floats, Label, Prediction, Preference, Reward, Singles
-from everlearn.schema import Encoder
+from everlearn.schema import Reading, features
 from everlearn.serve.contestant import Progress
 from everlearn.serve.isolation import IsolatedModel
 from everlearn.serve.shadows import copy_row
@@ -45,7 +45,7 @@ _PAGE = 1024  # events encoded at a time, and rows learned at a time
 def rebuild(
     model: Model,
     log: Log,
-    encoder: Encoder,
+    encoder: Reading,
     spec: Spec,
     after: int,
     upto: int,
@@ -70,6 +70,7 @@ def rebuild(
 
     >>> from tempfile import TemporaryDirectory
     >>> from everlearn import events
+    >>> from everlearn.schema import Encoder
     >>> from everlearn.spec import Schema
     >>> spec = Spec(schema=Schema(label="y", task="regression", fields={"x": "numeric"}))
     >>> encoder = Encoder(spec.schema)
@@ -111,7 +112,7 @@ def _lead(joined: Rejoined, model: Model, upto: int) -> None:
 
 def rejoin(
     log: Log,
-    encoder: Encoder,
+    encoder: Reading,
     spec: Spec,
     upto: int,
     skip: Skip,
@@ -151,7 +152,7 @@ class Rejoined:
     def __init__(
         self,
         log: Log,
-        encoder: Encoder,
+        encoder: Reading,
         spec: Spec,
         skip: Skip,
         ranges: Mapping[str, Any] | None = None,
@@ -212,8 +213,7 @@ class Rejoined:
         ]
         if not found:
             return {}
-        batch, problems = self._encoder.records([payload.features for _, payload in found])
-        bad = {problem.row for problem in problems}
+        batch, bad = self._encoder.sift([payload for _, payload in found])
         examples = {row for row, (_, payload) in enumerate(found) if isinstance(payload, Example)}
         if examples:
             bad |= examples & contract.refused(self._first, batch).keys()
@@ -229,9 +229,10 @@ class Rejoined:
         if isinstance(payload, Label | Reward | Preference):
             labelled = joiner.judge(payload, position, self.limiter.clip)
         elif isinstance(payload, Prediction) and row is not None:
-            answer = np.array([payload.proba or (float(payload.value),)], np.float32)
-            row, predictions = self.limiter.bound(row), {ANSWER: answer}
-            traces = {backlog.uid: backlog.traces(row) for backlog in self._traced} or None
+            row, predictions, traces = self.limiter.bound(row), dict[int, Singles](), None
+            if not self._encoder.late:
+                predictions[ANSWER] = np.array([payload.proba or (float(payload.value),)], np.float32)
+                traces = {backlog.uid: backlog.traces(row) for backlog in self._traced} or None
             labelled = joiner.predict(
                 payload, position, row, predictions, self.limiter.clip, traces, self._width(position)
             )
@@ -248,7 +249,7 @@ class Rejoined:
         if not example.weight > 0.0:
             return []
         try:
-            y = self._encoder.label(example.label)
+            y = features(self._encoder).label(example.label)
         except InputError:
             return []
         row, weight = self.limiter.bound(row), np.float32(example.weight)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from everlearn.loop import details
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.records import Decision
-from everlearn.report import SHOWN
+from everlearn.report import SHOWN, drawable, marked
+from everlearn.report import picture as drawn
 from everlearn.serve.contestant import Contestant
 
 POINTS = 200  # of a curve
@@ -101,6 +103,40 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
     }
+
+
+def report(fold: Fold, home: Home, decisions: Sequence[Decision], rows: int) -> dict[str, Any]:
+    """Return the counts and metrics that `Loop.report` returns; `rows` is that of `of`."""
+    learner, log = fold.monitor, home.log
+    actions = [each.action for each in decisions if not (each.action == "reject" and each.by == "loop")]
+    return {
+        "events": rows + log.count("example") + log.count("prediction"),
+        "examples": learner.scored,
+        "metric": learner.headline,
+        "metrics": learner.report(),
+        "segments": learner.by_segment(),
+        "reliability": learner.reliability(),
+        "drifts": actions.count("drift"),
+        "versions": len(home.versions.list()),
+        "promotions": actions.count("promote"),
+        "rollbacks": actions.count("rollback"),
+        "rejections": actions.count("reject"),
+        "rejected": log.count("rejected"),
+        "waiting": len(fold.pending),
+        "evicted": fold.pending.evicted,
+        "labelling": labelling(fold),
+        "replay": learner.composition(),
+        "champion": home.versions.alias("champion"),
+    }
+
+
+def picture(fold: Fold, decisions: Sequence[Decision], path: str | Path | None, title: str) -> Any:
+    """Return the matplotlib Figure that `Loop.picture` returns."""
+    curves = fold.monitor.curves()
+    if fold.spec.mode == "live":
+        del curves["challenger"]  # the champion learns
+    metric = drawable(fold.monitor.headline, curves["champion"])
+    return drawn(curves, marked(decisions), path, title, metric)
 
 
 def labelling(fold: Fold) -> dict[str, Any]:

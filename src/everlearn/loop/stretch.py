@@ -8,9 +8,9 @@ from everlearn.errors import InputError
 from everlearn.learn.limiter import ClippedAhead, Limiter
 from everlearn.model import stack
 from everlearn.records import Batch, Event, Prediction
-from everlearn.schema import Encoder
+from everlearn.schema import Reading
 from everlearn.serve.contestant import Contestant
-from everlearn.serve.shadows import ShadowPredictions
+from everlearn.serve.shadows import ShadowPredictions, copy_row
 
 
 class Stretch:
@@ -20,7 +20,7 @@ class Stretch:
     `unusable` counts the predictions that cannot be encoded. `decided` is true once decisions have fallen.
     """
 
-    def __init__(self, events: Sequence[Event], encoder: Encoder) -> None:
+    def __init__(self, events: Sequence[Event], encoder: Reading) -> None:
         self.rows: dict[int, tuple[int, int]] = {}
         self.unusable = 0
         self.decided = False
@@ -40,23 +40,26 @@ class Stretch:
             self._shadows = ShadowPredictions(self._ahead.clipped, contestants)
         return self._shadows
 
+    def row(self, row: int) -> Batch:
+        """Return a copy of the row of a prediction event that no model predicts yet."""
+        return copy_row(self._batch, row)
+
     def settle(self) -> None:
         """Set the ranges of features to those of this moment, although later rows were clipped ahead."""
         if self._ahead is not None:
             self._ahead.advance(self._arrived)
 
-    def _encoded(self, events: Sequence[Event], encoder: Encoder) -> Batch:
+    def _encoded(self, events: Sequence[Event], encoder: Reading) -> Batch:
         found = [(i, event.payload) for i, event in enumerate(events) if isinstance(event.payload, Prediction)]
         if not found:
             return stack([], int(encoder.shape["dense"]))
         try:
-            batch = encoder.rows([prediction.features for _, prediction in found])
+            batch = encoder.read([prediction for _, prediction in found])
         except InputError:
-            batch, problems = encoder.records([prediction.features for _, prediction in found])
-            bad = {problem.row for problem in problems}
+            _, bad = encoder.sift([prediction for _, prediction in found])
             self.unusable = len(bad)
             found = [pair for row, pair in enumerate(found) if row not in bad]
-            batch = encoder.rows([prediction.features for _, prediction in found])
+            batch = encoder.read([prediction for _, prediction in found])
         end = len(found)
         for row in range(len(found) - 1, -1, -1):
             if row + 1 < len(found) and found[row + 1][0] != found[row][0] + 1:

@@ -57,7 +57,7 @@ from everlearn.loop.versioning import (
 )
 from everlearn.model import Model
 from everlearn.records import Decision, Payload, Singles
-from everlearn.schema import Encoder
+from everlearn.schema import Reading
 from everlearn.serve.contestant import Contestant, Progress
 from everlearn.serve.isolation import ModelFailure
 from everlearn.serve.roster import Roster
@@ -72,7 +72,7 @@ class Transitions:
         self,
         spec: Spec,
         gate_spec: GateSpec,
-        encoder: Encoder,
+        encoder: Reading,
         monitor: Monitor,
         roster: Roster,
         versions: Versions,

@@ -19,7 +19,7 @@ from everlearn.loop import commands, details
 from everlearn.loop.details import Detail, Withdrawn
 from everlearn.model import Model, restore
 from everlearn.records import Born, Decision, Evidence, Payload, Singles
-from everlearn.schema import Encoder
+from everlearn.schema import Reading
 from everlearn.serve.contestant import Contestant, Progress, Trial
 from everlearn.serve.roster import Roster
 from everlearn.spec import GateSpec, Spec
@@ -61,7 +61,7 @@ class TransitionContext:
 
     spec: Spec
     gate: GateSpec
-    encoder: Encoder
+    encoder: Reading
     monitor: Monitor
     roster: Roster
     versions: Versions

@@ -14,8 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from everlearn.errors import InputError
-from everlearn.records import Batch, Floats, Scalar, Singles
+from everlearn.errors import ConfigError, InputError
+from everlearn.records import (
+    Batch,
+    Example,
+    Feedback,
+    Floats,
+    Label,
+    Lesson,
+    Prediction,
+    Preference,
+    Reward,
+    Scalar,
+    Singles,
+)
 from everlearn.schema import columnar, meaning
 from everlearn.schema.layout import shape, width
 from everlearn.schema.meaning import LARGEST
@@ -51,7 +63,13 @@ class Encoder:
     [Problem(row=1, field='age', reason="got 'old', expected a number")]
     """
 
+    late = False  # models predict a row when its prediction event is folded
+
     def __init__(self, schema: Schema) -> None:
+        if schema.task == "preference":
+            raise ConfigError(
+                "schema.task: got 'preference', whose rows are pairs of answers; expected a task with records of fields"
+            )
         self.shape = shape(schema)
         self.schema = schema
         fields = schema.fields.items()
@@ -144,6 +162,46 @@ class Encoder:
         if problems:
             raise InputError(f"row {problems[0].row}: field {problems[0].field!r}: {problems[0].reason}")
         return batch
+
+    def read(self, predictions: Sequence[Prediction]) -> Batch:
+        """Encode the features of n predictions. Raises `InputError` as `rows` does."""
+        return self.rows([prediction.features for prediction in predictions])
+
+    def sift(self, events: Sequence[Prediction | Example]) -> tuple[Batch, set[int]]:
+        """Encode the features of n predictions and examples; return the places of those that cannot be used, too."""
+        batch, problems = self.records([event.features for event in events])
+        return batch, {problem.row for problem in problems}
+
+    def judge(self, feedback: Feedback) -> tuple[Lesson, ...]:
+        """Return the one lesson of feedback: the target, with the whole weight.
+
+        A label is the answer itself. A reward is what a regression learns to predict. Raises `InputError` where the
+        feedback does not fit the task.
+        """
+        task = self.schema.task
+        match feedback:
+            case Label(value=value):
+                return (Lesson(self.label(value), 1.0),)
+            case Reward(value=value) if task == "regression":
+                return (Lesson(self.label(value), 1.0),)
+            case Reward():
+                raise InputError(
+                    f"got a reward for prediction {feedback.id!r}, but this loop's task is {task}: "
+                    "send a label, or declare the task a regression to learn rewards"
+                )
+            case Preference():
+                raise InputError(
+                    f"got a preference for prediction {feedback.id!r}, but this loop's task is {task}: "
+                    "send a label; preferences are learned by preference families"
+                )
+
+    def mark(self, row: Batch, feedback: Feedback) -> Batch:
+        """Return the row: all that is known about a record is known at its prediction."""
+        return row
+
+    def scores(self, row: Batch) -> bool:
+        """Return True: models are scored on all records."""
+        return True
 
     def labels(self, values: Any, n: int) -> tuple[Floats, list[Problem]]:
         """Return the targets of n labels, float64 (n,), and the problems.

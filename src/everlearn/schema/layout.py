@@ -6,11 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import structs
+
 from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.schema import meaning
 from everlearn.spec import LAYOUT, Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
+
+PAIR_COLUMNS = 14  # dense columns of a pair of answers; `everlearn.schema.pairs` names them
+PAIR_BOUNDS = ("prompt_tokens", "answer_tokens", "annotators", "sources", "groups")
 
 _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
 
@@ -23,8 +28,14 @@ def shape(schema: Schema) -> dict[str, Any]:
 
     >>> shape(Schema(label="y", task="binary", classes=(0, 1), fields={"age": "numeric", "at": "datetime"}))
     {'task': 'binary', 'dense': 6, 'hashed': 0, 'classes': 2}
+
+    A pair of answers is a row of a binary task, whose hashed columns are the vocabulary; `pairs` has its bounds, which
+    only families that ask for them receive.
     """
     check(schema)
+    if schema.task == "preference":
+        bounds = {name: getattr(schema, name) for name in PAIR_BOUNDS}
+        return {"task": "binary", "dense": PAIR_COLUMNS, "hashed": schema.vocabulary, "classes": 2, "pairs": bounds}
     hashed = any(kind in ("categorical", "text") for kind in schema.fields.values())
     return {
         "task": schema.task,
@@ -68,6 +79,7 @@ def check(schema: Schema) -> None:
             raise ConfigError(f"field {name!r}: {error}") from None
     if not 1 <= schema.bits <= 30:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
+    _check_pairs(schema)
     count = len(schema.classes)
     if schema.task == "regression" and count:
         raise ConfigError(
@@ -86,6 +98,28 @@ def check(schema: Schema) -> None:
         )
     if len({meaning.category(value) for value in schema.classes}) < count:
         raise ConfigError(f"schema.classes: got {list(schema.classes)}; expected classes of different spellings")
+
+
+def _check_pairs(schema: Schema) -> None:
+    """Raise `ConfigError` for bounds on pairs without pairs, or pairs without a vocabulary."""
+    if schema.task != "preference":
+        defaults = {field.name: field.default for field in structs.fields(Schema)}
+        if given := [name for name in (*PAIR_BOUNDS, "vocabulary") if getattr(schema, name) != defaults[name]]:
+            raise ConfigError(
+                f"schema.{given[0]}: got {getattr(schema, given[0])} for a {schema.task} task; it is for the task "
+                "'preference' alone. Remove it"
+            )
+        return
+    if schema.classes:
+        raise ConfigError(
+            f"schema.classes: got {list(schema.classes)}; expected none for the task 'preference', whose answers are "
+            "the first or the second of a pair. Leave `classes` out"
+        )
+    if not 2 <= schema.vocabulary < 1 << 31:
+        raise ConfigError(
+            f"schema.vocabulary: got {schema.vocabulary}; expected the number of tokens that the tokenizer knows, from "
+            "2 to 2147483647. Set it to the length of the tokenizer"
+        )
 
 
 def require(label: str, names: Sequence[str], where: str = "the data") -> None:

@@ -28,6 +28,8 @@ def clock(schema: Schema) -> int | None:
     1
     """
     column = 0
+    if schema.task == "preference":  # the fields beside a pair are no columns
+        return None
     for kind in schema.fields.values():
         if kind == "datetime":
             return column

@@ -75,7 +75,7 @@ class Worker:
         tracer: Tracer | None = None,
     ) -> None:
         spec = setup.spec
-        admission = Admission(spec, schema.Encoder(spec.schema), log)
+        admission = Admission(spec, schema.reading(spec.schema), log)
         self.longest = MOST_BYTES
         self._access = access
         self._counters = counters

@@ -58,7 +58,7 @@ class BatchPredictor:
         ids = iter(new_ids(sum(len(request.records) for request in requests)))
         groups = [self._instances(request, ids) for request in requests]
         fresh = [instance for instances in groups for instance in instances if instance.before is None]
-        answers = iter(answer(serving, self._admission.encoder, fresh))
+        answers = iter(answer(serving, self._admission.fields, fresh))
         outcomes: list[Answered | Exception] = []
         for request, instances in zip(requests, groups, strict=True):
             given = [instance.before or next(answers) for instance in instances]
@@ -96,8 +96,9 @@ class BatchPredictor:
         """Return the contribution of each field to an answer; None if the version of the answer serves no more."""
         for arm in (serving.champion, serving.canary):
             if arm is not None and arm.version == given.version:
-                row = encoded(self._admission.encoder, serving.clip, [given.features])
-                return explain.contributions(arm.model, self._admission.encoder, given.features, row)
+                encoder = self._admission.fields
+                row = encoded(encoder, serving.clip, [given.features])
+                return explain.contributions(arm.model, encoder, given.features, row)
         return None
 
 

@@ -32,6 +32,7 @@ from everlearn.loop.erase.replay_memory import Flags, forget
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.records import Batch, Born, Checkpoint, Decision, Examples, Payload, Scalar
+from everlearn.schema import features
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
 from everlearn.version.blobs import Blobs
@@ -130,7 +131,7 @@ class _Erasing:
         content: set[tuple[bytes, ...]] = set()
         width = fold.monitor.replay.width
         if self._spec.feedback.default is not None:
-            batch, _ = fold.encoder.records(self._found.features)
+            batch, _ = features(fold.encoder).records(self._found.features)
             for rows in (batch, limits.clip(fold.monitor.limits, self._spec.limits, batch)):
                 content |= {_content(rows, row, width) for row in range(len(rows))}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from everlearn.loop.details import Detail, Drifted, Erasure, Merged, Promoted, R
 from everlearn.loop.fold import Fold
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.model import Model
-from everlearn.records import Decision, Event, Example, Label, Preference, Reward, Singles, Version
+from everlearn.records import Decision, Event, Example, Label, Payload, Preference, Reward, Singles, Version
+from everlearn.schema import Reading
 from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
 from everlearn.version.registry import Versions
 
@@ -146,7 +148,7 @@ class Rebuilding:
         ):
             return TrainingSpan(_UNTRAINED, _NOTHING, born)
         warmed = re.search(r", warmed on (\d+) remembered rows$", version.reason)
-        after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone)
+        after = _before(self._log, born.log, int(warmed[1]) if warmed else 0, self._gone, self._fold.encoder)
         return TrainingSpan(_UNTRAINED, Progress(after, born.row), born)
 
     def _since(self, version: str, upto: Progress, child: str = "") -> TrainingSpan:
@@ -280,14 +282,23 @@ def _renamed(decisions: list[Decision]) -> list[Move]:
     return moves[::-1]
 
 
-def _before(log: Log, position: int, rows: int, gone: Set[int]) -> int:
+def _before(log: Log, position: int, rows: int, gone: Set[int], encoder: Reading) -> int:
     """Return the position behind which `rows` labels lie that are not gone, up to `position`."""
     upto = position
     while rows > 0 and upto > 0:
         start = max(0, upto - _READ)
         for event in reversed(log.read(start, upto - start)):
-            rows -= isinstance(event.payload, Example | Label | Reward | Preference) and event.position not in gone
-            if rows == 0:
+            rows -= _labels(event.payload, encoder) if event.position not in gone else 0
+            if rows <= 0:
                 return event.position - 1
         upto = start
     return upto
+
+
+def _labels(payload: Payload, encoder: Reading) -> int:
+    """Return how many rows an event labels: a tie of two answers two, a skip none."""
+    if encoder.late and isinstance(payload, Preference | Reward):
+        with suppress(InputError):
+            return len(encoder.judge(payload))
+        return 0
+    return int(isinstance(payload, Example | Label | Reward | Preference))
