@@ -25,6 +25,7 @@ FAMILIES: dict[str, str] = {
     "linear": "everlearn.families.linear:build",
     "neural": "everlearn.families.neural:build",
     "gated": "everlearn.families.gated:build",
+    "preference": "everlearn.families.preference:build",
 }
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
@@ -34,7 +35,7 @@ FAMILIES: dict[str, str] = {
 LAYOUTS = dict.fromkeys(FAMILIES, 3)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
-PAIR_FAMILIES: frozenset[str] = frozenset()  # built-in families that receive the bounds of pairs of answers, as `pairs`
+PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
 
 # values of a spec that a function making a network may ask for
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}

@@ -62,6 +62,28 @@ def load_model(name: str, *, device: str = "cpu", dtype: str = "float32") -> nn.
     return cast(nn.Module, cast(Any, module).to(device)).eval()
 
 
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model: a name on the Hub or a folder, or "module:function", which makes it.
+
+    None where a function makes the model and no tokenizer is named. Raises as `load_model` does.
+    """
+    if not name:
+        return None
+    if ":" in name:
+        return load_function(name, "policy.tokenizer")()
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise MissingExtra("a language model", "llm") from error
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"tokenizer: got {name!r}, which cannot be loaded: {error}; expected a folder, a name on the Hub, or "
+            "'your_module:function'"
+        ) from error
+
+
 class Policy:
     """A causal language model of transformers that learns by steps, with its reference.
 
