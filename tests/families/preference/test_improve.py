@@ -17,7 +17,7 @@ from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.text import Ids
 from tests.support import slotworld
 
-SMALL: dict[str, Any] = {"prompts": 24, "candidates": 12, "limit": slotworld.SLOTS, "rows": 512}
+SMALL: dict[str, Any] = {"prompts": 12, "candidates": 12, "limit": slotworld.SLOTS, "rows": 512}
 
 
 def policy(rate: float = 1e-3, value: bool = False, lora: Lora | None = None) -> Policy:
@@ -33,7 +33,7 @@ def rounds(learner: Policy, settings: Improve, count: int, **given: Any) -> list
 
 
 def test_best_of_n_distillation_raises_the_exact_win() -> None:
-    learner = policy(2e-3)
+    learner = policy(3e-3)
     start = slotworld.measure(learner.module)
     assert (start.kl, start.win) == pytest.approx((0.0, 0.5), abs=1e-6)
     done = rounds(learner, Improve(**SMALL), 5)
@@ -50,9 +50,9 @@ def test_best_of_n_distillation_raises_the_exact_win() -> None:
 
 
 def test_the_budget_holds_the_policy_back() -> None:
-    free, held = policy(3e-3), policy(3e-3)
-    rounds(free, Improve(**SMALL, ramp=0.0, budget=99.0), 3)
-    done = rounds(held, Improve(**SMALL, ramp=0.0, budget=1.0), 3)
+    free, held = policy(4e-3), policy(4e-3)
+    rounds(free, Improve(**SMALL, ramp=0.0, budget=99.0), 2)
+    done = rounds(held, Improve(**SMALL, ramp=0.0, budget=1.0), 2)
     assert slotworld.measure(free.module).kl > 2.5
     assert slotworld.measure(held.module).kl < 1.5
     assert slotworld.measure(held.module).win > 0.6
@@ -72,7 +72,7 @@ def test_only_trusted_labels_raise_the_budget() -> None:
 def test_every_method_raises_the_gold_reward(name: str) -> None:
     learner, passes = policy(4e-3, value=name == "ppo"), 2 if name == "ppo" else 1
     before = slotworld.measure(learner.module).gold
-    done = rounds(learner, Improve(**{**SMALL, "prompts": 12}, method=name, steps=10, ramp=0.0, passes=passes), 1)
+    done = rounds(learner, Improve(**SMALL, method=name, steps=10, ramp=0.0, passes=passes), 1)
     assert slotworld.measure(learner.module).gold > before + (0.1 if name in ("normalised", "simpo") else 0.3)
     assert np.isfinite(done[0]).all()
     assert int(learner.tensors["learn/skipped"]) == 0
@@ -111,10 +111,10 @@ def judged(count: int, turned: bool = False) -> Pairs:
 
 
 def test_methods_learn_from_judged_pairs_of_a_file() -> None:
-    settings = Improve(**SMALL, method="dpo", steps=40, ramp=0.0)
+    settings = Improve(**{**SMALL, "prompts": 48}, method="dpo", steps=16, ramp=0.0)
     gold = []
     for turned in (False, True):
-        learner = policy(2e-3)
+        learner = policy(4e-3)
         improve(learner, slotworld.prompts(), slotworld.gold(), settings, labels=400, pairs=judged(400, turned))
         gold.append(slotworld.measure(learner.module).gold)
     start = slotworld.measure(slotworld.reference()).gold
@@ -175,10 +175,12 @@ def test_features_are_those_of_the_reference_and_old_prompts_come_back() -> None
     improve(learner, new, reward, settings, labels=200, old=old)
     assert slotworld.measure(learner.module).kl > 0.2
     assert reward.same > 100  # answers sampled before and after steps have equal features
+    assert {prompt[0] for prompt in reward.prompts} == set(range(6))
     again = sum(prompt[0] >= 2 for prompt in reward.prompts) / len(reward.prompts)
-    assert again == 0.25
-    counts = np.bincount([prompt[0] for prompt in reward.prompts])
-    assert counts[:2].max() == counts[:2].min()
+    assert 0.2 < again < 0.4  # a quarter of the prompts; their answers differ a little more often
+    without = Asked()
+    improve(policy(), new, without, Improve(**SMALL, steps=1, old=0.25), labels=200)
+    assert {prompt[0] for prompt in without.prompts} == {0, 1}
 
 
 def test_what_cannot_be_improved_is_refused() -> None:
@@ -187,5 +189,7 @@ def test_what_cannot_be_improved_is_refused() -> None:
         improve(learner, [], slotworld.gold(), Improve(**SMALL), labels=32)
     with pytest.raises(ConfigError, match=r"improve.method: got 'sft'"):
         improve(learner, [[0]], slotworld.gold(), Improve(method="sft"), labels=32)
-    with pytest.raises(ModelError, match=r"expected 288 finite numbers"):
-        improve(learner, [[0]], lambda asked, answers, features: np.full(288, np.nan), Improve(**SMALL), labels=32)
+    with pytest.raises(ModelError, match=r"reward: got scores of shape \(1,\); expected \d+ finite numbers"):
+        improve(learner, [[0]], lambda asked, answers, features: np.zeros(1), Improve(**SMALL), labels=32)
+    with pytest.raises(ModelError, match=r"finite numbers, one an answer"):
+        improve(learner, [[0]], lambda a, answers, f: np.full(len(answers), np.nan), Improve(**SMALL), labels=32)

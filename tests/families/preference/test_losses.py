@@ -185,6 +185,8 @@ def test_one_of_n_is_bradley_terry_for_two_and_ignores_answers_not_shown() -> No
     first = torch.zeros(6, dtype=torch.int64)
     found = losses.plackett_luce(torch.stack([a, b, hidden], 1), first)
     torch.testing.assert_close(found, losses.bradley_terry(a, b))
+    shared = losses.plackett_luce(torch.stack([a, b], 1), torch.tensor([[0.25, 0.75]], dtype=a.dtype).expand(6, 2))
+    torch.testing.assert_close(shared, 0.25 * losses.bradley_terry(a, b) + 0.75 * losses.bradley_terry(b, a))
     rewards = drawn(1, 4)
     chances = torch.cat([(-losses.plackett_luce(rewards, torch.tensor([i]))).exp() for i in range(4)])
     torch.testing.assert_close(chances, rewards[0].softmax(0))

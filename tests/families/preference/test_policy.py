@@ -114,6 +114,20 @@ def test_copies_share_the_frozen_weights_alone() -> None:
     assert likelihood(twin.module) == likelihood(policy.module)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # raised within PEFT
+def test_adapters_are_read_by_peft(tmp_path: Path) -> None:
+    import peft
+
+    from everlearn.families.neural.lora import export
+
+    policy = Policy(tiny("llama"), lora=Lora(rank=2), optimizer=ADAM)
+    learn(policy, 3)
+    export(policy.module, tmp_path)
+    found = peft.PeftModel.from_pretrained(tiny("llama"), tmp_path).eval()
+    np.testing.assert_allclose(likelihood(found), likelihood(policy.module), atol=1e-5)
+    assert sum(likelihood(found)) > sum(likelihood(tiny("llama"))) + 0.5
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
     policy = Policy(tiny("llama"), optimizer=ADAM)
     before = likelihood(policy.module)

@@ -115,10 +115,21 @@ def improve(
     """Take a round of steps, and return what was measured.
 
     `reward` maps the ids of prompts, the ids of answers, and features float32 (n, d) of the frozen reference to scores
-    (n,), larger for better, in logits. `labels` is the number learned so far; `trusted` that of trusted ones (default:
-    all). `pairs` are judged pairs for the methods that learn from them; without any, the reward labels pairs of
-    candidates. Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that
-    are not finite or of another shape.
+    (n,), larger for better, in logits. It is asked once a step, about answers that all differ. `labels` is the number
+    learned so far; `trusted` that of trusted ones (default: all). `pairs` are judged pairs for the methods that learn
+    from them; without any, the reward labels pairs of candidates. `stop` tokens end an answer.
+
+    Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that are not
+    finite or of another shape.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> sizes = {"vocab_size": 9, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 8}
+    >>> model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None))
+    >>> policy, settings = Policy(model, optimizer={"lr": 0.02}), Improve(prompts=4, limit=4)
+    >>> fives = lambda prompts, answers, features: np.array([answer.count(5) for answer in answers])
+    >>> rounds = [improve(policy, [[1], [2]], fives, settings, labels=32 * i) for i in (1, 2)]
+    >>> rounds[1].reward > 4 * 4 / 9, rounds[1].budget  # four tokens of nine: 4 / 9 by chance
+    (True, 4.0)
     """
     if not prompts:
         raise InputError("prompts: got none; expected at least one")
@@ -192,19 +203,21 @@ def _sampled(
     with policy.reference() as module:
         more = _answers(policy, prompts, theirs, seeds, settings, stop)
         answers = [one + other for one, other in zip(answers, more, strict=True)]
-        asked = [prompt for prompt in prompts for _ in range(own + theirs)]
-        flat: list[Ids] = [one.ids for group in answers for one in group]
+        numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
+        keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
+        where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
+        asked: list[Ids] = [prompt for prompt, _ in numbers]
+        flat: list[Ids] = [ids for _, ids in numbers]
         read = read_answers(module, asked, flat, layers=settings.layers, rows=settings.rows)
     scores = np.asarray(reward(asked, flat, read.features), np.float32)
     if scores.shape != (len(flat),) or not np.isfinite(scores).all():
         raise ModelError(
             f"reward: got scores of shape {scores.shape}; expected {len(flat)} finite numbers, one an answer"
         )
-    shape = (len(prompts), own + theirs)
-    reference = read.logp.reshape(shape)
+    reference = read.logp[where]
     logp = np.array([[sum(one.logp) for one in group[:own]] for group in answers])
     kl = float((logp - reference[:, :own]).mean())
-    return Candidates(prompts, answers, own, scores.reshape(shape), reference, kl)
+    return Candidates(prompts, answers, own, scores[where], reference, kl)
 
 
 def _answers(

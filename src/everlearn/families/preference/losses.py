@@ -235,10 +235,11 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, *, least: Tensor | float = 0
 
 
 def plackett_luce(rewards: Tensor, best: Tensor) -> Tensor:
-    """Return -log P(answer `best`, int64 (p,), is chosen of n) with rewards (p, n). Plackett 1975, Applied Statistics
-    24; Luce 1959, "Individual choice behavior".
+    """Return -log P(answer `best` is chosen of n) with rewards (p, n). Plackett 1975, Applied Statistics 24; Luce 1959,
+    "Individual choice behavior".
 
-    The reward may be the implicit one, beta (log policy - log reference). Set rewards of answers not shown to -inf.
+    `best` is the number of the answer, int64 (p,), or the share of choices of each, (p, n). The reward may be the
+    implicit one, beta (log policy - log reference). Set rewards of answers not shown to -inf, where `best` is a number.
 
     >>> plackett_luce(torch.zeros(1, 4), torch.tensor([2]))
     tensor([1.3863])

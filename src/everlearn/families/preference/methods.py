@@ -156,6 +156,13 @@ def _regression(policy: Policy, candidates: Candidates, dials: Dials) -> Iterato
         yield losses.regression(*logp, *reference, *rewards, beta=dials.beta).sum() / len(own)
 
 
+def _one_of_n(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+    """Yield the losses of choices among a prompt's candidates, with the reward's probabilities as soft labels."""
+    for group in _groups(policy, candidates, dials.rows):
+        implicit = dials.beta * (group.logp.sum(-1) - group.reference)
+        yield losses.plackett_luce(implicit, group.scores.softmax(1)).sum() / len(candidates.prompts)
+
+
 def _rloo(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
     for group in _groups(policy, candidates, dials.rows):
         logp, reference = group.logp.sum(-1), group.reference
@@ -303,6 +310,7 @@ def _slices(count: int, size: int) -> Sequence[slice]:
 METHODS: dict[str, Method] = {
     "bon": Method("rewards", 0.0, rewards=best_of_n),
     "regression": Method("rewards", 0.25, rewards=_regression),
+    "plackett_luce": Method("rewards", 0.1, rewards=_one_of_n),
     "rloo": Method("rewards", 0.25, rewards=_rloo),
     "grpo": Method("rewards", 0.04, rewards=_grpo),
     "ppo": Method("rewards", 0.05, rewards=_ppo),

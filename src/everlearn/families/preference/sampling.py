@@ -10,6 +10,10 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn._jit import exact_kernel
 from everlearn._random import uniform
 from everlearn._torch import Tensor, nn, torch
 from everlearn.errors import ConfigError, InputError, ModelError
@@ -68,6 +72,15 @@ def generate(
 
     The prompt is computed once for all n. Raises `InputError` for a prompt that is empty or leaves no room for
     `limit` tokens, `ConfigError` for settings out of range, `ModelError` for a model in training mode.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> sizes = {"vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    >>> model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)).eval()
+    >>> answers = generate(model, [1, 2, 3], 20, seed=7, limit=4, stop=[7, 8])
+    >>> all(one.cut == (one.ids[-1] not in (7, 8)) and len(one.ids) <= 4 for one in answers)
+    True
+    >>> answers[:5] == generate(model, [1, 2, 3], 5, seed=7, limit=4, stop=[7, 8])
+    True
     """
     truncation = Truncation(temperature, top_p)
     return generate_many(model, [prompt_ids], n, seeds=[seed], truncation=truncation, limit=limit, stop=stop)[0]
@@ -112,9 +125,9 @@ def stream(
     truncation = truncation or Truncation()
     _check(model, prompts, n, seeds, truncation, limit)
     decoder = _Decoder(model, prompts, n)
-    rows, ends = list(range(len(prompts) * n)), frozenset(stop)
+    rows, ends, own_seeds = list(range(len(prompts) * n)), frozenset(stop), np.array(seeds, np.uint64)
     for position in range(limit):
-        drawn = [uniform(seeds[row // n], row % n, position) for row in rows]
+        drawn = _uniforms(own_seeds, np.array(rows), n, position)
         tokens, logp, sent = (one.tolist() for one in draw(decoder.logits, drawn, truncation))
         ended = [token in ends for token in tokens]
         yield TokenStep(list(rows), tokens, logp, sent, ended)
@@ -125,7 +138,18 @@ def stream(
         decoder.advance(tokens, left)
 
 
-def draw(logits: Tensor, numbers: Sequence[float], truncation: Truncation) -> tuple[Tensor, Tensor, Tensor]:
+@exact_kernel
+def _uniforms(seeds: NDArray[np.uint64], rows: NDArray[np.int64], n: int, position: int) -> NDArray[np.float64]:
+    """Return a number in [0, 1) for each row: answer row % n of prompt row // n."""
+    found = np.empty(len(rows))
+    for i in range(len(rows)):
+        found[i] = uniform(seeds[rows[i] // n], rows[i] % n, position)
+    return found
+
+
+def draw(
+    logits: Tensor, numbers: Sequence[float] | NDArray[np.float64], truncation: Truncation
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return tokens drawn by numbers in [0, 1), int64 (n,), and their log-probabilities before and after truncation.
 
     A token is the first whose cumulated probability, in the order of ids, exceeds the number.
@@ -146,7 +170,7 @@ def draw(logits: Tensor, numbers: Sequence[float], truncation: Truncation) -> tu
         outside = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= truncation.top_p)
         sent = sent.masked_fill(outside, -torch.inf).log_softmax(1)
     cumulated = sent.double().exp().cumsum(1)
-    share = torch.tensor(numbers, dtype=torch.float64, device=logits.device).clamp(max=1 - 2**-40)  # rounding
+    share = torch.as_tensor(numbers, dtype=torch.float64, device=logits.device).clamp(max=1 - 2**-40)  # rounding
     tokens = torch.searchsorted(cumulated, (share * cumulated[:, -1])[:, None], right=True)[:, 0]
     return tokens, logp.gather(1, tokens[:, None])[:, 0], sent.gather(1, tokens[:, None])[:, 0]
 

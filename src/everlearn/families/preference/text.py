@@ -137,7 +137,15 @@ def token_logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[I
 
 
 def logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
-    """Return the log-probability of each answer, the sum over its tokens, float32 (n,). Gradients flow."""
+    """Return the log-probability of each answer, the sum over its tokens, float32 (n,). Gradients flow.
+
+    >>> from transformers import GPT2Config, GPT2LMHeadModel
+    >>> sizes = {"vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    >>> model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)).eval()
+    >>> every = [[i, j] for i in range(9) for j in range(9)]
+    >>> round(logprobs(model, [[4, 3]] * 81, every).exp().sum().item(), 4)
+    1.0
+    """
     return token_logprobs(model, prompts, answers)[0].sum(1)
 
 
