@@ -394,6 +394,24 @@ modes = st.sampled_from(["gated", "live"])
 
 @hypothesis(derandomize=True, deadline=None, max_examples=15)
 @given(modes, feedbacks, limits, stories)
+def test_the_state_does_not_depend_on_how_the_log_is_cut(
+    tmp_path_factory: Any, mode: Any, feedback: FeedbackSpec, bounds: LimitsSpec, told: Any
+) -> None:
+    chosen = settings(mode=mode, feedback=feedback, limits=bounds, gate=GateSpec(minimum=2, alpha=0.4))
+    states = []
+    for size in (1, 7, 1000):
+        with Loop(chosen, tmp_path_factory.mktemp("loop")) as loop:
+            loop.ready()
+            loop.log.append([one for _, one in story(told)], time=1e6)
+            while loop.catch_up(size):
+                pass
+            states.append(state_of(loop))
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    assert [name for name in states[0] if not states[0][name] == states[1][name] == states[2][name]] == []
+
+
+@hypothesis(derandomize=True, deadline=None, max_examples=15)
+@given(modes, feedbacks, limits, stories)
 def test_rebuilding_everything_gives_the_bytes_that_the_loop_learned(
     tmp_path_factory: Any, mode: Any, feedback: FeedbackSpec, bounds: LimitsSpec, told: Any
 ) -> None:
