@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from everlearn.errors import ConfigError, IdTaken, InputError, UnknownId
+from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.model import build
@@ -264,24 +264,6 @@ def test_events_that_are_no_pairs_are_counted_and_passed_over(tmp_path: Path) ->
         assert relearned(loop, nothing)[1:] == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"limits": {"quarantine": 0.9}}, "limits.quarantine: got 0.9"),
-        ({"limits": {"clip": 0.1}}, "limits.clip: got 0.1"),
-        ({"feedback": {"default": 1}}, "feedback.default: got 1"),
-        ({"feedback": {"correction": "importance"}}, "feedback.correction: got 'importance'"),
-        ({"class_weight": "balanced"}, "class_weight: got 'balanced'"),
-        ({"decision": {"rate": 0.5}}, "decision: got"),
-        ({"drift": {"watch": "proba"}}, "drift.watch: got 'proba'"),
-        ({"warm_start": 100}, "warm_start: got 100"),
-    ],
-)
-def test_settings_without_a_meaning_are_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=f"{named}.* for the task 'preference'"):
-        read(**changes)
-
-
 def test_a_limit_on_sources_holds_for_each_annotator(tmp_path: Path) -> None:
     chosen = settings(limits=LimitsSpec(source=0.1, window=50))
     with Loop(chosen, tmp_path / "home") as loop:
@@ -356,6 +338,22 @@ def test_an_annotator_is_undone(tmp_path: Path) -> None:
         assert sources == {int(pairs.who("people/bert")[0])}
         for one in (loop, never):
             judged(one, range(60, 80), "people/carl")
+        assert learners(loop) == learners(never)
+
+
+def test_one_judgement_is_revoked(tmp_path: Path) -> None:
+    with Loop(settings(), tmp_path / "home") as loop, Loop(settings(), tmp_path / "never") as never:
+        for one in (loop, never):
+            judged(one, range(10))
+        loop.judge(ask(loop, 10), 1, source="people/anna", why="a slip")
+        slip = loop.log.end()
+        ask(never, 10)
+        for one in (loop, never):
+            judged(one, range(11, 20))
+        loop.rollback(without={"first": slip, "last": slip})
+        assert learners(loop) == learners(never)
+        loop.judge("10", 0, source="people/anna")
+        never.judge("10", 0, source="people/anna")
         assert learners(loop) == learners(never)
 
 
