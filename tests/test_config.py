@@ -275,3 +275,46 @@ def test_the_file_of_an_existing_home_may_name_settings_that_were_removed(tmp_pa
         config.convert(values, folder=tmp_path)
     (tmp_path / "log.sqlite").touch()
     assert config.convert(values, folder=tmp_path) == config.convert({"schema": values["schema"]})
+
+
+# ---- preferences -----------------------------------------------------------------------------------------------------
+
+PAIRS: dict[str, Any] = {"label": "chosen", "task": "preference", "fields": {"prompt": "text"}, "vocabulary": 9}
+
+
+def test_preferences_have_their_own_defaults_and_a_file_may_set_others(tmp_path: Path) -> None:
+    plain = config.convert({"schema": PAIRS})
+    assert (plain.tick, plain.gate.minimum, plain.replay.bytes) == (16, 50, 64 << 20)
+    usual = {"tick": 100, "gate": {"minimum": 500, "alpha": 0.1}, "replay": {"bytes": 1 << 20}}
+    given = config.convert({"schema": PAIRS, **usual})
+    assert (given.tick, given.gate.minimum, given.gate.alpha, given.replay.bytes) == (100, 500, 0.1, 1 << 20)
+    for one in (plain, given):
+        config.save(one, tmp_path / "everlearn.toml")
+        assert config.load(tmp_path / "everlearn.toml") == one
+        assert config.read_stored(json.loads(json.dumps(config.stored(one))), "home") == one
+    assert "replay" not in config.text(config.convert({"schema": SCHEMA}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("warm_start", 100.0, "it trains on records with labels"),
+        ("class_weight", "balanced", "which answer comes first is chance"),
+        ("gate.guards", {"recall:1": 0.1}, "which answer comes first is chance"),
+        ("decision.rate", 0.5, "which answer comes first is chance"),
+        ("drift.watch", "inputs", "so only losses can be watched"),
+        ("feedback.default", 0, "a judgement that has not come is no judgement"),
+        ("limits.clip", 0.01, "the columns of a pair are lengths and names"),
+        ("limits.quarantine", 0.99, "models weigh each annotator"),
+        ("metrics.segment", "prompt", "rows have groups instead"),
+        ("serve.canary", 0.1, "a candidate is compared in duels"),
+        ("feedback.correction", "importance", "which has none; expected 'learn' or 'ignore'"),
+    ],
+)
+def test_settings_without_a_meaning_for_preferences_are_refused(name: str, value: Any, why: str) -> None:
+    values = with_setting(name, value) | {"schema": PAIRS}
+    record = name.partition(".")[0]
+    with pytest.raises(ConfigError, match=f"the spec: {record}.*for the task 'preference', .*{why}"):
+        config.convert(values)
+    with pytest.raises(ConfigError, match=why):
+        config.settled(msgspec.convert(values, spec.Spec))

@@ -45,6 +45,9 @@ def test_feedback_of_each_kind(stage, call):
     call("feedback", "a", reward=0.5, weight=2.0)
     call("feedback", "a", chosen=0, source="ann")
     call("feedback_many", [Label("a", 0), Reward("b", 1.0, 3.0), Preference("c", 2, source="bob")])
+    call("judge", "a", 1, source="people/ann", seconds=2.5, why="kinder")
+    call("judge", "a", verdict="tie")
+    call("feedback_many", [Preference("c", -1, verdict="skip", seconds=1.0)])
     assert [one.body for one in stage.received] == [
         {"id": "a", "label": False, "weight": 1.0},
         {"id": "a", "reward": 0.5, "weight": 2.0},
@@ -53,9 +56,12 @@ def test_feedback_of_each_kind(stage, call):
             "feedback": [
                 {"id": "a", "label": 0, "weight": 1.0},
                 {"id": "b", "reward": 1.0, "weight": 3.0},
-                {"id": "c", "chosen": 2, "weight": 1.0, "source": "bob"},
+                {"id": "c", "chosen": 2, "weight": 1.0, "source": "bob", "seconds": 0.0},
             ]
         },
+        {"id": "a", "chosen": 1, "weight": 1.0, "source": "people/ann", "seconds": 2.5, "why": "kinder"},
+        {"id": "a", "weight": 1.0, "verdict": "tie", "seconds": 0.0},
+        {"feedback": [{"id": "c", "chosen": -1, "weight": 1.0, "verdict": "skip", "seconds": 1.0}]},
     ]
 
 

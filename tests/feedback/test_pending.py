@@ -183,6 +183,7 @@ judgements = st.one_of(
     st.builds(Label, st.text(max_size=6), st.one_of(st.booleans(), st.integers(-9, 9), st.text(max_size=4))),
     st.builds(Reward, st.text(max_size=6), st.floats(-1e9, 1e9), st.floats(0, 100), st.text(max_size=4)),
     st.builds(Preference, st.text(max_size=6), st.integers(0, 9)),
+    st.builds(Preference, st.text(max_size=6), st.just(-1), verdict=st.sampled_from(["tie", "skip"]), why=st.text()),
 )
 
 
@@ -196,3 +197,11 @@ def test_early_feedback_travels_as_arrays(pieces):
     assert all(array.tobytes() == twin.state()[name].tobytes() for name, array in early.state().items())
     for _, _, feedback in pieces:
         assert early.take(feedback.id) == twin.take(feedback.id)
+
+
+def test_a_pair_of_answers_is_charged_for_the_longest_one():
+    spec = Spec(schema=Schema(label="chosen", task="preference", fields={"prompt": "text"}, vocabulary=9))
+    longer = Schema(label="chosen", task="preference", fields={"prompt": "text"}, vocabulary=9, answer_tokens=257)
+    found = charge(spec, shape(spec.schema))
+    assert found > 8 * (512 + 2 * 256)
+    assert charge(Spec(schema=longer), shape(longer)) - found == 2 * 8

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
-from everlearn.errors import ConfigError, IdTaken, InputError, UnknownId
+from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.model import build
@@ -264,24 +264,6 @@ def test_events_that_are_no_pairs_are_counted_and_passed_over(tmp_path: Path) ->
         assert relearned(loop, nothing)[1:] == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"limits": {"quarantine": 0.9}}, "limits.quarantine: got 0.9"),
-        ({"limits": {"clip": 0.1}}, "limits.clip: got 0.1"),
-        ({"feedback": {"default": 1}}, "feedback.default: got 1"),
-        ({"feedback": {"correction": "importance"}}, "feedback.correction: got 'importance'"),
-        ({"class_weight": "balanced"}, "class_weight: got 'balanced'"),
-        ({"decision": {"rate": 0.5}}, "decision: got"),
-        ({"drift": {"watch": "proba"}}, "drift.watch: got 'proba'"),
-        ({"warm_start": 100}, "warm_start: got 100"),
-    ],
-)
-def test_settings_without_a_meaning_are_refused(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ConfigError, match=f"{named}.* for the task 'preference'"):
-        read(**changes)
-
-
 def test_a_limit_on_sources_holds_for_each_annotator(tmp_path: Path) -> None:
     chosen = settings(limits=LimitsSpec(source=0.1, window=50))
     with Loop(chosen, tmp_path / "home") as loop:
@@ -359,6 +341,22 @@ def test_an_annotator_is_undone(tmp_path: Path) -> None:
         assert learners(loop) == learners(never)
 
 
+def test_one_judgement_is_revoked(tmp_path: Path) -> None:
+    with Loop(settings(), tmp_path / "home") as loop, Loop(settings(), tmp_path / "never") as never:
+        for one in (loop, never):
+            judged(one, range(10))
+        loop.judge(ask(loop, 10), 1, source="people/anna", why="a slip")
+        slip = loop.log.end()
+        ask(never, 10)
+        for one in (loop, never):
+            judged(one, range(11, 20))
+        loop.rollback(without={"first": slip, "last": slip})
+        assert learners(loop) == learners(never)
+        loop.judge("10", 0, source="people/anna")
+        never.judge("10", 0, source="people/anna")
+        assert learners(loop) == learners(never)
+
+
 def test_a_person_is_erased_with_their_prompts_and_answers(tmp_path: Path) -> None:
     chosen = settings(subject="user")
     secret = question(answer(5, 6, 7), answer(8), prompt=(3, 3))
@@ -390,6 +388,24 @@ feedbacks = st.builds(
 )
 limits = st.builds(LimitsSpec, weight=st.sampled_from([1.0, 100.0]), source=st.sampled_from([0.2, 1.0]))
 modes = st.sampled_from(["gated", "live"])
+
+
+@hypothesis(derandomize=True, deadline=None, max_examples=15)
+@given(modes, feedbacks, limits, stories)
+def test_the_state_does_not_depend_on_how_the_log_is_cut(
+    tmp_path_factory: Any, mode: Any, feedback: FeedbackSpec, bounds: LimitsSpec, told: Any
+) -> None:
+    chosen = settings(mode=mode, feedback=feedback, limits=bounds, gate=GateSpec(minimum=2, alpha=0.4))
+    states = []
+    for size in (1, 7, 1000):
+        with Loop(chosen, tmp_path_factory.mktemp("loop")) as loop:
+            loop.ready()
+            loop.log.append([one for _, one in story(told)], time=1e6)
+            while loop.catch_up(size):
+                pass
+            states.append(state_of(loop))
+    assert states[0].keys() == states[1].keys() == states[2].keys()
+    assert [name for name in states[0] if not states[0][name] == states[1][name] == states[2][name]] == []
 
 
 @hypothesis(derandomize=True, deadline=None, max_examples=15)

@@ -52,7 +52,9 @@ payloads: st.SearchStrategy[Payload] = st.one_of(
     st.builds(Example, texts, features, scalars, floats, texts, texts),
     st.builds(Label, texts, scalars, floats, texts),
     st.builds(Reward, texts, floats, floats, texts),
-    st.builds(Preference, texts, st.integers(0, 9), floats, texts),
+    st.builds(
+        Preference, texts, st.integers(-1, 9), floats, texts, st.sampled_from(["choice", "tie", "skip"]), floats, texts
+    ),
     st.builds(
         Decision,
         st.sampled_from(

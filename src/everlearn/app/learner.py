@@ -30,6 +30,7 @@ from everlearn.events import Log
 from everlearn.loop.home import held
 from everlearn.loop.loop import Loop
 from everlearn.loop.status import stale
+from everlearn.schema.asked import Asked, SampledAnswer, pack_ids, pack_logp
 from everlearn.serve.contestant import Contestant
 from everlearn.serve.snapshot import Answering, Publisher
 from everlearn.spec import LogSpec, Spec
@@ -336,9 +337,14 @@ def warm(spec: Spec, folder: str) -> None:
         shutil.rmtree(stale_home, ignore_errors=True)
     try:
         with TemporaryDirectory(dir=folder, prefix=_WARMING) as home, Loop(short, Path(home)) as loop:
-            loop.learn({}, label)
-            for _ in range(2):
-                loop.feedback(loop.predict({}).id, label)
+            if spec.schema.task == "preference":
+                one = SampledAnswer(ids=pack_ids([0]), logp=pack_logp([0.0]), finish="stop")
+                pair = Asked(prompt=pack_ids([0]), answers=(one, one), pair=(0, 1), arm="random")
+                loop.judge(loop.record(pair, {}).id, 0)
+            else:
+                loop.learn({}, label)
+                for _ in range(2):
+                    loop.feedback(loop.predict({}).id, label)
             loop.status()
     except Exception as error:  # the real loop will raise it again when it is opened
         log.info("the kernels could not be loaded beforehand: %s", error)

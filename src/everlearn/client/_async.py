@@ -23,7 +23,7 @@ from everlearn.client.records import (
     VersionEntry,
     VersionPage,
 )
-from everlearn.records import Example, Feedback, Scalar
+from everlearn.records import Example, Feedback, Outcome, Scalar
 
 
 class AsyncClient:
@@ -95,6 +95,24 @@ class AsyncClient:
         for feedback that the task cannot use.
         """
         body = wire.feedback_body(id, label, reward, chosen, weight, source)
+        return wire.decode(await self._request("POST", "/feedback", body), FeedbackReply)
+
+    async def judge(
+        self,
+        id: str,
+        chosen: int | None = None,
+        *,
+        verdict: Outcome = "choice",
+        weight: float = 1.0,
+        source: str = "",
+        seconds: float = 0.0,
+        why: str = "",
+    ) -> FeedbackReply:
+        """Send the judgement of the pair `id`: the place of the preferred answer (0 or 1; -1: none), a tie or a skip.
+
+        `seconds` is the time from shown to judged, `why` a rationale; neither is learned. Raises as `feedback` does.
+        """
+        body = wire.judgement_body(id, chosen, verdict, weight, source, seconds, why)
         return wire.decode(await self._request("POST", "/feedback", body), FeedbackReply)
 
     async def feedback_many(self, rows: Sequence[Feedback]) -> FeedbackReply:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from everlearn.records import Event, Evidence, Scalar
+from everlearn.records import Event, Evidence, Outcome, Scalar
 
 Scope = Literal["predict", "feedback", "read", "admin"]
 State = Literal["queued", "waiting", "learned", "quarantined", "early", "overdue"]
@@ -21,6 +21,7 @@ Key = Annotated[
     Meta(min_length=1, max_length=200, description="An id chosen by the client; it names one record for ever."),
 ]
 Source = Annotated[str, Meta(max_length=200)]
+Rationale = Annotated[str, Meta(max_length=4000)]
 Record = Annotated[
     dict[str, Any], Meta(description="A value for each field of the schema; an absent field counts as missing.")
 ]
@@ -86,14 +87,20 @@ class Answers(Struct, frozen=True):
 
 
 class FeedbackRow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Feedback for the prediction `id`: its true `label`, a `reward` for it, or which answer was `chosen`."""
+    """Feedback for the prediction `id`: its true `label`, a `reward` for it, or which answer was `chosen`.
+
+    A `verdict` of "tie" or "skip" needs no `chosen`. `seconds` is the time from shown to judged, `why` a rationale.
+    """
 
     id: Key
     label: Scalar | None = None
     reward: float | None = None
-    chosen: Annotated[int, Meta(ge=0)] | None = None
+    chosen: Annotated[int, Meta(ge=-1)] | None = None
     weight: float = 1.0
     source: Source = ""
+    verdict: Outcome = "choice"
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
+    why: Rationale = ""
 
 
 class FeedbackRows(Struct, frozen=True, forbid_unknown_fields=True):

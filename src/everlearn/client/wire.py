@@ -17,7 +17,7 @@ import msgspec
 
 from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest
 from everlearn.errors import BlobError, ConfigError, EverlearnError, InputError, LogError, ModelError, UnknownId
-from everlearn.records import Example, Feedback, Label, Preference, Reward, Scalar
+from everlearn.records import Example, Feedback, Label, Outcome, Preference, Reward, Scalar
 
 T = TypeVar("T")
 
@@ -82,6 +82,13 @@ def feedback_body(
 ) -> bytes:
     """Encode one row of feedback; the server checks that exactly one of label, reward and chosen is present."""
     return _body(FeedbackRow(id, label, reward, chosen, weight, source))
+
+
+def judgement_body(
+    id: str, chosen: int | None, verdict: Outcome, weight: float, source: str, seconds: float, why: str
+) -> bytes:
+    """Encode the judgement of one pair of answers."""
+    return _body(FeedbackRow(id, None, None, chosen, weight, source, verdict, seconds, why))
 
 
 def feedback_many_body(rows: Sequence[Feedback]) -> bytes:
@@ -198,7 +205,8 @@ def _feedback_row(row: Feedback) -> FeedbackRow:
         case Reward():
             return FeedbackRow(row.id, reward=row.value, weight=row.weight, source=row.source)
         case Preference():
-            return FeedbackRow(row.id, chosen=row.chosen, weight=row.weight, source=row.source)
+            judged = row.verdict, row.seconds, row.why
+            return FeedbackRow(row.id, None, None, row.chosen, row.weight, row.source, *judged)
 
 
 def _problem(content: bytes) -> dict[str, Any]:

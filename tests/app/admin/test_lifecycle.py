@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from everlearn.app.admin.lifecycle import state as state_of
-from everlearn.records import Event, Example, Label, Prediction
+from everlearn.records import Event, Example, Label, Prediction, Preference
 from everlearn.spec import FeedbackSpec
 
 PREDICTED = Event(10, 100.0, Prediction("a", {"x": 1.0}, 1, (0.2, 0.8), "f00"))
+SKIP, CHOICE = Preference("a", -1, verdict="skip"), Event(12, 140.0, Preference("a", 0))
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ PREDICTED = Event(10, 100.0, Prediction("a", {"x": 1.0}, 1, (0.2, 0.8), "f00"))
         ([Event(9, 90.0, Label("a", 1))], 95.0, FeedbackSpec(early=20), "early", "kept for 20 seconds"),
         ([PREDICTED, Event(21, 130.0, Label("a", 1))], 200.0, FeedbackSpec(), "queued", "1 events before"),
         ([Event(3, 9.0, Example("e", {"x": 1.0}, 1))], 10.0, FeedbackSpec(), "learned", "came with its label"),
+        ([PREDICTED, Event(11, 130.0, SKIP)], 160.0, FeedbackSpec(), "waiting", "60 seconds; there is no limit"),
+        ([PREDICTED, Event(11, 130.0, SKIP), CHOICE], 160.0, FeedbackSpec(), "learned", "40.0 seconds after"),
     ],
 )  # fmt: skip
 def test_the_state_of_a_prediction(events, now, spec, state, words):

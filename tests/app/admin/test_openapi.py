@@ -33,6 +33,7 @@ FIELDS = {
 }
 BINARY = Schema(label="fraud", task="binary", classes=(False, True), fields=FIELDS)
 NUMBER = Schema(label="price", task="regression", fields=FIELDS)
+PAIRS = Schema(label="chosen", task="preference", fields={"prompt": "text"}, vocabulary=9)
 
 
 # ---- the document ------------------------------------------------------------------------------------------------
@@ -66,6 +67,10 @@ def test_the_schema_of_records_is_that_of_the_loop():
     assert made["Target"]["enum"] == [False, True]
     assert "reward" not in made["FeedbackRow"]["properties"]
     assert "reward" in document(Spec(schema=NUMBER))["components"]["schemas"]["FeedbackRow"]["properties"]
+    pairs = document(Spec(schema=PAIRS))["components"]["schemas"]
+    assert {"chosen", "verdict", "seconds", "why"} <= pairs["FeedbackRow"]["properties"].keys()
+    assert "label" not in pairs["FeedbackRow"]["properties"]
+    assert not {"chosen", "verdict", "seconds", "why"} & made["FeedbackRow"]["properties"].keys()
     batch, problems = Encoder(BINARY).records(made["Features"]["examples"])
     assert problems == []
     assert len(batch) == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from everlearn.records import Example, Label, Reward
+from everlearn.records import Example, Label, Preference, Reward
+from tests.support.pairs import asking
 from tests.support.workers import BINARY, FIELDS, RECORD
 
 
@@ -98,3 +99,49 @@ def test_examples_are_taken_once_under_their_key(start):
     reply = site.once("/learn", {"examples": rows}).json()
     assert (reply["accepted"], len(reply["ids"]), [e["index"] for e in reply["errors"]]) == (1, 1, [0, 1])
     assert reply["errors"][1]["detail"] == "field 'a': got 'x', expected a number"
+
+
+# ---- judgements of pairs --------------------------------------------------------------------------------------------
+
+PAIRS = {"schema": {"label": "chosen", "task": "preference", "fields": {"prompt": "text"}, "vocabulary": 32}}
+
+
+def test_judgements_of_pairs_are_taken(start):
+    site = start(PAIRS)
+    site.worker.warm()
+    site.log.append([asking("p", 1), asking("single", 2, "chat")])
+    first = {"id": "p", "chosen": 0, "source": "people/anna", "seconds": 2.5, "why": "kinder"}
+    assert site.once("/feedback", first).json() == {"accepted": 1, "known": 0}
+    assert site.once("/feedback", first | {"seconds": 9.0, "why": ""}).json() == {"accepted": 1, "known": 1}
+    body = {"feedback": [{"id": "p", "verdict": "tie"}, {"id": "p", "verdict": "skip"}, {"id": "p", "chosen": -1}]}
+    assert site.once("/feedback", body).json() == {"accepted": 3, "known": 0}
+    assert site.once("/feedback", {"id": "single", "reward": 0.75}).json() == {"accepted": 1, "known": 0}
+    assert [event.payload for event in site.events()[2:]] == [
+        Preference("p", 0, 1.0, "people/anna", "choice", 2.5, "kinder"),
+        Preference("p", -1, verdict="tie"),
+        Preference("p", -1, verdict="skip"),
+        Preference("p", -1),
+        Reward("single", 0.75),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/feedback", {"id": "p", "label": 1}, "send `chosen`"),
+        ("/feedback", {"id": "p", "chosen": 2}, "chosen: got 2 for 'p'; expected 0 or 1"),
+        ("/feedback", {"id": "p", "chosen": -2}, "chosen: expected `int` >= -1"),
+        ("/feedback", {"id": "p", "chosen": 0, "verdict": "tie"}, "beside the verdict 'tie'"),
+        ("/feedback", {"id": "p", "chosen": 0, "verdict": "win"}, "verdict: invalid enum value 'win'"),
+        ("/feedback", {"id": "p", "chosen": 0, "seconds": -1}, "seconds: expected `float` >= 0.0"),
+        ("/feedback", {"id": "p", "reward": 1.0}, "expected `chosen` or a `verdict`"),
+        ("/predict", {"features": {"prompt": "p"}}, "this loop learns preferences"),
+        ("/learn", {"features": {"prompt": "p"}, "label": 1}, "this loop learns preferences"),
+    ],
+)
+def test_what_is_no_judgement_of_a_pair_is_refused(start, path, body, message):
+    site = start(PAIRS)
+    site.log.append([asking("p", 1)])
+    reply = site.once(path, body)
+    assert (reply.status, len(site.events())) == (422, 1)
+    assert message in reply.json()["detail"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Container, Sequence
 
 from everlearn.client.records import State
-from everlearn.records import Event, Example, Prediction
+from everlearn.records import Event, Example, Prediction, Preference
 from everlearn.spec import FeedbackSpec
 
 
@@ -39,7 +39,7 @@ def state(
         return "quarantined", "its label was set aside: its loss is far above the losses of its class; see limits"
     if isinstance(subject.payload, Example):
         return "learned", "it came with its label: the models were scored on it, then learned it"
-    feedback = [event for event in events if not isinstance(event.payload, Prediction | Example)]
+    feedback = [event for event in events if not isinstance(event.payload, Prediction | Example) and _judges(event)]
     if not feedback:
         return _without_feedback(subject, now, spec, seen)
     return _with_feedback(subject, feedback, spec, seen)
@@ -50,6 +50,11 @@ def split(events: Sequence[Event]) -> tuple[Event | None, Event | None]:
     subject = next((event for event in events if isinstance(event.payload, Prediction | Example)), None)
     feedback = next((event for event in events if not isinstance(event.payload, Prediction | Example)), None)
     return subject, feedback
+
+
+def _judges(event: Event) -> bool:
+    """Return True for feedback that says something: a skip leaves the pair to others."""
+    return not (isinstance(event.payload, Preference) and event.payload.verdict == "skip")
 
 
 def _without_feedback(prediction: Event, now: float, spec: FeedbackSpec, seen: float) -> tuple[State, str]:

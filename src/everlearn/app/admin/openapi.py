@@ -11,6 +11,7 @@ import msgspec
 
 import everlearn
 from everlearn.app.routes import ROUTES, Response, Route
+from everlearn.records import Task
 from everlearn.schema import width
 from everlearn.schema.meaning import LARGEST
 from everlearn.spec import MOST_ROWS, Schema, Spec
@@ -176,17 +177,31 @@ def _specific(components: Mapping[str, Document], spec: Spec) -> dict[str, Docum
     schemas["LearnRows"]["properties"]["examples"] = _rows({"$ref": f"{_HERE}LearnRow"}, rows)
     schemas["FeedbackRows"]["properties"]["feedback"] = _rows({"$ref": f"{_HERE}FeedbackRow"}, rows)
     feedback = schemas["FeedbackRow"]
-    feedback["properties"]["label"] = target
-    del feedback["properties"]["chosen"]  # no built-in family learns from preferences
-    if spec.schema.task == "regression":
-        feedback["properties"]["reward"] = target
-        feedback["oneOf"] = [{"required": ["label"]}, {"required": ["reward"]}]
-    else:
-        del feedback["properties"]["reward"]
-        feedback["required"] = ["id", "label"]
+    _specify(feedback, spec.schema.task, target)
     for row in ("LearnRow", "FeedbackRow"):
         schemas[row]["properties"]["weight"] |= {"minimum": 0, "maximum": HEAVIEST}
     return schemas
+
+
+def _specify(feedback: Document, task: Task, target: Document) -> None:
+    """Leave in the schema of feedback only what the task can learn; `target` is the schema of a label."""
+    properties = feedback["properties"]
+    if task == "preference":
+        del properties["label"]
+        properties["chosen"] |= {"maximum": 1}
+        properties["reward"] |= {"minimum": 0, "maximum": 1}
+        unchosen = {"required": ["verdict"], "properties": {"verdict": {"enum": ["tie", "skip"]}, "chosen": False}}
+        feedback["oneOf"] = [{"required": ["chosen"]}, unchosen, {"required": ["reward"]}]
+        return
+    for name in ("chosen", "verdict", "seconds", "why"):
+        del properties[name]
+    properties["label"] = target
+    if task == "regression":
+        properties["reward"] = target
+        feedback["oneOf"] = [{"required": ["label"]}, {"required": ["reward"]}]
+    else:
+        del properties["reward"]
+        feedback["required"] = ["id", "label"]
 
 
 def features(declared: Schema) -> Document:
@@ -208,6 +223,8 @@ def label(declared: Schema) -> Document:
     """Return the JSON Schema of the label."""
     if declared.task == "regression":
         return {"title": "Target", "description": f"{declared.label}: a number.", **_NUMBER}
+    if declared.task == "preference":
+        return {"title": "Target", "description": "A loop that learns preferences takes no labels.", "not": {}}
     return {"title": "Target", "description": f"{declared.label}: one of its classes.", "enum": [*declared.classes]}
 
 

@@ -98,7 +98,7 @@ function describe(payload) {
     case "prediction": return `predicted ${plain(payload.value)}${payload.proba?.length ? ` (${percent(Math.max(...payload.proba))})` : ""}${payload.canary ? ", by the canary" : ""}`;
     case "label": return `label ${plain(payload.value)}`;
     case "reward": return `reward ${plain(payload.value)}`;
-    case "preference": return `preferred answer ${payload.chosen}`;
+    case "preference": return payload.verdict ? `judged: ${payload.verdict}` : payload.chosen < 0 ? "preferred none" : `preferred answer ${payload.chosen}`;
     case "example": return `example with label ${plain(payload.label)}`;
     case "decision": return `${(ACTIONS[payload.action] ?? payload.action).toLowerCase()}: ${payload.reason}`;
     case "version": return "version stored";

@@ -77,6 +77,7 @@ class Worker:
         spec = setup.spec
         admission = Admission(spec, schema.reading(spec.schema), log)
         self.longest = MOST_BYTES
+        self._pairs = admission.encoder.late
         self._access = access
         self._counters = counters
         self._ready = ready
@@ -99,8 +100,10 @@ class Worker:
         """Load the kernels that predict, before the first request. Raises the error that keeps a worker from answering.
 
         The kernels that explain are loaded as well, where the family has any. A failure there is not raised, because
-        predictions do not need them.
+        predictions do not need them. A worker of a loop that learns preferences predicts nothing.
         """
+        if self._pairs:
+            return
         for rows in (1, 2):
             (outcome,) = self._predictor.answer([requests.DecodedRecords([{}] * rows, [None] * rows, False, False)])
             if isinstance(outcome, Exception):
