@@ -55,7 +55,7 @@ _READ = (
 
 
 class ApiError(Exception):
-    """A refused request: its status, and what is wrong with which parameter."""
+    """A refused request: its status, and the parameter that is wrong."""
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)

@@ -47,7 +47,7 @@ def rendered(markdown: str) -> str:
         tokens = parser.parse(markdown)
     except RecursionError:
         return _as_it_is(markdown)
-    if any(token.level >= DEEPEST for token in tokens):  # the parser drops what is nested more deeply
+    if any(token.level >= DEEPEST for token in tokens):  # the parser drops the deeper levels
         return _as_it_is(markdown)
     return str(cleaner.clean(parser.renderer.render(tokens, parser.options, {})))
 

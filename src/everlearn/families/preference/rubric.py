@@ -55,7 +55,7 @@ falls short of this rubric, or write that it falls short in none.
 [end of answer {mark}]
 """
 REVISION = """\
-Rewrite the answer to a request so that it meets the rubric and the critique. Keep what is right in it. Reply with the \
+Rewrite the answer to a request so that it meets the rubric and the critique. Keep its right parts. Reply with the \
 rewritten answer alone, without a word about it.
 
 {rubric}
