@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from everlearn.evaluate import continual
     from everlearn.evaluate.prequential import prequential
     from everlearn.families.neural import Neural
-    from everlearn.loop.loop import Loop, open
+    from everlearn.loop.loop import Loop
+    from everlearn.loop.opening import open
     from everlearn.model import build
     from everlearn.stream import Stream, read
 
@@ -73,7 +74,7 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
-    "open": "everlearn.loop.loop",
+    "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
     "read": "everlearn.stream",
 }

@@ -26,7 +26,7 @@ from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, DecisionSpec, 
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
-_NO_MATTER = ("source", "home", "warm_start")  # once a loop has started
+_NO_MATTER = ("source", "prompts", "home", "warm_start")  # once a loop has started
 _FIXED = ("schema", "model", "mode", "seed", "class_weight", "drift", "replay", "gate.promote")
 
 _KEEPS = "A home that was started with it keeps its value"
@@ -75,6 +75,7 @@ _RELEASE_0_1_0: dict[str, Any] = {
     },
     "model": {"family": "linear"},
     "source": "",
+    "prompts": "",
     "home": "",
     "mode": "gated",
     "seed": 0,
@@ -154,7 +155,8 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    return convert(values, str(path), folder or _folder(path, values.get("home", "")))
+    spec = convert(values, str(path), folder or _folder(path, values.get("home", "")))
+    return msgspec.structs.replace(spec, prompts=str(path.parent / spec.prompts)) if spec.prompts else spec
 
 
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:

@@ -61,6 +61,9 @@ class Model(Protocol):
 
     A family that cannot take every row of its shape also has a method `refused(batch)`, which maps such rows to
     reasons. The method must not depend on learned state; rejected rows are dropped before any model scores them.
+
+    A family with large frozen parts has `__copy__`. The copy may share what never changes; once it is given other
+    arrays, it must be independent of the original.
     """
 
     spec: Spec
@@ -416,8 +419,12 @@ def answering(arrays: Mapping[str, Any]) -> Arrays:
 
 
 def copy(model: Model) -> Model:
-    """Return an independent model with the same content. Raises what `build` raises."""
-    twin = build(model.spec)
+    """Return an independent model with the same content. Raises what `build` raises.
+
+    A family with `__copy__` shares what never changes, such as frozen weights; any other model is built again.
+    """
+    own = getattr(type(model), "__copy__", None)
+    twin: Model = build(model.spec) if own is None else own(model)
     twin.arrays = copied(model.arrays)
     return twin
 

@@ -210,6 +210,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
 
     `mode` is "live" (every update serves at once, a guard rolls back) or "gated" (the champion stays as it is until the
     gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
+    `prompts` is a file of prompts to ask about (task "preference").
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
     data a record is. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which
@@ -220,6 +221,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     schema: Schema
     model: dict[str, Any] = field(default_factory=lambda: {"family": "linear"})
     source: str = ""
+    prompts: str = ""
     home: str = ""
     mode: Literal["live", "gated"] = "live"
     seed: Annotated[int, Meta(ge=0, le=(1 << 62))] = 0

@@ -6,7 +6,7 @@ plain arrays, so that nothing has to be read again after a restart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,6 +113,10 @@ class PendingPredictions:
 
     def __contains__(self, id: str) -> bool:
         return id in self._waiting
+
+    def __iter__(self) -> Iterator[PendingPrediction]:
+        """Iterate over the waiting predictions, oldest first."""
+        return iter(list(self._waiting.values()))
 
     @property
     def nbytes(self) -> int:

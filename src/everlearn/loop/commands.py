@@ -178,7 +178,9 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
     try:
         built = model.build({"seed": spec.seed, **model_spec}, shape)
         row = np.zeros((1, int(shape["dense"])), np.float32)
-        one = Batch(row, np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+        tokens = np.zeros(3 if spec.schema.task == "preference" else 0, np.int32)  # a pair has a prompt and two answers
+        row[0, : len(tokens)] = 1.0
+        one = Batch(row, np.array([0, len(tokens)], np.int64), tokens, np.zeros(len(tokens), np.float32))
         scores, _ = model.predict_traced(built, one)
     except EverlearnError:
         raise

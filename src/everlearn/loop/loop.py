@@ -1,4 +1,4 @@
-"""The loop as users hold it, and the steps wired to the log.
+"""The loop as users hold it, and the steps wired to the log. `everlearn.loop.opening` opens one.
 
 Each call that changes a loop is appended to its log first and folded afterwards. Nothing changes in another way.
 """
@@ -18,10 +18,11 @@ from everlearn import config, merge
 from everlearn.errors import InputError, LogError
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
-from everlearn.loop import commands, replay_log, status
+from everlearn.loop import commands, questions, replay_log, status
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
+from everlearn.loop.questions import Questions
 from everlearn.predict import Instance, Serving, answer, given_before, new_id
 from everlearn.records import Decision, Event, Outcome, Payload, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
@@ -39,26 +40,6 @@ Progress = Callable[[int, "Loop"], None]
 
 _READ = 4096  # events read at a time
 _PAUSE = 0.02  # seconds between two reads of a log without new events
-
-
-def open(
-    source: str | Path | Mapping[str, Any] | Spec,
-    home: str | Path | None = None,
-    clock: Callable[[], float] = time.time,
-) -> Loop:
-    """Open a loop from `everlearn.toml`, a spec, or a plain dict; `home` is the folder it lives in.
-
-    A new home starts a loop. An existing home goes on where it stopped, however it was stopped. `clock` returns the
-    time of events in seconds since 1970; a simulation gives its own. Raises `ConfigError` for wrong settings, and
-    `LogError` if another process has the home open.
-    """
-    path = Path(source) if isinstance(source, str | Path) else Path("everlearn.toml")
-    folder = Path(home) if home is not None else None
-    if isinstance(source, str | Path):
-        spec = config.load(path, folder)
-    else:
-        spec = source if isinstance(source, Spec) else config.convert(source, folder=folder)
-    return Loop(spec, folder or config.home(spec, path), clock=clock)
 
 
 class Loop:
@@ -81,6 +62,7 @@ class Loop:
         self.served: Answering | None = None  # the model that answers; replaced whole
         self._saved = self._saved_row = 0  # labelled examples, and rows, folded at the last checkpoint
         self._seen = 0  # the last event read; the fold's cursor stays at the last event that changed it
+        self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
         self._faults = FailureLog()
         with ExitStack() as undo:
@@ -132,6 +114,28 @@ class Loop:
         given = msgspec.structs.replace(made, id=id or new_id(), version=champion.version, position=self._seen)
         self._take([given])
         return given
+
+    def ask(self, prompt: questions.Words, *, group: str = "") -> Prediction:
+        """Let the champion answer a prompt, text or chat messages, and record a pair of its answers to be judged.
+
+        `payload` holds the answers and the pair (see `everlearn.schema.asked.decode`), `proba` what the reward model
+        predicts; `group` names what drifts together. Answers are drawn from (seed, position). Raises InputError for a
+        prompt that is too long, and for a model that writes no answers.
+        """
+        champion = self.ready()
+        asked, proba = questions.ask(champion, self.fold.encoder, prompt, (self.spec.seed, self._seen), group)
+        return self.record(asked, {"prompt": questions.text(prompt)}, proba=proba)
+
+    def next_pair(self, annotator: str = "", prompts: Sequence[questions.Words] = ()) -> Prediction:
+        """Return the oldest pair that waits for a judgement and was not shown to this annotator, else a new one.
+
+        A new pair is about one of the `prompts`, by default those of the file `prompts` in the settings, in random
+        order. Raises InputError where there are none, and as `ask` does.
+        """
+        self.ready()
+        if (found := self._questions.waiting(self.fold.pending, self.log, annotator)) is None:
+            found = self.ask(self._questions.drawn(prompts, (self.spec.seed, self._seen)))
+        return self._questions.shown(found, annotator)
 
     def judge(
         self,

@@ -5,25 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from everlearn.families.preference import choose, features, first_come, reward, text
-from everlearn.families.preference.model import PreferenceModel
+from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
+from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
+from everlearn.records import Arrays
 from everlearn.schema import asked as question
 from everlearn.schema import pairs as columns
 from everlearn.schema.asked import Asked, SampledAnswer, Sampling
 
 Key = tuple[int, ...]
 
+
+class AnsweringModel(Protocol):
+    """The parts of a preference model that write answers and compare them; `stop` are the tokens that end an answer."""
+
+    settings: Settings
+    policy: Policy
+    tokenizer: Any
+    stop: tuple[int, ...]
+
+    def part(self, name: str) -> Arrays:
+        """Return the arrays of one part, such as "reward"."""
+        ...
+
+
 _CANDIDATES, _SIDE = range(2)  # last part of the key of random numbers
 
 
 def ask(
-    model: PreferenceModel, prompt_ids: Ids, key: Key, *, group: str = "", version: str = "", position: str = ""
+    model: AnsweringModel, prompt_ids: Ids, key: Key, *, group: str = "", version: str = "", position: str = ""
 ) -> Asked:
     """Return a question about a prompt: candidates of the policy and of the reference, and which two to compare.
 
@@ -63,7 +79,7 @@ def ask(
 
 
 def sample(
-    model: PreferenceModel,
+    model: AnsweringModel,
     prompt_ids: Ids,
     n: int = 1,
     *,
@@ -85,7 +101,7 @@ def sample(
     )[0]
 
 
-def answer(model: PreferenceModel, one: Sampled, *, version: str = "", uid: int = 0, seed: int = 0) -> SampledAnswer:
+def answer(model: AnsweringModel, one: Sampled, *, version: str = "", uid: int = 0, seed: int = 0) -> SampledAnswer:
     """Return a sampled answer as the log records it."""
     return SampledAnswer(
         ids=question.pack_ids(one.ids),
@@ -99,7 +115,7 @@ def answer(model: PreferenceModel, one: Sampled, *, version: str = "", uid: int 
     )
 
 
-def spelled(model: PreferenceModel, ids: Ids) -> str:
+def spelled(model: AnsweringModel, ids: Ids) -> str:
     """Return the text of an answer, without its stop token; "" for a model without a tokenizer."""
     if model.tokenizer is None:
         return ""

@@ -17,16 +17,19 @@ Everything that a round needs is in the arrays. On the CPU they share memory wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any
+from weakref import WeakValueDictionary
 
+import msgspec
 import numpy as np
 
 from everlearn.errors import InputError, ModelError
 from everlearn.families.neural.settings import Lora
 from everlearn.families.preference import (
     annotators,
+    asking,
     features,
     first_come,
     groups,
@@ -45,6 +48,7 @@ from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
+from everlearn.schema.asked import Asked
 
 LABELS, TRUSTED, ROUNDS = range(3)  # of "progress/counts"
 REMEMBERED = 64  # rounds whose measurements are kept
@@ -60,7 +64,7 @@ class PreferenceModel:
     `tokenizer` may be None for a model that sees token ids alone. Raises `ConfigError` for settings that do not fit.
     """
 
-    loss = Loss("log_loss", 0.001)
+    loss = Loss("log_loss")
 
     def __init__(self, chosen: Settings, policy: Policy, tokenizer: Any = None) -> None:
         self.spec: Mapping[str, Any] = settings.written(chosen)
@@ -68,6 +72,7 @@ class PreferenceModel:
         self.policy = policy
         self.tokenizer = tokenizer
         self.stop = text.stop_tokens(policy.module, tokenizer)
+        self.origin: object = None  # keeps what is shared with other models of this spec
         self._parts = _start(chosen, self._raw([0], [[0]]).shape[1])
 
     # ---- the contract ----------------------------------------------------------------------------------------------
@@ -135,6 +140,29 @@ class PreferenceModel:
             if weight[row] > 0.0 and np.isfinite(weight[row]) and np.isfinite(y[row]):
                 self._learn(rows, row, first, second, p, float(y[row] > 0.5), float(weight[row]))
         return scores
+
+    # ---- questions -------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, prompt: str | Sequence[text.Message], key: asking.Key, *, group: str = "", version: str = ""
+    ) -> Asked:
+        """Return a question about a prompt, text or chat messages; see `asking.ask`.
+
+        Raises `InputError` for a prompt that is too long, and for a model without a tokenizer.
+        """
+        ids = self.prompt_ids(prompt)
+        return asking.ask(self, ids, key, group=group, version=version, position=self.policy.reference_digest)
+
+    def prompt_ids(self, prompt: str | Sequence[text.Message]) -> list[int]:
+        """Return the tokens of a prompt, text or chat messages. Raises `InputError` as `ask` does."""
+        if self.tokenizer is None:
+            raise InputError("tokenizer: got none; expected one that turns prompts into tokens. Set model.tokenizer")
+        ids, most = text.render(self.tokenizer, prompt), self.settings.pairs.prompt_tokens
+        if len(ids) > most:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; expected at most {most} (schema.prompt_tokens). Shorten it"
+            )
+        return ids
 
     # ---- one label -------------------------------------------------------------------------------------------------
 
@@ -271,16 +299,37 @@ def build(spec: Mapping[str, Any]) -> PreferenceModel:
     Raises `ConfigError` for a wrong setting or a model that cannot be loaded, `MissingExtra` without transformers.
     """
     chosen = settings.read(spec)
-    module = load_model(chosen.model, device=chosen.device, dtype=chosen.dtype)
-    policy = Policy(
-        module,
+    named = chosen.tokenizer or ("" if ":" in chosen.model else chosen.model)  # a function makes no tokenizer
+    if chosen.weights == "all":  # nothing is frozen that could be shared
+        return PreferenceModel(chosen, _policy(chosen), load_tokenizer(named))
+    key = msgspec.json.encode(chosen)
+    origin = _ORIGINS.get(key)
+    if origin is None:
+        origin = _ORIGINS[key] = _Origin(_policy(chosen), load_tokenizer(named))
+    made = PreferenceModel(chosen, copy(origin.policy), origin.tokenizer)
+    made.origin = origin
+    return made
+
+
+class _Origin:
+    """An untrained policy whose frozen weights all models of one spec share, as long as one of them lives."""
+
+    def __init__(self, policy: Policy, tokenizer: Any) -> None:
+        self.policy = policy
+        self.tokenizer = tokenizer
+
+
+_ORIGINS: WeakValueDictionary[bytes, _Origin] = WeakValueDictionary()  # by spec
+
+
+def _policy(chosen: Settings) -> Policy:
+    return Policy(
+        load_model(chosen.model, device=chosen.device, dtype=chosen.dtype),
         lora=_lora(chosen),
         optimizer=chosen.optimizer,
         value=chosen.improve.method == "ppo",
         seed=chosen.seed,
     )
-    named = chosen.tokenizer or ("" if ":" in chosen.model else chosen.model)  # a function makes no tokenizer
-    return PreferenceModel(chosen, policy, load_tokenizer(named))
 
 
 def _lora(chosen: Settings) -> Lora | None:

@@ -17,6 +17,7 @@ interrupted.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -89,7 +90,8 @@ class Policy:
 
     `module` is used as it is, and adapted in place where `lora` is given. Without `targets`, all linear layers get an
     adapter but the last, which writes the logits. `optimizer` names one of `torch.optim`; gradients are clipped to the
-    norm `clip` (0: not at all). `value` adds a value head for PPO. Raises `ConfigError` for weights that cannot be
+    norm `clip` (0: not at all). `value` adds a value head for PPO. `frozen` is the digest of the frozen weights, where
+    it is known. Raises `ConfigError` for weights that cannot be
     trained.
     """
 
@@ -102,6 +104,7 @@ class Policy:
         clip: float = 1.0,
         value: bool = False,
         seed: int = 0,
+        frozen: Tensor | None = None,
     ) -> None:
         if lora is not None and not adapters.factors(module):
             module.requires_grad_(False)
@@ -131,8 +134,9 @@ class Policy:
             **self._optimizer.start,
             STEPS: torch.zeros((), dtype=torch.int64),
             SKIPPED: torch.zeros((), dtype=torch.int64),
-            FROZEN: digest(module, fixed),
+            FROZEN: digest(module, fixed) if frozen is None else frozen.clone(),
         }
+        self._reference_digest = ""  # once it was asked for
         self._use(POLICY)
         self._optimizer.bind(self.tensors, 0)
 
@@ -145,6 +149,16 @@ class Policy:
     def steps(self) -> int:
         """Number of steps taken or skipped."""
         return int(self.tensors[STEPS])
+
+    @property
+    def reference_digest(self) -> str:
+        """A digest of the reference, 16 characters: of its trained and its frozen weights."""
+        if not self._reference_digest:
+            found = hashlib.blake2b(array(self.tensors[FROZEN]).tobytes(), digest_size=8)
+            for held in within(self.tensors, REFERENCE).values():
+                found.update(np.ascontiguousarray(array(held)).data)
+            self._reference_digest = found.hexdigest()
+        return self._reference_digest
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy stored arrays into the policy, and continue from there.
@@ -168,11 +182,13 @@ class Policy:
             )
         for name, held in self.tensors.items():
             held.copy_(tensor(np.asarray(arrays[name])))
+        self._reference_digest = ""
         self._optimizer.bind(self.tensors, self.steps)
 
     def __copy__(self) -> Policy:
         """Return a policy with separate learned tensors, whose module shares the frozen weights with this one."""
-        twin = Policy(sharing_copy(self.module, tuple(self._weights)), **self._given)  # type: ignore[arg-type]
+        module, frozen = sharing_copy(self.module, tuple(self._weights)), self.tensors[FROZEN]
+        twin = Policy(module, **self._given, frozen=frozen)  # type: ignore[arg-type]
         twin.restore(self.arrays)
         return twin
 

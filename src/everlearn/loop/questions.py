@@ -1,0 +1,109 @@
+"""Questions of a loop in one process: pairs that wait for a judgement, and prompts for new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import msgspec
+import numpy as np
+
+from everlearn.errors import InputError
+from everlearn.events import Log
+from everlearn.feedback.admission import prediction
+from everlearn.feedback.pending import PendingPredictions
+from everlearn.records import Prediction, Preference
+from everlearn.schema import Reading
+from everlearn.schema import asked as question
+from everlearn.schema.asked import Asked
+from everlearn.serve.snapshot import Answering
+from everlearn.stream.preferences import ChatTurn
+from everlearn.stream.prompts import Prompt, read_prompts, written
+
+Words = str | Sequence[ChatTurn | Mapping[str, str]] | Prompt
+
+
+class Asks(Protocol):
+    """A model that writes answers: an optional part of a family (see `everlearn.model.Model`)."""
+
+    def ask(
+        self, prompt: str | Sequence[Mapping[str, str]], key: tuple[int, ...], *, group: str = "", version: str = ""
+    ) -> Asked:
+        """Return a question about a prompt, text or chat messages, with answers of the model; `key` seeds all draws."""
+        ...
+
+
+class Questions:
+    """The pairs shown to each annotator since the loop was opened; `path` is the file of prompts, "" without one."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._prompts: tuple[Prompt, ...] = ()
+        self._shown: dict[str, set[str]] = {}  # annotator -> ids
+
+    def waiting(self, pending: PendingPredictions, log: Log, annotator: str) -> Prediction | None:
+        """Return the oldest pair that waits for a judgement and that this annotator has not seen; None without one."""
+        shown, source = self._shown.setdefault(annotator, set()), f"people/{annotator}"
+        for one in pending:
+            if one.id in shown or (found := prediction(log, one.id)) is None or not found.payload.get("pair"):
+                continue
+            before = (event.payload for event in log.about(one.id))
+            if not any(isinstance(given, Preference) and given.source == source for given in before):
+                return found
+        return None
+
+    def drawn(self, prompts: Sequence[Words], key: tuple[int, ...]) -> Prompt:
+        """Return one of the prompts, or of those of the file, at random. Raises InputError where there are none."""
+        if not prompts and not self._path:
+            raise InputError("prompts: got none; expected some, or set `prompts` to a file of them")
+        if not prompts and not self._prompts:
+            self._prompts = read_prompts(self._path)
+        among: Sequence[Any] = prompts or self._prompts
+        return _prompt(among[int(np.random.default_rng([*key, 2]).integers(len(among)))])
+
+    def shown(self, pair: Prediction, annotator: str) -> Prediction:
+        """Note that an annotator sees a pair, and return it."""
+        self._shown.setdefault(annotator, set()).add(pair.id)
+        return pair
+
+
+def ask(
+    champion: Answering, reading: Reading, prompt: Words, key: tuple[int, ...], group: str = ""
+) -> tuple[Asked, tuple[float, ...]]:
+    """Return a question about a prompt, answered by the champion, and what its reward model predicts.
+
+    That is the probability that the second, and that the first answer is preferred. Raises InputError as `Asks.ask`
+    does, and for a pair that is longer than the schema allows.
+    """
+    one = _prompt(prompt)
+    model, words = _asks(champion.model), one.prompt
+    plain = words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
+    asked = model.ask(plain, key, group=group or one.group, version=champion.version)
+    made = Prediction("", {}, "", (), "", payload=question.encode(asked))
+    return asked, tuple(champion.model.predict(reading.read([made]))[0].tolist())
+
+
+def text(prompt: Words) -> str:
+    """Return a prompt as the log records it."""
+    return written(_prompt(prompt).prompt)
+
+
+def _asks(model: object) -> Asks:
+    if not callable(getattr(model, "ask", None)):
+        raise InputError(
+            f"model: got a {type(model).__name__}, which writes no answers; expected a family that does, such as "
+            '"preference". Record answers of another model with loop.record(asked, features)'
+        )
+    return cast(Asks, model)
+
+
+def _prompt(given: Words) -> Prompt:
+    """Return words as a prompt. Raises InputError for messages without a role or a content."""
+    if isinstance(given, Prompt):
+        return given
+    if isinstance(given, str):
+        return Prompt(given)
+    try:
+        return Prompt(tuple(msgspec.convert(msgspec.to_builtins(turn), ChatTurn) for turn in given))
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InputError(f"prompt: {error}; expected text, or messages with a role and a content") from error
