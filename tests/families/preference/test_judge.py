@@ -256,6 +256,15 @@ def test_settings_are_checked(settings: JudgeSettings) -> None:
         model_judge(JudgeSettings(settings.name, settings.rubric, "m", template="none.txt"), lambda prompt: "")
 
 
+def test_the_endpoint_asks_the_model_in_the_source(settings: JudgeSettings, client: EndpointClient) -> None:
+    for other in (
+        JudgeSettings(settings.name, settings.rubric, "other"),
+        JudgeSettings(settings.name, settings.rubric, "m", temperature=0.5),
+    ):
+        with pytest.raises(ConfigError, match=r"an endpoint for 'm' at 0"):
+            model_judge(other, client)
+
+
 def test_leaving_early_ends_the_threads() -> None:
     started = threading.active_count()
     slow = Judge("function/slow", function_judge("slow", lambda prompt, a, b: (time.sleep(0.005), "A")[1]).ask, 4)
