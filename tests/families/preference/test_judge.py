@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +132,41 @@ def test_a_restart_asks_nothing_twice(
     assert len(endpoint.got) == 12
     assert verdicts[1] == verdicts[2]
     assert verdicts[0] == verdicts[2][:3]
+
+
+JUDGING = """
+import sys
+from everlearn.families.preference.answer_cache import AnswerCache
+from everlearn.families.preference.endpoint import Endpoint, EndpointClient
+from everlearn.families.preference.judge import JudgeSettings, judged_all, model_judge
+from everlearn.families.preference.judged_pairs import AnswerPair
+url, rubric, cache = sys.argv[1:]
+pairs = [AnswerPair(str(n), f"Question {n}", f"No {n}.", f"Sorry {n}.") for n in range(40)]
+settings = JudgeSettings("kind", rubric, "m", at_once=3)
+judge = model_judge(settings, EndpointClient(Endpoint(url, "m")), AnswerCache(cache))
+for found in judged_all(judge, pairs):
+    print(found.id, found.chosen, flush=True)
+"""
+
+
+def test_a_judge_that_is_killed_asks_again_only_what_was_under_way(
+    settings: JudgeSettings, endpoint: JudgeEndpoint, tmp_path: Path
+) -> None:
+    endpoint.decide, endpoint.slow = kind, 0.005
+    command = [sys.executable, "-c", JUDGING, endpoint.url, settings.rubric, str(tmp_path / "judge.db")]
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            asked = len(endpoint.got)
+            while len(endpoint.got) < asked + 15 and process.poll() is None:
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+    endpoint.slow = 0.0
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == [f"{n} 1" for n in range(40)]
+    asked_twice = len(endpoint.prompts) - len(set(endpoint.prompts))
+    assert len(set(endpoint.prompts)) == 80
+    assert asked_twice <= 3 * 3  # at most three questions were under way at each kill
 
 
 def test_the_other_order_of_a_pair_is_the_same_two_questions(

@@ -72,8 +72,8 @@ def model_judge(
     """Return the judge that asks a language model.
 
     `complete` answers a prompt: an `EndpointClient`, or any function that returns text, such as a local model. It is
-    called from `at_once` threads. Raises `ConfigError` for a rubric or template that cannot be used, and for an endpoint
-    of another model.
+    called from `at_once` threads. Raises `ConfigError` for a rubric or template that cannot be used, and for an
+    endpoint of another model.
     """
     rubric = read_rubric(settings.rubric)
     template = read_template(settings.template) if settings.template else TEMPLATE
