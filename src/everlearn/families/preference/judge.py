@@ -80,11 +80,11 @@ def model_judge(
     if not 1 <= settings.at_once <= 256:
         raise ConfigError(f"judge.at_once: got {settings.at_once}; expected 1 to 256")
     if isinstance(complete, EndpointClient):
-        asked = complete.settings
-        if (asked.model, asked.temperature) != (settings.model, settings.temperature):
+        served = complete.settings
+        if (served.model, served.temperature) != (settings.model, settings.temperature):
             raise ConfigError(
                 f"judge.model: got {settings.model!r} at temperature {settings.temperature:g}, and an endpoint for "
-                f"{asked.model!r} at {asked.temperature:g}; give both the same, as they are part of the source"
+                f"{served.model!r} at {served.temperature:g}; give both the same, as they are part of the source"
             )
     source = judge_source(settings.name, rubric, settings.model, template, settings.temperature)
     answer = kept(lambda prompt: _as_completion(complete(prompt)), source, cache)
