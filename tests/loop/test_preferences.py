@@ -17,7 +17,7 @@ from everlearn.loop.loop import Loop
 from everlearn.model import build
 from everlearn.records import Example, Label, Payload, Prediction, Preference, Reward
 from everlearn.schema import pairs
-from everlearn.schema.asked import Arm
+from everlearn.schema.question import Arm
 from everlearn.spec import FeedbackSpec, GateSpec, LimitsSpec
 from tests.support import kills
 from tests.support.loops import bytes_of as state_of

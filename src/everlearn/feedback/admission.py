@@ -18,8 +18,8 @@ from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log
 from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
 from everlearn.schema import Encoder, Reading
-from everlearn.schema.asked import Asked, encode, judged
 from everlearn.schema.meaning import category
+from everlearn.schema.question import Asked, encode, judged
 from everlearn.spec import Spec
 
 
@@ -142,7 +142,7 @@ def example(
     return made
 
 
-def asked(
+def pair(
     admission: Admission,
     question: Asked,
     record: Mapping[str, Any],

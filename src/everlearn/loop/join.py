@@ -27,7 +27,7 @@ from everlearn.feedback.pending import (
 from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter
 from everlearn.model import copied
-from everlearn.records import Arrays, Batch, Event, Feedback, Label, Lesson, Prediction, Preference, Reward, Singles
+from everlearn.records import Arrays, Batch, Event, Feedback, Label, Prediction, Preference, Reward, Singles, Target
 from everlearn.schema import Reading, features
 from everlearn.spec import Spec
 
@@ -121,15 +121,15 @@ class Joiner:
     def _judge(self, feedback: Feedback, position: int, time: float, at: int, clip: Clip) -> list[LabelledRow]:
         """`position` and `time` are those of the feedback; `at` is the prediction's position, if that came later."""
         try:
-            lessons = self._encoder.judge(feedback)
+            targets = self._encoder.judge(feedback)
         except InputError:
             self.unusable += 1
             return []
-        if not lessons:  # skipped: the prediction waits for another judgement
+        if not targets:  # skipped: the prediction waits for another judgement
             return []
         if (pending := self.pending.take(feedback.id)) is not None:
             row, labelled = self._encoder.mark(pending.row, feedback), list[LabelledRow]()
-            for y, share in lessons:
+            for y, share in targets:
                 labelled += self._admit(pending, row, y, feedback.weight * share, feedback.source, position)
             self.coverage.note(scored=bool(labelled))
             return labelled
@@ -140,10 +140,10 @@ class Joiner:
         elif isinstance(found.payload, Prediction):
             if self.defaults and feedback.weight > 0.0 and self._is_first(feedback, position):
                 self.defaults.settle(
-                    found.payload, lessons[0].y, self._class(found.payload), max(time - found.time, 0.0)
+                    found.payload, targets[0].y, self._class(found.payload), max(time - found.time, 0.0)
                 )
             if self.spec.feedback.correction != "ignore":
-                return self._correct(found.payload, feedback, lessons, position, clip)
+                return self._correct(found.payload, feedback, targets, position, clip)
         return []
 
     def _is_first(self, feedback: Feedback, position: int) -> bool:
@@ -184,7 +184,7 @@ class Joiner:
         return [LabelledRow(row, y, *weights, position, scored, arrival, pending.traces, factor)]
 
     def _correct(
-        self, prediction: Prediction, feedback: Feedback, lessons: Sequence[Lesson], position: int, clip: Clip
+        self, prediction: Prediction, feedback: Feedback, targets: Sequence[Target], position: int, clip: Clip
     ) -> list[LabelledRow]:
         """Label a prediction that waits no longer."""
         if not feedback.weight > 0.0:
@@ -195,7 +195,7 @@ class Joiner:
         except InputError:
             return []
         labelled: list[LabelledRow] = []
-        for y, share in lessons:
+        for y, share in targets:
             weights = self._limiter.admit(y, feedback.weight * share, feedback.source, position)
             if weights is None:
                 continue
