@@ -122,6 +122,21 @@ def test_methods_learn_from_judged_pairs_of_a_file() -> None:
     assert gold[0] > start + 0.3
 
 
+def test_examples_keep_old_skills() -> None:
+    given, draw = slotworld.world(), np.random.default_rng(3)
+    chance = np.exp(given.reference[5])
+    examples: list[tuple[Ids, Ids]] = [([5], given.answers[draw.choice(len(chance), p=chance)]) for _ in range(100)]
+    lost = []
+    for mixed in ([], examples):
+        learner = policy(4e-3)
+        settings = Improve(**SMALL, ramp=0.0, mix=1.0)
+        improve(learner, slotworld.prompts()[:5], slotworld.gold(), settings, labels=32, examples=mixed)
+        logp = slotworld.table(learner.module)[5]
+        lost.append(float((chance * (given.reference[5] - logp)).sum()))  # nats of the old answers
+        assert slotworld.measure(learner.module).win > 0.58
+    assert lost[1] < 0.5 * lost[0]
+
+
 # ---- repeated ------------------------------------------------------------------------------------------------------
 
 

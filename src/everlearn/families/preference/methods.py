@@ -142,9 +142,14 @@ def with_values(policy: Policy, candidates: Candidates, rows: int) -> Candidates
 def best_of_n(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
     """Yield the losses of imitating the best candidate of each prompt, of the policy or of the reference."""
     best = candidates.scores.argmax(1)
-    chosen = [answers[i].ids for answers, i in zip(candidates.answers, best, strict=True)]
-    for part in _slices(len(chosen), dials.rows):
-        yield -logprobs(policy.module, candidates.prompts[part], chosen[part]).sum() / len(chosen)
+    chosen: list[Ids] = [answers[i].ids for answers, i in zip(candidates.answers, best, strict=True)]
+    yield from imitate(policy, candidates.prompts, chosen, dials.rows)
+
+
+def imitate(policy: Policy, prompts: list[Ids], answers: list[Ids], rows: int, weight: float = 1.0) -> Iterator[Tensor]:
+    """Yield the losses of imitating answers: cross-entropy summed over tokens, averaged over answers, weighted."""
+    for part in _slices(len(answers), rows):
+        yield -logprobs(policy.module, prompts[part], answers[part]).sum() * (weight / len(answers))
 
 
 def _regression(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
