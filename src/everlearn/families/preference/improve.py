@@ -23,9 +23,9 @@ from everlearn._torch import Tensor
 from everlearn.errors import InputError, ModelError
 from everlearn.families.preference.methods import (
     Candidates,
-    Dials,
-    Method,
+    Hyperparameters,
     Pairs,
+    UpdateMethod,
     best_of_n,
     imitate,
     method,
@@ -141,7 +141,7 @@ def improve(
     if not prompts:
         raise InputError("prompts: got none; expected at least one")
     chosen = method(settings.method)
-    dials = Dials(settings.beta or chosen.beta, settings.flip, settings.clip, settings.gamma, settings.rows)
+    dials = Hyperparameters(settings.beta or chosen.beta, settings.flip, settings.clip, settings.gamma, settings.rows)
     budget = allowed(settings, labels if trusted is None else trusted)
     measured = []
     for step in range(settings.steps):
@@ -161,7 +161,12 @@ def improve(
 
 
 def _losses(
-    policy: Policy, candidates: Candidates, chosen: Method, dials: Dials, held: bool, pairs: Pairs | None
+    policy: Policy,
+    candidates: Candidates,
+    chosen: UpdateMethod,
+    dials: Hyperparameters,
+    held: bool,
+    pairs: Pairs | None,
 ) -> Iterator[Tensor]:
     """Return the losses of a step: towards the reference where the policy is beyond the budget, else by the method."""
     if held:
@@ -215,10 +220,10 @@ def _sampled(
         numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
         keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
         where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
-        asked: list[Ids] = [prompt for prompt, _ in numbers]
+        contexts: list[Ids] = [prompt for prompt, _ in numbers]
         flat: list[Ids] = [ids for _, ids in numbers]
-        read = read_answers(module, asked, flat, layers=settings.layers, rows=settings.rows)
-    scores = np.asarray(reward(asked, flat, read.features), np.float32)
+        read = read_answers(module, contexts, flat, layers=settings.layers, rows=settings.rows)
+    scores = np.asarray(reward(contexts, flat, read.features), np.float32)
     if scores.shape != (len(flat),) or not np.isfinite(scores).all():
         raise ModelError(
             f"reward: got scores of shape {scores.shape}; expected {len(flat)} finite numbers, one an answer"
