@@ -35,7 +35,7 @@ from everlearn.families.preference.methods import (
 )
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
-from everlearn.families.preference.text import Ids, read_answers
+from everlearn.families.preference.text import Ids
 from everlearn.spec import NotNegative, Positive
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -214,15 +214,15 @@ def _sampled(
     own = max(2, count - theirs)
     own_seeds, seeds = draw.integers(2**62, size=(2, len(prompts))).tolist()
     answers = _answers(policy, prompts, own, own_seeds, settings, stop)
-    with policy.reference() as module:
+    with policy.reference():
         more = _answers(policy, prompts, theirs, seeds, settings, stop)
-        answers = [one + other for one, other in zip(answers, more, strict=True)]
-        numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
-        keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
-        where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
-        contexts: list[Ids] = [prompt for prompt, _ in numbers]
-        flat: list[Ids] = [ids for _, ids in numbers]
-        read = read_answers(module, contexts, flat, layers=settings.layers, rows=settings.rows)
+    answers = [one + other for one, other in zip(answers, more, strict=True)]
+    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
+    keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
+    where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
+    contexts: list[Ids] = [prompt for prompt, _ in numbers]
+    flat: list[Ids] = [ids for _, ids in numbers]
+    read = policy.read(contexts, flat, layers=settings.layers, rows=settings.rows)
     scores = np.asarray(reward(contexts, flat, read.features), np.float32)
     if scores.shape != (len(flat),) or not np.isfinite(scores).all():
         raise ModelError(

@@ -20,7 +20,7 @@ from everlearn.errors import ConfigError, did_you_mean
 from everlearn.families.preference import losses
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled
-from everlearn.families.preference.text import Ids, device_of, logprobs, read_answers, token_logprobs, token_states
+from everlearn.families.preference.text import Ids, device_of, logprobs, token_logprobs, token_states
 
 Floats = NDArray[np.float32]
 
@@ -120,9 +120,8 @@ def referenced(policy: Policy, pairs: Pairs, rows: int) -> Pairs:
         unknown = np.flatnonzero(np.isnan(given))
         if len(unknown):
             given = given.copy()
-            with policy.reference() as module:
-                texts = [pairs.prompts[i] for i in unknown], [answers[i] for i in unknown]
-                given[unknown] = read_answers(module, *texts, rows=rows).logp
+            texts = [pairs.prompts[i] for i in unknown], [answers[i] for i in unknown]
+            given[unknown] = policy.read(*texts, rows=rows).logp
         known.append(given)
     return pairs._replace(reference_first=known[0], reference_second=known[1])
 
