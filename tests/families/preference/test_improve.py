@@ -16,6 +16,7 @@ from everlearn.families.preference.methods import METHODS, Pairs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.text import Ids
 from tests.support import slotworld
+from tests.support.tiny_lms import tiny
 
 SMALL: dict[str, Any] = {"prompts": 12, "candidates": 12, "limit": slotworld.SLOTS, "rows": 512}
 
@@ -196,6 +197,26 @@ def test_features_are_those_of_the_reference_and_old_prompts_come_back() -> None
     without = Asked()
     improve(policy(), new, without, Improve(**SMALL, steps=1, old=0.25), labels=200)
     assert {prompt[0] for prompt in without.prompts} == {0, 1}
+
+
+def test_stop_tokens_end_candidates_and_what_collapses_is_measured() -> None:
+    learner = Policy(tiny("gpt2"), optimizer={"name": "adam", "lr": 0.01})
+    heard: list[Ids] = []
+
+    def short(prompts: list[Ids], answers: list[Ids], features: NDArray[np.float32]) -> NDArray[np.float64]:
+        heard.extend(answers)
+        assert [len(answer) for answer in answers] == features[:, -1].tolist()
+        return np.array([-len(answer) for answer in answers])
+
+    settings = Improve(prompts=8, candidates=8, limit=12, ramp=0.0, steps=12)
+    stop = tuple(range(40, 50))
+    first, last = (improve(learner, [[1, 2], [3]], short, settings, labels=i, stop=stop) for i in (32, 64))
+    assert all(len(answer) == 12 or answer[-1] in stop for answer in heard)
+    assert 0 < first.cut < 0.5
+    assert first.length > last.length >= 1
+    assert last.cut < first.cut
+    assert last.reward == pytest.approx(-last.length)
+    assert last.distinct < first.distinct
 
 
 def test_what_cannot_be_improved_is_refused() -> None:

@@ -176,6 +176,28 @@ def test_reliability_turns_labels_of_the_annotator_who_inverts_them() -> None:
     assert max(float(one.abs().max()) for one in nothing) < 1e-6
 
 
+def test_answers_judged_alone_teach_kto_only() -> None:
+    policy = moved()
+    silver = methods.silver(sampled(policy))
+    lone = silver._replace(second=[()] * 6, preferred=np.array([1, 0, 1, 0, 0, 1], np.float32))
+    lone = methods.referenced(policy, lone._replace(reference_second=np.full(6, np.nan, np.float32)), 64)
+    for name in ("dpo", "simpo", "annotators"):
+        chosen = methods.method(name)
+        assert chosen.pairs is not None
+        assert sum(float(one.detach()) for one in chosen.pairs(policy, lone, Hyperparameters(0.1))) == 0.0
+    kto = methods.method("kto").pairs
+    assert kto is not None
+    found = by_hand(policy, sum(kto(policy, lone, Hyperparameters(0.1, rows=4)), torch.zeros(())))
+    others = lone.first[1:] + lone.first[:1]
+    gap = logprobs(policy.module, lone.prompts, others).detach() - torch.from_numpy(
+        policy.read(lone.prompts, others).logp
+    )
+    ratio = logprobs(policy.module, lone.prompts, lone.first) - torch.from_numpy(lone.reference_first)
+    gain = 0.1 * (ratio - gap.mean().clamp(min=0))
+    up = torch.from_numpy(lone.preferred)
+    same(found, by_hand(policy, (up * torch.sigmoid(-gain) + (1 - up) * torch.sigmoid(gain)).mean()))
+
+
 def test_unknown_methods_and_a_missing_value_head_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"improve.method: got 'bonn'; expected one of bon, .*did you mean 'bon'"):
         methods.method("bonn")

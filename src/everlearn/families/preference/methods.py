@@ -56,7 +56,8 @@ class Pairs(NamedTuple):
     """Judged pairs. All arrays have shape (n,); `preferred` is 1 for the first answer, 0 for the second, .5 for a tie.
 
     `reference_first` and `reference_second` are log-probabilities under the reference, NaN where unknown.
-    `reliability` is the probability that the annotator of each label is right.
+    `reliability` is the probability that the annotator of each label is right. Where `second` has no tokens, the first
+    answer alone was judged, 1 for a thumb up and 0 for down; only KTO learns from it.
     """
 
     prompts: list[Ids]
@@ -254,7 +255,7 @@ def _symmetric(loss: Callable[..., Tensor], lengths: bool, reference: bool = Tru
             forward = [a, b, *((ref_a, ref_b) if reference else ()), *(sizes if lengths else ())]
             back = [b, a, *((ref_b, ref_a) if reference else ()), *(reversed(sizes) if lengths else ())]
             each = label * loss(*forward, dials) + (1 - label) * loss(*back, dials)
-            yield (weight * each).sum() / len(pairs.prompts)
+            yield (weight * (sizes[1] > 0) * each).sum() / len(pairs.prompts)
 
     return learns
 
@@ -262,11 +263,11 @@ def _symmetric(loss: Callable[..., Tensor], lengths: bool, reference: bool = Tru
 def _annotators(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
     for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
         (a, b), (ref_a, ref_b) = _both(policy, pairs, part)
-        label, weight, _ = _labels(pairs, part, a.device)
+        label, weight, sizes = _labels(pairs, part, a.device)
         q = torch.from_numpy(pairs.reliability[part]).to(a.device)
         forward = losses.annotator_dpo(a, b, ref_a, ref_b, q, beta=dials.beta)
         back = losses.annotator_dpo(b, a, ref_b, ref_a, q, beta=dials.beta)
-        yield (weight * (label * forward + (1 - label) * back)).sum() / len(pairs.prompts)
+        yield (weight * (sizes[1] > 0) * (label * forward + (1 - label) * back)).sum() / len(pairs.prompts)
 
 
 def _kto(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
@@ -276,10 +277,10 @@ def _kto(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tenso
     mismatched, reference_mismatched = (torch.cat(one) for one in zip(*zeros, strict=True))
     for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
         logp, reference = _both(policy, pairs, part)
-        label, weight, _ = _labels(pairs, part, logp.device)
+        label, weight, sizes = _labels(pairs, part, logp.device)
         both = (logp.flatten(), reference.flatten(), torch.cat([label, 1 - label]))
-        each = losses.kto(*both, mismatched, reference_mismatched, beta=dials.beta).view(2, -1).sum(0)
-        yield (weight * each).sum() / len(pairs.prompts)
+        each = losses.kto(*both, mismatched, reference_mismatched, beta=dials.beta).view(2, -1)
+        yield (weight * (each[0] + (sizes[1] > 0) * each[1])).sum() / len(pairs.prompts)
 
 
 def _mismatched(policy: Policy, pairs: Pairs, others: list[Ids], part: slice) -> tuple[Tensor, Tensor]:
