@@ -202,6 +202,8 @@ def test_a_question_is_recorded_once_and_names_one_pair(tmp_path: Path) -> None:
         assert first.trace == b""
         with pytest.raises(IdTaken, match="the id 'a' names another record"):
             loop.record(drawn(2), features, id="a")
+        with pytest.raises(InputError, match="a text cannot be stored as UTF-8"):
+            loop.record(drawn(2), {"prompt": "\ud800"})
         with pytest.raises(InputError, match="proba: got"):
             loop.record(drawn(2), features, proba=(0.5,))
 
@@ -270,6 +272,9 @@ def test_a_limit_on_sources_holds_for_each_annotator(tmp_path: Path) -> None:
         judged(loop, range(20), "people/flood")
         judged(loop, range(20, 24), "people/anna")
         assert champion(loop).arrays["seen"] == 5 + 4
+        for number in range(30, 40):
+            loop.judge(ask(loop, number), verdict="tie", source="people/bert")
+        assert champion(loop).arrays["seen"] == 5 + 4 + 2 * 5  # a tie is one judgement
 
 
 # ---- late, revoked, killed -------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens.
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). `beta` 0 is that of the method; `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the
+    the start). `beta` None is that of the method; `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the
     weight of the loss of imitating given examples, which keep old skills.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
@@ -65,7 +65,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     old: Share = 0.5
     budget: NotNegative = 6.0
     ramp: NotNegative = 16.0
-    beta: NotNegative = 0.0
+    beta: NotNegative | None = None
     flip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
     clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     gamma: NotNegative = 1.0
@@ -141,17 +141,19 @@ def improve(
     if not prompts:
         raise InputError("prompts: got none; expected at least one")
     chosen = method(settings.method)
-    dials = Hyperparameters(settings.beta or chosen.beta, settings.flip, settings.clip, settings.gamma, settings.rows)
+    beta = chosen.beta if settings.beta is None else settings.beta
+    dials = Hyperparameters(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
     budget = allowed(settings, labels if trusted is None else trusted)
     measured = []
     for step in range(settings.steps):
         draw = np.random.default_rng([seed, labels, step])
         picked = _picked(prompts, old, settings, draw)
-        size = 3 if pairs is not None and chosen.kind == "pairs" else settings.candidates  # enough to be measured
+        judged = _some(policy, pairs, settings, draw) if chosen.kind == "pairs" else None
+        size = settings.candidates if judged is None else 3  # enough to be measured
         candidates = _sampled(policy, picked, reward, size, settings, stop, draw)
         if policy.head is not None:
             candidates = with_values(policy, candidates, settings.rows)
-        held, judged, loss = candidates.kl > budget, _some(policy, pairs, settings, draw), 0.0
+        held, loss = candidates.kl > budget, 0.0
         taught = [examples[i] for i in draw.permutation(len(examples))[: settings.prompts]] if settings.mix else []
         for _ in range(settings.passes):
             kept = imitate(policy, [one for one, _ in taught], [one for _, one in taught], dials.rows, settings.mix)
