@@ -13,8 +13,8 @@ from everlearn.families.preference import choose, features, first_come, reward, 
 from everlearn.families.preference.model import PreferenceModel
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
 from everlearn.families.preference.text import Ids
-from everlearn.schema import question
 from everlearn.schema import pairs as columns
+from everlearn.schema import question
 from everlearn.schema.question import Asked, SampledAnswer, Sampling
 
 Key = tuple[int, ...]
