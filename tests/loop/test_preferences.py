@@ -384,6 +384,25 @@ def test_a_person_is_erased_with_their_prompts_and_answers(tmp_path: Path) -> No
     assert b"secret" not in left
 
 
+@pytest.mark.parametrize("arm", ["random", "active"])
+def test_a_challenger_warms_on_all_pairs_and_is_rebuilt_without_a_person(tmp_path: Path, arm: Arm) -> None:
+    chosen = settings(subject="user")
+    with Loop(chosen, tmp_path / "home") as loop, Loop(chosen, tmp_path / "never") as never:
+        for one in (loop, never):
+            one.ready()
+            for number in range(12):
+                user = "zoe" if number == 5 else "ann"
+                if one is loop or user == "ann":
+                    given = one.record(drawn(number, arm), {"prompt": "p", "user": user}, id=str(number))
+                    one.judge(given.id, verdict=("tie", "choice")[number % 2], chosen=(None, 0)[number % 2])
+            one.challenge(TOKENS, "once more")
+        warmed = loop.fold.roster.challengers[-1].model.arrays["seen"][0]
+        assert warmed == 18  # a tie is two rows
+    erase(tmp_path / "home", chosen, {"user": "zoe"}, "asked for")
+    with Loop(chosen, tmp_path / "home") as loop, Loop(chosen, tmp_path / "never") as never:
+        assert learners(loop) == learners(never)
+
+
 feedbacks = st.builds(
     FeedbackSpec,
     window=st.sampled_from([0.0, 3.0, 12.0]),
