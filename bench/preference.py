@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import slotworld as sw
 import torch
 from numpy.typing import NDArray
 
+import slotworld as sw
 from everlearn.families.preference import annotators, choose, groups, reward
 
 ROUND, CANDIDATES = 32, 16
@@ -50,20 +50,24 @@ class Learner(NamedTuple):
     random: np.random.Generator
 
     def pairs(self, policy: Array, prompts: Array, selector: str, key: tuple[int, ...], mixed: float = 0.0) -> Any:
-        """Return two answers for each prompt; `mixed` is the share of candidates from the reference."""
-        m = 2 if selector == "random" else CANDIDATES
+        """Return two different answers for each prompt; `mixed` is the share of candidates from the reference."""
+        m = CANDIDATES
         flat = np.repeat(prompts, m)
         answers = sw.sampled(policy, flat, self.random)
         from_reference = self.random.random(len(flat)) < mixed
+        from_reference[m - 1 :: m] = True  # so that a policy with one answer left is still compared with something
         answers = np.where(from_reference, sw.sampled(self.one.reference, flat, self.random), answers).reshape(-1, m)
-        if selector == "random":
-            return answers[:, 0], answers[:, 1]
         first, second = np.empty((2, len(prompts)), np.int64)
         for at, prompt in enumerate(prompts.tolist()):
-            x = self.features.of(np.full(m, prompt), answers[at])
-            _, draws = reward.score(self.head, x, np.full(m, prompt))
+            _, place = np.unique(answers[at], return_index=True)
+            different = answers[at, np.sort(place)]  # in the order drawn
+            if selector == "random" or len(different) == 2:
+                first[at], second[at] = different[:2]
+                continue
+            which = np.full(len(different), prompt)
+            _, draws = reward.score(self.head, self.features.of(which, different), which)
             question = choose.pair(draws, selector, (*key, at))
-            first[at], second[at] = answers[at, question.first], answers[at, question.second]
+            first[at], second[at] = different[question.first], different[question.second]
         return first, second
 
     def judged(self, prompts: Array, first: Array, second: Array, label: Array) -> reward.Pairs:
@@ -283,7 +287,7 @@ def turned(
         first, second = run.pairs(policy, prompts, "thompson", (seed, begin), mixed)
         label = sw.labelled(gold, prompts, first, second, run.random)
         pairs = run.judged(prompts, first, second, label)
-        alarms = set(groups.update(detectors, prompts, label, reward.predict(run.head, pairs)))
+        alarms = groups.update(detectors, prompts, label, reward.predict(run.head, pairs))
         reward.append(run.head, pairs)
         count = begin + ROUND
         for one in alarms:
@@ -293,7 +297,7 @@ def turned(
             hit.add(one)
             found["delay"] = min(found["delay"], count - labels // 2)
         for one in sorted(alarms) if react else ():
-            reward.forget(run.head, one, 6 * ROUND)
+            reward.forget(run.head, one, alarms[one])
         reward.fit(run.head)
         mean, _ = sw.rewards(run.head, run.features)
         policy = sw.tilted(run.one.reference, mean, B)

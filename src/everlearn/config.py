@@ -215,7 +215,7 @@ def text(spec: Spec) -> str:
     for name in STORED_ONLY:
         record, _, field = name.partition(".")
         values.get(record, {}).pop(field, None)
-    if spec.schema.task == "preference":  # what is left out would have the default of the task
+    if spec.schema.task == "preference":  # a value left out would have the default of the task
         for name in _PREFERENCE_DEFAULTS:
             record, _, field = name.rpartition(".")
             (values.setdefault(record, {}) if record else values)[field] = attrgetter(name)(spec)

@@ -47,7 +47,7 @@ class Loss(NamedTuple):
     parameter: float = 0.0
 
 
-class Lesson(NamedTuple):
+class Target(NamedTuple):
     """One lesson of a judgement: the number to learn, and its share, at most 1, of the judgement's weight."""
 
     y: float

@@ -36,7 +36,7 @@ from everlearn.serve.snapshot import Publisher, Reader
 from everlearn.spec import GateSpec, LimitsSpec, ServeSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
-from tests.support import ROOT
+from tests.support import ROOT, pairs
 from tests.support.loops import FIELDS, spec, table
 
 PATIENCE = 60.0
@@ -436,6 +436,14 @@ def test_what_a_killed_one_left_behind_is_swept_up(tmp_path):
     (left / "blobs").mkdir(parents=True)
     warm(setup.spec, setup.serving)
     assert list(Path(setup.serving).iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [spec, pairs.read])
+def test_kernels_are_loaded_by_rows_of_the_loop(tmp_path, caplog, kind):
+    setup = setup_of(tmp_path, kind())
+    with caplog.at_level("INFO"):
+        warm(setup.spec, setup.serving)
+    assert "could not be loaded" not in caplog.text
 
 
 def test_what_it_cannot_open_it_says_and_ends(tmp_path):

@@ -17,7 +17,7 @@ from everlearn.loop.loop import Loop
 from everlearn.model import build
 from everlearn.records import Example, Label, Payload, Prediction, Preference, Reward
 from everlearn.schema import pairs
-from everlearn.schema.asked import Arm
+from everlearn.schema.question import Arm
 from everlearn.spec import FeedbackSpec, GateSpec, LimitsSpec
 from tests.support import kills
 from tests.support.loops import bytes_of as state_of
@@ -202,6 +202,8 @@ def test_a_question_is_recorded_once_and_names_one_pair(tmp_path: Path) -> None:
         assert first.trace == b""
         with pytest.raises(IdTaken, match="the id 'a' names another record"):
             loop.record(drawn(2), features, id="a")
+        with pytest.raises(InputError, match="a text cannot be stored as UTF-8"):
+            loop.record(drawn(2), {"prompt": "\ud800"})
         with pytest.raises(InputError, match="proba: got"):
             loop.record(drawn(2), features, proba=(0.5,))
 
@@ -270,6 +272,9 @@ def test_a_limit_on_sources_holds_for_each_annotator(tmp_path: Path) -> None:
         judged(loop, range(20), "people/flood")
         judged(loop, range(20, 24), "people/anna")
         assert champion(loop).arrays["seen"] == 5 + 4
+        for number in range(30, 40):
+            loop.judge(ask(loop, number), verdict="tie", source="people/bert")
+        assert champion(loop).arrays["seen"] == 5 + 4 + 2 * 5  # a tie is one judgement
 
 
 # ---- late, revoked, killed -------------------------------------------------------------------------------------------
@@ -377,6 +382,25 @@ def test_a_person_is_erased_with_their_prompts_and_answers(tmp_path: Path) -> No
         assert [5, 6, 7, 2, 8] not in [ids[at : at + 5] for at in range(len(ids))]
     left = b"".join(path.read_bytes() for path in (tmp_path / "home").rglob("*") if path.is_file())
     assert b"secret" not in left
+
+
+@pytest.mark.parametrize("arm", ["random", "active"])
+def test_a_challenger_warms_on_all_pairs_and_is_rebuilt_without_a_person(tmp_path: Path, arm: Arm) -> None:
+    chosen = settings(subject="user")
+    with Loop(chosen, tmp_path / "home") as loop, Loop(chosen, tmp_path / "never") as never:
+        for one in (loop, never):
+            one.ready()
+            for number in range(12):
+                user = "zoe" if number == 5 else "ann"
+                if one is loop or user == "ann":
+                    given = one.record(drawn(number, arm), {"prompt": "p", "user": user}, id=str(number))
+                    one.judge(given.id, verdict=("tie", "choice")[number % 2], chosen=(None, 0)[number % 2])
+            one.challenge(TOKENS, "once more")
+        warmed = loop.fold.roster.challengers[-1].model.arrays["seen"][0]
+        assert warmed == 18  # a tie is two rows
+    erase(tmp_path / "home", chosen, {"user": "zoe"}, "asked for")
+    with Loop(chosen, tmp_path / "home") as loop, Loop(chosen, tmp_path / "never") as never:
+        assert learners(loop) == learners(never)
 
 
 feedbacks = st.builds(

@@ -9,7 +9,7 @@ import pytest
 from everlearn.errors import InputError
 from everlearn.loop.loop import Loop
 from everlearn.records import Preference
-from everlearn.schema import asked as question
+from everlearn.schema import question
 from everlearn.stream.prompts import Prompt
 from tests.support.loops import spec as plain_spec
 from tests.support.pairs import settings as token_settings

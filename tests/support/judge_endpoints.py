@@ -80,9 +80,9 @@ def completion(text: str | None, finish: str = "stop", **message: Any) -> bytes:
     """Return a chat completion with one choice, as OpenAI's endpoint writes it."""
     answer = {"role": "assistant", "content": text} | message
     choice = {"index": 0, "message": answer, "finish_reason": finish, "logprobs": None}
-    return msgspec.json.encode(
-        {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-    )
+    usage = {"prompt_tokens": 40, "completion_tokens": 2, "total_tokens": 42}
+    head = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m"}
+    return msgspec.json.encode(head | {"choices": [choice], "usage": usage})
 
 
 def dripping(body: dict[str, Any]) -> Response:

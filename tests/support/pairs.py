@@ -12,7 +12,7 @@ from everlearn import config
 from everlearn.model import row_slice
 from everlearn.records import Arrays, Batch, Floats, Payload, Prediction, Preference, Reward, Singles
 from everlearn.schema import pairs
-from everlearn.schema.asked import Arm, Asked, SampledAnswer, encode, pack_ids, pack_logp
+from everlearn.schema.question import Arm, Asked, SampledAnswer, encode, pack_ids, pack_logp
 from everlearn.spec import DriftSpec, GateSpec, Schema, Spec
 
 VOCABULARY, STOP = 32, 2

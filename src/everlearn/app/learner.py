@@ -30,7 +30,7 @@ from everlearn.events import Log
 from everlearn.loop.home import held
 from everlearn.loop.loop import Loop
 from everlearn.loop.status import stale
-from everlearn.schema.asked import Asked, SampledAnswer, pack_ids, pack_logp
+from everlearn.schema.question import Asked, SampledAnswer, pack_ids, pack_logp
 from everlearn.serve.contestant import Contestant
 from everlearn.serve.snapshot import Answering, Publisher
 from everlearn.spec import LogSpec, Spec

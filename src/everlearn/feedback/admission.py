@@ -18,8 +18,8 @@ from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log
 from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
 from everlearn.schema import Encoder, Reading
-from everlearn.schema.asked import Asked, encode, judged
 from everlearn.schema.meaning import category
+from everlearn.schema.question import Asked, encode, judged
 from everlearn.spec import Spec
 
 
@@ -108,8 +108,9 @@ def feedback(
     elif seconds or why:
         raise InputError(f"seconds and why: got them for {id!r} without a preference; expected `chosen` or a `verdict`")
     admission.encoder.judge(given)
-    if (about := check_known(admission, id)) is not None:
-        _check_judged(admission, given, about)
+    check_known(admission, id)
+    if admission.encoder.late and (about := prediction(admission.log, id)) is not None:
+        _check_judged(given, about)
     return given
 
 
@@ -142,7 +143,7 @@ def example(
     return made
 
 
-def asked(
+def pair(
     admission: Admission,
     question: Asked,
     record: Mapping[str, Any],
@@ -161,10 +162,14 @@ def asked(
             f"this loop's task is {admission.spec.schema.task}: its rows are records of fields. Predict a record with "
             "loop.predict(features), or set schema.task = 'preference'"
         )
-    held = {name: scalar(record[name]) for name in admission.spec.schema.fields if record.get(name) is not None}
+    fields = admission.spec.schema.fields
+    held = {name: scalar(record[name]) for name in fields if record.get(name) is not None}
     if len(proba) not in (0, 2) or not all(0.0 <= share <= 1.0 for share in proba):
         raise InputError(f"proba: got {list(proba)}; expected two probabilities, or none")
-    payload = msgspec.json.decode(msgspec.json.encode(encode(question)))  # as the log gives it back
+    try:
+        held, payload = msgspec.json.decode(msgspec.json.encode((held, encode(question))))  # as the log gives them back
+    except UnicodeEncodeError as error:
+        raise InputError(f"a text cannot be stored as UTF-8: {error}; expected text without lone surrogates") from error
     shown = judged(question)[0].text
     made = Prediction("", held, shown, tuple(map(float, proba)), "", propensity=question.propensity, payload=payload)
     for reason in refused(admission.encoder.read([made])).values():
@@ -172,17 +177,10 @@ def asked(
     return msgspec.structs.replace(made, subject=subject(admission, record))
 
 
-def check_known(admission: Admission, id: str) -> Prediction | None:
-    """Return the prediction `id`; None where `feedback.early` lets labels come before it, which is then not looked up.
-
-    Raises UnknownId unless the log holds it, or need not.
-    """
-    if admission.spec.feedback.early:
-        return None
-    found = prediction(admission.log, id)
-    if found is None:
+def check_known(admission: Admission, id: str) -> None:
+    """Raise UnknownId unless the log holds the prediction `id`, or `feedback.early` lets labels come before it."""
+    if not admission.spec.feedback.early and prediction(admission.log, id) is None:
         raise unknown(id)
-    return found
 
 
 def prediction(log: Log, id: str) -> Prediction | None:
@@ -243,10 +241,8 @@ def _checked_seconds(seconds: float) -> float:
     return float(seconds)
 
 
-def _check_judged(admission: Admission, given: Feedback, about: Prediction) -> None:
+def _check_judged(given: Feedback, about: Prediction) -> None:
     """Raise InputError for a choice between answers where one was given, or a rating of one where two were."""
-    if not admission.encoder.late:
-        return
     pair = bool(about.payload.get("pair"))
     if isinstance(given, Preference) and not pair:
         raise InputError(

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from everlearn.errors import ConfigError, InputError
-from everlearn.feedback.correction import Correction
+from everlearn.feedback.correction import Arrival, Correction
 from everlearn.feedback.labelling import Coverage, DefaultLabels
 from everlearn.feedback.pending import (
     ANSWER,
@@ -25,9 +25,9 @@ from everlearn.feedback.pending import (
     trace_charge,
 )
 from everlearn.learn.label_queue import LabelledRow
-from everlearn.learn.limiter import Limiter
+from everlearn.learn.limiter import Limiter, Weights
 from everlearn.model import copied
-from everlearn.records import Arrays, Batch, Event, Feedback, Label, Lesson, Prediction, Preference, Reward, Singles
+from everlearn.records import Arrays, Batch, Event, Feedback, Label, Prediction, Preference, Reward, Singles, Target
 from everlearn.schema import Reading, features
 from everlearn.spec import Spec
 
@@ -121,16 +121,15 @@ class Joiner:
     def _judge(self, feedback: Feedback, position: int, time: float, at: int, clip: Clip) -> list[LabelledRow]:
         """`position` and `time` are those of the feedback; `at` is the prediction's position, if that came later."""
         try:
-            lessons = self._encoder.judge(feedback)
+            targets = self._encoder.judge(feedback)
         except InputError:
             self.unusable += 1
             return []
-        if not lessons:  # skipped: the prediction waits for another judgement
+        if not targets:  # skipped: the prediction waits for another judgement
             return []
         if (pending := self.pending.take(feedback.id)) is not None:
-            row, labelled = self._encoder.mark(pending.row, feedback), list[LabelledRow]()
-            for y, share in lessons:
-                labelled += self._admit(pending, row, y, feedback.weight * share, feedback.source, position)
+            row = self._encoder.mark(pending.row, feedback)
+            labelled = self._admit(pending, row, targets, feedback.weight, feedback.source, position)
             self.coverage.note(scored=bool(labelled))
             return labelled
         found = self._history.find(f"prediction:{feedback.id}")
@@ -140,10 +139,10 @@ class Joiner:
         elif isinstance(found.payload, Prediction):
             if self.defaults and feedback.weight > 0.0 and self._is_first(feedback, position):
                 self.defaults.settle(
-                    found.payload, lessons[0].y, self._class(found.payload), max(time - found.time, 0.0)
+                    found.payload, targets[0].y, self._class(found.payload), max(time - found.time, 0.0)
                 )
             if self.spec.feedback.correction != "ignore":
-                return self._correct(found.payload, feedback, lessons, position, clip)
+                return self._correct(found.payload, feedback, targets, position, clip)
         return []
 
     def _is_first(self, feedback: Feedback, position: int) -> bool:
@@ -163,15 +162,21 @@ class Joiner:
         if self._default is None:
             return []
         self.defaults.assume(self.now)
-        return self._admit(pending, pending.row, self._default, 1.0, "", position)
+        return self._admit(pending, pending.row, (Target(self._default, 1.0),), 1.0, "", position)
 
     def _admit(
-        self, pending: PendingPrediction, row: Batch, y: float, weight: float, source: str, position: int
+        self,
+        pending: PendingPrediction,
+        row: Batch,
+        targets: Sequence[Target],
+        weight: float,
+        source: str,
+        position: int,
     ) -> list[LabelledRow]:
         """Label a waiting prediction, with the weights that the limits allow."""
         if not weight > 0.0:
             return []
-        predictions = pending.predictions
+        predictions, y = pending.predictions, targets[0].y
         answer = predictions.get(CANARY if CANARY in predictions else ANSWER)
         weights = self._limiter.admit(y, weight, source, position, answer)
         if weights is None:
@@ -179,12 +184,11 @@ class Joiner:
         arrival = None
         if self.correction is not None:
             arrival = self.correction.arrive(positive=y != self._default, late=False)
-        factor = self._limiter.class_weights.one(y, weights.learned)
         scored = predictions if self._encoder.scores(row) else None
-        return [LabelledRow(row, y, *weights, position, scored, arrival, pending.traces, factor)]
+        return self._labelled(row, targets, weights, position, scored, arrival, pending.traces)
 
     def _correct(
-        self, prediction: Prediction, feedback: Feedback, lessons: Sequence[Lesson], position: int, clip: Clip
+        self, prediction: Prediction, feedback: Feedback, targets: Sequence[Target], position: int, clip: Clip
     ) -> list[LabelledRow]:
         """Label a prediction that waits no longer."""
         if not feedback.weight > 0.0:
@@ -194,16 +198,31 @@ class Joiner:
             row = self._encoder.mark(clip(self._encoder.read([prediction])), feedback)
         except InputError:
             return []
+        y = targets[0].y
+        weights = self._limiter.admit(y, feedback.weight, feedback.source, position)
+        if weights is None:
+            return []
+        arrival = None
+        if self.correction is not None and late:
+            arrival = self.correction.arrive(positive=y != self._default, late=True)
+        return self._labelled(row, targets, weights, position, None, arrival)
+
+    def _labelled(
+        self,
+        row: Batch,
+        targets: Sequence[Target],
+        weights: Weights,
+        position: int,
+        predictions: dict[int, Singles] | None,
+        arrival: Arrival | None,
+        traces: dict[int, Singles] | None = None,
+    ) -> list[LabelledRow]:
+        """Return a row with each of its targets, which share the weights of the judgement."""
         labelled: list[LabelledRow] = []
-        for y, share in lessons:
-            weights = self._limiter.admit(y, feedback.weight * share, feedback.source, position)
-            if weights is None:
-                continue
-            arrival = None
-            if self.correction is not None and late:
-                arrival = self.correction.arrive(positive=y != self._default, late=True)
-            factor = self._limiter.class_weights.one(y, weights.learned)
-            labelled.append(LabelledRow(row, y, *weights, position, None, arrival, factor=factor))
+        for y, share in targets:
+            scored, learned = weights.scored * share, weights.learned * share
+            factor = self._limiter.class_weights.one(y, learned)
+            labelled.append(LabelledRow(row, y, scored, learned, position, predictions, arrival, traces, factor))
         return labelled
 
     # ---- checkpoints -------------------------------------------------------------------------------------------

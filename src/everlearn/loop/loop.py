@@ -26,7 +26,7 @@ from everlearn.loop.questions import Questions
 from everlearn.predict import Instance, Serving, answer, given_before, new_id
 from everlearn.records import Decision, Event, Outcome, Payload, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
-from everlearn.schema.asked import Asked
+from everlearn.schema.question import Asked
 from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.snapshot import Answering
 from everlearn.spec import Spec
@@ -100,15 +100,15 @@ class Loop:
         return given
 
     def record(
-        self, asked: Asked, features: Mapping[str, Any], id: str | None = None, proba: Sequence[float] = ()
+        self, question: Asked, features: Mapping[str, Any], id: str | None = None, proba: Sequence[float] = ()
     ) -> Prediction:
-        """Record a question, before anybody judges it: a pair of answers (or one, on the arm "chat") to a prompt.
+        """Record a question, before it is judged: a pair of answers (or one, on the arm "chat") to a prompt.
 
         `features` has the fields of the schema. `proba` is what a model predicted for the second and for the first
         answer, if one did. Raises IdTaken for another question under the same id, InputError for one that cannot be.
         """
         champion = self.ready()
-        made = admission.asked(self._admission, asked, features, proba, refused=self.fold.refused)
+        made = admission.pair(self._admission, question, features, proba, refused=self.fold.refused)
         if id is not None and (before := given_before(self.log, id, made.features, made.payload)) is not None:
             return before
         given = msgspec.structs.replace(made, id=id or new_id(), version=champion.version, position=self._seen)
@@ -118,7 +118,7 @@ class Loop:
     def ask(self, prompt: questions.Words, *, group: str = "") -> Prediction:
         """Let the champion answer a prompt, text or chat messages, and record a pair of its answers to be judged.
 
-        `payload` holds the answers and the pair (see `everlearn.schema.asked.decode`), `proba` what the reward model
+        `payload` holds the answers and the pair (see `everlearn.schema.question.decode`), `proba` what the reward model
         predicts; `group` names what drifts together. Answers are drawn from (seed, position). Raises InputError for a
         prompt that is too long, and for a model that writes no answers.
         """

@@ -13,9 +13,8 @@ from everlearn.events import Log
 from everlearn.feedback.admission import prediction
 from everlearn.feedback.pending import PendingPredictions
 from everlearn.records import Prediction, Preference
-from everlearn.schema import Reading
-from everlearn.schema import asked as question
-from everlearn.schema.asked import Asked
+from everlearn.schema import Reading, question
+from everlearn.schema.question import Asked
 from everlearn.serve.snapshot import Answering
 from everlearn.stream.preferences import ChatTurn
 from everlearn.stream.prompts import Prompt, read_prompts, written

@@ -4,7 +4,7 @@ Records, columns or tables of raw values come in; batches of dense and hashed co
 cannot be used. `encoder` encodes, `layout` gives the width of each field, `meaning` reads a single value, `columnar`
 reads whole columns, `hashing` holds the kernels, `guessing` infers a schema, and `origins` names the field of each
 column. `reading` picks what the task reads from predictions: `encoder` their features, `pairs` the answers that
-`asked` describes. Reading files lives in `stream/`; models, which see only batches, live in `families/`.
+`question` describes. Reading files lives in `stream/`; models, which see only batches, live in `families/`.
 """
 
 from everlearn.schema.encoder import Encoder, Problem

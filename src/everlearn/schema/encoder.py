@@ -21,12 +21,12 @@ from everlearn.records import (
     Feedback,
     Floats,
     Label,
-    Lesson,
     Prediction,
     Preference,
     Reward,
     Scalar,
     Singles,
+    Target,
 )
 from everlearn.schema import columnar, meaning
 from everlearn.schema.layout import shape, width
@@ -172,7 +172,7 @@ class Encoder:
         batch, problems = self.records([event.features for event in events])
         return batch, {problem.row for problem in problems}
 
-    def judge(self, feedback: Feedback) -> tuple[Lesson, ...]:
+    def judge(self, feedback: Feedback) -> tuple[Target, ...]:
         """Return the one lesson of feedback: the target, with the whole weight.
 
         A label is the answer itself. A reward is what a regression learns to predict. Raises `InputError` where the
@@ -181,9 +181,9 @@ class Encoder:
         task = self.schema.task
         match feedback:
             case Label(value=value):
-                return (Lesson(self.label(value), 1.0),)
+                return (Target(self.label(value), 1.0),)
             case Reward(value=value) if task == "regression":
-                return (Lesson(self.label(value), 1.0),)
+                return (Target(self.label(value), 1.0),)
             case Reward():
                 raise InputError(
                     f"got a reward for prediction {feedback.id!r}, but this loop's task is {task}: "

@@ -16,10 +16,10 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.model import stack
-from everlearn.records import Batch, Example, Feedback, Label, Lesson, Prediction, Preference, Reward, Singles
-from everlearn.schema import asked as question
-from everlearn.schema.asked import Arm, Asked
+from everlearn.records import Batch, Example, Feedback, Label, Prediction, Preference, Reward, Singles, Target
+from everlearn.schema import question
 from everlearn.schema.layout import PAIR_COLUMNS, shape
+from everlearn.schema.question import Arm, Asked
 from everlearn.spec import Schema
 
 PROMPT, FIRST, SECOND = 0, 1, 2  # numbers of tokens
@@ -67,7 +67,7 @@ def kind(source: str) -> str:
 class PairReading:
     """The reading of predictions that ask for a preference, and of judgements on them.
 
-    >>> from everlearn.schema.asked import SampledAnswer, pack_ids, pack_logp
+    >>> from everlearn.schema.question import SampledAnswer, pack_ids, pack_logp
     >>> reading = PairReading(Schema(label="chosen", task="preference", fields={"prompt": "text"}, vocabulary=9))
     >>> logp = pack_logp([-1.0, 0.0])
     >>> two = tuple(SampledAnswer(ids=pack_ids([token, 2]), logp=logp, finish="stop") for token in (7, 8))
@@ -75,7 +75,7 @@ class PairReading:
     >>> row.indices.tolist(), row.dense[0, [PROMPT, FIRST, SECOND]].tolist()
     ([5, 7, 2, 8, 2], [1.0, 2.0, 2.0])
     >>> reading.judge(Preference("id", -1, verdict="tie"))
-    (Lesson(y=1.0, share=0.5), Lesson(y=0.0, share=0.5))
+    (Target(y=1.0, share=0.5), Target(y=0.0, share=0.5))
     """
 
     late = True
@@ -106,26 +106,26 @@ class PairReading:
                 bad.add(place)
         return stack(rows, PAIR_COLUMNS), bad
 
-    def row(self, asked: Asked) -> Batch:
+    def row(self, pair: Asked) -> Batch:
         """Return one pair as a row. Raises `InputError` for tokens beyond the limits of the schema: none is cut."""
-        answers = question.judged(asked)
-        prompt, *tokens = (question.unpack_ids(data) for data in (asked.prompt, *(one.ids for one in answers)))
+        answers = question.judged(pair)
+        prompt, *tokens = (question.unpack_ids(data) for data in (pair.prompt, *(one.ids for one in answers)))
         self._check(prompt, "the prompt", "schema.prompt_tokens", self.schema.prompt_tokens)
         for name, ids in zip(("the first answer", "the second answer"), tokens, strict=False):
             self._check(ids, name, "schema.answer_tokens", self.schema.answer_tokens)
         dense = np.zeros((1, PAIR_COLUMNS), np.float32)
         dense[0, [REF_FIRST, REF_SECOND]] = np.nan
-        dense[0, PROMPT], dense[0, SWAPPED], dense[0, ARM] = len(prompt), asked.swapped, ARMS.index(asked.arm)
-        dense[0, GROUP], dense[0, TRUSTED] = number(asked.group), asked.arm == "gold"
+        dense[0, PROMPT], dense[0, SWAPPED], dense[0, ARM] = len(prompt), pair.swapped, ARMS.index(pair.arm)
+        dense[0, GROUP], dense[0, TRUSTED] = number(pair.group), pair.arm == "gold"
         for place, (one, ids) in enumerate(zip(answers, tokens, strict=True)):
             dense[0, FIRST + place], dense[0, CUT_FIRST + place] = len(ids), one.finish == "length"
-        for place, logp in enumerate(asked.reference_logp):
+        for place, logp in enumerate(pair.reference_logp):
             dense[0, REF_FIRST + place] = logp
         indices = np.concatenate([prompt, *tokens])
         values = [np.zeros(len(prompt), np.float32), *(question.unpack_logp(one.logp) for one in answers)]
         return Batch(dense, np.array([0, len(indices)], np.int64), indices, np.concatenate(values))
 
-    def judge(self, feedback: Feedback) -> tuple[Lesson, ...]:
+    def judge(self, feedback: Feedback) -> tuple[Target, ...]:
         """Return the lessons of a judgement: none for a skip, two of half weight for a tie.
 
         "None of them" is a tie. A reward from 0 to 1 says how far the first answer is preferred, or how good a single
@@ -135,17 +135,17 @@ class PairReading:
             case Preference(verdict="skip"):
                 return ()
             case Preference(verdict="tie") | Preference(chosen=-1):
-                return Lesson(1.0, 0.5), Lesson(0.0, 0.5)
+                return Target(1.0, 0.5), Target(0.0, 0.5)
             case Preference(chosen=0 | 1 as chosen):
-                return (Lesson(1.0 - chosen, 1.0),)
+                return (Target(1.0 - chosen, 1.0),)
             case Preference(chosen=chosen):
                 raise InputError(
                     f"chosen: got {chosen} for {feedback.id!r}; expected 0 or 1, the place of the preferred answer in "
                     "the pair, or -1 for none of them"
                 )
             case Reward(value=value) if 0.0 <= value <= 1.0:
-                shares = Lesson(1.0, float(value)), Lesson(0.0, 1.0 - float(value))
-                return tuple(lesson for lesson in shares if lesson.share > 0.0)
+                shares = Target(1.0, float(value)), Target(0.0, 1.0 - float(value))
+                return tuple(one for one in shares if one.share > 0.0)
             case Reward(value=value):
                 raise InputError(
                     f"reward: got {value} for {feedback.id!r}; expected 0 (bad) to 1 (good). Send n stars of 5 as "

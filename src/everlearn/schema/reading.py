@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from everlearn.errors import InputError
-from everlearn.records import Batch, Example, Feedback, Lesson, Prediction
+from everlearn.records import Batch, Example, Feedback, Prediction, Target
 from everlearn.schema.encoder import Encoder
 from everlearn.schema.pairs import PairReading
 from everlearn.spec import Schema
@@ -33,12 +33,12 @@ class Reading(Protocol):
         """Return the rows of n predictions and examples, and the places of those that cannot be used."""
         ...
 
-    def judge(self, feedback: Feedback) -> tuple[Lesson, ...]:
+    def judge(self, feedback: Feedback) -> tuple[Target, ...]:
         """Return what feedback teaches about its row. Raises `InputError` where the task cannot learn from it."""
         ...
 
     def mark(self, row: Batch, feedback: Feedback) -> Batch:
-        """Return a row with what is known only with its judgement."""
+        """Return a row with the columns that its judgement fills."""
         ...
 
     def scores(self, row: Batch) -> bool:
@@ -57,5 +57,5 @@ def features(reading: Reading) -> Encoder:
         return reading
     raise InputError(
         "this loop learns preferences: its rows are pairs of answers, not records of fields. Record a pair with "
-        "loop.record(asked, features), and judge it with loop.judge(id, chosen=0)"
+        "loop.record(question, features), and judge it with loop.judge(id, chosen=0)"
     )

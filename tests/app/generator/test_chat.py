@@ -12,7 +12,7 @@ import pytest
 
 from everlearn.app.generator import device
 from everlearn.records import Prediction
-from everlearn.schema import asked as question
+from everlearn.schema import question
 from tests.support.generators import HELLO, Generator, generating
 from tests.support.preference_loops import settings
 from tests.support.servers import until

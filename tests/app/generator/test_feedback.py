@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everlearn.records import Event, Prediction, Preference, Reward
-from everlearn.schema import asked as question
+from everlearn.schema import question
 from tests.support.generators import Generator, generating
 from tests.support.preference_loops import settings
 

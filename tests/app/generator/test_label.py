@@ -11,7 +11,7 @@ import pytest
 from everlearn.app.generator import label
 from everlearn.events import SqliteLog
 from everlearn.records import Decision, Prediction, Preference
-from everlearn.schema import asked as question
+from everlearn.schema import question
 from tests.support.generators import Generator, generating
 from tests.support.preference_loops import settings
 from tests.support.servers import until

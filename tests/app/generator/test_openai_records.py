@@ -41,6 +41,7 @@ from everlearn.app.generator.openai_records import (
     text_chunk,
     usage_chunk,
 )
+from everlearn.families.preference.endpoint import Endpoint, EndpointClient
 from everlearn.stream.preferences import ChatTurn
 
 ASKED: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
@@ -345,3 +346,10 @@ def test_the_client_sees_an_error_in_a_stream(client: OpenAI) -> None:
     stream = client.chat.completions.create(model="m", messages=messages, stream=True)
     with stream, pytest.raises(APIError, match="the model went away"):
         list(stream)
+
+
+def test_the_client_of_judges_reads_a_reply(client: OpenAI) -> None:
+    with EndpointClient(Endpoint(str(client.base_url), "m", max_tokens=4)) as asked:
+        found = asked("Hello")
+        assert (found.text, found.finish, found.problem) == ("HELL", "length", "")
+        assert asked.spent == (1, 5, 4)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from everlearn.errors import ConfigError
-from everlearn.families.preference.endpoint import LONGEST_PAUSE, Endpoint, EndpointClient, JudgeUnavailable
+from everlearn.families.preference.endpoint import LONGEST_PAUSE, Endpoint, EndpointClient, JudgeUnavailable, Spent
 from tests.support.judge_endpoints import JudgeEndpoint, completion, dripping
 
 Made = Callable[..., EndpointClient]
@@ -164,6 +164,18 @@ def test_parts_of_a_message_are_joined(endpoint: JudgeEndpoint, client: Made) ->
     endpoint.script = [lambda body: completion(parts, "length")]  # type: ignore[arg-type]
     found = client()("Which?")
     assert (found.text, found.finish) == ("Answer: A", "length")
+
+
+def test_what_is_used_is_counted(endpoint: JudgeEndpoint, client: Made) -> None:
+    endpoint.script = [500, "Answer: A", b'{"choices": [{"message": {"content": "Answer: A"}}]}', 404]
+    asked = client()
+    assert asked.spent == Spent(0, 0, 0)
+    asked("Which?")
+    assert asked.spent == Spent(2, 40, 2)
+    asked("Which?")
+    with pytest.raises(ConfigError):
+        asked("Which?")
+    assert asked.spent == Spent(4, 40, 2)
 
 
 @pytest.mark.parametrize(

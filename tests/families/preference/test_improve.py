@@ -16,6 +16,7 @@ from everlearn.families.preference.methods import METHODS, Pairs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.text import Ids
 from tests.support import slotworld
+from tests.support.tiny_lms import tiny
 
 SMALL: dict[str, Any] = {"prompts": 12, "candidates": 12, "limit": slotworld.SLOTS, "rows": 512}
 
@@ -122,6 +123,21 @@ def test_methods_learn_from_judged_pairs_of_a_file() -> None:
     assert gold[0] > start + 0.3
 
 
+def test_examples_keep_old_skills() -> None:
+    given, draw = slotworld.world(), np.random.default_rng(3)
+    chance = np.exp(given.reference[5])
+    examples: list[tuple[Ids, Ids]] = [([5], given.answers[draw.choice(len(chance), p=chance)]) for _ in range(100)]
+    lost = []
+    for mixed in ([], examples):
+        learner = policy(4e-3)
+        settings = Improve(**SMALL, ramp=0.0, mix=1.0)
+        improve(learner, slotworld.prompts()[:5], slotworld.gold(), settings, labels=32, examples=mixed)
+        logp = slotworld.table(learner.module)[5]
+        lost.append(float((chance * (given.reference[5] - logp)).sum()))  # nats of the old answers
+        assert slotworld.measure(learner.module).win > 0.58
+    assert lost[1] < 0.5 * lost[0]
+
+
 # ---- repeated ------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +197,26 @@ def test_features_are_those_of_the_reference_and_old_prompts_come_back() -> None
     without = Asked()
     improve(policy(), new, without, Improve(**SMALL, steps=1, old=0.25), labels=200)
     assert {prompt[0] for prompt in without.prompts} == {0, 1}
+
+
+def test_stop_tokens_end_candidates_and_what_collapses_is_measured() -> None:
+    learner = Policy(tiny("gpt2"), optimizer={"name": "adam", "lr": 0.01})
+    heard: list[Ids] = []
+
+    def short(prompts: list[Ids], answers: list[Ids], features: NDArray[np.float32]) -> NDArray[np.float64]:
+        heard.extend(answers)
+        assert [len(answer) for answer in answers] == features[:, -1].tolist()
+        return np.array([-len(answer) for answer in answers])
+
+    settings = Improve(prompts=8, candidates=8, limit=12, ramp=0.0, steps=12)
+    stop = tuple(range(40, 50))
+    first, last = (improve(learner, [[1, 2], [3]], short, settings, labels=i, stop=stop) for i in (32, 64))
+    assert all(len(answer) == 12 or answer[-1] in stop for answer in heard)
+    assert 0 < first.cut < 0.5
+    assert first.length > last.length >= 1
+    assert last.cut < first.cut
+    assert last.reward == pytest.approx(-last.length)
+    assert last.distinct < first.distinct
 
 
 def test_what_cannot_be_improved_is_refused() -> None:

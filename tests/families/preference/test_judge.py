@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +134,41 @@ def test_a_restart_asks_nothing_twice(
     assert verdicts[0] == verdicts[2][:3]
 
 
+JUDGING = """
+import sys
+from everlearn.families.preference.answer_cache import AnswerCache
+from everlearn.families.preference.endpoint import Endpoint, EndpointClient
+from everlearn.families.preference.judge import JudgeSettings, judged_all, model_judge
+from everlearn.families.preference.judged_pairs import AnswerPair
+url, rubric, cache = sys.argv[1:]
+pairs = [AnswerPair(str(n), f"Question {n}", f"No {n}.", f"Sorry {n}.") for n in range(40)]
+settings = JudgeSettings("kind", rubric, "m", at_once=3)
+judge = model_judge(settings, EndpointClient(Endpoint(url, "m")), AnswerCache(cache))
+for found in judged_all(judge, pairs):
+    print(found.id, found.chosen, flush=True)
+"""
+
+
+def test_a_judge_that_is_killed_asks_again_only_what_was_under_way(
+    settings: JudgeSettings, endpoint: JudgeEndpoint, tmp_path: Path
+) -> None:
+    endpoint.decide, endpoint.slow = kind, 0.005
+    command = [sys.executable, "-c", JUDGING, endpoint.url, settings.rubric, str(tmp_path / "judge.db")]
+    for _ in range(3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            asked = len(endpoint.got)
+            while len(endpoint.got) < asked + 15 and process.poll() is None:
+                time.sleep(0.002)
+            process.send_signal(signal.SIGKILL)
+    endpoint.slow = 0.0
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:-1] == [f"{n} 1" for n in range(40)]
+    asked_twice = len(endpoint.prompts) - len(set(endpoint.prompts))
+    assert len(set(endpoint.prompts)) == 80
+    assert asked_twice <= 3 * 3  # at most three questions were under way at each kill
+
+
 def test_the_other_order_of_a_pair_is_the_same_two_questions(
     settings: JudgeSettings, endpoint: JudgeEndpoint, client: EndpointClient, cache: AnswerCache
 ) -> None:
@@ -254,6 +292,15 @@ def test_settings_are_checked(settings: JudgeSettings) -> None:
         model_judge(JudgeSettings(settings.name, settings.rubric, "m", at_once=0), lambda prompt: "")
     with pytest.raises(ConfigError, match=r"judge\.template"):
         model_judge(JudgeSettings(settings.name, settings.rubric, "m", template="none.txt"), lambda prompt: "")
+
+
+def test_the_endpoint_asks_the_model_in_the_source(settings: JudgeSettings, client: EndpointClient) -> None:
+    for other in (
+        JudgeSettings(settings.name, settings.rubric, "other"),
+        JudgeSettings(settings.name, settings.rubric, "m", temperature=0.5),
+    ):
+        with pytest.raises(ConfigError, match=r"an endpoint for 'm' at 0"):
+            model_judge(other, client)
 
 
 def test_leaving_early_ends_the_threads() -> None:

@@ -8,10 +8,10 @@ import torch
 
 from everlearn.errors import ConfigError
 from everlearn.families.preference import methods
-from everlearn.families.preference.methods import METHODS, Candidates, Dials, Pairs
+from everlearn.families.preference.methods import METHODS, Candidates, Hyperparameters, Pairs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import generate_many
-from everlearn.families.preference.text import logprobs, read_answers
+from everlearn.families.preference.text import logprobs, read_answers, token_logprobs
 from tests.support.tiny_lms import tiny
 
 PROMPTS = [[1, 2, 3], [4], [5, 6]]
@@ -40,7 +40,7 @@ def sampled(policy: Policy) -> Candidates:
 def losses_of(policy: Policy, name: str, candidates: Candidates, rows: int) -> tuple[float, list[torch.Tensor]]:
     """The loss of a method, and its gradients."""
     chosen = methods.method(name)
-    dials = Dials(chosen.beta, rows=rows)
+    dials = Hyperparameters(chosen.beta, rows=rows)
     policy.module.zero_grad()
     if chosen.rewards is not None:
         if policy.head is not None:
@@ -133,6 +133,23 @@ def test_rloo_is_reinforce_with_the_leash_in_the_reward() -> None:
     same(found, by_hand(policy, -((reward - others) * logp).mean()))
 
 
+def test_grpo_keeps_its_gradient_while_the_weights_of_the_reference_are_used() -> None:
+    policy = moved()
+    candidates = sampled(policy)
+    _, found = losses_of(policy, "grpo", candidates, 64)
+    flat = [(prompt, one) for prompt, group in zip(PROMPTS, candidates.answers, strict=True) for one in group[:OWN]]
+    scores = torch.from_numpy(candidates.scores[:, :OWN])
+    advantages = ((scores - scores.mean(1, keepdim=True)) / (scores.std(1, keepdim=True) + 1e-4)).flatten()
+    loss = torch.zeros(())
+    for (prompt, one), advantage in zip(flat, advantages, strict=True):
+        with policy.reference() as module, torch.no_grad():
+            reference = token_logprobs(module, [prompt], [one.ids])[0][0]
+        logp = token_logprobs(policy.module, [prompt], [one.ids])[0][0]
+        ratio = (reference - logp).exp()
+        loss = loss + (-advantage * (logp - torch.tensor(one.logp)).exp() + 0.04 * (ratio - 1 - ratio.log())).mean()
+    same(found, by_hand(policy, loss / len(flat)))
+
+
 def test_unknown_log_probabilities_of_the_reference_are_computed() -> None:
     policy = moved()
     pairs = methods.silver(sampled(policy))
@@ -147,7 +164,7 @@ def test_reliability_turns_labels_of_the_annotator_who_inverts_them() -> None:
     policy = moved()
     silver = methods.silver(sampled(policy))
     label = (silver.preferred > 0.5).astype(np.float32)
-    chosen, dials = methods.method("annotators"), Dials(0.1)
+    chosen, dials = methods.method("annotators"), Hyperparameters(0.1)
     assert chosen.pairs is not None
 
     def gradients(pairs: Pairs) -> list[torch.Tensor]:
@@ -157,6 +174,28 @@ def test_reliability_turns_labels_of_the_annotator_who_inverts_them() -> None:
     same(gradients(silver._replace(preferred=1 - label, reliability=np.zeros(6, np.float32))), right)
     nothing = gradients(silver._replace(preferred=label, reliability=np.full(6, 0.5, np.float32)))
     assert max(float(one.abs().max()) for one in nothing) < 1e-6
+
+
+def test_answers_judged_alone_teach_kto_only() -> None:
+    policy = moved()
+    silver = methods.silver(sampled(policy))
+    lone = silver._replace(second=[()] * 6, preferred=np.array([1, 0, 1, 0, 0, 1], np.float32))
+    lone = methods.referenced(policy, lone._replace(reference_second=np.full(6, np.nan, np.float32)), 64)
+    for name in ("dpo", "simpo", "annotators"):
+        chosen = methods.method(name)
+        assert chosen.pairs is not None
+        assert sum(float(one.detach()) for one in chosen.pairs(policy, lone, Hyperparameters(0.1))) == 0.0
+    kto = methods.method("kto").pairs
+    assert kto is not None
+    found = by_hand(policy, sum(kto(policy, lone, Hyperparameters(0.1, rows=4)), torch.zeros(())))
+    others = lone.first[1:] + lone.first[:1]
+    gap = logprobs(policy.module, lone.prompts, others).detach() - torch.from_numpy(
+        policy.read(lone.prompts, others).logp
+    )
+    ratio = logprobs(policy.module, lone.prompts, lone.first) - torch.from_numpy(lone.reference_first)
+    gain = 0.1 * (ratio - gap.mean().clamp(min=0))
+    up = torch.from_numpy(lone.preferred)
+    same(found, by_hand(policy, (up * torch.sigmoid(-gain) + (1 - up) * torch.sigmoid(gain)).mean()))
 
 
 def test_unknown_methods_and_a_missing_value_head_are_refused() -> None:

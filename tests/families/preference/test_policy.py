@@ -99,6 +99,22 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     assert stored[FROZEN].tobytes() != other.arrays[FROZEN].tobytes()
 
 
+def test_processes_that_answer_take_up_published_weights() -> None:
+    learner, answerer = (Policy(tiny("qwen2"), lora=Lora(rank=2), optimizer=ADAM) for _ in range(2))
+    learn(learner, 2)
+    published = {name: one.copy() for name, one in learner.arrays.items() if not name.startswith("learn/")}
+    answerer.adopt(published)
+    assert likelihood(answerer.module) == likelihood(learner.module)
+    assert answerer.steps == 0
+    answerer.adopt(learner.arrays)
+    assert answerer.steps == 0
+    with pytest.raises(ModelError, match=r"'base' is missing"):
+        answerer.adopt({name: one for name, one in published.items() if name != FROZEN})
+    with pytest.raises(ModelError, match=r"'learn/steps' is missing"):
+        answerer.restore(published)
+    np.testing.assert_array_equal(answerer.read(PROMPTS, ANSWERS).logp, np.array(likelihood(tiny("qwen2")), np.float32))
+
+
 def test_copies_share_the_frozen_weights_alone() -> None:
     policy = Policy(tiny("llama"), lora=Lora(rank=2), optimizer=ADAM)
     learn(policy)

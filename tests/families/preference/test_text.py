@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -122,16 +124,13 @@ def test_a_chat_goes_on_from_the_ids_that_were_sampled(template: bool) -> None:
 def test_messages_that_cannot_be_rendered_are_refused() -> None:
     with pytest.raises(InputError, match=r"each with a role and a content"):
         render(tokenizer(True), [{"role": "user"}])
+    changed = copy.deepcopy(tokenizer(True))
+    changed.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match=r"the chat template refuses them: roles must alternate"):
+        render(changed, TALK)
+    changed.chat_template = None
     with pytest.raises(InputError, match=r"prompt: got no tokens"):
-        render(tiny_without_start(), "")
-
-
-def tiny_without_start() -> object:
-    import copy
-
-    found = copy.deepcopy(tokenizer(True))
-    found.chat_template = None
-    return found
+        render(changed, "")
 
 
 def test_stop_tokens_are_those_of_the_model_and_the_tokenizer() -> None:

@@ -28,7 +28,7 @@ from everlearn.families.preference import asking
 from everlearn.families.preference.sampling import Truncation
 from everlearn.predict import new_id
 from everlearn.records import Prediction
-from everlearn.schema.asked import Asked, Sampling, pack_ids
+from everlearn.schema.question import Asked, Sampling, pack_ids
 from everlearn.spec import MOST_BYTES
 from everlearn.stream.prompts import written
 

@@ -22,7 +22,7 @@ from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
 from everlearn.predict import new_id
 from everlearn.records import Payload, Prediction
-from everlearn.schema.asked import Asked
+from everlearn.schema.question import Asked
 from everlearn.serve.snapshot import Reader
 
 _FORWARDED = ("cookie", "host", "sec-fetch-site")
@@ -109,7 +109,7 @@ class GeneratorContext:
         record: Mapping[str, Any] = {"prompt": prompt}
         if self.spec.subject and user:
             record = {**record, self.spec.subject: user}
-        made = admission.asked(self.admission, asked, record, proba, refused=policy.model.refused)
+        made = admission.pair(self.admission, asked, record, proba, refused=policy.model.refused)
         return msgspec.structs.replace(made, id=id or new_id(), version=policy.version, position=policy.position)
 
 

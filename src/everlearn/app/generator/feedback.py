@@ -26,8 +26,8 @@ from everlearn.families.preference.implicit import PairSignal, ShownAnswer
 from everlearn.families.preference.text import token_logprobs
 from everlearn.feedback import admission
 from everlearn.records import Payload, Prediction, Preference, Reward
-from everlearn.schema import asked as question
-from everlearn.schema.asked import Asked, SampledAnswer
+from everlearn.schema import question
+from everlearn.schema.question import Asked, SampledAnswer
 
 CHOSEN, RATING = "implicit/chosen", "implicit/rating"
 

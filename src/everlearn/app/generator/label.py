@@ -37,7 +37,7 @@ from everlearn.loop import commands, details
 from everlearn.loop.details import RollBackOrder, Without
 from everlearn.loop.questions import ask
 from everlearn.records import Decision, Outcome, Prediction, Preference
-from everlearn.schema import asked as question
+from everlearn.schema import question
 from everlearn.serve.snapshot import Answering
 from everlearn.spec import MOST_BYTES
 from everlearn.stream.preferences import ChatTurn

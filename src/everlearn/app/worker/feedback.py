@@ -57,9 +57,9 @@ class FeedbackIntake:
 
     def _feedback(self, judged: FeedbackRow, token: str) -> Feedback:
         source = _source(token, judged.source)
-        said = judged.verdict, judged.seconds, judged.why
+        verdict = judged.verdict, judged.seconds, judged.why
         return admission.feedback(
-            self._admission, judged.id, judged.label, judged.reward, judged.chosen, judged.weight, source, *said
+            self._admission, judged.id, judged.label, judged.reward, judged.chosen, judged.weight, source, *verdict
         )
 
     def _example(self, labelled: LearnRow, token: str) -> Example:

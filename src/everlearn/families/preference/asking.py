@@ -16,9 +16,9 @@ from everlearn.families.preference.sampling import Sampled, Truncation, generate
 from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
 from everlearn.records import Arrays
-from everlearn.schema import asked as question
 from everlearn.schema import pairs as columns
-from everlearn.schema.asked import Asked, SampledAnswer, Sampling
+from everlearn.schema import question
+from everlearn.schema.question import Asked, SampledAnswer, Sampling
 
 Key = tuple[int, ...]
 

@@ -59,9 +59,10 @@ def probabilities(draws: Floats, selector: str) -> Floats:
     """Return the probability of each ordered pair of candidates under a selector, (M, M).
 
     "random": uniform. "thompson": the best candidate of one draw against the best other one of a second draw (double
-    Thompson sampling, Wu and Liu 2016). "uncertain": the pair whose difference varies most over the draws. "infomax":
-    the pair of most `information`. The last two choose one pair, in a random order. Raises `ConfigError` for another
-    selector, and for less than two candidates.
+    Thompson sampling, Wu and Liu 2016). "uncertain": the pair with the largest information of a Gaussian posterior,
+    p (1 - p) times the variance of the difference (D-optimal design). "infomax": the pair of most `information`. The
+    last two choose one pair, in a random order. Raises `ConfigError` for another selector, and for less than two
+    candidates.
 
     >>> probabilities(np.array([[1.0, 1.0], [0.0, 0.5], [0.5, 0.0]]), "thompson").tolist()
     [[0.0, 0.5, 0.5], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
@@ -76,7 +77,8 @@ def probabilities(draws: Floats, selector: str) -> Floats:
     if selector == "infomax":
         worth = information(draws)
     elif selector == "uncertain":
-        worth = (draws[:, None] - draws[None]).var(2)
+        difference = draws[:, None] - draws[None]
+        worth = difference.var(2) / np.square(np.cosh(0.5 * difference.mean(2)))
     else:
         raise ConfigError(f"selector: got {selector!r}; expected one of {', '.join(SELECTORS)}.")
     one, other = np.unravel_index(int(np.argmax(np.triu(worth, 1) + np.tri(m) * -1.0)), (m, m))

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 import msgspec
@@ -63,6 +63,14 @@ class Endpoint(Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: int = 1024
 
 
+class Spent(NamedTuple):
+    """What a client has used: requests that were sent, and the tokens that replies reported."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+
+
 class _Passing(Exception):
     """A failure that may pass, and the seconds that the server asked to wait; 0 without a wish."""
 
@@ -87,8 +95,14 @@ class _Choice(Struct):
     finish_reason: str | None = None
 
 
+class _Usage(Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class _Reply(Struct):
     choices: list[_Choice]
+    usage: _Usage | None = None
 
 
 class EndpointClient:
@@ -101,6 +115,7 @@ class EndpointClient:
         self.settings = settings
         self._url = _checked(settings)
         self._sleep = sleep
+        self._spent = Spent()
         self._lock = threading.Lock()
         self._body: dict[str, Any] = {
             "model": settings.model,
@@ -132,6 +147,11 @@ class EndpointClient:
             "Check that the endpoint runs, or raise retries or timeout"
         )
 
+    @property
+    def spent(self) -> Spent:
+        """What this client has used since it was made."""
+        return self._spent
+
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
@@ -151,10 +171,13 @@ class EndpointClient:
             status, headers, content = self._post(body | {"messages": [{"role": "user", "content": prompt}]})
             if status == 400 and self._adapted(body, content):
                 continue
-            return _completion(self._url, status, headers, content)
+            found, usage = _completion(self._url, status, headers, content)
+            self._count(0, usage)
+            return found
 
     def _post(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         """Return status, headers and body of the reply; the whole takes at most `timeout` seconds."""
+        self._count(1, _Usage())
         end = time.monotonic() + self.settings.timeout
         content = bytearray()
         headers = {"content-type": "application/json"}
@@ -171,6 +194,11 @@ class EndpointClient:
             raise _Passing(f"no reply within {self.settings.timeout:g} s") from error
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise _Passing(f"{type(error).__name__}: {error}") from error
+
+    def _count(self, requests: int, usage: _Usage) -> None:
+        with self._lock:
+            sent, prompts, answers = self._spent
+            self._spent = Spent(sent + requests, prompts + usage.prompt_tokens, answers + usage.completion_tokens)
 
     def _adapted(self, sent: dict[str, Any], content: bytes) -> bool:
         """Rename or leave out a setting that the model refuses, for good; False where the refusal names none."""
@@ -227,15 +255,15 @@ def _secret(name: str) -> str:
     return value
 
 
-def _completion(url: str, status: int, headers: httpx.Headers, content: bytes) -> Completion:
-    """Return the completion in a reply. Raises `_Passing` or `ConfigError` where it holds none."""
+def _completion(url: str, status: int, headers: httpx.Headers, content: bytes) -> tuple[Completion, _Usage]:
+    """Return the completion in a reply, and the tokens that it took; raise `_Passing` or `ConfigError` without one."""
     start = content[:300].decode("utf-8", "replace")
     if status in _PASSING or status >= 500:
         raise _Passing(f"status {status}: {start}", _wished(headers.get("retry-after", "")))
     if status != 200:
         whole = content.decode("utf-8", "replace").lower()
         if status in (400, 413, 422) and (status == 413 or any(sign in whole for sign in _OF_THE_PROMPT)):
-            return Completion("", "refused", f"the endpoint refused the prompt with status {status}: {start}")
+            return Completion("", "refused", f"the endpoint refused the prompt with status {status}: {start}"), _Usage()
         remedy = {
             401: "Check the environment variable named in judge.key",
             403: "Check the rights of the key",
@@ -243,7 +271,8 @@ def _completion(url: str, status: int, headers: httpx.Headers, content: bytes) -
         }.get(status, "Check the settings of the judge")
         raise ConfigError(f"judge: {url} refused the request with status {status}: {start}. {remedy}")
     try:
-        choice = msgspec.json.decode(content, type=_Reply).choices[0]
+        reply = msgspec.json.decode(content, type=_Reply)
+        choice = reply.choices[0]
     except (msgspec.MsgspecError, IndexError, UnicodeDecodeError, RecursionError) as error:
         raise _Passing(f"a reply that is no chat completion ({error}): {start}") from error
     message = choice.message
@@ -252,7 +281,7 @@ def _completion(url: str, status: int, headers: httpx.Headers, content: bytes) -
     problem = f"the model refused: {message.refusal}" if message.refusal else ""
     if finish == "content_filter":
         problem = "a content filter removed the answer"
-    return Completion(text, finish, problem)
+    return Completion(text, finish, problem), reply.usage or _Usage()
 
 
 def _wished(text: str) -> float:

@@ -11,20 +11,23 @@ prompts are used beside new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Annotated, NamedTuple
 
 import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from everlearn._torch import Tensor
 from everlearn.errors import InputError, ModelError
 from everlearn.families.preference.methods import (
     Candidates,
-    Dials,
-    Method,
+    Hyperparameters,
     Pairs,
+    UpdateMethod,
     best_of_n,
+    imitate,
     method,
     referenced,
     silver,
@@ -32,7 +35,7 @@ from everlearn.families.preference.methods import (
 )
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
-from everlearn.families.preference.text import Ids, read_answers
+from everlearn.families.preference.text import Ids
 from everlearn.spec import NotNegative, Positive
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -47,7 +50,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens.
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). `beta` 0 is that of the method; `flip`, `clip` and `gamma` are numbers of some methods.
+    the start). `beta` None is that of the method; `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the
+    weight of the loss of imitating given examples, which keep old skills.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
     middle and the last).
@@ -61,10 +65,11 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     old: Share = 0.5
     budget: NotNegative = 6.0
     ramp: NotNegative = 16.0
-    beta: NotNegative = 0.0
+    beta: NotNegative | None = None
     flip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
     clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     gamma: NotNegative = 1.0
+    mix: NotNegative = 0.25
     limit: Positive = 64
     passes: Positive = 1
     rows: Positive = 64
@@ -109,6 +114,7 @@ def improve(
     trusted: float | None = None,
     old: Sequence[Ids] = (),
     pairs: Pairs | None = None,
+    examples: Sequence[tuple[Ids, Ids]] = (),
     stop: Sequence[int] = (),
     seed: int = 0,
 ) -> Round:
@@ -117,7 +123,8 @@ def improve(
     `reward` maps the ids of prompts, the ids of answers, and features float32 (n, d) of the frozen reference to scores
     (n,), larger for better, in logits. It is asked once a step, about answers that all differ. `labels` is the number
     learned so far; `trusted` that of trusted ones (default: all). `pairs` are judged pairs for the methods that learn
-    from them; without any, the reward labels pairs of candidates. `stop` tokens end an answer.
+    from them; without any, the reward labels pairs of candidates. `examples` are prompts with answers to imitate in
+    all steps, as Ouyang et al. 2022 mix old data in (arXiv 2203.02155, eq. 2). `stop` tokens end an answer.
 
     Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that are not
     finite or of another shape.
@@ -134,35 +141,44 @@ def improve(
     if not prompts:
         raise InputError("prompts: got none; expected at least one")
     chosen = method(settings.method)
-    dials = Dials(settings.beta or chosen.beta, settings.flip, settings.clip, settings.gamma, settings.rows)
+    beta = chosen.beta if settings.beta is None else settings.beta
+    dials = Hyperparameters(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
     budget = allowed(settings, labels if trusted is None else trusted)
     measured = []
     for step in range(settings.steps):
         draw = np.random.default_rng([seed, labels, step])
         picked = _picked(prompts, old, settings, draw)
-        size = 3 if pairs is not None and chosen.kind == "pairs" else settings.candidates  # enough to be measured
+        judged = _some(policy, pairs, settings, draw) if chosen.kind == "pairs" else None
+        size = settings.candidates if judged is None else 3  # enough to be measured
         candidates = _sampled(policy, picked, reward, size, settings, stop, draw)
         if policy.head is not None:
             candidates = with_values(policy, candidates, settings.rows)
-        held, judged, loss = candidates.kl > budget, _some(policy, pairs, settings, draw), 0.0
+        held, loss = candidates.kl > budget, 0.0
+        taught = [examples[i] for i in draw.permutation(len(examples))[: settings.prompts]] if settings.mix else []
         for _ in range(settings.passes):
-            loss = _step(policy, candidates, chosen, dials, held, judged)
+            kept = imitate(policy, [one for one, _ in taught], [one for _, one in taught], dials.rows, settings.mix)
+            loss = policy.step(chain(_losses(policy, candidates, chosen, dials, held, judged), kept))
         measured.append(_measured(candidates, budget, held, loss))
     return Round(*(float(one) for one in np.mean(np.array(measured), axis=0)))
 
 
-def _step(
-    policy: Policy, candidates: Candidates, chosen: Method, dials: Dials, held: bool, pairs: Pairs | None
-) -> float:
-    """Take one step: towards the reference where the policy is beyond the budget, else by the method."""
+def _losses(
+    policy: Policy,
+    candidates: Candidates,
+    chosen: UpdateMethod,
+    dials: Hyperparameters,
+    held: bool,
+    pairs: Pairs | None,
+) -> Iterator[Tensor]:
+    """Return the losses of a step: towards the reference where the policy is beyond the budget, else by the method."""
     if held:
         own = candidates.own
         back = candidates._replace(answers=[one[own:] for one in candidates.answers], scores=candidates.scores[:, own:])
-        return policy.step(best_of_n(policy, back, dials))
+        return best_of_n(policy, back, dials)
     if chosen.rewards is not None:
-        return policy.step(chosen.rewards(policy, candidates, dials))
+        return chosen.rewards(policy, candidates, dials)
     assert chosen.pairs is not None
-    return policy.step(chosen.pairs(policy, silver(candidates) if pairs is None else pairs, dials))
+    return chosen.pairs(policy, silver(candidates) if pairs is None else pairs, dials)
 
 
 def _picked(prompts: Sequence[Ids], old: Sequence[Ids], settings: Improve, draw: np.random.Generator) -> list[Ids]:
@@ -200,16 +216,16 @@ def _sampled(
     own = max(2, count - theirs)
     own_seeds, seeds = draw.integers(2**62, size=(2, len(prompts))).tolist()
     answers = _answers(policy, prompts, own, own_seeds, settings, stop)
-    with policy.reference() as module:
+    with policy.reference():
         more = _answers(policy, prompts, theirs, seeds, settings, stop)
-        answers = [one + other for one, other in zip(answers, more, strict=True)]
-        numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
-        keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
-        where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
-        asked: list[Ids] = [prompt for prompt, _ in numbers]
-        flat: list[Ids] = [ids for _, ids in numbers]
-        read = read_answers(module, asked, flat, layers=settings.layers, rows=settings.rows)
-    scores = np.asarray(reward(asked, flat, read.features), np.float32)
+    answers = [one + other for one, other in zip(answers, more, strict=True)]
+    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
+    keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
+    where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
+    contexts: list[Ids] = [prompt for prompt, _ in numbers]
+    flat: list[Ids] = [ids for _, ids in numbers]
+    read = policy.read(contexts, flat, layers=settings.layers, rows=settings.rows)
+    scores = np.asarray(reward(contexts, flat, read.features), np.float32)
     if scores.shape != (len(flat),) or not np.isfinite(scores).all():
         raise ModelError(
             f"reward: got scores of shape {scores.shape}; expected {len(flat)} finite numbers, one an answer"

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from everlearn.errors import ConfigError, ModelError
 from everlearn.families.preference.answer_cache import AnswerCache, Complete, Completion, kept
+from everlearn.families.preference.endpoint import EndpointClient
 from everlearn.families.preference.judged_pairs import AnswerPair, JudgeVerdict
 from everlearn.families.preference.rubric import (
     CRITIQUE,
@@ -71,12 +72,20 @@ def model_judge(
     """Return the judge that asks a language model.
 
     `complete` answers a prompt: an `EndpointClient`, or any function that returns text, such as a local model. It is
-    called from `at_once` threads. Raises `ConfigError` for a rubric or template that cannot be used.
+    called from `at_once` threads. Raises `ConfigError` for a rubric or template that cannot be used, and for an
+    endpoint of another model.
     """
     rubric = read_rubric(settings.rubric)
     template = read_template(settings.template) if settings.template else TEMPLATE
     if not 1 <= settings.at_once <= 256:
         raise ConfigError(f"judge.at_once: got {settings.at_once}; expected 1 to 256")
+    if isinstance(complete, EndpointClient):
+        served = complete.settings
+        if (served.model, served.temperature) != (settings.model, settings.temperature):
+            raise ConfigError(
+                f"judge.model: got {settings.model!r} at temperature {settings.temperature:g}, and an endpoint for "
+                f"{served.model!r} at {served.temperature:g}; give both the same, as they are part of the source"
+            )
     source = judge_source(settings.name, rubric, settings.model, template, settings.temperature)
     answer = kept(lambda prompt: _as_completion(complete(prompt)), source, cache)
 

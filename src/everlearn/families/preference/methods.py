@@ -20,12 +20,12 @@ from everlearn.errors import ConfigError, did_you_mean
 from everlearn.families.preference import losses
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled
-from everlearn.families.preference.text import Ids, device_of, logprobs, read_answers, token_logprobs, token_states
+from everlearn.families.preference.text import Ids, device_of, logprobs, token_logprobs, token_states
 
 Floats = NDArray[np.float32]
 
 
-class Dials(NamedTuple):
+class Hyperparameters(NamedTuple):
     """Numbers of a method: `beta` holds the policy to the reference, `flip` is the rate of wrong labels, `clip` bounds
     ratios and moves of values, `gamma` is the margin of SimPO. `rows` answers are computed at a time."""
 
@@ -56,7 +56,8 @@ class Pairs(NamedTuple):
     """Judged pairs. All arrays have shape (n,); `preferred` is 1 for the first answer, 0 for the second, .5 for a tie.
 
     `reference_first` and `reference_second` are log-probabilities under the reference, NaN where unknown.
-    `reliability` is the probability that the annotator of each label is right.
+    `reliability` is the probability that the annotator of each label is right. Where `second` has no tokens, the first
+    answer alone was judged, 1 for a thumb up and 0 for down; only KTO learns from it.
     """
 
     prompts: list[Ids]
@@ -69,11 +70,11 @@ class Pairs(NamedTuple):
     reliability: Floats
 
 
-Learns = Callable[[Policy, Candidates, Dials], Iterator[Tensor]]
-LearnsPairs = Callable[[Policy, Pairs, Dials], Iterator[Tensor]]
+Learns = Callable[[Policy, Candidates, Hyperparameters], Iterator[Tensor]]
+LearnsPairs = Callable[[Policy, Pairs, Hyperparameters], Iterator[Tensor]]
 
 
-class Method(NamedTuple):
+class UpdateMethod(NamedTuple):
     """A method, with the `beta` it has unless another is given."""
 
     kind: Literal["rewards", "pairs"]
@@ -82,7 +83,7 @@ class Method(NamedTuple):
     pairs: LearnsPairs | None = None
 
 
-def method(name: str) -> Method:
+def method(name: str) -> UpdateMethod:
     """Return a method. Raises `ConfigError` for an unknown one.
 
     >>> method("bon").kind, method("dpo").beta
@@ -120,9 +121,8 @@ def referenced(policy: Policy, pairs: Pairs, rows: int) -> Pairs:
         unknown = np.flatnonzero(np.isnan(given))
         if len(unknown):
             given = given.copy()
-            with policy.reference() as module:
-                asked = [pairs.prompts[i] for i in unknown], [answers[i] for i in unknown]
-                given[unknown] = read_answers(module, *asked, rows=rows).logp
+            texts = [pairs.prompts[i] for i in unknown], [answers[i] for i in unknown]
+            given[unknown] = policy.read(*texts, rows=rows).logp
         known.append(given)
     return pairs._replace(reference_first=known[0], reference_second=known[1])
 
@@ -139,15 +139,20 @@ def with_values(policy: Policy, candidates: Candidates, rows: int) -> Candidates
 # ---- rewards -------------------------------------------------------------------------------------------------------
 
 
-def best_of_n(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+def best_of_n(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
     """Yield the losses of imitating the best candidate of each prompt, of the policy or of the reference."""
     best = candidates.scores.argmax(1)
-    chosen = [answers[i].ids for answers, i in zip(candidates.answers, best, strict=True)]
-    for part in _slices(len(chosen), dials.rows):
-        yield -logprobs(policy.module, candidates.prompts[part], chosen[part]).sum() / len(chosen)
+    chosen: list[Ids] = [answers[i].ids for answers, i in zip(candidates.answers, best, strict=True)]
+    yield from imitate(policy, candidates.prompts, chosen, dials.rows)
 
 
-def _regression(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+def imitate(policy: Policy, prompts: list[Ids], answers: list[Ids], rows: int, weight: float = 1.0) -> Iterator[Tensor]:
+    """Yield the losses of imitating answers: cross-entropy summed over tokens, averaged over answers, weighted."""
+    for part in _slices(len(answers), rows):
+        yield -logprobs(policy.module, prompts[part], answers[part]).sum() * (weight / len(answers))
+
+
+def _regression(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
     pairs = silver(candidates)
     own = candidates.scores[:, : candidates.own // 2 * 2].reshape(-1, 2)
     for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
@@ -156,14 +161,14 @@ def _regression(policy: Policy, candidates: Candidates, dials: Dials) -> Iterato
         yield losses.regression(*logp, *reference, *rewards, beta=dials.beta).sum() / len(own)
 
 
-def _one_of_n(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+def _one_of_n(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
     """Yield the losses of choices among a prompt's candidates, with the reward's probabilities as soft labels."""
     for group in _groups(policy, candidates, dials.rows):
         implicit = dials.beta * (group.logp.sum(-1) - group.reference)
         yield losses.plackett_luce(implicit, group.scores.softmax(1)).sum() / len(candidates.prompts)
 
 
-def _rloo(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+def _rloo(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
     for group in _groups(policy, candidates, dials.rows):
         logp, reference = group.logp.sum(-1), group.reference
         behaviour = group.behaviour.sum(-1)
@@ -172,14 +177,14 @@ def _rloo(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tens
         yield loss.sum() / candidates.scores[:, : candidates.own].size
 
 
-def _grpo(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+def _grpo(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
     for group in _groups(policy, candidates, dials.rows):
         given = (group.logp, group.behaviour, _tokens_of_reference(policy, group), group.scores, group.mask.float())
         loss = losses.grpo(*given, beta=dials.beta, clip=dials.clip)
         yield loss.sum() / candidates.scores[:, : candidates.own].size
 
 
-def _ppo(policy: Policy, candidates: Candidates, dials: Dials) -> Iterator[Tensor]:
+def _ppo(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
     """Yield losses of policy and value head; the reward of an answer comes with its last token, the leash with each."""
     if policy.head is None:
         raise ConfigError(
@@ -243,39 +248,39 @@ def _tokens_of_reference(policy: Policy, group: _Group) -> Tensor:
 def _symmetric(loss: Callable[..., Tensor], lengths: bool, reference: bool = True) -> Callable[..., Iterator[Tensor]]:
     """Return a method that weighs a loss of (chosen, rejected) by the label, and that of the reverse by the rest."""
 
-    def learns(policy: Policy, pairs: Pairs, dials: Dials) -> Iterator[Tensor]:
+    def learns(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
         for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
             (a, b), (ref_a, ref_b) = _both(policy, pairs, part)
             label, weight, sizes = _labels(pairs, part, a.device)
             forward = [a, b, *((ref_a, ref_b) if reference else ()), *(sizes if lengths else ())]
             back = [b, a, *((ref_b, ref_a) if reference else ()), *(reversed(sizes) if lengths else ())]
             each = label * loss(*forward, dials) + (1 - label) * loss(*back, dials)
-            yield (weight * each).sum() / len(pairs.prompts)
+            yield (weight * (sizes[1] > 0) * each).sum() / len(pairs.prompts)
 
     return learns
 
 
-def _annotators(policy: Policy, pairs: Pairs, dials: Dials) -> Iterator[Tensor]:
+def _annotators(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
     for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
         (a, b), (ref_a, ref_b) = _both(policy, pairs, part)
-        label, weight, _ = _labels(pairs, part, a.device)
+        label, weight, sizes = _labels(pairs, part, a.device)
         q = torch.from_numpy(pairs.reliability[part]).to(a.device)
         forward = losses.annotator_dpo(a, b, ref_a, ref_b, q, beta=dials.beta)
         back = losses.annotator_dpo(b, a, ref_b, ref_a, q, beta=dials.beta)
-        yield (weight * (label * forward + (1 - label) * back)).sum() / len(pairs.prompts)
+        yield (weight * (sizes[1] > 0) * (label * forward + (1 - label) * back)).sum() / len(pairs.prompts)
 
 
-def _kto(policy: Policy, pairs: Pairs, dials: Dials) -> Iterator[Tensor]:
+def _kto(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
     """Yield losses of each answer as one with a thumb; an answer to the next prompt is the mismatched one."""
     others = pairs.first[1:] + pairs.first[:1]
     zeros = [_mismatched(policy, pairs, others, part) for part in _slices(len(others), dials.rows)]
     mismatched, reference_mismatched = (torch.cat(one) for one in zip(*zeros, strict=True))
     for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
         logp, reference = _both(policy, pairs, part)
-        label, weight, _ = _labels(pairs, part, logp.device)
+        label, weight, sizes = _labels(pairs, part, logp.device)
         both = (logp.flatten(), reference.flatten(), torch.cat([label, 1 - label]))
-        each = losses.kto(*both, mismatched, reference_mismatched, beta=dials.beta).view(2, -1).sum(0)
-        yield (weight * each).sum() / len(pairs.prompts)
+        each = losses.kto(*both, mismatched, reference_mismatched, beta=dials.beta).view(2, -1)
+        yield (weight * (each[0] + (sizes[1] > 0) * each[1])).sum() / len(pairs.prompts)
 
 
 def _mismatched(policy: Policy, pairs: Pairs, others: list[Ids], part: slice) -> tuple[Tensor, Tensor]:
@@ -307,29 +312,29 @@ def _slices(count: int, size: int) -> Sequence[slice]:
     return [slice(at, at + size) for at in range(0, count, size)]
 
 
-METHODS: dict[str, Method] = {
-    "bon": Method("rewards", 0.0, rewards=best_of_n),
-    "regression": Method("rewards", 0.25, rewards=_regression),
-    "plackett_luce": Method("rewards", 0.1, rewards=_one_of_n),
-    "rloo": Method("rewards", 0.25, rewards=_rloo),
-    "grpo": Method("rewards", 0.04, rewards=_grpo),
-    "ppo": Method("rewards", 0.05, rewards=_ppo),
-    "dpo": Method("pairs", 0.1, pairs=_symmetric(lambda *x: losses.dpo(*x[:-1], beta=x[-1].beta), False)),
-    "cdpo": Method(
+METHODS: dict[str, UpdateMethod] = {
+    "bon": UpdateMethod("rewards", 0.0, rewards=best_of_n),
+    "regression": UpdateMethod("rewards", 0.25, rewards=_regression),
+    "plackett_luce": UpdateMethod("rewards", 0.1, rewards=_one_of_n),
+    "rloo": UpdateMethod("rewards", 0.25, rewards=_rloo),
+    "grpo": UpdateMethod("rewards", 0.04, rewards=_grpo),
+    "ppo": UpdateMethod("rewards", 0.05, rewards=_ppo),
+    "dpo": UpdateMethod("pairs", 0.1, pairs=_symmetric(lambda *x: losses.dpo(*x[:-1], beta=x[-1].beta), False)),
+    "cdpo": UpdateMethod(
         "pairs", 0.1, pairs=_symmetric(lambda *x: losses.cdpo(*x[:-1], beta=x[-1].beta, flip=x[-1].flip), False)
     ),
-    "rdpo": Method(
+    "rdpo": UpdateMethod(
         "pairs", 0.1, pairs=_symmetric(lambda *x: losses.rdpo(*x[:-1], beta=x[-1].beta, flip=x[-1].flip), False)
     ),
-    "annotators": Method("pairs", 0.1, pairs=_annotators),
-    "normalised": Method(
+    "annotators": UpdateMethod("pairs", 0.1, pairs=_annotators),
+    "normalised": UpdateMethod(
         "pairs", 5.0, pairs=_symmetric(lambda *x: losses.normalised_dpo(*x[:-1], beta=x[-1].beta), True)
     ),
-    "ipo": Method("pairs", 0.1, pairs=_symmetric(lambda *x: losses.ipo(*x[:-1], beta=x[-1].beta), True)),
-    "simpo": Method(
+    "ipo": UpdateMethod("pairs", 0.1, pairs=_symmetric(lambda *x: losses.ipo(*x[:-1], beta=x[-1].beta), True)),
+    "simpo": UpdateMethod(
         "pairs",
         2.0,
         pairs=_symmetric(lambda *x: losses.simpo(*x[:-1], beta=x[-1].beta, gamma=x[-1].gamma), True, reference=False),
     ),
-    "kto": Method("pairs", 0.1, pairs=_kto),
+    "kto": UpdateMethod("pairs", 0.1, pairs=_kto),
 }

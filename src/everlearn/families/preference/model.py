@@ -48,11 +48,12 @@ from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
-from everlearn.schema.asked import Asked
+from everlearn.schema.question import Asked
 
 LABELS, TRUSTED, ROUNDS = range(3)  # of "progress/counts"
 REMEMBERED = 64  # rounds whose measurements are kept
-RECENT_ROUNDS = 6  # rounds whose labels stay when a group has drifted
+RECENT = 192  # newest labels, of which those of a group stay when it has drifted
+HEAVIEST = 10.0  # a weight counts as at most this
 MARKUP = frozenset("*#`|_>-\n")  # characters whose number is the format of an answer
 
 _LEARNING = ("pool", "judged", "drift")  # parts that only learning needs
@@ -112,16 +113,14 @@ class PreferenceModel:
 
     def refused(self, batch: Batch) -> dict[int, str]:
         """Return the rows that are no pairs of this model's tokens, with the reasons."""
-        vocabulary = self.settings.hashed
-        return {
-            row: f"got the token {ids.max()}; expected ids below {vocabulary}, those of the model"
-            for row in range(len(batch))
-            if len(ids := batch.indices[batch.indptr[row] : batch.indptr[row + 1]]) and ids.max() >= vocabulary
-        }
+        return pair_rows.faults(batch, self.settings.hashed)
 
     def predict(self, batch: Batch) -> Singles:
-        """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2)."""
-        rows = pair_rows.read(batch)
+        """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2).
+
+        Raises `InputError`, as `learn` does before it learns anything, for a row that is no pair.
+        """
+        rows = self._read(batch)
         scores = np.empty((len(batch), 2), np.float32)
         for row in range(len(batch)):
             first, second = self._raw_pair(rows, row)
@@ -131,14 +130,14 @@ class PreferenceModel:
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Learn n judged pairs in order; y is 1 where the first answer is preferred. Returns `predict` before each."""
-        rows = pair_rows.read(batch)
+        rows = self._read(batch)
         scores = np.empty((len(batch), 2), np.float32)
         for row in range(len(batch)):
             first, second = self._raw_pair(rows, row)
             p = float(reward.predict(self._parts["reward"], self._pair(rows, row, first, second))[0])
             scores[row] = 1.0 - p, p
             if weight[row] > 0.0 and np.isfinite(weight[row]) and np.isfinite(y[row]):
-                self._learn(rows, row, first, second, p, float(y[row] > 0.5), float(weight[row]))
+                self._learn(rows, row, first, second, p, float(y[row] > 0.5), min(float(weight[row]), HEAVIEST))
         return scores
 
     # ---- questions -------------------------------------------------------------------------------------------------
@@ -164,6 +163,11 @@ class PreferenceModel:
             )
         return ids
 
+    def _read(self, batch: Batch) -> PairRows:
+        for row, reason in self.refused(batch).items():
+            raise InputError(f"row {row} is no pair of answers: {reason}")
+        return pair_rows.read(batch)
+
     # ---- one label -------------------------------------------------------------------------------------------------
 
     def _learn(
@@ -181,7 +185,7 @@ class PreferenceModel:
         alarms = groups.update(parts["drift"], group, np.array([label]), np.array([p]))
         reliability = annotators.reliability(parts["annotators"])
         for drifted in alarms:
-            reward.forget(parts["reward"], drifted, RECENT_ROUNDS * self.settings.round)
+            reward.forget(parts["reward"], drifted, RECENT)
         if self.settings.reward.learn:
             self._move(rows, row, first, second, label, weight, reliability)
             if alarms:
@@ -259,8 +263,6 @@ class PreferenceModel:
     def _raw_pair(self, rows: PairRows, row: int) -> tuple[Singles, Singles]:
         """Return the raw features of both answers of a pair, (D,) each; both in one pass, whatever else is learned."""
         answers = [one[row].tolist() for one in (rows.first, rows.second)]
-        if not len(rows.prompts[row]):
-            raise InputError(f"row {row} is no pair of answers: its prompt has no tokens")
         first, second = self._raw(rows.prompts[row].tolist(), answers)
         return first, second
 

@@ -35,8 +35,29 @@ class PairRows(NamedTuple):
     reference: NDArray[np.float32]
 
 
+def faults(batch: Batch, vocabulary: int) -> dict[int, str]:
+    """Return the rows that are no pairs of tokens below `vocabulary`, with the reasons.
+
+    >>> faults(Batch(np.zeros((1, 14), np.float32), np.array([0, 1]), np.int32([5]), np.zeros(1, np.float32)), 9)
+    {0: 'got lengths of 0, 0 and 0 for 1 tokens; expected a prompt, and lengths that add up'}
+    """
+    found: dict[int, str] = {}
+    for row in range(len(batch)):
+        dense, ids = batch.dense[row], batch.indices[batch.indptr[row] : batch.indptr[row + 1]]
+        lengths = dense[: columns.SECOND + 1]
+        known = np.delete(dense, [columns.REF_FIRST, columns.REF_SECOND])
+        if not np.isfinite(known).all() or (known < 0).any() or dense[columns.SWAPPED] > 1:
+            found[row] = f"got the columns {dense.tolist()}; expected those of everlearn.schema.pairs"
+        elif lengths[0] < 1 or lengths.astype(np.float64).sum() != len(ids) or (lengths % 1 != 0).any():
+            shown = "{:g}, {:g} and {:g}".format(*lengths.tolist())
+            found[row] = f"got lengths of {shown} for {len(ids)} tokens; expected a prompt, and lengths that add up"
+        elif not 0 <= ids.min() <= ids.max() < vocabulary:
+            found[row] = f"got tokens from {ids.min()} to {ids.max()}; expected ids from 0 to {vocabulary - 1}"
+    return found
+
+
 def read(batch: Batch) -> PairRows:
-    """Return the pairs of n rows.
+    """Return the pairs of n rows, which have no faults.
 
     >>> dense = np.zeros((1, 14), np.float32)
     >>> dense[0, :3] = 1, 2, 1

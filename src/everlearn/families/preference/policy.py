@@ -18,7 +18,7 @@ interrupted.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ from everlearn.families.neural.network import load_function
 from everlearn.families.neural.optimizer import TensorOptimizer, finite
 from everlearn.families.neural.settings import Lora
 from everlearn.families.neural.settings import Settings as NeuralSettings
+from everlearn.families.preference.text import FrozenPass, Ids, read_answers
 
 POLICY, REFERENCE, VALUE = "policy/", "reference/", "learn/value/"
 STEPS, SKIPPED = "learn/steps", "learn/skipped"
@@ -166,9 +167,22 @@ class Policy:
         Raises `ModelError`, with nothing changed, where names, shapes or dtypes differ, or where the frozen weights
         are others than those that the arrays were learned with.
         """
-        wrong = [f"{name!r} is missing" for name in self.tensors if name not in arrays]
-        wrong += [f"{name!r} was not expected" for name in arrays if name not in self.tensors]
-        now = self.arrays
+        self._copy(arrays, self.tensors)
+        self._optimizer.bind(self.tensors, self.steps)
+
+    def adopt(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy the weights of a published snapshot, whose arrays under "learn/" may have been left out.
+
+        For processes that answer and do not learn. Raises as `restore` does.
+        """
+        served = {name: one for name, one in self.tensors.items() if not name.startswith("learn/")}
+        self._copy({name: one for name, one in arrays.items() if not name.startswith("learn/")}, served)
+
+    def _copy(self, arrays: Mapping[str, NDArray[Any]], into: Tensors) -> None:
+        """Copy arrays into tensors of the same names. Raises `ModelError`, with nothing changed, where they differ."""
+        now = {name: array(one) for name, one in into.items()}
+        wrong = [f"{name!r} is missing" for name in now if name not in arrays]
+        wrong += [f"{name!r} was not expected" for name in arrays if name not in now]
         wrong += [
             f"{name!r} is {one.dtype} {one.shape}, expected {now[name].dtype} {now[name].shape}"
             for name, one in arrays.items()
@@ -180,10 +194,9 @@ class Policy:
             raise ModelError(
                 "these arrays were learned with other frozen weights than those of this policy. Load the same model"
             )
-        for name, held in self.tensors.items():
+        for name, held in into.items():
             held.copy_(tensor(np.asarray(arrays[name])))
         self._reference_digest = ""
-        self._optimizer.bind(self.tensors, self.steps)
 
     def __copy__(self) -> Policy:
         """Return a policy with separate learned tensors, whose module shares the frozen weights with this one."""
@@ -211,6 +224,13 @@ class Policy:
             yield self.module
         finally:
             self._use(POLICY)
+
+    def read(
+        self, prompts: Sequence[Ids], answers: Sequence[Ids], *, layers: Sequence[int] = (), rows: int = 64
+    ) -> FrozenPass:
+        """Return log-probabilities and features of answers under the reference; see `text.read_answers`."""
+        with self.reference() as module:
+            return read_answers(module, prompts, answers, layers=layers, rows=rows)
 
     def step(self, losses: Iterable[Tensor]) -> float:
         """Take one step along the gradient of the sum of losses, each a scalar, and return the sum.

@@ -143,8 +143,8 @@ def filled(template: str, rubric: str, prompt: str, a: str, b: str = "") -> str:
     """Return a prompt; its mark is a digest of the texts, so that no text can hold the lines around it.
 
     >>> filled("{mark} {a} | {b}", "", "q", "{b}", "2")
-    '5146fb9a {b} | 2'
+    '10498d7830c1eaec {b} | 2'
     """
-    mark = hashlib.blake2b("\x00".join((prompt, a, b)).encode("utf-8", "replace"), digest_size=4).hexdigest()
+    mark = hashlib.blake2b("\x00".join((prompt, a, b)).encode("utf-8", "replace"), digest_size=8).hexdigest()
     texts: Mapping[str, str] = {"rubric": rubric, "mark": mark, "prompt": prompt, "a": a, "b": b}
     return _FIELD.sub(lambda match: texts[match[1]], template)

@@ -60,7 +60,7 @@ def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
         return "".join(f"{one['role']}: {one['content']}\n" for one in messages) + "assistant:"
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of its author, and raises errors of its own choice
+    except Exception as error:  # a template is a program of its author, and raises any error
         raise InputError(f"messages: the chat template refuses them: {error}") from error
     return text
 

@@ -42,13 +42,15 @@ _SENTENCE = re.compile(
 _BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*(A|B|C|tie)\s*\}|\[\[\s*(A|B|C|tie)\s*\]\]", re.I)
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.I | re.S)
 _UNFINISHED = re.compile(r"<think(?:ing)?>", re.I)
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_DECODER = json.JSONDecoder()
+_PLACES = 256
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) sorry|i (?:cannot|can't|can not|won't|am unable|am not able)"
     r"|as an ai\b|unable to (?:judge|help|assist))",
     re.I,
 )
 _VERDICT_KEYS = ("answer", "verdict", "choice", "preferred", "preference", "winner", "better", "decision")
+_AROUND_KEY = re.compile(r"^final_|(?<=.)_(?:answer|response|option|choice|verdict)$")
 _REASON_KEYS = ("why", "reason", "rationale", "explanation", "reasoning", "analysis")
 
 
@@ -94,22 +96,33 @@ def read_verdict(text: str) -> Reading:
 
 
 def _structured(text: str) -> Reading | None:
-    """Return the verdict in the last flat JSON object with a verdict key; None where there is no such object."""
-    for match in reversed(list(_OBJECT.finditer(text))):
-        try:
-            value: Any = json.loads(match[0])
-        except (ValueError, RecursionError):
-            continue
+    """Return the verdict in the last JSON object with a verdict key; None where there is no such object."""
+    for value in reversed(_objects(text)):
         named = {str(key).strip().lower().replace(" ", "_"): entry for key, entry in value.items()}
-        keys = [key for key in named if key in _VERDICT_KEYS or key.removeprefix("final_") in _VERDICT_KEYS]
+        keys = [key for key in named if _AROUND_KEY.sub("", key) in _VERDICT_KEYS]
         found = {_value(str(named[key])) for key in keys}
         if len(found) > 1:
-            return Reading("skip", f"two verdicts in one answer: {match[0][:KEPT]}")
+            return Reading("skip", f"two verdicts in one answer: {str(value)[:KEPT]}")
         if keys:
             choice = found.pop()
             why = next((str(named[key]) for key in _REASON_KEYS if key in named), "")
-            return Reading(choice, why[:KEPT]) if choice else Reading("skip", f"no verdict: {match[0][:KEPT]}")
+            return Reading(choice, why[:KEPT]) if choice else Reading("skip", f"no verdict: {str(value)[:KEPT]}")
     return None
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the outermost JSON objects in a text, in order; the last 256 braces are tried."""
+    found: list[dict[str, Any]] = []
+    end = 0
+    for match in list(re.finditer(r"\{", text))[-_PLACES:]:
+        if match.start() < end:
+            continue
+        try:
+            value, end = _DECODER.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        found.append(value)
+    return found
 
 
 def _marked(text: str) -> Shown | None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.errors import InputError
-from everlearn.schema.asked import (
+from everlearn.schema.question import (
     Asked,
     SampledAnswer,
     Sampling,

@@ -52,7 +52,7 @@ class SampledAnswer(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Asked(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """A question to whoever judges: a prompt, its answers, which two of them are compared, and why these.
+    """A question to an annotator: a prompt, its answers, which two of them are compared, and why these.
 
     `pair` holds the places of the two answers, first and second, among `answers`; it is empty on the arm "chat", whose
     one answer is rated alone. `swapped` is true where the first of the pair was shown on the right. `propensity` is the
@@ -78,9 +78,9 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     aborted: bool = False
 
 
-def judged(asked: Asked) -> tuple[SampledAnswer, ...]:
+def judged(question: Asked) -> tuple[SampledAnswer, ...]:
     """Return the two answers of the pair, first and second; the one answer on the arm "chat"."""
-    return tuple(asked.answers[place] for place in asked.pair) or asked.answers
+    return tuple(question.answers[place] for place in question.pair) or question.answers
 
 
 def pack_ids(ids: Sequence[int] | NDArray[Any]) -> bytes:
@@ -116,58 +116,60 @@ def unpack_logp(data: bytes) -> Singles:
     return np.frombuffer(data, "<f4").astype(np.float32)
 
 
-def encode(asked: Asked) -> dict[str, Any]:
+def encode(question: Asked) -> dict[str, Any]:
     """Return the payload of a prediction that asks this, as plain values. Raises `InputError` as `decode` does.
 
     >>> one = SampledAnswer(ids=pack_ids([7, 2]), logp=pack_logp([-0.5, -1.0]), finish="stop")
     >>> encode(Asked(prompt=pack_ids([5]), answers=(one,), arm="chat"))["prompt"]
     'BQAAAA=='
     """
-    check(asked)
-    payload: dict[str, Any] = msgspec.to_builtins(asked)
+    check(question)
+    payload: dict[str, Any] = msgspec.to_builtins(question)
     return payload
 
 
 def decode(payload: Mapping[str, Any]) -> Asked:
     """Return what the payload of a prediction asks. Raises `InputError` for one that contradicts itself."""
     try:
-        asked = msgspec.convert(dict(payload), Asked)
+        question = msgspec.convert(dict(payload), Asked)
     except msgspec.ValidationError as error:
-        raise InputError(f"the payload asks for no preference: {error}; expected the result of asked.encode") from error
-    check(asked)
-    return asked
-
-
-def check(asked: Asked) -> None:
-    """Raise `InputError` if a question contradicts itself."""
-    count, single = len(asked.answers), asked.arm == "chat"
-    if single and (count != 1 or asked.pair):
         raise InputError(
-            f"answers: got {count}, with the pair {asked.pair}, on the arm 'chat'; expected one answer and no pair. "
+            f"the payload asks for no preference: {error}; expected the result of question.encode"
+        ) from error
+    check(question)
+    return question
+
+
+def check(question: Asked) -> None:
+    """Raise `InputError` if a question contradicts itself."""
+    count, single = len(question.answers), question.arm == "chat"
+    if single and (count != 1 or question.pair):
+        raise InputError(
+            f"answers: got {count}, with the pair {question.pair}, on the arm 'chat'; expected one answer and no pair. "
             "Name the arm that the pair was chosen by"
         )
-    places = sorted(set(asked.pair))
-    if not single and (len(places) != 2 or len(asked.pair) != 2 or not 0 <= places[0] < places[1] < count):
+    places = sorted(set(question.pair))
+    if not single and (len(places) != 2 or len(question.pair) != 2 or not 0 <= places[0] < places[1] < count):
         raise InputError(
-            f"pair: got {asked.pair} of {count} answers; expected the places of two different answers, counted from 0"
+            f"pair: got {question.pair} of {count} answers; expected the places of two different answers, from 0"
         )
-    if not 0.0 < asked.propensity <= 1.0:
+    if not 0.0 < question.propensity <= 1.0:
         raise InputError(
-            f"propensity: got {asked.propensity}; expected a probability above 0, that of this arm and pair"
+            f"propensity: got {question.propensity}; expected a probability above 0, that of this arm and pair"
         )
-    if not (math.isfinite(asked.value) and all(map(math.isfinite, asked.reference_logp))):
+    if not (math.isfinite(question.value) and all(map(math.isfinite, question.reference_logp))):
         raise InputError(
-            f"value and reference_logp: got {asked.value} and {asked.reference_logp}; expected finite numbers. Leave "
-            "out what is not known"
+            f"value and reference_logp: got {question.value} and {question.reference_logp}; expected finite numbers. "
+            "Leave out those that are unknown"
         )
-    if len(asked.reference_logp) not in (0, 1 if single else 2):
+    if len(question.reference_logp) not in (0, 1 if single else 2):
         raise InputError(
-            f"reference_logp: got {len(asked.reference_logp)} sums; expected one for each judged answer, or none"
+            f"reference_logp: got {len(question.reference_logp)} sums; expected one for each judged answer, or none"
         )
-    if not asked.prompt:
+    if not question.prompt:
         raise InputError("prompt: got no tokens; expected at least one, such as the one that begins a text")
-    _check_ids(asked.prompt, "prompt")
-    for place, one in enumerate(asked.answers):
+    _check_ids(question.prompt, "prompt")
+    for place, one in enumerate(question.answers):
         _check_answer(one, f"answers[{place}]")
 
 
@@ -198,5 +200,5 @@ def _check_ids(data: bytes, where: str) -> None:
 def _check_whole(data: bytes, what: str) -> None:
     if len(data) % 4:
         raise InputError(
-            f"{what}: got {len(data)} bytes; expected 4 for each token. See asked.pack_ids, asked.pack_logp"
+            f"{what}: got {len(data)} bytes; expected 4 for each token. See question.pack_ids, question.pack_logp"
         )
