@@ -242,6 +242,8 @@ def test_records_and_labels_are_refused_with_what_to_do_instead(tmp_path: Path) 
             loop.feedback("1", reward=1.0)
         with pytest.raises(InputError, match="chosen: got 2 for '1'; expected 0 or 1"):
             loop.judge("1", 2)
+        with pytest.raises(InputError, match="chosen: got 0.5 for '1'; expected a whole number"):
+            loop.judge("1", 0.5)  # type: ignore[arg-type]
         with pytest.raises(InputError, match="needs exactly one of label, reward and chosen"):
             loop.judge("1")
         with pytest.raises(InputError, match="chosen: got 1 for '1' beside the verdict 'tie'"):

@@ -223,7 +223,9 @@ def _judgement(
         return Label(id, scalar(label), weight, source)
     if reward is not None:
         return Reward(id, float(reward), weight, source)
-    return Preference(id, int(chosen or 0), weight, source)
+    if not isinstance(chosen, int | np.integer):
+        raise InputError(f"chosen: got {chosen!r} for {id!r}; expected a whole number, the place of an answer")
+    return Preference(id, int(chosen), weight, source)
 
 
 def _none_chosen(id: str, chosen: int | None, verdict: Outcome) -> int:
