@@ -42,6 +42,11 @@ class Setup(Struct, frozen=True, kw_only=True):
         return Path(self.serving) / "admin.sock"
 
     @property
+    def generator(self) -> Path:
+        """The Unix socket at which the generator answers, where the loop learns preferences."""
+        return Path(self.serving) / "generator.sock"
+
+    @property
     def status(self) -> Path:
         """The file to which the learner writes its status as JSON, a few times a second; replaced whole."""
         return Path(self.serving) / "status.json"

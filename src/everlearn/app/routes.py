@@ -1,6 +1,7 @@
 """The table of the server's HTTP routes: method, path, scope, endpoint, parameters, body, responses and refusals.
 
-The admin process serves the routes that name a endpoint, and the workers serve the others. The OpenAPI document and the
+The admin process serves the routes that name an endpoint, the generator those that say so, where the loop learns
+preferences, and the workers serve the others. The OpenAPI document and the
 test of `docs/reference/http.md` read the same table. Messages are in `everlearn.client.records`.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from everlearn.client import records
+from everlearn.client import label_records, records
 from everlearn.client.records import Scope
 from everlearn.events import KINDS
 
@@ -37,8 +38,8 @@ class Route(NamedTuple):
     """One method of one path.
 
     `scope` is the scope that a token needs; None for routes that show nothing of the loop. `refusals` are the statuses
-    of its problems, apart from those that every route has. `endpoint` is "module.function" in `app/admin`; "" for the
-    routes of the workers.
+    of its problems, apart from those that every route has. `endpoint` is "module.function" in `app/admin`, or in
+    `app/generator` where `generated` is true; "" for the routes of the workers.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Route(NamedTuple):
     refusals: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     body: tuple[type, ...] = ()
+    generated: bool = False
 
     @property
     def template(self) -> str:
@@ -99,6 +101,9 @@ EXPLAIN = Parameter(
     "query",
     "1, true or yes: also return the contribution of each field.",
     {"type": "string", "examples": ["1"]},
+)
+ANNOTATOR = Parameter(
+    "annotator", "query", "The annotator's name.", {"type": "string", "minLength": 1, "maxLength": 64}
 )
 LISTING = (AFTER, LIMIT, ORDER)
 
@@ -156,6 +161,84 @@ ROUTES = (
         "Check that the worker can answer. Restart it if this fails.",
         {200: Response("The worker can answer; the reply holds its staleness.", (records.Healthy,))},
         UNAVAILABLE,
+    ),
+    # ---- served by the generator, where the loop learns preferences ------------------------------------------------
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        "predict",
+        "chat.completions",
+        "chat",
+        "Answer a chat, in the form of OpenAI's API; the last part is sent once the answer is in the log.",
+        {200: Response("The answers, or with `stream` a stream of server-sent events.", (dict,))},
+        (400, 404, 413, *UNAVAILABLE),
+        (),
+        (dict,),
+        generated=True,
+    ),
+    Route(
+        "GET",
+        "/v1/models",
+        "predict",
+        "chat.models",
+        "chat",
+        "List the names of the served model, in the form of OpenAI's API.",
+        {200: Response("The names.", (dict,))},
+        generated=True,
+    ),
+    Route(
+        "POST",
+        "/v1/feedback",
+        "feedback",
+        "feedback.feedback",
+        "chat",
+        "Send what a user did with an answer: a thumb, a rating, an edit, a retry, an acceptance, a choice.",
+        {200: Response("The number of judgements that follow from it.", (label_records.ChatFeedbackReply,))},
+        (400, 404, 409, 413, *UNAVAILABLE),
+        (),
+        (label_records.ChatFeedback,),
+        generated=True,
+    ),
+    Route(
+        "GET",
+        "/label/next",
+        "feedback",
+        "label.next_pair",
+        "label",
+        "Get a pair of answers to judge: the one on the annotator's screen, else another one.",
+        {200: Response("The pair, and the annotator's progress.", (label_records.LabelPair,))},
+        (400, *UNAVAILABLE),
+        (ANNOTATOR,),
+        generated=True,
+    ),
+    Route(
+        "POST",
+        "/label/judge",
+        "feedback",
+        "label.judge",
+        "label",
+        "Judge a pair; a second verdict of the same annotator corrects the first.",
+        {200: Response("The verdict is in the log.", (label_records.JudgeReply,))},
+        (*BODY, 404, *UNAVAILABLE),
+        (),
+        (label_records.JudgeRequest,),
+        generated=True,
+    ),
+    Route(
+        "POST",
+        "/label/undo",
+        "feedback",
+        "label.undo",
+        "label",
+        "Show the last judged pair again, or undo all judgements of an annotator, which needs the scope admin.",
+        {
+            200: Response("The last judged pair, to be judged again.", (label_records.UndoReply,)),
+            202: Response("The command to undo everything is in the log.", (label_records.UndoReply,)),
+        },
+        (*BODY, 409, *UNAVAILABLE),
+        (),
+        (label_records.UndoRequest,),
+        generated=True,
     ),
     # ---- served by the admin process -------------------------------------------------------------------------------
     Route(

@@ -123,7 +123,7 @@ class Server:
 
     @property
     def processes(self) -> dict[str, int]:
-        """The ids of the processes that run now: "learner", "admin", "worker-0", ..."""
+        """The ids of the processes that run now: "learner", "admin", "generator", "worker-0", ..."""
         return {child.name: child.process.pid for child in list(self._children.values()) if child.alive}
 
     def client(self, token: str = "") -> Client:
@@ -159,13 +159,13 @@ class Server:
                 _end([old])
 
     def stop(self) -> None:
-        """Stop the workers, then the admin process, then the learner, which learns the rest and saves."""
+        """Stop the workers, the generator, the admin process, then the learner, which learns the rest and saves."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         with self._changing:
             children = list(self._children.values())
-            for part in ("worker", "admin", "learner"):
+            for part in ("worker", "generator", "admin", "learner"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
         if self._watcher.ident is not None:
@@ -184,6 +184,8 @@ class Server:
         self._start("learner", "learner", self._setup)
         self._await_learner()
         self._start("admin", "admin", self._setup)
+        if self.spec.schema.task == "preference":
+            self._start("generator", "generator", self._setup)
         for index in range(self.spec.serve.workers):
             setup = msgspec.structs.replace(
                 self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password

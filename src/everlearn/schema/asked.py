@@ -58,7 +58,8 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     one answer is rated alone. `swapped` is true where the first of the pair was shown on the right. `propensity` is the
     probability of this arm and pair, `value` what the judgement was thought to be worth. `reference_logp` holds, for
     the answers in the order of `pair`, the summed log-probabilities under the version `reference` (empty: unknown).
-    `group` names what drifts together ("": none), `tokenizer` is a digest.
+    `group` names what drifts together ("": none), `tokenizer` is a digest. `aborted` is true where the client went away
+    before the answer was whole: the tokens are those sampled until then.
     """
 
     prompt: bytes
@@ -74,6 +75,7 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     reference_logp: tuple[float, ...] = ()
     group: str = ""
     tokenizer: str = ""
+    aborted: bool = False
 
 
 def judged(asked: Asked) -> tuple[SampledAnswer, ...]:

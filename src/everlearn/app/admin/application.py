@@ -55,7 +55,9 @@ def application(context: AdminContext, ready: Callable[[], None] = lambda: None)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    own = sorted((route for route in routes.ROUTES if route.endpoint), key=lambda route: route.path)
+    own = sorted(
+        (route for route in routes.ROUTES if route.endpoint and not route.generated), key=lambda route: route.path
+    )
     table = [_route(context, path, list(methods)) for path, methods in groupby(own, key=lambda route: route.path)]
     errors = {HTTPException: _unroutable, Refused: _refused, Exception: _refused}
     app = Starlette(routes=table, exception_handlers=errors, lifespan=running)  # type: ignore[arg-type]

@@ -171,7 +171,8 @@ class LiveStatus:
 
         A process that does not run is None. The result is empty if it is unknown which processes run.
         """
-        expected = ["learner", "admin", *(f"worker-{index}" for index in range(self.spec.serve.workers))]
+        generators = ["generator"] if self.spec.schema.task == "preference" else []
+        expected = ["learner", "admin", *generators, *(f"worker-{index}" for index in range(self.spec.serve.workers))]
         return {name: self._processes.get(name) for name in expected if self._processes}
 
     def document(self) -> tuple[bytes, str]:

@@ -48,6 +48,8 @@ TAGS = {
     "versions": "Versions, decisions, and commands that change the champion.",
     "challengers": "Models compared with the champion.",
     "events": "The log.",
+    "chat": "Answers of the language model, in the form of OpenAI's API; errors have that form, too.",
+    "label": "Pairs for annotators.",
     "server": "Status, metrics, health.",
     "pages": "The dashboard and its session.",
 }
@@ -74,13 +76,14 @@ _HERE = "#/components/schemas/"
 
 def document(spec: Spec) -> Document:
     """Return the document for a server with this spec, as plain values."""
-    records = [record for route in ROUTES for record in route.body]
-    records += [record for route in ROUTES for response in route.responses.values() for record in _records(response)]
+    routes = [route for route in ROUTES if not route.generated or spec.schema.task == "preference"]
+    records = [record for route in routes for record in route.body]
+    records += [record for route in routes for response in route.responses.values() for record in _records(response)]
     refs, components = msgspec.json.schema_components(records, ref_template=f"{_HERE}{{name}}")
     components = msgspec.json.decode(msgspec.json.encode(components))  # defaults may be tuples
     named = dict(zip(records, refs, strict=True))
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(route.template, {})[route.method.lower()] = _operation(route, named)
     return {
         "openapi": "3.1.0",
@@ -108,7 +111,7 @@ def document(spec: Spec) -> Document:
 def _operation(route: Route, named: Mapping[Any, Any]) -> Document:
     responses = {str(status): _response(response, named) for status, response in route.responses.items()}
     admin = bool(route.endpoint)
-    if route.method == "GET" and admin and route.path not in _UNTAGGED:
+    if route.method == "GET" and admin and not route.generated and route.path not in _UNTAGGED:
         responses["304"] = {"description": STATUSES[304]}
     for status in sorted(
         {*route.refusals, *(_GUARDED if route.scope else (421,)), *((502, 503, 504) if admin else ())}

@@ -141,6 +141,21 @@ class Access:
             self._limit(name or _network(client), now)
         return name
 
+    def allow_page(self, headers: Headers, session: PageSession, scope: Scope, method: str) -> str:
+        """Admit a request of a page whose session another process holds; return the name of the session's token.
+
+        Raises Refused (403, 421) as `allow` does.
+        """
+        given = dict(headers)
+        self._check_host(given)
+        if scope not in session.scopes:
+            members = {"got": list(session.scopes), "expected": scope, "where": "the scopes of the session"}
+            raise Refused(403, "", f"the token {session.name!r} does not have the scope {scope}", members)
+        if method not in _SAFE:
+            self._check_page(given, method)
+            _check_confirmed(session.csrf, given)
+        return session.name
+
     def visit(self, headers: Headers) -> None:
         """Admit any request addressed to a name of this server: for pages that show nothing of the loop."""
         self._check_host(dict(headers))
@@ -205,9 +220,7 @@ class Access:
             raise _missing_scope(session.token, scope)
         if method not in _SAFE:
             self._check_page(given, method)
-            if not confirms(session, given.get(b"x-csrf-token", b"")):
-                detail = "this needs the X-CSRF-Token header with the value from GET /session; load the page again"
-                raise Refused(403, "", detail, {"where": "X-CSRF-Token"}, type="csrf")
+            _check_confirmed(session.csrf, given)
         return session.token.name
 
     def _valid(self, token: Token | None) -> Token:
@@ -284,9 +297,18 @@ def _page_session(session: Session) -> PageSession:
     return PageSession(False, session.token.name, _page_scopes(session.token), session.expires, session.csrf)
 
 
+def _check_confirmed(csrf: str, given: dict[bytes, bytes]) -> None:
+    """Raise Refused (403) unless a request carries the CSRF value of its session."""
+    if not confirms(csrf, given.get(b"x-csrf-token", b"")):
+        detail = "this needs the X-CSRF-Token header with the value from GET /session; load the page again"
+        raise Refused(403, "", detail, {"where": "X-CSRF-Token"}, type="csrf")
+
+
 def _page_scopes(token: Token) -> tuple[Scope, ...]:
-    """Return the scopes of a page: all with an admin token, else read only."""
-    return SCOPES if token.may("admin") else ("read",)
+    """Return the scopes of a page: all with an admin token, else those to read and, if the token has it, to judge."""
+    if token.may("admin"):
+        return SCOPES
+    return ("feedback", "read") if token.may("feedback") else ("read",)
 
 
 def _unauthorized(detail: str, tokens: dict[str, Token]) -> Refused:

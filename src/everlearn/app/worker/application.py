@@ -1,6 +1,7 @@
 """A worker: a bare ASGI application that answers /predict, takes /feedback and /learn, and passes on the rest.
 
-A worker never waits for the learner. It counts the seconds of "predict", "feedback" and "learn"; replies by route and
+A worker never waits for the learner. Where the loop learns preferences, a worker holds no model: it takes feedback,
+and the generator answers. It counts the seconds of "predict", "feedback" and "learn"; replies by route and
 class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), "commits", "commit_rows", and
 the "bytes" of request bodies.
 """
@@ -40,12 +41,15 @@ from everlearn.app.worker.groups import Groups, Read, Work
 from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.proxy import Proxy, Send
 from everlearn.app.worker.serving import CurrentModels
+from everlearn.errors import InputError
 from everlearn.events import Log, connect
 from everlearn.feedback.admission import Admission
 from everlearn.serve.snapshot import Reader
 from everlearn.spec import MOST_BYTES, MOST_ROWS
 
 GRACE = 10  # seconds that requests have to end when the worker does
+GENERATING = 600.0  # seconds that the generator may think before it sends the first or the next part of a reply
+GENERATED = ("/v1/", "/label/")  # beginnings of paths that the generator serves
 UNWELL = 5.0  # seconds for which a worker reports itself unwell after its log failed, unless it wrote since
 IDLE = 75  # seconds that a connection without requests is kept
 
@@ -86,7 +90,9 @@ class Worker:
         self._intake = FeedbackIntake(admission, reader)
         self._groups = Groups(self._predictor, log, counters, tracer)
         self._bodies = BodyReader(MOST_BYTES, self._groups.full)
-        self._proxy = Proxy(setup.admin, self._bodies)
+        self._proxies = [Proxy(setup.admin, self._bodies)]
+        if self._pairs:
+            self._proxies.append(Proxy(setup.generator, self._bodies, "the generator", GENERATING))
         self._hot = {
             "/predict": HotRoute("predict", scope_of("POST", "/predict"), self._predict),
             "/feedback": HotRoute("feedback", scope_of("POST", "/feedback"), self._feedback),
@@ -158,6 +164,11 @@ class Worker:
     # ---- reading requests --------------------------------------------------------------------------------------
 
     def _predict(self, body: bytes, query: bytes, source: str) -> Work:
+        if self._pairs:
+            raise InputError(
+                "this loop learns preferences: its rows are pairs of answers, not records of fields. Ask for an answer "
+                "with POST /v1/chat/completions, or for a pair with GET /label/next"
+            )
         return requests.predict_records(body, bool(query) and _explains(query), MOST_ROWS)
 
     def _feedback(self, body: bytes, query: bytes, source: str) -> Work:
@@ -171,7 +182,7 @@ class Worker:
     # ---- all other routes --------------------------------------------------------------------------------------
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer /healthz, and pass every other request to the admin process."""
+        """Answer /healthz, and pass every other request to the process that serves it."""
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
         if scope["type"] != "http":
@@ -179,11 +190,14 @@ class Worker:
         status, headers = 200, [_JSON]
         try:
             if scope["path"] != "/healthz":
-                return await self._proxy(scope, receive, send)
+                generated = self._pairs and scope["path"].startswith(GENERATED)
+                return await self._proxies[generated](scope, receive, send)
             if scope["method"] not in ("GET", "HEAD"):
                 detail = f"got {scope['method']}, expected GET or HEAD"
                 raise Refused(405, "", detail, headers=[(b"allow", b"GET, HEAD")])
             reply = self._health()
+        except ConnectionAbortedError:
+            raise
         except Exception as error:
             status, reply = problems.problem(error, scope["path"])
             headers = problems.headers(error)
@@ -194,7 +208,7 @@ class Worker:
 
     def _health(self) -> bytes:
         """Return the status and the staleness of the answers. Raises Refused if this worker cannot answer."""
-        _, staleness = self._current.get()
+        staleness = self._current.staleness()
         if self._groups.failing(UNWELL):
             raise Refused(503, "", "the log did not take what was last sent", headers=[(b"retry-after", b"1")])
         return msgspec.json.encode({"status": "ok", "staleness": staleness if math.isfinite(staleness) else None})
@@ -207,7 +221,8 @@ class Worker:
         await send({"type": "lifespan.startup.complete"})
         self._ready()
         await receive()
-        await self._proxy.close()
+        for proxy in self._proxies:
+            await proxy.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -1,6 +1,6 @@
-"""Pass requests that are not on the hot path on to the admin process, over its Unix socket.
+"""Pass requests that are not on the hot path on to another process, over its Unix socket.
 
-A body is read whole before a connection to the admin process is taken, so a slow client cannot hold a connection from
+A body is read whole before a connection to that process is taken, so a slow client cannot hold a connection from
 the pool.
 """
 
@@ -21,7 +21,7 @@ from everlearn.app.worker.requests import too_large
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-CONNECTIONS = 64  # the most to the admin process
+CONNECTIONS = 64  # the most to one process
 CONNECT, READ = 2.0, 60.0  # seconds: the admin process answers a command within five
 
 # RFC 9110, 7.6.1: headers that describe one connection, not the request.
@@ -36,15 +36,24 @@ _ESSENTIAL = frozenset(
 
 
 class Proxy:
-    """Passes requests on to the server at a Unix socket; `bodies` reads their bodies."""
+    """Passes requests on to the server at a Unix socket; `bodies` reads their bodies.
 
-    def __init__(self, socket: Path, bodies: BodyReader) -> None:
+    `name` names that process in messages, and it may send nothing for `patience` seconds.
+    """
+
+    def __init__(
+        self, socket: Path, bodies: BodyReader, name: str = "the admin process", patience: float = READ
+    ) -> None:
         self._bodies = bodies
+        self._name, self._patience = name, patience
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, retries=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on one request. Raises Refused (400, 408, 413, 502, 503, 504) before anything is sent back."""
+        """Pass on one request. Raises Refused (400, 408, 413, 502, 503, 504) before anything is sent back.
+
+        Raises ConnectionAbortedError where the reply breaks off.
+        """
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._bodies.most:
             raise too_large(self._bodies.most)
@@ -54,22 +63,24 @@ class Proxy:
             target,
             headers=_onward(scope, body),
             stream=httpx.ByteStream(body),
-            extensions={"timeout": {"connect": CONNECT, "pool": CONNECT, "read": READ, "write": READ}},
+            extensions={"timeout": {"connect": CONNECT, "pool": CONNECT, "read": self._patience, "write": READ}},
         )
         try:
             response = await self._transport.handle_async_request(request)
         except httpx.PoolTimeout as error:
-            detail = "too many requests wait for the admin process"
+            detail = f"too many requests wait for {self._name}"
             raise Refused(503, "", detail, headers=[(b"retry-after", b"1")]) from error
         except httpx.TimeoutException as error:
-            raise Refused(504, "", "the admin process, which answers this, did not do so in time") from error
+            raise Refused(504, "", f"{self._name}, which answers this, did not do so in time") from error
         except httpx.LocalProtocolError as error:
             raise Refused(400, "", f"this request cannot be passed on: {error}") from error
         except httpx.TransportError as error:
-            detail = "the admin process, which answers this, is not running now; predictions and feedback are taken"
+            detail = f"{self._name}, which answers this, is not running now; predictions and feedback are taken"
             raise Refused(502, "", detail, headers=[(b"retry-after", b"1")]) from error
         try:
             await _until_disconnect(_pass_back(response, send), receive)
+        except httpx.TransportError as error:  # the reply has begun, and cannot become another one
+            raise ConnectionAbortedError(f"{self._name} broke off its reply") from error
         finally:
             await response.aclose()
 

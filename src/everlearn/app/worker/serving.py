@@ -24,6 +24,7 @@ class CurrentModels:
 
     def __init__(self, spec: Spec, reader: Reader) -> None:
         self._share = spec.serve.canary
+        self._pairs = spec.schema.task == "preference"
         self._limits = spec.limits
         self._reader = reader
         self._snapshot: Snapshot | None = None
@@ -45,6 +46,10 @@ class CurrentModels:
             self._fresh = now - self._reader.staleness(now)
             assert self._serving is not None
         return self._serving, now - self._fresh
+
+    def staleness(self) -> float:
+        """Return the staleness in seconds. Raises as `get` does; a loop that learns preferences has no models here."""
+        return self._reader.staleness(time.monotonic()) if self._pairs else self.get()[1]
 
     def _of(self, snapshot: Snapshot) -> Serving:
         clip = partial(limits.clip, snapshot.arrays, self._limits)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -126,5 +127,10 @@ def digest(tokenizer: Any) -> str:
     """Return a digest of a tokenizer, 16 characters: of its vocabulary and its chat template; "" for none."""
     if tokenizer is None:
         return ""
-    content = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template or ""]
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+    if tokenizer not in _DIGESTS:
+        content = [sorted(tokenizer.get_vocab().items()), tokenizer.chat_template or ""]
+        _DIGESTS[tokenizer] = hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
+    return _DIGESTS[tokenizer]
+
+
+_DIGESTS: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # a large vocabulary takes a tenth of a second

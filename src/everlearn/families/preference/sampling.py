@@ -36,7 +36,8 @@ class Sampled(NamedTuple):
 class TokenStep(NamedTuple):
     """One more token of each unfinished answer.
 
-    `rows` are numbers of answers: answer j of prompt i is i * n + j. All lists have the same length.
+    `rows` are numbers of answers: answer j of prompt i is i * n + j. All lists have the same length. `top`
+    holds the likeliest tokens in that place with their log-probabilities, as many as were asked for.
     """
 
     rows: list[int]
@@ -44,6 +45,7 @@ class TokenStep(NamedTuple):
     logp: list[float]
     sent: list[float]
     ended: list[bool]
+    top: list[list[tuple[int, float]]]
 
 
 class Truncation(NamedTuple):
@@ -102,7 +104,7 @@ def generate_many(
     sent: list[list[float]] = [[] for _ in ids]
     cut = [True] * len(ids)
     for step in stream(model, prompts, n, seeds=seeds, truncation=truncation, limit=limit, stop=stop):
-        for row, token, before, after, ended in zip(*step, strict=True):
+        for row, token, before, after, ended, _ in zip(*step, strict=True):
             ids[row].append(token)
             logp[row].append(before)
             sent[row].append(after)
@@ -120,8 +122,12 @@ def stream(
     truncation: Truncation | None = None,
     limit: int = 64,
     stop: Sequence[int] = (),
+    top: int = 0,
 ) -> Iterator[TokenStep]:
-    """Yield the next token of each unfinished answer, until all are ended or have `limit` tokens. See `generate`."""
+    """Yield the next token of each unfinished answer, until all are ended or have `limit` tokens. See `generate`.
+
+    Each token comes with the `top` likeliest ones in its place.
+    """
     truncation = truncation or Truncation()
     _check(model, prompts, n, seeds, truncation, limit)
     decoder = _Decoder(model, prompts, n)
@@ -130,12 +136,20 @@ def stream(
         drawn = _uniforms(own_seeds, np.array(rows), n, position)
         tokens, logp, sent = (one.tolist() for one in draw(decoder.logits, drawn, truncation))
         ended = [token in ends for token in tokens]
-        yield TokenStep(list(rows), tokens, logp, sent, ended)
+        yield TokenStep(list(rows), tokens, logp, sent, ended, _likeliest(decoder.logits, top))
         left = [i for i, done in enumerate(ended) if not done]
         if not left or position + 1 == limit:
             return
         rows, tokens = [rows[i] for i in left], [tokens[i] for i in left]
         decoder.advance(tokens, left)
+
+
+def _likeliest(logits: Tensor, top: int) -> list[list[tuple[int, float]]]:
+    """Return the `top` likeliest tokens of each row with their log-probabilities, most likely first."""
+    if not top:
+        return [[] for _ in range(len(logits))]
+    logp, tokens = logits.float().log_softmax(1).topk(min(top, logits.shape[1]), 1)
+    return [list(zip(ids, values, strict=True)) for ids, values in zip(tokens.tolist(), logp.tolist(), strict=True)]
 
 
 @exact_kernel

@@ -1,0 +1,331 @@
+"""Pairs for annotators: made ahead, handed to one annotator each, judged, and judged again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from everlearn.app.admin.http import body, uncached, wrong
+from everlearn.app.generator.context import GeneratorContext
+from everlearn.app.generator.device import ServedPolicy
+from everlearn.app.generator.rendering import rendered
+from everlearn.app.problems import Refused
+from everlearn.client.label_records import (
+    JudgeReply,
+    JudgeRequest,
+    LabelPair,
+    LabelProgress,
+    Side,
+    UndoReply,
+    UndoRequest,
+)
+from everlearn.errors import EverlearnError
+from everlearn.events import Log, scan
+from everlearn.feedback import admission
+from everlearn.loop import commands, details
+from everlearn.loop.details import RollBackOrder, Without
+from everlearn.loop.questions import ask
+from everlearn.records import Decision, Outcome, Prediction, Preference
+from everlearn.schema import asked as question
+from everlearn.serve.snapshot import Answering
+from everlearn.spec import MOST_BYTES
+from everlearn.stream.preferences import ChatTurn
+from everlearn.stream.prompts import Prompt, read_prompts
+from everlearn.version.blobs import Blobs
+from everlearn.version.registry import Versions
+
+log = logging.getLogger("everlearn.generator")
+
+AHEAD = 4  # pairs that are kept ready
+STALE = 2  # rounds of steps after which a pair that nobody saw is replaced
+PATIENCE = 25.0  # seconds that a request waits for a pair
+PAUSE = 2.0  # seconds after a pair could not be made
+PEOPLE = "people/"
+
+
+@dataclass(slots=True)
+class ReadyPair:
+    """A pair that waits for an annotator, the rounds of its policy, and the annotators who have skipped it."""
+
+    prediction: Prediction
+    rounds: int
+    skipped: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Annotator:
+    """The work of one annotator: the pair on the screen, and the last verdict on each pair, in order.
+
+    A verdict is (its name, True if the reward model preferred the same answer, or None, seconds since 1970).
+    """
+
+    held: Prediction | None = None
+    again: bool = False  # the pair on the screen was judged before
+    judged: dict[str, tuple[Outcome, bool | None, float]] = field(default_factory=dict)
+
+    def note(self, id: str, verdict: Outcome, agreed: bool | None, at: float) -> None:
+        """Note a verdict, the newest one."""
+        self.judged.pop(id, None)
+        self.judged[id] = verdict, agreed, at
+
+    def progress(self, name: str) -> LabelProgress:
+        """Return the counts that the page shows."""
+        now, verdicts = time.time(), list(self.judged.values())
+        compared = [agreed for _, agreed, _ in verdicts if agreed is not None]
+        skipped = sum(verdict == "skip" for verdict, _, _ in verdicts)
+        minute = sum(now - at < 60.0 for _, _, at in verdicts)
+        agreement = sum(compared) / len(compared) if compared else None
+        return LabelProgress(name, len(verdicts) - skipped, skipped, minute, len(compared), agreement)
+
+
+class LabelDesk:
+    """The pairs that are ready, and the annotators who judge them."""
+
+    def __init__(self, context: GeneratorContext) -> None:
+        self._context = context
+        self._prompts: Sequence[Prompt] = ()
+        self._ready: deque[ReadyPair] = deque()
+        self._more, self._fewer = asyncio.Condition(), asyncio.Event()
+        self._made = 0
+        self.annotators: dict[str, Annotator] = {}
+        self.trouble = ""
+
+    def annotator(self, name: str) -> Annotator:
+        """Return the work of an annotator, who may be new."""
+        return self.annotators.setdefault(name, Annotator())
+
+    def total(self) -> int:
+        """Return the number of choices and ties of all annotators."""
+        return sum(verdict != "skip" for one in self.annotators.values() for verdict, _, _ in one.judged.values())
+
+    async def run(self) -> None:
+        """Keep pairs ready until cancelled."""
+        self.annotators = await asyncio.to_thread(remembered, self._context.log)
+        if not self._context.spec.prompts:
+            self.trouble = "there are no prompts; set `prompts` in everlearn.toml to a file with one in each line"
+            return
+        try:
+            self._prompts = await asyncio.to_thread(read_prompts, self._context.spec.prompts)
+        except EverlearnError as error:
+            self.trouble = str(error)
+            log.error("no pairs are made: %s", error)
+            return
+        while True:
+            self._drop_stale()
+            if len(self._ready) >= AHEAD:
+                self._fewer.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._fewer.wait(), PAUSE)
+                continue
+            try:
+                self._ready.append(await self._make())
+                self.trouble = ""
+            except EverlearnError as error:
+                self.trouble = f"no pair can be made: {error}"
+                log.error(self.trouble)
+                await asyncio.sleep(PAUSE)
+            async with self._more:
+                self._more.notify_all()
+
+    async def next(self, name: str) -> LabelPair:
+        """Return the pair on the screen of an annotator, or hand out another one. Raises Refused (503) without any."""
+        one = self.annotator(name)
+        if one.held is None:
+            try:
+                async with asyncio.timeout(PATIENCE), self._more:
+                    await self._more.wait_for(lambda: self.trouble or self._offered(name) is not None)
+            except TimeoutError:
+                pass
+            if (pair := self._offered(name)) is None:
+                detail = self.trouble or "no pair is ready yet; try again"
+                raise Refused(503, "There is no pair to judge", detail, headers=[(b"retry-after", b"2")])
+            self._ready.remove(pair)
+            self._fewer.set()
+            one.held, one.again = pair.prediction, False
+        return self.shown(name, one)
+
+    async def judge(self, given: JudgeRequest) -> JudgeReply:
+        """Log a verdict, and note it. Raises UnknownId for a pair that is not in the log, InputError for one answer."""
+        context, source = self._context, f"{PEOPLE}{given.annotator}"
+        found = await asyncio.to_thread(admission.prediction, context.log, given.id)
+        if found is None:
+            raise admission.unknown(given.id)
+        asked = question.decode(found.payload)
+        chosen, verdict = place(given.verdict, asked.swapped)
+        judged = source, verdict, given.seconds, given.why
+        made = admission.feedback(context.admission, given.id, None, None, chosen, 1.0, *judged)
+        await context.append([made])
+        one, agreed = self.annotator(given.annotator), agreement(found, chosen)
+        one.note(given.id, verdict, agreed, time.time())
+        if one.held is not None and one.held.id == given.id:
+            if verdict == "skip" and not one.again:
+                self._ready.append(ReadyPair(one.held, context.device.rounds, {given.annotator}))
+            one.held = None
+        return JudgeReply(given.id, agreed, one.progress(given.annotator), self.total())
+
+    async def undo_last(self, name: str) -> UndoReply:
+        """Show the pair that an annotator judged last again. Raises Refused (409) where there is none."""
+        one = self.annotator(name)
+        while one.judged:
+            id = next(reversed(one.judged))
+            found = await asyncio.to_thread(admission.prediction, self._context.log, id)
+            del one.judged[id]
+            if found is not None:  # else it was erased
+                one.held, one.again = found, True
+                return UndoReply(self.shown(name, one), None, one.progress(name))
+        raise Refused(409, "There is nothing to undo", f"{name} has not judged a pair yet")
+
+    async def undo_everything(self, name: str, token: str) -> UndoReply:
+        """Order that all is learned again without the judgements of an annotator."""
+        without = Without(source=f"{PEOPLE}{name}")
+        versions = Versions(Blobs(Path(self._context.setup.home) / "blobs"))
+        order = commands.rollback(versions, f"all judgements of {name} are undone", without)
+        (position,) = await self._context.append([details.with_token(order, token) if token else order])
+        self.annotators[name] = Annotator(self.annotator(name).held)
+        return UndoReply(None, position, self.annotators[name].progress(name))
+
+    def shown(self, name: str, one: Annotator) -> LabelPair:
+        """Return the pair on the screen of an annotator as the page shows it."""
+        assert one.held is not None
+        asked = question.decode(one.held.payload)
+        texts = [rendered(answer.text) for answer in question.judged(asked)]
+        left, right = texts[::-1] if asked.swapped else texts
+        prompt = rendered(readable(str(one.held.features.get("prompt", ""))))
+        version, progress = one.held.version, one.progress(name)
+        words = reason(asked)
+        parts = prompt, left, right, asked.swapped, words, asked.arm, asked.value, version, progress, self.total()
+        return LabelPair(one.held.id, *parts, one.again)
+
+    # ---- making pairs --------------------------------------------------------------------------------------------
+
+    def _offered(self, name: str) -> ReadyPair | None:
+        self._drop_stale()
+        return next((pair for pair in self._ready if name not in pair.skipped), None)
+
+    def _drop_stale(self) -> None:
+        """Leave pairs of an old policy unanswered, except those that another annotator has skipped."""
+        rounds = self._context.device.rounds
+        fresh = [pair for pair in self._ready if abs(rounds - pair.rounds) < STALE]
+        if len(fresh) < len(self._ready):
+            self._ready = deque(fresh)
+            self._fewer.set()
+
+    async def _make(self) -> ReadyPair:
+        """Make one pair, and log it. Raises InputError for a prompt that is too long, BlobError without a version."""
+        context = self._context
+        key = (context.spec.seed, context.log.end(), self._made)
+        one = self._prompts[int(np.random.default_rng([*key, 2]).integers(len(self._prompts)))]
+        self._made += 1
+
+        def work(policy: ServedPolicy) -> ReadyPair:
+            answering = Answering(policy.version, policy.model)
+            asked, proba = ask(answering, context.admission.encoder, one, key)
+            return ReadyPair(context.prediction(asked, policy, one.text, proba=proba), policy.rounds)
+
+        pair: ReadyPair = await context.compute(work)
+        await context.append([pair.prediction])
+        return pair
+
+
+# ---- pure parts ------------------------------------------------------------------------------------------------------
+
+
+def place(side: Side, swapped: bool) -> tuple[int | None, Outcome]:
+    """Return the place of the preferred answer in the pair, and the verdict, for the side that was preferred.
+
+    >>> place("left", swapped=True), place("tie", swapped=False)
+    ((1, 'choice'), (None, 'tie'))
+    """
+    if side == "tie" or side == "skip":
+        return None, side
+    return int((side == "right") != swapped), "choice"
+
+
+def agreement(pair: Prediction, chosen: int | None) -> bool | None:
+    """Return True if the reward model preferred the chosen answer when the pair was made; None if that is unknown."""
+    if chosen not in (0, 1) or len(pair.proba) != 2 or pair.proba[0] == pair.proba[1]:
+        return None
+    return pair.proba[1 - chosen] > pair.proba[chosen]
+
+
+def reason(asked: question.Asked) -> str:
+    """Return why a pair is shown, as one sentence."""
+    if asked.arm == "active":
+        return (
+            f'Chosen by "{asked.selector}": the judgement is expected to give {asked.value:.3f} nats about the reward.'
+        )
+    if asked.arm == "random":
+        return "Chosen at random, so that models are compared on pairs that nothing selected."
+    return f'Chosen on the arm "{asked.arm}".'
+
+
+def readable(prompt: str) -> str:
+    """Return a recorded prompt as Markdown: chat messages as paragraphs that begin with their role.
+
+    >>> readable('[{"role":"user","content":"Hi"}]'), readable("[1]")
+    ('**user:** Hi', '[1]')
+    """
+    try:
+        turns = msgspec.json.decode(prompt, type=tuple[ChatTurn, ...])
+    except msgspec.DecodeError:
+        return prompt
+    return "\n\n".join(f"**{turn.role}:** {turn.content}" for turn in turns)
+
+
+def remembered(events: Log) -> dict[str, Annotator]:
+    """Return the annotators of a log, without the judgements that a rollback has left out."""
+    found: dict[str, Annotator] = {}
+    for event in scan(events, 0, ("preference", "decision")):
+        match event.payload:
+            case Preference(source=source) as given if source.startswith(PEOPLE):
+                one = found.setdefault(source.removeprefix(PEOPLE), Annotator())
+                pair = admission.prediction(events, given.id)
+                chosen = given.chosen if given.verdict == "choice" else None
+                agreed = agreement(pair, chosen) if pair is not None else None
+                one.note(given.id, given.verdict, agreed, event.time)
+            case Decision(action="order") as order:
+                match details.read_order(order):
+                    case RollBackOrder(without=Without(source=source)) if source.startswith(PEOPLE):
+                        found.pop(source.removeprefix(PEOPLE), None)
+            case _:
+                pass
+    return found
+
+
+# ---- endpoints -------------------------------------------------------------------------------------------------------
+
+
+async def next_pair(context: GeneratorContext, desk: LabelDesk, request: Request) -> Response:
+    """GET /label/next"""
+    name = request.query_params.get("annotator", "")
+    try:
+        msgspec.convert({"id": "-", "annotator": name, "verdict": "skip"}, JudgeRequest)
+    except msgspec.ValidationError:
+        expected = "a name of at most 64 letters, digits, dots, dashes and underscores"
+        raise wrong("annotator", name, expected) from None
+    return uncached(await desk.next(name))
+
+
+async def judge(context: GeneratorContext, desk: LabelDesk, request: Request) -> Response:
+    """POST /label/judge"""
+    return uncached(await desk.judge(await body(request, JudgeRequest, MOST_BYTES)))
+
+
+async def undo(context: GeneratorContext, desk: LabelDesk, request: Request) -> Response:
+    """POST /label/undo"""
+    given = await body(request, UndoRequest, MOST_BYTES)
+    if given.what == "last":
+        return uncached(await desk.undo_last(given.annotator))
+    token = await context.allow(request, "admin")
+    return uncached(await desk.undo_everything(given.annotator, token), 202)
