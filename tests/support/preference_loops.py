@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 from everlearn import config
 from everlearn.spec import Spec
 from tests.support import tiny_lms
 
+SLOW = "EVERLEARN_TEST_SLOW"  # an environment variable: while the file of that name exists, each token takes 0.3 s
+
 
 def model() -> Any:
     """A tiny Llama over the tokens of `tokenizer`, which writes short answers."""
-    return tiny_lms.tiny("llama", vocabulary=300)
+    made = tiny_lms.tiny("llama", vocabulary=300)
+    if path := os.environ.get(SLOW, ""):
+        made.register_forward_pre_hook(lambda *_: time.sleep(0.3) if Path(path).exists() else None)
+    return made
 
 
 def tokenizer() -> Any:

@@ -123,8 +123,8 @@ class Loop:
         prompt that is too long, and for a model that writes no answers.
         """
         champion = self.ready()
-        asked, proba = questions.ask(champion, self.fold.encoder, prompt, (self.spec.seed, self._seen), group)
-        return self.record(asked, {"prompt": questions.text(prompt)}, proba=proba)
+        pair, proba = questions.ask(champion, self.fold.encoder, prompt, (self.spec.seed, self._seen), group)
+        return self.record(pair, {"prompt": questions.text(prompt)}, proba=proba)
 
     def next_pair(self, annotator: str = "", prompts: Sequence[questions.Words] = ()) -> Prediction:
         """Return the oldest pair that waits for a judgement and was not shown to this annotator, else a new one.

@@ -77,9 +77,9 @@ def ask(
     one = _prompt(prompt)
     model, words = _asks(champion.model), one.prompt
     plain = words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
-    asked = model.ask(plain, key, group=group or one.group, version=champion.version)
-    made = Prediction("", {}, "", (), "", payload=question.encode(asked))
-    return asked, tuple(champion.model.predict(reading.read([made]))[0].tolist())
+    pair = model.ask(plain, key, group=group or one.group, version=champion.version)
+    made = Prediction("", {}, "", (), "", payload=question.encode(pair))
+    return pair, tuple(champion.model.predict(reading.read([made]))[0].tolist())
 
 
 def text(prompt: Words) -> str:
@@ -91,7 +91,7 @@ def _asks(model: object) -> Asks:
     if not callable(getattr(model, "ask", None)):
         raise InputError(
             f"model: got a {type(model).__name__}, which writes no answers; expected a family that does, such as "
-            '"preference". Record answers of another model with loop.record(asked, features)'
+            '"preference". Record answers of another model with loop.record(pair, features)'
         )
     return cast(Asks, model)
 

@@ -45,13 +45,13 @@ async def models(context: GeneratorContext, request: Request) -> Response:
 
 async def completions(context: GeneratorContext, request: Request) -> Response:
     """POST /v1/chat/completions"""
-    asked = wire.chat_request(await whole(request))
-    if asked.model not in _names(context):
+    wanted = wire.chat_request(await whole(request))
+    if wanted.model not in _names(context):
         known = ", ".join(_names(context))
-        raise ApiError(f"model: got {asked.model!r}; expected one of {known}", "model", "model_not_found", 404)
-    reply = Reply(context, asked)
+        raise ApiError(f"model: got {wanted.model!r}; expected one of {known}", "model", "model_not_found", 404)
+    reply = Reply(context, wanted)
     began = await reply.begin()
-    if asked.stream:
+    if wanted.stream:
         return StreamingResponse(reply.events(began), media_type="text/event-stream", headers=_UNCACHED)
     return _json(await reply.whole(began))
 
@@ -87,20 +87,20 @@ async def whole(request: Request) -> bytes:
 class Reply:
     """One request on its way to an answer that is in the log."""
 
-    def __init__(self, context: GeneratorContext, asked: ChatRequest) -> None:
-        self._context, self._asked = context, asked
+    def __init__(self, context: GeneratorContext, wanted: ChatRequest) -> None:
+        self._context, self._wanted = context, wanted
         self._loop = asyncio.get_running_loop()
         self._came: asyncio.Queue[Began | Written | Exception | None] = asyncio.Queue()
-        self._seed = (asked.seed if asked.seed is not None else secrets.randbits(62)) & ((1 << 63) - 1)
+        self._seed = (wanted.seed if wanted.seed is not None else secrets.randbits(62)) & ((1 << 63) - 1)
         most = context.spec.schema.answer_tokens
-        self._limit = min(asked.max_tokens or most, most)
+        self._limit = min(wanted.max_tokens or most, most)
         turns = [
             {"role": "system" if turn.role == "developer" else turn.role, "content": turn.content}
-            for turn in asked.messages
+            for turn in wanted.messages
         ]
-        self._truncation = Truncation(asked.temperature, max(asked.top_p, _SMALLEST))
+        self._truncation = Truncation(wanted.temperature, max(wanted.top_p, _SMALLEST))
         self._chat = Chat(
-            turns, asked.n, self._seed, self._truncation, self._limit, asked.stop, asked.top_logprobs, self._post
+            turns, wanted.n, self._seed, self._truncation, self._limit, wanted.stop, wanted.top_logprobs, self._post
         )
         self.id = f"chatcmpl-{new_id()}"
 
@@ -119,7 +119,7 @@ class Reply:
 
     async def whole(self, began: Began) -> bytes:
         """Return the whole reply, once it is in the log."""
-        logprobs: list[list[wire.TokenLogprob]] = [[] for _ in range(self._asked.n)]
+        logprobs: list[list[wire.TokenLogprob]] = [[] for _ in range(self._wanted.n)]
         async for one in self._written():
             logprobs[one.place] += one.logprobs or []
         await self._record(began)
@@ -131,9 +131,9 @@ class Reply:
 
     async def events(self, began: Began) -> AsyncIterator[bytes]:
         """Yield the events of a stream; the last ones once the answers are in the log."""
-        head, usage, recorded = self._head(began.policy), self._asked.usage, False
+        head, usage, recorded = self._head(began.policy), self._wanted.usage, False
         try:
-            for place in range(self._asked.n):
+            for place in range(self._wanted.n):
                 yield wire.opening(head, place, usage)
             async for one in self._written():
                 if one.text or one.logprobs:
@@ -154,7 +154,7 @@ class Reply:
                 _keep(asyncio.ensure_future(self._abort(began)))
 
     async def _written(self) -> AsyncIterator[Written]:
-        """Yield what is written until all answers are whole. Raises the error of the device."""
+        """Yield new text until all answers are whole. Raises the error of the device."""
         while (one := await self._came.get()) is not None:
             if isinstance(one, Exception):
                 raise one
@@ -177,21 +177,21 @@ class Reply:
         await self._context.append(made)
 
     def _prediction(self, began: Began, writer: AnswerWriter, place: int, aborted: bool) -> Prediction:
-        policy, asked = began.policy, self._asked
+        policy, wanted = began.policy, self._wanted
         one = asking.answer(policy.model, writer.sampled, version=policy.version, seed=self._seed)
         question = Asked(
             prompt=pack_ids(began.prompt),
             answers=(msgspec.structs.replace(one, text=writer.text),),
             arm="chat",
-            sampling=Sampling(temperature=asked.temperature, top_p=asked.top_p, limit=self._limit),
+            sampling=Sampling(temperature=wanted.temperature, top_p=wanted.top_p, limit=self._limit),
             tokenizer=asking.digest(policy.model.tokenizer),
             aborted=aborted,
         )
         id = self.id if place == 0 else f"{self.id}/{place}"
-        return self._context.prediction(question, policy, written(asked.messages), id=id, user=asked.user)
+        return self._context.prediction(question, policy, written(wanted.messages), id=id, user=wanted.user)
 
     def _head(self, policy: ServedPolicy) -> ReplyHead:
-        return ReplyHead(self.id, int(time.time()), self._asked.model, policy.version)
+        return ReplyHead(self.id, int(time.time()), self._wanted.model, policy.version)
 
     def _post(self, one: Began | Written | Exception | None) -> None:
         if not self._loop.is_closed():

@@ -56,7 +56,7 @@ class GeneratorContext:
     async def allow(self, request: Request, scope: Scope) -> str:
         """Admit a request that needs a scope, by its token or by the session of its page; return the token's name.
 
-        Sessions live in the admin process, which is asked. Raises Refused as `Access.allow` does.
+        Sessions live in the admin process, which looks them up. Raises Refused as `Access.allow` does.
         """
         headers, client = request.headers.raw, request.headers.get(CLIENT.decode(), "")
         if "authorization" not in request.headers and "cookie" in request.headers:
@@ -97,7 +97,7 @@ class GeneratorContext:
 
     def prediction(
         self,
-        asked: Asked,
+        pair: Asked,
         policy: ServedPolicy,
         prompt: str,
         *,
@@ -109,7 +109,7 @@ class GeneratorContext:
         record: Mapping[str, Any] = {"prompt": prompt}
         if self.spec.subject and user:
             record = {**record, self.spec.subject: user}
-        made = admission.pair(self.admission, asked, record, proba, refused=policy.model.refused)
+        made = admission.pair(self.admission, pair, record, proba, refused=policy.model.refused)
         return msgspec.structs.replace(made, id=id or new_id(), version=policy.version, position=policy.position)
 
 

@@ -1,7 +1,7 @@
 """POST /v1/feedback: what users did with the answers of chats, as rewards and as pairs with a preference.
 
 A thumb, a rating or an acceptance rates one answer. An edit, a retry or a choice compares two: that pair becomes a
-prediction of its own arm, "active", since it was not drawn at random, and its preference is logged with it.
+prediction on the arm "active", since it was not drawn at random, and its preference is logged with it.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _pairs(
             sampled[pair.second] = _typed(policy.model, prompt, pair.second)
             id += "-" + hashlib.blake2b(pair.second.encode(), digest_size=4).hexdigest()
         if admission.prediction(context.log, id) is None:
-            asked = Asked(
+            made = Asked(
                 prompt=msgspec.convert(prompt, bytes),
                 answers=(sampled[pair.first], sampled[pair.second]),
                 pair=(0, 1),
@@ -139,7 +139,7 @@ def _pairs(
                 selector=signal.source,
                 tokenizer=asking.digest(policy.model.tokenizer),
             )
-            payloads.append(context.prediction(asked, policy, pair.prompt, id=id))
+            payloads.append(context.prediction(made, policy, pair.prompt, id=id))
         payloads.append(Preference(id, signal.chosen, source=signal.source))
     return payloads
 
@@ -148,11 +148,11 @@ def _typed(held: PreferenceModel, prompt: str, text: str) -> SampledAnswer:
     """Return a text that a person wrote as an answer: its tokens, and what the policy makes of them."""
     ids = [int(one) for one in held.tokenizer.encode(text, add_special_tokens=False)]
     ids += list(held.stop[:1])
-    asked = question.unpack_ids(msgspec.convert(prompt, bytes)).tolist()
+    before = question.unpack_ids(msgspec.convert(prompt, bytes)).tolist()
     most = held.settings.pairs.answer_tokens
     if len(ids) > most:
         raise InputError(f"edit: got {len(ids)} tokens; expected at most {most} (schema.answer_tokens). Shorten it")
-    logp, _ = token_logprobs(held.policy.module, [asked], [ids])
+    logp, _ = token_logprobs(held.policy.module, [before], [ids])
     values = logp[0].detach().clamp(max=0.0).tolist()
     return SampledAnswer(
         ids=question.pack_ids(ids),

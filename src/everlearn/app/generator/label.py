@@ -48,7 +48,7 @@ from everlearn.version.registry import Versions
 log = logging.getLogger("everlearn.generator")
 
 AHEAD = 4  # pairs that are kept ready
-STALE = 2  # rounds of steps after which a pair that nobody saw is replaced
+STALE = 2  # rounds of steps after which a pair that no annotator saw is replaced
 PATIENCE = 25.0  # seconds that a request waits for a pair
 PAUSE = 2.0  # seconds after a pair could not be made
 PEOPLE = "people/"
@@ -161,8 +161,8 @@ class LabelDesk:
         found = await asyncio.to_thread(admission.prediction, context.log, given.id)
         if found is None:
             raise admission.unknown(given.id)
-        asked = question.decode(found.payload)
-        chosen, verdict = place(given.verdict, asked.swapped)
+        pair = question.decode(found.payload)
+        chosen, verdict = place(given.verdict, pair.swapped)
         judged = source, verdict, given.seconds, given.why
         made = admission.feedback(context.admission, given.id, None, None, chosen, 1.0, *judged)
         await context.append([made])
@@ -198,13 +198,13 @@ class LabelDesk:
     def shown(self, name: str, one: Annotator) -> LabelPair:
         """Return the pair on the screen of an annotator as the page shows it."""
         assert one.held is not None
-        asked = question.decode(one.held.payload)
-        texts = [rendered(answer.text) for answer in question.judged(asked)]
-        left, right = texts[::-1] if asked.swapped else texts
+        pair = question.decode(one.held.payload)
+        texts = [rendered(answer.text) for answer in question.judged(pair)]
+        left, right = texts[::-1] if pair.swapped else texts
         prompt = rendered(readable(str(one.held.features.get("prompt", ""))))
         version, progress = one.held.version, one.progress(name)
-        words = reason(asked)
-        parts = prompt, left, right, asked.swapped, words, asked.arm, asked.value, version, progress, self.total()
+        words = reason(pair)
+        parts = prompt, left, right, pair.swapped, words, pair.arm, pair.value, version, progress, self.total()
         return LabelPair(one.held.id, *parts, one.again)
 
     # ---- making pairs --------------------------------------------------------------------------------------------
@@ -230,8 +230,8 @@ class LabelDesk:
 
         def work(policy: ServedPolicy) -> ReadyPair:
             answering = Answering(policy.version, policy.model)
-            asked, proba = ask(answering, context.admission.encoder, one, key)
-            return ReadyPair(context.prediction(asked, policy, one.text, proba=proba), policy.rounds)
+            pair, proba = ask(answering, context.admission.encoder, one, key)
+            return ReadyPair(context.prediction(pair, policy, one.text, proba=proba), policy.rounds)
 
         pair: ReadyPair = await context.compute(work)
         await context.append([pair.prediction])
@@ -259,15 +259,13 @@ def agreement(pair: Prediction, chosen: int | None) -> bool | None:
     return pair.proba[1 - chosen] > pair.proba[chosen]
 
 
-def reason(asked: question.Asked) -> str:
+def reason(pair: question.Asked) -> str:
     """Return why a pair is shown, as one sentence."""
-    if asked.arm == "active":
-        return (
-            f'Chosen by "{asked.selector}": the judgement is expected to give {asked.value:.3f} nats about the reward.'
-        )
-    if asked.arm == "random":
+    if pair.arm == "active":
+        return f'Chosen by "{pair.selector}": the judgement is expected to give {pair.value:.3f} nats about the reward.'
+    if pair.arm == "random":
         return "Chosen at random, so that models are compared on pairs that nothing selected."
-    return f'Chosen on the arm "{asked.arm}".'
+    return f'Chosen on the arm "{pair.arm}".'
 
 
 def readable(prompt: str) -> str:

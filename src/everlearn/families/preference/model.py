@@ -73,7 +73,7 @@ class PreferenceModel:
         self.policy = policy
         self.tokenizer = tokenizer
         self.stop = text.stop_tokens(policy.module, tokenizer)
-        self.origin: object = None  # keeps what is shared with other models of this spec
+        self.origin: object = None  # keeps the weights alive that models of this spec share
         self._parts = _start(chosen, self._raw([0], [[0]]).shape[1])
 
     # ---- the contract ----------------------------------------------------------------------------------------------
