@@ -8,6 +8,7 @@ that both learn the same rows with the same weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -28,7 +29,7 @@ from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter
 from everlearn.model import copied
 from everlearn.records import Arrays, Batch, Event, Feedback, Label, Prediction, Preference, Reward, Singles, Target
-from everlearn.schema import Reading, features
+from everlearn.schema import Reading, features, pairs
 from everlearn.spec import Spec
 
 Clip = Callable[[Batch], Batch]
@@ -132,7 +133,7 @@ class Joiner:
             for y, share in targets:
                 labelled += self._admit(pending, row, y, feedback.weight * share, feedback.source, position)
             self.coverage.note(scored=bool(labelled))
-            return labelled
+            return self._attributed(labelled, feedback, targets) if self._encoder.late else labelled
         found = self._history.find(f"prediction:{feedback.id}")
         if found is None or found.position > at:
             if self.spec.feedback.early:
@@ -145,6 +146,17 @@ class Joiner:
             if self.spec.feedback.correction != "ignore":
                 return self._correct(found.payload, feedback, targets, position, clip)
         return []
+
+    def _attributed(
+        self, labelled: list[LabelledRow], feedback: Feedback, targets: Sequence[Target]
+    ) -> list[LabelledRow]:
+        """Return the rows of a judgement; the last one says which contestant won, where it decides a duel."""
+        asked = self._history.find(f"prediction:{feedback.id}") if labelled else None
+        if asked is None or not isinstance(asked.payload, Prediction):
+            return labelled
+        weight, row = sum(one.weight for one in labelled), labelled[0].row
+        duel = pairs.duel(asked.payload.payload, row, targets, feedback.source, weight)
+        return labelled if duel is None else [*labelled[:-1], replace(labelled[-1], duel=duel)]
 
     def _is_first(self, feedback: Feedback, position: int) -> bool:
         """Return True if no other feedback for the same prediction came before `position`."""
