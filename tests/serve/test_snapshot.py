@@ -110,7 +110,8 @@ def test_what_is_published_is_what_is_read(tmp_path):
 
 
 def test_a_rival_and_the_uids_of_contestants_are_published(tmp_path):
-    publisher, reader = Publisher(tmp_path), Reader(tmp_path, build)
+    folder = serving(tmp_path / "s")
+    publisher, reader = Publisher(folder), Reader(folder, model.build)
     publisher.publish(Answering("v", filled(1), uid=7), None, 1, {}, Answering("w", filled(2), uid=9))
     found = reader.current()
     assert found.rival is not None

@@ -18,6 +18,7 @@ from everlearn.feedback.correction import Arrival
 from everlearn.feedback.pending import ANSWER, SEGMENT
 from everlearn.learn.monitor import Monitor
 from everlearn.learn.teach import gathered, teach
+from everlearn.metrics import duels
 from everlearn.model import select, stack
 from everlearn.records import Arrays, Batch, Examples, Singles
 from everlearn.schema.pairs import Duel
@@ -218,13 +219,17 @@ class LabelQueue:
             trial = candidate.trial = candidate.trial or self._trial(candidate)
             lost = np.array([1.0 - duel.win if candidate.uid == duel.first else duel.win])
             gate.update(trial.evidence, self._gate, 1.0 - lost, lost, np.array([duel.weight], np.float32))
+            sign, said = (1.0 if candidate.uid == duel.first else -1.0), predictions.get(candidate.uid)
+            expected = 0.5 + sign * (float(said[0, 1]) - 0.5) if said is not None else 0.5
+            duels.update(trial.evidence, 1.0 - float(lost[0]), expected, sign * duel.longer)
 
     def _trial(self, candidate: Contestant) -> Trial:
         is_guarded = candidate is self._roster.champion  # a live one, which is compared with good
         names = _IN_TRIALS & self._monitor.metrics["champion"].keys()
         names |= {"histogram"} if self._monitor.task == "binary" else set()
         measured = metrics.start(self._monitor.task, self._monitor.classes, 2, names, own=self._monitor.own)
-        return Trial(gate.start(self._gate, guard=is_guarded), measured)
+        evidence = gate.start(self._gate, guard=is_guarded) | (duels.start() if self._pairs else {})
+        return Trial(evidence, measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
         """Update the gate's evidence on the recall of the guarded classes, by scores or one-hot decisions."""

@@ -11,6 +11,7 @@ from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.neural.settings import Lora
 from everlearn.families.preference.choose import SELECTORS
+from everlearn.families.preference.guards import Guards
 from everlearn.families.preference.improve import Improve, Share
 from everlearn.families.preference.methods import METHODS
 from everlearn.schema.layout import PAIR_COLUMNS
@@ -92,6 +93,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     reward: RewardSettings = field(default_factory=RewardSettings)
     improve: Improve = field(default_factory=Improve)
     choose: Choose = field(default_factory=Choose)
+    guards: Guards = field(default_factory=Guards)
     seed: int = 0
 
 
