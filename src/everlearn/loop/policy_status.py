@@ -53,7 +53,8 @@ def policies(fold: Fold, prices: Mapping[str, float] | None = None) -> dict[str,
 def agreements(log: Log) -> dict[str, dict[str, Any]]:
     """Return, for each source that is no person, its agreement with people on the pairs that both judged first.
 
-    Reads all judgements of the log, and needs the extra "llm". `low` and `high` are a confidence sequence; see `families.preference.agreement`.
+    Reads all judgements of the log, and needs the extra "llm". `low` and `high` are a confidence sequence; see
+    `families.preference.agreement`.
     """
     from everlearn.families.preference.agreement import agreement
 

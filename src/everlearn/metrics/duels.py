@@ -19,7 +19,7 @@ NEWEST = 512  # duels that are kept, for the fit of the length
 ALPHA = 0.05
 _OFTEN = 100.0  # duels at which the intervals are tightest
 _COUNT, _WIN, _EXPECTED = range(3)  # columns of "duel_sums"
-_PRIOR = 1.0  # variance of the effect of length before any duel
+_PRIOR = np.array([4.0, 1.0])  # variances of the intercept, and of the effect of length, before any duel
 _STEPS = 25  # of Newton's method
 
 
@@ -88,9 +88,9 @@ def overrated(arrays: Arrays, alpha: float = ALPHA) -> Interval:
 def at_equal_length(arrays: Arrays, alpha: float = ALPHA) -> Interval:
     """Return the win that the newest duels show for answers of equal length, with its confidence sequence.
 
-    A logistic regression of the win with an intercept and an offset for the difference in length, whose coefficient has
-    the prior N(0, 1); the win is the logistic function of the intercept (as length-controlled AlpacaEval, Dubois et al.
-    2024, arXiv 2404.04475, eq. 1). The interval is the asymptotic confidence sequence of the intercept (Waudby-Smith et
+    A logistic regression of the win with an intercept, prior N(0, 4), and an offset for the difference in length, whose
+    coefficient has the prior N(0, 1); the win is the logistic function of the intercept (as length-controlled
+    AlpacaEval, Dubois et al. 2024, arXiv 2404.04475, eq. 1). The interval is the asymptotic confidence sequence of the intercept (Waudby-Smith et
     al., arXiv 2103.06476, theorem 2.2).
 
     >>> at_equal_length(start())
@@ -107,8 +107,7 @@ def at_equal_length(arrays: Arrays, alpha: float = ALPHA) -> Interval:
 
 def _fitted(win: Floats, longer: Floats) -> tuple[float, float]:
     """Return the intercept of the regression and its variance."""
-    x = np.stack([np.ones(len(win)), longer], 1)
-    prior = np.diag([0.25 / len(win), 1.0 / _PRIOR])  # a little for the intercept, where all duels are won
+    x, prior = np.stack([np.ones(len(win)), longer], 1), np.diag(1.0 / _PRIOR)
     weights = np.zeros(2)
     for _ in range(_STEPS):
         p = 0.5 + 0.5 * np.tanh(0.5 * (x @ weights))

@@ -52,6 +52,7 @@ def rounds(first: Floats, held: Floats, taken: int) -> tuple[Round | None, Round
 
     `first` (1 + fields,) and `held` (n, 1 + fields) begin with the number of labels; `held` is a ring.
 
+    >>> import numpy as np
     >>> one = np.arange(1 + len(Round._fields), dtype=float)
     >>> rounds(one, np.stack([one, 3 * one]), 2)[1].kl
     2.0
