@@ -90,8 +90,8 @@ def at_equal_length(arrays: Arrays, alpha: float = ALPHA) -> Interval:
 
     A logistic regression of the win with an intercept, prior N(0, 4), and an offset for the difference in length, whose
     coefficient has the prior N(0, 1); the win is the logistic function of the intercept (as length-controlled
-    AlpacaEval, Dubois et al. 2024, arXiv 2404.04475, eq. 1). The interval is the asymptotic confidence sequence of the intercept (Waudby-Smith et
-    al., arXiv 2103.06476, theorem 2.2).
+    AlpacaEval, Dubois et al. 2024, arXiv 2404.04475, eq. 1). The interval is the asymptotic confidence sequence of the
+    intercept (Waudby-Smith et al., arXiv 2103.06476, theorem 2.2).
 
     >>> at_equal_length(start())
     Interval(value=0.5, low=0.0, high=1.0)

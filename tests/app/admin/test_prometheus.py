@@ -155,7 +155,7 @@ def test_measures_of_policies_have_a_metric_each():
             {
                 "candidate": "challenger",
                 "count": 3,
-                **dict.fromkeys(("win", "equal_length", "overrated"), {"value": 0.5, "low": 0.1, "high": 0.9}),
+                **{name: {"value": 0.5, "low": 0.1, "high": 0.9} for name in ("win", "equal_length", "overrated")},
             }
         ],
         "policy": {"kl": 2.5},

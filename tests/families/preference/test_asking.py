@@ -23,11 +23,13 @@ def world() -> Any:
     return tiny("gpt2")
 
 
-def made(**choose: Any) -> PreferenceModel:
+def made(more: dict[str, Any] | None = None, **choose: Any) -> PreferenceModel:
     bounds = {"prompt_tokens": 8, "answer_tokens": 4, "annotators": 4, "sources": 4, "groups": 4}
     small = {"candidates": 4, "selector": "thompson"} | choose
     where = "tests.families.preference.test_asking:world"
-    return build({"family": "preference", "hashed": 50, "pairs": bounds, "model": where, "choose": small})
+    return build(
+        {"family": "preference", "hashed": 50, "pairs": bounds, "model": where, "choose": small, **(more or {})}
+    )
 
 
 @pytest.fixture(scope="module")

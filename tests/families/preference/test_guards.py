@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,11 @@ import pytest
 from everlearn.families.preference.guards import GUARDS, Guards, Measured, alarms, rounds
 from everlearn.families.preference.improve import Round, repeated
 from everlearn.metrics import duels
+from everlearn.records import Preference
+from everlearn.schema.pairs import PairReading
+from everlearn.schema.pairs import number as number_of
+from tests.families.preference.test_asking import made
+from tests.support.pairs import answer, question, schema
 
 CALM = Round(
     kl=3.0,
@@ -87,3 +93,25 @@ def test_repeated_trigrams() -> None:
     assert repeated([1, 2]) == 0.0
     assert repeated([1] * 12) == pytest.approx(0.9)
     assert repeated(list(range(12))) == 0.0
+
+
+def test_a_model_measures_its_rounds_and_judged_pairs() -> None:
+    few = {"steps": 1, "prompts": 2, "candidates": 3, "limit": 4, "ramp": 0.0}
+    model = made({"improve": few, "round": 2, "guards": {"kl": 1e-6, "entropy": 0.0}})
+    reading = PairReading(schema(vocabulary=50))
+    assert model.alarms(None) == {}
+    for number in range(6):
+        asked = question(answer(7, 8 + number), answer(9), prompt=(3, 4 + number))
+        row = reading.mark(reading.row(asked), Preference(str(number), 0, source="people/anna"))
+        model.learn(row, np.ones(1), np.ones(1, np.float32))
+    found = model.measures()
+    assert (found["rounds"], found["labels"], found["trusted"]) == (3, 6.0, 6.0)
+    assert found["kinds"] == {int(number_of("people")): 6.0}
+    assert 0.0 < found["brier"]["random"] < 0.5
+    assert found["length"] == pytest.approx(2.5)
+    assert found["policy"]["entropy"] > 0.0
+    assert found["policy"]["k3"] > 0.0
+    assert list(model.alarms(None)) == ["kl"]
+    assert model.drifted() == {}
+    served = copy(model)
+    assert served.alarms(None) == model.alarms(None)

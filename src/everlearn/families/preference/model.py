@@ -48,6 +48,7 @@ from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
+from everlearn.schema import pairs as columns
 
 LABELS, TRUSTED, ROUNDS = range(3)  # of "progress/counts"
 REMEMBERED = 64  # rounds whose measurements are kept
@@ -154,14 +155,16 @@ class PreferenceModel:
     def measures(self) -> dict[str, Any]:
         """Return measurements of the policy and the reward model, as plain values; `kinds` counts labels by digest."""
         counts, (_, now) = self._parts["progress"]["counts"], self._rounds()
+        found = measures.report(self._parts["measures"])
         kinds = zip(self._parts["kinds"][first_come.DIGESTS].tolist(), self._parts["measures"]["kinds"], strict=True)
         names = "kl", "k3", "budget", "entropy", "length", "distinct", "repetition", "reward"
         return {
             "labels": float(counts[LABELS]),
             "rounds": int(counts[ROUNDS]),
             "policy": {name: getattr(now, name) for name in names} if now is not None else {},
-            "kinds": {int(digest): float(count) for digest, count in kinds if count},
-            **measures.report(self._parts["measures"]),
+            "kinds": {int(columns.number(columns.PEOPLE)): found["trusted"]}
+            | {int(digest): float(count) for digest, count in kinds if digest and count},
+            **found,
         }
 
     def _rounds(self) -> tuple[improve.Round | None, improve.Round | None]:
