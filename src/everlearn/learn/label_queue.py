@@ -219,8 +219,8 @@ class LabelQueue:
             trial = candidate.trial = candidate.trial or self._trial(candidate)
             lost = np.array([1.0 - duel.win if candidate.uid == duel.first else duel.win])
             gate.update(trial.evidence, self._gate, 1.0 - lost, lost, np.array([duel.weight], np.float32))
-            sign, said = (1.0 if candidate.uid == duel.first else -1.0), predictions.get(candidate.uid)
-            expected = 0.5 + sign * (float(said[0, 1]) - 0.5) if said is not None else 0.5
+            sign, scores = (1.0 if candidate.uid == duel.first else -1.0), predictions.get(candidate.uid)
+            expected = 0.5 + sign * (float(scores[0, 1]) - 0.5) if scores is not None else 0.5
             duels.update(trial.evidence, 1.0 - float(lost[0]), expected, sign * duel.longer)
 
     def _trial(self, candidate: Contestant) -> Trial:

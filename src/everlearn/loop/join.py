@@ -165,11 +165,11 @@ class Joiner:
         self, labelled: list[LabelledRow], feedback: Feedback, targets: Sequence[Target]
     ) -> list[LabelledRow]:
         """Return the rows of a judgement; the last one says which contestant won, where it decides a duel."""
-        asked = self._history.find(f"prediction:{feedback.id}") if labelled else None
-        if asked is None or not isinstance(asked.payload, Prediction):
+        event = self._history.find(f"prediction:{feedback.id}") if labelled else None
+        if event is None or not isinstance(event.payload, Prediction):
             return labelled
         weight, row = sum(one.weight for one in labelled), labelled[0].row
-        duel = pairs.duel(asked.payload.payload, row, targets, feedback.source, weight)
+        duel = pairs.duel(event.payload.payload, row, targets, feedback.source, weight)
         return labelled if duel is None else [*labelled[:-1], replace(labelled[-1], duel=duel)]
 
     def _is_first(self, feedback: Feedback, position: int) -> bool:

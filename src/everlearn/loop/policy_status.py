@@ -69,8 +69,8 @@ def agreements(log: Log) -> dict[str, dict[str, Any]]:
     for source, verdicts in sorted(others.items()):
         both = [id for id in verdicts if id in people]
         if source and both:
-            judge, said = (np.array([held[id] for id in both]) for held in (verdicts, people))
-            share = (known := agreement(judge, said)).all
+            judge, person = (np.array([held[id] for id in both]) for held in (verdicts, people))
+            share = (known := agreement(judge, person)).all
             found[source] = {
                 "pairs": share.pairs,
                 "share": share.share,

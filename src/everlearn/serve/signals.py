@@ -17,7 +17,7 @@ class Reporting(Protocol):
     """A model that reports about its policy. None of the methods writes."""
 
     def alarms(self, duels: Arrays | None) -> dict[str, str]:
-        """Return the reasons of the guards whose limit is exceeded, by name; `duels` as `metrics.duels` keeps them."""
+        """Return the reasons of the guards whose limit is exceeded, by guard; `duels` as `metrics.duels` keeps them."""
         ...
 
     def drifted(self) -> dict[int, int]:

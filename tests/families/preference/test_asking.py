@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
 
 import numpy as np
 import pytest
 
 from everlearn.families.preference import asking
 from everlearn.families.preference.asking import Side
-from everlearn.families.preference.model import PreferenceModel, build
+from everlearn.families.preference.model import PreferenceModel
 from everlearn.families.preference.text import read_answers
 from everlearn.schema.question import judged, unpack_ids
+from tests.support.preference_models import made
 
 PROMPT = [1, 2, 3]
-
-
-def world() -> Any:
-    from tests.support.tiny_lms import tiny
-
-    return tiny("gpt2")
-
-
-def made(more: dict[str, Any] | None = None, **choose: Any) -> PreferenceModel:
-    bounds = {"prompt_tokens": 8, "answer_tokens": 4, "annotators": 4, "sources": 4, "groups": 4}
-    small = {"candidates": 4, "selector": "thompson"} | choose
-    where = "tests.families.preference.test_asking:world"
-    return build(
-        {"family": "preference", "hashed": 50, "pairs": bounds, "model": where, "choose": small, **(more or {})}
-    )
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from everlearn.metrics import duels
 from everlearn.records import Preference
 from everlearn.schema.pairs import PairReading
 from everlearn.schema.pairs import number as number_of
-from tests.families.preference.test_asking import made
 from tests.support.pairs import answer, question, schema
+from tests.support.preference_models import made
 
 CALM = Round(
     kl=3.0,

@@ -112,8 +112,8 @@ def duel(
     return Asked(
         prompt=question.pack_ids(prompt_ids),
         answers=tuple(
-            answer(each.model, said, version=each.version, uid=each.uid, seed=seed)
-            for each, said, seed in zip(sides, found, seeds, strict=True)
+            answer(each.model, drawn, version=each.version, uid=each.uid, seed=seed)
+            for each, drawn, seed in zip(sides, found, seeds, strict=True)
         ),
         arm="duel",
         pair=(0, 1),

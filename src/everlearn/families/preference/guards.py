@@ -64,7 +64,7 @@ def rounds(first: Floats, held: Floats, taken: int) -> tuple[Round | None, Round
 
 
 def alarms(measured: Measured, limits: Guards) -> dict[str, str]:
-    """Return the reasons of all guards whose limit is exceeded, by name; pure.
+    """Return the reasons of all guards whose limit is exceeded, by guard; pure.
 
     >>> calm = Round(**{name: 1.0 for name in Round._fields})
     >>> alarms(Measured(calm, calm._replace(k3=20.0), 6.0, None), Guards())

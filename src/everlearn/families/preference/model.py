@@ -143,7 +143,7 @@ class PreferenceModel:
     # ---- reports ---------------------------------------------------------------------------------------------------
 
     def alarms(self, duels: Arrays | None) -> dict[str, str]:
-        """Return the reasons of the guards whose limit is exceeded, by name; see `guards`."""
+        """Return the reasons of the guards whose limit is exceeded, by guard; see `guards`."""
         first, now = self._rounds()
         return guards.alarms(guards.Measured(first, now, self.settings.improve.budget, duels), self.settings.guards)
 
