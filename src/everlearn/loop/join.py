@@ -165,10 +165,11 @@ class Joiner:
         self, labelled: list[LabelledRow], feedback: Feedback, targets: Sequence[Target]
     ) -> list[LabelledRow]:
         """Return the rows of a judgement; the last one says which contestant won, where it decides a duel."""
-        event = self._history.find(f"prediction:{feedback.id}") if labelled else None
+        if not labelled or not pairs.is_duel(row := labelled[0].row):
+            return labelled
+        event, weight = self._history.find(f"prediction:{feedback.id}"), sum(one.weight for one in labelled)
         if event is None or not isinstance(event.payload, Prediction):
             return labelled
-        weight, row = sum(one.weight for one in labelled), labelled[0].row
         duel = pairs.duel(event.payload.payload, row, targets, feedback.source, weight)
         return labelled if duel is None else [*labelled[:-1], replace(labelled[-1], duel=duel)]
 

@@ -80,13 +80,18 @@ class Duel(NamedTuple):
     weight: float
 
 
+def is_duel(row: Batch) -> bool:
+    """Return True for one row whose answers come from two contestants."""
+    return int(row.dense[0, ARM]) == DUEL
+
+
 def duel(payload: Mapping[str, Any], row: Batch, targets: Sequence[Target], source: str, weight: float) -> Duel | None:
     """Return a judgement as a duel between contestants; None for one that only teaches.
 
     `payload` is that of the prediction, `row` its row, and `targets` are the lessons. Judges, implicit signals, sources
     without a name and answers without a uid decide no duel.
     """
-    if int(row.dense[0, ARM]) != DUEL or source.partition("/")[0] not in COUNTED:
+    if not is_duel(row) or source.partition("/")[0] not in COUNTED:
         return None
     uids = [one.uid for one in question.judged(question.decode(payload))]
     if len(uids) != 2 or not all(uids) or uids[0] == uids[1]:
