@@ -330,6 +330,58 @@ def drift(seeds: int) -> None:
     row("alarms in 10 clean runs of 1,024 labels", [sum(clean)], None, 0)
 
 
+RULE = np.where(sw.WORDS_OF[:, 0] < sw.WORDS // 2, 1.0, -1.0)  # the guideline: the first word is of the first half
+
+
+def guideline(
+    seed: int, watched: int = sw.PROMPTS, react: bool = True, labels: int = 2048, at: int = 512
+) -> tuple[dict[int, float], int]:
+    """Reverse one rule of the gold after `at` verdicts; return the win by what holds then, and the number of alarms.
+
+    The gold is that of the world plus 1.5 times the rule, before, and minus it, after. Drift is watched for in
+    `watched` groups of prompts.
+    """
+    run = learner(seed, "lin")
+    golds = [sw.standardized(run.one.gold + sign * 1.5 * RULE) for sign in (1, -1)]
+    detectors, policy, found, named = groups.start(watched), run.one.reference, dict[int, float](), 0
+    for begin in range(0, labels, ROUND):
+        gold, prompts = golds[begin >= at], everyone()
+        if begin == at:
+            found[at + 1] = sw.win(policy, run.one, gold)  # just after the change
+        pairs = run.pairs(policy, prompts, "thompson", (seed, begin), 0.25)
+        label = sw.labelled(gold, prompts, *pairs, run.random)
+        judged = run.judged(prompts, *pairs, label)
+        alarms = groups.update(detectors, prompts % watched, label, reward.predict(run.head, judged))
+        named += len(alarms)
+        reward.append(run.head, judged)
+        for prompt in range(sw.PROMPTS):
+            if react and prompt % watched in alarms:
+                reward.forget(run.head, prompt, 6 * ROUND)
+        reward.fit(run.head)
+        policy = sw.tilted(run.one.reference, sw.rewards(run.head, run.features)[0], B)
+        found[begin + ROUND] = sw.win(policy, run.one, gold)
+    return found, named
+
+
+def reversal(seeds: int) -> None:
+    """Print the curve of a guideline that is reversed after 512 verdicts, and the verdicts until it is won back."""
+    for name, watched, react in (
+        ("one group, reset on alarm", 1, True),
+        ("16 groups, reset on alarm", 16, True),
+        ("everything kept", 16, False),
+    ):
+        runs = [guideline(seed, watched, react) for seed in range(seeds)]
+        curves = [curve for curve, _ in runs]
+        for n in (256, 512, 513, 544, 576, 640, 768, 1024, 1536, 2048):
+            row(f"guideline reversed after 512, {name}: win at {n:,}", [curve[n] for curve in curves])
+        back = [
+            min((n - 512 for n, win in curve.items() if n > 513 and win >= curve[512] - 0.02), default=np.inf)
+            for curve in curves
+        ]
+        row(f"guideline reversed after 512, {name}: verdicts until won back less 2 points", back)
+        row(f"guideline reversed after 512, {name}: alarms", [named for _, named in runs])
+
+
 # ---- the linear world ----------------------------------------------------------------------------------------------
 
 
@@ -375,6 +427,7 @@ ROWS: dict[str, Callable[[int], None]] = {
     "annotators": five,
     "length": length,
     "drift": drift,
+    "reversal": reversal,
     "linear": linear,
 }
 """The rows by name, each a function of the number of seeds. A policy's rows join here."""

@@ -228,6 +228,23 @@ def test_a_canary_is_published_where_one_is_wanted(tmp_path, mode):
         }
 
 
+def test_the_rival_of_duels_is_published_with_the_uids(tmp_path):
+    setup = setup_of(tmp_path, pairs.settings(gate=GateSpec(minimum=6)))
+    with Loop(setup.spec, Path(setup.home)) as loop:
+        for number in range(9):
+            loop.judge(loop.record(pairs.drawn(number), {}, id=str(number)).id, number % 2, source="people/anna")
+        roster = loop.fold.roster
+        seats = roster.champion, roster.good
+    with Loop(setup.spec, Path(setup.home), behind=True) as loop:
+        Tail(loop, Publisher(Path(setup.serving)))
+        held = reader_of(setup).current()
+        found = held.champion, held.rival
+        assert [(one.uid, one.version) for one in found] == [(one.uid, one.version) for one in seats]
+        for one, seat in zip(found, seats, strict=True):
+            assert one.model.arrays["line"].tobytes() == seat.model.arrays["line"].tobytes()
+        assert found[0].model.arrays["seen"] == found[1].model.arrays["seen"] + 3
+
+
 def test_the_bounds_of_features_travel_with_the_snapshot(tmp_path):
     settings = spec(limits=LimitsSpec(clip=0.05))
     setup = setup_of(tmp_path, settings)

@@ -310,3 +310,19 @@ def test_three_rollbacks_within_ten_thousand_labels_pause_learning(
         assert isinstance(action, RollBack)
         assert action.pause == pauses
         assert ("stops learning" in action.reason) == pauses
+
+
+# ---- guards on policies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verdict", [None, said("wait"), said("promote")])
+def test_a_live_champion_with_an_alarm_goes_back(verdict: Verdict | None) -> None:
+    view = View(True, LIVE, (CandidateVerdict(LEARNER, verdict),), learning=True, alarms={2: "KL"})
+    assert decide(view) == [RollBack(3, "KL", verdict.evidence if verdict else None)]
+
+
+def test_a_candidate_with_an_alarm_is_not_promoted() -> None:
+    view = View(False, GATED, (CandidateVerdict(STANDING, said("promote")),), alarms={4: "KL"})
+    assert decide(view) == [Reject(4, "promote, but KL", known())]
+    view = View(False, GATED, (CandidateVerdict(STANDING, said("wait")),), alarms={4: "KL"})
+    assert decide(view) == []

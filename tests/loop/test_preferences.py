@@ -18,6 +18,7 @@ from everlearn.model import build
 from everlearn.records import Example, Label, Payload, Prediction, Preference, Reward
 from everlearn.schema import pairs
 from everlearn.schema.question import Arm
+from everlearn.serve.duels import rival
 from everlearn.spec import FeedbackSpec, GateSpec, LimitsSpec
 from tests.support import kills
 from tests.support.loops import bytes_of as state_of
@@ -179,13 +180,100 @@ def test_the_memory_holds_whole_pairs(tmp_path: Path) -> None:
         assert loop.report()["replay"]["truncated"] == 0
 
 
-def test_the_gate_seats_a_learner_of_preferences(tmp_path: Path) -> None:
+# ---- duels -----------------------------------------------------------------------------------------------------------
+
+
+def duel(loop: Loop, number: int, wins: bool, source: str = "people/anna", uids: tuple[int, int] | None = None) -> None:
+    """Ask a duel of the champion and its rival, in random order, and let the one that learns win or lose it."""
+    champion, other = loop.fold.roster.champion, rival(loop.fold.roster)
+    assert other is not None
+    learner, frozen = (champion, other) if champion.learns else (other, champion)
+    learns, stays = uids or (learner.uid, frozen.uid)
+    first = bool(np.random.default_rng(number).integers(2))
+    sides = [(7, learns), (9, stays)] if first else [(9, stays), (7, learns)]
+    asked = question(*(answer(token, uid=uid) for token, uid in sides), arm="duel")
+    id = loop.record(asked, {"prompt": f"p{number}"}, id=f"duel-{number}").id
+    loop.judge(id, 0 if first == wins else 1, source=source)
+
+
+def evidence(loop: Loop) -> list[int]:
+    """The number of duels behind each comparison."""
+    return [one["examples"] for one in loop.status()["gate"]]
+
+
+def test_the_gate_seats_a_learner_that_wins_duels(tmp_path: Path) -> None:
     chosen = settings(mode="gated", gate=GateSpec(minimum=30, alpha=0.2), tick=16)
     with Loop(chosen, tmp_path / "home") as loop:
-        judged(loop, range(400))
+        judged(loop, range(48))
+        before = loop.fold.roster.challenger.uid
+        for number in range(100, 260):
+            duel(loop, number, number % 5 > 0)
+            if loop.fold.roster.champion.uid == before:
+                break
+        assert loop.fold.roster.champion.uid == before
         moved = [(one.action, one.by) for one in loop.decisions() if one.alias == "champion"]
-        assert ("promote", "gate") in moved
-        assert loop.report()["metrics"]["champion"]["accuracy"] > 0.75
+        assert moved[-1] == ("promote", "gate")
+
+
+def test_a_better_reward_model_alone_wins_no_seat(tmp_path: Path) -> None:
+    with Loop(settings(mode="gated", gate=GateSpec(minimum=30, alpha=0.2), tick=16), tmp_path / "home") as loop:
+        judged(loop, range(400))
+        assert [one.by for one in loop.decisions() if one.action == "promote"] == ["loop"]
+        assert evidence(loop) == [0]
+        assert loop.report()["metrics"]["challenger"]["accuracy"] > 0.75
+
+
+def test_a_live_learner_that_loses_duels_goes_back(tmp_path: Path) -> None:
+    with Loop(settings(gate=GateSpec(minimum=30), tick=16), tmp_path / "home") as loop:
+        judged(loop, range(48))
+        good = loop.fold.roster.good
+        assert good is not None
+        for number in range(100, 300):
+            duel(loop, number, number % 5 == 0)
+            if [one.action for one in loop.decisions()][-1] == "rollback":
+                break
+        back = loop.decisions()[-1]
+        assert (back.action, back.by, back.version) == ("rollback", "guard", good.version)
+
+
+@pytest.mark.parametrize("source", ["judge/strict@12", "implicit/edit", "", "peoples/anna"])
+def test_duels_that_people_did_not_judge_only_teach(tmp_path: Path, source: str) -> None:
+    with Loop(settings(gate=GateSpec(minimum=30), tick=16), tmp_path / "home") as loop:
+        judged(loop, range(48))
+        duel(loop, 100, wins=True, source=source)
+        duel(loop, 101, wins=True, uids=(77, 78))  # contestants that are gone
+        assert champion(loop).arrays["seen"] == 50
+        assert evidence(loop) == [0]
+        duel(loop, 102, wins=True, source="function/taste")
+        assert evidence(loop) == [1]
+
+
+def test_a_tie_is_one_duel_without_a_winner(tmp_path: Path) -> None:
+    with Loop(settings(gate=GateSpec(minimum=30), tick=16), tmp_path / "home") as loop:
+        judged(loop, range(48))
+        roster = loop.fold.roster
+        assert roster.good is not None
+        asked = question(answer(7, uid=roster.champion.uid), answer(9, uid=roster.good.uid), arm="duel")
+        loop.judge(loop.record(asked, {"prompt": "p"}).id, verdict="tie", source="people/anna")
+        (found,) = loop.status()["gate"]
+        assert (found["examples"], found["difference"]) == (1, 0.0)
+
+
+def test_duels_count_alike_after_a_restart(tmp_path: Path) -> None:
+    states = []
+    for name, stops in (("whole", ()), ("cut", (110, 125))):
+        loop = Loop(settings(gate=GateSpec(minimum=30), tick=16), tmp_path / name)
+        judged(loop, range(48))
+        for number in range(100, 140):
+            duel(loop, number, number % 3 > 0)
+            if number in stops:
+                loop.close()
+                loop = Loop(settings(gate=GateSpec(minimum=30), tick=16), tmp_path / name)
+        held = loop.fold.state()[0]
+        states.append({name: held[name].tobytes() for name in held if name.startswith("roster/evidence")})
+        loop.close()
+    assert states[0]
+    assert states[0] == states[1]
 
 
 # ---- doors -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from everlearn.model import row_slice
 from everlearn.records import Example, Feedback, Label, Prediction, Preference, Reward
 from everlearn.schema import pairs
 from everlearn.schema.pairs import PairReading
+from everlearn.schema.question import encode
 from tests.support.pairs import answer, asking, question, schema
 from tests.support.schemas import same
 
@@ -140,3 +141,30 @@ def test_people_have_one_kind_and_each_judge_another() -> None:
     assert pairs.kind("judge/strict@12") == "judge/strict@12"
     assert pairs.kind("") == ""
     assert len({pairs.who(f"people/{number}") for number in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize(
+    ("verdict", "source", "uids", "expected"),
+    [
+        ({"chosen": 0}, "people/anna", (3, 5), (3, 5, 1.0)),
+        ({"chosen": 1}, "function/taste", (3, 5), (3, 5, 0.0)),
+        ({"chosen": -1, "verdict": "tie"}, "people", (3, 5), (3, 5, 0.5)),
+        ({"chosen": 0}, "judge/strict@12", (3, 5), None),
+        ({"chosen": 0}, "", (3, 5), None),
+        ({"chosen": 0}, "people/anna", (3, 0), None),
+        ({"chosen": 0}, "people/anna", (3, 3), None),
+    ],
+)
+def test_people_and_functions_decide_duels_of_two_contestants(
+    reading: PairReading, verdict: Any, source: str, uids: tuple[int, int], expected: Any
+) -> None:
+    for arm in ("duel", "random"):
+        asked = question(answer(7, 8, 9, uid=uids[0]), answer(9, uid=uids[1]), arm=arm)
+        targets = reading.judge(Preference("a", source=source, **verdict))
+        found = pairs.duel(encode(asked), reading.row(asked), targets, source, 2.0)
+        if arm == "random" or expected is None:
+            assert found is None
+        else:
+            assert found is not None
+            assert found[:3] == expected
+            assert (found.longer, found.weight) == (pytest.approx(math.log(5 / 3)), 2.0)

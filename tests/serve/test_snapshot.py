@@ -109,6 +109,18 @@ def test_what_is_published_is_what_is_read(tmp_path):
     assert reader.current().canary is None
 
 
+def test_a_rival_and_the_uids_of_contestants_are_published(tmp_path):
+    folder = serving(tmp_path / "s")
+    publisher, reader = Publisher(folder), Reader(folder, model.build)
+    publisher.publish(Answering("v", filled(1), uid=7), None, 1, {}, Answering("w", filled(2), uid=9))
+    found = reader.current()
+    assert found.rival is not None
+    assert (found.champion.uid, found.rival.uid, found.rival.version) == (7, 9, "w")
+    assert (found.champion.model.arrays["a"][0], found.rival.model.arrays["a"][0]) == (1, 2)
+    publisher.publish(Answering("v", filled(1)), None, 2, {})
+    assert (reader.current().rival, reader.current().champion.uid) == (None, 0)
+
+
 def test_what_only_learning_needs_stays_with_who_learns(tmp_path):
     folder = serving(tmp_path / "s")
     publisher, reader = Publisher(folder), Reader(folder, model.build)

@@ -32,6 +32,7 @@ from everlearn.loop.loop import Loop
 from everlearn.loop.status import stale
 from everlearn.schema.question import Asked, SampledAnswer, pack_ids, pack_logp
 from everlearn.serve.contestant import Contestant
+from everlearn.serve.duels import rival
 from everlearn.serve.snapshot import Answering, Publisher
 from everlearn.spec import LogSpec, Spec
 
@@ -155,24 +156,31 @@ class Tail:
             self._answering(canary) if canary else None,
             self._loop.position,
             self._loop.fold.bounds,
+            self._answering(other) if (other := self._rival()) is not None else None,
         )
 
     def _source(self) -> object:
         """Return a value that changes whenever a snapshot would."""
         fold = self._loop.fold
         champion, canary = fold.roster.champion, self._canary()
-        learns = champion.learns or (canary is not None and canary.learns)
+        other = self._rival()
+        learns = any(one is not None and one.learns for one in (champion, canary, other))
         extra = tuple((name, array.tobytes()) for name, array in fold.bounds.items())
         rules = [fold.monitor.rules.rule(arm) for arm in (champion, canary) if arm is not None]
         extra += tuple(("rule", rule.tobytes()) for rule in rules if rule is not None)
-        return champion.uid, champion.version, canary and canary.uid, fold.cursor["log"] if learns else 0, extra
+        uids = [one and one.uid for one in (canary, other)]
+        return champion.uid, champion.version, *uids, fold.cursor["log"] if learns else 0, extra
 
     def _answering(self, contestant: Contestant) -> Answering:
         rule = self._loop.fold.monitor.rules.rule(contestant)
-        return Answering(contestant.version, contestant.model, rule)
+        uid = contestant.uid if self._loop.fold.encoder.late else 0  # only answers of duels are attributed by it
+        return Answering(contestant.version, contestant.model, rule, uid)
 
     def _canary(self) -> Contestant | None:
         return self._loop.fold.canary if self._loop.spec.serve.canary else None
+
+    def _rival(self) -> Contestant | None:
+        return rival(self._loop.fold.roster) if self._loop.fold.encoder.late else None
 
     def _behind(self) -> bool:
         return self._source() != self._published

@@ -6,8 +6,8 @@ failed. `loop/transitions.py` builds the view and carries the actions out, in or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from everlearn.records import Evidence, Verdict
@@ -50,7 +50,8 @@ class View:
     `limit` is the number of models that may contend at a time; `minimum` is the number of examples before a verdict,
     `scored` the number of examples so far. `learning` is true if the champion learns as it serves, `snapshots` if only
     frozen copies of learners may serve, and `untrained` until something trained exists. `rollbacks` are the numbers of
-    examples scored before the last rollbacks of a champion that learned.
+    examples scored before the last rollbacks of a champion that learned. `alarms` maps uids of candidates to reasons of
+    guards on policies: a live champion with an alarm goes back, and another candidate is not promoted.
     """
 
     live: bool
@@ -64,6 +65,7 @@ class View:
     snapshots: bool = False
     untrained: bool = False
     rollbacks: tuple[int, ...] = ()
+    alarms: Mapping[int, str] = field(default_factory=dict)
 
 
 # ---- actions -------------------------------------------------------------------------------------------------------
@@ -220,6 +222,8 @@ def decide(view: View) -> list[Action]:
             return [KeepGood(champion.uid, first if view.untrained else "there was no good version to go back to")]
     actions: list[Action] = []
     for candidate, verdict in view.comparisons:
+        if candidate.concept == "champion" and candidate.uid in view.alarms:
+            return [*actions, _go_back(view, view.alarms[candidate.uid], verdict.evidence if verdict else None)]
         if verdict is None:
             continue
         if verdict.action == "wait":
@@ -292,15 +296,22 @@ def _answer(view: View, candidate: Contender, verdict: Verdict) -> Action:
         case "good" | "baseline":
             return RollBack(candidate.uid, reason, evidence) if better else Confirm(candidate.uid)
         case "champion" if not better:
-            good = next(contender for contender in view.contenders if contender.concept == "good")
-            reason, pause = _pausing(view, reason)
-            return RollBack(good.uid, reason, evidence, pause)
+            return _go_back(view, reason, evidence)
         case "champion" if view.layout > 1:
             return KeepGood(candidate.uid, reason, evidence)
+        case _ if better and candidate.uid in view.alarms:
+            return Reject(candidate.uid, f"{reason}, but {view.alarms[candidate.uid]}", evidence)
         case _ if better:
             return PromoteCandidate(candidate.uid, reason, evidence)
         case _:
             return Reject(candidate.uid, reason, evidence)
+
+
+def _go_back(view: View, reason: str, evidence: Evidence | None) -> RollBack:
+    """Return the rollback of a live champion to the good version."""
+    good = next(contender for contender in view.contenders if contender.concept == "good")
+    reason, pause = _pausing(view, reason)
+    return RollBack(good.uid, reason, evidence, pause)
 
 
 def _pausing(view: View, reason: str) -> tuple[str, bool]:

@@ -18,8 +18,10 @@ from everlearn.feedback.correction import Arrival
 from everlearn.feedback.pending import ANSWER, SEGMENT
 from everlearn.learn.monitor import Monitor
 from everlearn.learn.teach import gathered, teach
+from everlearn.metrics import duels
 from everlearn.model import select, stack
 from everlearn.records import Arrays, Batch, Examples, Singles
+from everlearn.schema.pairs import Duel
 from everlearn.serve.contestant import Contestant, Trial
 from everlearn.serve.roster import Roster
 from everlearn.serve.shadows import predict_all
@@ -36,7 +38,8 @@ class LabelledRow:
 
     `predictions` maps a uid to the scores (1, k) of the prediction; None for a correction, which is learned but not
     scored. `arrival` is None unless importance weights apply. `traces` maps the uid of a contestant to the trace of its
-    prediction; None without any. `factor` is that of its class, in learning.
+    prediction; None without any. `factor` is that of its class, in learning. `duel` says who won, where a judgement
+    of a pair decides between contestants.
     """
 
     row: Batch
@@ -48,6 +51,7 @@ class LabelledRow:
     arrival: Arrival | None = None
     traces: Predictions | None = None
     factor: float = 1.0
+    duel: Duel | None = None
 
 
 class LabelQueue:
@@ -60,8 +64,7 @@ class LabelQueue:
         self._next: list[LabelledRow] = []  # not learned yet
         self._learned: list[LabelledRow] = []  # not scored or remembered yet
         self._scored = 0  # of both, those that will be scored
-        # Most pairs of answers are learned and not scored, and a new model is to see them, too.
-        self._remembers_all = monitor.spec.schema.task == "preference"
+        self._pairs = monitor.spec.schema.task == "preference"
 
     def __len__(self) -> int:
         """The number of rows that the next `test` will score."""
@@ -96,7 +99,8 @@ class LabelQueue:
         if any(waited):
             traces = [gathered(waited, uid, model.trace) for uid, model in learners]
         teach([model for _, model in learners], batch, y, weight, [labelled.arrival for labelled in rows], traces)
-        self._learned += [row for row in rows if self._remembers_all or row.predictions is not None]
+        # Most pairs of answers are learned and not scored, and a new model is to see them, too.
+        self._learned += [row for row in rows if self._pairs or row.predictions is not None]
         return True
 
     def predict(self, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
@@ -142,6 +146,9 @@ class LabelQueue:
             }
             aside = np.array([labelled.weight > 0.0 and not labelled.learned for labelled in alike])
             self._test(examples, predictions, roles, aside)
+        for row in rows:
+            if row.duel is not None:
+                self._credit(row.duel, row.predictions or {})
 
     # ---- rows that come with their labels ----------------------------------------------------------------------
 
@@ -194,20 +201,35 @@ class LabelQueue:
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial(candidate)
-                gate.update(trial.evidence, self._gate, losses[reference.uid], losses[candidate.uid], examples.weight)
-                rules = self._monitor.rules
-                judged = rules.judged(predictions, reference.uid), rules.judged(predictions, candidate.uid)
-                self._guard(trial.evidence, *judged, examples)
+                if not self._pairs:
+                    both = losses[reference.uid], losses[candidate.uid]
+                    gate.update(trial.evidence, self._gate, *both, examples.weight)
+                    rules = self._monitor.rules
+                    judged = rules.judged(predictions, reference.uid), rules.judged(predictions, candidate.uid)
+                    self._guard(trial.evidence, *judged, examples)
                 result = predictions[candidate.uid], examples.y, examples.weight
                 metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
                 trial.tested += len(examples.y)
+
+    def _credit(self, duel: Duel, predictions: Predictions) -> None:
+        """Add a judged duel to the evidence of the comparison between its contestants, if both are still here."""
+        for candidate, reference in self._roster.comparisons():
+            if {candidate.uid, reference.uid} != {duel.first, duel.second}:
+                continue
+            trial = candidate.trial = candidate.trial or self._trial(candidate)
+            lost = np.array([1.0 - duel.win if candidate.uid == duel.first else duel.win])
+            gate.update(trial.evidence, self._gate, 1.0 - lost, lost, np.array([duel.weight], np.float32))
+            sign, scores = (1.0 if candidate.uid == duel.first else -1.0), predictions.get(candidate.uid)
+            expected = 0.5 + sign * (float(scores[0, 1]) - 0.5) if scores is not None else 0.5
+            duels.update(trial.evidence, 1.0 - float(lost[0]), expected, sign * duel.longer)
 
     def _trial(self, candidate: Contestant) -> Trial:
         is_guarded = candidate is self._roster.champion  # a live one, which is compared with good
         names = _IN_TRIALS & self._monitor.metrics["champion"].keys()
         names |= {"histogram"} if self._monitor.task == "binary" else set()
         measured = metrics.start(self._monitor.task, self._monitor.classes, 2, names, own=self._monitor.own)
-        return Trial(gate.start(self._gate, guard=is_guarded), measured)
+        evidence = gate.start(self._gate, guard=is_guarded) | (duels.start() if self._pairs else {})
+        return Trial(evidence, measured)
 
     def _guard(self, evidence: Arrays, reference: Singles, candidate: Singles, examples: Examples) -> None:
         """Update the gate's evidence on the recall of the guarded classes, by scores or one-hot decisions."""

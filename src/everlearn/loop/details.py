@@ -73,10 +73,14 @@ class Started(Struct, frozen=True):
 
 
 class Drifted(Struct, frozen=True):
-    """Drift was detected; `restarts` is the version of the challenger that started again untrained because of it."""
+    """Drift was detected; `restarts` is the version of the challenger that started again untrained because of it.
+
+    `group` is the group whose preferences turned, where that is the drift.
+    """
 
     examples: int = 0
     restarts: str | None = None
+    group: str | None = None
 
 
 class Promoted(Struct, frozen=True):

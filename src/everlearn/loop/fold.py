@@ -119,8 +119,8 @@ class Fold:
 
     @property
     def gate(self) -> GateSpec:
-        """Settings of the gate, with the name of its loss resolved."""
-        return msgspec.structs.replace(self.spec.gate, loss=self.monitor.loss.kind)
+        """Settings of the gate, with the name of its loss resolved; duels are lost or won."""
+        return msgspec.structs.replace(self.spec.gate, loss="error" if self.encoder.late else self.monitor.loss.kind)
 
     @property
     def canary(self) -> Contestant | None:

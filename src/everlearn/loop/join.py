@@ -8,8 +8,11 @@ that both learn the same rows with the same weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
+
+import numpy as np
 
 from everlearn.errors import ConfigError, InputError
 from everlearn.feedback.correction import Arrival, Correction
@@ -28,8 +31,10 @@ from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter, Weights
 from everlearn.model import copied
 from everlearn.records import Arrays, Batch, Event, Feedback, Label, Prediction, Preference, Reward, Singles, Target
-from everlearn.schema import Reading, features
+from everlearn.schema import Reading, features, pairs
 from everlearn.spec import Spec
+
+_NEWEST = 256  # judgements over which the mean lag goes
 
 Clip = Callable[[Batch], Batch]
 Skip = Callable[[Event], bool]
@@ -59,6 +64,7 @@ class Joiner:
         self.correction = Correction(spec.feedback, task) if spec.feedback.correction == "importance" else None
         self.now = 0.0  # the latest time that the log has shown; it never goes back
         self.unusable = 0  # events that no model can use
+        self.lag: Arrays = {"lag": np.zeros(2)} if encoder.late else {}  # judgements, and their recent mean seconds
         self._default = _default(spec, encoder)
         self.coverage, self.defaults = Coverage(spec), DefaultLabels(spec, self._default)
         self._encoder, self._limiter, self._history, self._absent = encoder, limiter, history, absent
@@ -111,7 +117,7 @@ class Joiner:
         """Take over the state of another joiner of the same log, less the scores that only this one knows."""
         self.pending.adopt(other.pending)
         self.early.adopt(other.early)
-        self.now = other.now
+        self.now, self.lag = other.now, copied(other.lag)
         self.coverage.arrays, self.defaults.arrays = copied(other.coverage.arrays), copied(other.defaults.arrays)
         if self.correction is not None and other.correction is not None:
             self.correction.arrays = copied(other.correction.arrays)
@@ -131,6 +137,9 @@ class Joiner:
             row = self._encoder.mark(pending.row, feedback)
             labelled = self._admit(pending, row, targets, feedback.weight, feedback.source, position)
             self.coverage.note(scored=bool(labelled))
+            if self._encoder.late:
+                self._note_lag(max(time - pending.time, 0.0))
+                return self._attributed(labelled, feedback, targets)
             return labelled
         found = self._history.find(f"prediction:{feedback.id}")
         if found is None or found.position > at:
@@ -144,6 +153,24 @@ class Joiner:
             if self.spec.feedback.correction != "ignore":
                 return self._correct(found.payload, feedback, targets, position, clip)
         return []
+
+    def _note_lag(self, seconds: float) -> None:
+        """Count the time between a question and its judgement."""
+        held = self.lag["lag"]
+        held[0] += 1.0
+        held[1] += (seconds - held[1]) / min(held[0], _NEWEST)
+
+    def _attributed(
+        self, labelled: list[LabelledRow], feedback: Feedback, targets: Sequence[Target]
+    ) -> list[LabelledRow]:
+        """Return the rows of a judgement; the last one says which contestant won, where it decides a duel."""
+        if not labelled or not pairs.is_duel(row := labelled[0].row):
+            return labelled
+        event, weight = self._history.find(f"prediction:{feedback.id}"), sum(one.weight for one in labelled)
+        if event is None or not isinstance(event.payload, Prediction):
+            return labelled
+        duel = pairs.duel(event.payload.payload, row, targets, feedback.source, weight)
+        return labelled if duel is None else [*labelled[:-1], replace(labelled[-1], duel=duel)]
 
     def _is_first(self, feedback: Feedback, position: int) -> bool:
         """Return True if no other feedback for the same prediction came before `position`."""
@@ -230,11 +257,12 @@ class Joiner:
     def state(self) -> tuple[Arrays, Arrays, Arrays]:
         """Return the arrays of the waiting predictions, of early feedback, and of the counts of labels."""
         counts = self.correction.arrays if self.correction is not None else {}
-        return self.pending.state() | self.coverage.arrays, self.early.state(), counts | self.defaults.arrays
+        return self.pending.state() | self.coverage.arrays | self.lag, self.early.state(), counts | self.defaults.arrays
 
     def load(self, pending: Arrays, early: Arrays, counts: Arrays) -> None:
         """Restore the result of `state`; arrays that an older release did not keep may be empty."""
         self.pending.load(pending)
+        self.lag = copied({name: pending[name] for name in self.lag if name in pending}) or self.lag
         if early:
             self.early.load(early)
         for part in (self.correction, self.coverage, self.defaults):

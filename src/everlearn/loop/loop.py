@@ -455,7 +455,7 @@ class Loop:
     def _publish(self) -> Answering:
         """Let the current champion answer from now on."""
         champion = self.fold.roster.champion
-        self.served = Answering(champion.version, champion.model, self.fold.monitor.rules.rule(champion))
+        self.served = Answering(champion.version, champion.model, self.fold.monitor.rules.rule(champion), champion.uid)
         return self.served
 
     def _save(self) -> None:

@@ -21,6 +21,7 @@ from everlearn.learn import limits
 from everlearn.loop import details
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
+from everlearn.loop.policy_status import policies
 from everlearn.records import Decision
 from everlearn.report import SHOWN, drawable, marked
 from everlearn.report import picture as drawn
@@ -102,6 +103,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
             for contestant in contestants
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
+        **({"preference": policies(fold)} if fold.encoder.late and contestants else {}),
     }
 
 
@@ -127,6 +129,7 @@ def report(fold: Fold, home: Home, decisions: Sequence[Decision], rows: int) -> 
         "labelling": labelling(fold),
         "replay": learner.composition(),
         "champion": home.versions.alias("champion"),
+        **({"preference": policies(fold)} if fold.encoder.late and fold.started else {}),
     }
 
 

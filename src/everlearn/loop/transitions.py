@@ -34,7 +34,7 @@ from everlearn.gate.policy import (
 )
 from everlearn.learn.drift_watch import DRIFT
 from everlearn.learn.monitor import Monitor
-from everlearn.loop import commands, details, user_orders
+from everlearn.loop import commands, details, group_drift, user_orders
 from everlearn.loop.details import (
     CandidateRejected,
     Drifted,
@@ -58,6 +58,7 @@ from everlearn.loop.versioning import (
 from everlearn.model import Model
 from everlearn.records import Decision, Payload, Singles
 from everlearn.schema import Reading
+from everlearn.serve import signals
 from everlearn.serve.contestant import Contestant, Progress
 from everlearn.serve.isolation import ModelFailure
 from everlearn.serve.roster import Roster
@@ -107,6 +108,7 @@ class Transitions:
     def decide(self, at: int, now: Progress) -> list[Payload]:
         """Ask the detectors and the gate, and apply what the policy answers."""
         payloads = self.react(at, now) if self._context.monitor.alarm() == DRIFT else []
+        payloads += group_drift.reported(self._context, Moment(at, now)) if self._context.encoder.late else []
         for action in policy.decide(view(self._context)):
             payloads += apply(action, self._context, Moment(at, now))
         return payloads
@@ -200,7 +202,17 @@ def view(context: TransitionContext) -> View:
         snapshots=roster.snapshots,
         untrained=roster.untrained,
         rollbacks=tuple(roster.rollbacks),
+        alarms=_alarms(roster) if context.encoder.late else {},
     )
+
+
+def _alarms(roster: Roster) -> dict[int, str]:
+    """Return the reasons of the guards on policies, by the uid of the candidate."""
+    found = {
+        candidate.uid: signals.alarms(candidate.model, candidate.trial.evidence if candidate.trial else None)
+        for candidate, _ in roster.comparisons()
+    }
+    return {uid: "; ".join(reasons.values()) for uid, reasons in found.items() if reasons}
 
 
 def apply(action: Action, context: TransitionContext, moment: Moment) -> list[Payload]:

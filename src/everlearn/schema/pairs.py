@@ -9,8 +9,8 @@ one answer is rated alone, the second one has no tokens, and the label is 1 wher
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -34,7 +34,9 @@ TRUSTED = 13  # 1 for judgements of people, and for pairs with a known answer
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
 SCORED = frozenset({ARMS.index("random"), ARMS.index("duel"), ARMS.index("again")})  # arms that models are scored on
+DUEL = ARMS.index("duel")
 PEOPLE = "people"
+COUNTED = frozenset({PEOPLE, "function"})  # first parts of the sources whose judgements decide duels
 
 _HALF = 1 << 24  # float32 holds whole numbers up to here
 
@@ -62,6 +64,42 @@ def who(source: str) -> tuple[float, float]:
 def kind(source: str) -> str:
     """Return what the bias of a source belongs to: "people" for all people, else the whole source."""
     return PEOPLE if f"{source}/".startswith(f"{PEOPLE}/") else source
+
+
+class Duel(NamedTuple):
+    """A judged duel: the uids of the contestants that gave the first and the second answer, and the win of the first.
+
+    `win` is 1 or 0, or 1/2 for a tie. `longer` is the difference of the logarithms of the answers' lengths, first minus
+    second, and `weight` that of the judgement.
+    """
+
+    first: int
+    second: int
+    win: float
+    longer: float
+    weight: float
+
+
+def is_duel(row: Batch) -> bool:
+    """Return True for one row whose answers come from two contestants."""
+    return int(row.dense[0, ARM]) == DUEL
+
+
+def duel(payload: Mapping[str, Any], row: Batch, targets: Sequence[Target], source: str, weight: float) -> Duel | None:
+    """Return a judgement as a duel between contestants; None for one that only teaches.
+
+    `payload` is that of the prediction, `row` its row, and `targets` are the lessons. Judges, implicit signals, sources
+    without a name and answers without a uid decide no duel.
+    """
+    if not is_duel(row) or source.partition("/")[0] not in COUNTED:
+        return None
+    uids = [one.uid for one in question.judged(question.decode(payload))]
+    if len(uids) != 2 or not all(uids) or uids[0] == uids[1]:
+        return None
+    total = sum(target.share for target in targets)
+    win = sum(target.share * target.y for target in targets) / total
+    first, second = np.log1p(row.dense[0, [FIRST, SECOND]].astype(np.float64)).tolist()
+    return Duel(uids[0], uids[1], float(win), first - second, weight)
 
 
 class PairReading:

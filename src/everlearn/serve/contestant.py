@@ -38,7 +38,8 @@ class Contestant:
 
     `trial` is None until the gate first compares it. `snapshot` and `by` belong to challengers: the frozen copy that
     one has nominated, and what started it. `learned` belongs to snapshots: what they had learned when they were taken.
-    `columns` is the width of predictions (0: any). `place` orders contestants; it stays when the uid changes.
+    `columns` is the width of predictions (0: any). `place` orders contestants; it stays when the uid changes. `noticed`
+    is the number of the label up to which drift of its groups was reported; -1 before the first look.
     """
 
     uid: int
@@ -51,6 +52,7 @@ class Contestant:
     learned: Progress = UNKNOWN
     columns: int = 0
     place: int = 0
+    noticed: int = -1
 
     @property
     def tried(self) -> IsolatedModel:

@@ -220,6 +220,7 @@ class Roster:
         contestant.model, contestant.version = model, version
         contestant.uid = self._uid()
         contestant.snapshot = contestant.trial = None
+        contestant.noticed = -1
         self._arrange()
 
     # ---- the seat --------------------------------------------------------------------------------------------------
@@ -369,6 +370,7 @@ class Roster:
             entry["of"] = owner.uid if owner is not None else 0
             entry["tested"] = contestant.trial.tested if contestant.trial is not None else None
             entry["learned"] = list(contestant.learned)
+            entry |= {"noticed": contestant.noticed} if contestant.noticed >= 0 else {}
             entries.append(entry | ({"by": contestant.by} if contestant.by == "drift" else {}))
         some: dict[str, Any] = {"untrained": True} if self.untrained else {}
         some |= {"rollbacks": list(self.rollbacks)} if self.rollbacks else {}
@@ -394,7 +396,7 @@ class Roster:
             if not differs:
                 shared[version] = model
             contestant = Contestant(uid, version, model, learns, columns=self._columns, place=place)
-            contestant.learned = Progress(*entry.get("learned", UNKNOWN))
+            contestant.learned, contestant.noticed = Progress(*entry.get("learned", UNKNOWN)), entry.get("noticed", -1)
             if entry["tested"] is not None:
                 evidence = copied(within(arrays, f"evidence/{uid}/"))
                 contestant.trial = Trial(evidence, copied(within(arrays, f"metrics/{uid}/")), entry["tested"])

@@ -44,11 +44,15 @@ _PAUSE = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """A model that may answer, its version, and the rule of its decisions (see `deciding`; None: the likeliest)."""
+    """A model that may answer, its version, and the rule of its decisions (see `deciding`; None: the likeliest).
+
+    `uid` is that of the contestant, 0 where it is not known; answers of a duel carry it.
+    """
 
     version: str
     model: Model
     rule: Floats | None = None
+    uid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Snapshot:
     """The served models at one moment: all events up to `position` were folded when they were published.
 
     `canary` answers a share of the traffic, if there is one. `arrays` maps names to the other arrays that workers need.
+    `rival` is the contestant that duels the champion, published for pairs of answers alone.
     """
 
     sequence: int
@@ -63,6 +68,7 @@ class Snapshot:
     champion: Answering
     canary: Answering | None
     arrays: Arrays
+    rival: Answering | None = None
 
 
 def folder(home: Path, room: int = ROOM) -> Path:
@@ -114,7 +120,14 @@ class Publisher:
             self.version = held.header["champion"]["version"]
         self.sequence = max(self.sequence, self._words[_SEQUENCE])
 
-    def publish(self, champion: Answering, canary: Answering | None, position: int, extra: Mapping[str, Any]) -> int:
+    def publish(
+        self,
+        champion: Answering,
+        canary: Answering | None,
+        position: int,
+        extra: Mapping[str, Any],
+        rival: Answering | None = None,
+    ) -> int:
         """Publish models to serve from now on; return the snapshot's number, one above the last.
 
         Arrays named "learn/..." are not published, since only learning needs them. Readers get `extra` as
@@ -124,6 +137,8 @@ class Publisher:
         arrays = prefixed("champion/", answering(champion.model.arrays)) | prefixed("extra/", extra)
         if canary is not None:
             arrays |= prefixed("canary/", answering(canary.model.arrays))
+        if rival is not None:
+            arrays |= prefixed("rival/", answering(rival.model.arrays))
         arms = {"champion": champion, "canary": canary}
         arrays |= {f"rule/{name}": arm.rule for name, arm in arms.items() if arm is not None and arm.rule is not None}
         tensors = laid_out(arrays)
@@ -138,7 +153,7 @@ class Publisher:
             "champion": _entry(champion),
             "canary": _entry(canary) if canary is not None else None,
             "checksum": checksum,
-        }
+        } | ({"rival": _entry(rival)} if rival is not None else {})
         self._put(CURRENT, [front(tensors, header), *body])
         self.sequence, self.position, self.version = self.sequence + 1, position, champion.version
         self._words[_POSITION] = position
@@ -267,7 +282,8 @@ class Reader:
             champion = self._answering(held, "champion", used)
             canary = self._answering(held, "canary", used) if header["canary"] else None
             extra = within(held.arrays, "extra/")
-            self._snapshot = Snapshot(sequence, header["position"], champion, canary, extra)
+            rival = self._answering(held, "rival", used) if header.get("rival") else None
+            self._snapshot = Snapshot(sequence, header["position"], champion, canary, extra, rival)
             self._held, self._patterns = held, used
         # A file below the word is one whose successor this processor does not see yet: look again next time. A file
         # above it is of a publisher that died before it stored the word.
@@ -281,7 +297,8 @@ class Reader:
         key = canonical(entry["spec"])
         pattern = used.get(key) or self._patterns.get(key) or _Pattern(self._build, entry["spec"])
         used[key] = pattern
-        return Answering(entry["version"], pattern.cast(arrays), held.arrays.get(f"rule/{arm}"))
+        rule = held.arrays.get(f"rule/{arm}")
+        return Answering(entry["version"], pattern.cast(arrays), rule, entry.get("uid", 0))
 
     def _open_words(self) -> None:
         if self._map is None:
@@ -350,7 +367,8 @@ def _since(moment: float, now: float) -> float:
 
 def _entry(answering: Answering) -> dict[str, Any]:
     """Return the entry of a model in the header of a snapshot."""
-    return {"version": answering.version, "spec": dict(answering.model.spec)}
+    named = {"uid": answering.uid} if answering.uid else {}
+    return {"version": answering.version, "spec": dict(answering.model.spec), **named}
 
 
 def _mapped(path: Path) -> _Held:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from everlearn.app.admin.prometheus import _gate
+from everlearn.app.admin.prometheus import _gate, _policies
 from tests.support import ROOT
 from tests.support.admin import Admin, admin, grown, set_up, until
 
@@ -147,3 +147,33 @@ def test_the_board_can_be_provisioned():
         for dy in range(one["gridPos"]["h"])
     ]
     assert len(cells) == len(set(cells)), "panels lie over each other"
+
+
+def test_measures_of_policies_have_a_metric_each():
+    found = {
+        "duels": [
+            {
+                "candidate": "challenger",
+                "count": 3,
+                **{name: {"value": 0.5, "low": 0.1, "high": 0.9} for name in ("win", "equal_length", "overrated")},
+            }
+        ],
+        "policy": {"kl": 2.5},
+        "brier": {"random": 0.2, "again": None},
+        "strange": 0.0,
+        "lag": {"judgements": 1, "seconds": 4.0},
+        "guards": {"v": {"kl": "too far"}},
+        "spend": {"people": 6.0},
+    }
+    samples = {one.name: one.value for metric in _policies(found) for one in metric.samples}
+    assert samples == {
+        "everlearn_duel": 0.9,
+        "everlearn_duels": 3.0,
+        "everlearn_policy": 2.5,
+        "everlearn_reward_brier": 0.2,
+        "everlearn_strange_ratio": 0.0,
+        "everlearn_judgement_lag_seconds": 4.0,
+        "everlearn_policy_alarms": 1.0,
+        "everlearn_spend": 6.0,
+    }
+    assert list(_policies(None)) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from everlearn.errors import InputError
-from everlearn.families.preference import groups
+from everlearn.families.preference import groups, reward
 
 
 def predicted(random: np.random.Generator, n: int) -> np.ndarray:
@@ -67,3 +67,48 @@ def test_an_alarm_is_counted_and_starts_again() -> None:
 def test_unusable_probabilities_are_refused() -> None:
     with pytest.raises(InputError, match="proba: got a value outside"):
         groups.update(groups.start(1), np.array([0]), np.ones(1), np.array([1.5]))
+
+
+# ---- half of the groups negated --------------------------------------------------------------------------------------
+
+WIDTH, GROUPS, ROUND = 12, 8, 32
+
+
+def agreement_after(seed: int, react: bool, labels: int = 960, turns: int = 480) -> tuple[float, float, set[int]]:
+    """Teach a head alone, with half of the groups negated halfway; return how often it agrees with what holds now.
+
+    Returned for the groups that turned and for the others, with the groups that had an alarm after the change.
+    """
+    random = np.random.default_rng(seed)
+    truth, named = random.normal(size=(GROUPS, WIDTH)), set[int]()
+    head, detectors = reward.start(WIDTH, groups=GROUPS, variance=1.0, window=1024), groups.start(GROUPS)
+    for begin in range(0, labels, ROUND):
+        signs = np.where((np.arange(GROUPS) < GROUPS // 2) & (begin >= turns), -1.0, 1.0)
+        group = np.arange(ROUND) % GROUPS
+        x, y = random.normal(size=(2, ROUND, WIDTH)).astype(np.float32)
+        logit = 1.5 * signs[group] * np.einsum("nd,nd->n", x - y, truth[group])
+        label = (random.random(ROUND) < 1 / (1 + np.exp(-logit))) * 1.0
+        pairs = reward.pairs(x, y, label, group)
+        alarms = groups.update(detectors, group, label, reward.predict(head, pairs))
+        reward.append(head, pairs)
+        for one, newest in alarms.items():
+            named |= {one} if begin >= turns else {-1}
+            if react:
+                reward.forget(head, one, newest)
+        reward.fit(head)
+    held = np.repeat(np.arange(GROUPS), 500)
+    x, y = random.normal(size=(2, len(held), WIDTH)).astype(np.float32)
+    right = np.einsum("nd,nd->n", x - y, truth[held]) * signs[held] > 0
+    agrees = (reward.predict(head, reward.pairs(x, y, right * 1.0, held)) > 0.5) == right
+    turned = held < GROUPS // 2
+    return float(agrees[turned].mean()), float(agrees[~turned].mean()), named
+
+
+def test_half_of_the_groups_negated_are_named_alone_and_won_back() -> None:
+    runs = {react: [agreement_after(seed, react) for seed in range(3)] for react in (True, False)}
+    for turned, stable, named in runs[True]:
+        assert named == set(range(GROUPS // 2))
+        assert turned > 0.8
+        assert stable > 0.85
+    won = [np.mean([turned for turned, _, _ in runs[react]]) for react in (True, False)]
+    assert won[0] > won[1] + 0.1

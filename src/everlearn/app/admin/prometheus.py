@@ -42,6 +42,7 @@ class Collector:
             yield from _quality(status)
             yield from _memory(status)
             yield from _gate(status)
+            yield from _policies(status.get("preference"))
 
 
 def registry(live: LiveStatus, queries: LogQueries) -> CollectorRegistry:
@@ -193,6 +194,35 @@ def _gate(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("examples", "Examples compared."),
     ):
         yield _gauge(f"gate_{name}", description, roles, [(labels, values[name]) for labels, values in comparisons])
+
+
+def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """Yield the metrics of a loop that learns preferences."""
+    if found is None:
+        return
+    measures = "win", "equal_length", "overrated"
+    duels = [
+        ((one["candidate"], measure, bound), one[measure][bound])
+        for one in found["duels"]
+        for measure in measures
+        for bound in ("value", "low", "high")
+    ]
+    described = "Measures of the judged duels of a candidate, with the bounds of their confidence sequences."
+    yield _gauge("duel", described, ("role", "measure", "bound"), duels)
+    counts = [((one["candidate"],), float(one["count"])) for one in found["duels"]]
+    yield _gauge("duels", "Judged duels of a candidate.", ("role",), counts)
+    policy = [((name,), value) for name, value in found.get("policy", {}).items()]
+    yield _gauge("policy", "Measurements of the policy's newest rounds.", ("measure",), policy)
+    brier = [((arm,), error) for arm, error in found.get("brier", {}).items()]
+    yield _gauge("reward_brier", "Recent error of the reward model, by arm of the question.", ("arm",), brier)
+    yield _gauge("strange_ratio", "Recent share of pairs out of distribution.", (), [((), found.get("strange"))])
+    lag = found["lag"]["seconds"]
+    yield _gauge("judgement_lag_seconds", "Recent mean of seconds from question to judgement.", (), [((), lag)])
+    alarms = sum(len(reasons) for reasons in found["guards"].values())
+    yield _gauge("policy_alarms", "Guards whose limit is exceeded.", (), [((), float(alarms))])
+    yield _gauge(
+        "spend", "Cost of the labels of a source.", ("source",), [((k,), v) for k, v in found["spend"].items()]
+    )
 
 
 def _counter(name: str, description: str, labels: Labels, values: Values) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,12 +15,15 @@ from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
 from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
-from everlearn.records import Arrays
+from everlearn.records import Arrays, Floats
 from everlearn.schema import pairs as columns
 from everlearn.schema import question
 from everlearn.schema.question import Asked, SampledAnswer, Sampling
 
 Key = tuple[int, ...]
+
+_CANDIDATES, _SIDE, _ARM, _ORDER, _DUEL = range(5)  # last part of the key of random numbers
+_TRIES = 4  # draws of a duel's answers, until they differ
 
 
 class AnsweringModel(Protocol):
@@ -36,47 +39,155 @@ class AnsweringModel(Protocol):
         ...
 
 
-_CANDIDATES, _SIDE = range(2)  # last part of the key of random numbers
+class Side(NamedTuple):
+    """One side of a duel: a policy, and the uid and version of the contestant that it is."""
+
+    model: AnsweringModel
+    uid: int = 0
+    version: str = ""
 
 
 def ask(
-    model: AnsweringModel, prompt_ids: Ids, key: Key, *, group: str = "", version: str = "", position: str = ""
+    model: AnsweringModel,
+    prompt_ids: Ids,
+    key: Key,
+    *,
+    group: str = "",
+    version: str = "",
+    uid: int = 0,
+    position: str = "",
+    rival: Side | None = None,
 ) -> Asked:
     """Return a question about a prompt: candidates of the policy and of the reference, and which two to compare.
 
     `key` seeds everything that is random, for instance (seed, number of the question). The pair is chosen from the
     posterior draws of the reward model (`choose.pair`); which side the first answer is shown on is random. `version`
-    and `position` name what answered and what the reference is. Raises `InputError` for a prompt that is too long.
+    and `uid` name what answered, `position` the reference. With a `rival`, the share `choose.duel` of questions are
+    duels with it; the propensity counts the arm. Raises `InputError` for a prompt that is too long.
     """
     chosen, limit = model.settings.choose, model.settings.pairs.answer_tokens
+    share = chosen.duel if rival is not None else 0.0
+    if rival is not None and np.random.default_rng([*key, _ARM]).random() < share:
+        own = Side(model, uid, version)
+        return duel(own, rival, prompt_ids, key, group=group, position=position, propensity=share)
     theirs = min(round(chosen.candidates * chosen.reference), chosen.candidates - 1)
     seeds = np.random.default_rng([*key, _CANDIDATES]).integers(2**62, size=2).tolist()
     found = sample(model, prompt_ids, chosen.candidates - theirs, seed=seeds[0], limit=limit)
     with model.policy.reference() as module:
         if theirs:
             found += generate_many(module, [prompt_ids], theirs, seeds=seeds[1:], limit=limit, stop=model.stop)[0]
+    logp, draws = _read(model, prompt_ids, found, group)
+    picked = choose.pair(draws, chosen.selector, key, chosen.random / (1.0 - share))
+    given = [answer(model, one, version=version, uid=uid, seed=seeds[0]) for one in found[: len(found) - theirs]]
+    given += [answer(model, one, version=position, seed=seeds[1]) for one in found[len(found) - theirs :]]
+    return Asked(
+        prompt=question.pack_ids(prompt_ids),
+        answers=tuple(given),
+        arm="active" if picked.arm == choose.ACTIVE else "random",
+        pair=(picked.first, picked.second),
+        swapped=_swapped(key),
+        selector=chosen.selector,
+        propensity=(1.0 - share) * picked.propensity,
+        value=picked.value,
+        sampling=Sampling(limit=limit),
+        reference=position,
+        reference_logp=tuple(float(logp[one]) for one in (picked.first, picked.second)),
+        group=group,
+        tokenizer=digest(model.tokenizer),
+    )
+
+
+def duel(
+    one: Side,
+    other: Side,
+    prompt_ids: Ids,
+    key: Key,
+    *,
+    group: str = "",
+    position: str = "",
+    propensity: float = 1.0,
+) -> Asked:
+    """Return a question that compares two policies: one answer of each to a prompt, in random order.
+
+    Which side the first answer is shown on is random as well. Equal answers decide nothing, so both are drawn again, up
+    to three times. The reward model of `one` says what the judgement is worth. `propensity` is the probability of a
+    duel, and each order has half of it. Raises `InputError` for a prompt that is too long.
+    """
+    limit, sides = one.model.settings.pairs.answer_tokens, [one, other]
+    if np.random.default_rng([*key, _ORDER]).random() < 0.5:
+        sides.reverse()
+    for turn in range(_TRIES):
+        seeds = np.random.default_rng([*key, _DUEL, turn]).integers(2**62, size=2).tolist()
+        found = [
+            sample(each.model, prompt_ids, seed=seed, limit=limit)[0] for each, seed in zip(sides, seeds, strict=True)
+        ]
+        if found[0].ids != found[1].ids:
+            break
+    logp, draws = _read(one.model, prompt_ids, found, group)
+    return Asked(
+        prompt=question.pack_ids(prompt_ids),
+        answers=tuple(
+            answer(each.model, drawn, version=each.version, uid=each.uid, seed=seed)
+            for each, drawn, seed in zip(sides, found, seeds, strict=True)
+        ),
+        arm="duel",
+        pair=(0, 1),
+        swapped=_swapped(key),
+        selector="duel",
+        propensity=0.5 * propensity,
+        value=float(choose.information(draws)[0, 1]),
+        sampling=Sampling(limit=limit),
+        reference=position,
+        reference_logp=(float(logp[0]), float(logp[1])),
+        group=group,
+        tokenizer=digest(one.model.tokenizer),
+    )
+
+
+def expected_win(
+    candidate: AnsweringModel, champion: AnsweringModel, prompts: Sequence[Ids], key: Key, *, samples: int = 4
+) -> float:
+    """Return the win of a candidate against the champion that the candidate's reward model expects, ties half.
+
+    The mean, over `prompts` and `samples` answers of each to each of them, of the logistic function of the difference
+    in reward; 1/2 without prompts. Prompts whose group is unknown count as of none.
+    """
+    wins = []
+    for number, prompt in enumerate(prompts):
+        seeds = np.random.default_rng([*key, number]).integers(2**62, size=2).tolist()
+        found = [
+            sample(model, prompt, samples, seed=seed) for model, seed in zip((candidate, champion), seeds, strict=True)
+        ]
+        _, draws = _read(candidate, prompt, [*found[0], *found[1]], "")
+        ours, theirs = np.split(draws.mean(1), 2)
+        wins.append(float((0.5 + 0.5 * np.tanh(0.5 * (ours[:, None] - theirs[None]))).mean()))
+    return float(np.mean(wins)) if wins else 0.5
+
+
+def nominated(
+    candidate: AnsweringModel, champion: AnsweringModel, prompts: Sequence[Ids], key: Key, *, cheap: bool = False
+) -> bool:
+    """Return True if a candidate shall duel the champion: its reward model expects the win `choose.nominate`.
+
+    `prompts` are the newest ones. Where judgements are `cheap`, as those of a judge or a function, it always does.
+    """
+    least = candidate.settings.choose.nominate
+    return cheap or least <= 0.0 or expected_win(candidate, champion, prompts, key) >= least
+
+
+def _read(model: AnsweringModel, prompt_ids: Ids, found: Sequence[Sampled], group: str) -> tuple[Floats, Floats]:
+    """Return log-probabilities of answers under the reference, (n,), and draws of their rewards, (n, E)."""
+    with model.policy.reference() as module:
         given = [prompt_ids] * len(found)
         read = text.read_answers(module, given, [one.ids for one in found], layers=model.settings.reward.layers)
     number = first_come.numbers(model.part("groups"), np.array([int(columns.number(group))]))
     x = features.mapped(model.part("features"), read.features)
     _, draws = reward.score(model.part("reward"), x, np.repeat(number, len(found)))
-    picked = choose.pair(draws, chosen.selector, key, chosen.random)
-    pair = picked.first, picked.second
-    return Asked(
-        prompt=question.pack_ids(prompt_ids),
-        answers=tuple(answer(model, one, version=version, seed=seeds[0]) for one in found),
-        arm="active" if picked.arm == choose.ACTIVE else "random",
-        pair=pair,
-        swapped=bool(np.random.default_rng([*key, _SIDE]).random() < 0.5),
-        selector=chosen.selector,
-        propensity=picked.propensity,
-        value=picked.value,
-        sampling=Sampling(limit=limit),
-        reference=position,
-        reference_logp=tuple(float(read.logp[one]) for one in pair),
-        group=group,
-        tokenizer=digest(model.tokenizer),
-    )
+    return np.asarray(read.logp, np.float64), draws
+
+
+def _swapped(key: Key) -> bool:
+    return bool(np.random.default_rng([*key, _SIDE]).random() < 0.5)
 
 
 def sample(

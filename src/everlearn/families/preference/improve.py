@@ -39,6 +39,7 @@ from everlearn.families.preference.text import Ids
 from everlearn.spec import NotNegative, Positive
 
 Share = Annotated[float, Meta(ge=0, lt=1)]
+_MOST = 20.0  # nats by which the reference may be above the policy in one answer, in k3
 Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floating]]
 
 
@@ -81,7 +82,8 @@ class Round(NamedTuple):
 
     `kl` and `entropy` are in nats per answer, `length` is in tokens, `distinct` is the share of a prompt's answers that
     differ, `cut` the share of answers that the limit ended. `reward` is the mean score, `held` the share of steps that
-    were beyond the budget, `loss` the mean loss.
+    were beyond the budget, `loss` the mean loss. `k3` is the KL divergence by the estimator k3, which is never negative
+    (Schulman 2020), and `repetition` the share of trigrams of an answer that it holds already.
     """
 
     kl: float
@@ -93,6 +95,8 @@ class Round(NamedTuple):
     reward: float
     held: float
     loss: float
+    k3: float
+    repetition: float
 
 
 def allowed(settings: Improve, trusted: float) -> float:
@@ -254,6 +258,7 @@ def _measured(candidates: Candidates, budget: float, held: bool, loss: float) ->
     """Measure the policy's candidates of one step."""
     own = [group[: candidates.own] for group in candidates.answers]
     flat = [one for group in own for one in group]
+    behind = candidates.reference[:, : candidates.own] - np.array([[sum(one.logp) for one in group] for group in own])
     return Round(
         kl=candidates.kl,
         budget=budget,
@@ -264,4 +269,16 @@ def _measured(candidates: Candidates, budget: float, held: bool, loss: float) ->
         reward=float(candidates.scores[:, : candidates.own].mean()),
         held=float(held),
         loss=loss,
+        k3=float(np.mean(np.exp(np.minimum(behind, _MOST)) - 1.0 - behind)),
+        repetition=float(np.mean([repeated(one.ids) for one in flat])),
     )
+
+
+def repeated(ids: Ids) -> float:
+    """Return the share of an answer's trigrams that it holds already; 0 for an answer of fewer than 3 tokens.
+
+    >>> repeated([5, 6, 7, 5, 6, 7, 5, 6])
+    0.5
+    """
+    trigrams = [tuple(ids[at : at + 3]) for at in range(len(ids) - 2)]
+    return 1.0 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0

@@ -9,7 +9,8 @@ of labels. So the state is a function of the labels and their order.
     features/...     the map from hidden states to features (`features`)
     reward/...       the head (`reward`); kinds/... and groups/... number the sources and groups (`first_come`)
     annotators/...   their reliability (`annotators`)
-    progress/...     labels, trusted labels and rounds, and the measurements of the last 64 rounds
+    progress/...     labels, trusted labels and rounds, and the measurements of the first and the last 64 rounds
+    measures/...     errors, strangeness, lengths and sources of judged pairs (`measures`)
     learn/pool/... learn/judged/... learn/drift/...     prompts, judged pairs, detectors (`memories`, `groups`)
 
 Everything that a round needs is in the arrays. On the CPU they share memory with the tensors that steps write.
@@ -33,8 +34,10 @@ from everlearn.families.preference import (
     features,
     first_come,
     groups,
+    guards,
     improve,
     laplace,
+    measures,
     memories,
     pair_rows,
     reward,
@@ -48,6 +51,7 @@ from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
+from everlearn.schema import pairs as columns
 from everlearn.schema.question import Asked
 
 LABELS, TRUSTED, ROUNDS = range(3)  # of "progress/counts"
@@ -168,6 +172,37 @@ class PreferenceModel:
             raise InputError(f"row {row} is no pair of answers: {reason}")
         return pair_rows.read(batch)
 
+    # ---- reports ---------------------------------------------------------------------------------------------------
+
+    def alarms(self, duels: Arrays | None) -> dict[str, str]:
+        """Return the reasons of the guards whose limit is exceeded, by guard; see `guards`."""
+        first, now = self._rounds()
+        return guards.alarms(guards.Measured(first, now, self.settings.improve.budget, duels), self.settings.guards)
+
+    def drifted(self) -> dict[int, int]:
+        """Return the groups whose preferences turned: by digest, the number of the label of the last alarm."""
+        held, table = self._parts["drift"]["groups"], self._parts["groups"][first_come.DIGESTS]
+        return {int(table[one]): int(held[one, groups.LAST]) for one in np.flatnonzero(held[:, groups.ALARMS])}
+
+    def measures(self) -> dict[str, Any]:
+        """Return measurements of the policy and the reward model, as plain values; `kinds` counts labels by digest."""
+        counts, (_, now) = self._parts["progress"]["counts"], self._rounds()
+        found = measures.report(self._parts["measures"])
+        kinds = zip(self._parts["kinds"][first_come.DIGESTS].tolist(), self._parts["measures"]["kinds"], strict=True)
+        names = "kl", "k3", "budget", "entropy", "length", "distinct", "repetition", "reward"
+        return {
+            "labels": float(counts[LABELS]),
+            "rounds": int(counts[ROUNDS]),
+            "policy": {name: getattr(now, name) for name in names} if now is not None else {},
+            "kinds": {int(columns.number(columns.PEOPLE)): found["trusted"]}
+            | {int(digest): float(count) for digest, count in kinds if digest and count},
+            **found,
+        }
+
+    def _rounds(self) -> tuple[improve.Round | None, improve.Round | None]:
+        held = self._parts["progress"]
+        return guards.rounds(held["first"], held["rounds"], int(held["counts"][ROUNDS]))
+
     # ---- one label -------------------------------------------------------------------------------------------------
 
     def _learn(
@@ -186,6 +221,7 @@ class PreferenceModel:
         reliability = annotators.reliability(parts["annotators"])
         for drifted in alarms:
             reward.forget(parts["reward"], drifted, RECENT)
+        self._measure(rows, row, (first, second), (label - p) ** 2, weight)
         if self.settings.reward.learn:
             self._move(rows, row, first, second, label, weight, reliability)
             if alarms:
@@ -215,6 +251,15 @@ class PreferenceModel:
                     head[name][...] = array
                 laplace.fit(head, q)
         reward.learn(parts["reward"], self._pair(rows, row, first, second, label, weight), q)
+
+    def _measure(self, rows: PairRows, row: int, raw: tuple[Singles, Singles], error: float, weight: float) -> None:
+        """Measure one judged pair before the reward model learns it."""
+        parts, answers = self._parts, [one[row] for one in (rows.first, rows.second) if len(one[row])]
+        odd = reward.strangeness(parts["reward"], features.mapped(parts["features"], np.stack(raw[: len(answers)])))
+        length = float(np.mean([len(one) for one in answers])) if answers else 0.0
+        kind = int(first_come.numbers(parts["kinds"], rows.kind[row : row + 1])[0])
+        arm, strange = int(rows.arm[row]), float(odd.mean()) if len(odd) else 0.0
+        measures.update(parts["measures"], arm, error, strange, length, kind, bool(rows.trusted[row]), weight)
 
     def _remember(self, rows: PairRows, row: int, label: float, weight: float, q: float, group: int) -> None:
         stamp = int(self._parts["pool"]["prompts"][:, memories.STAMP].max()) + 1
@@ -249,6 +294,8 @@ class PreferenceModel:
             stop=self.stop,
             seed=chosen.seed,
         )
+        if not counts[ROUNDS]:
+            parts["progress"]["first"][:] = counts[LABELS], *measured
         parts["progress"]["rounds"][int(counts[ROUNDS]) % REMEMBERED] = counts[LABELS], *measured
         counts[ROUNDS] += 1
 
@@ -364,8 +411,10 @@ def _start(chosen: Settings, raw: int) -> dict[str, Arrays]:
         "annotators": annotators.start(bounds.annotators),
         "drift": groups.start(bounds.groups),
         "pool": memories.prompts(chosen.prompts, bounds.prompt_tokens),
+        "measures": measures.start(bounds.sources),
         "progress": {
             "counts": np.zeros(3),
+            "first": np.zeros(1 + len(improve.Round._fields)),
             "rounds": np.zeros((REMEMBERED, 1 + len(improve.Round._fields))),
         },
     }

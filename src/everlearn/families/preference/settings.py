@@ -11,6 +11,7 @@ from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.neural.settings import Lora
 from everlearn.families.preference.choose import SELECTORS
+from everlearn.families.preference.guards import Guards
 from everlearn.families.preference.improve import Improve, Share
 from everlearn.families.preference.methods import METHODS
 from everlearn.schema.layout import PAIR_COLUMNS
@@ -51,13 +52,17 @@ class RewardSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Choose(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of the choice of pairs: `candidates` answers to a prompt, the share `reference` of them the reference's.
 
-    The `selector` chooses two of them; the share `random` of questions is always chosen at random.
+    The `selector` chooses two of them; the share `random` of questions is always chosen at random. While the policy can
+    be compared with another one, the share `duel` are duels; a candidate is nominated for them once the reward model
+    expects it to win the share `nominate` (0: always).
     """
 
     selector: str = "random"
     candidates: Annotated[int, Meta(ge=2)] = 8
     reference: Share = 0.25
     random: Annotated[float, Meta(gt=0, le=1)] = 0.125
+    duel: Share = 0.2
+    nominate: Annotated[float, Meta(ge=0, lt=1)] = 0.65
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,6 +93,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     reward: RewardSettings = field(default_factory=RewardSettings)
     improve: Improve = field(default_factory=Improve)
     choose: Choose = field(default_factory=Choose)
+    guards: Guards = field(default_factory=Guards)
     seed: int = 0
 
 
@@ -105,6 +111,11 @@ def read(spec: Mapping[str, Any]) -> Settings:
     ):
         if given not in known:
             raise ConfigError(f"preference model: {name}: got {given!r}; expected one of {', '.join(known)}")
+    if found.choose.random + found.choose.duel > 1.0:
+        raise ConfigError(
+            f"preference model: choose: got random {found.choose.random:g} and duel {found.choose.duel:g}; expected "
+            "shares that add up to at most 1. Lower one of them"
+        )
     if found.weights == "all" and found.dtype != "float32":
         raise ConfigError(
             f"preference model: dtype: got {found.dtype!r} with all weights trained; expected float32. "
