@@ -23,7 +23,7 @@ import slotworld as sw
 from everlearn.families.preference import annotators, choose, groups, reward
 
 ROUND, CANDIDATES = 32, 16
-B = 0.25  # temperature of the exact policy that answers
+B = 0.12  # temperature of the exact policy that answers
 Array = NDArray[Any]
 MISSED: list[str] = []
 
@@ -267,7 +267,13 @@ def length(seeds: int) -> None:
 
 
 def turned(
-    seed: int, react: bool = True, change: bool = True, mixed: float = 0.25, labels: int = 2048
+    seed: int,
+    react: bool = True,
+    change: bool = True,
+    mixed: float = 0.25,
+    labels: int = 2048,
+    selector: str = "thompson",
+    b: float = B,
 ) -> dict[Any, float]:
     """Negate the gold of half of the prompts after half of the labels; groups are prompts."""
     run = learner(seed, "lin")
@@ -284,7 +290,7 @@ def turned(
         after = change and begin >= labels // 2
         gold = turned_gold if after else run.one.gold
         prompts = everyone()
-        first, second = run.pairs(policy, prompts, "thompson", (seed, begin), mixed)
+        first, second = run.pairs(policy, prompts, selector, (seed, begin), mixed)
         label = sw.labelled(gold, prompts, first, second, run.random)
         pairs = run.judged(prompts, first, second, label)
         alarms = groups.update(detectors, prompts, label, reward.predict(run.head, pairs))
@@ -300,7 +306,7 @@ def turned(
             reward.forget(run.head, one, alarms[one])
         reward.fit(run.head)
         mean, _ = sw.rewards(run.head, run.features)
-        policy = sw.tilted(run.one.reference, mean, B)
+        policy = sw.tilted(run.one.reference, mean, b)
         if not after:
             found["before"] = sw.win(policy, run.one)
         elif (past := count - labels // 2) in (256, 512, 1024):
