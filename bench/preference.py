@@ -23,7 +23,7 @@ import slotworld as sw
 from everlearn.families.preference import annotators, choose, groups, reward
 
 ROUND, CANDIDATES = 32, 16
-B = 0.25  # temperature of the exact policy that answers
+B = 0.12  # temperature of the exact policy that answers
 Array = NDArray[Any]
 MISSED: list[str] = []
 
@@ -61,6 +61,9 @@ class Learner(NamedTuple):
         for at, prompt in enumerate(prompts.tolist()):
             _, place = np.unique(answers[at], return_index=True)
             different = answers[at, np.sort(place)]  # in the order drawn
+            if len(different) == 1:
+                other = (different + self.random.integers(1, sw.ANSWERS)) % sw.ANSWERS
+                different = np.concatenate([different, other])
             if selector == "random" or len(different) == 2:
                 first[at], second[at] = different[:2]
                 continue
@@ -90,21 +93,25 @@ def everyone() -> Array:
 
 
 def learned(
-    seed: int, features: str, selector: str, labels: int, flips: float = 0.0, doubt: float = 0.0, known: bool = False
+    seed: int, features: str, selector: str, labels: int, flips: float = 0.0, doubt: float = 0.0, rate: str = "none"
 ) -> dict[int, dict[str, float]]:
     """Learn from labels with flips; return measures of the exact policy at powers of two.
 
-    `doubt`: standard deviations taken from the mean reward. `known`: the head knows the share of flips.
+    `doubt`: standard deviations taken from the mean reward. `rate`: the head takes all labels for right ("none"), knows
+    the share of flips ("known") or estimates it ("estimated").
     """
     run = learner(seed, features)
-    policy, found = run.one.reference, {}
+    policy, found, table = run.one.reference, {}, annotators.start(2)
     for begin in range(0, labels, ROUND):
         prompts = everyone()
         first, second = run.pairs(policy, prompts, selector, (seed, begin))
         label = sw.labelled(run.one.gold, prompts, first, second, run.random)
         label = np.abs(label - (run.random.random(len(label)) < flips))
-        reward.append(run.head, run.judged(prompts, first, second, label))
-        reward.fit(run.head, np.array([1.0 - flips]) if known else None)
+        pairs = run.judged(prompts, first, second, label)
+        annotators.update(table, pairs.who, label, reward.predict(run.head, pairs))
+        reward.append(run.head, pairs)
+        rates = {"none": None, "known": np.full(2, 1.0 - flips), "estimated": annotators.reliability(table)}
+        reward.fit(run.head, rates[rate])
         mean, draws = sw.rewards(run.head, run.features)
         policy = sw.tilted(run.one.reference, mean - doubt * draws.std(0), B)
         if (count := begin + ROUND) & (count - 1) == 0 and count >= 256:
@@ -132,15 +139,15 @@ def exact(seeds: int) -> None:
 
 def noise(seeds: int) -> None:
     """Print the exact policy with a quarter of the labels flipped."""
-    for name, selector, doubt, known, bound in (
-        ("random (default), mean", "random", 0.0, False, None),
-        ("random, mean less one deviation", "random", 1.0, False, None),
-        ("thompson, mean", "thompson", 0.0, False, None),
-        ("thompson, mean less one deviation", "thompson", 1.0, False, 0.83),
-        ("thompson, mean less one deviation, known rate", "thompson", 1.0, True, 0.83),
-        ("infomax, mean less one deviation, known rate", "infomax", 1.0, True, 0.87),
+    for name, selector, doubt, rate, bound in (
+        ("random, mean (default recipe)", "random", 0.0, "estimated", None),
+        ("random, mean, labels taken for right", "random", 0.0, "none", None),
+        ("thompson, mean, labels taken for right", "thompson", 0.0, "none", None),
+        ("thompson, mean less one deviation, labels taken for right", "thompson", 1.0, "none", None),
+        ("thompson, mean less one deviation", "thompson", 1.0, "estimated", 0.87),
+        ("thompson, mean less one deviation, known rate", "thompson", 1.0, "known", None),
     ):
-        runs = [learned(seed, "lin", selector, 1024, 0.25, doubt, known) for seed in range(seeds)]
+        runs = [learned(seed, "lin", selector, 1024, 0.25, doubt, rate) for seed in range(seeds)]
         for n in (512, 1024):
             row(f"25 % flips, {name}, {n:,} labels", [one[n]["win"] for one in runs], bound if n == 1024 else None)
 
@@ -267,7 +274,13 @@ def length(seeds: int) -> None:
 
 
 def turned(
-    seed: int, react: bool = True, change: bool = True, mixed: float = 0.25, labels: int = 2048
+    seed: int,
+    react: bool = True,
+    change: bool = True,
+    mixed: float = 0.25,
+    labels: int = 2048,
+    selector: str = "thompson",
+    b: float = B,
 ) -> dict[Any, float]:
     """Negate the gold of half of the prompts after half of the labels; groups are prompts."""
     run = learner(seed, "lin")
@@ -284,7 +297,7 @@ def turned(
         after = change and begin >= labels // 2
         gold = turned_gold if after else run.one.gold
         prompts = everyone()
-        first, second = run.pairs(policy, prompts, "thompson", (seed, begin), mixed)
+        first, second = run.pairs(policy, prompts, selector, (seed, begin), mixed)
         label = sw.labelled(gold, prompts, first, second, run.random)
         pairs = run.judged(prompts, first, second, label)
         alarms = groups.update(detectors, prompts, label, reward.predict(run.head, pairs))
@@ -300,7 +313,7 @@ def turned(
             reward.forget(run.head, one, alarms[one])
         reward.fit(run.head)
         mean, _ = sw.rewards(run.head, run.features)
-        policy = sw.tilted(run.one.reference, mean, B)
+        policy = sw.tilted(run.one.reference, mean, b)
         if not after:
             found["before"] = sw.win(policy, run.one)
         elif (past := count - labels // 2) in (256, 512, 1024):
@@ -410,15 +423,11 @@ def needed(seed: int, selector: str, most: int = 400, draws: int = 64) -> int:
 def linear(seeds: int) -> None:
     """Print the labels needed in the linear world, over 40 seeds (median), and their share of those of random pairs."""
     runs = max(8, 40 * min(seeds, 3) // 3)
-    medians = {name: float(np.median([needed(seed, name) for seed in range(runs)])) for name in choose.SELECTORS}
-    for name, each in medians.items():
-        bound = {"infomax": 0.55}.get(name)
-        row(
-            f"linear world, {runs} seeds, {name}: {each:.0f} labels, share of random",
-            [each / medians["random"]],
-            None,
-            bound,
-        )
+    medians: dict[str, float] = {}
+    for name in ("random", "uncertain", "infomax"):
+        medians[name] = float(np.median([needed(seed, name) for seed in range(runs)]))
+        share, bound = medians[name] / medians["random"], 0.5 if name == "infomax" else None
+        row(f"linear world, {runs} seeds, {name}: {medians[name]:.0f} labels, share of random", [share], None, bound)
 
 
 ROWS: dict[str, Callable[[int], None]] = {

@@ -205,7 +205,7 @@ def kl(policy: Array, reference: Array) -> float:
 def tilted_to(reference: Array, values: Array, budget: float, least: float = 1e-3) -> Array:
     """Return ref * exp(values / b) with the b at which its KL is `budget`, or `least` where no b is that far."""
     low, high = np.log(least), np.log(1e3)
-    for _ in range(40):
+    for _ in range(24):
         middle = 0.5 * (low + high)
         if kl(tilted(reference, values, float(np.exp(middle))), reference) > budget:
             low = middle

@@ -15,7 +15,7 @@ def predicted(random: np.random.Generator, n: int) -> np.ndarray:
 
 def test_false_alarms_are_further_apart_than_the_threshold() -> None:
     random = np.random.default_rng(0)
-    n, detectors = 400_000, groups.start(200)
+    n, detectors = 120_000, groups.start(200)
     p = predicted(random, n)
     label = (random.random(n) < p) * 1.0
     groups.update(detectors, np.arange(n) % 200, label, p)

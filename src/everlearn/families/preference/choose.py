@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from everlearn.errors import ConfigError
-from everlearn.records import Floats
+from everlearn.records import Arrays, Floats, Ints
 
 RANDOM_SHARE = 0.125
 SELECTORS = ("random", "thompson", "uncertain", "infomax")
@@ -146,3 +146,161 @@ def questions(
             )
         )
     return found
+
+
+# ---- does it pay? --------------------------------------------------------------------------------------------------
+
+RECENT = 64  # questions of the random arm whose information counts
+LEAST = 0.002  # nats; labels that teach less on average are not worth asking for
+FEWEST = 32  # labels of the random arm before a selector may be switched off
+MEMORY = 512.0  # labels of the random arm that the comparison of arms remembers
+
+SEEN, WEIGHT, GAIN, SQUARES = range(4)  # entries of "worth": labels seen; discounted number, gain and squared gain
+
+
+def start(sources: int) -> Arrays:
+    """Return the arrays that follow what questions teach and cost, for `sources` sources of labels.
+
+    >>> {name: array.shape for name, array in start(3).items()}
+    {'information': (64,), 'worth': (4,), 'spent': (3,), 'hour': (3,), 'hours': (3,), 'labels': (3,), 'gained': (3,)}
+    """
+    return {
+        "information": np.full(RECENT, np.nan),
+        "worth": np.zeros(4),
+        "spent": np.zeros(sources),
+        "hour": np.zeros(sources, np.int64),
+        "hours": np.zeros(sources),
+        "labels": np.zeros(sources, np.int64),
+        "gained": np.zeros(sources),
+    }
+
+
+def saw(arrays: Arrays, value: float, worth: Floats) -> None:
+    """Add a label of the random arm, in place: the question's `value`, and the arms' worth, (2,).
+
+    `worth` is a row of `reward.worth_of_arms` from before the label was learned: random, chosen; nan for an arm without
+    labels.
+
+    >>> arrays = start(1)
+    >>> saw(arrays, 0.1, np.array([0.01, np.nan]))
+    >>> arrays["worth"].tolist()
+    [1.0, 0.0, 0.0, 0.0]
+    """
+    state = arrays["worth"]
+    arrays["information"][int(state[SEEN]) % RECENT] = value
+    state[SEEN] += 1
+    if np.isfinite(worth).all():
+        kept = 1.0 - 1.0 / MEMORY
+        state[WEIGHT] = kept * state[WEIGHT] + 1.0
+        gain = float(worth[1] - worth[0])
+        state[GAIN] = kept * state[GAIN] + gain
+        state[SQUARES] = kept * state[SQUARES] + gain * gain
+
+
+def pays(arrays: Arrays) -> bool:
+    """Return False if chosen labels were worth less than random ones, on fresh pairs of the random arm.
+
+    Less by 1.5 standard errors, since the comparison is noisy. The selector should then be "random". True until
+    `FEWEST` such pairs are known.
+
+    >>> pays(start(1))
+    True
+    """
+    _, weight, gain, squares = arrays["worth"]
+    return bool(weight < FEWEST or gain >= -1.5 * np.sqrt(squares))
+
+
+def teaches(arrays: Arrays, least: float = LEAST) -> bool:
+    """Return False if the newest questions of the random arm promised less than `least` nats on average.
+
+    Then no more labels are needed, until a group's preferences change. True until `RECENT` questions are known.
+
+    >>> teaches(start(1))
+    True
+    """
+    value = arrays["information"]
+    return bool(np.isnan(value).any() or value.mean() >= least)
+
+
+def again(arrays: Arrays) -> None:
+    """Forget in place how little labels taught, so that questions are asked again; for an alarm of `groups`.
+
+    >>> again(start(1))
+    """
+    arrays["information"][:] = np.nan
+
+
+# ---- sources and their prices --------------------------------------------------------------------------------------
+
+HOUR = 3600.0
+
+
+def spend(arrays: Arrays, source: int, price: float, seconds: float) -> None:
+    """Add a label of a source, in place. `seconds` is the time of the event, since any fixed moment.
+
+    >>> arrays = start(2)
+    >>> spend(arrays, 1, 0.5, 10.0)
+    >>> arrays["spent"].tolist()
+    [0.0, 0.5]
+    """
+    hour = int(seconds // HOUR)
+    if arrays["hour"][source] != hour:
+        arrays["hour"][source], arrays["hours"][source] = hour, 0.0
+    arrays["hours"][source] += price
+    arrays["spent"][source] += price
+    arrays["labels"][source] += 1
+
+
+def affordable(arrays: Arrays, prices: Floats, budgets: Floats, seconds: float) -> Ints:
+    """Return how many labels each source can still give in this hour, int64 (S,).
+
+    `prices` per label and `budgets` per hour are in one unit, (S,); a budget may be infinite, a price 0.
+
+    >>> affordable(start(2), np.array([0.5, 0.0]), np.array([2.2, 1.0]), 0.0).tolist()
+    [4, 9223372036854775807]
+    """
+    spent = np.where(arrays["hour"] == int(seconds // HOUR), arrays["hours"], 0.0)
+    most = np.iinfo(np.int64).max
+    left = np.maximum(budgets - spent, 0.0)
+    each = np.divide(left, prices, out=np.full(len(left), np.inf), where=prices > 0)
+    return np.array([most if count > 1e18 else int(count + 1e-9) for count in each], np.int64)
+
+
+def route(values: Floats, prices: Floats, left: Ints) -> Ints:
+    """Return the source that should answer each question, int64 (n,), -1 where none can.
+
+    The questions of the most value, which are the doubtful ones, go to the dearest source, as many as it has `left`,
+    (S,), the next ones to the next source. Of sources of one price the first comes first.
+
+    >>> route(np.array([0.1, 0.6, 0.3]), np.array([0.01, 1.0]), np.array([9, 1])).tolist()
+    [0, 1, 0]
+    """
+    found, order = np.full(len(values), -1, np.int64), np.argsort(-values, kind="stable")
+    begin = 0
+    for source in np.argsort(-prices, kind="stable").tolist():
+        end = min(len(values), begin + int(left[source]))
+        found[order[begin:end]] = source
+        begin = end
+    return found
+
+
+def credit(arrays: Arrays, labels: Ints, gain: float) -> None:
+    """Divide a gain in win-rate among sources, in place, by the labels, (S,), that each gave since the last measure.
+
+    >>> arrays = start(2)
+    >>> credit(arrays, np.array([3, 1]), 0.04)
+    >>> arrays["gained"].round(3).tolist()
+    [0.03, 0.01]
+    """
+    if total := int(labels.sum()):
+        arrays["gained"] += gain * labels / total
+
+
+def win_per_unit(arrays: Arrays) -> Floats:
+    """Return the gain in win-rate for each unit spent, (S,); nan where nothing was spent.
+
+    >>> win_per_unit(start(1)).tolist()
+    [nan]
+    """
+    gained, spent = arrays["gained"], arrays["spent"]
+    return np.asarray(np.divide(gained, spent, out=np.full(len(spent), np.nan), where=spent > 0))

@@ -19,6 +19,7 @@ SWEEPS = 4  # passes over the window for a label between two fits
 STEPS, TOLERANCE = 60, 1e-5  # Newton steps of one fit at most; the largest residual of a dual variable at its end
 BLOCK = 128  # rows of a block of the triangular solver
 LEAST_CURVATURE = 1e-12
+ENOUGH = 0.7  # a step that leaves at most this part of the residual needs no new factorisation
 SMALLEST, FARTHEST = 1e-6, 1e-3  # part of a Newton step; residual of a fit that is still used
 
 COUNT, TOTAL, FITTED, NEWTON = range(
@@ -89,19 +90,24 @@ def fit(arrays: Arrays, reliability: Floats | None = None) -> float:
 def _newton(arrays: Arrays, n: int, kernel: Floats, offset: Floats) -> tuple[Floats, Floats, float]:
     """Return the dual variables of the mode, its logits and the largest residual.
 
-    The curvature is the observed information where positive. A step is halved until the posterior does not fall.
+    The curvature is the observed information where positive; it is renewed when a step has not reduced the residual to
+    `ENOUGH` of what it was, since the factorisation costs most. A step is halved until the posterior does not fall.
     """
     dual = arrays["learn/dual"][:n].copy()
     f = offset + kernel @ dual
     value, slope, _, curvature = _likelihood(arrays, n, f)
     best = value - 0.5 * float(dual @ (f - offset))
+    before = np.inf
     for step in range(STEPS):
         residual = float(np.abs(dual - slope).max())
         if residual < TOLERANCE:
             return dual, f, residual
-        root = np.sqrt(np.maximum(curvature, LEAST_CURVATURE))
+        if step == 0 or residual > ENOUGH * before:
+            root = np.sqrt(np.maximum(curvature, LEAST_CURVATURE))
+            lower = _factor(kernel, root)
+        before = residual
         wanted = root**2 * (f - offset) + slope
-        target = wanted - root * _solved(_factor(kernel, root), root * (kernel @ wanted))
+        target = wanted - root * _solved(lower, root * (kernel @ wanted))
         size, change = 1.0, target - dual
         moved = kernel @ change
         while True:

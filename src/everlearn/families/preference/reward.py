@@ -37,7 +37,7 @@ SLOWEST = 32  # labels between two fits at most
 
 __all__ = [
     *("Pairs", "append", "centred", "fit", "forget", "learn", "pairs", "predict", "refine", "score", "start"),
-    *("strangeness", "taken", "whiten", "whitened"),
+    *("strangeness", "taken", "whiten", "whitened", "worth_of_arms"),
 ]
 
 
@@ -46,7 +46,8 @@ class Pairs(NamedTuple):
 
     `first`, `second`: features of the answers, (n, d). `label`: 1 where the first is preferred, else 0, (n,). `group`,
     `kind`, `who`: numbers from first-come tables, integers (n,). `terms`: differences of first and second in length,
-    side and format, (n, 3). `weight`: of the label, (n,).
+    side and format, (n, 3). `weight`: of the label, (n,). `arm`: 1 where a selector chose
+    the pair, else 0, (n,).
     """
 
     first: Singles
@@ -57,6 +58,7 @@ class Pairs(NamedTuple):
     who: Ints
     terms: Floats
     weight: Floats
+    arm: Ints
 
 
 def pairs(first: Singles, second: Singles, label: Floats, group: Ints | None = None) -> Pairs:
@@ -68,7 +70,7 @@ def pairs(first: Singles, second: Singles, label: Floats, group: Ints | None = N
     n, none = len(first), np.zeros(len(first), np.int64)
     found = none if group is None else np.asarray(group, np.int64)
     label = np.asarray(label, np.float64)
-    return Pairs(first, second, label, found, none, none, np.zeros((n, TERMS)), np.ones(n))
+    return Pairs(first, second, label, found, none, none, np.zeros((n, TERMS)), np.ones(n), none)
 
 
 def taken(judged: Pairs, rows: slice | Ints) -> Pairs:
@@ -87,6 +89,7 @@ def taken(judged: Pairs, rows: slice | Ints) -> Pairs:
         judged.who[rows],
         judged.terms[rows],
         judged.weight[rows],
+        judged.arm[rows],
     )
 
 
@@ -139,7 +142,7 @@ def start(
         "learn/noise": np.zeros((window, draws)),
     }
     arrays |= {f"learn/{name}": np.zeros(window) for name in ("label", "weight", "dual", "reliability")}
-    arrays |= {f"learn/{name}": np.zeros(window, np.int64) for name in ("group", "kind", "who", "number")}
+    arrays |= {f"learn/{name}": np.zeros(window, np.int64) for name in ("group", "kind", "who", "arm", "number")}
     arrays["deviations"][:] = prior_draws(arrays)[0] - arrays["learn/prior_mean"]
     return arrays
 
@@ -194,6 +197,43 @@ def predict(arrays: Arrays, judged: Pairs) -> Floats:
     logit = mean - other + np.einsum("nt,nt->n", judged.terms, arrays["bias"][judged.kind])
     spread = first - second - (mean - other)[:, None]
     return np.asarray(0.5 * (_logistic(logit[:, None] + spread) + _logistic(logit[:, None] - spread)).mean(1))
+
+
+def worth_of_arms(arrays: Arrays, judged: Pairs) -> Floats:
+    """Return what labels of each arm are worth, (n, 2): random, chosen; call it before the pairs are learned.
+
+    The logit of a pair is a sum over the labels of the window: dual variable times prior covariance. The worth of an
+    arm is the log-likelihood of the pair's label that is lost without the part of some of its labels: as many as the
+    smaller arm has, evenly chosen; nan while an arm has none. `judged` must be pairs that no selector chose.
+
+    >>> x = np.eye(2, dtype=np.float32)
+    >>> worth_of_arms(start(2), pairs(x[:1], x[1:], np.ones(1))).tolist()
+    [[nan, nan]]
+    """
+    n, arm = int(arrays["learn/counts"][COUNT]), arrays["learn/arm"]
+    each = [np.flatnonzero(arm[:n] == one) for one in (0, 1)]
+    count, found = min(len(rows) for rows in each), np.full((len(judged.label), 2), np.nan)
+    if count:
+        mean = np.subtract(*(score(arrays, x, judged.group)[0] for x in (judged.first, judged.second)))
+        sign = 2.0 * judged.label - 1.0
+        logit = sign * (mean + np.einsum("nt,nt->n", judged.terms, arrays["bias"][judged.kind]))
+        for one, rows in enumerate(each):
+            rows = rows[np.arange(count) * len(rows) // count]
+            part = sign * (covariance(arrays, rows, judged) @ arrays["learn/dual"][rows])
+            found[:, one] = np.logaddexp(0.0, part - logit) - np.logaddexp(0.0, -logit)
+    return found
+
+
+def covariance(arrays: Arrays, rows: Ints, judged: Pairs) -> Floats:
+    """Return the prior covariance of the logits of pairs, (n,), with those of some of the window's labels, (n, m)."""
+    variance, known = arrays["learn/prior_variance"], arrays["learn/difference"][rows].astype(np.float64)
+    x = np.asarray(judged.first - judged.second, np.float64)
+    found = (x * variance[0]) @ known.T
+    same = judged.group[:, None] == arrays["learn/group"][rows]
+    found += np.where(same, (x * variance[1 + judged.group]) @ known.T, 0.0)
+    of = judged.kind[:, None] == arrays["learn/kind"][rows]
+    terms = (judged.terms * arrays["learn/bias_variance"][judged.kind]) @ arrays["learn/terms"][rows].T
+    return np.asarray(found + np.where(of, terms, 0.0))
 
 
 def strangeness(arrays: Arrays, features: Singles) -> Floats:
@@ -262,7 +302,7 @@ def append(arrays: Arrays, judged: Pairs, reliability: Floats | None = None) -> 
             absorb(arrays, CHUNK)
         rows = slice(int(counts[COUNT]), int(counts[COUNT]) + n)
         arrays["learn/difference"][rows] = part.first - part.second
-        for name in ("terms", "label", "group", "kind", "who", "weight"):
+        for name in ("terms", "label", "group", "kind", "who", "weight", "arm"):
             arrays[f"learn/{name}"][rows] = getattr(part, name)
         arrays["learn/reliability"][rows] = 1.0 if reliability is None else reliability[part.who]
         arrays["learn/dual"][rows] = 0.0
