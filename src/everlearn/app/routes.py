@@ -105,6 +105,13 @@ EXPLAIN = Parameter(
 ANNOTATOR = Parameter(
     "annotator", "query", "The annotator's name.", {"type": "string", "minLength": 1, "maxLength": 64}
 )
+ON_SCREEN = Parameter(
+    "after",
+    "query",
+    "The id of the pair on the annotator's screen: get the one that follows it, ahead of time.",
+    {"type": "string", "maxLength": 200},
+)
+PAIR = Parameter("id", "query", "The id of a pair.", {"type": "string", "minLength": 1, "maxLength": 200})
 LISTING = (AFTER, LIMIT, ORDER)
 
 BODY = (400, 413, 415, 422)
@@ -208,7 +215,19 @@ ROUTES = (
         "Get a pair of answers to judge: the one on the annotator's screen, else another one.",
         {200: Response("The pair, and the annotator's progress.", (label_records.LabelPair,))},
         (400, *UNAVAILABLE),
-        (ANNOTATOR,),
+        (ANNOTATOR, ON_SCREEN),
+        generated=True,
+    ),
+    Route(
+        "GET",
+        "/label/answers",
+        "feedback",
+        "version_answers.answers",
+        "label",
+        "Answer the prompt of a pair with the first version of the policy, and with the present one.",
+        {200: Response("Both answers, which are not logged.", (label_records.VersionAnswers,))},
+        (400, 404, *UNAVAILABLE),
+        (PAIR,),
         generated=True,
     ),
     Route(
@@ -453,6 +472,16 @@ ROUTES = (
         "pages",
         "Show the dashboard.",
         {200: Response("The page.", HTML)},
+    ),
+    Route(
+        "GET",
+        "/label",
+        None,
+        "views.page",
+        "pages",
+        "Show the page on which people judge pairs of answers, where the loop learns preferences.",
+        {200: Response("The page.", HTML)},
+        (404,),
     ),
     Route(
         "GET",
