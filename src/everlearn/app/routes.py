@@ -7,8 +7,7 @@ test of `docs/reference/http.md` read the same table. Messages are in `everlearn
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
+from everlearn.app.route_types import Parameter, Response, Route
 from everlearn.client import label_records, records
 from everlearn.client.records import Scope
 from everlearn.events import KINDS
@@ -17,51 +16,7 @@ PAGE, LONGEST_PAGE = 100, 1000  # entries of a page: by default, and at most
 LARGEST = (1 << 63) - 1  # position
 TEXT, HTML = "text/plain", "text/html"
 
-
-class Parameter(NamedTuple):
-    """A parameter of a route, with its JSON Schema; `place` is "path" or "query"."""
-
-    name: str
-    place: str
-    description: str
-    schema: dict[str, Any]
-
-
-class Response(NamedTuple):
-    """A successful response: JSON of one of some records, or text of a media type; "" for no content."""
-
-    description: str
-    content: tuple[type, ...] | str
-
-
-class Route(NamedTuple):
-    """One method of one path.
-
-    `scope` is the scope that a token needs; None for routes that show nothing of the loop. `refusals` are the statuses
-    of its problems, apart from those that every route has. `endpoint` is "module.function" in `app/admin`, or in
-    `app/generator` where `generated` is true; "" for the routes of the workers.
-    """
-
-    method: str
-    path: str
-    scope: Scope | None
-    endpoint: str
-    tag: str
-    summary: str
-    responses: dict[int, Response]
-    refusals: tuple[int, ...] = ()
-    parameters: tuple[Parameter, ...] = ()
-    body: tuple[type, ...] = ()
-    generated: bool = False
-
-    @property
-    def template(self) -> str:
-        """The path as OpenAPI writes it, without the converters of Starlette.
-
-        >>> find("GET", "/events/{id:path}").template
-        '/events/{id}'
-        """
-        return self.path.replace(":path}", "}")
+__all__ = ["ROUTES", "Parameter", "Response", "Route", "find", "scope_of"]
 
 
 def _in_path(name: str, description: str) -> Parameter:

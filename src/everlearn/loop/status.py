@@ -102,6 +102,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
             for contestant in contestants
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
+        "preference": _preference(contestants),
     }
 
 
@@ -164,6 +165,14 @@ def _mark(position: int, decision: Decision) -> dict[str, Any]:
         "version": decision.version,
         "text": decision.reason,
     }
+
+
+def _preference(contestants: Sequence[Contestant]) -> dict[str, Any] | None:
+    """Return the summary of the first contestant that learns, else of the first; None where it makes none."""
+    ordered = sorted(contestants, key=lambda one: not one.learns)
+    summary = getattr(ordered[0].model, "summary", None) if ordered else None
+    found: dict[str, Any] | None = summary() if callable(summary) else None
+    return found
 
 
 def _lag(log: Log, position: int, end: int) -> dict[str, Any]:

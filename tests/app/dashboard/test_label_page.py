@@ -284,3 +284,26 @@ def test_a_phone_shows_both_answers_and_all_buttons_without_scrolling(page):
     assert boxes[0][0] == boxes[1][0]
     assert boxes[1][1] >= boxes[0][2]
     assert all(bottom <= 740 for _, _, bottom in boxes)
+
+
+# ---- the overview ------------------------------------------------------------------------------------------------
+
+
+@in_chromium
+def test_the_overview_shows_what_was_learned_of_preferences(page, server):
+    enter(page, "overview")
+    for key in "12121212":
+        judge(page, key)
+    page.open()
+    page.until(lambda: page.run("return document.querySelector('.preference')?.checkVisibility()"), 60)
+    page.until(lambda: int(re.match(r"\d+", page.text(".preference header .soft"))[0]) >= 8, 60)
+    page.until(lambda: "nats" in page.text(".preference dd"), 60)
+    shown = """return [...document.querySelectorAll('.preference dt')].filter((one) => one.checkVisibility())
+        .map((one) => one.firstChild.data)"""
+    assert {"KL to the anchor", "Length", "Entropy", "Distinct answers"} <= set(page.run(shown))
+    assert page.run("return document.querySelectorAll('.preference tbody tr').length") >= 1
+    page.emulate(360, 740)
+    wide, there = page.run("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert wide <= there
+    page.find(".preference a[href=label]").click()
+    ready(page)

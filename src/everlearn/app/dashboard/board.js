@@ -10,8 +10,8 @@ import { undoing } from "./undoing.js";
 const PATIENCE = 40000; // milliseconds; the server itself waits 25 s for a pair
 const AGAIN = 2000; // milliseconds until the server is asked once more for a pair
 const KEYS = { 1: "left", 2: "right", 3: "tie", s: "skip", u: "undo" };
-const CHOICES = [["left", "1", "Left is better"], ["tie", "3", "Tie"], ["right", "2", "Right is better"], ["skip", "s", "Skip"], ["undo", "u", "Undo"]];
-const HEARD = { left: "Left is better", right: "Right is better", tie: "Tie", skip: "Skipped" };
+const CHOICES = [["left", "1", "Answer 1 is better"], ["tie", "3", "Tie"], ["right", "2", "Answer 2 is better"], ["skip", "s", "Skip"], ["undo", "u", "Undo"]];
+const HEARD = { left: "Answer 1 is better", right: "Answer 2 is better", tie: "Tie", skip: "Skipped" };
 
 /** Create the board of an annotator. */
 export function board(context, name) {
@@ -122,8 +122,8 @@ export function board(context, name) {
 /** Create the elements of the board; `act` gets "left", "right", "tie", "skip" or "undo". */
 function frame(context, name, act) {
   const prompt = area("Prompt", "prompt");
-  const left = area("Left answer", "left");
-  const right = area("Right answer", "right");
+  const left = area("Answer 1", "left");
+  const right = area("Answer 2", "right");
   const buttons = Object.fromEntries(CHOICES.map(([what, key, text]) => [what, h("button", { type: "button", "data-verdict": what, "aria-keyshortcuts": key, onclick: () => act(what) }, h("kbd", { "aria-hidden": "true" }, key), h("span", {}, text))]));
   const why = h("p", { class: "reason small" }, bone());
   const note = h("p", { class: "note bad", role: "alert", hidden: true });

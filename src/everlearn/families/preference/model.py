@@ -39,6 +39,7 @@ from everlearn.families.preference import (
     pair_rows,
     reward,
     settings,
+    summary,
     text,
 )
 from everlearn.families.preference.methods import METHODS
@@ -139,6 +140,10 @@ class PreferenceModel:
             if weight[row] > 0.0 and np.isfinite(weight[row]) and np.isfinite(y[row]):
                 self._learn(rows, row, first, second, p, float(y[row] > 0.5), min(float(weight[row]), HEAVIEST))
         return scores
+
+    def summary(self) -> dict[str, Any]:
+        """Return the state in plain values; see `summary.summary`."""
+        return summary.summary(self._parts["progress"], self._parts["annotators"])
 
     # ---- questions -------------------------------------------------------------------------------------------------
 
