@@ -7,8 +7,7 @@ test of `docs/reference/http.md` read the same table. Messages are in `everlearn
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
+from everlearn.app.route_types import Parameter, Response, Route
 from everlearn.client import label_records, records
 from everlearn.client.records import Scope
 from everlearn.events import KINDS
@@ -17,51 +16,7 @@ PAGE, LONGEST_PAGE = 100, 1000  # entries of a page: by default, and at most
 LARGEST = (1 << 63) - 1  # position
 TEXT, HTML = "text/plain", "text/html"
 
-
-class Parameter(NamedTuple):
-    """A parameter of a route, with its JSON Schema; `place` is "path" or "query"."""
-
-    name: str
-    place: str
-    description: str
-    schema: dict[str, Any]
-
-
-class Response(NamedTuple):
-    """A successful response: JSON of one of some records, or text of a media type; "" for no content."""
-
-    description: str
-    content: tuple[type, ...] | str
-
-
-class Route(NamedTuple):
-    """One method of one path.
-
-    `scope` is the scope that a token needs; None for routes that show nothing of the loop. `refusals` are the statuses
-    of its problems, apart from those that every route has. `endpoint` is "module.function" in `app/admin`, or in
-    `app/generator` where `generated` is true; "" for the routes of the workers.
-    """
-
-    method: str
-    path: str
-    scope: Scope | None
-    endpoint: str
-    tag: str
-    summary: str
-    responses: dict[int, Response]
-    refusals: tuple[int, ...] = ()
-    parameters: tuple[Parameter, ...] = ()
-    body: tuple[type, ...] = ()
-    generated: bool = False
-
-    @property
-    def template(self) -> str:
-        """The path as OpenAPI writes it, without the converters of Starlette.
-
-        >>> find("GET", "/events/{id:path}").template
-        '/events/{id}'
-        """
-        return self.path.replace(":path}", "}")
+__all__ = ["ROUTES", "Parameter", "Response", "Route", "find", "scope_of"]
 
 
 def _in_path(name: str, description: str) -> Parameter:
@@ -105,6 +60,13 @@ EXPLAIN = Parameter(
 ANNOTATOR = Parameter(
     "annotator", "query", "The annotator's name.", {"type": "string", "minLength": 1, "maxLength": 64}
 )
+ON_SCREEN = Parameter(
+    "after",
+    "query",
+    "The id of the pair on the annotator's screen: get the one that follows it, ahead of time.",
+    {"type": "string", "maxLength": 200},
+)
+PAIR = Parameter("id", "query", "The id of a pair.", {"type": "string", "minLength": 1, "maxLength": 200})
 LISTING = (AFTER, LIMIT, ORDER)
 
 BODY = (400, 413, 415, 422)
@@ -208,7 +170,19 @@ ROUTES = (
         "Get a pair of answers to judge: the one on the annotator's screen, else another one.",
         {200: Response("The pair, and the annotator's progress.", (label_records.LabelPair,))},
         (400, *UNAVAILABLE),
-        (ANNOTATOR,),
+        (ANNOTATOR, ON_SCREEN),
+        generated=True,
+    ),
+    Route(
+        "GET",
+        "/label/answers",
+        "feedback",
+        "version_answers.answers",
+        "label",
+        "Answer the prompt of a pair with the first version of the policy, and with the present one.",
+        {200: Response("Both answers, which are not logged.", (label_records.VersionAnswers,))},
+        (400, 404, *UNAVAILABLE),
+        (PAIR,),
         generated=True,
     ),
     Route(
@@ -453,6 +427,16 @@ ROUTES = (
         "pages",
         "Show the dashboard.",
         {200: Response("The page.", HTML)},
+    ),
+    Route(
+        "GET",
+        "/label",
+        None,
+        "views.page",
+        "pages",
+        "Show the page on which people judge pairs of answers, where the loop learns preferences.",
+        {200: Response("The page.", HTML)},
+        (404,),
     ),
     Route(
         "GET",

@@ -1,6 +1,7 @@
 """The messages of the label page and of feedback on chats: bodies of requests and replies, as in `client.records`.
 
     GET  /label/next?annotator=NAME    LabelPair
+    GET  /label/answers?id=ID          VersionAnswers
     POST /label/judge                  JudgeRequest -> JudgeReply
     POST /label/undo                   UndoRequest -> UndoReply
     POST /v1/feedback                  ChatFeedback -> ChatFeedbackReply
@@ -10,7 +11,7 @@ An annotator has a name; judgements are logged with the source "people/NAME".
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -27,7 +28,8 @@ class LabelProgress(Struct, frozen=True):
     """The work of one annotator, from the log: `judged` choices and ties, and `skipped` pairs.
 
     `agreement` is the share of `compared` choices in which the reward model, before it learned them, preferred the same
-    answer; null before the first one. `minute` counts the judgements of the last 60 seconds.
+    answer; null before the first one. `minute` counts the judgements of the last 60 seconds. `with_others` is the share
+    of `shared` choices in which another annotator, judging the same pair, preferred the same answer.
     """
 
     annotator: str
@@ -36,12 +38,37 @@ class LabelProgress(Struct, frozen=True):
     minute: int
     compared: int
     agreement: float | None
+    shared: int = 0
+    with_others: float | None = None
+
+
+class PairTrees(Struct, frozen=True):
+    """The sanitised HTML of a pair as lists of nodes, which a page builds without reading any markup.
+
+    A text is a string; an element is [name, attributes, children], of `rendering.TAGS` and `rendering.ATTRIBUTES` only.
+    """
+
+    prompt: list[Any]
+    left: list[Any]
+    right: list[Any]
+
+
+class VersionAnswers(Struct, frozen=True):
+    """One prompt, answered with the same random numbers by the `first` version of the policy and by the present one.
+
+    Both are lists of nodes, as in `PairTrees`; `version` is the present version. They are not in the log.
+    """
+
+    id: str
+    first: list[Any]
+    present: list[Any]
+    version: str
 
 
 class LabelPair(Struct, frozen=True):
     """A pair for an annotator to judge.
 
-    `prompt`, `left` and `right` are sanitised HTML. `swapped` is true where the first answer of the pair stands on the
+    `prompt`, `left` and `right` are sanitised HTML, and `trees` the same as nodes. `swapped` is true where the first answer of the pair stands on the
     right. `why` is one sentence; `arm` is "random" or "active", `value` the information that a judgement was expected
     to give, in nats. `version` is that of the policy, `total` the judgements of all annotators. `again` is true for a
     pair that this annotator has judged: another judgement corrects the first one.
@@ -58,6 +85,7 @@ class LabelPair(Struct, frozen=True):
     version: str
     progress: LabelProgress
     total: int
+    trees: PairTrees
     again: bool = False
 
 

@@ -103,7 +103,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
             for contestant in contestants
         ],
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
-        **({"preference": policies(fold)} if fold.encoder.late and contestants else {}),
+        **({"preference": policies(fold) | _preference(contestants)} if fold.encoder.late and contestants else {}),
     }
 
 
@@ -167,6 +167,13 @@ def _mark(position: int, decision: Decision) -> dict[str, Any]:
         "version": decision.version,
         "text": decision.reason,
     }
+
+
+def _preference(contestants: Sequence[Contestant]) -> dict[str, Any]:
+    """Return the summary of the first contestant that learns, else of the first; empty where it makes none."""
+    ordered = sorted(contestants, key=lambda one: not one.learns)
+    summary = getattr(ordered[0].model, "summary", None) if ordered else None
+    return dict(summary()) if callable(summary) else {}
 
 
 def _lag(log: Log, position: int, end: int) -> dict[str, Any]:

@@ -163,6 +163,48 @@ def test_the_work_of_annotators_is_remembered(running: Generator) -> None:
         assert (shown["judged"], shown["skipped"], shown["agreement"]) == (kept.judged, kept.skipped, kept.agreement)
 
 
+def test_agreement_with_others_counts_pairs_that_both_chose_in() -> None:
+    one, other, third = (label.Annotator() for _ in range(3))
+    for id, mine, theirs in (("a", 0, 0), ("b", 1, 0), ("c", 1, None), ("d", 0, 0)):
+        one.note(id, "choice", None, 0.0, mine)
+        other.note(id, "tie" if theirs is None else "choice", None, 0.0, theirs)
+    found = one.progress("one", [other, third])
+    assert (found.shared, found.with_others) == (3, 2 / 3)
+    one.forget("b")
+    assert one.progress("one", [other]).with_others == 1.0
+    assert one.progress("one", [third]).with_others is None
+
+
+def test_the_next_pair_is_handed_out_ahead(running: Generator) -> None:
+    pair = pair_for(running, "ahead")
+
+    def after(id: str) -> str:
+        reply = running.http.get("/label/next", params={"annotator": "ahead", "after": id})
+        assert reply.status_code == 200
+        return str(reply.json()["id"])
+
+    following = after(pair["id"])
+    assert following == after(pair["id"]) != pair["id"] == pair_for(running, "ahead")["id"]
+    assert pair_for(running, "other")["id"] not in {pair["id"], following}
+    send(running, "judge", id=pair["id"], annotator="ahead", verdict="left")
+    assert pair_for(running, "ahead")["id"] == following == after(pair["id"])
+    assert send(running, "undo", annotator="ahead")["pair"]["id"] == pair["id"]
+    assert after(pair["id"]) == following
+    send(running, "judge", id=pair["id"], annotator="ahead", verdict="tie")
+    assert pair_for(running, "ahead")["id"] == following
+
+
+def test_both_versions_answer_the_prompt(running: Generator) -> None:
+    pair = pair_for(running, "both")
+    found = running.http.get("/label/answers", params={"id": pair["id"]}).json()
+    assert (found["id"], found["version"]) == (pair["id"], pair["version"])
+    assert isinstance(found["first"], list)
+    again = running.http.get("/label/answers", params={"id": pair["id"]}).json()
+    assert again == found
+    assert running.http.get("/label/answers", params={"id": "nowhere"}).status_code == 404
+    assert running.http.get("/label/answers").status_code == 400
+
+
 def test_no_prompts_no_pairs(tmp_path: Path) -> None:
     with generating(tmp_path / "home", settings()) as bare:
         reply = bare.http.get("/label/next", params={"annotator": "anna"})

@@ -132,8 +132,12 @@ async def health(context: AdminContext, request: Request) -> Response:
 
 
 async def page(context: AdminContext, request: Request) -> Response:
-    """GET / and GET /docs"""
-    return _file(request, "docs.html" if request.url.path == "/docs" else "index.html")
+    """GET /, GET /docs and GET /label"""
+    path = request.url.path
+    if path == "/label" and context.spec.schema.task != "preference":
+        detail = f'schema.task is "{context.spec.schema.task}"; only a loop that learns preferences has pairs to judge'
+        raise Refused(404, "There is nothing to judge", detail)
+    return _file(request, {"/docs": "docs.html", "/label": "label.html"}.get(path, "index.html"))
 
 
 async def static(context: AdminContext, request: Request) -> Response:

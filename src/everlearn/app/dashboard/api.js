@@ -52,6 +52,6 @@ function parsed(text) {
   }
 }
 
-export const get = async (path) => (await request("GET", path)).body;
+export const get = async (path, patience = PATIENCE) => (await request("GET", path, { patience })).body;
 export const post = async (path, body) => await request("POST", path, { body });
 export const remove = async (path, body) => await request("DELETE", path, { body });

@@ -1,7 +1,8 @@
 // The frame of the dashboard: navigation, connection state, colour theme, session.
 
 import { get, remember, remove } from "./api.js";
-import { fill, h, mark, put, s } from "./dom.js";
+import { colours } from "./colours.js";
+import { fill, mark, put } from "./dom.js";
 import { duration } from "./format.js";
 import { watch } from "./feed.js";
 import { alarms } from "./words.js";
@@ -12,7 +13,6 @@ import { events } from "./events.js";
 import { login } from "./login.js";
 
 const PAGES = { overview, versions, decisions, events, login };
-const THEMES = { auto: "Auto", light: "Light", dark: "Dark" };
 
 const main = document.getElementById("content");
 const shell = Object.fromEntries(["link", "link-text", "theme", "logout", "about", "alarm", "announcer"].map((id) => [id, document.getElementById(id)]));
@@ -87,26 +87,6 @@ function changed(news) {
   page?.update?.(news);
 }
 
-// ---- light or dark ----------------------------------------------------------------------------------------------
-
-function theme(step = 0) {
-  const names = Object.keys(THEMES);
-  const now = document.documentElement.dataset.theme ?? "auto";
-  const next = names[(names.indexOf(now) + step) % names.length];
-  if (next === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = next;
-  if (step) {
-    try {
-      localStorage.setItem("everlearn-theme", next);
-    } catch {
-      // Without storage the choice lasts until the page is closed.
-    }
-    context.announce(`Colours: ${THEMES[next]}`);
-  }
-  fill(shell.theme, s("svg", { viewBox: "0 0 16 16", width: 15, height: 15, "aria-hidden": "true" }, s("circle", { class: "ring", cx: 8, cy: 8, r: 6.5 }), s("path", { class: "half", d: "M8 1.5a6.5 6.5 0 0 1 0 13z" })),
-    h("span", { class: "unseen" }, "Colours: "), THEMES[next]);
-}
-
 // ---- start ------------------------------------------------------------------------------------------------------
 
 /** Load the session; return false if the page must log in first. */
@@ -120,7 +100,6 @@ async function loadSession() {
   return true;
 }
 
-shell.theme.addEventListener("click", () => theme(1));
 shell.logout.addEventListener("click", async () => {
   try {
     await remove("session");
@@ -135,7 +114,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   main.scrollIntoView();
 });
 addEventListener("hashchange", () => show());
-theme();
+colours(shell.theme, context.announce);
 const allowed = await loadSession();
 if (!allowed && route().name !== "login") {
   sessionStorage.setItem("everlearn-after", location.hash);

@@ -3,12 +3,15 @@
 import { post } from "./api.js";
 import { h, mark, put } from "./dom.js";
 
-export function login(context) {
+const DASHBOARD = "scope read shows the dashboard; scope admin also allows changes";
+
+/** Create the form; `hint` says which scopes of a token allow what, and `scope` is the one to ask for. */
+export function login(context, hint = DASHBOARD, scope = "read") {
   const token = h("input", { type: "password", name: "token", required: true, autocomplete: "current-password", maxlength: 200, spellcheck: "false" });
   const name = h("input", { type: "text", autocomplete: "username", value: "everlearn", hidden: true }); // for the password manager of the browser
   const note = h("p", { class: "note bad", role: "alert", hidden: true });
   const send = h("button", { class: "main", type: "submit" }, "Log in");
-  const form = h("form", {}, name, h("label", { class: "field" }, "Token", h("span", { class: "hint" }, "scope read shows the dashboard; scope admin also allows changes"), token), note, h("div", { class: "buttons" }, send));
+  const form = h("form", {}, name, h("label", { class: "field" }, "Token", h("span", { class: "hint" }, hint), token), note, h("div", { class: "buttons" }, send));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     mark(note, { hidden: true });
@@ -30,6 +33,6 @@ export function login(context) {
   return {
     title: "Log in",
     element: h("section", { class: "card entrance", "aria-labelledby": "entrance" }, h("h1", { id: "entrance" }, "Log in"),
-      h("p", { class: "soft" }, "This server needs a token. Its operator creates one with: ", h("code", {}, "everlearn token create NAME --scope read")), form),
+      h("p", { class: "soft" }, "This server needs a token. Its operator creates one with: ", h("code", {}, `everlearn token create NAME --scope ${scope}`)), form),
   };
 }

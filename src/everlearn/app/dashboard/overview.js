@@ -4,6 +4,7 @@ import { chart } from "./chart.js";
 import { bone, empty, fill, h, list, mark, put, why } from "./dom.js";
 import { brief, bytes, count, counted, duration, known, metric, metricDelta, metricName, number, percent, short } from "./format.js";
 import { gate } from "./gate.js";
+import { preferences } from "./preference.js";
 import { trend } from "./scale.js";
 import { HELP, installed, ROLES, summary } from "./words.js";
 import { series } from "./series.js";
@@ -17,7 +18,7 @@ export function overview(context) {
   const curves = quality();
   const [verdicts, people, labels] = [gate(), contestants(), state()];
   const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
-  const parts = [hero, curves, verdicts, side, ...series(), workers()];
+  const parts = [hero, curves, preferences(), verdicts, side, ...series(), workers()];
   const none = empty("No events yet", "Send predictions, then labels for them. They appear on this page within a second.",
     "POST /predict   {\"features\": {…}}\nPOST /feedback  {\"id\": \"…\", \"label\": …}");
   const start = h("section", { class: "card", hidden: true }, none);
@@ -32,7 +33,7 @@ export function overview(context) {
       mark(start, { hidden: !fresh });
       for (const one of parts) {
         if (one !== hero) mark(one.element, { hidden: fresh });
-        one.update(status);
+        one.update(status); // a card may hide itself
       }
     },
   };

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from everlearn.app import logs
 from everlearn.app.admin.http import refused as problem
-from everlearn.app.generator import chat, feedback, label
+from everlearn.app.generator import chat, feedback, label, version_answers
 from everlearn.app.generator.context import GeneratorContext
 from everlearn.app.generator.openai_records import ApiError
 from everlearn.app.problems import Refused
@@ -52,6 +52,7 @@ def application(context: GeneratorContext, ready: Callable[[], None] = lambda: N
         "chat.completions": partial(chat.completions, context),
         "feedback.feedback": partial(feedback.feedback, context),
         "label.next_pair": partial(label.next_pair, context, desk),
+        "version_answers.answers": partial(version_answers.answers, context),
         "label.judge": partial(label.judge, context, desk),
         "label.undo": partial(label.undo, context, desk),
     }

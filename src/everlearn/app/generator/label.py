@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from starlette.responses import Response
 from everlearn.app.admin.http import body, uncached, wrong
 from everlearn.app.generator.context import GeneratorContext
 from everlearn.app.generator.device import ServedPolicy
+from everlearn.app.generator.page_tree import tree
 from everlearn.app.generator.rendering import rendered
 from everlearn.app.problems import Refused
 from everlearn.client.label_records import (
@@ -26,6 +27,7 @@ from everlearn.client.label_records import (
     JudgeRequest,
     LabelPair,
     LabelProgress,
+    PairTrees,
     Side,
     UndoReply,
     UndoRequest,
@@ -51,6 +53,7 @@ AHEAD = 4  # pairs that are kept ready
 STALE = 2  # rounds of steps after which a pair that no annotator saw is replaced
 PATIENCE = 25.0  # seconds that a request waits for a pair
 PAUSE = 2.0  # seconds after a pair could not be made
+UNSURE = 75  # percent for the likelier answer, below which the model is called unsure
 PEOPLE = "people/"
 
 
@@ -68,25 +71,47 @@ class Annotator:
     """The work of one annotator: the pair on the screen, and the last verdict on each pair, in order.
 
     A verdict is (its name, True if the reward model preferred the same answer, or None, seconds since 1970).
+    `upcoming` holds the pairs that follow the one on the screen, and True for those that were judged before.
     """
 
     held: Prediction | None = None
     again: bool = False  # the pair on the screen was judged before
     judged: dict[str, tuple[Outcome, bool | None, float]] = field(default_factory=dict)
+    upcoming: deque[tuple[Prediction, bool]] = field(default_factory=deque)
+    chosen: dict[str, int] = field(default_factory=dict)  # places of the preferred answers, by pair
 
-    def note(self, id: str, verdict: Outcome, agreed: bool | None, at: float) -> None:
+    def note(self, id: str, verdict: Outcome, agreed: bool | None, at: float, chosen: int | None = None) -> None:
         """Note a verdict, the newest one."""
-        self.judged.pop(id, None)
+        self.forget(id)
         self.judged[id] = verdict, agreed, at
+        if chosen is not None:
+            self.chosen[id] = chosen
 
-    def progress(self, name: str) -> LabelProgress:
-        """Return the counts that the page shows."""
+    def forget(self, id: str) -> None:
+        """Forget the verdict on a pair."""
+        self.judged.pop(id, None)
+        self.chosen.pop(id, None)
+
+    def go_on(self) -> None:
+        """Put the next pair on the screen, where one was fetched."""
+        self.held, self.again = self.upcoming.popleft() if self.upcoming else (None, False)
+
+    def show_again(self, pair: Prediction) -> None:
+        """Put a judged pair on the screen; the one that was there follows."""
+        if self.held is not None:
+            self.upcoming.appendleft((self.held, self.again))
+        self.held, self.again = pair, True
+
+    def progress(self, name: str, others: Iterable[Annotator] = ()) -> LabelProgress:
+        """Return the counts that the page shows; `others` are compared on the pairs that they chose in, too."""
         now, verdicts = time.time(), list(self.judged.values())
         compared = [agreed for _, agreed, _ in verdicts if agreed is not None]
         skipped = sum(verdict == "skip" for verdict, _, _ in verdicts)
         minute = sum(now - at < 60.0 for _, _, at in verdicts)
         agreement = sum(compared) / len(compared) if compared else None
-        return LabelProgress(name, len(verdicts) - skipped, skipped, minute, len(compared), agreement)
+        same = [chosen == one.chosen[id] for one in others for id, chosen in self.chosen.items() if id in one.chosen]
+        counts = len(verdicts) - skipped, skipped, minute, len(compared), agreement
+        return LabelProgress(name, *counts, len(same), sum(same) / len(same) if same else None)
 
 
 class LabelDesk:
@@ -138,22 +163,39 @@ class LabelDesk:
             async with self._more:
                 self._more.notify_all()
 
-    async def next(self, name: str) -> LabelPair:
-        """Return the pair on the screen of an annotator, or hand out another one. Raises Refused (503) without any."""
+    def progress(self, name: str) -> LabelProgress:
+        """Return the counts of an annotator."""
+        return self.annotator(name).progress(name, (one for key, one in self.annotators.items() if key != name))
+
+    async def next(self, name: str, after: str = "") -> LabelPair:
+        """Return the pair on the screen of an annotator, or hand out another one. Raises Refused (503) without any.
+
+        Where the pair on the screen is `after`, return the one that follows it.
+        """
         one = self.annotator(name)
-        if one.held is None:
-            try:
-                async with asyncio.timeout(PATIENCE), self._more:
-                    await self._more.wait_for(lambda: self.trouble or self._offered(name) is not None)
-            except TimeoutError:
-                pass
-            if (pair := self._offered(name)) is None:
-                detail = self.trouble or "no pair is ready yet; try again"
-                raise Refused(503, "There is no pair to judge", detail, headers=[(b"retry-after", b"2")])
-            self._ready.remove(pair)
-            self._fewer.set()
-            one.held, one.again = pair.prediction, False
-        return self.shown(name, one)
+        if one.held is None or (one.held.id == after and not one.upcoming):
+            pair, one = await self._handed_out(name), self.annotator(name)
+            one.upcoming.append((pair, False))
+            if one.held is None:
+                one.go_on()
+        assert one.held is not None
+        if one.held.id == after and one.upcoming:
+            return self.shown(name, *one.upcoming[0])
+        return self.shown(name, one.held, one.again)
+
+    async def _handed_out(self, name: str) -> Prediction:
+        """Take a ready pair for an annotator, waiting for one. Raises Refused (503) without any."""
+        try:
+            async with asyncio.timeout(PATIENCE), self._more:
+                await self._more.wait_for(lambda: self.trouble or self._offered(name) is not None)
+        except TimeoutError:
+            pass
+        if (pair := self._offered(name)) is None:
+            detail = self.trouble or "no pair is ready yet; try again"
+            raise Refused(503, "There is no pair to judge", detail, headers=[(b"retry-after", b"2")])
+        self._ready.remove(pair)
+        self._fewer.set()
+        return pair.prediction
 
     async def judge(self, given: JudgeRequest) -> JudgeReply:
         """Log a verdict, and note it. Raises UnknownId for a pair that is not in the log, InputError for one answer."""
@@ -167,12 +209,13 @@ class LabelDesk:
         made = admission.feedback(context.admission, given.id, None, None, chosen, 1.0, *judged)
         await context.append([made])
         one, agreed = self.annotator(given.annotator), agreement(found, chosen)
-        one.note(given.id, verdict, agreed, time.time())
+        one.note(given.id, verdict, agreed, time.time(), chosen)
         if one.held is not None and one.held.id == given.id:
             if verdict == "skip" and not one.again:
                 self._ready.append(ReadyPair(one.held, context.device.rounds, {given.annotator}))
-            one.held = None
-        return JudgeReply(given.id, agreed, one.progress(given.annotator), self.total())
+            one.go_on()
+        one.upcoming = deque(each for each in one.upcoming if each[0].id != given.id)
+        return JudgeReply(given.id, agreed, self.progress(given.annotator), self.total())
 
     async def undo_last(self, name: str) -> UndoReply:
         """Show the pair that an annotator judged last again. Raises Refused (409) where there is none."""
@@ -180,10 +223,10 @@ class LabelDesk:
         while one.judged:
             id = next(reversed(one.judged))
             found = await asyncio.to_thread(admission.prediction, self._context.log, id)
-            del one.judged[id]
+            one.forget(id)
             if found is not None:  # else it was erased
-                one.held, one.again = found, True
-                return UndoReply(self.shown(name, one), None, one.progress(name))
+                one.show_again(found)
+                return UndoReply(self.shown(name, found, True), None, self.progress(name))
         raise Refused(409, "There is nothing to undo", f"{name} has not judged a pair yet")
 
     async def undo_everything(self, name: str, token: str) -> UndoReply:
@@ -192,20 +235,19 @@ class LabelDesk:
         versions = Versions(Blobs(Path(self._context.setup.home) / "blobs"))
         order = commands.rollback(versions, f"all judgements of {name} are undone", without)
         (position,) = await self._context.append([details.with_token(order, token) if token else order])
-        self.annotators[name] = Annotator(self.annotator(name).held)
-        return UndoReply(None, position, self.annotators[name].progress(name))
+        before = self.annotator(name)
+        self.annotators[name] = Annotator(before.held, upcoming=before.upcoming)
+        return UndoReply(None, position, self.progress(name))
 
-    def shown(self, name: str, one: Annotator) -> LabelPair:
-        """Return the pair on the screen of an annotator as the page shows it."""
-        assert one.held is not None
-        pair = question.decode(one.held.payload)
+    def shown(self, name: str, waiting: Prediction, again: bool) -> LabelPair:
+        """Return a pair as the page of an annotator shows it."""
+        pair = question.decode(waiting.payload)
         texts = [rendered(answer.text) for answer in question.judged(pair)]
         left, right = texts[::-1] if pair.swapped else texts
-        prompt = rendered(readable(str(one.held.features.get("prompt", ""))))
-        version, progress = one.held.version, one.progress(name)
-        words = reason(pair)
-        parts = prompt, left, right, pair.swapped, words, pair.arm, pair.value, version, progress, self.total()
-        return LabelPair(one.held.id, *parts, one.again)
+        prompt = rendered(readable(str(waiting.features.get("prompt", ""))))
+        trees, words = PairTrees(*map(tree, (prompt, left, right))), reason(pair, waiting.proba)
+        parts = prompt, left, right, pair.swapped, words, pair.arm, pair.value, waiting.version
+        return LabelPair(waiting.id, *parts, self.progress(name), self.total(), trees, again)
 
     # ---- making pairs --------------------------------------------------------------------------------------------
 
@@ -259,9 +301,12 @@ def agreement(pair: Prediction, chosen: int | None) -> bool | None:
     return pair.proba[1 - chosen] > pair.proba[chosen]
 
 
-def reason(pair: question.Asked) -> str:
-    """Return why a pair is shown, as one sentence."""
+def reason(pair: question.Asked, proba: Sequence[float] = ()) -> str:
+    """Return why a pair is shown, as one sentence; `proba` are the reward model's probabilities of both answers."""
     if pair.arm == "active":
+        high = round(100 * max(proba, default=1.0))
+        if len(proba) == 2 and high < UNSURE:
+            return f"Asked because the model is unsure ({high} : {100 - high})."
         return f'Chosen by "{pair.selector}": the judgement is expected to give {pair.value:.3f} nats about the reward.'
     if pair.arm == "random":
         return "Chosen at random, so that models are compared on pairs that nothing selected."
@@ -291,7 +336,7 @@ def remembered(events: Log) -> dict[str, Annotator]:
                 pair = admission.prediction(events, given.id)
                 chosen = given.chosen if given.verdict == "choice" else None
                 agreed = agreement(pair, chosen) if pair is not None else None
-                one.note(given.id, given.verdict, agreed, event.time)
+                one.note(given.id, given.verdict, agreed, event.time, chosen)
             case Decision(action="order") as order:
                 match details.read_order(order):
                     case RollBackOrder(without=Without(source=source)) if source.startswith(PEOPLE):
@@ -312,7 +357,7 @@ async def next_pair(context: GeneratorContext, desk: LabelDesk, request: Request
     except msgspec.ValidationError:
         expected = "a name of at most 64 letters, digits, dots, dashes and underscores"
         raise wrong("annotator", name, expected) from None
-    return uncached(await desk.next(name))
+    return uncached(await desk.next(name, request.query_params.get("after", "")))
 
 
 async def judge(context: GeneratorContext, desk: LabelDesk, request: Request) -> Response:

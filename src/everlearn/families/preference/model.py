@@ -42,10 +42,11 @@ from everlearn.families.preference import (
     pair_rows,
     reward,
     settings,
+    summary,
     text,
 )
 from everlearn.families.preference.methods import METHODS
-from everlearn.families.preference.pair_rows import GOLD, PairRows
+from everlearn.families.preference.pair_rows import ACTIVE, GOLD, PairRows
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
 from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.text import Ids
@@ -143,6 +144,10 @@ class PreferenceModel:
             if weight[row] > 0.0 and np.isfinite(weight[row]) and np.isfinite(y[row]):
                 self._learn(rows, row, first, second, p, float(y[row] > 0.5), min(float(weight[row]), HEAVIEST))
         return scores
+
+    def summary(self) -> dict[str, Any]:
+        """Return the state in plain values; see `summary.summary`."""
+        return summary.summary(self._parts["progress"], self._parts["annotators"])
 
     # ---- questions -------------------------------------------------------------------------------------------------
 
@@ -332,6 +337,7 @@ class PreferenceModel:
             first_come.numbers(parts["annotators"], rows.who[one]),
             terms,
             np.array([weight]),
+            np.array([int(rows.arm[row] == ACTIVE)]),
         )
 
     def _format(self, answer: pair_rows.Tokens) -> float:
