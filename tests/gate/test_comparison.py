@@ -637,3 +637,28 @@ def test_a_good_spell_after_a_bad_one_is_not_promoted() -> None:
     """Worse for 2,000 examples, then better for 2,000: a window sees only the good spell, the stream was no better."""
     difference = np.where(np.arange(4000) < 2000, -0.1, 0.1) + np.random.default_rng(10).normal(0.0, 0.2, 4000)
     assert promoted_at(GateSpec(), pairs(np.clip(difference, -1.0, 1.0))) == 0
+
+
+# ---- duels -----------------------------------------------------------------------------------------------------------
+
+
+def duelled(win: float, streams: int, duels: int) -> list[int | None]:
+    """How many duels each of some streams needed for a promotion; asked after every 10, with half of alpha."""
+    spec, random, needed = GateSpec(loss="error", minimum=50), np.random.default_rng(7), list[int | None]()
+    for _ in range(streams):
+        arrays, lost = gate.start(spec, guard=False), (random.random(duels) >= win) * 1.0
+        needed.append(None)
+        for begin in range(0, duels, 10):
+            part = lost[begin : begin + 10]
+            gate.update(arrays, spec, 1.0 - part, part)
+            if (action := gate.verdict(arrays, spec, 0.5).action) != "wait":
+                needed[-1] = begin + 10 if action == "promote" else None
+                break
+    return needed
+
+
+@pytest.mark.parametrize(("streams", "duels"), [(60, 400), pytest.param(1000, 2000, marks=pytest.mark.slow)])
+def test_duels_promote_no_equal_and_soon_a_better_policy(streams: int, duels: int) -> None:
+    assert sum(count is not None for count in duelled(0.5, streams, duels)) <= 0.05 * streams
+    soon = sum(count is not None and count <= 240 for count in duelled(0.7, streams, 400))
+    assert soon >= (0.8 if streams == 1000 else 0.65) * streams

@@ -384,7 +384,7 @@ def test_a_loop_goes_on_where_it_was_closed(tmp_path: Path) -> None:
             judged(loop, range(number, number + 1))
             got = state_of(loop)
     assert got.keys() == expected.keys()
-    timed = ("waiting/time", "waiting/position", "learner/memory/position", "learner/memory/counters")
+    timed = ("waiting/time", "waiting/lag", "waiting/position", "learner/memory/position", "learner/memory/counters")
     assert [name for name in got if got[name] != expected[name] and name not in timed] == []
 
 
