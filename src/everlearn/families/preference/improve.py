@@ -47,7 +47,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens.
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). `beta` 0 is that of the method; `flip`, `clip` and `gamma` are numbers of some methods.
+    the start). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are
+    numbers of some methods.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
     middle and the last).
@@ -61,7 +62,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     old: Share = 0.5
     budget: NotNegative = 6.0
     ramp: NotNegative = 16.0
-    beta: NotNegative = 0.0
+    beta: NotNegative | None = None
     flip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
     clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     gamma: NotNegative = 1.0
@@ -134,7 +135,8 @@ def improve(
     if not prompts:
         raise InputError("prompts: got none; expected at least one")
     chosen = method(settings.method)
-    dials = Dials(settings.beta or chosen.beta, settings.flip, settings.clip, settings.gamma, settings.rows)
+    beta = chosen.beta if settings.beta is None else settings.beta
+    dials = Dials(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
     budget = allowed(settings, labels if trusted is None else trusted)
     measured = []
     for step in range(settings.steps):
@@ -158,7 +160,7 @@ def _step(
     if held:
         own = candidates.own
         back = candidates._replace(answers=[one[own:] for one in candidates.answers], scores=candidates.scores[:, own:])
-        return policy.step(best_of_n(policy, back, dials))
+        return policy.step(best_of_n(policy, back, dials._replace(beta=0.0)))
     if chosen.rewards is not None:
         return policy.step(chosen.rewards(policy, candidates, dials))
     assert chosen.pairs is not None

@@ -115,10 +115,13 @@ class PreferenceModel:
         }
 
     def predict(self, batch: Batch) -> Singles:
-        """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2)."""
+        """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2).
+
+        They are 1/2 for a row without a prompt, such as the empty row that a loop tries a new model with.
+        """
         rows = pair_rows.read(batch)
-        scores = np.empty((len(batch), 2), np.float32)
-        for row in range(len(batch)):
+        scores = np.full((len(batch), 2), 0.5, np.float32)
+        for row in [row for row in range(len(batch)) if len(rows.prompts[row])]:
             first, second = self._raw_pair(rows, row)
             p = reward.predict(self._parts["reward"], self._pair(rows, row, first, second))[0]
             scores[row] = 1.0 - p, p
@@ -171,7 +174,7 @@ class PreferenceModel:
     ) -> None:
         """Move the reward model by one label; start it again on all labels where their features changed."""
         parts = self._parts
-        if len(rows.second[row]) and features.add(parts["features"], first, second):
+        if len(rows.second[row]) and features.add(parts["features"], first, second, self.settings.reward.whitening):
             head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
             if n:
                 kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
