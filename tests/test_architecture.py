@@ -22,7 +22,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 TIERS = (
     "errors records _jit",
     "spec _random _torch model metrics events client report",
-    "schema drift replay merge version gate checks config",
+    "schema drift replay merge version gate checks config data",
     "feedback serve families stream advise scale bridges",
     "predict learn evaluate",
     "loop",

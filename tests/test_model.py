@@ -72,6 +72,7 @@ def test_a_model_without_a_shape_takes_the_first_one_it_is_bound_to() -> None:
         ("squared", Loss("squared")),
         (("pinball", 0.9), Loss("pinball", 0.9)),
         (Loss("huber", 2), Loss("huber", 2.0)),
+        (Loss("log_loss", 0.001), Loss("log_loss", 0.001)),
     ],
 )
 def test_a_family_may_expose_its_loss(given: Any, expected: Loss | None) -> None:
@@ -80,7 +81,9 @@ def test_a_family_may_expose_its_loss(given: Any, expected: Loss | None) -> None
     assert model.own_loss(made) == expected
 
 
-@pytest.mark.parametrize("given", ["hinge", ("pinball", 1.0), ("pinball",), ("huber", -1.0), ("squared", 2.0), print])
+@pytest.mark.parametrize(
+    "given", ["hinge", ("pinball", 1.0), ("pinball",), ("huber", -1.0), ("squared", 2.0), ("log_loss", 0.5), print]
+)
 def test_a_loss_that_is_none_is_refused(given: Any) -> None:
     made = Mean()
     made.loss = given  # type: ignore[attr-defined]

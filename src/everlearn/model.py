@@ -154,13 +154,13 @@ def own_loss(model: Model) -> Loss | None:
     found = (held,) if isinstance(held, str) else held
     if isinstance(found, tuple) and 1 <= len(found) <= 2 and found[0] in get_args(LossKind):
         loss = Loss(*found)
-        most = {"pinball": 1.0, "huber": np.inf}.get(loss.kind)
-        fits = loss.parameter == 0.0 if most is None else 0.0 < loss.parameter < most
-        if fits:
+        most = {"pinball": 1.0, "huber": np.inf, "log_loss": 0.5}.get(loss.kind, 0.0)
+        if 0.0 < loss.parameter < most or (loss.parameter == 0.0 and loss.kind not in ("pinball", "huber")):
             return Loss(loss.kind, float(loss.parameter))
     raise ModelError(
         f"loss: got {held!r}; expected a name among {', '.join(get_args(LossKind))}, with a quantile between 0 and 1 "
-        'for "pinball" and a distance above 0 for "huber", such as ("pinball", 0.95). Or leave the attribute out'
+        'for "pinball", a distance above 0 for "huber", and a probability below 0.5 for "log_loss", such as '
+        '("pinball", 0.95). Or leave the attribute out'
     )
 
 

@@ -42,13 +42,28 @@ def demo(
         bool, typer.Option("--serve", help="Train on the first tenth only, then serve over HTTP.")
     ] = False,
     port: Annotated[int, typer.Option(help="The port of --serve; 0 selects a free one.")] = 8000,
+    preference: Annotated[
+        bool, typer.Option("--preference", help="A tiny language model learns from preferences instead.")
+    ] = False,
+    labels: Annotated[int, typer.Option(help="The number of judgements of --preference.")] = 128,
+    seed: Annotated[int, typer.Option(help="The seed of --preference.")] = 0,
+    shuffled: Annotated[
+        bool, typer.Option("--shuffled", help="Exchange the judgements of --preference, so that they say nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole loop on a real stream that drifts.
 
-    Prints a report, and draws the accuracy of the champion beside that of the frozen start.
+    Prints a report, and draws the accuracy of the champion beside that of the frozen start. With --preference, a tiny
+    language model is made on the spot, and a simulated annotator teaches it to be kind.
     """
     import shutil
+
+    if preference:
+        from everlearn.cli import preferences
+
+        preferences.demo(folder, labels, seed, shuffled, to_serve, port, as_json)
+        return
 
     import pyarrow.parquet
 
@@ -86,8 +101,14 @@ def demo(
 
 
 def init(
-    data: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON-lines file, or a glob of them.")],
-    label: Annotated[str, typer.Option(help="The column to predict.")],
+    data: Annotated[str, typer.Argument(help="A CSV, Parquet or JSON-lines file, or a glob of them.")] = "",
+    label: Annotated[str, typer.Option(help="The column to predict.")] = "",
+    language_model: Annotated[
+        str, typer.Option("--model", help="A causal language model: a folder, or a name on the Hub.")
+    ] = "",
+    prompts: Annotated[
+        Path | None, typer.Option(help="With --model: a file of prompts, to set the limit by the longest.")
+    ] = None,
     config_path: Config = TOML,
     force: Annotated[bool, typer.Option(help="Overwrite an existing configuration file.")] = False,
     as_json: Json = False,
@@ -95,7 +116,8 @@ def init(
     """Infer a schema from a data file and write everlearn.toml.
 
     Prints the fields with their kinds. Check them before the first run. The first rows of the file, one in twenty
-    and at most 500, are a warm start: they train the first version before anything is served.
+    and at most 500, are a warm start: they train the first version before anything is served. With --model, the file
+    is for a language model that learns from preferences.
     """
     from everlearn import config, stream
 
@@ -103,6 +125,16 @@ def init(
         raise ConfigError(
             f"{config_path} exists already; choose another path with --config, or overwrite it with --force"
         )
+    if bool(language_model) == bool(data) or bool(label) != bool(data) or (prompts and not language_model):
+        raise ConfigError(
+            f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
+            "for rows of a file, or --model NAME, with or without --prompts, for a language model"
+        )
+    if language_model:
+        from everlearn.cli import preferences
+
+        preferences.init(language_model, prompts, config_path, as_json)
+        return
     spec = _inferred(stream.read(data, label=label), data, config_path)
     config.save(spec, config_path)
     if as_json:

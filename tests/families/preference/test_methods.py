@@ -83,7 +83,10 @@ def same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 def test_best_of_n_imitates_the_best_of_all_candidates_with_sums_over_tokens() -> None:
     policy = moved()
     candidates = sampled(policy)
-    _, found = losses_of(policy, "bon", candidates, 64)
+    policy.module.zero_grad()
+    for piece in methods.best_of_n(policy, candidates, methods.Dials(beta=0.0)):
+        piece.backward()
+    found = [weight.grad.clone() for weight in policy.module.parameters() if weight.grad is not None]
     best = [group[int(i)].ids for group, i in zip(candidates.answers, candidates.scores.argmax(1), strict=True)]
     loss = torch.zeros(())
     for prompt, answer in zip(PROMPTS, best, strict=True):
@@ -91,6 +94,19 @@ def test_best_of_n_imitates_the_best_of_all_candidates_with_sums_over_tokens() -
         targets = torch.tensor(answer)
         loss = loss + torch.nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], targets, reduction="sum")
     same(found, by_hand(policy, loss / 3))
+
+
+def test_best_of_n_is_held_by_its_log_ratio_to_the_reference() -> None:
+    policy = moved()
+    candidates = sampled(policy)
+    answers = [one.ids for group in candidates.answers for one in group]
+    prompts = [prompt for prompt, group in zip(PROMPTS, candidates.answers, strict=True) for _ in group]
+    logp = logprobs(policy.module, prompts, answers).detach().numpy().reshape(candidates.scores.shape)
+    flat = candidates._replace(scores=0 * candidates.scores)  # only the leash chooses
+    chosen = (candidates.reference - logp).argmax(1)
+    expected = -sum(logp[i, one] for i, one in enumerate(chosen)) / len(chosen)
+    loss = sum(float(piece.detach()) for piece in methods.best_of_n(policy, flat, methods.Dials(beta=2.0, rows=2)))
+    assert loss == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_silver_pairs_have_soft_labels() -> None:

@@ -208,6 +208,16 @@ def test_whitened_features_are_uncorrelated_with_one_variance() -> None:
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-4)
 
 
+def test_half_whitened_features_keep_the_square_roots_of_their_deviations() -> None:
+    x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * np.float32([1, 4, 16])
+    found = reward.whitened(reward.whiten(x, whitening=0.5), x)
+    spread = found.std(0)
+    assert spread[:-1] / spread[1:] == pytest.approx([2.0, 2.0], rel=0.1)
+    assert np.square(found).sum(1).mean() == pytest.approx(1.0, rel=1e-3)
+    raw = reward.whitened(reward.whiten(x, whitening=0.0), x)
+    assert raw.std(0)[0] / raw.std(0)[2] == pytest.approx(16.0, rel=0.2)
+
+
 def test_whitening_keeps_the_largest_directions_and_leaves_out_empty_ones() -> None:
     random = np.random.default_rng(9)
     x = (random.normal(size=(300, 20)) * np.array([10.0] * 4 + [1.0] * 4 + [0.0] * 12)).astype(np.float32)

@@ -38,8 +38,10 @@ def mapped(arrays: Arrays, raw: Singles) -> Singles:
     return reward.whitened(arrays, raw)
 
 
-def add(arrays: Arrays, first: Singles, second: Singles) -> bool:
+def add(arrays: Arrays, first: Singles, second: Singles, whitening: float = 1.0) -> bool:
     """Take note of a pair's raw features, (D,) each, in place; return True if that made the map again.
+
+    `whitening` is that of `reward.whiten`.
 
     >>> arrays, x = start(2, 2), np.eye(2, dtype=np.float32)
     >>> [add(arrays, x[0], x[1]) for _ in range(4)]
@@ -53,6 +55,7 @@ def add(arrays: Arrays, first: Singles, second: Singles) -> bool:
     n += 1
     if n & (n - 1):
         return False
-    found = reward.whiten(arrays[KEPT_ANSWERS][:, :n].reshape(2 * n, -1), arrays["mapping"].shape[1])
+    answers = arrays[KEPT_ANSWERS][:, :n].reshape(2 * n, -1)
+    found = reward.whiten(answers, arrays["mapping"].shape[1], whitening)
     arrays["centre"][:], arrays["mapping"][:] = found["centre"], found["mapping"]
     return True

@@ -51,8 +51,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens.
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). `beta` None is that of the method; `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the
-    weight of the loss of imitating given examples, which keep old skills.
+    the start). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are
+    numbers of some methods. `mix` is the weight of the loss of imitating given examples, which keep old skills.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
     middle and the last).
@@ -178,7 +178,7 @@ def _losses(
     if held:
         own = candidates.own
         back = candidates._replace(answers=[one[own:] for one in candidates.answers], scores=candidates.scores[:, own:])
-        return best_of_n(policy, back, dials)
+        return best_of_n(policy, back, dials._replace(beta=0.0))
     if chosen.rewards is not None:
         return chosen.rewards(policy, candidates, dials)
     assert chosen.pairs is not None

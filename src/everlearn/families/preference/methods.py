@@ -140,10 +140,31 @@ def with_values(policy: Policy, candidates: Candidates, rows: int) -> Candidates
 
 
 def best_of_n(policy: Policy, candidates: Candidates, dials: Hyperparameters) -> Iterator[Tensor]:
-    """Yield the losses of imitating the best candidate of each prompt, of the policy or of the reference."""
-    best = candidates.scores.argmax(1)
+    """Yield the losses of imitating the best candidate of each prompt, of the policy or of the reference.
+
+    The best has the highest score minus `beta` times the log-ratio of the policy to the reference. Without that leash
+    the policy runs after whatever the reward overrates. With it, the policy is at rest where it is the reference
+    weighted by exp(score / beta): there all candidates are equally good, and imitation changes nothing on average.
+    """
+    scores = candidates.scores
+    if dials.beta:
+        scores = scores - dials.beta * (_logp(policy, candidates, dials.rows) - candidates.reference)
+    best = scores.argmax(1)
     chosen: list[Ids] = [answers[i].ids for answers, i in zip(candidates.answers, best, strict=True)]
     yield from imitate(policy, candidates.prompts, chosen, dials.rows)
+
+
+def _logp(policy: Policy, candidates: Candidates, rows: int) -> Floats:
+    """Return the log-probabilities of all candidates under the policy, (p, n + m); its own were known when sampled."""
+    own = np.array([[sum(one.logp) for one in answers[: candidates.own]] for answers in candidates.answers], np.float32)
+    prompts: list[Ids] = []
+    others: list[Ids] = []
+    for prompt, answers in zip(candidates.prompts, candidates.answers, strict=True):
+        prompts += [prompt] * (len(answers) - candidates.own)
+        others += [one.ids for one in answers[candidates.own :]]
+    with torch.no_grad():
+        found = [logprobs(policy.module, prompts[part], others[part]).cpu() for part in _slices(len(others), rows)]
+    return np.concatenate([own, torch.cat(found).numpy().reshape(len(own), -1)], 1)
 
 
 def imitate(policy: Policy, prompts: list[Ids], answers: list[Ids], rows: int, weight: float = 1.0) -> Iterator[Tensor]:
@@ -313,7 +334,7 @@ def _slices(count: int, size: int) -> Sequence[slice]:
 
 
 METHODS: dict[str, UpdateMethod] = {
-    "bon": UpdateMethod("rewards", 0.0, rewards=best_of_n),
+    "bon": UpdateMethod("rewards", 0.4, rewards=best_of_n),
     "regression": UpdateMethod("rewards", 0.25, rewards=_regression),
     "plackett_luce": UpdateMethod("rewards", 0.1, rewards=_one_of_n),
     "rloo": UpdateMethod("rewards", 0.25, rewards=_rloo),

@@ -123,11 +123,12 @@ class PreferenceModel:
     def predict(self, batch: Batch) -> Singles:
         """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2).
 
-        Raises `InputError`, as `learn` does before it learns anything, for a row that is no pair.
+        They are 1/2 for a row without tokens, such as the empty row that a loop tries a new model with. Raises
+        `InputError`, as `learn` does before it learns anything, for another row that is no pair.
         """
         rows = self._read(batch)
-        scores = np.empty((len(batch), 2), np.float32)
-        for row in range(len(batch)):
+        scores = np.full((len(batch), 2), 0.5, np.float32)
+        for row in self._filled(rows):
             first, second = self._raw_pair(rows, row)
             p = reward.predict(self._parts["reward"], self._pair(rows, row, first, second))[0]
             scores[row] = 1.0 - p, p
@@ -136,8 +137,8 @@ class PreferenceModel:
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Learn n judged pairs in order; y is 1 where the first answer is preferred. Returns `predict` before each."""
         rows = self._read(batch)
-        scores = np.empty((len(batch), 2), np.float32)
-        for row in range(len(batch)):
+        scores = np.full((len(batch), 2), 0.5, np.float32)
+        for row in self._filled(rows):
             first, second = self._raw_pair(rows, row)
             p = float(reward.predict(self._parts["reward"], self._pair(rows, row, first, second))[0])
             scores[row] = 1.0 - p, p
@@ -174,8 +175,12 @@ class PreferenceModel:
 
     def _read(self, batch: Batch) -> PairRows:
         for row, reason in self.refused(batch).items():
-            raise InputError(f"row {row} is no pair of answers: {reason}")
+            if batch.indptr[row + 1] > batch.indptr[row] or batch.dense[row].any():
+                raise InputError(f"row {row} is no pair of answers: {reason}")
         return pair_rows.read(batch)
+
+    def _filled(self, rows: PairRows) -> list[int]:
+        return [row for row, prompt in enumerate(rows.prompts) if len(prompt)]
 
     # ---- reports ---------------------------------------------------------------------------------------------------
 
@@ -244,7 +249,7 @@ class PreferenceModel:
     ) -> None:
         """Move the reward model by one label; start it again on all labels where their features changed."""
         parts = self._parts
-        if len(rows.second[row]) and features.add(parts["features"], first, second):
+        if len(rows.second[row]) and features.add(parts["features"], first, second, self.settings.reward.whitening):
             head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
             if n:
                 kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]

@@ -351,12 +351,14 @@ def forget(arrays: Arrays, group: int, newest: int) -> int:
 WIDEST = 256  # features after whitening
 
 
-def whiten(features: Singles, widest: int = WIDEST) -> Arrays:
-    """Return the arrays that map raw features, (n, D), to whitened ones of at most `widest` dimensions.
+def whiten(features: Singles, widest: int = WIDEST, whitening: float = 1.0) -> Arrays:
+    """Return the arrays that map raw features, (n, D), to uncorrelated ones of at most `widest` dimensions.
 
-    Whitened features are uncorrelated, have equal variances, and a mean squared norm of 1 over the given rows, which
-    should be the first candidates of real prompts (256 are enough). Directions below a thousandth of the largest
-    standard deviation become columns of zeros. Raises `InputError` for fewer than 2 rows or rows that are not finite.
+    The standard deviation of a mapped feature is that of its principal component to the power 1 - `whitening`: with 1
+    all have equal variances, with 0 they vary as the raw ones do. Between, directions in which answers differ little,
+    of which many are noise, need more labels to count. The mean squared norm is 1 over the given rows, which should be
+    the first candidates of real prompts (256 are enough). Directions below a thousandth of the largest standard
+    deviation become columns of zeros. Raises `InputError` for fewer than 2 rows or rows that are not finite.
 
     >>> x = np.random.default_rng(0).normal(size=(256, 3)).astype(np.float32) * [1, 10, 100]
     >>> float(np.square(whitened(whiten(x), x)).sum(1).mean().round(3))
@@ -370,8 +372,10 @@ def whiten(features: Singles, widest: int = WIDEST) -> Arrays:
     _, size, turn = np.linalg.svd(x - centre, full_matrices=False)
     size, turn = size[:width], turn[:width]
     used = size > 1e-3 * max(float(size[0]), 1e-300)
+    kept = size[used]
+    scale = np.sqrt(len(x) / max(float((kept ** (2.0 - 2.0 * whitening)).sum()), 1e-300))
     mapping = np.zeros((x.shape[1], width))
-    mapping[:, : len(size)][:, used] = (turn[used] / size[used][:, None]).T * np.sqrt(len(x) / max(int(used.sum()), 1))
+    mapping[:, : len(size)][:, used] = (turn[used] / kept[:, None] ** whitening).T * scale
     return {"centre": centre.astype(np.float32), "mapping": mapping.astype(np.float32)}
 
 

@@ -35,16 +35,18 @@ class RewardSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     With `learn` false it stays as it was restored, as in classic RLHF. It has at most `width` features, of the hidden
     states of `layers` (default: the middle and the last), keeps the newest `window` labels for exact fits, and draws
-    `draws` samples of the posterior. `variance` is that of an answer's reward before any label, in squared logits; the
-    part `shared` of it is common to all groups. A policy learns from the mean minus `caution` standard deviations.
+    `draws` samples of the posterior. `whitening` says how far directions in which answers differ little count as much
+    as others (`reward.whiten`). `variance` is that of an answer's reward before any label, in squared logits; the part
+    `shared` of it is common to all groups. A policy learns from the mean minus `caution` standard deviations.
     """
 
     learn: bool = True
     width: Positive = 256
     window: Annotated[int, Meta(ge=128)] = 2048
     draws: Annotated[int, Meta(ge=2)] = 8
-    variance: Annotated[float, Meta(gt=0)] = 4.0
-    shared: Annotated[float, Meta(gt=0, le=1)] = 0.25
+    whitening: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    variance: Annotated[float, Meta(gt=0)] = 16.0
+    shared: Annotated[float, Meta(gt=0, le=1)] = 0.5
     caution: NotNegative = 0.0
     layers: tuple[int, ...] = ()
 
@@ -86,7 +88,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     weights: Literal["adapters", "all"] = "adapters"
     lora: Lora = field(default_factory=Lora)
-    optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "adam", "lr": 4e-4})
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "adam", "lr": 1e-3})
     round: Positive = 32
     prompts: Positive = 256
     judged: Positive = 512
