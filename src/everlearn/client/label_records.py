@@ -68,10 +68,11 @@ class VersionAnswers(Struct, frozen=True):
 class LabelPair(Struct, frozen=True):
     """A pair for an annotator to judge.
 
-    `prompt`, `left` and `right` are sanitised HTML, and `trees` the same as nodes. `swapped` is true where the first answer of the pair stands on the
-    right. `why` is one sentence; `arm` is "random" or "active", `value` the information that a judgement was expected
-    to give, in nats. `version` is that of the policy, `total` the judgements of all annotators. `again` is true for a
-    pair that this annotator has judged: another judgement corrects the first one.
+    `prompt`, `left` and `right` are sanitised HTML, and `trees` the same as nodes. `swapped` is true where the first
+    answer of the pair stands on the right. `why` is one sentence; `arm` is "random" or "active", `value` the
+    information that a judgement was expected to give, in nats. `version` is that of the policy, `total` the judgements
+    of all annotators. `again` is true for a pair that this annotator has judged: another judgement corrects the first
+    one.
     """
 
     id: str

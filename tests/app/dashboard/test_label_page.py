@@ -140,7 +140,8 @@ def test_keys_judge_and_the_next_pair_is_there(page, server):
 @in_chromium
 def test_buttons_do_the_same_and_nothing_moves(page, server):
     enter(page, "buttons")
-    place = "return [...document.querySelectorAll('.card, .verdicts')].map((one) => Math.round(one.getBoundingClientRect().top))"
+    place = """return [...document.querySelectorAll('.card, .verdicts')]
+        .map((one) => Math.round(one.getBoundingClientRect().top))"""
     before = page.run(place)
     for what in ("left", "right", "tie", "skip"):
         heard = page.text("#announcer")
@@ -234,7 +235,8 @@ def test_a_tree_from_elsewhere_becomes_nothing_but_safe_elements(page):
         import(new URL('static/tree.js', location.href)).then(({grown}) => {
           const box = document.createElement('div');
           box.append(...grown(nodes));
-          done([...box.querySelectorAll('*')].map((one) => [one.localName, Object.fromEntries([...one.attributes].map((a) => [a.name, a.value]))]));
+          const named = (one) => Object.fromEntries([...one.attributes].map((each) => [each.name, each.value]));
+          done([...box.querySelectorAll('*')].map((one) => [one.localName, named(one)]));
         });""",
         hostile,
     )
@@ -246,12 +248,8 @@ def test_a_tree_from_elsewhere_becomes_nothing_but_safe_elements(page):
 def test_the_first_version_answers_beside_the_present_one(page):
     enter(page, "versions")
     page.find(".first summary").click()
-    page.until(
-        lambda: page.run(
-            "return document.querySelectorAll('.versions .text').length == 2 && !document.querySelector('.versions .bone')"
-        ),
-        60,
-    )
+    there = "return document.querySelectorAll('.versions .text').length == 2 && !document.querySelector('.bone')"
+    page.until(lambda: page.run(there), 60)
     assert [page.text(f".versions > div:nth-child({n}) h3")[:15].strip() for n in (1, 2)] == [
         "First version",
         "Present version",
@@ -296,8 +294,8 @@ def test_the_overview_shows_what_was_learned_of_preferences(page, server):
         judge(page, key)
     page.open()
     page.until(lambda: page.run("return document.querySelector('.preference')?.checkVisibility()"), 60)
-    page.until(lambda: int(re.match(r"\d+", page.text(".preference header .soft"))[0]) >= 8, 60)
-    page.until(lambda: "nats" in page.text(".preference dd"), 60)
+    page.until(lambda: int(re.match(r"\d+", page.text(".preference header .soft"))[0]) >= 4, 60)
+    page.until(lambda: "nats" in page.text(".preference dl"), 60)
     shown = """return [...document.querySelectorAll('.preference dt')].filter((one) => one.checkVisibility())
         .map((one) => one.firstChild.data)"""
     assert {"KL to the anchor", "Length", "Entropy", "Distinct answers"} <= set(page.run(shown))

@@ -162,7 +162,7 @@ function frame(context, name, act) {
     },
     judged(verdict, { progress, total }) {
       shown(progress, total);
-      context.announce(`${HEARD[verdict]}. ${progress.judged} judged.`);
+      context.announce(verdict === "skip" ? `Skipped. ${progress.skipped} skipped.` : `${HEARD[verdict]}. ${progress.judged} judged.`);
     },
     note(text) {
       put(note, text);

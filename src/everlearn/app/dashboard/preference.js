@@ -1,7 +1,7 @@
 // The card of loops that learn preferences: win, distance to the anchor, reward model, answers, annotators.
 
 import { chart } from "./chart.js";
-import { bone, fill, h, list, mark, put, why } from "./dom.js";
+import { fill, h, list, mark, put, why } from "./dom.js";
 import { count, duration, known, number, percent, short } from "./format.js";
 
 const NAMED = { random: "warn", inverted: "bad" };
@@ -30,7 +30,7 @@ const LINES = [
 
 /** Create the card: {element, update(status)}; it stays hidden for loops that learn no preferences. */
 export function preferences() {
-  const cells = LINES.map(() => [h("dt"), h("dd", {}, bone())]);
+  const cells = LINES.map(() => [h("dt", { hidden: true }), h("dd", { hidden: true })]);
   LINES.forEach(([name, help], i) => fill(cells[i][0], name, why(name.toLowerCase(), help)));
   const labels = h("span", { class: "soft small" });
   const kl = byLabels("KL to the anchor and its budget");
