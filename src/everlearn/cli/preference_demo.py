@@ -29,7 +29,7 @@ PROMPT_TOKENS, ANSWER_TOKENS, GROUPS = 24, 48, 16
 _QUESTION, _JUDGED, _SHUFFLED, _MEASURED, _FIRST, _SHOWN = range(6)  # of the keys of random numbers
 
 
-class Measured(NamedTuple):
+class DemoMeasures(NamedTuple):
     """Held-out answers after some labels: 12 to each of the 8 complaints.
 
     `gold` is their mean worth, `win` the share that beats answers of the first version to the same complaint (ties
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
     sentences: float
 
 
-Show = Callable[[Measured], None]
+Show = Callable[[DemoMeasures], None]
 
 
 def settings(model: Path, seed: int = 0, **changes: Any) -> Spec:
@@ -118,7 +118,7 @@ def answers(model: PreferenceModel, each: int, key: tuple[int, ...]) -> list[lis
     return [[asking.spelled(model, one.ids) for one in some] for some in found]
 
 
-def measure(model: PreferenceModel, labels: int, first: list[list[str]], seed: int = 0) -> Measured:
+def measure(model: PreferenceModel, labels: int, first: list[list[str]], seed: int = 0) -> DemoMeasures:
     """Measure held-out answers of a model, against answers of the first version."""
     found = answers(model, EACH, (seed, _MEASURED, labels))
     pairs = [(complaint, text) for complaint, texts in zip(COMPLAINTS, found, strict=True) for text in texts]
@@ -128,7 +128,7 @@ def measure(model: PreferenceModel, labels: int, first: list[list[str]], seed: i
     )
     gap = gold[:, :, None] - before[:, None, :]
     parts = [service_desk.parse(text) for _, text in pairs]
-    return Measured(
+    return DemoMeasures(
         labels=labels,
         gold=float(gold.mean()),
         win=float(((gap > 0) + 0.5 * (gap == 0)).mean()),
@@ -141,7 +141,9 @@ def measure(model: PreferenceModel, labels: int, first: list[list[str]], seed: i
     )
 
 
-def run(loop: Loop, labels: int, seed: int, show: Show, *, shuffled: bool = False, every: int = 32) -> list[Measured]:
+def run(
+    loop: Loop, labels: int, seed: int, show: Show, *, shuffled: bool = False, every: int = 32
+) -> list[DemoMeasures]:
     """Let a loop learn, and measure it before, after each `every` labels, and at the end."""
     first = answers(champion(loop), REFERENCE, (seed, _FIRST))
     marks = [measure(champion(loop), 0, first, seed)]

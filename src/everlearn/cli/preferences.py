@@ -17,7 +17,7 @@ from rich.table import Table
 
 from everlearn.cli import preference_demo, server
 from everlearn.cli.console import aside, option, print_json, screen
-from everlearn.cli.preference_demo import Measured
+from everlearn.cli.preference_demo import DemoMeasures
 from everlearn.errors import ConfigError, InputError, MissingExtra
 
 PROMPT_TOKENS, ANSWER_TOKENS = (
@@ -237,7 +237,7 @@ def _make(model: Path, seed: int, quiet: bool) -> None:
 def _rows(quiet: bool) -> Iterator[preference_demo.Show]:
     """Yield a function that shows each measurement as soon as it is there."""
 
-    def show(one: Measured) -> None:
+    def show(one: DemoMeasures) -> None:
         if not quiet:
             done = one._asdict()
             aside.print(
@@ -247,7 +247,7 @@ def _rows(quiet: bool) -> Iterator[preference_demo.Show]:
     yield show
 
 
-def _print(marks: Sequence[Measured], examples: Sequence[dict[str, str]], cpu_seconds: float) -> None:
+def _print(marks: Sequence[DemoMeasures], examples: Sequence[dict[str, str]], cpu_seconds: float) -> None:
     table = Table(*_SHOWN, box=box.SIMPLE_HEAD)
     for one in marks:
         done = one._asdict()

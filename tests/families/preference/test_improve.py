@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from everlearn.errors import ConfigError, InputError, ModelError
 from everlearn.families.neural.settings import Lora
 from everlearn.families.preference.improve import Improve, Round, allowed, improve
-from everlearn.families.preference.methods import METHODS, Pairs
+from everlearn.families.preference.methods import METHODS, TokenPairs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.text import Ids
 from tests.support import slotworld
@@ -92,14 +92,14 @@ def test_a_reward_that_knows_nothing_raises_nothing() -> None:
 # ---- judged pairs --------------------------------------------------------------------------------------------------
 
 
-def judged(count: int, turned: bool = False) -> Pairs:
+def judged(count: int, turned: bool = False) -> TokenPairs:
     """Pairs of the reference's answers, judged by the gold reward; reference log-probabilities unknown."""
     draw, given = np.random.default_rng(1), slotworld.world()
     row = draw.integers(slotworld.PROMPTS, size=count)
     a, b = (np.array([draw.choice(len(given.answers), p=np.exp(given.reference[x])) for x in row]) for _ in range(2))
     better = given.gold[row, a] > given.gold[row, b]
     ones, unknown = np.ones(count, np.float32), np.full(count, np.nan, np.float32)
-    return Pairs(
+    return TokenPairs(
         [[int(x)] for x in row],
         [given.answers[i] for i in a],
         [given.answers[i] for i in b],

@@ -8,7 +8,7 @@ import torch
 
 from everlearn.errors import ConfigError
 from everlearn.families.preference import methods
-from everlearn.families.preference.methods import METHODS, Candidates, Hyperparameters, Pairs
+from everlearn.families.preference.methods import METHODS, Candidates, Hyperparameters, TokenPairs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import generate_many
 from everlearn.families.preference.text import logprobs, read_answers, token_logprobs
@@ -183,7 +183,7 @@ def test_reliability_turns_labels_of_the_annotator_who_inverts_them() -> None:
     chosen, dials = methods.method("annotators"), Hyperparameters(0.1)
     assert chosen.pairs is not None
 
-    def gradients(pairs: Pairs) -> list[torch.Tensor]:
+    def gradients(pairs: TokenPairs) -> list[torch.Tensor]:
         return by_hand(policy, sum(chosen.pairs(policy, pairs, dials), torch.zeros(())))  # type: ignore[misc]
 
     right = gradients(silver._replace(preferred=label))

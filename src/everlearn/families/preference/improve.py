@@ -24,7 +24,7 @@ from everlearn.errors import InputError, ModelError
 from everlearn.families.preference.methods import (
     Candidates,
     Hyperparameters,
-    Pairs,
+    TokenPairs,
     UpdateMethod,
     best_of_n,
     imitate,
@@ -117,7 +117,7 @@ def improve(
     labels: int,
     trusted: float | None = None,
     old: Sequence[Ids] = (),
-    pairs: Pairs | None = None,
+    pairs: TokenPairs | None = None,
     examples: Sequence[tuple[Ids, Ids]] = (),
     stop: Sequence[int] = (),
     seed: int = 0,
@@ -172,7 +172,7 @@ def _losses(
     chosen: UpdateMethod,
     dials: Hyperparameters,
     held: bool,
-    pairs: Pairs | None,
+    pairs: TokenPairs | None,
 ) -> Iterator[Tensor]:
     """Return the losses of a step: towards the reference where the policy is beyond the budget, else by the method."""
     if held:
@@ -197,13 +197,13 @@ def _picked(prompts: Sequence[Ids], old: Sequence[Ids], settings: Improve, draw:
     return found
 
 
-def _some(policy: Policy, pairs: Pairs | None, settings: Improve, draw: np.random.Generator) -> Pairs | None:
+def _some(policy: Policy, pairs: TokenPairs | None, settings: Improve, draw: np.random.Generator) -> TokenPairs | None:
     """Return as many of the judged pairs as a step has prompts, with what the reference makes of them; None if none."""
     if pairs is None or not pairs.prompts:
         return None
     rows = draw.permutation(len(pairs.prompts))[: settings.prompts]
     prompts, first, second = ([one[i] for i in rows] for one in (pairs.prompts, pairs.first, pairs.second))
-    return referenced(policy, Pairs(prompts, first, second, *(one[rows] for one in pairs[3:])), settings.rows)
+    return referenced(policy, TokenPairs(prompts, first, second, *(one[rows] for one in pairs[3:])), settings.rows)
 
 
 def _sampled(

@@ -30,13 +30,13 @@ from everlearn.families.preference.rubric import (
     read_rubric,
     read_template,
 )
-from everlearn.families.preference.verdicts import Choice, Reading, Shown, agreed, of_pair, read_verdict
+from everlearn.families.preference.verdicts import Choice, ReadVerdict, Shown, agreed, of_pair, read_verdict
 
 LONGEST = 100_000  # characters of a prompt with its answers; longer pairs are skipped
 
 Given = TypeVar("Given")
 Found = TypeVar("Found")
-Ask = Callable[[str, str, str], tuple[Reading, float]]  # prompt, A, B -> the reading and its seconds
+Ask = Callable[[str, str, str], tuple[ReadVerdict, float]]  # prompt, A, B -> the reading and its seconds
 
 
 class JudgeSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +89,7 @@ def model_judge(
     source = judge_source(settings.name, rubric, settings.model, template, settings.temperature)
     answer = kept(lambda prompt: _as_completion(complete(prompt)), source, cache)
 
-    def ask(prompt: str, a: str, b: str) -> tuple[Reading, float]:
+    def ask(prompt: str, a: str, b: str) -> tuple[ReadVerdict, float]:
         found = answer(filled(template, rubric.text, prompt, a, b))
         return _read(found), found.seconds
 
@@ -114,7 +114,7 @@ def function_judge(name: str, function: Callable[[str, str, str], Shown]) -> Jud
     0
     """
 
-    def ask(prompt: str, a: str, b: str) -> tuple[Reading, float]:
+    def ask(prompt: str, a: str, b: str) -> tuple[ReadVerdict, float]:
         start = perf_counter()
         try:
             found = function(prompt, a, b)
@@ -122,7 +122,7 @@ def function_judge(name: str, function: Callable[[str, str, str], Shown]) -> Jud
             raise ModelError(f"the judge function/{name} failed: {type(error).__name__}: {error}") from error
         if found not in ("A", "B", "tie", "skip"):
             raise ModelError(f"the judge function/{name} returned {found!r}; expected 'A', 'B', 'tie' or 'skip'")
-        return Reading(found, "the function skipped it" if found == "skip" else ""), perf_counter() - start
+        return ReadVerdict(found, "the function skipped it" if found == "skip" else ""), perf_counter() - start
 
     return Judge(f"function/{name}", ask)
 
@@ -193,13 +193,13 @@ def _as_completion(found: Completion | str) -> Completion:
     return found if isinstance(found, Completion) else Completion(found)
 
 
-def _read(found: Completion) -> Reading:
+def _read(found: Completion) -> ReadVerdict:
     """Return the reading of a completion; a text that was cut before its verdict is a skip that says so."""
     if found.problem:
-        return Reading("skip", found.problem)
+        return ReadVerdict("skip", found.problem)
     reading = read_verdict(found.text)
     if reading.choice == "skip" and found.finish == "length":
-        return Reading("skip", f"the answer was cut at the limit of tokens; {reading.why}")
+        return ReadVerdict("skip", f"the answer was cut at the limit of tokens; {reading.why}")
     return reading
 
 

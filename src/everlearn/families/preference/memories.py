@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from everlearn.families.preference.methods import Pairs
+from everlearn.families.preference.methods import TokenPairs
 from everlearn.families.preference.pair_rows import PairRows, Tokens
 from everlearn.records import Arrays
 
@@ -87,7 +87,7 @@ def add_judged(arrays: Arrays, rows: PairRows, row: int, label: float, weight: f
     arrays["next"] += 1
 
 
-def held(arrays: Arrays) -> Pairs:
+def held(arrays: Arrays) -> TokenPairs:
     """Return the pairs of the ring, the oldest first."""
     n, capacity = int(arrays["next"][0]), len(arrays["ids"])
     order = [at % capacity for at in range(max(0, n - capacity), n)]
@@ -98,4 +98,4 @@ def held(arrays: Arrays) -> Pairs:
             part.append(arrays["ids"][at, start : start + size])
             start += size
     prompts_, first, second = ([one.tolist() for one in part] for part in parts)
-    return Pairs(prompts_, first, second, *arrays["numbers"][order].T.copy())
+    return TokenPairs(prompts_, first, second, *arrays["numbers"][order].T.copy())

@@ -52,7 +52,7 @@ class Candidates(NamedTuple):
     values: tuple[Tensor, ...] = ()
 
 
-class Pairs(NamedTuple):
+class TokenPairs(NamedTuple):
     """Judged pairs. All arrays have shape (n,); `preferred` is 1 for the first answer, 0 for the second, .5 for a tie.
 
     `reference_first` and `reference_second` are log-probabilities under the reference, NaN where unknown.
@@ -71,7 +71,7 @@ class Pairs(NamedTuple):
 
 
 Learns = Callable[[Policy, Candidates, Hyperparameters], Iterator[Tensor]]
-LearnsPairs = Callable[[Policy, Pairs, Hyperparameters], Iterator[Tensor]]
+LearnsPairs = Callable[[Policy, TokenPairs, Hyperparameters], Iterator[Tensor]]
 
 
 class UpdateMethod(NamedTuple):
@@ -96,13 +96,13 @@ def method(name: str) -> UpdateMethod:
     return METHODS[name]
 
 
-def silver(candidates: Candidates) -> Pairs:
+def silver(candidates: Candidates) -> TokenPairs:
     """Return the policy's candidates in pairs, preferred with the Bradley-Terry probability of their scores."""
     places = [(i, j) for i in range(len(candidates.prompts)) for j in range(0, candidates.own - 1, 2)]
     row, first = (np.array(one) for one in zip(*places, strict=True))
     gap = candidates.scores[row, first].astype(np.float64) - candidates.scores[row, first + 1]
     ones = np.ones(len(places), np.float32)
-    return Pairs(
+    return TokenPairs(
         [candidates.prompts[i] for i, _ in places],
         [candidates.answers[i][j].ids for i, j in places],
         [candidates.answers[i][j + 1].ids for i, j in places],
@@ -114,7 +114,7 @@ def silver(candidates: Candidates) -> Pairs:
     )
 
 
-def referenced(policy: Policy, pairs: Pairs, rows: int) -> Pairs:
+def referenced(policy: Policy, pairs: TokenPairs, rows: int) -> TokenPairs:
     """Return pairs whose log-probabilities under the reference are all known: those that are NaN are computed."""
     known = []
     for answers, given in ((pairs.first, pairs.reference_first), (pairs.second, pairs.reference_second)):
@@ -269,7 +269,7 @@ def _tokens_of_reference(policy: Policy, group: _Group) -> Tensor:
 def _symmetric(loss: Callable[..., Tensor], lengths: bool, reference: bool = True) -> Callable[..., Iterator[Tensor]]:
     """Return a method that weighs a loss of (chosen, rejected) by the label, and that of the reverse by the rest."""
 
-    def learns(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
+    def learns(policy: Policy, pairs: TokenPairs, dials: Hyperparameters) -> Iterator[Tensor]:
         for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
             (a, b), (ref_a, ref_b) = _both(policy, pairs, part)
             label, weight, sizes = _labels(pairs, part, a.device)
@@ -281,7 +281,7 @@ def _symmetric(loss: Callable[..., Tensor], lengths: bool, reference: bool = Tru
     return learns
 
 
-def _annotators(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
+def _annotators(policy: Policy, pairs: TokenPairs, dials: Hyperparameters) -> Iterator[Tensor]:
     for part in _slices(len(pairs.prompts), max(1, dials.rows // 2)):
         (a, b), (ref_a, ref_b) = _both(policy, pairs, part)
         label, weight, sizes = _labels(pairs, part, a.device)
@@ -291,7 +291,7 @@ def _annotators(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterato
         yield (weight * (sizes[1] > 0) * (label * forward + (1 - label) * back)).sum() / len(pairs.prompts)
 
 
-def _kto(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tensor]:
+def _kto(policy: Policy, pairs: TokenPairs, dials: Hyperparameters) -> Iterator[Tensor]:
     """Yield losses of each answer as one with a thumb; an answer to the next prompt is the mismatched one."""
     others = pairs.first[1:] + pairs.first[:1]
     zeros = [_mismatched(policy, pairs, others, part) for part in _slices(len(others), dials.rows)]
@@ -304,7 +304,7 @@ def _kto(policy: Policy, pairs: Pairs, dials: Hyperparameters) -> Iterator[Tenso
         yield (weight * (each[0] + (sizes[1] > 0) * each[1])).sum() / len(pairs.prompts)
 
 
-def _mismatched(policy: Policy, pairs: Pairs, others: list[Ids], part: slice) -> tuple[Tensor, Tensor]:
+def _mismatched(policy: Policy, pairs: TokenPairs, others: list[Ids], part: slice) -> tuple[Tensor, Tensor]:
     """Return log-probabilities of answers to other prompts, under the policy and under the reference."""
     with torch.no_grad():
         logp = logprobs(policy.module, pairs.prompts[part], others[part])
@@ -312,7 +312,7 @@ def _mismatched(policy: Policy, pairs: Pairs, others: list[Ids], part: slice) ->
             return logp, logprobs(module, pairs.prompts[part], others[part])
 
 
-def _both(policy: Policy, pairs: Pairs, part: slice) -> tuple[Tensor, Tensor]:
+def _both(policy: Policy, pairs: TokenPairs, part: slice) -> tuple[Tensor, Tensor]:
     """Return the log-probabilities of both answers under the policy and under the reference, each (2, n)."""
     prompts, answers = pairs.prompts[part], [*pairs.first[part], *pairs.second[part]]
     logp = logprobs(policy.module, [*prompts, *prompts], answers).view(2, -1)
@@ -320,7 +320,7 @@ def _both(policy: Policy, pairs: Pairs, part: slice) -> tuple[Tensor, Tensor]:
     return logp, reference.to(logp.device)
 
 
-def _labels(pairs: Pairs, part: slice, device: torch.device) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+def _labels(pairs: TokenPairs, part: slice, device: torch.device) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     """Return labels, weights, and the numbers of tokens of both answers."""
     label, weight = (torch.from_numpy(one[part]).to(device) for one in (pairs.preferred, pairs.weight))
     first, second = (

@@ -54,14 +54,14 @@ _AROUND_KEY = re.compile(r"^final_|(?<=.)_(?:answer|response|option|choice|verdi
 _REASON_KEYS = ("why", "reason", "rationale", "explanation", "reasoning", "analysis")
 
 
-class Reading(NamedTuple):
+class ReadVerdict(NamedTuple):
     """What a judge answered: "A", "B", "tie" or "skip", and its reason, at most 2,000 characters."""
 
     choice: Shown
     why: str
 
 
-def read_verdict(text: str) -> Reading:
+def read_verdict(text: str) -> ReadVerdict:
     """Return the verdict in the answer of a judge model; "skip", with the reason, where the text holds none.
 
     These forms are read, after a finished <think> block is removed: JSON with a key such as "answer" or "verdict"; a
@@ -71,42 +71,44 @@ def read_verdict(text: str) -> Reading:
     form; two forms that differ are a skip.
 
     >>> read_verdict("B is shorter and right.\\n\\n**Answer: B**")
-    Reading(choice='B', why='B is shorter and right.')
+    ReadVerdict(choice='B', why='B is shorter and right.')
     >>> read_verdict('{"verdict": "tie", "why": "both are wrong"}')
-    Reading(choice='tie', why='both are wrong')
+    ReadVerdict(choice='tie', why='both are wrong')
     >>> read_verdict("I'm sorry, but I cannot compare these.").choice
     'skip'
     """
     plain = unicodedata.normalize("NFKC", text[-LONGEST:]).replace("\r\n", "\n")
     plain = _THOUGHT.sub("", plain).strip()
     if not plain:
-        return Reading("skip", "the judge answered nothing")
+        return ReadVerdict("skip", "the judge answered nothing")
     if _UNFINISHED.search(plain):
-        return Reading("skip", "the judge was cut while it reasoned")
+        return ReadVerdict("skip", "the judge was cut while it reasoned")
     structured = _structured(plain)
     if structured is not None:
         return structured
     forms: tuple[Callable[[str], Shown | None], ...] = (_marked, _boxed, _bare)
     found = {choice for form in forms if (choice := form(plain)) is not None}
     if len(found) == 1:
-        return Reading(found.pop(), _reason(plain))
+        return ReadVerdict(found.pop(), _reason(plain))
     if found:
-        return Reading("skip", f"two verdicts in one answer: {plain[-KEPT:]}")
-    return Reading("skip", f"{'the judge refused' if _REFUSAL.search(plain) else 'no verdict'}: {plain[:KEPT]}")
+        return ReadVerdict("skip", f"two verdicts in one answer: {plain[-KEPT:]}")
+    return ReadVerdict("skip", f"{'the judge refused' if _REFUSAL.search(plain) else 'no verdict'}: {plain[:KEPT]}")
 
 
-def _structured(text: str) -> Reading | None:
+def _structured(text: str) -> ReadVerdict | None:
     """Return the verdict in the last JSON object with a verdict key; None where there is no such object."""
     for value in reversed(_objects(text)):
         named = {str(key).strip().lower().replace(" ", "_"): entry for key, entry in value.items()}
         keys = [key for key in named if _AROUND_KEY.sub("", key) in _VERDICT_KEYS]
         found = {_value(str(named[key])) for key in keys}
         if len(found) > 1:
-            return Reading("skip", f"two verdicts in one answer: {str(value)[:KEPT]}")
+            return ReadVerdict("skip", f"two verdicts in one answer: {str(value)[:KEPT]}")
         if keys:
             choice = found.pop()
             why = next((str(named[key]) for key in _REASON_KEYS if key in named), "")
-            return Reading(choice, why[:KEPT]) if choice else Reading("skip", f"no verdict: {str(value)[:KEPT]}")
+            return (
+                ReadVerdict(choice, why[:KEPT]) if choice else ReadVerdict("skip", f"no verdict: {str(value)[:KEPT]}")
+            )
     return None
 
 
