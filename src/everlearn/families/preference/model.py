@@ -25,6 +25,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from everlearn.errors import InputError, ModelError
 from everlearn.families.neural.settings import Lora
@@ -296,7 +297,7 @@ class PreferenceModel:
             self.policy,
             [one.tolist() for one in new],
             score,
-            chosen.improve,
+            structs.replace(chosen.improve, layers=chosen.reward.layers),
             labels=int(counts[LABELS]),
             trusted=float(counts[TRUSTED]),
             old=[one.tolist() for one in old],
