@@ -154,7 +154,7 @@ def limits(found: ModelLimits) -> tuple[int, int]:
     Raises `ConfigError` for a prompt that leaves no room for an answer.
 
     >>> limits(ModelLimits(vocabulary=100, positions=2048, prompts=700))
-    (768, 128)
+    (704, 128)
     >>> limits(ModelLimits(vocabulary=100, positions=256, prompts=0))
     (128, 128)
     """
