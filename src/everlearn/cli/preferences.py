@@ -209,7 +209,7 @@ lr = 0.001                    # lower it if answers change too fast, or read wor
 [model.improve]
 limit = {answer_tokens}                   # tokens of an answer that the policy practises on
 # steps = 16                  # steps of a round
-# beta = 0.4                  # the leash to the first version: more is closer
+# beta = 0.3                  # the leash to the first version: more is closer
 # budget = 6.0                # the most that the policy may differ from it, in nats per answer
 
 [model.choose]

@@ -329,7 +329,7 @@ def _slices(count: int, size: int) -> Sequence[slice]:
 
 
 METHODS: dict[str, Method] = {
-    "bon": Method("rewards", 0.4, rewards=best_of_n),
+    "bon": Method("rewards", 0.3, rewards=best_of_n),
     "regression": Method("rewards", 0.25, rewards=_regression),
     "plackett_luce": Method("rewards", 0.1, rewards=_one_of_n),
     "rloo": Method("rewards", 0.25, rewards=_rloo),
