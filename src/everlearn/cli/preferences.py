@@ -154,7 +154,7 @@ def limits(found: ModelLimits) -> tuple[int, int]:
     Raises `ConfigError` for a prompt that leaves no room for an answer.
 
     >>> limits(ModelLimits(vocabulary=100, positions=2048, prompts=700))
-    (768, 128)
+    (704, 128)
     >>> limits(ModelLimits(vocabulary=100, positions=256, prompts=0))
     (128, 128)
     """
@@ -209,7 +209,7 @@ lr = 0.001                    # lower it if answers change too fast, or read wor
 [model.improve]
 limit = {answer_tokens}                   # tokens of an answer that the policy practises on
 # steps = 16                  # steps of a round
-# beta = 0.4                  # the leash to the first version: more is closer
+# beta = 0.3                  # the leash to the first version: more is closer
 # budget = 6.0                # the most that the policy may differ from it, in nats per answer
 
 [model.choose]

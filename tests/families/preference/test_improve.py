@@ -37,7 +37,7 @@ def test_best_of_n_distillation_raises_the_exact_win() -> None:
     learner = policy(3e-3)
     start = slotworld.measure(learner.module)
     assert (start.kl, start.win) == pytest.approx((0.0, 0.5), abs=1e-6)
-    done = rounds(learner, Improve(**SMALL), 5)
+    done = rounds(learner, Improve(**SMALL, beta=0.0), 5)  # without a leash
     now = slotworld.measure(learner.module)
     print(f"win {now.win:.3f} at KL {now.kl:.2f} nats, gold {start.gold:.2f} -> {now.gold:.2f}")
     assert now.win > 0.9
@@ -52,8 +52,8 @@ def test_best_of_n_distillation_raises_the_exact_win() -> None:
 
 def test_the_budget_holds_the_policy_back() -> None:
     free, held = policy(4e-3), policy(4e-3)
-    rounds(free, Improve(**SMALL, ramp=0.0, budget=99.0), 2)
-    done = rounds(held, Improve(**SMALL, ramp=0.0, budget=1.0), 2)
+    rounds(free, Improve(**SMALL, beta=0.0, ramp=0.0, budget=99.0), 2)
+    done = rounds(held, Improve(**SMALL, beta=0.0, ramp=0.0, budget=1.0), 2)
     assert slotworld.measure(free.module).kl > 2.5
     assert slotworld.measure(held.module).kl < 1.5
     assert slotworld.measure(held.module).win > 0.6

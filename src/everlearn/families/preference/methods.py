@@ -334,7 +334,7 @@ def _slices(count: int, size: int) -> Sequence[slice]:
 
 
 METHODS: dict[str, UpdateMethod] = {
-    "bon": UpdateMethod("rewards", 0.4, rewards=best_of_n),
+    "bon": UpdateMethod("rewards", 0.3, rewards=best_of_n),
     "regression": UpdateMethod("rewards", 0.25, rewards=_regression),
     "plackett_luce": UpdateMethod("rewards", 0.1, rewards=_one_of_n),
     "rloo": UpdateMethod("rewards", 0.25, rewards=_rloo),
