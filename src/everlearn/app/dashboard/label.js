@@ -7,7 +7,7 @@ import { fill, h, mark, put } from "./dom.js";
 import { login } from "./login.js";
 
 const NAME = "everlearn-annotator"; // in the storage of the browser
-const HINT = "scope feedback allows judging; scope admin also allows undoing everything that an annotator said";
+const HINT = "scope feedback allows judging; scope admin also allows undoing all judgements of an annotator";
 
 const main = document.getElementById("content");
 const shell = Object.fromEntries(["person", "theme", "logout", "announcer"].map((id) => [id, document.getElementById(id)]));

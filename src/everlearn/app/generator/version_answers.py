@@ -37,7 +37,7 @@ async def answers(context: GeneratorContext, request: Request) -> Response:
         limit = model.settings.pairs.answer_tokens
         with model.policy.reference() as module:  # the weights that the policy started from
             ((first,),) = generate_many(module, [prompt], 1, seeds=[SEED], limit=limit, stop=model.stop)
-        texts = (asking.spelled(model, one.ids) for one in (first, present))
-        return VersionAnswers(id, *(tree(rendered(text)) for text in texts), policy.version)
+        before, now = (tree(rendered(asking.spelled(model, one.ids))) for one in (first, present))
+        return VersionAnswers(id, before, now, policy.version)
 
     return uncached(await context.compute(work))
