@@ -54,6 +54,7 @@ WHOLE_SYSTEM = {
     "loop/test_trace": "a loop whose models have a trace",
     "loop/test_preferences": "a loop that learns pairs of answers",
     "loop/test_old_homes": "homes of older releases",
+    "app/dashboard/test_label_page": "the page on which people judge pairs of answers",
     "app/test_server_faults": "a server whose processes fail",
     "app/test_server_network": "a server on a network that fails",
     "app/test_server_poison": "a server that receives bad rows",

@@ -14,7 +14,7 @@ from everlearn.cli import preference_demo as demo
 from everlearn.data import service_desk, tiny_model
 from everlearn.loop.loop import Loop
 from everlearn.records import Prediction, Preference
-from everlearn.schema import asked
+from everlearn.schema import question
 
 SHORT: dict[str, Any] = {"round": 4, "improve": {"steps": 1, "prompts": 2, "candidates": 3, "limit": 4}}
 
@@ -36,7 +36,7 @@ def judged(loop: Loop) -> list[tuple[str, str, str, int]]:
         if isinstance(one, Preference):
             assert one.source == demo.ANNOTATOR
             question = questions[one.id]
-            first, second = asked.judged(asked.decode(question.payload))
+            first, second = question.judged(question.decode(question.payload))
             found.append((str(question.features["prompt"]), first.text, second.text, one.chosen))
     return found
 

@@ -18,8 +18,8 @@ from everlearn.app.supervisor import Server
 from everlearn.events import SqliteLog
 from everlearn.records import Preference
 from everlearn.spec import ServeSpec
-from tests.app.dashboard.test_dashboard import CONTRAST, Page, chromium, in_chromium
-from tests.support.preference_loops import settings
+from tests.support.browser import CONTRAST, Page, chromium, in_chromium
+from tests.support.preference_loops import MODEL, settings
 
 __all__ = ["chromium"]
 
@@ -27,6 +27,7 @@ HOSTILE = "<img src=x onerror=a()> [go](javascript:b()) **bold** `<b>`"
 PROMPTS = ("hello *there*", HOSTILE, "how are you", "- one\n- two\n\n```python\nprint(1)\n```")
 SCHEMA = {"label": "chosen", "task": "preference", "fields": {"prompt": "text"}, "vocabulary": 300}
 LIMITS = {"prompt_tokens": 80, "answer_tokens": 12}
+SHORT = MODEL | {"improve": {"steps": 2, "limit": 12}}  # prompt and answer fit in the 96 tokens of the model
 READY = "return document.querySelector('.answers .text') && !document.querySelector('.bone')"
 
 
@@ -34,7 +35,7 @@ READY = "return document.querySelector('.answers .text') && !document.querySelec
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("judging")
     (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in PROMPTS))
-    spec = settings(schema=SCHEMA | LIMITS, prompts=str(folder / "prompts.jsonl"))
+    spec = settings(model=SHORT, schema=SCHEMA | LIMITS, prompts=str(folder / "prompts.jsonl"))
     with Server(msgspec.structs.replace(spec, serve=ServeSpec(port=0)), folder / "home") as running:
         yield running
 
@@ -187,13 +188,13 @@ def test_everything_is_undone_after_a_question(page, server):
     enter(page, "gone")
     judge(page, "1")
     page.find(".undoing button").click()
-    assert page.text("dialog h2") == "Undo everything gone said?"
+    assert page.text("dialog h2") == "Undo all judgements of gone?"
     page.press("1", "u")  # keys judge nothing behind the dialog
     page.find("dialog button:not(.main)").click()
     assert len(given(server, "gone")) == 1
     page.find(".undoing button").click()
     page.find("dialog button.main").click()
-    page.until(lambda: page.text(".undoing .note") == "Everything gone said is being undone.")
+    page.until(lambda: page.text(".undoing .note") == "All judgements of gone are being undone.")
     assert page.text("[data-fact=judged] dd") == "0"
     with server.client() as client:
         page.until(lambda: any(one.action == "rollback" for one in client.decisions()), 60)

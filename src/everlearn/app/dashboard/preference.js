@@ -97,7 +97,7 @@ function annotators() {
     };
   });
   const headings = ["judged", "reliability", "time"].map((text) => h("th", { scope: "col", class: "number" }, text));
-  const element = h("div", { class: "people" }, h("h3", {}, "Annotators", why("the reliability", "How often an annotator is right, from what the model predicted before it learned each label. One whose labels are random, or turned round, is named, and counts less.")),
+  const element = h("div", { class: "people" }, h("h3", {}, "Annotators", why("the reliability", "How often an annotator reports the true preference, estimated from the predictions of the model before it learned each label. Random and inverted annotators are marked, and count less.")),
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Annotators" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "source"), headings)), body)));
   return {
     element,

@@ -9,7 +9,7 @@ export function undoing(context, name, done) {
   const note = h("p", { class: "note good", role: "status", hidden: true });
   const ask = () => {
     const wrong = h("p", { class: "note bad", role: "alert", hidden: true });
-    const sure = h("button", { class: "main", type: "submit" }, "Undo everything");
+    const sure = h("button", { class: "main", type: "submit" }, "Undo all");
     const form = h("form", { method: "dialog" }, h("h2", { id: "undoing" }, `Undo all judgements of ${name}?`),
       h("p", { class: "lead" }, `The model is learned again without the judgements of ${name}. They stay in the log, marked as left out. This cannot be taken back.`),
       wrong, h("div", { class: "buttons" }, sure, h("button", { type: "button", onclick: () => dialog.close(), autofocus: true }, "Cancel")));
@@ -21,7 +21,7 @@ export function undoing(context, name, done) {
         const { body } = await post("label/undo", { annotator: name, what: "everything" });
         dialog.close();
         done(body.progress);
-        put(note, `The judgements of ${name} are being undone.`);
+        put(note, `All judgements of ${name} are being undone.`);
         mark(note, { hidden: false });
       } catch (problem) {
         put(wrong, problem.message);

@@ -47,7 +47,8 @@ def _annotators(people: Arrays) -> list[dict[str, Any]]:
     taken = int(people[first_come.COUNTS][first_come.TAKEN])
     trust, verdicts = annotators.reliability(people), annotators.named(people)
     pace, hasty = annotators.seconds(people)
-    found: list[dict[str, Any]] = [
+    order = sorted(range(1, 1 + taken), key=lambda number: -int(people["judgements"][number, annotators.JUDGED]))
+    return [
         {
             "digest": int(people[first_come.DIGESTS][number]),
             "judged": int(people["judgements"][number, annotators.JUDGED]),
@@ -56,9 +57,8 @@ def _annotators(people: Arrays) -> list[dict[str, Any]]:
             "seconds": _plain(pace[number]),
             "hasty": _plain(hasty[number]),
         }
-        for number in range(1, 1 + taken)
+        for number in order[:SHOWN]
     ]
-    return sorted(found, key=lambda one: -one["judged"])[:SHOWN]
 
 
 def _plain(value: float) -> float | None:
