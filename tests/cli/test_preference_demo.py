@@ -14,7 +14,6 @@ from everlearn.cli import preference_demo as demo
 from everlearn.data import service_desk, tiny_model
 from everlearn.loop.loop import Loop
 from everlearn.records import Prediction, Preference
-from everlearn.schema import question
 
 SHORT: dict[str, Any] = {"round": 4, "improve": {"steps": 1, "prompts": 2, "candidates": 3, "limit": 4}}
 
@@ -35,9 +34,9 @@ def judged(loop: Loop) -> list[tuple[str, str, str, int]]:
     for one in events:
         if isinstance(one, Preference):
             assert one.source == demo.ANNOTATOR
-            question = questions[one.id]
-            first, second = question.judged(question.decode(question.payload))
-            found.append((str(question.features["prompt"]), first.text, second.text, one.chosen))
+            given = questions[one.id]
+            first, second = question.judged(question.decode(given.payload))
+            found.append((str(given.features["prompt"]), first.text, second.text, one.chosen))
     return found
 
 

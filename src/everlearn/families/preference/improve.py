@@ -43,12 +43,16 @@ _MOST = 20.0  # nats by which the reference may be above the policy in one answe
 Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floating]]
 
 
+LIMIT = 64  # tokens of a candidate where no limit is known
+
+
 class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of rounds.
 
     `method` is one of `methods.METHODS`. A round takes `steps` steps, each on `prompts` prompts, of which the share
     `old` was seen in earlier rounds, with `candidates` answers to each, of which the share `reference`, at least one,
-    is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens.
+    is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens (0: 64; in a
+    loop, those of `schema.answer_tokens`).
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
     the start). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are
@@ -71,7 +75,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     gamma: NotNegative = 1.0
     mix: NotNegative = 0.25
-    limit: Positive = 64
+    limit: Annotated[int, Meta(ge=0)] = 0
     passes: Positive = 1
     rows: Positive = 64
     layers: tuple[int, ...] = ()
@@ -249,7 +253,7 @@ def _answers(
     for at in range(0, len(prompts), size):
         part, own = prompts[at : at + size], seeds[at : at + size]
         found += generate_many(
-            policy.module, part, n, seeds=own, truncation=Truncation(), limit=settings.limit, stop=stop
+            policy.module, part, n, seeds=own, truncation=Truncation(), limit=settings.limit or LIMIT, stop=stop
         )
     return found
 

@@ -297,7 +297,11 @@ class PreferenceModel:
             self.policy,
             [one.tolist() for one in new],
             score,
-            structs.replace(chosen.improve, layers=chosen.reward.layers),
+            structs.replace(
+                chosen.improve,
+                layers=chosen.reward.layers,
+                limit=chosen.improve.limit or chosen.pairs.answer_tokens,
+            ),
             labels=int(counts[LABELS]),
             trusted=float(counts[TRUSTED]),
             old=[one.tolist() for one in old],
