@@ -14,6 +14,7 @@ from everlearn.cli import preference_demo as demo
 from everlearn.data import service_desk, tiny_model
 from everlearn.loop.loop import Loop
 from everlearn.records import Prediction, Preference
+from everlearn.schema import question
 
 SHORT: dict[str, Any] = {"round": 4, "improve": {"steps": 1, "prompts": 2, "candidates": 3, "limit": 4}}
 

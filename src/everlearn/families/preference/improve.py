@@ -51,8 +51,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `method` is one of `methods.METHODS`. A round takes `steps` steps, each on `prompts` prompts, of which the share
     `old` was seen in earlier rounds, with `candidates` answers to each, of which the share `reference`, at least one,
-    is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens (0: 64; in a
-    loop, those of `schema.answer_tokens`).
+    is the reference's. `passes` steps are taken on the same candidates. Candidates have at most `limit` tokens (0: 64;
+    in a loop, `schema.answer_tokens`).
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
     the start). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are
