@@ -98,6 +98,8 @@ def test_what_the_schema_of_records_allows_can_be_encoded(record):
 
 # ---- the server against the document -----------------------------------------------------------------------------
 
+SERVED = [route for route in ROUTES if not route.generated]  # the others need a loop that learns preferences
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -143,12 +145,12 @@ def meets(described: Any, route: Route, examples: int) -> None:
         ask()
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", SERVED, ids=lambda route: f"{route.method} {route.path}")
 def test_no_answer_contradicts_the_document(described, route):
     meets(described, route, examples=8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", SERVED, ids=lambda route: f"{route.method} {route.path}")
 def test_no_answer_contradicts_the_document_often(described, route):
     meets(described, route, examples=300)
