@@ -13,7 +13,7 @@ from everlearn.schema import question
 from everlearn.stream.prompts import Prompt
 from tests.support.loops import spec as plain_spec
 from tests.support.pairs import settings as token_settings
-from tests.support.preference_loops import settings
+from tests.support.preference_loops import MODEL, settings
 
 
 def test_a_champion_answers_a_prompt_and_learns_the_judgement(tmp_path: Path) -> None:
@@ -37,6 +37,22 @@ def test_a_champion_answers_a_prompt_and_learns_the_judgement(tmp_path: Path) ->
             loop.ask([{"role": "user"}])
         with pytest.raises(InputError, match=r"the prompt has \d+ tokens; expected at most 48"):
             loop.ask("hello " * 60)
+
+
+def test_the_champion_duels_the_good_version_of_a_live_loop(tmp_path: Path) -> None:
+    model = MODEL | {"choose": {"candidates": 4, "duel": 0.5}}
+    with Loop(settings(model=model, mode="live", gate={"minimum": 4}, tick=4), tmp_path / "home") as loop:
+        arms = []
+        for number in range(24):
+            pair = loop.ask(f"hello {number}")
+            asked = question.decode(pair.payload)
+            arms.append(asked.arm)
+            if asked.arm == "duel":
+                assert len({one.uid for one in asked.answers}) == 2
+            loop.judge(pair.id, 0, source="people/anna")
+        assert "duel" not in arms[:4]  # there is no good version yet
+        found = loop.report()["preference"]["duels"]
+        assert sum(one["count"] for one in found) == arms.count("duel") > 0
 
 
 def test_answers_are_drawn_from_seed_and_position(tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ class Loop:
         predicts; `group` names what drifts together. Answers are drawn from (seed, position). Raises InputError for a
         prompt that is too long, and for a model that writes no answers.
         """
-        champion = self.ready()
-        pair, proba = questions.ask(champion, self.fold.encoder, prompt, (self.spec.seed, self._seen), group)
+        champion, key = self.ready(), (self.spec.seed, self._seen)
+        pair, proba = questions.ask(champion, self.fold.encoder, prompt, key, group, questions.rival(self.fold))
         return self.record(pair, {"prompt": questions.text(prompt)}, proba=proba)
 
     def next_pair(self, annotator: str = "", prompts: Sequence[questions.Words] = ()) -> Prediction:

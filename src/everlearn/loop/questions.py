@@ -12,9 +12,11 @@ from everlearn.errors import InputError
 from everlearn.events import Log
 from everlearn.feedback.admission import prediction
 from everlearn.feedback.pending import PendingPredictions
+from everlearn.loop.fold import Fold
 from everlearn.records import Prediction, Preference
 from everlearn.schema import Reading, question
 from everlearn.schema.question import Asked
+from everlearn.serve import duels
 from everlearn.serve.snapshot import Answering
 from everlearn.stream.preferences import ChatTurn
 from everlearn.stream.prompts import Prompt, read_prompts, written
@@ -26,9 +28,19 @@ class Asks(Protocol):
     """A model that writes answers: an optional part of a family (see `everlearn.model.Model`)."""
 
     def ask(
-        self, prompt: str | Sequence[Mapping[str, str]], key: tuple[int, ...], *, group: str = "", version: str = ""
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        key: tuple[int, ...],
+        *,
+        group: str = "",
+        version: str = "",
+        uid: int = 0,
+        rival: tuple[Any, int, str] | None = None,
     ) -> Asked:
-        """Return a question about a prompt, text or chat messages, with answers of the model; `key` seeds all draws."""
+        """Return a question about a prompt, text or chat messages, with answers of the model; `key` seeds all draws.
+
+        `version` and `uid` name this contestant. Some questions are duels with the `rival`: its model, uid and version.
+        """
         ...
 
 
@@ -67,19 +79,33 @@ class Questions:
 
 
 def ask(
-    champion: Answering, reading: Reading, prompt: Words, key: tuple[int, ...], group: str = ""
+    champion: Answering,
+    reading: Reading,
+    prompt: Words,
+    key: tuple[int, ...],
+    group: str = "",
+    rival: Answering | None = None,
 ) -> tuple[Asked, tuple[float, ...]]:
     """Return a question about a prompt, answered by the champion, and what its reward model predicts.
 
-    That is the probability that the second, and that the first answer is preferred. Raises InputError as `Asks.ask`
+    That is the probability that the second, and that the first answer is preferred. Some questions are duels with the
+    `rival`, where there is one. Raises InputError as `Asks.ask`
     does, and for a pair that is longer than the schema allows.
     """
     one = _prompt(prompt)
     model, words = _asks(champion.model), one.prompt
     plain = words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
-    pair = model.ask(plain, key, group=group or one.group, version=champion.version)
+    other = None if rival is None else (rival.model, rival.uid, rival.version)
+    named = group or one.group
+    pair = model.ask(plain, key, group=named, version=champion.version, uid=champion.uid, rival=other)
     made = Prediction("", {}, "", (), "", payload=question.encode(pair))
     return pair, tuple(champion.model.predict(reading.read([made]))[0].tolist())
+
+
+def rival(fold: Fold) -> Answering | None:
+    """Return the contestant that duels the champion, if there is one; see `everlearn.serve.duels`."""
+    other = duels.rival(fold.roster) if fold.encoder.late else None
+    return None if other is None else Answering(other.version, other.model, uid=other.uid)
 
 
 def text(prompt: Words) -> str:

@@ -29,6 +29,20 @@ class Reporting(Protocol):
         ...
 
 
+@runtime_checkable
+class Nominating(Protocol):
+    """A model that says when its policy is worth comparing. The method does not write arrays."""
+
+    def nominates(self, champion: Model) -> bool:
+        """Return True if this candidate shall be compared with the champion."""
+        ...
+
+
+def nominated(candidate: Model, champion: Model) -> bool:
+    """Return True if a candidate shall be compared with the champion, as every model of another family shall."""
+    return candidate.nominates(champion) if isinstance(candidate, Nominating) else True
+
+
 def alarms(model: Model, duels: Arrays | None) -> dict[str, str]:
     """Return the alarms of a model's guards; empty for a family without guards."""
     held = duels if duels is not None and "duels" in duels else None

@@ -22,7 +22,7 @@ from everlearn.errors import EverlearnError, InputError
 from everlearn.families.preference import PreferenceModel
 from everlearn.families.preference.sampling import Truncation, stream
 from everlearn.model import Model, Spec
-from everlearn.serve.snapshot import Reader
+from everlearn.serve.snapshot import Answering, Reader
 from everlearn.version.codec import canonical
 
 log = logging.getLogger("everlearn.generator")
@@ -34,12 +34,14 @@ Plain = str | Sequence[Mapping[str, str]]
 
 
 class ServedPolicy(NamedTuple):
-    """The champion at one moment; `rounds` counts the rounds of steps that its policy has taken."""
+    """The champion at one moment; `rounds` counts the rounds of steps of its policy, and `rival` duels it."""
 
     version: str
     position: int
     model: PreferenceModel
     rounds: int
+    uid: int = 0
+    rival: Answering | None = None
 
 
 class Written(NamedTuple):
@@ -163,7 +165,8 @@ class Device:
         if snapshot is not self._source or self._policy is None:
             held = cast(PreferenceModel, snapshot.champion.model)
             rounds = int(held.part("progress")["counts"][-1])
-            self._policy = ServedPolicy(snapshot.champion.version, snapshot.position, held, rounds)
+            champion = snapshot.champion
+            self._policy = ServedPolicy(champion.version, snapshot.position, held, rounds, champion.uid, snapshot.rival)
             self._source = snapshot
         return self._policy
 

@@ -271,8 +271,8 @@ class LabelDesk:
         self._made += 1
 
         def work(policy: ServedPolicy) -> ReadyPair:
-            answering = Answering(policy.version, policy.model)
-            pair, proba = ask(answering, context.admission.encoder, one, key)
+            answering = Answering(policy.version, policy.model, uid=policy.uid)
+            pair, proba = ask(answering, context.admission.encoder, one, key, rival=policy.rival)
             return ReadyPair(context.prediction(pair, policy, one.text, proba=proba), policy.rounds)
 
         pair: ReadyPair = await context.compute(work)

@@ -48,6 +48,15 @@ def since(arrays: Arrays, stamp: int) -> tuple[list[Tokens], list[Tokens]]:
     return new, [held[at, : table[at, SIZE]] for at in order if table[at, STAMP] < stamp]
 
 
+def newest(arrays: Arrays, count: int) -> list[Tokens]:
+    """Return the newest prompts, at most `count`, the oldest of them first.
+
+    >>> newest(prompts(2, 3), 2)
+    []
+    """
+    return since(arrays, 1)[0][-count:]
+
+
 def groups(arrays: Arrays) -> dict[bytes, int]:
     """Return the number of the group of each prompt of the pool, by the bytes of its ids."""
     held, table = arrays["ids"], arrays["prompts"]

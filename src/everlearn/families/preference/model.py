@@ -59,6 +59,7 @@ from everlearn.schema.question import Asked
 LABELS, TRUSTED, ROUNDS = range(3)  # of "progress/counts"
 REMEMBERED = 64  # rounds whose measurements are kept
 RECENT = 192  # newest labels, of which those of a group stay when it has drifted
+NOMINATING = 8  # newest prompts by which a candidate is nominated
 HEAVIEST = 10.0  # a weight counts as at most this
 MARKUP = frozenset("*#`|_>-\n")  # characters whose number is the format of an answer
 
@@ -80,6 +81,7 @@ class PreferenceModel:
         self.tokenizer = tokenizer
         self.stop = text.stop_tokens(policy.module, tokenizer)
         self.origin: object = None  # keeps the weights alive that models of this spec share
+        self._nominated: tuple[tuple[float, ...], bool] | None = None  # rounds of both policies, and the result
         self._parts = _start(chosen, self._raw([0], [[0]]).shape[1])
 
     # ---- the contract ----------------------------------------------------------------------------------------------
@@ -154,14 +156,36 @@ class PreferenceModel:
     # ---- questions -------------------------------------------------------------------------------------------------
 
     def ask(
-        self, prompt: str | Sequence[text.Message], key: asking.Key, *, group: str = "", version: str = ""
+        self,
+        prompt: str | Sequence[text.Message],
+        key: asking.Key,
+        *,
+        group: str = "",
+        version: str = "",
+        uid: int = 0,
+        rival: tuple[Any, int, str] | None = None,
     ) -> Asked:
         """Return a question about a prompt, text or chat messages; see `asking.ask`.
 
-        Raises `InputError` for a prompt that is too long, and for a model without a tokenizer.
+        `rival` is the model, uid and version of another preference model. Raises `InputError` for a prompt that is too
+        long, and for a model without a tokenizer.
         """
-        ids = self.prompt_ids(prompt)
-        return asking.ask(self, ids, key, group=group, version=version, position=self.policy.reference_digest)
+        other, position = None if rival is None else asking.Side(*rival), self.policy.reference_digest
+        named: dict[str, Any] = {"group": group, "version": version, "uid": uid, "position": position}
+        return asking.ask(self, self.prompt_ids(prompt), key, rival=other, **named)
+
+    def nominates(self, champion: Any) -> bool:
+        """Return True if this model's policy, as a candidate, shall duel that of the champion.
+
+        It shall once its reward model expects a win of `choose.nominate` on the newest prompts. Asked again after each
+        round of either policy.
+        """
+        state = tuple(float(one.part("progress")["counts"][ROUNDS]) for one in (self, champion))
+        if self._nominated is None or self._nominated[0] != state:
+            prompts = [ids.tolist() for ids in memories.newest(self._parts["pool"], NOMINATING)]
+            key = (self.settings.seed, int(state[0]))
+            self._nominated = state, asking.nominated(self, champion, prompts, key)
+        return self._nominated[1]
 
     def prompt_ids(self, prompt: str | Sequence[text.Message]) -> list[int]:
         """Return the tokens of a prompt, text or chat messages. Raises `InputError` as `ask` does."""
