@@ -8,13 +8,13 @@ const NAMED = { random: "warn", inverted: "bad" };
 
 // name, explanation, text for what the status holds; null hides the line
 const LINES = [
-  ["Win", "The share of duels that the answers of the present version win against those of the anchor, with its interval; ties count half.",
+  ["Win", "The share of duels that the answers of the present version win against those of the version it is compared with, with its interval; ties count half.",
     ({ win }) => known(win?.share) && `${percent(win.share)}${known(win.low) ? `, ${percent(win.low)} to ${percent(win.high)}` : ""}`],
   ["KL to the anchor", "How far the policy has moved from the weights it started from, in nats per answer, and the budget that it may use.",
     ({ policy }) => known(policy?.kl) && `${number(policy.kl)}${known(policy.budget) ? ` of ${number(policy.budget)}` : ""} nats`],
   ["Out of distribution", "The share of answers that are unlike all that the reward model has learned from. Its scores say little about them.",
     ({ ood }) => known(ood) && percent(ood)],
-  ["Brier of the reward model", "On pairs judged for the first time, before they are learned; and on pairs that it has learned. Lower is better; always saying one half gives 0.25.",
+  ["Brier of the reward model", "On random pairs, before their judgement is learned; and on old pairs that are asked again. Lower is better; always saying one half gives 0.25.",
     ({ brier }) => known(brier?.fresh) && `${number(brier.fresh)} fresh${known(brier.old) ? `, ${number(brier.old)} old` : ""}`],
   ["Length", "The mean length of an answer in tokens, and the share of answers that the limit cut.",
     ({ policy }) => known(policy?.length) && `${number(policy.length)} tokens, ${percent(policy.cut, 0)} cut`],
@@ -22,7 +22,7 @@ const LINES = [
     ({ policy }) => known(policy?.entropy) && `${number(policy.entropy)} nats`],
   ["Distinct answers", "The share of the answers to one prompt that differ from each other.",
     ({ policy }) => known(policy?.distinct) && percent(policy.distinct, 0)],
-  ["Lag of labels", "The time from a judgement to its place in the serving weights.",
+  ["Lag of labels", "The recent mean time from a question to its judgement.",
     ({ lag }) => known(lag) && duration(lag)],
   ["Spend", "What the judgements of all sources have cost, in the unit of their prices.",
     ({ spend }) => known(spend) && number(spend)],
@@ -49,7 +49,7 @@ export function preferences() {
       const found = status.task === "preference" ? status.preference : null;
       mark(element, { hidden: !found });
       if (!found) return;
-      const all = { brier: { fresh: status.metrics?.champion?.brier }, lag: status.staleness?.seconds, ...found };
+      const all = { ...found, ...judged(found) };
       LINES.forEach(([, , text], i) => {
         const shown = text(all);
         for (const cell of cells[i]) mark(cell, { hidden: !shown });
@@ -63,6 +63,19 @@ export function preferences() {
       mark(samples, { hidden: !found.samples?.length });
       fillSamples(samples, found.samples ?? []);
     },
+  };
+}
+
+/** Return the figures of the status that are about duels and judgements, as the card names them. */
+function judged({ duels = [], strange, brier = {}, lag, spend = {} }) {
+  const win = duels[0]?.win;
+  const prices = Object.values(spend);
+  return {
+    win: win && { share: win.value, low: win.low, high: win.high },
+    ood: strange,
+    brier: { fresh: brier.random, old: brier.again },
+    lag: lag?.seconds,
+    spend: prices.length ? prices.reduce((sum, one) => sum + one, 0) : null,
   };
 }
 
