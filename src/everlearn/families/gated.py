@@ -53,7 +53,7 @@ from everlearn.model import (
     within,
 )
 from everlearn.model import build as build_model
-from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Loss, Singles, Task, Verdict
+from everlearn.records import Arrays, Batch, Evidence, Examples, Floats, Ints, Loss, RowTask, Singles, Verdict
 from everlearn.spec import GateSpec
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -85,7 +85,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     family: str = "gated"
-    task: Task
+    task: RowTask
     dense: Count
     hashed: Count = 0
     classes: Count = 0

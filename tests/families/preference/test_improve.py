@@ -208,7 +208,7 @@ def test_stop_tokens_end_candidates_and_what_collapses_is_measured() -> None:
         assert [len(answer) for answer in answers] == features[:, -1].tolist()
         return np.array([-len(answer) for answer in answers])
 
-    settings = Improve(prompts=8, candidates=8, limit=12, ramp=0.0, steps=12)
+    settings = Improve(prompts=8, candidates=8, limit=12, ramp=0.0, steps=12, beta=0.0)
     stop = tuple(range(40, 50))
     first, last = (improve(learner, [[1, 2], [3]], short, settings, labels=i, stop=stop) for i in (32, 64))
     assert all(len(answer) == 12 or answer[-1] in stop for answer in heard)

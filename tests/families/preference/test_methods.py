@@ -84,7 +84,7 @@ def test_best_of_n_imitates_the_best_of_all_candidates_with_sums_over_tokens() -
     policy = moved()
     candidates = sampled(policy)
     policy.module.zero_grad()
-    for piece in methods.best_of_n(policy, candidates, methods.Dials(beta=0.0)):
+    for piece in methods.best_of_n(policy, candidates, methods.Hyperparameters(beta=0.0)):
         piece.backward()
     found = [weight.grad.clone() for weight in policy.module.parameters() if weight.grad is not None]
     best = [group[int(i)].ids for group, i in zip(candidates.answers, candidates.scores.argmax(1), strict=True)]
@@ -105,7 +105,9 @@ def test_best_of_n_is_held_by_its_log_ratio_to_the_reference() -> None:
     flat = candidates._replace(scores=0 * candidates.scores)  # only the leash chooses
     chosen = (candidates.reference - logp).argmax(1)
     expected = -sum(logp[i, one] for i, one in enumerate(chosen)) / len(chosen)
-    loss = sum(float(piece.detach()) for piece in methods.best_of_n(policy, flat, methods.Dials(beta=2.0, rows=2)))
+    loss = sum(
+        float(piece.detach()) for piece in methods.best_of_n(policy, flat, methods.Hyperparameters(beta=2.0, rows=2))
+    )
     assert loss == pytest.approx(float(expected), rel=1e-4)
 
 

@@ -38,14 +38,14 @@ _ESSENTIAL = frozenset(
 class Proxy:
     """Passes requests on to the server at a Unix socket; `bodies` reads their bodies.
 
-    `name` names that process in messages, and it may send nothing for `patience` seconds.
+    `name` names that process in messages, and it may send nothing for `patience` seconds (None: READ).
     """
 
     def __init__(
-        self, socket: Path, bodies: BodyReader, name: str = "the admin process", patience: float = READ
+        self, socket: Path, bodies: BodyReader, name: str = "the admin process", patience: float | None = None
     ) -> None:
         self._bodies = bodies
-        self._name, self._patience = name, patience
+        self._name, self._patience = name, READ if patience is None else patience
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, retries=1)
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.specs import Retired
-from everlearn.records import Floats, Task
+from everlearn.records import Floats, RowTask
 
 Loss = Literal["auto", "logistic", "softmax", "squared", "absolute", "quantile", "huber"]
 Optimizer = Literal["auto", "blend", "quick", "sgd", "adagrad", "adam", "ftrl", "normalized"]
@@ -52,7 +52,7 @@ RATES: dict[str, float] = {
     "ftrl": 0.1,
     "normalized": 0.5,
 }
-TASK_LOSSES: dict[Task, tuple[str, ...]] = {
+TASK_LOSSES: dict[RowTask, tuple[str, ...]] = {
     "binary": ("logistic",),
     "multiclass": ("softmax",),
     "regression": ("squared", "absolute", "quantile", "huber"),
@@ -81,7 +81,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     family: str = "linear"
-    task: Task
+    task: RowTask
     dense: int
     hashed: int = 0
     classes: int = 0

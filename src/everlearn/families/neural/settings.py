@@ -13,7 +13,7 @@ from everlearn.families import specs
 from everlearn.families.neural.terms import AnyTerm, fitting
 from everlearn.families.neural.terms.replay import Replay
 from everlearn.families.specs import Retired
-from everlearn.records import Task
+from everlearn.records import RowTask
 
 MIB = 1 << 20
 
@@ -146,7 +146,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     family: str = "neural"
     module: str = "mlp"
     arguments: dict[str, Any] = {}
-    task: Task
+    task: RowTask
     dense: Count
     hashed: Count = 0
     classes: Count = 0
