@@ -26,6 +26,7 @@ SERVERS = ("tests/app/", "tests/cli/", "tests/client/", "tests/test_examples", "
 collect_ignore = ["data/make_homes_0_1_0.py", "data/mergekit_values.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With `-n 2 --dist loadgroup`, keep a file in one process, and all tests that start servers in the same one.
 
