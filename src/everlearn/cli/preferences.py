@@ -57,6 +57,7 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
     with held(home):
         shutil.rmtree(home, ignore_errors=True)
     began, used = time.perf_counter(), time.process_time()
+    _use_one_thread()
     _make(model, seed, quiet=as_json)
     spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name)
     config.save(spec, path)
@@ -215,6 +216,13 @@ limit = {answer_tokens}                   # tokens of an answer that the policy 
 [model.choose]
 selector = "random"           # "thompson" or "infomax" choose pairs that teach more, if that pays
 """
+
+
+def _use_one_thread() -> None:
+    """Compute with one thread: for matrices as small as those of the demo, more are slower."""
+    from everlearn._torch import torch
+
+    torch.set_num_threads(1)
 
 
 def _make(model: Path, seed: int, quiet: bool) -> None:
