@@ -57,7 +57,7 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
     with held(home):
         shutil.rmtree(home, ignore_errors=True)
     began, used = time.perf_counter(), time.process_time()
-    _use_one_thread()
+    _prepare_libraries()
     _make(model, seed, quiet=as_json)
     spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name)
     config.save(spec, path)
@@ -218,11 +218,16 @@ selector = "random"           # "thompson" or "infomax" choose pairs that teach 
 """
 
 
-def _use_one_thread() -> None:
-    """Compute with one thread: for matrices as small as those of the demo, more are slower."""
+def _prepare_libraries() -> None:
+    """Compute with one thread, as more are slower for matrices this small; and show no bars of transformers."""
     from everlearn._torch import torch
 
     torch.set_num_threads(1)
+    try:
+        from transformers.utils.logging import disable_progress_bar
+    except ModuleNotFoundError as error:
+        raise MissingExtra("a language model", "llm") from error
+    disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _make(model: Path, seed: int, quiet: bool) -> None:
