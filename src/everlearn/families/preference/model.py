@@ -50,13 +50,13 @@ from everlearn.families.preference.methods import METHODS
 from everlearn.families.preference.pair_rows import ACTIVE, GOLD, PairRows
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
 from everlearn.families.preference.settings import Settings
+from everlearn.families.preference.summary import LABELS, ROUNDS, TRUSTED
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 from everlearn.schema import pairs as columns
 from everlearn.schema.question import Asked
 
-LABELS, TRUSTED, ROUNDS = range(3)  # of "progress/counts"
 REMEMBERED = 64  # rounds whose measurements are kept
 RECENT = 192  # newest labels, of which those of a group stay when it has drifted
 NOMINATING = 8  # newest prompts by which a candidate is nominated
