@@ -103,7 +103,7 @@ class Fold:
         guards = {name: schema.features(self.encoder).label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
         parts = spec, self.gate, self.encoder, self.monitor, self.roster, versions, log
-        self.transitions = Transitions(*parts, lambda: self.pending.steps)
+        self.transitions = Transitions(*parts, lambda: self.pending.steps, lambda uid: self.pending.traces(uid))
         self.warm_up = WarmUp(spec, self.monitor, self.transitions.make)
         self._counts = _Counts()
 

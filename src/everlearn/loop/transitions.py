@@ -6,7 +6,7 @@ of users are carried out in `loop/user_orders.py`. The caller makes the returned
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -79,8 +79,9 @@ class Transitions:
         versions: Versions,
         log: Log,
         widths: Callable[[], Sequence[tuple[int, int]]] = tuple,
+        traces: Callable[[int], Mapping[str, Singles]] = lambda uid: {},
     ) -> None:
-        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths)
+        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths, traces)
         self._paused: Contestant | None = None  # learns again after the event that is being folded
 
     def make(self) -> Model:
@@ -162,8 +163,8 @@ class Transitions:
             self._context.roster.let_learn(self._paused, True)
             self._paused = None
 
-    def retraced(self) -> dict[int, dict[str, Singles]]:
-        """Return the traces that rebuilt learners made again, by uid and by the id of their prediction; forget them."""
+    def retraced(self) -> dict[int, Mapping[str, Singles]]:
+        """Return the traces of learners that were rebuilt or copied, by uid and id of prediction; forget them."""
         made = dict(self._context.retraced)
         self._context.retraced.clear()
         return made

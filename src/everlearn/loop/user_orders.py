@@ -93,10 +93,14 @@ def promote(context: TransitionContext, moment: Moment, given: Decision, id: str
     if learner is not None and not (roster.live or roster.snapshots):
         roster.promote(learner, version, previous)
     else:
+        traces = context.traces(learner.uid) if learner is not None and roster.live else {}
         copied = roster.install(version, model, keep=True, previous=previous)
         detail = msgspec.structs.replace(detail, learns=copied or None)
         if learner is not None and roster.live:  # the champion learns on as it, and would be compared with itself
             roster.dismiss(learner)
+        if traces:
+            others = {one.uid: context.traces(one.uid) for one in roster.contestants if one.learns}
+            context.retraced.update(others | {roster.champion.uid: traces})
     roster.rollbacks = []
     alias = Alias("champion", version, previous)
     promoted = decision(context, moment, "promote", given.reason, "user", detail, alias)
