@@ -407,6 +407,8 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
 
 def _headline(spec: Spec, versions: Sequence[VersionEntry]) -> str:
     """Return the metric to list versions by: the setting, or the first usual one that versions were stored with."""
+    if spec.metric == "cost":
+        return "log_loss"  # versions are stored with the losses of their comparison
     if spec.metric != "auto":
         return spec.metric
     if spec.schema.task != "regression":

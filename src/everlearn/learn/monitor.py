@@ -43,7 +43,7 @@ class Monitor:
         self.classes = classes
         timed = moments.clock(spec.schema) if not spec.limits.clip else None  # a clipped time is no time
         self.naive = NaiveBaselines(self.task, classes, timed)
-        metrics.checked(spec.metric, self.task, self.own)
+        metrics.checked(spec.metric, self.task, self.own, bool(spec.decision.costs))
         self.segments = Segments(spec, classes or 1)
         measured: dict[str, Any] = {"share": spec.metrics.share, "segmented": bool(self.segments.field)}
         self.metrics = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
