@@ -27,7 +27,14 @@ from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, DecisionSpec, 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
 _NO_MATTER = ("source", "prompts", "home", "warm_start")  # once a loop has started
-_FIXED = ("schema", "model", "mode", "seed", "class_weight", "drift", "replay", "gate.promote")
+_FIXED = {
+    "schema": "what was learned belongs to these columns. Start another home, and `everlearn run` its file there",
+    "model": "the champion is such a model. `loop.challenge({...})` or POST /challengers starts a model of any family "
+    "beside it, and the gate seats that once it is better",
+    "seed": "random numbers of the past come from it. Start another home",
+    "class_weight": "what was learned has these weights. Start another home, and `everlearn run` its file there",
+}
+"""Settings that a loop keeps, with the reason and the way to another value."""
 
 _KEEPS = "A home that was started with it keeps its value"
 _REMOVED = {
@@ -337,8 +344,11 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
     if fixed := [name for name in _FIXED if attrgetter(name)(before) != attrgetter(name)(now)]:
         raise ConfigError(
             f"{where} was started with other settings: "
-            + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(now, name)}" for name in fixed)
-            + ". Put them back, or start again with another home"
+            + "; ".join(
+                f"{name} was {_shown(before, name)}, is now {_shown(now, name)}, and cannot change: {_FIXED[name]}"
+                for name in fixed
+            )
+            + ". Or put the value back"
         )
     return found
 

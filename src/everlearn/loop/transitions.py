@@ -114,6 +114,30 @@ class Transitions:
             payloads += apply(action, self._context, Moment(at, now))
         return payloads
 
+    def reseat(self, at: int, now: Progress) -> list[Payload]:
+        """After a change of `mode` or `gate.promote`, seat what these settings let serve; return the payloads to log.
+
+        A champion that may no longer learn is stored and serves frozen, and challenges. In `live` mode what learned
+        beside a frozen champion takes the seat, and the old champion is good.
+        """
+        context, roster, moment = self._context, self._context.roster, Moment(at, now)
+        started_here = roster.untrained and not roster.snapshots
+        if roster.live == roster.serves_learner or (not roster.live and started_here):
+            return []
+        learner, previous = roster.challenger, roster.champion.version
+        how = "live" if roster.live else f'gated", gate.promote = "{context.spec.gate.promote}'
+        reason = f'the settings changed to mode = "{how}"'
+        born = store(
+            context, moment, learner.model, context.versions.find(learner.version).spec, (learner.version,), reason
+        )
+        if roster.live:
+            roster.seat_learner(born.version.id)
+        else:
+            roster.seat_first(born.version.id)
+        note(context, [born])
+        alias = Alias("champion", born.version.id, previous)
+        return [born, decision(context, moment, "promote", reason, "loop", Promoted(learned=now), alias)]
+
     def react(self, at: int, now: Progress) -> list[Payload]:
         """Apply the reaction to drift; a model that cannot be started is reported and changes nothing."""
         context, moment = self._context, Moment(at, now)

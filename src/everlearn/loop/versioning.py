@@ -25,7 +25,7 @@ from everlearn.serve.roster import Roster
 from everlearn.spec import GateSpec, Spec
 from everlearn.version.registry import Versions
 
-Transition = Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw"]
+Transition = Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw", "config"]
 
 _REPLACED = "what served until it was replaced"  # the log's words
 

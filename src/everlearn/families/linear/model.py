@@ -13,6 +13,7 @@ from everlearn.families.linear import blend, kernels, settings
 from everlearn.families.linear.crossing import crossed
 from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
 from everlearn.families.linear.settings import Settings
+from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, Loss, LossKind, Singles
 
 Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
@@ -55,6 +56,9 @@ class Linear:
             self.arrays["hashed"][:, :, 1] = 1.0  # each rate is at its first value
         if chosen.optimizer == "blend":
             self.arrays["blend"] = blend.start(chosen.classes)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.

@@ -52,7 +52,7 @@ from everlearn.families.preference.policy import Policy, load_model, load_tokeni
 from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.summary import LABELS, ROUNDS, TRUSTED
 from everlearn.families.preference.text import Ids
-from everlearn.model import LEARN, compare
+from everlearn.model import LEARN, compare, described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 from everlearn.schema import pairs as columns
 from everlearn.schema.question import Asked
@@ -122,6 +122,9 @@ class PreferenceModel:
     def refused(self, batch: Batch) -> dict[int, str]:
         """Return the rows that are no pairs of this model's tokens, with the reasons."""
         return pair_rows.faults(batch, self.settings.hashed)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def predict(self, batch: Batch) -> Singles:
         """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2).
