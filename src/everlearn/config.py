@@ -22,11 +22,11 @@ import tomli_w
 
 from everlearn import model
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, DecisionSpec, Spec
+from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, AskSpec, DecisionSpec, JudgeSpec, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
-_NO_MATTER = ("source", "prompts", "home", "warm_start")  # once a loop has started
+_NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask")  # to the state of a loop that has started
 _FIXED = ("schema", "model", "mode", "seed", "class_weight", "drift", "replay", "gate.promote")
 
 _KEEPS = "A home that was started with it keeps its value"
@@ -40,6 +40,8 @@ _REMOVED = {
     "serve.body": "Remove it: a request holds at most 1 MiB",
 }
 _WITHOUT_EFFECT = ("epochs", "serve.batch", "serve.body")  # on a loop that has started: the rest is STORED_ONLY
+
+_FILES = ("prompts", "judge.rubric", "ask.gold")  # relative to the configuration file
 
 # The defaults of a loop that learns preferences, where they differ: people judge a few pairs a minute, and a pair of
 # answers has a thousand tokens.
@@ -124,6 +126,9 @@ _RELEASE_0_1_0: dict[str, Any] = {
         "private": False,
         "traces": "",
     },
+    "judge": dict.fromkeys(("url", "model", "key", "rubric", "function"), "")
+    | {"name": "judge", "price": 0.0, "budget": 0.0, "at_once": 4},
+    "ask": {"price": 1.0, "budget": 0.0, "both": 0.1, "gold": "", "planted": 0.05, "least": 0.002},
 }
 
 _HEADING = """\
@@ -156,7 +161,10 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     spec = convert(values, str(path), folder or _folder(path, values.get("home", "")))
-    return msgspec.structs.replace(spec, prompts=str(path.parent / spec.prompts)) if spec.prompts else spec
+    for name in _FILES:
+        if named := attrgetter(name)(spec):
+            spec = _with(spec, name, str(path.parent / named))
+    return spec
 
 
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
@@ -191,6 +199,12 @@ def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | N
 def check_task(spec: Spec, where: str = "") -> None:
     """Raise ConfigError for a setting that has no meaning for the task; `where` begins the message."""
     if spec.schema.task != "preference":
+        for name, default in (("judge", JudgeSpec()), ("ask", AskSpec())):
+            if getattr(spec, name) != default:
+                raise ConfigError(
+                    f"{where}{name}: got settings for the task {spec.schema.task!r}, where there are no answers "
+                    "to compare; expected the task 'preference'. Remove them"
+                )
         return
     for name, (without, why) in _NOT_FOR_PREFERENCES.items():
         if attrgetter(name)(spec) != without:
