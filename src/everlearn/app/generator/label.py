@@ -54,8 +54,8 @@ class Annotator:
 
     A verdict is (its name, True if the reward model preferred the same answer, or None, seconds since 1970).
     `upcoming` holds the pairs that follow the one on the screen, and True for those that were judged before. `golds`
-    counts gold questions, `repeated` holds the pairs that were asked again, and `plain` those that may be. `seen` is the
-    time of the last request, by `time.monotonic`.
+    counts gold questions, `repeated` holds the pairs that were asked again, and `plain` those that may be. `seen` is
+    the time of the last request, by `time.monotonic`.
     """
 
     held: Prediction | None = None

@@ -1,4 +1,4 @@
-"""The pairs that are kept ready for people and for the judge: made ahead, routed by price, replaced when they are old."""
+"""The pairs that are kept ready for people and for the judge: made ahead, routed by price, replaced when old."""
 
 from __future__ import annotations
 
