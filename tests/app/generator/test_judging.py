@@ -38,6 +38,7 @@ def spec(folder: Path, endpoint: JudgeEndpoint, ask: dict[str, Any] | None = Non
     if not (folder / "rubric.txt").exists():
         (folder / "rubric.txt").write_text("Prefer the answer that comes first in the alphabet.\n")
     named = {"name": "abc", "url": endpoint.url, "model": "m", "rubric": str(folder / "rubric.txt"), "at_once": 2}
+    named |= {"price": 1.0, "budget": 8.0}
     return settings(
         prompts=str(folder / "prompts.txt"), judge=named | judge, ask={"both": 0.0, "least": 0.0} | (ask or {})
     )
@@ -63,7 +64,7 @@ def test_the_server_asks_the_judge_in_both_orders_and_logs_its_verdicts(
     tmp_path: Path, endpoint: JudgeEndpoint
 ) -> None:
     with judging_server(tmp_path, endpoint) as running:
-        until(lambda: len(verdicts(running.loop.log)) >= 6)
+        until(lambda: len(verdicts(running.loop.log)) >= 8)
         found = verdicts(running.loop.log)[:6]
         for one in found:
             event = running.loop.log.find(f"prediction:{one.id}")
@@ -89,7 +90,7 @@ def test_the_server_asks_the_judge_in_both_orders_and_logs_its_verdicts(
     assert first.detail["judge.source"] in sources
     (tmp_path / "rubric.txt").write_text("Prefer the shorter answer.\n")
     with judging_server(tmp_path, endpoint) as running:
-        until(lambda: len({one.source for one in verdicts(running.loop.log)}) == 2)
+        until(lambda: any("it was" in one.reason for one in decisions(tmp_path)))
     changed = [one for one in decisions(tmp_path) if "judge.source" in one.detail]
     assert [one.by for one in changed] == ["user", "user"]
     assert changed[1].reason.endswith(f"; it was {changed[0].detail['judge.source']}")
@@ -119,10 +120,8 @@ def test_a_budget_holds_and_people_get_the_doubtful_pairs(tmp_path: Path, endpoi
         assert "budget of this hour" in refused.json()["detail"]
 
 
-def test_the_agreement_of_judge_and_people_is_on_pairs_that_both_judged(
-    tmp_path: Path, endpoint: JudgeEndpoint
-) -> None:
-    with judging_server(tmp_path, endpoint, ask={"both": 1.0, "planted": 0.0}) as running:
+def test_agreement_is_on_pairs_that_both_judged(tmp_path: Path, endpoint: JudgeEndpoint) -> None:
+    with judging_server(tmp_path, endpoint, ask={"both": 1.0, "planted": 0.0}, budget=40.0) as running:
         log = running.loop.log
         for number in range(8):
             pair = running.http.get("/label/next", params={"annotator": "anna"}).raise_for_status().json()
@@ -180,7 +179,7 @@ def shorter(prompt: str, a: str, b: str) -> str:
 
 def test_no_verdict_is_lost_or_doubled_when_the_generator_is_killed(tmp_path: Path, endpoint: JudgeEndpoint) -> None:
     endpoint.slow = 0.05
-    given = msgspec.structs.replace(spec(tmp_path, endpoint), serve=ServeSpec(port=0))
+    given = msgspec.structs.replace(spec(tmp_path, endpoint, budget=40.0), serve=ServeSpec(port=0))
     with Server(given, tmp_path / "home") as server:
 
         def judged() -> list[Preference]:

@@ -200,6 +200,7 @@ class LabelDesk:
         judged = source, verdict, given.seconds, given.why
         made = admission.feedback(context.admission, given.id, None, None, chosen, 1.0, *judged)
         await context.append([made])
+        await self.pool.follow()  # before the pair is no longer counted as reserved
         one, agreed = self.annotator(given.annotator), agreement(found, chosen)
         one.seen = time.monotonic()
         one.note(given.id, verdict, agreed, time.time(), chosen)

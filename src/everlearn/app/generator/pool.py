@@ -197,6 +197,10 @@ class PairPool:
             return f"asking has stopped: questions promise less than {self._context.spec.ask.least:g} nats (ask.least)"
         return ""
 
+    async def follow(self) -> None:
+        """Count the judgements that are new in the log."""
+        await asyncio.to_thread(self._accounts.follow)
+
     # ---- making pairs ------------------------------------------------------------------------------------------
 
     def _left(self) -> Ints:
@@ -211,8 +215,8 @@ class PairPool:
         return waiting < wanted
 
     async def _look(self) -> None:
-        """Follow the log and the model: drop old pairs, and stop or go on with asking."""
-        await asyncio.to_thread(self._accounts.follow)
+        """Follow the log and the model: drop old pairs, stop asking or go on, and log what changes."""
+        await self.follow()
         self.drop_stale()
         policy, decisions = self._context.device.policy, self._decisions
         if policy is None or decisions is None:
