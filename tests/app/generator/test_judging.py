@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +154,8 @@ def test_agreement_is_on_pairs_that_both_judged(tmp_path: Path, endpoint: JudgeE
 def test_a_judge_that_fails_is_asked_again(
     tmp_path: Path, endpoint: JudgeEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("everlearn.families.preference.endpoint.LONGEST_PAUSE", 0.001)
-    endpoint.script = [503] * 12
+    monkeypatch.setattr(judging, "Endpoint", partial(judging.Endpoint, pause=0.001))
+    endpoint.script = [503] * 5
     with judging_server(tmp_path, endpoint, at_once=1) as running:
         until(lambda: "503" in status(running)["judge"]["trouble"])
         until(lambda: len(verdicts(running.loop.log)) >= 2)
