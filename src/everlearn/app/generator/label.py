@@ -135,9 +135,12 @@ class LabelDesk:
         """Return the number of new pairs in the hands of people."""
         return sum((one.held is not None and not one.again) + len(one.upcoming) for one in self.annotators.values())
 
-    async def run(self) -> None:
-        """Read the work of annotators from the log, and the gold questions."""
+    async def recall(self) -> None:
+        """Read the work of annotators from the log."""
         self.annotators = await asyncio.to_thread(remembered, self._context.log)
+
+    async def plant(self) -> None:
+        """Read the gold questions."""
         await self._planted.read()
 
     def release(self, now: float) -> None:

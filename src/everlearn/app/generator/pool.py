@@ -97,19 +97,23 @@ class PairPool:
         self.ready.extend(await self._recovered())
         while True:
             await self.tell()
-            await self._look()
-            if not self._wants():
-                self._fewer.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._fewer.wait(), PAUSE)
-                continue
             try:
+                await self._look()
+                if not self._wants():
+                    await self._rest()
+                    continue
                 self.ready.append(await self._make())
                 self.trouble, self._probed = "", time.monotonic()
             except EverlearnError as error:
                 self.trouble = f"no pair can be made: {error}"
                 log.error(self.trouble)
                 await asyncio.sleep(PAUSE)
+
+    async def _rest(self) -> None:
+        """Wait until a pair is taken, or it is time for another look."""
+        self._fewer.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._fewer.wait(), PAUSE)
 
     async def tell(self) -> None:
         """Wake those who wait for a pair."""

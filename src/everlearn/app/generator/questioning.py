@@ -50,9 +50,10 @@ class Questioning:
     async def _run(self) -> None:
         decisions = await asyncio.to_thread(AskingDecisions, self._context.log)
         await asyncio.to_thread(self.accounts.follow)
+        await self.desk.recall()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.report.run())
-            group.create_task(self.desk.run())
+            group.create_task(self.desk.plant())
             group.create_task(self.pool.run(decisions))
             if self.judge is not None:
                 group.create_task(self.judge.run(self.pool, decisions))
