@@ -202,8 +202,7 @@ def check_task(spec: Spec, where: str = "") -> None:
         for name, default in (("judge", JudgeSpec()), ("ask", AskSpec())):
             if getattr(spec, name) != default:
                 raise ConfigError(
-                    f"{where}{name}: got settings for the task {spec.schema.task!r}, where there are no answers "
-                    "to compare; expected the task 'preference'. Remove them"
+                    f"{where}{name}: got settings for the task {spec.schema.task!r}; expected 'preference'. Remove them"
                 )
         return
     for name, (without, why) in _NOT_FOR_PREFERENCES.items():
