@@ -175,6 +175,8 @@ def test_measures_of_policies_have_a_metric_each():
         "everlearn_policy_alarms": 1.0,
     }
     assert list(_policies(None)) == []
+    first = {one.name for metric in _policies(found | {"policy": None}) for one in metric.samples}
+    assert first == samples.keys() - {"everlearn_policy"}  # before the first round of steps
 
 
 def test_what_is_asked_has_a_metric_each():

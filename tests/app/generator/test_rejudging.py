@@ -24,6 +24,7 @@ __all__ = ["endpoint"]
 def spec(folder: Path, endpoint: JudgeEndpoint) -> Spec:
     (folder / "rubric.txt").write_text("Prefer the answer that comes first in the alphabet.\n")
     judge = {"name": "abc", "url": endpoint.url, "model": "m", "rubric": str(folder / "rubric.txt"), "price": 0.5}
+    judge |= {"at_once": 1}
     return settings(judge=judge)
 
 
@@ -50,6 +51,7 @@ def test_new_verdicts_supersede_the_old_ones(tmp_path: Path, endpoint: JudgeEndp
     with pytest.raises(ConfigError, match="401"):
         rejudge_log(home, given)
     found = rejudge_log(home, given)
+    assert found.pairs == 4
     assert found.changed >= len(choices) - 1
     assert found.replaced == [before[0].source]
     assert found.cost == 0.5 * found.pairs
