@@ -212,7 +212,7 @@ def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     yield _gauge("duel", described, ("role", "measure", "bound"), duels)
     counts = [((one["candidate"],), float(one["count"])) for one in found["duels"]]
     yield _gauge("duels", "Judged duels of a candidate.", ("role",), counts)
-    policy = [((name,), value) for name, value in (found.get("policy") or {}).items()  # None before the first round]
+    policy = [((name,), value) for name, value in (found.get("policy") or {}).items()]
     yield _gauge("policy", "Measurements of the policy's newest rounds.", ("measure",), policy)
     brier = [((arm,), error) for arm, error in found.get("brier", {}).items()]
     yield _gauge("reward_brier", "Recent error of the reward model, by arm of the question.", ("arm",), brier)

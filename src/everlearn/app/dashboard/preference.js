@@ -111,7 +111,7 @@ function annotators() {
         mark(name, { title: one.source || null });
         put(chip, one.named);
         mark(chip, { hidden: !one.named, class: `chip ${NAMED[one.named] ?? ""}` });
-        [short(one.judged), percent(one.reliability, 0), known(one.consistency) ? percent(one.consistency, 0) : "–", known(one.seconds) ? duration(one.seconds) : "–"].forEach((text, i) => put(cells[i + 1], text));
+        [short(one.judged), percent(one.reliability, 0), known(one.consistency) ? percent(one.consistency, 0) : "–", known(one.seconds) && !one.source?.startsWith("judge/") ? duration(one.seconds) : "–"].forEach((text, i) => put(cells[i + 1], text));
         mark(cells[3], { hidden: !one.repeats });
         mark(cells[4], { hidden: !one.timed });
       },
