@@ -13,6 +13,7 @@ from everlearn.errors import ConfigError
 from everlearn.events import Log, connect, scan
 from everlearn.families.preference.judge import rejudge
 from everlearn.families.preference.judged_pairs import AnswerPair, JudgeVerdict, preference_fields
+from everlearn.families.preference.verdicts import Choice
 from everlearn.feedback import admission
 from everlearn.loop import commands
 from everlearn.loop.details import Without
@@ -88,6 +89,6 @@ def _pairs(log: Log, verdicts: list[Preference]) -> Iterator[tuple[AnswerPair, J
     """Yield each pair with its old verdict; a pair that was erased is left out."""
     for one in verdicts:
         if (pair := admission.prediction(log, one.id)) is not None:
-            orders = "skip", "skip"  # the log does not hold what was found in each order
+            orders: tuple[Choice, Choice] = ("skip", "skip")  # the log does not hold what was found in each order
             before = JudgeVerdict(one.id, one.chosen, one.verdict, one.why, one.seconds, one.source, orders)
             yield judging.answer_pair(pair), before
