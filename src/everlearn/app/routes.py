@@ -220,7 +220,7 @@ ROUTES = (
         "read",
         "asking_status.status",
         "label",
-        "Return what is asked of whom, what judgements cost, and how far their sources agree.",
+        "Return the state of asking, what judgements cost, and how far their sources agree.",
         {200: Response("The state of asking.", (label_records.AskingStatus,))},
         UNAVAILABLE,
         generated=True,

@@ -214,7 +214,7 @@ class AnnotatorReport(Struct, frozen=True):
 
 
 class AskingStatus(Struct, frozen=True):
-    """What is asked of whom: the `state`, and the `reason` why people get no pair.
+    """The state of asking: the `state`, and the `reason` why people get no pair.
 
     `selector` chooses pairs now, `configured` is that of the settings: they differ while chosen pairs do not pay.
     `information` is what the newest random questions promised, in nats; asking stops below `least`. `skipped_prompts`

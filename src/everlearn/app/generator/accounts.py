@@ -40,7 +40,7 @@ class Spending(NamedTuple):
 
 
 class LabelAccounts:
-    """Spending, agreement and names of the sources of a log; `follow` reads what is new. Any thread may call."""
+    """Spending, agreement and names of the sources of a log; `follow` reads new events. Any thread may call."""
 
     def __init__(self, spec: Spec, log: Log) -> None:
         self.prices = np.array([spec.ask.price, spec.judge.price])

@@ -1,4 +1,4 @@
-"""GET /v1/preferences: what is asked of whom, what it costs, and how far the sources of judgements agree.
+"""GET /v1/preferences: the questions, who gets them, their cost, and how far the sources of judgements agree.
 
 The same document is written to a file of the server's folder in memory, for the dashboard and for Prometheus.
 """

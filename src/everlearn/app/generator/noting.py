@@ -15,7 +15,7 @@ JUDGE, ASKING, SELECTOR = "judge.source", "asking", "selector"
 
 
 class AskingDecisions:
-    """The newest logged value of each thing that changes what is asked; an unchanged value is not logged again."""
+    """The newest logged value of each thing that changes the questions; an unchanged value is not logged again."""
 
     def __init__(self, events: Log) -> None:
         self._log = events

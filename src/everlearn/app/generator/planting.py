@@ -54,7 +54,7 @@ class GoldPair(NamedTuple):
 
 
 class Planting:
-    """The gold questions of the file `ask.gold`, and what is planted among the questions of annotators."""
+    """The gold questions of the file `ask.gold`, and those that are planted among the questions of annotators."""
 
     def __init__(self, context: GeneratorContext, pool: PairPool) -> None:
         self._context, self._pool = context, pool
@@ -118,9 +118,9 @@ class Planting:
         before = await asyncio.to_thread(admission.prediction, self._context.log, id)
         if before is None:
             return None
-        asked: Asked = asking.repeated(question.decode(before.payload), id, one.chosen[id], key)
+        given: Asked = asking.repeated(question.decode(before.payload), id, one.chosen[id], key)
         prompt = str(before.features.get("prompt", ""))
-        return await self._logged(lambda policy: self._context.prediction(asked, policy, prompt))
+        return await self._logged(lambda policy: self._context.prediction(given, policy, prompt))
 
     async def _logged(self, work: Callable[[ServedPolicy], Prediction]) -> Prediction:
         made: Prediction = await self._context.compute(work)

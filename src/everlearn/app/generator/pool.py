@@ -54,7 +54,7 @@ class ReadyPair:
 
     @property
     def started(self) -> bool:
-        """True where somebody has taken it, and others still may."""
+        """True where an annotator or the judge has taken it, and others still may."""
         return self.judged or self.taken > 0
 
     @property
@@ -183,7 +183,7 @@ class PairPool:
             self.ready.appendleft(pair)
 
     def drop_stale(self) -> None:
-        """Leave pairs of an old policy unanswered, except those that somebody has taken; of these keep the newest."""
+        """Leave pairs of an old policy unanswered, except those that were taken; of these keep the newest."""
         rounds = self._context.device.rounds
         started = [one for one in self.ready if one.started][-AHEAD:]
         fresh = [one for one in self.ready if one in started or (not one.started and abs(rounds - one.rounds) < STALE)]
