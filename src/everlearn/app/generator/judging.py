@@ -1,7 +1,7 @@
 """The judge of a server: it takes pairs that are ready, asks a model or a function in both orders, and logs verdicts.
 
 Each pair is judged in a thread that ends with the process, so no request of a client waits for a judge. Answers that
-came are kept in `judge.db` in the home: after a kill the pair is taken up again, and only the missing answers are asked for.
+came are kept in `judge.db` in the home: after a kill the pair is taken up again, and only the rest is asked for.
 """
 
 from __future__ import annotations
