@@ -118,7 +118,7 @@ function annotators() {
     };
   });
   const headings = ["judged", "reliability", "same again", "time"].map((text) => h("th", { scope: "col", class: "number" }, text));
-  const element = h("div", {}, h("h3", {}, "Annotators", why("the reliability", "How often an annotator reports the true preference, estimated from the predictions of the model before it learned each label. Random and inverted annotators are marked, and count less. "Same again" is the share of repeated pairs that were judged as before.")),
+  const element = h("div", {}, h("h3", {}, "Annotators", why("the reliability", "How often an annotator reports the true preference, estimated from the predictions of the model before it learned each label. Random and inverted annotators are marked, and count less. The column “same again” is the share of repeated pairs that were judged as before.")),
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Annotators" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "source"), headings)), body)));
   return {
     element,
