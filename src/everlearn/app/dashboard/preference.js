@@ -25,11 +25,11 @@ const LINES = [
   ["Lag of labels", "The recent mean time from a question to its judgement.",
     ({ lag }) => known(lag) && duration(lag)],
   ["Asking", "Whether questions are asked, and how pairs are chosen. Asking stops while random questions promise almost nothing; a selector goes off while chosen pairs are worth less than random ones.",
-    ({ asking }) => asking && (asking.state === "stopped" ? "stopped: labels teach nothing" : `on, pairs chosen ${asking.selector === "random" ? "at random" : `by ${asking.selector}`}${asking.selector === asking.configured ? "" : ` (${asking.configured} does not pay)`}`)],
+    ({ asking }) => asking && (asking.state === "stopped" ? "stopped" : asking.selector === asking.configured ? `on, ${asking.selector}` : `random, ${asking.configured} is off`)],
   ["Prompts left out", "Prompts in the file that are longer than the limit.",
     ({ asking }) => asking?.skipped_prompts > 0 && `${count(asking.skipped_prompts)} of ${count(asking.prompts)}`],
   ["Judge and people", "The share of pairs on which the judge and a person gave the same verdict, with its interval, which may be looked at after each pair.",
-    ({ asking }) => { const one = asking?.agreement.at(-1); return one && `${percent(one.share)}, ${percent(one.low)} to ${percent(one.high)}, on ${count(one.pairs)} pairs`; }],
+    ({ asking }) => { const one = asking?.agreement.at(-1); return one && `${percent(one.share, 0)}, ${percent(one.low, 0)} to ${percent(one.high, 0)}, ${count(one.pairs)} pairs`; }],
   ["Judge", "Why the judge gives no verdict.",
     ({ asking }) => asking?.judge?.trouble],
 ];
