@@ -659,7 +659,7 @@ def test_there_is_no_seasonal_baseline_without_a_time_or_with_clipped_columns(tm
         assert "seasonal" not in loop.report()["metrics"]
 
 
-def test_a_loop_says_what_it_is(tmp_path: Path) -> None:
+def test_a_loop_says_what_it_is(tmp_path):
     with Loop(spec(mode="live"), tmp_path / "home") as loop:
         assert repr(loop) == f"<Loop in {tmp_path / 'home'}: live, 0 labelled examples, not started>"
         loop.learn({"a": 1.0, "b": 1.0, "c": "x"}, 1)

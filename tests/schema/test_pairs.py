@@ -76,7 +76,7 @@ def test_many_rows_are_read_like_each(drawn: list[tuple[int, Any]]) -> None:
     reading = PairReading(schema())
     asked = [asking(str(place), number, arm) for place, (number, arm) in enumerate(drawn)]
     batch = reading.read(asked)
-    assert batch.dense.shape == (len(drawn), 14)
+    assert batch.dense.shape == (len(drawn), 16)
     for place, one in enumerate(asked):
         assert row_slice(batch, place, place + 1).dense.tobytes() == reading.read([one]).dense.tobytes()
         held = slice(batch.indptr[place], batch.indptr[place + 1])

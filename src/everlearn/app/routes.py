@@ -222,6 +222,17 @@ ROUTES = (
         (label_records.UndoRequest,),
         generated=True,
     ),
+    Route(
+        "GET",
+        "/v1/preferences",
+        "read",
+        "asking_status.status",
+        "label",
+        "Return the state of asking, what judgements cost, and how far their sources agree.",
+        {200: Response("The state of asking.", (label_records.AskingStatus,))},
+        UNAVAILABLE,
+        generated=True,
+    ),
     # ---- served by the admin process -------------------------------------------------------------------------------
     Route(
         "GET",

@@ -31,6 +31,7 @@ for command in (
     loops.run,
     server.serve,
     server.feedback,
+    server.rejudge,
     versions.versions,
     versions.promote,
     versions.rollback,

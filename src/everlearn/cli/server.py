@@ -1,4 +1,4 @@
-"""The commands around a server: serve, token, feedback, erase."""
+"""The commands around a server: serve, token, feedback, rejudge, erase."""
 
 from __future__ import annotations
 
@@ -50,6 +50,39 @@ def serve(
     settings = msgspec.structs.replace(spec.serve, **given)
     spec = msgspec.structs.replace(spec, serve=settings)
     start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
+
+
+def rejudge(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what the old verdicts taught, beside the new ones.")
+    ] = False,
+    newest: Annotated[
+        int, typer.Option(min=0, help="Judge only this many of the newest pairs, and keep the old verdicts; 0: all.")
+    ] = 0,
+    config_path: Config = TOML,
+    as_json: Json = False,
+) -> None:
+    """Ask the judge again about pairs that it judged under another rubric, model or function.
+
+    This works while a server runs. The new verdicts are in the log as they come, as corrections; then the loop learns
+    again without the old ones.
+    """
+    from everlearn import config
+    from everlearn.app.generator.rejudging import rejudge_log
+
+    spec = config.load(config_path)
+    found = rejudge_log(home_of(spec, config_path), spec, keep=keep, newest=newest)
+    if as_json:
+        print_json(found._asdict())
+        return
+    screen.print(
+        f"{found.pairs:,} pairs judged again by {found.source}, {found.changed:,} of them differently; cost "
+        f"{found.cost:g}",
+        highlight=False,
+        markup=False,
+    )
+    for source in found.replaced:
+        screen.print(f"  the loop learns again without {source}", highlight=False, markup=False)
 
 
 def feedback(

@@ -93,13 +93,26 @@ def ask(
     does, and for a pair that is longer than the schema allows.
     """
     one = _prompt(prompt)
-    model, words = _asks(champion.model), one.prompt
-    plain = words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
+    model = _asks(champion.model)
     other = None if rival is None else (rival.model, rival.uid, rival.version)
     named = group or one.group
-    pair = model.ask(plain, key, group=named, version=champion.version, uid=champion.uid, rival=other)
+    pair = model.ask(plain(one), key, group=named, version=champion.version, uid=champion.uid, rival=other)
+    return pair, predicted(champion, reading, pair)
+
+
+def predicted(champion: Answering, reading: Reading, pair: Asked) -> tuple[float, ...]:
+    """Return the probabilities that the second, and that the first answer of a pair is preferred.
+
+    Raises InputError for a pair that is longer than the schema allows.
+    """
     made = Prediction("", {}, "", (), "", payload=question.encode(pair))
-    return pair, tuple(champion.model.predict(reading.read([made]))[0].tolist())
+    return tuple(champion.model.predict(reading.read([made]))[0].tolist())
+
+
+def plain(prompt: Prompt) -> str | list[dict[str, str]]:
+    """Return a prompt as models take it: text, or messages."""
+    words = prompt.prompt
+    return words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
 
 
 def rival(fold: Fold) -> Answering | None:

@@ -129,6 +129,11 @@ class Device:
         self._bell.put(None)
 
     @property
+    def policy(self) -> ServedPolicy | None:
+        """The newest policy that was taken up; None before the first."""
+        return self._policy
+
+    @property
     def rounds(self) -> int:
         """The rounds of steps of the newest policy that was taken up."""
         return self._policy.rounds if self._policy is not None else 0

@@ -11,6 +11,7 @@ of labels. So the state is a function of the labels and their order.
     annotators/...   their reliability (`annotators`)
     progress/...     labels, trusted labels and rounds, and the measurements of the first and the last 64 rounds
     measures/...     errors, strangeness, lengths and sources of judged pairs (`measures`)
+    asking/...       what random questions teach, and what chosen ones are worth beside them (`choose`)
     learn/pool/... learn/judged/... learn/drift/...     prompts, judged pairs, detectors (`memories`, `groups`)
 
 Everything that a round needs is in the arrays. On the CPU they share memory with the tensors that steps write.
@@ -32,6 +33,7 @@ from everlearn.families.neural.settings import Lora
 from everlearn.families.preference import (
     annotators,
     asking,
+    choose,
     features,
     first_come,
     groups,
@@ -47,7 +49,7 @@ from everlearn.families.preference import (
     text,
 )
 from everlearn.families.preference.methods import METHODS
-from everlearn.families.preference.pair_rows import ACTIVE, GOLD, PairRows
+from everlearn.families.preference.pair_rows import ACTIVE, AGAIN, GOLD, RANDOM, PairRows
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
 from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.summary import LABELS, ROUNDS, TRUSTED
@@ -253,10 +255,19 @@ class PreferenceModel:
         group = first_come.admit(parts["groups"], rows.group[one])
         if rows.arm[row] == GOLD:  # the first answer is known to be better; side and order are random
             annotators.gold(parts["annotators"], who, np.array([label > 0.5]))
+            annotators.timed(parts["annotators"], who, rows.seconds[one])
             return
-        annotators.update(parts["annotators"], who, np.array([label]), np.array([p]))
+        if rows.arm[row] == AGAIN and rows.before[row] >= 0:  # the model has learned this annotator's earlier judgement
+            annotators.again(parts["annotators"], who, np.array([label > 0.5]) == (rows.before[one] == 0))
+            annotators.timed(parts["annotators"], who, rows.seconds[one])
+        else:
+            annotators.update(parts["annotators"], who, np.array([label]), np.array([p]), rows.seconds[one])
+        if rows.arm[row] == RANDOM and len(rows.second[row]):
+            self._follow(self._pair(rows, row, first, second, label, weight))
         alarms = groups.update(parts["drift"], group, np.array([label]), np.array([p]))
         reliability = annotators.reliability(parts["annotators"])
+        if alarms:
+            choose.again(parts["asking"])
         for drifted in alarms:
             reward.forget(parts["reward"], drifted, RECENT)
         self._measure(rows, row, (first, second), (label - p) ** 2, weight)
@@ -271,6 +282,13 @@ class PreferenceModel:
         counts[TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
         if before // self.settings.round != counts[LABELS] // self.settings.round:
             self._improve()
+
+    def _follow(self, pair: reward.Pairs) -> None:
+        """Follow what a pair of the random arm teaches, and what labels of both arms are worth for it."""
+        head, both = self._parts["reward"], np.concatenate([pair.first, pair.second])
+        _, draws = reward.score(head, both, np.repeat(pair.group, 2))
+        value = float(choose.information(draws)[0, 1])
+        choose.saw(self._parts["asking"], value, reward.worth_of_arms(head, pair)[0])
 
     def _move(
         self, rows: PairRows, row: int, first: Singles, second: Singles, label: float, weight: float, q: Floats
@@ -455,6 +473,7 @@ def _start(chosen: Settings, raw: int) -> dict[str, Arrays]:
         "drift": groups.start(bounds.groups),
         "pool": memories.prompts(chosen.prompts, bounds.prompt_tokens),
         "measures": measures.start(bounds.sources),
+        "asking": choose.start(),
         "progress": {
             "counts": np.zeros(3),
             "first": np.zeros(1 + len(improve.Round._fields)),

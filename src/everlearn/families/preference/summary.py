@@ -20,8 +20,8 @@ def summary(progress: Arrays, people: Arrays) -> dict[str, Any]:
     `progress` holds "counts" and "rounds" (R, 1 + fields of `Round`), the rounds in a ring; `people` is the table of
     `annotators`. The result has `labels`, `trusted`, `rounds`; `policy`, the newest round as a dict, None before the
     first; `curves`, one list for each measurement and `labels`, oldest first; and `annotators`, each with its `digest`
-    (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds` and `hasty`; these
-    two are None where no time is known.
+    (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds`, `hasty`,
+    `consistency` on repeated pairs and the share of `gold` questions answered rightly; None where unknown.
 
     >>> empty = {"counts": np.zeros(3), "rounds": np.zeros((4, 1 + len(Round._fields)))}
     >>> summary(empty, annotators.start(4))["policy"] is None
@@ -47,6 +47,9 @@ def _annotators(people: Arrays) -> list[dict[str, Any]]:
     taken = int(people[first_come.COUNTS][first_come.TAKEN])
     trust, verdicts = annotators.reliability(people), annotators.named(people)
     pace, hasty = annotators.seconds(people)
+    counts, same = people["judgements"], annotators.consistency(people)
+    golds = counts[:, annotators.GOLDS]
+    right = counts[:, annotators.RIGHT] / np.where(golds > 0, golds, np.nan)
     order = sorted(range(1, 1 + taken), key=lambda number: -int(people["judgements"][number, annotators.JUDGED]))
     return [
         {
@@ -56,6 +59,8 @@ def _annotators(people: Arrays) -> list[dict[str, Any]]:
             "named": annotators.NAMES[int(verdicts[number])],
             "seconds": _plain(pace[number]),
             "hasty": _plain(hasty[number]),
+            "consistency": _plain(same[number]),
+            "gold": _plain(right[number]),
         }
         for number in order[:SHOWN]
     ]
