@@ -35,6 +35,7 @@ for command in (
     loops.promote,
     loops.rollback,
     loops.merge,
+    loops.export,
     server.erase,
     loops.check,
 ):

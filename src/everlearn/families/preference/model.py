@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -49,6 +50,7 @@ from everlearn.families.preference import (
 from everlearn.families.preference.methods import METHODS
 from everlearn.families.preference.pair_rows import ACTIVE, GOLD, PairRows
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
+from everlearn.families.preference.policy_folder import read_adapters, write_policy
 from everlearn.families.preference.settings import Settings
 from everlearn.families.preference.summary import LABELS, ROUNDS, TRUSTED
 from everlearn.families.preference.text import Ids
@@ -197,6 +199,10 @@ class PreferenceModel:
                 f"the prompt has {len(ids)} tokens; expected at most {most} (schema.prompt_tokens). Shorten it"
             )
         return ids
+
+    def export(self, folder: str | Path) -> None:
+        """Write the policy to a folder, as PEFT or transformers loads it; see `policy_folder.write_policy`."""
+        write_policy(self.policy, self.settings.model, self.tokenizer, folder)
 
     def _read(self, batch: Batch) -> PairRows:
         for row, reason in self.refused(batch).items():
@@ -412,9 +418,10 @@ _ORIGINS: WeakValueDictionary[bytes, _Origin] = WeakValueDictionary()  # by spec
 
 
 def _policy(chosen: Settings) -> Policy:
+    module = load_model(chosen.model, device=chosen.device, dtype=chosen.dtype)
     return Policy(
-        load_model(chosen.model, device=chosen.device, dtype=chosen.dtype),
-        lora=_lora(chosen),
+        module,
+        lora=read_adapters(module, chosen.adapter) if chosen.adapter else _lora(chosen),
         optimizer=chosen.optimizer,
         value=chosen.improve.method == "ppo",
         seed=chosen.seed,
