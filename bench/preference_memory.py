@@ -1,11 +1,12 @@
 """Resident memory of a loop that learns from preferences: flat over many labels, or not.
 
-    python bench/preference_memory.py [--labels 10000] [--steps 4] [--every 500]
+    python bench/preference_memory.py [--labels 10000] [--every 500] [--full]
 
 The demo's model learns in one process, as a learner does: questions are recorded and judged, rounds are taken, and
-decisions and checkpoints are written. The questions are 256 that were asked once at the start, recorded again under new ids, so
-that the time goes into learning. After the first tenth of the labels, in which arrays, kernels and pages of the log are
-touched for the first time, memory must stay within 10 %.
+decisions and checkpoints are written. The questions are 256 that were asked once at the start, recorded again under new
+ids. Rounds are short (one step on 4 prompts with 4 candidates), so that the time goes into labels; with `--full` they
+are those of the demo. After the first tenth of the labels, in which arrays, kernels and pages of the log are touched for
+the first time, memory must stay within 10 %.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from everlearn.families.preference import asking, text
 from everlearn.loop.loop import Loop
 
 QUESTIONS, BOUND = 256, 1.10
+SHORT = {"steps": 1, "prompts": 4, "candidates": 4}
 
 
-def measured(folder: Path, labels: int, steps: int, every: int) -> list[tuple[int, float, float]]:
+def measured(folder: Path, labels: int, improve: dict[str, int], every: int) -> list[tuple[int, float, float]]:
     """Return labels, bytes in MiB and seconds at each mark."""
     tiny_model.make(folder / "model", 0)
-    settings = demo.settings(folder / "model", 0, improve={"steps": steps})
+    settings = demo.settings(folder / "model", 0, improve=improve)
     found, began = [], time.perf_counter()
     with Loop(settings, folder / "home") as loop:
         model, draw = demo.champion(loop), np.random.default_rng(0)
@@ -57,12 +59,12 @@ def measured(folder: Path, labels: int, steps: int, every: int) -> list[tuple[in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=4, help="steps of a round; the demo has 16")
+    parser.add_argument("--full", action="store_true", help="rounds as long as in the demo")
     parser.add_argument("--every", type=int, default=500)
     given = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:
-        found = measured(Path(folder), given.labels, given.steps, given.every)
+        found = measured(Path(folder), given.labels, {} if given.full else SHORT, given.every)
     warm = [mib for done, mib, _ in found if done >= given.labels / 10]
     grown = warm[-1] / warm[0]
     print(f"from {warm[0]:.1f} to {warm[-1]:.1f} MiB, at most {max(warm):.1f}: {'flat' if grown <= BOUND else 'GROWS'}")

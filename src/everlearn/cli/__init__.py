@@ -35,7 +35,7 @@ for command in (
     loops.promote,
     loops.rollback,
     loops.merge,
-    loops.export,
+    server.export,
     server.erase,
     loops.check,
 ):

@@ -163,11 +163,14 @@ def run(
     warm_start: Annotated[
         float | None, typer.Option(help="Train offline first, on this share (below 1) or number of rows.")
     ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over a file of judged pairs, for the policy.")] = 1,
+    by: Annotated[str, typer.Option("--source", help="The source of its judgements; default: people/NAME.")] = "",
     as_json: Json = False,
 ) -> None:
     """Run files or standard input through the loop.
 
-    Resumes where the last run stopped, and prints a report.
+    Resumes where the last run stopped, and prints a report. For a language model, SOURCE is a file of judged pairs, in
+    the columns prompt, chosen and rejected.
     """
     from everlearn import config, stream
 
@@ -189,6 +192,11 @@ def run(
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
+    if spec.schema.task == "preference":
+        from everlearn.cli import preferences
+
+        preferences.run(spec, config.home(spec, config_path), where, epochs, by, as_json)
+        return
     _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
 
 
@@ -279,37 +287,6 @@ def merge(
     else:
         joined = " and ".join(merged["parents"])
         screen.print(f"{joined} -> [bold]{done.version}[/] ({merged['method']}), in shadow", highlight=False)
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(help="An empty or new folder to write.")],
-    version: Annotated[
-        str,
-        typer.Option(help="A stored version: an id, a prefix of one, an alias; default: the model that answers."),
-    ] = "",
-    config_path: Config = TOML,
-    as_json: Json = False,
-) -> None:
-    """Write the language model of a loop to a folder, as PEFT or transformers loads it.
-
-    Works while a server runs. Prints the version.
-    """
-    from everlearn import config
-    from everlearn.app.admin.queries import LogQueries
-    from everlearn.loop import export as written
-
-    spec = config.load(config_path)
-    home = home_of(spec, config_path)
-    if version:
-        with closing(LogQueries(home)) as queries:
-            id = written.export_version(spec, queries.versions, version, folder)
-    else:
-        id = written.export_served(spec, home, folder)
-    files = sorted(one.name for one in folder.iterdir())
-    if as_json:
-        print_json({"version": id, "folder": str(folder), "files": files})
-    else:
-        screen.print(f"Wrote version {id} to {folder}: {', '.join(files)}", highlight=False, markup=False)
 
 
 def check(

@@ -44,6 +44,25 @@ class Asks(Protocol):
         ...
 
 
+class Transcribes(Protocol):
+    """A model that takes answers that others wrote: an optional part of a family."""
+
+    def transcribe(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        answers: Sequence[str | Sequence[Mapping[str, str]]],
+        key: tuple[int, ...],
+        *,
+        repeated: bool = False,
+        group: str = "",
+    ) -> tuple[Asked, int]:
+        """Return a question about two written answers, better first, and the place of the better one in its pair.
+
+        `repeated` marks a pair that was read before; `key` seeds the order of the answers.
+        """
+        ...
+
+
 class Questions:
     """The pairs shown to each annotator since the loop was opened; `path` is the file of prompts, "" without one."""
 
@@ -93,8 +112,7 @@ def ask(
     does, and for a pair that is longer than the schema allows.
     """
     one = _prompt(prompt)
-    model, words = _asks(champion.model), one.prompt
-    plain = words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
+    model, plain = _asks(champion.model), _plain(one)
     other = None if rival is None else (rival.model, rival.uid, rival.version)
     named = group or one.group
     pair = model.ask(plain, key, group=named, version=champion.version, uid=champion.uid, rival=other)
@@ -111,6 +129,28 @@ def rival(fold: Fold) -> Answering | None:
 def text(prompt: Words) -> str:
     """Return a prompt as the log records it."""
     return written(_prompt(prompt).prompt)
+
+
+def transcribe(
+    champion: Answering, prompt: Words, answers: Sequence[Words], key: tuple[int, ...], repeated: bool = False
+) -> tuple[Asked, int]:
+    """Return a question about two written answers, better first, and the place of the better one in its pair.
+
+    Raises InputError for texts without tokens or with too many, and for a family that cannot take them.
+    """
+    model: Any = champion.model
+    if not callable(getattr(model, "transcribe", None)):
+        raise InputError(
+            f"model: got a {type(model).__name__}, which takes no texts of others; expected a family that does, such "
+            'as "preference". Record the tokens with loop.record(pair, features)'
+        )
+    taker = cast(Transcribes, model)
+    return taker.transcribe(_plain(prompt), [_plain(one) for one in answers], key, repeated=repeated)
+
+
+def _plain(given: Words) -> str | list[dict[str, str]]:
+    words = _prompt(given).prompt
+    return words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
 
 
 def _asks(model: object) -> Asks:

@@ -33,7 +33,7 @@ GROUP = 12  # digest of the group; 0 for none
 TRUSTED = 13  # 1 for judgements of people, and for pairs with a known answer
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
-SCORED = frozenset({ARMS.index("random"), ARMS.index("duel"), ARMS.index("again")})  # arms that models are scored on
+SCORED = frozenset(map(ARMS.index, ("random", "duel", "again", "file")))  # arms that models are scored on
 DUEL = ARMS.index("duel")
 PEOPLE = "people"
 COUNTED = frozenset({PEOPLE, "function"})  # first parts of the sources whose judgements decide duels

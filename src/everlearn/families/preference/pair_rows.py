@@ -12,7 +12,7 @@ from everlearn.records import Batch, Floats, Ints
 from everlearn.schema import pairs as columns
 
 Tokens = NDArray[np.int32]
-ACTIVE, GOLD = columns.ARMS.index("active"), columns.ARMS.index("gold")
+ACTIVE, GOLD, REPEAT = (columns.ARMS.index(arm) for arm in ("active", "gold", "repeat"))
 
 
 class PairRows(NamedTuple):

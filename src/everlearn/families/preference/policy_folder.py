@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from everlearn._torch import nn
 from everlearn.errors import BlobError, ConfigError, InputError
@@ -87,5 +87,5 @@ def read_adapters(module: nn.Module, folder: Path | str) -> Lora:
         raise BlobError(
             f"the adapter in {folder} does not fit this model: {error}. Name the model it was made for"
         ) from (error)
-    lora.load(cast(nn.Module, module), folder)
+    lora.load(module, folder)
     return chosen

@@ -73,8 +73,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `model` is a causal language model: a name on the Hub, a folder, or "module:function"; `tokenizer` likewise
     (default: that of the model). Either the `weights` of "adapters" (`lora`) are trained, or "all". `adapter` is a
     folder of PEFT whose adapters the policy starts from; its rank, alpha and layers count instead of `lora`. After
-    every `round` labels the policy takes a round of steps (`improve`). It remembers the newest `prompts` prompts and, for methods
-    that learn from judged pairs, the newest `judged` pairs.
+    every `round` labels the policy takes a round of steps (`improve`). It remembers the newest `prompts` prompts and,
+    for methods that learn from judged pairs, the newest `judged` pairs. `examples` is a file of prompts with
+    completions that it imitates in each step, with the weight `improve.mix`.
     """
 
     family: str = "preference"
@@ -94,6 +95,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     round: Positive = 32
     prompts: Positive = 256
     judged: Positive = 512
+    examples: str = ""
     reward: RewardSettings = field(default_factory=RewardSettings)
     improve: Improve = field(default_factory=Improve)
     choose: Choose = field(default_factory=Choose)
