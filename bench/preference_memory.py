@@ -5,8 +5,8 @@
 The demo's model learns in one process, as a learner does: questions are recorded and judged, rounds are taken, and
 decisions and checkpoints are written. The questions are 256 that were asked once at the start, recorded again under new
 ids. Rounds are short (one step on 4 prompts with 4 candidates), so that the time goes into labels; with `--full` they
-are those of the demo. After the first tenth of the labels, in which arrays, kernels and pages of the log are touched for
-the first time, memory must stay within 10 %.
+are those of the demo. After the first tenth of the labels, in which arrays, kernels and pages of the log are touched
+for the first time, memory must stay within 10 %.
 """
 
 from __future__ import annotations

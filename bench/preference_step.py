@@ -2,10 +2,10 @@
 
     python bench/preference_step.py [--steps 20] [--prompts 16] [--threads 1]
 
-Both sides have the same model (the demo's, all weights trained), prompts, number of answers (two to a prompt), limit and
-optimiser, and a reward function that costs nothing. A step is: sample two answers to each prompt, compute them under the
-reference, compute them under the policy with gradients, and take one step of AdamW. The learning rate is tiny, so that
-both sample from the same distribution all the time. After each step of TRL one of ours follows.
+Both sides have the same model (the demo's, all weights trained), prompts, number of answers (two to a prompt), limit
+and optimiser, and a reward function that costs nothing. A step is: sample two answers to each prompt, compute them
+under the reference, compute them under the policy with gradients, and take one step of AdamW. The learning rate is
+tiny, so that both sample from the same distribution all the time. After each step of TRL one of ours follows.
 
 Needs trl 1.16 and its dependencies datasets and accelerate, which Everlearn does not need: install them in a separate
 environment. Printed beside it: the product's rounds, with what they add (candidates of the reference, measurements) or

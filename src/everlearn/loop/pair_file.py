@@ -1,7 +1,8 @@
 """Take a file of judged pairs through a loop: the same events as online, from another source.
 
 Each row is a question and a judgement in the log, so that a file, and the people who judge afterwards, teach one model
-in one run. A later epoch records the pairs again on the arm "repeat", from which the policy learns and nothing else does.
+in one run. A later epoch records the pairs again on the arm "repeat", from which the policy learns and nothing else
+does.
 """
 
 from __future__ import annotations

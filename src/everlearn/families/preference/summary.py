@@ -18,10 +18,10 @@ def summary(progress: Arrays, people: Arrays) -> dict[str, Any]:
     """Return the counts, the measurements of the policy and the annotators, from the parts of a preference model.
 
     `progress` holds "counts" and "rounds" (R, 1 + fields of `Round`), the rounds in a ring; `people` is the table of
-    `annotators`. The result has `labels`, `trusted`, `repeated`, `rounds`; `policy`, the newest round as a dict,
-    None before the first; `curves`, one list for each measurement and `labels`, oldest first; and `annotators`, each
-    with its `digest` (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds` and `hasty`; these
-    two are None where no time is known.
+    `annotators`. The result has `labels`, `trusted`, `repeated`, `rounds`; `policy`, the newest round as a dict, None
+    before the first; `curves`, one list for each measurement and `labels`, oldest first; and `annotators`, each with
+    its `digest` (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds` and
+    `hasty`; these two are None where no time is known.
 
     >>> empty = {"counts": np.zeros(4), "rounds": np.zeros((4, 1 + len(Round._fields)))}
     >>> summary(empty, annotators.start(4))["policy"] is None
