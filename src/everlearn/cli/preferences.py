@@ -62,7 +62,9 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
     began, used = time.perf_counter(), time.process_time()
     _prepare_libraries()
     _make(model, seed, quiet=as_json)
-    spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name)
+    prompts = folder / "prompts.txt"  # for `--serve`, whose page shows pairs about them
+    prompts.write_text("\n".join(preference_demo.COMPLAINTS) + "\n", encoding="utf-8")
+    spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name, prompts=prompts.name)
     config.save(spec, path)
     with Loop(spec, home) as loop, _rows(quiet=as_json) as show:
         marks = preference_demo.run(loop, labels, seed, show, shuffled=shuffled)
@@ -76,7 +78,7 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
         _print(marks, examples, seconds["cpu_seconds"])
         screen.print(f"Log and versions: {home}. Settings: {path}", highlight=False, markup=False)
     if to_serve:
-        server.start(msgspec.structs.replace(spec, serve=ServeSpec(port=port)), home)
+        server.start(msgspec.structs.replace(config.load(path), serve=ServeSpec(port=port)), home)
 
 
 class ModelLimits(NamedTuple):
