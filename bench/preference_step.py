@@ -80,7 +80,8 @@ class Ours:
                 found = sampling.generate_many(policy.module, prompts, 2, seeds=seeds, limit=LIMIT, stop=self.stop)
             with clock.part("reference"):
                 flat = [(prompt, one.ids) for prompt, two in zip(prompts, found, strict=True) for one in two]
-                reference = policy.read([p for p, _ in flat], [ids for _, ids in flat], rows=64).logp
+                with policy.reference() as module, torch.no_grad():
+                    reference = text.logprobs(module, [p for p, _ in flat], [ids for _, ids in flat]).numpy()
             scores = np.array([[float(len(one.ids)) for one in two] for two in found], np.float32)
             shape = reference.reshape(count, 2)
             pairs = methods.silver(methods.Candidates(prompts, found, 2, scores, shape, 0.0))
@@ -189,6 +190,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model", default="", help="a folder of a model, made there if it is missing")
     parser.add_argument("--warm", type=int, default=2, help="first steps that are not counted")
     given = parser.parse_args()
     try:
@@ -201,9 +203,11 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     steps = given.steps + given.warm
     with TemporaryDirectory() as folder:
-        tiny_model.make(f"{folder}/model", 0)
-        tokenizer = load_tokenizer(f"{folder}/model")
-        ours = Ours(load_model(f"{folder}/model"), tokenizer)
+        where = given.model or f"{folder}/model"
+        if not Path(where).exists():
+            tiny_model.make(where, 0)
+        tokenizer = load_tokenizer(where)
+        ours = Ours(load_model(where), tokenizer)
 
         def after(step: int) -> None:
             ours.step(step, given.prompts)
@@ -213,7 +217,7 @@ def main() -> None:
                     clock.tokens.clear()
 
         clocks: list[Clock] = []
-        module = load_model(f"{folder}/model")
+        module = load_model(where)
         trainer, clock = trl_trainer(module, tokenizer, steps, given.prompts, Path(folder), after)
         clocks.append(clock)
         trainer.train()
@@ -228,7 +232,7 @@ def main() -> None:
             ("dpo, 2 own candidates and 1 of the reference", {"method": "dpo", "candidates": 3, "reference": 0.34}),
             ("bon (default), 6 own candidates and 2 of the reference", {}),
         ):
-            product(name, load_model(f"{folder}/model"), tokenizer, given.prompts, 4, **more)
+            product(name, load_model(where), tokenizer, given.prompts, 4, **more)
     sys.exit(mine / theirs > RATIO)
 
 
