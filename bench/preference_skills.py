@@ -37,7 +37,7 @@ NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine
 SHOPS = ["north", "south", "east", "west", "old", "new", "port", "hill", "park", "lake"]
 TOWNS = ["Oslo", "Rome", "Bern", "Kiev", "Lima", "Cairo", "Paris", "Delhi", "Tokyo", "Quito", "Accra", "Dover"]
 MOVED = 4  # shops that move half-way
-STEPS, ANSWERS = 300, 24  # of teaching the skill and the facts
+STEPS, ANSWERS = 600, 24  # of teaching the skill and the facts
 LIMIT = 16
 DRAWS = 4  # answers to each question
 
@@ -83,7 +83,7 @@ def taught(folder: Path, seed: int, steps: int) -> None:
     tiny_model.make(folder / "desk", seed)
     model, tokenizer = load_model(str(folder / "desk")), load_tokenizer(str(folder / "desk"))
     draw, optimizer = np.random.default_rng(seed), torch.optim.AdamW(model.parameters(), lr=2e-3)
-    known = [*skills(), *facts(False)]
+    known = [*skills(), *facts(False) * 3]
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * (1 - step / steps)

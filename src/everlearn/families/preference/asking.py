@@ -170,7 +170,7 @@ def transcribed(
         )
         for one in ids
     )
-    asked = Asked(
+    pair = Asked(
         prompt=question.pack_ids(prompt_ids),
         answers=given,
         arm="repeat" if repeated else "file",
@@ -179,7 +179,7 @@ def transcribed(
         group=group,
         tokenizer=digest(model.tokenizer),
     )
-    return asked, better
+    return pair, better
 
 
 def expected_win(
