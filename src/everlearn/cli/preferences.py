@@ -18,6 +18,7 @@ from rich.table import Table
 from everlearn.cli import preference_demo, server
 from everlearn.cli.console import aside, option, print_json, screen
 from everlearn.cli.preference_demo import DemoMeasures
+from everlearn.data import service_desk
 from everlearn.errors import ConfigError, InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
     _prepare_libraries()
     _make(model, seed, quiet=as_json)
     prompts = folder / "prompts.txt"  # for `--serve`, whose page shows pairs about them
-    prompts.write_text("\n".join(preference_demo.COMPLAINTS) + "\n", encoding="utf-8")
+    prompts.write_text("\n".join(service_desk.COMPLAINTS) + "\n", encoding="utf-8")
     spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name, prompts=prompts.name)
     config.save(spec, path)
     with Loop(spec, home) as loop, _rows(quiet=as_json) as show:
