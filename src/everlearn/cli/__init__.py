@@ -37,6 +37,7 @@ for command in (
     versions.rollback,
     versions.name,
     versions.merge,
+    server.export,
     versions.pause,
     versions.resume,
     server.erase,

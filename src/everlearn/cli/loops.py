@@ -156,11 +156,14 @@ def run(
     warm_start: Annotated[
         float | None, typer.Option(help="Train offline first, on this share (below 1) or number of rows.")
     ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over a file of judged pairs, for the policy.")] = 1,
+    by: Annotated[str, typer.Option("--source", help="The source of its judgements; default: people/NAME.")] = "",
     as_json: Json = False,
 ) -> None:
     """Run files or standard input through the loop.
 
-    Resumes where the last run stopped, and prints a report.
+    Resumes where the last run stopped, and prints a report. For a language model, SOURCE is a file of judged pairs, in
+    the columns prompt, chosen and rejected.
     """
     from everlearn import config, stream
 
@@ -182,6 +185,11 @@ def run(
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
+    if spec.schema.task == "preference":
+        from everlearn.cli import preferences
+
+        preferences.run(spec, config.home(spec, config_path), where, epochs, by, as_json)
+        return
     _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
 
 

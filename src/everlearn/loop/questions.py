@@ -44,6 +44,25 @@ class Asks(Protocol):
         ...
 
 
+class Transcribes(Protocol):
+    """A model that takes answers that others wrote: an optional part of a family."""
+
+    def transcribe(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        answers: Sequence[str | Sequence[Mapping[str, str]]],
+        key: tuple[int, ...],
+        *,
+        repeated: bool = False,
+        group: str = "",
+    ) -> tuple[Asked, int]:
+        """Return a question about two written answers, better first, and the place of the better one in its pair.
+
+        `repeated` marks a pair that was read before; `key` seeds the order of the answers.
+        """
+        ...
+
+
 class Questions:
     """The pairs shown to each annotator since the loop was opened; `path` is the file of prompts, "" without one."""
 
@@ -109,9 +128,9 @@ def predicted(champion: Answering, reading: Reading, pair: Asked) -> tuple[float
     return tuple(champion.model.predict(reading.read([made]))[0].tolist())
 
 
-def plain(prompt: Prompt) -> str | list[dict[str, str]]:
+def plain(given: Words) -> str | list[dict[str, str]]:
     """Return a prompt as models take it: text, or messages."""
-    words = prompt.prompt
+    words = _prompt(given).prompt
     return words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
 
 
@@ -124,6 +143,23 @@ def rival(fold: Fold) -> Answering | None:
 def text(prompt: Words) -> str:
     """Return a prompt as the log records it."""
     return written(_prompt(prompt).prompt)
+
+
+def transcribe(
+    champion: Answering, prompt: Words, answers: Sequence[Words], key: tuple[int, ...], repeated: bool = False
+) -> tuple[Asked, int]:
+    """Return a question about two written answers, better first, and the place of the better one in its pair.
+
+    Raises InputError for texts without tokens or with too many, and for a family that cannot take them.
+    """
+    model: Any = champion.model
+    if not callable(getattr(model, "transcribe", None)):
+        raise InputError(
+            f"model: got a {type(model).__name__}, which takes no texts of others; expected a family that does, such "
+            'as "preference". Record the tokens with loop.record(pair, features)'
+        )
+    taker = cast(Transcribes, model)
+    return taker.transcribe(plain(prompt), [plain(one) for one in answers], key, repeated=repeated)
 
 
 def _asks(model: object) -> Asks:

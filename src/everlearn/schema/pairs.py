@@ -35,7 +35,7 @@ SECONDS = 14  # from shown to judged; 0 until judged, and where unknown
 BEFORE = 15  # of a pair that is asked again: 1 where its annotator preferred the first answer before, 2 the second
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
-SCORED = frozenset({ARMS.index("random"), ARMS.index("duel"), ARMS.index("again")})  # arms that models are scored on
+SCORED = frozenset(map(ARMS.index, ("random", "duel", "again", "file")))  # arms that models are scored on
 DUEL = ARMS.index("duel")
 PEOPLE = "people"
 COUNTED = frozenset({PEOPLE, "function"})  # first parts of the sources whose judgements decide duels

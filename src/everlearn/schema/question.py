@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from everlearn.errors import InputError
 from everlearn.records import Singles
 
-Arm = Literal["chat", "random", "active", "duel", "gold", "again"]
+Arm = Literal["chat", "random", "active", "duel", "gold", "again", "file", "repeat"]
 
 ABOVE_ZERO = 1e-3  # a log-probability may exceed 0 by rounding, and by no more
 

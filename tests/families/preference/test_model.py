@@ -145,7 +145,7 @@ def test_labels_of_a_judge_count_and_are_not_trusted() -> None:
     one = preferences.build(**PLAIN)
     taught(one, preferences.labelled(6, source="judge/strict@00ff"))
     taught(one, preferences.labelled(4))
-    assert one.part("progress")["counts"].tolist() == [10.0, 4.0, 0.0]
+    assert one.part("progress")["counts"].tolist() == [10.0, 4.0, 0.0, 0.0]
     assert one.part("progress")["counts"][TRUSTED] == 4
     assert (one.part("reward")["bias"][1] != 0).any()  # the judge's own taste
     assert not one.part("reward")["bias"][0].any()

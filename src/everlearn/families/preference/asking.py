@@ -199,6 +199,44 @@ def typed(model: AnsweringModel, prompt_ids: Ids, text_: str, version: str = "ty
     )
 
 
+def transcribed(
+    model: AnsweringModel,
+    prompt_ids: Ids,
+    answers: Sequence[str | Sequence[text.Message]],
+    key: Key,
+    *,
+    repeated: bool = False,
+    group: str = "",
+) -> tuple[Asked, int]:
+    """Return a question about two written answers, better first, and the place of the better one in the pair.
+
+    Their order is random, so that the first place says nothing. The log-probabilities of tokens are unknown, and
+    recorded as 0. `repeated` marks a pair that was read before, from which the policy alone learns.
+    """
+    ids = [text.written(model.tokenizer, one, model.stop) for one in answers]
+    if better := int(np.random.default_rng([*key, _ORDER]).random() < 0.5):
+        ids.reverse()
+    given = tuple(
+        SampledAnswer(
+            ids=question.pack_ids(one),
+            logp=question.pack_logp([0.0] * len(one)),
+            finish="stop" if model.stop else "length",
+            text=spelled(model, one),
+        )
+        for one in ids
+    )
+    pair = Asked(
+        prompt=question.pack_ids(prompt_ids),
+        answers=given,
+        arm="repeat" if repeated else "file",
+        pair=(0, 1),
+        swapped=_swapped(key),
+        group=group,
+        tokenizer=digest(model.tokenizer),
+    )
+    return pair, better
+
+
 def expected_win(
     candidate: AnsweringModel, champion: AnsweringModel, prompts: Sequence[Ids], key: Key, *, samples: int = 4
 ) -> float:

@@ -12,7 +12,9 @@ from everlearn.records import Batch, Floats, Ints
 from everlearn.schema import pairs as columns
 
 Tokens = NDArray[np.int32]
-RANDOM, ACTIVE, GOLD, AGAIN = (columns.ARMS.index(name) for name in ("random", "active", "gold", "again"))
+RANDOM, ACTIVE, GOLD, AGAIN, REPEAT = (
+    columns.ARMS.index(name) for name in ("random", "active", "gold", "again", "repeat")
+)
 
 
 class PairRows(NamedTuple):
