@@ -186,7 +186,7 @@ def test_a_stored_spec_holds_every_setting_and_its_format() -> None:
 
 def test_a_stored_spec_does_not_depend_on_the_defaults_of_this_release() -> None:
     """Every default of release 0.1.0 is filled in from its own table, and is complete."""
-    old = config._RELEASE_0_1_0
+    old = release_0_1_0.DEFAULTS
     for record, kind in RECORDS.items():
         table = old[record] if record else old
         optional = {field.name for field in msgspec.structs.fields(kind) if not field.required}
