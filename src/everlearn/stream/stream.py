@@ -108,17 +108,17 @@ class Stream:
             if not good.all():
                 batch, y = _selected(batch, good), y[good]
             position = block.kept[good] + (block.before + 1)
-            names = segment_names(block.columns.get(segment), len(good))[good] if segment else None
+            names = segment_names(block.columns.get(segment), len(good), self._encoder.fields[segment])[good] if segment else None
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
     def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
         """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does."""
-        kinds = self.schema.fields.items()
+        fields = self._encoder.fields
         for block in self._source.blocks(after, size, self._wanted):
             _, y, faults = self._encoded(block)
             good = _good(block, faults)
-            columns = {name: json_column(block.columns[name], kind) for name, kind in kinds if name in block.columns}
+            columns = {name: json_column(block.columns[name], fields[name]) for name in fields if name in block.columns}
             features = records_of(columns, len(y))
             if not good.all():
                 features = [record for record, keep in zip(features, good.tolist(), strict=True) if keep]
