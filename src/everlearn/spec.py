@@ -225,10 +225,10 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     `prompts` is a file of prompts to ask about (task "preference").
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
-    data a record is. `ignore` lists names in files and requests that are left out on purpose; with `strict`, a file or
-    request with another unknown name, or without a field, is refused. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which
-    makes all classes weigh the same. `metric` is the headline metric of reports, pictures and pages; see
-    `everlearn.metrics.choices`.
+    data a record is. `ignore` lists names in files and requests that are left out on purpose. With `strict`, a file or
+    a request with another unknown name, or without a field, is refused. `class_weight` multiplies weights in learning
+    alone: a table of classes, or "balanced", which makes all classes weigh the same. `metric` is the headline metric of
+    reports, pictures and pages; see `everlearn.metrics.choices`.
     """
 
     schema: Schema

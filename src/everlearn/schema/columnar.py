@@ -351,7 +351,7 @@ def _respelled(found: Cells, field: Field) -> Cells:
 
 
 def tokens(part: Any, field: Field) -> tuple[Cells, Ints, Faults]:
-    """Return the bytes of all tokens of a native column, the n + 1 places where those of a row begin, and the faults."""
+    """Return the bytes of all tokens of a native column, the n + 1 places at which rows begin, and the faults."""
     values = values_of(part)
     found: list[bytes] = []
     places = np.zeros(len(values) + 1, np.int64)

@@ -8,8 +8,8 @@ each word counts 1 where the hash of field and value says. `docs/reference/schem
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,10 +143,9 @@ class Encoder:
                 for field, wide in self._dense:
                     name = field.name
                     numbers += _dense_value(features.get(name), field, wide)
-            cells = []
+            cells, tokens = [], []
             for name in self._hashed:
-                cells.append(self.fields[name].category(features.get(name)))
-            tokens = []
+                cells.append(self.fields[name].category(features.get(name)))  # noqa: PERF401
             for name in self._tokens:
                 tokens.append(self.fields[name].tokens(features.get(name)))
         except InputError as error:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
+
 from everlearn.errors import InputError
 from everlearn.schema import forms, meaning
 from everlearn.spec import RULES, Schema
@@ -84,7 +86,7 @@ class Field:
                 if seconds != seconds:
                     raise InputError(self._no_moment(value))
                 return float(seconds)
-        if isinstance(value, date) or not meaning.is_number(value) or isinstance(value, bool):
+        if isinstance(value, date) or not meaning.is_number(value) or isinstance(value, bool | np.bool_):
             return meaning.moment(value)
         seconds = forms.epoch(meaning.any_number(value))
         if math.isinf(seconds):
@@ -191,4 +193,3 @@ def _split(text: str) -> list[Any]:
             return found
     mark = next((mark for mark in _SEPARATORS if mark in text), None)
     return text.split(mark)
-

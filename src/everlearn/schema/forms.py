@@ -15,7 +15,11 @@ from everlearn.schema.meaning import FIRST_SECOND, LAST_SECOND, show
 
 _UNITS = r"(?:[$€£¥₹]|\b(?:USD|EUR|GBP|JPY|CHF|INR|AUD|CAD)\b)"  # signs and codes of currencies
 _GROUPS = (r"'", r"’", r"[ \u00a0\u202f\u2009]")  # between thousands, beside the mark that is not the decimal one
-_MONTHS = {name: i for i, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+_FULL_MONTHS = (
+    "january", "february", "march", "april", "may", "june",
+    "july", "august", "september", "october", "november", "december",
+)  # fmt: skip
+_MONTHS = {name[:length]: i for i, name in enumerate(_FULL_MONTHS, 1) for length in (3, len(name))} | {"sept": 9}
 _MONTH = r"([A-Za-z]{3,9})\.?"
 _TIME = (
     r"(?:[T:,\s]+(\d{1,2})[:.](\d{2})(?:[:.](\d{2})(?:[.,]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?"
@@ -124,9 +128,7 @@ def _full_year(text: str) -> int:
 
 
 def _month(name: str) -> int:
-    full = ("january february march april may june july august september october november december sept").split()
-    lower = name.lower()
-    return _MONTHS.get(lower[:3], 0) if len(lower) == 3 or lower in full else 0
+    return _MONTHS.get(name.lower(), 0)
 
 
 def _seconds(

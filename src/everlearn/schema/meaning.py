@@ -229,10 +229,7 @@ def vector(value: Any, length: int) -> list[float]:
     if is_missing(value) or (text is not None and text.lower() in MISSING_WORDS):
         return [math.nan] * length
     if text is not None:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(f"got {show(text)}, expected {length} numbers such as [1, 2.5]") from None
+        value = listed(text, f"{length} numbers such as [1, 2.5]")
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
     if not isinstance(value, list | tuple):
@@ -240,6 +237,14 @@ def vector(value: Any, length: int) -> list[float]:
     if len(value) != length:
         raise InputError(f"got {len(value)} numbers, expected {length}")
     return [number(item) for item in value]
+
+
+def listed(text: str, expected: str = "a list such as [1, 2.5]") -> Any:
+    """Return the value of JSON text. Raises `InputError` for other text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"got {show(text)}, expected {expected}") from None
 
 
 @cache

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
 from everlearn.schema import Encoder
+from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
 from everlearn.stream.json_values import json_column, records_of
@@ -52,12 +53,15 @@ class Records:
 class Stream:
     """The labelled rows of one source, which can be read again if it is `replayable`.
 
-    `schema` describes the rows; `name` is the source.
+    `schema` describes the rows; `name` is the source, and `names` are its columns. `survey` has the reasons of an
+    inferred schema.
     """
 
-    def __init__(self, source: Source, schema: Schema) -> None:
+    def __init__(self, source: Source, schema: Schema, survey: Survey | None = None) -> None:
         self.schema = schema
+        self.survey = survey
         self.name = source.name
+        self.names: Sequence[str] = source.names
         self.replayable = not isinstance(source, Piped)
         self._source = source
         self._encoder = Encoder(schema)
@@ -67,6 +71,10 @@ class Stream:
     def rows(self) -> int | None:
         """Number of raw rows, counted by reading text through once; None for standard input."""
         return self._source.count()
+
+    def under(self, schema: Schema) -> Stream:
+        """Return the stream as a loop with this schema reads it."""
+        return self if schema == self.schema else Stream(self._source.under(schema.rules), schema)
 
     def parts(self) -> list[Stream]:
         """Return the files of a folder or a glob as separate streams, since there may be more later; else this one."""
@@ -108,7 +116,11 @@ class Stream:
             if not good.all():
                 batch, y = _selected(batch, good), y[good]
             position = block.kept[good] + (block.before + 1)
-            names = segment_names(block.columns.get(segment), len(good), self._encoder.fields[segment])[good] if segment else None
+            names = (
+                segment_names(block.columns.get(segment), len(good), self._encoder.fields[segment])[good]
+                if segment
+                else None
+            )
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
@@ -125,6 +137,9 @@ class Stream:
             positions = (block.kept[good] + (block.before + 1)).tolist()
             last = block.before + block.rows
             yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last)
+
+    def _segments(self, block: Block, segment: str) -> NDArray[np.bytes_]:
+        return segment_names(block.columns.get(segment), len(block.kept), self._encoder.fields[segment])
 
     def _named(self, y: Floats) -> list[Scalar]:
         classes = self.schema.classes
