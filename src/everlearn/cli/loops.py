@@ -318,6 +318,7 @@ def check(
 
 def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
     from everlearn import config, report
+    from everlearn.feedback import names
     from everlearn.loop.loop import Loop
 
     home = config.home(spec, path)
@@ -335,6 +336,8 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
         if loop.spec.mode == "live":
             del measured["challenger"]  # in live mode it is the champion
         screen.print(report.summary(result | {"metrics": measured}))
+        for line in names.lines(result["fields"]):
+            screen.print(f"  {line}", highlight=False, markup=False)
         for note in _notes(loop, measured):
             screen.print(note, highlight=False)
         for number, row in enumerate(loop.rejected()):

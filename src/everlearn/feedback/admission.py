@@ -16,6 +16,7 @@ import numpy as np
 from everlearn import schema
 from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log
+from everlearn.feedback.names import FieldNames
 from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
 from everlearn.schema import Encoder, Reading
 from everlearn.schema.field import Field
@@ -29,13 +30,14 @@ class Admission:
     """The settings, the reading and the log that outside values are checked against.
 
     `plain(value, field)` turns a Python value into one that JSON can hold and that is encoded alike. It is None where
-    records come from JSON, because their values are plain already.
+    records come from JSON, because their values are plain already. `names` counts unknown and missing names.
     """
 
     spec: Spec
     encoder: Reading
     log: Log
     plain: Callable[[Any, Field], Any] | None = None
+    names: FieldNames | None = None
 
     @property
     def fields(self) -> Encoder:
@@ -51,6 +53,8 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
     cannot be used.
     """
     kinds, plain = admission.spec.schema.fields, admission.plain
+    if admission.names is not None and isinstance(record, Mapping):
+        admission.names.check(record)
     if plain is None:
         if kinds.keys() >= record.keys() and None not in record.values():
             return record  # type: ignore[return-value]  # JSON gives a dict, which the caller does not keep

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ import numpy as np
 
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
+from everlearn.feedback.names import FieldNames, report
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import select
@@ -33,10 +35,29 @@ class Ingest:
         self._fold = fold
         self._log = log
 
+    @cached_property
+    def names(self) -> FieldNames:
+        """The names in files and records since the loop was opened, by the settings that it has then."""
+        return FieldNames(self._fold.spec)
+
     @property
     def rows(self) -> int:
         """Rows taken so far from all sources."""
         return sum(source["rows"] for source in self.sources.values())
+
+    def named(self) -> dict[str, Any]:
+        """Return the unknown names and the missing fields of rows and records since the loop was opened."""
+        return {"fields": report(self.names.counts, self._fold.spec.schema.fields)}
+
+    def parts(self, stream: Stream) -> list[Stream]:
+        """Return the files of a stream, read by the rules of the home.
+
+        Raises InputError for a file with unknown or missing columns, if the loop is strict.
+        """
+        found = stream.under(self._fold.spec.schema.rules).parts()
+        for part in found:
+            self.names.require(part.names, part.name)
+        return found
 
     def is_log(self, stream: Stream) -> bool:
         """Return True if the rows of a stream are themselves the log."""
@@ -51,7 +72,10 @@ class Ingest:
         # Rows of several sources are numbered on: this source's row r is position base + r.
         base = self.rows - taken
         pending: list[Rejected] = []
+        before = taken
         for chunk in stream.chunks(taken, _READ, self._fold.spec.metrics.segment):
+            self.names.add_rows(stream.names, chunk.last - before)
+            before = chunk.last
             examples, refused = self._fit(chunk.examples, stream.name)
             if base:
                 examples = dataclasses.replace(examples, position=examples.position + base)
@@ -72,7 +96,10 @@ class Ingest:
             if last is not None and isinstance(last.payload, Example):  # of a loop whose fold has not counted them
                 known.note([last.payload.id])
             taken = known.rows.get(stream.fingerprint, 0)
+        before = taken
         for chunk in stream.records(taken, _READ):
+            self.names.add_rows(stream.names, chunk.last - before)
+            before = chunk.last
             labelled = zip(chunk.positions, chunk.features, chunk.labels, strict=True)
             examples = [
                 Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled

@@ -70,12 +70,12 @@ class Loop:
             undo.callback(self.home.close)
             self.log = self.home.log
             self._restore()
-            self._admission = Admission(self.spec, self.fold.encoder, self.log, plain)
             if self.fold.started:
                 self.spec, changes = replay_log.change(self.fold, self.home, self.spec)
                 self.log.append(changes)
             else:
                 self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
+            self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names)
             if not behind:
                 self._catch_up_whole()
             undo.pop_all()
@@ -199,7 +199,7 @@ class Loop:
         as_log = self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream)) is not None:
             self._take([settled])
-        for part in stream.parts():
+        for part in self.intake.parts(stream):
             before = taken
             for rows in self._take_rows(part) if as_log else self._append_rows(part):
                 taken = before + rows
@@ -295,7 +295,7 @@ class Loop:
 
     def report(self) -> dict[str, Any]:
         """Return counts, and the metrics of champion, challenger and baselines."""
-        return status.report(self.fold, self.home, self.decisions(), self.intake.rows)
+        return status.report(self.fold, self.home, self.decisions(), self.intake.rows) | self.intake.named()
 
     def picture(self, path: str | Path | None = None, title: str = "") -> Any:
         """Draw the metric over time of champion, challenger and baselines, with drifts and decisions marked.
@@ -310,7 +310,7 @@ class Loop:
 
         `watch` draws it, and a server's page shows it; see `everlearn.loop.status.of`.
         """
-        return status.of(self.fold, self.home, self._marks, self._seen, self.intake.rows)
+        return status.of(self.fold, self.home, self._marks, self._seen, self.intake.rows) | self.intake.named()
 
     def watch(self, seconds: float | None = None) -> Watch:
         """Show the status in a terminal or a notebook's cell; with `seconds`, follow the log for that long.

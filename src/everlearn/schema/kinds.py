@@ -6,6 +6,7 @@ No single value decides: a kind must fit 98% of the values, so the first cell ma
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 import re
@@ -34,6 +35,7 @@ _ROW_NAMES = frozenset(["", "index", "row", "unnamed: 0"])
 _TRUTH_WORDS = frozenset(["true", "false", "yes", "no", "t", "f", "y", "n"])
 _GONE_WORDS = frozenset(["?", "-", "--", "n/a", "#n/a", "<na>", "null", "nan", "na"])
 _UNKNOWN_WORDS = frozenset(["unknown", "missing", "not available", "unk", "undefined", "n.d.", "nd", "*", ".", ".."])
+_LONGEST_WORD = max(map(len, _GONE_WORDS | _UNKNOWN_WORDS))
 _CODES = (-200.0, -99.0, -999.0, -999.9, -9999.0, -99999.0, 999.0, 9999.0, 99999.0)  # that stand for missing values
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]+")
 _UNIT = re.compile(r"[+-]?[0-9][0-9.,]*\s*([A-Za-zµ°][A-Za-z0-9µ°/²³]*)")
@@ -71,6 +73,14 @@ def guess(name: str, part: Any, sample: Sample) -> Guess:
     if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
         return Guess("categorical", "a column of categories")
     everything = columnar.values_of(part)
+    if set(map(type, everything)) == {str}:  # the usual column of a file
+        stripped = {text: text.strip() for text in set(everything)}
+        texts = [stripped[text] for text in everything]
+        if "" in stripped.values():
+            kept = [i for i, text in enumerate(texts) if text]
+            sample = Sample(sample.places[kept], sample.rows)
+            texts = [texts[i] for i in kept]
+        return _texts(name, texts, sample) if texts else Guess("categorical", "no value in the sample")
     kept = [i for i, value in enumerate(everything) if not absent(value)]
     values = [everything[i] for i in kept]
     if not values:
@@ -202,22 +212,26 @@ def _named_like_id(name: str) -> bool:
 
 def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
     counts = Counter(texts)
-    gone = tuple(sorted(word for word in counts if word.lower() in _GONE_WORDS))
-    unknown = tuple(sorted(word for word in counts if word.lower() in _UNKNOWN_WORDS))
-    distinct = [text for text in counts if text not in gone and text not in unknown]
+    short = [word for word in counts if len(word) <= _LONGEST_WORD]
+    gone = tuple(sorted(word for word in short if word.lower() in _GONE_WORDS))
+    unknown = tuple(sorted(word for word in short if word.lower() in _UNKNOWN_WORDS))
+    distinct = (
+        [text for text in counts if text not in gone and text not in unknown] if gone or unknown else list(counts)
+    )
     if not distinct:
         return Guess("categorical", "only words that mean missing")
-    known = sum(counts[text] for text in distinct)
-    if sum(counts[text] for text in distinct if text.lower() in _TRUTH_WORDS) >= MOST * known:
+    probe = _spread(distinct, counts)
+    known = sum(counts[text] for text in probe)
+    if sum(counts[text] for text in probe if text.lower() in _TRUTH_WORDS) >= MOST * known:
         return Guess("boolean", "words for true and false")
-    if (found := read_numbers({text: counts[text] for text in distinct})) is not None:
-        zeros = sum(counts[text] for text in distinct if _LEADING_ZERO.fullmatch(text))
-        if zeros <= (1 - MOST) * len(texts):
+    if (found := read_numbers({text: counts[text] for text in probe})) is not None:
+        zeros = sum(counts[text] for text in probe if _LEADING_ZERO.fullmatch(text))
+        if zeros <= (1 - MOST) * known:
             return _written_numbers(name, texts, found, unknown, sample)
         return Guess("categorical", "codes that begin with 0", missing=_missing_categories(gone, counts))
     if unknown:
         distinct = [text for text in counts if text not in gone]
-    if (order := read_dates(distinct)) is not None:
+    if (order := read_dates(probe)) is not None:
         first = f", the {order[0].split()[0]} first" if order[0] else ""
         return Guess("datetime", f"dates as text{first}{order[1]}", order=order[0])
     if (length := _written_vectors(distinct)) is not None:
@@ -241,26 +255,22 @@ class Read:
 
 def read_numbers(counts: Mapping[str, int]) -> Read | None:
     """Return how the numbers in a column of text are written; None if too few of them are numbers."""
-    distinct, total = list(counts), sum(counts.values())
-    probe = _spread(distinct)
-    likely = [mark for mark in (".", ",") if _fits(probe, mark) >= 0.9 * len(probe)]
-    shares = {}
-    for mark in likely:
-        _, faults = columnar.numbers(distinct, Field("", "numeric", decimal=mark))
-        shares[mark] = total - sum(counts[distinct[row]] for row, _ in faults)
-    fitting = {mark: share for mark, share in shares.items() if share >= MOST * total}
+    probe = _spread(list(counts), counts)
+    total = sum(counts[text] for text in probe)
+    commas = any("," in text for text in probe)
+    marks = (".", ",") if commas or any(text.count(".") > 1 for text in probe) else (".",)
+    fitting = {}
+    for mark in marks:
+        _, faults = columnar.numbers(probe, Field("", "numeric", decimal=mark))
+        share = total - sum(counts[probe[row]] for row, _ in faults)
+        if share >= MOST * total:
+            fitting[mark] = share
     if not fitting:
         return None
     signed = any(meaning.plain_number(text) != meaning.plain_number(text) for text in probe)
-    commas = [text for text in distinct if "," in text]
     best = max(fitting, key=lambda mark: (fitting[mark], mark == "."))
-    undecided = bool(commas) and len(fitting) == 2 and fitting["."] == fitting[","]
+    undecided = commas and len(fitting) == 2 and fitting["."] == fitting[","]
     return Read(best if commas or "." not in fitting else ".", undecided, signed)
-
-
-def _fits(texts: Sequence[str], decimal: str) -> int:
-    field = Field("", "numeric", decimal=decimal)
-    return len(accepted(texts, field))
 
 
 def accepted(texts: Sequence[str], field: Field) -> list[float]:
@@ -276,6 +286,9 @@ def accepted(texts: Sequence[str], field: Field) -> list[float]:
 
 def _written_numbers(name: str, texts: Sequence[str], found: Read, unknown: tuple[str, ...], sample: Sample) -> Guess:
     field = Field(name, "numeric", decimal=found.decimal, gone=frozenset(word.encode() for word in unknown))
+    if found.signed and len(texts) > 2 * PROBED:  # these are read one at a time, so some of them must do
+        some = np.arange(2 * PROBED) * len(texts) // (2 * PROBED)
+        texts, sample = [texts[i] for i in some.tolist()], Sample(sample.places[some], sample.rows)
     numbers, _ = columnar.numbers(texts, field)
     why = "numbers"
     if found.decimal == ",":
@@ -289,9 +302,8 @@ def _written_numbers(name: str, texts: Sequence[str], found: Read, unknown: tupl
     return Guess(made.kind, made.why, found.decimal, missing=missing, open=found.open)
 
 
-def read_dates(distinct: Sequence[str]) -> tuple[str, str] | None:
+def read_dates(probe: Sequence[str]) -> tuple[str, str] | None:
     """Return the order of day and month in a column of dates ("": none is needed), and a remark; None for others."""
-    probe = _spread(distinct)
     pairs = [pair for pair in map(forms.year_last, probe) if pair]
     order = remark = ""
     if len(pairs) >= MOST * len(probe):
@@ -316,7 +328,7 @@ def _by_order(texts: Sequence[str]) -> tuple[str, bool]:
 
 def _written_vectors(distinct: Sequence[str]) -> Guess | None:
     """Return the guess for text of JSON lists; None for other text."""
-    probe = _spread(distinct)
+    probe = _spread(distinct, {})
     lists = [text for text in probe if text.startswith("[") and text.endswith("]")]
     if len(lists) < MOST * len(probe):
         return None
@@ -348,7 +360,7 @@ def _lists(values: Sequence[Any]) -> Guess:
 
 def _tokens_in_text(counts: Mapping[str, int]) -> Guess | None:
     """Return the guess for words between bars such as "Drama|Crime"; None for other text."""
-    probe = _spread(list(counts))
+    probe = _spread(list(counts), counts)
     barred = sum("|" in text for text in probe)
     if barred < 0.3 * len(probe) or not all(_TOKEN.fullmatch(text) for text in probe):
         return None
@@ -373,7 +385,7 @@ def _word_kind(counts: Mapping[str, int]) -> tuple[str | None, str]:
 
 def _hint(distinct: Sequence[str]) -> str:
     """Return what to do with values that look like numbers with a unit, or like times of day."""
-    probe = _spread(distinct)
+    probe = _spread(distinct, {})
     units = [match for match in map(_UNIT.fullmatch, probe) if match]
     if len(units) >= MOST * len(probe):
         return f"; they look like numbers with the unit {units[0][1]!r}: remove it to learn from them"
@@ -388,8 +400,9 @@ def _missing_categories(gone: Sequence[str], counts: Mapping[str, int]) -> tuple
     return tuple(word for word in gone if not (codes and word == "NA"))
 
 
-def _spread(values: Sequence[str]) -> Sequence[str]:
-    """Return at most `PROBED` of some values, spread over all of them."""
+def _spread(values: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """Return at most about `PROBED` of some values, spread over all of them, with the most frequent ones."""
     if len(values) <= PROBED:
-        return values
-    return [values[i * len(values) // PROBED] for i in range(PROBED)]
+        return list(values)
+    often = heapq.nlargest(ENOUGH, values, key=lambda value: counts.get(value, 0))
+    return list(dict.fromkeys([*often, *(values[i * len(values) // PROBED] for i in range(PROBED))]))

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,9 +73,11 @@ class Stream:
         """Number of raw rows, counted by reading text through once; None for standard input."""
         return self._source.count()
 
-    def under(self, schema: Schema) -> Stream:
-        """Return the stream as a loop with this schema reads it."""
-        return self if schema == self.schema else Stream(self._source.under(schema.rules), schema)
+    def under(self, rules: int) -> Stream:
+        """Return the stream as a home with these `schema.rules` reads it."""
+        if rules == self.schema.rules:
+            return self
+        return Stream(self._source.under(rules), msgspec.structs.replace(self.schema, rules=rules))
 
     def parts(self) -> list[Stream]:
         """Return the files of a folder or a glob as separate streams, since there may be more later; else this one."""
