@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from everlearn.errors import InputError, did_you_mean, nearest
+from everlearn.errors import InputError, nearest
 from everlearn.spec import Spec
 
 MOST = 40  # different names of each sort that are counted; the others only add to the totals
@@ -66,9 +66,11 @@ class FieldNames:
         if not self._strict:
             return
         if unknown:
+            near = nearest(unknown[0], self._fields)
+            near = f" (the nearest is {near!r})" if near else ""
             raise InputError(
-                f"{where}: got the name {unknown[0]!r}, which no field has{did_you_mean(unknown[0], self._fields)}. "
-                "Correct it, list it in `ignore`, or set strict = false"
+                f"{where}: got the name {unknown[0]!r}, which no field has{near}. Correct it, list it in `ignore`, "
+                "or set strict = false"
             )
         if missing:
             raise InputError(

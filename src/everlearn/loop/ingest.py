@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -22,6 +21,7 @@ from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import select
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
+from everlearn.spec import Spec
 from everlearn.stream import Stream, digest
 
 _READ = 4096  # rows taken from a stream at a time
@@ -32,13 +32,9 @@ class Ingest:
 
     def __init__(self, fold: Fold, log: Log) -> None:
         self.sources: dict[str, dict[str, Any]] = {}
+        self.names = FieldNames(fold.spec)
         self._fold = fold
         self._log = log
-
-    @cached_property
-    def names(self) -> FieldNames:
-        """The names in files and records since the loop was opened, by the settings that it has then."""
-        return FieldNames(self._fold.spec)
 
     @property
     def rows(self) -> int:
@@ -48,6 +44,10 @@ class Ingest:
     def named(self) -> dict[str, Any]:
         """Return the unknown names and the missing fields of rows and records since the loop was opened."""
         return {"fields": report(self.names.counts, self._fold.spec.schema.fields)}
+
+    def settle_names(self, spec: Spec) -> None:
+        """Compare names by the settings with which the loop was opened."""
+        self.names = FieldNames(spec)
 
     def parts(self, stream: Stream) -> list[Stream]:
         """Return the files of a stream, read by the rules of the home.

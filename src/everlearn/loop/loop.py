@@ -62,8 +62,7 @@ class Loop:
         self.served: Answering | None = None  # the model that answers; replaced whole
         self._saved = self._saved_row = 0  # labelled examples, and rows, folded at the last checkpoint
         self._seen = 0  # the last event read; the fold's cursor stays at the last event that changed it
-        self._questions = Questions(self.spec.prompts)
-        self._marks = status.Marks()
+        self._questions, self._marks = Questions(self.spec.prompts), status.Marks()
         self._faults = FailureLog()
         with ExitStack() as undo:
             self.home = Home(home, self.spec.log)
@@ -75,6 +74,7 @@ class Loop:
                 self.log.append(changes)
             else:
                 self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
+            self.intake.settle_names(self.spec)
             self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names)
             if not behind:
                 self._catch_up_whole()

@@ -154,10 +154,10 @@ def _number_kind(name: str, numbers: Floats, sample: Sample) -> tuple[str | None
     unique = different == total >= ENOUGH
     if np.mean([forms.is_date_digits(float(value)) for value in values[:: max(1, different // PROBED)]]) >= MOST:
         return "datetime", "digits of dates (YYYYMMDD)"
-    if unique and _is_running(numbers, sample):
-        return None, "a running number: it grows evenly with each row"
     if _like_moments(name, whole):
         return "datetime", "seconds or milliseconds since 1970"
+    if unique and _is_running(numbers, sample):
+        return None, "a running number: it grows evenly with each row"
     if unique and (name.strip().lower() in _ROW_NAMES or _named_like_id(name)):
         return None, "an identifier: another number in every row"
     if different == total >= 100 and values[-1] - values[0] < 1.5 * sample.rows:
