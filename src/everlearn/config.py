@@ -71,6 +71,9 @@ _RELEASE_0_1_0: dict[str, Any] = {
         "annotators": 64,
         "sources": 16,
         "groups": 64,
+        "decimal": ".",
+        "dates": {},
+        "missing": {},
         "layout": 1,
         "rules": 1,
     },
@@ -86,6 +89,8 @@ _RELEASE_0_1_0: dict[str, Any] = {
     "keep": 50,
     "challengers": 2,
     "subject": "",
+    "ignore": [],
+    "strict": False,
     "class_weight": {},
     "metric": "auto",
     "gate": {

@@ -51,6 +51,7 @@ def test_a_damaged_line_is_not_guessed() -> None:
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_file_that_was_cut_is_damaged(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "d.csv"
-    path.write_bytes(pack(bytes(range(256)) * 400)[:-20])
+    rows = "".join(f"{i * 7919 % 10_007},{i % 2}\n" for i in range(50_000))
+    path.write_bytes(pack(b"x,y\n" + rows.encode())[:-500])
     with pytest.raises(InputError, match="is damaged"):
         read(path, label="y")

@@ -11,7 +11,7 @@ NAMES = {"arff": "ARFF", "libsvm": "LIBSVM (svmlight)", "vowpal": "Vowpal Wabbit
 
 _LINES = 5  # that must all fit a format
 _LIBSVM = re.compile(rb"[+-]?[0-9][0-9.eE+-]*(,[0-9.]+)*(\s+qid:\d+)?(\s+\d+:[^\s:]+)+\s*(#.*)?")
-_VW = re.compile(rb"([+-]?[0-9][0-9.eE+-]*(\s+\S+){0,2}\s*)\|.*")
+_VW = re.compile(rb"[+-]?[0-9][0-9.eE+-]*\s+(\S+\s+)?[^\s|]*\|.*")
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x03\x04", "is a zip archive or a spreadsheet", "save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "is a spreadsheet of Excel", "save it as CSV"),
