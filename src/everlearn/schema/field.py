@@ -72,6 +72,10 @@ class Field:
         """
         if self.rules == 1:
             return meaning.moment(value)
+        if type(value) is str and not self.gone and value[4:5] == "-":  # ISO, the usual form
+            seconds = meaning.iso_moment(value)
+            if meaning.FIRST_SECOND <= seconds <= meaning.LAST_SECOND:
+                return float(seconds)
         if meaning.is_missing(value) or self._absent(value):
             return math.nan
         text = meaning.text_of(value)
