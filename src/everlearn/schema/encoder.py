@@ -38,6 +38,7 @@ from everlearn.spec import Schema
 
 _NO_INDICES = np.empty(0, np.int32)
 _NO_VALUES = np.empty(0, np.float32)
+_ANY_CASE = b"\0any case:"  # before the spelling in lower case of a class
 _HANDFUL = 64  # rows from which encoding whole columns is faster
 _PLAIN = {float, int, bool, type(None)}  # types that numpy converts to the same number as `meaning.number`
 
@@ -89,8 +90,6 @@ class Encoder:
         self._crossed = schema.interactions and len(self._categories) > 1
         self._mask = np.uint64((1 << schema.bits) - 1)
         self._index = _index(schema.classes, self._label)
-        lower = Counter(cell.lower() for cell in map(self._label.category, schema.classes))
-        self._any_case = {cell.lower(): i for cell, i in self._index.items() if lower[cell.lower()] == 1}
         if self._hashed or self._tokens:
             from everlearn.schema import hashing
 
@@ -249,7 +248,7 @@ class Encoder:
         else:
             y = self._index.get(cell := self._label.category(value), math.nan)
             if y != y and self.schema.rules > 1:
-                y = self._any_case.get(cell.lower(), math.nan)
+                y = self._index.get(_ANY_CASE + cell.lower(), math.nan)
         if y == y:
             return y
         if self.schema.task == "regression" or not self._label.category(value):
@@ -382,4 +381,8 @@ def _index(classes: Sequence[Scalar], label: Field) -> dict[bytes, float]:
         if not isinstance(value, str) and value in (0, 1):
             for word in ("true", "True", "TRUE", "1") if value else ("false", "False", "FALSE", "0"):
                 index.setdefault(word.encode(), float(i))
+    lower = Counter(cell.lower() for cell in map(label.category, classes))
+    for cell, i in list(index.items()):
+        if lower[cell.lower()] == 1:
+            index[_ANY_CASE + cell.lower()] = i
     return index

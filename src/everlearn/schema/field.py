@@ -128,7 +128,7 @@ class Field:
         if text is not None:
             value = _split(text)
         elif not isinstance(value, list | tuple):
-            value = value.tolist() if hasattr(value, "ndim") and value.ndim == 1 else [value]
+            value = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else [value]
         if len(value) > TOKENS:
             raise InputError(f"got {len(value):,} tokens, expected at most {TOKENS:,}")
         cells = [forms.spelled(meaning.category(one)) for one in value]
@@ -167,7 +167,7 @@ class Field:
 
 
 def fields_of(schema: Schema) -> dict[str, Field]:
-    """Return the fields of a schema, by name; the label is read as a number or a category."""
+    """Return each field of a schema under its name; the label is read as a number or a category."""
     kinds = {**schema.fields, schema.label: "numeric" if schema.task == "regression" else "categorical"}
     return {name: _field(schema, name, kind) for name, kind in kinds.items()}
 

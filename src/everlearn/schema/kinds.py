@@ -98,7 +98,7 @@ def guess(name: str, part: Any, sample: Sample) -> Guess:
     if shares["list"] >= MOST * len(values):
         return _lists([value for value in values if isinstance(value, list | tuple | np.ndarray)])
     if kinds & {dict, list, tuple, np.ndarray}:
-        return Guess(None, "nested values; write their parts as columns of their own, and add them to the fields")
+        return Guess(None, "nested values; write their parts as separate columns, and add them to the fields")
     return _texts(name, [meaning.category(value).decode().strip() for value in values], sample)
 
 
@@ -355,7 +355,7 @@ def _lists(values: Sequence[Any]) -> Guess:
         return Guess("tokens", "lists of words or whole numbers")
     if numbers:
         return Guess(None, "lists of numbers of several lengths; bring them to one length to make a vector of them")
-    return Guess(None, "nested values; write their parts as columns of their own, and add them to the fields")
+    return Guess(None, "nested values; write their parts as separate columns, and add them to the fields")
 
 
 def _tokens_in_text(counts: Mapping[str, int]) -> Guess | None:

@@ -54,7 +54,7 @@ class Chained:
 
 
 class Recoded:
-    """A file in UTF-16 as UTF-8; what is no UTF-16 becomes U+FFFD."""
+    """A file in UTF-16 as UTF-8; invalid UTF-16 becomes U+FFFD."""
 
     def __init__(self, file: Bytes, encoding: str) -> None:
         self._file = file

@@ -83,7 +83,6 @@ class Worker:
         admission = Admission(spec, schema.reading(spec.schema), log, None, FieldNames(spec, counters.add))
         self.longest = MOST_BYTES
         self._pairs = admission.encoder.late
-        self._fields = spec.schema.fields
         self._access = access
         self._counters = counters
         self._ready = ready
@@ -112,7 +111,7 @@ class Worker:
         """
         if self._pairs:
             return
-        empty = dict.fromkeys(self._fields)  # all fields are there, without values
+        empty = dict.fromkeys(self._predictor.fields)  # all fields are there, without values
         for rows in (1, 2):
             (outcome,) = self._predictor.answer([requests.DecodedRecords([empty] * rows, [None] * rows, False, False)])
             if isinstance(outcome, Exception):
