@@ -382,7 +382,5 @@ def _index(classes: Sequence[Scalar], label: Field) -> dict[bytes, float]:
             for word in ("true", "True", "TRUE", "1") if value else ("false", "False", "FALSE", "0"):
                 index.setdefault(word.encode(), float(i))
     lower = Counter(cell.lower() for cell in map(label.category, classes))
-    for cell, i in list(index.items()):
-        if lower[cell.lower()] == 1:
-            index[_ANY_CASE + cell.lower()] = i
-    return index
+    folded = {_ANY_CASE + cell.lower(): y for cell, y in index.items() if lower[cell.lower()] == 1}
+    return index | folded
