@@ -25,12 +25,12 @@ def show(survey: Survey) -> None:
         table.add_row(escape(name), kind, escape(_examples(survey, name)), escape(guess.why + _missing(guess.missing)))
     screen.print(table)
     if schema.classes:
-        screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False)
+        screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False, soft_wrap=True)
     for name, why in survey.left_out.items():
         shown = _examples(survey, name)
-        screen.print(f"left out: {name} ({shown}): {why}", highlight=False, markup=False)
+        screen.print(f"left out: {name} ({shown}): {why}", highlight=False, markup=False, soft_wrap=True)
     for note in survey.notes:
-        screen.print(f"note: {note}", highlight=False, markup=False)
+        screen.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
 
 def comments(survey: Survey) -> str:
