@@ -138,7 +138,9 @@ def _bits(fields: Mapping[str, str], parts: Mapping[str, Any]) -> int:
     if "text" in fields.values() or "tokens" in fields.values():
         return MOST_BITS
     categories = sum(
-        len(set(columnar.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
+        len({value for value in columnar.values_of(parts[name]) if not kinds.absent(value)})
+        for name, kind in fields.items()
+        if kind == "categorical"
     )
     return min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
 
