@@ -35,7 +35,7 @@ def test_every_column_is_named_with_a_reason(folder: Path) -> None:
     done = CliRunner().invoke(app, ["init", "d.jsonl", "--label", "y"])
     assert done.exit_code == 0, done.output
     assert "JSON lines" in done.output
-    for words in ("left out: ref (k000000", "left out: user ({'a': 0}", "dates as text, the day first", "1/1/2015"):
+    for words in ("left out: ref (k000000", "left out: user ({'age': 0}", "dates as text, the day first", "1/1/2015"):
         assert words in done.output
     spec = config.load("everlearn.toml")
     assert (spec.ignore, spec.schema.dates) == (("ref", "user"), {"at": "day first"})
