@@ -12,6 +12,7 @@ import pytest
 
 import everlearn as el
 from everlearn import config, spec
+from everlearn.config import release_0_1_0
 from everlearn.errors import ConfigError, LogError
 from everlearn.records import Loss
 from everlearn.schema import Encoder
@@ -74,6 +75,10 @@ def test_a_value_of_the_wrong_type_is_refused(name: str) -> None:
     said = refusal(name, {"is": {"no": "setting"}} if name not in ("model", *RECORDS) else 17)
     if name == "schema.fields":
         assert said == "the spec: schema.fields.is: got {'no': 'setting'}; expected text"
+    elif name == "schema.dates":
+        assert said == "the spec: schema.dates.is: got {'no': 'setting'}; expected 'day first' or 'month first'"
+    elif name == "schema.missing":
+        assert said.startswith("the spec: schema.missing.is: got {'no': 'setting'}; expected a list")
     elif name == "gate.guards":
         assert said == "the spec: gate.guards.is: got {'no': 'setting'}; expected a number"
     elif name == "decision.costs":

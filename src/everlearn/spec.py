@@ -22,21 +22,29 @@ MOST_ROWS = 1000  # in one HTTP request
 LAYOUT = 1  # newest layout of encoded rows; see `everlearn.schema`
 GATE_LAYOUT = 2  # newest rules of the gate and of the seat; layout 1 has those of release 0.1.0
 
-STORED_ONLY = ("schema.layout", "gate.layout", "gate.own", "replay.width", "limits.window", "log.rows")
+RULES = 2  # newest rules by which raw values are read; 1 are those of release 0.1.0
+STORED_ONLY = ("schema.layout", "schema.rules", "gate.layout", "gate.own", "replay.width", "limits.window", "log.rows")
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+Decimal = Literal[".", ","]
+DateOrder = Literal["day first", "month first"]
 
 
 class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The fields of a raw record, and the label to predict.
 
     `fields` maps a name to its kind: "numeric", "boolean", "categorical", "text", "datetime" or
-    "vector[n]". `classes` lists the labels in class order (empty for a regression). Categories and words are
-    hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
-    `layout` numbers the way in which rows are encoded (stored specs only).
+    "vector[n]" or "tokens". `classes` lists the labels in class order (empty for a regression). Categories and words
+    are hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
+
+    `decimal` is the mark before decimals in numbers written as text: for all fields, or by field. `dates` says of a
+    field with dates such as 03/04/2015 which number is first. `missing` maps a field to values that mean "missing".
+
+    `layout` numbers the way in which rows are encoded, and `rules` those by which raw values are read (stored specs
+    only).
 
     The task "preference" has no classes, and its fields are kept beside each pair of answers. It alone has the other
     settings: a prompt has at most `prompt_tokens` tokens and an answer `answer_tokens`, ids are below `vocabulary`, and
@@ -55,7 +63,11 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     annotators: Positive = 64
     sources: Positive = 16
     groups: Positive = 64
+    decimal: Decimal | dict[str, Decimal] = "."
+    dates: dict[str, DateOrder] = {}
+    missing: dict[str, tuple[Scalar, ...]] = {}
     layout: Positive = LAYOUT
+    rules: Positive = RULES
 
 
 class GateSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -248,9 +260,10 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     `prompts` is a file of prompts to ask about (task "preference").
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
     newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
-    data a record is. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which
-    makes all classes weigh the same. `metric` is the headline metric of reports, pictures and pages; see
-    `everlearn.metrics.choices`.
+    data a record is. `ignore` lists names in files and requests that are left out on purpose. With `strict`, a file or
+    a request with another unknown name, or without a field, is refused. `class_weight` multiplies weights in learning
+    alone: a table of classes, or "balanced", which makes all classes weigh the same. `metric` is the headline metric of
+    reports, pictures and pages; see `everlearn.metrics.choices`.
     """
 
     schema: Schema
@@ -266,6 +279,8 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     keep: Positive = 50
     challengers: Positive = 2
     subject: str = ""
+    ignore: tuple[str, ...] = ()
+    strict: bool = False
     class_weight: dict[str, Annotated[float, Meta(gt=0)]] | Literal["balanced"] = {}
     metric: str = "auto"
     gate: GateSpec = GateSpec()

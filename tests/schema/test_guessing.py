@@ -36,7 +36,7 @@ ROWS = 200
         ("area", [f"{i % 90:05d}" for i in range(ROWS)], "categorical"),
         ("id", list(range(ROWS)), None),
         ("", list(range(ROWS)), None),
-        ("x", list(range(ROWS)), "numeric"),
+        ("x", list(range(ROWS)), None),
         ("token", [f"order-{i}" for i in range(ROWS)], None),
         ("flag", [bool(i % 2) for i in range(ROWS)], "boolean"),
         ("flag", ["yes" if i % 2 else "no" for i in range(ROWS)], "boolean"),

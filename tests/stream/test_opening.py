@@ -22,7 +22,6 @@ from tests.support.streams import HEADER, SCHEMA, written
         ("x.csv", b"a,y\n1,2\n", "has none of the fields n, town, note"),
         ("x.csv", b"n,n,y\n1,2,3\n", "two columns are named 'n'"),
         ("x.csv", '"n,y\n1,2\n', "no header line that can be read"),
-        ("x.csv", "n,y\n1,no\n".encode("utf-16"), "UTF-16"),
         ("x.xlsx", b"PK\x03\x04....", "spreadsheet"),
         ("x.json", b'[\n {"n": 1}]', "one JSON array"),
         ("x.parquet", b"PAR1 and then nothing", "cannot be read as Parquet"),

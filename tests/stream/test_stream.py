@@ -59,7 +59,7 @@ DIRTY = [  # (line of the file, the text of it, None if the row is good, else wh
     (10, "", "blank"),
     (11, "inf,Gouda,fine,no", "expected a number"),
     (12, '10,"two\nlines","said ""so""",yes', None),
-    (14, "n,town,note,y", "field 'n': got 'n', expected a number; label 'y'"),
+    (14, "n,town,note,y", "the header line again"),
     (15, ',,"",no', None),
     (16, "1e39,Gouda,fine,no", "range of float32"),
     (17, '13,"a"b,fine,no', "quotes"),
@@ -92,12 +92,20 @@ def test_each_kind_of_dirt_costs_its_own_row_only(tmp_path: Path, newline: str, 
         assert left == [item.at for item in rejected if item.at > after]
 
 
-def test_bytes_that_are_not_utf8_reject_their_row(tmp_path: Path) -> None:
-    body = b"1,Delft,caf\xc3\xa9,yes\n2,Delft,caf\xe9,yes\n3,Delft,a\x00b,no\n"
+def test_bytes_that_are_damaged_utf8_reject_their_row(tmp_path: Path) -> None:
+    body = b"1,Delft,caf\xc3\xa9,yes\n2,Delft,caf\xc3\xa9\xe9,yes\n3,Delft,a\x00b,no\n"
     good, rejected = lines_of(read(written(tmp_path / "x.csv", HEADER.encode() + body), schema=SCHEMA))
     assert (good, rejected) == ([1, 3], {3: "not valid UTF-8"})
     ignored = msgspec.structs.replace(SCHEMA, fields={"n": "numeric"})
     assert lines_of(read(tmp_path / "x.csv", schema=ignored)) == ([1, 2, 3], {})
+
+
+def test_other_bytes_are_windows_1252_by_new_rules_only(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", HEADER.encode() + b"1,Delft,caf\xe9,yes\n2,Delft,fine,yes\n")
+    assert lines_of(read(path, schema=SCHEMA)) == ([1, 2], {})
+    old = msgspec.structs.replace(SCHEMA, rules=1)
+    assert lines_of(read(path, schema=old)) == ([2], {2: "not valid UTF-8"})
+    assert lines_of(read(path, schema=SCHEMA).under(1)) == ([2], {2: "not valid UTF-8"})
 
 
 def test_a_cell_that_is_too_long_rejects_its_row(tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def test_dirt_in_json_lines(tmp_path: Path) -> None:
     assert "field 'n': got [1] (list)" in rejected[8]
     assert "field 'town'" in rejected[8]
     assert rejected[9] == "label 'y': the label is missing"
-    invalid = b'{"n": 1, "town": "\xff", "y": "no"}\n{"n": 2, "y": "no"}'
+    invalid = b'{"n": 1, "town": "\xc3\xa9\xff", "y": "no"}\n{"n": 2, "y": "no"}'
     assert lines_of(read(written(tmp_path / "x.jsonl", invalid), schema=SCHEMA)) == ([2], {1: "not valid UTF-8"})
 
 

@@ -108,40 +108,41 @@ def init(
 ) -> None:
     """Infer a schema from a data file and write everlearn.toml.
 
-    Prints the fields with their kinds. Check them before the first run. The first rows of the file, one in twenty
+    Prints each column with its kind, examples and the reason, also those that are left out. Check them before the first
+    run. The first rows of the file, one in twenty
     and at most 500, are a warm start: they train the first version before anything is served. With --model, the file
     is for a language model that learns from preferences.
     """
     from everlearn import config, stream
+    from everlearn.cli import surveying
 
-    if config_path.exists() and not force:
-        raise ConfigError(
-            f"{config_path} exists already; choose another path with --config, or overwrite it with --force"
-        )
     if bool(language_model) == bool(data) or bool(label) != bool(data) or (prompts and not language_model):
         raise ConfigError(
             f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
             "for rows of a file, or --model NAME, with or without --prompts, for a language model"
+        )
+    about = stream.about(data, label) if data else language_model  # refuses what cannot be read before all else
+    if config_path.exists() and not force:
+        raise ConfigError(
+            f"{config_path} exists already, so nothing was written about {about}; choose another path with "
+            "--config, or overwrite it with --force"
         )
     if language_model:
         from everlearn.cli import preferences
 
         preferences.init(language_model, prompts, config_path, as_json)
         return
-    spec = _inferred(stream.read(data, label=label), data, config_path)
-    config.save(spec, config_path)
+    opened = stream.read(data, label=label)
+    spec, survey = _inferred(opened, data, config_path), opened.survey
+    assert survey is not None  # of a stream that was read with a label
+    config_path.write_text(config.text(spec) + surveying.comments(survey), encoding="utf-8")
     if as_json:
-        warm = int(spec.warm_start)
-        print_json({"config": str(config_path), "schema": msgspec.to_builtins(spec.schema), "warm_start": warm})
+        found = {"schema": msgspec.to_builtins(spec.schema), "warm_start": int(spec.warm_start)}
+        print_json({"config": str(config_path), **found, **surveying.plain(survey)})
         return
     schema = spec.schema
-    screen.print(f"[bold]{escape(data)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
-    table = Table("field", "kind", box=box.SIMPLE_HEAD)
-    for name, kind in schema.fields.items():
-        table.add_row(escape(name), kind)
-    screen.print(table)
-    if schema.classes:
-        screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False)
+    screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
+    surveying.show(survey)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
     screen.print(f"Wrote {config_path}. Next: everlearn run{option(config_path)}", highlight=False, markup=False)
@@ -172,7 +173,11 @@ def run(
     if not config_path.exists() and source and label:
         if source == "-":
             raise ConfigError(f"standard input can be read only once; create {config_path} first with `everlearn init`")
-        config.save(_inferred(stream.read(source, label=label), source, config_path), config_path)
+        from everlearn.cli import surveying
+
+        opened = stream.read(source, label=label)
+        made = config.text(_inferred(opened, source, config_path))
+        config_path.write_text(made + (surveying.comments(opened.survey) if opened.survey else ""), encoding="utf-8")
         aside.print(f"Wrote {config_path}. Check it, and correct what was inferred wrongly.", highlight=False)
     spec = config.load(config_path)
     if label and label != spec.schema.label:
@@ -225,6 +230,7 @@ def check(
 
 def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
     from everlearn import config, report
+    from everlearn.feedback import names
     from everlearn.loop.loop import Loop
 
     home = config.home(spec, path)
@@ -242,6 +248,8 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
         if loop.spec.mode == "live":
             del measured["challenger"]  # in live mode it is the champion
         screen.print(report.summary(result | {"metrics": measured}))
+        for line in names.lines(result["fields"]):
+            screen.print(f"  {line}", highlight=False, markup=False)
         for note in _notes(loop, measured):
             screen.print(note, highlight=False)
         for number, row in enumerate(loop.rejected()):
@@ -314,4 +322,5 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
         schema=stream.schema,
         source=source if source == "-" else os.path.relpath(source, path.parent),
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
+        ignore=tuple(stream.survey.left_out) if stream.survey else (),
     )

@@ -23,7 +23,7 @@ import tomli_w
 from everlearn import model
 from everlearn.config import release_0_1_0
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, AskSpec, DecisionSpec, JudgeSpec, Spec
+from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, RULES, STORED_ONLY, AskSpec, DecisionSpec, JudgeSpec, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
@@ -232,6 +232,9 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
     held["serve"] = {name: value for name, value in held["serve"].items() if f"serve.{name}" not in _WITHOUT_EFFECT}
     if (layout := held["schema"]["layout"]) > LAYOUT:
         raise LogError(_newer(where, "schema.layout", layout, LAYOUT))
+    held["schema"] = {"rules": 1, **held["schema"]}  # stored since rules 2
+    if (rules := held["schema"]["rules"]) > RULES:
+        raise LogError(_newer(where, "schema.rules", rules, RULES))
     if held["gate"].get("layout", 1) == 1:  # stored since layout 2
         held["gate"] = {"promote": "snapshot", **held["gate"], "layout": 1}
     if (layout := held["gate"]["layout"]) > GATE_LAYOUT:

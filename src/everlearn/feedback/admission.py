@@ -16,8 +16,10 @@ import numpy as np
 from everlearn import schema
 from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log
+from everlearn.feedback.names import FieldNames
 from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
 from everlearn.schema import Encoder, Reading
+from everlearn.schema.field import Field
 from everlearn.schema.meaning import category
 from everlearn.schema.question import Asked, encode, judged
 from everlearn.spec import Spec
@@ -27,14 +29,15 @@ from everlearn.spec import Spec
 class Admission:
     """The settings, the reading and the log that outside values are checked against.
 
-    `plain(value, kind)` turns a Python value into one that JSON can hold and that is encoded alike. It is None where
-    records come from JSON, because their values are plain already.
+    `plain(value, field)` turns a Python value into one that JSON can hold and that is encoded alike. It is None where
+    records come from JSON, because their values are plain already. `names` counts unknown and missing names.
     """
 
     spec: Spec
     encoder: Reading
     log: Log
-    plain: Callable[[Any, str], Any] | None = None
+    plain: Callable[[Any, Field], Any] | None = None
+    names: FieldNames | None = None
 
     @property
     def fields(self) -> Encoder:
@@ -50,6 +53,8 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
     cannot be used.
     """
     kinds, plain = admission.spec.schema.fields, admission.plain
+    if admission.names is not None and isinstance(record, Mapping):
+        admission.names.check(record)
     if plain is None:
         if kinds.keys() >= record.keys() and None not in record.values():
             return record  # type: ignore[return-value]  # JSON gives a dict, which the caller does not keep
@@ -58,10 +63,10 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"got a {type(record).__name__}, expected a record: a dict of field name -> value")
     admission.fields.record(record)  # `plain` drops values that cannot be used: refuse them first
     held: dict[str, Any] = {}
-    for name, kind in kinds.items():
+    for name, field in admission.fields.fields.items():
         value = record.get(name)
         if type(value) not in (bool, int) and not (type(value) is str and value.isascii()):
-            value = plain(value, kind) if value is not None else None
+            value = plain(value, field) if value is not None else None
         if value is not None:
             held[name] = value
     return held

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from everlearn.feedback.pending import SEGMENT
 from everlearn.metrics import SegmentTable
 from everlearn.records import Arrays, Examples, Ints, Singles
+from everlearn.schema.field import fields_of
 from everlearn.schema.segments import checked, segment_name, segment_names
 from everlearn.spec import Spec
 
@@ -26,20 +27,23 @@ class Segments:
     def __init__(self, spec: Spec, columns: int) -> None:
         """`columns` is the width of scores, in which a waiting number is held."""
         self.field = checked(spec.metrics.segment, spec.schema.fields, spec.subject)
+        self._reading = fields_of(spec.schema).get(self.field)
         self.table = SegmentTable(self.field)
         self.restarted = False  # True after loading the state of another field
         self._columns = columns
 
     def named(self, records: Sequence[Mapping[str, Any]]) -> NDArray[np.bytes_] | None:
         """Return the values of n records for `Examples.segment`; None without a field."""
-        return segment_names([record.get(self.field) for record in records], len(records)) if self.field else None
+        if self._reading is None:
+            return None
+        return segment_names([record.get(self.field) for record in records], len(records), self._reading)
 
     def now(self, features: Mapping[str, Any]) -> dict[int, Singles]:
         """Return the segment of a prediction, in the form of scores (1, k), by the uid under which it waits."""
-        if not self.field:
+        if self._reading is None:
             return {}
         held = np.zeros((1, self._columns), np.float32)
-        held[0, 0] = self.table.number([segment_name(features.get(self.field))])[0]
+        held[0, 0] = self.table.number([segment_name(features.get(self.field), self._reading)])[0]
         return {SEGMENT: held}
 
     def of(self, examples: Examples, predictions: Mapping[int, Singles]) -> Ints | None:

@@ -16,10 +16,12 @@ import numpy as np
 
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
+from everlearn.feedback.names import FieldNames, report
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import select
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
+from everlearn.spec import Spec
 from everlearn.stream import Stream, digest
 
 _READ = 4096  # rows taken from a stream at a time
@@ -30,6 +32,7 @@ class Ingest:
 
     def __init__(self, fold: Fold, log: Log) -> None:
         self.sources: dict[str, dict[str, Any]] = {}
+        self.names = FieldNames(fold.spec)
         self._fold = fold
         self._log = log
 
@@ -37,6 +40,24 @@ class Ingest:
     def rows(self) -> int:
         """Rows taken so far from all sources."""
         return sum(source["rows"] for source in self.sources.values())
+
+    def named(self) -> dict[str, Any]:
+        """Return the unknown names and the missing fields of rows and records since the loop was opened."""
+        return {"fields": report(self.names.counts, self._fold.spec.schema.fields)}
+
+    def settle_names(self, spec: Spec) -> None:
+        """Compare names by the settings with which the loop was opened."""
+        self.names = FieldNames(spec)
+
+    def parts(self, stream: Stream) -> list[Stream]:
+        """Return the files of a stream, read by the rules of the home.
+
+        Raises InputError for a file with unknown or missing columns, if the loop is strict.
+        """
+        found = stream.under(self._fold.spec.schema.rules).parts()
+        for part in found:
+            self.names.require(part.names, part.name)
+        return found
 
     def is_log(self, stream: Stream) -> bool:
         """Return True if the rows of a stream are themselves the log."""
@@ -51,7 +72,10 @@ class Ingest:
         # Rows of several sources are numbered on: this source's row r is position base + r.
         base = self.rows - taken
         pending: list[Rejected] = []
+        before = taken
         for chunk in stream.chunks(taken, _READ, self._fold.spec.metrics.segment):
+            self.names.add_rows(stream.names, chunk.last - before)
+            before = chunk.last
             examples, refused = self._fit(chunk.examples, stream.name)
             if base:
                 examples = dataclasses.replace(examples, position=examples.position + base)
@@ -72,7 +96,10 @@ class Ingest:
             if last is not None and isinstance(last.payload, Example):  # of a loop whose fold has not counted them
                 known.note([last.payload.id])
             taken = known.rows.get(stream.fingerprint, 0)
+        before = taken
         for chunk in stream.records(taken, _READ):
+            self.names.add_rows(stream.names, chunk.last - before)
+            before = chunk.last
             labelled = zip(chunk.positions, chunk.features, chunk.labels, strict=True)
             examples = [
                 Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled

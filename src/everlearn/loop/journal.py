@@ -46,6 +46,7 @@ class Journal:
                 self.log.append(changes)
             else:
                 self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
+            self.intake.settle_names(self.spec)
             if not behind:
                 self.catch_up_whole()
             undo.pop_all()

@@ -61,7 +61,7 @@ class Loop:
         self._journal = Journal(spec, home, behind, self._clock)
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
-        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain)
+        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names)
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Loop:
         as_log = self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream)) is not None:
             self._journal.take([settled])
-        for part in stream.parts():
+        for part in self.intake.parts(stream):
             before = taken
             for rows in self._journal.take_rows(part) if as_log else self._journal.append_rows(part):
                 taken = before + rows
@@ -379,7 +379,7 @@ class Loop:
 
     def report(self) -> dict[str, Any]:
         """Return counts, and the metrics of champion, challenger and baselines."""
-        return status.report(self.fold, self.home, self.decisions(), self.intake.rows)
+        return status.report(self.fold, self.home, self.decisions(), self.intake.rows) | self.intake.named()
 
     def picture(self, path: str | Path | None = None, title: str = "") -> Any:
         """Draw the metric over time of champion, challenger and baselines, with drifts and decisions marked.
@@ -394,7 +394,7 @@ class Loop:
 
         `watch` draws it, and a server's page shows it; see `everlearn.loop.status.of`.
         """
-        return status.of(self.fold, self.home, self._marks, self.position, self.intake.rows)
+        return status.of(self.fold, self.home, self._marks, self.position, self.intake.rows) | self.intake.named()
 
     def watch(self, seconds: float | None = None) -> Watch:
         """Show the status in a terminal or a notebook's cell; with `seconds`, follow the log for that long.

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from everlearn.errors import InputError
 from everlearn.records import Floats, Ints
 from everlearn.schema import meaning
+from everlearn.schema.field import Field
 
 Faults = list[tuple[int, str]]
 Cells = tuple[NDArray[np.uint8], Any]  # bytes, and n + 1 offsets (int32 or int64)
 
 _NUMBERS = frozenset([float, int, bool, NoneType])
 _REMEMBERED = frozenset([str, int, float, bool, NoneType])
+_COMMA, _POINT = np.uint8(44), np.uint8(46)
 _SIMPLE = frozenset(["bool", "int8", "int16", "int32", "int64", "float", "double", "string", "large_string"])
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
@@ -152,18 +154,21 @@ def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
     return result, faults
 
 
-def numbers(part: Any) -> tuple[Floats, Faults]:
+def numbers(part: Any, field: Field) -> tuple[Floats, Faults]:
     """Return the numbers of a native column, float64 (n,), and the faults."""
     if _is_text(part):
-        return _written_numbers(part)
-    found = _quick_numbers(part)
-    if found is None:
-        return each(part, meaning.number)
-    beyond = np.flatnonzero(np.abs(found) > meaning.LARGEST)
-    if not len(beyond):
-        return found, []
-    faults = _faults(part, beyond, meaning.number)
-    found[beyond] = np.nan
+        found, faults = _written_numbers(part, field)
+    else:
+        quick = _quick_numbers(part)
+        if quick is None:
+            return each(part, field.number)
+        found, faults = quick, []
+        beyond = np.flatnonzero(np.abs(found) > meaning.LARGEST)
+        if len(beyond):
+            faults = _faults(part, beyond, field.number)
+            found[beyond] = np.nan
+    if field.gone_numbers and field.rules > 1:
+        found[np.isin(found, field.gone_numbers)] = np.nan
     return found, faults
 
 
@@ -186,19 +191,29 @@ def _quick_numbers(part: Any) -> Floats | None:
     return None
 
 
-def _written_numbers(part: Any) -> tuple[Floats, Faults]:
+def _written_numbers(part: Any, field: Field) -> tuple[Floats, Faults]:
     """Parse numbers written as text: the usual ones in a kernel, the others one at a time."""
     from everlearn.schema import hashing
 
     data, offsets = _byte_cells(part)
-    found, odd = hashing.parse_numbers(data, offsets)
+    if field.decimal == "," and field.rules > 1:
+        if (data == _POINT).any():
+            return each(part, field.number)
+        found, odd = hashing.parse_numbers(np.where(data == _COMMA, _POINT, data), offsets)
+    else:
+        found, odd = hashing.parse_numbers(data, offsets)
     faults: Faults = []
+    known: dict[bytes, float] = {}
     for row in np.flatnonzero(odd).tolist():
-        text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8", "replace")
-        try:
-            found[row] = meaning.number(text)
-        except InputError as error:
-            faults.append((row, str(error)))
+        cell = data[offsets[row] : offsets[row + 1]].tobytes()
+        value = known.get(cell)
+        if value is None:
+            try:
+                value = known[cell] = field.number(cell.decode("utf-8", "replace"))
+            except InputError as error:
+                faults.append((row, str(error)))
+                value = np.nan
+        found[row] = value
     return found, faults
 
 
@@ -213,16 +228,16 @@ def _faults(part: Any, rows: NDArray[np.intp], function: Callable[[Any], float])
     return faults
 
 
-def booleans(part: Any) -> tuple[Floats, Faults]:
+def booleans(part: Any, field: Field) -> tuple[Floats, Faults]:
     """Return 1.0, 0.0 or NaN for each value of a native column, float64 (n,), and the faults."""
-    if not isinstance(part, list):
+    if not isinstance(part, list) and field.is_plain:
         found = _quick_numbers(part)
         if found is not None and np.all((found == 0) | (found == 1) | np.isnan(found)):
             return found, []
-    return each(part, meaning.boolean)
+    return each(part, field.boolean)
 
 
-def moments(part: Any) -> tuple[Floats, Faults]:
+def moments(part: Any, field: Field) -> tuple[Floats, Faults]:
     """Return whole seconds since 1970 for each value of a native column, float64 (n,), and the faults."""
     if isinstance(part, np.ndarray) and part.dtype.kind == "M" and part.dtype != np.dtype("datetime64"):
         missing, stamps = np.isnat(part), part.astype("datetime64[s]").astype(np.int64)
@@ -235,7 +250,7 @@ def moments(part: Any) -> tuple[Floats, Faults]:
         else:
             stamps = part.cast(pa.int64()).fill_null(0).to_numpy() // _PER_SECOND[part.type.unit]
     else:
-        return each(part, meaning.moment)
+        return each(part, field.moment)
     seconds = np.where(missing, np.nan, stamps)
     beyond = ~((seconds >= meaning.FIRST_SECOND) & (seconds <= meaning.LAST_SECOND)) & ~missing
     if beyond.any():
@@ -262,7 +277,7 @@ def _clock() -> tuple[Floats, Floats]:
     return np.array(sines), np.array(cosines)
 
 
-def vectors(part: Any, length: int) -> tuple[Floats, Faults]:
+def vectors(part: Any, length: int, field: Field) -> tuple[Floats, Faults]:
     """Return `length` numbers for each value of a native column, float64 (n, length), and the faults."""
     found = part if isinstance(part, np.ndarray) else None
     if is_arrow(part) and str(part.type).startswith("fixed_size_list") and not part.null_count:
@@ -278,7 +293,7 @@ def vectors(part: Any, length: int) -> tuple[Floats, Faults]:
     faults: Faults = []
     for row, value in enumerate(values):
         try:
-            result[row] = meaning.vector(value, length)
+            result[row] = field.vector(value, length)
         except InputError as error:
             faults.append((row, str(error)))
     return result, faults
@@ -310,20 +325,56 @@ def whole_numbers(part: Any) -> tuple[Ints, NDArray[np.bool_]] | None:
     return None
 
 
-def cells(part: Any) -> tuple[Cells, Faults]:
+def cells(part: Any, field: Field) -> tuple[Cells, Faults]:
     """Return the bytes of each category or text of a native column, empty where missing, and the faults."""
     if _is_text(part):
-        return _byte_cells(part), []
+        return _respelled(_byte_cells(part), field), []
     values = values_of(part)
     spellings: list[bytes] = []
     faults: Faults = []
     for row, value in enumerate(values):
         try:
-            spellings.append(meaning.category(value))
+            spellings.append(field.category(value))
         except InputError as error:
             spellings.append(b"")
             faults.append((row, str(error)))
     return meaning.joined(spellings), faults
+
+
+def _respelled(found: Cells, field: Field) -> Cells:
+    """Return the cells of a column of text as `Field.category` spells them; most columns need no copy."""
+    if field.rules == 1 or (field.kind == "text" and not field.gone):
+        return found
+    from everlearn.schema import hashing
+
+    data, offsets = found
+    odd = np.ones(len(offsets) - 1, np.bool_) if field.gone else hashing.odd_spellings(data, offsets)
+    if not odd.any():
+        return found
+    whole, known = data.tobytes(), dict[bytes, bytes]()
+    spellings = []
+    ends = offsets.tolist()
+    for is_odd, start, end in zip(odd.tolist(), ends, ends[1:], strict=False):
+        cell = whole[start:end]
+        if is_odd:
+            cell = known[cell] if cell in known else known.setdefault(cell, field.category(cell))
+        spellings.append(cell)
+    return meaning.joined(spellings)
+
+
+def tokens(part: Any, field: Field) -> tuple[Cells, Ints, Faults]:
+    """Return the bytes of all tokens of a native column, the n + 1 places at which rows begin, and the faults."""
+    values = values_of(part)
+    found: list[bytes] = []
+    places = np.zeros(len(values) + 1, np.int64)
+    faults: Faults = []
+    for row, value in enumerate(values):
+        try:
+            found += field.tokens(value)
+        except InputError as error:
+            faults.append((row, str(error)))
+        places[row + 1] = len(found)
+    return meaning.joined(found), places, faults
 
 
 def _is_text(part: Any) -> bool:

@@ -8,6 +8,7 @@ each word counts 1 where the hash of field and value says. `docs/reference/schem
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from everlearn.records import (
     Example,
     Feedback,
     Floats,
+    Ints,
     Label,
     Prediction,
     Preference,
@@ -29,12 +31,14 @@ from everlearn.records import (
     Target,
 )
 from everlearn.schema import columnar, meaning
+from everlearn.schema.field import Field, fields_of
 from everlearn.schema.layout import shape, width
 from everlearn.schema.meaning import LARGEST
 from everlearn.spec import Schema
 
 _NO_INDICES = np.empty(0, np.int32)
 _NO_VALUES = np.empty(0, np.float32)
+_ANY_CASE = b"\0any case:"  # before the spelling in lower case of a class
 _HANDFUL = 64  # rows from which encoding whole columns is faster
 _PLAIN = {float, int, bool, type(None)}  # types that numpy converts to the same number as `meaning.number`
 
@@ -73,21 +77,24 @@ class Encoder:
         self.shape = shape(schema)
         self.schema = schema
         fields = schema.fields.items()
-        self._dense = tuple((name, kind, width(kind)) for name, kind in fields if width(kind))
+        self.fields = fields_of(schema)
+        self._label = self.fields.pop(schema.label)
+        self._dense = tuple((self.fields[name], width(kind)) for name, kind in fields if width(kind))
         self._categories = tuple(name for name, kind in fields if kind == "categorical")
         self._texts = tuple(name for name, kind in fields if kind == "text")
         self._hashed = self._categories + self._texts
-        self._only_numbers = tuple(name for name, kind, _ in self._dense if kind == "numeric")
+        self._tokens = tuple(name for name, kind in fields if kind == "tokens")
+        self._only_numbers = tuple(field.name for field, _ in self._dense if field.kind == "numeric" and field.is_plain)
         if len(self._only_numbers) < len(self._dense):
             self._only_numbers = ()
         self._crossed = schema.interactions and len(self._categories) > 1
         self._mask = np.uint64((1 << schema.bits) - 1)
-        self._index = _index(schema.classes)
-        if self._hashed:
+        self._index = _index(schema.classes, self._label)
+        if self._hashed or self._tokens:
             from everlearn.schema import hashing
 
             self._kernels = hashing
-            self._seeds = np.array([hashing.seed_of(name) for name in self._hashed], np.uint64)
+            self._seeds = np.array([hashing.seed_of(name) for name in self._hashed + self._tokens], np.uint64)
 
     def columns(self, columns: Mapping[str, Any], n: int) -> tuple[Batch, list[Problem]]:
         """Encode n rows given as one column for each field: numpy arrays, lists, Arrow arrays or pandas Series.
@@ -99,14 +106,18 @@ class Encoder:
         problems: list[Problem] = []
         dense = np.full((n, self.shape["dense"]), np.nan, np.float32)
         at = 0
-        for name, kind, wide in self._dense:
-            if name in parts:
-                values, faults = self._dense_column(parts[name], kind, wide)
+        for field, wide in self._dense:
+            if (name := field.name) in parts:
+                values, faults = _dense_column(parts[name], field, wide)
                 dense[:, at : at + wide] = values.reshape(n, wide)
                 problems += [Problem(row, name, reason) for row, reason in faults]
             at += wide
         dense[np.isnan(dense)] = np.nan  # NaN has several bit patterns; keep one
         rows = self._hashed_columns(parts, n, problems) if self._hashed else None
+        for j, name in enumerate(self._tokens, len(self._hashed)):
+            cells, places, faults = columnar.tokens(parts.get(name, [None] * n), self.fields[name])
+            problems += [Problem(row, name, reason) for row, reason in faults]
+            rows = self._with_tokens(rows, cells, places, j)
         problems.sort(key=lambda problem: problem.row)
         return Batch(dense, *(rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES))), problems
 
@@ -126,21 +137,33 @@ class Encoder:
                 if (kind is float or kind is int) and -LARGEST <= value <= LARGEST:  # type: ignore[operator]
                     numbers.append(value)  # type: ignore[arg-type]
                 else:
-                    numbers.append(meaning.number(value))
+                    numbers.append(self.fields[name].number(value))
             if not self._only_numbers:
-                for name, kind_name, wide in self._dense:
-                    numbers += _dense_value(features.get(name), kind_name, wide)
-            cells = []
+                for field, wide in self._dense:
+                    name = field.name
+                    numbers += _dense_value(features.get(name), field, wide)
+            cells, tokens = [], []
             for name in self._hashed:
-                cells.append(meaning.category(features.get(name)))
+                cells.append(self.fields[name].category(features.get(name)))  # noqa: PERF401
+            for name in self._tokens:
+                tokens.append(self.fields[name].tokens(features.get(name)))
         except InputError as error:
             raise InputError(f"field {name!r}: {error}") from None
         dense = np.array(numbers, np.float64).astype(np.float32).reshape(1, len(numbers))
-        if not cells:
+        if not cells and not tokens:
             return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
-        data, offsets = meaning.joined(cells)
-        rows = self._kernels.one_row(data, offsets, self._seeds, len(self._categories), self._mask, self._crossed)
-        return Batch(dense, *rows)
+        rows = None
+        if cells:
+            data, offsets = meaning.joined(cells)
+            rows = self._kernels.one_row(data, offsets, self._seeds, len(self._categories), self._mask, self._crossed)
+        for j, found in enumerate(tokens, len(cells)):
+            rows = self._with_tokens(rows, meaning.joined(found), np.array([0, len(found)]), j)
+        return Batch(dense, *rows)  # type: ignore[misc]  # there are cells or tokens
+
+    def _with_tokens(self, rows: Any, cells: columnar.Cells, places: Ints, j: int) -> Any:
+        """Return rows with the tokens of one more field."""
+        found = self._kernels.token_rows(*cells, places, self._seeds[j], self._mask)
+        return self._kernels.joined_rows(rows, found) if rows else found
 
     def rows(self, records: Sequence[Mapping[str, Any]]) -> Batch:
         """Encode a few records at once: the same numbers as `records`, at a fraction of the cost.
@@ -148,12 +171,12 @@ class Encoder:
         Raises `InputError`, with the row (from 0) and the field, for a value that cannot be used.
         """
         dense = self._plain_numbers(records) if self._only_numbers else None
-        if dense is not None and not self._hashed:
+        if dense is not None and not self._hashed and not self._tokens:
             return Batch(dense, np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES)
         try:
             if len(records) == 1:
                 return self.record(records[0])
-            if len(records) < _HANDFUL:
+            if len(records) < _HANDFUL and not self._tokens:
                 dense = self._dense_rows(records) if dense is None else dense
                 return Batch(dense, *self._hashed_rows(records))
         except InputError:
@@ -211,7 +234,7 @@ class Encoder:
         name = self.schema.label
         part = _native([None] * n if values is None else values, name, n)
         if self.schema.task == "regression":
-            y, faults = columnar.numbers(part)
+            y, faults = columnar.numbers(part, self._label)
             bad = {row for row, _ in faults}
             faults += [(row, "the label is missing") for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
         else:
@@ -221,12 +244,14 @@ class Encoder:
     def label(self, value: Scalar) -> float:
         """Return the target of one label. Raises `InputError` if it is missing, not a number, or not a known class."""
         if self.schema.task == "regression":
-            y = meaning.number(value)
+            y = self._label.number(value)
         else:
-            y = self._index.get(meaning.category(value), math.nan)
+            y = self._index.get(cell := self._label.category(value), math.nan)
+            if y != y and self.schema.rules > 1:
+                y = self._index.get(_ANY_CASE + cell.lower(), math.nan)
         if y == y:
             return y
-        if self.schema.task == "regression" or not meaning.category(value):
+        if self.schema.task == "regression" or not self._label.category(value):
             raise InputError("the label is missing")
         known = ", ".join(map(repr, self.schema.classes[:20]))
         more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
@@ -263,8 +288,8 @@ class Encoder:
     def _dense_rows(self, records: Sequence[Mapping[str, Any]]) -> Singles:
         numbers: list[float] = []
         for record in records:
-            for name, kind, wide in self._dense:
-                numbers += _dense_value(record.get(name), kind, wide)
+            for field, wide in self._dense:
+                numbers += _dense_value(record.get(field.name), field, wide)
         return np.array(numbers, np.float64).astype(np.float32).reshape(len(records), self.shape["dense"])
 
     def _hashed_rows(self, records: Sequence[Mapping[str, Any]]) -> Any:
@@ -272,7 +297,10 @@ class Encoder:
         if not self._hashed:
             return np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES
         kernels, rows = self._kernels, None
-        cells = [meaning.joined([meaning.category(record.get(name)) for record in records]) for name in self._hashed]
+        cells = [
+            meaning.joined([self.fields[name].category(record.get(name)) for record in records])
+            for name in self._hashed
+        ]
         if self._categories:
             hashes = np.empty((len(records), len(self._categories)), np.uint64)
             present = np.empty((len(records), len(self._categories)), np.bool_)
@@ -284,16 +312,6 @@ class Encoder:
             rows = kernels.joined_rows(rows, text) if rows else text
         return rows
 
-    def _dense_column(self, part: Any, kind: str, wide: int) -> tuple[Floats, columnar.Faults]:
-        if kind == "numeric":
-            return columnar.numbers(part)
-        if kind == "boolean":
-            return columnar.booleans(part)
-        if kind == "datetime":
-            seconds, faults = columnar.moments(part)
-            return columnar.phases(seconds), faults
-        return columnar.vectors(part, wide)
-
     def _hashed_columns(self, parts: Mapping[str, Any], n: int, problems: list[Problem]) -> Any:
         kernels, rows = self._kernels, None
         if self._categories:
@@ -301,28 +319,30 @@ class Encoder:
             present = np.zeros((n, len(self._categories)), np.bool_)
             for j, name in enumerate(self._categories):
                 if name in parts:
-                    hashes[:, j], present[:, j], faults = self._category_column(parts[name], self._seeds[j])
+                    hashes[:, j], present[:, j], faults = self._category_column(
+                        parts[name], self._seeds[j], self.fields[name]
+                    )
                     problems += [Problem(row, name, reason) for row, reason in faults]
             rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
         for j, name in enumerate(self._texts, len(self._categories)):
             if name in parts:
-                (data, offsets), faults = columnar.cells(parts[name])
+                (data, offsets), faults = columnar.cells(parts[name], self.fields[name])
                 problems += [Problem(row, name, reason) for row, reason in faults]
                 text = kernels.text_rows(data, offsets, self._seeds[j], self._mask)
                 rows = kernels.joined_rows(rows, text) if rows else text
         return rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES)
 
-    def _category_column(self, part: Any, seed: np.uint64) -> tuple[Any, Any, columnar.Faults]:
+    def _category_column(self, part: Any, seed: np.uint64, field: Field) -> tuple[Any, Any, columnar.Faults]:
         """Return the hash of each category, a mask of the rows that have one, and the faults."""
-        whole = columnar.whole_numbers(part)
+        whole = None if field.gone else columnar.whole_numbers(part)
         if whole is not None:
             return self._kernels.hash_integers(whole[0], seed), whole[1], []
         if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
-            hashes, present, faults = self._category_column(columnar.native(part.dictionary), seed)
+            hashes, present, faults = self._category_column(columnar.native(part.dictionary), seed, field)
             if not faults:
                 codes = part.indices.fill_null(len(hashes)).to_numpy(zero_copy_only=False)
                 return np.append(hashes, np.uint64(0))[codes], np.append(present, False)[codes], []
-        (data, offsets), faults = columnar.cells(part)
+        (data, offsets), faults = columnar.cells(part, field)
         return *self._kernels.hash_cells(data, offsets, seed), faults
 
 
@@ -332,22 +352,35 @@ def _native(column: Any, name: str, n: int) -> Any:
     return columnar.native(column)
 
 
-def _dense_value(value: Any, kind: str, wide: int) -> Sequence[float]:
+def _dense_column(part: Any, field: Field, wide: int) -> tuple[Floats, columnar.Faults]:
+    if field.kind == "numeric":
+        return columnar.numbers(part, field)
+    if field.kind == "boolean":
+        return columnar.booleans(part, field)
+    if field.kind == "datetime":
+        seconds, faults = columnar.moments(part, field)
+        return columnar.phases(seconds), faults
+    return columnar.vectors(part, wide, field)
+
+
+def _dense_value(value: Any, field: Field, wide: int) -> Sequence[float]:
     """Return the dense columns of one value."""
-    if kind == "numeric":
-        return (meaning.number(value),)
-    if kind == "boolean":
-        return (meaning.boolean(value),)
-    if kind == "datetime":
-        return meaning.phases(meaning.moment(value))
-    return meaning.vector(value, wide)
+    if field.kind == "numeric":
+        return (field.number(value),)
+    if field.kind == "boolean":
+        return (field.boolean(value),)
+    if field.kind == "datetime":
+        return meaning.phases(field.moment(value))
+    return field.vector(value, wide)
 
 
-def _index(classes: Sequence[Scalar]) -> dict[bytes, float]:
+def _index(classes: Sequence[Scalar], label: Field) -> dict[bytes, float]:
     """Map the spelling of each class to its index; truth values and 0 and 1 are interchangeable."""
-    index = {meaning.category(value): float(i) for i, value in enumerate(classes)}
+    index = {label.category(value): float(i) for i, value in enumerate(classes)}
     for i, value in enumerate(classes):
         if not isinstance(value, str) and value in (0, 1):
             for word in ("true", "True", "TRUE", "1") if value else ("false", "False", "FALSE", "0"):
                 index.setdefault(word.encode(), float(i))
-    return index
+    lower = Counter(cell.lower() for cell in map(label.category, classes))
+    folded = {_ANY_CASE + cell.lower(): y for cell, y in index.items() if lower[cell.lower()] == 1}
+    return index | folded

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.records import Scalar, Task
-from everlearn.schema import columnar, meaning
+from everlearn.schema import columnar, forms, kinds, meaning
+from everlearn.schema.field import Field
+from everlearn.schema.kinds import MOST, Guess, Sample
 from everlearn.schema.layout import require
-from everlearn.spec import Schema
+from everlearn.spec import Decimal, Schema
 
-MOST = 0.98  # share of values that must fit a kind; the others count as dirt
 NUMBERED_CLASSES = 20  # integers with more different values than this are a regression
 CLASSES = 1_000  # at most
-ENOUGH = 20  # distinct values from which a column counts as an identifier
 
 FEWEST_BITS, MOST_BITS = 10, 18  # range of the hash bits of an inferred schema
-_CATEGORY_NUMBERS = range(3, 32)  # number of different integers that may be categories
-_EVENLY = 0.6  # entropy of these values, as a share of the entropy of even use
-_ID_WORDS = frozenset(["id", "no", "nr", "num", "number", "code", "zip", "zipcode", "postcode", "uuid", "key"])
-_ROW_NAMES = frozenset(["", "index", "row", "unnamed: 0"])
-_TRUTH_WORDS = frozenset(["true", "false", "yes", "no", "t", "f", "y", "n"])
-_LEADING_ZERO = re.compile(r"0[0-9]+")
+_EXAMPLES = 3  # values shown of a column
+_TRUTHS = frozenset(["True", "False"])
+_NO_LABEL = frozenset(["?", "n/a", "#n/a", "<na>", "null", "nan"])
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found in some data: the schema, the guess and examples for each column, and notes about the label."""
+
+    schema: Schema
+    guesses: dict[str, Guess]
+    examples: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The reason for each column that is no field."""
+        fields = self.schema.fields
+        return {name: guess.why for name, guess in self.guesses.items() if name not in fields}
 
 
 def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping[Any, int] | None = None) -> Schema:
@@ -39,169 +50,194 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     it follows the rules below, and ignores up to 2% of values that do not fit a kind.
 
     Label: truth values, text, and integers of at most 20 different values are classes; other numbers make a regression.
-    Fields: numbers are numeric. Integers are categorical if they are few, close and evenly used (3 to 31 values, as for
-    a weekday) or named like an identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; ISO dates
-    are datetime. Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical.
-    Lists of numbers of one length are vectors. Identifiers with another value in every row and columns of nested values
-    are left out. `bits` leaves 64 hashed columns for each category found, and is 18 where there is text.
+    Fields: numbers are numeric, also with signs of percent, currency and thousands, or with decimal commas. Integers
+    are categorical if they are few, close and evenly used (3 to 31 values, as for a weekday) or named like an
+    identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; dates in usual forms are datetime.
+    Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical. Lists of numbers
+    of one length are vectors; lists of words are tokens. Running numbers, identifiers with another value in every row,
+    and nested values are left out. `bits` leaves 64 hashed columns for each category found, and is 18 where there is
+    text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
     >>> infer({"age": [31, 42, 53], "town": ["Delft", "Delft", "Gouda"], "y": ["no", "yes", "no"]}, "y").fields
     {'age': 'numeric', 'town': 'categorical'}
     """
+    return survey(columns, label, task=task, labels=labels).schema
+
+
+def survey(
+    columns: Any,
+    label: str,
+    *,
+    task: Task | None = None,
+    labels: Mapping[Any, int] | None = None,
+    sample: Sample | None = None,
+) -> Survey:
+    """Return what `infer` finds, with a reason for each column.
+
+    `sample` says where the rows stand in their source; without it, they are the source. Raises as `infer` does.
+    """
     parts = {name: columnar.native(column) for name, column in columnar.named(columns).items()}
     require(label, list(parts))
+    rows = len(parts[label])
+    sample = Sample(np.arange(rows), rows) if sample is None else sample
     counts = Counter(columnar.values_of(parts[label])) if labels is None else labels
-    found, classes = target(label, counts, task)
-    kinds = {name: kind_of(name, part) for name, part in parts.items() if name != label}
-    fields = {name: kind for name, kind in kinds.items() if kind is not None}
+    guesses = {name: kinds.guess(name, part, sample) for name, part in parts.items() if name != label}
+    found = _Label(label, counts, task, {guess.decimal for guess in guesses.values() if not guess.open})
+    guesses = _settled(guesses, found.decimal)
+    fields = {name: guess.kind for name, guess in guesses.items() if guess.kind is not None}
     if not fields:
-        raise InputError(f"no column beside the label {label!r} can be learned from; got {', '.join(parts)}")
-    categories = sum(
-        len(set(columnar.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
+        fields = {name: "numeric" for name, guess in guesses.items() if "running number" in guess.why}
+    if not fields:
+        why = "; ".join(f"{name}: {guess.why}" for name, guess in list(guesses.items())[:5])
+        raise InputError(
+            f"no column beside the label {label!r} can be learned from; got {', '.join(parts)}"
+            + (f" ({why})" * bool(why))
+        )
+    schema = Schema(
+        label=label,
+        task=found.task,
+        fields=fields,
+        classes=found.classes,
+        bits=_bits(fields, parts),
+        decimal=_decimal({name: guess for name, guess in guesses.items() if name in fields}, label, found.decimal),
+        dates={name: guess.order for name, guess in guesses.items() if guess.order and name in fields},  # type: ignore[misc]
+        missing={name: guess.missing for name, guess in guesses.items() if guess.missing and name in fields}
+        | ({label: found.missing} if found.missing else {}),
     )
-    bits = MOST_BITS if "text" in fields.values() else min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
-    return Schema(label=label, task=found, fields=fields, classes=classes, bits=bits)
+    examples = {name: _examples(part) for name, part in parts.items()}
+    return Survey(schema, guesses, examples, tuple(found.notes))
 
 
-def kind_of(name: str, part: Any) -> str | None:
-    """Return the kind of a field, guessed from a native column; None if the field should be left out."""
-    if columnar.is_arrow(part) and str(part.type).startswith("dictionary"):
-        return "categorical"
-    everything = columnar.values_of(part)
-    values = [value for value in everything if not _absent(value)]
-    if not values:
-        typed = isinstance(part, np.ndarray) or any(isinstance(value, float) for value in everything)
-        return "numeric" if typed else "categorical"
-    kinds = set(map(type, values))
-    if kinds == {bool}:
-        return "boolean"
-    if kinds <= {bool, int, float, Decimal}:
-        return _number_kind(name, [float(value) for value in values])
-    if all(issubclass(kind, date) for kind in kinds):
-        return "datetime"
-    if kinds <= {list, tuple, np.ndarray}:
-        return _vector_kind(values)
-    if kinds & {dict, list, tuple}:
-        return None
-    return _text_kind(name, [meaning.category(value).decode() for value in values])
+def _settled(guesses: dict[str, Guess], label: str) -> dict[str, Guess]:
+    """Let columns whose numbers fit both decimal marks follow the others: 1,234 is 1.234 beside 0,5."""
+    sure = {guess.decimal for guess in guesses.values() if not guess.open} | {label}
+    if "," not in sure:
+        return guesses
+    return {
+        name: replace(guess, decimal=",", why="numbers with a decimal comma, as in other columns")
+        if guess.open
+        else guess
+        for name, guess in guesses.items()
+    }
 
 
-def _absent(value: Any) -> bool:
-    return meaning.is_missing(value) or (isinstance(value, str | bytes) and not value.strip())
+def _decimal(guesses: Mapping[str, Guess], label: str, mark: str) -> Decimal | dict[str, Decimal]:
+    """Return the setting: a mark by field; "." where all have it."""
+    marks: dict[str, Decimal] = {name: "," for name, guess in guesses.items() if guess.decimal == ","}
+    if mark == ",":
+        marks[label] = ","
+    numbers = [name for name, guess in guesses.items() if guess.kind == "numeric"]
+    if marks and all(name in marks for name in numbers):
+        return ","
+    return marks or "."
 
 
-def _number_kind(name: str, numbers: Sequence[float]) -> str | None:
-    whole = [number for number in numbers if number == math.floor(number)] if all(map(math.isfinite, numbers)) else []
-    if len(whole) < MOST * len(numbers):
-        return "numeric"
-    counts = Counter(whole)
-    if _named_like_id(name):
-        if len(counts) == len(whole) >= ENOUGH:
-            return None
-        return "categorical" if len(counts) > 2 else "numeric"
-    if name.strip().lower() in _ROW_NAMES and len(counts) == len(whole) >= ENOUGH:
-        return None
-    few = len(counts) in _CATEGORY_NUMBERS and len(whole) >= 10 * len(counts)
-    close = max(whole) - min(whole) < 2 * len(counts)
-    return "categorical" if few and close and _evenness(counts) >= _EVENLY else "numeric"
+def _bits(fields: Mapping[str, str], parts: Mapping[str, Any]) -> int:
+    if "text" in fields.values() or "tokens" in fields.values():
+        return MOST_BITS
+    categories = sum(
+        len({value for value in columnar.values_of(parts[name]) if not kinds.absent(value)})
+        for name, kind in fields.items()
+        if kind == "categorical"
+    )
+    return min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
 
 
-def _evenness(counts: Mapping[Any, int]) -> float:
-    total = sum(counts.values())
-    return -sum(n / total * math.log(n / total) for n in counts.values()) / math.log(len(counts))
+def _examples(part: Any) -> tuple[str, ...]:
+    """Return the first different values of a column as short texts."""
+    found: dict[str, None] = {}
+    for value in columnar.values_of(part[:200]):
+        if not kinds.absent(value):
+            found.setdefault(value.strip()[:40] if isinstance(value, str) else meaning.show(value), None)
+        if len(found) == _EXAMPLES:
+            break
+    return tuple(found)
 
 
-def _named_like_id(name: str) -> bool:
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower()
-    return re.split(r"[^a-z]+", words.rstrip("0123456789_ "))[-1] in _ID_WORDS
+class _Label:
+    """The task, the classes, the decimal mark and the missing values of the label, from counts of its values."""
+
+    def __init__(self, name: str, labels: Mapping[Any, int], task: Task | None, marks: set[str]) -> None:
+        self.notes: list[str] = []
+        self.missing: tuple[Scalar, ...] = ()
+        self.decimal = "."
+        texts = {str(value).strip(): n for value, n in labels.items() if isinstance(value, str) and value.strip()}
+        words = {text.lower() for text in texts} <= {"true", "false"}
+        if len(texts) > 1 and not words and (read := kinds.read_numbers(texts)) is not None:
+            self.decimal = "," if read.open and "," in marks else read.decimal
+            if self.decimal == "," or read.signed:
+                how = "with a decimal comma" if self.decimal == "," else "with signs"
+                self.notes.append(f"the labels are numbers {how}")
+        self.missing = tuple(word for word in texts if word.lower() in _NO_LABEL) if len(texts) > 2 else ()
+        kept = {value: n for value, n in labels.items() if not _in(value, self.missing)}
+        if set(texts) <= _TRUTHS and texts and len(texts) == len(kept):
+            kept = {text.strip() == "True": n for text, n in kept.items()}
+        self.task, self.classes = target(
+            name, _one_case(kept, self.notes), task, Field(name, "numeric", decimal=self.decimal)
+        )
 
 
-def _text_kind(name: str, texts: Sequence[str]) -> str | None:
-    numbers = accepted(texts, meaning.number)
-    if len(numbers) >= MOST * len(texts):
-        known = [number for number in numbers if number == number]
-        zeros = sum(1 for text in texts if _LEADING_ZERO.fullmatch(text))
-        if zeros <= (1 - MOST) * len(texts):
-            return _number_kind(name, known) if known else "numeric"
-    elif sum(text.strip().lower() in _TRUTH_WORDS for text in texts) >= MOST * len(texts):
-        return "boolean"
-    elif len(accepted(texts, meaning.moment)) >= MOST * len(texts):
-        return "datetime"
-    elif texts[0].startswith("["):
-        return _vector_kind([text.strip("[] ").split(",") for text in texts])
-    return _word_kind(texts)
+def _in(value: Any, words: tuple[Scalar, ...]) -> bool:
+    return isinstance(value, str) and value.strip() in words
 
 
-def _word_kind(texts: Sequence[str]) -> str | None:
-    """Return "text", "categorical" or None, by the number of words and how often texts repeat."""
-    distinct, count = len(set(texts)), len(texts)
-    words = sum(len(text.split()) for text in texts) / count
-    lengths = list(map(len, texts))
-    long = sum(lengths) >= 30 * count and len(set(lengths)) > 1
-    if (words >= 3 or long) and distinct > count / 5:
-        return "text"
-    return None if distinct == count >= ENOUGH and words < 1.5 else "categorical"
+def _one_case(labels: Mapping[Any, int], notes: list[str]) -> dict[Any, int]:
+    """Join labels that differ only in case, under the most frequent spelling; single letters may be meant apart."""
+    groups: dict[str, Counter[str]] = {}
+    for value, n in labels.items():
+        if isinstance(value, str) and len(value.strip()) > 1:
+            groups.setdefault(value.strip().lower(), Counter())[value.strip()] += n
+    chosen = {text: max(group, key=lambda one: (group[one], one)) for text, group in groups.items()}
+    for text, group in groups.items():
+        if len(group) > 1 and len(notes) < 5:
+            others = ", ".join(repr(one) for one in sorted(group) if one != chosen[text])
+            notes.append(f"the label {chosen[text]!r} is also written {others}: one class")
+    joined: dict[Any, int] = {}
+    for value, n in labels.items():
+        text = value.strip() if isinstance(value, str) else value
+        text = chosen.get(text.lower(), text) if isinstance(text, str) and text.lower() in chosen else text
+        joined[text] = joined.get(text, 0) + n
+    return joined
 
 
-def _vector_kind(values: Sequence[Any]) -> str | None:
-    lengths = Counter(map(len, values))
-    length, count = lengths.most_common(1)[0]
-    if length == 0 or count < MOST * len(values):
-        return None
-    try:
-        meaning.vector(next(value for value in values if len(value) == length), length)
-    except InputError:
-        return None
-    return f"vector[{length}]"
-
-
-def accepted(values: Sequence[Any], function: Callable[[Any], float]) -> list[float]:
-    """Return the function's result for each value that it accepts."""
-    found = []
-    for value in values:
-        try:
-            found.append(function(value))
-        except InputError:
-            continue
-    return found
-
-
-def target(label: str, labels: Mapping[Any, int], task: Task | None) -> tuple[Task, tuple[Scalar, ...]]:
+def target(label: str, labels: Mapping[Any, int], task: Task | None, field: Field) -> tuple[Task, tuple[Scalar, ...]]:
     """Return the task and the classes in class order, from the number of occurrences of each label.
 
     Raises `InputError` if there is nothing to learn: no label, one class, or more than 1,000.
     """
-    counts = {value: n for value, n in labels.items() if not _absent(value)}
+    counts = {value: n for value, n in labels.items() if not kinds.absent(value)}
     if not counts:
         raise InputError(f"the label {label!r} is missing in every row; expected at least two different labels")
     if all(isinstance(value, bool) for value in counts):
         return _classes(label, list(counts), task)
-    numbers = _numbers(counts)
-    if numbers is None:
+    plain = _numbers(counts, field)
+    if plain is None:
         if task == "regression":
             raise InputError(f"the label {label!r} is not a number ({_some(counts)}), so it cannot be a regression")
-        return _classes(label, sorted({meaning.category(value).decode() for value in counts}), task)
-    found = sorted(set(numbers))
+        return _classes(label, sorted({forms.spelled(meaning.category(value)).decode() for value in counts}), task)
+    found = sorted(set(plain.values()))
     whole = all(number == math.floor(number) for number in found)
     few = len(found) <= 2 or (whole and len(found) <= min(NUMBERED_CLASSES, sum(counts.values()) / 2))
     if task == "regression" or (task is None and not few):
         return "regression", ()
+    if any(isinstance(value, str) and meaning.plain_number(value.strip()) != number for value, number in plain.items()):
+        return _classes(label, sorted({forms.spelled(meaning.category(value)).decode() for value in plain}), task)
     return _classes(label, [int(number) if number == math.floor(number) else number for number in found], task)
 
 
-def _numbers(counts: Mapping[Any, int]) -> list[float] | None:
-    """Return the numeric labels if nearly all are numeric, without words that mean missing; None otherwise."""
-    found, fit = [], 0
+def _numbers(counts: Mapping[Any, int], field: Field) -> dict[Any, float] | None:
+    """Return the number of each label if nearly all are numbers, without words that mean missing; None otherwise."""
+    found, fit = {}, 0
     for value, n in counts.items():
         try:
-            number = meaning.number(value)
+            number = field.number(value)
         except InputError:
             continue
         fit += n
         if number == number:
-            found.append(number)
+            found[value] = number
     return found if found and fit >= MOST * sum(counts.values()) else None
 
 

@@ -187,6 +187,16 @@ def text_rows(data: Bytes, offsets: Any, seed: Any, mask: Any) -> Rows:
 
 
 @exact_kernel
+def token_rows(data: Bytes, offsets: Any, places: Ints, seed: Any, mask: Any) -> Rows:
+    """Return the CSR rows of one field of tokens; those of row i are the cells places[i] to places[i + 1]."""
+    total = len(offsets) - 1
+    indices = np.empty(total, np.int32)
+    for k in range(total):
+        indices[k] = np.int32(hash_bytes(data, offsets[k], offsets[k + 1], seed) & mask)
+    return places, indices, np.ones(total, np.float32)
+
+
+@exact_kernel
 def joined_rows(left: Rows, right: Rows) -> Rows:
     """Return each row of `left` followed by the same row of `right`."""
     n = len(left[0]) - 1
@@ -275,6 +285,31 @@ def parse_numbers(data: Bytes, offsets: Any) -> tuple[Floats, Flags]:
             result[i] = np.nan
             unparsed[i] = end > start
     return result, unparsed
+
+
+@exact_kernel
+def odd_spellings(data: Bytes, offsets: Any) -> Flags:
+    """Return a mask of the cells that may have another spelling, bool (n,): see `everlearn.schema.forms.spelled`."""
+    n = len(offsets) - 1
+    odd = np.zeros(n, np.bool_)
+    for i in range(n):
+        start, end = offsets[i], offsets[i + 1]
+        length = end - start
+        if length == 0:
+            continue
+        first, last = data[start], data[end - 1]
+        if first <= 32 or last <= 32:  # a blank
+            odd[i] = True
+        elif last == 48:  # 7.0
+            at = end - 1
+            while at > start and data[at] == 48:
+                at -= 1
+            odd[i] = data[at] == 46
+        elif length <= 5:  # True
+            odd[i] = (first == 84 or first == 70) and (last == 101 or last == 69)
+        if length >= 16 and data[start + 4] == 45:  # 2015-01-05 10:00
+            odd[i] = True
+    return odd
 
 
 def seed_of(field: str) -> np.uint64:

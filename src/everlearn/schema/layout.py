@@ -10,9 +10,9 @@ from msgspec import structs
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.schema import meaning
-from everlearn.spec import LAYOUT, Schema
+from everlearn.spec import LAYOUT, RULES, Schema
 
-KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
+KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]", "tokens")
 
 PAIR_COLUMNS = 16  # dense columns of a pair of answers; `everlearn.schema.pairs` names them
 PAIR_BOUNDS = ("prompt_tokens", "answer_tokens", "annotators", "sources", "groups")
@@ -36,7 +36,7 @@ def shape(schema: Schema) -> dict[str, Any]:
     if schema.task == "preference":
         bounds = {name: getattr(schema, name) for name in PAIR_BOUNDS}
         return {"task": "binary", "dense": PAIR_COLUMNS, "hashed": schema.vocabulary, "classes": 2, "pairs": bounds}
-    hashed = any(kind in ("categorical", "text") for kind in schema.fields.values())
+    hashed = any(kind in ("categorical", "text", "tokens") for kind in schema.fields.values())
     return {
         "task": schema.task,
         "dense": sum(width(kind) for kind in schema.fields.values()),
@@ -51,7 +51,7 @@ def width(kind: str) -> int:
         return 1
     if kind == "datetime":
         return 5
-    if kind in ("categorical", "text"):
+    if kind in ("categorical", "text", "tokens"):
         return 0
     found = _VECTOR.fullmatch(kind)
     if not found:
@@ -77,6 +77,20 @@ def check(schema: Schema) -> None:
             width(kind)
         except ConfigError as error:
             raise ConfigError(f"field {name!r}: {error}") from None
+    if schema.rules > RULES:
+        raise ConfigError(
+            f"schema.rules: got {schema.rules}; this release reads values by rules 1 to {RULES}. If a newer release of "
+            "Everlearn wrote it, upgrade"
+        )
+    for setting in ("decimal", "dates", "missing"):
+        given = getattr(schema, setting)
+        for name in given if isinstance(given, dict) else ():
+            if name not in schema.fields and name != schema.label:
+                names = [*schema.fields, schema.label]
+                raise ConfigError(
+                    f"schema.{setting}: got {name!r}, which is no field of the schema{did_you_mean(name, names)}. "
+                    "Correct it, or remove it"
+                )
     if not 1 <= schema.bits <= 30:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     _check_pairs(schema)

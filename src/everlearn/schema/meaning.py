@@ -97,7 +97,7 @@ def any_number(value: Any) -> float:
         if _NUMBER.fullmatch(text):
             return float(text)
         raise InputError(f"got {show(value)}, expected a number")
-    if _is_number(value):
+    if is_number(value):
         try:
             return float(value)
         except OverflowError:
@@ -105,7 +105,7 @@ def any_number(value: Any) -> float:
     raise InputError(f"got {show(value)} ({type(value).__name__}), expected a number")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Return True for a real number. A numpy duration is not one, although numpy treats it as an integer."""
     kinds = (int, float, Decimal, np.integer, np.floating, np.bool_)
     return isinstance(value, kinds) and not isinstance(value, np.timedelta64)
@@ -124,7 +124,7 @@ def boolean(value: Any) -> float:
             return 0.0
         if word in MISSING_WORDS:
             return math.nan
-    elif _is_number(value) and value in (0, 1):
+    elif is_number(value) and value in (0, 1):
         return float(value)
     raise InputError(f"got {show(value)}, expected true or false (or 1 or 0)")
 
@@ -148,7 +148,7 @@ def moment(value: Any) -> float:
         seconds = (datetime(value.year, value.month, value.day) - _EPOCH) // _SECOND
     elif isinstance(value, np.datetime64):
         seconds = float(value.astype("datetime64[s]").astype(np.int64))
-    elif _is_number(value) and not isinstance(value, bool | np.bool_):
+    elif is_number(value) and not isinstance(value, bool | np.bool_):
         found = any_number(value)
         seconds = math.floor(found) if math.isfinite(found) else math.inf
     if seconds != seconds:
@@ -160,15 +160,26 @@ def moment(value: Any) -> float:
     return float(seconds)
 
 
-def _parsed_moment(text: str) -> float:
+def iso_moment(text: str) -> float:
+    """Return the seconds since 1970 of an ISO date or time; NaN for any other text."""
     try:
         parsed = datetime.fromisoformat(text)
         return (parsed - (_EPOCH if parsed.tzinfo is None else _EPOCH_UTC)) // _SECOND
     except (ValueError, OverflowError):
-        if not _NUMBER.fullmatch(text):
-            return math.nan
-        seconds = float(text)
-        return math.floor(seconds) if math.isfinite(seconds) else math.inf
+        return math.nan
+
+
+def _parsed_moment(text: str) -> float:
+    seconds = iso_moment(text)
+    if seconds == seconds or not _NUMBER.fullmatch(text):
+        return seconds
+    seconds = float(text)
+    return math.floor(seconds) if math.isfinite(seconds) else math.inf
+
+
+def plain_number(text: str) -> float:
+    """Return a number without any sign but its own, infinite beyond float64; NaN for any other text."""
+    return float(text) if _NUMBER.fullmatch(text) else math.nan
 
 
 def category(value: Any) -> bytes:
@@ -218,10 +229,7 @@ def vector(value: Any, length: int) -> list[float]:
     if is_missing(value) or (text is not None and text.lower() in MISSING_WORDS):
         return [math.nan] * length
     if text is not None:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            raise InputError(f"got {show(text)}, expected {length} numbers such as [1, 2.5]") from None
+        value = listed(text, f"{length} numbers such as [1, 2.5]")
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = value.tolist()
     if not isinstance(value, list | tuple):
@@ -229,6 +237,14 @@ def vector(value: Any, length: int) -> list[float]:
     if len(value) != length:
         raise InputError(f"got {len(value)} numbers, expected {length}")
     return [number(item) for item in value]
+
+
+def listed(text: str, expected: str = "a list such as [1, 2.5]") -> Any:
+    """Return the value of JSON text. Raises `InputError` for other text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InputError(f"got {show(text)}, expected {expected}") from None
 
 
 @cache

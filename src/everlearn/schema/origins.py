@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from everlearn.schema import hashing, meaning
+from everlearn.schema.field import fields_of
 from everlearn.schema.layout import width
 from everlearn.spec import Schema
 
@@ -32,14 +33,18 @@ def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:
     >>> hashed(schema, {"town": "Delft", "note": "free!", "day": 7})
     ['town', 'day', 'town x day', 'note', 'note']
     """
+    fields = fields_of(schema)
     categories = [name for name, kind in schema.fields.items() if kind == "categorical"]
-    present = [name for name in categories if meaning.category(record.get(name))]
+    present = [name for name in categories if fields[name].category(record.get(name))]
     names = list(present)
     if schema.interactions:
         names += [f"{first} x {second}" for i, first in enumerate(present) for second in present[i + 1 :]]
     for name, kind in schema.fields.items():
         if kind == "text":
-            cell = meaning.joined([meaning.category(record.get(name))])
+            cell = meaning.joined([fields[name].category(record.get(name))])
             rows = hashing.text_rows(*cell, hashing.seed_of(name), np.uint64((1 << schema.bits) - 1))
             names += [name] * int(rows[0][1])
+    for name, kind in schema.fields.items():
+        if kind == "tokens":
+            names += [name] * len(fields[name].tokens(record.get(name)))
     return names

@@ -10,22 +10,25 @@ from numpy.typing import NDArray
 
 from everlearn.errors import ConfigError, InputError
 from everlearn.metrics.segments import WIDTH
-from everlearn.schema import columnar, meaning
+from everlearn.schema import columnar
+from everlearn.schema.field import Field
+
+_PLAIN = Field("", "categorical")
 
 
-def segment_name(value: Any) -> bytes:
+def segment_name(value: Any, field: Field = _PLAIN) -> bytes:
     """Return the name of one value: the bytes by which the encoder knows the category, cut to 32; empty if missing.
 
     >>> segment_name("NL"), segment_name(7.0), segment_name(None)
     (b'NL', b'7', b'')
     """
     try:
-        return meaning.category(value)[:WIDTH]
+        return field.category(value)[:WIDTH]
     except InputError:  # the row is refused as a whole
         return b""
 
 
-def segment_names(column: Any, rows: int) -> NDArray[np.bytes_]:
+def segment_names(column: Any, rows: int, field: Field = _PLAIN) -> NDArray[np.bytes_]:
     """Return the names of a column's values, bytes of 32 (rows,); all are missing without a column."""
     if column is None:
         return np.zeros(rows, f"S{WIDTH}")
@@ -34,10 +37,10 @@ def segment_names(column: Any, rows: int) -> NDArray[np.bytes_]:
     for value in columnar.values_of(columnar.native(column)):
         key = (type(value), value) if isinstance(value, str | int) else None
         if key is None:
-            names.append(segment_name(value))
+            names.append(segment_name(value, field))
             continue
         if key not in known:
-            known[key] = segment_name(value)
+            known[key] = segment_name(value, field)
         names.append(known[key])
     return np.array(names, f"S{WIDTH}")
 

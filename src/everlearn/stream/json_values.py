@@ -12,28 +12,38 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.records import Floats
 from everlearn.schema import columnar, meaning
+from everlearn.schema.field import Field
 
 
-def plain(value: Any, kind: str) -> Any:
-    """Return one value as JSON can hold it, with the same encoding; None where missing or unusable."""
-    return json_column([value], kind)[0]
+def plain(value: Any, field: Field) -> Any:
+    """Return one value of a field as JSON can hold it, with the same encoding; None where missing or unusable."""
+    return json_column([value], field)[0]
 
 
-def json_column(column: Any, kind: str) -> list[Any]:
+def json_column(column: Any, field: Field) -> list[Any]:
     """Return a column as values that JSON can hold, with the same encoding; None where missing."""
-    part = columnar.native(column)
+    part, kind = columnar.native(column), field.kind
     if kind == "numeric":
-        return _without_nan(columnar.numbers(part)[0])
+        return _without_nan(columnar.numbers(part, field)[0])
     if kind == "boolean":
-        return [None if value is None else value == 1 for value in _without_nan(columnar.booleans(part)[0])]
+        return [None if value is None else value == 1 for value in _without_nan(columnar.booleans(part, field)[0])]
     if kind.startswith("vector"):
-        rows = columnar.vectors(part, int(kind[7:-1]))[0].tolist()
+        rows = columnar.vectors(part, int(kind[7:-1]), field)[0].tolist()
         plain = [[None if value != value else value for value in row] for row in rows]
         return [None if not any(value is not None for value in row) else row for row in plain]
     values = columnar.values_of(part)
+    if kind == "tokens":
+        return [_tokens(value, field) for value in values]
     if set(map(type, values)) <= {bool, int, NoneType} or (columnar.is_arrow(part) and str(part.type) == "string"):
         return values
     return [json_value(value) for value in values]
+
+
+def _tokens(value: Any, field: Field) -> list[str] | None:
+    try:
+        return [token.decode() for token in field.tokens(value)] or None
+    except InputError:
+        return None  # the row is rejected
 
 
 def records_of(columns: Mapping[str, list[Any]], n: int) -> list[dict[str, Any]]:

@@ -2,79 +2,99 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import math
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
-from everlearn.errors import InputError
+from everlearn.errors import InputError, did_you_mean
 from everlearn.records import Task
-from everlearn.schema import columnar, infer, require
-from everlearn.spec import Schema
+from everlearn.schema import columnar, guessing
+from everlearn.schema.guessing import Survey
+from everlearn.spec import RULES, Schema
 from everlearn.stream import sources
+from everlearn.stream.formats import NAMES
 from everlearn.stream.json_values import json_value
+from everlearn.stream.sampling import Sampler
 from everlearn.stream.sources import Files, Piped, Source
 from everlearn.stream.stream import Stream
 
 _SAMPLE = 10_000  # rows from which a schema is guessed
 _COUNTED = 10_000  # different labels that are counted; with more, the stream is a regression
-_ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".gz")
+_ENDINGS = (
+    *(".csv", ".tsv", ".txt", ".data", ".parquet", ".jsonl", ".ndjson", ".json", ".arff", ".svm", ".libsvm", ".vw"),
+    *(".gz", ".bz2", ".xz"),
+)
+_NUMBER_NAME = re.compile(r"[+-]?[0-9.,]*[0-9]")
 
 
 def read(source: Any, *, label: str | None = None, schema: Schema | None = None, task: Task | None = None) -> Stream:
     """Open a stream, with a `schema`, or with the `label` to predict and an inferred schema (see `infer_file`).
 
-    `source` is a path to CSV, TSV, JSON lines (plain or gzip) or Parquet, a folder or a glob of such files, a list of
-    paths, "-" for standard input, a DataFrame, an Arrow table, or a dict of columns. The format is detected from the
-    content. Raises `InputError` for a source that cannot be read or lacks the label.
+    `source` is a path to CSV, TSV, JSON lines, ARFF, LIBSVM or Vowpal Wabbit (plain, or packed with gzip, bzip2 or xz)
+    or Parquet, a folder or a glob of such files, a list of paths, "-" for standard input, a DataFrame, an Arrow table,
+    or a dict of columns. The format is detected from the content. Raises `InputError` for a source that cannot be read
+    or lacks the label.
 
     >>> chunk = next(read({"x": [1.5, 2.5, float("inf")], "y": ["no", "yes", "no"]}, label="y").chunks())
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
     ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
     """
-    opened = source_of(source, peek=sources.PEEK if schema is None else 0)
+    opened = source_of(source, peek=sources.PEEK if schema is None else 0, rules=schema.rules if schema else RULES)
+    survey = None
     if schema is None:
         if label is None:
             raise InputError("got no label and no schema; expected read(..., label=COLUMN) or read(..., schema=...)")
-        schema = _inferred(opened, label, task)
+        survey = _surveyed(opened, label, task)
+        schema = survey.schema
     for part in opened.sources if isinstance(opened, Files) else [opened]:
-        require(schema.label, part.names, part.name)
+        _require(schema.label, part)
         if not any(field in part.names for field in schema.fields):
             raise InputError(
                 f"{part.name} has none of the fields {', '.join(list(schema.fields)[:20])}; its columns are "
                 f"{', '.join(part.names[:20])}; is it the right file?"
             )
-    return Stream(opened, schema)
+    return Stream(opened, schema, survey)
+
+
+def about(source: str, label: str) -> str:
+    """Return a path with the format of its file. Raises `InputError` as `read` does, after its first bytes."""
+    opened = source_of(source, peek=0)
+    parts = opened.sources if isinstance(opened, Files) else [opened]
+    for part in parts:
+        _require(label, part)
+    return f"{source} ({parts[0].about})"
 
 
 def infer_file(source: Any, label: str, task: Task | None = None) -> Schema:
     """Guess the schema of a source (see `everlearn.schema.infer` for the rules).
 
-    The source is read through once: up to 20,000 rows spread evenly over it decide the fields, and all labels decide
-    the classes. Of standard input only the first 64 KiB are examined, and they remain to be read. Raises `InputError`
-    for a source that cannot be read or lacks the label.
+    The source is read through once: up to 20,000 rows of all its stretches, at no regular stride, decide the fields,
+    and all labels decide the classes. Of standard input only the first 64 KiB are examined, and they remain to be read.
+    Raises `InputError` for a source that cannot be read or lacks the label.
     """
-    return _inferred(source_of(source, sources.PEEK), label, task)
+    return _surveyed(source_of(source, sources.PEEK), label, task).schema
 
 
-def source_of(source: Any, peek: int) -> Source:
+def source_of(source: Any, peek: int, rules: int = RULES) -> Source:
     """Return the source for a path, a glob, a list of paths, "-", or a table. Raises `InputError` if there is none."""
     if isinstance(source, str) and source == "-":
-        return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input", peek)
+        return Piped(cast(io.BufferedReader, sys.stdin.buffer), "standard input", peek, rules)
     if isinstance(source, str | Path):
         paths = _paths(source)
         return (
-            sources.file(paths[0])
+            sources.file(paths[0], rules)
             if paths == [Path(source)]
-            else Files(str(source), list(map(sources.file, paths)), True)
+            else Files(str(source), [sources.file(path, rules) for path in paths], True)
         )
     if isinstance(source, list | tuple):
         if not source or not all(isinstance(path, str | Path) for path in source):
             raise InputError("got a list that does not hold paths; expected paths of files, or a dict of columns")
         paths = [path for pattern in source for path in _paths(pattern)]
-        return Files(", ".join(map(str, paths)), list(map(sources.file, paths)))
+        return Files(", ".join(map(str, paths)), [sources.file(path, rules) for path in paths])
     return sources.Table(source)
 
 
@@ -92,27 +112,44 @@ def _paths(source: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def _inferred(source: Source, label: str, task: Task | None) -> Schema:
+def _require(label: str, part: Source) -> None:
+    """Raise `InputError` if a source has no column for the label, with what to do."""
+    if label in part.names:
+        return
+    form, names = NAMES.get(part.form, ""), [name for name in part.names if name]
+    hint = did_you_mean(label, names)
+    if part.form in ("libsvm", "vowpal"):
+        hint = "; the format has no names, and its label is called 'label'"
+    elif names and sum(_NUMBER_NAME.fullmatch(name) is not None for name in names) > len(names) / 2:
+        hint = "; its first line looks like data: put a line with the names of the columns on top"
+    elif len(names) == 1 and part.form == "csv":
+        hint = "; it seems to have one column: are its cells separated by comma, semicolon, tab, bar or blanks?"
+    shown = ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
+    where = f"{part.name} (read as {form})" if form else part.name
+    raise InputError(f"{where} has no column {label!r} for the label; its columns are {shown}{hint}")
+
+
+def _surveyed(source: Source, label: str, task: Task | None) -> Survey:
     for part in source.sources if isinstance(source, Files) else [source]:
-        require(label, part.names, part.name)
+        _require(label, part)
     blocks = source.peek(8192) if isinstance(source, Piped) else source.blocks(0, 8192, None)
-    sample: dict[str, list[Any]] = {}
+    sampler = Sampler(_SAMPLE)
     labels: dict[Any, int] = {}
-    stride, seen, kept = 1, 0, 0
+    faults: Counter[str] = Counter()
     for block in blocks:
         _count(labels, block.columns.get(label))
-        taken = range(-seen % stride, len(block.kept), stride)
-        for name in {**sample, **block.columns}:
-            column = sample.setdefault(name, [None] * kept)
-            column += _some(block.columns[name], taken) if name in block.columns else [None] * len(taken)
-        seen += len(block.kept)
-        kept += len(taken)
-        while kept > 2 * _SAMPLE:
-            sample = {name: column[::2] for name, column in sample.items()}
-            stride, kept = stride * 2, (kept + 1) // 2
-    if not kept:
+        sampler.add(block.columns, len(block.kept))
+        faults.update(re.sub(r"[0-9]+", "N", reason) for reason in block.faults.values())
+    if not len(sampler.sample.places):
         raise InputError(f"{source.name} has no row that can be read; expected some to see what its columns hold")
-    return infer(sample, label, task=task, labels=labels)
+    survey = guessing.survey(sampler.columns, label, task=task, labels=labels, sample=sampler.sample)
+    notes = [f"{n:,} rows cannot be read: {reason}" for reason, n in faults.most_common(3)]
+    if source.foreign:
+        notes.append(
+            f"{source.foreign:,} lines are not UTF-8: they are read as Windows-1252 (Latin-1). If letters look wrong, "
+            "convert the file: iconv -f ENCODING -t UTF-8"
+        )
+    return dataclasses.replace(survey, notes=(*survey.notes, *notes))
 
 
 def _count(labels: dict[Any, int], column: Any) -> None:
@@ -128,12 +165,3 @@ def _label(value: Any) -> Any:
     if isinstance(value, str | int | float):
         return None if value != value else value
     return json_value(value)
-
-
-def _some(column: Any, taken: range) -> list[Any]:
-    """Return the values at `taken`; NaN, not None, for missing numbers, so that an empty column keeps its type."""
-    part = columnar.native(column)
-    values = columnar.values_of(part[taken.start :: taken.step])
-    if columnar.is_arrow(part) and str(part.type).startswith(("int", "uint", "float", "double", "halffloat")):
-        return [math.nan if value is None else value for value in values]
-    return values

@@ -17,7 +17,12 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.records import Ints
 from everlearn.schema import columnar
-from everlearn.stream.text import Bytes, Chained, CsvReader, JsonReader, RowReader, form_of, opened, read
+from everlearn.spec import RULES
+from everlearn.stream.arff import ArffReader
+from everlearn.stream.decoding import Bytes, Chained, opened, packing, read, utf_8
+from everlearn.stream.formats import form_of
+from everlearn.stream.sparse import SparseReader, libsvm, vowpal
+from everlearn.stream.text import CsvReader, JsonReader, RowReader
 
 PEEK = 1 << 16  # bytes of standard input that are examined to guess its schema
 
@@ -51,10 +56,24 @@ class Block:
 
 
 class Source(Protocol):
-    """A file, several files, or a table. `names` are its columns, as far as its beginning shows."""
+    """A file, several files, or a table. `names` are its columns, as far as its beginning shows.
+
+    `form` is its format, as `formats` calls it, and `about` is that in words.
+    """
 
     name: str
     names: Sequence[str]
+    form: str
+    about: str
+
+    @property
+    def foreign(self) -> int:
+        """The number of lines decoded from Windows-1252 so far."""
+        ...
+
+    def under(self, rules: int) -> Source:
+        """Return the source as `schema.rules` reads it."""
+        ...
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block; only the `wanted` columns, if given."""
@@ -68,6 +87,8 @@ class Source(Protocol):
 class Table:
     """Columns in memory: a dict of columns, a DataFrame or an Arrow table; `InputError` if they differ in length."""
 
+    form, about, foreign = "table", "a table", 0
+
     def __init__(self, data: Any) -> None:
         self.name = "table"
         self._columns = {name: columnar.native(column) for name, column in columnar.named(data).items()}
@@ -76,6 +97,10 @@ class Table:
         if len(set(lengths.values())) > 1:
             raise InputError(f"the columns have different lengths: {lengths}")
         self._length = max(lengths.values(), default=0)
+
+    def under(self, rules: int) -> Source:
+        """Return the table: it has no text to read."""
+        return self
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
@@ -97,6 +122,8 @@ def _whole(source: str, before: int, rows: int, columns: Mapping[str, Any]) -> B
 class Parquet:
     """A Parquet file, read a piece of a row group at a time."""
 
+    form, about, foreign = "parquet", "Parquet", 0
+
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self._path = path
@@ -105,6 +132,10 @@ class Parquet:
             groups = range(file.metadata.num_row_groups)
             self._groups = [file.metadata.row_group(group).num_rows for group in groups]
         columnar.require_unique(self.names)
+
+    def under(self, rules: int) -> Source:
+        """Return the file: it has no text to read."""
+        return self
 
     def _open(self) -> Any:
         import pyarrow as pa
@@ -144,25 +175,35 @@ class Parquet:
 
 
 class Text:
-    """A file of delimited text or of JSON lines, packed with gzip or not."""
+    """A file of delimited text, JSON lines, ARFF, LIBSVM or Vowpal Wabbit, packed or not.
 
-    def __init__(self, path: Path, name: str, form: str) -> None:
+    `foreign` counts the lines that were decoded from Windows-1252, as far as the file has been read.
+    """
+
+    def __init__(self, path: Path, name: str, form: str, rules: int = RULES) -> None:
         self.name = name
+        self.form = form
+        self.foreign = 0
         self._path = path
-        self._form = form
+        self._rules = rules
         with self._reader() as reader:
             self.names: Sequence[str] = reader.names
+            packed = packing(path)
+            self.about = reader.about + (f", packed with {packed}" if packed else "")
 
     @contextmanager
     def _reader(self) -> Iterator[RowReader]:
         file = opened(self._path, self.name)
         try:
-            if self._form == "json":
-                yield JsonReader(file, self.name)
-            else:
-                yield CsvReader(file, self.name, "\t" if ".tsv" in self._path.name.lower() else "")
+            reader = _reader(file, self.name, self.form, self._path.name, self._rules)
+            yield reader
+            self.foreign = max(self.foreign, reader.foreign)
         finally:
             file.close()
+
+    def under(self, rules: int) -> Source:
+        """Return the file, read by other rules."""
+        return self if rules == self._rules else Text(self._path, self.name, self.form, rules)
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
@@ -173,6 +214,17 @@ class Text:
         """Return the number of raw rows."""
         with self._reader() as reader:
             return sum(len(texts) for _, texts in reader.records())
+
+
+def _reader(file: Bytes, name: str, form: str, ending: str, rules: int) -> RowReader:
+    match form:
+        case "json":
+            return JsonReader(file, name, rules)
+        case "arff":
+            return ArffReader(file, name)
+        case "libsvm" | "vowpal":
+            return SparseReader(file, name, libsvm if form == "libsvm" else vowpal)
+    return CsvReader(file, name, "\t" if ".tsv" in ending.lower() else "", rules)
 
 
 def _text_blocks(reader: RowReader, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
@@ -193,18 +245,19 @@ class Piped:
     The constructor waits for at least `peek` bytes and one line, which the method `peek` shows without consuming them.
     """
 
-    def __init__(self, file: Bytes, name: str, peek: int) -> None:
+    def __init__(self, file: Bytes, name: str, peek: int, rules: int = RULES) -> None:
         self.name = name
-        start = b""
+        start, file = b"", utf_8(file, name)
         while (len(start) < peek or b"\n" not in start) and (data := read(file, name)):
             start += data
         form = form_of(start, name)
         if form == "parquet":
             raise InputError(f"{name} holds Parquet; expected CSV or JSON lines: give the path of the file instead")
-        reader = JsonReader if form == "json" else CsvReader
+        self.form, self.about = form, form
         # The peek may end inside a row, so the reader below reads the same bytes again together with the rest.
-        self.peeked: RowReader = reader(Chained(start[: start.rfind(b"\n") + 1] or start, None), name)
-        self._reader: RowReader = reader(Chained(start, file), name)
+        peeked = Chained(start[: start.rfind(b"\n") + 1] or start, None)
+        self.peeked: RowReader = _reader(peeked, name, form, "", rules)
+        self._reader: RowReader = _reader(Chained(start, file), name, form, "", rules)
         self._blocks: Iterator[Block] | None = None
         self.names: Sequence[str] = self._reader.names
 
@@ -220,6 +273,15 @@ class Piped:
             shift = after - block.before if shift is None else shift
             yield replace(block, before=block.before + shift)
 
+    @property
+    def foreign(self) -> int:
+        """The number of lines decoded from Windows-1252 so far."""
+        return self.peeked.foreign
+
+    def under(self, rules: int) -> Source:
+        """Return the pipe: what has been read cannot be read again."""
+        return self
+
     def count(self) -> None:
         """Return None: the rows of a pipe cannot be counted in advance."""
 
@@ -232,6 +294,17 @@ class Files:
         self.apart = apart
         self.sources = sources
         self.names: Sequence[str] = list(dict.fromkeys(column for source in sources for column in source.names))
+        self.about = next((source.about for source in sources), "CSV")
+        self.form = next((source.form for source in sources), "csv")
+
+    @property
+    def foreign(self) -> int:
+        """The number of lines decoded from Windows-1252 so far."""
+        return sum(source.foreign for source in self.sources)
+
+    def under(self, rules: int) -> Source:
+        """Return the files, read by other rules."""
+        return Files(self.name, [source.under(rules) for source in self.sources], self.apart)
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
@@ -250,7 +323,7 @@ class Files:
         return sum(source.count() or 0 for source in self.sources)
 
 
-def file(path: Path) -> Source:
+def file(path: Path, rules: int = RULES) -> Source:
     """Return the source of a file, by its first bytes.
 
     Raises `InputError` if it does not exist or has another format.
@@ -264,4 +337,4 @@ def file(path: Path) -> Source:
     finally:
         handle.close()
     form = form_of(start, name)
-    return Parquet(path, name) if form == "parquet" else Text(path, name, form)
+    return Parquet(path, name) if form == "parquet" else Text(path, name, form, rules)

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
 from everlearn.schema import Encoder
+from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
 from everlearn.stream.json_values import json_column, records_of
@@ -53,12 +55,15 @@ class Records:
 class Stream:
     """The labelled rows of one source, which can be read again if it is `replayable`.
 
-    `schema` describes the rows; `name` is the source.
+    `schema` describes the rows; `name` is the source, and `names` are its columns. `survey` has the reasons of an
+    inferred schema.
     """
 
-    def __init__(self, source: Source, schema: Schema) -> None:
+    def __init__(self, source: Source, schema: Schema, survey: Survey | None = None) -> None:
         self.schema = schema
+        self.survey = survey
         self.name = source.name
+        self.names: Sequence[str] = source.names
         self.replayable = not isinstance(source, Piped)
         self._source = source
         self._encoder = Encoder(schema)
@@ -74,6 +79,12 @@ class Stream:
     def rows(self) -> int | None:
         """Number of raw rows, counted by reading text through once; None for standard input."""
         return self._source.count()
+
+    def under(self, rules: int) -> Stream:
+        """Return the stream as a home with these `schema.rules` reads it."""
+        if rules == self.schema.rules:
+            return self
+        return Stream(self._source.under(rules), msgspec.structs.replace(self.schema, rules=rules))
 
     def parts(self) -> list[Stream]:
         """Return the files of a folder or a glob as separate streams, since there may be more later; else this one."""
@@ -115,23 +126,30 @@ class Stream:
             if not good.all():
                 batch, y = _selected(batch, good), y[good]
             position = block.kept[good] + (block.before + 1)
-            names = segment_names(block.columns.get(segment), len(good))[good] if segment else None
+            names = (
+                segment_names(block.columns.get(segment), len(good), self._encoder.fields[segment])[good]
+                if segment
+                else None
+            )
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
     def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
         """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does."""
-        kinds = self.schema.fields.items()
+        fields = self._encoder.fields
         for block in self._source.blocks(after, size, self._wanted):
             _, y, faults = self._encoded(block)
             good = _good(block, faults)
-            columns = {name: json_column(block.columns[name], kind) for name, kind in kinds if name in block.columns}
+            columns = {name: json_column(block.columns[name], fields[name]) for name in fields if name in block.columns}
             features = records_of(columns, len(y))
             if not good.all():
                 features = [record for record, keep in zip(features, good.tolist(), strict=True) if keep]
             positions = (block.kept[good] + (block.before + 1)).tolist()
             last = block.before + block.rows
             yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last)
+
+    def _segments(self, block: Block, segment: str) -> NDArray[np.bytes_]:
+        return segment_names(block.columns.get(segment), len(block.kept), self._encoder.fields[segment])
 
     def _named(self, y: Floats) -> list[Scalar]:
         classes = self.schema.classes

@@ -6,25 +6,27 @@ A row that cannot be read does not affect the others. Blank lines are skipped; C
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from everlearn.errors import InputError
 from everlearn.schema import columnar
+from everlearn.spec import RULES
+from everlearn.stream.decoding import Bytes, decoded, read
+from everlearn.stream.formats import MARK
 
 LONGEST_CELL = 131_072  # characters of a cell that spans lines; the csv module's limit for any cell, too
 
-_PIECE = 1 << 20  # bytes read at a time
 _LONGEST_LINE = 64 << 20
-_MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
 _DELIMITERS = ",;\t|"
+_SEPARATED_ROWS = 50  # from which the delimiter is guessed
+_COMMENT = re.compile(r"#|//|%|sep=.$")
+_DIGITS = re.compile(r"[+-]?[0-9][0-9.,:eE+/-]*")
 _NAMING_ROWS = 1_000  # JSON objects that are searched for column names
 
 Readable = tuple[
@@ -32,43 +34,19 @@ Readable = tuple[
 ]  # indices of the readable texts, their columns, and the faults of the others
 
 
-class Bytes(Protocol):
-    """A binary file that returns the bytes available so far."""
+class Foreign(Protocol):
+    """A reader that counts lines in another encoding than UTF-8."""
 
-    def read1(self, size: int, /) -> bytes:
-        """Return at most `size` bytes that are available; empty at the end."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
-
-
-class Chained:
-    """Bytes that have been read already, followed by the rest of their file."""
-
-    def __init__(self, start: bytes, file: Bytes | None) -> None:
-        self._start = start
-        self._file = file
-
-    def read1(self, size: int, /) -> bytes:
-        """Return the bytes read already, then those of the file."""
-        if self._start:
-            start, self._start = self._start, b""
-            return start
-        return self._file.read1(size) if self._file else b""
-
-    def close(self) -> None:
-        """Close the file, if there is one."""
-        if self._file:
-            self._file.close()
+    foreign: int
 
 
 class RowReader(Protocol):
-    """The rows of one text file, read once from start to end."""
+    """The rows of one text file, read once from start to end; `foreign` counts the lines from Windows-1252 so far."""
 
     name: str
     names: Sequence[str]
+    foreign: int
+    about: str
 
     def records(self) -> Iterator[tuple[Sequence[int], Sequence[Any]]]:
         """Yield some rows at a time as text or bytes, with the line (from 1) on which each starts."""
@@ -79,51 +57,12 @@ class RowReader(Protocol):
         ...
 
 
-def opened(path: Path, name: str) -> Bytes:
-    """Open a file, decompressed if it is gzip. Raises `InputError` if it cannot be opened."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rb") if packed else path.open("rb")
-    except OSError as error:
-        raise InputError(f"{name} cannot be opened: {error.strerror or error}") from error
-
-
-def read(file: Bytes, name: str) -> bytes:
-    """Read the next bytes of a file, empty at its end. Raises `InputError` if it is damaged."""
-    try:
-        return file.read1(_PIECE)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name} is damaged and cannot be read further ({error}); write or copy it again") from error
-
-
-def form_of(start: bytes, name: str) -> str:
-    """Return the format of a file, "parquet", "json" or "csv", by its first bytes.
-
-    Raises `InputError` for another format.
-    """
-    text = start.removeprefix(_MARK).lstrip()
-    if not text:
-        raise InputError(f"{name} is empty; expected a header line, JSON objects, or Parquet")
-    if text.startswith(b"PAR1"):
-        return "parquet"
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name} is written in UTF-16; expected UTF-8: save it again as UTF-8")
-    if text.startswith(b"PK\x03\x04"):
-        raise InputError(
-            f"{name} is a zip archive or a spreadsheet; expected CSV, JSON lines or Parquet: save it as CSV"
-        )
-    if text.startswith(b"[") and text[1:].lstrip().startswith(b"{"):
-        raise InputError(f"{name} holds one JSON array; expected one JSON object on each line")
-    return "json" if text.startswith(b"{") else "csv"
-
-
 def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
     """Yield whole lines, without the last line break; CRLF becomes LF, and a byte order mark is dropped."""
     held: list[bytes] = []
     begun = False
     while data := read(file, name):
-        data = data if begun else data.removeprefix(_MARK)
+        data = data if begun else data.removeprefix(MARK)
         begun = True
         cut = data.rfind(b"\n") + 1
         if cut:
@@ -138,21 +77,47 @@ def _pieces(file: Bytes, name: str) -> Iterator[bytes]:
         yield rest.removesuffix(b"\r")
 
 
-class CsvReader:
-    """Delimited text whose first line names the columns; the delimiter is guessed from the header if not given."""
+def lines_of(file: Bytes, name: str, reader: Foreign) -> Iterator[list[str]]:
+    """Yield some lines at a time as text; lines that are not UTF-8 are Windows-1252, and the reader counts them."""
+    for piece in _pieces(file, name):
+        try:
+            yield piece.decode().split("\n")
+        except UnicodeDecodeError:
+            found = list(map(decoded, piece.split(b"\n")))
+            reader.foreign += sum(foreign for _, foreign in found)
+            yield [text for text, _ in found]
 
-    def __init__(self, file: Bytes, name: str, delimiter: str = "") -> None:
+
+class CsvReader:
+    """Delimited text whose first line names the columns; the delimiter is guessed from the first lines if not given.
+
+    Rules 1 are those of release 0.1.0: they keep blanks around names, know no comment lines, and refuse rows that are
+    not UTF-8.
+    """
+
+    def __init__(self, file: Bytes, name: str, delimiter: str = "", rules: int = RULES) -> None:
         self.name = name
-        pieces = _pieces(file, name)
-        self._lines = (piece.decode("utf-8", "surrogateescape").split("\n") for piece in pieces)
+        self.foreign = 0
+        self._old = rules == 1
+        self._lines: Iterator[list[str]]
+        if self._old:
+            self._lines = (piece.decode("utf-8", "surrogateescape").split("\n") for piece in _pieces(file, name))
+        else:
+            self._lines = lines_of(file, name, self)
+        self.about = "CSV"
         self._held: list[str] = []  # lines that have been read but not split into rows yet
         self._next = 1  # the number of the first of them
         header = self._header()
+        self._top = header
+        self._blanks = False  # True where runs of blanks stand between the cells
         self._delimiter = delimiter or max(_DELIMITERS, key=header.count)
+        if not delimiter and not self._old:
+            self._delimiter, self._blanks = _separator(header, self._held[:_SEPARATED_ROWS])
         try:
-            names = next(csv.reader([header], delimiter=self._delimiter, strict=True))
+            names = next(self._csv([header]))
         except csv.Error as error:
             raise InputError(f"{name}: the header line cannot be read ({error}): {header[:200]!r}") from error
+        names = names if self._old else [column.strip() for column in names]
         columnar.require_unique(column for column in names if column)
         self.names: Sequence[str] = names
         self._places = [
@@ -162,13 +127,26 @@ class CsvReader:
     def _header(self) -> str:
         for lines in self._lines:
             self._held += lines
-            start = next((i for i, line in enumerate(self._held) if line), len(self._held))
+            start = next((i for i, line in enumerate(self._held) if self._is_header(line)), len(self._held))
+            if start < len(self._held) and (above := sum(map(bool, self._held[:start]))):
+                self.about = f"CSV below {above} comment line{'s' if above > 1 else ''}"
+            if not self._old and (named := _commented(self._held, start)):
+                self._held, self._next = self._held[start:], start + 1
+                return named
             end = _end(self._held, start) if start < len(self._held) else None
             if end is not None:
                 header = "\n".join(self._held[start:end])
                 self._held, self._next = self._held[end:], end + 1
                 return header
         raise InputError(f"{self.name} has no header line that can be read; expected the names of its columns")
+
+    def _is_header(self, line: str) -> bool:
+        return bool(line) if self._old else bool(line.strip()) and not _COMMENT.match(line)
+
+    def _csv(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        if self._blanks:
+            texts = ["\t".join(text.split()) for text in texts]
+        return csv.reader(texts, delimiter=self._delimiter, skipinitialspace=not self._old, strict=True)
 
     def records(self) -> Iterator[tuple[Sequence[int], Sequence[str]]]:
         """Yield some rows at a time as text, with the line on which each starts."""
@@ -213,7 +191,7 @@ class CsvReader:
     def _row(self, text: str) -> tuple[list[str] | None, str]:
         """Return the cells of one row, or None and the reason."""
         try:
-            row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
+            row = next(self._csv([text]))
         except csv.Error as error:
             return None, f"broken quotes or an overlong cell: {error}"
         if len(row) != len(self.names):
@@ -223,6 +201,8 @@ class CsvReader:
     def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
         """Parse some rows into columns; rows that cannot be read become faults."""
         names = [name for name in (self.names if wanted is None else wanted) if name in self.names and name]
+        if not self._old and self._top in texts:
+            return self._without_header(texts, wanted)
         quick = self._quick_columns(texts, names)
         if quick is not None:
             return range(len(texts)), quick, {}
@@ -238,13 +218,20 @@ class CsvReader:
             kept = [i for i, good in zip(kept, valid, strict=True) if good]
             return kept, _text_columns(rows, names, places), faults
 
+    def _without_header(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
+        """Parse some rows, among which the header line stands again."""
+        places = [i for i, text in enumerate(texts) if text != self._top]
+        kept, columns, faults = self.parse([texts[i] for i in places], wanted)
+        again = {i: "the header line again" for i, text in enumerate(texts) if text == self._top}
+        return [places[i] for i in kept], columns, again | {places[i]: reason for i, reason in faults.items()}
+
     def _quick_columns(self, texts: Sequence[str], names: Sequence[str]) -> dict[str, Any] | None:
         """Parse all columns at once, if no row needs special treatment: no quotes, and no faults. None otherwise."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
         text = "\n".join(texts)
-        if '"' in text or "\r" in text or not names or max(map(len, texts), default=0) > LONGEST_CELL:
+        if '"' in text or "\r" in text or self._blanks or not names or max(map(len, texts), default=0) > LONGEST_CELL:
             return None
         try:
             data = text.encode()
@@ -266,7 +253,7 @@ class CsvReader:
     def _rows(self, texts: Sequence[str]) -> tuple[list[list[str]], dict[int, str]]:
         """Return the cells of each readable row, and the reasons for the others."""
         try:
-            rows = list(csv.reader(texts, delimiter=self._delimiter, strict=True))
+            rows = list(self._csv(texts))
             if len(rows) == len(texts) and set(map(len, rows)) <= {len(self.names)}:
                 return rows, {}
         except csv.Error:
@@ -279,6 +266,36 @@ class CsvReader:
             else:
                 rows.append(row)
         return rows, faults
+
+
+def _separator(header: str, rows: Sequence[str]) -> tuple[str, bool]:
+    """Return the delimiter that splits most rows into as many cells as the header, and True for runs of blanks."""
+    rows = [row for row in rows if row.strip()]
+
+    def fitting(mark: str) -> tuple[float, int]:
+        try:
+            cells = [len(row) for row in csv.reader([header, *rows], delimiter=mark, skipinitialspace=True)]
+        except csv.Error:
+            return 0.0, 0
+        return sum(n == cells[0] for n in cells) / len(cells) if cells[0] > 1 else 0.0, cells[0]
+
+    best = max(_DELIMITERS, key=fitting)
+    if fitting(best)[0] >= 0.5:
+        return best, False
+    width = len(header.split())
+    blanks = width > 1 and bool(rows) and sum(len(row.split()) == width for row in rows) >= 0.9 * len(rows)
+    return ("\t", True) if blanks and '"' not in header else (max(_DELIMITERS, key=header.count), False)
+
+
+def _commented(lines: Sequence[str], start: int) -> str:
+    """Return the names in the last comment line before the first row, such as "# time,x,y"; empty if it has none."""
+    if not 0 < start < len(lines) or not lines[start - 1].startswith("#"):
+        return ""
+    header, first = lines[start - 1].lstrip("# "), lines[start]
+    mark = max(_DELIMITERS, key=first.count)
+    cells = first.split(mark)
+    numbers = sum(_DIGITS.fullmatch(cell.strip()) is not None for cell in cells)
+    return header if header.count(mark) == len(cells) - 1 > 0 and numbers > 0 else ""
 
 
 def _end(lines: Sequence[str], start: int) -> int | None:
@@ -314,8 +331,10 @@ def _encodable(row: Sequence[str], places: Sequence[int]) -> bool:
 class JsonReader:
     """JSON lines: one object on each line."""
 
-    def __init__(self, file: Bytes, name: str) -> None:
+    def __init__(self, file: Bytes, name: str, rules: int = RULES) -> None:
         self.name = name
+        self.foreign, self.about = 0, "JSON lines"
+        self._old = rules == 1
         self._lines = (piece.split(b"\n") for piece in _pieces(file, name))
         self._held: list[bytes] = []
         self._next = 1
@@ -344,20 +363,23 @@ class JsonReader:
         try:
             found = [msgspec.json.decode(text) for text in texts]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found = [_decoded(text) for text in texts]
+            found = [self._decoded(text) for text in texts]
         faults = {i: _fault_of(value) for i, value in enumerate(found) if type(value) is not dict}
         kept = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
         objects: list[Mapping[str, Any]] = [found[i] for i in kept]
         names = list(dict.fromkeys(name for record in objects for name in record)) if wanted is None else wanted
         return kept, {name: [record.get(name) for record in objects] for name in names}, faults
 
-
-def _decoded(text: bytes) -> Any:
-    """Decode one line; return the error if it is not JSON. Python's own reader also accepts NaN and Infinity."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return error
+    def _decoded(self, text: bytes) -> Any:
+        """Decode one line; return the error if it is not JSON. Python's own reader also accepts NaN and Infinity."""
+        try:
+            if self._old:
+                return json.loads(text)
+            line, foreign = decoded(text)
+            self.foreign += foreign
+            return json.loads(line if foreign else text)
+        except (ValueError, RecursionError) as error:
+            return error
 
 
 def _fault_of(value: Any) -> str:

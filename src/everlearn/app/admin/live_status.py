@@ -27,6 +27,7 @@ from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.rates import CounterSample, Counts
 from everlearn.app.admin.series import Series
 from everlearn.app.process import Setup
+from everlearn.feedback.names import report
 from everlearn.serve.snapshot import Reader
 
 log = logging.getLogger("everlearn.admin")
@@ -197,6 +198,7 @@ class LiveStatus:
             "workers": [self._worker(index) for index in range(self.spec.serve.workers)],
             "desk": {"pid": os.getpid(), "memory": memory},
             "series": self._series.shown(),
+            "fields": report(self.counts()["counts"], self.spec.schema.fields),
             "chain": self._queries.chain(),
             "server": {
                 "version": everlearn.__version__,

@@ -18,6 +18,7 @@ from everlearn.app.admin.live_status import LiveStatus
 from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.rates import Counts
 from everlearn.app.counters import BOUNDS
+from everlearn.feedback.names import report
 
 CLASSES = 50  # of the replay memory that are exported, at most
 
@@ -35,7 +36,9 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; those of the learner only after it has written its status."""
         yield from _server(self._live, self._queries)
-        yield from _requests(self._live.counts())
+        counts = self._live.counts()
+        yield from _requests(counts)
+        yield from _fields(counts)
         status = self._live.status
         if status is not None:
             yield from _progress(status, self._live)
@@ -109,6 +112,15 @@ def _requests(found: Counts) -> Iterator[Metric]:
         ("log_committed_events", "commit_rows", "Events written to the log by workers."),
     ):
         yield _counter(name, description, (), [((), float(found["counts"].get(counter, 0)))])
+
+
+def _fields(found: Counts) -> Iterator[Metric]:
+    """Yield the names that no field has, and the fields that records lack."""
+    named = report(found["counts"], ())
+    unknown = [((name,), float(one["rows"])) for name, one in named["unknown"].items()]
+    yield _counter("unknown_fields", "Records with a name that no field has.", ("field",), unknown)
+    missing = [((name,), float(rows)) for name, rows in named["missing"].items()]
+    yield _counter("missing_fields", "Records without a field.", ("field",), missing)
 
 
 def _progress(status: Mapping[str, Any], live: LiveStatus) -> Iterator[Metric]:

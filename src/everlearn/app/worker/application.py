@@ -44,6 +44,7 @@ from everlearn.app.worker.serving import CurrentModels
 from everlearn.errors import InputError
 from everlearn.events import Log, connect
 from everlearn.feedback.admission import Admission
+from everlearn.feedback.names import FieldNames
 from everlearn.serve.snapshot import Reader
 from everlearn.spec import MOST_BYTES, MOST_ROWS
 
@@ -79,7 +80,7 @@ class Worker:
         tracer: Tracer | None = None,
     ) -> None:
         spec = setup.spec
-        admission = Admission(spec, schema.reading(spec.schema), log)
+        admission = Admission(spec, schema.reading(spec.schema), log, None, FieldNames(spec, counters.add))
         self.longest = MOST_BYTES
         self._pairs = admission.encoder.late
         self._access = access
@@ -110,11 +111,12 @@ class Worker:
         """
         if self._pairs:
             return
+        empty = dict.fromkeys(self._predictor.fields)  # all fields are there, without values
         for rows in (1, 2):
-            (outcome,) = self._predictor.answer([requests.DecodedRecords([{}] * rows, [None] * rows, False, False)])
+            (outcome,) = self._predictor.answer([requests.DecodedRecords([empty] * rows, [None] * rows, False, False)])
             if isinstance(outcome, Exception):
                 raise outcome
-        self._predictor.answer([requests.DecodedRecords([{}], [None], True, True)])
+        self._predictor.answer([requests.DecodedRecords([empty], [None], True, True)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The hot path is written out here, because calls cost time."""

@@ -42,6 +42,7 @@ class BatchPredictor:
     def __init__(self, admission: Admission, current: CurrentModels) -> None:
         self._admission = admission
         self._current = current
+        self.fields = tuple(admission.spec.schema.fields)
 
     def answer(self, requests: Sequence[DecodedRecords]) -> list[Answered | Exception]:
         """Return the outcome of each request: its rows and its reply, or the error that it is refused with."""

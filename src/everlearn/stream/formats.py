@@ -1,0 +1,69 @@
+"""The format of a file, by its first bytes: those that are read, and those that are named in an error."""
+
+from __future__ import annotations
+
+import re
+
+from everlearn.errors import InputError
+
+MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
+NAMES = {"arff": "ARFF", "libsvm": "LIBSVM (svmlight)", "vowpal": "Vowpal Wabbit"}  # where columns have fixed names
+
+_LINES = 5  # that must all fit a format
+_LIBSVM = re.compile(rb"[+-]?[0-9][0-9.eE+-]*(,[0-9.]+)*(\s+qid:\d+)?(\s+\d+:[^\s:]+)+\s*(#.*)?")
+_VW = re.compile(rb"[+-]?[0-9][0-9.eE+-]*\s+(\S+\s+)?[^\s|]*\|.*")
+_OTHERS: tuple[tuple[bytes, str, str], ...] = (
+    (b"PK\x03\x04", "is a zip archive or a spreadsheet", "save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "is a spreadsheet of Excel", "save it as CSV"),
+    (b"ARROW1", "is an Arrow (Feather) file", "write it as Parquet: pandas.read_feather(...).to_parquet(...)"),
+    (b"\x89HDF", "is an HDF5 file", "write it as Parquet: pandas.read_hdf(...).to_parquet(...)"),
+    (b"SQLite format 3", "is a SQLite database", "export a table of it as CSV"),
+    (b"\x28\xb5\x2f\xfd", "is packed with Zstandard", "unpack it with `zstd -d`"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive", "unpack it"),
+    (b"Obj\x01", "is an Avro file", "write it as Parquet"),
+    (b"ORC", "is an ORC file", "write it as Parquet"),
+    (b"\x93NUMPY", "is an array of numpy", "pass a dict of columns to everlearn.read, or write it as CSV"),
+    (b"\x80\x04", "is a pickle", "write it as Parquet, since a pickle can run code"),
+    (b"\x80\x05", "is a pickle", "write it as Parquet, since a pickle can run code"),
+    (b"<", "is HTML or XML", "save the table in it as CSV"),
+)
+
+
+def form_of(start: bytes, name: str) -> str:
+    """Return the format of a file by its first bytes: "parquet", "json", "csv", "arff", "libsvm" or "vowpal".
+
+    Raises `InputError` for another format, with what to do.
+    """
+    text = start.removeprefix(MARK).lstrip()
+    if not text:
+        raise InputError(f"{name} is empty; expected a header line, JSON objects, or Parquet")
+    if text.startswith(b"PAR1"):
+        return "parquet"
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{name} is written in UTF-16; expected UTF-8: save it again as UTF-8")
+    for front, what, todo in _OTHERS:
+        if text.startswith(front):
+            raise InputError(f"{name} {what}; expected CSV, JSON lines or Parquet: {todo}")
+    if text.startswith(b"[") and text[1:].lstrip().startswith(b"{"):
+        raise InputError(
+            f"{name} holds one JSON array; expected one JSON object on each line: write it as such with `jq -c '.[]'`"
+        )
+    if text.startswith(b"{"):
+        if text[1:].lstrip(b" \t").startswith((b"\n", b"\r")):
+            raise InputError(
+                f"{name} holds JSON objects of several lines; expected one JSON object on each line: write it as such "
+                "with `jq -c .`"
+            )
+        return "json"
+    return _text_form(text)
+
+
+def _text_form(text: bytes) -> str:
+    lines = [line.strip() for line in text[: 1 << 16].splitlines()]
+    whole = lines[:-1] if len(text) > 1 << 16 else lines  # the last line may be cut
+    bare = [line for line in whole if line and not line.startswith((b"%", b"#"))][:_LINES]
+    if bare and bare[0].lower().startswith(b"@relation"):
+        return "arff"
+    if bare and all(map(_VW.fullmatch, bare)):
+        return "vowpal"
+    return "libsvm" if bare and all(map(_LIBSVM.fullmatch, bare)) else "csv"
