@@ -77,7 +77,9 @@ def ask(
         if theirs:
             found += generate_many(module, [prompt_ids], theirs, seeds=seeds[1:], limit=limit, stop=model.stop)[0]
     logp, draws = _read(model, prompt_ids, found, group)
-    picked = choose.pair(draws, chosen.selector, key, chosen.random / (1.0 - share))
+    numbers: dict[tuple[int, ...], int] = {}
+    alike = np.array([numbers.setdefault(one.ids, len(numbers)) for one in found])
+    picked = choose.pair(draws, chosen.selector, key, chosen.random / (1.0 - share), alike)
     given = [answer(model, one, version=version, uid=uid, seed=seeds[0]) for one in found[: len(found) - theirs]]
     given += [answer(model, one, version=position, seed=seeds[1]) for one in found[len(found) - theirs :]]
     return Asked(
