@@ -24,7 +24,8 @@ from everlearn.records import Arrays, Floats, Ints
 GRID = np.linspace(0.01, 0.99, 50)  # reliabilities: 0.01, 0.03, ..., 0.99
 CLIP = 0.05  # predictions count as at least this, and at most 1 minus this
 GOLD = 0.98  # probability of the known answer of a gold question
-PRIOR = (4.0, 1.0)  # Beta distribution of an unknown annotator's reliability
+HONEST = 0.9  # prior probability that an annotator errs no more than close answers explain: of the largest q
+PRIOR = (4.0, 1.0)  # Beta distribution of the reliability of the other annotators
 USEFUL = 0.65  # an annotator below it may be named random
 LEVEL = 0.01  # probability of naming an annotator wrongly, for each annotator and test
 HASTY = 1.0  # seconds; quicker judgements are counted
@@ -58,7 +59,7 @@ def update(arrays: Arrays, who: Ints, label: Floats, proba: Floats, seconds: Flo
     >>> table = start(4)
     >>> update(table, np.array([1] * 40), np.ones(40), np.full(40, 0.9))
     >>> float(reliability(table)[1].round(2))
-    0.97
+    0.99
     """
     if not ((proba >= 0) & (proba <= 1)).all():
         raise InputError(
@@ -95,11 +96,16 @@ def _add(arrays: Arrays, who: Ints, right: Floats) -> None:
 def reliability(arrays: Arrays) -> Floats:
     """Return the posterior mean of each annotator's reliability, (A,): the weight of its labels in `reward.fit`.
 
+    An annotator is honest with the probability `HONEST`, so that a doubt about labels needs evidence, but little of it.
+
     >>> reliability(start(2)).round(2).tolist()
-    [0.8, 0.8]
+    [0.97, 0.97]
     """
     a, b = PRIOR
-    log = arrays["evidence"] + (a - 1) * np.log(GRID) + (b - 1) * np.log1p(-GRID)
+    prior = GRID ** (a - 1) * (1 - GRID) ** (b - 1)
+    prior *= (1 - HONEST) / prior.sum()
+    prior[-1] += HONEST
+    log = arrays["evidence"] + np.log(prior)
     mass = np.exp(log - log.max(1, keepdims=True))
     return np.asarray(mass @ GRID / mass.sum(1))
 

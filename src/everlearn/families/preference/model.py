@@ -42,6 +42,7 @@ from everlearn.families.preference import (
     memories,
     pair_rows,
     reward,
+    sampling,
     settings,
     summary,
     text,
@@ -60,9 +61,11 @@ from everlearn.schema.question import Asked
 REMEMBERED = 64  # rounds whose measurements are kept
 RECENT = 192  # newest labels, of which those of a group stay when it has drifted
 NOMINATING = 8  # newest prompts by which a candidate is nominated
+SPREAD = 256  # answers of the reference that the map of features is made from
 HEAVIEST = 10.0  # a weight counts as at most this
 MARKUP = frozenset("*#`|_>-\n")  # characters whose number is the format of an answer
 
+_SETTLING = 1  # last part of the key of random numbers
 _LEARNING = ("pool", "judged", "drift")  # parts that only learning needs
 
 
@@ -275,17 +278,38 @@ class PreferenceModel:
         """Move the reward model by one label; start it again on all labels where their features changed."""
         parts = self._parts
         if len(rows.second[row]) and features.add(parts["features"], first, second, self.settings.reward.whitening):
-            head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
-            if n:
-                kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
-                answers = [features.mapped(parts["features"], one) for one in kept]
-                columns: dict[str, Any] = {name: head[f"learn/{name}"][:n].copy() for name in reward.Pairs._fields[2:]}
-                fresh = _head(self.settings, head["weights"].shape[1])
-                reward.append(fresh, reward.Pairs(answers[0], answers[1], **columns), q)
-                for name, array in fresh.items():
-                    head[name][...] = array
-                laplace.fit(head, q)
+            self._remap(q)
         reward.learn(parts["reward"], self._pair(rows, row, first, second, label, weight), q)
+
+    def _remap(self, q: Floats) -> None:
+        """Start the reward model again on its labels, whose raw features are kept, after the map of features changed."""
+        parts = self._parts
+        head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
+        if n:
+            kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
+            answers = [features.mapped(parts["features"], one) for one in kept]
+            columns: dict[str, Any] = {name: head[f"learn/{name}"][:n].copy() for name in reward.Pairs._fields[2:]}
+            fresh = _head(self.settings, head["weights"].shape[1])
+            reward.append(fresh, reward.Pairs(answers[0], answers[1], **columns), q)
+            for name, array in fresh.items():
+                head[name][...] = array
+            laplace.fit(head, q)
+
+    def _settle(self, prompts: list[Ids]) -> None:
+        """Make the map of features for the last time, from answers of the reference, while the policy is still there."""
+        parts, key = self._parts, (self.settings.seed, _SETTLING)
+        if features.settled(parts["features"]):
+            return
+        each = -(-SPREAD // len(prompts))
+        seeds = np.random.default_rng(key).integers(2**62, size=len(prompts)).tolist()
+        raw = []
+        with self.policy.reference() as module:
+            for prompt, seed in zip(prompts, seeds, strict=True):
+                limit = self.settings.improve.limit or self.settings.pairs.answer_tokens
+                found = sampling.generate(module, prompt, each, seed=seed, limit=limit, stop=self.stop)
+                raw.append(self._raw(prompt, [one.ids for one in found]))
+        features.settle(parts["features"], np.concatenate(raw), self.settings.reward.whitening)
+        self._remap(annotators.reliability(parts["annotators"]))
 
     def _measure(self, rows: PairRows, row: int, raw: tuple[Singles, Singles], error: float, weight: float) -> None:
         """Measure one judged pair before the reward model learns it."""
@@ -309,6 +333,8 @@ class PreferenceModel:
         newest = int(parts["pool"]["prompts"][:, memories.STAMP].max())
         new, old = memories.since(parts["pool"], newest - chosen.round + 1)
         known = memories.groups(parts["pool"])
+        if chosen.reward.learn and not counts[ROUNDS]:
+            self._settle([one.tolist() for one in new])
 
         def score(prompts: list[Ids], answers: list[Ids], raw: Singles) -> Floats:
             numbers = [known.get(np.asarray(one, np.int32).tobytes(), 0) for one in prompts]
