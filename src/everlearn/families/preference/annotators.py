@@ -6,6 +6,11 @@ q p + (1 - q) (1 - p). A gold question has a known answer, which counts as p = 0
 annotator is kept on a grid of q, so that the posterior needs no old labels and does not depend on their order. The
 fitted model must not be the judge: it has explained every annotator's labels, and finds all of them reliable.
 
+A model that has learned little is too sure of itself, and would find its annotators unreliable. So its predictions are
+tempered: their logits count with the slope from 0 to 1 that has explained the labels of all annotators, by a Bayesian
+mixture. Slope 0 is chance. The likelihood of the others divided by that of chance is an e-value against "labels say
+nothing that this model predicts" (`skill`), valid at all times, since it is a bet on each label before it came.
+
 Naming is a sequential test: the mixture of likelihoods below a bound, divided by the largest likelihood from the bound
 on, is an e-process (Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference"). An annotator
 whose q is at least the bound is named with probability at most `level`, at any time and however often it is tested.
@@ -30,6 +35,8 @@ USEFUL = 0.65  # an annotator below it may be named random
 LEVEL = 0.01  # probability of naming an annotator wrongly, for each annotator and test
 HASTY = 1.0  # seconds; quicker judgements are counted
 
+SLOPES = np.linspace(0.0, 1.0, 5)  # of the logits of predictions
+
 GOOD, RANDOM, INVERTED = range(3)
 NAMES = ("", "random", "inverted")
 JUDGED, GOLDS, RIGHT, TIMED, QUICK = range(5)  # columns of "judgements"
@@ -45,6 +52,7 @@ def start(capacity: int = 64) -> Arrays:
     return {
         **first_come.start(capacity),
         "evidence": np.zeros((capacity, len(GRID))),
+        "slopes": np.zeros(len(SLOPES)),
         "judgements": np.zeros((capacity, 5), np.int64),
         "log_seconds": np.zeros(capacity),
         "agreement": np.zeros((capacity, capacity, 2), np.int64),
@@ -65,13 +73,32 @@ def update(arrays: Arrays, who: Ints, label: Floats, proba: Floats, seconds: Flo
         raise InputError(
             "proba: got a value outside [0, 1]; expected P(first preferred) of the model before it learned."
         )
-    right = np.where(label > 0.5, proba, 1 - proba)
+    sure = np.clip(np.where(label > 0.5, proba, 1 - proba), 1e-6, 1 - 1e-6)
+    each = 1 / (1 + np.exp(-SLOPES * np.log(sure / (1 - sure))[:, None]))  # probability of the label, by slope
+    gain = np.log(2 * each)
+    before = arrays["slopes"] + np.cumsum(gain, 0) - gain
+    mass = np.exp(before - before.max(1, keepdims=True))
+    right = (mass * each).sum(1) / mass.sum(1)
+    arrays["slopes"] += gain.sum(0)
     _add(arrays, who, np.clip(right, CLIP, 1 - CLIP))
     if seconds is not None:
         known = seconds > 0
         np.add.at(arrays["judgements"][:, TIMED], who[known], 1)
         np.add.at(arrays["judgements"][:, QUICK], who, known & (seconds < HASTY))
         np.add.at(arrays["log_seconds"], who[known], np.log(seconds[known]))
+
+
+def skill(arrays: Arrays) -> float:
+    """Return the logarithm of the e-value against predictions no better than chance, in nats.
+
+    If labels do not depend on what the model predicts, it ever reaches log(1 / level) with probability at most `level`.
+
+    >>> table = start(4)
+    >>> update(table, np.array([1] * 10), np.ones(10), np.full(10, 0.9))
+    >>> round(skill(table), 2)
+    4.51
+    """
+    return float(np.logaddexp.reduce(arrays["slopes"]) - np.log(len(SLOPES)))
 
 
 def gold(arrays: Arrays, who: Ints, right: NDArray[np.bool_]) -> None:

@@ -51,7 +51,7 @@ from everlearn.families.preference.methods import METHODS
 from everlearn.families.preference.pair_rows import ACTIVE, GOLD, PairRows
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
 from everlearn.families.preference.settings import Settings
-from everlearn.families.preference.summary import LABELS, ROUNDS, TRUSTED
+from everlearn.families.preference.summary import EVIDENCE, LABELS, ROUNDS, TRUSTED
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
@@ -266,6 +266,7 @@ class PreferenceModel:
                 laplace.fit(parts["reward"], reliability)
         self._remember(rows, row, label, weight, float(reliability[who[0]]), int(group[0]))
         counts = parts["progress"]["counts"]
+        counts[EVIDENCE] = max(counts[EVIDENCE], annotators.skill(parts["annotators"]))
         before = counts[LABELS]
         counts[LABELS] += min(weight, 1.0)
         counts[TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
@@ -354,6 +355,7 @@ class PreferenceModel:
             ),
             labels=int(counts[LABELS]),
             trusted=float(counts[TRUSTED]),
+            evidence=float(counts[EVIDENCE]) if chosen.reward.learn else np.inf,
             old=[one.tolist() for one in old],
             pairs=memories.held(parts["judged"]) if "judged" in parts else None,
             stop=self.stop,
@@ -479,7 +481,7 @@ def _start(chosen: Settings, raw: int) -> dict[str, Arrays]:
         "pool": memories.prompts(chosen.prompts, bounds.prompt_tokens),
         "measures": measures.start(bounds.sources),
         "progress": {
-            "counts": np.zeros(3),
+            "counts": np.zeros(4),
             "first": np.zeros(1 + len(improve.Round._fields)),
             "rounds": np.zeros((REMEMBERED, 1 + len(improve.Round._fields))),
         },
