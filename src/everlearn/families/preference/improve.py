@@ -57,8 +57,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
     the start). Beyond the first, each nat needs `proof` nats of evidence that the reward predicts labels better than
-    chance (0: none). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are
-    numbers of some methods. `mix` is the weight of the loss of imitating given examples, which keep old skills.
+    chance (0: none). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma`
+    are numbers of some methods. `mix` is the weight of the loss of imitating given examples, which keep old skills.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
     middle and the last).
@@ -137,9 +137,10 @@ def improve(
 
     `reward` maps the ids of prompts, the ids of answers, and features float32 (n, d) of the frozen reference to scores
     (n,), larger for better, in logits. It is asked once a step, about answers that all differ. `labels` is the number
-    learned so far; `trusted` that of trusted ones (default: all), and `evidence` is in nats. `pairs` are judged pairs for the methods that learn
-    from them; without any, the reward labels pairs of candidates. `examples` are prompts with answers to imitate in
-    all steps, as Ouyang et al. 2022 mix old data in (arXiv 2203.02155, eq. 2). `stop` tokens end an answer.
+    learned so far; `trusted` that of trusted ones (default: all), and `evidence` as in `allowed`. `pairs` are judged
+    pairs for the methods that learn from them; without any, the reward labels pairs of candidates. `examples` are
+    prompts with answers to imitate in all steps, as Ouyang et al. 2022 mix old data in (arXiv 2203.02155, eq. 2).
+    `stop` tokens end an answer.
 
     Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that are not
     finite or of another shape.

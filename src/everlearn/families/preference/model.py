@@ -283,7 +283,7 @@ class PreferenceModel:
         reward.learn(parts["reward"], self._pair(rows, row, first, second, label, weight), q)
 
     def _remap(self, q: Floats) -> None:
-        """Start the reward model again on its labels, whose raw features are kept, after the map of features changed."""
+        """Start the reward model again on its labels, whose raw features are kept, after their map changed."""
         parts = self._parts
         head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
         if n:
@@ -297,7 +297,7 @@ class PreferenceModel:
             laplace.fit(head, q)
 
     def _settle(self, prompts: list[Ids]) -> None:
-        """Make the map of features for the last time, from answers of the reference, while the policy is still there."""
+        """Make the map of features for the last time, from answers of the reference."""
         parts, key = self._parts, (self.settings.seed, _SETTLING)
         if features.settled(parts["features"]):
             return

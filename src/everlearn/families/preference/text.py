@@ -175,7 +175,7 @@ def read_answers(
 
     Features are, for each of `layers` (0: the embedding, -1: the last; default: the middle and the last), the hidden
     states summed over the answer's tokens and the one of its last token; then the number of tokens. Sums, not averages:
-    the average hides a phrase in a long answer. The sum hardly knows the order of the tokens, which the last state does.
+    the average hides a phrase in a long answer. The sum hardly knows the order of tokens, which the last state does.
     """
     logp, features = [], []
     for at in range(0, len(prompts), rows):
