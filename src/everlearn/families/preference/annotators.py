@@ -3,13 +3,14 @@
 An annotator of reliability q reports the true preference with probability q (one coin: Dawid and Skene 1979, with one
 rate). A label that the reward model predicted with probability p, *before it learned the label*, has likelihood
 q p + (1 - q) (1 - p). A gold question has a known answer, which counts as p = 0.98. The log-likelihood of each
-annotator is kept on a grid of q, so that the posterior needs no old labels and does not depend on their order. The
+annotator is kept on a grid of q, so that the posterior needs no old labels. The
 fitted model must not be the judge: it has explained every annotator's labels, and finds all of them reliable.
 
-A model that has learned little is too sure of itself, and would find its annotators unreliable. So its predictions are
-tempered: their logits count with the slope from 0 to 1 that has explained the labels of all annotators, by a Bayesian
-mixture. Slope 0 is chance. The likelihood of the others divided by that of chance is an e-value against "labels say
-nothing that this model predicts" (`skill`), valid at all times, since it is a bet on each label before it came.
+An annotator is presumed honest, with a tenth left for all other reliabilities: one that flips a label in five, as a
+broad prior says, makes a head explain surprising labels as flips where it should learn from them.
+
+The same predictions are a test of the model (`skill`): bets on each label before it came, whose gain is an e-value
+against "this model predicts no better than chance".
 
 Naming is a sequential test: the mixture of likelihoods below a bound, divided by the largest likelihood from the bound
 on, is an e-process (Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference"). An annotator
@@ -35,7 +36,7 @@ USEFUL = 0.65  # an annotator below it may be named random
 LEVEL = 0.01  # probability of naming an annotator wrongly, for each annotator and test
 HASTY = 1.0  # seconds; quicker judgements are counted
 
-SLOPES = np.linspace(0.0, 1.0, 5)  # of the logits of predictions
+SLOPES = np.linspace(0.0, 1.0, 5)  # of the logits of predictions that are bet on; 0 bets nothing
 
 GOOD, RANDOM, INVERTED = range(3)
 NAMES = ("", "random", "inverted")
@@ -73,14 +74,14 @@ def update(arrays: Arrays, who: Ints, label: Floats, proba: Floats, seconds: Flo
         raise InputError(
             "proba: got a value outside [0, 1]; expected P(first preferred) of the model before it learned."
         )
-    sure = np.clip(np.where(label > 0.5, proba, 1 - proba), 1e-6, 1 - 1e-6)
-    each = 1 / (1 + np.exp(-SLOPES * np.log(sure / (1 - sure))[:, None]))  # probability of the label, by slope
-    gain = np.log(2 * each)
-    before = arrays["slopes"] + np.cumsum(gain, 0) - gain
-    mass = np.exp(before - before.max(1, keepdims=True))
-    right = (mass * each).sum(1) / mass.sum(1)
-    arrays["slopes"] += gain.sum(0)
-    _add(arrays, who, np.clip(right, CLIP, 1 - CLIP))
+    right = np.where(label > 0.5, proba, 1 - proba)
+    sure = np.clip(right, 1e-6, 1 - 1e-6)
+    logit = np.log(sure / (1 - sure))
+    for at, one in enumerate(who.tolist()):  # one by one, so that a cut into calls changes nothing
+        each = 1 / (1 + np.exp(-SLOPES * logit[at]))  # probability of the label, by slope
+        q = float(_mean(arrays["evidence"][one]))
+        arrays["slopes"] += np.log(2 * (q * each + (1 - q) * (1 - each)))
+        _add(arrays, who[at : at + 1], np.clip(right[at : at + 1], CLIP, 1 - CLIP))
     if seconds is not None:
         known = seconds > 0
         np.add.at(arrays["judgements"][:, TIMED], who[known], 1)
@@ -128,13 +129,25 @@ def reliability(arrays: Arrays) -> Floats:
     >>> reliability(start(2)).round(2).tolist()
     [0.97, 0.97]
     """
+    return np.asarray(_mean(arrays["evidence"]))
+
+
+def _mean(evidence: Floats) -> Floats:
+    """Return the posterior mean of reliabilities, (...,), by evidence on the grid, (..., 50)."""
+    log = evidence + _LOG_PRIOR
+    mass = np.exp(log - log.max(-1, keepdims=True))
+    return np.asarray(mass @ GRID / mass.sum(-1))
+
+
+def _log_prior() -> Floats:
     a, b = PRIOR
     prior = GRID ** (a - 1) * (1 - GRID) ** (b - 1)
     prior *= (1 - HONEST) / prior.sum()
     prior[-1] += HONEST
-    log = arrays["evidence"] + np.log(prior)
-    mass = np.exp(log - log.max(1, keepdims=True))
-    return np.asarray(mass @ GRID / mass.sum(1))
+    return np.asarray(np.log(prior))
+
+
+_LOG_PRIOR = _log_prior()
 
 
 def evidence_below(arrays: Arrays, bound: float) -> Floats:
