@@ -1,9 +1,11 @@
 """Preference learning with exact truth: every row is a figure of SlotWorld or of the linear world.
 
-    python bench/preference.py [--seeds 3] [--only NAME ...]
+    python bench/preference.py [--seeds 3] [--quick] [--only NAME ...]
 
-The rows here need no trained policy: it is the exact one, ref * exp(reward / b), or there is none. 32 labels make a
-round; each prompt is asked twice in it. "lin" has well-specified features, "hid" frozen hidden states of the reference.
+The rows "transformer", "selector", "flips" and "mixed" run the whole product (`slotpolicy`). The others need no trained
+policy: it is the exact one, ref * exp(reward / b), or there is none. 32 labels make a round; each prompt is asked
+twice in it. `--quick` runs one seed, and the transformer rows with half of the labels. "lin" has well-specified
+features, "hid" frozen hidden states of the reference.
 Wins are strict win-rates against the reference, ties half; each figure is the mean over seeds with the standard
 deviation between seeds. A figure that misses its bound is marked and listed at the end.
 """
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import slotpolicy
 import slotworld as sw
 from everlearn.families.preference import annotators, choose, groups, reward
 
@@ -430,6 +433,63 @@ def linear(seeds: int) -> None:
         row(f"linear world, {runs} seeds, {name}: {medians[name]:.0f} labels, share of random", [share], None, bound)
 
 
+# ---- the whole product ---------------------------------------------------------------------------------------------
+
+QUICK = False
+
+
+def transformer(seeds: int) -> None:
+    """Print win, KL and eta of the transformer policy, taught by generic features and random pairs."""
+    most = 512 if QUICK else 1024
+    runs = [slotpolicy.plain(seed, most) for seed in range(seeds)]
+    for n in (number for number in (128, 256, 512, 1024) if number <= most):
+        far, eta = (np.mean([one[n][name] for one in runs]) for name in ("kl", "eta"))
+        bound = {256: 0.82, 512: 0.93, 1024: 0.95}.get(n)
+        row(f"transformer, {n:,} labels (KL {far:.1f}, eta {eta:.2f})", [one[n]["win"] for one in runs], bound)
+
+
+def selector(seeds: int) -> None:
+    """Print the transformer policy with chosen pairs, less that with random ones."""
+    most = 256 if QUICK else 512
+    wins = {
+        name: [slotpolicy.plain(seed, most, choose={"selector": name}) for seed in range(seeds)]
+        for name in ("random", "thompson")
+    }
+    for n in (number for number in (256, 512) if number <= most):
+        each = {name: np.array([one[n]["win"] for one in runs]) for name, runs in wins.items()}
+        row(f"transformer, thompson, {n:,} labels", each["thompson"])
+        row(f"transformer, thompson less random, {n:,} labels", each["thompson"] - each["random"], -0.01)
+
+
+def flips(seeds: int) -> None:
+    """Print the transformer policy with a quarter of the labels flipped."""
+    most = 512 if QUICK else 1024
+    runs = [slotpolicy.plain(seed, most, 0.25) for seed in range(seeds)]
+    for n in (number for number in (512, 1024) if number <= most):
+        far, eta = (np.mean([one[n][name] for one in runs]) for name in ("kl", "eta"))
+        row(f"transformer, 25 % flips, {n:,} labels (KL {far:.1f}, eta {eta:.2f})", [one[n]["win"] for one in runs])
+
+
+def mixed(seeds: int) -> None:
+    """Print the transformer policy with five annotators, a judge who loves padding, and preferences that turn."""
+    share = 2 if QUICK else 1
+    several = [slotpolicy.five(seed, 2048 // share) for seed in range(seeds)]
+    for n in (number for number in (512, 1024, 2048) if number <= 2048 // share):
+        row(f"transformer, five annotators, {n:,} labels", [one[n] for one in several])
+    row("transformer, five annotators: inverted one named at", [one["named"] for one in several])
+    padded = [slotpolicy.padded(seed, 1024 // share) for seed in range(seeds)]
+    for n in (number for number in (128, 256, 512, 1024) if number <= 1024 // share):
+        row(f"transformer, judge who loves padding, people's win, {n:,} labels", [one[n] for one in padded])
+    row("transformer, judge who loves padding, lowest people's win", [one["lowest"] for one in padded])
+    turns = [slotpolicy.negated(seed, 2048 // share) for seed in range(seeds)]
+    row("transformer, half negated: win before", [one["before"] for one in turns])
+    for n in (number for number in (256, 512, 1024) if number <= 1024 // share):
+        row(f"transformer, half negated: drifted prompts after {n:,}", [one[n] for one in turns])
+    row("transformer, half negated: stable prompts at the end", [one["stable"] for one in turns])
+    row("transformer, half negated: first alarm after", [one["delay"] for one in turns])
+    row("transformer, half negated: runs with an alarm before the change", [one["early"] for one in turns])
+
+
 ROWS: dict[str, Callable[[int], None]] = {
     "exact": exact,
     "noise": noise,
@@ -438,8 +498,12 @@ ROWS: dict[str, Callable[[int], None]] = {
     "drift": drift,
     "reversal": reversal,
     "linear": linear,
+    "transformer": transformer,
+    "selector": selector,
+    "flips": flips,
+    "mixed": mixed,
 }
-"""The rows by name, each a function of the number of seeds. A policy's rows join here."""
+"""The rows by name, each a function of the number of seeds."""
 
 
 def main() -> None:
@@ -447,12 +511,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
+    global QUICK
+    QUICK = chosen.quick
     torch.set_num_threads(1)
     for name in chosen.only:
         begun = time.perf_counter()
         print(name)
-        ROWS[name](chosen.seeds)
+        ROWS[name](1 if chosen.quick else chosen.seeds)
         print(f"  {time.perf_counter() - begun:.0f} s")
     print("missed:", *(MISSED or ["nothing"]), sep="\n  ")
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from everlearn.families.preference import reward
+from slotllama import SlotLlama
 
 PROMPTS, SLOTS, WORDS = 16, 3, 16
 ANSWERS = WORDS**SLOTS
@@ -32,7 +33,7 @@ class World(NamedTuple):
     seed: int
     gold: Array
     reference: Array
-    model: Any  # the Llama
+    model: Any  # the Llama, as `slotllama` computes it
 
 
 @lru_cache(maxsize=4)
@@ -57,7 +58,10 @@ def standardized(gold: Array) -> Array:
 
 
 def trained(language: torch.Tensor, generator: torch.Generator, seed: int, steps: int = 400) -> Any:
-    """Return the reference: a Llama of 2 layers, trained by AdamW on samples of the base language."""
+    """Return the reference: a Llama of 2 layers, trained by AdamW on samples of the base language.
+
+    Only words may follow, so logits of prompts play no part.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1000 + seed)
@@ -88,7 +92,10 @@ def trained(language: torch.Tensor, generator: torch.Generator, seed: int, steps
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model.eval()
+    fast = SlotLlama(model, PROMPTS).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(ids).logits[..., PROMPTS:], model(ids).logits[..., PROMPTS:])
+    return fast
 
 
 def tokens(prompts: NDArray[np.int64], answers: NDArray[np.int64]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from everlearn.families.preference.model import PreferenceModel, build
+from everlearn.families.preference import PreferenceModel, build
 from tests.support.tiny_lms import tiny
 
 

@@ -32,8 +32,8 @@ def test_rates_are_recovered_and_the_bad_are_named() -> None:
 
 
 def test_the_bound_on_false_naming_holds_at_any_time() -> None:
-    """Ask after every label of 2,000 annotators at the border of each hypothesis; count those named even once."""
-    level, n = 0.05, 2000
+    """Ask after every label of 400 annotators at the border of each hypothesis; count those named even once."""
+    level, n = 0.05, 400
     random = np.random.default_rng(1)
     for rate, bound in ((0.5, INVERTED), (annotators.USEFUL, RANDOM)):
         table, caught = annotators.start(n), np.zeros(n, np.bool_)
@@ -58,7 +58,7 @@ def test_gold_questions_name_an_inverted_annotator_soon() -> None:
     assert np.median(needed) <= 15
 
 
-def test_the_order_and_grouping_of_judgements_do_not_matter() -> None:
+def test_the_grouping_of_judgements_does_not_matter() -> None:
     random = np.random.default_rng(3)
     who, label, p = random.integers(1, 5, 200), random.integers(2, size=200) * 1.0, random.random(200)
     seconds = random.exponential(5, 200)
@@ -69,9 +69,22 @@ def test_the_order_and_grouping_of_judgements_do_not_matter() -> None:
         annotators.update(single, who[rows], label[rows], p[rows], seconds[rows])
     for name, array in whole.items():
         assert array.tobytes() == single[name].tobytes()
-    turned = annotators.start(5)
-    annotators.update(turned, who[::-1], label[::-1], p[::-1], seconds[::-1])
-    np.testing.assert_allclose(turned["evidence"], whole["evidence"], atol=1e-9)
+
+
+def test_evidence_of_skill_is_an_e_value_at_any_time() -> None:
+    """With labels at random, few runs ever reach log(1 / level); a calibrated model with skill gains all the time."""
+    random, ever, skilled = np.random.default_rng(7), [], []
+    for _ in range(300):
+        tables, most = (annotators.start(2), annotators.start(2)), 0.0
+        for _ in range(60):
+            p = 1 / (1 + np.exp(-2.0 * random.normal(size=1)))
+            annotators.update(tables[0], np.array([1]), random.integers(2, size=1) * 1.0, p)
+            annotators.update(tables[1], np.array([1]), (random.random(1) < p) * 1.0, p)
+            most = max(most, annotators.skill(tables[0]))
+        ever.append(most)
+        skilled.append(annotators.skill(tables[1]))
+    assert np.mean(np.array(ever) >= np.log(10)) <= 0.1
+    assert np.mean(skilled) > 8.0
 
 
 def world(seed: int, fitted: bool, downweigh: bool = True, n: int = 1000) -> tuple[Arrays, float]:
@@ -110,7 +123,7 @@ def test_predictions_from_before_learning_name_the_inverted_and_improve_the_rewa
 def test_the_fitted_model_believes_everyone() -> None:
     """The trap: with few labels for its size, the fitted head explains also what the inverted annotator says."""
     before, after = (world(0, fitted, downweigh=False, n=150)[0] for fitted in (False, True))
-    assert annotators.reliability(after)[5] > annotators.reliability(before)[5] + 0.2
+    assert annotators.reliability(after)[5] > annotators.reliability(before)[5] + 0.1
 
 
 def test_agreement_and_its_interval() -> None:

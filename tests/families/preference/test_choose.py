@@ -60,6 +60,22 @@ def test_propensities_are_the_frequencies_of_arm_and_pair(selector: str) -> None
     assert share == pytest.approx(1.0 if selector == "random" else choose.RANDOM_SHARE, abs=0.02)
 
 
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_equal_answers_are_not_compared(selector: str) -> None:
+    """Candidates 0, 1 and 3 are equal; their draws are, too."""
+    alike, n = np.array([5, 5, 8, 5, 9]), 200
+    draws = np.random.default_rng(2).normal(size=(5, 6))[[0, 0, 2, 0, 4]]
+    found = [choose.pair(draws, selector, (3, at), 0.3, alike) for at in range(n)]
+    assert all(alike[one.first] != alike[one.second] for one in found)
+    same = choose.pair(draws, selector, (3, 0), 0.3, np.zeros(5, np.int64))  # nothing else to compare
+    assert same.first != same.second
+    for one in found[:40]:
+        if selector == "random":  # of 20 ordered pairs 6 are of equal answers
+            assert one.propensity == pytest.approx(1 / 14)
+        elif one.arm == ACTIVE:  # copies of an answer give it no second chance
+            assert {one.first, one.second} <= {0, 2, 4}
+
+
 def test_prompts_are_chosen_in_proportion_to_what_they_teach() -> None:
     draws = np.stack([DRAWS * 0.0, DRAWS * 0.5, DRAWS * 2.0])
     n, seen, stated = 3000, Counter[tuple[int, int]](), Counter[tuple[int, int]]()

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from everlearn.errors import ConfigError, ModelError
-from everlearn.families.preference import examples, text
-from everlearn.families.preference.model import PreferenceModel, build
+from everlearn.families.preference import PreferenceModel, build, examples, text
 from everlearn.families.preference.text import logprobs
 from tests.support import tiny_lms
 from tests.support.preference_loops import MODEL

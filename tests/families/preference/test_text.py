@@ -38,17 +38,20 @@ def test_padding_changes_no_log_probability(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_features_are_sums_of_hidden_states_over_the_answer(name: str) -> None:
+def test_features_are_hidden_states_summed_over_the_answer_and_those_of_its_last_token(name: str) -> None:
     model = tiny(name)
     found = read_answers(model, PROMPTS, ANSWERS, rows=3)
     np.testing.assert_allclose(found.logp, logprobs(model, PROMPTS, ANSWERS).detach().numpy(), atol=1e-5)
     assert found.features.dtype == np.float32
     for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
         states = model(input_ids=torch.tensor([prompt + answer]), output_hidden_states=True).hidden_states
-        sums = [states[layer][0, len(prompt) :].sum(0).detach().numpy() for layer in (1, 2)]
-        np.testing.assert_allclose(found.features[row], [*sums[0], *sums[1], len(answer)], atol=1e-4, rtol=1e-5)
+        held = [states[layer][0].detach().numpy() for layer in (1, 2)]
+        expected = np.concatenate([part for one in held for part in (one[len(prompt) :].sum(0), one[-1])])
+        np.testing.assert_allclose(found.features[row], [*expected, len(answer)], atol=1e-4, rtol=1e-5)
     last = read_answers(model, PROMPTS, ANSWERS, layers=[-1]).features
-    np.testing.assert_allclose(last, found.features[:, 32:], atol=1e-4, rtol=1e-5)
+    np.testing.assert_allclose(last, found.features[:, 64:], atol=1e-4, rtol=1e-5)
+    none = read_answers(model, [[1, 2], [1, 2]], [[], [3]]).features
+    assert not none[0].any()  # an answer that is not there
 
 
 def test_gradients_are_those_of_single_answers() -> None:

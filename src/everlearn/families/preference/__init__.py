@@ -6,6 +6,7 @@ like any other; `policy` and `improve` are the language model and its rounds of 
 `rubric` and `implicit` are sources of judgements. The process that answers requests lives in `app/generator/`.
 """
 
-from everlearn.families.preference.model import PreferenceModel, build
+from everlearn.families.preference.building import build
+from everlearn.families.preference.model import PreferenceModel
 
 __all__ = ["PreferenceModel", "build"]

@@ -3,8 +3,14 @@
 An annotator of reliability q reports the true preference with probability q (one coin: Dawid and Skene 1979, with one
 rate). A label that the reward model predicted with probability p, *before it learned the label*, has likelihood
 q p + (1 - q) (1 - p). A gold question has a known answer, which counts as p = 0.98. The log-likelihood of each
-annotator is kept on a grid of q, so that the posterior needs no old labels and does not depend on their order. The
+annotator is kept on a grid of q, so that the posterior needs no old labels. The
 fitted model must not be the judge: it has explained every annotator's labels, and finds all of them reliable.
+
+An annotator is presumed honest, with a tenth left for all other reliabilities: one that flips a label in five, as a
+broad prior says, makes a head explain surprising labels as flips where it should learn from them.
+
+The same predictions are a test of the model (`skill`): bets on each label before it came, whose gain is an e-value
+against "this model predicts no better than chance".
 
 Naming is a sequential test: the mixture of likelihoods below a bound, divided by the largest likelihood from the bound
 on, is an e-process (Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid inference"). An annotator
@@ -24,10 +30,13 @@ from everlearn.records import Arrays, Floats, Ints
 GRID = np.linspace(0.01, 0.99, 50)  # reliabilities: 0.01, 0.03, ..., 0.99
 CLIP = 0.05  # predictions count as at least this, and at most 1 minus this
 GOLD = 0.98  # probability of the known answer of a gold question
-PRIOR = (4.0, 1.0)  # Beta distribution of an unknown annotator's reliability
+HONEST = 0.9  # prior probability that an annotator errs no more than close answers explain: of the largest q
+PRIOR = (4.0, 1.0)  # Beta distribution of the reliability of the other annotators
 USEFUL = 0.65  # an annotator below it may be named random
 LEVEL = 0.01  # probability of naming an annotator wrongly, for each annotator and test
 HASTY = 1.0  # seconds; quicker judgements are counted
+
+SLOPES = np.linspace(0.0, 1.0, 5)  # of the logits of predictions that are bet on; 0 bets nothing
 
 GOOD, RANDOM, INVERTED = range(3)
 NAMES = ("", "random", "inverted")
@@ -44,6 +53,7 @@ def start(capacity: int = 64) -> Arrays:
     return {
         **first_come.start(capacity),
         "evidence": np.zeros((capacity, len(GRID))),
+        "slopes": np.zeros(len(SLOPES)),
         "judgements": np.zeros((capacity, 7), np.int64),
         "log_seconds": np.zeros(capacity),
         "agreement": np.zeros((capacity, capacity, 2), np.int64),
@@ -58,14 +68,20 @@ def update(arrays: Arrays, who: Ints, label: Floats, proba: Floats, seconds: Flo
     >>> table = start(4)
     >>> update(table, np.array([1] * 40), np.ones(40), np.full(40, 0.9))
     >>> float(reliability(table)[1].round(2))
-    0.97
+    0.99
     """
     if not ((proba >= 0) & (proba <= 1)).all():
         raise InputError(
             "proba: got a value outside [0, 1]; expected P(first preferred) of the model before it learned."
         )
     right = np.where(label > 0.5, proba, 1 - proba)
-    _add(arrays, who, np.clip(right, CLIP, 1 - CLIP))
+    sure = np.clip(right, 1e-6, 1 - 1e-6)
+    logit = np.log(sure / (1 - sure))
+    for at, one in enumerate(who.tolist()):  # one by one, so that a cut into calls changes nothing
+        each = 1 / (1 + np.exp(-SLOPES * logit[at]))  # probability of the label, by slope
+        q = float(_mean(arrays["evidence"][one]))
+        arrays["slopes"] += np.log(2 * (q * each + (1 - q) * (1 - each)))
+        _add(arrays, who[at : at + 1], np.clip(right[at : at + 1], CLIP, 1 - CLIP))
     if seconds is not None:
         timed(arrays, who, seconds)
 
@@ -76,6 +92,19 @@ def timed(arrays: Arrays, who: Ints, seconds: Floats) -> None:
     np.add.at(arrays["judgements"][:, TIMED], who[known], 1)
     np.add.at(arrays["judgements"][:, QUICK], who, known & (seconds < HASTY))
     np.add.at(arrays["log_seconds"], who[known], np.log(seconds[known]))
+
+
+def skill(arrays: Arrays) -> float:
+    """Return the logarithm of the e-value against predictions no better than chance, in nats.
+
+    If labels do not depend on what the model predicts, it ever reaches log(1 / level) with probability at most `level`.
+
+    >>> table = start(4)
+    >>> update(table, np.array([1] * 10), np.ones(10), np.full(10, 0.9))
+    >>> round(skill(table), 2)
+    4.51
+    """
+    return float(np.logaddexp.reduce(arrays["slopes"]) - np.log(len(SLOPES)))
 
 
 def gold(arrays: Arrays, who: Ints, right: NDArray[np.bool_]) -> None:
@@ -128,13 +157,30 @@ def _add(arrays: Arrays, who: Ints, right: Floats) -> None:
 def reliability(arrays: Arrays) -> Floats:
     """Return the posterior mean of each annotator's reliability, (A,): the weight of its labels in `reward.fit`.
 
+    An annotator is honest with the probability `HONEST`, so that a doubt about labels needs evidence, but little of it.
+
     >>> reliability(start(2)).round(2).tolist()
-    [0.8, 0.8]
+    [0.97, 0.97]
     """
+    return np.asarray(_mean(arrays["evidence"]))
+
+
+def _mean(evidence: Floats) -> Floats:
+    """Return the posterior mean of reliabilities, (...,), by evidence on the grid, (..., 50)."""
+    log = evidence + _LOG_PRIOR
+    mass = np.exp(log - log.max(-1, keepdims=True))
+    return np.asarray(mass @ GRID / mass.sum(-1))
+
+
+def _log_prior() -> Floats:
     a, b = PRIOR
-    log = arrays["evidence"] + (a - 1) * np.log(GRID) + (b - 1) * np.log1p(-GRID)
-    mass = np.exp(log - log.max(1, keepdims=True))
-    return np.asarray(mass @ GRID / mass.sum(1))
+    prior = GRID ** (a - 1) * (1 - GRID) ** (b - 1)
+    prior *= (1 - HONEST) / prior.sum()
+    prior[-1] += HONEST
+    return np.asarray(np.log(prior))
+
+
+_LOG_PRIOR = _log_prior()
 
 
 def evidence_below(arrays: Arrays, bound: float) -> Floats:

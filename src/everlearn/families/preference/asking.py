@@ -82,7 +82,9 @@ def ask(
         if theirs:
             found += generate_many(module, [prompt_ids], theirs, seeds=seeds[1:], limit=limit, stop=model.stop)[0]
     logp, draws = _read(model, prompt_ids, found, group)
-    picked = choose.pair(draws, selector, key, chosen.random / (1.0 - share), ours)
+    numbers: dict[tuple[int, ...], int] = {}
+    alike = np.array([numbers.setdefault(one.ids, len(numbers)) for one in found])
+    picked = choose.pair(draws, selector, key, chosen.random / (1.0 - share), ours, alike)
     given = [answer(model, one, version=version, uid=uid, seed=seeds[0]) for one in found[:ours]]
     given += [answer(model, one, version=position, seed=seeds[1]) for one in found[ours:]]
     return Asked(

@@ -109,20 +109,41 @@ def _thompson(draws: Floats) -> Floats:
 
 
 def pair(
-    draws: Floats, selector: str, key: tuple[int, ...], random_share: float = RANDOM_SHARE, own: int = 0
+    draws: Floats,
+    selector: str,
+    key: tuple[int, ...],
+    random_share: float = RANDOM_SHARE,
+    own: int = 0,
+    alike: Ints | None = None,
 ) -> Question:
     """Choose two of one prompt's candidates, with draws (M, E); `prompt` is 0, and its probability 1.
 
     `key` seeds the choice, for instance (seed, number of the question). With probability `random_share`, and always for
     the selector "random", the pair is uniform among the first `own` candidates (0: all), which are the policy's: on
-    other answers the random arm would not show how well the reward model knows the policy.
+    other answers the random arm would not show how well the reward model knows the policy. `alike`, (M,), has equal
+    numbers for equal answers: two equal answers are chosen only where all are, since their label says nothing. A
+    selector counts equal answers once.
 
     >>> pair(np.zeros((2, 4)), "random", (0, 1)).propensity
     0.5
+    >>> one = pair(np.zeros((4, 4)), "random", (0, 1), alike=np.array([7, 7, 7, 9]))
+    >>> sorted([one.first == 3, one.second == 3]), round(one.propensity, 3)  # one of six ordered pairs that differ
+    ([False, True], 0.167)
     """
     random = np.random.default_rng(key)
     active = selector != "random" and random.random() >= random_share
-    each = probabilities(draws, selector) if active else _uniform(len(draws), own)
+    numbers = np.arange(len(draws)) if alike is None else np.asarray(alike)
+    kept = np.sort(np.unique(numbers, return_index=True)[1])
+    if len(kept) < 2:
+        kept = numbers = np.arange(len(draws))
+    if active:
+        each = np.zeros((len(draws), len(draws)))
+        each[np.ix_(kept, kept)] = probabilities(draws[kept], selector)
+    else:
+        different = numbers[:, None] != numbers
+        each = _uniform(len(draws), own) * different
+        each = each if each.any() else _uniform(len(draws), 0) * different
+        each /= each.sum()
     at = int(random.choice(each.size, p=each.ravel() / each.sum()))
     one, other = divmod(at, len(draws))
     share = 1.0 if selector == "random" else (1.0 - random_share if active else random_share)

@@ -1,7 +1,9 @@
 """Features of answers for the reward model: frozen hidden states, whitened by the first answers that were judged.
 
 Which directions answers differ in is known only once answers come. So the first answers are kept as they are, and the
-map is made again whenever their number has doubled, up to 256. Then it stays.
+map is made again whenever their number has doubled, up to 256. Before a policy moves for the first time, `settle` makes
+the map from many answers of the reference, and then it stays: answers of a policy that has begun to concentrate differ
+in few directions.
 
     mapping, centre   the map, as `reward.whiten` makes it; 0 before the first pair
     learn/kept        the first answers, float32 (2, 128, D): the first and the second ones
@@ -55,7 +57,28 @@ def add(arrays: Arrays, first: Singles, second: Singles, whitening: float = 1.0)
     n += 1
     if n & (n - 1):
         return False
-    answers = arrays[KEPT_ANSWERS][:, :n].reshape(2 * n, -1)
+    _make(arrays, arrays[KEPT_ANSWERS][:, :n].reshape(2 * n, -1), whitening)
+    return True
+
+
+def settle(arrays: Arrays, answers: Singles, whitening: float = 1.0) -> None:
+    """Make the map for the last time, in place, from kept answers and others with raw features (n, D).
+
+    >>> arrays = start(2, 2)
+    >>> settle(arrays, np.float32([[0, 1], [1, 0], [1, 1]]))
+    >>> settled(arrays), add(arrays, np.float32([1, 2]), np.float32([2, 1]))
+    (True, False)
+    """
+    kept = arrays[KEPT_ANSWERS][:, : int(arrays[PAIRS][0])].reshape(-1, answers.shape[1])
+    _make(arrays, np.concatenate([kept, answers]), whitening)
+    arrays[PAIRS][:] = KEPT
+
+
+def settled(arrays: Arrays) -> bool:
+    """Return True if the map stays as it is."""
+    return bool(arrays[PAIRS][0] >= KEPT)
+
+
+def _make(arrays: Arrays, answers: Singles, whitening: float) -> None:
     found = reward.whiten(answers, arrays["mapping"].shape[1], whitening)
     arrays["centre"][:], arrays["mapping"][:] = found["centre"], found["mapping"]
-    return True

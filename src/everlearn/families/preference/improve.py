@@ -43,6 +43,7 @@ _MOST = 20.0  # nats by which the reference may be above the policy in one answe
 Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floating]]
 
 
+FREE = 1.0  # nats of KL divergence that need no evidence
 LIMIT = 64  # tokens of a candidate where no limit is known
 
 
@@ -55,8 +56,9 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     in a loop, `schema.answer_tokens`).
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma` are
-    numbers of some methods. `mix` is the weight of the loss of imitating given examples, which keep old skills.
+    the start). Beyond the first, each nat needs `proof` nats of evidence that the reward predicts labels better than
+    chance (0: none). `beta` holds the policy to the reference (default: that of the method); `flip`, `clip` and `gamma`
+    are numbers of some methods. `mix` is the weight of the loss of imitating given examples, which keep old skills.
 
     `rows` answers are computed at a time. `layers` are those whose hidden states are given to the reward (default: the
     middle and the last).
@@ -70,6 +72,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     old: Share = 0.5
     budget: NotNegative = 6.0
     ramp: NotNegative = 16.0
+    proof: NotNegative = 1.0
     beta: NotNegative | None = None
     flip: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1
     clip: Annotated[float, Meta(gt=0, lt=1)] = 0.2
@@ -103,13 +106,16 @@ class Round(NamedTuple):
     repetition: float
 
 
-def allowed(settings: Improve, trusted: float) -> float:
-    """Return the KL divergence that so many trusted labels allow, in nats per answer.
+def allowed(settings: Improve, trusted: float, evidence: float = np.inf) -> float:
+    """Return the KL divergence that so many trusted labels, and so much evidence in nats, allow, in nats per answer.
 
     >>> [allowed(Improve(budget=6.0, ramp=16.0), trusted) for trusted in (0, 32, 1000)]
     [0.0, 2.0, 6.0]
+    >>> [allowed(Improve(proof=2.0), 1000, evidence) for evidence in (-1.0, 4.0, 99.0)]
+    [1.0, 3.0, 6.0]
     """
-    return min(settings.budget, trusted / settings.ramp) if settings.ramp else settings.budget
+    most = min(settings.budget, trusted / settings.ramp) if settings.ramp else settings.budget
+    return min(most, FREE + max(0.0, evidence) / settings.proof) if settings.proof else most
 
 
 def improve(
@@ -120,6 +126,7 @@ def improve(
     *,
     labels: int,
     trusted: float | None = None,
+    evidence: float = np.inf,
     old: Sequence[Ids] = (),
     pairs: TokenPairs | None = None,
     examples: Sequence[tuple[Ids, Ids]] = (),
@@ -130,9 +137,10 @@ def improve(
 
     `reward` maps the ids of prompts, the ids of answers, and features float32 (n, d) of the frozen reference to scores
     (n,), larger for better, in logits. It is asked once a step, about answers that all differ. `labels` is the number
-    learned so far; `trusted` that of trusted ones (default: all). `pairs` are judged pairs for the methods that learn
-    from them; without any, the reward labels pairs of candidates. `examples` are prompts with answers to imitate in
-    all steps, as Ouyang et al. 2022 mix old data in (arXiv 2203.02155, eq. 2). `stop` tokens end an answer.
+    learned so far; `trusted` that of trusted ones (default: all), and `evidence` as in `allowed`. `pairs` are judged
+    pairs for the methods that learn from them; without any, the reward labels pairs of candidates. `examples` are
+    prompts with answers to imitate in all steps, as Ouyang et al. 2022 mix old data in (arXiv 2203.02155, eq. 2).
+    `stop` tokens end an answer.
 
     Raises `InputError` without prompts, `ConfigError` for an unknown method, `ModelError` for scores that are not
     finite or of another shape.
@@ -151,7 +159,7 @@ def improve(
     chosen = method(settings.method)
     beta = chosen.beta if settings.beta is None else settings.beta
     dials = Hyperparameters(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
-    budget = allowed(settings, labels if trusted is None else trusted)
+    budget = allowed(settings, labels if trusted is None else trusted, evidence)
     measured = []
     for step in range(settings.steps):
         draw = np.random.default_rng([seed, labels, step])

@@ -23,14 +23,11 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
-import msgspec
 import numpy as np
 from msgspec import structs
 
 from everlearn.errors import InputError, ModelError
-from everlearn.families.neural.settings import Lora
 from everlearn.families.preference import (
     annotators,
     asking,
@@ -46,16 +43,17 @@ from everlearn.families.preference import (
     memories,
     pair_rows,
     reward,
+    sampling,
     settings,
     summary,
     text,
 )
 from everlearn.families.preference.pair_rows import ACTIVE, AGAIN, GOLD, RANDOM, REPEAT, PairRows
 from everlearn.families.preference.parts import REMEMBERED, name_of, untrained_head, untrained_parts
-from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
-from everlearn.families.preference.policy_folder import read_adapters, write_policy
+from everlearn.families.preference.policy import Policy
+from everlearn.families.preference.policy_folder import write_policy
 from everlearn.families.preference.settings import Settings
-from everlearn.families.preference.summary import LABELS, REPEATED, ROUNDS, TRUSTED
+from everlearn.families.preference.summary import EVIDENCE, LABELS, REPEATED, ROUNDS, TRUSTED
 from everlearn.families.preference.text import Ids
 from everlearn.model import LEARN, compare, described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
@@ -64,8 +62,12 @@ from everlearn.schema.question import Asked
 
 RECENT = 192  # newest labels, of which those of a group stay when it has drifted
 NOMINATING = 8  # newest prompts by which a candidate is nominated
+SPREAD = 256  # answers of the reference that the map of features is made from
 HEAVIEST = 10.0  # a weight counts as at most this
 MARKUP = frozenset("*#`|_>-\n")  # characters whose number is the format of an answer
+
+
+_SETTLING = 1  # last part of the key of random numbers
 
 
 class PreferenceModel:
@@ -300,6 +302,8 @@ class PreferenceModel:
                 laplace.fit(parts["reward"], reliability)
         self._remember(rows, row, label, weight, float(reliability[who[0]]), int(group[0]))
         parts["progress"]["counts"][TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
+        counts = parts["progress"]["counts"]
+        counts[EVIDENCE] = max(counts[EVIDENCE], annotators.skill(parts["annotators"]))
         self._count(LABELS, weight)
 
     def _count(self, what: int, weight: float) -> None:
@@ -323,17 +327,38 @@ class PreferenceModel:
         """Move the reward model by one label; start it again on all labels where their features changed."""
         parts = self._parts
         if len(rows.second[row]) and features.add(parts["features"], first, second, self.settings.reward.whitening):
-            head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
-            if n:
-                kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
-                answers = [features.mapped(parts["features"], one) for one in kept]
-                columns: dict[str, Any] = {name: head[f"learn/{name}"][:n].copy() for name in reward.Pairs._fields[2:]}
-                fresh = untrained_head(self.settings, head["weights"].shape[1])
-                reward.append(fresh, reward.Pairs(answers[0], answers[1], **columns), q)
-                for name, array in fresh.items():
-                    head[name][...] = array
-                laplace.fit(head, q)
+            self._remap(q)
         reward.learn(parts["reward"], self._pair(rows, row, first, second, label, weight), q)
+
+    def _remap(self, q: Floats) -> None:
+        """Start the reward model again on its labels, whose raw features are kept, after their map changed."""
+        parts = self._parts
+        head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
+        if n:
+            kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
+            answers = [features.mapped(parts["features"], one) for one in kept]
+            columns: dict[str, Any] = {name: head[f"learn/{name}"][:n].copy() for name in reward.Pairs._fields[2:]}
+            fresh = untrained_head(self.settings, head["weights"].shape[1])
+            reward.append(fresh, reward.Pairs(answers[0], answers[1], **columns), q)
+            for name, array in fresh.items():
+                head[name][...] = array
+            laplace.fit(head, q)
+
+    def _settle(self, prompts: list[Ids]) -> None:
+        """Make the map of features for the last time, from answers of the reference."""
+        parts, key = self._parts, (self.settings.seed, _SETTLING)
+        if features.settled(parts["features"]):
+            return
+        each = -(-SPREAD // len(prompts))
+        seeds = np.random.default_rng(key).integers(2**62, size=len(prompts)).tolist()
+        raw = []
+        with self.policy.reference() as module:
+            for prompt, seed in zip(prompts, seeds, strict=True):
+                limit = self.settings.improve.limit or self.settings.pairs.answer_tokens
+                found = sampling.generate(module, prompt, each, seed=seed, limit=limit, stop=self.stop)
+                raw.append(self._raw(prompt, [one.ids for one in found]))
+        features.settle(parts["features"], np.concatenate(raw), self.settings.reward.whitening)
+        self._remap(annotators.reliability(parts["annotators"]))
 
     def _measure(self, rows: PairRows, row: int, raw: tuple[Singles, Singles], error: float, weight: float) -> None:
         """Measure one judged pair before the reward model learns it."""
@@ -357,6 +382,8 @@ class PreferenceModel:
         newest = int(parts["pool"]["prompts"][:, memories.STAMP].max())
         new, old = memories.since(parts["pool"], newest - chosen.round + 1)
         known = memories.groups(parts["pool"])
+        if chosen.reward.learn and not counts[ROUNDS]:
+            self._settle([one.tolist() for one in new])
 
         def score(prompts: list[Ids], answers: list[Ids], raw: Singles) -> Floats:
             numbers = [known.get(np.asarray(one, np.int32).tobytes(), 0) for one in prompts]
@@ -376,6 +403,7 @@ class PreferenceModel:
             ),
             labels=int(counts[LABELS] + counts[REPEATED]),
             trusted=float(counts[TRUSTED]),
+            evidence=float(counts[EVIDENCE]) if chosen.reward.learn else np.inf,
             old=[one.tolist() for one in old],
             pairs=memories.held(parts["judged"]) if "judged" in parts else None,
             examples=examples.held(parts["examples"]) if "examples" in parts else (),
@@ -429,55 +457,3 @@ class PreferenceModel:
             return 0.0
         written = self.tokenizer.decode(answer.tolist(), skip_special_tokens=True)
         return float(np.log1p(sum(character in MARKUP for character in written)))
-
-
-def build(spec: Mapping[str, Any]) -> PreferenceModel:
-    """Build a preference model from a spec; see `settings.Settings`.
-
-    Raises `ConfigError` for a wrong setting or a model that cannot be loaded, `MissingExtra` without transformers.
-    """
-    chosen = settings.read(spec)
-    named = chosen.tokenizer or ("" if ":" in chosen.model else chosen.model)  # a function makes no tokenizer
-    if chosen.weights == "all":  # nothing is frozen that could be shared
-        return _made(chosen, _policy(chosen), load_tokenizer(named))
-    key = msgspec.json.encode(chosen)
-    origin = _ORIGINS.get(key)
-    if origin is None:
-        origin = _ORIGINS[key] = _Origin(_policy(chosen), load_tokenizer(named))
-    made = _made(chosen, copy(origin.policy), origin.tokenizer)
-    made.origin = origin
-    return made
-
-
-def _made(chosen: Settings, policy: Policy, tokenizer: Any) -> PreferenceModel:
-    bounds, taught = chosen.pairs, list[tuple[Ids, Ids]]()
-    if chosen.examples:
-        stop = text.stop_tokens(policy.module, tokenizer)
-        taught += examples.read(chosen.examples, tokenizer, stop, (bounds.prompt_tokens, bounds.answer_tokens))
-    return PreferenceModel(chosen, policy, tokenizer, taught)
-
-
-class _Origin:
-    """An untrained policy whose frozen weights all models of one spec share, as long as one of them lives."""
-
-    def __init__(self, policy: Policy, tokenizer: Any) -> None:
-        self.policy = policy
-        self.tokenizer = tokenizer
-
-
-_ORIGINS: WeakValueDictionary[bytes, _Origin] = WeakValueDictionary()  # by spec
-
-
-def _policy(chosen: Settings) -> Policy:
-    module = load_model(chosen.model, device=chosen.device, dtype=chosen.dtype)
-    return Policy(
-        module,
-        lora=read_adapters(module, chosen.adapter) if chosen.adapter else _lora(chosen),
-        optimizer=chosen.optimizer,
-        value=chosen.improve.method == "ppo",
-        seed=chosen.seed,
-    )
-
-
-def _lora(chosen: Settings) -> Lora | None:
-    return chosen.lora if chosen.weights == "adapters" else None

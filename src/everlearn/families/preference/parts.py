@@ -55,7 +55,7 @@ def untrained_parts(chosen: Settings, raw: int, taught: examples.Taught) -> dict
         "measures": measures.start(bounds.sources),
         "asking": choose.start(),
         "progress": {
-            "counts": np.zeros(4),
+            "counts": np.zeros(5),
             "first": np.zeros(1 + len(improve.Round._fields)),
             "rounds": np.zeros((REMEMBERED, 1 + len(improve.Round._fields))),
         },

@@ -10,7 +10,7 @@ from everlearn.families.preference import annotators, first_come
 from everlearn.families.preference.improve import Round
 from everlearn.records import Arrays
 
-LABELS, TRUSTED, ROUNDS, REPEATED = range(4)  # of "counts" in the part "progress"
+LABELS, TRUSTED, ROUNDS, REPEATED, EVIDENCE = range(5)  # of "counts" in the part "progress"; the last in nats
 SHOWN = 64  # annotators
 
 
@@ -23,7 +23,7 @@ def summary(progress: Arrays, people: Arrays) -> dict[str, Any]:
     its `digest` (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds`,
     `hasty`, `consistency` on repeated pairs and the share of `gold` questions answered rightly; None where unknown.
 
-    >>> empty = {"counts": np.zeros(4), "rounds": np.zeros((4, 1 + len(Round._fields)))}
+    >>> empty = {"counts": np.zeros(5), "rounds": np.zeros((4, 1 + len(Round._fields)))}
     >>> summary(empty, annotators.start(4))["policy"] is None
     True
     """

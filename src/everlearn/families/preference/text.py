@@ -187,9 +187,9 @@ def read_answers(
 ) -> FrozenPass:
     """Return log-probabilities and features of answers, from one pass of `rows` at a time, without gradients.
 
-    Features are the hidden states of each of `layers` (0: the embedding, -1: the last; default: the middle and the
-    last), summed over the answer's tokens, then the number of tokens. Sums, not averages: the average hides a phrase
-    in a long answer.
+    Features are, for each of `layers` (0: the embedding, -1: the last; default: the middle and the last), the hidden
+    states summed over the answer's tokens and the one of its last token; then the number of tokens. Sums, not averages:
+    the average hides a phrase in a long answer. The sum hardly knows the order of tokens, which the last state does.
     """
     logp, features = [], []
     for at in range(0, len(prompts), rows):
@@ -199,8 +199,11 @@ def read_answers(
             states = done.hidden_states
             chosen = layers or ((len(states) - 1) // 2, len(states) - 1)
             marked = batch.answer[..., None]
-            sums = [(states[i][:, -marked.shape[1] :].float() * marked).sum(1) for i in chosen]
-            features.append(torch.cat([*sums, batch.answer.sum(1, keepdim=True).float()], 1).cpu())
+            parts = []
+            for i in chosen:
+                of_answer = states[i][:, -marked.shape[1] :].float() * marked
+                parts += [of_answer.sum(1), of_answer[:, -1]]
+            features.append(torch.cat([*parts, batch.answer.sum(1, keepdim=True).float()], 1).cpu())
             logp.append(_of_answers(done.logits, batch).sum(1).cpu())
     if not logp:
         raise InputError("answers: got none; expected at least one")
