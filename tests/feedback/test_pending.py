@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.feedback.pending import EARLY_SHARE, Earlier, Early, PendingPrediction, PendingPredictions, charge
+from everlearn.feedback.pending import (
+    EARLY_SHARE,
+    Earlier,
+    Early,
+    PendingPrediction,
+    PendingPredictions,
+    charge,
+    most_features,
+)
 from everlearn.records import Batch, Label, Preference, Reward
 from everlearn.schema import shape
 from everlearn.spec import FeedbackSpec, Schema, Spec
@@ -110,6 +118,7 @@ def test_evictions_depend_on_nothing_that_a_prediction_holds(rows):
         ({"schema": {"fields": {"a": "numeric", "b": "numeric", "c": "categorical"}}}, 4),
         ({"schema": {"fields": {"a": "numeric", "c": "categorical", "d": "categorical"}}}, 8),
         ({"schema": {"fields": {"a": "numeric", "c": "categorical", "t": "text"}}}, 256 * 8),
+        ({"schema": {"fields": {"a": "numeric", "c": "categorical", "t": "tokens"}}}, 256 * 8),
         ({"schema": {"classes": (0, 1, 2), "task": "multiclass"}}, 9 * 4),
         ({"seed": 7, "mode": "live", "tick": 3, "feedback": FeedbackSpec(bytes=9)}, 0),
     ],
@@ -120,6 +129,12 @@ def test_the_charge_follows_from_the_settings(changes, more):
     after = Schema(**(plain | changes.get("schema", {})))
     spec = Spec(schema=after, **{name: value for name, value in changes.items() if name != "schema"})
     assert charge(spec, shape(after)) - charge(Spec(schema=before), shape(before)) == more
+
+
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_text_and_tokens_set_no_bound_on_the_features_of_a_row(kind):
+    schema = Schema(label="y", task="regression", fields={"c": "categorical", "t": kind})
+    assert most_features(schema) == 1 << 30
 
 
 def test_what_another_set_holds_is_adopted_with_the_scores_known_here():

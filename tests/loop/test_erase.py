@@ -390,7 +390,7 @@ def test_a_person_is_erased_by_the_value_that_the_application_used(tmp_path: Pat
 @pytest.mark.parametrize(
     ("subject", "values"),
     [
-        ("7", [7, 7.0, "7"]),
+        ("7", [7, 7.0, "7", " 7.0"]),
         ("7.0", [7, 7.0, "7", "7.0"]),  # as release 0.1.0 wrote it where the application said 7.0
         ("true", [True, "true", "True"]),
         ("True", [True, "true", "True"]),
@@ -407,6 +407,15 @@ def test_a_subject_is_found_in_all_its_spellings(tmp_path: Path, subject: str, v
             assert found.positions == [1, 2], value
         assert find(log, settings(), {"user": 8}).positions == []
         assert find(log, settings(), {"user": "truest"}).positions == []
+
+
+@pytest.mark.parametrize("held", [7, 7.0, "7", "7.0", " 7 "])
+@pytest.mark.parametrize("value", [7, 7.0, "7.0", " 7"])
+def test_a_category_is_found_in_all_its_spellings(tmp_path: Path, held: Any, value: Any) -> None:
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([Prediction("one", {"a": 1.0, "c": held}, 0, (0.5, 0.5), "v")])
+        log.append([Prediction("two", {"a": 1.0, "c": "70"}, 0, (0.5, 0.5), "v")])
+        assert find(log, settings(), {"c": value}).positions == [1]
 
 
 def test_an_open_loop_is_not_erased_from(tmp_path: Path) -> None:

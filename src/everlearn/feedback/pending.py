@@ -28,14 +28,15 @@ TEXT_FEATURES = 256  # hashed features charged for each text field; a longer tex
 _OVERHEAD = 2_100  # bytes that Python and numpy objects cost for each entry, beside the arrays
 _TRACE = 300  # bytes that Python and numpy objects cost for each trace, beside its values
 _EACH_DECISION = 200  # such bytes for each decision that waits
+_LONG = frozenset(["text", "tokens"])  # kinds whose values set no bound on the features of a row
 _ROLES = 3  # contestants beside challengers and their candidates: champion, previous, frozen
 
 
 def most_features(schema: Schema) -> int:
-    """Return the most hashed features that a row can have; text sets no bound (2**30), a pair of answers does."""
+    """Return the most hashed features that a row can have; text and tokens set no bound (2**30), a pair does."""
     if schema.task == "preference":
         return pairs.width(schema)
-    return 1 << 30 if "text" in schema.fields.values() else _categories(schema)
+    return 1 << 30 if not _LONG.isdisjoint(schema.fields.values()) else _categories(schema)
 
 
 def decision(uid: int) -> int:
@@ -47,15 +48,15 @@ def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
     """Return the bytes that one waiting prediction is charged; `shape` is that of `everlearn.schema.shape`.
 
     The charge follows from the settings alone: the longest row, and the scores of as many contestants as they allow.
-    So evictions depend neither on the roster's history nor on the length of ids. Each text field is charged for
-    256 hashed features, so a log of longer texts takes more memory than `feedback.bytes`. A pair of answers is charged
-    for the longest one.
+    So evictions depend neither on the roster's history nor on the length of ids. Each field of text or tokens is
+    charged for 256 hashed features, so a log of longer ones takes more memory than `feedback.bytes`. A pair of answers
+    is charged for the longest one.
 
     >>> plain = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric", "c": "categorical"})
     >>> charge(Spec(schema=plain), {"dense": 1, "classes": 2})
     2184
     """
-    texts = list(spec.schema.fields.values()).count("text")
+    texts = sum(kind in _LONG for kind in spec.schema.fields.values())
     features = _categories(spec.schema) + TEXT_FEATURES * texts
     if spec.schema.task == "preference":
         features = pairs.width(spec.schema)

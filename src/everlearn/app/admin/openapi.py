@@ -25,6 +25,7 @@ EXAMPLES: dict[str, Any] = {
     "boolean": True,
     "categorical": "a",
     "text": "some words",
+    "tokens": ["a", "b"],
     "datetime": "2026-01-31T08:30",
 }
 PROBLEM = {
@@ -237,6 +238,7 @@ _KINDS: dict[str, Document] = {
     "boolean": {"type": ["boolean", "null"]},
     "categorical": {"type": ["string", "number", "boolean", "null"], "minimum": -LARGEST, "maximum": LARGEST},
     "text": {"type": ["string", "null"]},
+    "tokens": {"type": ["array", "null"], "items": {**_NUMBER, "type": ["string", "integer"]}},
     "datetime": {"type": ["string", "null"], "format": "date-time"},
 }
 

@@ -13,7 +13,7 @@ import msgspec
 from everlearn.errors import InputError
 from everlearn.events import KINDS, Log, scan
 from everlearn.records import Event, Example, Label, Prediction, Preference, Rejected, Reward, Scalar
-from everlearn.schema import meaning
+from everlearn.schema import forms, meaning
 from everlearn.spec import Spec
 
 _TAUGHT = (Example, Label, Reward, Preference)
@@ -37,9 +37,9 @@ class Found:
 def find(log: Log, spec: Spec, where: Mapping[str, Scalar]) -> Found:
     """Return all events about the rows in which every field in `where` has its value, or whose subject has.
 
-    Two values are the same if they name the same category: 17, 17.0 and "17"; true and True. The result holds
-    predictions, examples, all feedback for them, and rejected rows that hold the values. Reads the whole log once.
-    Raises InputError for a field or value that no row can have.
+    Two values are the same if they name the same category: 17, 17.0, "17" and " 17.0"; true, True and "True". The
+    result holds predictions, examples, all feedback for them, and rejected rows that hold the values. Reads the whole
+    log once. Raises InputError for a field or value that no row can have.
     """
     _check(spec, where)
     wanted = {name: _text(value) for name, value in where.items()}
@@ -116,8 +116,8 @@ def _spellings(value: Scalar) -> frozenset[str]:
 
 
 def _text(value: Any) -> str:
-    """Return the text of a value as a category; lists and the like have the text that Python gives."""
+    """Return the one spelling of a value as a category; lists and the like have the text that Python gives."""
     try:
-        return meaning.category(value).decode()
+        return forms.spelled(meaning.category(value)).decode()
     except InputError:
         return str(value)
