@@ -36,6 +36,8 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     `fields` maps a name to its kind: "numeric", "boolean", "categorical", "text", "datetime" or
     "vector[n]". `classes` lists the labels in class order (empty for a regression). Categories and words are
     hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
+    `origin` maps numeric and vector fields to a number that is subtracted from each value, in float64, before the value
+    becomes a float32: the changes of a timestamp or a meter are lost without it.
     `layout` numbers the way in which rows are encoded (stored specs only).
 
     The task "preference" has no classes, and its fields are kept beside each pair of answers. It alone has the other
@@ -49,6 +51,7 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     classes: tuple[Scalar, ...] = ()
     bits: Annotated[int, Meta(ge=8, le=28)] = 18
     interactions: bool = False
+    origin: dict[str, float] = {}
     prompt_tokens: Positive = 512
     answer_tokens: Positive = 256
     vocabulary: Count = 0

@@ -1,6 +1,6 @@
 """Raw records to batches: the same encoding in serving and in learning, for a single row and for whole columns.
 
-Dense columns, in field order: a number is itself, a truth value 0 or 1, a vector its numbers, and a moment five
+Dense columns, in field order: a number is itself less the origin of its field, a truth value 0 or 1, a vector its numbers, and a moment five
 numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed columns: each category and
 each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists what becomes of odd values.
 """
@@ -28,7 +28,7 @@ from everlearn.records import (
     Singles,
     Target,
 )
-from everlearn.schema import columnar, meaning
+from everlearn.schema import columnar, meaning, origins
 from everlearn.schema.layout import shape, width
 from everlearn.schema.meaning import LARGEST
 from everlearn.spec import Schema
@@ -80,6 +80,7 @@ class Encoder:
         self._only_numbers = tuple(name for name, kind, _ in self._dense if kind == "numeric")
         if len(self._only_numbers) < len(self._dense):
             self._only_numbers = ()
+        self._origins = origins.subtracted(schema)
         self._crossed = schema.interactions and len(self._categories) > 1
         self._mask = np.uint64((1 << schema.bits) - 1)
         self._index = _index(schema.classes)
@@ -102,7 +103,7 @@ class Encoder:
         for name, kind, wide in self._dense:
             if name in parts:
                 values, faults = self._dense_column(parts[name], kind, wide)
-                dense[:, at : at + wide] = values.reshape(n, wide)
+                dense[:, at : at + wide] = self._float32(values.reshape(n, wide), at)
                 problems += [Problem(row, name, reason) for row, reason in faults]
             at += wide
         dense[np.isnan(dense)] = np.nan  # NaN has several bit patterns; keep one
@@ -135,7 +136,7 @@ class Encoder:
                 cells.append(meaning.category(features.get(name)))
         except InputError as error:
             raise InputError(f"field {name!r}: {error}") from None
-        dense = np.array(numbers, np.float64).astype(np.float32).reshape(1, len(numbers))
+        dense = self._float32(np.array(numbers, np.float64)).reshape(1, len(numbers))
         if not cells:
             return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
         data, offsets = meaning.joined(cells)
@@ -256,7 +257,7 @@ class Encoder:
             return None
         if (np.abs(numbers) > LARGEST).any():
             return None
-        dense = numbers.astype(np.float32).reshape(len(records), len(self._only_numbers))
+        dense = self._float32(numbers.reshape(len(records), len(self._only_numbers)))
         dense[np.isnan(dense)] = np.nan  # keep one bit pattern of NaN
         return dense
 
@@ -265,7 +266,14 @@ class Encoder:
         for record in records:
             for name, kind, wide in self._dense:
                 numbers += _dense_value(record.get(name), kind, wide)
-        return np.array(numbers, np.float64).astype(np.float32).reshape(len(records), self.shape["dense"])
+        return self._float32(np.array(numbers, np.float64).reshape(len(records), self.shape["dense"]))
+
+    def _float32(self, numbers: Floats, at: int = 0) -> Singles:
+        """Return numbers, float64 (..., columns), as float32, less the origins of the columns from `at` on."""
+        if self._origins is not None:
+            moved = numbers - self._origins[at : at + numbers.shape[-1]]
+            numbers = np.clip(moved, -LARGEST, LARGEST)  # a difference may leave the range of float32
+        return numbers.astype(np.float32)
 
     def _hashed_rows(self, records: Sequence[Mapping[str, Any]]) -> Any:
         """Return the same rows as `_hashed_columns`, faster for a few rows."""

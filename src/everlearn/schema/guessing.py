@@ -14,7 +14,7 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.records import Scalar, Task
-from everlearn.schema import columnar, meaning
+from everlearn.schema import columnar, meaning, origins
 from everlearn.schema.layout import require
 from everlearn.spec import Schema
 
@@ -43,7 +43,7 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     a weekday) or named like an identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; ISO dates
     are datetime. Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical.
     Lists of numbers of one length are vectors. Identifiers with another value in every row and columns of nested values
-    are left out. `bits` leaves 64 hashed columns for each category found, and is 18 where there is text.
+    are left out. A numeric field whose values lie far from 0 has an `origin`. `bits` leaves 64 hashed columns for each category found, and is 18 where there is text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
@@ -62,7 +62,9 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
         len(set(columnar.values_of(parts[name]))) for name, kind in fields.items() if kind == "categorical"
     )
     bits = MOST_BITS if "text" in fields.values() else min(max((64 * categories).bit_length(), FEWEST_BITS), MOST_BITS)
-    return Schema(label=label, task=found, fields=fields, classes=classes, bits=bits)
+    middles = {name: origins.guess(columnar.numbers(parts[name])[0]) for name in fields if fields[name] == "numeric"}
+    origin = {name: middle for name, middle in middles.items() if middle is not None}
+    return Schema(label=label, task=found, fields=fields, classes=classes, bits=bits, origin=origin)
 
 
 def kind_of(name: str, part: Any) -> str | None:
