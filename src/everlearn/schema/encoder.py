@@ -1,8 +1,9 @@
 """Raw records to batches: the same encoding in serving and in learning, for a single row and for whole columns.
 
-Dense columns, in field order: a number is itself less the origin of its field, a truth value 0 or 1, a vector its numbers, and a moment five
-numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed columns: each category and
-each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists what becomes of odd values.
+Dense columns, in field order: a number is itself less the origin of its field, a truth value 0 or 1, a vector its
+numbers, and a moment five numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed
+columns: each category and each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists
+what becomes of odd values.
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     a weekday) or named like an identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; ISO dates
     are datetime. Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical.
     Lists of numbers of one length are vectors. Identifiers with another value in every row and columns of nested values
-    are left out. A numeric field whose values lie far from 0 has an `origin`. `bits` leaves 64 hashed columns for each category found, and is 18 where there is text.
+    are left out. A numeric field whose values lie far from 0 has an `origin`. `bits` leaves 64 hashed columns for each
+    category found, and is 18 where there is text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
