@@ -110,7 +110,7 @@ def test_every_row_is_that_of_plain_numpy(spec: dict[str, Any], entries: int) ->
     weight = draw.choice([0.5, 1.0, 2.0], 400)
     model = build({**spec, "dense": 3, "hashed": 20 if entries else 0})
     if task == "regression":  # the scale of the numbers to predict moves; the oracle has a fixed one
-        model.arrays["moments"][:, -1] = [1e12, 0.0, 1e12]
+        model.arrays["moments"][:3, -1] = [1e12, 0.0, 1e12]
     got = model.learn(batch_of(x, hashed), y, weight.astype(np.float32))
     scores = 3 if task == "multiclass" else 1
     wanted, mixture = oracle(task, standardized(x), hashed, y, weight, scores)

@@ -40,7 +40,7 @@ QUANTILE = {"task": "regression", "classes": 0, "loss": "quantile"}
             "loss_parameter: got 0.0; expected a finite number above",
         ),
         ({"task": "multiclass", "classes": 1}, "classes: got 1; expected at least 2"),
-        ({"layout": 4}, "layout: got 4; expected 1 to 3. Open it with the release that wrote it, or a newer one"),
+        ({"layout": 5}, "layout: got 5; expected 1 to 4. Open it with the release that wrote it, or a newer one"),
     ],
 )
 def test_wrong_settings_are_named(change: dict[str, Any], message: str) -> None:

@@ -10,12 +10,23 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.blend import SCALE, blended, prior_score, score_blend, step_blend, step_mixture
+from everlearn.families.linear.blend import (
+    SCALE,
+    SHARE,
+    blended,
+    next_gain,
+    prior_score,
+    score_blend,
+    step_blend,
+    step_mixture,
+)
+from everlearn.families.linear.checkpoints import ROWS, check_block
 from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.losses import sigmoid, slope
 from everlearn.families.linear.normalized import rescale_weights, rescaled, score_rescaled, step_normalized
 from everlearn.families.linear.quick import descend_dense, step_quick
 from everlearn.families.linear.settings import (
+    ADAPTIVE,
     BLEND,
     CLIP,
     HUBER,
@@ -120,14 +131,24 @@ def encode(dense: Singles, i: int, standardizes: bool, moments: Floats, x: Float
 
 
 @inlined
-def count_row(dense: Singles, i: int, moments: Floats, clip: float) -> None:
-    """Add row i to the moments of its columns; missing values are not counted."""
+def count_and_encode(dense: Singles, i: int, moments: Floats, clip: float, x: Floats) -> None:
+    """Write the inputs of row i as `encode` does, and add the row to the moments; missing values are not counted."""
+    checked = moments.shape[0] == ROWS
     for j in range(dense.shape[1]):
         v: float = np.float64(dense[i, j])
-        if abs(v) < math.inf:
-            v = bounded(v, moments[0, j], moments[1, j], moments[2, j], clip)
-            n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
-            moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
+        if not abs(v) < math.inf:
+            x[j] = 0.0
+            continue
+        before = moments[0, j], moments[1, j], moments[2, j]
+        n, mean, m2 = welford(v, before[0], before[1], before[2])
+        x[j] = standardized(v, n, mean, m2)
+        within = bounded(v, before[0], before[1], before[2], clip)
+        if within != v:
+            n, mean, m2 = welford(within, before[0], before[1], before[2])
+        moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
+        if checked:
+            check_block(moments, j, v)
+    append_products(dense.shape[1], x)
 
 
 @inlined
@@ -355,9 +376,10 @@ def learn_rows(
         if len(indices) > 0:
             row_indices, row_values = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]]
         learned = row_weight > 0.0 and row_weight < math.inf and abs(y[i]) < math.inf
-        encode(dense, i, standardizes, moments, x)
         if learned and standardizes:
-            count_row(dense, i, moments, clip)
+            count_and_encode(dense, i, moments, clip, x)
+        else:
+            encode(dense, i, standardizes, moments, x)
         score(optimizer, loss, weights, table, blend, x, row_indices, row_values, m, parts)
         centre, spread = target_scale(scales_target, moments)
         if optimizer == BLEND:  # here, since exponentials cost ten times as much between vectorised loops
@@ -406,9 +428,12 @@ def learn_row(
     """
     loss, rate, l1, l2 = int(settings[LOSS]), settings[RATE], settings[L1], settings[L2]
     squared_norm = squared_length(x) if optimizer in (BLEND, QUICK) else 0.0
-    common_rate = rate
+    common_rate, gain = rate, 1.0
     if optimizer == BLEND:
         step_mixture(loss, parts, p, target, weight, shape, blend)
+        if settings[ADAPTIVE] != 0.0:
+            gain = counts[1]
+            counts[1] = next_gain(gain, blend[SHARE])
     elif optimizer == NORMALIZED:
         common_rate *= rescale_weights(weights, table, counts, x, indices, values, weight)
     for k in range(len(p)):
@@ -431,6 +456,7 @@ def learn_row(
                 l1,
                 l2,
                 counts[0],
+                gain,
             )
         elif optimizer == QUICK:
             step_quick(loss, p[k], t, weight, shape, weights, table, k, x, squared_norm, indices, values, rate, l1, l2)
