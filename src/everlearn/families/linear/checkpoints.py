@@ -25,8 +25,12 @@ LONGEST = 10_000.0  # values of a stretch
 
 
 @inlined
-def check_block(moments: Floats, j: int, v: float) -> None:
-    """Add a value, which is counted already, to the block of column j; at the end of a block compare and reset it."""
+def check_block(moments: Floats, j: int, v: float) -> bool:
+    """Add a value, which is counted already, to the block of column j; at the end of a block compare and reset it.
+
+    Return True if the moments went back to the checkpoint.
+    """
+    back = False
     away = v - moments[MEAN, j]
     held = moments[BLOCK_COUNT, j] + 1.0
     squares = moments[BLOCK_SQUARES, j] + away * away
@@ -37,5 +41,7 @@ def check_block(moments: Floats, j: int, v: float) -> None:
             moments[COUNT, j], moments[MEAN, j], moments[SQUARES, j] = n, moments[1, j], m2
         elif squares * saved_n <= BACK * saved_m2 * held or NEARER * squares * n <= m2 * held:
             moments[0, j], moments[1, j], moments[2, j] = saved_n, moments[MEAN, j], saved_m2
+            back = True
         held = squares = 0.0
     moments[BLOCK_COUNT, j], moments[BLOCK_SQUARES, j] = held, squares
+    return back

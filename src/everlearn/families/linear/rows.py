@@ -12,7 +12,9 @@ import numpy as np
 
 from everlearn.families.linear.blend import (
     SCALE,
+    SCALE_CURVATURE,
     SHARE,
+    SHARE_CURVATURE,
     blended,
     next_gain,
     prior_score,
@@ -131,9 +133,12 @@ def encode(dense: Singles, i: int, standardizes: bool, moments: Floats, x: Float
 
 
 @inlined
-def count_and_encode(dense: Singles, i: int, moments: Floats, clip: float, x: Floats) -> None:
-    """Write the inputs of row i as `encode` does, and add the row to the moments; missing values are not counted."""
-    checked = moments.shape[0] == ROWS
+def count_and_encode(dense: Singles, i: int, moments: Floats, clip: float, x: Floats) -> bool:
+    """Write the inputs of row i as `encode` does, and add the row to the moments; missing values are not counted.
+
+    Return True if the moments of a column went back to their checkpoint.
+    """
+    checked, back = moments.shape[0] == ROWS, False
     for j in range(dense.shape[1]):
         v: float = np.float64(dense[i, j])
         if not abs(v) < math.inf:
@@ -147,8 +152,9 @@ def count_and_encode(dense: Singles, i: int, moments: Floats, clip: float, x: Fl
             n, mean, m2 = welford(within, before[0], before[1], before[2])
         moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
         if checked:
-            check_block(moments, j, v)
+            back |= check_block(moments, j, v)
     append_products(dense.shape[1], x)
+    return back
 
 
 @inlined
@@ -377,7 +383,9 @@ def learn_rows(
             row_indices, row_values = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]]
         learned = row_weight > 0.0 and row_weight < math.inf and abs(y[i]) < math.inf
         if learned and standardizes:
-            count_and_encode(dense, i, moments, clip, x)
+            back = count_and_encode(dense, i, moments, clip, x)
+            if back and optimizer == BLEND:  # share and scale were learned from inputs of a bad stretch
+                blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0
         else:
             encode(dense, i, standardizes, moments, x)
         score(optimizer, loss, weights, table, blend, x, row_indices, row_values, m, parts)
