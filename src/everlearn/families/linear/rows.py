@@ -22,7 +22,7 @@ from everlearn.families.linear.blend import (
     step_blend,
     step_mixture,
 )
-from everlearn.families.linear.checkpoints import ROWS, check_block
+from everlearn.families.linear.checkpoints import ROWS, check_row
 from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.losses import sigmoid, slope
 from everlearn.families.linear.normalized import rescale_weights, rescaled, score_rescaled, step_normalized
@@ -133,28 +133,14 @@ def encode(dense: Singles, i: int, standardizes: bool, moments: Floats, x: Float
 
 
 @inlined
-def count_and_encode(dense: Singles, i: int, moments: Floats, clip: float, x: Floats) -> bool:
-    """Write the inputs of row i as `encode` does, and add the row to the moments; missing values are not counted.
-
-    Return True if the moments of a column went back to their checkpoint.
-    """
-    checked, back = moments.shape[0] == ROWS, False
+def count_row(dense: Singles, i: int, moments: Floats, clip: float) -> None:
+    """Add row i to the moments of its columns; missing values are not counted."""
     for j in range(dense.shape[1]):
         v: float = np.float64(dense[i, j])
-        if not abs(v) < math.inf:
-            x[j] = 0.0
-            continue
-        before = moments[0, j], moments[1, j], moments[2, j]
-        n, mean, m2 = welford(v, before[0], before[1], before[2])
-        x[j] = standardized(v, n, mean, m2)
-        within = bounded(v, before[0], before[1], before[2], clip)
-        if within != v:
-            n, mean, m2 = welford(within, before[0], before[1], before[2])
-        moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
-        if checked:
-            back |= check_block(moments, j, v)
-    append_products(dense.shape[1], x)
-    return back
+        if abs(v) < math.inf:
+            v = bounded(v, moments[0, j], moments[1, j], moments[2, j], clip)
+            n, mean, m2 = welford(v, moments[0, j], moments[1, j], moments[2, j])
+            moments[0, j], moments[1, j], moments[2, j] = n, mean, m2
 
 
 @inlined
@@ -382,12 +368,11 @@ def learn_rows(
         if len(indices) > 0:
             row_indices, row_values = indices[indptr[i] : indptr[i + 1]], values[indptr[i] : indptr[i + 1]]
         learned = row_weight > 0.0 and row_weight < math.inf and abs(y[i]) < math.inf
+        encode(dense, i, standardizes, moments, x)
         if learned and standardizes:
-            back = count_and_encode(dense, i, moments, clip, x)
-            if back and optimizer == BLEND:  # share and scale were learned from inputs of a bad stretch
-                blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0
-        else:
-            encode(dense, i, standardizes, moments, x)
+            count_row(dense, i, moments, clip)
+            if moments.shape[0] == ROWS and check_row(dense, i, moments) and optimizer == BLEND:
+                blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0  # learned from inputs of a bad stretch
         score(optimizer, loss, weights, table, blend, x, row_indices, row_values, m, parts)
         centre, spread = target_scale(scales_target, moments)
         if optimizer == BLEND:  # here, since exponentials cost ten times as much between vectorised loops
