@@ -371,8 +371,6 @@ def learn_rows(
         encode(dense, i, standardizes, moments, x)
         if learned and standardizes:
             count_row(dense, i, moments, clip)
-            if moments.shape[0] == ROWS and check_row(dense, i, moments) and optimizer == BLEND:
-                blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0  # learned from inputs of a bad stretch
         score(optimizer, loss, weights, table, blend, x, row_indices, row_values, m, parts)
         centre, spread = target_scale(scales_target, moments)
         if optimizer == BLEND:  # here, since exponentials cost ten times as much between vectorised loops
@@ -388,6 +386,9 @@ def learn_rows(
             shape = settings[LOSS_PARAMETER] / spread if loss == HUBER else settings[LOSS_PARAMETER]
             inputs = (x, row_indices, row_values, parts, p, target, min(row_weight, clip), shape)
             learn_row(optimizer, settings, weights, table, counts, blend, *inputs)
+            # Here, since exponentials cost ten times as much between vectorised loops
+            if standardizes and moments.shape[0] == ROWS and check_row(dense, i, moments) and optimizer == BLEND:
+                blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0  # learned from inputs of a bad stretch
     return 0
 
 
@@ -424,9 +425,7 @@ def learn_row(
     common_rate, gain = rate, 1.0
     if optimizer == BLEND:
         step_mixture(loss, parts, p, target, weight, shape, blend)
-        if settings[ADAPTIVE] != 0.0:
-            gain = counts[1]
-            counts[1] = next_gain(gain, blend[SHARE])
+        gain = counts[1] if settings[ADAPTIVE] != 0.0 else 1.0
     elif optimizer == NORMALIZED:
         common_rate *= rescale_weights(weights, table, counts, x, indices, values, weight)
     for k in range(len(p)):
@@ -462,3 +461,5 @@ def learn_row(
             else:
                 step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
             step_hashed(optimizer, table, k, indices, values, g, counts[0], rate, l1, l2)
+    if optimizer == BLEND and settings[ADAPTIVE] != 0.0:
+        counts[1] = next_gain(gain, blend[SHARE])
