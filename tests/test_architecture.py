@@ -52,6 +52,7 @@ WHOLE_SYSTEM = {
     "loop/test_faults": "a loop and its home on a disk that fails",
     "loop/test_networks": "a loop with networks as its models",
     "loop/test_trace": "a loop whose models have a trace",
+    "app/test_server_traces": "a server whose models have a trace",
     "loop/test_preferences": "a loop that learns pairs of answers",
     "loop/test_old_homes": "homes of older releases",
     "app/dashboard/test_label_page": "the page on which people judge pairs of answers",

@@ -29,6 +29,8 @@ RECORDS = {
     "limits": spec.LimitsSpec,
     "metrics": spec.MetricsSpec,
     "serve": spec.ServeSpec,
+    "judge": spec.JudgeSpec,
+    "ask": spec.AskSpec,
 }
 
 

@@ -418,6 +418,19 @@ def answering(arrays: Mapping[str, Any]) -> Arrays:
     return {name: array for name, array in arrays.items() if not name.startswith(LEARN)}
 
 
+def described(model: Model) -> str:
+    """Return the text that the `repr` of a model of a built-in family is: its settings, and the size of its arrays.
+
+    >>> build({"family": "linear"}, {"task": "binary", "dense": 2, "hashed": 0, "classes": 2})
+    <linear model: binary, dense 2, hashed 0, classes 2, 5 arrays, 208 bytes>
+    """
+    spec = dict(model.spec)
+    family, task = spec.pop("family", type(model).__name__), spec.pop("task", "")
+    shape = [f"{name} {spec[name]}" for name in ("dense", "hashed", "classes") if name in spec]
+    size = sum(array.nbytes for array in model.arrays.values())
+    return f"<{family} model: {', '.join([task, *shape])}, {len(model.arrays)} arrays, {size:,} bytes>"
+
+
 def copy(model: Model) -> Model:
     """Return an independent model with the same content. Raises what `build` raises.
 

@@ -208,6 +208,41 @@ class DecisionSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     recall: Share | None = None
 
 
+class JudgeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The judge that a server asks about pairs of answers by itself (task "preference").
+
+    It is the model `model` at the OpenAI-compatible endpoint `url`, with a `rubric` (a file), or the trusted Python
+    `function` ("module:function") of a prompt and two answers. `key` names the environment variable of the API key. A
+    verdict costs `price`, and an hour at most `budget` (0: any amount). `at_once` pairs are judged at the same time.
+    """
+
+    name: str = "judge"
+    url: str = ""
+    model: str = ""
+    key: str = ""
+    rubric: str = ""
+    function: str = ""
+    price: NotNegative = 0.0
+    budget: NotNegative = 0.0
+    at_once: Annotated[int, Meta(ge=1, le=256)] = 4
+
+
+class AskSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The questions that a server asks people, and those that go to several judges (task "preference").
+
+    A person's judgement costs `price`, and an hour at most `budget` (0: any amount). The share `both` of pairs goes to
+    two people, and to the judge as well. The share `planted` of an annotator's questions is gold questions, from the
+    file `gold`, and as many are repeated ones. Asking stops when questions promise less than `least` nats (0: never).
+    """
+
+    price: NotNegative = 1.0
+    budget: NotNegative = 0.0
+    both: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    gold: str = ""
+    planted: Annotated[float, Meta(ge=0, le=0.25)] = 0.05
+    least: NotNegative = 0.002
+
+
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All settings of a loop.
 
@@ -245,3 +280,5 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     limits: LimitsSpec = LimitsSpec()
     metrics: MetricsSpec = MetricsSpec()
     serve: ServeSpec = ServeSpec()
+    judge: JudgeSpec = JudgeSpec()
+    ask: AskSpec = AskSpec()

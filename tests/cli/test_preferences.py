@@ -17,6 +17,7 @@ from everlearn.data import tiny_model
 from everlearn.errors import ConfigError
 from everlearn.families.preference import asking, text
 from everlearn.families.preference.model import PreferenceModel
+from everlearn.families.preference.policy import load_model
 from everlearn.loop.loop import Loop
 from tests.support.commands import call
 
@@ -38,6 +39,12 @@ def test_the_demo_prints_a_row_for_each_measurement(data: Any, model: Path, fold
     assert config.load(folder / "everlearn-demo" / "preference.toml").schema.task == "preference"
     listed = data("versions", "--config", "everlearn-demo/preference.toml")["versions"]
     assert len(listed) == found["versions"]
+    stored = data("export", "stored", "--version", listed[0]["id"][:8], "--config", "everlearn-demo/preference.toml")
+    assert (stored["version"], "model.safetensors" in stored["files"]) == (listed[0]["id"], True)
+    served = data("export", "served", "--config", "everlearn-demo/preference.toml")
+    assert served["files"] == stored["files"]
+    load_model("served")  # with all weights trained, the folder is a model as any other
+    call("export", "served", "--config", "everlearn-demo/preference.toml", expect=1)
 
 
 def test_init_writes_a_configuration_that_a_loop_opens(data: Any, model: Path, folder: Path) -> None:

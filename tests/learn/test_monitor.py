@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from everlearn import drift
+from everlearn.errors import ConfigError
+from everlearn.feedback.pending import decision
 from everlearn.learn.drift_watch import DRIFT, STABLE
 from everlearn.learn.monitor import BOOST, Monitor
 from everlearn.model import cut, row_slice
 from everlearn.records import Examples
 from everlearn.schema import shape
-from everlearn.spec import DriftSpec, GateSpec, LimitsSpec, ReplaySpec
+from everlearn.spec import DecisionSpec, DriftSpec, GateSpec, LimitsSpec, ReplaySpec
 from tests.support.loops import spec
 from tests.support.models import examples
 
@@ -35,6 +37,18 @@ def predictions(rows: Examples, wrong: bool = False) -> dict[int, np.ndarray]:
 def state(one: Monitor) -> dict[str, bytes]:
     arrays, clock = one.state()
     return {name: array.tobytes() for name, array in arrays.items()} | {"clock": repr(clock).encode()}
+
+
+def test_the_cost_of_a_decision_can_be_the_headline() -> None:
+    costs = {str(true): {str(decided): 3.0} for true, decided in ((0, 1), (1, 0))}
+    measured = monitor(metric="cost", decision=DecisionSpec(costs=costs))
+    rows = examples(50)
+    made = predictions(rows, wrong=True)
+    measured.test(rows, made | {decision(1): made[1]}, ROLES)
+    assert measured.headline == "cost"
+    assert measured.report()["champion"]["cost"] == 3.0
+    with pytest.raises(ConfigError, match="State the costs"):
+        monitor(metric="cost")
 
 
 def test_rows_one_by_one_and_together_leave_the_same_state() -> None:

@@ -34,7 +34,7 @@ def test_nothing_is_folded_before_the_commits_are_drawn(tmp_path):
         steps = loop.intake.folded(read(table(500), schema=loop.spec.schema))
         taken, commits = next(steps)
         assert (taken, loop.fold.monitor.scored, loop.intake.rows) == (500, 0, 0)
-        drawn = [loop._commit(commit) for commit in commits]
+        drawn = [loop._journal.commit(commit) for commit in commits]
         assert drawn
         assert (loop.fold.monitor.scored, loop.intake.rows) == (500, 500)
         assert list(steps) == []

@@ -459,8 +459,8 @@ def test_changed_settings_are_written_down_and_unfit_ones_refused(tmp_path):
         loop.run(read(table(500), schema=loop.spec.schema))
     with Loop(spec(gate=GateSpec(alpha=0.01)), tmp_path / "home") as loop:
         assert loop.decisions()[-1].reason == "settings changed: gate"
-    with pytest.raises(ConfigError, match=r"drift was .* is now .*another home"):
-        Loop(spec(drift=DriftSpec(detector="ddm")), tmp_path / "home")
+    with pytest.raises(ConfigError, match=r"seed was .* is now .*another home"):
+        Loop(spec(seed=9), tmp_path / "home")
 
 
 def test_what_a_promotion_must_not_cost(tmp_path):
@@ -657,3 +657,13 @@ def test_there_is_no_seasonal_baseline_without_a_time_or_with_clipped_columns(tm
     with Loop(timed_spec(limits=LimitsSpec(clip=0.05)), tmp_path / "home") as loop:  # clipped from now on
         loop.run(read(columns, schema=loop.spec.schema))
         assert "seasonal" not in loop.report()["metrics"]
+
+
+def test_a_loop_says_what_it_is(tmp_path):
+    with Loop(spec(mode="live"), tmp_path / "home") as loop:
+        assert repr(loop) == f"<Loop in {tmp_path / 'home'}: live, 0 labelled examples, not started>"
+        loop.learn({"a": 1.0, "b": 1.0, "c": "x"}, 1)
+        loop.pause()
+        champion = loop.fold.roster.champion.version
+        assert repr(loop).endswith(f"live, 1 labelled examples, {champion} serves, learning paused>")
+    assert repr(loop).endswith("closed>")

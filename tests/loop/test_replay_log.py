@@ -16,7 +16,7 @@ from everlearn.loop.fold import Fold
 from everlearn.loop.loop import Loop
 from everlearn.loop.replay_log import replay_log
 from everlearn.records import Decision
-from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, Schema, Spec
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, ReplaySpec, Schema, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
@@ -115,6 +115,105 @@ def test_a_change_applies_behind_what_the_log_held_before_it(tmp_path: Path) -> 
         assert weights == {name: expected[0][name] for name in weights}
         assert loop.decisions()[-1].action == "config"
         assert loop.fold.spec.limits.weight == 0.5
+
+
+def champions(loop: Loop) -> tuple[str, bool, str]:
+    """The version in the seat, whether it learns there, and the good version."""
+    roster = loop.fold.roster
+    return roster.champion.version, roster.champion.learns, roster.good.version if roster.good else ""
+
+
+def test_the_mode_of_a_loop_changes_and_changes_back(tmp_path: Path) -> None:
+    """Live to gated: the champion is stored and serves frozen, and learns on beside it. Back: that takes the seat."""
+    home, times = tmp_path / "home", iter(range(1, 10_000))
+    live = msgspec.structs.replace(FIRST, gate=GateSpec(minimum=20, alpha=1e-9), drift=DriftSpec(detector="none"))
+    gated = msgspec.structs.replace(live, mode="gated")
+
+    def opened(spec: Spec) -> Loop:
+        return Loop(spec, home, clock=lambda: float(next(times)))
+
+    with opened(live) as loop:
+        work(loop, 120, 1)
+        before, learns, good = champions(loop)
+        arrays = loop.fold.roster.champion.model.arrays["weights"].copy()
+        assert learns
+    with opened(gated) as loop:
+        frozen, learns, still = champions(loop)
+        assert (frozen != before, learns, still) == (True, False, good)
+        assert loop.fold.roster.challenger.learns
+        assert np.array_equal(loop.home.versions.load(frozen)["weights"], arrays)
+        work(loop, 30, 2)
+        assert np.array_equal(loop.fold.roster.champion.model.arrays["weights"], arrays)
+        learned = loop.fold.roster.challenger.model.arrays["weights"].copy()
+        assert not np.array_equal(learned, arrays)
+    loop = opened(live)
+    _, learns, good = champions(loop)
+    assert (learns, good) == (True, frozen)
+    assert np.array_equal(loop.fold.roster.champion.model.arrays["weights"], learned)
+    assert not loop.fold.roster.challengers
+    work(loop, 30, 3)
+    killed(loop)
+    with opened(live) as loop:
+        kept = state(loop.fold)
+        moved = [one.reason for one in loop.decisions() if "the settings changed" in one.reason]
+    assert moved == [
+        'the settings changed to mode = "gated", gate.promote = "learner"',
+        'the settings changed to mode = "live"',
+    ]
+    assert state(replayed(home, tmp_path / "replayed")) == kept
+
+
+def test_a_gated_loop_may_begin_and_end_to_promote_snapshots_only(tmp_path: Path) -> None:
+    learners = msgspec.structs.replace(FIRST, mode="gated", drift=DriftSpec(detector="none"))
+    snapshots = msgspec.structs.replace(learners, gate=GateSpec(minimum=20, alpha=0.4, promote="snapshot"))
+    with Loop(learners, tmp_path / "home", clock=lambda: 1.0) as loop:
+        work(loop, 60, 1)
+        version = loop.challenge({"family": "linear", "rate": 0.2}, warm=False).id
+        loop.promote(version)
+        assert champions(loop)[1]
+    with Loop(snapshots, tmp_path / "home", clock=lambda: 2.0) as loop:
+        assert not champions(loop)[1]
+        work(loop, 60, 2)
+        assert any(one.snapshot is not None for one in loop.fold.roster.challengers)
+        assert not champions(loop)[1]
+    with Loop(learners, tmp_path / "home", clock=lambda: 3.0) as loop:
+        assert all(one.snapshot is None for one in loop.fold.roster.challengers)
+        work(loop, 60, 3)
+        kept = state(loop.fold)
+    assert state(replayed(tmp_path / "home", tmp_path / "replayed")) == kept
+
+
+def test_detectors_and_the_replay_memory_change_and_keep_the_newest_rows(tmp_path: Path) -> None:
+    plain = msgspec.structs.replace(FIRST, replay=ReplaySpec(kind="window", bytes=40_000))
+    other = msgspec.structs.replace(
+        plain, drift=DriftSpec(detector="adwin", watch="inputs"), replay=ReplaySpec(kind="window", bytes=1_500)
+    )
+    with Loop(plain, tmp_path / "home", clock=lambda: 1.0) as loop:
+        work(loop, 100, 1)
+        before = loop.fold.monitor.remembered()
+    with Loop(other, tmp_path / "home", clock=lambda: 2.0) as loop:
+        after = loop.fold.monitor.remembered()
+        assert 0 < len(after.y) < len(before.y)
+        assert np.array_equal(after.position, before.position[-len(after.y) :])
+        work(loop, 100, 2)
+        assert loop.status()["drift"]["detector"] == "adwin"
+        kept = state(loop.fold)
+    assert state(replayed(tmp_path / "home", tmp_path / "replayed")) == kept
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"model": {"family": "linear", "rate": 0.5}}, r"model was .* cannot change: .*loop\.challenge"),
+        ({"seed": 3}, r"seed was 0, is now 3, and cannot change: .* Start another home"),
+        ({"class_weight": {"0": 2.0}}, r"class_weight was .* cannot change: .*everlearn run"),
+    ],
+)
+def test_what_cannot_change_says_why_and_the_way_to_it(changed: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with Loop(FIRST, tmp_path / "home") as loop:
+        work(loop, 20, 1)
+    with pytest.raises(ConfigError, match=why):
+        Loop(msgspec.structs.replace(FIRST, **changed), tmp_path / "home")
 
 
 def test_the_first_decision_and_each_change_hold_all_settings(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_drift_is_shown_for_a_grace_period(tmp_path):
             from everlearn.model import cut
 
             for commit in loop.fold.examples(cut(chunk.examples, start, start + 50), "row"):
-                loop._commit(commit)
+                loop._journal.commit(commit)
             states.append(loop.status()["drift"]["state"])
         assert states[0] == states[-1] == "stable"
         assert "drift" in states

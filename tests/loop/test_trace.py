@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from everlearn import checks
+from everlearn import model as contract
 from everlearn.feedback.pending import charge, trace_charge
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
@@ -20,7 +22,7 @@ from everlearn.loop.rebuild import rebuild
 from everlearn.model import build
 from everlearn.records import Label, Payload, Prediction
 from everlearn.schema import shape
-from everlearn.spec import FeedbackSpec, LimitsSpec
+from everlearn.spec import FeedbackSpec, GateSpec, LimitsSpec
 from tests.support import rebuilds as story
 from tests.support import traced_models as traced
 from tests.support.folds import Folded
@@ -230,6 +232,32 @@ def test_a_challenger_has_no_traces_of_before_it_began(tmp_path: Path) -> None:
         again = build(challenger.spec)
         rebuild(again, loop.log, loop.fold.encoder, loop.spec, start, loop.log.end(), nothing)
         assert bytes_of(again) == bytes_of(challenger)
+
+
+@pytest.mark.parametrize("mode", ["live", "gated"])
+def test_a_challenger_that_a_user_promotes_learns_from_its_own_traces(mode: Any, tmp_path: Path) -> None:
+    """Its labels come after the promotion; each brings the trace that the challenger made at the prediction."""
+    columns = table(40)
+    spec = msgspec.structs.replace(quiet(mode=mode, model=LINEAR, challengers=4), gate=GateSpec(minimum=1_000_000))
+    with Loop(spec, tmp_path / "home") as loop:
+        version = loop.challenge(STALE, warm=False).id
+        other = loop.challenge(STALE, warm=False).id
+        for row in range(12):
+            loop.predict(record(columns, row), id=str(row))
+        learners = {one.version: one.uid for one in loop.fold.roster.challengers}
+        made = [loop.fold.pending.traces(learners[name]) for name in (version, other)]
+        assert all(len(traces) == 12 for traces in made)
+        loop.promote(version)
+        learns = [one for one in loop.fold.roster.contestants if one.learns and contract.traced(one.model)]
+        kept = [loop.fold.pending.traces(one.uid) for one in learns]
+        assert len(kept) == 2
+        for row in range(12):
+            assert all(traces[str(row)].tolist() == made[0][str(row)].tolist() for traces in kept)
+        traced.SAID.clear()
+        for row in range(12):
+            loop.feedback(str(row), label=int(columns["label"][row]))
+        assert traced.SAID
+        assert not any(unknown(trace) for _, trace in traced.SAID)
 
 
 def same(loop: Loop, undisturbed: Loop, positions: bool) -> None:

@@ -20,6 +20,7 @@ from everlearn.records import Decision
 from everlearn.spec import DriftSpec, GateSpec, Spec
 from tests.support.loops import record, spec, table
 from tests.support.orders import LINEAR, MEAN, arrays_of, families, ordered, quiet, serve, state
+from tests.support.rebuilds import relearned
 from tests.support.rosters import with_role
 
 QUICK = {"family": "linear", "optimizer": "quick"}  # settled at the rows that these tests were written for
@@ -214,7 +215,7 @@ def test_a_live_champion_that_is_replaced_can_be_brought_back_as_it_was(tmp_path
         assert len(loop.versions()) == many  # the other has learned nothing in between, and is its version still
         assert arrays_of(loop.fold.roster.champion.model) == learned
         serve(loop, columns, 200, 300)
-        loop.rollback("and back")
+        loop.promote(other.id, "and back")
         assert arrays_of(loop.fold.transitions.revive(kept.id)) == learned
         expected = state(loop)
     with Loop(settings, tmp_path / "home") as loop:
@@ -450,3 +451,98 @@ def test_what_cannot_be_left_out_is_said_before_anything_is_written(tmp_path: Pa
             with pytest.raises(InputError, match=reason):
                 loop.rollback(without=without)
         assert loop.log.end() == before
+
+
+# ---- a pause -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["live", "gated"])
+def test_labels_of_a_pause_are_scored_and_learned_by_no_model(tmp_path: Path, mode: str):
+    """What was learned before and after it is what a loop learns that never got the labels of the pause."""
+    settings, columns = quiet(mode=mode, challengers=3), table(400)
+    with Loop(settings, tmp_path / "home") as loop:
+        serve(loop, columns, 0, 100)
+        loop.challenge(LINEAR, warm=False)
+        learners = [one for one in loop.fold.roster.contestants if one.learns]
+        loop.pause("the sensor is being repaired")
+        before = [arrays_of(one.model) for one in learners]
+        scored, remembered = loop.fold.monitor.scored, len(loop.fold.monitor.remembered().y)
+        serve(loop, columns, 100, 150)
+        loop.learn(record(columns, 150), int(columns["label"][150]))
+        assert [arrays_of(one.model) for one in learners] == before
+        assert loop.fold.monitor.scored == scored + 51
+        assert len(loop.fold.monitor.remembered().y) == remembered
+        assert loop.status()["paused"]
+        with pytest.raises(InputError, match="learning is paused already"):
+            loop.pause()
+        expected = state(loop)
+    with Loop(settings, tmp_path / "home") as loop:
+        assert state(loop) == expected
+        loop.resume("it is repaired")
+        with pytest.raises(InputError, match="learning is not paused"):
+            loop.resume()
+        serve(loop, columns, 160, 200)
+        learners = [one for one in loop.fold.roster.contestants if one.learns]
+        assert all(arrays_of(one.model) != old for one, old in zip(learners, before, strict=True))
+        assert [one.detail["paused"] for one in loop.decisions() if "paused" in one.detail] == [True, False]
+        again, *_ = relearned(loop, lambda event: False)
+        assert arrays_of(again) == arrays_of(loop.fold.roster.challenger.model)
+
+
+def test_a_pause_ends_no_wait_for_labels(tmp_path: Path):
+    """A prediction from before the pause whose label comes after it is learned; one labelled in it is not."""
+    columns = table(40)
+    with Loop(quiet(mode="live"), tmp_path / "home") as loop:
+        for row in range(20):
+            loop.predict(record(columns, row), id=str(row))
+        loop.pause()
+        loop.feedback("3", label=1)
+        untouched = arrays_of(loop.fold.roster.champion.model)
+        loop.resume()
+        assert arrays_of(loop.fold.roster.champion.model) == untouched
+        loop.feedback("4", label=1)
+        assert arrays_of(loop.fold.roster.champion.model) != untouched
+
+
+# ---- names, and the way back ---------------------------------------------------------------------------------------
+
+
+def test_a_version_is_found_by_the_name_that_a_user_gave_it(tmp_path: Path):
+    with Loop(quiet(mode="live"), tmp_path / "home") as loop:
+        serve(loop, table(100), 0, 50)
+        first, second = loop.versions()[0].id, loop.challenge(LINEAR, warm=False).id
+        assert loop.name(first, "spring", note="before the sale").id == first
+        assert loop.home.versions.find("spring").id == first
+        assert loop.home.versions.note_of(first) == "before the sale"
+        loop.name(second, "spring")
+        assert loop.home.versions.find("spring").id == second
+        loop.name("spring", note="the other one")
+        for name, why in (
+            ("champion", "an alias that the loop moves"),
+            (first[:4], "the beginning of version"),
+            ("a b", "letters"),
+        ):
+            with pytest.raises(InputError, match=why):
+                loop.name(first, name)
+        with pytest.raises(InputError, match="got neither"):
+            loop.name(first)
+    with Loop(quiet(mode="live"), tmp_path / "home") as loop:
+        assert loop.home.versions.find("spring").id == second
+        assert [loop.home.versions.note_of(id) for id in (first, second)] == ["before the sale", "the other one"]
+
+
+def test_each_rollback_goes_further_back_until_nothing_is_left(tmp_path: Path):
+    with Loop(quiet(mode="gated", challengers=8), tmp_path / "home") as loop:
+        serve(loop, table(200), 0, 50)
+        first = loop.home.versions.alias("champion")
+        served = [first]
+        for _ in range(3):
+            version = loop.challenge(LINEAR, warm=False).id
+            loop.withdraw(version)
+            served.append(loop.promote(version).id)
+        assert [loop.rollback().id for _ in range(3)] == served[2::-1]
+        with pytest.raises(ConfigError, match=f"no champion before {first} to roll back to"):
+            loop.rollback()
+        loop.promote(served[3])
+        assert loop.rollback(to=served[1]).id == served[1]
+        assert loop.rollback().id == first

@@ -373,6 +373,9 @@ def test_a_headline_that_does_not_fit_is_refused_with_the_right_ones() -> None:
         ConfigError, match="metric: got 'roc_auc' for a multiclass task; expected one of auto, accuracy"
     ):
         metrics.checked("roc_auc", "multiclass")
+    with pytest.raises(ConfigError, match=r"got 'cost' for a binary task; .* State the costs"):
+        metrics.checked("cost", "binary")
+    assert metrics.checked("cost", "binary", costs=True) == "cost"
 
 
 def test_baselines_keep_no_ranks_alerts_or_segments() -> None:

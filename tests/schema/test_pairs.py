@@ -55,7 +55,7 @@ def test_an_unknown_reference_is_missing(reading: PairReading) -> None:
 def test_arms(reading: PairReading, arm: Any) -> None:
     row = reading.row(question(answer(5), arm=arm) if arm == "chat" else question(answer(5), answer(6), arm=arm))
     assert pairs.ARMS[int(row.dense[0, pairs.ARM])] == arm
-    assert reading.scores(row) == (arm in ("random", "duel", "again"))
+    assert reading.scores(row) == (arm in ("random", "duel", "again", "file"))
     assert row.dense[0, pairs.TRUSTED] == (arm == "gold")
 
 
@@ -76,7 +76,7 @@ def test_many_rows_are_read_like_each(drawn: list[tuple[int, Any]]) -> None:
     reading = PairReading(schema())
     asked = [asking(str(place), number, arm) for place, (number, arm) in enumerate(drawn)]
     batch = reading.read(asked)
-    assert batch.dense.shape == (len(drawn), 14)
+    assert batch.dense.shape == (len(drawn), 16)
     for place, one in enumerate(asked):
         assert row_slice(batch, place, place + 1).dense.tobytes() == reading.read([one]).dense.tobytes()
         held = slice(batch.indptr[place], batch.indptr[place + 1])

@@ -55,6 +55,43 @@ def race(folder: Path, readers: int, reads: int, size: int) -> list[tuple[int, i
         return [ast.literal_eval(one.communicate()[0]) for one in processes]
 
 
+class Copying:
+    """A model that copies its arrays, as those do that hold tensors elsewhere."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec, self._held = spec, {"w": np.zeros(3)}
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        return self._held
+
+    @arrays.setter
+    def arrays(self, arrays: dict[str, Any]) -> None:
+        self._held = {name: array.copy() for name, array in arrays.items()}
+
+    def learned(self, value: float) -> Copying:
+        self._held["w"][:] = value
+        return self
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_models_that_copy_are_filled_again_two_snapshots_later(tmp_path, reuse):
+    folder = serving(tmp_path / "s")
+    publisher, reader = Publisher(folder), Reader(folder, Copying, reuse=reuse)
+    spec, models = {"family": "tests:copying"}, []
+    for number in range(5):
+        one, rival = (Copying(spec).learned(number + more) for more in (0.0, 0.5))
+        publisher.publish(Answering("a", one), None, number, {}, Answering("b", rival))
+        seen = reader.current()
+        assert seen.champion.model.arrays["w"].tolist() == [number] * 3
+        assert seen.rival.model.arrays["w"].tolist() == [number + 0.5] * 3
+        if models:  # the snapshot before is whole until the next one is taken
+            assert [one.arrays["w"][0] for one in models[-1]] == [number - 1, number - 0.5]
+        models.append((seen.champion.model, seen.rival.model))
+    different = {id(one) for pair in models for one in pair}
+    assert len(different) == (4 if reuse else 10)
+
+
 def test_no_read_is_torn(tmp_path):
     results = race(serving(tmp_path / "s"), readers=2, reads=30_000, size=500)
     assert [torn for _, torn in results] == [0, 0]

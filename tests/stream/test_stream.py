@@ -233,3 +233,10 @@ def test_real_files_are_the_same_from_csv(tmp_path: Path, name: str) -> None:
     schema = infer_file(real(name), "label")
     assert infer_file(tmp_path / f"{name}.csv", "label") == schema
     assert everything(read(tmp_path / f"{name}.csv", schema=schema)) == everything(read(real(name), schema=schema))
+
+
+def test_a_stream_says_what_it_holds() -> None:
+    columns = {f"x{i}": [1.5, 2.5] for i in range(10)} | {"y": ["no", "yes"]}
+    text = repr(read(columns, label="y"))
+    assert text.startswith("<Stream table: binary label 'y' from x0 (numeric), ")
+    assert text.endswith("x7 (numeric) and 2 more>")

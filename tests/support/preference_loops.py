@@ -44,4 +44,6 @@ def settings(**changes: Any) -> Spec:
     """Return the settings of a loop with a tiny language model."""
     schema = {"label": "chosen", "task": "preference", "fields": {"prompt": "text"}, "vocabulary": 300}
     schema |= {"prompt_tokens": 48, "answer_tokens": 12}
-    return config.convert({"schema": schema, "model": MODEL, "seed": 3, "replay": {"bytes": 1 << 20}} | changes)
+    alone = {"both": 0.0}  # each pair goes to one annotator
+    given = {"schema": schema, "model": MODEL, "seed": 3, "replay": {"bytes": 1 << 20}, "ask": alone}
+    return config.convert(given | changes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,7 +44,15 @@ def build(**changes: Any) -> PreferenceModel:
 
 
 def row(
-    prompt: int, first: int, second: int, *, source: str = "people/anna", arm: Arm = "random", group: str = ""
+    prompt: int,
+    first: int,
+    second: int,
+    *,
+    source: str = "people/anna",
+    arm: Arm = "random",
+    group: str = "",
+    seconds: float = 0.0,
+    before: Literal[-1, 0, 1] = -1,
 ) -> Batch:
     """A judged pair; the answers are numbers among all answers of the world."""
     answers = slotworld.world_answers()
@@ -52,9 +60,9 @@ def row(
         SampledAnswer(ids=pack_ids(answers[one]), logp=pack_logp([-1.0] * slotworld.SLOTS), finish="length")
         for one in (first, second)
     )
-    asked = Asked(prompt=pack_ids([prompt]), answers=two, pair=(0, 1), arm=arm, group=group)
+    asked = Asked(prompt=pack_ids([prompt]), answers=two, pair=(0, 1), arm=arm, group=group, before=before)
     reading = PairReading(SCHEMA)
-    return reading.mark(reading.row(asked), Preference("id", 0, source=source))
+    return reading.mark(reading.row(asked), Preference("id", 0, source=source, seconds=seconds))
 
 
 def labelled(

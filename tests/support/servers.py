@@ -27,7 +27,7 @@ from everlearn.client.records import Answer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import connect
 from everlearn.loop.loop import Loop
-from everlearn.records import Decision, Event, Example, Label, Prediction
+from everlearn.records import Decision, Event, Example, Label, Prediction, Preference, Reward
 from everlearn.serve import snapshot
 from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LimitsSpec, ReplaySpec, Schema, ServeSpec, Spec
 
@@ -444,7 +444,7 @@ def replay(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
 
 
 def is_from_outside(event: Event) -> bool:
-    return isinstance(event.payload, Prediction | Label | Example)
+    return isinstance(event.payload, Prediction | Label | Example | Preference | Reward)
 
 
 def made(folder: Path) -> Path:

@@ -167,9 +167,38 @@ def test_promotion_and_rollback_move_the_champion_and_leave_previous_behind(vers
     versions.note(moved("champion", "b", "a"))
     assert (versions.alias("champion"), versions.alias("previous")) == ("b", "a")
     versions.note(moved("champion", "a", "b", action="rollback"))
-    assert versions.aliases() == {"a": ["challenger", "champion"], "b": ["previous"]}
+    assert versions.aliases() == {"a": ["challenger", "champion"]}
     versions.note(moved("challenger", "c", "a", action="challenger"))
-    assert versions.aliases() == {"a": ["champion"], "b": ["previous"], "c": ["challenger"]}
+    assert versions.aliases() == {"a": ["champion"], "c": ["challenger"]}
+
+
+def test_previous_goes_further_back_with_each_rollback(versions: Versions) -> None:
+    versions.note(moved("champion", "a", action="start"))
+    for old, new in (("a", "b"), ("b", "c"), ("c", "d")):
+        versions.note(moved("champion", new, old))
+    found = []
+    while (previous := versions.alias("previous")) is not None:
+        found.append(previous)
+        rollback = moved("champion", previous, str(versions.alias("champion")), action="rollback")
+        versions.note(rollback)
+        versions.note(rollback)  # twice, as a loop does
+    assert found == ["c", "b", "a"]
+    versions.note(moved("champion", "d", "a"))
+    assert versions.alias("previous") == "a"
+
+
+def test_a_name_is_an_alias_that_stays_where_it_is(versions: Versions) -> None:
+    versions.note(moved("champion", "a", action="start"))
+    named = Decision("config", 2, "why", "user", version="a", detail={"name": "spring", "note": "before the sale"})
+    versions.note(named)
+    versions.note(moved("champion", "b", "a"))
+    assert (versions.alias("spring"), versions.note_of("a"), versions.note_of("b")) == ("a", "before the sale", "")
+    versions.note(Decision("erase", 3, "why", "user", detail={"versions": {"a": "e"}}))
+    assert (versions.alias("spring"), versions.alias("previous"), versions.note_of("e")) == (
+        "e",
+        "e",
+        "before the sale",
+    )
 
 
 @pytest.mark.parametrize("action", ["reject", "drift", "config"])
@@ -199,11 +228,20 @@ decisions = st.builds(
 @given(moves=st.lists(decisions, max_size=12), cut=st.integers(0, 12))
 def test_aliases_are_a_fold_of_the_decisions(moves: list[Decision], cut: int) -> None:
     expected: dict[str, str] = {}
+    former: list[str] = []
     for one in moves:
         if one.action in ("start", "promote", "rollback", "challenger") and one.alias != "" and one.version != "":
+            if one.alias == "champion" and expected.get("champion") != one.version:
+                if one.action != "rollback":
+                    former += [one.previous] if one.previous not in ("", one.version) else []
+                elif one.version in former:
+                    while former.pop() != one.version:
+                        pass
+                else:  # no version is known here, so all are of the same age
+                    former = []
+                expected.pop("previous", None)
+                expected |= {"previous": former[-1]} if former else {}
             expected |= {one.alias: one.version}
-            moved = one.alias == "champion" and one.previous not in ("", one.version)
-            expected |= {"previous": one.previous} if moved else {}
     with tempfile.TemporaryDirectory() as home:
         versions = Versions(Blobs(home))
         for one in moves:

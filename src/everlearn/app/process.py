@@ -52,6 +52,11 @@ class Setup(Struct, frozen=True, kw_only=True):
         return Path(self.serving) / "status.json"
 
     @property
+    def asking(self) -> Path:
+        """The file to which the generator writes what it asks, as JSON; replaced whole each second."""
+        return Path(self.serving) / "asking.json"
+
+    @property
     def tokens(self) -> Path:
         """The file of API tokens."""
         return Path(self.home) / "tokens.json"

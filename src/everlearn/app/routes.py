@@ -76,6 +76,14 @@ COMMAND = {
     202: Response("The command is in the log; the learner has not carried it out yet.", (records.CommandOutcome,)),
 }
 
+
+def _command(path: str, endpoint: str, tag: str, summary: str, body: type) -> Route:
+    """Return the route of a command: it is an order in the log, and the reply says what came of it."""
+    about = (_in_path("id", VERSION),) if "{id}" in path else ()
+    errors = (*BODY, 404, 409, *UNAVAILABLE) if about else (*BODY, 409, *UNAVAILABLE)
+    return Route("POST", path, "admin", endpoint, tag, summary, COMMAND, errors, about, (body,))
+
+
 ROUTES = (
     # ---- served by the workers -------------------------------------------------------------------------------------
     Route(
@@ -214,6 +222,17 @@ ROUTES = (
         (label_records.UndoRequest,),
         generated=True,
     ),
+    Route(
+        "GET",
+        "/v1/preferences",
+        "read",
+        "asking_status.status",
+        "label",
+        "Return the state of asking, what judgements cost, and how far their sources agree.",
+        {200: Response("The state of asking.", (label_records.AskingStatus,))},
+        UNAVAILABLE,
+        generated=True,
+    ),
     # ---- served by the admin process -------------------------------------------------------------------------------
     Route(
         "GET",
@@ -248,41 +267,43 @@ ROUTES = (
         (404,),
         (_in_path("a", VERSION), _in_path("b", VERSION)),
     ),
-    Route(
-        "POST",
-        "/versions/{id}/promote",
-        "admin",
-        "commands.promote",
-        "versions",
-        "Make a version the champion.",
-        COMMAND,
-        (*BODY, 404, 409, *UNAVAILABLE),
-        (_in_path("id", VERSION),),
-        (records.PromoteCommand,),
+    _command(
+        "/versions/{id}/promote", "commands.promote", "versions", "Make a version the champion.", records.PromoteCommand
     ),
-    Route(
-        "POST",
+    _command(
         "/rollback",
-        "admin",
         "commands.rollback",
         "versions",
         "Go back to a former champion, optionally learning again without some labels.",
-        COMMAND,
-        (*BODY, 409, *UNAVAILABLE),
-        (),
-        (records.RollbackCommand,),
+        records.RollbackCommand,
     ),
-    Route(
-        "POST",
+    _command(
+        "/versions/{id}/name",
+        "commands.name",
+        "versions",
+        "Give a version a name, a note, or both.",
+        records.NameCommand,
+    ),
+    _command(
+        "/pause",
+        "commands.pause",
+        "versions",
+        "Pause learning: labels that come from now on are scored, and no model learns them.",
+        records.PauseCommand,
+    ),
+    _command(
+        "/resume",
+        "commands.resume",
+        "versions",
+        "Learn on, from the next label.",
+        records.PauseCommand,
+    ),
+    _command(
         "/merge",
-        "admin",
         "commands.merge",
         "versions",
         "Merge two versions into a new one with two parents, which the gate compares with the champion.",
-        COMMAND,
-        (*BODY, 409, *UNAVAILABLE),
-        (),
-        (records.MergeCommand,),
+        records.MergeCommand,
     ),
     Route(
         "GET",
@@ -304,17 +325,12 @@ ROUTES = (
         "List the models on the roster, with the evidence about each.",
         {200: Response("The champion, then the others.", (records.ChallengerList,))},
     ),
-    Route(
-        "POST",
+    _command(
         "/challengers",
-        "admin",
         "commands.challenge",
         "challengers",
         "Start a challenger from a model spec; the gate compares it with the champion.",
-        COMMAND,
-        (*BODY, 409, *UNAVAILABLE),
-        (),
-        (records.ChallengeCommand,),
+        records.ChallengeCommand,
     ),
     Route(
         "DELETE",

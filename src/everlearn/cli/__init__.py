@@ -1,9 +1,9 @@
 """The command line `everlearn`.
 
 Arguments and configuration files come in; tables, or one JSON object with `--json`, go out on standard output, and
-progress and errors on standard error. `loops` holds the commands around a loop, `server` those around a server,
-`advice` the command that recommends settings, and `console` what they share; the work itself is in `loop/`, `app/` and
-`advise/`.
+progress and errors on standard error. `loops` holds the commands around a loop, `versions` those that move it by hand,
+`server` those around a server, `advice` the command that recommends settings, and `console` what they share; the work
+itself is in `loop/`, `app/` and `advise/`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from everlearn.cli import advice, loops, server
+from everlearn.cli import advice, loops, server, versions
 from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
@@ -31,10 +31,15 @@ for command in (
     loops.run,
     server.serve,
     server.feedback,
-    loops.versions,
-    loops.promote,
-    loops.rollback,
-    loops.merge,
+    server.rejudge,
+    versions.versions,
+    versions.promote,
+    versions.rollback,
+    versions.name,
+    versions.merge,
+    server.export,
+    versions.pause,
+    versions.resume,
     server.erase,
     loops.check,
 ):

@@ -1,11 +1,10 @@
-"""The commands around a loop: demo, init, run, versions, promote, rollback, merge, check."""
+"""The commands around a loop: demo, init, run, check."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -18,21 +17,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from everlearn.cli import server
-from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, option, print_json, screen
-from everlearn.errors import ConfigError, InputError, InUse, LogError
+from everlearn.cli.console import TOML, Config, Json, aside, option, print_json, screen
+from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
-    from everlearn.app.admin.queries import LogQueries
-    from everlearn.client.records import VersionEntry, VersionPage
     from everlearn.loop.loop import Loop, Progress
-    from everlearn.records import Decision
     from everlearn.spec import Spec
     from everlearn.stream import Stream
-    from everlearn.version.registry import Versions
 
-PAGE = 1000  # versions read at a time
 WARM_ROWS, WARM_PART, WARM_FEWEST = 500, 20, 50  # a warm start: at most, one row in, and not on fewer
-PATIENCE = 10.0  # seconds that a command waits for the process that has the loop open
 
 
 def demo(
@@ -163,11 +156,14 @@ def run(
     warm_start: Annotated[
         float | None, typer.Option(help="Train offline first, on this share (below 1) or number of rows.")
     ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over a file of judged pairs, for the policy.")] = 1,
+    by: Annotated[str, typer.Option("--source", help="The source of its judgements; default: people/NAME.")] = "",
     as_json: Json = False,
 ) -> None:
     """Run files or standard input through the loop.
 
-    Resumes where the last run stopped, and prints a report.
+    Resumes where the last run stopped, and prints a report. For a language model, SOURCE is a file of judged pairs, in
+    the columns prompt, chosen and rejected.
     """
     from everlearn import config, stream
 
@@ -189,96 +185,12 @@ def run(
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
-    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
+    if spec.schema.task == "preference":
+        from everlearn.cli import preferences
 
-
-def versions(config_path: Config = TOML, as_json: Json = False) -> None:
-    """List all versions with their parents, metrics and aliases."""
-    from everlearn import config
-    from everlearn.app.admin.queries import LogQueries
-
-    spec = config.load(config_path)
-    with closing(
-        LogQueries(home_of(spec, config_path))
-    ) as queries:  # read-only: another process may have the loop open
-        entries = [entry for page in _pages(queries) for entry in page.versions]
-    if as_json:
-        print_json({"versions": [msgspec.to_builtins(entry) for entry in entries]})
+        preferences.run(spec, config.home(spec, config_path), where, epochs, by, as_json)
         return
-    metric = _headline(spec, entries)
-    table = Table("version", "from", "position", metric, "aliases", "reason", box=box.SIMPLE_HEAD)
-    table.columns[0].no_wrap = table.columns[2].no_wrap = True
-    for entry in entries:
-        measured = f"{entry.metrics[metric]:.4f}" if metric in entry.metrics else ""
-        parents = " ".join(parent[:6] for parent in entry.parents)
-        aliases = ", ".join(entry.aliases)
-        table.add_row(entry.id, parents, f"{entry.position:,}", measured, aliases, escape(entry.reason))
-    screen.print(table)
-
-
-def promote(
-    version: Annotated[str, typer.Argument(help="A version: its id, a unique prefix of it, or an alias.")],
-    reason: Reason = "asked for on the command line",
-    config_path: Config = TOML,
-    as_json: Json = False,
-) -> None:
-    """Make a version the champion.
-
-    Prints the champion before and after.
-    """
-    from everlearn.loop import commands
-
-    _moved(*_carry_out(config_path, lambda _, versions: commands.promote(versions, version, reason)), as_json)
-
-
-def rollback(
-    reason: Reason = "asked for on the command line", config_path: Config = TOML, as_json: Json = False
-) -> None:
-    """Make the previous champion the champion again.
-
-    Prints the champion before and after.
-    """
-    from everlearn.loop import commands
-
-    _moved(*_carry_out(config_path, lambda _, versions: commands.rollback(versions, reason)), as_json)
-
-
-def merge(
-    a: Annotated[str, typer.Argument(help="A version: its id, a unique prefix of it, or an alias.")],
-    b: Annotated[str, typer.Argument(help="Another version.")],
-    method: Annotated[str, typer.Option(help="linear, ema, fisher, slerp, task, ties or dare.")] = "linear",
-    weight: Annotated[
-        list[float] | None, typer.Option(help="The weight of A; repeat it for B. Default: equal weights.")
-    ] = None,
-    ancestor: Annotated[
-        str, typer.Option(help="The ancestor to compare both with; default: the nearest common one.")
-    ] = "",
-    density: Annotated[
-        float, typer.Option(help="The share of differences that ties and dare keep; 0: their default.")
-    ] = 0.0,
-    scale: Annotated[float, typer.Option(help="The factor of the difference that is added to the ancestor.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The seed of the random choice in dare.")] = 0,
-    reason: Reason = "asked for on the command line",
-    config_path: Config = TOML,
-    as_json: Json = False,
-) -> None:
-    """Merge two versions into a new one.
-
-    The new version runs in shadow, and the gate compares it with the champion. Prints its id.
-    """
-    from everlearn.loop import commands
-    from everlearn.merge import How
-
-    how = How(method=method, weights=tuple(weight or ()), density=density, scale=scale, seed=seed)
-    _, done = _carry_out(
-        config_path, lambda spec, versions: commands.merge(spec, versions, (a, b), how, reason, ancestor)
-    )
-    merged = done.detail["merge"]
-    if as_json:
-        print_json({"version": done.version, **{name: merged[name] for name in ("parents", "method", "ancestor")}})
-    else:
-        joined = " and ".join(merged["parents"])
-        screen.print(f"{joined} -> [bold]{done.version}[/] ({merged['method']}), in shadow", highlight=False)
+    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
 
 
 def check(
@@ -403,62 +315,3 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
         source=source if source == "-" else os.path.relpath(source, path.parent),
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
     )
-
-
-def _headline(spec: Spec, versions: Sequence[VersionEntry]) -> str:
-    """Return the metric to list versions by: the setting, or the first usual one that versions were stored with."""
-    if spec.metric != "auto":
-        return spec.metric
-    if spec.schema.task != "regression":
-        return "accuracy"
-    return "pinball" if any("pinball" in entry.metrics for entry in versions) else "mae"
-
-
-def _pages(queries: LogQueries) -> Iterator[VersionPage]:
-    after: int | None = 0
-    while after is not None:
-        page = queries.version_page(after, PAGE)
-        yield page
-        after = page.next
-
-
-def _carry_out(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[str, Decision]:
-    """Append a command to the log and carry it out here, or wait for the process that has the loop open.
-
-    Return the id of the champion before it, and the decision that the loop took. Raises InputError if the loop rejects
-    the command, and LogError if the other process does not carry it out in time.
-    """
-    from everlearn import config
-    from everlearn.app.admin.queries import LogQueries
-    from everlearn.events import connect
-    from everlearn.loop import commands
-    from everlearn.loop.loop import Loop
-
-    spec = config.load(path)
-    home = home_of(spec, path)
-    log = connect(str(home / "log.sqlite"), spec.log.durability)
-    with closing(log), closing(LogQueries(home)) as queries:
-        old = queries.aliases().get("champion", "")
-        command = make(spec, queries.versions)
-        (position,) = log.append([command])
-        with suppress(InUse):
-            Loop(spec, home).close()
-        deadline = time.monotonic() + PATIENCE
-        while (done := commands.outcome(log, command, position)) is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-    if done is None:
-        raise LogError(
-            f"the command is in the log at position {position}, but the process that has {home} open has not read it "
-            "yet; it will be carried out as soon as that process continues"
-        )
-    if done.action == "reject":
-        raise InputError(done.reason)
-    return old, done
-
-
-def _moved(old: str, done: Decision, as_json: bool) -> None:
-    """Print the champion before and after a command."""
-    if as_json:
-        print_json({"alias": "champion", "previous": old, "version": done.version})
-    else:
-        screen.print(f"champion: {old} -> [bold]{done.version}[/]", highlight=False)

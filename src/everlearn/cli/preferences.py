@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from rich import box
@@ -18,7 +18,11 @@ from rich.table import Table
 from everlearn.cli import preference_demo, server
 from everlearn.cli.console import aside, option, print_json, screen
 from everlearn.cli.preference_demo import DemoMeasures
+from everlearn.data import service_desk
 from everlearn.errors import ConfigError, InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from everlearn.spec import Spec
 
 PROMPT_TOKENS, ANSWER_TOKENS = (
     512,
@@ -59,7 +63,9 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
     began, used = time.perf_counter(), time.process_time()
     _prepare_libraries()
     _make(model, seed, quiet=as_json)
-    spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name)
+    prompts = folder / "prompts.txt"  # for `--serve`, whose page shows pairs about them
+    prompts.write_text("\n".join(service_desk.COMPLAINTS) + "\n", encoding="utf-8")
+    spec = msgspec.structs.replace(preference_demo.settings(model, seed), home=home.name, prompts=prompts.name)
     config.save(spec, path)
     with Loop(spec, home) as loop, _rows(quiet=as_json) as show:
         marks = preference_demo.run(loop, labels, seed, show, shuffled=shuffled)
@@ -73,7 +79,7 @@ def demo(folder: Path, labels: int, seed: int, shuffled: bool, to_serve: bool, p
         _print(marks, examples, seconds["cpu_seconds"])
         screen.print(f"Log and versions: {home}. Settings: {path}", highlight=False, markup=False)
     if to_serve:
-        server.start(msgspec.structs.replace(spec, serve=ServeSpec(port=port)), home)
+        server.start(msgspec.structs.replace(config.load(path), serve=ServeSpec(port=port)), home)
 
 
 class ModelLimits(NamedTuple):
@@ -106,6 +112,46 @@ def init(name: str, prompts: Path | None, path: Path, as_json: bool) -> None:
         highlight=False,
     )
     screen.print(f"Wrote {path}. Next: everlearn serve{option(path)}", highlight=False, markup=False)
+
+
+def run(spec: Spec, home: Path, source: str, epochs: int, by: str, as_json: bool) -> None:
+    """Take a file of judged pairs through a loop, and print what was learned."""
+    from everlearn.loop import pair_file
+    from everlearn.loop.loop import Loop
+
+    _prepare_libraries()
+    with Loop(spec, home) as loop, _progress(quiet=as_json) as progress:
+        began = time.perf_counter()
+        taken = pair_file.take(loop, source, epochs=epochs, by=by, progress=progress)
+        model: Any = loop.ready().model
+        learned, scored = model.summary(), loop.report()["metrics"].get("champion", {})
+    found = {"pairs": taken.pairs, "epochs": taken.epochs, "rejected": taken.refused, "home": str(home)}
+    found |= {name: learned[name] for name in ("labels", "repeated", "rounds")}
+    found |= {"metrics": scored, "seconds": time.perf_counter() - began}
+    if as_json:
+        print_json(found)
+        return
+    screen.print(
+        f"{taken.pairs:,} pairs in {taken.epochs} epochs; in this home {learned['labels']:,.0f} labels, "
+        f"{learned['repeated']:,.0f} read again, {learned['rounds']} rounds of the policy",
+        highlight=False,
+    )
+    for row in taken.rejected[:10]:
+        screen.print(f"  rejected: line {row.line}: {row.reason}", highlight=False, markup=False)
+    if taken.refused > 10:
+        screen.print(f"  and {taken.refused - 10:,} more rejected rows", highlight=False)
+    for name, value in scored.items():
+        screen.print(f"  {name} {value:.4f}", highlight=False)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Any]:
+    """Yield a function that shows the number of pairs on a terminal."""
+    from rich.progress import Progress, TextColumn
+
+    with Progress(TextColumn("{task.description}"), console=aside, transient=True, disable=quiet) as bars:
+        task = bars.add_task("0 pairs")
+        yield lambda done, _: bars.update(task, description=f"{done:,} pairs")
 
 
 def look(name: str, prompts: Path | None = None) -> ModelLimits:

@@ -1,7 +1,8 @@
-"""The commands around a server: serve, token, feedback, erase."""
+"""The commands around a server: serve, token, feedback, rejudge, erase."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +51,70 @@ def serve(
     settings = msgspec.structs.replace(spec.serve, **given)
     spec = msgspec.structs.replace(spec, serve=settings)
     start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
+
+
+def rejudge(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what the old verdicts taught, beside the new ones.")
+    ] = False,
+    newest: Annotated[
+        int, typer.Option(min=0, help="Judge only this many of the newest pairs, and keep the old verdicts; 0: all.")
+    ] = 0,
+    config_path: Config = TOML,
+    as_json: Json = False,
+) -> None:
+    """Ask the judge again about pairs that it judged under another rubric, model or function.
+
+    This works while a server runs. The new verdicts are in the log as they come, as corrections; then the loop learns
+    again without the old ones.
+    """
+    from everlearn import config
+    from everlearn.app.generator.rejudging import rejudge_log
+
+    spec = config.load(config_path)
+    found = rejudge_log(home_of(spec, config_path), spec, keep=keep, newest=newest)
+    if as_json:
+        print_json(found._asdict())
+        return
+    screen.print(
+        f"{found.pairs:,} pairs judged again by {found.source}, {found.changed:,} of them differently; cost "
+        f"{found.cost:g}",
+        highlight=False,
+        markup=False,
+    )
+    for source in found.replaced:
+        screen.print(f"  the loop learns again without {source}", highlight=False, markup=False)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="An empty or new folder to write.")],
+    version: Annotated[
+        str,
+        typer.Option(help="A stored version: an id, a prefix of one, an alias; default: the model that answers."),
+    ] = "",
+    config_path: Config = TOML,
+    as_json: Json = False,
+) -> None:
+    """Write the language model of a loop to a folder, as PEFT or transformers loads it.
+
+    Works while a server runs. Prints the version.
+    """
+    from everlearn import config
+    from everlearn.app.admin.queries import LogQueries
+    from everlearn.loop import export as written
+
+    spec = config.load(config_path)
+    home = home_of(spec, config_path)
+    if version:
+        with closing(LogQueries(home)) as queries:
+            id = written.export_version(spec, queries.versions, version, folder)
+    else:
+        id = written.export_served(spec, home, folder)
+    files = sorted(one.name for one in folder.iterdir())
+    if as_json:
+        print_json({"version": id, "folder": str(folder), "files": files})
+    else:
+        screen.print(f"Wrote version {id} to {folder}: {', '.join(files)}", highlight=False, markup=False)
 
 
 def feedback(

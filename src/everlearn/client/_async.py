@@ -200,6 +200,21 @@ class AsyncClient:
         body = wire.command_body({"versions": [a, b], "method": method, "reason": reason, **settings})
         return await self._command("POST", "/merge", body)
 
+    async def pause(self, reason: str = "asked for by the user") -> CommandOutcome:
+        """Pause learning: labels that come from now on are scored, and no model learns them."""
+        return await self._command("POST", "/pause", wire.command_body({"reason": reason}))
+
+    async def resume(self, reason: str = "asked for by the user") -> CommandOutcome:
+        """Learn on, from the next label."""
+        return await self._command("POST", "/resume", wire.command_body({"reason": reason}))
+
+    async def name(
+        self, version: str, name: str = "", *, note: str = "", reason: str = "asked for by the user"
+    ) -> CommandOutcome:
+        """Give a version a name by which it can be found from now on, a note, or both."""
+        body = wire.command_body({"name": name, "note": note, "reason": reason})
+        return await self._command("POST", wire.path("versions", version, "name"), body)
+
     async def withdraw(self, version: str, reason: str = "asked for by the user") -> CommandOutcome:
         """End a challenger."""
         return await self._command("DELETE", wire.path("challengers", version), b"", {"reason": reason})

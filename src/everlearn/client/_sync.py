@@ -200,6 +200,21 @@ class Client:
         body = wire.command_body({"versions": [a, b], "method": method, "reason": reason, **settings})
         return self._command("POST", "/merge", body)
 
+    def pause(self, reason: str = "asked for by the user") -> CommandOutcome:
+        """Pause learning: labels that come from now on are scored, and no model learns them."""
+        return self._command("POST", "/pause", wire.command_body({"reason": reason}))
+
+    def resume(self, reason: str = "asked for by the user") -> CommandOutcome:
+        """Learn on, from the next label."""
+        return self._command("POST", "/resume", wire.command_body({"reason": reason}))
+
+    def name(
+        self, version: str, name: str = "", *, note: str = "", reason: str = "asked for by the user"
+    ) -> CommandOutcome:
+        """Give a version a name by which it can be found from now on, a note, or both."""
+        body = wire.command_body({"name": name, "note": note, "reason": reason})
+        return self._command("POST", wire.path("versions", version, "name"), body)
+
     def withdraw(self, version: str, reason: str = "asked for by the user") -> CommandOutcome:
         """End a challenger."""
         return self._command("DELETE", wire.path("challengers", version), b"", {"reason": reason})

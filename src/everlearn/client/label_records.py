@@ -5,6 +5,7 @@
     POST /label/judge                  JudgeRequest -> JudgeReply
     POST /label/undo                   UndoRequest -> UndoReply
     POST /v1/feedback                  ChatFeedback -> ChatFeedbackReply
+    GET  /v1/preferences               AskingStatus
 
 An annotator has a name; judgements are logged with the source "people/NAME".
 """
@@ -152,3 +153,84 @@ class ChatFeedbackReply(Struct, frozen=True):
 
     accepted: int
     known: int
+
+
+class JudgeStatus(Struct, frozen=True):
+    """The judge that the server asks: the source of its verdicts, pairs that it judges now, and why it gives none."""
+
+    source: str
+    busy: int
+    trouble: str
+
+
+class SourceSpending(Struct, frozen=True):
+    """What "people" or the "judge" cost, in the unit of their prices: in all, and in this `hour`.
+
+    `left` is how many labels the budget still allows in this hour; null without a budget. `win_per_unit` is the part of
+    the present win in duels above one half that belongs to this source by its labels, for each unit spent.
+    """
+
+    kind: str
+    price: float
+    budget: float
+    spent: float
+    hour: float
+    labels: int
+    left: int | None
+    win_per_unit: float | None
+
+
+class JudgeAgreement(Struct, frozen=True):
+    """The `share` of `pairs` in which a judge and a person gave the same verdict (a tie is one).
+
+    `low` and `high` are a confidence sequence, which may be looked at after each pair; `kappa` is Cohen's.
+    """
+
+    source: str
+    pairs: int
+    share: float
+    low: float
+    high: float
+    kappa: float | None
+
+
+class AnnotatorReport(Struct, frozen=True):
+    """A source of judgements as the reward model sees it; `named` is "random", "inverted" or "".
+
+    `consistency` is the share of repeated pairs that it judged as before, `gold` the share of gold questions with the
+    known answer, `hasty` that of judgements within a second; null where unknown. `source` is "" for one that the log
+    names no longer.
+    """
+
+    source: str
+    digest: int
+    judged: int
+    reliability: float
+    named: str
+    seconds: float | None
+    hasty: float | None
+    consistency: float | None
+    gold: float | None
+
+
+class AskingStatus(Struct, frozen=True):
+    """The state of asking: the `state`, and the `reason` why people get no pair.
+
+    `selector` chooses pairs now, `configured` is that of the settings: they differ while chosen pairs do not pay.
+    `information` is what the newest random questions promised, in nats; asking stops below `least`. `skipped_prompts`
+    of the `prompts` in the file are too long.
+    """
+
+    state: Literal["asking", "stopped"]
+    reason: str
+    selector: str
+    configured: str
+    information: float | None
+    least: float
+    prompts: int
+    skipped_prompts: int
+    ready: int
+    judge: JudgeStatus | None
+    sources: list[SourceSpending]
+    agreement: list[JudgeAgreement]
+    annotators: list[AnnotatorReport]

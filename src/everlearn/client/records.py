@@ -155,7 +155,7 @@ class VersionEntry(Struct, frozen=True):
     """A version: its parents, its spec, its metrics when it was stored, and the aliases that point to it.
 
     `kept` says if its arrays are still stored. `born` and `time` are the position and time of the event that
-    recorded it.
+    recorded it. `aliases` has the names that users gave it, too; `note` is what they wrote about it.
     """
 
     id: str
@@ -169,6 +169,7 @@ class VersionEntry(Struct, frozen=True):
     kept: bool
     born: int
     time: float
+    note: str = ""
 
 
 class VersionPage(Struct, frozen=True):
@@ -268,6 +269,20 @@ class PromoteCommand(Struct, frozen=True, forbid_unknown_fields=True):
     """Make a version the champion."""
 
     reason: Reason
+
+
+class PauseCommand(Struct, frozen=True, forbid_unknown_fields=True):
+    """Pause learning, or learn on."""
+
+    reason: Reason
+
+
+class NameCommand(Struct, frozen=True, forbid_unknown_fields=True):
+    """Give a version a name by which it can be found, a note, or both."""
+
+    reason: Reason
+    name: Annotated[str, Meta(max_length=100)] = ""
+    note: Annotated[str, Meta(max_length=1000)] = ""
 
 
 class LabelSelector(Struct, frozen=True, forbid_unknown_fields=True):

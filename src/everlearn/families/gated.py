@@ -43,6 +43,7 @@ from everlearn.model import (
     LEARN,
     Model,
     cut,
+    described,
     learn,
     own_loss,
     predict_traced,
@@ -188,6 +189,9 @@ class Gated:
             self._validation = {name: learning[name] for name in self._validation}
         elif not all(array.flags.writeable for array in arrays.values()):  # it never learns: no second model
             self._proposal = copy.copy(self._accepted)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows with the accepted model: float32 (n, classes), or (n, 1) for a regression."""

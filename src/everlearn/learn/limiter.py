@@ -40,7 +40,10 @@ class Admitted(NamedTuple):
 
 
 class Limiter:
-    """Ranges of features, shares of sources and thresholds of losses; `arrays` is all its state."""
+    """Ranges of features, shares of sources and thresholds of losses; `arrays` is all its state.
+
+    While it is `paused`, labels are scored and have no weight in learning.
+    """
 
     def __init__(self, spec: Spec, shape: Mapping[str, Any], ranges: Mapping[str, Any] | None = None) -> None:
         """Start without any history. With `ranges` (see `limits.bounds`), features are clipped to these for good."""
@@ -51,6 +54,7 @@ class Limiter:
         self.class_weights = ClassWeights(spec)
         self._by_name = spec.schema.task == "preference"  # each annotator is a source, not all people together
         self._learns_ranges = ranges is None
+        self.paused = False
 
     @property
     def judges(self) -> bool:
@@ -86,7 +90,7 @@ class Limiter:
         if why == limits.REASONS[limits.SOURCE] and not learned:
             return None
         quarantined = why == limits.REASONS[limits.QUARANTINE]
-        return Weights(min(weight, self.spec.weight) if quarantined else learned, learned)
+        return Weights(min(weight, self.spec.weight) if quarantined else learned, 0.0 if self.paused else learned)
 
     def admit_rows(self, examples: Examples, sources: Sequence[str], answers: Singles | None) -> Admitted:
         """Admit n labels in order, as `admit` does; `sources` is empty where no label has one."""
@@ -98,6 +102,7 @@ class Limiter:
         scored = np.where(why == limits.QUARANTINE, np.minimum(weight, np.float32(self.spec.weight)), learned)
         keep = (scored > 0.0) | ~(weight > 0.0)
         examples = dataclasses.replace(examples, weight=scored)
+        learned = np.zeros_like(learned) if self.paused else learned
         return (
             Admitted(examples, learned, None) if keep.all() else Admitted(select(examples, keep), learned[keep], keep)
         )

@@ -43,7 +43,7 @@ class Monitor:
         self.classes = classes
         timed = moments.clock(spec.schema) if not spec.limits.clip else None  # a clipped time is no time
         self.naive = NaiveBaselines(self.task, classes, timed)
-        metrics.checked(spec.metric, self.task, self.own)
+        metrics.checked(spec.metric, self.task, self.own, bool(spec.decision.costs))
         self.segments = Segments(spec, classes or 1)
         measured: dict[str, Any] = {"share": spec.metrics.share, "segmented": bool(self.segments.field)}
         self.metrics = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
@@ -121,8 +121,7 @@ class Monitor:
         held = self.remembered()
         keep = np.array([not bad(int(at), float(y)) for at, y in zip(held.position, held.y, strict=True)], bool)
         if not keep.all():
-            self.memory = replay.start(self.replay, *self._sizes)
-            self.remember(select(held, keep))
+            self._remember_only(select(held, keep))
         return int((~keep).sum())
 
     @property
@@ -146,6 +145,19 @@ class Monitor:
         level = self.clock["alarm"]
         self.clock["alarm"] = STABLE
         return level
+
+    def renew(self, before: Spec, held: Examples) -> None:
+        """Start again what other settings than `before` change; `held` are the rows of the memory, oldest first."""
+        if self.spec.decision != before.decision:
+            self.rules.reconsider()
+        if self.spec.drift != before.drift:
+            self.drift = DriftWatch(self.spec, self._sizes[0], self.clock)
+        if self.spec.replay != before.replay:
+            self._remember_only(held)
+
+    def _remember_only(self, held: Examples) -> None:
+        self.memory = replay.start(self.replay, *self._sizes)
+        self.remember(held)
 
     def boost(self) -> None:
         """Give examples more weight until a grace period from now has passed."""
@@ -208,7 +220,7 @@ class Monitor:
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         arrays |= prefixed("class_weight/", self.limiter.class_weights.arrays)
-        return arrays | self.drift.state(), dict(self.clock)
+        return arrays | self.drift.state(), dict(self.clock) | ({"paused": 1} if self.limiter.paused else {})
 
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
         """Restore the result of `state`; limits of other settings are left out, and start again."""
@@ -221,7 +233,8 @@ class Monitor:
         for role in SCORED_ROLES:
             rooms.renew(self.metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
         self.drift.load(arrays)
-        self.clock |= header
+        self.clock |= {name: count for name, count in header.items() if name != "paused"}
+        self.limiter.paused = bool(header.get("paused", 0))
         if counts := copied(within(arrays, "class_weight/")):
             self.limiter.class_weights.arrays = counts
         held = copied(within(arrays, "limits/"))

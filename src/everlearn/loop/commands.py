@@ -23,7 +23,10 @@ from everlearn.loop.details import (
     KnownOrder,
     MergeOrder,
     MergeRequest,
+    NameOrder,
+    PauseOrder,
     PromoteOrder,
+    ResumeOrder,
     RollBackOrder,
     ShadowOrder,
     WithdrawOrder,
@@ -37,6 +40,10 @@ from everlearn.version.registry import Versions, related
 
 CURRENT = ("champion", "challenger")  # aliases that stand, in a merge, for the models as they are by then
 
+ALIASES = (*CURRENT, "previous")
+"""Names of versions that the loop moves."""
+
+_NAME = re.compile(r"[\w.-]{1,100}")
 _FUNCTION = re.compile(r"[\w.]+:[\w.]+")  # the name of a function in a spec
 
 
@@ -62,7 +69,12 @@ def rollback(versions: Versions, reason: str, selection: Without | None = None, 
     """
     if selection is None:
         if to == "previous" and versions.alias(to) is None:
-            raise ConfigError("there is no previous champion to roll back to: nothing has been promoted yet")
+            champion = versions.alias("champion")
+            raise ConfigError(
+                f"there is no champion before {champion} to roll back to; `to` names another version"
+                if champion is not None
+                else "there is no previous champion to roll back to: nothing has been promoted yet"
+            )
         return _order(RollBackOrder(new_id()), reason, _loadable(versions, to))
     first, last = selection.first, selection.last
     if not (selection.source or first or last):
@@ -152,6 +164,32 @@ def common(versions: Versions, ids: Sequence[str], unlisted: Sequence[Version] =
 def withdraw(versions: Versions, name: str, reason: str) -> Decision:
     """Order that a challenger, or a version in shadow, leaves."""
     return _order(WithdrawOrder(new_id()), reason, versions.find(name).id)
+
+
+def pause(reason: str) -> Decision:
+    """Order that labels are scored, and not learned, from now on."""
+    return _order(PauseOrder(new_id()), reason)
+
+
+def resume(reason: str) -> Decision:
+    """Order that models learn on after a pause."""
+    return _order(ResumeOrder(new_id()), reason)
+
+
+def name(versions: Versions, version: str, called: str, note: str, reason: str) -> Decision:
+    """Order that a version gets a name by which it can be found, a note, or both.
+
+    Raises InputError for a name that is an id, the beginning of one, or an alias that the loop moves.
+    """
+    if not (called or note):
+        raise InputError("a name or a note is needed; got neither")
+    taken = next((one.id for one in versions.list() if called and one.id.startswith(called)), None)
+    if called in ALIASES or taken is not None:
+        what = f"the beginning of version {taken}" if taken is not None else "an alias that the loop moves"
+        raise InputError(f"name: got {called!r}, which is {what}; choose another one")
+    if called and not _NAME.fullmatch(called):
+        raise InputError(f"name: got {called!r}; expected 1 to 100 letters, digits, dots, dashes or underscores")
+    return _order(NameOrder(called, note, new_id()), reason, versions.find(version).id)
 
 
 def outcome(log: Log, order: Decision, after: int = 0) -> Decision | None:

@@ -195,6 +195,23 @@ class SettingsChanged(Struct, frozen=True):
     spec: dict[str, Any] | None = None
 
 
+class LearningPaused(Struct, frozen=True):
+    """Learning was paused (`paused`), or goes on. In between, labels are scored, and no model learns them."""
+
+    paused: bool = False
+    examples: int = 0
+    order: str | None = None
+
+
+class VersionNamed(Struct, frozen=True):
+    """A version got a name, a note, or both; "" leaves what was there."""
+
+    name: str = ""
+    note: str = ""
+    examples: int = 0
+    order: str | None = None
+
+
 class WarmStart(Struct, frozen=True):
     """The number of rows that are learned before anything is served."""
 
@@ -251,6 +268,29 @@ class WithdrawOrder(Struct, frozen=True, tag="withdraw", tag_field="ask"):
     token: str | None = None
 
 
+class PauseOrder(Struct, frozen=True, tag="pause", tag_field="ask"):
+    """Pause learning: labels that come from now on are scored, and no model learns them."""
+
+    order: str = ""
+    token: str | None = None
+
+
+class ResumeOrder(Struct, frozen=True, tag="resume", tag_field="ask"):
+    """Learn on, from the next label."""
+
+    order: str = ""
+    token: str | None = None
+
+
+class NameOrder(Struct, frozen=True, tag="name", tag_field="ask"):
+    """Give a version a name, a note, or both."""
+
+    name: str = ""
+    note: str = ""
+    order: str = ""
+    token: str | None = None
+
+
 class UnknownOrder(Struct, frozen=True):
     """An order of a newer release."""
 
@@ -258,7 +298,17 @@ class UnknownOrder(Struct, frozen=True):
     ask: str = ""
 
 
-KnownOrder = PromoteOrder | RollBackOrder | ChallengeOrder | ShadowOrder | MergeOrder | WithdrawOrder
+KnownOrder = (
+    PromoteOrder
+    | RollBackOrder
+    | ChallengeOrder
+    | ShadowOrder
+    | MergeOrder
+    | WithdrawOrder
+    | PauseOrder
+    | ResumeOrder
+    | NameOrder
+)
 Order = KnownOrder | UnknownOrder
 
 Detail = (
@@ -276,6 +326,8 @@ Detail = (
     | OrderRejected
     | Erasure
     | SettingsChanged
+    | LearningPaused
+    | VersionNamed
     | WarmStart
     | Order
 )
@@ -287,6 +339,9 @@ _ORDERS: dict[str, type[KnownOrder]] = {
     "shadow": ShadowOrder,
     "merge": MergeOrder,
     "withdraw": WithdrawOrder,
+    "pause": PauseOrder,
+    "resume": ResumeOrder,
+    "name": NameOrder,
 }
 
 
@@ -331,6 +386,10 @@ def read(decision: Decision) -> Detail:
             return _convert(detail, Erasure)
         case "config" if "warm_rows" in detail:
             return _convert(detail, WarmStart)
+        case "config" if "paused" in detail:
+            return _convert(detail, LearningPaused)
+        case "config" if "name" in detail:
+            return _convert(detail, VersionNamed)
         case "config":
             return _read_settings(detail)
 

@@ -103,7 +103,7 @@ class Fold:
         guards = {name: schema.features(self.encoder).label(guarded_class(name, classes)) for name in spec.gate.guards}
         self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
         parts = spec, self.gate, self.encoder, self.monitor, self.roster, versions, log
-        self.transitions = Transitions(*parts, lambda: self.pending.steps)
+        self.transitions = Transitions(*parts, lambda: self.pending.steps, lambda uid: self.pending.traces(uid))
         self.warm_up = WarmUp(spec, self.monitor, self.transitions.make)
         self._counts = _Counts()
 
@@ -267,8 +267,8 @@ class Fold:
             case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
                 self.warm_up.rows, payloads = warm_rows, []
             case Decision(action="config", detail={"spec": dict(settings)}) if self.started:
-                self._configure(config.read_stored(settings, "the log"))
-                payloads = []
+                with self._together("log", event.position, event.position):
+                    payloads = self._configure(config.read_stored(settings, "the log"), event.position)
             case _:
                 return
         self.cursor["log"] = event.position
@@ -429,17 +429,18 @@ class Fold:
         """Return how far the log and the rows of files have been learned."""
         return Progress(self.cursor["log"], self.cursor["row"])
 
-    def _configure(self, spec: Spec) -> None:
-        """Go on with other settings, as a loop does that opens a checkpoint with them."""
-        gate_changed, rule_changed = spec.gate != self.spec.gate, spec.decision != self.spec.decision
+    def _configure(self, spec: Spec, at: int) -> list[Payload]:
+        """Go on with other settings, as a loop does that opens a checkpoint with them; return what comes of it."""
+        before, held = self.spec, self.monitor.remembered()
         arrays, header = self.state()
         arrays, header = model.copied(arrays), codec.plain(header, "the state")
         self._start_with(spec)
         self.load(arrays, header)
-        if gate_changed:
+        if spec.gate != before.gate:
             self.roster.reset_evidence()
-        if rule_changed:
-            self.monitor.rules.reconsider()
+        self.monitor.renew(before, held)
+        moved = (spec.mode, spec.gate.promote) != (before.mode, before.gate.promote)
+        return self.transitions.reseat(at, self._learned()) if moved else []
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 

@@ -8,26 +8,26 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from everlearn import config, merge
-from everlearn.errors import InputError, LogError
+from everlearn.errors import InputError
+from everlearn.events import Log
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
-from everlearn.loop import commands, questions, replay_log, status
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop import commands, frames, questions, status
+from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
+from everlearn.loop.journal import READ, Journal
 from everlearn.loop.questions import Questions
 from everlearn.predict import Instance, Serving, answer, given_before, new_id
-from everlearn.records import Decision, Event, Outcome, Payload, Prediction, Rejected, Scalar, Version
+from everlearn.records import Decision, Outcome, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
 from everlearn.schema.question import Asked
-from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.snapshot import Answering
 from everlearn.spec import Spec
 from everlearn.stream import Stream, plain, read
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, "Loop"], None]
 
-_READ = 4096  # events read at a time
 _PAUSE = 0.02  # seconds between two reads of a log without new events
 
 
@@ -54,31 +53,52 @@ class Loop:
         Raises `ModelError` for a model's spec with values that the log cannot hold, and `ConfigError` for a spec that
         no model can be built from.
         """
-        self.spec = config.settled(msgspec.structs.replace(spec, model=codec.plain(spec.model, "the model's spec")))
+        spec = msgspec.structs.replace(spec, model=codec.plain(spec.model, "the model's spec"))
         self._clock = clock
-        self._open(home, behind)
+        self._open(config.settled(spec), home, behind)
 
-    def _open(self, home: Path, behind: bool = False) -> None:
-        self.served: Answering | None = None  # the model that answers; replaced whole
-        self._saved = self._saved_row = 0  # labelled examples, and rows, folded at the last checkpoint
-        self._seen = 0  # the last event read; the fold's cursor stays at the last event that changed it
+    def _open(self, spec: Spec, home: Path, behind: bool = False) -> None:
+        self._journal = Journal(spec, home, behind, self._clock)
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
-        self._faults = FailureLog()
-        with ExitStack() as undo:
-            self.home = Home(home, self.spec.log)
-            undo.callback(self.home.close)
-            self.log = self.home.log
-            self._restore()
-            self._admission = Admission(self.spec, self.fold.encoder, self.log, plain)
-            if self.fold.started:
-                self.spec, changes = replay_log.change(self.fold, self.home, self.spec)
-                self.log.append(changes)
-            else:
-                self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
-            if not behind:
-                self._catch_up_whole()
-            undo.pop_all()
+        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain)
+
+    # ---- parts ------------------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> Spec:
+        """The settings of this loop."""
+        return self._journal.spec
+
+    @property
+    def home(self) -> Home:
+        """The folder that the loop lives in, with its versions."""
+        return self._journal.home
+
+    @property
+    def log(self) -> Log:
+        """The log of all events."""
+        return self._journal.log
+
+    @property
+    def fold(self) -> Fold:
+        """The state: what all events together have made of the loop."""
+        return self._journal.fold
+
+    @property
+    def intake(self) -> Ingest:
+        """How far the files were read that are their own log."""
+        return self._journal.intake
+
+    @property
+    def served(self) -> Answering | None:
+        """The model that answers; None before the start."""
+        return self._journal.served
+
+    @property
+    def position(self) -> int:
+        """The last position that was read: all events up to it are folded."""
+        return self._journal.seen
 
     # ---- for users --------------------------------------------------------------------------------------------
 
@@ -89,14 +109,14 @@ class Loop:
         id gets its first answer again; another record raises IdTaken. Raises InputError for a record that the schema
         cannot take.
         """
-        champion = self.ready()
+        champion, features = self.ready(), frames.record(features)
         record = admission.features(self._admission, features)
         if id is not None and (before := given_before(self.log, id, record)) is not None:
             return before
         instance = Instance(id or new_id(), record, admission.subject(self._admission, features))
-        serving = Serving(champion, None, 0.0, self._seen, self.fold.monitor.clip)
+        serving = Serving(champion, None, 0.0, self.position, self.fold.monitor.clip)
         (given,) = answer(serving, self._admission.fields, [instance])
-        self._take([given])
+        self._journal.take([given])
         return given
 
     def record(
@@ -111,8 +131,8 @@ class Loop:
         made = admission.pair(self._admission, question, features, proba, refused=self.fold.refused)
         if id is not None and (before := given_before(self.log, id, made.features, made.payload)) is not None:
             return before
-        given = msgspec.structs.replace(made, id=id or new_id(), version=champion.version, position=self._seen)
-        self._take([given])
+        given = msgspec.structs.replace(made, id=id or new_id(), version=champion.version, position=self.position)
+        self._journal.take([given])
         return given
 
     def ask(self, prompt: questions.Words, *, group: str = "") -> Prediction:
@@ -122,7 +142,7 @@ class Loop:
         predicts; `group` names what drifts together. Answers are drawn from (seed, position). Raises InputError for a
         prompt that is too long, and for a model that writes no answers.
         """
-        champion, key = self.ready(), (self.spec.seed, self._seen)
+        champion, key = self.ready(), (self.spec.seed, self.position)
         pair, proba = questions.ask(champion, self.fold.encoder, prompt, key, group, questions.rival(self.fold))
         return self.record(pair, {"prompt": questions.text(prompt)}, proba=proba)
 
@@ -134,7 +154,7 @@ class Loop:
         """
         self.ready()
         if (found := self._questions.waiting(self.fold.pending, self.log, annotator)) is None:
-            found = self.ask(self._questions.drawn(prompts, (self.spec.seed, self._seen)))
+            found = self.ask(self._questions.drawn(prompts, (self.spec.seed, self.position)))
         return self._questions.shown(found, annotator)
 
     def judge(
@@ -154,7 +174,7 @@ class Loop:
         and not learned. Raises as `feedback` does.
         """
         judged = weight, source, verdict, seconds, why
-        self._take([admission.feedback(self._admission, id, None, None, chosen, *judged)])
+        self._journal.take([admission.feedback(self._admission, id, None, None, chosen, *judged)])
 
     def feedback(
         self,
@@ -171,17 +191,59 @@ class Loop:
         The same feedback sent twice counts once; different feedback is a correction. Raises UnknownId for an id that
         is not in the log, and InputError for feedback that the task cannot use; the log then stays as it was.
         """
-        self._take([admission.feedback(self._admission, id, label, reward, chosen, weight, source)])
+        self._journal.take([admission.feedback(self._admission, id, label, reward, chosen, weight, source)])
 
     def learn(
         self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
     ) -> None:
         """Predict and learn a record whose label is known. Raises InputError, and IdTaken if `id` names another one."""
-        row = features, label, weight, id, source
+        row = frames.record(features), label, weight, id, source
         given = admission.example(
             self._admission, *row, refused=self.fold.refused, new_id=lambda: f"example-{self.log.count('example') + 1}"
         )
-        self._take([given])
+        self._journal.take([given])
+
+    def predict_many(self, frame: Any, id: str = "") -> Any:
+        """Predict each row of a data frame; return a frame of the same library, with its index.
+
+        Its columns are `id`, `value`, `version`, and `proba_CLASS` for each class. `frame` is of pandas, polars, Arrow
+        or another library that narwhals knows, or a dict of columns; `id` names the column of your own ids. All rows
+        are predicted by the same champion. Raises as `predict` does, naming the row; then none is in the log.
+        """
+        champion = self.ready()
+        rows = frames.instances(self._admission, frame, id)
+        known = [given_before(self.log, one.id, one.features) for one in rows] if id else [None] * len(rows)
+        serving = Serving(champion, None, 0.0, self.position, self.fold.monitor.clip)
+        new = [one for one, before in zip(rows, known, strict=True) if before is None]
+        given = answer(serving, self._admission.fields, new)
+        self._journal.take(given)
+        following = iter(given)
+        whole = [before if before is not None else next(following) for before in known]
+        return frames.answers(frame, whole, self.spec.schema.classes)
+
+    def feedback_many(self, frame: Any, id: str = "id", label: str = "", weight: str = "", source: str = "") -> Any:
+        """Give the labels in a data frame; return a frame of the same library with `id` and `known`.
+
+        `id` names the column of the ids of predictions, `label` that of the labels (by default the schema's), `weight`
+        that of the weights, if there is one. `known` is true where the log held this label before. Raises as `feedback`
+        does, naming the row; then none is in the log.
+        """
+        judged = frames.judgements(self._admission, frame, id, label, weight, source)
+        end = self.log.end()
+        known = [position <= end for position in self._journal.take(judged)]
+        return frames.like(frame, {"id": [one.id for one in judged], "known": known})
+
+    def learn_many(self, frame: Any, weight: str = "", source: str = "") -> Any:
+        """Predict and learn each row of a data frame; return a frame of the same library with the `id` of each.
+
+        The label stands in the schema's column; `weight` names the column of weights, if there is one. Raises as
+        `learn` does, naming the row; then none is in the log.
+        """
+        self.ready()
+        refused, first = self.fold.refused, self.log.count("example") + 1
+        made = frames.examples(self._admission, frame, weight, source, refused, first)
+        self._journal.take(made)
+        return frames.like(frame, {"id": [one.id for one in made]})
 
     def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
@@ -198,10 +260,10 @@ class Loop:
         warming = not self.fold.monitor.scored
         as_log = self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream)) is not None:
-            self._take([settled])
+            self._journal.take([settled])
         for part in stream.parts():
             before = taken
-            for rows in self._take_rows(part) if as_log else self._append_rows(part):
+            for rows in self._journal.take_rows(part) if as_log else self._journal.append_rows(part):
                 taken = before + rows
                 if warming:  # the first use of a kernel compiles or loads it: measure the rest
                     clock, counted = time.perf_counter(), taken
@@ -209,7 +271,7 @@ class Loop:
                 if progress is not None:
                     progress(taken, self)
         self.ready()
-        self._save()
+        self._journal.save()
         now = time.perf_counter()
         rate = (taken - counted) / (now - clock) if taken > counted else taken / (now - began)
         return self.report() | {"seconds": now - began, "rows": taken, "events_per_second": rate}
@@ -288,6 +350,28 @@ class Loop:
         how = merge.How(method=method, weights=tuple(weights), density=density, scale=scale, seed=seed)
         return self._carry_out(commands.merge(self.spec, self.home.versions, (a, b), how, reason, ancestor))
 
+    def pause(self, reason: str = "asked for by the user") -> None:
+        """Pause learning: labels that come from now on are scored, and no model learns them, until `resume`.
+
+        What serves goes on answering, and the gate goes on comparing. Labels of the pause are not learned later. Raises
+        InputError if learning is paused already.
+        """
+        self.ready()
+        self._carried_out(commands.pause(reason))
+
+    def resume(self, reason: str = "asked for by the user") -> None:
+        """Learn on, from the next label. Raises InputError if learning is not paused."""
+        self.ready()
+        self._carried_out(commands.resume(reason))
+
+    def name(self, version: str, name: str = "", *, note: str = "", reason: str = "asked for by the user") -> Version:
+        """Give a version a name by which it can be found from now on, a note, or both; return it.
+
+        A name that another version has moves to this one. Raises InputError for a name that cannot be one.
+        """
+        self.ready()
+        return self._carry_out(commands.name(self.home.versions, version, name, note, reason))
+
     def withdraw(self, version: str, reason: str = "asked for by the user") -> Version:
         """Withdraw a challenger that was started, or a version in shadow."""
         self.ready()
@@ -310,7 +394,7 @@ class Loop:
 
         `watch` draws it, and a server's page shows it; see `everlearn.loop.status.of`.
         """
-        return status.of(self.fold, self.home, self._marks, self._seen, self.intake.rows)
+        return status.of(self.fold, self.home, self._marks, self.position, self.intake.rows)
 
     def watch(self, seconds: float | None = None) -> Watch:
         """Show the status in a terminal or a notebook's cell; with `seconds`, follow the log for that long.
@@ -325,25 +409,13 @@ class Loop:
             watch()
         return watch
 
-    @property
-    def position(self) -> int:
-        """The last position that was read: all events up to it are folded."""
-        return self._seen
-
     def ready(self) -> Answering:
         """Return the model that answers; start the loop, untrained, if it has not started yet."""
-        if not self.fold.started:
-            for commit in self.fold.start(sum(self.fold.cursor.values())):
-                self._commit(commit)
-        return self.served or self._publish()
+        return self._journal.ready()
 
-    def catch_up(self, limit: int = _READ) -> int:
+    def catch_up(self, limit: int = READ) -> int:
         """Fold at most `limit` events of the log that are not folded yet; return their number."""
-        batch = self.log.read(self._seen, limit)
-        if batch:
-            self._seen = batch[-1].position
-            self._fold(batch)
-        return len(batch)
+        return self._journal.catch_up(limit)
 
     def serve(self, host: str | None = None, port: int | None = None, workers: int | None = None) -> Running:
         """Serve this loop over HTTP in separate processes; return the running server, a context manager.
@@ -354,21 +426,26 @@ class Loop:
         given = {"host": host, "port": port, "workers": workers}
         named = {name: value for name, value in given.items() if value is not None}
         settings = msgspec.structs.replace(self.spec.serve, **named)
-        spec, folder = msgspec.structs.replace(self.spec, serve=settings), self.home.folder
+        kept, folder = self.spec, self.home.folder
+        spec = msgspec.structs.replace(kept, serve=settings)
         self.close()
         server: Running = importlib.import_module("everlearn.app.supervisor").Server(
-            spec, folder, ended=lambda: self._open(folder)
+            spec, folder, ended=lambda: self._open(kept, folder)
         )
         return server
 
     def close(self) -> None:
         """Save all that was learned since the last checkpoint, and release the home."""
-        if not self.home.closed:
-            try:
-                if self.fold.started and self._whole:
-                    self._save()
-            finally:
-                self.home.close()
+        self._journal.close()
+
+    def __repr__(self) -> str:
+        """Name the home, the mode, how many labels were scored, and what serves."""
+        if self.home.closed:
+            return f"<Loop in {self.home.folder}: closed>"
+        scored = f"{self.fold.monitor.scored:,} labelled examples"
+        serves = f"{self.fold.roster.champion.version} serves" if self.fold.started else "not started"
+        paused = ", learning paused" if self.fold.monitor.limiter.paused else ""
+        return f"<Loop in {self.home.folder}: {self.spec.mode}, {scored}, {serves}{paused}>"
 
     def __enter__(self) -> Loop:
         return self
@@ -376,125 +453,15 @@ class Loop:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ---- the log and checkpoints -------------------------------------------------------------------------------
-
-    def _take_rows(self, stream: Stream) -> Iterator[int]:
-        """Fold the rows of a stream that is its own log; yield the number of rows taken."""
-        before, whole = self.intake.sources.get(stream.fingerprint, {}).get("rows", 0), False
-        while not whole:  # else a model failed, and the stream is read again from the last checkpoint
-            whole = True
-            for taken, commits in self.intake.folded(stream):
-                if not (whole := self._attempt(commits)):
-                    self._catch_up_whole()
-                    break
-                if self.fold.started:
-                    self._publish()
-                yield taken - before
-
-    def _append_rows(self, stream: Stream) -> Iterator[int]:
-        """Append the rows of a stream to the log, and fold them; yield the number of rows taken."""
-        for taken, payloads in self.intake.appended(stream):
-            self._take(payloads)
-            yield taken
-
-    def _take(self, payloads: Sequence[Payload]) -> None:
-        """Append events and fold them; they are read back only if another process wrote in between."""
-        self._check_whole()
-        if self.fold.cursor["row"] != self._saved_row:  # only checkpoints record the order of rows and events
-            self._commit(Commit(sum(self.fold.cursor.values()), []))
-        now, expected = self._clock(), self._seen + 1
-        positions = self.log.append(payloads, now)
-        if positions == list(range(expected, expected + len(payloads))):
-            self._seen += len(payloads)
-            self._fold([Event(position, now, payload) for position, payload in zip(positions, payloads, strict=True)])
-        else:
-            self._catch_up_whole()
-
-    def _catch_up_whole(self) -> None:
-        while self.catch_up():
-            pass
-
-    def _fold(self, batch: Sequence[Event]) -> None:
-        upto = batch[-1].position
-        self._attempt(self.fold.events(batch))
-        while self._seen < upto:  # a model failed
-            batch = [event for event in self.log.read(self._seen, _READ) if event.position <= upto]
-            self._seen = batch[-1].position
-            self._attempt(self.fold.events(batch))
-        if self.fold.started:
-            self._publish()
-
-    def _attempt(self, commits: Iterator[Commit]) -> bool:
-        """Fold, and make the commits durable; return False if a model failed and the last checkpoint was restored."""
-        try:
-            with self._folding():
-                for commit in commits:
-                    self._commit(commit)
-        except ModelFailure as fault:
-            self.fold.failed(fault)
-            self.home.reread()
-            self._restore()
-            return False
-        return True
-
-    @contextmanager
-    def _folding(self) -> Iterator[None]:
-        """Mark a fold: state that is interrupted half-way (Ctrl-C, a full disk) must be neither used nor saved."""
-        self._check_whole()
-        self._whole = False
-        yield
-        self._whole = True
-
-    def _check_whole(self) -> None:
-        if not self._whole:
-            raise LogError(
-                "this loop was interrupted while it learned; close it and open it again: it goes on from its last "
-                "checkpoint, as if nothing had happened"
-            )
-
-    def _publish(self) -> Answering:
-        """Let the current champion answer from now on."""
-        champion = self.fold.roster.champion
-        self.served = Answering(champion.version, champion.model, self.fold.monitor.rules.rule(champion), champion.uid)
-        return self.served
-
-    def _save(self) -> None:
-        if self.fold.monitor.scored != self._saved:
-            self._commit(Commit(sum(self.fold.cursor.values()), []))
-
-    def _commit(self, commit: Commit) -> None:
-        """Make decisions durable, together with the state that they belong to."""
-        arrays, fold = self.fold.state()
-        header = {"fold": fold, "sources": self.intake.sources, "spec": config.stored(self.fold.spec)}
-        needed = {contestant.version for contestant in self.fold.roster.contestants}
-        positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
-        if positions[0] == self._seen + 1:
-            self._seen = positions[-1]  # the loop need not read back its decisions
-        self._saved = self.fold.monitor.scored
-        self._saved_row = self.fold.cursor["row"]
-        self._faults.clear()
-
-    def _restore(self) -> None:
-        """Go on from the last checkpoint, with the settings that it was made with."""
-        last = self.home.last()
-        if last is None:
-            self.spec = commands.with_own_loss(self.spec)
-        spec = config.read_stored(last[2]["spec"], str(self.home.folder)) if last is not None else self.spec
-        self.fold = Fold(spec, self.home.versions, self.log, self._faults)
-        self.intake = Ingest(self.fold, self.log)
-        self._saved = self._saved_row = self._seen = 0
-        self._whole = True  # False during a fold, and for ever after a fold was interrupted
-        if last is not None:
-            self.fold.load(last[1], last[2]["fold"])
-            self.intake.sources = last[2]["sources"]
-            self._saved, self._saved_row = self.fold.monitor.scored, self.fold.cursor["row"]
-            self._seen = self.fold.cursor["log"]
-
     def _carry_out(self, command: Decision) -> Version:
-        """Append a command and fold it; return the version that it is about. Raises InputError if it was rejected."""
+        """Carry out a command; return the version that it is about. Raises InputError if it was rejected."""
+        return self.home.versions.find(self._carried_out(command).version)
+
+    def _carried_out(self, command: Decision) -> Decision:
+        """Append a command and fold it; return what was decided. Raises InputError if it was rejected."""
         before = self.log.end()
-        self._take([command])
+        self._journal.take([command])
         done = commands.outcome(self.log, command, before)
         if done is None or done.action == "reject":
             raise InputError(done.reason if done is not None else "the order was not carried out; see decisions()")
-        return self.home.versions.find(done.version)
+        return done

@@ -44,6 +44,25 @@ class Asks(Protocol):
         ...
 
 
+class Transcribes(Protocol):
+    """A model that takes answers that others wrote: an optional part of a family."""
+
+    def transcribe(
+        self,
+        prompt: str | Sequence[Mapping[str, str]],
+        answers: Sequence[str | Sequence[Mapping[str, str]]],
+        key: tuple[int, ...],
+        *,
+        repeated: bool = False,
+        group: str = "",
+    ) -> tuple[Asked, int]:
+        """Return a question about two written answers, better first, and the place of the better one in its pair.
+
+        `repeated` marks a pair that was read before; `key` seeds the order of the answers.
+        """
+        ...
+
+
 class Questions:
     """The pairs shown to each annotator since the loop was opened; `path` is the file of prompts, "" without one."""
 
@@ -93,13 +112,26 @@ def ask(
     does, and for a pair that is longer than the schema allows.
     """
     one = _prompt(prompt)
-    model, words = _asks(champion.model), one.prompt
-    plain = words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
+    model = _asks(champion.model)
     other = None if rival is None else (rival.model, rival.uid, rival.version)
     named = group or one.group
-    pair = model.ask(plain, key, group=named, version=champion.version, uid=champion.uid, rival=other)
+    pair = model.ask(plain(one), key, group=named, version=champion.version, uid=champion.uid, rival=other)
+    return pair, predicted(champion, reading, pair)
+
+
+def predicted(champion: Answering, reading: Reading, pair: Asked) -> tuple[float, ...]:
+    """Return the probabilities that the second, and that the first answer of a pair is preferred.
+
+    Raises InputError for a pair that is longer than the schema allows.
+    """
     made = Prediction("", {}, "", (), "", payload=question.encode(pair))
-    return pair, tuple(champion.model.predict(reading.read([made]))[0].tolist())
+    return tuple(champion.model.predict(reading.read([made]))[0].tolist())
+
+
+def plain(given: Words) -> str | list[dict[str, str]]:
+    """Return a prompt as models take it: text, or messages."""
+    words = _prompt(given).prompt
+    return words if isinstance(words, str) else [{"role": turn.role, "content": turn.content} for turn in words]
 
 
 def rival(fold: Fold) -> Answering | None:
@@ -111,6 +143,23 @@ def rival(fold: Fold) -> Answering | None:
 def text(prompt: Words) -> str:
     """Return a prompt as the log records it."""
     return written(_prompt(prompt).prompt)
+
+
+def transcribe(
+    champion: Answering, prompt: Words, answers: Sequence[Words], key: tuple[int, ...], repeated: bool = False
+) -> tuple[Asked, int]:
+    """Return a question about two written answers, better first, and the place of the better one in its pair.
+
+    Raises InputError for texts without tokens or with too many, and for a family that cannot take them.
+    """
+    model: Any = champion.model
+    if not callable(getattr(model, "transcribe", None)):
+        raise InputError(
+            f"model: got a {type(model).__name__}, which takes no texts of others; expected a family that does, such "
+            'as "preference". Record the tokens with loop.record(pair, features)'
+        )
+    taker = cast(Transcribes, model)
+    return taker.transcribe(plain(prompt), [plain(one) for one in answers], key, repeated=repeated)
 
 
 def _asks(model: object) -> Asks:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from everlearn import config
 from everlearn import model as contract
 from everlearn.errors import InputError
 from everlearn.events import Log, scan
@@ -164,6 +165,7 @@ class Rejoined:
         self._warm = _warm_until(log) if spec.warm_start else 0  # examples up to here were learned offline
         self._champion = _Judge(self._first, _frozen(log, spec, self._warm > 0)) if self.limiter.judges else None
         self._widths = widths
+        self._pauses = pauses(log)
         self._traced: list[_Backlog] = []
         self.traces_of(None)
 
@@ -189,6 +191,8 @@ class Rejoined:
                 if self._is_left_out(event):
                     yield event, None
                     continue
+                while self._pauses and self._pauses[0][0] < event.position:
+                    self.limiter.paused = self._pauses.pop(0)[1]
                 if self._champion is not None:
                     self._champion.reach(event.position)
                 labelled = self._join(event, rows.get(i))
@@ -349,10 +353,19 @@ def _frozen(log: Log, spec: Spec, warmed: bool) -> list[tuple[int, float]]:
 
     It begins with one if it was `warmed`, and where only snapshots may serve.
     """
-    snapshots, spans = spec.gate.promote == "snapshot", list[tuple[int, float]]()
-    for event in scan(log, kinds=("decision",)) if spec.mode == "gated" else ():
+    settings, spans = spec, list[tuple[int, float]]()
+    for event in scan(log, kinds=("decision",)):
         made = event.payload
-        if not isinstance(made, Decision) or made.alias != "champion":
+        if not isinstance(made, Decision):
+            continue
+        if (held := details.full_spec(made)) is not None:  # a start, or a change of settings
+            settings = config.read_stored(held, "the log")
+        if made.alias != "champion":
+            continue
+        snapshots = settings.gate.promote == "snapshot"
+        if settings.mode == "live":
+            if spans and spans[-1][1] == np.inf:
+                spans[-1] = spans[-1][0], made.at + 1
             continue
         copied = made.by == "loop" and (made.action == "promote" or snapshots or warmed)
         seated = made.by == "gate" and not snapshots and bool(details.progress(made))
@@ -361,6 +374,16 @@ def _frozen(log: Log, spec: Spec, warmed: bool) -> list[tuple[int, float]]:
         if copied:
             spans.append((made.at + 1, np.inf))
     return spans
+
+
+def pauses(log: Log) -> list[tuple[int, bool]]:
+    """Return the positions at which learning was paused (True) or went on (False), in order."""
+    found: list[tuple[int, bool]] = []
+    for event in scan(log, kinds=("decision",)):
+        if isinstance(event.payload, Decision) and event.payload.action == "order":
+            ask = event.payload.detail.get("ask")
+            found += [(event.position, ask == "pause")] if ask in ("pause", "resume") else []
+    return found
 
 
 def _warm_until(log: Log) -> int:

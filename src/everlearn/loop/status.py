@@ -68,6 +68,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
     return {
         "time": time.time(),
         "mode": spec.mode,
+        "paused": learner.limiter.paused,
         "task": spec.schema.task,
         "metric": learner.headline,
         "label": spec.schema.label,

@@ -6,7 +6,7 @@ of users are carried out in `loop/user_orders.py`. The caller makes the returned
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -79,8 +79,9 @@ class Transitions:
         versions: Versions,
         log: Log,
         widths: Callable[[], Sequence[tuple[int, int]]] = tuple,
+        traces: Callable[[int], Mapping[str, Singles]] = lambda uid: {},
     ) -> None:
-        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths)
+        self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths, traces)
         self._paused: Contestant | None = None  # learns again after the event that is being folded
 
     def make(self) -> Model:
@@ -112,6 +113,30 @@ class Transitions:
         for action in policy.decide(view(self._context)):
             payloads += apply(action, self._context, Moment(at, now))
         return payloads
+
+    def reseat(self, at: int, now: Progress) -> list[Payload]:
+        """After a change of `mode` or `gate.promote`, seat what these settings let serve; return the payloads to log.
+
+        A champion that may no longer learn is stored and serves frozen, and challenges. In `live` mode what learned
+        beside a frozen champion takes the seat, and the old champion is good.
+        """
+        context, roster, moment = self._context, self._context.roster, Moment(at, now)
+        started_here = roster.untrained and not roster.snapshots
+        if roster.live == roster.serves_learner or (not roster.live and started_here):
+            return []
+        learner, previous = roster.challenger, roster.champion.version
+        how = "live" if roster.live else f'gated", gate.promote = "{context.spec.gate.promote}'
+        reason = f'the settings changed to mode = "{how}"'
+        born = store(
+            context, moment, learner.model, context.versions.find(learner.version).spec, (learner.version,), reason
+        )
+        if roster.live:
+            roster.seat_learner(born.version.id)
+        else:
+            roster.seat_first(born.version.id)
+        note(context, [born])
+        alias = Alias("champion", born.version.id, previous)
+        return [born, decision(context, moment, "promote", reason, "loop", Promoted(learned=now), alias)]
 
     def react(self, at: int, now: Progress) -> list[Payload]:
         """Apply the reaction to drift; a model that cannot be started is reported and changes nothing."""
@@ -162,8 +187,8 @@ class Transitions:
             self._context.roster.let_learn(self._paused, True)
             self._paused = None
 
-    def retraced(self) -> dict[int, dict[str, Singles]]:
-        """Return the traces that rebuilt learners made again, by uid and by the id of their prediction; forget them."""
+    def retraced(self) -> dict[int, Mapping[str, Singles]]:
+        """Return the traces of learners that were rebuilt or copied, by uid and id of prediction; forget them."""
         made = dict(self._context.retraced)
         self._context.retraced.clear()
         return made

@@ -23,16 +23,21 @@ from everlearn.loop.details import (
     Challenged,
     ChallengeOrder,
     Erasure,
+    LearningPaused,
     Merged,
     MergeOrder,
+    NameOrder,
+    PauseOrder,
     Promoted,
     PromoteOrder,
+    ResumeOrder,
     RollBackOrder,
     RolledBack,
     RolledBackWithout,
     Shadowed,
     ShadowOrder,
     UnknownOrder,
+    VersionNamed,
     Withdrawn,
     WithdrawOrder,
     Without,
@@ -75,6 +80,13 @@ def order(context: TransitionContext, moment: Moment, given: Decision) -> list[P
             return merge(context, moment, given, request)
         case WithdrawOrder(order=id):
             return withdraw(context, moment, given, id)
+        case PauseOrder(order=id):
+            return pause(context, moment, given, id, True)
+        case ResumeOrder(order=id):
+            return pause(context, moment, given, id, False)
+        case NameOrder(name=name, note=text, order=id):
+            named, alias = VersionNamed(name, text, order=id), Alias(version=given.version)
+            return note(context, [decision(context, moment, "config", given.reason, "user", named, alias)])
         case UnknownOrder(ask=ask):
             raise ConfigError(f"there is no order {ask!r}; a newer Everlearn wrote it: upgrade")
 
@@ -93,10 +105,14 @@ def promote(context: TransitionContext, moment: Moment, given: Decision, id: str
     if learner is not None and not (roster.live or roster.snapshots):
         roster.promote(learner, version, previous)
     else:
+        traces = context.traces(learner.uid) if learner is not None and roster.live else {}
         copied = roster.install(version, model, keep=True, previous=previous)
         detail = msgspec.structs.replace(detail, learns=copied or None)
         if learner is not None and roster.live:  # the champion learns on as it, and would be compared with itself
             roster.dismiss(learner)
+        if traces:
+            others = {one.uid: context.traces(one.uid) for one in roster.contestants if one.learns}
+            context.retraced.update(others | {roster.champion.uid: traces})
     roster.rollbacks = []
     alias = Alias("champion", version, previous)
     promoted = decision(context, moment, "promote", given.reason, "user", detail, alias)
@@ -199,6 +215,14 @@ def withdraw(context: TransitionContext, moment: Moment, given: Decision, id: st
     context.roster.dismiss(found)
     alias = Alias(version=given.version)
     return [decision(context, moment, "withdraw", given.reason, "user", Withdrawn(order=id), alias)]
+
+
+def pause(context: TransitionContext, moment: Moment, given: Decision, id: str, paused: bool) -> list[Payload]:
+    """Pause learning from the next label on, or end that."""
+    if context.monitor.limiter.paused == paused:
+        raise InputError("learning is paused already" if paused else "learning is not paused")
+    context.monitor.limiter.paused = paused
+    return [decision(context, moment, "config", given.reason, "user", LearningPaused(paused, order=id))]
 
 
 # ---- a rollback without some labels --------------------------------------------------------------------------------

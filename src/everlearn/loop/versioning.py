@@ -25,7 +25,7 @@ from everlearn.serve.roster import Roster
 from everlearn.spec import GateSpec, Spec
 from everlearn.version.registry import Versions
 
-Transition = Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw"]
+Transition = Literal["start", "promote", "reject", "rollback", "drift", "challenger", "withdraw", "config"]
 
 _REPLACED = "what served until it was replaced"  # the log's words
 
@@ -55,8 +55,8 @@ NO_ALIAS = Alias()
 class TransitionContext:
     """The parts of one loop that its transitions read and change.
 
-    `widths` returns the steps of the waiting predictions (see `PendingPredictions`). `retraced` takes, by uid, the
-    traces of waiting predictions that a learner has made again with a rebuild, for the fold to set.
+    `widths` returns the steps of the waiting predictions (see `PendingPredictions`), and `traces` the waiting traces of
+    a uid. `retraced` takes, by uid, the traces of waiting predictions after a rebuild or a copy, for the fold to set.
     """
 
     spec: Spec
@@ -67,7 +67,8 @@ class TransitionContext:
     versions: Versions
     log: Log
     widths: Callable[[], Sequence[tuple[int, int]]] = tuple
-    retraced: dict[int, dict[str, Singles]] = field(default_factory=dict)
+    traces: Callable[[int], Mapping[str, Singles]] = lambda uid: {}
+    retraced: dict[int, Mapping[str, Singles]] = field(default_factory=dict)
 
 
 def untrained(context: TransitionContext, version: str) -> Model:

@@ -14,18 +14,20 @@ _BINARY = ("roc_auc", "pr_auc", "recall_at_share", "precision_at_share")
 _NUMBERS = ("mae", "rmse", "r2", "skill_last", "skill_mean")
 
 
-def choices(task: Task, own: Loss | None = None) -> tuple[str, ...]:
+def choices(task: Task, own: Loss | None = None, costs: bool = False) -> tuple[str, ...]:
     """Return the metrics that can be the headline of a task; `own` is the loss that the model is trained for.
+
+    With `costs` the settings hold a cost matrix, and the cost per decision is measured.
 
     >>> choices("regression")
     ('mae', 'rmse', 'r2', 'skill_last', 'skill_mean')
     """
     if task == "regression":
         return (*_NUMBERS, "pinball") if own is not None and own.kind == "pinball" else _NUMBERS
-    return (*_CLASSES, "f1", "ece", *(_BINARY if task == "binary" else ()))
+    return (*_CLASSES, "f1", "ece", *(_BINARY if task == "binary" else ()), *(("cost",) if costs else ()))
 
 
-def checked(metric: str, task: Task, own: Loss | None = None) -> str:
+def checked(metric: str, task: Task, own: Loss | None = None, costs: bool = False) -> str:
     """Return `metric`. Raises `ConfigError` for one that is no headline of this task.
 
     >>> checked("accuracy", "regression")
@@ -33,10 +35,13 @@ def checked(metric: str, task: Task, own: Loss | None = None) -> str:
     everlearn.errors.ConfigError: metric: got 'accuracy' for a regression task; expected one of auto, mae, rmse, r2, \
 skill_last, skill_mean
     """
-    known = ("auto", *choices(task, own))
+    known = ("auto", *choices(task, own, costs))
     if metric in known:
         return metric
     hint = "" if metric != "pinball" or task != "regression" else ' Build the model with loss = "pinball" for it.'
+    hint += (
+        " State the costs of decisions in [decision.costs] for it." if metric == "cost" and task != "regression" else ""
+    )
     raise ConfigError(f"metric: got {metric!r} for a {task} task; expected one of {', '.join(known)}{hint}")
 
 

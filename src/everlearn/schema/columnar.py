@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import chain
 from types import NoneType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ _NUMBERS = frozenset([float, int, bool, NoneType])
 _REMEMBERED = frozenset([str, int, float, bool, NoneType])
 _SIMPLE = frozenset(["bool", "int8", "int16", "int32", "int64", "float", "double", "string", "large_string"])
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+@runtime_checkable
+class _ArrowStream(Protocol):
+    """A table of any library that can be read through the C interface of Arrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
 
 
 def is_arrow(column: Any) -> bool:
@@ -48,6 +55,11 @@ def named(table: Any) -> dict[str, Any]:
         pairs = [(str(name), table.iloc[:, i]) for i, name in enumerate(table.columns)]
     elif arrow is not None and isinstance(table, arrow.Table | arrow.RecordBatch):
         pairs = list(zip(table.schema.names, table.columns, strict=True))
+    elif isinstance(table, _ArrowStream):  # polars, DuckDB, Ibis, ...
+        import pyarrow
+
+        whole = pyarrow.table(table)
+        pairs = list(zip(whole.schema.names, whole.columns, strict=True))
     else:
         raise InputError(
             f"got a {type(table).__name__}, expected columns: a dict of name -> list, a DataFrame or an Arrow table"

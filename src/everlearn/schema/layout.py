@@ -14,7 +14,7 @@ from everlearn.spec import LAYOUT, Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]")
 
-PAIR_COLUMNS = 14  # dense columns of a pair of answers; `everlearn.schema.pairs` names them
+PAIR_COLUMNS = 16  # dense columns of a pair of answers; `everlearn.schema.pairs` names them
 PAIR_BOUNDS = ("prompt_tokens", "answer_tokens", "annotators", "sources", "groups")
 
 _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")

@@ -31,9 +31,11 @@ WHO_LOW, WHO_HIGH = 9, 10  # two halves, 24 bits each, of a digest of the whole 
 KIND = 11  # digest of what a bias belongs to: "people" for all people, else the whole source; 0 until judged
 GROUP = 12  # digest of the group; 0 for none
 TRUSTED = 13  # 1 for judgements of people, and for pairs with a known answer
+SECONDS = 14  # from shown to judged; 0 until judged, and where unknown
+BEFORE = 15  # of a pair that is asked again: 1 where its annotator preferred the first answer before, 2 the second
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
-SCORED = frozenset({ARMS.index("random"), ARMS.index("duel"), ARMS.index("again")})  # arms that models are scored on
+SCORED = frozenset(map(ARMS.index, ("random", "duel", "again", "file")))  # arms that models are scored on
 DUEL = ARMS.index("duel")
 PEOPLE = "people"
 COUNTED = frozenset({PEOPLE, "function"})  # first parts of the sources whose judgements decide duels
@@ -155,6 +157,7 @@ class PairReading:
         dense[0, [REF_FIRST, REF_SECOND]] = np.nan
         dense[0, PROMPT], dense[0, SWAPPED], dense[0, ARM] = len(prompt), pair.swapped, ARMS.index(pair.arm)
         dense[0, GROUP], dense[0, TRUSTED] = number(pair.group), pair.arm == "gold"
+        dense[0, BEFORE] = pair.before + 1
         for place, (one, ids) in enumerate(zip(answers, tokens, strict=True)):
             dense[0, FIRST + place], dense[0, CUT_FIRST + place] = len(ids), one.finish == "length"
         for place, logp in enumerate(pair.reference_logp):
@@ -202,6 +205,7 @@ class PairReading:
         dense[0, [WHO_LOW, WHO_HIGH]] = who(feedback.source)
         dense[0, KIND] = number(source)
         dense[0, TRUSTED] = source == PEOPLE or dense[0, ARM] == ARMS.index("gold")
+        dense[0, SECONDS] = feedback.seconds if isinstance(feedback, Preference) else 0.0
         return Batch(dense, row.indptr, row.indices, row.values)
 
     def scores(self, row: Batch) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from everlearn.errors import InputError
 from everlearn.records import Singles
 
-Arm = Literal["chat", "random", "active", "duel", "gold", "again"]
+Arm = Literal["chat", "random", "active", "duel", "gold", "again", "file", "repeat"]
 
 ABOVE_ZERO = 1e-3  # a log-probability may exceed 0 by rounding, and by no more
 
@@ -59,7 +59,8 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     probability of this arm and pair, `value` what the judgement was thought to be worth. `reference_logp` holds, for
     the answers in the order of `pair`, the summed log-probabilities under the version `reference` (empty: unknown).
     `group` names what drifts together ("": none), `tokenizer` is a digest. `aborted` is true where the client went away
-    before the answer was whole: the tokens are those sampled until then.
+    before the answer was whole: the tokens are those sampled until then. On the arm "again", `repeats` is the id of the
+    pair that is asked once more, and `before` the place of the answer that its annotator preferred then (-1: none).
     """
 
     prompt: bytes
@@ -76,6 +77,8 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     group: str = ""
     tokenizer: str = ""
     aborted: bool = False
+    repeats: str = ""
+    before: Literal[-1, 0, 1] = -1
 
 
 def judged(question: Asked) -> tuple[SampledAnswer, ...]:

@@ -23,10 +23,11 @@ from collections.abc import Callable
 from typing import Any
 
 from everlearn.gate.policy import By, Concept, Contender
-from everlearn.model import Model, copied, copy, prefixed, restore, within
+from everlearn.model import Model, copied, copy, restore, within
 from everlearn.records import Arrays
 from everlearn.serve.contestant import UNKNOWN, Contestant, Progress, Role, Trial
 from everlearn.serve.isolation import IsolatedModel
+from everlearn.serve.roster_entries import differs, written
 from everlearn.spec import GATE_LAYOUT
 
 
@@ -187,7 +188,7 @@ class Roster:
 
     def withdraw(self, snapshot: Contestant) -> None:
         """Remove a snapshot; its challenger may nominate another."""
-        owner = self._owner(snapshot)
+        owner = self.owner(snapshot)
         if owner is not None:
             owner.snapshot = None
         self._arrange()
@@ -202,7 +203,7 @@ class Roster:
 
         A snapshot takes its challenger along, unless that is the standing one.
         """
-        owner = self._owner(candidate)
+        owner = self.owner(candidate)
         if owner is None:
             others = [one for one in self.contestants if one.learns and one is not candidate]
             if candidate.learns and not others:
@@ -232,7 +233,7 @@ class Roster:
         keeps its seat. Return True if a copy of a frozen winner learns on as a challenger from now. Raises
         ModelFailure, and changes nothing, where a model cannot be copied.
         """
-        old, owner = self.champion, self._owner(candidate)
+        old, owner = self.champion, self.owner(candidate)
         learns = self.live or candidate.learns
         challenges = self._lacks_learner(learns, candidate)
         twin = candidate.tried.twin() if self.live or challenges else None
@@ -313,6 +314,22 @@ class Roster:
         self._leave_untrained(version)
         self.reset_evidence()
 
+    def seat_learner(self, version: str) -> None:
+        """Let the standing challenger, stored as `version`, take the seat and learn on there; the champion is good.
+
+        The champion is frozen. Where nothing stands beside it, a copy of it learns in the seat. Raises ModelFailure,
+        and changes nothing, where it cannot be copied.
+        """
+        frozen, learner = self.champion, self.standing
+        if learner is None:
+            learner = self._new(version, frozen.tried.twin(), learns=True)
+        learner.version, learner.by, learner.snapshot = version, "loop", None
+        self.good = None if self.untrained else frozen
+        self.challengers = [challenger for challenger in self.challengers if challenger.by != "loop"]
+        self._seat(learner)
+        self._leave_untrained(version)
+        self.reset_evidence()
+
     def confirm(self, candidate: Contestant) -> None:
         """Note that a frozen contestant is worse than the champion: good leaves, a baseline is compared again."""
         if candidate is self.good:
@@ -322,7 +339,7 @@ class Roster:
 
     def expel(self, contestant: Contestant) -> None:
         """Remove a contestant that failed, except the champion; the oldest learner left becomes the standing one."""
-        if self._owner(contestant) is not None:
+        if self.owner(contestant) is not None:
             self.reject(contestant)
         else:
             self.good = None if contestant is self.good else self.good
@@ -352,26 +369,7 @@ class Roster:
         for challengers that drift started, which a role does not tell. A contestant with the arrays of its version has
         none here: they are stored already.
         """
-        arrays: Arrays = {}
-        entries: list[dict[str, Any]] = []
-        for contestant in self.contestants:
-            role, owner = self.role_of(contestant), self._owner(contestant)
-            if _differs(role, contestant.learns):
-                arrays |= prefixed(f"model/{contestant.uid}/", contestant.model.arrays)
-            if contestant.trial is not None:
-                arrays |= prefixed(f"evidence/{contestant.uid}/", contestant.trial.evidence)
-                arrays |= prefixed(f"metrics/{contestant.uid}/", contestant.trial.metrics)
-            entry: dict[str, Any] = {
-                "uid": contestant.uid,
-                "role": role,
-                "version": contestant.version,
-                "learns": contestant.learns,
-            }
-            entry["of"] = owner.uid if owner is not None else 0
-            entry["tested"] = contestant.trial.tested if contestant.trial is not None else None
-            entry["learned"] = list(contestant.learned)
-            entry |= {"noticed": contestant.noticed} if contestant.noticed >= 0 else {}
-            entries.append(entry | ({"by": contestant.by} if contestant.by == "drift" else {}))
+        arrays, entries = written(self)
         some: dict[str, Any] = {"untrained": True} if self.untrained else {}
         some |= {"rollbacks": list(self.rollbacks)} if self.rollbacks else {}
         return arrays, {"uids": self._uids, "contestants": entries, **some}
@@ -388,12 +386,12 @@ class Roster:
         owned: list[tuple[int, Contestant]] = []
         for place, entry in enumerate(header["contestants"]):
             uid, role, version, learns = entry["uid"], entry["role"], entry["version"], entry["learns"]
-            differs = _differs(role, learns)
-            model = shared.get(version) if not differs else None
+            other = differs(role, learns)
+            model = shared.get(version) if not other else None
             if model is None:
                 model = build(version)
-                restore(model, within(arrays, f"model/{uid}/") if differs else fetch(version))
-            if not differs:
+                restore(model, within(arrays, f"model/{uid}/") if other else fetch(version))
+            if not other:
                 shared[version] = model
             contestant = Contestant(uid, version, model, learns, columns=self._columns, place=place)
             contestant.learned, contestant.noticed = Progress(*entry.get("learned", UNKNOWN)), entry.get("noticed", -1)
@@ -466,7 +464,7 @@ class Roster:
         if self.untrained and not any(baseline.version == version for baseline in self.baselines):
             self.untrained, self.baselines = False, []
 
-    def _owner(self, snapshot: Contestant) -> Contestant | None:
+    def owner(self, snapshot: Contestant) -> Contestant | None:
         """Return the challenger that nominated a snapshot; None for any other contestant."""
         return next((challenger for challenger in self.challengers if challenger.snapshot is snapshot), None)
 
@@ -490,8 +488,3 @@ class Roster:
     def _uid(self) -> int:
         self._uids += 1
         return self._uids
-
-
-def _differs(role: Role, learns: bool) -> bool:
-    """Return True if a contestant's arrays are not (or no longer) those of its version."""
-    return learns or role == "candidate"

@@ -40,6 +40,7 @@ _SEQUENCE, _POSITION, _FRESH, _BOOT = range(4)
 _WORDS_BYTES = 64
 _SMALL = 1 << 16  # bytes: below this every file is checked as it is mapped, which takes 10 microseconds
 _PAUSE = 0.005
+_SPARES = 3  # models of one spec that wait to be filled again: as many as a snapshot has
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +199,20 @@ class Reader:
 
     If the newest snapshot cannot be used, `trouble` says why, and the one before it stays in use. The first `current`
     waits up to `patience` seconds for a snapshot.
+
+    With `reuse`, models that copy their arrays are filled again two snapshots later, since building one may take far
+    longer: the caller must not use a snapshot once it has taken another one.
     """
 
-    def __init__(self, folder: Path, build: Callable[[Spec], Model], patience: float = 10.0) -> None:
+    def __init__(
+        self, folder: Path, build: Callable[[Spec], Model], patience: float = 10.0, reuse: bool = False
+    ) -> None:
         _check_ours(folder, stat.S_IWGRP | stat.S_IWOTH)
         self.folder = folder
         self.trouble = ""
         self._build = build
         self._patience = patience
+        self._reuse = reuse
         self._map: mmap.mmap | None = None
         self._words = memoryview(bytes(_WORDS_BYTES)).cast("Q")  # until the file of words exists
         self._moments = memoryview(bytes(_WORDS_BYTES)).cast("d")
@@ -283,6 +290,11 @@ class Reader:
             canary = self._answering(held, "canary", used) if header["canary"] else None
             extra = within(held.arrays, "extra/")
             rival = self._answering(held, "rival", used) if header.get("rival") else None
+            if self._reuse and self._snapshot is not None:
+                before = self._snapshot
+                for arm in (before.champion, before.canary, before.rival):
+                    if arm is not None and (pattern := used.get(canonical(dict(arm.model.spec)))) is not None:
+                        pattern.spare(arm.model)
             self._snapshot = Snapshot(sequence, header["position"], champion, canary, extra, rival)
             self._held, self._patterns = held, used
         # A file below the word is one whose successor this processor does not see yet: look again next time. A file
@@ -336,6 +348,7 @@ class _Pattern:
         self._build, self._spec = build, spec
         self._model = build(spec)
         self._apart: bool | None = None  # True if shallow copies are independent; None before the first arrays
+        self._spares: list[Model] = []  # models that nothing uses any more
 
     def cast(self, arrays: Arrays) -> Model:
         differences = compare(answering(self._model.arrays), arrays)
@@ -347,11 +360,16 @@ class _Pattern:
             kept = all(self._model.arrays[name] is own[name] for name in own)
             self._apart = kept and all(twin.arrays[name] is arrays[name] for name in arrays)
         if not self._apart:
-            self._model = self._build(self._spec)
+            self._model = self._spares.pop() if self._spares else self._build(self._spec)
         else:
             self._model = copy.copy(self._model)  # the last one is the next pattern, so that old arrays can go
         self._model.arrays = dict(arrays)
         return self._model
+
+    def spare(self, model: Model) -> None:
+        """Let a model that was cast before be filled again, if it copies its arrays."""
+        if self._apart is False and len(self._spares) < _SPARES:
+            self._spares.append(model)
 
 
 def _boot() -> int:

@@ -27,6 +27,7 @@ from everlearn.stream.json_values import json_column, records_of
 from everlearn.stream.sources import Block, Files, Piped, Source, Table
 
 _RAW = 1_000  # characters kept of a rejected row
+_SHOWN = 8  # fields that a repr names
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class Stream:
         self._source = source
         self._encoder = Encoder(schema)
         self._wanted = [*schema.fields, schema.label]
+
+    def __repr__(self) -> str:
+        """Name the source, the label and the fields."""
+        fields = ", ".join(f"{name} ({kind})" for name, kind in list(self.schema.fields.items())[:_SHOWN])
+        more = f" and {len(self.schema.fields) - _SHOWN} more" if len(self.schema.fields) > _SHOWN else ""
+        return f"<Stream {self.name}: {self.schema.task} label {self.schema.label!r} from {fields}{more}>"
 
     @cached_property
     def rows(self) -> int | None:

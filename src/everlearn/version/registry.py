@@ -30,22 +30,30 @@ class Versions:
         self._blobs = blobs
         self._versions: dict[str, Version] = {}  # in order of birth
         self._aliases: dict[str, str] = {}
+        self._former: list[str] = []  # champions before the present one, oldest first
+        self._notes: dict[str, str] = {}
 
     def note(self, payload: Payload) -> None:
         """Fold one payload of the log. Other kinds are ignored, and noting a payload twice changes nothing.
 
-        A decision that starts, promotes, rolls back or sets a challenger moves its alias. Where the champion moves,
-        "previous" moves to the version that it replaced. An erasure moves every alias to the rebuilt version.
+        A decision that starts, promotes, rolls back or sets a challenger moves its alias. "previous" is the champion
+        before the present one: a rollback moves it further back. A name is an alias that stays. An erasure moves every
+        alias to the rebuilt version.
         """
         match payload:
             case Born(version=version):
                 self._versions.setdefault(version.id, version)
             case Decision(alias=alias, version=id, previous=previous) if alias and id and payload.action in _MOVES:
+                if alias == "champion" and self._aliases.get(alias) != id:
+                    self._succeed(id, previous, payload.action == "rollback")
                 self._aliases[alias] = id
-                if alias == "champion" and previous and previous != id:
-                    self._aliases["previous"] = previous
+            case Decision(action="config", version=id, detail={"name": str(name), "note": str(written)}) if id:
+                self._aliases |= {name: id} if name else {}
+                self._notes |= {id: written} if written else {}
             case Decision(action="erase", detail={"versions": dict(rebuilt)}):
                 self._aliases = {alias: rebuilt.get(id, id) for alias, id in self._aliases.items()}
+                self._former = [rebuilt.get(id, id) for id in self._former]
+                self._notes = {rebuilt.get(id, id): written for id, written in self._notes.items()}
 
     def make(
         self,
@@ -122,6 +130,25 @@ class Versions:
         for alias, id in sorted(self._aliases.items()):
             found.setdefault(id, []).append(alias)
         return found
+
+    def note_of(self, id: str) -> str:
+        """Return the note that a user gave a version; "" without one."""
+        return self._notes.get(id, "")
+
+    def _succeed(self, champion: str, replaced: str, rolled_back: bool) -> None:
+        """Note that a version replaces another as the champion, and move "previous"."""
+        former = self._former
+        if not rolled_back:
+            former += [replaced] if replaced and replaced != champion else []
+        elif champion in former:
+            del former[len(former) - 1 - former[::-1].index(champion) :]
+        else:  # a version that never served: what was born later is no way back from it
+            born = [*self._versions]
+            age = {id: place for place, id in enumerate(born)}
+            self._former = former = [id for id in former if age.get(id, 0) < age.get(champion, 0)]
+        self._aliases.pop("previous", None)
+        if former:
+            self._aliases["previous"] = former[-1]
 
     def prune(self, keep: int, hold: Set[str] = frozenset()) -> list[str]:
         """Delete old snapshots; return the ids of the versions that lost theirs.

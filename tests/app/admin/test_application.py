@@ -69,7 +69,8 @@ def test_a_page_logs_in_and_sends_a_command(guarded):
     opened.client.cookies.clear()
     assert opened.get("/session", cookie=cookie).json()["csrf"] == csrf
     assert opened.get("/versions", cookie=cookie).status_code == 200
-    body = b'{"reason": "from the page"}'
+    first = opened.get("/versions", cookie=cookie).json()["versions"][0]["id"]
+    body = msgspec.json.encode({"reason": "from the page", "to": first})
     headers = JSON | {"cookie": cookie}
     assert opened.client.post("/rollback", content=body, headers=headers).status_code == 403
     done = opened.client.post("/rollback", content=body, headers=headers | {"x-csrf-token": csrf})
@@ -98,7 +99,8 @@ def test_alerts_are_sent_by_the_admin_process(own):
         own = msgspec.structs.replace(own, spec=msgspec.structs.replace(own.spec, serve=serve))
         try:
             with learning(own), admin(own) as opened:
-                assert opened.send("POST", "/rollback", reason="an alert is due").status_code == 200
+                first = opened.get("/versions").json()["versions"][0]["id"]
+                assert opened.send("POST", "/rollback", reason="an alert is due", to=first).status_code == 200
                 until(lambda: any("an alert is due" in str(one) for one in received))
         finally:
             receiver.shutdown()

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from everlearn.app.admin.prometheus import _gate, _policies
+from everlearn.app.admin.prometheus import _asking, _gate, _policies
 from tests.support import ROOT
 from tests.support.admin import Admin, admin, grown, set_up, until
 
@@ -163,7 +163,6 @@ def test_measures_of_policies_have_a_metric_each():
         "strange": 0.0,
         "lag": {"judgements": 1, "seconds": 4.0},
         "guards": {"v": {"kl": "too far"}},
-        "spend": {"people": 6.0},
     }
     samples = {one.name: one.value for metric in _policies(found) for one in metric.samples}
     assert samples == {
@@ -174,6 +173,31 @@ def test_measures_of_policies_have_a_metric_each():
         "everlearn_strange_ratio": 0.0,
         "everlearn_judgement_lag_seconds": 4.0,
         "everlearn_policy_alarms": 1.0,
-        "everlearn_spend": 6.0,
     }
     assert list(_policies(None)) == []
+    first = {one.name for metric in _policies(found | {"policy": None}) for one in metric.samples}
+    assert first == samples.keys() - {"everlearn_policy"}  # before the first round of steps
+
+
+def test_what_is_asked_has_a_metric_each():
+    people = {"kind": "people", "spent": 6.0, "hour": 2.0, "win_per_unit": 0.01}
+    judge = {"kind": "judge", "spent": 0.5, "hour": 0.1, "win_per_unit": None}
+    found = {
+        "state": "stopped", "selector": "random", "configured": "thompson", "information": 0.001, "skipped_prompts": 2,
+        "sources": [people, judge], "judge": {"trouble": "no answer"},
+        "agreement": [{"source": "judge/kind@12", "share": 0.8, "low": 0.7, "high": 0.9}],
+        "annotators": [{"named": "random"}, {"named": ""}],
+    }  # fmt: skip
+    samples = {
+        (one.name.removeprefix("everlearn_"), *one.labels.values()): one.value
+        for metric in _asking(found)
+        for one in metric.samples
+    }
+    assert samples == {
+        ("spend", "people"): 6.0, ("spend", "judge"): 0.5, ("spend_hour", "people"): 2.0, ("spend_hour", "judge"): 0.1,
+        ("win_per_unit", "people"): 0.01, ("agreement_ratio", "judge/kind", "share"): 0.8,
+        ("agreement_ratio", "judge/kind", "low"): 0.7, ("agreement_ratio", "judge/kind", "high"): 0.9,
+        ("asking",): 0.0, ("selector_active",): 0.0, ("question_information",): 0.001, ("skipped_prompts",): 2,
+        ("judge_trouble",): 1.0, ("random_annotators",): 1.0, ("inverted_annotators",): 0.0,
+    }  # fmt: skip
+    assert list(_asking(None)) == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from everlearn.app.generator import label
+from everlearn.app.generator import label, pool
 from everlearn.events import SqliteLog
 from everlearn.records import Decision, Prediction, Preference
 from everlearn.schema import question
@@ -126,11 +126,11 @@ def test_everything_of_an_annotator_is_undone(running: Generator) -> None:
 def test_pairs_of_an_old_policy_are_replaced(running: Generator) -> None:
     known = {event.payload.id for event in running.events() if isinstance(event.payload, Prediction)}
     rounds = running.loop.ready().model.arrays["progress/counts"][2]
-    while running.loop.ready().model.arrays["progress/counts"][2] < rounds + label.STALE:
+    while running.loop.ready().model.arrays["progress/counts"][2] < rounds + pool.STALE:
         running.loop.judge(running.loop.ask("hello").id, 0)
     end = running.loop.log.end()
     running.publish()
-    until(lambda: len(running.loop.log.read(end)) >= label.AHEAD)
+    until(lambda: len(running.loop.log.read(end)) >= pool.AHEAD)
     pair = pair_for(running, "hans")
     assert pair["id"] not in known
     assert logged(running, pair["id"]).position == running.publisher.position

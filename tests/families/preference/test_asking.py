@@ -61,7 +61,8 @@ def test_arms_come_by_their_shares(model: PreferenceModel) -> None:
     assert share["random"] == pytest.approx(0.125, abs=0.09)
     for asked in found:
         if asked.arm == "random":
-            assert asked.propensity == pytest.approx(0.125 / (4 * 3))
+            assert asked.propensity == pytest.approx(0.125 / (3 * 2))  # the fourth candidate is the reference's
+            assert max(asked.pair) < 3
         assert all(one.uid in (3, 5 if asked.arm == "duel" else 0) for one in asked.answers)
     alone = [asking.ask(model, PROMPT, (7, number), uid=3) for number in range(24)]
     assert {asked.arm for asked in alone} == {"random", "active"}

@@ -113,7 +113,7 @@ def test_a_selector_is_switched_off_where_random_pairs_teach_more(scale: float, 
     random, width, found = np.random.default_rng(7), 6, []
     for _ in range(3):
         true = 2.0 * random.normal(size=width)
-        head, arrays = reward.start(width), choose.start(1)
+        head, arrays = reward.start(width), choose.start()
         for at in range(360):
             arm = at % 4 != 0
             x = ((scale if arm else 1.5) * random.normal(size=(2, 1, width)) / np.sqrt(width)).astype(np.float32)
@@ -146,7 +146,7 @@ def test_the_worth_of_an_arm_is_what_its_labels_add_to_the_likelihood() -> None:
 
 
 def test_questions_stop_when_labels_teach_nothing_and_start_again_after_an_alarm() -> None:
-    arrays = choose.start(1)
+    arrays = choose.start()
     for value in np.geomspace(0.5, 1e-4, 300):
         choose.saw(arrays, value, np.array([0.0, np.nan]))
         recent = arrays["information"]
@@ -175,7 +175,7 @@ def test_the_most_valuable_questions_go_to_the_dearest_sources(
 
 
 def test_a_budget_holds_for_an_hour() -> None:
-    arrays, prices, budgets = choose.start(2), np.array([0.5, 0.1]), np.array([2.0, np.inf])
+    arrays, prices, budgets = choose.accounts(2), np.array([0.5, 0.1]), np.array([2.0, np.inf])
     asked = 0
     while choose.affordable(arrays, prices, budgets, 100.0 + asked)[0]:
         choose.spend(arrays, 0, 0.5, 100.0 + asked)

@@ -10,7 +10,7 @@ import pytest
 
 from everlearn import checks, model
 from everlearn.errors import ConfigError, InputError, ModelError
-from everlearn.families.preference import PreferenceModel, annotators
+from everlearn.families.preference import PreferenceModel, annotators, choose
 from everlearn.families.preference.model import LABELS, ROUNDS, TRUSTED
 from everlearn.model import LEARN, answering, copied, cut, row_slice
 from everlearn.records import Examples
@@ -98,6 +98,31 @@ def test_a_pair_with_a_known_answer_judges_only_the_annotator() -> None:
     assert annotators.NAMES[annotators.named(one.part("annotators"))[1]] == "inverted"
 
 
+def test_repeated_pairs_and_times_judge_the_annotator() -> None:
+    """The model's prediction counts for fresh pairs, an annotator's earlier judgement for repeated ones."""
+    one, plain = preferences.build(**PLAIN), preferences.build(**PLAIN)
+    for turn in range(24):
+        again = preferences.row(0, 3, 250, arm="again", before=turn % 2, seconds=0.5 if turn % 2 else 8.0)
+        one.learn(again, np.ones(1), np.ones(1, np.float32))  # the same as before in every other turn
+    table = one.part("annotators")
+    assert annotators.consistency(table)[1] == 0.5
+    assert annotators.reliability(table)[1] < annotators.reliability(plain.part("annotators"))[1] - 0.1
+    mean, hasty = annotators.seconds(table)
+    assert (mean[1], hasty[1]) == (pytest.approx(2.0), 0.5)
+    assert one.summary()["annotators"][0]["consistency"] == 0.5
+    assert one.part("progress")["counts"][LABELS] == 24  # they teach as well
+
+
+def test_the_random_arm_follows_what_questions_teach() -> None:
+    one = preferences.build(**PLAIN)
+    for arm, seen in (("active", 0), ("random", 3), ("duel", 3)):
+        for _ in range(3):
+            one.learn(preferences.row(0, 3, 250, arm=arm), np.ones(1), np.ones(1, np.float32))
+        assert one.part("asking")["worth"][choose.SEEN] == seen
+    value = one.part("asking")["information"][:3]
+    assert value[1] > value[2] > 0.0  # the same pair teaches less each time
+
+
 def test_a_group_whose_taste_turned_is_found_and_learned_again() -> None:
     one = preferences.build(**PLAIN)
     better, worse = (one for one in np.argsort(slotworld.world().gold[0])[[-1, 0]].tolist())
@@ -120,7 +145,7 @@ def test_labels_of_a_judge_count_and_are_not_trusted() -> None:
     one = preferences.build(**PLAIN)
     taught(one, preferences.labelled(6, source="judge/strict@00ff"))
     taught(one, preferences.labelled(4))
-    assert one.part("progress")["counts"].tolist() == [10.0, 4.0, 0.0]
+    assert one.part("progress")["counts"].tolist() == [10.0, 4.0, 0.0, 0.0]
     assert one.part("progress")["counts"][TRUSTED] == 4
     assert (one.part("reward")["bias"][1] != 0).any()  # the judge's own taste
     assert not one.part("reward")["bias"][0].any()

@@ -16,7 +16,7 @@ def progress(rounds: int, ring: int = 4) -> Arrays:
     held = np.zeros((ring, 1 + len(Round._fields)))
     for number in range(rounds):
         held[number % ring] = [32 * (number + 1), number, *np.full(len(Round._fields) - 1, 0.123456789)]
-    return {"counts": np.array([32.0 * rounds, 8.0, rounds]), "rounds": held}
+    return {"counts": np.array([32.0 * rounds, 8.0, rounds, 5.0]), "rounds": held}
 
 
 def test_rounds_come_oldest_first_from_the_ring() -> None:
@@ -26,7 +26,7 @@ def test_rounds_come_oldest_first_from_the_ring() -> None:
         assert found["curves"]["kl"] == kl
         assert found["curves"]["labels"] == [32 * (number + 1) for number in kl]
         assert found["policy"]["kl"] == rounds - 1
-        assert (found["labels"], found["trusted"], found["rounds"]) == (32 * rounds, 8, rounds)
+        assert (found["labels"], found["trusted"], found["rounds"], found["repeated"]) == (32 * rounds, 8, rounds, 5)
     assert found["policy"]["entropy"] == 0.12346
 
 

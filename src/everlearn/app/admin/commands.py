@@ -21,6 +21,8 @@ from everlearn.client.records import (
     CommandOutcome,
     DecisionEntry,
     MergeCommand,
+    NameCommand,
+    PauseCommand,
     PromoteCommand,
     RollbackCommand,
 )
@@ -54,6 +56,29 @@ async def rollback(context: AdminContext, request: Request) -> Response:
         return commands.rollback(context.queries.versions, message.reason, without, message.to)
 
     return await _carry_out(context, request, make)
+
+
+async def name(context: AdminContext, request: Request) -> Response:
+    """POST /versions/{id}/name"""
+    message = await body(request, NameCommand, MOST_BYTES)
+    id = find(context, request.path_params["id"]).id
+
+    def make() -> Decision:
+        return commands.name(context.queries.versions, id, message.name, message.note, message.reason)
+
+    return await _carry_out(context, request, make)
+
+
+async def pause(context: AdminContext, request: Request) -> Response:
+    """POST /pause"""
+    message = await body(request, PauseCommand, MOST_BYTES)
+    return await _carry_out(context, request, lambda: commands.pause(message.reason))
+
+
+async def resume(context: AdminContext, request: Request) -> Response:
+    """POST /resume"""
+    message = await body(request, PauseCommand, MOST_BYTES)
+    return await _carry_out(context, request, lambda: commands.resume(message.reason))
 
 
 async def challenge(context: AdminContext, request: Request) -> Response:

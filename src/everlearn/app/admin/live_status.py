@@ -188,6 +188,7 @@ class LiveStatus:
         staleness, bound = self.staleness(), self.spec.serve.staleness
         return {
             **{name: value for name, value in (self.status or {}).items() if name != "set_aside"},
+            **self._preference(),
             # Measured now: the values in the learner's status may be old.
             "lag": self._lag,
             "staleness": {"seconds": staleness, "bound": bound, "broken": staleness is None or staleness > bound},
@@ -203,6 +204,19 @@ class LiveStatus:
                 "uptime": round(time.time() - self._started, 1),
             },
         }
+
+    def asking(self) -> dict[str, Any] | None:
+        """Return what the generator asks, from its file; None where there is none."""
+        try:
+            found: dict[str, Any] = msgspec.json.decode(self._setup.asking.read_bytes())
+        except (OSError, msgspec.DecodeError):
+            return None
+        return found
+
+    def _preference(self) -> dict[str, Any]:
+        """Return the learner's measures of preferences beside what the generator asks; empty for other tasks."""
+        held, asking = (self.status or {}).get("preference"), self.asking()
+        return {} if held is None else {"preference": held | ({"asking": asking} if asking else {})}
 
     def _worker(self, index: int) -> dict[str, Any]:
         process = self._processes.get(f"worker-{index}")

@@ -43,6 +43,7 @@ class Collector:
             yield from _memory(status)
             yield from _gate(status)
             yield from _policies(status.get("preference"))
+            yield from _asking(self._live.asking() if "preference" in status else None)
 
 
 def registry(live: LiveStatus, queries: LogQueries) -> CollectorRegistry:
@@ -211,7 +212,7 @@ def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     yield _gauge("duel", described, ("role", "measure", "bound"), duels)
     counts = [((one["candidate"],), float(one["count"])) for one in found["duels"]]
     yield _gauge("duels", "Judged duels of a candidate.", ("role",), counts)
-    policy = [((name,), value) for name, value in found.get("policy", {}).items()]
+    policy = [((name,), value) for name, value in (found.get("policy") or {}).items()]
     yield _gauge("policy", "Measurements of the policy's newest rounds.", ("measure",), policy)
     brier = [((arm,), error) for arm, error in found.get("brier", {}).items()]
     yield _gauge("reward_brier", "Recent error of the reward model, by arm of the question.", ("arm",), brier)
@@ -220,9 +221,41 @@ def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     yield _gauge("judgement_lag_seconds", "Recent mean of seconds from question to judgement.", (), [((), lag)])
     alarms = sum(len(reasons) for reasons in found["guards"].values())
     yield _gauge("policy_alarms", "Guards whose limit is exceeded.", (), [((), float(alarms))])
-    yield _gauge(
-        "spend", "Cost of the labels of a source.", ("source",), [((k,), v) for k, v in found["spend"].items()]
-    )
+
+
+def _asking(found: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """Yield the metrics of what a generator asks."""
+    if found is None:
+        return
+    sources = [((one["kind"],), one) for one in found["sources"]]
+    for name, field, described in (
+        ("spend", "spent", "Cost of the labels of a kind of source since the start of the log."),
+        ("spend_hour", "hour", "Cost of the labels of a kind of source in this hour."),
+        (
+            "win_per_unit",
+            "win_per_unit",
+            "Win in duels above one half, by the labels of a source, for each unit spent.",
+        ),
+    ):
+        yield _gauge(name, described, ("source",), [(key, one[field]) for key, one in sources])
+    bounds = [
+        ((one["source"].partition("@")[0], bound), one[bound])
+        for one in found["agreement"][-1:]
+        for bound in ("share", "low", "high")
+    ]
+    yield _gauge("agreement_ratio", "Agreement of the newest judge with people.", ("source", "bound"), bounds)
+    yield _gauge("asking", "1 while questions are asked, 0 while labels teach nothing.", (),
+                 [((), float(found["state"] == "asking"))])  # fmt: skip
+    pays = float(found["selector"] == found["configured"])
+    yield _gauge("selector_active", "1 while pairs are chosen as configured, 0 while at random.", (), [((), pays)])
+    yield _gauge("question_information", "Nats that the newest random questions promised.", (),
+                 [((), found["information"])])  # fmt: skip
+    yield _gauge("skipped_prompts", "Prompts in the file that are too long.", (), [((), found["skipped_prompts"])])
+    trouble = found["judge"] and float(bool(found["judge"]["trouble"]))
+    yield _gauge("judge_trouble", "1 while the judge gives no verdict.", (), [((), trouble)])
+    for name in ("random", "inverted"):
+        count = sum(one["named"] == name for one in found["annotators"])
+        yield _gauge(f"{name}_annotators", f"Annotators that are named {name}.", (), [((), float(count))])
 
 
 def _counter(name: str, description: str, labels: Labels, values: Values) -> Metric:

@@ -134,7 +134,8 @@ class LogQueries:
         born, time = self._born[version.id]
         fields = msgspec.structs.asdict(version)
         aliases = self._versions.aliases().get(version.id, [])
-        return VersionEntry(**fields, aliases=aliases, kept=version.blob in kept, born=born, time=time)
+        note = self._versions.note_of(version.id)
+        return VersionEntry(**fields, aliases=aliases, kept=version.blob in kept, born=born, time=time, note=note)
 
     # ---- decisions ---------------------------------------------------------------------------------------------
 

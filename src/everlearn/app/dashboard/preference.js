@@ -24,8 +24,14 @@ const LINES = [
     ({ policy }) => known(policy?.distinct) && percent(policy.distinct, 0)],
   ["Lag of labels", "The recent mean time from a question to its judgement.",
     ({ lag }) => known(lag) && duration(lag)],
-  ["Spend", "What the judgements of all sources have cost, in the unit of their prices.",
-    ({ spend }) => known(spend) && number(spend)],
+  ["Asking", "Whether questions are asked, and how pairs are chosen. Asking stops while random questions promise almost nothing; a selector goes off while chosen pairs are worth less than random ones.",
+    ({ asking }) => asking && (asking.state === "stopped" ? "stopped" : asking.selector === asking.configured ? `on, ${asking.selector}` : `random, ${asking.configured} is off`)],
+  ["Prompts left out", "Prompts in the file that are longer than the limit.",
+    ({ asking }) => asking?.skipped_prompts > 0 && `${count(asking.skipped_prompts)} of ${count(asking.prompts)}`],
+  ["Judge and people", "The share of pairs on which the judge and a person gave the same verdict, with its interval, which may be looked at after each pair.",
+    ({ asking }) => { const one = asking?.agreement.at(-1); return one && `${percent(one.share, 0)}, ${percent(one.low, 0)} to ${percent(one.high, 0)}, ${count(one.pairs)} pairs`; }],
+  ["Judge", "Why the judge gives no verdict.",
+    ({ asking }) => asking?.judge?.trouble],
 ];
 
 /** Create the card: {element, update(status)}; it stays hidden for loops that learn no preferences. */
@@ -36,12 +42,13 @@ export function preferences() {
   const kl = byLabels("KL to the anchor and its budget");
   const shape = byLabels("Entropy of an answer");
   const people = annotators();
+  const costs = spending();
   const samples = h("div", { class: "samples", hidden: true });
   const element = h("section", { class: "card preference", hidden: true, "aria-labelledby": "preference" },
     h("header", {}, h("h2", { id: "preference" }, "Preferences"), labels, h("a", { class: "button small end", href: "label" }, "Judge answers")),
     h("div", { class: "three" }, h("dl", { class: "pairs" }, cells),
       h("div", {}, h("h3", {}, "KL to the anchor"), kl.element, h("h3", {}, "Entropy"), shape.element),
-      people.element),
+      h("div", { class: "people" }, people.element, costs.element)),
     samples);
   return {
     element,
@@ -59,7 +66,8 @@ export function preferences() {
       const { labels: x = [], kl: moved, budget, entropy } = found.curves ?? {};
       kl.update({ x, lines: [{ name: "budget", tone: "frozen", dashed: true, values: budget }, { name: "KL", tone: "champion", bold: true, values: moved }] });
       shape.update({ x, lines: [{ name: "entropy", tone: "champion", bold: true, values: entropy }] });
-      people.update(found.annotators ?? []);
+      people.update(found.asking?.annotators ?? found.annotators ?? []);
+      costs.update(found.asking?.sources ?? []);
       mark(samples, { hidden: !found.samples?.length });
       fillSamples(samples, found.samples ?? []);
     },
@@ -67,15 +75,13 @@ export function preferences() {
 }
 
 /** Return the figures of the status that are about duels and judgements, as the card names them. */
-function judged({ duels = [], strange, brier = {}, lag, spend = {} }) {
+function judged({ duels = [], strange, brier = {}, lag }) {
   const win = duels[0]?.win;
-  const prices = Object.values(spend);
   return {
     win: win && { share: win.value, low: win.low, high: win.high },
     ood: strange,
     brier: { fresh: brier.random, old: brier.again },
     lag: lag?.seconds,
-    spend: prices.length ? prices.reduce((sum, one) => sum + one, 0) : null,
   };
 }
 
@@ -97,28 +103,64 @@ function annotators() {
   const rows = list(body, () => {
     const name = h("span");
     const chip = h("span", { class: "chip", hidden: true });
-    const cells = [h("th", { scope: "row" }, name, " ", chip), ...Array.from({ length: 3 }, () => h("td", { class: "number" }))];
+    const cells = [h("th", { scope: "row" }, name, " ", chip), ...Array.from({ length: 4 }, () => h("td", { class: "number" }))];
     return {
       element: h("tr", {}, cells),
       update(one) {
-        put(name, one.name ?? `…${one.digest.toString(16).slice(-6)}`);
+        put(name, shortened(one));
+        mark(name, { title: one.source || null });
         put(chip, one.named);
         mark(chip, { hidden: !one.named, class: `chip ${NAMED[one.named] ?? ""}` });
-        [short(one.judged), percent(one.reliability, 0), duration(one.seconds)].forEach((text, i) => put(cells[i + 1], text));
-        mark(cells[3], { hidden: !one.timed });
+        [short(one.judged), percent(one.reliability, 0), known(one.consistency) ? percent(one.consistency, 0) : "–", known(one.seconds) && !one.source?.startsWith("judge/") ? duration(one.seconds) : "–"].forEach((text, i) => put(cells[i + 1], text));
+        mark(cells[3], { hidden: !one.repeats });
+        mark(cells[4], { hidden: !one.timed });
       },
     };
   });
-  const headings = ["judged", "reliability", "time"].map((text) => h("th", { scope: "col", class: "number" }, text));
-  const element = h("div", { class: "people" }, h("h3", {}, "Annotators", why("the reliability", "How often an annotator reports the true preference, estimated from the predictions of the model before it learned each label. Random and inverted annotators are marked, and count less.")),
+  const headings = ["judged", "reliability", "same again", "time"].map((text) => h("th", { scope: "col", class: "number" }, text));
+  const element = h("div", {}, h("h3", {}, "Annotators", why("the reliability", "How often an annotator reports the true preference, estimated from the predictions of the model before it learned each label. Random and inverted annotators are marked, and count less. The column “same again” is the share of repeated pairs that were judged as before.")),
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Annotators" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "source"), headings)), body)));
   return {
     element,
     update(found) {
       mark(element, { hidden: !found.length });
       const timed = found.some((one) => known(one.seconds));
-      mark(headings[2], { hidden: !timed });
-      rows(found.map((one) => ({ ...one, timed })), (one) => one.digest);
+      const repeats = found.some((one) => known(one.consistency));
+      mark(headings[2], { hidden: !repeats });
+      mark(headings[3], { hidden: !timed });
+      rows(found.map((one) => ({ ...one, timed, repeats })), (one) => one.digest);
+    },
+  };
+}
+
+/** Return the name of a source without its kind; a judge's without its digest, which the title shows. */
+function shortened({ source, digest }) {
+  if (!source) return `…${digest.toString(16).slice(-6)}`;
+  return source.startsWith("people/") ? source.slice(7) : source.split("@")[0];
+}
+
+/** Create the table of what people and the judge cost. */
+function spending() {
+  const body = h("tbody");
+  const rows = list(body, () => {
+    const cells = [h("th", { scope: "row" }), ...Array.from({ length: 4 }, () => h("td", { class: "number" }))];
+    return {
+      element: h("tr", {}, cells),
+      update(one) {
+        const hour = one.budget ? `${number(one.hour)} of ${number(one.budget)}` : number(one.hour);
+        [one.kind, short(one.labels), number(one.spent), hour, known(one.win_per_unit) ? number(100 * one.win_per_unit) : "–"].forEach((text, i) => put(cells[i], text));
+      },
+    };
+  });
+  const headings = ["labels", "spent", "this hour", "win per unit"].map((text) => h("th", { scope: "col", class: "number" }, text));
+  const element = h("div", { hidden: true }, h("h3", {}, "Spend", why("the spend", "What judgements have cost, in the unit of their prices. Win per unit is in percentage points: the present win in duels above 50 %, divided among sources by their labels, for each unit spent.")),
+    h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Spend" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "source"), headings)), body)));
+  return {
+    element,
+    update(found) {
+      const used = found.filter((one) => one.labels);
+      mark(element, { hidden: !used.length });
+      rows(used, (one) => one.kind);
     },
   };
 }

@@ -68,7 +68,7 @@ export function versions(context) {
   }
 
   function show() {
-    const name = status?.metric ?? "accuracy";
+    const name = status?.metric === "cost" ? "log_loss" : (status?.metric ?? "accuracy"); // versions hold the losses of their comparison
     const [refused, served] = [rejected(), champions()];
     put(metricHead, `${metricName(name)} when stored`);
     mark(table, { hidden: !known.entries.length });

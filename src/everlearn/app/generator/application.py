@@ -19,9 +19,10 @@ from starlette.responses import Response
 
 from everlearn.app import logs
 from everlearn.app.admin.http import refused as problem
-from everlearn.app.generator import chat, feedback, label, version_answers
+from everlearn.app.generator import asking_status, chat, feedback, label, version_answers
 from everlearn.app.generator.context import GeneratorContext
 from everlearn.app.generator.openai_records import ApiError
+from everlearn.app.generator.questioning import Questioning
 from everlearn.app.problems import Refused
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.routes import ROUTES, Route
@@ -37,15 +38,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def application(context: GeneratorContext, ready: Callable[[], None] = lambda: None) -> Starlette:
     """Build the ASGI application; it calls `ready` once it accepts requests."""
-    desk = label.LabelDesk(context)
+    questions = Questioning(context)
+    desk = questions.desk
 
     @asynccontextmanager
     async def running(_: Starlette) -> AsyncIterator[None]:
-        making = asyncio.create_task(desk.run())
+        making = asyncio.create_task(questions.run())
         ready()
         yield
         making.cancel()
         await asyncio.gather(making, return_exceptions=True)
+        questions.close()
 
     endpoints: dict[str, Endpoint] = {
         "chat.models": partial(chat.models, context),
@@ -55,6 +58,7 @@ def application(context: GeneratorContext, ready: Callable[[], None] = lambda: N
         "version_answers.answers": partial(version_answers.answers, context),
         "label.judge": partial(label.judge, context, desk),
         "label.undo": partial(label.undo, context, desk),
+        "asking_status.status": partial(asking_status.status, questions.report),
     }
     table = [_route(context, route, endpoints[route.endpoint]) for route in ROUTES if route.generated]
     errors = {HTTPException: _unroutable, Exception: _refused}

@@ -42,7 +42,7 @@ class GeneratorContext:
             undo.callback(self.log.close)
             self.admission = Admission(setup.spec, schema.reading(setup.spec.schema), self.log)
             self.access = Access(setup)
-            self.device = Device(lambda: Reader(Path(setup.serving), builder()))
+            self.device = Device(lambda: Reader(Path(setup.serving), builder(), reuse=True))
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ from everlearn.app.generator.writing import AnswerWriter
 from everlearn.errors import EverlearnError, InputError
 from everlearn.families.preference import PreferenceModel
 from everlearn.families.preference.sampling import Truncation, stream
+from everlearn.families.preference.summary import ROUNDS
 from everlearn.model import Model, Spec
 from everlearn.serve.snapshot import Answering, Reader
 from everlearn.version.codec import canonical
@@ -129,6 +130,11 @@ class Device:
         self._bell.put(None)
 
     @property
+    def policy(self) -> ServedPolicy | None:
+        """The newest policy that was taken up; None before the first."""
+        return self._policy
+
+    @property
     def rounds(self) -> int:
         """The rounds of steps of the newest policy that was taken up."""
         return self._policy.rounds if self._policy is not None else 0
@@ -164,7 +170,7 @@ class Device:
         snapshot = reader.current()
         if snapshot is not self._source or self._policy is None:
             held = cast(PreferenceModel, snapshot.champion.model)
-            rounds = int(held.part("progress")["counts"][-1])
+            rounds = int(held.part("progress")["counts"][ROUNDS])
             champion = snapshot.champion
             self._policy = ServedPolicy(champion.version, snapshot.position, held, rounds, champion.uid, snapshot.rival)
             self._source = snapshot

@@ -21,13 +21,12 @@ from everlearn.app.generator.device import ServedPolicy
 from everlearn.app.generator.openai_records import ApiError
 from everlearn.client.label_records import ChatFeedback, ChatFeedbackReply
 from everlearn.errors import InputError
-from everlearn.families.preference import PreferenceModel, asking, implicit
+from everlearn.families.preference import asking, implicit
 from everlearn.families.preference.implicit import PairSignal, ShownAnswer
-from everlearn.families.preference.text import token_logprobs
 from everlearn.feedback import admission
 from everlearn.records import Payload, Prediction, Preference, Reward
 from everlearn.schema import question
-from everlearn.schema.question import Asked, SampledAnswer
+from everlearn.schema.question import Asked
 
 CHOSEN, RATING = "implicit/chosen", "implicit/rating"
 
@@ -128,7 +127,8 @@ def _pairs(
         sampled = {text: question.decode(one.payload).answers[0] for text, one in texts.items()}
         prompt = next(iter(answers.values())).payload["prompt"]
         if pair.second not in sampled:  # an edit, which was never sampled
-            sampled[pair.second] = _typed(policy.model, prompt, pair.second)
+            before = question.unpack_ids(msgspec.convert(prompt, bytes)).tolist()
+            sampled[pair.second] = asking.typed(policy.model, before, pair.second)
             id += "-" + hashlib.blake2b(pair.second.encode(), digest_size=4).hexdigest()
         if admission.prediction(context.log, id) is None:
             made = Asked(
@@ -142,22 +142,3 @@ def _pairs(
             payloads.append(context.prediction(made, policy, pair.prompt, id=id))
         payloads.append(Preference(id, signal.chosen, source=signal.source))
     return payloads
-
-
-def _typed(held: PreferenceModel, prompt: str, text: str) -> SampledAnswer:
-    """Return a text that a person wrote as an answer: its tokens, and what the policy makes of them."""
-    ids = [int(one) for one in held.tokenizer.encode(text, add_special_tokens=False)]
-    ids += list(held.stop[:1])
-    before = question.unpack_ids(msgspec.convert(prompt, bytes)).tolist()
-    most = held.settings.pairs.answer_tokens
-    if len(ids) > most:
-        raise InputError(f"edit: got {len(ids)} tokens; expected at most {most} (schema.answer_tokens). Shorten it")
-    logp, _ = token_logprobs(held.policy.module, [before], [ids])
-    values = logp[0].detach().clamp(max=0.0).tolist()
-    return SampledAnswer(
-        ids=question.pack_ids(ids),
-        logp=question.pack_logp(values),
-        finish="stop" if held.stop else "length",
-        text=text,
-        version="typed",
-    )

@@ -1,25 +1,23 @@
-"""Pairs for annotators: made ahead, handed to one annotator each, judged, and judged again."""
+"""Pairs for annotators: handed to one annotator each, or to two, judged, judged again, and given to others in time."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
 from everlearn.app.admin.http import body, uncached, wrong
 from everlearn.app.generator.context import GeneratorContext
-from everlearn.app.generator.device import ServedPolicy
 from everlearn.app.generator.page_tree import tree
+from everlearn.app.generator.planting import PLANTED, JudgedWork, Planting
+from everlearn.app.generator.pool import PairPool
 from everlearn.app.generator.rendering import rendered
 from everlearn.app.problems import Refused
 from everlearn.client.label_records import (
@@ -32,38 +30,22 @@ from everlearn.client.label_records import (
     UndoReply,
     UndoRequest,
 )
-from everlearn.errors import EverlearnError
 from everlearn.events import Log, scan
 from everlearn.feedback import admission
 from everlearn.loop import commands, details
 from everlearn.loop.details import RollBackOrder, Without
-from everlearn.loop.questions import ask
 from everlearn.records import Decision, Outcome, Prediction, Preference
 from everlearn.schema import question
-from everlearn.serve.snapshot import Answering
 from everlearn.spec import MOST_BYTES
 from everlearn.stream.preferences import ChatTurn
-from everlearn.stream.prompts import Prompt, read_prompts
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
-log = logging.getLogger("everlearn.generator")
-
-AHEAD = 4  # pairs that are kept ready
-STALE = 2  # rounds of steps after which a pair that no annotator saw is replaced
 PATIENCE = 25.0  # seconds that a request waits for a pair
-PAUSE = 2.0  # seconds after a pair could not be made
+LEASE = 300.0  # seconds without a request after which the pairs of an annotator go to others
 UNSURE = 75  # percent for the likelier answer, below which the model is called unsure
+KEPT = 512  # newest pairs of an annotator that may be asked again
 PEOPLE = "people/"
-
-
-@dataclass(slots=True)
-class ReadyPair:
-    """A pair that waits for an annotator, the rounds of its policy, and the annotators who have skipped it."""
-
-    prediction: Prediction
-    rounds: int
-    skipped: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -71,7 +53,9 @@ class Annotator:
     """The work of one annotator: the pair on the screen, and the last verdict on each pair, in order.
 
     A verdict is (its name, True if the reward model preferred the same answer, or None, seconds since 1970).
-    `upcoming` holds the pairs that follow the one on the screen, and True for those that were judged before.
+    `upcoming` holds the pairs that follow the one on the screen, and True for those that were judged before. `golds`
+    counts gold questions, `repeated` holds the pairs that were asked again, and `plain` those that may be. `seen` is
+    the time of the last request, by `time.monotonic`.
     """
 
     held: Prediction | None = None
@@ -79,6 +63,23 @@ class Annotator:
     judged: dict[str, tuple[Outcome, bool | None, float]] = field(default_factory=dict)
     upcoming: deque[tuple[Prediction, bool]] = field(default_factory=deque)
     chosen: dict[str, int] = field(default_factory=dict)  # places of the preferred answers, by pair
+    golds: int = 0
+    repeated: set[str] = field(default_factory=set)
+    plain: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))
+    seen: float = 0.0
+
+    def met(self, pair: Prediction) -> None:
+        """Note a pair that this annotator judges: a gold question, a repeated pair, or one that may be repeated."""
+        arm = pair.payload.get("arm")
+        self.golds += arm == "gold"
+        if arm == "again":
+            self.repeated.add(str(pair.payload.get("repeats", "")))
+        elif arm != "gold" and pair.id not in self.plain:
+            self.plain.append(pair.id)
+
+    def work(self) -> JudgedWork:
+        """Return what planted questions depend on."""
+        return JudgedWork(len(self.judged), self.golds, self.repeated, self.chosen, list(self.plain))
 
     def note(self, id: str, verdict: Outcome, agreed: bool | None, at: float, chosen: int | None = None) -> None:
         """Note a verdict, the newest one."""
@@ -117,14 +118,10 @@ class Annotator:
 class LabelDesk:
     """The pairs that are ready, and the annotators who judge them."""
 
-    def __init__(self, context: GeneratorContext) -> None:
-        self._context = context
-        self._prompts: Sequence[Prompt] = ()
-        self._ready: deque[ReadyPair] = deque()
-        self._more, self._fewer = asyncio.Condition(), asyncio.Event()
-        self._made = 0
+    def __init__(self, context: GeneratorContext, pool: PairPool) -> None:
+        self._context, self.pool = context, pool
+        self._planted = Planting(context, pool)
         self.annotators: dict[str, Annotator] = {}
-        self.trouble = ""
 
     def annotator(self, name: str) -> Annotator:
         """Return the work of an annotator, who may be new."""
@@ -134,34 +131,28 @@ class LabelDesk:
         """Return the number of choices and ties of all annotators."""
         return sum(verdict != "skip" for one in self.annotators.values() for verdict, _, _ in one.judged.values())
 
-    async def run(self) -> None:
-        """Keep pairs ready until cancelled."""
+    def held(self) -> int:
+        """Return the number of new pairs in the hands of people."""
+        return sum((one.held is not None and not one.again) + len(one.upcoming) for one in self.annotators.values())
+
+    async def recall(self) -> None:
+        """Read the work of annotators from the log."""
         self.annotators = await asyncio.to_thread(remembered, self._context.log)
-        if not self._context.spec.prompts:
-            self.trouble = "there are no prompts; set `prompts` in everlearn.toml to a file with one in each line"
-            return
-        try:
-            self._prompts = await asyncio.to_thread(read_prompts, self._context.spec.prompts)
-        except EverlearnError as error:
-            self.trouble = str(error)
-            log.error("no pairs are made: %s", error)
-            return
-        while True:
-            self._drop_stale()
-            if len(self._ready) >= AHEAD:
-                self._fewer.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._fewer.wait(), PAUSE)
+
+    async def plant(self) -> None:
+        """Read the gold questions."""
+        await self._planted.read()
+
+    def release(self, now: float) -> None:
+        """Give pairs of annotators who have gone away to others."""
+        for one in self.annotators.values():
+            if (one.held is None and not one.upcoming) or now - one.seen < LEASE:
                 continue
-            try:
-                self._ready.append(await self._make())
-                self.trouble = ""
-            except EverlearnError as error:
-                self.trouble = f"no pair can be made: {error}"
-                log.error(self.trouble)
-                await asyncio.sleep(PAUSE)
-            async with self._more:
-                self._more.notify_all()
+            for pair, again in [(one.held, one.again), *one.upcoming]:
+                if pair is not None and not again and pair.payload.get("arm") not in PLANTED:
+                    self.pool.put_back(pair, set())
+            one.held, one.again = None, False
+            one.upcoming.clear()
 
     def progress(self, name: str) -> LabelProgress:
         """Return the counts of an annotator."""
@@ -173,6 +164,8 @@ class LabelDesk:
         Where the pair on the screen is `after`, return the one that follows it.
         """
         one = self.annotator(name)
+        one.seen = time.monotonic()
+        self.release(one.seen)
         if one.held is None or (one.held.id == after and not one.upcoming):
             pair, one = await self._handed_out(name), self.annotator(name)
             one.upcoming.append((pair, False))
@@ -185,16 +178,18 @@ class LabelDesk:
 
     async def _handed_out(self, name: str) -> Prediction:
         """Take a ready pair for an annotator, waiting for one. Raises Refused (503) without any."""
+        pool, one = self.pool, self.annotator(name)
+        if not pool.why_none() and (planted := await self._planted.drawn(name, one.work())) is not None:
+            return planted
         try:
-            async with asyncio.timeout(PATIENCE), self._more:
-                await self._more.wait_for(lambda: self.trouble or self._offered(name) is not None)
+            async with asyncio.timeout(PATIENCE), pool.more:
+                await pool.more.wait_for(lambda: pool.offered(name) is not None or pool.why_none())
         except TimeoutError:
             pass
-        if (pair := self._offered(name)) is None:
-            detail = self.trouble or "no pair is ready yet; try again"
+        if (pair := pool.offered(name)) is None:
+            detail = pool.why_none() or "no pair is ready yet; try again"
             raise Refused(503, "There is no pair to judge", detail, headers=[(b"retry-after", b"2")])
-        self._ready.remove(pair)
-        self._fewer.set()
+        pool.take(pair, name)
         return pair.prediction
 
     async def judge(self, given: JudgeRequest) -> JudgeReply:
@@ -208,11 +203,14 @@ class LabelDesk:
         judged = source, verdict, given.seconds, given.why
         made = admission.feedback(context.admission, given.id, None, None, chosen, 1.0, *judged)
         await context.append([made])
+        await self.pool.follow()  # before the pair is no longer counted as reserved
         one, agreed = self.annotator(given.annotator), agreement(found, chosen)
+        one.seen = time.monotonic()
         one.note(given.id, verdict, agreed, time.time(), chosen)
+        one.met(found)
         if one.held is not None and one.held.id == given.id:
-            if verdict == "skip" and not one.again:
-                self._ready.append(ReadyPair(one.held, context.device.rounds, {given.annotator}))
+            if verdict == "skip" and not one.again and pair.arm not in PLANTED:
+                self.pool.put_back(one.held, {given.annotator})
             one.go_on()
         one.upcoming = deque(each for each in one.upcoming if each[0].id != given.id)
         return JudgeReply(given.id, agreed, self.progress(given.annotator), self.total())
@@ -246,38 +244,9 @@ class LabelDesk:
         left, right = texts[::-1] if pair.swapped else texts
         prompt = rendered(readable(str(waiting.features.get("prompt", ""))))
         trees, words = PairTrees(*map(tree, (prompt, left, right))), reason(pair, waiting.proba)
-        parts = prompt, left, right, pair.swapped, words, pair.arm, pair.value, waiting.version
+        arm = "random" if pair.arm in PLANTED else pair.arm  # an annotator must not recognise a planted question
+        parts = prompt, left, right, pair.swapped, words, arm, pair.value, waiting.version
         return LabelPair(waiting.id, *parts, self.progress(name), self.total(), trees, again)
-
-    # ---- making pairs --------------------------------------------------------------------------------------------
-
-    def _offered(self, name: str) -> ReadyPair | None:
-        self._drop_stale()
-        return next((pair for pair in self._ready if name not in pair.skipped), None)
-
-    def _drop_stale(self) -> None:
-        """Leave pairs of an old policy unanswered, except those that another annotator has skipped."""
-        rounds = self._context.device.rounds
-        fresh = [pair for pair in self._ready if abs(rounds - pair.rounds) < STALE]
-        if len(fresh) < len(self._ready):
-            self._ready = deque(fresh)
-            self._fewer.set()
-
-    async def _make(self) -> ReadyPair:
-        """Make one pair, and log it. Raises InputError for a prompt that is too long, BlobError without a version."""
-        context = self._context
-        key = (context.spec.seed, context.log.end(), self._made)
-        one = self._prompts[int(np.random.default_rng([*key, 2]).integers(len(self._prompts)))]
-        self._made += 1
-
-        def work(policy: ServedPolicy) -> ReadyPair:
-            answering = Answering(policy.version, policy.model, uid=policy.uid)
-            pair, proba = ask(answering, context.admission.encoder, one, key, rival=policy.rival)
-            return ReadyPair(context.prediction(pair, policy, one.text, proba=proba), policy.rounds)
-
-        pair: ReadyPair = await context.compute(work)
-        await context.append([pair.prediction])
-        return pair
 
 
 # ---- pure parts ------------------------------------------------------------------------------------------------------
@@ -308,7 +277,7 @@ def reason(pair: question.Asked, proba: Sequence[float] = ()) -> str:
         if len(proba) == 2 and high < UNSURE:
             return f"Asked because the model is unsure ({high} : {100 - high})."
         return f'Chosen by "{pair.selector}": the judgement is expected to give {pair.value:.3f} nats about the reward.'
-    if pair.arm == "random":
+    if pair.arm == "random" or pair.arm in PLANTED:
         return "Chosen at random, so that models are compared on pairs that nothing selected."
     return f'Chosen on the arm "{pair.arm}".'
 
@@ -337,6 +306,8 @@ def remembered(events: Log) -> dict[str, Annotator]:
                 chosen = given.chosen if given.verdict == "choice" else None
                 agreed = agreement(pair, chosen) if pair is not None else None
                 one.note(given.id, given.verdict, agreed, event.time, chosen)
+                if pair is not None:
+                    one.met(pair)
             case Decision(action="order") as order:
                 match details.read_order(order):
                     case RollBackOrder(without=Without(source=source)) if source.startswith(PEOPLE):

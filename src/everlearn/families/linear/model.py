@@ -14,6 +14,7 @@ from everlearn.families.linear.checkpoints import ROWS
 from everlearn.families.linear.crossing import crossed
 from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
 from everlearn.families.linear.settings import Settings
+from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, Loss, LossKind, Singles
 
 Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
@@ -59,6 +60,9 @@ class Linear:
         if chosen.optimizer == "blend":
             self.arrays["blend"] = blend.start(chosen.classes)
             self.arrays["counts"][1] = blend.first_gain(chosen.columns - 1) if chosen.adaptive else 0.0
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.

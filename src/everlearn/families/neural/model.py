@@ -43,7 +43,7 @@ from everlearn.families.neural.predictor import Predictor, PredictorState
 from everlearn.families.neural.row_buffer import RowColumns
 from everlearn.families.neural.step import step
 from everlearn.families.neural.training_state import PASSES, TrainingState
-from everlearn.model import LEARN
+from everlearn.model import LEARN, described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 
 CHUNK = 256  # rows of a forward pass, where rows are not predicted one at a time
@@ -159,6 +159,9 @@ class Neural:
         other._plan, other._training, other._shares = None, None, True
         other._state = predictor.bind(self._predictor, other._tensors, self._state.reader)
         return other
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def predict(self, batch: Batch) -> Singles:
         """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.

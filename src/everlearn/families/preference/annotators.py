@@ -31,7 +31,7 @@ HASTY = 1.0  # seconds; quicker judgements are counted
 
 GOOD, RANDOM, INVERTED = range(3)
 NAMES = ("", "random", "inverted")
-JUDGED, GOLDS, RIGHT, TIMED, QUICK = range(5)  # columns of "judgements"
+JUDGED, GOLDS, RIGHT, TIMED, QUICK, REPEATED, SAME_AGAIN = range(7)  # columns of "judgements"
 BOTH, SAME = range(2)  # last axis of "agreement"
 
 
@@ -44,7 +44,7 @@ def start(capacity: int = 64) -> Arrays:
     return {
         **first_come.start(capacity),
         "evidence": np.zeros((capacity, len(GRID))),
-        "judgements": np.zeros((capacity, 5), np.int64),
+        "judgements": np.zeros((capacity, 7), np.int64),
         "log_seconds": np.zeros(capacity),
         "agreement": np.zeros((capacity, capacity, 2), np.int64),
     }
@@ -67,10 +67,15 @@ def update(arrays: Arrays, who: Ints, label: Floats, proba: Floats, seconds: Flo
     right = np.where(label > 0.5, proba, 1 - proba)
     _add(arrays, who, np.clip(right, CLIP, 1 - CLIP))
     if seconds is not None:
-        known = seconds > 0
-        np.add.at(arrays["judgements"][:, TIMED], who[known], 1)
-        np.add.at(arrays["judgements"][:, QUICK], who, known & (seconds < HASTY))
-        np.add.at(arrays["log_seconds"], who[known], np.log(seconds[known]))
+        timed(arrays, who, seconds)
+
+
+def timed(arrays: Arrays, who: Ints, seconds: Floats) -> None:
+    """Add the seconds from shown to judged, (n,), in place; 0 where unknown."""
+    known = seconds > 0
+    np.add.at(arrays["judgements"][:, TIMED], who[known], 1)
+    np.add.at(arrays["judgements"][:, QUICK], who, known & (seconds < HASTY))
+    np.add.at(arrays["log_seconds"], who[known], np.log(seconds[known]))
 
 
 def gold(arrays: Arrays, who: Ints, right: NDArray[np.bool_]) -> None:
@@ -84,6 +89,34 @@ def gold(arrays: Arrays, who: Ints, right: NDArray[np.bool_]) -> None:
     _add(arrays, who, np.where(right, GOLD, 1 - GOLD))
     np.add.at(arrays["judgements"][:, GOLDS], who, 1)
     np.add.at(arrays["judgements"][:, RIGHT], who, right)
+
+
+def again(arrays: Arrays, who: Ints, same: NDArray[np.bool_]) -> None:
+    """Add judgements of pairs that an annotator had judged before, in place: `same` where both agree, (n,).
+
+    An annotator of reliability q agrees with itself with probability q^2 + (1 - q)^2, whatever the truth is: this tells
+    random annotators from others, and cannot tell good ones from inverted ones.
+
+    >>> table = start(4)
+    >>> again(table, np.array([1] * 40), np.arange(40) % 2 == 0)
+    >>> bool(reliability(table)[1] < 0.7), float(consistency(table)[1])
+    (True, 0.5)
+    """
+    agreeing = np.where(same[:, None], GRID**2 + (1 - GRID) ** 2, 2 * GRID * (1 - GRID))
+    np.add.at(arrays["evidence"], who, np.log(agreeing))
+    np.add.at(arrays["judgements"][:, JUDGED], who, 1)
+    np.add.at(arrays["judgements"][:, REPEATED], who, 1)
+    np.add.at(arrays["judgements"][:, SAME_AGAIN], who, same)
+
+
+def consistency(arrays: Arrays) -> Floats:
+    """Return the share of repeated pairs that each annotator judged as before, (A,); nan without any.
+
+    >>> consistency(start(2)).tolist()
+    [nan, nan]
+    """
+    counts = arrays["judgements"]
+    return np.asarray(counts[:, SAME_AGAIN] / np.where(counts[:, REPEATED] > 0, counts[:, REPEATED], np.nan))
 
 
 def _add(arrays: Arrays, who: Ints, right: Floats) -> None:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from msgspec import structs
 
+from everlearn.errors import InputError
 from everlearn.families.preference import choose, features, first_come, reward, text
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
@@ -61,8 +63,9 @@ def ask(
     """Return a question about a prompt: candidates of the policy and of the reference, and which two to compare.
 
     `key` seeds everything that is random, for instance (seed, number of the question). The pair is chosen from the
-    posterior draws of the reward model (`choose.pair`); which side the first answer is shown on is random. `version`
-    and `uid` name what answered, `position` the reference. With a `rival`, the share `choose.duel` of questions are
+    posterior draws of the reward model (`choose.pair`), uniformly where chosen pairs have been worth less than random
+    ones; random pairs are two answers of the policy. Which side the first answer is shown on is random. `version` and
+    `uid` name what answered, `position` the reference. With a `rival`, the share `choose.duel` of questions are
     duels with it; the propensity counts the arm. Raises `InputError` for a prompt that is too long.
     """
     chosen, limit = model.settings.choose, model.settings.pairs.answer_tokens
@@ -70,23 +73,25 @@ def ask(
     if rival is not None and np.random.default_rng([*key, _ARM]).random() < share:
         own = Side(model, uid, version)
         return duel(own, rival, prompt_ids, key, group=group, position=position, propensity=share)
-    theirs = min(round(chosen.candidates * chosen.reference), chosen.candidates - 1)
+    selector = chosen.selector if choose.pays(model.part("asking")) else "random"
+    theirs = min(round(chosen.candidates * chosen.reference), chosen.candidates - 2) if selector != "random" else 0
     seeds = np.random.default_rng([*key, _CANDIDATES]).integers(2**62, size=2).tolist()
-    found = sample(model, prompt_ids, chosen.candidates - theirs, seed=seeds[0], limit=limit)
+    ours = chosen.candidates - theirs
+    found = sample(model, prompt_ids, ours, seed=seeds[0], limit=limit)
     with model.policy.reference() as module:
         if theirs:
             found += generate_many(module, [prompt_ids], theirs, seeds=seeds[1:], limit=limit, stop=model.stop)[0]
     logp, draws = _read(model, prompt_ids, found, group)
-    picked = choose.pair(draws, chosen.selector, key, chosen.random / (1.0 - share))
-    given = [answer(model, one, version=version, uid=uid, seed=seeds[0]) for one in found[: len(found) - theirs]]
-    given += [answer(model, one, version=position, seed=seeds[1]) for one in found[len(found) - theirs :]]
+    picked = choose.pair(draws, selector, key, chosen.random / (1.0 - share), ours)
+    given = [answer(model, one, version=version, uid=uid, seed=seeds[0]) for one in found[:ours]]
+    given += [answer(model, one, version=position, seed=seeds[1]) for one in found[ours:]]
     return Asked(
         prompt=question.pack_ids(prompt_ids),
         answers=tuple(given),
         arm="active" if picked.arm == choose.ACTIVE else "random",
         pair=(picked.first, picked.second),
         swapped=_swapped(key),
-        selector=chosen.selector,
+        selector=selector,
         propensity=(1.0 - share) * picked.propensity,
         value=picked.value,
         sampling=Sampling(limit=limit),
@@ -142,6 +147,94 @@ def duel(
         group=group,
         tokenizer=digest(one.model.tokenizer),
     )
+
+
+def known(
+    model: AnsweringModel, prompt_ids: Ids, better: str, worse: str, key: Key, *, version: str = "", position: str = ""
+) -> Asked:
+    """Return a gold question: two given texts, of which the first is known to be better. Which side is random.
+
+    Raises `InputError` for a text without tokens, or with more than an answer may have.
+    """
+    given = [typed(model, prompt_ids, text) for text in (better, worse)]
+    found = [Sampled(tuple(question.unpack_ids(one.ids).tolist()), (), (), one.finish == "length") for one in given]
+    logp, draws = _read(model, prompt_ids, found, "")
+    return Asked(
+        prompt=question.pack_ids(prompt_ids),
+        answers=tuple(structs.replace(one, version=version) for one in given),
+        arm="gold",
+        pair=(0, 1),
+        swapped=_swapped(key),
+        selector="gold",
+        value=float(choose.information(draws)[0, 1]),
+        reference=position,
+        reference_logp=(float(logp[0]), float(logp[1])),
+        tokenizer=digest(model.tokenizer),
+    )
+
+
+def repeated(pair: Asked, id: str, chosen: int, key: Key) -> Asked:
+    """Return the question that asks the pair `id` once more, of the annotator that preferred `chosen` in it."""
+    return structs.replace(
+        pair, arm="again", swapped=_swapped(key), selector="again", propensity=1.0, repeats=id, before=chosen
+    )
+
+
+def typed(model: AnsweringModel, prompt_ids: Ids, text_: str, version: str = "typed") -> SampledAnswer:
+    """Return a text that the policy has not written as an answer: its tokens, and what the policy makes of them.
+
+    Raises `InputError` for a text with more tokens than an answer may have.
+    """
+    ids = [int(one) for one in model.tokenizer.encode(text_, add_special_tokens=False)] + list(model.stop[:1])
+    most = model.settings.pairs.answer_tokens
+    if len(ids) > most:
+        raise InputError(f"answer: got {len(ids)} tokens; expected at most {most} (schema.answer_tokens). Shorten it")
+    logp, _ = text.token_logprobs(model.policy.module, [list(prompt_ids)], [ids])
+    return SampledAnswer(
+        ids=question.pack_ids(ids),
+        logp=question.pack_logp(logp[0].detach().clamp(max=0.0).tolist()),
+        finish="stop" if model.stop else "length",
+        text=text_,
+        version=version,
+    )
+
+
+def transcribed(
+    model: AnsweringModel,
+    prompt_ids: Ids,
+    answers: Sequence[str | Sequence[text.Message]],
+    key: Key,
+    *,
+    repeated: bool = False,
+    group: str = "",
+) -> tuple[Asked, int]:
+    """Return a question about two written answers, better first, and the place of the better one in the pair.
+
+    Their order is random, so that the first place says nothing. The log-probabilities of tokens are unknown, and
+    recorded as 0. `repeated` marks a pair that was read before, from which the policy alone learns.
+    """
+    ids = [text.written(model.tokenizer, one, model.stop) for one in answers]
+    if better := int(np.random.default_rng([*key, _ORDER]).random() < 0.5):
+        ids.reverse()
+    given = tuple(
+        SampledAnswer(
+            ids=question.pack_ids(one),
+            logp=question.pack_logp([0.0] * len(one)),
+            finish="stop" if model.stop else "length",
+            text=spelled(model, one),
+        )
+        for one in ids
+    )
+    pair = Asked(
+        prompt=question.pack_ids(prompt_ids),
+        answers=given,
+        arm="repeat" if repeated else "file",
+        pair=(0, 1),
+        swapped=_swapped(key),
+        group=group,
+        tokenizer=digest(model.tokenizer),
+    )
+    return pair, better
 
 
 def expected_win(

@@ -87,6 +87,16 @@ def probabilities(draws: Floats, selector: str) -> Floats:
     return found
 
 
+def _uniform(m: int, own: int) -> Floats:
+    """Return the probabilities of ordered pairs of the first `own` of m candidates (0: all), (m, m)."""
+    own = own or m
+    if not 2 <= own <= m:
+        raise ConfigError(f"candidates: got {own} of the policy among {m}; expected at least 2 for the random arm.")
+    found = np.zeros((m, m))
+    found[:own, :own] = (1.0 - np.eye(own)) / (own * (own - 1))
+    return found
+
+
 def _thompson(draws: Floats) -> Floats:
     m, e = draws.shape
     first = np.bincount(draws.argmax(0), minlength=m) / e
@@ -98,18 +108,21 @@ def _thompson(draws: Floats) -> Floats:
     return found
 
 
-def pair(draws: Floats, selector: str, key: tuple[int, ...], random_share: float = RANDOM_SHARE) -> Question:
+def pair(
+    draws: Floats, selector: str, key: tuple[int, ...], random_share: float = RANDOM_SHARE, own: int = 0
+) -> Question:
     """Choose two of one prompt's candidates, with draws (M, E); `prompt` is 0, and its probability 1.
 
     `key` seeds the choice, for instance (seed, number of the question). With probability `random_share`, and always for
-    the selector "random", the pair is uniform.
+    the selector "random", the pair is uniform among the first `own` candidates (0: all), which are the policy's: on
+    other answers the random arm would not show how well the reward model knows the policy.
 
     >>> pair(np.zeros((2, 4)), "random", (0, 1)).propensity
     0.5
     """
     random = np.random.default_rng(key)
     active = selector != "random" and random.random() >= random_share
-    each = probabilities(draws, selector if active else "random")
+    each = probabilities(draws, selector) if active else _uniform(len(draws), own)
     at = int(random.choice(each.size, p=each.ravel() / each.sum()))
     one, other = divmod(at, len(draws))
     share = 1.0 if selector == "random" else (1.0 - random_share if active else random_share)
@@ -158,21 +171,13 @@ MEMORY = 512.0  # labels of the random arm that the comparison of arms remembers
 SEEN, WEIGHT, GAIN, SQUARES = range(4)  # entries of "worth": labels seen; discounted number, gain and squared gain
 
 
-def start(sources: int) -> Arrays:
-    """Return the arrays that follow what questions teach and cost, for `sources` sources of labels.
+def start() -> Arrays:
+    """Return the arrays that follow what questions teach.
 
-    >>> {name: array.shape for name, array in start(3).items()}
-    {'information': (64,), 'worth': (4,), 'spent': (3,), 'hour': (3,), 'hours': (3,), 'labels': (3,), 'gained': (3,)}
+    >>> {name: array.shape for name, array in start().items()}
+    {'information': (64,), 'worth': (4,)}
     """
-    return {
-        "information": np.full(RECENT, np.nan),
-        "worth": np.zeros(4),
-        "spent": np.zeros(sources),
-        "hour": np.zeros(sources, np.int64),
-        "hours": np.zeros(sources),
-        "labels": np.zeros(sources, np.int64),
-        "gained": np.zeros(sources),
-    }
+    return {"information": np.full(RECENT, np.nan), "worth": np.zeros(4)}
 
 
 def saw(arrays: Arrays, value: float, worth: Floats) -> None:
@@ -181,7 +186,7 @@ def saw(arrays: Arrays, value: float, worth: Floats) -> None:
     `worth` is a row of `reward.worth_of_arms` from before the label was learned: random, chosen; nan for an arm without
     labels.
 
-    >>> arrays = start(1)
+    >>> arrays = start()
     >>> saw(arrays, 0.1, np.array([0.01, np.nan]))
     >>> arrays["worth"].tolist()
     [1.0, 0.0, 0.0, 0.0]
@@ -203,7 +208,7 @@ def pays(arrays: Arrays) -> bool:
     Less by 1.5 standard errors, since the comparison is noisy. The selector should then be "random". True until
     `FEWEST` such pairs are known.
 
-    >>> pays(start(1))
+    >>> pays(start())
     True
     """
     _, weight, gain, squares = arrays["worth"]
@@ -215,7 +220,7 @@ def teaches(arrays: Arrays, least: float = LEAST) -> bool:
 
     Then no more labels are needed, until a group's preferences change. True until `RECENT` questions are known.
 
-    >>> teaches(start(1))
+    >>> teaches(start())
     True
     """
     value = arrays["information"]
@@ -225,7 +230,7 @@ def teaches(arrays: Arrays, least: float = LEAST) -> bool:
 def again(arrays: Arrays) -> None:
     """Forget in place how little labels taught, so that questions are asked again; for an alarm of `groups`.
 
-    >>> again(start(1))
+    >>> again(start())
     """
     arrays["information"][:] = np.nan
 
@@ -235,10 +240,25 @@ def again(arrays: Arrays) -> None:
 HOUR = 3600.0
 
 
+def accounts(sources: int) -> Arrays:
+    """Return the arrays that follow what the labels of `sources` sources cost, in all and in the present hour.
+
+    >>> {name: array.shape for name, array in accounts(3).items()}
+    {'spent': (3,), 'hour': (3,), 'hours': (3,), 'labels': (3,), 'gained': (3,)}
+    """
+    return {
+        "spent": np.zeros(sources),
+        "hour": np.zeros(sources, np.int64),
+        "hours": np.zeros(sources),
+        "labels": np.zeros(sources, np.int64),
+        "gained": np.zeros(sources),
+    }
+
+
 def spend(arrays: Arrays, source: int, price: float, seconds: float) -> None:
     """Add a label of a source, in place. `seconds` is the time of the event, since any fixed moment.
 
-    >>> arrays = start(2)
+    >>> arrays = accounts(2)
     >>> spend(arrays, 1, 0.5, 10.0)
     >>> arrays["spent"].tolist()
     [0.0, 0.5]
@@ -256,7 +276,7 @@ def affordable(arrays: Arrays, prices: Floats, budgets: Floats, seconds: float) 
 
     `prices` per label and `budgets` per hour are in one unit, (S,); a budget may be infinite, a price 0.
 
-    >>> affordable(start(2), np.array([0.5, 0.0]), np.array([2.2, 1.0]), 0.0).tolist()
+    >>> affordable(accounts(2), np.array([0.5, 0.0]), np.array([2.2, 1.0]), 0.0).tolist()
     [4, 9223372036854775807]
     """
     spent = np.where(arrays["hour"] == int(seconds // HOUR), arrays["hours"], 0.0)
@@ -287,7 +307,7 @@ def route(values: Floats, prices: Floats, left: Ints) -> Ints:
 def credit(arrays: Arrays, labels: Ints, gain: float) -> None:
     """Divide a gain in win-rate among sources, in place, by the labels, (S,), that each gave since the last measure.
 
-    >>> arrays = start(2)
+    >>> arrays = accounts(2)
     >>> credit(arrays, np.array([3, 1]), 0.04)
     >>> arrays["gained"].round(3).tolist()
     [0.03, 0.01]
@@ -299,7 +319,7 @@ def credit(arrays: Arrays, labels: Ints, gain: float) -> None:
 def win_per_unit(arrays: Arrays) -> Floats:
     """Return the gain in win-rate for each unit spent, (S,); nan where nothing was spent.
 
-    >>> win_per_unit(start(1)).tolist()
+    >>> win_per_unit(accounts(1)).tolist()
     [nan]
     """
     gained, spent = arrays["gained"], arrays["spent"]

@@ -8,10 +8,13 @@ rollback can undo it.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Literal, TypeVar
 
@@ -25,6 +28,7 @@ from everlearn.families.preference.rubric import (
     CRITIQUE,
     REVISION,
     TEMPLATE,
+    Rubric,
     filled,
     judge_source,
     read_rubric,
@@ -125,6 +129,28 @@ def function_judge(name: str, function: Callable[[str, str, str], Shown]) -> Jud
         return ReadVerdict(found, "the function skipped it" if found == "skip" else ""), perf_counter() - start
 
     return Judge(f"function/{name}", ask)
+
+
+def trusted_judge(name: str, function: str) -> Judge:
+    """Return the judge that calls the user's function "module:function", with the source "judge/NAME@DIGEST".
+
+    The digest is that of the function's name and of the bytes of its module, so that a changed function is another
+    judge. Raises `ConfigError` for a name or a function that cannot be used.
+    """
+    module, marked, attribute = function.partition(":")
+    try:
+        if not (module and marked and attribute):
+            raise ValueError('expected "module:function"')
+        found = importlib.import_module(module)
+        called = getattr(found, attribute)
+        content = Path(str(found.__file__)).read_bytes()
+    except Exception as error:  # whatever the user's module raises while it is imported
+        raise ConfigError(
+            f"judge.function: got {function!r}, which cannot be used: {error}; expected the module:function of a "
+            "function in a file of Python"
+        ) from error
+    source = judge_source(name, Rubric(function, hashlib.sha256(content).hexdigest()), "function", "")
+    return replace(function_judge(name, called), source=source)
 
 
 def judged(judge: Judge, pair: AnswerPair) -> JudgeVerdict:

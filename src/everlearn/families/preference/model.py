@@ -11,6 +11,7 @@ of labels. So the state is a function of the labels and their order.
     annotators/...   their reliability (`annotators`)
     progress/...     labels, trusted labels and rounds, and the measurements of the first and the last 64 rounds
     measures/...     errors, strangeness, lengths and sources of judged pairs (`measures`)
+    asking/...       what random questions teach, and what chosen ones are worth beside them (`choose`)
     learn/pool/... learn/judged/... learn/drift/...     prompts, judged pairs, detectors (`memories`, `groups`)
 
 Everything that a round needs is in the arrays. On the CPU they share memory with the tensors that steps write.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -32,6 +34,8 @@ from everlearn.families.neural.settings import Lora
 from everlearn.families.preference import (
     annotators,
     asking,
+    choose,
+    examples,
     features,
     first_come,
     groups,
@@ -46,24 +50,22 @@ from everlearn.families.preference import (
     summary,
     text,
 )
-from everlearn.families.preference.methods import METHODS
-from everlearn.families.preference.pair_rows import ACTIVE, GOLD, PairRows
+from everlearn.families.preference.pair_rows import ACTIVE, AGAIN, GOLD, RANDOM, REPEAT, PairRows
+from everlearn.families.preference.parts import REMEMBERED, name_of, untrained_head, untrained_parts
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
+from everlearn.families.preference.policy_folder import read_adapters, write_policy
 from everlearn.families.preference.settings import Settings
-from everlearn.families.preference.summary import LABELS, ROUNDS, TRUSTED
+from everlearn.families.preference.summary import LABELS, REPEATED, ROUNDS, TRUSTED
 from everlearn.families.preference.text import Ids
-from everlearn.model import LEARN, compare
+from everlearn.model import LEARN, compare, described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 from everlearn.schema import pairs as columns
 from everlearn.schema.question import Asked
 
-REMEMBERED = 64  # rounds whose measurements are kept
 RECENT = 192  # newest labels, of which those of a group stay when it has drifted
 NOMINATING = 8  # newest prompts by which a candidate is nominated
 HEAVIEST = 10.0  # a weight counts as at most this
 MARKUP = frozenset("*#`|_>-\n")  # characters whose number is the format of an answer
-
-_LEARNING = ("pool", "judged", "drift")  # parts that only learning needs
 
 
 class PreferenceModel:
@@ -74,7 +76,7 @@ class PreferenceModel:
 
     loss = Loss("log_loss")
 
-    def __init__(self, chosen: Settings, policy: Policy, tokenizer: Any = None) -> None:
+    def __init__(self, chosen: Settings, policy: Policy, tokenizer: Any = None, taught: examples.Taught = ()) -> None:
         self.spec: Mapping[str, Any] = settings.written(chosen)
         self.settings = chosen
         self.policy = policy
@@ -82,7 +84,7 @@ class PreferenceModel:
         self.stop = text.stop_tokens(policy.module, tokenizer)
         self.origin: object = None  # keeps the weights alive that models of this spec share
         self._nominated: tuple[tuple[float, ...], bool] | None = None  # rounds of both policies, and the result
-        self._parts = _start(chosen, self._raw([0], [[0]]).shape[1])
+        self._parts = untrained_parts(chosen, self._raw([0], [[0]]).shape[1], taught)
 
     # ---- the contract ----------------------------------------------------------------------------------------------
 
@@ -91,7 +93,7 @@ class PreferenceModel:
         """A map of names to the arrays that must survive a restart."""
         return {
             **self.policy.arrays,
-            **{_name(part, name): array for part, held in self._parts.items() for name, array in held.items()},
+            **{name_of(part, name): array for part, held in self._parts.items() for name, array in held.items()},
         }
 
     @arrays.setter
@@ -103,8 +105,10 @@ class PreferenceModel:
             raise ModelError("these arrays do not fit this model: " + "; ".join(differences))
         self.policy.restore({name: arrays[name] for name in self.policy.tensors})
         for part, held in self._parts.items():
+            if part == "examples":
+                examples.check_same(held, {name: arrays[name_of(part, name)] for name in held})
             for name in held:
-                given = arrays[_name(part, name)]
+                given = arrays[name_of(part, name)]
                 held[name] = given if given.flags.writeable else given.copy()
 
     def part(self, name: str) -> Arrays:
@@ -122,6 +126,9 @@ class PreferenceModel:
     def refused(self, batch: Batch) -> dict[int, str]:
         """Return the rows that are no pairs of this model's tokens, with the reasons."""
         return pair_rows.faults(batch, self.settings.hashed)
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def predict(self, batch: Batch) -> Singles:
         """Return the probabilities that the second and the first answer of n pairs is preferred, float32 (n, 2).
@@ -174,6 +181,18 @@ class PreferenceModel:
         named: dict[str, Any] = {"group": group, "version": version, "uid": uid, "position": position}
         return asking.ask(self, self.prompt_ids(prompt), key, rival=other, **named)
 
+    def transcribe(
+        self,
+        prompt: str | Sequence[text.Message],
+        answers: Sequence[str | Sequence[text.Message]],
+        key: asking.Key,
+        *,
+        repeated: bool = False,
+        group: str = "",
+    ) -> tuple[Asked, int]:
+        """Return a question about two written answers, better first; see `asking.transcribed`. Raises as `ask` does."""
+        return asking.transcribed(self, self.prompt_ids(prompt), answers, key, repeated=repeated, group=group)
+
     def nominates(self, champion: Any) -> bool:
         """Return True if this model's policy, as a candidate, shall duel that of the champion.
 
@@ -197,6 +216,10 @@ class PreferenceModel:
                 f"the prompt has {len(ids)} tokens; expected at most {most} (schema.prompt_tokens). Shorten it"
             )
         return ids
+
+    def export(self, folder: str | Path) -> None:
+        """Write the policy to a folder, as PEFT or transformers loads it; see `policy_folder.write_policy`."""
+        write_policy(self.policy, self.settings.model, self.tokenizer, folder)
 
     def _read(self, batch: Batch) -> PairRows:
         for row, reason in self.refused(batch).items():
@@ -250,10 +273,24 @@ class PreferenceModel:
         group = first_come.admit(parts["groups"], rows.group[one])
         if rows.arm[row] == GOLD:  # the first answer is known to be better; side and order are random
             annotators.gold(parts["annotators"], who, np.array([label > 0.5]))
+            annotators.timed(parts["annotators"], who, rows.seconds[one])
             return
-        annotators.update(parts["annotators"], who, np.array([label]), np.array([p]))
+        if rows.arm[row] == REPEAT:  # read before: nothing new about tastes, annotators or drift
+            q = float(annotators.reliability(parts["annotators"])[who[0]])
+            self._remember(rows, row, label, weight, q, int(group[0]))
+            self._count(REPEATED, weight)
+            return
+        if rows.arm[row] == AGAIN and rows.before[row] >= 0:  # the model has learned this annotator's earlier judgement
+            annotators.again(parts["annotators"], who, np.array([label > 0.5]) == (rows.before[one] == 0))
+            annotators.timed(parts["annotators"], who, rows.seconds[one])
+        else:
+            annotators.update(parts["annotators"], who, np.array([label]), np.array([p]), rows.seconds[one])
+        if rows.arm[row] == RANDOM and len(rows.second[row]):
+            self._follow(self._pair(rows, row, first, second, label, weight))
         alarms = groups.update(parts["drift"], group, np.array([label]), np.array([p]))
         reliability = annotators.reliability(parts["annotators"])
+        if alarms:
+            choose.again(parts["asking"])
         for drifted in alarms:
             reward.forget(parts["reward"], drifted, RECENT)
         self._measure(rows, row, (first, second), (label - p) ** 2, weight)
@@ -262,12 +299,23 @@ class PreferenceModel:
             if alarms:
                 laplace.fit(parts["reward"], reliability)
         self._remember(rows, row, label, weight, float(reliability[who[0]]), int(group[0]))
-        counts = parts["progress"]["counts"]
-        before = counts[LABELS]
-        counts[LABELS] += min(weight, 1.0)
-        counts[TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
-        if before // self.settings.round != counts[LABELS] // self.settings.round:
+        parts["progress"]["counts"][TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
+        self._count(LABELS, weight)
+
+    def _count(self, what: int, weight: float) -> None:
+        """Count a label, or one that was read again, and take a round of steps after every `round` of both."""
+        counts = self._parts["progress"]["counts"]
+        before = counts[LABELS] + counts[REPEATED]
+        counts[what] += min(weight, 1.0)
+        if before // self.settings.round != (counts[LABELS] + counts[REPEATED]) // self.settings.round:
             self._improve()
+
+    def _follow(self, pair: reward.Pairs) -> None:
+        """Follow what a pair of the random arm teaches, and what labels of both arms are worth for it."""
+        head, both = self._parts["reward"], np.concatenate([pair.first, pair.second])
+        _, draws = reward.score(head, both, np.repeat(pair.group, 2))
+        value = float(choose.information(draws)[0, 1])
+        choose.saw(self._parts["asking"], value, reward.worth_of_arms(head, pair)[0])
 
     def _move(
         self, rows: PairRows, row: int, first: Singles, second: Singles, label: float, weight: float, q: Floats
@@ -280,7 +328,7 @@ class PreferenceModel:
                 kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
                 answers = [features.mapped(parts["features"], one) for one in kept]
                 columns: dict[str, Any] = {name: head[f"learn/{name}"][:n].copy() for name in reward.Pairs._fields[2:]}
-                fresh = _head(self.settings, head["weights"].shape[1])
+                fresh = untrained_head(self.settings, head["weights"].shape[1])
                 reward.append(fresh, reward.Pairs(answers[0], answers[1], **columns), q)
                 for name, array in fresh.items():
                     head[name][...] = array
@@ -326,10 +374,11 @@ class PreferenceModel:
                 layers=chosen.reward.layers,
                 limit=chosen.improve.limit or chosen.pairs.answer_tokens,
             ),
-            labels=int(counts[LABELS]),
+            labels=int(counts[LABELS] + counts[REPEATED]),
             trusted=float(counts[TRUSTED]),
             old=[one.tolist() for one in old],
             pairs=memories.held(parts["judged"]) if "judged" in parts else None,
+            examples=examples.held(parts["examples"]) if "examples" in parts else (),
             stop=self.stop,
             seed=chosen.seed,
         )
@@ -390,14 +439,22 @@ def build(spec: Mapping[str, Any]) -> PreferenceModel:
     chosen = settings.read(spec)
     named = chosen.tokenizer or ("" if ":" in chosen.model else chosen.model)  # a function makes no tokenizer
     if chosen.weights == "all":  # nothing is frozen that could be shared
-        return PreferenceModel(chosen, _policy(chosen), load_tokenizer(named))
+        return _made(chosen, _policy(chosen), load_tokenizer(named))
     key = msgspec.json.encode(chosen)
     origin = _ORIGINS.get(key)
     if origin is None:
         origin = _ORIGINS[key] = _Origin(_policy(chosen), load_tokenizer(named))
-    made = PreferenceModel(chosen, copy(origin.policy), origin.tokenizer)
+    made = _made(chosen, copy(origin.policy), origin.tokenizer)
     made.origin = origin
     return made
+
+
+def _made(chosen: Settings, policy: Policy, tokenizer: Any) -> PreferenceModel:
+    bounds, taught = chosen.pairs, list[tuple[Ids, Ids]]()
+    if chosen.examples:
+        stop = text.stop_tokens(policy.module, tokenizer)
+        taught += examples.read(chosen.examples, tokenizer, stop, (bounds.prompt_tokens, bounds.answer_tokens))
+    return PreferenceModel(chosen, policy, tokenizer, taught)
 
 
 class _Origin:
@@ -412,9 +469,10 @@ _ORIGINS: WeakValueDictionary[bytes, _Origin] = WeakValueDictionary()  # by spec
 
 
 def _policy(chosen: Settings) -> Policy:
+    module = load_model(chosen.model, device=chosen.device, dtype=chosen.dtype)
     return Policy(
-        load_model(chosen.model, device=chosen.device, dtype=chosen.dtype),
-        lora=_lora(chosen),
+        module,
+        lora=read_adapters(module, chosen.adapter) if chosen.adapter else _lora(chosen),
         optimizer=chosen.optimizer,
         value=chosen.improve.method == "ppo",
         seed=chosen.seed,
@@ -423,48 +481,3 @@ def _policy(chosen: Settings) -> Policy:
 
 def _lora(chosen: Settings) -> Lora | None:
     return chosen.lora if chosen.weights == "adapters" else None
-
-
-def _head(chosen: Settings, width: int) -> Arrays:
-    given = chosen.reward
-    return reward.start(
-        width,
-        groups=chosen.pairs.groups,
-        kinds=chosen.pairs.sources,
-        window=given.window,
-        draws=given.draws,
-        variance=given.variance,
-        shared=given.shared,
-        seed=chosen.seed,
-    )
-
-
-def _start(chosen: Settings, raw: int) -> dict[str, Arrays]:
-    """Return the parts of a model beside its policy, before any label."""
-    bounds = chosen.pairs
-    width = min(chosen.reward.width, raw)
-    parts = {
-        "features": features.start(raw, width),
-        "reward": _head(chosen, width),
-        "kinds": first_come.start(bounds.sources),
-        "groups": first_come.start(bounds.groups),
-        "annotators": annotators.start(bounds.annotators),
-        "drift": groups.start(bounds.groups),
-        "pool": memories.prompts(chosen.prompts, bounds.prompt_tokens),
-        "measures": measures.start(bounds.sources),
-        "progress": {
-            "counts": np.zeros(3),
-            "first": np.zeros(1 + len(improve.Round._fields)),
-            "rounds": np.zeros((REMEMBERED, 1 + len(improve.Round._fields))),
-        },
-    }
-    if METHODS[chosen.improve.method].kind == "pairs":
-        parts["judged"] = memories.judged(chosen.judged, bounds.prompt_tokens + 2 * bounds.answer_tokens)
-    return parts
-
-
-def _name(part: str, name: str) -> str:
-    """Return the name of an array of the model: those that only learning needs begin with "learn/"."""
-    if part in _LEARNING:
-        return f"{LEARN}{part}/{name}"
-    return f"{LEARN}{part}/{name.removeprefix(LEARN)}" if name.startswith(LEARN) else f"{part}/{name}"

@@ -12,7 +12,9 @@ from everlearn.records import Batch, Floats, Ints
 from everlearn.schema import pairs as columns
 
 Tokens = NDArray[np.int32]
-ACTIVE, GOLD = columns.ARMS.index("active"), columns.ARMS.index("gold")
+RANDOM, ACTIVE, GOLD, AGAIN, REPEAT = (
+    columns.ARMS.index(name) for name in ("random", "active", "gold", "again", "repeat")
+)
 
 
 class PairRows(NamedTuple):
@@ -20,7 +22,8 @@ class PairRows(NamedTuple):
 
     `who`, `kind` and `group` are digests, int64 (n,), 0 for none; those of trusted sources have kind 0. `arm` is an
     index in `schema.pairs.ARMS`. `side` is 1 where the first answer was shown on the left, else -1. `reference` holds
-    the summed log-probabilities of both answers, float32 (n, 2), NaN where unknown.
+    the summed log-probabilities of both answers, float32 (n, 2), NaN where unknown. `seconds` is the time that the
+    annotator took (0: unknown), and `before` the place of the answer that the annotator preferred earlier (-1: none).
     """
 
     prompts: list[Tokens]
@@ -33,12 +36,14 @@ class PairRows(NamedTuple):
     side: Floats
     trusted: NDArray[np.bool_]
     reference: NDArray[np.float32]
+    seconds: Floats
+    before: Ints
 
 
 def faults(batch: Batch, vocabulary: int) -> dict[int, str]:
     """Return the rows that are no pairs of tokens below `vocabulary`, with the reasons.
 
-    >>> faults(Batch(np.zeros((1, 14), np.float32), np.array([0, 1]), np.int32([5]), np.zeros(1, np.float32)), 9)
+    >>> faults(Batch(np.zeros((1, 16), np.float32), np.array([0, 1]), np.int32([5]), np.zeros(1, np.float32)), 9)
     {0: 'got lengths of 0, 0 and 0 for 1 tokens; expected a prompt, and lengths that add up'}
     """
     found: dict[int, str] = {}
@@ -59,7 +64,7 @@ def faults(batch: Batch, vocabulary: int) -> dict[int, str]:
 def read(batch: Batch) -> PairRows:
     """Return the pairs of n rows, which have no faults.
 
-    >>> dense = np.zeros((1, 14), np.float32)
+    >>> dense = np.zeros((1, 16), np.float32)
     >>> dense[0, :3] = 1, 2, 1
     >>> batch = Batch(dense, np.array([0, 4]), np.int32([5, 7, 2, 8]), np.zeros(4, np.float32))
     >>> [part[0].tolist() for part in read(batch)[:3]]
@@ -82,4 +87,6 @@ def read(batch: Batch) -> PairRows:
         side=1.0 - 2.0 * dense[:, columns.SWAPPED].astype(np.float64),
         trusted=trusted,
         reference=dense[:, [columns.REF_FIRST, columns.REF_SECOND]],
+        seconds=dense[:, columns.SECONDS].astype(np.float64),
+        before=dense[:, columns.BEFORE].astype(np.int64) - 1,
     )

@@ -110,6 +110,7 @@ class Policy:
         if lora is not None and not adapters.factors(module):
             module.requires_grad_(False)
             adapters.adapt(module, _all_linear(module, lora), seed)
+        if lora is not None:
             for weight in module.parameters():
                 weight.data = (
                     weight.data.float() if weight.requires_grad else weight.data

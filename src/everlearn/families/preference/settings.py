@@ -71,9 +71,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a preference model.
 
     `model` is a causal language model: a name on the Hub, a folder, or "module:function"; `tokenizer` likewise
-    (default: that of the model). Either the `weights` of "adapters" (`lora`) are trained, or "all". After every `round`
-    labels the policy takes a round of steps (`improve`). It remembers the newest `prompts` prompts and, for methods
-    that learn from judged pairs, the newest `judged` pairs.
+    (default: that of the model). Either the `weights` of "adapters" (`lora`) are trained, or "all". `adapter` is a
+    folder of PEFT whose adapters the policy starts from; its rank, alpha and layers count instead of `lora`. After
+    every `round` labels the policy takes a round of steps (`improve`). It remembers the newest `prompts` prompts and,
+    for methods that learn from judged pairs, the newest `judged` pairs. `examples` is a file of prompts with
+    completions that it imitates in each step, with the weight `improve.mix`.
     """
 
     family: str = "preference"
@@ -88,10 +90,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     weights: Literal["adapters", "all"] = "adapters"
     lora: Lora = field(default_factory=Lora)
+    adapter: str = ""
     optimizer: dict[str, Any] = field(default_factory=lambda: {"name": "adam", "lr": 1e-3})
     round: Positive = 32
     prompts: Positive = 256
     judged: Positive = 512
+    examples: str = ""
     reward: RewardSettings = field(default_factory=RewardSettings)
     improve: Improve = field(default_factory=Improve)
     choose: Choose = field(default_factory=Choose)
@@ -117,6 +121,11 @@ def read(spec: Mapping[str, Any]) -> Settings:
         raise ConfigError(
             f"preference model: choose: got random {found.choose.random:g} and duel {found.choose.duel:g}; expected "
             "shares that add up to at most 1. Lower one of them"
+        )
+    if found.weights == "all" and found.adapter:
+        raise ConfigError(
+            f"preference model: adapter: got {found.adapter!r} with all weights trained; expected none. Use "
+            'weights = "adapters", or merge the adapters into the model with peft first'
         )
     if found.weights == "all" and found.dtype != "float32":
         raise ConfigError(

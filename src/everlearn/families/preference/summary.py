@@ -10,7 +10,7 @@ from everlearn.families.preference import annotators, first_come
 from everlearn.families.preference.improve import Round
 from everlearn.records import Arrays
 
-LABELS, TRUSTED, ROUNDS = range(3)  # of "counts" in the part "progress"
+LABELS, TRUSTED, ROUNDS, REPEATED = range(4)  # of "counts" in the part "progress"
 SHOWN = 64  # annotators
 
 
@@ -18,12 +18,12 @@ def summary(progress: Arrays, people: Arrays) -> dict[str, Any]:
     """Return the counts, the measurements of the policy and the annotators, from the parts of a preference model.
 
     `progress` holds "counts" and "rounds" (R, 1 + fields of `Round`), the rounds in a ring; `people` is the table of
-    `annotators`. The result has `labels`, `trusted`, `rounds`; `policy`, the newest round as a dict, None before the
-    first; `curves`, one list for each measurement and `labels`, oldest first; and `annotators`, each with its `digest`
-    (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds` and `hasty`; these
-    two are None where no time is known.
+    `annotators`. The result has `labels`, `trusted`, `repeated`, `rounds`; `policy`, the newest round as a dict, None
+    before the first; `curves`, one list for each measurement and `labels`, oldest first; and `annotators`, each with
+    its `digest` (48 bits of the source), `judged`, `reliability`, `named` ("", "random" or "inverted"), `seconds`,
+    `hasty`, `consistency` on repeated pairs and the share of `gold` questions answered rightly; None where unknown.
 
-    >>> empty = {"counts": np.zeros(3), "rounds": np.zeros((4, 1 + len(Round._fields)))}
+    >>> empty = {"counts": np.zeros(4), "rounds": np.zeros((4, 1 + len(Round._fields)))}
     >>> summary(empty, annotators.start(4))["policy"] is None
     True
     """
@@ -35,6 +35,7 @@ def summary(progress: Arrays, people: Arrays) -> dict[str, Any]:
     return {
         "labels": float(counts[LABELS]),
         "trusted": float(counts[TRUSTED]),
+        "repeated": float(counts[REPEATED]),
         "rounds": rounds,
         "policy": {name: curves[name][-1] for name in Round._fields} if rounds else None,
         "curves": curves,
@@ -47,6 +48,9 @@ def _annotators(people: Arrays) -> list[dict[str, Any]]:
     taken = int(people[first_come.COUNTS][first_come.TAKEN])
     trust, verdicts = annotators.reliability(people), annotators.named(people)
     pace, hasty = annotators.seconds(people)
+    counts, same = people["judgements"], annotators.consistency(people)
+    golds = counts[:, annotators.GOLDS]
+    right = counts[:, annotators.RIGHT] / np.where(golds > 0, golds, np.nan)
     order = sorted(range(1, 1 + taken), key=lambda number: -int(people["judgements"][number, annotators.JUDGED]))
     return [
         {
@@ -56,6 +60,8 @@ def _annotators(people: Arrays) -> list[dict[str, Any]]:
             "named": annotators.NAMES[int(verdicts[number])],
             "seconds": _plain(pace[number]),
             "hasty": _plain(hasty[number]),
+            "consistency": _plain(same[number]),
+            "gold": _plain(right[number]),
         }
         for number in order[:SHOWN]
     ]

@@ -52,6 +52,20 @@ def following(tokenizer: Any, prompt_ids: Ids, answer_ids: Ids, messages: Sequen
     return [*prompt_ids, *answer_ids, *tail]
 
 
+def written(tokenizer: Any, answer: str | Sequence[Message], stop: Sequence[int]) -> list[int]:
+    """Return the ids of an answer that was not sampled: its text, or its one message, and the token that ends it.
+
+    Raises `InputError` for an answer of several messages, and for one without text.
+    """
+    if not isinstance(answer, str) and len(answer) != 1:
+        raise InputError(f"completion: got {len(answer)} messages; expected text, or one message of the assistant")
+    words = answer if isinstance(answer, str) else answer[0]["content"]
+    found: list[int] = tokenizer.encode(words, add_special_tokens=False)
+    if not found:
+        raise InputError("completion: got no tokens; expected some text")
+    return [*found, *stop[:1]]
+
+
 def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> str:
     """Return messages as text, with the opening of an answer at the end."""
     if not messages or any("role" not in one or "content" not in one for one in messages):

@@ -164,6 +164,8 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
     needed = {blob for id, blob in versions.items() if id not in replaced} | {newest}
     for blob in blobs.hashes() - needed:
         blobs.remove(blob)
+    for answers in folder.glob("judge.db*"):  # a judge's reasons may quote what was erased; it can be asked again
+        answers.unlink()
     for left in blobs.folder.glob(".*.unfinished"):
         left.unlink(missing_ok=True)
     for left in snapshot.folder(folder).glob(f"*{snapshot.CURRENT}*"):

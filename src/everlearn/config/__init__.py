@@ -21,13 +21,21 @@ import msgspec
 import tomli_w
 
 from everlearn import model
+from everlearn.config import release_0_1_0
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, DecisionSpec, Spec
+from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, STORED_ONLY, AskSpec, DecisionSpec, JudgeSpec, Spec
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
-_NO_MATTER = ("source", "prompts", "home", "warm_start")  # once a loop has started
-_FIXED = ("schema", "model", "mode", "seed", "class_weight", "drift", "replay", "gate.promote")
+_NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask")  # to the state of a loop that has started
+_FIXED = {
+    "schema": "what was learned belongs to these columns. Start another home, and `everlearn run` its file there",
+    "model": "the champion is such a model. `loop.challenge({...})` or POST /challengers starts a model of any family "
+    "beside it, and the gate seats that once it is better",
+    "seed": "random numbers of the past come from it. Start another home",
+    "class_weight": "what was learned has these weights. Start another home, and `everlearn run` its file there",
+}
+"""Settings that a loop keeps, with the reason and the way to another value."""
 
 _KEEPS = "A home that was started with it keeps its value"
 _REMOVED = {
@@ -40,6 +48,8 @@ _REMOVED = {
     "serve.body": "Remove it: a request holds at most 1 MiB",
 }
 _WITHOUT_EFFECT = ("epochs", "serve.batch", "serve.body")  # on a loop that has started: the rest is STORED_ONLY
+
+_FILES = ("prompts", "judge.rubric", "ask.gold")  # relative to the configuration file
 
 # The defaults of a loop that learns preferences, where they differ: people judge a few pairs a minute, and a pair of
 # answers has a thousand tokens.
@@ -57,73 +67,6 @@ _NOT_FOR_PREFERENCES: dict[str, tuple[Any, str]] = {
     "limits.quarantine": (1.0, "an annotator may be odd, and models weigh each annotator"),
     "metrics.segment": ("", "rows have groups instead"),
     "serve.canary": (0.0, "a candidate is compared in duels"),
-}
-
-# The defaults of release 0.1.0, whose stored specs leave them out. Never changed.
-_RELEASE_0_1_0: dict[str, Any] = {
-    "schema": {
-        "classes": [],
-        "bits": 18,
-        "interactions": False,
-        "prompt_tokens": 512,
-        "answer_tokens": 256,
-        "vocabulary": 0,
-        "annotators": 64,
-        "sources": 16,
-        "groups": 64,
-        "layout": 1,
-    },
-    "model": {"family": "linear"},
-    "source": "",
-    "prompts": "",
-    "home": "",
-    "mode": "gated",
-    "seed": 0,
-    "warm_start": 0.0,
-    "tick": 100,
-    "checkpoint": 50_000,
-    "keep": 50,
-    "challengers": 2,
-    "subject": "",
-    "class_weight": {},
-    "metric": "auto",
-    "gate": {
-        "loss": "auto",
-        "alpha": 0.05,
-        "tolerance": 0.0,
-        "minimum": 500,
-        "cycle": 0,
-        "guards": {},
-        "own": None,
-        "layout": 1,
-        "promote": "snapshot",
-    },
-    "drift": {
-        "detector": "adwin",
-        "watch": "loss",
-        "sensitivity": 0.002,
-        "grace_period": 500,
-        "reaction": "challenger",
-    },
-    "replay": {"kind": "window", "bytes": 1 << 20, "width": 64},
-    "feedback": {"window": 0.0, "default": None, "early": 0.0, "correction": "learn", "bytes": 1 << 28},
-    "decision": {"costs": {}, "rate": None, "recall": None},
-    "log": {"rows": "auto", "durability": "process"},
-    "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
-    "metrics": {"share": 0.01, "segment": ""},
-    "serve": {
-        "host": "127.0.0.1",
-        "port": 8000,
-        "workers": 1,
-        "hosts": [],
-        "staleness": 5.0,
-        "canary": 0.0,
-        "rate": 0.0,
-        "families": [],
-        "webhook": "",
-        "private": False,
-        "traces": "",
-    },
 }
 
 _HEADING = """\
@@ -156,7 +99,10 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     spec = convert(values, str(path), folder or _folder(path, values.get("home", "")))
-    return msgspec.structs.replace(spec, prompts=str(path.parent / spec.prompts)) if spec.prompts else spec
+    for name in _FILES:
+        if named := attrgetter(name)(spec):
+            spec = _with(spec, name, str(path.parent / named))
+    return spec
 
 
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
@@ -191,6 +137,11 @@ def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | N
 def check_task(spec: Spec, where: str = "") -> None:
     """Raise ConfigError for a setting that has no meaning for the task; `where` begins the message."""
     if spec.schema.task != "preference":
+        for name, default in (("judge", JudgeSpec()), ("ask", AskSpec())):
+            if getattr(spec, name) != default:
+                raise ConfigError(
+                    f"{where}{name}: got settings for the task {spec.schema.task!r}; expected 'preference'. Remove them"
+                )
         return
     for name, (without, why) in _NOT_FOR_PREFERENCES.items():
         if attrgetter(name)(spec) != without:
@@ -277,7 +228,7 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
         raise LogError(_newer(where, "spec format", number, FORMAT))
     held = {name: value for name, value in values.items() if name not in ("format", *_WITHOUT_EFFECT)}
     if number == 0:
-        held = _over(_RELEASE_0_1_0, held)
+        held = _over(release_0_1_0.DEFAULTS, held)
     held["serve"] = {name: value for name, value in held["serve"].items() if f"serve.{name}" not in _WITHOUT_EFFECT}
     if (layout := held["schema"]["layout"]) > LAYOUT:
         raise LogError(_newer(where, "schema.layout", layout, LAYOUT))
@@ -337,8 +288,11 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
     if fixed := [name for name in _FIXED if attrgetter(name)(before) != attrgetter(name)(now)]:
         raise ConfigError(
             f"{where} was started with other settings: "
-            + "; ".join(f"{name} was {_shown(before, name)}, is now {_shown(now, name)}" for name in fixed)
-            + ". Put them back, or start again with another home"
+            + "; ".join(
+                f"{name} was {_shown(before, name)}, is now {_shown(now, name)}, and cannot change: {_FIXED[name]}"
+                for name in fixed
+            )
+            + ". Or put the value back"
         )
     return found
 
