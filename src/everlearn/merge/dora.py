@@ -71,7 +71,7 @@ def _made(a: Any, b: Any, magnitude: Any, frozen: Floats, scale: float) -> Float
     """Return the weight that an adapter makes, float64 (out, rest)."""
     summed = frozen + adapters.delta(a, b, scale)
     length = np.sqrt(np.sum(summed * summed, axis=1, keepdims=True))
-    return magnitude.reshape(-1, 1) * summed / np.where(length > 0.0, length, 1.0)
+    return np.asarray(magnitude.reshape(-1, 1) * summed / np.where(length > 0.0, length, 1.0), np.float64)
 
 
 def _frozen(a: str, whole: Arrays, out: int) -> Floats:

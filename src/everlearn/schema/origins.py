@@ -65,7 +65,7 @@ def guess(numbers: Floats) -> float | None:
         return None
     unit = 10.0 ** math.floor(math.log10(spread)) if spread > 0.0 else 1.0
     rounded = round(middle / unit) * unit
-    return rounded if math.isfinite(rounded) else middle
+    return float(rounded if math.isfinite(rounded) else middle)
 
 
 def hashed(schema: Schema, record: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from everlearn.families.linear import build
-from everlearn.families.linear.checkpoints import BLOCK, LONGEST
+from everlearn.families.linear.checkpoints import BLOCK, CHECKPOINT, LEAST_BLOCK, LONGEST, START
 from everlearn.families.linear.model import Linear
 from tests.support.linear_rows import BINARY, OPTIMIZERS, Array, learn
 
@@ -50,14 +50,16 @@ def test_columns_without_a_bad_stretch_have_the_moments_of_all_values() -> None:
     x = np.stack([draw.normal(0, 1, 5000), np.exp(draw.normal(0, 1, 5000)), draw.random(5000) < 0.02], axis=1)
     x[::7, 1] = np.nan
     y = (draw.random(5000) < 0.5).astype(float)
-    adaptive, plain = (build({**BINARY, "dense": 3, "adaptive": adaptive}) for adaptive in (True, False))
-    learn(adaptive, x, y)
-    learn(plain, x, y)
-    assert (adaptive.arrays["moments"][:3] == plain.arrays["moments"]).all()
+    forgets, plain = (build({**BINARY, "dense": 3, "forget_bad_stretches": forgets}) for forgets in (True, False))
+    assert learn(forgets, x, y).tobytes() == learn(plain, x, y).tobytes()
+    assert forgets.arrays["moments"][:3].tobytes() == plain.arrays["moments"].tobytes()
+    assert all(
+        forgets.arrays[name].tobytes() == plain.arrays[name].tobytes() for name in ("weights", "blend", "counts")
+    )
     known = x.astype(np.float32)[:, 1]
     known = known[~np.isnan(known)].astype(np.float64)
-    assert adaptive.arrays["moments"][1, 1] == pytest.approx(known.mean())
-    assert deviations(adaptive)[1] == pytest.approx(known.std())
+    assert forgets.arrays["moments"][1, 1] == pytest.approx(known.mean())
+    assert deviations(forgets)[1] == pytest.approx(known.std())
 
 
 def test_new_units_that_stay_become_the_scale() -> None:
@@ -67,8 +69,7 @@ def test_new_units_that_stay_become_the_scale() -> None:
     right = learn(model, x, y).argmax(1) == y
     assert deviations(model)[1] > 50.0
     assert right[3000:].mean() > 0.9
-    checkpoint = model.arrays["moments"][3 + 2 : 8]
-    assert checkpoint[0, 0] > 5000 - BLOCK  # the new scale is the checkpoint
+    assert model.arrays["moments"][CHECKPOINT, 0] > 5000 - BLOCK  # the new scale is the checkpoint
 
 
 def test_a_long_stretch_is_the_new_normal() -> None:
@@ -97,3 +98,47 @@ def test_constant_columns_stay_finite() -> None:
     scores = learn(model, x, (np.arange(500) % 2).astype(float))
     assert np.isfinite(scores).all()
     assert all(np.isfinite(array).all() for array in model.arrays.values())
+
+
+def test_bursts_of_a_rare_value_are_no_bad_stretch() -> None:
+    draw = np.random.default_rng(4)
+    x = np.zeros((8000, 2))
+    x[500, 0] = x[3000:3100, 0] = x[5000:5300, 0] = 1.0  # an indicator
+    x[draw.random(8000) < 0.001, 1] = 7.0
+    y = (draw.random(8000) < 0.5).astype(float)
+    model = build({**BINARY, "dense": 2})
+    learn(model, x, y)
+    assert model.arrays["moments"][0, :-1].tolist() == [8000.0, 8000.0]
+
+
+def test_the_block_that_comes_back_is_compared_as_its_values_are() -> None:
+    """The moments of the block, as differences, are those of its values, with a bad stretch in the same sums."""
+    x, y = sensors(3000)
+    x[2000:2500] = x[2000:2500] * 1000.0 + 1e5
+    x = x.astype(np.float32)
+    model = build({**BINARY, "dense": 3})
+    for first in range(0, 3000, BLOCK):
+        before = model.arrays["moments"].copy()
+        learn(model, x[first : first + BLOCK], y[first : first + BLOCK])
+        reset = model.arrays["moments"][0, 0] < before[0, 0]
+        saved = before[CHECKPOINT : CHECKPOINT + 3, 0]
+        if reset:
+            around = np.mean((x[first : first + BLOCK, 0].astype(np.float64) - saved[1]) ** 2)
+            assert around <= 4.0 * saved[2] / saved[0]
+            assert model.arrays["moments"][:3, 0].tolist() == saved.tolist()
+            break
+    else:
+        pytest.fail("no column went back to its checkpoint")
+    assert 2500 <= first < 2500 + 2 * BLOCK
+
+
+def test_a_column_with_few_values_goes_on_with_its_block() -> None:
+    x, y = sensors(2 * BLOCK)
+    x[: BLOCK - 1, 1] = np.nan
+    x[int(LEAST_BLOCK) :, 2] = np.nan
+    model = build({**BINARY, "dense": 3})
+    learn(model, x[:BLOCK], y[:BLOCK])
+    moments = model.arrays["moments"]
+    assert moments[START, :-1].tolist() == [BLOCK, 0.0, LEAST_BLOCK]
+    learn(model, x[BLOCK:], y[BLOCK:])
+    assert moments[START, :-1].tolist() == [2 * BLOCK, BLOCK + 1, LEAST_BLOCK]

@@ -87,8 +87,8 @@ def test_a_stored_spec_keeps_the_default_optimizer_of_its_layout(
     shapes = {name: array.shape for name, array in model.arrays.items()}
     old = {"weights": (1, 1, 4), "hashed": (8, 1, 2), "moments": (3, 4), "counts": (3,)}
     new = old | {"weights": (2, 1, 4), "hashed": (8, 1, 3), "blend": (8,)}
-    assert shapes == (old if layout < 3 else new if layout < 4 else new | {"moments": (8, 4)})
-    assert model.spec["adaptive"] == (layout == 4)
+    assert shapes == (old if layout < 3 else new if layout < 4 else new | {"moments": (9, 4)})
+    assert model.spec["forget_bad_stretches"] == (layout == 4)
     again = build(model.spec)  # a complete spec names no layout, and means the same
     assert {name: array.shape for name, array in again.arrays.items()} == shapes
     assert build({**BINARY, "dense": 3, "optimizer": "blend", "layout": layout}).spec["optimizer"] == "blend"

@@ -13,11 +13,6 @@ along it. The sum forgets, with a horizon of `HORIZON` rows (recursive least squ
 online Newton step of Hazan, Agarwal & Kale 2007, in one dimension). A share of 1 or 0 and a scale of 1 are the columns
 alone, and a scale near 0 is the base rate, so none of these is better for long.
 
-The noise of the quick column grows with the number of dense columns, and with how much they repeat each other. Where it
-is too noisy, the share falls. So its rate for dense columns has a gain, which begins lower the more columns come. It
-falls while the share is low, and rises as soon as the share shows that the quick column is better, as after drift. The
-gain is `counts[1]`.
-
 `blend` is float64 (4 + 2 * classes,): share, its sum of curvatures, scale, its sum of curvatures, then the weight of
 the rows of each class, and the logarithms of these. In `weights`, slot 0 is quick and slot 1 settled. In `table`, slot
 0 is quick, slot 1 the share that is left of its rate, slot 2 settled.
@@ -42,10 +37,6 @@ LEAST_SCALE, LARGEST_SCALE = 0.05, 1.5  # above 0, so that columns can be comput
 HORIZON = 2000.0  # rows after which the evidence about share and scale has faded to a third
 PRIOR = 5.0  # curvature that keeps both in place while there is little evidence
 RECENT = 3.0  # the settled column is a mean with weights that grow with this power of the row (Shamir & Zhang 2013)
-HALVING_COLUMNS = 100.0  # dense columns that halve the first rate
-CALM_SHARE = 0.2  # share of the quick column above which its rate is right or too low
-GAIN_STEP = 0.01  # of the rate, in a row
-LEAST_GAIN = 0.05
 LEAST_MIX = np.float32(1e-4)  # the least part of the quick column that enters the settled one in a row
 
 
@@ -56,25 +47,6 @@ def start(classes: int) -> Floats:
     [0.5, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     """
     return np.array([FIRST_SHARE, 0.0, FIRST_SCALE, 0.0] + [1.0] * classes + [0.0] * classes)
-
-
-def first_gain(columns: int) -> float:
-    """Return the part of the rate at which so many dense columns begin to learn.
-
-    >>> first_gain(100)
-    0.5
-    """
-    return 1.0 / (1.0 + columns / HALVING_COLUMNS)
-
-
-@inlined
-def next_gain(gain: float, share: float) -> float:
-    """Return the gain after a row: lower while the settled column has more than its part of the share, else higher.
-
-    >>> float(next_gain(0.5, 1.0)), float(next_gain(0.5, 0.0)), float(next_gain(1.0, 1.0))
-    (0.504, 0.499, 1.0)
-    """
-    return min(max(gain * (1.0 + GAIN_STEP * (share - CALM_SHARE)), LEAST_GAIN), 1.0)
 
 
 @inlined
@@ -138,17 +110,13 @@ def step_blend(
     l1: float,
     l2: float,
     rows: float,
-    gain: float,
 ) -> None:
     """Update both columns of score k from one row; `p` is what the quick column predicted, `rows` counts this one.
-
-    `gain` is the part of the rate at which dense columns learn.
 
     The settled weight of an entry is a mean over the rows with this entry. Each counts by the information that it had:
     (share of the rate)^4 is one over the sum of squared gradients.
     """
     start = np.float32(HASHED_RATE * rate)
-    rate *= gain
     reach = rate * squared_norm + float(start) * hashed_reach(table, k, indices, values)
     g = np.float32(min(max(weight * slope(loss, p, t, shape), -LARGEST_GRADIENT), LARGEST_GRADIENT))
     step = cautious_step(loss, p, t, weight, reach, shape)

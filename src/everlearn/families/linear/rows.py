@@ -13,22 +13,19 @@ import numpy as np
 from everlearn.families.linear.blend import (
     SCALE,
     SCALE_CURVATURE,
-    SHARE,
     SHARE_CURVATURE,
     blended,
-    next_gain,
     prior_score,
     score_blend,
     step_blend,
     step_mixture,
 )
-from everlearn.families.linear.checkpoints import ROWS, check_row
+from everlearn.families.linear.checkpoints import BLOCK, ROWS, end_block
 from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.losses import sigmoid, slope
 from everlearn.families.linear.normalized import rescale_weights, rescaled, score_rescaled, step_normalized
 from everlearn.families.linear.quick import descend_dense, step_quick
 from everlearn.families.linear.settings import (
-    ADAPTIVE,
     BLEND,
     CLIP,
     HUBER,
@@ -360,6 +357,7 @@ def learn_rows(
         fault = mislabelled(y, out.shape[1])
     if fault != 0:
         return fault
+    forgets = standardizes and moments.shape[0] == ROWS
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
     parts = np.empty((3, len(m)))
     row_indices, row_values = indices[:0], values[:0]
@@ -386,8 +384,7 @@ def learn_rows(
             shape = settings[LOSS_PARAMETER] / spread if loss == HUBER else settings[LOSS_PARAMETER]
             inputs = (x, row_indices, row_values, parts, p, target, min(row_weight, clip), shape)
             learn_row(optimizer, settings, weights, table, counts, blend, *inputs)
-            # Here, since exponentials cost ten times as much between vectorised loops
-            if standardizes and moments.shape[0] == ROWS and check_row(dense, i, moments) and optimizer == BLEND:
+            if forgets and np.int64(counts[0]) % BLOCK == 0 and end_block(moments) and optimizer == BLEND:
                 blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0  # learned from inputs of a bad stretch
     return 0
 
@@ -422,10 +419,9 @@ def learn_row(
     """
     loss, rate, l1, l2 = int(settings[LOSS]), settings[RATE], settings[L1], settings[L2]
     squared_norm = squared_length(x) if optimizer in (BLEND, QUICK) else 0.0
-    common_rate, gain = rate, 1.0
+    common_rate = rate
     if optimizer == BLEND:
         step_mixture(loss, parts, p, target, weight, shape, blend)
-        gain = counts[1] if settings[ADAPTIVE] != 0.0 else 1.0
     elif optimizer == NORMALIZED:
         common_rate *= rescale_weights(weights, table, counts, x, indices, values, weight)
     for k in range(len(p)):
@@ -448,7 +444,6 @@ def learn_row(
                 l1,
                 l2,
                 counts[0],
-                gain,
             )
         elif optimizer == QUICK:
             step_quick(loss, p[k], t, weight, shape, weights, table, k, x, squared_norm, indices, values, rate, l1, l2)
@@ -461,5 +456,3 @@ def learn_row(
             else:
                 step_dense(optimizer, weights, k, x, g, counts[0], rate, l1, l2)
             step_hashed(optimizer, table, k, indices, values, g, counts[0], rate, l1, l2)
-    if optimizer == BLEND and settings[ADAPTIVE] != 0.0:
-        counts[1] = next_gain(gain, blend[SHARE])

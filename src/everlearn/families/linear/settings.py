@@ -24,7 +24,7 @@ LOGISTIC, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, HUBER = range(6)
 BLEND, QUICK, SGD, ADAGRAD, ADAM, FTRL, NORMALIZED = range(7)
 
 # The positions of settings in the array that kernels take; see `kernel_settings`.
-LOSS, OPTIMIZER, RATE, L1, L2, LOSS_PARAMETER, STANDARDIZE, SCALE_TARGET, CLIP, ADAPTIVE = range(10)
+LOSS, OPTIMIZER, RATE, L1, L2, LOSS_PARAMETER, STANDARDIZE, SCALE_TARGET, CLIP = range(9)
 
 LOSSES: dict[str, int] = {
     "logistic": LOGISTIC,
@@ -58,8 +58,8 @@ TASK_LOSSES: dict[RowTask, tuple[str, ...]] = {
     "regression": ("squared", "absolute", "quantile", "huber"),
 }
 LOSS_PARAMETERS: dict[str, float] = {"quantile": 0.5, "huber": 1.0}
-ADAPTING = 4  # the first layout in which models are adaptive
 BLENDED = 3  # the first layout in which the default optimiser is "blend"
+FORGETTING = 4  # the first layout in which moments forget a bad stretch
 HASH_LIMIT = 1 << 31  # hashed indices are int32
 
 RETIRED = {
@@ -74,11 +74,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `dense` is the number of dense columns, `hashed` the size of the hash space (0: no hashed entries). `loss_parameter`
     is the share of "quantile" (0.5), or the number where "huber" turns from quadratic to linear (1.0), in units of the
     numbers to predict. `optimizer` "auto" is "blend", and "quick" in a stored spec of layout 1 or 2. `rate` None is the
-    default of the optimiser. `standardize` scales dense columns by their running
-    mean and deviation. `interactions` "dense" adds the products of all pairs of dense columns; products of categories
-    are `schema.interactions`. `adaptive` lets the rate of "blend" for dense columns follow their number and
-    how noisy they make it, and lets the moments of columns forget a bad stretch; None is true, and false in a stored
-    spec of layout 1 to 3. `seed` has no effect: nothing here is random.
+    default of the optimiser. `standardize` scales dense columns by their running mean and deviation.
+    `forget_bad_stretches` lets these forget a bad stretch of values; None is true, and false in a stored spec of layout
+    1 to 3. `interactions` "dense" adds the products of all pairs of dense columns; products of categories are
+    `schema.interactions`. `seed` has no effect: nothing here is random.
 
     Retired: `clip`, and the values "hashed" and "all" of `interactions`, which add products of hashed entries.
     """
@@ -95,7 +94,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     l1: float = 0.0
     l2: float = 0.0
     standardize: bool = True
-    adaptive: bool | None = None
+    forget_bad_stretches: bool | None = None
     clip: float = 100.0
     interactions: Interactions = "none"
     seed: int = 0
@@ -152,9 +151,9 @@ def read(spec: Mapping[str, Any]) -> Settings:
     if settings.optimizer == "auto":
         chosen = "blend" if specs.layout(spec, "linear") >= BLENDED else "quick"
         settings = msgspec.structs.replace(settings, optimizer=chosen)
-    if settings.adaptive is None:
-        adaptive = specs.layout(spec, "linear") >= ADAPTING
-        settings = msgspec.structs.replace(settings, adaptive=adaptive)
+    if settings.forget_bad_stretches is None:
+        forgets = specs.layout(spec, "linear") >= FORGETTING
+        settings = msgspec.structs.replace(settings, forget_bad_stretches=forgets)
     loss = TASK_LOSSES[settings.task][0] if settings.loss == "auto" else settings.loss
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
     parameter = LOSS_PARAMETERS.get(loss) if settings.loss_parameter is None else settings.loss_parameter
@@ -202,14 +201,13 @@ def _expect(right: bool, setting: str, got: object, expected: str) -> None:
 
 
 def kernel_settings(settings: Settings) -> Floats:
-    """Return the settings that kernels take, float64 (10,), at the positions `LOSS` to `ADAPTIVE`."""
+    """Return the settings that kernels take, float64 (9,), at the positions `LOSS` to `CLIP`."""
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
     # These optimisers also learn the scale of the numbers to predict; the others take them as they are.
     scale_target = settings.task == "regression" and settings.optimizer in ("blend", "quick")
-    found: Floats = np.zeros(10)
+    found: Floats = np.zeros(9)
     found[[LOSS, OPTIMIZER]] = LOSSES[settings.loss], OPTIMIZERS[settings.optimizer]
     found[[RATE, L1, L2]] = rate, settings.l1, settings.l2
     found[LOSS_PARAMETER] = settings.loss_parameter or 0.0
     found[[STANDARDIZE, SCALE_TARGET, CLIP]] = settings.standardize, scale_target, settings.clip or math.inf
-    found[ADAPTIVE] = bool(settings.adaptive)
     return found
