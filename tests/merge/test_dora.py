@@ -14,7 +14,7 @@ pytest.importorskip("peft")
 from torch import nn  # noqa: E402
 
 import everlearn as el  # noqa: E402
-from everlearn.errors import ModelError  # noqa: E402
+from everlearn.errors import ConfigError, ModelError  # noqa: E402
 from everlearn.merge import merge  # noqa: E402
 from everlearn.records import Batch, Singles  # noqa: E402
 from tests.support.neural_nets import one_thread  # noqa: E402, F401
@@ -101,3 +101,15 @@ def test_dora_without_its_frozen_weights_or_its_spec_is_refused() -> None:
     lost = {name: array for name, array in a.arrays.items() if "base_layer" not in name}
     with pytest.raises(ModelError, match=r"adapted.base_layer.weight' is not in the snapshot.*frozen = 'kept'"):
         merge("linear", [lost, lost], spec=a.spec)
+
+
+@pytest.mark.parametrize("lora", [{"dora": True}, {}])
+def test_dora_on_a_square_transposed_weight_is_refused(lora: dict[str, Any]) -> None:
+    transposed = pytest.importorskip("transformers.pytorch_utils").Conv1D(4, 4)
+    chosen = {"rank": 4, "targets": ["0"], **lora}
+    net = nn.Sequential(transposed, nn.Linear(4, 1))
+    if not lora:
+        el.Neural(net, task="regression", dense=4, lora=chosen)
+        return
+    with pytest.raises(ConfigError, match=r"lora.dora: got true for '0'.*\(4, 4\).*stored transposed"):
+        el.Neural(net, task="regression", dense=4, lora=chosen)

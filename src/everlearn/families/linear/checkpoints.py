@@ -6,6 +6,10 @@ of the newest calm block of `BLOCK` rows. Where a block ends and the variance ha
 checkpoint stays. If values then come back to it, the moments become those of the checkpoint, and the stretch is
 forgotten. If the stretch has lasted as long as the column before it, or `LONGEST` values, it is the new normal.
 
+A stretch is bad only where its values are further away than any value before them can have been: the squares of n
+values sum to n variances, so that none is further than the root of that. Without this, indicators that come in bursts
+were reset hundreds of times on covtype20k, and its log loss rose from .521 to .534.
+
 Nothing is done for a single row: the values of a block are what its moments at the end have more than at its start. A
 column without such a stretch has the moments of all its values, to the bit. A memory that forgets all old values alike
 was worse: with 20,000 values the log loss on Elec2 rose from .300 to .304, with 5,000 to .322.
@@ -63,4 +67,5 @@ def end_block(moments: Floats) -> bool:
 def squares_around(moments: Floats, row: int, j: int) -> float:
     """Sum the squared distances from the checkpoint's mean, of values from the checkpoint to the moments at `row`."""
     away = moments[row + 1, j] - moments[CHECKPOINT + 1, j]
-    return moments[row + 2, j] + moments[row, j] * away * away - moments[CHECKPOINT + 2, j]
+    squares: float = moments[row + 2, j] + moments[row, j] * away * away - moments[CHECKPOINT + 2, j]
+    return squares

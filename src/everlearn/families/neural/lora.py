@@ -57,6 +57,8 @@ def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
             raise
         raise MissingExtra("a network with adapters", "lora") from error
     targets, whole = _layers(module, chosen)
+    if chosen.dora:
+        _check_orientation(module, targets)
     config = peft.LoraConfig(
         r=chosen.rank,
         lora_alpha=cast(int, chosen.alpha),  # PEFT divides by the rank, and accepts any number
@@ -105,6 +107,23 @@ def _layers(module: nn.Module, chosen: Lora) -> tuple[list[str], list[str]]:
             f"that an adapter has no effect; expected some of {', '.join(can)}"
         )
     return list(dict.fromkeys(targets)), also
+
+
+def _check_orientation(module: nn.Module, targets: Sequence[str]) -> None:
+    """Raise `ConfigError` for DoRA on a square weight that its layer stores transposed.
+
+    Merging works with arrays, and refuses other transposed weights by their shape; a square one has no such mark.
+    """
+    for name in targets:
+        layer = module.get_submodule(name)
+        if type(layer).__name__ == "Conv1D" and not isinstance(layer, nn.Conv1d):
+            shape = tuple(cast(Tensor, layer.weight).shape)
+            if shape[0] == shape[1]:
+                raise ConfigError(
+                    f"lora.dora: got true for {name!r}, a Conv1D of transformers with the square weight {shape}, which "
+                    "is stored transposed, so that merging could not tell its orientation; expected other layers. Set "
+                    "lora.dora to false, or leave the layer out of lora.targets"
+                )
 
 
 def _adaptable(layer: nn.Module) -> bool:
