@@ -37,7 +37,7 @@ def merged(
     spec: Mapping[str, Any],
     combine: Combine,
 ) -> Arrays:
-    """Return A, B and magnitudes of one merged adapter, by name.
+    """Return A, B and magnitudes of one merged adapter, as a mapping of their names.
 
     `pair` names A and B, `whole` is the first parent with its frozen weights, and `combine` merges arrays of a name.
     Raises `ModelError` where the frozen weight or the scale is not known.
