@@ -30,9 +30,9 @@ FAMILIES: dict[str, str] = {
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
 # retired since, and a stored spec of layout 1 keeps their values. Up to layout 2 the default optimiser of the linear
-# family is "quick", since layout 3 "blend". All families have one number, since a home of one family may hold
-# challengers of another, whose specs name no layout.
-LAYOUTS = dict.fromkeys(FAMILIES, 3)
+# family is "quick", since layout 3 "blend"; since layout 4 linear models forget bad stretches. All families have one
+# number, since a home of one family may hold challengers of another, whose specs name no layout.
+LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`

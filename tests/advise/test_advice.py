@@ -190,7 +190,10 @@ def test_what_is_advised_keeps_to_the_answers(case):
         large = case.model == "large" or (isinstance(case.model, int) and case.model >= situation.LARGE)
         assert (inner.get("new_classes") == "known") == (large and case.predicts == "classes")
         streams = case.inputs == "table" and case.frequency in ("streaming", "on demand", "periodic")
-        assert (inner["ema"] <= 0.9) == streams
+        apart = case.volume < situation.MANY and case.frequency != "streaming"
+        short = case.new_classes and case.store and (case.volume < situation.FEW or apart)
+        assert (inner["ema"] <= 0.9) == (streams or short)
+        assert (inner["ema"] == 0.0) == short
         shifts = case.inputs == "image" and bool({"replay", "distill"} & kinds)
         assert any('memory.augment = "shift"' in entry for entry in advice.dangers) == shifts
     if case.undo:

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
         "decimal": ".",
         "dates": {},
         "missing": {},
+        "origin": {},
         "layout": 1,
         "rules": 1,
     },

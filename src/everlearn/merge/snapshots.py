@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from everlearn.errors import ConfigError, ModelError, did_you_mean
-from everlearn.merge import adapters
+from everlearn.merge import adapters, dora
 from everlearn.merge.contents import NAMED, FamilyMerge, broken
 from everlearn.merge.methods import METHODS, How, ParentArrays
 from everlearn.model import Model, compare
@@ -87,7 +87,7 @@ def merge(
     origin = prepared.pop() if ancestor is not None else None
     fishers = _fishers(how, rules, settings, parents, fisher)
     _check_fishers(fishers, prepared[0], parents[0])
-    result = _adapters(how, prepared, origin)
+    result = _adapters(how, prepared, origin, parents[0], settings)
     for name in prepared[0]:
         if name not in result:
             own = [snapshot[name] for snapshot in prepared]
@@ -250,10 +250,23 @@ def _check_fishers(fishers: Sequence[Arrays], merged: Arrays, whole: Arrays) -> 
             raise ModelError(f"fisher: the Fisher information of parent {number} {why}; merge by another method")
 
 
-def _adapters(how: How, prepared: Sequence[Arrays], origin: Arrays | None) -> Arrays:
-    """Merge low-rank adapters as deltas, in the rank and the basis of the first parent's, by factor name."""
+def _adapters(how: How, prepared: Sequence[Arrays], origin: Arrays | None, whole: Arrays, spec: Spec) -> Arrays:
+    """Merge low-rank adapters as deltas, in the rank and the basis of the first parent's, by factor name.
+
+    DoRA adapters are merged as the weights that they make.
+    """
     result: Arrays = {}
+    shares = [weight / sum(how.weights) for weight in how.weights] if METHODS[how.method].fisher else []
+
+    def combine(name: str, made: Sequence[Floats], before: Floats | None) -> Floats:
+        if shares:  # the information is of the factors, not of these weights
+            return np.asarray(sum(share * weight for share, weight in zip(shares, made, strict=True)))
+        return METHODS[how.method].run(how, ParentArrays(name, list(made), before))
+
     for a, b in adapters.pairs(prepared[0]):
+        if dora.magnitude_name(a, prepared[0]):
+            result |= dora.merged((a, b), prepared, origin, whole, spec, combine)
+            continue
         rank = prepared[0][a].shape[0]
         held = [(snapshot[a], snapshot[b]) for snapshot in prepared]
         if METHODS[how.method].run is METHODS["linear"].run or METHODS[how.method].fisher:

@@ -1,8 +1,9 @@
 """Raw records to batches: the same encoding in serving and in learning, for a single row and for whole columns.
 
-Dense columns, in field order: a number is itself, a truth value 0 or 1, a vector its numbers, and a moment five
-numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed columns: each category and
-each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists what becomes of odd values.
+Dense columns, in field order: a number is itself less the origin of its field, a truth value 0 or 1, a vector its
+numbers, and a moment five numbers (sine and cosine of the time of day and of the week, and years since 2000). Hashed
+columns: each category and each word counts 1 where the hash of field and value says. `docs/reference/schema.md` lists
+what becomes of odd values.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from everlearn.records import (
     Singles,
     Target,
 )
-from everlearn.schema import columnar, meaning
+from everlearn.schema import columnar, meaning, origins
 from everlearn.schema.field import Field, fields_of
 from everlearn.schema.layout import shape, width
 from everlearn.schema.meaning import LARGEST
@@ -87,6 +88,7 @@ class Encoder:
         self._only_numbers = tuple(field.name for field, _ in self._dense if field.kind == "numeric" and field.is_plain)
         if len(self._only_numbers) < len(self._dense):
             self._only_numbers = ()
+        self._origins = origins.subtracted(schema)
         self._crossed = schema.interactions and len(self._categories) > 1
         self._mask = np.uint64((1 << schema.bits) - 1)
         self._index = _index(schema.classes, self._label)
@@ -109,7 +111,7 @@ class Encoder:
         for field, wide in self._dense:
             if (name := field.name) in parts:
                 values, faults = _dense_column(parts[name], field, wide)
-                dense[:, at : at + wide] = values.reshape(n, wide)
+                dense[:, at : at + wide] = self._float32(values.reshape(n, wide), at)
                 problems += [Problem(row, name, reason) for row, reason in faults]
             at += wide
         dense[np.isnan(dense)] = np.nan  # NaN has several bit patterns; keep one
@@ -149,7 +151,7 @@ class Encoder:
                 tokens.append(self.fields[name].tokens(features.get(name)))
         except InputError as error:
             raise InputError(f"field {name!r}: {error}") from None
-        dense = np.array(numbers, np.float64).astype(np.float32).reshape(1, len(numbers))
+        dense = self._float32(np.array(numbers, np.float64)).reshape(1, len(numbers))
         if not cells and not tokens:
             return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
         rows = None
@@ -281,7 +283,7 @@ class Encoder:
             return None
         if (np.abs(numbers) > LARGEST).any():
             return None
-        dense = numbers.astype(np.float32).reshape(len(records), len(self._only_numbers))
+        dense = self._float32(numbers.reshape(len(records), len(self._only_numbers)))
         dense[np.isnan(dense)] = np.nan  # keep one bit pattern of NaN
         return dense
 
@@ -290,7 +292,14 @@ class Encoder:
         for record in records:
             for field, wide in self._dense:
                 numbers += _dense_value(record.get(field.name), field, wide)
-        return np.array(numbers, np.float64).astype(np.float32).reshape(len(records), self.shape["dense"])
+        return self._float32(np.array(numbers, np.float64).reshape(len(records), self.shape["dense"]))
+
+    def _float32(self, numbers: Floats, at: int = 0) -> Singles:
+        """Return numbers, float64 (..., columns), as float32, less the origins of the columns from `at` on."""
+        if self._origins is not None:
+            moved = numbers - self._origins[at : at + numbers.shape[-1]]
+            numbers = np.clip(moved, -LARGEST, LARGEST)  # a difference may leave the range of float32
+        return numbers.astype(np.float32)
 
     def _hashed_rows(self, records: Sequence[Mapping[str, Any]]) -> Any:
         """Return the same rows as `_hashed_columns`, faster for a few rows."""

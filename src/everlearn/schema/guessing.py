@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.records import Scalar, Task
-from everlearn.schema import columnar, forms, kinds, meaning
-from everlearn.schema.field import Field
+from everlearn.schema import columnar, forms, kinds, meaning, origins
+from everlearn.schema.field import Field, fields_of
 from everlearn.schema.kinds import MOST, Guess, Sample
 from everlearn.schema.layout import require
 from everlearn.spec import Decimal, Schema
@@ -55,8 +56,8 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; dates in usual forms are datetime.
     Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical. Lists of numbers
     of one length are vectors; lists of words are tokens. Running numbers, identifiers with another value in every row,
-    and nested values are left out. `bits` leaves 64 hashed columns for each category found, and is 18 where there is
-    text.
+    and nested values are left out. A numeric field whose values lie far from 0 has an `origin`. `bits` leaves 64 hashed
+    columns for each category found, and is 18 where there is text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
@@ -106,8 +107,17 @@ def survey(
         missing={name: guess.missing for name, guess in guesses.items() if guess.missing and name in fields}
         | ({label: found.missing} if found.missing else {}),
     )
+    schema = msgspec.structs.replace(schema, origin=_origin(schema, parts))
     examples = {name: _examples(part) for name, part in parts.items()}
     return Survey(schema, guesses, examples, tuple(found.notes))
+
+
+def _origin(schema: Schema, parts: Mapping[str, Any]) -> dict[str, float]:
+    """Return the origins of the numeric fields whose values lie far from 0."""
+    fields = fields_of(schema)
+    numeric = [name for name, kind in schema.fields.items() if kind == "numeric"]
+    middles = {name: origins.guess(columnar.numbers(parts[name], fields[name])[0]) for name in numeric}
+    return {name: middle for name, middle in middles.items() if middle is not None}
 
 
 def _settled(guesses: dict[str, Guess], label: str) -> dict[str, Guess]:

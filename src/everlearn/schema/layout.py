@@ -91,6 +91,7 @@ def check(schema: Schema) -> None:
                     f"schema.{setting}: got {name!r}, which is no field of the schema{did_you_mean(name, names)}. "
                     "Correct it, or remove it"
                 )
+    _check_origin(schema)
     if not 1 <= schema.bits <= 30:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     _check_pairs(schema)
@@ -112,6 +113,22 @@ def check(schema: Schema) -> None:
         )
     if len({meaning.category(value) for value in schema.classes}) < count:
         raise ConfigError(f"schema.classes: got {list(schema.classes)}; expected classes of different spellings")
+
+
+def _check_origin(schema: Schema) -> None:
+    """Raise `ConfigError` for an origin of a field that has none, or that is no finite number of float32."""
+    able = [name for name, kind in schema.fields.items() if kind == "numeric" or _VECTOR.fullmatch(kind)]
+    for name, value in schema.origin.items():
+        if name not in able or schema.task == "preference":
+            expected = ", ".join(map(repr, able)) if able and schema.task != "preference" else "none"
+            raise ConfigError(
+                f"schema.origin: got {name!r}; expected only numeric and vector fields: {expected}. Remove it"
+            )
+        if not abs(value) <= meaning.LARGEST:
+            raise ConfigError(
+                f"schema.origin.{name}: got {value!r}; expected a number between -3.4e38 and 3.4e38. Set it to a "
+                "typical value of the field, or remove it"
+            )
 
 
 def _check_pairs(schema: Schema) -> None:

@@ -59,7 +59,7 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
 
 def _scale(moments: Floats) -> tuple[float, float]:
     """Return mean and deviation of the targets so far; scores of "blend" and "quick" are relative to these."""
-    n, mean, m2 = moments[:, -1].tolist()
+    n, mean, m2 = moments[:3, -1].tolist()
     return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Compile functions that are always inlined into the kernel that calls them."""
+"""Compile the parts of kernels: functions that are always inlined into their kernel, and functions for rare work."""
 
 from __future__ import annotations
 
@@ -16,4 +16,15 @@ def inlined(function: Kernel) -> Kernel:
     import numba
 
     options: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+    return cast(Kernel, options(function))
+
+
+def outlined(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels for work that few rows need, which need not be inlined.
+
+    It is not cached: its code is part of the cached kernel.
+    """
+    import numba
+
+    options: Any = numba.njit(nogil=True, error_model="numpy")
     return cast(Kernel, options(function))

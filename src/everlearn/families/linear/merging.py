@@ -94,7 +94,8 @@ def closed(spec: Mapping[str, Any], parents: Sequence[Arrays], shares: Floats, m
         weights[1] = _z(chosen, weights[0], weights[1], weights[2], l1, l2)
         own = [hashed[:, :, slot].astype(np.float64) for slot in range(3)]
         hashed[:, :, 1] = _z(chosen, own[0], own[1], own[2], np.float64(chosen.l1), np.float64(chosen.l2))
-    moments = pooled([parent["moments"] for parent in parents], shares)
+    triples = range(0, len(first["moments"]), 3)  # now, where the block began, and at the checkpoint
+    moments = np.concatenate([pooled([parent["moments"][at : at + 3] for parent in parents], shares) for at in triples])
     return {"weights": weights, "hashed": hashed, "moments": moments, "counts": first["counts"].copy(), **optional}
 
 

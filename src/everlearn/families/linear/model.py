@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.families.linear import blend, kernels, settings
+from everlearn.families.linear.checkpoints import ROWS
 from everlearn.families.linear.crossing import crossed
 from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
 from everlearn.families.linear.settings import Settings
@@ -32,9 +33,10 @@ class Linear:
 
     Arrays: `weights` float64 (1 + slots, scores, columns + 1), the intercept last; `hashed` float32
     (hash space, scores, 1 + slots); `moments` float64 (3, dense + 1): count, mean and sum of squared deviations of
-    each dense column and, last, of the numbers to predict; `counts` float64 (3,): rows learned, and for "normalized"
-    their total weight and sum of squares. With "blend" also `blend` float64 (4 + 2 * classes,), and settled weights in
-    slot 1 of `weights` and slot 2 of `hashed`; see `everlearn.families.linear.blend`.
+    each dense column and, last, of the numbers to predict; with `forget_bad_stretches` float64 (9, dense + 1), see
+    `everlearn.families.linear.checkpoints`. `counts` float64 (3,): rows learned, and for "normalized" their total
+    weight and sum of squares. With "blend" also `blend` float64 (4 + 2 * classes,), and settled weights in slot 1 of
+    `weights` and slot 2 of `hashed`; see `everlearn.families.linear.blend`.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: Settings) -> None:
@@ -49,7 +51,7 @@ class Linear:
         self.arrays: Arrays = {
             "weights": np.zeros((1 + dense_slots, chosen.margins, chosen.columns)),
             "hashed": np.zeros((chosen.hashed, chosen.margins, 1 + hashed_slots), np.float32),
-            "moments": np.zeros((3, chosen.dense + 1)),
+            "moments": np.zeros((ROWS if chosen.forget_bad_stretches else 3, chosen.dense + 1)),
             "counts": np.zeros(3),
         }
         if chosen.optimizer in ("blend", "quick"):

@@ -10,7 +10,17 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.blend import SCALE, blended, prior_score, score_blend, step_blend, step_mixture
+from everlearn.families.linear.blend import (
+    SCALE,
+    SCALE_CURVATURE,
+    SHARE_CURVATURE,
+    blended,
+    prior_score,
+    score_blend,
+    step_blend,
+    step_mixture,
+)
+from everlearn.families.linear.checkpoints import BLOCK, ROWS, end_block
 from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.losses import sigmoid, slope
 from everlearn.families.linear.normalized import rescale_weights, rescaled, score_rescaled, step_normalized
@@ -347,6 +357,7 @@ def learn_rows(
         fault = mislabelled(y, out.shape[1])
     if fault != 0:
         return fault
+    forgets = standardizes and moments.shape[0] == ROWS
     x, m, p = np.zeros(weights.shape[2]), np.empty(weights.shape[1]), np.empty(weights.shape[1])
     parts = np.empty((3, len(m)))
     row_indices, row_values = indices[:0], values[:0]
@@ -373,6 +384,8 @@ def learn_rows(
             shape = settings[LOSS_PARAMETER] / spread if loss == HUBER else settings[LOSS_PARAMETER]
             inputs = (x, row_indices, row_values, parts, p, target, min(row_weight, clip), shape)
             learn_row(optimizer, settings, weights, table, counts, blend, *inputs)
+            if forgets and np.int64(counts[0]) % BLOCK == 0 and end_block(moments) and optimizer == BLEND:
+                blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0  # learned from inputs of a bad stretch
     return 0
 
 

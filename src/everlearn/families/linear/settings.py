@@ -59,6 +59,7 @@ TASK_LOSSES: dict[RowTask, tuple[str, ...]] = {
 }
 LOSS_PARAMETERS: dict[str, float] = {"quantile": 0.5, "huber": 1.0}
 BLENDED = 3  # the first layout in which the default optimiser is "blend"
+FORGETTING = 4  # the first layout in which moments forget a bad stretch
 HASH_LIMIT = 1 << 31  # hashed indices are int32
 
 RETIRED = {
@@ -73,9 +74,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `dense` is the number of dense columns, `hashed` the size of the hash space (0: no hashed entries). `loss_parameter`
     is the share of "quantile" (0.5), or the number where "huber" turns from quadratic to linear (1.0), in units of the
     numbers to predict. `optimizer` "auto" is "blend", and "quick" in a stored spec of layout 1 or 2. `rate` None is the
-    default of the optimiser. `standardize` scales dense columns by their running
-    mean and deviation. `interactions` "dense" adds the products of all pairs of dense columns; products of categories
-    are `schema.interactions`. `seed` has no effect: nothing here is random.
+    default of the optimiser. `standardize` scales dense columns by their running mean and deviation.
+    `forget_bad_stretches` lets these forget a bad stretch of values; None is true, and false in a stored spec of layout
+    1 to 3. `interactions` "dense" adds the products of all pairs of dense columns; products of categories are
+    `schema.interactions`. `seed` has no effect: nothing here is random.
 
     Retired: `clip`, and the values "hashed" and "all" of `interactions`, which add products of hashed entries.
     """
@@ -92,6 +94,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     l1: float = 0.0
     l2: float = 0.0
     standardize: bool = True
+    forget_bad_stretches: bool | None = None
     clip: float = 100.0
     interactions: Interactions = "none"
     seed: int = 0
@@ -148,6 +151,9 @@ def read(spec: Mapping[str, Any]) -> Settings:
     if settings.optimizer == "auto":
         chosen = "blend" if specs.layout(spec, "linear") >= BLENDED else "quick"
         settings = msgspec.structs.replace(settings, optimizer=chosen)
+    if settings.forget_bad_stretches is None:
+        forgets = specs.layout(spec, "linear") >= FORGETTING
+        settings = msgspec.structs.replace(settings, forget_bad_stretches=forgets)
     loss = TASK_LOSSES[settings.task][0] if settings.loss == "auto" else settings.loss
     rate = RATES[settings.optimizer] if settings.rate is None else settings.rate
     parameter = LOSS_PARAMETERS.get(loss) if settings.loss_parameter is None else settings.loss_parameter

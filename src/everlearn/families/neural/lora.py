@@ -2,9 +2,12 @@
 
     y = W x + scale * B (A x)      A (rank, in), B (out, rank), scale = alpha / rank; W is frozen
 
-Hu et al. 2021, "LoRA", arXiv 2106.09685. B begins at 0, so the outputs of a newly adapted network do not change. Of
-retired settings in stored models, `rslora` makes the scale alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732),
-and `dora` learns the length of each row of the sum apart from its direction (Liu et al. 2024, arXiv 2402.09353).
+Hu et al. 2021, "LoRA", arXiv 2106.09685. B begins at 0, so the outputs of a newly adapted network do not change. With
+`rslora` the scale is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732), and with `dora` the length of each row
+of the sum is learned apart from its direction (Liu et al. 2024, arXiv 2402.09353).
+
+Learning also changes buffers: the running statistics of batch normalisation. An export holds each module with buffers
+of floats whole, as PEFT's `modules_to_save`, so that the reloaded network gives the same answers.
 """
 
 from __future__ import annotations
@@ -54,6 +57,8 @@ def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
             raise
         raise MissingExtra("a network with adapters", "lora") from error
     targets, whole = _layers(module, chosen)
+    if chosen.dora:
+        _check_orientation(module, targets)
     config = peft.LoraConfig(
         r=chosen.rank,
         lora_alpha=cast(int, chosen.alpha),  # PEFT divides by the rank, and accepts any number
@@ -102,6 +107,23 @@ def _layers(module: nn.Module, chosen: Lora) -> tuple[list[str], list[str]]:
             f"that an adapter has no effect; expected some of {', '.join(can)}"
         )
     return list(dict.fromkeys(targets)), also
+
+
+def _check_orientation(module: nn.Module, targets: Sequence[str]) -> None:
+    """Raise `ConfigError` for DoRA on a square weight that its layer stores transposed.
+
+    Merging works with arrays, and refuses other transposed weights by their shape; a square one has no such mark.
+    """
+    for name in targets:
+        layer = module.get_submodule(name)
+        if type(layer).__name__ == "Conv1D" and not isinstance(layer, nn.Conv1d):
+            shape = tuple(cast(Tensor, layer.weight).shape)
+            if shape[0] == shape[1]:
+                raise ConfigError(
+                    f"lora.dora: got true for {name!r}, a Conv1D of transformers with the square weight {shape}, which "
+                    "is stored transposed, so that merging could not tell its orientation; expected other layers. Set "
+                    "lora.dora to false, or leave the layer out of lora.targets"
+                )
 
 
 def _adaptable(layer: nn.Module) -> bool:
@@ -185,15 +207,19 @@ def export(module: nn.Module, folder: Path | str) -> None:
     """Write the trained weights of an adapted module in the format of PEFT: a config, and safetensors.
 
     `peft.PeftModel.from_pretrained(module, folder)` reads it, for a module as it was before `adapt`. Modules that are
-    trained as a whole are written under `modules_to_save`. Raises `ConfigError` for a module without adapters.
+    trained as a whole, and modules with running statistics, are written under `modules_to_save`. Buffers of modules
+    that hold adapters are written, too; `load` reads them, PEFT does not. Raises `ConfigError` for a module without
+    adapters.
     """
     from safetensors.numpy import save_file
 
     config, folder = _config(module), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    held = {name: as_array(weight).copy() for name, weight in _learned(module).items()}
+    held = {name: as_array(weight).copy() for name, weight in {**_learned(module), **_beside(module)}.items()}
     save_file({_OUTER + _outside(name): weight for name, weight in held.items()}, folder / WEIGHTS, {"format": "pt"})
-    whole = sorted({name.rpartition(".")[0] for name in held if not _LORA.search(name)})
+    adapted = {name for name, _ in module.named_modules() if _holds_adapters(name, module)}
+    owners = {name.rpartition(".")[0] for name in held if not _LORA.search(name)}
+    whole = sorted(owners - adapted)
     plain = {**config.to_dict(), "modules_to_save": whole or None, "inference_mode": True}
     text = json.dumps(
         plain, indent=2, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set) else value
@@ -204,8 +230,9 @@ def export(module: nn.Module, folder: Path | str) -> None:
 def load(module: nn.Module, folder: Path | str) -> nn.Module:
     """Read adapters that PEFT or `export` wrote to a folder, into a module adapted alike; return it.
 
-    Raises `BlobError`, with nothing changed, where a weight is missing, unknown or of another shape, or where rank,
-    alpha, dora or rslora differ. Pickled weights (`adapter_model.bin`) are not read.
+    Running statistics that the folder does not hold stay as they are. Raises `BlobError`, with nothing changed, where a
+    weight is missing, unknown or of another shape, or where rank, alpha, dora or rslora differ. Pickled weights
+    (`adapter_model.bin`) are not read.
     """
     from safetensors.numpy import load_file
 
@@ -223,6 +250,9 @@ def load(module: nn.Module, folder: Path | str) -> nn.Module:
         if written.get(name) != config.to_dict()[name]
     ]
     held = {_outside(name): weight for name, weight in _learned(module).items()}
+    beside = {name: weight for name, weight in _beside(module).items() if name not in held}
+    owners = {name.rpartition(".")[0] for name in beside if name in found}
+    held |= {name: weight for name, weight in beside.items() if name.rpartition(".")[0] in owners}
     wrong += [f"{name} is missing" for name in held if name not in found]
     wrong += [f"{name} was not expected" for name in found if name not in held]
     wrong += [
@@ -249,6 +279,26 @@ def _config(module: nn.Module) -> Any:
 def _learned(module: nn.Module) -> Tensors:
     """Return the named trained weights: adapters, and modules trained as a whole."""
     return {name: cast(Tensor, weight) for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def _beside(module: nn.Module) -> Tensors:
+    """Return what answers depend on beside the trained weights: modules with stored buffers of floats.
+
+    A module with adapters inside gives its buffers alone.
+    """
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in set(names(module).buffers)}
+    owners = {name.rpartition(".")[0] for name, buffer in buffers.items() if buffer.is_floating_point()}
+    found = {name: buffer for name, buffer in buffers.items() if name.rpartition(".")[0] in owners}
+    for owner in sorted(owners):
+        if not _holds_adapters(owner, module):
+            held = module.get_submodule(owner).state_dict(keep_vars=True, prefix=f"{owner}.")
+            found |= {name: cast(Tensor, value) for name, value in held.items()}
+    return found
+
+
+def _holds_adapters(name: str, module: nn.Module) -> bool:
+    """Return True if adapters are in the module of this name."""
+    return not name or any(_inside(layer, [name]) for layer in factors(module))
 
 
 def _outside(name: str) -> str:

@@ -27,8 +27,6 @@ RETIRED = {
     "consolidate.told": Retired(False, "Leave it out; a call of model.consolidate() needs no setting"),
     "schedule.floor": Retired(0.1, "Leave it out: a tenth of the rate is left"),
     "drift.grace_period": Retired(500, "Leave it out: 500 rows calibrate the detector"),
-    "lora.dora": Retired(False, f"Leave it out. {_OWN}"),
-    "lora.rslora": Retired(False, "Multiply lora.alpha by the square root of lora.rank instead"),
     "lora.dropout": Retired(0.0, f"Leave it out. {_OWN}"),
     "terms.agem.rows": Retired(64, "Leave it out: 64 remembered rows give the reference"),
     "terms.gdumb.epochs": Retired(30, "Leave it out: there are 30 passes, as published"),
@@ -48,6 +46,7 @@ NEW_CLASSES: dict[str, tuple[bool, bool, int, bool]] = {
     "final": (False, True, 0, False),
     "known": (True, True, 500, True),
     "plain": (False, False, 500, False),
+    "fixed": (True, False, 500, True),
 }
 """The values of `restart`, `balance`, `prior` and `known` for each value of `new_classes`."""
 
@@ -102,7 +101,8 @@ class Lora(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Low-rank adapters (through PEFT). Only they are trained, and the modules named in `also`, such as the head.
 
     `targets` are names of modules, or their ends ("q_proj"); empty: every linear or convolution layer but the last,
-    which is then trained as a whole. Retired: `dropout`, `dora`, `rslora`.
+    which is then trained as a whole. The scale of what adapters add is alpha / rank, with `rslora` alpha / sqrt(rank).
+    `dora` learns the length of each row of a weight apart from its direction. Retired: `dropout`.
     """
 
     rank: Positive = 8
@@ -135,6 +135,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     "known"    As "recent", but every class is predicted from the start, for a module that was trained on them.
     "plain"    Learn and predict classes as they come, without a correction. A class is predicted once a row of it has
                come, and the average does not restart.
+    "fixed"    As "known", but without a correction.
 
     `heads` are groups of classes; each group has a separate softmax while learning. `head` "ncm" predicts the nearest
     class mean. `frozen` is where weights that are not trained are stored: in arrays ("kept"), or nowhere, since the
@@ -162,7 +163,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     passes: Positive = 1
     clip: NotNegative = 0.0
     ema: Annotated[float, Meta(ge=0, lt=1)] = 0.998
-    new_classes: Literal["recent", "overall", "final", "known", "plain"] = "recent"
+    new_classes: Literal["recent", "overall", "final", "known", "plain", "fixed"] = "recent"
     restart: bool = True
     balance: bool = True
     prior: Count = 500
@@ -232,6 +233,8 @@ def _with_new_classes(given: dict[str, Any]) -> dict[str, Any]:
     if base is None:
         return given  # refused with the right values by the record
     values = tuple(given.get(name, value) for name, value in zip(CLASS_SETTINGS, base, strict=True))
+    if not values[1] and specs.layout(given, "neural") != specs.STORED:
+        values = (values[0], values[1], base[2], values[3])  # without `balance`, `prior` has no effect
     choice = next((name for name, known in NEW_CLASSES.items() if known == values), None)
     if choice is not None:
         given = {**given, "new_classes": choice}
