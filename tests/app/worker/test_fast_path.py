@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,6 +15,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from everlearn.app.problems import Refused
+from everlearn.app.worker import connections
+from everlearn.app.worker.connections import Connections
 from everlearn.app.worker.fast_path import Exchange, FastProtocol, Headers
 
 HEAD = b"POST /hot HTTP/1.1\r\nhost: localhost\r\n"
@@ -27,6 +30,7 @@ class Taking:
         self.longest = 100
         self.held: list[Exchange] | None = None
         self.counted: list[tuple[str, int]] = []
+        self.connections = Connections()
 
     def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
         assert (name, client) == ("hot", "127.0.0.1")
@@ -100,7 +104,8 @@ def served(act: Act, rest: float = 5.0) -> Taking:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             await act(taking, Caller(reader, writer), state)
             writer.close()
-            await writer.wait_closed()
+            with suppress(ConnectionError):  # the server may have closed it before
+                await writer.wait_closed()
             while state.connections:
                 await asyncio.sleep(0.001)
 
@@ -298,3 +303,121 @@ def test_a_server_that_ends_lets_go_of_who_rests_and_answers_who_waits():
 
     served(act)
     served(resting)
+
+
+# ---- bounds on heads, time and number ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [HEAD, *[b"x: " + b"a" * 9_000] * 8],  # a header without an end
+        [HEAD + b"x: " + b"a" * 40_000 + b"\r\ncontent-length: 0\r\n\r\n"],  # too long, and whole
+        [HEAD + b"a:b\r\n" * 1_000 + b"content-length: 0\r\n\r\n"],  # too many
+        [b"POST /" + b"a" * 20_000, b"a" * 20_000],
+        [CHUNKED + b"2\r\nab\r\n0\r\n", *[b"t: " + b"a" * 9_000] * 8],  # a trailer without an end
+        [CHUNKED + b"2", *[b";a=" + b"a" * 9_000] * 8],  # an extension of a chunk without an end
+    ],
+)
+def test_a_head_that_is_too_large_is_refused(sent):
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # what is sent after it may reset the connection
+            await caller.send(*sent)
+            head = await asyncio.wait_for(caller.reader.readuntil(b"\r\n\r\n"), 5)
+            assert head.startswith(b"HTTP/1.1 431 ")
+            assert b"application/problem+json" in head
+            await asyncio.wait_for(caller.reader.read(), 5)  # to the end
+        assert len(taking.connections) == 0
+        assert taking.counted == []
+
+    served(act)
+
+
+def test_a_large_body_in_small_chunks_is_no_large_head():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(CHUNKED, *[b"1\r\na\r\n" * 1_000] * 50, b"0\r\n\r\n")
+        assert (await caller.reply())[1] == b"long  " + b"a" * 50_000
+
+    served(act)
+
+
+@pytest.mark.parametrize("sent", [[], [HEAD], [HEAD, b"a: b\r\n", b"c: d\r\n"]])
+def test_a_head_has_its_time_however_slowly_it_comes(sent, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(*sent)
+        head, _ = await caller.reply()
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert await caller.ended()
+
+    served(act)
+
+
+def test_bytes_between_requests_prolong_no_rest():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x"))
+        await caller.reply()
+        with suppress(ConnectionError):
+            for _ in range(12):
+                await caller.send(b"\r\n")
+                await asyncio.sleep(0.1)
+        assert caller.reader.at_eof()
+
+    served(act, rest=0.4)
+
+
+def test_a_reply_that_is_not_read_has_its_time(monkeypatch):
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.3)
+
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"1"))
+        taking.held[0].set_result(b"z" * 30_000_000)
+        while state.connections:
+            await asyncio.sleep(0.01)
+
+    served(act, rest=0.2)
+
+
+def test_a_flood_behind_one_request_is_refused():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"x") * 500)
+        assert (await caller.reply())[0].startswith(b"HTTP/1.1 400 ")
+        assert await caller.ended()
+
+    served(act)
+
+
+def test_where_there_are_too_many_connections_the_idle_ones_make_room():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        (protocol,) = state.connections
+        address = protocol.server
+        await caller.send(posted(b"x"))
+        await caller.reply()
+        taking.connections.most = 3
+        silent = [Caller(*await asyncio.open_connection(*address)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        last = Caller(*await asyncio.open_connection(*address))
+        assert await silent[0].ended()  # the oldest without a request
+        await last.send(posted(b"y"))
+        assert (await last.reply())[1] == b"short  y"
+        assert not await caller.ended(0.05)  # it asked something, and rests
+        taking.held = []
+        assert (len(taking.connections), await silent[1].ended(0.05)) == (3, False)
+        busy = [caller, last, Caller(*await asyncio.open_connection(*address))]
+        for one in busy:
+            await one.send(posted(b"z"))
+        assert len(taking.held) == 3
+        assert await silent[1].ended()
+        beyond = Caller(*await asyncio.open_connection(*address))
+        assert (await beyond.reply())[0].startswith(b"HTTP/1.1 503 ")
+        for reply in taking.held:
+            reply.set_result(b"done")
+        for one in busy:
+            assert (await one.reply())[1] == b"done"
+        for one in (*busy[1:], *silent, beyond):
+            one.writer.close()
+
+    served(act)

@@ -2,7 +2,7 @@
 
 A worker never waits for the learner. Where the loop learns preferences, a worker holds no model: it takes feedback,
 and the generator answers. It counts the seconds of "predict", "feedback" and "learn"; replies by route and
-class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), "commits", "commit_rows", and
+class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), what `connections` refuses or closes, "commits", "commit_rows", and
 the "bytes" of request bodies.
 """
 
@@ -33,8 +33,9 @@ from everlearn.app.problems import Refused
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.routes import scope_of
 from everlearn.app.tracing import Tracer
-from everlearn.app.worker import requests
+from everlearn.app.worker import connections, requests
 from everlearn.app.worker.body_reader import BodyReader, Receive, Scope
+from everlearn.app.worker.connections import Connections
 from everlearn.app.worker.fast_path import Exchange, FastProtocol, Headers
 from everlearn.app.worker.feedback import FeedbackIntake
 from everlearn.app.worker.groups import Groups, Read, Work
@@ -78,10 +79,12 @@ class Worker:
         counters: Counters,
         ready: Callable[[], None],
         tracer: Tracer | None = None,
+        most: int = connections.MOST,
     ) -> None:
         spec = setup.spec
         admission = Admission(spec, schema.reading(spec.schema), log, None, FieldNames(spec, counters.add))
         self.longest = MOST_BYTES
+        self.connections = Connections(most, counters.add)
         self._pairs = admission.encoder.late
         self._access = access
         self._counters = counters
@@ -127,7 +130,7 @@ class Worker:
         status, headers = 200, [_JSON]
         try:
             source = self._admitted(route, scope)
-            body = await self._bodies.whole(receive)
+            body = await self._bodies.whole(receive, scope["headers"])
             future = self._loop.create_future()
             self._groups.put(route.read, body, scope["query_string"], source, future)
             reply = await future
@@ -246,7 +249,7 @@ def main() -> None:
         if tracer is not None:
             undo.callback(tracer.stop)
         reader = Reader(Path(setup.serving), model.build)
-        worker = Worker(setup, log, reader, Access(setup), counters, tell_ready, tracer)
+        worker = Worker(setup, log, reader, Access(setup), counters, tell_ready, tracer, connections.allowed())
         worker.warm()
         server = _server(setup, worker, tracer)
 

@@ -1,17 +1,22 @@
-"""Read request bodies whole, each within a bound and a time, and all unfinished ones within a common bound."""
+"""Read request bodies whole, each within a bound and a time, and all unfinished ones within a common bound.
+
+A compressed body is decoded, within the same bound.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from everlearn.app.problems import Refused
+from everlearn.app.worker.encodings import coding_of, decoded
 from everlearn.app.worker.requests import too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 HELD = 64 << 20  # bytes of all bodies that have not arrived whole
 SLOWEST = 30.0  # seconds that a body may take to arrive
@@ -28,8 +33,16 @@ class BodyReader:
         self._late: set[asyncio.Task[object]] = set()
         self._sweeping = False
 
-    async def whole(self, receive: Receive) -> bytes:
-        """Return the body of a request. Raises Refused: 400 (broken off), 408 (slow), 413 (too long) or 503 (full)."""
+    async def whole(self, receive: Receive, headers: Headers = ()) -> bytes:
+        """Return the body of a request with these headers, decoded if it is compressed.
+
+        Raises Refused: 400 (broken off, damaged), 408 (slow), 413 (too long), 415 (unknown coding) or 503 (full).
+        """
+        coding = coding_of(headers)
+        body = await self._whole(receive)
+        return decoded(body, coding, self.most) if coding else body
+
+    async def _whole(self, receive: Receive) -> bytes:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         self._reading[task] = loop.time()
         if not self._sweeping:  # one timer for all: a timer for each body would cost more than reading it

@@ -8,16 +8,19 @@ does not read. Both paths lead to the same groups.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from everlearn.app import problems
+from everlearn.app.problems import Refused
+from everlearn.app.worker import connections
+from everlearn.app.worker.connections import BUSY, CLOSING, HEAD, IDLE, UNREAD, Connections
 from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
@@ -28,6 +31,7 @@ class FastRoutes(Protocol):
 
     paths: Mapping[bytes, str]  # the name of the route of each path
     longest: int  # the most bytes of a body
+    connections: Connections
 
     def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
         """Answer a POST, now or later; the names in `headers` are in lower case."""
@@ -47,6 +51,7 @@ class Exchange:
     __slots__ = ("_began", "_path", "_protocol", "disconnected", "keep_alive", "name", "response_complete")
 
     message_event = asyncio.Event()  # set when the client disconnects; the fast path does not wait for it
+    response_started = False  # a response is written whole
 
     def __init__(self, protocol: FastProtocol, name: str, path: bytes, keep_alive: bool) -> None:
         self._protocol = protocol
@@ -95,36 +100,85 @@ class FastProtocol(HttpToolsProtocol):
         self._arriving: Exchange | None = None  # a request whose head has arrived, while it may take the fast path
         self._query = self._body = b""
         self._defaults: tuple[Headers, bytes] = [], b""  # the headers of every response, and their bytes
-        self._idle_since = math.inf  # when the last response was written; infinite while a request is under way
+        self.phase, self.since = HEAD, self.loop.time()  # see `connections`
         self._timer: asyncio.TimerHandle | None = None
+        self._soonest = min(self.timeout_keep_alive, connections.HEAD_SECONDS)  # the timer looks at least so often
+        self._room = connections.HEAD_BYTES  # bytes that are left for the head of this request
+        self._unparsed = 0  # bytes since the last part of a body, or since a request began
+        self._encoded = False  # True if the body of this request is compressed
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Buffer the bytes written to a new connection."""
+        """Buffer the bytes written to a new connection. One beyond the bound is refused (503)."""
         self._buffer = WriteBuffer(transport, self.loop)
         super().connection_made(self._buffer)
+        self._timer = self.loop.call_later(self._soonest, self._check_time)
+        if not self.routes.connections.add(self):
+            detail = "too many connections are open; try again in a second"
+            self._turn_away(Refused(503, "", detail, headers=[(b"retry-after", b"1")]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer of a closed connection."""
         super().connection_lost(exc)
+        self.routes.connections.remove(self)
         if self._timer is not None:
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
-        super().data_received(data)
+        if self.phase == CLOSING:
+            return
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # the request is answered; what follows it is of another protocol
+        except httptools.HttpParserError as error:
+            self._turn_away(_unreadable(error))
+            return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave()
+        if self._unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
+            self._turn_away(_head_too_large())  # a head, a chunk's extension or a trailer without an end
+
+    def eof_received(self) -> None:
+        """Let a client that ends its side before its head is complete go."""
+        if self.phase == HEAD:
+            self._close()
 
     def on_message_begin(self) -> None:
         """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._room, self._unparsed, self._encoded = connections.HEAD_BYTES, 0, False
+        if self.phase == IDLE:
+            self._enter(HEAD)
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the request's target."""
+        self._room -= len(url)
+        if self._room < 0:
+            raise _head_too_large()
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take one header, or one trailer."""
+        self._room -= len(name) + len(value) + connections.HEADER_CHARGE
+        if self._room < 0:
+            raise _head_too_large()
+        name = name.lower()
+        if name in _SPECIAL:
+            if name == b"content-encoding":
+                self._encoded = True
+            elif value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Decide whether a request may take the fast path."""
         path, _, query = self.url.partition(b"?")
         name = self.routes.paths.get(path)
+        self.phase, self._unparsed = BUSY, 0
         if name is None or not self._is_simple():
             return self._begin_asgi()
         self._query, self._body = query, b""
@@ -133,6 +187,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep the first part of a body; a second part leaves the fast path."""
+        self._unparsed = 0
         if self._arriving is not None:
             if not self._body:
                 self._body = body
@@ -159,6 +214,7 @@ class FastProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
+            and not self._encoded
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
@@ -172,6 +228,8 @@ class FastProtocol(HttpToolsProtocol):
 
     def _begin_asgi(self) -> None:
         """Let uvicorn begin a request whose head has arrived."""
+        if len(self.pipeline) >= connections.PIPELINED:
+            raise Refused(400, "", f"more than {connections.PIPELINED} requests wait on one connection")
         head = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = head
@@ -187,9 +245,9 @@ class FastProtocol(HttpToolsProtocol):
         ends = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
         begin = STATUS_LINE[status] + self._default_headers() + headers
         self._buffer.write_whole(b"%bcontent-length: %d\r\n%b%b" % (begin, len(body), ends, body))
-        if not keep_alive:
-            self.transport.close()
         self.on_response_complete()
+        if not keep_alive:
+            self._close()
 
     def _default_headers(self) -> bytes:
         """Return the headers that every response has, such as the date."""
@@ -198,27 +256,99 @@ class FastProtocol(HttpToolsProtocol):
             self._defaults = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
         return self._defaults[1]
 
-    # ---- idle connections --------------------------------------------------------------------------------------
+    # ---- bounds on time ----------------------------------------------------------------------------------------
 
     def on_response_complete(self) -> None:
         """Continue after a response: with the request behind it, or idle."""
-        if self.pipeline or self.transport.is_closing():
+        if self.transport.is_closing():
+            return self._close()
+        if self.pipeline:
             return super().on_response_complete()
         self.server_state.total_requests += 1
         self.flow.resume_reading()
-        self._idle_since = self.loop.time()
-        if self._timer is None:  # one timer that is renewed, not one for each response
-            self._timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+        self._enter(IDLE)
         return None
 
-    def _unset_keepalive_if_required(self) -> None:
-        self._idle_since = math.inf
+    def pause_writing(self) -> None:
+        """Note that the client does not read."""
+        super().pause_writing()
+        if self.phase != CLOSING:
+            self._enter(UNREAD)
 
-    def _close_if_idle(self) -> None:
-        """Close a connection that has been idle for long enough, or look again later."""
-        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
-        if left <= 0:
-            self._timer = None
-            self.timeout_keep_alive_handler()
+    def resume_writing(self) -> None:
+        """Note that the client reads again."""
+        super().resume_writing()
+        if self.phase == UNREAD:
+            self._enter(IDLE if self.cycle is None or self.cycle.response_complete else BUSY)
+
+    def expire(self) -> None:
+        """Close a connection that has no request under way."""
+        self._close()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Do nothing: data that completes no request does not prolong a phase."""
+
+    def _enter(self, phase: int) -> None:
+        """Begin a phase. One timer looks at the phases; it is not renewed for each of them."""
+        self.phase, self.since = phase, self.loop.time()
+
+    def _check_time(self) -> None:
+        """End a phase that has taken too long, or look again later."""
+        bound = {
+            HEAD: connections.HEAD_SECONDS,
+            IDLE: self.timeout_keep_alive,
+            UNREAD: connections.UNREAD_SECONDS,
+            CLOSING: connections.CLOSING_SECONDS,
+        }.get(self.phase)
+        left = self._soonest if bound is None else self.since + bound - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(min(left, self._soonest), self._check_time)
+        elif self.phase == HEAD:
+            self.routes.connections.counted("heads_late")
+            detail = f"the head of the request did not come within {connections.HEAD_SECONDS:g} seconds"
+            self._turn_away(Refused(408, "", detail))
+        elif self.phase == IDLE:
+            self._close()
         else:
-            self._timer = self.loop.call_later(min(left, self.timeout_keep_alive), self._close_if_idle)
+            self.transport.abort()
+
+    def _turn_away(self, refusal: Refused) -> None:
+        """Refuse what arrives, unless a reply is under way, and close the connection."""
+        self._arriving = None
+        if refusal.status in (400, 431):
+            self.routes.connections.counted("heads_refused")
+        begun = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            begun = self.cycle.response_started
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if not begun and not self.transport.is_closing():
+            status, body = problems.problem(refusal)
+            headers = b"".join(b"%b: %b\r\n" % header for header in problems.headers(refusal))
+            begin = STATUS_LINE[status] + self._default_headers() + headers
+            self._buffer.write_whole(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (begin, len(body), body))
+        self._close()
+
+    def _close(self) -> None:
+        """Close the connection, within a bound of time."""
+        self._enter(CLOSING)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(connections.CLOSING_SECONDS, self._check_time)
+        self.transport.close()
+
+
+_SPECIAL = frozenset([b"expect", b"content-encoding"])
+
+
+def _head_too_large() -> Refused:
+    detail = f"the head of the request is too large, expected at most {connections.HEAD_BYTES} bytes"
+    return Refused(431, "", detail)
+
+
+def _unreadable(error: Exception) -> Refused:
+    """Return the refusal of bytes that are no request, or that a callback of the parser refused."""
+    cause = error.__context__ or error.__cause__
+    if isinstance(cause, Refused):
+        return cause
+    return Refused(400, "", "this is not a request of HTTP/1.1")

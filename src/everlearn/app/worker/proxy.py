@@ -30,9 +30,9 @@ _HOP = frozenset(
     b"upgrade".split()
 )
 # Headers that identify a request and its sender: "Connection" must not remove them.
-_ESSENTIAL = frozenset(
-    b"host content-length content-type content-encoding authorization cookie origin referer sec-fetch-site".split()
-)
+_ESSENTIAL = frozenset(b"host content-length content-type authorization cookie origin referer sec-fetch-site".split())
+
+_REPLACED = (CLIENT, b"content-length", b"content-encoding")  # the body is passed on as it was before compression
 
 
 class Proxy:
@@ -50,14 +50,14 @@ class Proxy:
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, retries=1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on one request. Raises Refused (400, 408, 413, 502, 503, 504) before anything is sent back.
+        """Pass on one request. Raises Refused (400, 408, 413, 415, 502, 503, 504) before anything is sent back.
 
         Raises ConnectionAbortedError where the reply breaks off.
         """
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._bodies.most:
             raise too_large(self._bodies.most)
-        target, body = _target(scope), await self._bodies.whole(receive)
+        target, body = _target(scope), await self._bodies.whole(receive, scope["headers"])
         request = httpx.Request(
             scope["method"],
             target,
@@ -121,7 +121,7 @@ async def _until_disconnect(passing: Coroutine[Any, Any, None], receive: Receive
 def _onward(scope: Scope, body: bytes) -> Headers:
     """Return the headers for the admin process, with the address of the client and the length of the body."""
     kept = [(name, value.strip()) for name, value in _kept(scope["headers"])]
-    headers = [header for header in kept if header[0] not in (CLIENT, b"content-length")]
+    headers = [header for header in kept if header[0] not in _REPLACED]
     if not any(name == b"host" for name, _ in headers):
         headers.append((b"host", b""))  # the admin process refuses it
     if scope.get("client") is not None:
