@@ -20,7 +20,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py") if "__pycache__" not in pat
 
 # A module imports only from lines above its own. A package stands in one line, and its own modules know each other.
 TIERS = (
-    "errors records _jit",
+    "errors records _jit _private",
     "spec _random _torch model metrics events client report",
     "schema drift replay merge version gate checks config data",
     "feedback serve families stream advise scale bridges",

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from everlearn import _private
 from everlearn.app import logs, tracing
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tracing import Tracer
@@ -242,7 +243,7 @@ class StatusFile:
     def _replace(self, status: dict[str, Any]) -> None:
         unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}.unfinished")
         try:
-            unfinished.write_bytes(msgspec.json.encode(status))
+            _private.write(unfinished, msgspec.json.encode(status))
             unfinished.replace(self._path)
         except OSError as error:  # learning goes on without a status
             log.warning("the status cannot be written: %s", error)

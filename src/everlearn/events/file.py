@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from everlearn import _private
 from everlearn.errors import LogError
 from everlearn.events import seals
 from everlearn.events.rows import IS_RARE
@@ -65,6 +67,8 @@ def writer(path: Path, durability: Durability, tidy: bool) -> sqlite3.Connection
 
     Raises `LogError` for the database of another program, or of a newer format.
     """
+    with suppress(OSError):  # which SQLite reports as well; the files beside it get the rights of this one
+        _private.touch(path)
     connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
     try:
         if _is_blank(connection):

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from everlearn import events
+from everlearn import _private, events
 from everlearn.errors import BlobError, InUse, LogError
 from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload
 from everlearn.spec import LogSpec
@@ -113,7 +113,8 @@ def held(folder: Path) -> IO[bytes]:
     Raises InUse while another process holds the lock, LogError for a folder that cannot be used.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may hold personal data
+        folder.mkdir(mode=_private.FOLDER_MODE, parents=True, exist_ok=True)  # it may hold personal data
+        _private.touch(folder / "lock")
         lock = (folder / "lock").open("ab")
     except OSError as error:
         raise LogError(

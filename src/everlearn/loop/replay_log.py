@@ -19,24 +19,26 @@ from everlearn.version.registry import Versions
 _READ = 4096  # events read at a time
 
 
-def replay_log(log: Log, versions: Versions) -> Fold:
+def replay_log(log: Log, versions: Versions, settings: Spec | None = None) -> Fold:
     """Return the fold of all events of a log, as the loop has it that wrote the log.
 
     The settings are those that the first decision holds; each decision that changed them applies at its position.
-    `versions` is an empty registry, in which the fold stores what it decides. Raises LogError for a log without a first
-    decision, or one that release 0.1.0 started, whose decisions hold no settings; ModelError where a model fails. Rows
+    `versions` is an empty registry, in which the fold stores what it decides. `settings` are those of the beginning where
+    the log does not hold them, as one that release 0.1.0 started. Raises LogError for a log without a first
+    decision, or without settings; ModelError where a model fails. Rows
     of a file that is itself the log are not in the log, and cannot be replayed.
     """
     position, start = next(
         ((at, decision) for at, decision in _decisions(log, 0) if decision.action == "start"), (0, None)
     )
-    settings = details.full_spec(start) if start is not None else None
-    if start is None or settings is None:
+    stored = details.full_spec(start) if start is not None else None
+    first = config.read_stored(stored, "the log") if stored is not None else settings
+    if start is None or first is None:
         raise LogError(
             "the log's first decision: got no settings; expected a log that this release started. Open the loop from "
             "its checkpoints instead"
         )
-    fold = Fold(config.read_stored(settings, "the log"), versions, log)
+    fold = Fold(first, versions, log)
     after = 0
     while batch := log.read(after, _READ if fold.started else max(1, min(_READ, position - after))):
         after = batch[-1].position

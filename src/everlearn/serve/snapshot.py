@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from everlearn import _private
 from everlearn.errors import BlobError, ConfigError
 from everlearn.model import Model, Spec, answering, compare, prefixed, within
 from everlearn.records import Arrays, Floats
@@ -182,7 +183,7 @@ class Publisher:
     def _put(self, name: str, parts: list[Any]) -> None:
         unfinished = self.folder / f".{name}.{os.getpid()}.unfinished"
         try:
-            with unfinished.open("wb") as file:
+            with _private.create(unfinished) as file:
                 file.writelines(parts)
             unfinished.replace(self.folder / name)
         except OSError as error:
@@ -414,7 +415,7 @@ def _writable_words(folder: Path) -> mmap.mmap:
     path = folder / WORDS
     if not path.exists() or path.stat().st_size != _WORDS_BYTES:
         unfinished = folder / f".{WORDS}.{os.getpid()}.unfinished"
-        unfinished.write_bytes(bytes(_WORDS_BYTES))
+        _private.write(unfinished, bytes(_WORDS_BYTES))
         unfinished.replace(path)
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:

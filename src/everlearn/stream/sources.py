@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -284,6 +285,31 @@ class Piped:
 
     def count(self) -> None:
         """Return None: the rows of a pipe cannot be counted in advance."""
+
+
+class Beginning:
+    """The first `rows` raw rows of a source."""
+
+    def __init__(self, source: Source, rows: int) -> None:
+        self.name, self.names = source.name, source.names
+        self._source, self._rows = source, rows
+
+    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+        """Yield the rows after the first `after`, at most `size` in a block."""
+        for block in self._source.blocks(after, size, wanted):
+            left = self._rows - block.before
+            if left > 0 and block.rows > left:
+                yield from islice(self._source.blocks(block.before, left, wanted), 1)
+            if block.rows >= left:
+                if block.rows == left:
+                    yield block
+                return
+            yield block
+
+    def count(self) -> int | None:
+        """Return the number of raw rows."""
+        count = self._source.count()
+        return None if count is None else min(count, self._rows)
 
 
 class Files:

@@ -26,7 +26,7 @@ from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
 from everlearn.stream.json_values import json_column, records_of
-from everlearn.stream.sources import Block, Files, Piped, Source, Table
+from everlearn.stream.sources import Beginning, Block, Files, Piped, Source, Table
 
 _RAW = 1_000  # characters kept of a rejected row
 _SHOWN = 8  # fields that a repr names
@@ -91,6 +91,10 @@ class Stream:
         if isinstance(self._source, Files) and self._source.apart:
             return [Stream(source, self.schema) for source in self._source.sources]
         return [self]
+
+    def first(self, rows: int) -> Stream:
+        """Return the stream of the first raw rows alone, as the source was before it grew."""
+        return Stream(Beginning(self._source, rows), self.schema)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from everlearn import _private
 from everlearn.errors import BlobError, ConfigError
 from everlearn.records import Arrays
 from everlearn.version.codec import describe_damage, dump, load
@@ -41,7 +42,7 @@ class Blobs:
         self.folder = Path(folder)
         self._synced = durability == "power"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=_private.FOLDER_MODE, parents=True, exist_ok=True)
             for unfinished in self.folder.glob(".*.unfinished"):
                 if time.time() - unfinished.stat().st_mtime > _STALE:
                     unfinished.unlink(missing_ok=True)
@@ -63,7 +64,7 @@ class Blobs:
         try:
             if path.exists() and path.read_bytes() == data:
                 return blob
-            with unfinished.open("wb") as file:
+            with _private.create(unfinished) as file:
                 file.write(data)
                 if self._synced:
                     file.flush()

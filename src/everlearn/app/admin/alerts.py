@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from everlearn import _private
 from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.webhook import Undelivered, Webhook
 from everlearn.app.process import Setup
@@ -229,7 +230,7 @@ class Alerts:
     def _write(self) -> None:
         beside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         try:
-            beside.write_bytes(msgspec.json.encode(self._reported))
+            _private.write(beside, msgspec.json.encode(self._reported))
             beside.replace(self._path)
         except OSError as error:
             beside.unlink(missing_ok=True)

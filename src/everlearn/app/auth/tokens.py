@@ -147,7 +147,7 @@ def _digest(text: str) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Lock the folder, so that two commands do not lose each other's tokens."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise ConfigError(f"{path.parent} cannot hold tokens: {error}") from error

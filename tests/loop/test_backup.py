@@ -1,0 +1,70 @@
+"""A copy of a home, made while the loop goes on, opens as the loop was at one moment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import ConfigError
+from everlearn.loop.backup import backup
+from everlearn.loop.loop import Loop
+from tests.loop.test_rebuild_home import SPEC, facts, grown, rows
+
+
+def test_a_copy_is_the_loop(tmp_path: Path) -> None:
+    home, to = tmp_path / "home", tmp_path / "copy"
+    expected = grown(home)
+    (home / "tokens.json").write_text("{}")
+    os.umask(umask := os.umask(0o022))
+    assert umask != 0o777
+    done = backup(home, to)
+    assert (done.versions, done.kept) == (len(expected[2]), len(expected[2]))
+    with Loop(SPEC, home) as loop:
+        loop.learn({"a": 1.0, "c": "c1"}, 1)
+        assert loop.position > done.position
+    for path in (to, *to.rglob("*")):
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+    shutil.rmtree(home)
+    shutil.copytree(to, home)
+    with Loop(SPEC, home) as loop:
+        assert loop.position == done.position
+        assert facts(loop) == expected
+    with pytest.raises(ConfigError, match="expected an empty folder"):
+        backup(home, to)
+    with pytest.raises(ConfigError, match="holds no loop"):
+        backup(tmp_path / "nothing", tmp_path / "other")
+
+
+def test_copies_made_while_a_loop_learns_all_open(tmp_path: Path) -> None:
+    home, over = tmp_path / "home", threading.Event()
+    with Loop(SPEC, home) as loop:
+        loop.learn({"a": 1.0, "c": "c1"}, 1)
+    copied: list[Path] = []
+
+    def copy() -> None:
+        while not over.is_set() or not copied:
+            to = tmp_path / f"copy-{len(copied)}"
+            backup(home, to)
+            copied.append(to)
+            over.wait(0.2)
+
+    thread = threading.Thread(target=copy)
+    with Loop(SPEC, home) as loop:
+        thread.start()
+        for features, label in rows(160):
+            loop.learn(features, label)
+        over.set()
+        thread.join()
+        whole = facts(loop)
+    for to in (copied[0], copied[-1]):
+        with Loop(SPEC, to) as loop:
+            for features, label in rows(160)[loop.log.count("example") - 1 :]:
+                loop.learn(features, label)
+            assert facts(loop)[0].keys() == whole[0].keys()
+            assert facts(loop)[2].keys() == whole[2].keys()

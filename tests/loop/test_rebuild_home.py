@@ -1,0 +1,126 @@
+"""A home whose snapshots are lost gets them back from its log, byte for byte, or a reason why it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from everlearn.errors import InputError, LogError
+from everlearn.loop.loop import Loop
+from everlearn.loop.rebuild_home import rebuild_home
+from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, Schema, Spec
+
+SPEC = Spec(
+    schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "c": "categorical"}, bits=8),
+    mode="live",
+    tick=10,
+    checkpoint=70,
+    gate=GateSpec(minimum=20, alpha=0.4),
+    drift=DriftSpec(detector="page_hinkley", grace_period=50, sensitivity=0.05),
+    feedback=FeedbackSpec(window=30.0, default=0),
+)
+
+
+def rows(count: int) -> list[tuple[dict[str, Any], int]]:
+    draw, found = np.random.default_rng(1), []
+    for row in range(count):
+        a, c = float(draw.normal()), f"c{draw.integers(4)}"
+        found.append(({"a": a, "c": c}, int((a > 0) ^ (row > count // 2))))
+    return found
+
+
+def facts(loop: Loop) -> tuple[Any, ...]:
+    arrays, header = loop.fold.state()
+    blobs = {
+        version.id: {name: array.tobytes() for name, array in loop.home.versions.load(version.id).items()}
+        for version in loop.versions()
+    }
+    held = {name: array.tobytes() for name, array in arrays.items()}
+    return held, json.loads(json.dumps(header)), blobs, loop.aliases()
+
+
+def grown(home: Path) -> tuple[Any, ...]:
+    now = iter(range(1, 10_000))
+    with Loop(SPEC, home, clock=lambda: float(next(now))) as loop:
+        for number, (features, label) in enumerate(rows(300)):
+            given = loop.predict(features, id=f"p{number}")
+            if number % 3:
+                loop.feedback(given.id, label)
+        loop.challenge({"family": "linear", "optimizer": "sgd", "rate": 0.01})
+        loop.learn({"a": 1.0, "c": "c1"}, 1)
+        return facts(loop)
+
+
+def test_lost_snapshots_come_back_with_equal_bytes(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    expected = grown(home)
+    shutil.rmtree(home / "blobs")
+    with pytest.raises(Exception, match="snapshot"):
+        Loop(SPEC, home)
+    done = rebuild_home(home, LogSpec())
+    assert (done.rows, done.versions, done.restored) == (0, len(expected[2]), len(expected[2]))
+    with Loop(SPEC, home) as loop:
+        assert facts(loop) == expected
+        loop.learn({"a": -1.0, "c": "c1"}, 0)
+        assert loop.log.verify().ok
+    assert [path for path in home.iterdir() if path.name.startswith(".")] == []
+
+
+def written(path: Path, count: int) -> Path:
+    lines = [f"{features['a']!r},{features['c']},{label}\n" for features, label in rows(600)[:count]]
+    path.write_text("a,c,y\n" + "".join(lines))
+    return path
+
+
+def test_rows_of_a_file_are_read_again_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", written(tmp_path / "rows.csv", 400)
+    spec = msgspec.structs.replace(SPEC, source=str(path), warm_start=50)
+    with Loop(spec, home) as loop:
+        loop.run(str(path))
+        expected = facts(loop)
+    assert len(expected[2]) > 1
+    shutil.rmtree(home / "blobs")
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{path}: the file is missing, and the first 400 rows .*--source"):
+        rebuild_home(home, LogSpec())
+    written(path, 300)
+    with pytest.raises(InputError, match="got 300 rows; expected the 400"):
+        rebuild_home(home, LogSpec())
+    written(path, 600)  # it has grown since
+    assert rebuild_home(home, LogSpec()).rows == 400
+    with Loop(spec, home) as loop:
+        assert facts(loop) == expected
+        loop.run(str(path))
+        assert loop.intake.rows == 600
+
+
+def test_a_log_that_was_changed_or_mixes_files_and_events_is_refused(tmp_path: Path) -> None:
+    home, path = tmp_path / "home", written(tmp_path / "rows.csv", 100)
+    with Loop(SPEC, home) as loop:
+        loop.run(str(path))
+        loop.predict({"a": 1.0, "c": "c1"})
+    with pytest.raises(LogError, match="only checkpoints hold their order"):
+        rebuild_home(home, LogSpec(), path)
+
+
+def test_a_replay_with_other_bytes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    grown(home)
+    before = {path.name: path.read_bytes() for path in (home / "blobs").iterdir()}
+    from everlearn.families.linear.model import Linear
+
+    learn = Linear.learn
+
+    def other(self: Any, batch: Any, y: Any, weight: Any, *more: Any) -> Any:
+        return learn(self, batch, y, weight * np.float32(1.25), *more)
+
+    monkeypatch.setattr(Linear, "learn", other)
+    with pytest.raises(LogError, match=r"other arrays for \d+ of \d+ versions.*nothing was changed"):
+        rebuild_home(home, LogSpec())
+    assert {path.name: path.read_bytes() for path in (home / "blobs").iterdir()} == before
