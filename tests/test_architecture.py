@@ -58,6 +58,7 @@ WHOLE_SYSTEM = {
     "loop/test_old_homes": "homes of older releases",
     "app/dashboard/test_label_page": "the page on which people judge pairs of answers",
     "app/test_server_faults": "a server whose processes fail",
+    "app/test_server_doors": "a server whose clients, home and processes are hostile",
     "app/test_server_network": "a server on a network that fails",
     "app/test_server_poison": "a server that receives bad rows",
     "merge/test_networks": "merging networks of the neural family",

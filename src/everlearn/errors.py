@@ -3,6 +3,7 @@
     EverlearnError
     ├── ConfigError       a setting, a spec or a family name is wrong
     ├── InputError        a record, a row or a file cannot be used (ValueError too)
+    │   ├── NoRoom        feedback before its prediction, for which there is no room now
     │   ├── UnknownId     feedback for a prediction that the log does not hold (KeyError too)
     │   └── IdTaken       an id that names another record already
     ├── ModelError        a model broke the contract, or arrays do not fit it
@@ -29,6 +30,10 @@ class ConfigError(EverlearnError):
 
 class InputError(EverlearnError, ValueError):
     """A record, a row or a file cannot be used as it is."""
+
+
+class NoRoom(InputError):
+    """Feedback came before its prediction, and there is no room to keep it; it may be sent again later."""
 
 
 class UnknownId(InputError, KeyError):

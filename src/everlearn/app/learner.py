@@ -28,6 +28,8 @@ from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import Log
+from everlearn.events.file import place
+from everlearn.feedback import early_room
 from everlearn.loop.home import held
 from everlearn.loop.loop import Loop
 from everlearn.loop.status import stale
@@ -45,6 +47,8 @@ PIECES = (8, 4096)  # the fewest and the most events in a piece
 SHARE = 0.1  # the most of the time that goes into publishing
 BUSY, IDLE = 0.001, 0.01  # seconds of sleep between two reads of the log
 STATUS = 0.2  # seconds between two writes of the status
+LOOK = 0.05  # seconds between two looks whether the home is still in its place
+EARLY = 0.05  # seconds between two publications of the early feedback that is held
 TIDY = 1.0  # seconds between two moves of the write-ahead log into the log
 RETRY = (0.2, 5.0)  # seconds of pause after a failed write: the first, and the longest
 LAST = 20.0  # seconds to catch up before the process ends
@@ -86,6 +90,7 @@ class Tail:
         self._pace = Pace()
         self._published: object = None  # the source of the newest snapshot, see `_source`
         self._folded = 0.0  # every event committed before this moment is folded
+        self._look = 0.0  # when to look at the place of the home again
         self._retry = 0.0  # when to publish again, after the folder was full
         self._floor = publisher.position if self._continues() else 0
         self.publish_seconds = 0.0
@@ -99,6 +104,9 @@ class Tail:
         now = time.monotonic()
         self._pace.folded(events, time.thread_time() - used)
         self._folded = began if events < limit else max(self._folded, self._moment(now))
+        if now >= self._look:
+            self._loop.home.check_place()  # another learner may be at work in its place
+            self._look = now + LOOK
         self._publisher.reached(self._loop.position)
         if self._loop.fold.started and self._loop.position >= self._floor:
             self._serve(now)
@@ -249,6 +257,26 @@ class StatusFile:
             log.warning("the status cannot be written: %s", error)
 
 
+class EarlyUseFile:
+    """The bytes of early feedback that the loop holds, published for workers (see `feedback.early_room`)."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._folder = Path(setup.serving)
+        self._wanted = setup.spec.feedback.early > 0.0
+        self._next, self._position = 0.0, -1
+
+    def write(self, loop: Loop) -> None:
+        """Publish the use if it may have changed, and it is time."""
+        now = time.monotonic()
+        if not self._wanted or now < self._next or loop.position == self._position:
+            return
+        self._next, self._position = now + EARLY, loop.position
+        try:
+            early_room.publish(self._folder, early_room.use(loop.fold.early, loop.position))
+        except OSError as error:  # workers then count more than is there, and refuse early feedback sooner
+            log.warning("the use of early feedback cannot be published: %s", error)
+
+
 class LogUpkeep:
     """A thread that moves the write-ahead log into the log now and then, because writing to a disk takes long."""
 
@@ -288,21 +316,25 @@ class Learner:
 
         Raises the error that keeps the loop from being opened the first time.
         """
+        self.setup.check_place()
         with held(Path(self.setup.home)):
             pass  # fails while another learner is at work, before any of its files is touched
         warm(self.setup.spec, self.setup.serving)
         publisher = Publisher(Path(self.setup.serving))
-        status, opened = StatusFile(self.setup, publisher), False
+        status, early, opened = StatusFile(self.setup, publisher), EarlyUseFile(self.setup), False
         try:
             while not self.stop.is_set():
                 try:
+                    self.setup.check_place()
                     with Loop(self.setup.spec, Path(self.setup.home), behind=True) as loop, LogUpkeep(loop.log):
                         tail = Tail(loop, publisher)
                         status.write(loop, tail.publish_seconds)
+                        early.write(loop)
                         if not opened:
                             opened = True
+                            self.setup = msgspec.structs.replace(self.setup, place=place(self.setup.log))
                             self.ready()
-                        self._follow(loop, tail, status)
+                        self._follow(loop, tail, status, early)
                 except (LogError, BlobError, OSError) as error:
                     if not opened:
                         raise
@@ -310,7 +342,7 @@ class Learner:
         finally:
             publisher.close()
 
-    def _follow(self, loop: Loop, tail: Tail, status: StatusFile) -> None:
+    def _follow(self, loop: Loop, tail: Tail, status: StatusFile, early: EarlyUseFile) -> None:
         """Fold events as they arrive until `stop` is set; then fold the rest of the log."""
         sleep = BUSY
         while not self.stop.is_set():
@@ -321,6 +353,7 @@ class Learner:
                 self.tracer.record("fold", spent, {"everlearn.events": events, "everlearn.publish_seconds": published})
             status.count(events)
             status.write(loop, tail.publish_seconds, tail.trouble)
+            early.write(loop)
             if events:
                 self.pause = RETRY[0]
             sleep = BUSY if events else tail.pause(sleep)

@@ -24,6 +24,7 @@ from everlearn.errors import (
     InputError,
     LogError,
     MissingExtra,
+    NoRoom,
     UnknownId,
 )
 
@@ -85,6 +86,8 @@ def problem(error: BaseException, instance: str = "") -> tuple[int, bytes]:
 def headers(error: BaseException) -> list[tuple[bytes, bytes]]:
     """Return the headers of the response that reports an error."""
     own = error.headers if isinstance(error, Refused) else []
+    if isinstance(error, NoRoom):
+        own = [(b"retry-after", b"1")]
     if isinstance(error, LogError | BlobError):
         own = [(b"retry-after", b"1")]  # it may pass in a moment: a full disk, a learner that starts
     return [(b"content-type", MEDIA_TYPE), (b"cache-control", b"no-store"), *own]
@@ -96,6 +99,8 @@ def _refused(error: BaseException) -> Refused:
     match error:
         case UnknownId():
             return Refused(404, "Unknown id", text, type="unknown-id")
+        case NoRoom():
+            return Refused(429, "No room for early feedback", text, type="no-room")
         case IdTaken():
             return Refused(409, "", text, {"where": "id", "fix": "use another id"})
         case InputError():

@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from everlearn.errors import LogError
+from everlearn.events.file import place
 from everlearn.spec import Spec
 
 VARIABLE = "EVERLEARN_PROCESS"
@@ -22,7 +24,8 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     `home` is the loop's folder, `serving` the folder in memory that the processes share. `index` counts the workers
     from 0, `descriptor` is the listening socket that a worker inherits. `secure` is True if it speaks TLS, with the
-    files `certificate` and `key`. `logs` is "text" or "json".
+    files `certificate` and `key`. `logs` is "text" or "json". `place` is that of the log with which the server began
+    (see `events.file.place`); None for its first process.
     """
 
     spec: Spec
@@ -35,6 +38,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     key: str = ""
     key_password: str = ""
     logs: str = "text"
+    place: tuple[int, int] | None = None
 
     @property
     def admin(self) -> Path:
@@ -60,6 +64,18 @@ class Setup(Struct, frozen=True, kw_only=True):
     def tokens(self) -> Path:
         """The file of API tokens."""
         return Path(self.home) / "tokens.json"
+
+    @property
+    def log(self) -> Path:
+        """The file of the log."""
+        return Path(self.home) / "log.sqlite"
+
+    def check_place(self) -> None:
+        """Raise LogError if the log with which the server began is no longer in its place."""
+        if self.place is not None and place(self.log) != self.place:
+            raise LogError(
+                f"{self.home} was deleted or replaced while its server runs; put it back, or restart the server"
+            )
 
     def counters(self, index: int) -> Path:
         """Return the file in which worker `index` counts."""

@@ -24,11 +24,13 @@ from typing import IO, Any
 
 import msgspec
 
+from everlearn.app.admin.processes import is_stopped
 from everlearn.app.admin.webhook import Webhook
 from everlearn.app.auth import check_bind
 from everlearn.app.process import READY, Setup
 from everlearn.client import Client
 from everlearn.errors import ConfigError, EverlearnError, LogError
+from everlearn.events.file import place
 from everlearn.loop.home import held
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
@@ -39,6 +41,8 @@ BACKLOG = 2048  # connections that may wait to be accepted
 FIRST_START = 300.0  # seconds: kernels may have to be compiled
 GRACE = 30.0  # seconds that a process has to end
 LONGEST_PAUSE = 10.0  # seconds between two starts of a process that keeps dying
+STOPPED = 5.0  # seconds for which a process may be stopped by a signal
+LOOK = 0.5  # seconds between two looks for stopped processes
 CALM = 30.0  # seconds after which a process counts as stable
 
 # One thread for each process: the processes run in parallel already.
@@ -56,6 +60,7 @@ class Child:
     started: float
     failures: int = 0
     retry: float = 0.0  # when to start it again, once it is gone
+    stopped: float = 0.0  # since when it was seen stopped by a signal; 0 while it runs
     ready: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -170,8 +175,10 @@ class Server:
             self._socket.close()
         if self._watcher.ident is not None:
             self._watcher.join()
-        with suppress(LogError, OSError), held(self.home):  # another server may use this home
-            shutil.rmtree(self._setup.serving)  # all of it can be made again from the log
+        with suppress(LogError, OSError):
+            self._setup.check_place()
+            with held(self.home):  # another server may use this home
+                shutil.rmtree(self._setup.serving)  # all of it can be made again from the log
         self._ended()
 
     def __enter__(self) -> Server:
@@ -183,6 +190,9 @@ class Server:
     def _start_all(self) -> None:
         self._start("learner", "learner", self._setup)
         self._await_learner()
+        # From now on a process serves this log, or none.
+        self._setup = msgspec.structs.replace(self._setup, place=place(self._setup.log))
+        self._children["learner"].setup = self._setup
         self._start("admin", "admin", self._setup)
         if self.spec.schema.task == "preference":
             self._start("generator", "generator", self._setup)
@@ -225,8 +235,13 @@ class Server:
         return child
 
     def _watch(self) -> None:
-        """Start dead processes again."""
+        """Start dead processes again, and replace stopped ones."""
+        look = 0.0
         while not self._stopping.wait(0.1):
+            if (now := time.monotonic()) >= look:
+                look = now + LOOK
+                for child in list(self._children.values()):
+                    _notice_stopped(child, now)
             with self._changing:
                 for child in [] if self._stopping.is_set() else list(self._children.values()):
                     if not child.alive:
@@ -286,6 +301,20 @@ def _end(children: list[Child]) -> None:
             child.process.kill()
             child.process.wait()
         _close(child)
+
+
+def _notice_stopped(child: Child, now: float) -> None:
+    """Kill a process that was stopped by a signal for too long: it would hold the requests that it has accepted."""
+    if not (child.alive and is_stopped(child.process.pid)):
+        child.stopped = 0.0
+        return
+    fields = {"process": child.name, "pid": child.process.pid}
+    if not child.stopped:
+        child.stopped = now
+        log.error("stopped by a signal", extra={"fields": fields})
+    elif now - child.stopped > STOPPED:
+        log.error("stopped for too long; it is killed", extra={"fields": fields})
+        child.process.kill()
 
 
 def _close(child: Child) -> None:

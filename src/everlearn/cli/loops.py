@@ -241,7 +241,7 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
         if result["examples"]:
             result["picture"] = str(home / "report.png")
             loop.picture(result["picture"], title)
-            os.chmod(result["picture"], 0o600)
+            Path(result["picture"]).chmod(0o600)
         if as_json:
             print_json(result)
             return

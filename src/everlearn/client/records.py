@@ -15,7 +15,10 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from everlearn.records import Event, Evidence, Outcome, Scalar
 
 Scope = Literal["predict", "feedback", "read", "admin"]
-State = Literal["queued", "waiting", "learned", "quarantined", "early", "overdue"]
+State = Literal[
+    *("queued", "waiting", "learned", "corrected", "paused", "quarantined", "settled", "left_out", "refused"),
+    *("early", "expired", "overdue", "evicted"),
+]
 Key = Annotated[
     str,
     Meta(min_length=1, max_length=200, description="An id chosen by the client; it names one record for ever."),

@@ -17,7 +17,7 @@ Durability = Literal["process", "power"]
 PATIENCE = 30.0  # seconds that a writer waits for a writer of another process
 
 _APPLICATION = 0x45564C4E  # "EVLN": marks the file, so that no other program's database is touched
-_FORMAT = 2  # format 1 had neither seals nor erased events
+FORMAT = 2  # format 1 had neither seals nor erased events
 FIXED = "CREATE TRIGGER fixed BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
 _SINCE_2 = (*seals.SCHEMA, "CREATE INDEX erased ON events (position) WHERE kind = 'erased'")
 _SCHEMA = (
@@ -29,7 +29,7 @@ _SCHEMA = (
     FIXED,
     *_SINCE_2,
     f"PRAGMA application_id = {_APPLICATION}",
-    f"PRAGMA user_version = {_FORMAT}",
+    f"PRAGMA user_version = {FORMAT}",
 )
 
 _ADVICE = {
@@ -48,6 +48,20 @@ _ADVICE = {
 def code(error: Exception) -> int:
     """Return SQLite's primary result code; 0 if there is none."""
     return error.sqlite_errorcode & 0xFF if isinstance(error, sqlite3.Error) and error.args else 0
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Return True for an error that another process causes by holding the log."""
+    return isinstance(error, sqlite3.Error) and code(error) == sqlite3.SQLITE_BUSY
+
+
+def place(path: Path) -> tuple[int, int] | None:
+    """Return the device and the number of the file that is at a path now; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def explain(error: Exception, path: Path, what: str) -> NoReturn:
@@ -100,10 +114,10 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
             for statement in _SINCE_2:
                 connection.execute(statement)
             seals.seal_all(connection)
-            connection.execute(f"PRAGMA user_version = {_FORMAT}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
-    if (version := _version(connection)) != _FORMAT:
-        raise LogError(f"the log {path} has format {version}, this Everlearn reads format {_FORMAT}; upgrade Everlearn")
+    if (version := _version(connection)) != FORMAT:
+        raise LogError(f"the log {path} has format {version}, this Everlearn reads format {FORMAT}; upgrade Everlearn")
 
 
 def _version(connection: sqlite3.Connection) -> int:

@@ -74,6 +74,14 @@ class Log(Protocol):
         """Do the maintenance that writers would otherwise do now and then."""
         ...
 
+    def check_place(self) -> None:
+        """Raise `LogError` if the log is no longer where it was opened."""
+        ...
+
+    def check_writable(self, patience: float) -> None:
+        """Raise `LogError` if an event could not be written durably within `patience` seconds."""
+        ...
+
     def close(self) -> None:
         """Close the log; closing twice is allowed."""
         ...

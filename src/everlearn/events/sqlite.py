@@ -67,6 +67,7 @@ class SqliteLog:
         try:
             self._writer = file.writer(self.path, durability, tidy)
             self._reader = file.reader(self.path)
+            self._place = file.place(self.path)
         except sqlite3.Error as error:
             self._open = False
             self._explain(error, "could not be opened")
@@ -127,6 +128,26 @@ class SqliteLog:
                     ).fetchall()  # gives up if other connections stay busy
             except sqlite3.Error as error:
                 self._explain(error, "could not be tidied")
+
+    def check_place(self) -> None:
+        """Raise `LogError` if the file that was opened is no longer at its path: it was deleted, or replaced."""
+        if file.place(self.path) != self._place:
+            raise LogError(
+                f"the log {self.path} was deleted or replaced while it was open, so nothing more is written to it; put "
+                "it back, or close the loop (restart the server) and open it again"
+            )
+
+    def check_writable(self, patience: float) -> None:
+        """Write nothing new to the file, durably. Raise `LogError` if that fails within `patience` seconds.
+
+        The number of the format is written again: it needs the lock of writers and room in the write-ahead log, as any
+        event does.
+        """
+        self.check_place()
+        self._check_usable()
+        with self._writing, self._undone("cannot be written"):
+            self._wait(patience)
+            self._writer.execute(f"PRAGMA user_version = {file.FORMAT}")
 
     # ---- erasing -----------------------------------------------------------------------------------------------
 

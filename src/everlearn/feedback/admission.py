@@ -16,6 +16,7 @@ import numpy as np
 from everlearn import schema
 from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log
+from everlearn.feedback.early_room import EarlyRoom, Ticket
 from everlearn.feedback.names import FieldNames
 from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
 from everlearn.schema import Encoder, Reading
@@ -38,6 +39,7 @@ class Admission:
     log: Log
     plain: Callable[[Any, Field], Any] | None = None
     names: FieldNames | None = None
+    room: EarlyRoom | None = None  # for feedback that comes before its prediction; None: any amount
 
     @property
     def fields(self) -> Encoder:
@@ -186,6 +188,13 @@ def check_known(admission: Admission, id: str) -> None:
     """Raise UnknownId unless the log holds the prediction `id`, or `feedback.early` lets labels come before it."""
     if not admission.spec.feedback.early and prediction(admission.log, id) is None:
         raise unknown(id)
+
+
+def early_ticket(admission: Admission, given: Feedback) -> Ticket | None:
+    """Return the ticket of feedback that comes before its prediction; None for other feedback. Raises NoRoom."""
+    if not admission.spec.feedback.early or admission.room is None:
+        return None
+    return admission.room.take(given) if prediction(admission.log, given.id) is None else None
 
 
 def prediction(log: Log, id: str) -> Prediction | None:

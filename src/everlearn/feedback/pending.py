@@ -271,6 +271,7 @@ class Early:
         self.spec = spec
         self.nbytes = 0
         self.dropped = 0  # pieces that left without their prediction
+        self.by_source: dict[str, int] = {}  # bytes, by the part of the source before the first "/"
         self._kept: dict[str, list[Earlier]] = {}
 
     def __len__(self) -> int:
@@ -279,14 +280,15 @@ class Early:
     def put(self, earlier: Earlier) -> None:
         """Keep a piece of feedback; drop the oldest ids that no longer fit in an eighth of `spec.bytes`."""
         self._kept.setdefault(earlier.feedback.id, []).append(earlier)
-        self.nbytes += earlier.nbytes
+        self._charge(earlier, 1)
         while self.nbytes > self.spec.bytes // EARLY_SHARE and self._kept:
             self.dropped += len(self.take(next(iter(self._kept))))
 
     def take(self, id: str) -> list[Earlier]:
         """Remove and return the feedback for a prediction, in order of arrival."""
         taken = self._kept.pop(id, [])
-        self.nbytes -= sum(piece.nbytes for piece in taken)
+        for piece in taken:
+            self._charge(piece, -1)
         return taken
 
     def expire(self, now: float) -> int:
@@ -305,6 +307,15 @@ class Early:
     def adopt(self, other: Early) -> None:
         """Take over the feedback of `other`."""
         self._kept, self.nbytes, self.dropped = other._kept, other.nbytes, other.dropped
+        self.by_source = other.by_source
+
+    def _charge(self, piece: Earlier, sign: int) -> None:
+        """Count the bytes of a piece that comes (1) or leaves (-1)."""
+        source, size = piece.feedback.source.partition("/")[0], sign * piece.nbytes
+        self.nbytes += size
+        self.by_source[source] = self.by_source.get(source, 0) + size
+        if not self.by_source[source]:
+            del self.by_source[source]
 
     def state(self) -> Arrays:
         """Return the set as arrays; `load` restores it."""
@@ -320,13 +331,13 @@ class Early:
 
     def load(self, arrays: Arrays) -> None:
         """Restore the result of `state`."""
-        self._kept, self.nbytes, self.dropped = {}, 0, int(arrays["dropped"])
+        self._kept, self.nbytes, self.dropped, self.by_source = {}, 0, int(arrays["dropped"]), {}
         texts, ends = arrays["texts"].tobytes(), np.cumsum(arrays["lengths"])
         for i, end in enumerate(ends):
             feedback: Feedback = msgspec.json.decode(texts[end - arrays["lengths"][i] : end], type=Feedback)
             earlier = Earlier(int(arrays["position"][i]), float(arrays["time"][i]), feedback)
             self._kept.setdefault(feedback.id, []).append(earlier)
-            self.nbytes += earlier.nbytes
+            self._charge(earlier, 1)
 
 
 def _traces_by_row(arrays: Arrays) -> dict[int, dict[int, Singles]]:

@@ -70,10 +70,10 @@ def backup(home: Path, to: Path) -> BackedUp:
 def _copy_log(log: Path, to: Path) -> None:
     """Copy the log as of one moment."""
     _private.touch(to)
-    with closing(sqlite3.connect(f"{log.absolute().as_uri()}?mode=ro", uri=True)) as source:
-        with closing(sqlite3.connect(to)) as copy:
-            source.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file; the loop turns the write-ahead log on again
+    reading = sqlite3.connect(f"{log.absolute().as_uri()}?mode=ro", uri=True)
+    with closing(reading) as source, closing(sqlite3.connect(to)) as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file; the loop turns the write-ahead log on again
 
 
 def _copy_blobs(home: Path, to: Path) -> tuple[int, int, int] | None:
@@ -83,7 +83,7 @@ def _copy_blobs(home: Path, to: Path) -> tuple[int, int, int] | None:
         versions = Versions(copies)
         for event in scan(log, kinds=("version", "decision")):
             versions.note(event.payload)
-        saved = [event.payload.blob for event in _checkpoints(log)]
+        saved = [one.blob for one in _checkpoints(log)]
         listed = versions.list()
         position = log.end()
     for blob in {*saved, *(version.blob for version in listed)} - copies.hashes():
@@ -97,9 +97,9 @@ def _copy_blobs(home: Path, to: Path) -> tuple[int, int, int] | None:
     return position, sum(version.blob in held for version in listed), len(listed)
 
 
-def _checkpoints(log: SqliteLog) -> list:
+def _checkpoints(log: SqliteLog) -> list[Checkpoint]:
     """Return the last two checkpoints, oldest first."""
-    return [event for event in scan(log, kinds=("checkpoint",)) if isinstance(event.payload, Checkpoint)][-2:]
+    return [one.payload for one in scan(log, kinds=("checkpoint",)) if isinstance(one.payload, Checkpoint)][-2:]
 
 
 def _complete(blobs: Blobs, checkpoint: str, held: set[str], versions: dict[str, str]) -> bool:

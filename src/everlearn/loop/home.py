@@ -9,6 +9,7 @@ home/
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import IO, Any
 
 from everlearn import _private, events
 from everlearn.errors import BlobError, InUse, LogError
+from everlearn.events.file import place
 from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload
 from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
@@ -46,6 +48,19 @@ class Home:
         for payload in self.read("version", "decision"):
             self.versions.note(payload)
 
+    def check_place(self) -> None:
+        """Raise LogError if another folder, or none, is at the path of this home now.
+
+        A process that was stopped for a while must not write into the home of its successor.
+        """
+        held = os.fstat(self._lock.fileno())
+        if place(self.folder / "lock") != (held.st_dev, held.st_ino):
+            raise LogError(
+                f"{self.folder} was deleted or replaced while it was open, so nothing more is written there; put it "
+                "back, or close the loop (restart the server) and open it again"
+            )
+        self.log.check_place()
+
     @property
     def closed(self) -> bool:
         return self._lock.closed
@@ -66,6 +81,7 @@ class Home:
         `needed` holds the ids of the versions that the state refers to. Of the others, the `keep` newest keep their
         arrays.
         """
+        self.check_place()
         blob = self._blobs.put(arrays, header | {"format": _FORMAT})
         positions = self.log.append([*payloads, Checkpoint(at, blob)])
         for payload in payloads:

@@ -16,8 +16,9 @@ import msgspec
 from everlearn import config, merge
 from everlearn.errors import InputError
 from everlearn.events import Log
-from everlearn.feedback import admission
+from everlearn.feedback import admission, early_room
 from everlearn.feedback.admission import Admission
+from everlearn.feedback.early_room import EarlyRoom
 from everlearn.loop import commands, frames, questions, status
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
@@ -25,7 +26,7 @@ from everlearn.loop.ingest import Ingest
 from everlearn.loop.journal import READ, Journal
 from everlearn.loop.questions import Questions
 from everlearn.predict import Instance, Serving, answer, given_before, new_id
-from everlearn.records import Decision, Outcome, Prediction, Rejected, Scalar, Version
+from everlearn.records import Decision, Feedback, Outcome, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
 from everlearn.schema.question import Asked
 from everlearn.serve.snapshot import Answering
@@ -61,7 +62,8 @@ class Loop:
         self._journal = Journal(spec, home, behind, self._clock)
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
-        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names)
+        room = EarlyRoom(self.spec.feedback, lambda: early_room.use(self.fold.early, self.position))
+        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names, room)
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class Loop:
         and not learned. Raises as `feedback` does.
         """
         judged = weight, source, verdict, seconds, why
-        self._journal.take([admission.feedback(self._admission, id, None, None, chosen, *judged)])
+        self._take_feedback(admission.feedback(self._admission, id, None, None, chosen, *judged))
 
     def feedback(
         self,
@@ -189,9 +191,10 @@ class Loop:
         """Give feedback on the answer `id`: its true `label`, its `reward`, or the index of the `chosen` answer.
 
         The same feedback sent twice counts once; different feedback is a correction. Raises UnknownId for an id that
-        is not in the log, and InputError for feedback that the task cannot use; the log then stays as it was.
+        is not in the log, NoRoom where early feedback has no room, and InputError for feedback that the task cannot use;
+        the log then stays as it was.
         """
-        self._journal.take([admission.feedback(self._admission, id, label, reward, chosen, weight, source)])
+        self._take_feedback(admission.feedback(self._admission, id, label, reward, chosen, weight, source))
 
     def learn(
         self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
@@ -452,6 +455,12 @@ class Loop:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _take_feedback(self, given: Feedback) -> None:
+        ticket = admission.early_ticket(self._admission, given)
+        self._journal.take([given])
+        if ticket is not None:
+            ticket.until = self.position
 
     def _carry_out(self, command: Decision) -> Version:
         """Carry out a command; return the version that it is about. Raises InputError if it was rejected."""

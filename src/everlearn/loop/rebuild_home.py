@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -126,7 +125,7 @@ def _run_again(
             "checkpoints hold their order. Put back the snapshots from a backup"
         )
     path = source or (Path(spec.source) if spec.source else None)
-    if path is None or not glob(str(path)):
+    if path is None or not _exists(path):
         raise InputError(
             f"{path or 'source'}: the file is missing, and the first {rows} rows of it are not in the log of {folder}, "
             "which reads them from there. Put it back, or give its path with --source"
@@ -140,6 +139,12 @@ def _run_again(
         if left:
             raise InputError(f"{path}: got {rows - left} rows; expected the {rows} that the loop has read. Put it back")
         return loop.fold, loop.intake.sources
+
+
+def _exists(path: Path) -> bool:
+    """Return True if there is a file or folder at a path, or any that a glob means."""
+    inner = path.relative_to(path.anchor) if path.anchor else path
+    return any(Path(path.anchor or ".").glob(str(inner)))
 
 
 def _check_same(known: list[Version], blobs: Blobs, home: Path) -> None:

@@ -23,8 +23,8 @@ def replay_log(log: Log, versions: Versions, settings: Spec | None = None) -> Fo
     """Return the fold of all events of a log, as the loop has it that wrote the log.
 
     The settings are those that the first decision holds; each decision that changed them applies at its position.
-    `versions` is an empty registry, in which the fold stores what it decides. `settings` are those of the beginning where
-    the log does not hold them, as one that release 0.1.0 started. Raises LogError for a log without a first
+    `versions` is an empty registry, in which the fold stores what it decides. `settings` are those of the beginning,
+    where the log does not hold them, as one that release 0.1.0 started. Raises LogError for a log without a first
     decision, or without settings; ModelError where a model fails. Rows
     of a file that is itself the log are not in the log, and cannot be replayed.
     """

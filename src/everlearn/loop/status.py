@@ -81,6 +81,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "examples": learner.scored,
         "waiting": len(fold.pending),
         "evicted": fold.pending.evicted,
+        "waiting_from": next((one.position for one in fold.pending), position + 1),
         "labelling": labelling(fold),
         "early": len(fold.early),
         "unusable": fold.unusable,

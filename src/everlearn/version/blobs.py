@@ -13,6 +13,7 @@ from typing import Any
 
 from everlearn import _private
 from everlearn.errors import BlobError, ConfigError
+from everlearn.events.file import place
 from everlearn.records import Arrays
 from everlearn.version.codec import describe_damage, dump, load
 
@@ -46,6 +47,7 @@ class Blobs:
             for unfinished in self.folder.glob(".*.unfinished"):
                 if time.time() - unfinished.stat().st_mtime > _STALE:
                     unfinished.unlink(missing_ok=True)
+            self._place = place(self.folder)
         except OSError as error:
             raise BlobError(
                 f"snapshots cannot be kept in {self.folder}: {error}; give a folder you can write"
@@ -57,6 +59,11 @@ class Blobs:
         Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that exists already is not written again.
         Raises `ModelError` for content that cannot be stored, `BlobError` if the disk cannot be written.
         """
+        if place(self.folder) != self._place:
+            raise BlobError(
+                f"{self.folder} was deleted or replaced while it was in use, so nothing more is written there; put it "
+                "back, or open its home again"
+            )
         data = dump(arrays, header)
         blob = hashlib.sha256(data).hexdigest()
         path = self._path(blob)

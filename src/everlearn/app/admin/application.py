@@ -128,6 +128,7 @@ def main() -> None:
     secret = config.webhook_secret()
     logs.start("json" if setup.logs == "json" else "text", "admin", [secret, setup.key_password])
     try:
+        setup.check_place()
         _serve(setup)
     except EverlearnError as error:
         log.critical("the admin process cannot start: %s", error)

@@ -10,15 +10,20 @@ from typing import Self
 import msgspec
 from starlette.requests import Request
 
-from everlearn import config
+from everlearn import config, schema
 from everlearn.app.admin.alerts import Alerts
+from everlearn.app.admin.lifecycle import Circumstances
 from everlearn.app.admin.live_status import LiveStatus
 from everlearn.app.admin.openapi import document
 from everlearn.app.admin.queries import LogQueries
+from everlearn.app.admin.write_probe import WriteProbe
 from everlearn.app.auth import CLIENT, Access
 from everlearn.app.auth.sessions import Sessions
 from everlearn.app.process import Setup
+from everlearn.errors import InputError
 from everlearn.events import connect
+from everlearn.feedback import pending
+from everlearn.records import Label, Payload, Preference, Reward
 
 
 class AdminContext:
@@ -36,12 +41,16 @@ class AdminContext:
             undo.callback(self.queries.close)
             self.log = connect(str(home / "log.sqlite"), setup.spec.log.durability, tidy=False)
             undo.callback(self.log.close)
+            self.probe = WriteProbe(setup)
+            undo.callback(self.probe.close)
             self.access = Access(setup, Sessions(setup.secure))
             self.live = LiveStatus(setup, self.queries)
             self.alerts: Alerts | None = None
             if setup.spec.serve.webhook:
                 self.alerts = Alerts(setup, self.queries, self.live.staleness, config.webhook_secret())
             self.comparing = threading.Lock()  # held while the arrays of two versions are in memory
+            self._reading = schema.reading(setup.spec.schema)
+            self._capacity = setup.spec.feedback.bytes // pending.charge(setup.spec, self._reading.shape)
             self.document = msgspec.json.encode(document(setup.spec))
             self._undo = undo.pop_all()
 
@@ -50,6 +59,29 @@ class AdminContext:
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
+
+    def circumstances(self, seen: float) -> Circumstances:
+        """Return what concerns the state of an id; `seen` is the time of the newest folded event that counts for it."""
+        status = self.live.status or {}
+        evicted = status.get("evicted", 0)
+        return Circumstances(
+            quarantined=self.live.set_aside(),
+            seen=seen,
+            pauses=self.queries.pauses(),
+            left_out=self.queries.is_left_out,
+            unusable=self._unusable,
+            waiting_from=status.get("waiting_from", 0) if evicted else 0,
+            capacity=self._capacity if evicted else None,
+        )
+
+    def _unusable(self, payload: Payload) -> str:
+        """Return why no model can use a label; "" for one that models can use."""
+        if isinstance(payload, Label | Reward | Preference):
+            try:
+                self._reading.judge(payload)
+            except InputError as error:
+                return str(error)
+        return ""
 
     def client(self, request: Request) -> str:
         """Return the address of the client, as the worker that passed the request on recorded it."""

@@ -161,6 +161,9 @@ class LiveStatus:
             found.append("no snapshot is published yet")
         elif staleness > bound:
             found.append(f"the serving weights may lack labels of the last {staleness:.1f} s; the bound is {bound:g} s")
+        stopped = [name for name, process in self._processes.items() if process.stopped]
+        if stopped:
+            found.append(f"a signal has stopped {', '.join(stopped)}; the server replaces what does not go on")
         return found
 
     def counts(self) -> Counts:
@@ -227,7 +230,7 @@ class LiveStatus:
         return {
             "index": index,
             "pid": process.pid if process else None,
-            "alive": process is not None if self._processes else None,
+            "alive": process is not None and not process.stopped if self._processes else None,
             "memory": process.memory if process else None,
             "requests": rates.requests(total),
             "errors": rates.refused(total) + rates.faults(total),

@@ -17,10 +17,11 @@ _MODULE = "everlearn.app."
 
 
 class Process(NamedTuple):
-    """A running process: its id, and its resident memory in bytes."""
+    """A process: its id, its resident memory in bytes, and True if a signal has stopped it."""
 
     pid: int
     memory: int
+    stopped: bool = False
 
 
 class _Identity(Struct):
@@ -40,7 +41,7 @@ def running(parent: int, serving: str) -> dict[str, Process]:
         with suppress(OSError, ValueError, msgspec.MsgspecError):  # it may end at any time
             name = _named(pid, serving)
             if name:
-                found[name] = Process(pid, memory(pid))
+                found[name] = Process(pid, memory(pid), is_stopped(pid))
     return found
 
 
@@ -48,6 +49,14 @@ def memory(pid: int) -> int:
     """Return the resident memory of a process in bytes; raises OSError if it is unknown."""
     pages = (_PROC / str(pid) / "statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_stopped(pid: int) -> bool:
+    """Return True if a signal has stopped a process (SIGSTOP, SIGTSTP); False where that is unknown."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
 
 
 def _children(parent: int) -> set[int]:

@@ -107,6 +107,10 @@ def _requests(found: Counts) -> Iterator[Metric]:
     for name, counter, description in (
         ("request_bytes", "bytes", "Bytes of request bodies."),
         ("requests_limited", "limited", "Requests refused because a caller exceeded its rate."),
+        ("heads_refused", "heads_refused", "Requests refused because their head was too large, or no HTTP."),
+        ("heads_late", "heads_late", "Connections closed because no request came in time."),
+        ("connections_closed", "connections_closed", "Idle connections closed because too many were open."),
+        ("connections_refused", "connections_refused", "Connections refused because too many had a request under way."),
         ("requests_overflowed", "full", "Requests refused because too many were waiting."),
         ("log_commits", "commits", "Group commits by workers."),
         ("log_committed_events", "commit_rows", "Events written to the log by workers."),

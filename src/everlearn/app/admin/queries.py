@@ -30,7 +30,8 @@ from everlearn.client.records import (
 )
 from everlearn.errors import InputError
 from everlearn.events import KINDS, connect, scan
-from everlearn.records import Arrays, Born, Decision, Event, Version
+from everlearn.loop import details
+from everlearn.records import Arrays, Born, Decision, Event, Payload, Version
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
@@ -52,6 +53,8 @@ class LogQueries:
         self._version_positions = array("q")
         self._decisions = array("q")
         self._actions: Counter[str] = Counter()
+        self._pauses: list[tuple[int, bool]] = []
+        self._left_out: list[details.Without] = []
         self._seen = 0
         self._chain = ChainStatus(ok=True, head="", broken=None, checked=0)
         self._following = threading.Lock()
@@ -91,7 +94,11 @@ class LogQueries:
             case Born(version=version) if version.id not in self._born:
                 self._born[version.id] = event.position, event.time
                 self._version_positions.append(event.position)
-            case Decision(action=action):
+            case Decision(action=action) as decision:
+                if action == "order" and (ask := decision.detail.get("ask")) in ("pause", "resume"):
+                    self._pauses.append((event.position, ask == "pause"))
+                if action == "rollback" and isinstance(made := details.read(decision), details.RolledBackWithout):
+                    self._left_out.append(made.without)
                 self._decisions.append(event.position)
                 self._actions[action] += 1
 
@@ -182,6 +189,15 @@ class LogQueries:
         found = {event.position: event for event in self._log.read(low, len(positions), kinds=("decision",))}
         seals = self._log.seals(low, high)
         return [_decision_entry(found[at], seals.get(at, "")) for at in positions if at in found]
+
+    def pauses(self) -> list[tuple[int, bool]]:
+        """Return the positions at which learning was paused (True) or went on (False), in order."""
+        self.follow()
+        return self._pauses
+
+    def is_left_out(self, position: int, payload: Payload) -> bool:
+        """Return True for a label that a rollback has left out."""
+        return any(without.selects(position, payload) for without in self._left_out)
 
     # ---- events ------------------------------------------------------------------------------------------------
 

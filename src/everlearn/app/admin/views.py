@@ -92,11 +92,11 @@ def _lifecycle(context: AdminContext, id: str) -> Lifecycle:
     if not found:
         detail = f"nothing in the log has the id {id[:200]!r}; it was never used, or was erased"
         raise Refused(404, "There is no such id", detail, {"where": "id", "got": id[:200]})
-    quarantined = context.live.set_aside()
     folded = context.live.folded()
     subject, feedback = lifecycle.split(found)
     seen = context.queries.time_of(min(folded, feedback.position - 1) if feedback else folded)
-    state, explanation = lifecycle.state(found, folded, time.time(), context.spec.feedback, quarantined, seen)
+    known = context.circumstances(seen)
+    state, explanation = lifecycle.state(found, folded, time.time(), context.spec.feedback, known)
     at = (subject or found[0]).position
     around = context.queries.around(at, at)
     return Lifecycle(id, state, explanation, found, around)
@@ -123,6 +123,8 @@ async def metrics(context: AdminContext, request: Request) -> Response:
 async def health(context: AdminContext, request: Request) -> Response:
     """GET /readyz"""
     reasons = context.live.complaints(STALE)
+    if unwritable := await asyncio.to_thread(context.probe.complaint):
+        reasons.append(unwritable)
     if reasons:
         raise Refused(503, "Not healthy", "; ".join(reasons), {"reasons": reasons})
     return uncached(Healthy("ok", context.live.staleness()))

@@ -7,7 +7,7 @@ import { ACTIONS } from "./words.js";
 
 const EVERY = 2000; // milliseconds between two requests for the newest events
 const PAGE = 30;
-const STATES = { queued: ["", "queued"], waiting: ["warn", "waiting for feedback"], learned: ["good", "learned"], early: ["warn", "early feedback"], quarantined: ["bad", "quarantined"], overdue: ["bad", "overdue"] };
+const STATES = { queued: ["", "queued"], waiting: ["warn", "waiting for feedback"], learned: ["good", "learned"], corrected: ["good", "corrected"], paused: ["warn", "learning was paused"], settled: ["warn", "weight 0"], left_out: ["bad", "left out"], refused: ["bad", "refused"], early: ["warn", "early feedback"], expired: ["bad", "expired"], evicted: ["bad", "evicted"], quarantined: ["bad", "quarantined"], overdue: ["bad", "overdue"] };
 const KINDS = { prediction: "Predictions", label: "Labels", reward: "Rewards", preference: "Preferences", example: "Examples", decision: "Decisions", version: "Versions", rejected: "Rejected" };
 
 export function events(context, rest) {

@@ -2,14 +2,15 @@
 
 A worker never waits for the learner. Where the loop learns preferences, a worker holds no model: it takes feedback,
 and the generator answers. It counts the seconds of "predict", "feedback" and "learn"; replies by route and
-class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), what `connections` refuses or closes, "commits", "commit_rows", and
-the "bytes" of request bodies.
+class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), "commits", "commit_rows", and
+the "bytes" of request bodies, and what `connections` refuses or closes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import math
 import signal
 import socket
@@ -42,9 +43,10 @@ from everlearn.app.worker.groups import Groups, Read, Work
 from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.proxy import Proxy, Send
 from everlearn.app.worker.serving import CurrentModels
-from everlearn.errors import InputError
+from everlearn.errors import EverlearnError, InputError
 from everlearn.events import Log, connect
 from everlearn.feedback.admission import Admission
+from everlearn.feedback.early_room import EarlyRoom, PublishedUse
 from everlearn.feedback.names import FieldNames
 from everlearn.serve.snapshot import Reader
 from everlearn.spec import MOST_BYTES, MOST_ROWS
@@ -82,7 +84,9 @@ class Worker:
         most: int = connections.MOST,
     ) -> None:
         spec = setup.spec
-        admission = Admission(spec, schema.reading(spec.schema), log, None, FieldNames(spec, counters.add))
+        room = EarlyRoom(spec.feedback, PublishedUse(Path(setup.serving)), spec.serve.workers)
+        names = FieldNames(spec, counters.add)
+        admission = Admission(spec, schema.reading(spec.schema), log, None, names, room)
         self.longest = MOST_BYTES
         self.connections = Connections(most, counters.add)
         self._pairs = admission.encoder.late
@@ -242,6 +246,11 @@ def main() -> None:
     setup = received()
     logs.start("json" if setup.logs == "json" else "text", f"worker-{setup.index}", [setup.key_password])
     spec = setup.spec
+    try:
+        setup.check_place()
+    except EverlearnError as error:
+        logging.getLogger("everlearn.worker").critical("the worker cannot start: %s", error)
+        raise SystemExit(1) from error
     with ExitStack() as undo:
         log = undo.enter_context(closing(connect(f"{setup.home}/log.sqlite", spec.log.durability, tidy=False)))
         counters = undo.enter_context(closing(Counters(setup.counters(setup.index))))

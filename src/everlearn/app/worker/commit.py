@@ -18,6 +18,7 @@ from everlearn.events import Log, Row
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.01  # seconds between attempts while another process is writing
 PATIENCE = 30.0  # seconds until a group gives up
+LOOK = 0.05  # seconds between two looks whether the log is still in its place
 
 Later = Callable[[float, Callable[[], None]], object]  # as `loop.call_later`
 
@@ -50,6 +51,7 @@ class GroupCommit:
         self._waiting: list[Entry] = []
         self._pause = 0.0  # seconds; 0 unless another process is writing
         self._since = 0.0  # when the oldest entry began to wait
+        self._look = 0.0  # when to look at the place of the log again
         self._failed = -math.inf  # when the log last refused rows; -inf once it has taken some again
 
     def __len__(self) -> int:
@@ -88,6 +90,9 @@ class GroupCommit:
         rows = [row for entry in entries for row in entry.rows]
         began = time.perf_counter()
         try:
+            if began >= self._look:
+                self._log.check_place()  # what goes into a deleted file must not be acknowledged
+                self._look = began + LOOK
             put = self._log.try_put(rows)
         except InputError as error:
             if len(entries) == 1:

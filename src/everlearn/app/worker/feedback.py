@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -13,9 +13,10 @@ from everlearn.app.problems import problem
 from everlearn.app.worker.requests import DecodedRows, encode
 from everlearn.client.records import FeedbackReply, FeedbackRow, LearnReply, LearnRow, RowError
 from everlearn.errors import BlobError, IdTaken, InputError
-from everlearn.events import Row, row
+from everlearn.events import Log, Row, row
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
+from everlearn.feedback.early_room import Ticket
 from everlearn.model import refused
 from everlearn.predict import new_id
 from everlearn.records import Batch, Example, Feedback
@@ -31,10 +32,16 @@ class AcceptedRows:
     rows: list[Row]
     errors: list[RowError]
     ids: list[str]
+    tickets: Sequence[Ticket] = ()  # of feedback that comes before its prediction
+    log: Log | None = None
 
     def reply(self, new: int) -> bytes:
         """Return the reply once the rows are in the log; `new` of them were not there before."""
         errors = tuple(self.errors)
+        if self.tickets and self.log is not None:
+            end = self.log.end()
+            for ticket in self.tickets:
+                ticket.until = end
         if self.rows[0][1] == "example":
             return encode(LearnReply(len(self.rows), tuple(self.ids), errors))
         return encode(FeedbackReply(len(self.rows), len(self.rows) - new, errors))
@@ -49,18 +56,23 @@ class FeedbackIntake:
 
     def feedback(self, rows: DecodedRows[FeedbackRow], source: str) -> AcceptedRows:
         """Return the feedback that can be used. Raises the error of the first row if no row can be used."""
-        return _accepted(rows, lambda judged: self._feedback(judged, source))
+        tickets: list[Ticket] = []
+        accepted = _accepted(rows, lambda judged: self._feedback(judged, source, tickets))
+        return replace(accepted, tickets=tickets, log=self._admission.log) if tickets else accepted
 
     def examples(self, rows: DecodedRows[LearnRow], source: str) -> AcceptedRows:
         """Return the examples that can be used. Raises as `feedback` does."""
         return _accepted(rows, lambda labelled: self._example(labelled, source))
 
-    def _feedback(self, judged: FeedbackRow, token: str) -> Feedback:
+    def _feedback(self, judged: FeedbackRow, token: str, tickets: list[Ticket]) -> Feedback:
         source = _source(token, judged.source)
         verdict = judged.verdict, judged.seconds, judged.why
-        return admission.feedback(
+        given = admission.feedback(
             self._admission, judged.id, judged.label, judged.reward, judged.chosen, judged.weight, source, *verdict
         )
+        if (ticket := admission.early_ticket(self._admission, given)) is not None:
+            tickets.append(ticket)
+        return given
 
     def _example(self, labelled: LearnRow, token: str) -> Example:
         return admission.example(

@@ -1,0 +1,126 @@
+"""A server whose doors are tried: its home goes away, its log is held, its processes are stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+import everlearn as el
+from everlearn.errors import BlobError, LogError
+from everlearn.loop.loop import Loop
+from everlearn.serve import snapshot
+from tests.support.servers import ServerProcess, alive, catch_up, check_learned, record, spec, until
+
+
+def ready(client: httpx.Client) -> tuple[int, str]:
+    reply = client.get("/readyz")
+    return reply.status_code, reply.text
+
+
+def predicts(client: httpx.Client, row: int) -> int:
+    return client.post("/predict", json={"features": record(row)[0], "id": f"p{row}"}).status_code
+
+
+def test_a_home_that_goes_away_or_is_replaced_is_noticed_and_takes_nothing(tmp_path):
+    settings, home, aside = spec(mode="live"), tmp_path / "home", tmp_path / "aside"
+    with ServerProcess(settings, home) as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+        assert predicts(client, 0) == 200
+        until(lambda: ready(client)[0] == 200)
+        home.rename(aside)
+        until(lambda: predicts(client, 1) == 503)
+        until(lambda: "deleted or replaced" in ready(client)[1])
+        status, text = ready(client)
+        assert (status, str(home) in text) == (503, False)
+        with el.open(settings, home=home) as loop:  # another home in its place
+            loop.learn(*record(5))
+        before = {path: path.read_bytes() for path in home.rglob("*.safetensors")}
+        assert predicts(client, 2) == 503
+        server.kill("learner")  # its successor does not take the other home
+        time.sleep(1.0)
+        assert (predicts(client, 3), ready(client)[0]) == (503, 503)
+        assert {path: path.read_bytes() for path in home.rglob("*.safetensors")} == before
+        shutil.rmtree(home)
+        aside.rename(home)
+        until(lambda: predicts(client, 4) == 200)
+        until(lambda: ready(client)[0] == 200)
+        server.stop()
+    with el.open(settings, home=home) as loop:
+        assert loop.log.count("prediction") == 2
+
+
+def test_a_loop_writes_nothing_into_the_home_that_took_its_place(tmp_path):
+    home = tmp_path / "home"
+    with Loop(spec(mode="live"), home) as old:
+        old.learn(*record(0))
+        home.rename(tmp_path / "aside")
+        with Loop(spec(mode="live"), home) as new:
+            new.learn(*record(1))
+        before = {path: path.read_bytes() for path in home.rglob("*.safetensors")}
+        with pytest.raises((LogError, BlobError), match="deleted or replaced"):
+            old.challenge({"family": "linear"})
+        assert {path: path.read_bytes() for path in home.rglob("*.safetensors")} == before
+        old.home.close()
+
+
+def test_a_log_that_another_process_holds_is_not_ready(tmp_path):
+    with ServerProcess(spec(), tmp_path / "home") as server, httpx.Client(base_url=server.url, timeout=30.0) as client:
+        until(lambda: ready(client)[0] == 200)
+        other = sqlite3.connect(tmp_path / "home" / "log.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        until(lambda: "another process holds the log" in ready(client)[1])
+        assert ready(client)[0] == 503
+        other.execute("ROLLBACK")
+        other.close()
+        until(lambda: ready(client)[0] == 200)
+
+
+def test_stopped_processes_are_noticed_and_replaced(tmp_path):
+    settings, home = spec(mode="live"), tmp_path / "home"
+    with ServerProcess(settings, home) as server, httpx.Client(base_url=server.url, timeout=60.0) as client:
+        before = server.processes()
+        for row in range(30):
+            predicts(client, row)
+        os.kill(before["learner"], signal.SIGSTOP)
+        until(lambda: "has stopped learner" in ready(client)[1])
+        for row in range(30, 60):
+            assert predicts(client, row) == 200  # answers need no learner
+        until(lambda: server.processes().get("learner", before["learner"]) != before["learner"])
+        assert not alive(before["learner"])  # nothing is left that could go on
+        os.kill(before["worker-0"], signal.SIGSTOP)
+        until(lambda: not alive(before["worker-0"]))
+        until(lambda: {"worker-0", "learner"} <= server.processes().keys())
+        with httpx.Client(base_url=server.url, timeout=60.0) as fresh:
+            until(lambda: ready(fresh)[0] == 200)
+        catch_up(server)
+        server.stop()
+        said = server.output.read_text()
+        assert said.count("stopped by a signal") == 2
+    check_learned(home, settings, tmp_path / "replayed")
+
+
+def test_nobody_else_may_read_a_home(tmp_path):
+    old = os.umask(0o000)
+    try:
+        home = tmp_path / "home"
+        with ServerProcess(spec(mode="live"), home) as server:
+            with httpx.Client(base_url=server.url, timeout=30.0) as client:
+                assert predicts(client, 0) == 200
+            catch_up(server)
+            serving = snapshot.folder(home)
+            found = [home, *home.rglob("*"), serving, *serving.rglob("*")]
+            loose = [path for path in found if stat.S_IMODE(path.lstat().st_mode) & 0o077]
+        assert {"log.sqlite", "log.sqlite-wal", "lock", "current.safetensors", "status.json"} <= {
+            path.name for path in found
+        }
+        assert loose == []
+    finally:
+        os.umask(old)
+    assert isinstance(home, Path)
