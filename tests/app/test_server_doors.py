@@ -7,6 +7,8 @@ import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +16,13 @@ import httpx
 import pytest
 
 import everlearn as el
+from everlearn.app.admin.processes import memory
 from everlearn.errors import BlobError, LogError
 from everlearn.loop.loop import Loop
 from everlearn.serve import snapshot
+from everlearn.spec import ServeSpec
+from tests.support import ROOT
+from tests.support.hostile import p99
 from tests.support.servers import ServerProcess, alive, catch_up, check_learned, record, spec, until
 
 
@@ -104,6 +110,59 @@ def test_stopped_processes_are_noticed_and_replaced(tmp_path):
         said = server.output.read_text()
         assert said.count("stopped by a signal") == 2
     check_learned(home, settings, tmp_path / "replayed")
+
+
+def asked(client: httpx.Client, first: int, count: int, rate: float) -> list[float]:
+    """Send honest requests at a steady rate; return how long each took since it was due."""
+    took, start = [], time.perf_counter()
+    for number in range(count):
+        due = start + number / rate
+        time.sleep(max(0.0, due - time.perf_counter()))
+        assert predicts(client, first + number) == 200
+        took.append(time.perf_counter() - due)
+    return took
+
+
+def besieged(folder: Path, hostile: int, count: int) -> tuple[float, float]:
+    """Return the p99 of honest requests in ms, alone and beside hostile clients; check memory, and what is kept."""
+    settings = spec(mode="live", serve=ServeSpec(port=0, workers=1))
+    with ServerProcess(settings, folder / "home") as server:
+        host, _, port = server.url.removeprefix("http://").rpartition(":")
+        with httpx.Client(base_url=server.url, timeout=60.0) as client:
+            asked(client, 0, 300, 100.0)  # warm
+            quiet = p99(asked(client, 1_000, count, 100.0))
+            worker = server.processes()["worker-0"]
+            before = memory(worker)
+            command = [sys.executable, "-m", "tests.support.hostile", host, port, str(hostile)]
+            crowd = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            time.sleep(4.0)  # until all are there
+            loud = p99(asked(client, 100_000, count, 100.0))
+            grown = memory(worker) - before
+            said, _ = crowd.communicate("")
+            most = int(said.split()[0])
+            assert most >= hostile * 0.9, said
+            assert server.processes()["worker-0"] == worker
+            assert grown < 64 << 20, f"{grown / 1e6:.0f} MB"
+            until(lambda: ready(client)[0] == 200)
+        catch_up(server)
+        server.stop()
+    with el.open(settings, home=folder / "home") as loop:
+        assert loop.log.count("prediction") == 300 + 2 * count
+    print(
+        f"{most} hostile connections: p99 {quiet:.2f} ms alone, {loud:.2f} ms beside them; {grown / 1e6:.1f} MB; {said}"
+    )
+    return quiet, loud
+
+
+def test_hostile_clients_harm_no_honest_one(tmp_path):
+    quiet, loud = besieged(tmp_path, 150, 300)
+    assert loud < 5 * quiet + 50.0  # a busy machine measures nothing finer
+
+
+@pytest.mark.slow
+def test_two_thousand_hostile_clients_harm_no_honest_one(tmp_path):
+    quiet, loud = besieged(tmp_path, 2000, 3000)
+    assert loud <= 2 * quiet
 
 
 def test_nobody_else_may_read_a_home(tmp_path):

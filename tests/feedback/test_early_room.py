@@ -62,8 +62,8 @@ def test_what_several_processes_accept_in_any_order_is_never_dropped(processes: 
                 folded += 1
                 early.put(Earlier(folded, 0.0, log[folded - 1]))
                 assert early.dropped == 0
-        if draw.random() < 0.3 and folded:
-            early.take(log[int(draw.integers(folded))].id)
+        if draw.random() < 0.5 and (waiting := list(early._kept)):
+            early.take(waiting[int(draw.integers(len(waiting)))])
         if draw.random() < 0.2:
             shown[0] = use(early, folded)
     assert accepted > 1000

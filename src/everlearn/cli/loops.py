@@ -16,8 +16,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from everlearn.cli import server
-from everlearn.cli.console import TOML, Config, Json, aside, option, print_json, screen
+from everlearn.cli import homes, server
+from everlearn.cli.console import TOML, Config, Json, aside, home_of, option, print_json, screen
 from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -199,16 +199,30 @@ def run(
 
 
 def check(
-    target: Annotated[str, typer.Argument(help="A model family, or your_module:build.")],
+    target: Annotated[str, typer.Argument(help="A model family, or your_module:build.")] = "",
     spec: Annotated[str, typer.Option(help="Further settings of the model, as a JSON object.")] = "{}",
+    home: Annotated[
+        bool, typer.Option("--home", help="List the settings of the home that this release would give another value.")
+    ] = False,
+    config_path: Config = TOML,
     as_json: Json = False,
 ) -> None:
-    """Test a model family against the contract.
+    """Test a model family against the contract, or the settings of a home against this release.
 
-    Prints the result of each check, and exits with status 1 if one fails.
+    Prints the result of each check, and exits with status 1 if one fails. With --home nothing is changed, and a server
+    may run.
     """
-    from everlearn import checks, model
+    from everlearn import checks, config, model
 
+    if home == bool(target):
+        raise ConfigError(f"check: got TARGET {target!r} and --home {home}; expected one of the two")
+    if home:
+        from everlearn.loop.upgrade import differences
+
+        settings = config.load(config_path)
+        folder = home_of(settings, config_path)
+        homes.print_differences(differences(folder, settings), folder, as_json)
+        return
     try:
         more = msgspec.json.decode(spec, type=dict[str, Any])
     except msgspec.DecodeError as error:

@@ -391,6 +391,16 @@ def _unknown(record: type[msgspec.Struct], name: str, given: str) -> str:
     return f"{full}: unknown setting; expected one of {', '.join(leaf for leaf in known if not _hidden(name, leaf))}"
 
 
+def names() -> list[str]:
+    """Return the names of all settings, also of those that only stored specs have."""
+    return [*_names(Spec), *STORED_ONLY]
+
+
+def is_fixed(name: str) -> bool:
+    """Return True for a setting that a loop keeps once it has started."""
+    return name in _FIXED or name.partition(".")[0] in _FIXED
+
+
 def _names(record: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
     """Yield the full names of all settings that a file can hold."""
     for name, hint in get_type_hints(record).items():

@@ -105,11 +105,10 @@ class EarlyRoom:
         free = self.spec.bytes // EARLY_SHARE - use.bytes - self.processes * underway
         held = use.sources.get(source, 0) + self.processes * (mine + size)
         if held > free:
-            whose = f"the source {source!r} may" if source else "feedback without a source may"
             raise NoRoom(
-                f"feedback for {feedback.id!r} came before its prediction, and {whose} keep no more of it until some of "
-                f"its predictions have come: got {held} bytes; expected at most {max(free, 0)}. Send it again later, or "
-                "set feedback.bytes higher"
+                f"feedback for {feedback.id!r} came before its prediction, and what waits so from source {source!r} "
+                f"has no more room: got {held} bytes; expected at most {max(free, 0)}. Send it again once predictions "
+                "have come, or set feedback.bytes higher"
             )
         ticket = Ticket(source, size, moment)
         self._tickets.append(ticket)

@@ -52,7 +52,7 @@ def backup(home: Path, to: Path) -> BackedUp:
             raise ConfigError(f"{to}: expected an empty folder, or none; name another one")
         to.chmod(_private.FOLDER_MODE)
         for _ in range(_ATTEMPTS):
-            _copy_log(home / LOG, to / LOG)
+            copy_log(home / LOG, to / LOG)
             if (found := _copy_blobs(home, to)) is not None:
                 break
             time.sleep(_PAUSE)
@@ -67,7 +67,7 @@ def backup(home: Path, to: Path) -> BackedUp:
     return BackedUp(str(to), position, kept, versions, sum(one.stat().st_size for one in to.rglob("*")))
 
 
-def _copy_log(log: Path, to: Path) -> None:
+def copy_log(log: Path, to: Path) -> None:
     """Copy the log as of one moment."""
     _private.touch(to)
     reading = sqlite3.connect(f"{log.absolute().as_uri()}?mode=ro", uri=True)

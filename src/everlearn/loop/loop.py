@@ -191,8 +191,8 @@ class Loop:
         """Give feedback on the answer `id`: its true `label`, its `reward`, or the index of the `chosen` answer.
 
         The same feedback sent twice counts once; different feedback is a correction. Raises UnknownId for an id that
-        is not in the log, NoRoom where early feedback has no room, and InputError for feedback that the task cannot use;
-        the log then stays as it was.
+        is not in the log, NoRoom for early feedback that cannot be kept, and InputError for feedback that the task
+        cannot use; the log then stays as it was.
         """
         self._take_feedback(admission.feedback(self._admission, id, label, reward, chosen, weight, source))
 

@@ -139,10 +139,8 @@ def _without_feedback(prediction: Event, now: float, spec: FeedbackSpec, known: 
     age = max(0.0, now - prediction.time)
     over = _expired(prediction, spec, known.seen)
     if not over and prediction.position < known.waiting_from:
-        learned = (
-            "dropped, and not learned" if spec.default is None else f"learned as {spec.default!r}, the default label"
-        )
-        return "evicted", f"no feedback came before `feedback.bytes` were full: it was {learned}"
+        done = "dropped, and not learned" if spec.default is None else f"learned as {spec.default!r}, the default label"
+        return "evicted", f"no feedback came before `feedback.bytes` were full: it was {done}"
     if not spec.window:
         return "waiting", f"it has waited for feedback for {age:.0f} seconds; there is no limit"
     if age <= spec.window:
