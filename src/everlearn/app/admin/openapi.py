@@ -62,7 +62,7 @@ STATUSES = {
     404: "Not found.",
     409: "Conflict with the log: a key names another record, or the command cannot be carried out.",
     413: "The body or the number of rows exceeds its limit.",
-    415: "The body is not declared as JSON.",
+    415: "The body is not declared as JSON, or is compressed in an unknown way.",
     421: "The server does not have this host name.",
     422: "A value is invalid.",
     429: "Too many requests.",
