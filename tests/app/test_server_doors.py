@@ -17,6 +17,7 @@ import pytest
 
 import everlearn as el
 from everlearn.app.admin.processes import memory
+from everlearn.app.worker.body_reader import HELD
 from everlearn.errors import BlobError, LogError
 from everlearn.loop.loop import Loop
 from everlearn.serve import snapshot
@@ -142,7 +143,8 @@ def besieged(folder: Path, hostile: int, count: int) -> tuple[float, float]:
             most = int(said.split()[0])
             assert most >= hostile * 0.9, said
             assert server.processes()["worker-0"] == worker
-            assert grown < 64 << 20, f"{grown / 1e6:.0f} MB"
+            print(f"{said.strip()}\np99 {quiet:.2f} ms alone, {loud:.2f} ms beside them; {grown / 1e6:.1f} MB more")
+            assert grown < HELD + hostile * (64 << 10)  # bodies that are not whole, and what a connection costs
             until(lambda: ready(client)[0] == 200)
         catch_up(server)
         server.stop()
@@ -161,7 +163,7 @@ def test_hostile_clients_harm_no_honest_one(tmp_path):
 
 @pytest.mark.slow
 def test_two_thousand_hostile_clients_harm_no_honest_one(tmp_path):
-    quiet, loud = besieged(tmp_path, 2000, 3000)
+    quiet, loud = besieged(tmp_path, 2000, 2000)
     assert loud <= 2 * quiet
 
 

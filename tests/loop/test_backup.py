@@ -13,7 +13,7 @@ import pytest
 from everlearn.errors import ConfigError
 from everlearn.loop.backup import backup
 from everlearn.loop.loop import Loop
-from tests.loop.test_rebuild_home import SPEC, facts, grown, rows
+from tests.support.homes import SPEC, facts, grown, rows
 
 
 def test_a_copy_is_the_loop(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -27,16 +26,7 @@ from everlearn.loop.loop import Loop
 from everlearn.records import Checkpoint, Decision
 from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
-from tests.support import ROOT
-
-DATA = ROOT / "tests" / "data"
-HOMES: dict[str, Any] = json.loads((DATA / "homes-0.1.0.json").read_text(encoding="utf-8"))["homes"]
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    with tarfile.open(DATA / f"home-0.1.0-{name}.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "home"
+from tests.support.homes import HOMES, unpacked
 
 
 def record(spec: dict[str, Any], values: list[Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,47 +13,8 @@ import pytest
 from everlearn.errors import InputError, LogError
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild_home import rebuild_home
-from everlearn.spec import DriftSpec, FeedbackSpec, GateSpec, LogSpec, Schema, Spec
-
-SPEC = Spec(
-    schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "c": "categorical"}, bits=8),
-    mode="live",
-    tick=10,
-    checkpoint=70,
-    gate=GateSpec(minimum=20, alpha=0.4),
-    drift=DriftSpec(detector="page_hinkley", grace_period=50, sensitivity=0.05),
-    feedback=FeedbackSpec(window=30.0, default=0),
-)
-
-
-def rows(count: int) -> list[tuple[dict[str, Any], int]]:
-    draw, found = np.random.default_rng(1), []
-    for row in range(count):
-        a, c = float(draw.normal()), f"c{draw.integers(4)}"
-        found.append(({"a": a, "c": c}, int((a > 0) ^ (row > count // 2))))
-    return found
-
-
-def facts(loop: Loop) -> tuple[Any, ...]:
-    arrays, header = loop.fold.state()
-    blobs = {
-        version.id: {name: array.tobytes() for name, array in loop.home.versions.load(version.id).items()}
-        for version in loop.versions()
-    }
-    held = {name: array.tobytes() for name, array in arrays.items()}
-    return held, json.loads(json.dumps(header)), blobs, loop.aliases()
-
-
-def grown(home: Path) -> tuple[Any, ...]:
-    now = iter(range(1, 10_000))
-    with Loop(SPEC, home, clock=lambda: float(next(now))) as loop:
-        for number, (features, label) in enumerate(rows(300)):
-            given = loop.predict(features, id=f"p{number}")
-            if number % 3:
-                loop.feedback(given.id, label)
-        loop.challenge({"family": "linear", "optimizer": "sgd", "rate": 0.01})
-        loop.learn({"a": 1.0, "c": "c1"}, 1)
-        return facts(loop)
+from everlearn.spec import LogSpec
+from tests.support.homes import SPEC, facts, grown, rows
 
 
 def test_lost_snapshots_come_back_with_equal_bytes(tmp_path: Path) -> None:

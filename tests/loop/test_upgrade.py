@@ -9,7 +9,7 @@ from everlearn import config
 from everlearn.loop.loop import Loop
 from everlearn.loop.upgrade import differences
 from everlearn.spec import GateSpec, Schema, Spec
-from tests.loop.test_old_homes import HOMES, unpacked
+from tests.support.homes import HOMES, unpacked
 
 SPEC = Spec(schema=Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"}))
 

@@ -28,7 +28,7 @@ from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, RULES, STORED_ONLY, AskSpec
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
 _NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask")  # to the state of a loop that has started
-_FIXED = {
+FIXED = {
     "schema": "what was learned belongs to these columns. Start another home, and `everlearn run` its file there",
     "model": "the champion is such a model. `loop.challenge({...})` or POST /challengers starts a model of any family "
     "beside it, and the gate seats that once it is better",
@@ -288,11 +288,11 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
     """
     names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
     found = [name for name in names if getattr(before, name) != getattr(now, name)]
-    if fixed := [name for name in _FIXED if attrgetter(name)(before) != attrgetter(name)(now)]:
+    if fixed := [name for name in FIXED if attrgetter(name)(before) != attrgetter(name)(now)]:
         raise ConfigError(
             f"{where} was started with other settings: "
             + "; ".join(
-                f"{name} was {_shown(before, name)}, is now {_shown(now, name)}, and cannot change: {_FIXED[name]}"
+                f"{name} was {_shown(before, name)}, is now {_shown(now, name)}, and cannot change: {FIXED[name]}"
                 for name in fixed
             )
             + ". Or put the value back"
@@ -383,7 +383,7 @@ def _unknown(record: type[msgspec.Struct], name: str, given: str) -> str:
     if near and name:
         near = f"{name}.{near}"
     if not near:  # in another table?
-        everywhere = list(_names(Spec))
+        everywhere = list(setting_names(Spec))
         leaves = {path.rpartition(".")[2]: path for path in reversed(everywhere)}
         near = leaves.get(nearest(given, leaves), "") or nearest(full, everywhere)
     if near:
@@ -391,21 +391,11 @@ def _unknown(record: type[msgspec.Struct], name: str, given: str) -> str:
     return f"{full}: unknown setting; expected one of {', '.join(leaf for leaf in known if not _hidden(name, leaf))}"
 
 
-def names() -> list[str]:
-    """Return the names of all settings, also of those that only stored specs have."""
-    return [*_names(Spec), *STORED_ONLY]
-
-
-def is_fixed(name: str) -> bool:
-    """Return True for a setting that a loop keeps once it has started."""
-    return name in _FIXED or name.partition(".")[0] in _FIXED
-
-
-def _names(record: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+def setting_names(record: type[msgspec.Struct] = Spec, prefix: str = "") -> Iterator[str]:
     """Yield the full names of all settings that a file can hold."""
     for name, hint in get_type_hints(record).items():
         if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-            yield from _names(hint, f"{prefix}{name}.")
+            yield from setting_names(hint, f"{prefix}{name}.")
         elif f"{prefix}{name}" not in STORED_ONLY:
             yield f"{prefix}{name}"
 

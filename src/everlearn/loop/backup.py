@@ -62,7 +62,7 @@ def backup(home: Path, to: Path) -> BackedUp:
             _copy(home / TOKENS, to / TOKENS)
         _sync(to)
     except (OSError, sqlite3.Error) as error:
-        raise LogError(f"the copy of {home} in {to} failed: {error}; remove what is there, and do it again") from error
+        raise LogError(f"the copy of {home} in {to} failed: {error}; empty that folder, and do it again") from error
     position, kept, versions = found
     return BackedUp(str(to), position, kept, versions, sum(one.stat().st_size for one in to.rglob("*")))
 

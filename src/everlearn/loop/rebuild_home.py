@@ -33,7 +33,7 @@ _OUTSIDE = ("prediction", "example", "label", "reward", "preference")
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuiltHome:
     """A finished rebuild: the end of the log, rows of files, versions, those whose arrays were lost, the champion."""
 
     position: int
@@ -43,7 +43,7 @@ class Rebuilt:
     champion: str
 
 
-def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) -> Rebuilt:
+def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) -> RebuiltHome:
     """Make the versions and the last checkpoint of a home again from its log.
 
     `source` is the file, folder or glob (default: that of the settings in the log) whose rows are the log themselves,
@@ -67,7 +67,7 @@ def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) ->
         kept = {"fold": header, "sources": sources, "spec": config.stored(fold.spec)}
         needed = {contestant.version for contestant in fold.roster.contestants}
         held.save([], sum(fold.cursor.values()), arrays, kept, needed, len(known))
-        return Rebuilt(held.log.end(), rows, len(known), restored, fold.roster.champion.version)
+        return RebuiltHome(held.log.end(), rows, len(known), restored, fold.roster.champion.version)
 
 
 def _check_whole(log: Log, home: Path) -> None:

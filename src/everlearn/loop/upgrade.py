@@ -47,11 +47,12 @@ def differences(home: Path, spec: Spec) -> list[Difference]:
     after = config.resumed(before, spec)
     plain = config.convert({"schema": msgspec.to_builtins(before.schema)})
     found: list[Difference] = []
-    for name in config.names():
+    for name in [*config.setting_names(), *STORED_ONLY]:
         value = attrgetter(name)
         old, new = _plain(value(before)), _plain(value(after))
+        fixed = name in config.FIXED or name.partition(".")[0] in config.FIXED
         if old != new:
-            found.append(Difference(name, old, new, "refused" if config.is_fixed(name) else "changed"))
+            found.append(Difference(name, old, new, "refused" if fixed else "changed"))
         elif old != (default := _plain(value(plain))) and (name in STORED_ONLY or _plain(value(spec)) == default):
             found.append(Difference(name, old, default, "kept"))
     return found

@@ -72,6 +72,8 @@ class HotRoute(NamedTuple):
 class Worker:
     """The ASGI application; `ready` is called when it answers. It closes nothing that it is given."""
 
+    longest = MOST_BYTES
+
     def __init__(
         self,
         setup: Setup,
@@ -87,7 +89,6 @@ class Worker:
         room = EarlyRoom(spec.feedback, PublishedUse(Path(setup.serving)), spec.serve.workers)
         names = FieldNames(spec, counters.add)
         admission = Admission(spec, schema.reading(spec.schema), log, None, names, room)
-        self.longest = MOST_BYTES
         self.connections = Connections(most, counters.add)
         self._pairs = admission.encoder.late
         self._access = access

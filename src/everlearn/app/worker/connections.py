@@ -36,6 +36,19 @@ class Connection(Protocol):
         ...
 
 
+class Head:
+    """What is known of the head of one request.
+
+    `room` are the bytes left for it, `unparsed` those that came since the last part of a body or the beginning, and
+    `encoded` is True if the body is compressed.
+    """
+
+    __slots__ = ("encoded", "room", "unparsed")
+
+    def __init__(self) -> None:
+        self.room, self.unparsed, self.encoded = HEAD_BYTES, 0, False
+
+
 class Connections:
     """All connections of one worker; `counted(name)` counts what was refused or closed."""
 

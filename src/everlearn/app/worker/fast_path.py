@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from everlearn.app import problems
 from everlearn.app.problems import Refused
 from everlearn.app.worker import connections
-from everlearn.app.worker.connections import BUSY, CLOSING, HEAD, IDLE, UNREAD, Connections
+from everlearn.app.worker.connections import BUSY, CLOSING, HEAD, IDLE, UNREAD, Connections, Head
 from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
@@ -102,10 +102,7 @@ class FastProtocol(HttpToolsProtocol):
         self._defaults: tuple[Headers, bytes] = [], b""  # the headers of every response, and their bytes
         self.phase, self.since = HEAD, self.loop.time()  # see `connections`
         self._timer: asyncio.TimerHandle | None = None
-        self._soonest = min(self.timeout_keep_alive, connections.HEAD_SECONDS)  # the timer looks at least so often
-        self._room = connections.HEAD_BYTES  # bytes that are left for the head of this request
-        self._unparsed = 0  # bytes since the last part of a body, or since a request began
-        self._encoded = False  # True if the body of this request is compressed
+        self._head = Head()
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
@@ -113,7 +110,7 @@ class FastProtocol(HttpToolsProtocol):
         """Buffer the bytes written to a new connection. One beyond the bound is refused (503)."""
         self._buffer = WriteBuffer(transport, self.loop)
         super().connection_made(self._buffer)
-        self._timer = self.loop.call_later(self._soonest, self._check_time)
+        self._timer = self.loop.call_later(self._soonest(), self._check_time)
         if not self.routes.connections.add(self):
             detail = "too many connections are open; try again in a second"
             self._turn_away(Refused(503, "", detail, headers=[(b"retry-after", b"1")]))
@@ -129,7 +126,7 @@ class FastProtocol(HttpToolsProtocol):
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
         if self.phase == CLOSING:
             return
-        self._unparsed += len(data)
+        self._head.unparsed += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -139,7 +136,7 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave()
-        if self._unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
+        if self._head.unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
             self._turn_away(_head_too_large())  # a head, a chunk's extension or a trailer without an end
 
     def eof_received(self) -> None:
@@ -150,26 +147,27 @@ class FastProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._room, self._unparsed, self._encoded = connections.HEAD_BYTES, 0, False
+        self._head = Head()
         if self.phase == IDLE:
             self._enter(HEAD)
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the request's target."""
-        self._room -= len(url)
-        if self._room < 0:
+        self._head.room -= len(url)
+        if self._head.room < 0:
             raise _head_too_large()
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header, or one trailer."""
-        self._room -= len(name) + len(value) + connections.HEADER_CHARGE
-        if self._room < 0:
+        head = self._head
+        head.room -= len(name) + len(value) + connections.HEADER_CHARGE
+        if head.room < 0:
             raise _head_too_large()
         name = name.lower()
         if name in _SPECIAL:
             if name == b"content-encoding":
-                self._encoded = True
+                head.encoded = True
             elif value.lower() == b"100-continue":
                 self.expect_100_continue = True
         self.headers.append((name, value))
@@ -178,7 +176,7 @@ class FastProtocol(HttpToolsProtocol):
         """Decide whether a request may take the fast path."""
         path, _, query = self.url.partition(b"?")
         name = self.routes.paths.get(path)
-        self.phase, self._unparsed = BUSY, 0
+        self.phase, self._head.unparsed = BUSY, 0
         if name is None or not self._is_simple():
             return self._begin_asgi()
         self._query, self._body = query, b""
@@ -187,7 +185,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep the first part of a body; a second part leaves the fast path."""
-        self._unparsed = 0
+        self._head.unparsed = 0
         if self._arriving is not None:
             if not self._body:
                 self._body = body
@@ -214,7 +212,7 @@ class FastProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
-            and not self._encoded
+            and not self._head.encoded
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
@@ -292,6 +290,10 @@ class FastProtocol(HttpToolsProtocol):
         """Begin a phase. One timer looks at the phases; it is not renewed for each of them."""
         self.phase, self.since = phase, self.loop.time()
 
+    def _soonest(self) -> float:
+        """Return the seconds after which the timer looks again at the latest."""
+        return min(float(self.timeout_keep_alive), connections.HEAD_SECONDS)
+
     def _check_time(self) -> None:
         """End a phase that has taken too long, or look again later."""
         bound = {
@@ -300,9 +302,9 @@ class FastProtocol(HttpToolsProtocol):
             UNREAD: connections.UNREAD_SECONDS,
             CLOSING: connections.CLOSING_SECONDS,
         }.get(self.phase)
-        left = self._soonest if bound is None else self.since + bound - self.loop.time()
+        left = self._soonest() if bound is None else self.since + bound - self.loop.time()
         if left > 0:
-            self._timer = self.loop.call_later(min(left, self._soonest), self._check_time)
+            self._timer = self.loop.call_later(min(left, self._soonest()), self._check_time)
         elif self.phase == HEAD:
             self.routes.connections.counted("heads_late")
             detail = f"the head of the request did not come within {connections.HEAD_SECONDS:g} seconds"
