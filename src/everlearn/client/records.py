@@ -16,8 +16,19 @@ from everlearn.records import Event, Evidence, Outcome, Scalar
 
 Scope = Literal["predict", "feedback", "read", "admin"]
 State = Literal[
-    *("queued", "waiting", "learned", "corrected", "paused", "quarantined", "settled", "left_out", "refused"),
-    *("early", "expired", "overdue", "evicted"),
+    "queued",
+    "waiting",
+    "learned",
+    "corrected",
+    "paused",
+    "quarantined",
+    "settled",
+    "left_out",
+    "refused",
+    "early",
+    "expired",
+    "overdue",
+    "evicted",
 ]
 Key = Annotated[
     str,
