@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.errors import ConfigError
+import everlearn as el
+from everlearn.errors import ConfigError, LogError
 from everlearn.loop.backup import backup
 from everlearn.loop.loop import Loop
-from tests.support.homes import SPEC, facts, grown, rows
+from everlearn.loop.rebuild_home import rebuild_home
+from everlearn.spec import LogSpec
+from tests.support.homes import HOMES, SPEC, facts, grown, rows, unpacked
 
 
 def test_a_copy_is_the_loop(tmp_path: Path) -> None:
@@ -68,3 +71,20 @@ def test_copies_made_while_a_loop_learns_all_open(tmp_path: Path) -> None:
                 loop.learn(features, label)
             assert facts(loop)[0].keys() == whole[0].keys()
             assert facts(loop)[2].keys() == whole[2].keys()
+
+
+@pytest.mark.parametrize("name", HOMES)
+def test_a_home_of_release_0_1_0_is_copied_and_a_rebuild_that_differs_leaves_it(name: str, tmp_path: Path) -> None:
+    home, to = unpacked(name, tmp_path), tmp_path / "copy"
+    done = backup(home, to)
+    blobs = {path.name: path.read_bytes() for path in to.rglob("*.safetensors")}
+    with pytest.raises(LogError, match="other arrays|only checkpoints hold their order"):
+        rebuild_home(to, LogSpec())
+    assert {path.name: path.read_bytes() for path in to.rglob("*.safetensors")} == blobs
+    opened = []
+    for folder in (home, to):
+        with el.open(HOMES[name]["spec"], folder) as loop:
+            assert loop.log.verify().ok
+            opened.append(facts(loop))
+    assert opened[0] == opened[1]
+    assert len(opened[0][2]) == done.versions == done.kept

@@ -82,7 +82,7 @@ def test_two_versions_without_arrays(opened, setup):
 def test_the_lifecycle_of_an_id(opened):
     learned, waiting = opened.get("/events/p0").json(), opened.get("/events/p1").json()
     assert [one["payload"]["kind"] for one in learned["events"]] == ["prediction", "label", "label"]
-    assert (learned["state"], waiting["state"]) == ("learned", "waiting")
+    assert (learned["state"], waiting["state"]) == ("corrected", "waiting")
     assert "tried" in {one["reason"] for one in learned["decisions"]}
     assert opened.get("/events/p31").status_code == 404
 
