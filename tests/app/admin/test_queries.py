@@ -165,7 +165,7 @@ def test_decisions_around_an_event(queries):
 def test_events_about_one_id(queries):
     events = queries.about("p0")
     assert [KINDS[type(one.payload)] for one in events] == ["prediction", "label", "label"]
-    assert state(events, queries.end(), 0.0, FeedbackSpec())[0] == "learned"
+    assert state(events, queries.end(), 0.0, FeedbackSpec())[0] == "corrected"
     assert queries.about("p99") == []
 
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 HEAD, BUSY, IDLE, UNREAD, CLOSING = range(5)
 
-HEAD_BYTES = 32 << 10  # of a request's head; each header is charged 32 more, as in HTTP/2
-HEADER_CHARGE = 32
+HEAD_BYTES = 32 << 10  # of a request's head
+HEADERS = 200  # of a request, trailers included
 HEAD_SECONDS = 10.0  # from the first byte of a head, or from the opening of a connection, to the end of the head
 UNREAD_SECONDS = 60.0  # for which a client may leave a reply unread
 CLOSING_SECONDS = 5.0  # for which a closed connection may take to send the rest of its reply
@@ -34,19 +34,6 @@ class Connection(Protocol):
     def expire(self) -> None:
         """Close the connection, because another one needs its place."""
         ...
-
-
-class Head:
-    """What is known of the head of one request.
-
-    `room` are the bytes left for it, `unparsed` those that came since the last part of a body or the beginning, and
-    `encoded` is True if the body is compressed.
-    """
-
-    __slots__ = ("encoded", "room", "unparsed")
-
-    def __init__(self) -> None:
-        self.room, self.unparsed, self.encoded = HEAD_BYTES, 0, False
 
 
 class Connections:

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from everlearn.app import problems
 from everlearn.app.problems import Refused
 from everlearn.app.worker import connections
-from everlearn.app.worker.connections import BUSY, CLOSING, HEAD, IDLE, UNREAD, Connections, Head
+from everlearn.app.worker.connections import BUSY, CLOSING, HEAD, IDLE, UNREAD, Connections
 from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
@@ -102,7 +102,8 @@ class FastProtocol(HttpToolsProtocol):
         self._defaults: tuple[Headers, bytes] = [], b""  # the headers of every response, and their bytes
         self.phase, self.since = HEAD, self.loop.time()  # see `connections`
         self._timer: asyncio.TimerHandle | None = None
-        self._head = Head()
+        self._unparsed = 0  # bytes since the last request, or since the last part of a body
+        self._encoded = False  # True if the body of this request is compressed
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ class FastProtocol(HttpToolsProtocol):
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
         if self.phase == CLOSING:
             return
-        self._head.unparsed += len(data)
+        self._unparsed += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -136,7 +137,9 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave()
-        if self._head.unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
+        if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
+            self.since = self.loop.time()
+        if self._unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
             self._turn_away(_head_too_large())  # a head, a chunk's extension or a trailer without an end
 
     def eof_received(self) -> None:
@@ -146,37 +149,30 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
-        self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._head = Head()
+        self.url, self.headers, self.expect_100_continue, self._encoded = b"", [], False, False
         if self.phase == IDLE:
-            self._enter(HEAD)
-
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the request's target."""
-        self._head.room -= len(url)
-        if self._head.room < 0:
-            raise _head_too_large()
-        self.url += url
+            self.phase, self.since = HEAD, 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header, or one trailer."""
-        head = self._head
-        head.room -= len(name) + len(value) + connections.HEADER_CHARGE
-        if head.room < 0:
+        headers = self.headers
+        if len(headers) >= connections.HEADERS:
             raise _head_too_large()
         name = name.lower()
         if name in _SPECIAL:
             if name == b"content-encoding":
-                head.encoded = True
+                self._encoded = True
             elif value.lower() == b"100-continue":
                 self.expect_100_continue = True
-        self.headers.append((name, value))
+        headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Decide whether a request may take the fast path."""
         path, _, query = self.url.partition(b"?")
         name = self.routes.paths.get(path)
-        self.phase, self._head.unparsed = BUSY, 0
+        if self._unparsed > connections.HEAD_BYTES and self._head_size() > connections.HEAD_BYTES:
+            raise _head_too_large()
+        self.phase, self._unparsed = BUSY, 0
         if name is None or not self._is_simple():
             return self._begin_asgi()
         self._query, self._body = query, b""
@@ -185,7 +181,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep the first part of a body; a second part leaves the fast path."""
-        self._head.unparsed = 0
+        self._unparsed = 0
         if self._arriving is not None:
             if not self._body:
                 self._body = body
@@ -195,6 +191,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a complete request."""
+        self._unparsed = 0
         if self._arriving is not None and len(self._body) > self.routes.longest:
             self._leave()
         exchange = self._arriving
@@ -205,6 +202,9 @@ class FastProtocol(HttpToolsProtocol):
         self.routes.take(exchange.name, self.headers, client, self._query, self._body, exchange)
         return None
 
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
     def _is_simple(self) -> bool:
         """Return True if a request with this head can be answered at once, and needs nothing else."""
         return (
@@ -212,7 +212,7 @@ class FastProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
-            and not self._head.encoded
+            and not self._encoded
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
