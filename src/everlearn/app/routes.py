@@ -390,7 +390,7 @@ ROUTES = (
         None,
         "views.health",
         "server",
-        "Check that the learner works and that the staleness bound holds. Raise an alarm if this fails.",
+        "Check that answers can be kept, the learner works and the staleness bound holds. Raise an alarm if not.",
         {200: Response("The server is healthy.", (records.Healthy,))},
         UNAVAILABLE,
     ),
