@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,9 +127,12 @@ def crowd(host: str, port: int, count: int) -> Iterator[Crowd]:
 
 
 def main() -> None:
-    """Run a crowd in a separate process until standard input closes; print what came of it."""
+    """Run a crowd in a separate process until standard input closes; print when it is there, and what came of it."""
     host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    with crowd(host, port, count) as seen, contextlib.suppress(EOFError):
+    with crowd(host, port, count) as seen:
+        while seen.most < 0.9 * count:
+            time.sleep(0.05)
+        print("all there", flush=True)
         sys.stdin.read()
     print(seen.most, dict(seen.counts))
 
