@@ -292,7 +292,17 @@ class Beginning:
 
     def __init__(self, source: Source, rows: int) -> None:
         self.name, self.names = source.name, source.names
+        self.form, self.about = source.form, source.about
         self._source, self._rows = source, rows
+
+    @property
+    def foreign(self) -> int:
+        """The number of lines decoded from Windows-1252 so far."""
+        return self._source.foreign
+
+    def under(self, rules: int) -> Beginning:
+        """Return the source as `schema.rules` reads it."""
+        return Beginning(self._source.under(rules), self._rows)
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
