@@ -18,7 +18,7 @@ from everlearn import drift, gate
 from everlearn.events import Log, scan
 from everlearn.gate import policy
 from everlearn.learn import limits
-from everlearn.loop import details
+from everlearn.loop import details, gain
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.loop.policy_status import policies
@@ -61,6 +61,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
     spec, learner, log, end = fold.spec, fold.monitor, home.log, home.log.end()
     contestants = fold.roster.contestants
     curves = learner.curves()
+    gained = gain.of(curves, learner.headline, spec.gate.alpha)
     if spec.mode == "live":
         del curves["challenger"]  # it is the champion
     lag = _lag(log, position, end)
@@ -87,6 +88,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
         "set_aside": held_back["positions"],
         "metrics": learner.report(),
+        "gain": gained,
         "segments": learner.by_segment(),
         "reliability": learner.reliability(),
         "curves": {role: _curve(curve) for role, curve in curves.items()},
@@ -235,6 +237,7 @@ def _comparison(fold: Fold, candidate: Contestant, reference: Contestant) -> dic
         "role": fold.roster.role_of(candidate),
         "reference": reference.version,
         "reference_role": fold.roster.role_of(reference),
+        "loss": fold.gate.loss,
     }
     evidence = candidate.trial.evidence if candidate.trial is not None else gate.start(fold.gate)
     share = policy.alpha_share(fold.roster.concept(candidate), fold.spec.challengers)
