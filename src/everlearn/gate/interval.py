@@ -1,9 +1,9 @@
 """An interval for the mean of paired differences, from their sums over equal stretches of a stream.
 
-It is the gate's t-test on blocks (`kernels.py`), for numbers that the gate does not compare: it needs only the points of
-two curves. Stretches are joined to blocks of 1, 2, 4, ... of them. Lengths count from the longest one with at least
-`FEWEST_BLOCKS` blocks down to one at which neighbouring blocks are still correlated, and the widest of their intervals is
-returned. Unlike in the gate, the longest length always counts, with its correlation: an interval may be wide, but it
+It is the gate's t-test on blocks (`kernels.py`) for numbers that the gate does not compare: it needs only the points
+of two curves. Stretches are joined to blocks of 1, 2, 4, ... of them. Lengths count from the longest one with at least
+`FEWEST_BLOCKS` blocks down to one at which neighbouring blocks are still correlated, and the widest of their intervals
+is returned. Unlike in the gate, the longest length always counts, with its correlation: an interval may be wide, but it
 should not come and go.
 """
 

@@ -5,7 +5,7 @@ Both were scored on the same rows, so the points of their two curves are pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ LEARNED_NOTHING = ("last_label", "majority", "mean", "seasonal")
 HIGHER_IS_BETTER = ("accuracy",)
 _MEASURED = ("accuracy", "log_loss", "mae", "mse", "pinball")  # in the curves
 _STANDS_FOR = {"rmse": "mse", "r2": "mse", "skill_last": "mae", "skill_mean": "mae", "kappa": "accuracy"}
+_SAME = {"error": "accuracy", "log_loss": "log_loss", "absolute": "mae", "squared": "mse", "pinball": "pinball"}
+_MOST_OF = 0.9  # share of the rows behind the gain from which evidence of the gate is about the same rows
 _FEWEST = 100  # examples below which nothing is said
 
 
@@ -53,6 +55,45 @@ def of(curves: Mapping[str, Mapping[str, Any]], headline: str, alpha: float) -> 
         "examples": examples,
         "alpha": alpha,
     }
+
+
+def beside_gate(
+    gained: dict[str, Any] | None, frozen: str, compared: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the gain with the gate's evidence on the same two models under "gate": None where it has none.
+
+    `frozen` is the version of the frozen start, `compared` the comparisons of the status. `better` is 1 or -1 where
+    the gate's confidence sequence leaves out 0. If the gate measures the same over nearly all of the rows, the gain
+    takes its difference and its interval.
+    """
+    if gained is None or gained["baseline"] != "frozen":
+        return gained if gained is None else gained | {"gate": None}
+    both = [one for one in compared if one["examples"] and _versions(one) == {"champion", frozen}]
+    if not both:
+        return gained | {"gate": None}
+    one = max(both, key=lambda each: int(each["examples"]))
+    forward = one["role"] == "champion"
+    low, high = (one["low"], one["high"]) if forward else (-one["high"], -one["low"])  # of the baseline's loss - ours
+    difference = one["difference"] if forward else -one["difference"]
+    better = 1 if low > 0.0 else -1 if high < 0.0 else 0
+    evidence = {"loss": one["loss"], "difference": difference, "low": low, "high": high, "examples": one["examples"]}
+    found = gained | {"gate": evidence | {"better": better}}
+    if _SAME.get(one["loss"]) != gained["metric"] or one["examples"] < _MOST_OF * gained["examples"] or low == -high:
+        return found
+    flip = gained["metric"] not in HIGHER_IS_BETTER  # a lower loss is a lower metric, and a higher accuracy
+    ends = (-high, -low) if flip else (low, high)
+    return found | {
+        "difference": -difference if flip else difference,
+        "low": ends[0],
+        "high": ends[1],
+        "better": better,
+    }
+
+
+def _versions(one: Mapping[str, Any]) -> set[str]:
+    """Return the versions of a comparison, with "champion" for the champion, whatever its version."""
+    sides = (one["role"], one["candidate"]), (one["reference_role"], one["reference"])
+    return {"champion" if role == "champion" else version for role, version in sides}
 
 
 def _metric(headline: str, curve: Mapping[str, Any]) -> str:
