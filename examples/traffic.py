@@ -6,8 +6,8 @@ Start a server, then this client, and watch the dashboard:
     python examples/traffic.py
 
 It plays the electricity stream from the end of the demo's offline training. A row is half an hour of the market, and
-its label comes four rows later, at whatever speed the rows are played. The client slows down while the weights that
-answer lack more than a few of the labels that it has sent, so the result depends little on the speed of the machine.
+its label comes one row later, at whatever speed the rows are played. The client slows down while the weights that
+answer lack more than three of the labels that it has sent, so the result depends little on the speed of the machine.
 
 Of a hundred labels a few are sent twice, a few are wrong at first and corrected later, and a few never come; some
 feedback has an unknown prediction id.
@@ -29,7 +29,7 @@ from everlearn.client import Unreachable
 
 T = TypeVar("T")
 Record = tuple[dict[str, Any], Any]
-BACKLOG = 8  # labels that the weights may lack before this client slows down
+BACKLOG = 3  # labels that the weights may lack before this client slows down
 SLOWEST = 0.5  # seconds between two rows
 
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--token", default="", help="a token with the scopes predict and feedback, if required")
     parser.add_argument("--rate", type=float, default=150.0, help="predictions a second, at most")
-    parser.add_argument("--delay", type=int, default=4, help="rows between a prediction and its label")
+    parser.add_argument("--delay", type=int, default=1, help="rows between a prediction and its label")
     parser.add_argument("--rows", type=int, default=0, help="rows to play (0: the whole stream)")
     parser.add_argument("--skip", type=float, default=0.1, help="share of the stream used for offline training")
     parser.add_argument("--seed", type=int, default=1)

@@ -16,7 +16,7 @@ export function calibration() {
     formats: { x: (value) => `predicted ${percent(value)}`, tick: (value) => percent(value, 0), y: percent, yTick: (value) => percent(value, 0), latest: "" },
   });
   const note = h("p", { class: "small soft" });
-  const element = h("section", { class: "card w6", hidden: true, "aria-labelledby": "reliability" },
+  const element = h("section", { class: "card w6 wide", hidden: true, "aria-labelledby": "reliability" },
     h("header", {}, h("h2", { id: "reliability" }, "Are the probabilities right?"), why("the reliability curve", HELP.reliability)), drawn.element, note);
   return {
     element,

@@ -13,14 +13,14 @@ import { series } from "./series.js";
 
 const SILENT = 2; // seconds without a new status after which the learner is shown as silent
 const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start", majority: "majority class", mean: "mean", last_label: "last label", seasonal: "one season ago" };
-const NAIVE = { majority: "other", mean: "other", last_label: "frozen", seasonal: "frozen" };
+const NAIVE = { majority: "other", mean: "other", last_label: "rollback", seasonal: "promotion" };
 
 export function overview(context) {
   const hero = answering(context);
   const curves = quality();
   const [verdicts, people, labels] = [gate(), contestants(), state()];
   const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
-  const parts = [hero, curves, preferences(), verdicts, side, calibration(), segments(), ...series(), workers()];
+  const parts = [hero, curves, preferences(), verdicts, side, ...series(), workers(), calibration(), segments()];
   const brief = [hero, curves, verdicts]; // on a phone, until the user wants the rest
   const all = h("button", { type: "button", class: "all", "aria-expanded": "false", onclick: () => mark(grid, { "data-all": true }) }, "Show labels, latency and the other cards");
   const none = empty("No events yet", "Send predictions, then labels for them. They appear on this page within a second.",
@@ -73,7 +73,7 @@ function answering(context) {
   const link = h("a", { href: "#/versions", class: "id" });
   let champion = null;
   const element = h("section", { class: "card hero", "aria-labelledby": "answer" },
-    h("div", {}, h("h1", { id: "answer" }, badge, title), h("div", { class: "figures" }, now.element, gain.element, lately.element), sentence, h("p", { class: "halt" }, halt, why("pausing", HELP.pause))),
+    h("div", {}, h("h1", { id: "answer" }, badge, title), h("div", { class: "figures" }, now.element, gain.element, lately.element), sentence, h("p", { class: "halt rest" }, halt, why("pausing", HELP.pause))),
     h("dl", { class: "facts" }, [serves, fresh, speed, lag].map((one) => one.element)));
   return {
     element,
@@ -115,7 +115,7 @@ function answering(context) {
 function quality() {
   const drawn = chart({
     label: "Quality over the stream",
-    height: matchMedia("(width < 760px)").matches ? 230 : 330,
+    height: matchMedia("(width < 760px)").matches ? 190 : 330,
     xTicks: (low, high, wanted) => ticks(low, high, wanted).filter(Number.isInteger),
     none: "The chart starts with the second point",
     formats: {
@@ -129,11 +129,11 @@ function quality() {
   const shown = { name: "accuracy", all: true, status: null };
   const title = h("h2", {}, "Quality over the stream");
   const choices = h("div", { class: "switch", role: "group", "aria-label": "Metric" });
-  const ranges = h("div", { class: "switch", role: "group", "aria-label": "Range" },
+  const ranges = h("div", { class: "switch rest", role: "group", "aria-label": "Range" },
     [["Whole stream", true], ["Latest quarter", false]].map(([text, all]) => h("button", { type: "button", "aria-pressed": all, onclick: () => { shown.all = all; draw(); } }, text)));
   const element = h("section", { class: "card", "aria-label": "Quality over the stream" },
     h("header", {}, title, why("prequential quality", HELP.prequential), h("div", { class: "end filters" }, choices, ranges)), drawn.element,
-    h("p", { class: "small soft" }, "Faint: mean of each interval. Bold: mean of five intervals. Horizontal: labelled examples."));
+    h("p", { class: "small soft rest" }, "Faint: mean of each interval. Bold: mean of five intervals. Horizontal: labelled examples."));
 
   function draw() {
     const { status, name, all } = shown;

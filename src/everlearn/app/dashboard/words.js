@@ -162,7 +162,7 @@ export function comparisonText(one) {
   const guard = one.role === "previous" || one.role === "frozen";
   const live = one.role === "champion";
   const subject = `${SUBJECTS[one.role] ?? "The challenger"} ${one.role === "candidate" ? `(from ${brief(one.candidate)})` : brief(one.candidate)}`;
-  const reference = one.reference_role === "champion" ? "the champion" : `the ${(ROLES[one.reference_role] ?? "reference").toLowerCase()} ${brief(one.reference)}`;
+  const reference = one.reference_role === "champion" ? "the champion" : `the ${(ROLES[one.reference_role] ?? "reference").toLowerCase()} ${brief(one.reference)}${one.reference === one.candidate ? " as it was stored" : ""}`;
   const [better, worse, need] = [one.log_e_better, one.log_e_worse, one.threshold];
   const bad = guard ? "" : "bad"; // an old version should be worse than the champion
   const up = live ? "make it the new good version" : guard ? "roll back to it" : "promote it";
