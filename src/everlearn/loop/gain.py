@@ -18,7 +18,7 @@ _MEASURED = ("accuracy", "log_loss", "mae", "mse", "pinball")  # in the curves
 _STANDS_FOR = {"rmse": "mse", "r2": "mse", "skill_last": "mae", "skill_mean": "mae", "kappa": "accuracy"}
 _SAME = {"error": "accuracy", "log_loss": "log_loss", "absolute": "mae", "squared": "mse", "pinball": "pinball"}
 _MOST_OF = 0.9  # share of the rows behind the gain from which evidence of the gate is about the same rows
-_FEWEST = 100  # examples below which nothing is said
+_FEWEST = 100  # examples below which there is no gain
 
 
 def of(curves: Mapping[str, Mapping[str, Any]], headline: str, alpha: float) -> dict[str, Any] | None:
