@@ -7,7 +7,7 @@ Start a server, then this client, and watch the dashboard:
 
 It plays the electricity stream from the end of the demo's offline training. A row is half an hour of the market, and
 its label comes one row later, at whatever speed the rows are played. The client slows down while the weights that
-answer lack more than three of the labels that it has sent, so the result depends little on the speed of the machine.
+answer lack more than a few of the labels that it has sent, so the result depends little on the speed of the machine.
 
 Of a hundred labels a few are sent twice, a few are wrong at first and corrected later, and a few never come; some
 feedback has an unknown prediction id.
@@ -29,7 +29,7 @@ from everlearn.client import Unreachable
 
 T = TypeVar("T")
 Record = tuple[dict[str, Any], Any]
-BACKLOG = 3  # labels that the weights may lack before this client slows down
+BACKLOG = 6  # labels that the weights may lack before this client slows down
 SLOWEST = 0.5  # seconds between two rows
 
 
