@@ -115,7 +115,7 @@ function answering(context) {
 function quality() {
   const drawn = chart({
     label: "Quality over the stream",
-    height: matchMedia("(width < 760px)").matches ? 190 : 330,
+    height: matchMedia("(width < 760px)").matches ? 160 : 330,
     xTicks: (low, high, wanted) => ticks(low, high, wanted).filter(Number.isInteger),
     none: "The chart starts with the second point",
     formats: {
