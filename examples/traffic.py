@@ -6,7 +6,7 @@ Start a server, then this client, and watch the dashboard:
     python examples/traffic.py
 
 It plays the electricity stream from the end of the demo's offline training. A row is half an hour of the market, and
-its label comes one row later, at whatever speed the rows are played. The client slows down while the weights that
+its label comes one row later, at whatever speed the rows are played. The client waits while the weights that
 answer lack more than a few of the labels that it has sent, so the result depends little on the speed of the machine.
 
 Of a hundred labels a few are sent twice, a few are wrong at first and corrected later, and a few never come; some
@@ -29,8 +29,7 @@ from everlearn.client import Unreachable
 
 T = TypeVar("T")
 Record = tuple[dict[str, Any], Any]
-BACKLOG = 6  # labels that the weights may lack before this client slows down
-SLOWEST = 0.5  # seconds between two rows
+BACKLOG = 4  # labels that the weights may lack before this client waits
 
 
 class Waiting(NamedTuple):
@@ -62,7 +61,6 @@ class Traffic:
         self.counts: Counter[str] = Counter()
         self.slots = asyncio.Semaphore(16)  # requests at a time; others wait in this client
         self.slowest = self.stale = 0.0
-        self.pause = 1.0 / rate  # seconds between two rows
         self.unlearned: deque[float] = deque()  # when labels were sent that the weights may lack
 
     async def play(self, rows: list[Record]) -> None:
@@ -78,16 +76,23 @@ class Traffic:
                 if began - shown > 5:
                     shown = began
                     show(self)
-                await asyncio.sleep(max(0.0, began + self.pace() - time.perf_counter()))
+                await self.wait()
+                await asyncio.sleep(max(0.0, began + 1.0 / self.rate - time.perf_counter()))
             while waiting:
                 waiting.extend(await self.deliver(waiting.popleft(), len(rows)))
         show(self)
 
-    def pace(self) -> float:
-        """Return the seconds until the next row: more while the weights lack `BACKLOG` labels, down to 1 / rate."""
-        behind = len(self.unlearned) > BACKLOG
-        self.pause = min(SLOWEST, 1.25 * self.pause) if behind else max(1.0 / self.rate, 0.8 * self.pause)
-        return self.pause
+    async def wait(self) -> None:
+        """Wait while the weights that answer lack more than `BACKLOG` of the labels sent."""
+        while len(self.unlearned) > BACKLOG:
+            await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            self.learned(began - (await self.retry(self.client.health)).staleness)
+
+    def learned(self, upto: float) -> None:
+        """Note that the weights have learned every label sent before this time."""
+        while self.unlearned and self.unlearned[0] < upto:
+            self.unlearned.popleft()
 
     async def predict(self, features: dict[str, Any], label: Any) -> str:
         """Request a prediction, and return its id."""
@@ -95,8 +100,7 @@ class Traffic:
             began = time.perf_counter()
             answer = await self.retry(self.client.predict, features)
             self.slowest = max(self.slowest, time.perf_counter() - began)
-        while self.unlearned and self.unlearned[0] < began - answer.staleness:  # these weights have learned it
-            self.unlearned.popleft()
+        self.learned(began - answer.staleness)
         self.stale = max(self.stale, answer.staleness)
         self.counts["predictions"] += 1
         self.counts["right"] += answer.value == label

@@ -1,9 +1,9 @@
 """An interval for the mean of paired differences, from their sums over equal stretches of a stream.
 
-It needs only the points of two curves, so it serves numbers that the gate does not compare. It says less than the gate:
-how the rows so far turned out, drift included, and not if that will last. So a change of the difference over time is not
-counted as chance, as it is in the gate's blocks: the variance is that of successive differences of blocks, and the width
-is that of the gate's confidence sequence (`kernels.half_width`).
+It needs only the points of two curves, so it serves numbers that the gate does not compare. It says less than the
+gate: how the rows so far turned out, drift included, and not if that will last. So a change of the difference over time
+is not counted as chance, as it is in the gate's blocks: the variance is that of successive differences of blocks, and
+the width is that of the gate's confidence sequence (`kernels.half_width`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.
     """Return the mean difference of a stream so far, and an interval for the mean of its expected differences.
 
     `sums` float64 (n,) holds the weighted sum of the differences in each stretch, in order, `weights` float64 (n,) the
-    weight of each, above 0; `examples` is the number of rows behind them. Stretches are joined to blocks of 1, 2, 4, ...
-    of them, as long as `FEWEST_BLOCKS` remain, and the widest interval counts: outcomes that resemble their neighbours
-    need long blocks. The interval is a confidence sequence: seen after every row, it leaves out the truth at any time
-    with probability about `alpha`. That is asymptotic, and asks that rows forget within a block.
+    weight of each, above 0; `examples` is the number of rows behind them. Stretches are joined to blocks of 1, 2, 4,
+    ... of them, as long as `FEWEST_BLOCKS` remain, and the widest interval counts: outcomes that resemble their
+    neighbours need long blocks. The interval is a confidence sequence: seen after every row, it leaves out the truth at
+    any time with probability about `alpha`. That is asymptotic, and asks that rows forget within a block.
 
-    Source: Wang & Ramdas, arXiv 2310.03722, sec. 4; von Neumann 1941 for the variance. Raises `InputError` for shapes that differ or a weight that is not
-    above 0, and `ConfigError` for an alpha outside (0, 1).
+    Source: Wang & Ramdas, arXiv 2310.03722, sec. 4; von Neumann 1941 for the variance. Raises `InputError` for shapes
+    that differ or a weight that is not above 0, and `ConfigError` for an alpha outside (0, 1).
 
     >>> rng = np.random.default_rng(0)
     >>> found = of_stretches(100 * rng.normal(0.02, 0.03, 64), np.full(64, 100.0), 6400)
