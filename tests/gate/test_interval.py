@@ -38,17 +38,17 @@ def paired_errors(rng, n, gain, memory):
 def test_the_truth_stays_inside_at_all_looks_together(gain, memory):
     rng = np.random.default_rng(7)
     missed = 0
-    for _ in range(100):
+    for _ in range(60):
         found = [one for _, one in looks(paired_errors(rng, 6000, gain, memory)) if one.low is not None]
         assert found
         missed += any(not one.low <= gain <= one.high for one in found)
-    assert missed <= 0.05 * 100 + 3 * math.sqrt(100 * 0.05 * 0.95)  # alpha, and three standard errors
+    assert missed <= 0.05 * 60 + 3 * math.sqrt(60 * 0.05 * 0.95)  # alpha, and three standard errors
 
 
 def test_a_gain_of_three_points_is_shown_within_some_thousand_rows():
     rng = np.random.default_rng(3)
     shown = []
-    for _ in range(40):
+    for _ in range(20):
         ends = [n for n, one in looks(paired_errors(rng, 20_000, 0.03, 0.0)) if one.low is not None and one.low > 0]
         shown.append(ends[0] if ends else np.inf)
     assert np.median(shown) < 6000
@@ -57,7 +57,7 @@ def test_a_gain_of_three_points_is_shown_within_some_thousand_rows():
 def test_a_stream_that_changes_is_no_noise():
     rng = np.random.default_rng(9)
     missed, found = 0, None
-    for _ in range(30):
+    for _ in range(15):
         expected = np.where(np.arange(6000) > 2000, 0.6, 0.0) + 0.05 * np.sin(np.arange(6000) / 200)
         running = np.cumsum(expected) / np.arange(1, 6001)
         for n, found in looks(rng.normal(expected, 0.7)):
