@@ -1,12 +1,16 @@
-"""A realistic client: it requests predictions and sends labels late, out of order, and sometimes twice.
+"""A realistic client: it requests predictions and sends labels late, and sometimes wrong or twice.
 
 Start a server, then this client, and watch the dashboard:
 
     everlearn demo --serve
     python examples/traffic.py
 
-It plays the electricity stream from the end of the demo's offline training. Of a hundred labels a few are sent twice, a
-few are wrong at first and corrected later, and a few never come; some feedback has an unknown prediction id.
+It plays the electricity stream from the end of the demo's offline training. A row is half an hour of the market, and
+its label comes one row later, at whatever speed the rows are played. The client waits while the weights that
+answer lack more than a few of the labels that it has sent, so the result depends little on the speed of the machine.
+
+Of a hundred labels a few are sent twice, a few are wrong at first and corrected later, and a few never come; some
+feedback has an unknown prediction id.
 """
 
 from __future__ import annotations
@@ -15,16 +19,26 @@ import argparse
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from importlib.resources import as_file, files
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import everlearn as el
 from everlearn.client import Unreachable
 
 T = TypeVar("T")
 Record = tuple[dict[str, Any], Any]
+BACKLOG = 4  # labels that the weights may lack before this client waits
+
+
+class Waiting(NamedTuple):
+    """A prediction whose label is to be sent at the row `due`; `wrong` if a wrong label went before it."""
+
+    due: int
+    answered: asyncio.Task[str]
+    label: Any
+    wrong: bool = False
 
 
 def records(skip: float) -> list[Record]:
@@ -36,47 +50,86 @@ def records(skip: float) -> list[Record]:
 
 
 class Traffic:
-    """All requests and labels in flight; each label has a random delay."""
+    """All requests and labels in flight, and the pace at which rows are played."""
 
-    def __init__(self, client: el.AsyncClient, delay: float, seed: int, classes: list[Any]) -> None:
+    def __init__(self, client: el.AsyncClient, rate: float, delay: int, seed: int, classes: list[Any]) -> None:
         self.client = client
+        self.rate = rate
         self.delay = delay
         self.classes = classes
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.slots = asyncio.Semaphore(16)  # requests at a time; others wait in this client
-        self.slowest = 0.0
-        self.stale = 0.0
+        self.slowest = self.stale = 0.0
+        self.unlearned: deque[float] = deque()  # when labels were sent that the weights may lack
 
-    async def play_row(self, features: dict[str, Any], label: Any) -> None:
-        """Request a prediction, wait for the label's delay, and send the label."""
+    async def play(self, rows: list[Record]) -> None:
+        """Play rows in order; each label follows its prediction after `delay` further rows."""
+        waiting: deque[Waiting] = deque()
+        shown = time.perf_counter()
+        async with asyncio.TaskGroup() as group:
+            for number, (features, label) in enumerate(rows):
+                began = time.perf_counter()
+                waiting.append(Waiting(number + self.delay, group.create_task(self.predict(features, label)), label))
+                while waiting and waiting[0].due <= number:
+                    waiting.extend(await self.deliver(waiting.popleft(), number))
+                if began - shown > 5:
+                    shown = began
+                    show(self)
+                await self.wait()
+                await asyncio.sleep(max(0.0, began + 1.0 / self.rate - time.perf_counter()))
+            while waiting:
+                waiting.extend(await self.deliver(waiting.popleft(), len(rows)))
+        show(self)
+
+    async def wait(self) -> None:
+        """Wait while the weights that answer lack more than `BACKLOG` of the labels sent."""
+        while len(self.unlearned) > BACKLOG:
+            await asyncio.sleep(0.01)
+            began = time.perf_counter()
+            self.learned(began - (await self.retry(self.client.health)).staleness)
+
+    def learned(self, upto: float) -> None:
+        """Note that the weights have learned every label sent before this time."""
+        while self.unlearned and self.unlearned[0] < upto:
+            self.unlearned.popleft()
+
+    async def predict(self, features: dict[str, Any], label: Any) -> str:
+        """Request a prediction, and return its id."""
         async with self.slots:
             began = time.perf_counter()
             answer = await self.retry(self.client.predict, features)
             self.slowest = max(self.slowest, time.perf_counter() - began)
+        self.learned(began - answer.staleness)
         self.stale = max(self.stale, answer.staleness)
         self.counts["predictions"] += 1
         self.counts["right"] += answer.value == label
-        await asyncio.sleep(self.random.expovariate(1.0 / self.delay))
-        fate = self.random.random()
-        if fate < 0.02:
-            self.counts["never labelled"] += 1
-            return
-        if fate < 0.04:  # a wrong label, corrected later
-            await self.label(answer.id, next(value for value in self.classes if value != label))
-            await asyncio.sleep(self.delay)
+        return answer.id
+
+    async def deliver(self, one: Waiting, number: int) -> list[Waiting]:
+        """Send the label of one prediction; return the correction that is due later, if this label is a wrong one."""
+        id, fate = await one.answered, self.random.random()
+        if one.wrong:
             self.counts["corrected"] += 1
-        await self.label(answer.id, label)
+        elif fate < 0.02:
+            self.counts["never labelled"] += 1
+            return []
+        elif fate < 0.04:
+            await self.label(id, next(value for value in self.classes if value != one.label))
+            return [one._replace(due=number + self.delay, wrong=True)]
+        await self.label(id, one.label)
         if fate > 0.97:  # the queue delivers at least once
-            await self.label(answer.id, label)
+            await self.label(id, one.label)
             self.counts["sent twice"] += 1
         if fate > 0.995:
             await self.stray()
+        return []
 
     async def label(self, id: str, label: Any) -> None:
         async with self.slots:
             await self.retry(self.client.feedback, id, label)
         self.counts["labels"] += 1
+        self.unlearned.append(time.perf_counter())
 
     async def retry(self, call: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Retry while the server is away, for instance during a restart."""
@@ -100,17 +153,8 @@ async def play(arguments: argparse.Namespace) -> Counter[str]:
     rows = records(arguments.skip)[: arguments.rows or None]
     classes = sorted({label for _, label in rows}, key=str)
     async with el.AsyncClient(arguments.url, token=arguments.token) as client:
-        traffic = Traffic(client, arguments.delay, arguments.seed, classes)
-        began = shown = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            for number, (features, label) in enumerate(rows):
-                group.create_task(traffic.play_row(features, label))
-                due = began + (number + 1) / arguments.rate
-                await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                if time.perf_counter() - shown > 5:
-                    shown = time.perf_counter()
-                    show(traffic)
-        show(traffic)
+        traffic = Traffic(client, arguments.rate, arguments.delay, arguments.seed, classes)
+        await traffic.play(rows)
         return traffic.counts
 
 
@@ -130,8 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--token", default="", help="a token with the scopes predict and feedback, if required")
-    parser.add_argument("--rate", type=float, default=150.0, help="predictions a second")
-    parser.add_argument("--delay", type=float, default=3.0, help="mean delay of a label in seconds")
+    parser.add_argument("--rate", type=float, default=150.0, help="predictions a second, at most")
+    parser.add_argument("--delay", type=int, default=1, help="rows between a prediction and its label")
     parser.add_argument("--rows", type=int, default=0, help="rows to play (0: the whole stream)")
     parser.add_argument("--skip", type=float, default=0.1, help="share of the stream used for offline training")
     parser.add_argument("--seed", type=int, default=1)

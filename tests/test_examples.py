@@ -39,7 +39,7 @@ def test_a_client_with_manners_meets_a_server_that_learns(tmp_path):
     stream = el.read(Path(el.__file__).parent / "data" / "elec2.parquet", label="label")
     spec = Spec(schema=stream.schema, mode="live", serve=ServeSpec(port=0))
     with Server(spec, tmp_path / "home") as server:
-        printed = play("traffic.py", "--url", server.url, "--rows", "400", "--rate", "400", "--delay", "0.3")
+        printed = play("traffic.py", "--url", server.url, "--rows", "400", "--rate", "400", "--delay", "5")
     last = printed.splitlines()[-1]
     assert last.startswith("400 predictions")
     with el.open(spec, home=tmp_path / "home") as loop:

@@ -115,7 +115,7 @@ def test_the_interval_ends_where_the_mixture_reaches_the_threshold(
     variance: float, blocks: float, length: float, threshold: float
 ) -> None:
     examples = blocks * length
-    half = kernels._half_width(variance, blocks, examples, threshold)
+    half = kernels.half_width(variance, blocks, examples, threshold)
     if half < 2.0:
         prior = kernels.PRIOR * examples
         u = half**2 / (half**2 + variance)
@@ -139,7 +139,7 @@ def test_resemblance_is_the_corrected_autocorrelation() -> None:
     centred = x - x.mean()
     r = (centred[1:] * centred[:-1]).sum() / (centred**2).sum()
     cautious = r + (1 + 4 * r) / 300 + 0.25 / math.sqrt(300)
-    assert kernels._resemblance(blocks[0]) == pytest.approx(cautious, rel=1e-9)
+    assert kernels.resemblance(blocks[0]) == pytest.approx(cautious, rel=1e-9)
     mean, variance, independent = kernels._describe(blocks[0], 1.0)
     assert (mean, variance) == pytest.approx((x.mean(), x.var()), rel=1e-9)
     assert independent == pytest.approx(300 * (1 - cautious) / (1 + cautious), rel=1e-9)

@@ -408,7 +408,9 @@ class RequestRates(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """The state of the loop and of the server, as the dashboard shows it.
 
-    The learner writes its part a few times a second; `age` is the number of seconds since it last did. `series` holds
+    The learner writes its part a few times a second; `age` is the number of seconds since it last did. `gain` is the
+    difference between the champion and the baseline with its interval, null until both answered enough rows. `paused`
+    is true while no model learns, and `labelled_at` the time of the newest label. `series` holds
     the last ten minutes, one point a second. `desk` is the admin process.
     """
 
@@ -425,6 +427,9 @@ class Status(Struct, frozen=True):
     staleness: dict[str, Any]
     counts: dict[str, int]
     metrics: dict[str, Any]
+    gain: dict[str, Any] | None
+    labelled_at: float | None
+    paused: bool
     segments: dict[str, Any]
     reliability: dict[str, Any]
     curves: dict[str, Any]

@@ -36,6 +36,7 @@ FEWEST = 12  # blocks needed to use a length: fewer cannot show their correlatio
 FEWEST_CYCLES = 4  # the same for whole cycles, which the user declares comparable
 CORRELATED = 0.5  # correlation of neighbouring blocks from which they are no evidence
 PRIOR = 0.0075  # expected squared mean in variances: the t-test is sharpest some 1 / PRIOR examples from the start
+UNBOUNDED = 2.0  # half the width of an interval that too few blocks cannot bound
 FIRST_WINDOW = 500  # a window starts here, and again whenever it is half as long as the stream before it
 
 LOSS, WINDOW, GUARDS = range(3)  # rows of all arrays; the last two hold the first two as of the last whole cycle
@@ -259,7 +260,7 @@ def _close(blocks: Floats, row: int, level: int) -> None:
 
 
 @exact_kernel
-def _resemblance(sums: Floats) -> float:
+def resemblance(sums: Floats) -> float:
     """Return the lag-1 autocorrelation of the blocks, plus a quarter of a standard error.
 
     It is corrected for the bias of short series (Marriott & Pope 1954).
@@ -280,7 +281,7 @@ def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
     m = sums[COUNT]
     mean = sums[SUM] / (m * length)
     variance = max(sums[SQUARES] / (m * length * length) - mean * mean, 0.0)
-    r = max(_resemblance(sums), 0.0)
+    r = max(resemblance(sums), 0.0)
     return mean, variance, m * (1.0 - r) / (1.0 + r)
 
 
@@ -303,11 +304,11 @@ def _log_e(away: float, variance: float, blocks: float, examples: float) -> floa
 
 
 @exact_kernel
-def _half_width(variance: float, blocks: float, examples: float, threshold: float) -> float:
+def half_width(variance: float, blocks: float, examples: float, threshold: float) -> float:
     """Return the distance from the measured mean at which the two-sided mixture reaches the threshold."""
     prior = PRIOR * examples
     u = -math.expm1(-(2.0 * threshold + math.log1p(prior)) / blocks) * (1.0 + prior) / prior
-    return math.sqrt(variance * u / (1.0 - u)) if u < 1.0 else 2.0
+    return math.sqrt(variance * u / (1.0 - u)) if u < 1.0 else UNBOUNDED
 
 
 @exact_kernel
@@ -326,7 +327,7 @@ def weigh_blocks(
     first -= math.log(2.0)
     second -= math.log(2.0)
     sums = blocks[LEVELS]
-    if sums[COUNT] >= FEWEST_CYCLES and _resemblance(sums) <= CORRELATED:
+    if sums[COUNT] >= FEWEST_CYCLES and resemblance(sums) <= CORRELATED:
         mean, variance, independent = _describe(sums, cycle)
         examples = sums[COUNT] * cycle
         above = _log_e(mean - better, variance, independent, examples) - math.log(2.0)
@@ -334,7 +335,7 @@ def weigh_blocks(
             length, count = float(cycle), sums[COUNT]
         first = np.logaddexp(first, above)
         second = np.logaddexp(second, _log_e(worse - mean, variance, independent, examples) - math.log(2.0))
-        half = _half_width(variance, independent, examples, threshold)
+        half = half_width(variance, independent, examples, threshold)
         low, high = max(low, mean - half), min(high, mean + half)
     return first, second, low, high, length, count
 
@@ -349,7 +350,7 @@ def _doubling(
     longest = level
     first = second = np.inf
     low, high, decided = 1.0, -1.0, level
-    while level >= 0 and blocks[level, COUNT] >= FEWEST and abs(_resemblance(blocks[level])) <= CORRELATED:
+    while level >= 0 and blocks[level, COUNT] >= FEWEST and abs(resemblance(blocks[level])) <= CORRELATED:
         length = float(1 << level)
         examples = blocks[level, COUNT] * length
         mean, variance, independent = _describe(blocks[level], length)
@@ -357,7 +358,7 @@ def _doubling(
         if above < first:
             first, decided = above, level
         second = min(second, _log_e(worse - mean, variance, independent, examples))
-        half = _half_width(variance, independent, examples, threshold)
+        half = half_width(variance, independent, examples, threshold)
         low, high = min(low, mean - half), max(high, mean + half)
         level -= 1
     if level == longest:  # no length qualified

@@ -18,7 +18,7 @@ from everlearn import drift, gate
 from everlearn.events import Log, scan
 from everlearn.gate import policy
 from everlearn.learn import limits
-from everlearn.loop import details
+from everlearn.loop import details, gain
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.loop.policy_status import policies
@@ -30,6 +30,7 @@ from everlearn.serve.contestant import Contestant
 POINTS = 200  # of a curve
 MARKS = 200  # the newest ones
 _COUNTED = ("prediction", "label", "reward", "preference", "example", "rejected", "decision", "version")
+_LABELS = ("label", "reward", "preference", "example")
 _STATES = ("stable", "warning", "drift")
 
 
@@ -39,6 +40,7 @@ class Marks:
     def __init__(self) -> None:
         self._after = 0
         self._marks: deque[dict[str, Any]] = deque(maxlen=MARKS)
+        self._labels: dict[str, tuple[int, float]] = {}  # of each kind: how many, and the time of the newest
 
     def follow(self, log: Log) -> list[dict[str, Any]]:
         """Return the newest `MARKS` marks, oldest first."""
@@ -51,6 +53,17 @@ class Marks:
                 self._marks.append(_mark(event.position, decision))
         return list(self._marks)
 
+    def labelled(self, log: Log) -> float | None:
+        """Return the time of the newest label, in seconds since 1970; None without any.
+
+        The log is searched only for kinds with new labels: they are near its end.
+        """
+        for kind in _LABELS:
+            number = log.count(kind)
+            if number and number != self._labels.get(kind, (0, 0.0))[0] and (newest := log.last(kind)) is not None:
+                self._labels[kind] = number, newest.time
+        return max((time for _, time in self._labels.values()), default=None)
+
 
 def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> dict[str, Any]:
     """Return the status of a loop whose log was folded up to `position`.
@@ -61,6 +74,9 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
     spec, learner, log, end = fold.spec, fold.monitor, home.log, home.log.end()
     contestants = fold.roster.contestants
     curves = learner.curves()
+    compared = [_comparison(fold, *pair) for pair in (fold.roster.comparisons() if contestants else [])]
+    frozen = next((one.version for one in contestants if fold.roster.role_of(one) == "frozen"), "")
+    gained = gain.beside_gate(gain.of(curves, learner.headline, spec.gate.alpha), frozen, compared)
     if spec.mode == "live":
         del curves["challenger"]  # it is the champion
     lag = _lag(log, position, end)
@@ -79,6 +95,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "staleness": stale(lag["seconds"], spec.serve.staleness),
         "counts": {kind: log.count(kind) for kind in _COUNTED} | {"row": rows},
         "examples": learner.scored,
+        "labelled_at": marks.labelled(log),
         "waiting": len(fold.pending),
         "evicted": fold.pending.evicted,
         "waiting_from": next((one.position for one in fold.pending), position + 1),
@@ -88,13 +105,14 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         **{name: held_back[name] for name in ("quarantined", "capped", "reduced", "refused")},
         "set_aside": held_back["positions"],
         "metrics": learner.report(),
+        "gain": gained,
         "segments": learner.by_segment(),
         "reliability": learner.reliability(),
         "curves": {role: _curve(curve) for role, curve in curves.items()},
         "marks": found,
         "drift": _drift(fold, found),
         "replay": _replay(fold),
-        "gate": [_comparison(fold, *pair) for pair in (fold.roster.comparisons() if contestants else [])],
+        "gate": compared,
         "contestants": [
             {
                 "role": fold.roster.role_of(contestant),
@@ -236,6 +254,7 @@ def _comparison(fold: Fold, candidate: Contestant, reference: Contestant) -> dic
         "role": fold.roster.role_of(candidate),
         "reference": reference.version,
         "reference_role": fold.roster.role_of(reference),
+        "loss": fold.gate.loss,
     }
     evidence = candidate.trial.evidence if candidate.trial is not None else gate.start(fold.gate)
     share = policy.alpha_share(fold.roster.concept(candidate), fold.spec.challengers)

@@ -205,6 +205,74 @@ def test_the_overview_shows_the_quality_and_its_charts_move(page, server):
 
 
 @in_chromium
+def test_the_headline_states_the_interval_of_the_status(page, server):
+    page.open()
+    shown = [r"points (better|worse) than .*, between [\d.]+ and [\d.]+$", "^No difference from .* shown$"]
+
+    def agrees() -> bool:
+        gain = client.status()["gain"] or {}
+        return gain.get("low") is not None and re.search(shown[gain["better"] == 0], page.text("#answer")) is not None
+
+    with server.client() as client:
+        page.until(agrees, 60)
+    if page.text("#answer").startswith("No"):
+        assert "the true difference lies between" in page.text(".sentence")
+
+
+WORDS = """const done = arguments[arguments.length - 1];
+    import(`${location.origin}/static/words.js`)
+        .then((words) => done(words[arguments[0]](JSON.parse(arguments[1]))));"""
+START = {"baseline": "frozen", "metric": "accuracy"}
+GAIN = START | {"difference": 0.021, "low": 0.004, "high": 0.038, "better": 1}
+QUALITY = {"metric": "accuracy", "examples": 4000, "mode": "live", "metrics": {"champion": {"accuracy": 0.81}}}
+NO_GAIN = {"difference": 0.003, "low": -0.01, "high": 0.016, "better": 0}
+BRIER = {"loss": "brier", "difference": 0.02, "low": 0.01, "high": 0.03, "examples": 4000, "better": 1}
+
+
+@in_chromium
+@pytest.mark.parametrize(
+    ("change", "title"),
+    [
+        ({}, "2.1 points better than the frozen start, between 0.4 and 3.8"),
+        (
+            {"difference": -0.021, "low": -0.038, "high": -0.004, "better": -1},
+            "2.1 points worse than the frozen start, between 0.4 and 3.8",
+        ),
+        (
+            {"metric": "log_loss", "difference": -0.02, "low": -0.03, "high": -0.01},
+            "Better than the frozen start: log loss lower by 0.0200, between 0.0100 and 0.0300",
+        ),
+        (NO_GAIN, "No difference from the frozen start shown"),
+        (NO_GAIN | {"gate": BRIER}, "Brier score better than the frozen start; no difference in accuracy shown"),
+        ({"gate": BRIER | {"better": -1}}, "Accuracy better, but Brier score worse, than the frozen start"),
+    ],
+)
+def test_the_title_says_what_interval_and_gate_show(page, change, title):
+    page.open()
+    status = QUALITY | {"gain": GAIN | {"examples": 4000, "gate": None} | change}
+    assert page.browser.execute_async_script(WORDS, "summary", json.dumps(status))["title"] == title
+
+
+@in_chromium
+def test_old_evidence_says_how_old_it_is(page):
+    page.open()
+    for days, text in ((3, "The newest label came 3 days ago"), (0.5, "")):
+        status = json.dumps({"time": 1e9, "labelled_at": 1e9 - days * 86400})
+        assert page.browser.execute_async_script(WORDS, "oldEvidence", status).startswith(text)
+        assert bool(page.browser.execute_async_script(WORDS, "oldEvidence", status)) == bool(text)
+
+
+@in_chromium
+def test_the_overview_of_a_phone_fits_two_screens(page):
+    page.emulate(360, 740)
+    page.open()
+    page.until(lambda: page.run("return document.querySelectorAll('.plot .line').length > 4"))
+    assert page.run("return document.documentElement.scrollHeight") <= 2 * 740
+    page.find(".all").click()
+    assert page.find("#processes").is_displayed()
+
+
+@in_chromium
 def test_the_status_is_not_requested_while_the_page_is_hidden(page):
     page.open()
     asked = "return performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/status')).length"
@@ -355,6 +423,42 @@ def test_two_versions_side_by_side(page):
     })"""
     dots, rows = page.run(middles, ".graph circle"), page.run(middles, ".lineage tbody tr")
     assert dots == pytest.approx(rows, abs=1.5)
+
+
+@in_chromium
+def test_a_name_and_a_note_appear_beside_their_version(page, server):
+    page.open("versions")
+    page.until(lambda: page.run("return document.querySelectorAll('.lineage .do button').length") > 0)
+    named = page.run("return document.querySelector('.lineage [data-version]').dataset.version")
+    page.run("document.querySelector('.lineage .do button').click()")
+    page.find("dialog input[name=name]").send_keys("spring")
+    page.find("dialog textarea[name=note]").send_keys(MARKUP)
+    page.find("dialog textarea:not([name])").send_keys("before the sale")
+    page.find("dialog .main").click()
+    page.until(lambda: page.text(".note.good") == f"{named[:6]} is now also called spring.")
+    row = f'[data-version="{named}"]'
+    page.until(lambda: "spring" in page.text(f"{row} .what"))
+    page.until(lambda: page.text(f"{row} .words") == MARKUP)
+    with server.client() as client:
+        assert client.version("spring").note == MARKUP
+
+
+@in_chromium
+def test_learning_is_paused_and_resumed_by_buttons(page, server):
+    page.open()
+    assert not page.find("#paused").is_displayed()
+    with server.client() as client:
+        for button, paused in ((".halt button", True), ("#resume", False)):
+            page.run("document.querySelector(arguments[0]).click()", button)
+            page.find("dialog textarea").send_keys("the sensor is being repaired")
+            page.find("dialog .main").click()
+            page.until(lambda paused=paused: page.find("#paused").is_displayed() is paused)
+            page.until(lambda: page.run("return document.querySelector('dialog') === null"))
+            assert client.status()["paused"] is paused
+            if paused:
+                page.run("location.hash = '#/versions'")
+                page.until(lambda: page.browser.title.startswith("Versions"))
+                assert page.find("#paused").is_displayed()
 
 
 @in_chromium

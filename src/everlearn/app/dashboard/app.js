@@ -2,6 +2,7 @@
 
 import { get, remember, remove } from "./api.js";
 import { colours } from "./colours.js";
+import { resume } from "./commands.js";
 import { fill, mark, put } from "./dom.js";
 import { duration } from "./format.js";
 import { watch } from "./feed.js";
@@ -15,7 +16,7 @@ import { login } from "./login.js";
 const PAGES = { overview, versions, decisions, events, login };
 
 const main = document.getElementById("content");
-const shell = Object.fromEntries(["link", "link-text", "theme", "logout", "about", "alarm", "announcer"].map((id) => [id, document.getElementById(id)]));
+const shell = Object.fromEntries(["link", "link-text", "theme", "logout", "about", "alarm", "announcer", "paused", "resume"].map((id) => [id, document.getElementById(id)]));
 let page = null; // {name, title, element, update, leave}
 let session = null; // the reply of GET /session, or null
 let feed = null;
@@ -72,6 +73,8 @@ function linked({ link, silent, problem, status }) {
   else if (status && link === "live") alarm = alarms(status).join(" ");
   mark(shell.alarm, { hidden: !alarm });
   put(shell.alarm, alarm);
+  mark(shell.paused, { hidden: !status?.paused });
+  mark(shell.resume, { disabled: !context.may("admin"), title: context.may("admin") ? null : "Needs a token with the scope admin" });
   if (status) put(shell.about, `Everlearn ${status.server?.version ?? ""} · up for ${duration(status.server?.uptime)} · ${status.mode} · log position ${status.position?.toLocaleString("en")}`);
 }
 
@@ -108,6 +111,10 @@ shell.logout.addEventListener("click", async () => {
     location.reload();
   }
 });
+shell.resume.addEventListener("click", () => resume((text) => {
+  context.announce(text);
+  context.refresh();
+}));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the hash is used for navigation
   main.focus();

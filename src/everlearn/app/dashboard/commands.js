@@ -65,6 +65,46 @@ function carriedOut({ decision, followed }) {
   return outcome;
 }
 
+/** Pause learning. */
+export function pause(done) {
+  open({
+    title: "Pause learning?",
+    lead: "Predictions go on, and labels are scored. No model learns labels that come during the pause, also not later.",
+    confirm: "Pause learning",
+    send: (reason) => post("pause", { reason }),
+    result: () => "Learning is paused.",
+    done,
+  });
+}
+
+/** Learn on after a pause. */
+export function resume(done) {
+  open({
+    title: "Resume learning?",
+    lead: "Models learn from the next label on. Labels of the pause are not learned.",
+    confirm: "Resume learning",
+    send: (reason) => post("resume", { reason }),
+    result: () => "Models learn again.",
+    done,
+  });
+}
+
+/** Give a version a name, a note, or both. */
+export function rename(version, done) {
+  const name = h("input", { name: "name", autocomplete: "off", maxlength: 100, pattern: "[\\w.\\-]{1,100}" });
+  const text = h("textarea", { name: "note", rows: 2, maxlength: 1000 });
+  text.value = version.note ?? "";
+  open({
+    title: `Name ${brief(version.id)}`,
+    lead: "A name stays until you move it to another version, and keeps the arrays of its version.",
+    fields: [h("label", { class: "field" }, "Name", h("span", { class: "hint" }, "letters, digits, dots, hyphens and underscores"), name), h("label", { class: "field" }, "Note", text)],
+    confirm: "Save",
+    send: (reason) => post(`versions/${encodeURIComponent(version.id)}/name`, { reason, ...(name.value.trim() ? { name: name.value.trim() } : {}), ...(text.value.trim() ? { note: text.value.trim() } : {}) }),
+    result: () => (name.value.trim() ? `${brief(version.id)} is now also called ${name.value.trim()}.` : `The note on ${brief(version.id)} is saved.`),
+    done,
+  });
+}
+
 /** Promote a version. */
 export function promote(version, champion, done) {
   open({

@@ -93,6 +93,8 @@ const plainName = (name) => (name.endsWith(LATELY) ? name.slice(0, -LATELY.lengt
 export const metricName = (name) => (name.endsWith(LATELY) ? `${metricName(plainName(name))}, last 1,000` : NAMES[name] ?? name.replaceAll("_", " "));
 export const lowerIsBetter = (name) => LOWER_IS_BETTER.has(plainName(name));
 
+export const isShare = (name) => SHARES.has(plainName(name));
+
 /** The value of a metric: shares as percent, others as numbers. */
 export const metric = (name, value) => (SHARES.has(plainName(name)) ? percent(value) : number(value));
 

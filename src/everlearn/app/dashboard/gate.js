@@ -1,10 +1,10 @@
 // The gate: its comparisons, the evidence so far, and the evidence that a verdict needs.
 
 import { fill, h, list, mark, put, s, why } from "./dom.js";
-import { brief, counted, delta, known, number, odds } from "./format.js";
+import { brief, delta, known, number, odds } from "./format.js";
 import { linear } from "./scale.js";
 import { before, timeChart } from "./series.js";
-import { comparisonText, HELP } from "./words.js";
+import { comparisonText, HELP, oldEvidence } from "./words.js";
 
 const ORDER = ["candidate", "fresh", "champion", "previous", "frozen"];
 
@@ -14,17 +14,21 @@ export function gate() {
   const evidence = timeChart({ label: "Logarithm of the e-values against the threshold", height: 200, zero: true, formats: { y: (value) => (known(value) ? `${number(value)} (${odds(value)})` : "–"), yTick: (value) => number(value, 2) }, none: "No comparison at the moment" });
   const questions = h("ul", { class: "questions" });
   const none = h("p", { class: "note" }, "The gate has nothing to compare yet. A comparison starts with the first labels of a candidate.");
+  const old = h("p", { class: "note warn", role: "status", hidden: true });
   const rows = list(questions, comparison);
   return {
     element: h("section", { class: "card w8", "aria-labelledby": "gate" },
-      h("header", {}, h("h2", { id: "gate" }, "Gate: comparisons and evidence"), why("the gate", HELP.gate)),
-      none, questions,
-      h("div", { class: "weigh" },
+      h("header", {}, h("h2", { id: "gate" }, "Gate: is a change of model justified?"), why("the gate", HELP.gate)),
+      old, none, questions,
+      h("div", { class: "weigh rest" },
         h("div", {}, h("h3", {}, "Difference in loss ", why("the difference", HELP.difference)), difference.element),
         h("div", {}, h("h3", {}, "Evidence, log e ", why("evidence", HELP.evidence)), evidence.element))),
     update(status) {
       const comparisons = (status.gate ?? []).toSorted((a, b) => ORDER.indexOf(a.role) - ORDER.indexOf(b.role));
       mark(none, { hidden: comparisons.length > 0 });
+      const dated = oldEvidence(status);
+      put(old, dated);
+      mark(old, { hidden: !dated });
       const seen = new Map();
       rows(comparisons, (one) => {
         const name = `${one.role}-${one.reference_role}`;
@@ -60,28 +64,23 @@ function window(values, low, high) {
   return reach > 0 ? [-1.25 * reach, 1.25 * reach] : null;
 }
 
-/** Create one comparison: a sentence, and its interval as a picture. */
+/** Create one comparison: a verdict, what was measured, what it takes, and the interval as a picture. */
 function comparison() {
-  const sentence = h("p", {});
-  const more = h("p", { class: "small soft" });
+  const [sentence, measured, needed] = [h("p", {}), h("p", { class: "small soft" }), h("p", { class: "small soft" })];
   const picture = s("svg", { class: "interval", viewBox: "0 0 240 34", role: "img" });
-  const element = h("li", {}, h("div", { class: "say" }, sentence, more), picture);
+  const element = h("li", {}, h("div", { class: "say" }, sentence, measured, needed), picture);
   return {
     element,
     update(one) {
-      const { text, tone } = comparisonText(one);
-      put(sentence, text);
-      mark(sentence, { class: tone || null });
-      put(more, one.examples ? found(one) : "");
-      mark(picture, { "aria-label": more.textContent });
+      const about = comparisonText(one);
+      put(sentence, about.text);
+      mark(sentence, { class: about.tone || null });
+      put(measured, about.found);
+      put(needed, about.needed);
+      mark(picture, { "aria-label": about.found });
       fill(picture, interval(one));
     },
   };
-}
-
-function found({ difference, low, high, examples }) {
-  const loss = `Loss ${difference < 0 ? "higher" : "lower"} by ${number(Math.abs(difference))} over ${counted(examples, "example")}`;
-  return low === -high ? `${loss}; too few to bound the true mean.` : `${loss}; the true mean lies between ${delta(low)} and ${delta(high)}.`;
 }
 
 /** Draw an interval from worse (left) to better (right), with zero in the middle. */

@@ -1,28 +1,33 @@
 // The overview: quality, champion, staleness and latency first, then the details.
 
+import { calibration, segments } from "./calibration.js";
 import { chart } from "./chart.js";
+import { pause } from "./commands.js";
 import { bone, empty, fill, h, list, mark, put, why } from "./dom.js";
 import { brief, bytes, count, counted, duration, known, metric, metricDelta, metricName, number, percent, short } from "./format.js";
 import { gate } from "./gate.js";
 import { preferences } from "./preference.js";
-import { trend } from "./scale.js";
+import { ticks, trend } from "./scale.js";
 import { HELP, installed, ROLES, summary } from "./words.js";
 import { series } from "./series.js";
 
 const SILENT = 2; // seconds without a new status after which the learner is shown as silent
 const LINES = { champion: "champion", challenger: "challenger", frozen: "frozen start", majority: "majority class", mean: "mean", last_label: "last label", seasonal: "one season ago" };
-const NAIVE = { majority: "other", mean: "other", last_label: "frozen", seasonal: "frozen" };
+const NAIVE = { majority: "other", mean: "other", last_label: "rollback", seasonal: "promotion" };
 
 export function overview(context) {
   const hero = answering(context);
   const curves = quality();
   const [verdicts, people, labels] = [gate(), contestants(), state()];
   const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
-  const parts = [hero, curves, preferences(), verdicts, side, ...series(), workers()];
+  const parts = [hero, curves, preferences(), verdicts, side, ...series(), workers(), calibration(), segments()];
+  const brief = [hero, curves, verdicts]; // on a phone, until the user wants the rest
+  const all = h("button", { type: "button", class: "all", "aria-expanded": "false", onclick: () => mark(grid, { "data-all": true }) }, "Show labels, latency and the other cards");
   const none = empty("No events yet", "Send predictions, then labels for them. They appear on this page within a second.",
     "POST /predict   {\"features\": {…}}\nPOST /feedback  {\"id\": \"…\", \"label\": …}");
   const start = h("section", { class: "card", hidden: true }, none);
-  const grid = h("div", { class: "grid" }, hero.element, start, parts.slice(1).map((one) => one.element));
+  for (const one of parts) if (!brief.includes(one)) one.element.classList.add("rest");
+  const grid = h("div", { class: "grid" }, hero.element, start, parts.slice(1).map((one) => one.element), all);
   return {
     title: "Overview",
     element: grid,
@@ -31,6 +36,7 @@ export function overview(context) {
       const { prediction = 0, example = 0 } = status.counts ?? {};
       const fresh = !prediction && !example && !status.examples;
       mark(start, { hidden: !fresh });
+      mark(all, { hidden: fresh });
       for (const one of parts) {
         if (one !== hero) mark(one.element, { hidden: fresh });
         one.update(status); // a card may hide itself
@@ -56,7 +62,8 @@ function answering(context) {
   const badge = h("span", { class: "badge", "aria-hidden": "true" });
   const title = h("span", {}, "Loading…");
   const now = figure("", true);
-  const gain = figure("gain over the baseline");
+  const gain = figure("against the baseline");
+  const halt = h("button", { type: "button", class: "small", onclick: () => pause((text) => { context.announce(text); context.refresh(); }) }, "Pause learning");
   const lately = figure("recent");
   const sentence = h("p", { class: "sentence" }, "");
   const serves = fact("Champion", HELP.serves, "serves");
@@ -66,7 +73,7 @@ function answering(context) {
   const link = h("a", { href: "#/versions", class: "id" });
   let champion = null;
   const element = h("section", { class: "card hero", "aria-labelledby": "answer" },
-    h("div", {}, h("h1", { id: "answer" }, badge, title), h("div", { class: "figures" }, now.element, gain.element, lately.element), sentence),
+    h("div", {}, h("h1", { id: "answer" }, badge, title), h("div", { class: "figures" }, now.element, gain.element, lately.element), sentence, h("p", { class: "halt rest" }, halt, why("pausing", HELP.pause))),
     h("dl", { class: "facts" }, [serves, fresh, speed, lag].map((one) => one.element)));
   return {
     element,
@@ -77,8 +84,12 @@ function answering(context) {
       for (const [one, value] of [[now, found.now], [gain, found.gain], [lately, found.lately]]) mark(one.element, { "data-unknown": value === null });
       put(now.value, metric(status.metric, found.now));
       put(now.label, `${metricName(status.metric)} of the champion`);
-      put(gain.value, metricDelta(status.metric, found.gain));
+      const compared = found.gain;
+      put(gain.value, compared ? metricDelta(compared.metric, compared.difference) : "–");
+      put(gain.label, compared ? `${compared.metric === status.metric ? "" : `${metricName(compared.metric)} `}against ${LINES[compared.baseline]}` : "against the baseline");
       mark(gain.value, { class: `value ${found.tone}` });
+      mark(halt.parentNode, { hidden: Boolean(status.paused) });
+      mark(halt, { disabled: !context.may("admin"), title: context.may("admin") ? null : "Needs a token with the scope admin" });
       put(lately.value, metric(status.metric, found.lately));
       put(sentence, found.sentence);
       const id = status.aliases?.champion;
@@ -104,7 +115,8 @@ function answering(context) {
 function quality() {
   const drawn = chart({
     label: "Quality over the stream",
-    height: 330,
+    height: matchMedia("(width < 760px)").matches ? 160 : 330,
+    xTicks: (low, high, wanted) => ticks(low, high, wanted).filter(Number.isInteger),
     none: "The chart starts with the second point",
     formats: {
       x: (value) => `at example ${count(value)}`,
@@ -117,11 +129,11 @@ function quality() {
   const shown = { name: "accuracy", all: true, status: null };
   const title = h("h2", {}, "Quality over the stream");
   const choices = h("div", { class: "switch", role: "group", "aria-label": "Metric" });
-  const ranges = h("div", { class: "switch", role: "group", "aria-label": "Range" },
+  const ranges = h("div", { class: "switch rest", role: "group", "aria-label": "Range" },
     [["Whole stream", true], ["Latest quarter", false]].map(([text, all]) => h("button", { type: "button", "aria-pressed": all, onclick: () => { shown.all = all; draw(); } }, text)));
   const element = h("section", { class: "card", "aria-label": "Quality over the stream" },
     h("header", {}, title, why("prequential quality", HELP.prequential), h("div", { class: "end filters" }, choices, ranges)), drawn.element,
-    h("p", { class: "small soft" }, "Faint: mean of each interval. Bold: mean of five intervals. Horizontal: labelled examples."));
+    h("p", { class: "small soft rest" }, "Faint: mean of each interval. Bold: mean of five intervals. Horizontal: labelled examples."));
 
   function draw() {
     const { status, name, all } = shown;

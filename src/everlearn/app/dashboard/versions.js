@@ -5,7 +5,7 @@ import { compared } from "./compare.js";
 import { bone, empty, fill, h, list, mark, put, s } from "./dom.js";
 import { brief, count, metric, metricName, moment } from "./format.js";
 import { draw } from "./lineage.js";
-import { challenge, promote, rollback, withdraw } from "./commands.js";
+import { challenge, promote, rename, rollback, withdraw } from "./commands.js";
 
 const PAGE = 60; // versions requested at a time
 
@@ -110,9 +110,10 @@ export function versions(context) {
 
   /** Return a row and its key, which holds everything in the row that may change. */
   function row(one, name, { now, dim }) {
-    const may = context.may("admin") && one.kept !== false && !now;
+    const admin = context.may("admin");
+    const may = { promote: admin && one.kept !== false && !now, name: admin };
     const names = Object.entries(known.aliases).filter(([, id]) => id === one.id).map(([alias]) => alias);
-    return { key: [one.id, names, dim, may, one.kept, name].join(), make: () => made(one, name, names, dim, may) };
+    return { key: [one.id, names, dim, may.promote, may.name, one.kept, one.note, name].join(), make: () => made(one, name, names, dim, may) };
   }
 
   function made(one, name, names, dim, may) {
@@ -120,10 +121,11 @@ export function versions(context) {
     pick.checked = chosen.includes(one.id);
     return h("tr", { class: dim ? "dim" : null, "data-version": one.id }, h("td"), h("td", {}, pick),
       h("td", { class: "what" }, h("div", {}, h("span", { class: "id" }, h("b", {}, brief(one.id)), h("span", { class: "rest" }, one.id.slice(6))), names.map((alias) => [" ", h("span", { class: `chip ${alias}` }, alias)]), " ", one.kept === false && h("span", { class: "chip" }, "arrays pruned")),
-        h("div", { class: "small soft", title: one.reason }, one.reason)),
+        h("div", { class: "small soft", title: one.reason }, one.reason), one.note && h("div", { class: "small words" }, one.note)),
       h("td", { class: "born small soft" }, h("div", {}, moment(one.time)), h("div", {}, `position ${count(one.position)}`)),
       h("td", { class: "number metric" }, metric(name, one.metrics?.[name])),
-      h("td", { class: "number" }, may && h("button", { class: "small", type: "button", onclick: () => promote(one, known.aliases.champion, finished) }, "Promote")));
+      h("td", { class: "number do" }, may.name && h("button", { class: "small", type: "button", "aria-label": `Name ${brief(one.id)}`, onclick: () => rename(one, finished) }, "Name"),
+        may.promote && h("button", { class: "small", type: "button", onclick: () => promote(one, known.aliases.champion, finished) }, "Promote")));
   }
 
   async function choose(id, on) {
