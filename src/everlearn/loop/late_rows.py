@@ -218,8 +218,8 @@ class LateRows:
         refused = journal.fold.refused(encoded(fields, clip, [row.features for row in rows]))
         serving = Serving(champion, None, 0.0, journal.seen, clip)
         usable = [row for number, row in enumerate(rows) if number not in refused]
-        asked = [Instance(row.id, row.features, admission.subject(self._given, row.features)) for row in usable]
-        answers = answer(serving, fields, asked)
+        instances = [Instance(row.id, row.features, admission.subject(self._given, row.features)) for row in usable]
+        answers = answer(serving, fields, instances)
         journal.take(answers, [row.at for row in usable] if self._timed() else ())
         places = [int(rows[number].id.rpartition(":")[2]) for number in refused]
         aside = zip(refused, refused.values(), places, strict=True)
