@@ -40,8 +40,7 @@ print(f"mean error of the probability: {error:.3f}")
 # %%
 labels = pl.DataFrame({"id": answers["id"].tolist(), "bought": new["bought"].tolist()})
 known = loop.feedback_many(labels)
-print(
-    type(known).__module__.split(".")[0], known["known"].sum(), "known before;", loop.report()["examples"], "examples"
-)
+print(type(known).__module__.split(".")[0], known["known"].sum(), "known before")
+print(loop.report()["examples"], "examples")
 print(loop.feedback_many(labels)["known"].sum(), "known the second time")
 loop.close()

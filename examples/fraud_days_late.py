@@ -2,8 +2,8 @@
 
     python examples/fraud_days_late.py
 
-A file of payments is replayed as a bank would have met it: each payment is answered first, and its label comes at the time in
-the column `known`. The truth is known, so the cost of the decisions can be compared with those of the best rule there is.
+A file of payments is replayed as a bank would have met it: each payment is answered first, and its label comes at the
+time in the column `known`. The true odds are known, so the cost of the decisions can be compared with the lowest one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
                 "fields": {"amount": "numeric", "new_device": "boolean", "country": "categorical"},
             },
             "mode": "live",
-            "decide": {"costs": COSTS},
+            "decision": {"costs": COSTS},
         }
         with el.open(spec, home=Path(folder) / "home") as loop:
             loop.run(path, label_time="known", row_time="at")

@@ -42,7 +42,8 @@ def main() -> None:
         accuracy = loop.run(data)["metrics"]["champion"]["accuracy"]
         answer = loop.predict({"text": "your parcel waits pay the invoice for a refund"})
         print(f"spam with probability {answer.proba[1]:.3f}: {answer.value}")
-    ceiling = sum(best(text, row >= rows // 2) == label for row, (text, label) in enumerate(zip(texts, labels))) / rows
+    right = [best(text, row >= rows // 2) == labels[row] for row, text in enumerate(texts)]
+    ceiling = sum(right) / rows
     print(f"accuracy {accuracy:.3f}; of a judge who knows how each word is used {ceiling:.3f}")
 
 

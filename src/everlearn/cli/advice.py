@@ -239,10 +239,18 @@ def _figures(figures: dict[str, Any]) -> RenderableType:
     """Lay out the measured candidates and the naive baselines."""
     from everlearn import report
 
-    rows = {one["name"]: one["metrics"] for one in figures["candidates"]} | figures["baselines"]
+    found = figures["candidates"]
+    names = [name for name in ("accuracy", "log_loss", "mae", "rmse") if name in found[0]["metrics"]]
+    table = Table("model", *map(report.named, names), "loss above the rule's", box=box.SIMPLE_HEAD)
+    for one in found:
+        known = one["low"] is not None and one is not found[0]
+        more = f"{one['low']:+.4f} to {one['high']:+.4f}" if known else "–"
+        table.add_row(one["name"], *(report.number(one["metrics"].get(name)) for name in names), more)
+    for name, metrics in figures["baselines"].items():
+        table.add_row(name.replace("_", " "), *(report.number(metrics.get(name)) for name in names), "", style="dim")
     late = f", labels {figures['delay']:,} rows late" if figures["delay"] else ""
     heading = _heading(f"Measured on the first {figures['rows']:,} rows{late}", "cyan")
-    return Group(heading, report.table(rows), Text(f" {figures['why']}"))
+    return Group(heading, table, Text(f" {figures['why']}"))
 
 
 def _looked(data: str, label: str) -> tuple[Stream, dict[str, Any]]:

@@ -213,7 +213,9 @@ def _joined(parts: Sequence[Examples]) -> Examples:
         np.concatenate([one.indices for one in batches]),
         np.concatenate([one.values for one in batches]),
     )
-    y, weight, position = (np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "weight", "position"))
+    y, weight, position = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "weight", "position")
+    )
     return Examples(batch, y, weight, position)
 
 
