@@ -44,7 +44,7 @@ def main() -> None:
     later = slice(arguments.rows // 2, None)
     print("days on which the answer was enough, and its distance from the true quantile, in the second half")
     for name, model in (
-        ("quantile 0.9", {"family": "linear", "loss": "quantile", "quantile": 0.9}),
+        ("quantile 0.9", {"family": "linear", "loss": "quantile", "loss_parameter": 0.9}),
         ("mean", {"family": "linear"}),
     ):
         with tempfile.TemporaryDirectory() as folder, el.open({"schema": SCHEMA, "model": model}, home=folder) as loop:

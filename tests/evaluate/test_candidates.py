@@ -38,7 +38,7 @@ def test_equal_models_are_rarely_found_different():
 def test_a_rule_that_is_clearly_worse_gives_way_and_says_so():
     data = stream()
     advice = advise.of({"model": "linear"})
-    bad = msgspec.structs.replace(advice, model={"family": "linear", "optimizer": "sgd", "lr": 1e-6})
+    bad = msgspec.structs.replace(advice, model={"family": "linear", "optimizer": "sgd", "rate": 1e-6})
     measured = candidates.measure(bad, data, delay=5, rows=700)
     assert (measured.rows, measured.delay) == (700, 5)
     assert measured.best != candidates.RULE

@@ -72,8 +72,11 @@ def candidates(advice: Advice) -> dict[str, dict[str, Any]]:
     found = {RULE: rule}
     if inner["family"] != "linear":
         return found | ({"linear": {"family": "linear"}} if advice.situation.model == "any" else {})
-    for name in _OPTIMIZERS[1:]:  # the first is the default
-        other = {**inner, "optimizer": name}
+    kept = {name: value for name, value in inner.items() if name not in ("optimizer", "rate")}
+    for name in _OPTIMIZERS:
+        if name == inner.get("optimizer", "blend"):
+            continue
+        other = {**kept, "optimizer": name}
         found[f"linear, {name}"] = {**rule, "model": other} if gated else other
     if not gated:
         found["linear, each update validated"] = {"family": "gated", "model": inner}
@@ -111,7 +114,7 @@ def measure(advice: Advice, stream: Stream, delay: int = 0, *, rows: int = 0, se
 
 
 def settled(advice: Advice, measured: Measurement) -> Advice:
-    """Return the advice with the model that the measurement chose, and the reason; the advice itself if the rule won."""
+    """Return the advice with the model that the measurement chose, and the reason; unchanged if the rule won."""
     if measured.best == RULE:
         return advice
     spec = next(one.model for one in measured.candidates if one.name == measured.best)
