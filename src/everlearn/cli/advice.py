@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -93,19 +93,34 @@ def advise(
     spec = _sourced(advice.spec(schema), data, write)
     if write:
         config.save(spec, write)
+    _show(advice, spec, answers, found, write, figures, "toml" if toml else "json" if as_json else "page")
+    if module and schema is not None and not (toml or as_json):
+        _try(spec)
+
+
+def _show(
+    advice: Advice,
+    spec: Spec,
+    answers: dict[str, Any],
+    found: dict[str, Any],
+    write: Path | None,
+    figures: Any,
+    form: Literal["toml", "json", "page"],
+) -> None:
+    """Print the advice: the configuration alone, everything for programs, or a page for people."""
+    from everlearn import config
+
     text = config.text(spec)
-    if toml:
+    if form == "toml":
         sys.stdout.write(text)
-    elif as_json:
+    elif form == "json":
         wrote = {"toml": text, "config": str(write) if write else ""}
         print_json(msgspec.to_builtins(advice) | {"from_data": sorted(found)} | wrote | {"measured": figures})
     else:
         screen.print(page(advice, text, answers, found))
         if figures is not None:
             screen.print(_figures(figures))
-        screen.print(_next(write, schema is not None), highlight=False, soft_wrap=True)
-        if module and schema is not None:
-            _try(spec)
+        screen.print(_next(write, "inputs" in found), highlight=False, soft_wrap=True)
 
 
 def page(advice: Advice, toml: str, answers: dict[str, Any], found: dict[str, Any]) -> RenderableType:
