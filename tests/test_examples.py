@@ -46,3 +46,44 @@ def test_a_client_with_manners_meets_a_server_that_learns(tmp_path):
         labelled = loop.report()["examples"]
         never = int(re.search(r"(\d+) never labelled", last)[1]) if "never labelled" in last else 0
         assert labelled == 400 - never
+
+
+def numbers(line: str) -> list[float]:
+    return [float(word.replace(",", "")) for word in re.findall(r"[\d.,]*\d", line)]
+
+
+def test_decisions_by_cost_are_near_the_best_there_are_though_labels_are_days_late():
+    _, learned, none, best = play("fraud_days_late.py", "--rows", "4000").splitlines()
+    costs = [float(line.split()[4]) for line in (learned, none, best)]
+    assert costs[2] < costs[0] < 0.8 * costs[1]
+    assert costs[0] < 1.6 * costs[2]
+
+
+def test_spam_is_found_nearly_as_well_as_by_a_judge_with_the_truth():
+    first, last = play("spam.py", "--rows", "3000").splitlines()
+    assert first.endswith(": spam")
+    accuracy, ceiling = numbers(last)
+    assert ceiling - 0.06 < accuracy <= ceiling + 0.01
+
+
+def test_a_quantile_of_demand_covers_the_share_that_it_names():
+    _, quantile, mean = (line.split()[-2:] for line in play("demand.py", "--rows", "3000").splitlines())
+    assert 0.84 < float(quantile[0]) < 0.95
+    assert 0.4 < float(mean[0]) < 0.6
+    assert float(quantile[1]) < 0.3 * float(mean[1])
+
+
+def test_bad_rows_of_a_dirty_file_are_set_aside_and_the_others_learned():
+    *lines, count, accuracy = play("dirty.py", "--rows", "1500").splitlines()
+    assert all(line.startswith("line ") for line in lines)
+    rejected, bad, learned = map(int, numbers(count))
+    assert rejected == bad > 0
+    assert learned == 1500 - bad
+    assert float(accuracy.split()[-1]) > 0.9
+
+
+def test_frames_of_two_libraries_go_in_and_come_out():
+    accuracy, error, *known = play("frames.py").splitlines()
+    assert float(accuracy) > 0.7
+    assert float(error.split()[-1]) < 0.06
+    assert known == ["polars 0 known before", "3000 examples", "1000 known the second time"]

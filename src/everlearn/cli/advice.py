@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -24,7 +24,8 @@ from everlearn.errors import ConfigError, EverlearnError
 
 if TYPE_CHECKING:
     from everlearn.advise import Advice, AdviceQuestion
-    from everlearn.spec import Schema, Spec
+    from everlearn.spec import Spec
+    from everlearn.stream import Stream
 
 YES_NO = "yes or no."
 WIDE = 64  # dense columns from which on rows are perhaps images or signals, not a table
@@ -48,10 +49,13 @@ def advise(
     borders: Annotated[str | None, typer.Option(help=f"Tasks with known boundaries? {YES_NO}")] = None,
     store: Annotated[str | None, typer.Option(help=f"May examples be stored? {YES_NO}")] = None,
     undo: Annotated[str | None, typer.Option(help=f"Must every change be reversible? {YES_NO}")] = None,
-    late: Annotated[str | None, typer.Option(help=f"Do labels arrive late? {YES_NO}")] = None,
+    late: Annotated[str | None, typer.Option(help="Do labels arrive late? yes, no, or by how many rows.")] = None,
     module: Annotated[str, typer.Option(help="The network to use: your_module:make_net.")] = "",
     write: Annotated[Path | None, typer.Option(help="Write the configuration for DATA to this file.")] = None,
     force: Annotated[bool, typer.Option(help="Overwrite an existing configuration file.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure candidates on the first rows of DATA.")
+    ] = True,
     toml: Annotated[bool, typer.Option("--toml", help="Print the configuration only.")] = False,
     rules: Annotated[bool, typer.Option("--rules", help="Print all rules as Markdown tables.")] = False,
     as_json: Json = False,
@@ -74,27 +78,49 @@ def advise(
         "undo": undo, "late": late,
     }  # fmt: skip
     _check(data, label, write, force)
-    schema, found = _looked(data, label) if data else (None, {})
+    stream, found = _looked(data, label) if data else (None, {})
+    given["late"], delay = _delayed(late)
     answers = found | {name: parse_answer(name, word) for name, word in given.items() if word is not None}
     if module:
         answers.setdefault("model", "small")
     if sys.stdin.isatty() and screen.is_terminal and not (as_json or toml):
         answers = _ask(answers)
     advice = _naming(rulebook.of(answers), module)
+    schema = stream.schema if stream is not None else None
+    figures = None
+    if stream is not None and stream.replayable and measured and not module:
+        advice, figures = _measured(advice, stream, delay)
     spec = _sourced(advice.spec(schema), data, write)
     if write:
         config.save(spec, write)
+    _show(advice, spec, answers, found, write, figures, "toml" if toml else "json" if as_json else "page")
+    if module and schema is not None and not (toml or as_json):
+        _try(spec)
+
+
+def _show(
+    advice: Advice,
+    spec: Spec,
+    answers: dict[str, Any],
+    found: dict[str, Any],
+    write: Path | None,
+    figures: Any,
+    form: Literal["toml", "json", "page"],
+) -> None:
+    """Print the advice: the configuration alone, everything for programs, or a page for people."""
+    from everlearn import config
+
     text = config.text(spec)
-    if toml:
+    if form == "toml":
         sys.stdout.write(text)
-    elif as_json:
+    elif form == "json":
         wrote = {"toml": text, "config": str(write) if write else ""}
-        print_json(msgspec.to_builtins(advice) | {"from_data": sorted(found)} | wrote)
+        print_json(msgspec.to_builtins(advice) | {"from_data": sorted(found)} | wrote | {"measured": figures})
     else:
         screen.print(page(advice, text, answers, found))
-        screen.print(_next(write, schema is not None), highlight=False, soft_wrap=True)
-        if module and schema is not None:
-            _try(spec)
+        if figures is not None:
+            screen.print(_figures(figures))
+        screen.print(_next(write, "inputs" in found), highlight=False, soft_wrap=True)
 
 
 def page(advice: Advice, toml: str, answers: dict[str, Any], found: dict[str, Any]) -> RenderableType:
@@ -204,8 +230,46 @@ def _check(data: str, label: str, write: Path | None, force: bool) -> None:
         raise ConfigError(f"{write} exists already; choose another path with --write, or overwrite it with --force")
 
 
-def _looked(data: str, label: str) -> tuple[Schema, dict[str, Any]]:
-    """Return the schema of a data set, and the answers derived from it."""
+def _delayed(late: str | None) -> tuple[str | None, int]:
+    """Return the answer about late labels, and by how many rows they are late."""
+    if late is None or not late.strip().isdecimal():
+        return late, 0
+    return ("yes" if int(late) else "no"), int(late)
+
+
+def _measured(advice: Advice, stream: Stream, delay: int) -> tuple[Advice, Any]:
+    """Return the advice as the measurement settles it, and the figures; None where a model cannot be measured."""
+    from everlearn.evaluate import candidates
+
+    try:
+        found = candidates.measure(advice, stream, delay)
+    except EverlearnError as error:
+        aside.print(f"not measured: {error}", highlight=False, markup=False)
+        return advice, None
+    plain = msgspec.json.decode(msgspec.json.encode(found))
+    return candidates.settled(advice, found), plain
+
+
+def _figures(figures: dict[str, Any]) -> RenderableType:
+    """Lay out the measured candidates and the naive baselines."""
+    from everlearn import report
+
+    found = figures["candidates"]
+    names = [name for name in ("accuracy", "log_loss", "mae", "rmse") if name in found[0]["metrics"]]
+    table = Table("model", *map(report.named, names), "loss above the rule's", box=box.SIMPLE_HEAD)
+    for one in found:
+        known = one["low"] is not None and one is not found[0]
+        more = f"{one['low']:+.4f} to {one['high']:+.4f}" if known else "–"
+        table.add_row(one["name"], *(report.number(one["metrics"].get(name)) for name in names), more)
+    for name, metrics in figures["baselines"].items():
+        table.add_row(name.replace("_", " "), *(report.number(metrics.get(name)) for name in names), "", style="dim")
+    late = f", labels {figures['delay']:,} rows late" if figures["delay"] else ""
+    heading = _heading(f"Measured on the first {figures['rows']:,} rows{late}", "cyan")
+    return Group(heading, table, Text(f" {figures['why']}"))
+
+
+def _looked(data: str, label: str) -> tuple[Stream, dict[str, Any]]:
+    """Return a data set, and the answers derived from it."""
     from everlearn import advise as rulebook
     from everlearn import stream
 
@@ -216,7 +280,7 @@ def _looked(data: str, label: str) -> tuple[Schema, dict[str, Any]]:
             f"each row has {columns} numbers; if they are pixels or a signal, use --inputs image or --inputs sequence",
             highlight=False,
         )
-    return read.schema, rulebook.look(read.schema, read.rows)
+    return read, rulebook.look(read.schema, read.rows)
 
 
 def _naming(advice: Advice, module: str) -> Advice:

@@ -159,14 +159,21 @@ def run(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over a file of judged pairs, for the policy.")] = 1,
     by: Annotated[str, typer.Option("--source", help="The source of its judgements; default: people/NAME.")] = "",
+    delay: Annotated[int | None, typer.Option(help="Give each label this many rows late.")] = None,
+    label_time: Annotated[str, typer.Option(help="Give each label at the time in this column.")] = "",
+    row_time: Annotated[
+        str, typer.Option(help="With --label-time: the column of the rows' times; default: the first datetime field.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Run files or standard input through the loop.
 
-    Resumes where the last run stopped, and prints a report. For a language model, SOURCE is a file of judged pairs, in
-    the columns prompt, chosen and rejected.
+    Resumes where the last run stopped, and prints a report. With --delay or --label-time, each row is predicted, and
+    its label comes later. For a language model, SOURCE is a file of judged pairs, in the columns prompt, chosen and
+    rejected.
     """
     from everlearn import config, stream
+    from everlearn.loop.late_rows import label_delay
 
     if source.endswith(".toml"):
         config_path, source = Path(source), ""
@@ -176,7 +183,7 @@ def run(
         from everlearn.cli import surveying
 
         opened = stream.read(source, label=label)
-        made = config.text(_inferred(opened, source, config_path))
+        made = config.text(_without(_inferred(opened, source, config_path), label_time))
         config_path.write_text(made + (surveying.comments(opened.survey) if opened.survey else ""), encoding="utf-8")
         aside.print(f"Wrote {config_path}. Check it, and correct what was inferred wrongly.", highlight=False)
     spec = config.load(config_path)
@@ -190,12 +197,14 @@ def run(
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
     where = source or str(config_path.parent / spec.source)
+    late: dict[str, Any] = {"delay": delay, "label_time": label_time, "row_time": row_time}
+    label_delay(spec.schema, **late)  # refuses what contradicts the schema, before anything is opened
     if spec.schema.task == "preference":
         from everlearn.cli import preferences
 
         preferences.run(spec, config.home(spec, config_path), where, epochs, by, as_json)
         return
-    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json)
+    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json, **late)
 
 
 def check(
@@ -242,7 +251,23 @@ def check(
         raise typer.Exit(1)
 
 
-def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> None:
+def _without(spec: Spec, column: str) -> Spec:
+    """Return a spec whose schema does not have a column of times of labels, which a model must not see."""
+    fields = {name: kind for name, kind in spec.schema.fields.items() if name != column}
+    return msgspec.structs.replace(spec, schema=msgspec.structs.replace(spec.schema, fields=fields))
+
+
+def _run(
+    path: Path,
+    spec: Spec,
+    stream: Stream,
+    title: str,
+    as_json: bool,
+    *,
+    delay: int | None = None,
+    label_time: str = "",
+    row_time: str = "",
+) -> None:
     from everlearn import config, report
     from everlearn.feedback import names
     from everlearn.loop.loop import Loop
@@ -250,7 +275,7 @@ def _run(path: Path, spec: Spec, stream: Stream, title: str, as_json: bool) -> N
     home = config.home(spec, path)
     with Loop(spec, home) as loop:
         with _progress(stream, quiet=as_json) as progress:
-            result = loop.run(stream, progress)
+            result = loop.run(stream, progress, delay=delay, label_time=label_time, row_time=row_time)
         result |= {"picture": "", "home": str(home)}
         if result["examples"]:
             result["picture"] = str(home / "report.png")

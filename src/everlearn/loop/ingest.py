@@ -85,6 +85,11 @@ class Ingest:
         if pending:
             yield chunk.last, self._set_aside(pending)
 
+    def before(self, stream: Stream) -> int:
+        """Return the number of the last row that was taken from a stream with its label, as a row or an example."""
+        as_rows = int(self.sources.get(stream.fingerprint, {}).get("rows", 0))
+        return max(as_rows, self._fold.taken.rows.get(stream.fingerprint, 0)) if stream.replayable else 0
+
     def appended(self, stream: Stream) -> Iterator[tuple[int, list[Payload]]]:
         """Yield the next chunks of a stream: the number of rows taken by this call, and the events to append."""
         taken, number = 0, 0
@@ -107,8 +112,8 @@ class Ingest:
             aside = [msgspec.structs.replace(rejected, at=rejected.at + number) for rejected in chunk.rejected]
             yield chunk.last - taken, [*examples, *aside]
 
-    def settle_warm_start(self, stream: Stream) -> Decision | None:
-        """Count the rows of the warm start, unless the loop has started.
+    def settle_warm_start(self, stream: Stream, is_log: bool) -> Decision | None:
+        """Count the rows of the warm start, unless the loop has started; `is_log` if the rows are themselves the log.
 
         Returns the decision to append to the log, if any: a fold of the log must find all its inputs there. Raises
         ConfigError for a share of a stream of unknown length.
@@ -122,7 +127,7 @@ class Ingest:
                 "of rows instead, for instance warm_start = 1000"
             )
         fold.warm_up.rows = int(warm_start * stream.rows)
-        if self.is_log(stream):
+        if is_log:
             return None
         detail = {"warm_rows": fold.warm_up.rows}
         return Decision("config", 0, f"warm start of {fold.warm_up.rows} rows", "loop", detail=detail)

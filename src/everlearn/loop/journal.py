@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from everlearn import config
+from everlearn import config, events
 from everlearn.errors import LogError
 from everlearn.loop import commands, replay_log
 from everlearn.loop.fold import Commit, Fold
@@ -96,21 +96,22 @@ class Journal:
             self.take(payloads)
             yield taken
 
-    def take(self, payloads: Sequence[Payload]) -> list[int]:
+    def take(self, payloads: Sequence[Payload], times: Sequence[float] = ()) -> list[int]:
         """Append events and fold them; return their positions; an event that the log holds already has its old one.
 
-        They are read back only if another process wrote in between.
+        `times` are those of the events, in seconds since 1970 (default: now). The events are read back only if another
+        process wrote in between.
         """
         self._check_whole()
         if not payloads:
             return []
         if self.fold.cursor["row"] != self._saved_row:  # only checkpoints record the order of rows and events
             self.commit(Commit(sum(self.fold.cursor.values()), []))
-        now, expected = self._clock(), self.seen + 1
-        positions = self.log.append(payloads, now)
+        times, expected = times or [self._clock()] * len(payloads), self.seen + 1
+        positions = self.log.write([events.row(payload, at) for payload, at in zip(payloads, times, strict=True)])
         if positions == list(range(expected, expected + len(payloads))):
             self.seen += len(payloads)
-            self._fold([Event(position, now, payload) for position, payload in zip(positions, payloads, strict=True)])
+            self._fold([Event(*parts) for parts in zip(positions, times, payloads, strict=True)])
         else:
             self.catch_up_whole()
         return positions

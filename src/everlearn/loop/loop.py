@@ -24,6 +24,7 @@ from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
 from everlearn.loop.journal import READ, Journal
+from everlearn.loop.late_rows import LateRows, check_taken_late, label_delay
 from everlearn.loop.questions import Questions
 from everlearn.predict import Instance, Serving, answer, given_before, new_id
 from everlearn.records import Decision, Feedback, Outcome, Prediction, Rejected, Scalar, Version
@@ -248,36 +249,58 @@ class Loop:
         self._journal.take(made)
         return frames.like(frame, {"id": [one.id for one in made]})
 
-    def run(self, stream: Stream | str | Path, progress: Progress | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        stream: Stream | str | Path,
+        progress: Progress | None = None,
+        *,
+        delay: int | None = None,
+        label_time: str = "",
+        row_time: str = "",
+    ) -> dict[str, Any]:
         """Take a stream through the loop from where it stopped last, and return the report.
 
         The rows are the log themselves, unless the loop has a `subject` or the stream cannot be read twice; then each
         row is appended to the log first. The files of a folder or a glob are streams, each taken from where it stopped.
         `progress(rows, loop)` is called now and then with the rows taken. A path is read by this loop's schema. Raises
         InputError for a file that was changed where it had been read already.
+
+        With `delay`, each row is predicted, and its label comes that many rows later. With `label_time`, the label
+        comes when a row reaches the time in that column, by the column `row_time` or the first datetime field. No label
+        comes early, or later than a tenth of its delay. Raises ConfigError for a `label_time` that is a field.
         """
         if not isinstance(stream, Stream):
             stream = read(stream, schema=self.spec.schema)
+        late = label_delay(self.spec.schema, delay, label_time, row_time)
         began = clock = time.perf_counter()
         taken = counted = 0  # rows of this run, and of them before the clock of the rate was set
         warming = not self.fold.monitor.scored
-        as_log = self.intake.is_log(stream)
-        if (settled := self.intake.settle_warm_start(stream)) is not None:
+        as_log = late is None and self.intake.is_log(stream)
+        if (settled := self.intake.settle_warm_start(stream, as_log)) is not None:
             self._journal.take([settled])
-        for part in self.intake.parts(stream):
-            before = taken
-            for rows in self._journal.take_rows(part) if as_log else self._journal.append_rows(part):
-                taken = before + rows
-                if warming:  # the first use of a kernel compiles or loads it: measure the rest
-                    clock, counted = time.perf_counter(), taken
-                    warming = not self.fold.monitor.scored
-                if progress is not None:
-                    progress(taken, self)
+        parts = self.intake.parts(stream)
+        steps = LateRows(self._journal, self._admission, late).steps(parts) if late else self._taken(parts, as_log)
+        for taken in steps:
+            if warming:  # the first use of a kernel compiles or loads it: measure the rest
+                clock, counted = time.perf_counter(), taken
+                warming = not self.fold.monitor.scored
+            if progress is not None:
+                progress(taken, self)
         self.ready()
         self._journal.save()
         now = time.perf_counter()
         rate = (taken - counted) / (now - clock) if taken > counted else taken / (now - began)
         return self.report() | {"seconds": now - began, "rows": taken, "events_per_second": rate}
+
+    def _taken(self, parts: Sequence[Stream], as_log: bool) -> Iterator[int]:
+        """Take rows with their labels; yield the number of rows taken so far."""
+        taken = 0
+        for part in parts:
+            check_taken_late(self.log, part, self.intake.before(part))
+            before = taken
+            for rows in self._journal.take_rows(part) if as_log else self._journal.append_rows(part):
+                taken = before + rows
+                yield taken
 
     def versions(self) -> list[Version]:
         """Return all versions, oldest first."""

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
-from everlearn.schema import Encoder
+from everlearn.schema import Encoder, columnar
+from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
@@ -43,13 +44,17 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The rows of a `Chunk` as plain values that JSON can hold; missing values are left out of `features`."""
+    """The rows of a `Chunk` as plain values that JSON can hold; missing values are left out of `features`.
+
+    `times` maps columns of times that were asked for to seconds since 1970, float64 (n,), NaN where missing.
+    """
 
     positions: list[int]
     features: list[dict[str, Any]]
     labels: list[Scalar]
     rejected: tuple[Rejected, ...]
     last: int
+    times: Mapping[str, Floats]
 
 
 class Stream:
@@ -138,11 +143,20 @@ class Stream:
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
-    def records(self, after: int = 0, size: int = 8192) -> Iterator[Records]:
-        """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does."""
-        fields = self._encoder.fields
-        for block in self._source.blocks(after, size, self._wanted):
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of the source's columns, as far as its beginning shows."""
+        return self._source.names
+
+    def records(self, after: int = 0, size: int = 8192, times: Sequence[str] = ()) -> Iterator[Records]:
+        """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does.
+
+        `times` names columns of times to read as well, which need not be fields.
+        """
+        fields, wanted = self._encoder.fields, list(dict.fromkeys([*self._wanted, *times]))
+        for block in self._source.blocks(after, size, wanted):
             _, y, faults = self._encoded(block)
+            moments = {name: _moments(block, self._time(name), faults) for name in times}
             good = _good(block, faults)
             columns = {name: json_column(block.columns[name], fields[name]) for name in fields if name in block.columns}
             features = records_of(columns, len(y))
@@ -150,7 +164,13 @@ class Stream:
                 features = [record for record, keep in zip(features, good.tolist(), strict=True) if keep]
             positions = (block.kept[good] + (block.before + 1)).tolist()
             last = block.before + block.rows
-            yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last)
+            seconds = {name: column[good] for name, column in moments.items()}
+            yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds)
+
+    def _time(self, name: str) -> Field:
+        """Return a column of times, read as a field of times is."""
+        known = self._encoder.fields.get(name)
+        return known if known is not None and known.kind == "datetime" else Field(name, "datetime", self.schema.rules)
 
     def _segments(self, block: Block, segment: str) -> NDArray[np.bytes_]:
         return segment_names(block.columns.get(segment), len(block.kept), self._encoder.fields[segment])
@@ -187,6 +207,17 @@ def rejected_rows(block: Block, faults: Mapping[int, str]) -> tuple[Rejected, ..
         Rejected(block.source, block.lines[row], faults[row], block.raw(row)[:_RAW], block.before + row + 1)
         for row in sorted(faults)
     )
+
+
+def _moments(block: Block, field: Field, faults: dict[int, str]) -> Floats:
+    """Return a column of times in seconds since 1970, NaN where missing; add the faults of the readable rows."""
+    name = field.name
+    if name not in block.columns:
+        return np.full(len(block.kept), np.nan)
+    seconds, problems = columnar.moments(columnar.native(block.columns[name]), field)
+    for place, reason in problems:
+        faults.setdefault(int(block.kept[place]), f"time {name!r}: {reason}")
+    return seconds
 
 
 def _good(block: Block, faults: Mapping[int, str]) -> NDArray[np.bool_]:
