@@ -12,7 +12,7 @@ from everlearn.errors import ConfigError, ModelError
 from everlearn.families.preference import examples, text
 from everlearn.families.preference.model import PreferenceModel, build
 from everlearn.families.preference.text import logprobs
-from everlearn.records import PAIR_COLUMNS
+from everlearn.schema.layout import PAIR_COLUMNS
 from tests.support import tiny_lms
 from tests.support.preference_loops import MODEL
 
