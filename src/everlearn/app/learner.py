@@ -132,7 +132,7 @@ class Tail:
             self._serve(time.monotonic())
 
     def _save(self, seconds: float) -> None:
-        """Note the seconds of a piece; save once a restart would have to learn for long what is learned already.
+        """Note the seconds of a piece; save once a restart would repeat seconds of work.
 
         `checkpoint` counts labels, of which one may take seconds where it completes a round of a language model.
         """
