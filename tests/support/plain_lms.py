@@ -19,8 +19,7 @@ from tests.support import preference_loops
 
 if VARIABLE in os.environ:  # a process of a server: optimizers load torch's compiler for 3 seconds, and never use it
     compiler = ModuleType("torch._dynamo")
-    compiler.disable = lambda function, *_, **__: function  # type: ignore[attr-defined]
-    compiler.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
+    vars(compiler).update(disable=lambda function, *_, **__: function, graph_break=lambda *_, **__: None)
     sys.modules.setdefault("torch._dynamo", compiler)
 
 VOCABULARY, WIDTH, ROOM, END = 257, 16, 96, 256
