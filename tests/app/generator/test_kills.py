@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,15 @@ def working(server: ServerProcess) -> Iterator[PairMemory]:
     assert not broken, broken
 
 
+def more_judged(memory: PairMemory, before: int) -> bool:
+    return len(memory.judged) > before
+
+
 def killed(server: ServerProcess, memory: PairMemory, kills: int) -> Counter[str]:
     """Kill processes at random moments; return how often each was killed."""
     draw, done, end = np.random.default_rng(7), Counter[str](), time.monotonic() + SECONDS
     for _ in range(kills):
-        before = len(memory.judged)
-        until(lambda before=before: len(memory.judged) > before, "no judgement is acknowledged", PATIENCE)
+        until(partial(more_judged, memory, len(memory.judged)), "no judgement is acknowledged", PATIENCE)
         if time.monotonic() > end:
             break
         time.sleep(float(draw.uniform(0.0, PAUSE)))
