@@ -76,7 +76,7 @@ def lags(folder: Path, rounds: int, size: int, steps: int) -> list[float]:
     tiny_model.make(folder / "model", 0)
     (folder / "prompts.txt").write_text("\n".join(service_desk.COMPLAINTS))
     spec = msgspec.structs.replace(
-        demo.settings(folder / "model", 0, round=size, improve={"steps": steps}),
+        demo.settings(folder / "model", 0, round=size, improve={"steps": steps, "rows": demo.ROWS}),
         prompts=str(folder / "prompts.txt"),
         serve=ServeSpec(port=0, workers=1),
     )

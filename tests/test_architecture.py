@@ -54,6 +54,8 @@ WHOLE_SYSTEM = {
     "loop/test_networks": "a loop with networks as its models",
     "loop/test_trace": "a loop whose models have a trace",
     "app/test_server_traces": "a server whose models have a trace",
+    "app/generator/test_kills": "a server of preferences whose processes are killed",
+    "cli/test_preference_server": "the served demo of preferences",
     "loop/test_preferences": "a loop that learns pairs of answers",
     "loop/test_old_homes": "homes of older releases",
     "app/dashboard/test_label_page": "the page on which people judge pairs of answers",

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from everlearn import model
+from everlearn.app import learner
 from everlearn.app.learner import PIECE, PIECES, SHARE, Learner, Pace, Tail, warm
 from everlearn.app.process import READY, Setup
 from everlearn.errors import ConfigError, LogError
@@ -226,6 +227,27 @@ def test_a_canary_is_published_where_one_is_wanted(tmp_path, mode):
         assert {name: array.tobytes() for name, array in held.model.arrays.items()} == {
             name: array.tobytes() for name, array in loop.fold.canary.model.arrays.items()
         }
+
+
+def test_a_restart_learns_again_only_what_is_quickly_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "WORK", 0.0)
+    setup = setup_of(tmp_path, spec())
+    with Loop(setup.spec, Path(setup.home), behind=True) as loop:
+        tail, client = Tail(loop, Publisher(Path(setup.serving))), Client(setup)
+        begin = loop.position
+        client.examples(0, 200)
+        tail.step()  # its first piece took longer than nothing
+        saved = loop.position
+        shutil.copytree(setup.home, tmp_path / "killed")
+        caught_up(tail)
+        with Loop(setup.spec, tmp_path / "killed", behind=True) as again:
+            assert begin < again.position <= saved
+            while again.catch_up():
+                pass
+            arrays = again.ready().model.arrays
+            assert {name: one.tobytes() for name, one in arrays.items()} == {
+                name: one.tobytes() for name, one in loop.ready().model.arrays.items()
+            }
 
 
 def test_the_rival_of_duels_is_published_with_the_uids(tmp_path):

@@ -36,7 +36,7 @@ def test_every_column(reading: PairReading) -> None:
     assert row.indptr.tolist() == [0, 8]
     assert row.dense.dtype == np.float32
     group = int.from_bytes(hashlib.blake2b(b"billing", digest_size=8).digest(), "little") % (2**24 - 1) + 1
-    assert row.dense[0].tolist() == [2, 3, 3, 1, 0, -3.5, -2.25, 1, 3, 0, 0, 0, group, 0]
+    assert row.dense[0].tolist() == [2, 3, 3, 1, 0, -3.5, -2.25, 1, 3, 0, 0, 0, group, 0, 0, 0]
 
 
 def test_a_single_answer_has_no_second_one(reading: PairReading) -> None:

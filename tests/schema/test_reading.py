@@ -24,7 +24,7 @@ def test_models_of_pairs_get_a_binary_task_and_the_bounds() -> None:
     found = shape(schema(groups=5))
     assert {name: found[name] for name in ("task", "dense", "hashed", "classes")} == {
         "task": "binary",
-        "dense": 14,
+        "dense": 16,
         "hashed": VOCABULARY,
         "classes": 2,
     }

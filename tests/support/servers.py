@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from everlearn.app.admin.processes import running
-from everlearn.app.supervisor import Server
+from everlearn.app.supervisor import LONGEST_PAUSE, Server
 from everlearn.client import Client, RequestRefused, Unreachable
 from everlearn.client.records import Answer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
@@ -38,8 +38,10 @@ SUPERVISOR = """
 import sys
 from pathlib import Path
 import msgspec
+from everlearn.app import supervisor
 from everlearn.app.supervisor import Server
 from everlearn.spec import Spec
+supervisor.LONGEST_PAUSE = float(sys.argv[3])
 server = Server(msgspec.json.decode(sys.argv[1], type=Spec), Path(sys.argv[2]))
 print(server.url, flush=True)
 server.wait()
@@ -73,19 +75,22 @@ def record(row: int) -> tuple[dict[str, Any], int]:
     return {"a": a, "b": b, "c": f"c{c}"}, int(sign * (a + 0.5 * b) + 0.2 * (c - 2) + 0.3 * noise > 0)
 
 
-def until(true: Callable[[], Any], why: str = "it did not come about") -> None:
+def until(true: Callable[[], Any], why: str = "it did not come about", patience: float = PATIENCE) -> None:
     """Wait until a condition is true."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not true():
         assert time.monotonic() < end, why
         time.sleep(0.01)
 
 
 class ServerProcess:
-    """A server whose supervisor is a separate process; its output goes to the file `output`."""
+    """A server whose supervisor is a separate process; its output goes to the file `output`.
 
-    def __init__(self, settings: Spec, home: Path) -> None:
-        self.spec, self.home = settings, home
+    The supervisor starts a process that keeps dying again after at most `pause` seconds.
+    """
+
+    def __init__(self, settings: Spec, home: Path, pause: float = LONGEST_PAUSE) -> None:
+        self.spec, self.home, self.pause = settings, home, pause
         self.output = home.parent / f"{home.name}.txt"
         self.url = ""
         self._process: subprocess.Popen[str] | None = None
@@ -99,7 +104,7 @@ class ServerProcess:
         settings = msgspec.json.encode(self.spec).decode()
         with self.output.open("a") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISOR, settings, str(self.home)],
+                [sys.executable, "-c", SUPERVISOR, settings, str(self.home), str(self.pause)],
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,

@@ -1,8 +1,9 @@
 """The learner: the one process that follows the log, learns, decides, and publishes snapshots.
 
-Workers never wait for the learner, and it yields to them: it runs at low priority, folds the log in pieces of a few
-milliseconds, and spends at most a tenth of its time on publishing. It may be killed at any moment: after a restart it
-learns again from the log what it had learned since its last checkpoint.
+Workers never wait for the learner, and it yields to them: once it has published it runs at low priority. It folds the
+log in pieces of a few milliseconds, and spends at most a tenth of its time on publishing. It may be killed at any
+moment: after a restart it learns again from the log what it had learned since its last checkpoint, which is a few
+seconds of work.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ log = logging.getLogger("everlearn.learner")
 PRIORITY = 10  # the `nice` value: requests come first
 PIECE = 0.004  # seconds that a piece of the log should take to fold
 PIECES = (8, 4096)  # the fewest and the most events in a piece
-SHARE = 0.1  # the most of the time that goes into publishing
+SHARE = 0.1  # the most of the time that goes into publishing, and into checkpoints
+WORK = 5.0  # seconds of learning after which a checkpoint is due
 BUSY, IDLE = 0.001, 0.01  # seconds of sleep between two reads of the log
 STATUS = 0.2  # seconds between two writes of the status
 LOOK = 0.05  # seconds between two looks whether the home is still in its place
@@ -93,6 +95,7 @@ class Tail:
         self._look = 0.0  # when to look at the place of the home again
         self._retry = 0.0  # when to publish again, after the folder was full
         self._floor = publisher.position if self._continues() else 0
+        self._work = self._save_seconds = 0.0  # of learning since the last checkpoint, and of writing that one
         self.publish_seconds = 0.0
         self.trouble = ""
         self._begin()
@@ -102,7 +105,9 @@ class Tail:
         began, used, limit = time.monotonic(), time.thread_time(), self._pace.limit
         events = self._loop.catch_up(limit)
         now = time.monotonic()
-        self._pace.folded(events, time.thread_time() - used)
+        used = time.thread_time() - used
+        self._pace.folded(events, used)
+        self._save(used)
         self._folded = began if events < limit else max(self._folded, self._moment(now))
         if now >= self._look:
             self._loop.home.check_place()  # another learner may be at work in its place
@@ -134,6 +139,17 @@ class Tail:
         self._publisher.reached(self._loop.position)
         if self._loop.position >= self._floor:
             self._serve(time.monotonic())
+
+    def _save(self, seconds: float) -> None:
+        """Note the seconds of a piece; save once a restart would repeat seconds of work.
+
+        `checkpoint` counts labels, of which one may take seconds where it completes a round of a language model.
+        """
+        self._work += seconds
+        if self._work > max(WORK, self._save_seconds / SHARE):
+            began = time.thread_time()
+            self._loop.save()
+            self._work, self._save_seconds = 0.0, time.thread_time() - began
 
     def _continues(self) -> bool:
         """Return True if the folder holds a snapshot of this loop."""
@@ -399,19 +415,24 @@ def memory() -> int:
     return 0
 
 
+def _published() -> None:
+    """Yield to requests from now on; before, the whole server waits for this process, also on a busy machine."""
+    tell_ready()
+    with suppress(OSError):
+        os.nice(PRIORITY)
+
+
 def main() -> None:
     """Learn until SIGTERM, or until the supervisor is gone."""
     setup = received()
     logs.start("json" if setup.logs == "json" else "text", "learner")
-    with suppress(OSError):
-        os.nice(PRIORITY)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     when_abandoned(stop.set)
     try:
         tracer = tracing.start(setup, "learner")
-        Learner(setup, stop, tell_ready, tracer=tracer).run()
+        Learner(setup, stop, _published, tracer=tracer).run()
     except EverlearnError as error:
         log.critical("the learner cannot work: %s", error)
         raise SystemExit(1) from error

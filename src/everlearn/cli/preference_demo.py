@@ -24,6 +24,7 @@ ROUND = 16  # questions asked before their judgements are given
 EACH = 12  # held-out answers to each complaint that are measured
 REFERENCE = 48  # answers of the first version to each complaint that they are compared with
 ANNOTATOR = "people/simulated"
+ROWS = 128  # answers computed at a time: all of a step, as a batch of a tiny model costs hardly more than an answer
 PROMPT_TOKENS, ANSWER_TOKENS, GROUPS = 24, 48, 16
 
 _QUESTION, _JUDGED, _SHUFFLED, _MEASURED, _FIRST, _SHOWN = range(6)  # of the keys of random numbers
@@ -65,7 +66,8 @@ def settings(model: Path, seed: int = 0, **changes: Any) -> Spec:
         "answer_tokens": ANSWER_TOKENS,
         "groups": GROUPS,
     }
-    learner = {"family": "preference", "model": str(model.resolve()), "weights": "all", "seed": seed, **changes}
+    learner = {"family": "preference", "model": str(model.resolve()), "weights": "all", "seed": seed}
+    learner |= {"improve": {"rows": ROWS}, **changes}
     return config.convert({"schema": schema, "model": learner, "seed": seed})
 
 

@@ -166,6 +166,12 @@ class Journal:
 
     def save(self) -> None:
         if self.fold.monitor.scored != self._saved:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Make the state durable. Raises LogError for one that was interrupted half-way."""
+        self._check_whole()
+        if self.fold.started:
             self.commit(Commit(sum(self.fold.cursor.values()), []))
 
     def commit(self, commit: Commit) -> None:

@@ -443,6 +443,10 @@ class Loop:
         """Fold at most `limit` events of the log that are not folded yet; return their number."""
         return self._journal.catch_up(limit)
 
+    def save(self) -> None:
+        """Write a checkpoint now: the next opening goes on from here."""
+        self._journal.checkpoint()
+
     def serve(self, host: str | None = None, port: int | None = None, workers: int | None = None) -> Running:
         """Serve this loop over HTTP in separate processes; return the running server, a context manager.
 

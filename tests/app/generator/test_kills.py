@@ -1,6 +1,7 @@
-"""A hundred SIGKILLs while pairs are judged and chats are answered: no judgement is lost, none is learned twice.
+"""SIGKILLs while pairs are judged and chats are answered: no judgement is lost, none is learned twice.
 
-The generator, the learner and the whole server are killed at random moments. `EVERLEARN_TEST_KILLS` changes the number.
+The generator, the learner and the whole server are killed at random moments. `EVERLEARN_TEST_KILLS` changes the number,
+and `EVERLEARN_TEST_SECONDS` bounds the time of killing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,14 @@ from everlearn.loop.loop import Loop
 from everlearn.records import Prediction, Preference
 from everlearn.spec import Spec
 from tests.support.generators import HELLO
-from tests.support.preference_loops import settings
+from tests.support.plain_lms import settings
 from tests.support.servers import ServerProcess, check_learned, events_of, until
 
 KILLS = int(os.environ.get("EVERLEARN_TEST_KILLS", "100"))
+SECONDS = float(os.environ.get("EVERLEARN_TEST_SECONDS", "inf"))
 WHOLE = 0.12  # share of kills of the whole server
 PAUSE = 2.0  # seconds: a kill comes up to so long after a judgement that was acknowledged since the last one
+PATIENCE = 600.0  # seconds for a judgement after a kill
 
 
 @dataclass
@@ -112,12 +116,17 @@ def working(server: ServerProcess) -> Iterator[PairMemory]:
     assert not broken, broken
 
 
+def more_judged(memory: PairMemory, before: int) -> bool:
+    return len(memory.judged) > before
+
+
 def killed(server: ServerProcess, memory: PairMemory, kills: int) -> Counter[str]:
     """Kill processes at random moments; return how often each was killed."""
-    draw, done = np.random.default_rng(7), Counter[str]()
+    draw, done, end = np.random.default_rng(7), Counter[str](), time.monotonic() + SECONDS
     for _ in range(kills):
-        before = len(memory.judged)
-        until(lambda before=before: len(memory.judged) > before, "no judgement is acknowledged")
+        until(partial(more_judged, memory, len(memory.judged)), "no judgement is acknowledged", PATIENCE)
+        if time.monotonic() > end:
+            break
         time.sleep(float(draw.uniform(0.0, PAUSE)))
         what = "server" if draw.random() < WHOLE else str(draw.choice(["generator", "learner"]))
         done[what] += 1
@@ -126,6 +135,7 @@ def killed(server: ServerProcess, memory: PairMemory, kills: int) -> Counter[str
             server.start()
         else:
             server.kill(what)
+        print(f"{done.total()} killed, {len(memory.judged)} judgements, {len(memory.chats)} chats", flush=True)
     return done
 
 
@@ -148,10 +158,10 @@ def check_judgements(memory: PairMemory, home: Path, spec: Spec) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_lose_nothing_and_teach_nothing_twice(tmp_path: Path) -> None:
+def test_kills_lose_nothing_and_teach_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("hello\nhow are you\nwho is there\n")
     spec = settings(prompts=str(tmp_path / "prompts.txt"), serve={"port": 0, "workers": 1})
-    with ServerProcess(spec, tmp_path / "home") as server:
+    with ServerProcess(spec, tmp_path / "home", pause=0.2) as server:
         with working(server) as memory:
             done = killed(server, memory, KILLS)
         server.stop()

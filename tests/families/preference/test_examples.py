@@ -11,6 +11,7 @@ import pytest
 from everlearn.errors import ConfigError, ModelError
 from everlearn.families.preference import PreferenceModel, build, examples, text
 from everlearn.families.preference.text import logprobs
+from everlearn.schema.layout import PAIR_COLUMNS
 from tests.support import tiny_lms
 from tests.support.preference_loops import MODEL
 
@@ -27,7 +28,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def made(path: str, **more: Any) -> PreferenceModel:
     bounds = {"prompt_tokens": 48, "answer_tokens": 12}
-    return build(MODEL | {"hashed": 300, "dense": 14, "pairs": bounds, "examples": path} | more)
+    return build(MODEL | {"hashed": 300, "dense": PAIR_COLUMNS, "pairs": bounds, "examples": path} | more)
 
 
 def test_prompts_are_rendered_and_completions_end(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_spec_is_completed_and_read_again() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dense": 3}, "dense: got 3; expected 14"),
+        ({"dense": 3}, "dense: got 3; expected 16"),
         ({"choose": {"random": 0.9, "duel": 0.2}}, "expected shares that add up to at most 1"),
         ({"improve": {"budget": -1}}, "improve.budget: got -1"),
         ({"guards": {"kll": 1}}, "guards.kll: unknown setting"),
