@@ -472,10 +472,7 @@ class Loop:
         """Name the home, the mode, how many labels were scored, and what serves."""
         if self.home.closed:
             return f"<Loop in {self.home.folder}: closed>"
-        scored = f"{self.fold.monitor.scored:,} labelled examples"
-        serves = f"{self.fold.roster.champion.version} serves" if self.fold.started else "not started"
-        paused = ", learning paused" if self.fold.monitor.limiter.paused else ""
-        return f"<Loop in {self.home.folder}: {self.spec.mode}, {scored}, {serves}{paused}>"
+        return f"<Loop in {self.home.folder}: {self.spec.mode}, {status.in_words(self.fold)}>"
 
     def __enter__(self) -> Loop:
         return self

@@ -153,6 +153,13 @@ def report(fold: Fold, home: Home, decisions: Sequence[Decision], rows: int) -> 
     }
 
 
+def in_words(fold: Fold) -> str:
+    """Return how many labels were scored, and what serves, in a few words."""
+    serves = f"{fold.roster.champion.version} serves" if fold.started else "not started"
+    paused = ", learning paused" if fold.monitor.limiter.paused else ""
+    return f"{fold.monitor.scored:,} labelled examples, {serves}{paused}"
+
+
 def picture(fold: Fold, decisions: Sequence[Decision], path: str | Path | None, title: str) -> Any:
     """Return the matplotlib Figure that `Loop.picture` returns."""
     curves = fold.monitor.curves()
