@@ -56,6 +56,7 @@ WHOLE_SYSTEM = {
     "app/test_server_traces": "a server whose models have a trace",
     "app/generator/test_kills": "a server of preferences whose processes are killed",
     "cli/test_preference_server": "the served demo of preferences",
+    "families/neural/test_lora_buffers": "the buffers of a network in adapters and their export",
     "loop/test_preferences": "a loop that learns pairs of answers",
     "loop/test_old_homes": "homes of older releases",
     "app/dashboard/test_label_page": "the page on which people judge pairs of answers",

@@ -23,7 +23,7 @@ LEAP = 3.0
 MOST_ALIKE = 0.95  # the most that it may be
 
 
-class Interval(NamedTuple):
+class MeanInterval(NamedTuple):
     """A mean, and the ends of its interval; None where there are too few blocks for one."""
 
     mean: float
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
     high: float | None
 
 
-def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.05) -> Interval:
+def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.05) -> MeanInterval:
     """Return the mean difference of a stream so far, and an interval for the mean of its expected differences.
 
     `sums` float64 (n,) holds the weighted sum of the differences in each stretch, in order, `weights` float64 (n,) the
@@ -56,7 +56,7 @@ def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.
     if not 0.0 < alpha < 1.0:
         raise ConfigError(f"interval: got an alpha of {alpha!r}; expected a probability above 0 and below 1")
     if not len(sums):
-        return Interval(0.0, None, None)
+        return MeanInterval(0.0, None, None)
     mean = float(sums.sum() / weights.sum())
     residuals, threshold = (sums - mean * weights) / weights.mean(), math.log(1.0 / alpha)
     half, length = 0.0, 1
@@ -65,10 +65,10 @@ def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.
         variance, effective = _noise(blocks)
         deviations = float(half_width(1.0, effective, float(examples), threshold))
         if deviations == UNBOUNDED:
-            return Interval(mean, None, None)
+            return MeanInterval(mean, None, None)
         half = max(half, deviations * math.sqrt(variance))
         length *= 2
-    return Interval(mean, mean - half, mean + half) if half > 0.0 else Interval(mean, None, None)
+    return MeanInterval(mean, mean - half, mean + half) if half > 0.0 else MeanInterval(mean, None, None)
 
 
 def _noise(blocks: Floats) -> tuple[float, float]:

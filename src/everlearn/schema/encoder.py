@@ -82,8 +82,7 @@ class Encoder:
         self._label = self.fields.pop(schema.label)
         self._dense = tuple((self.fields[name], width(kind)) for name, kind in fields if width(kind))
         self._categories = tuple(name for name, kind in fields if kind == "categorical")
-        self._texts = tuple(name for name, kind in fields if kind == "text")
-        self._hashed = self._categories + self._texts
+        self._hashed = self._categories + tuple(name for name, kind in fields if kind == "text")
         self._tokens = tuple(name for name, kind in fields if kind == "tokens")
         self._only_numbers = tuple(field.name for field, _ in self._dense if field.kind == "numeric" and field.is_plain)
         if len(self._only_numbers) < len(self._dense):
@@ -333,7 +332,7 @@ class Encoder:
                     )
                     problems += [Problem(row, name, reason) for row, reason in faults]
             rows = kernels.category_rows(hashes, present, self._mask, self._crossed)
-        for j, name in enumerate(self._texts, len(self._categories)):
+        for j, name in enumerate(self._hashed[len(self._categories) :], len(self._categories)):
             if name in parts:
                 (data, offsets), faults = columnar.cells(parts[name], self.fields[name])
                 problems += [Problem(row, name, reason) for row, reason in faults]
