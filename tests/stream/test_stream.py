@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tracemalloc
 from pathlib import Path
@@ -108,7 +109,10 @@ def test_other_bytes_are_windows_1252_by_new_rules_only(tmp_path: Path) -> None:
     assert lines_of(read(path, schema=SCHEMA).under(1)) == ([2], {2: "not valid UTF-8"})
 
 
-def test_a_cell_that_is_too_long_rejects_its_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [131_072, 1 << 31])  # of the csv module; SciPy, for one, raises it for the process
+def test_a_cell_that_is_too_long_rejects_its_row(limit: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    before = csv.field_size_limit(limit)
+    request.addfinalizer(lambda: csv.field_size_limit(before))
     long = "x" * 200_000
     body = f'1,"{long}",fine,yes\n2,{long},fine,yes\n3,Delft,fine,yes\n4,"never closed\n'
     body += "a,b\n" * 50_000 + "5,Delft,,no\n"

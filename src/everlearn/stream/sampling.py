@@ -25,7 +25,7 @@ class Sampler:
     >>> sampler = Sampler(4)
     >>> sampler.add({"x": np.arange(100)}, 100)
     >>> sampler.columns["x"]
-    [7, 20, 46, 51, 79, 84, 96]
+    [15, 30, 36, 49, 75, 87, 98]
     """
 
     def __init__(self, most: int) -> None:

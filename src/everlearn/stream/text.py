@@ -20,7 +20,7 @@ from everlearn.spec import RULES
 from everlearn.stream.decoding import Bytes, decoded, read
 from everlearn.stream.formats import MARK
 
-LONGEST_CELL = 131_072  # characters of a cell that spans lines; the csv module's limit for any cell, too
+LONGEST_CELL = 131_072  # characters: the limit of the csv module, which other libraries raise for the whole process
 
 _LONGEST_LINE = 64 << 20
 _DELIMITERS = ",;\t|"
@@ -194,6 +194,8 @@ class CsvReader:
             row = next(self._csv([text]))
         except csv.Error as error:
             return None, f"broken quotes or an overlong cell: {error}"
+        if len(text) > LONGEST_CELL and max(map(len, row), default=0) > LONGEST_CELL:
+            return None, f"an overlong cell: got more than {LONGEST_CELL} characters"
         if len(row) != len(self.names):
             return None, f"got {len(row)} columns, expected {len(self.names)}"
         return row, ""
@@ -254,7 +256,8 @@ class CsvReader:
         """Return the cells of each readable row, and the reasons for the others."""
         try:
             rows = list(self._csv(texts))
-            if len(rows) == len(texts) and set(map(len, rows)) <= {len(self.names)}:
+            fits = set(map(len, rows)) <= {len(self.names)} and max(map(len, texts), default=0) <= LONGEST_CELL
+            if len(rows) == len(texts) and fits:
                 return rows, {}
         except csv.Error:
             pass
