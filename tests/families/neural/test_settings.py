@@ -84,7 +84,7 @@ def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             {"lora": {"rank": 0}},
-            r"lora.rank: got 0; expected `int` >= 1. Known settings of lora: rank, alpha, targets, also$",
+            r"lora.rank: got 0; expected `int` >= 1. Known settings of lora: rank, alpha, targets, also, dora, rslora$",
         ),
         ({"heads": [[0, -1]]}, r"heads\[0\]\[1\]: got -1; expected `int` >= 0"),
         ({"arguments": {1: 2}}, r"arguments: got \{1: 2\}; expected `str`"),
@@ -204,7 +204,7 @@ def test_other_combinations_are_refused_in_a_new_spec_and_kept_in_a_stored_one()
     assert found.prior == 15
     assert written(found)["layout"] == 1
     assert read(written(found)) == found
-    with pytest.raises(ConfigError, match=r"new_classes: got 'lately'; expected one of 'final', 'known', "):
+    with pytest.raises(ConfigError, match=r"new_classes: got 'lately'; expected one of 'final', 'fixed', 'known', "):
         read({**SHAPE, "new_classes": "lately"})
 
 
