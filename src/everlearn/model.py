@@ -422,7 +422,7 @@ def described(model: Model) -> str:
     """Return the text that the `repr` of a model of a built-in family is: its settings, and the size of its arrays.
 
     >>> build({"family": "linear"}, {"task": "binary", "dense": 2, "hashed": 0, "classes": 2})
-    <linear model: binary, dense 2, hashed 0, classes 2, 5 arrays, 208 bytes>
+    <linear model: binary, dense 2, hashed 0, classes 2, 5 arrays, 352 bytes>
     """
     spec = dict(model.spec)
     family, task = spec.pop("family", type(model).__name__), spec.pop("task", "")

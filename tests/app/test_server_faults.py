@@ -33,6 +33,7 @@ from everlearn.serve import snapshot
 from everlearn.serve.snapshot import CURRENT
 from everlearn.spec import FeedbackSpec, ServeSpec, Spec
 from tests.support import DATA
+from tests.support.homes import extract
 from tests.support.servers import (
     Memory,
     ServerProcess,
@@ -452,7 +453,7 @@ def test_a_server_whose_clock_was_ahead_goes_on_when_it_is_set_back(tmp_path):
 def test_a_home_of_an_earlier_release_is_opened_and_served(tmp_path):
     expected = json.loads((DATA / "home-format-1.json").read_text())
     with tarfile.open(DATA / "home-format-1.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        extract(archive, tmp_path)
     home = tmp_path / "home"
     settings = config.convert(expected["spec"], folder=home)
     with el.open(expected["spec"], home=home) as loop:

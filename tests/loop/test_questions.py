@@ -106,7 +106,7 @@ def test_judgements_of_questions_are_kept(tmp_path: Path) -> None:
         judged = [event.payload for event in loop.log.read(kinds=("preference",))]
         assert [one.chosen for one in judged if isinstance(one, Preference)] == [0, 1, 0, 1, 0]
         model = loop.fold.roster.champion.model
-        assert model.arrays["progress/counts"].tolist() == [5.0, 5.0, 1.0, 0.0]
+        assert model.arrays["progress/counts"].tolist()[:4] == [5.0, 5.0, 1.0, 0.0]
 
 
 def _single(loop: Loop) -> question.Asked:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from everlearn.loop.fold import Commit
+from everlearn.loop.journal import Journal
 from everlearn.loop.loop import Loop
 from everlearn.spec import Spec
 from everlearn.stream import read
@@ -119,13 +120,13 @@ def killed_after_each_commit(work: Work, home: Path, commits: int) -> None:
     """Do `work` in children that die right after their next commit, and then to its end in this process."""
 
     def dying(home: Path) -> None:
-        commit = Loop._commit
+        commit = Journal.commit
 
         def last(self: Loop, due: Commit) -> None:
             commit(self, due)
             os._exit(0)
 
-        Loop._commit = last  # type: ignore[method-assign]
+        Journal.commit = last  # type: ignore[method-assign]
         work(home)
 
     for _ in range(commits + 1):

@@ -1,7 +1,7 @@
 """The origins of encoded rows: the field of each dense column and hashed entry, and the origin of each number.
 
 A float32 has 24 bits. Seconds since 1970 need 31, so that as a float32 they change once in two minutes. The encoder
-subtracts the origin of a field in float64, and what is left fits.
+subtracts the origin of a field in float64, and the rest fits.
 """
 
 from __future__ import annotations

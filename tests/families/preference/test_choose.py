@@ -65,9 +65,9 @@ def test_equal_answers_are_not_compared(selector: str) -> None:
     """Candidates 0, 1 and 3 are equal; their draws are, too."""
     alike, n = np.array([5, 5, 8, 5, 9]), 200
     draws = np.random.default_rng(2).normal(size=(5, 6))[[0, 0, 2, 0, 4]]
-    found = [choose.pair(draws, selector, (3, at), 0.3, alike) for at in range(n)]
+    found = [choose.pair(draws, selector, (3, at), 0.3, alike=alike) for at in range(n)]
     assert all(alike[one.first] != alike[one.second] for one in found)
-    same = choose.pair(draws, selector, (3, 0), 0.3, np.zeros(5, np.int64))  # nothing else to compare
+    same = choose.pair(draws, selector, (3, 0), 0.3, alike=np.zeros(5, np.int64))  # nothing else to compare
     assert same.first != same.second
     for one in found[:40]:
         if selector == "random":  # of 20 ordered pairs 6 are of equal answers

@@ -102,7 +102,7 @@ def skill(arrays: Arrays) -> float:
     >>> table = start(4)
     >>> update(table, np.array([1] * 10), np.ones(10), np.full(10, 0.9))
     >>> round(skill(table), 2)
-    4.51
+    4.64
     """
     return float(np.logaddexp.reduce(arrays["slopes"]) - np.log(len(SLOPES)))
 

@@ -19,7 +19,7 @@ def start(kinds: int) -> Arrays:
     """Return the arrays before any label, for `kinds` kinds of sources.
 
     >>> {name: array.shape for name, array in start(16).items()}
-    {'arms': (6, 3), 'answers': (3,), 'kinds': (16,), 'trusted': (1,)}
+    {'arms': (8, 3), 'answers': (3,), 'kinds': (16,), 'trusted': (1,)}
     """
     return {
         "arms": np.zeros((len(columns.ARMS), 3)),
