@@ -76,7 +76,7 @@ def test_a_terminal_is_asked_what_is_missing(tmp_path):
     The beginning of a choice will do, and an empty line is the default.
     """
     command = [sys.executable, "-m", "everlearn", "advise", "--frequency", "weekly", "--drift", "slow"]
-    replies = ["ima", "huge", "sm", "", "5,000", "y", "high", "no", "yes", "n", ""]
+    replies = ["ima", "huge", "sm", "", "50,000", "y", "high", "no", "yes", "n", ""]
     outer, inner = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, cwd=tmp_path, env=environment) as process:

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from everlearn import config
-from everlearn.cli import app
+from everlearn.cli import app, console
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_column_is_named_with_a_reason(folder: Path) -> None:
+def test_every_column_is_named_with_a_reason(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.screen, "_width", 200)
     done = CliRunner().invoke(app, ["init", "d.jsonl", "--label", "y"])
     assert done.exit_code == 0, done.output
     assert "JSON lines" in done.output

@@ -45,7 +45,9 @@ def differences(home: Path, spec: Spec) -> list[Difference]:
     """
     before = _stored(home)
     after = config.resumed(before, spec)
-    plain = config.convert({"schema": msgspec.to_builtins(before.schema)})
+    stored = {name.removeprefix("schema.") for name in STORED_ONLY}
+    schema = {name: value for name, value in msgspec.to_builtins(before.schema).items() if name not in stored}
+    plain = config.convert({"schema": schema})
     found: list[Difference] = []
     for name in [*config.setting_names(), *STORED_ONLY]:
         value = attrgetter(name)
