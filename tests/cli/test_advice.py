@@ -91,7 +91,7 @@ def test_a_terminal_is_asked_what_is_missing(tmp_path):
     assert shown.count("Which model do you have?") == 2
     assert "model: got 'huge'; expected one of any, linear, small, large" in shown
     assert "When is the model updated?" not in shown
-    assert "network + replay + EMA .99, gated" in shown
+    assert "network + replay + EMA .999, gated" in shown
     assert "assumed" not in shown
 
 

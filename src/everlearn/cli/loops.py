@@ -253,8 +253,13 @@ def check(
 
 def _without(spec: Spec, column: str) -> Spec:
     """Return a spec whose schema does not have a column of times of labels, which a model must not see."""
-    fields = {name: kind for name, kind in spec.schema.fields.items() if name != column}
-    return msgspec.structs.replace(spec, schema=msgspec.structs.replace(spec.schema, fields=fields))
+    schema = spec.schema
+    tables = {
+        setting: {name: value for name, value in held.items() if name != column}
+        for setting in ("fields", "origin", "dates", "missing", "decimal")
+        if isinstance(held := getattr(schema, setting), dict)
+    }
+    return msgspec.structs.replace(spec, schema=msgspec.structs.replace(schema, **tables))
 
 
 def _run(
