@@ -267,7 +267,7 @@ def test_the_overview_of_a_phone_fits_two_screens(page):
     page.emulate(360, 740)
     page.open()
     page.until(lambda: page.run("return document.querySelectorAll('.plot .line').length > 4"))
-    assert page.run("return document.documentElement.scrollHeight") <= 2 * 740
+    page.until(lambda: page.run("return document.documentElement.scrollHeight") <= 2 * 740)
     page.find(".all").click()
     assert page.find("#processes").is_displayed()
 
