@@ -170,6 +170,7 @@ def besieged(folder: Path, hostile: int, count: int) -> tuple[float, float]:
     return quiet, loud
 
 
+@pytest.mark.slow
 def test_hostile_clients_harm_no_honest_one(tmp_path):
     quiet, loud = besieged(tmp_path, 150, 150)
     assert loud < 5 * quiet + 50.0  # a busy machine measures nothing finer
