@@ -183,6 +183,48 @@ def test_a_gated_loop_may_begin_and_end_to_promote_snapshots_only(tmp_path: Path
     assert state(replayed(tmp_path / "home", tmp_path / "replayed")) == kept
 
 
+def test_a_champion_that_cannot_be_copied_goes_back_before_the_mode_changes(tmp_path: Path) -> None:
+    live = msgspec.structs.replace(
+        FIRST,
+        model={"family": "tests.support.models:Uncopied"},
+        warm_start=20.0,
+        gate=GateSpec(minimum=1_000_000),
+        drift=DriftSpec(detector="none"),
+    )
+    gated = msgspec.structs.replace(live, mode="gated")
+    with Loop(live, tmp_path / "home", clock=lambda: 1.0) as loop:
+        for row in range(80):
+            loop.learn({"a": 1.0, "c": "x"}, row % 2, id=str(row))
+        assert loop.fold.roster.champion.model.arrays["count"] == 80
+    with Loop(gated, tmp_path / "home", clock=lambda: 2.0) as loop:
+        assert [one.action for one in loop.decisions()[-4:]] == ["config", "withdraw", "rollback", "promote"]
+        assert not champions(loop)[1]
+        assert loop.fold.roster.challenger.learns
+        assert loop.fold.roster.champion.model.arrays["count"] == 20
+        kept = state(loop.fold)
+    with Loop(gated, tmp_path / "home", clock=lambda: 3.0) as loop:
+        assert state(loop.fold) == kept
+
+
+def test_what_may_be_promoted_means_nothing_to_a_live_loop_that_is_paused(tmp_path: Path) -> None:
+    """After three rollbacks what serves is frozen; another `gate.promote` does not let it learn again."""
+    fragile = msgspec.structs.replace(
+        FIRST,
+        model={"family": "tests.support.models:Fragile"},
+        warm_start=20.0,
+        gate=GateSpec(minimum=1_000_000),
+        drift=DriftSpec(detector="none"),
+    )
+    other = msgspec.structs.replace(fragile, gate=GateSpec(minimum=1_000_000, promote="snapshot"))
+    with Loop(fragile, tmp_path / "home", clock=lambda: 1.0) as loop:
+        for row in range(90):
+            loop.learn({"a": 100.0 if row in (30, 50, 70) else 1.0, "c": "x"}, row % 2, id=str(row))
+        paused = champions(loop)
+        assert not paused[1]
+    with Loop(other, tmp_path / "home", clock=lambda: 2.0) as loop:
+        assert champions(loop) == paused
+
+
 def test_detectors_and_the_replay_memory_change_and_keep_the_newest_rows(tmp_path: Path) -> None:
     plain = msgspec.structs.replace(FIRST, replay=ReplaySpec(kind="window", bytes=40_000))
     other = msgspec.structs.replace(

@@ -43,6 +43,18 @@ class Fragile(Mean):
         return super().learn(batch, y, weight)
 
 
+class Uncopied(Mean):
+    """A mean that cannot be copied any more once it has learned more than 50 rows."""
+
+    def __init__(self, spec: Mapping[str, Any] | None = None) -> None:
+        super().__init__({"family": "tests.support.models:Uncopied"} | dict(spec or {}))
+
+    def __copy__(self) -> Uncopied:
+        if self.arrays["count"] > 50:
+            raise ValueError("broken on purpose")
+        return Uncopied(self.spec)
+
+
 def part(batch: Batch, row: int) -> Batch:
     return Batch(batch.dense[row : row + 1], batch.indptr[row : row + 2], batch.indices, batch.values)
 

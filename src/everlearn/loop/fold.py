@@ -268,7 +268,9 @@ class Fold:
                 self.warm_up.rows, payloads = warm_rows, []
             case Decision(action="config", detail={"spec": dict(settings)}) if self.started:
                 with self._together("log", event.position, event.position):
-                    payloads = self._configure(config.read_stored(settings, "the log"), event.position)
+                    payloads = self._expel("log", event.position, event.position)
+                    self.transitions.relent()  # there is nothing to learn here
+                    payloads += self._configure(config.read_stored(settings, "the log"), event.position)
             case _:
                 return
         self.cursor["log"] = event.position
@@ -431,7 +433,7 @@ class Fold:
 
     def _configure(self, spec: Spec, at: int) -> list[Payload]:
         """Go on with other settings, as a loop does that opens a checkpoint with them; return what comes of it."""
-        before, held = self.spec, self.monitor.remembered()
+        before, held, seats = self.spec, self.monitor.remembered(), (self.roster.live, self.roster.snapshots)
         arrays, header = self.state()
         arrays, header = model.copied(arrays), codec.plain(header, "the state")
         self._start_with(spec)
@@ -439,7 +441,7 @@ class Fold:
         if spec.gate != before.gate:
             self.roster.reset_evidence()
         self.monitor.renew(before, held)
-        moved = (spec.mode, spec.gate.promote) != (before.mode, before.gate.promote)
+        moved = (self.roster.live, self.roster.snapshots) != seats
         return self.transitions.reseat(at, self._learned()) if moved else []
 
     # ---- checkpoints -------------------------------------------------------------------------------------------

@@ -21,18 +21,20 @@ from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import select
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
-from everlearn.spec import Spec
 from everlearn.stream import Stream, digest
 
 _READ = 4096  # rows taken from a stream at a time
 
 
 class Ingest:
-    """The progress in each source; `sources` maps a source's fingerprint to it, and is part of checkpoints."""
+    """The progress in each source; `sources` maps a source's fingerprint to it, and is part of checkpoints.
 
-    def __init__(self, fold: Fold, log: Log) -> None:
+    `names` counts the names in rows and records that no field has, and the fields that they lack.
+    """
+
+    def __init__(self, fold: Fold, log: Log, names: FieldNames) -> None:
         self.sources: dict[str, dict[str, Any]] = {}
-        self.names = FieldNames(fold.spec)
+        self.names = names
         self._fold = fold
         self._log = log
 
@@ -44,10 +46,6 @@ class Ingest:
     def named(self) -> dict[str, Any]:
         """Return the unknown names and the missing fields of rows and records since the loop was opened."""
         return {"fields": report(self.names.counts, self._fold.spec.schema.fields)}
-
-    def settle_names(self, spec: Spec) -> None:
-        """Compare names by the settings with which the loop was opened."""
-        self.names = FieldNames(spec)
 
     def parts(self, stream: Stream) -> list[Stream]:
         """Return the files of a stream, read by the rules of the home.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from everlearn import config, events
 from everlearn.errors import LogError
+from everlearn.feedback.names import FieldNames
 from everlearn.loop import commands, replay_log
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.home import Home
@@ -36,6 +37,7 @@ class Journal:
         self._saved = self._saved_row = 0  # labelled examples, and rows, folded at the last checkpoint
         self._clock = clock
         self._faults = FailureLog()
+        self._names = FieldNames(spec)  # counted since the loop was opened, whatever is restored
         with ExitStack() as undo:
             self.home = Home(home, self.spec.log)
             undo.callback(self.home.close)
@@ -46,7 +48,6 @@ class Journal:
                 self.log.append(changes)
             else:
                 self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
-            self.intake.settle_names(self.spec)
             if not behind:
                 self.catch_up_whole()
             undo.pop_all()
@@ -193,7 +194,7 @@ class Journal:
             self.spec = commands.with_own_loss(self.spec)
         spec = config.read_stored(last[2]["spec"], str(self.home.folder)) if last is not None else self.spec
         self.fold = Fold(spec, self.home.versions, self.log, self._faults)
-        self.intake = Ingest(self.fold, self.log)
+        self.intake = Ingest(self.fold, self.log, self._names)
         self._saved = self._saved_row = self.seen = 0
         self._whole = True  # False during a fold, and for ever after a fold was interrupted
         if last is not None:
