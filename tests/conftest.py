@@ -38,6 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group("servers" if file.startswith(SERVERS) else file))
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes by their length: some hold the time of their making, and xdist wants equal names everywhere."""
+    if isinstance(val, bytes | bytearray):
+        return f"{argname}-of-{len(val)}-bytes"
+    return None
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real streams; a checkout alone does not have it, so tests that want it skip."""
