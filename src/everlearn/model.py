@@ -25,6 +25,8 @@ FAMILIES: dict[str, str] = {
     "linear": "everlearn.families.linear:build",
     "neural": "everlearn.families.neural:build",
     "gated": "everlearn.families.gated:build",
+    "last": "everlearn.families.last:build",
+    "mix": "everlearn.families.mix:build",
     "preference": "everlearn.families.preference:build",
 }
 

@@ -1,0 +1,189 @@
+"""The mix: its members, their traces, and the stacker over what they say."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from everlearn.errors import InputError
+from everlearn.families import specs
+from everlearn.families.last import check_classes
+from everlearn.families.mix import settings as reading
+from everlearn.families.mix import stacking
+from everlearn.families.mix.settings import LOSSES, Parts
+from everlearn.model import (
+    LEARN,
+    WIDEST_TRACE,
+    answering,
+    described,
+    learn,
+    predict_traced,
+    prefixed,
+    refused,
+    within,
+)
+from everlearn.records import Arrays, Batch, Floats, Singles
+
+COUNTER = 1 << 22  # the counter of rows in a trace starts again here, so that float32 holds it exactly
+
+
+class Mix:
+    """Models of any families, each learning every row, and a stacker that combines what they say.
+
+    Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs), and
+    of the stacker with the prefix `stack/`: see `everlearn.families.mix.stacking.start`.
+
+    The trace of a prediction holds what each member said, the members' own traces, and the number of rows learned. A
+    mix of more than 256 such numbers has no trace: under late labels its stacker learns from what the members say when
+    the label comes.
+    """
+
+    def __init__(self, spec: Mapping[str, Any], parts: Parts) -> None:
+        self.spec = spec
+        self.loss = parts.loss
+        self._settings, self._members = parts.settings, parts.members
+        self._widths = reading.trace_widths(parts.settings, parts.members)
+        width = len(parts.members) * parts.settings.outputs + sum(self._widths) + 1
+        self.trace = width if width <= WIDEST_TRACE else 0
+        self._stack: Arrays = dict(stacking.start(len(parts.members), parts.settings.classes))
+
+    @property
+    def arrays(self) -> Arrays:
+        found = prefixed("stack/", self._stack)
+        for number, member in enumerate(self._members):
+            found |= prefixed(f"members/{number}/", answering(member.arrays))
+            found |= prefixed(f"{LEARN}members/{number}/", within(member.arrays, LEARN))
+        return found
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        # Copies, so that assigning arrays to a shallow copy of this model does not change this model.
+        members = tuple(copy.copy(member) for member in self._members)
+        for number, member in enumerate(members):
+            learning = within(arrays, f"{LEARN}members/{number}/")
+            member.arrays = within(arrays, f"members/{number}/") | prefixed(LEARN, learning)
+        self._members, self._stack = members, within(arrays, "stack/")
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each member now, by its place and family, as in "0 linear".
+
+        >>> build({"task": "binary", "dense": 2}).weights()
+        {'0 linear': 0.5, '1 last': 0.5}
+        """
+        families = [member.spec.get("family", "linear") for member in self._members]
+        found = stacking.weights(self._stack)
+        return {f"{number} {families[number]}": float(weight) for number, weight in enumerate(found)}
+
+    def refused(self, batch: Batch) -> dict[int, str]:
+        """Return the rows that a member cannot take, with reasons."""
+        found: dict[int, str] = {}
+        for member in self._members:
+            found |= refused(member, batch)
+        return found
+
+    def predict(self, batch: Batch) -> Singles:
+        """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.
+
+        Raises `InputError` if the batch does not fit a member.
+        """
+        return self._combined(self._said([member.predict(batch) for member in self._members]))
+
+    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
+        """Score n rows, and return the trace, float32 (n, trace): what members said, their traces, a row counter."""
+        both = [predict_traced(member, batch) for member in self._members]
+        said, n = self._said([scores for scores, _ in both]), len(batch)
+        counter = np.full((n, 1), self._rows % COUNTER, np.float32)
+        traces = [trace for _, trace in both if trace is not None]
+        return self._combined(said), np.concatenate([said.reshape(n, -1), *traces, counter], axis=1)
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
+        """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
+
+        Every member learns the rows, and the stacker what they said about each: at its prediction if there is a trace,
+        else now. A row with a label that is not finite, or a weight that is not a finite number above 0, is only
+        predicted. Raises `InputError`, with nothing learned, if the shapes do not fit or a label is not a class.
+        """
+        n, settings = len(batch), self._settings
+        y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
+        if y.shape != (n,) or weight.shape != (n,):
+            raise InputError(f"y and weight: got shapes {y.shape} and {weight.shape} for {n} rows; expected ({n},)")
+        if settings.classes:
+            check_classes(y, settings.classes)
+        traces, then, late = self._split(trace, n, y, weight)
+        said = self._said([
+            learn(member, batch, y, weight, own) for member, own in zip(self._members, traces, strict=True)
+        ])  # fmt: skip
+        out = np.empty((n, settings.outputs), np.float32)
+        heard = said if then is None else np.where(np.isnan(then), said, then)
+        held = self._stack
+        if self.loss is not None:
+            kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
+            shares, products, counts = held["shares"], held["products"], held["counts"]
+            rows = said[:, :, 0], heard[:, :, 0], late, y, weight
+            stacking.stack_numbers(*rows, kind, parameter, shares, products, counts, out)
+        else:
+            state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
+            stacking.stack(said, heard, late, y, weight, *state, out)
+        return out
+
+    @property
+    def _rows(self) -> int:
+        return int(self._stack["counts"][stacking.ROWS])
+
+    def _said(self, scores: list[Singles]) -> Singles:
+        """Return what the members say about n rows, float32 (n, members, outputs)."""
+        return np.stack(scores, axis=1)
+
+    def _combined(self, said: Singles) -> Singles:
+        held = self._stack
+        if self.loss is not None:
+            return stacking.combine_numbers(said[:, :, 0], held["shares"])
+        return stacking.combine(said, held["own"], held["shared"], held["bias"], held["recent"])
+
+    def _split(
+        self, trace: Singles | None, n: int, y: Floats, weight: Singles
+    ) -> tuple[list[Singles | None], Singles | None, Floats]:
+        """Return each member's own trace, what the members said then, and the rows since then, float64 (n,).
+
+        The second is None where no trace is known, and NaN in single rows without one; such rows are 0 rows late.
+        """
+        none: list[Singles | None] = [None] * len(self._members)
+        late: Floats = np.zeros(n)
+        if trace is None:
+            return none, None, late
+        said_width = len(self._members) * self._settings.outputs
+        then = np.ascontiguousarray(trace[:, :said_width], np.float32).reshape(
+            n, len(self._members), self._settings.outputs
+        )
+        at = said_width
+        for number, width in enumerate(self._widths):
+            if width:
+                none[number] = np.ascontiguousarray(trace[:, at : at + width], np.float32)
+            at += width
+        usable = np.isfinite(y) & np.isfinite(weight) & (weight > 0.0)
+        now = self._rows + np.cumsum(usable) - usable
+        gone = np.mod(now - trace[:, -1].astype(np.float64), float(COUNTER))
+        return none, then, np.where(np.isfinite(gone), gone, 0.0)
+
+
+def build(spec: Mapping[str, Any]) -> Mix:
+    """Make an untrained mix; see `everlearn.families.mix.settings.MixSettings`.
+
+    Raises `ConfigError` for an unknown setting or a wrong value, also of a member.
+
+    >>> from everlearn.records import Batch
+    >>> model = build({"task": "binary", "dense": 1})
+    >>> x = np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32)
+    >>> rows = Batch(x, np.zeros(3001, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> scores = model.learn(rows, (x[:, 0] > 0).astype(float), np.ones(3000, np.float32))
+    >>> model.weights()["0 linear"] > model.weights()["1 last"]
+    True
+    """
+    parts = reading.read(spec)
+    return Mix(specs.written(parts.settings, {}), parts)

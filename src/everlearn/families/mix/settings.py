@@ -1,0 +1,128 @@
+"""The settings of a mix: its members, and the shape that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from everlearn import model
+from everlearn.errors import ConfigError
+from everlearn.families import specs
+from everlearn.families.mix.stacking import ABSOLUTE, HUBER, PINBALL, SQUARED
+from everlearn.model import Model, own_loss, traced
+from everlearn.records import Loss, RowTask
+
+MEMBERS: tuple[dict[str, Any], ...] = ({"family": "linear"}, {"family": "last"})
+MOST_MEMBERS = 16
+LOSSES = {"squared": SQUARED, "absolute": ABSOLUTE, "pinball": PINBALL, "huber": HUBER}
+SHAPE = ("task", "dense", "hashed", "classes", "seed")
+
+
+class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of a mix.
+
+    `members` are specs of models, 1 to 16, of any families; each takes its shape (task, dense, hashed, classes) from
+    here, and a seed of its place. `one_at_a_time` is not a choice: it is true if it is for every member.
+    """
+
+    family: str = "mix"
+    task: RowTask
+    dense: int
+    hashed: int = 0
+    classes: int = 0
+    members: tuple[dict[str, Any], ...] = MEMBERS
+    one_at_a_time: bool = True
+    seed: int = 0
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that each member says about a row: one for each class, or one for a regression."""
+        return self.classes or 1
+
+
+class Parts(NamedTuple):
+    """Checked settings, the members built, and the loss of a regression."""
+
+    settings: MixSettings
+    members: tuple[Model, ...]
+    loss: Loss | None
+
+
+def read(spec: Mapping[str, Any]) -> Parts:
+    """Check a spec, fill in its defaults and build its members.
+
+    Raises `ConfigError`, which names the setting, its value and the right values, and what a member raises.
+
+    >>> read({"task": "binary", "dense": 8}).settings.members[1]["family"]
+    'last'
+    """
+    given = dict(spec)
+    if given.get("task") == "binary":
+        given.setdefault("classes", 2)
+    settings = specs.convert(given, MixSettings, "mix", {})
+    if settings.dense < 0 or (settings.classes < 2) is not (settings.task == "regression"):
+        raise ConfigError(
+            f"mix model: got dense {settings.dense} and classes {settings.classes} for task {settings.task!r}; "
+            "expected 0 columns or more, and at least 2 classes (none for a regression)"
+        )
+    if not 1 <= len(settings.members) <= MOST_MEMBERS:
+        raise ConfigError(
+            f"mix model: members: got {len(settings.members)}; expected 1 to {MOST_MEMBERS} specs of models, such as "
+            '{"family": "linear"}'
+        )
+    members = tuple(_member(settings, number) for number in range(len(settings.members)))
+    together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
+    whole = tuple(_own(member.spec) for member in members)
+    settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
+    return Parts(settings, members, _loss(settings, members) if settings.task == "regression" else None)
+
+
+def _member(settings: MixSettings, number: int) -> Model:
+    own = settings.members[number]
+    family = own.get("family", "linear")
+    if family in model.PAIR_FAMILIES or family == "mix":
+        raise ConfigError(
+            f"mix model: members[{number}]: got family {family!r}; expected a family that learns from rows, and not a "
+            "mix. List the members of an inner mix here instead"
+        )
+    shared = {name: getattr(settings, name) for name in ("task", "dense", "hashed", "classes")}
+    for name, value in shared.items():
+        if own.get(name, value) != value:
+            raise ConfigError(
+                f"mix model: members[{number}].{name}: got {own[name]!r}; expected {value!r}, that of the mix. "
+                "Leave it out"
+            )
+    return model.build({"seed": settings.seed + number, **own, **shared})
+
+
+def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec of a member without the shape, which the mix has."""
+    return {name: value for name, value in spec.items() if name not in SHAPE or name == "seed"}
+
+
+def _loss(settings: MixSettings, members: Sequence[Model]) -> Loss:
+    """Return the loss that the members of a regression are trained for.
+
+    Raises `ConfigError` for members trained for different losses, or for one that no stacker has.
+    """
+    found = [loss for loss in map(own_loss, members) if loss is not None]
+    if len(set(found)) > 1:
+        known = ", ".join(f"{loss.kind} {loss.parameter:g}" for loss in found)
+        raise ConfigError(
+            f"mix model: members: got members trained for different losses: {known}; expected one loss for all. Set "
+            '"loss" and "loss_parameter" alike in each member that has them'
+        )
+    loss = found[0] if found else Loss("squared")
+    if loss.kind not in LOSSES:
+        raise ConfigError(
+            f"mix model: members: got the loss {loss.kind!r} for a regression; expected one of {', '.join(LOSSES)}"
+        )
+    return loss
+
+
+def trace_widths(settings: MixSettings, members: Sequence[Model]) -> list[int]:
+    """Return how many numbers of a trace are each member's own."""
+    return [traced(member) for member in members]

@@ -1,0 +1,322 @@
+"""The arithmetic of stacking: weights for what the members predict, learned row by row with a constant rate.
+
+For classes, the log-probabilities of the members are added with weights, and a softmax makes probabilities of the
+sums: a multinomial logistic regression on L[m, k] = log(.99 p[m, k] + .01 / K). The weights of members may add up to
+more than 1, which sharpens, and may be negative. A convex combination cannot do either, and converges to the best
+member alone. Each member also has a smaller deviation for each class. Steps are divided by the root mean square of
+their gradient (RMSProp), and their rate does not fall with time: that is the reaction to drift.
+
+Two stackers run side by side, a quick one and one with a fifth of its rate. Their answers and those of each member
+alone are averaged by their recent log losses. So the weights move little while nothing changes, and over its first
+rows, or beside one member that knows everything, the mix is little worse than its best member.
+
+Under late labels the gradient is that of what the members said at the prediction. Steps towards labels that are d rows
+late overshoot, so the rate is divided by 1 + d / 100.
+
+For numbers, the prediction is the mean of the members plus a weighted sum of their deviations from it. With the squared
+loss the weights are those of a ridge regression that forgets (Hoerl & Kennard 1970); with other losses the members
+have shares that add up to 1, moved by exponentiated gradients (Kivinen & Warmuth 1997).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from everlearn._jit import exact_kernel
+from everlearn.records import Floats, Singles
+
+RATE = 0.01
+SLOWER = 0.2  # the rate of the second stacker, as a share
+DEVIATION = 0.3  # the rate of deviations for single classes, as a share
+FLOOR = 0.01  # share of a uniform forecast in what a member says, which bounds its logarithm
+FORGET = 0.999  # what the mean squared gradients, the recent losses and the ridge keep of the past, each row
+LATE = 100.0  # rows of delay that halve the rate
+HEAVIEST = 10.0  # a weight counts as at most so many mean weights
+RIDGE = 10.0  # rows that the prior of the ridge counts for
+STACKERS = 2
+
+ROWS, WEIGHT = range(2)  # of "counts": rows learned, and their mean weight
+SQUARED, ABSOLUTE, PINBALL, HUBER = range(4)
+
+
+@exact_kernel
+def log_scores(said: Singles, found: Floats) -> None:
+    """Write log(.99 p + .01 / K) of what the members say, float32 (members, classes), to `found`."""
+    members, classes = said.shape
+    for m in range(members):
+        for k in range(classes):
+            found[m, k] = math.log((1.0 - FLOOR) * said[m, k] + FLOOR / classes)
+
+
+@exact_kernel
+def answer(logs: Floats, own: Floats, shared: Floats, bias: Floats, out: Floats) -> None:
+    """Write the class probabilities of one stacker to `out`, float64 (classes,)."""
+    members, classes = logs.shape
+    highest = -np.inf
+    for k in range(classes):
+        total = bias[k]
+        for m in range(members):
+            total += (shared[m] + own[m, k]) * logs[m, k]
+        out[k] = total
+        highest = max(highest, total)
+    total = 0.0
+    for k in range(classes):
+        out[k] = math.exp(out[k] - highest)
+        total += out[k]
+    for k in range(classes):
+        out[k] /= total
+
+
+@exact_kernel
+def answers(logs: Floats, own: Floats, shared: Floats, bias: Floats, each: Floats) -> None:
+    """Write the class probabilities of the stackers, and of each member alone, to `each`."""
+    for s in range(STACKERS):
+        answer(logs, own[s], shared[s], bias[s], each[s])
+    members, classes = logs.shape
+    for m in range(members):
+        for k in range(classes):
+            each[STACKERS + m, k] = math.exp(logs[m, k])
+
+
+@exact_kernel
+def average(each: Floats, recent: Floats) -> Floats:
+    """Return the mean answer, float64 (classes,), of all rows of `each` by exp(-recent loss)."""
+    best, total = recent.min(), 0.0
+    mixed: Floats = np.zeros(each.shape[1])
+    for e in range(len(each)):
+        share = math.exp(best - recent[e])
+        total += share
+        for k in range(each.shape[1]):
+            mixed[k] += share * each[e, k]
+    mixed /= total
+    return mixed
+
+
+@exact_kernel
+def step(
+    logs: Floats,
+    label: int,
+    pace: float,
+    own: Floats,
+    shared: Floats,
+    bias: Floats,
+    recent: Floats,
+    squares: Floats,
+    each: Floats,
+) -> None:
+    """Move both stackers towards a label; `each` holds all answers, float64 (2 + members, classes).
+
+    `squares` float64 (2, members, classes + 1) are the mean squared gradients, last of the shared weights. `pace` is
+    the share of the rate.
+    """
+    members, classes = logs.shape
+    for e in range(len(each)):
+        recent[e] = FORGET * recent[e] - math.log(max(each[e, label], 1e-12))
+    for s in range(STACKERS):
+        rate = pace * RATE * (1.0 if s == 0 else SLOWER)
+        each[s, label] -= 1.0
+        for m in range(members):
+            total = 0.0
+            for k in range(classes):
+                slope = each[s, k] * logs[m, k]
+                total += slope
+                held = FORGET * squares[s, m, k] + (1.0 - FORGET) * slope * slope
+                squares[s, m, k] = held
+                own[s, m, k] -= DEVIATION * rate * slope / math.sqrt(held + 1e-6)
+            held = FORGET * squares[s, m, classes] + (1.0 - FORGET) * total * total
+            squares[s, m, classes] = held
+            shared[s, m] -= rate * total / math.sqrt(held + 1e-6)
+        for k in range(classes):
+            bias[s, k] -= rate * each[s, k]
+        each[s, label] += 1.0
+
+
+@exact_kernel
+def combine(said: Singles, own: Floats, shared: Floats, bias: Floats, recent: Floats) -> Singles:
+    """Return the answers for n rows, float32 (n, classes), from what the members say about them."""
+    n, members, classes = said.shape
+    logs, each = np.empty((members, classes)), np.empty((STACKERS + members, classes))
+    out = np.empty((n, classes), np.float32)
+    for i in range(n):
+        log_scores(said[i], logs)
+        answers(logs, own, shared, bias, each)
+        out[i] = average(each, recent)
+    return out
+
+
+@exact_kernel
+def combine_numbers(said: Singles, shares: Floats) -> Singles:
+    """Return the answers for n rows, float32 (n, 1), from the numbers of the members."""
+    out = np.empty((len(said), 1), np.float32)
+    for i in range(len(said)):
+        total = 0.0
+        for m in range(len(shares)):
+            total += shares[m] * said[i, m]
+        out[i, 0] = total
+    return out
+
+
+@exact_kernel
+def stack(
+    said: Singles,
+    then: Singles,
+    late: Floats,
+    y: Floats,
+    weight: Singles,
+    own: Floats,
+    shared: Floats,
+    bias: Floats,
+    recent: Floats,
+    squares: Floats,
+    counts: Floats,
+    out: Singles,
+) -> None:
+    """Answer each of n rows from what the members say, and learn it from what they said then.
+
+    `said` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label.
+    """
+    n, members, classes = said.shape
+    logs, each = np.empty((members, classes)), np.empty((STACKERS + members, classes))
+    for i in range(n):
+        log_scores(said[i], logs)
+        answers(logs, own, shared, bias, each)
+        out[i] = average(each, recent)
+        if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
+            continue
+        if late[i] > 0.0:
+            log_scores(then[i], logs)
+            answers(logs, own, shared, bias, each)
+        step(logs, int(y[i]), _pace(weight[i], late[i], counts), own, shared, bias, recent, squares, each)
+
+
+@exact_kernel
+def _pace(weight: float, late: float, counts: Floats) -> float:
+    """Count a row, and return the share of the rate that it deserves by its weight and its delay."""
+    counts[ROWS] += 1.0
+    counts[WEIGHT] += (weight - counts[WEIGHT]) / min(counts[ROWS], 1000.0)
+    return float(min(weight / counts[WEIGHT], HEAVIEST) / (1.0 + late / LATE))
+
+
+@exact_kernel
+def stack_numbers(
+    said: Singles,
+    then: Singles,
+    late: Floats,
+    y: Floats,
+    weight: Singles,
+    loss: int,
+    parameter: float,
+    shares: Floats,
+    products: Floats,
+    counts: Floats,
+    out: Singles,
+) -> None:
+    """Answer each of n rows with a number, and learn it.
+
+    `shares` float64 (members,) add up to 1; `products` float64 (members, members + 2): the ridge's sums and, last, the
+    mean squared gradients.
+    """
+    members = said.shape[1]
+    for i in range(len(y)):
+        total = 0.0
+        for m in range(members):
+            total += shares[m] * said[i, m]
+        out[i, 0] = total
+        if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
+            continue
+        row = then[i] if late[i] > 0.0 else said[i]
+        pace = _pace(weight[i], late[i], counts)
+        if loss == SQUARED:
+            _ridge(row, y[i], pace, min(counts[ROWS], 1.0 / (1.0 - FORGET)), shares, products)
+        else:
+            _exponentiate(row, y[i], pace, loss, parameter, shares, products)
+
+
+@exact_kernel
+def _ridge(row: Singles, y: float, pace: float, rows: float, shares: Floats, products: Floats) -> None:
+    """Refit the shares by a ridge regression of y minus the members' mean on their deviations from it.
+
+    `rows` is the number of rows behind the sums, up to those that they do not forget.
+    """
+    members = len(row)
+    mean = 0.0
+    for m in range(members):
+        mean += row[m] / members
+    for m in range(members):
+        for j in range(members):
+            products[m, j] = FORGET * products[m, j] + pace * (row[m] - mean) * (row[j] - mean)
+        products[m, members] = FORGET * products[m, members] + pace * (row[m] - mean) * (y - mean)
+    spread = 0.0
+    for m in range(members):
+        spread += products[m, m] / members
+    if not spread > 0.0:
+        return
+    system = products[:, :members].copy()
+    for m in range(members):
+        system[m, m] += RIDGE * spread / rows
+    found = np.linalg.solve(system, products[:, members].copy())
+    total = 0.0
+    for m in range(members):
+        total += found[m] / members
+    for m in range(members):
+        shares[m] = 1.0 / members + found[m] - total
+
+
+@exact_kernel
+def _exponentiate(
+    row: Singles, y: float, pace: float, loss: int, parameter: float, shares: Floats, products: Floats
+) -> None:
+    """Multiply each share by exp(-rate * gradient in root mean squares), and divide them by their sum."""
+    members = len(row)
+    total = 0.0
+    for m in range(members):
+        total += shares[m] * row[m]
+    away = total - y
+    slope = math.copysign(1.0, away) if away != 0.0 else 0.0
+    if loss == PINBALL:
+        slope = 1.0 - parameter if away > 0.0 else -parameter
+    elif loss == HUBER and abs(away) < parameter:
+        slope = away / parameter
+    last, added = products.shape[1] - 1, 0.0
+    for m in range(members):
+        h = slope * (row[m] - total)
+        products[m, last] = FORGET * products[m, last] + (1.0 - FORGET) * h * h
+        shares[m] *= math.exp(-RATE * pace * h / math.sqrt(products[m, last] + 1e-300))
+        added += shares[m]
+    for m in range(members):
+        shares[m] = (1.0 - 1e-4) * shares[m] / added + 1e-4 / members
+
+
+def start(members: int, classes: int) -> dict[str, Floats]:
+    """Return the arrays of stackers that have learned nothing: every member counts the same.
+
+    >>> {name: array.shape for name, array in start(3, 2).items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'counts': (2,), 'shared': (2, 3), 'own': (2, 3, 2), 'bias': (2, 2), 'recent': (5,), 'squares': (2, 3, 3)}
+    """
+    counts: Floats = np.array([0.0, 1.0])
+    if not classes:
+        return {
+            "counts": counts,
+            "shares": np.full(members, 1.0 / members),
+            "products": np.zeros((members, members + 2)),
+        }
+    return {
+        "counts": counts,
+        "shared": np.full((STACKERS, members), 1.0 / members),
+        "own": np.zeros((STACKERS, members, classes)),
+        "bias": np.zeros((STACKERS, classes)),
+        "recent": np.zeros(STACKERS + members),
+        "squares": np.ones((STACKERS, members, classes + 1)),
+    }
+
+
+def weights(arrays: dict[str, Floats]) -> Floats:
+    """Return the weight of each member, float64 (members,), averaged over all answers by their recent losses."""
+    if "shares" in arrays:
+        return arrays["shares"].copy()
+    members = arrays["shared"].shape[1]
+    part = np.exp(arrays["recent"].min() - arrays["recent"])
+    found: Floats = part @ np.concatenate([arrays["shared"], np.eye(members)]) / part.sum()
+    return found
