@@ -48,7 +48,8 @@ class Mix:
         self._widths = reading.trace_widths(parts.settings, parts.members)
         width = len(parts.members) * parts.settings.outputs + sum(self._widths) + 1
         self.trace = width if width <= WIDEST_TRACE else 0
-        self._stack: Arrays = dict(stacking.start(len(parts.members), parts.settings.classes))
+        informed = np.array([member.spec.get("family", "linear") != "last" for member in parts.members])
+        self._stack: Arrays = dict(stacking.start(informed, parts.settings.classes))
 
     @property
     def arrays(self) -> Arrays:
@@ -73,8 +74,9 @@ class Mix:
     def weights(self) -> dict[str, float]:
         """Return the weight of each member now, by its place and family, as in "0 linear".
 
-        >>> build({"task": "binary", "dense": 2}).weights()
-        {'0 linear': 0.5, '1 last': 0.5}
+        >>> found = build({"task": "binary", "dense": 2}).weights()
+        >>> {name: round(weight, 2) for name, weight in found.items()}
+        {'0 linear': 0.98, '1 last': 0.02}
         """
         families = [member.spec.get("family", "linear") for member in self._members]
         found = stacking.weights(self._stack)
@@ -100,7 +102,9 @@ class Mix:
         said, n = self._said([scores for scores, _ in both]), len(batch)
         counter = np.full((n, 1), self._rows % COUNTER, np.float32)
         traces = [trace for _, trace in both if trace is not None]
-        return self._combined(said), np.concatenate([said.reshape(n, -1), *traces, counter], axis=1)
+        return self._combined(said), np.concatenate(
+            [said.reshape(n, said.shape[1] * said.shape[2]), *traces, counter], axis=1
+        )
 
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.

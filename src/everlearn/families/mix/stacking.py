@@ -10,8 +10,9 @@ Two stackers run side by side, a quick one and one with a fifth of its rate. The
 alone are averaged by their recent log losses. So the weights move little while nothing changes, and over its first
 rows, or beside one member that knows everything, the mix is little worse than its best member.
 
-Under late labels the gradient is that of what the members said at the prediction. Steps towards labels that are d rows
-late overshoot, so the rate is divided by 1 + d / 100.
+Under late labels the gradient is that of what the members said at the prediction. Labels that are d rows late tell of
+the stream as it was, and a quick stacker follows what is over by then. So the rate is divided by (1 + d / 100)^2, and
+that of biases and deviations for single classes, which follow the shares of the classes, by the square of it.
 
 For numbers, the prediction is the mean of the members plus a weighted sum of their deviations from it. With the squared
 loss the weights are those of a ridge regression that forgets (Hoerl & Kennard 1970); with other losses the members
@@ -23,6 +24,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.records import Floats, Singles
@@ -32,9 +34,10 @@ SLOWER = 0.2  # the rate of the second stacker, as a share
 DEVIATION = 0.3  # the rate of deviations for single classes, as a share
 FLOOR = 0.01  # share of a uniform forecast in what a member says, which bounds its logarithm
 FORGET = 0.999  # what the mean squared gradients, the recent losses and the ridge keep of the past, each row
-LATE = 100.0  # rows of delay that halve the rate
+LATE = 100.0  # rows of delay that make the rate a quarter
 HEAVIEST = 10.0  # a weight counts as at most so many mean weights
 RIDGE = 10.0  # rows that the prior of the ridge counts for
+DOUBT = 3.0  # the loss with which a member starts that uses no features
 STACKERS = 2
 
 ROWS, WEIGHT = range(2)  # of "counts": rows learned, and their mean weight
@@ -99,6 +102,7 @@ def step(
     logs: Floats,
     label: int,
     pace: float,
+    timely: float,
     own: Floats,
     shared: Floats,
     bias: Floats,
@@ -108,14 +112,14 @@ def step(
 ) -> None:
     """Move both stackers towards a label; `each` holds all answers, float64 (2 + members, classes).
 
-    `squares` float64 (2, members, classes + 1) are the mean squared gradients, last of the shared weights. `pace` is
-    the share of the rate.
+    `squares` float64 (2, members, classes + 1) are the mean squared gradients, last of the shared weights. `pace` and
+    `timely` multiply the rate, `timely` that of single classes twice.
     """
     members, classes = logs.shape
     for e in range(len(each)):
         recent[e] = FORGET * recent[e] - math.log(max(each[e, label], 1e-12))
     for s in range(STACKERS):
-        rate = pace * RATE * (1.0 if s == 0 else SLOWER)
+        rate = pace * timely * RATE * (1.0 if s == 0 else SLOWER)
         each[s, label] -= 1.0
         for m in range(members):
             total = 0.0
@@ -124,12 +128,12 @@ def step(
                 total += slope
                 held = FORGET * squares[s, m, k] + (1.0 - FORGET) * slope * slope
                 squares[s, m, k] = held
-                own[s, m, k] -= DEVIATION * rate * slope / math.sqrt(held + 1e-6)
+                own[s, m, k] -= DEVIATION * timely * rate * slope / math.sqrt(held + 1e-6)
             held = FORGET * squares[s, m, classes] + (1.0 - FORGET) * total * total
             squares[s, m, classes] = held
             shared[s, m] -= rate * total / math.sqrt(held + 1e-6)
         for k in range(classes):
-            bias[s, k] -= rate * each[s, k]
+            bias[s, k] -= timely * rate * each[s, k]
         each[s, label] += 1.0
 
 
@@ -188,15 +192,16 @@ def stack(
         if late[i] > 0.0:
             log_scores(then[i], logs)
             answers(logs, own, shared, bias, each)
-        step(logs, int(y[i]), _pace(weight[i], late[i], counts), own, shared, bias, recent, squares, each)
+        pace, timely = _pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
+        step(logs, int(y[i]), pace, timely, own, shared, bias, recent, squares, each)
 
 
 @exact_kernel
-def _pace(weight: float, late: float, counts: Floats) -> float:
-    """Count a row, and return the share of the rate that it deserves by its weight and its delay."""
+def _pace(weight: float, counts: Floats) -> float:
+    """Count a row, and return its weight in mean weights."""
     counts[ROWS] += 1.0
     counts[WEIGHT] += (weight - counts[WEIGHT]) / min(counts[ROWS], 1000.0)
-    return float(min(weight / counts[WEIGHT], HEAVIEST) / (1.0 + late / LATE))
+    return float(min(weight / counts[WEIGHT], HEAVIEST))
 
 
 @exact_kernel
@@ -227,7 +232,7 @@ def stack_numbers(
         if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
             continue
         row = then[i] if late[i] > 0.0 else said[i]
-        pace = _pace(weight[i], late[i], counts)
+        pace = _pace(weight[i], counts)
         if loss == SQUARED:
             _ridge(row, y[i], pace, min(counts[ROWS], 1.0 / (1.0 - FORGET)), shares, products)
         else:
@@ -289,25 +294,27 @@ def _exponentiate(
         shares[m] = (1.0 - 1e-4) * shares[m] / added + 1e-4 / members
 
 
-def start(members: int, classes: int) -> dict[str, Floats]:
-    """Return the arrays of stackers that have learned nothing: every member counts the same.
+def start(informed: NDArray[np.bool_], classes: int) -> dict[str, Floats]:
+    """Return the arrays of stackers that have learned nothing.
 
-    >>> {name: array.shape for name, array in start(3, 2).items()}  # doctest: +NORMALIZE_WHITESPACE
+    `informed` bool (members,) is true for members that use the features; these count the same, and others nothing yet.
+    If no member is informed, all count the same. `classes` is 0 for a regression.
+
+    >>> arrays = start(np.array([True, True, False]), 2)
+    >>> {name: array.shape for name, array in arrays.items()}  # doctest: +NORMALIZE_WHITESPACE
     {'counts': (2,), 'shared': (2, 3), 'own': (2, 3, 2), 'bias': (2, 2), 'recent': (5,), 'squares': (2, 3, 3)}
     """
-    counts: Floats = np.array([0.0, 1.0])
+    members, counts = len(informed), np.array([0.0, 1.0])
+    shares: Floats = (informed if informed.any() else ~informed).astype(np.float64)
+    shares /= shares.sum()
     if not classes:
-        return {
-            "counts": counts,
-            "shares": np.full(members, 1.0 / members),
-            "products": np.zeros((members, members + 2)),
-        }
+        return {"counts": counts, "shares": shares, "products": np.zeros((members, members + 2))}
     return {
         "counts": counts,
-        "shared": np.full((STACKERS, members), 1.0 / members),
+        "shared": np.tile(shares, (STACKERS, 1)),
         "own": np.zeros((STACKERS, members, classes)),
         "bias": np.zeros((STACKERS, classes)),
-        "recent": np.zeros(STACKERS + members),
+        "recent": np.concatenate([np.zeros(STACKERS), np.where(shares > 0.0, 0.0, DOUBT)]),
         "squares": np.ones((STACKERS, members, classes + 1)),
     }
 

@@ -1,0 +1,186 @@
+"""The stacker: its arithmetic against plain numpy, late labels, and what it is worth where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from everlearn.families.mix import stacking
+from everlearn.families.mix.stacking import ABSOLUTE, HUBER, PINBALL, SQUARED
+from everlearn.records import Arrays
+
+ALL = np.array([True, True, True])
+
+
+def drawn(n: int, members: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return what members say about n rows, float32 (n, members, classes), and labels drawn from the first."""
+    rng = np.random.default_rng(seed)
+    said = rng.dirichlet(np.ones(classes), (n, members)).astype(np.float32)
+    y = (rng.random(n)[:, None] > said[:, 0].cumsum(axis=1)).sum(axis=1).clip(0, classes - 1).astype(float)
+    return said, y
+
+
+def stacked(arrays: Arrays, said: np.ndarray, y: np.ndarray, **more: np.ndarray) -> np.ndarray:
+    n = len(y)
+    out = np.empty((n, said.shape[2]), np.float32)
+    then, late = more.get("then", said), more.get("late", np.zeros(n))
+    state = [arrays[name] for name in ("own", "shared", "bias", "recent", "squares", "counts")]
+    stacking.stack(said, then, late, y, more.get("weight", np.ones(n, np.float32)), *state, out)
+    return out
+
+
+def numbers(arrays: Arrays, said: np.ndarray, y: np.ndarray, loss: int, parameter: float = 0.0) -> np.ndarray:
+    out = np.empty((len(y), 1), np.float32)
+    state = arrays["shares"], arrays["products"], arrays["counts"]
+    stacking.stack_numbers(said, said, np.zeros(len(y)), y, np.ones(len(y), np.float32), loss, parameter, *state, out)
+    return out[:, 0]
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    z = np.exp(z - z.max())
+    return z / z.sum()
+
+
+@pytest.mark.parametrize("late", [0.0, 100.0])
+def test_steps_are_those_of_the_formulas(late: float) -> None:
+    said, y = drawn(40, 3, 4)
+    arrays = stacking.start(ALL, 4)
+    got = stacked(arrays, said, y, late=np.full(40, late))
+    a, d, b = np.full((2, 3), 1 / 3), np.zeros((2, 3, 4)), np.zeros((2, 4))
+    g, recent = np.ones((2, 3, 5)), np.zeros(5)
+    timely = 1 / (1 + late / 100) ** 2
+    for i in range(40):
+        logs = np.log(0.99 * said[i].astype(float) + 0.01 / 4)
+        each = [softmax(b[s] + ((a[s][:, None] + d[s]) * logs).sum(axis=0)) for s in range(2)] + list(np.exp(logs))
+        share = np.exp(recent.min() - recent)
+        np.testing.assert_allclose(got[i], (share[:, None] * np.array(each)).sum(axis=0) / share.sum(), rtol=1e-5)
+        label = int(y[i])
+        recent = 0.999 * recent - np.log([p[label] for p in each])
+        for s, rate in ((0, 0.01 * timely), (1, 0.002 * timely)):
+            away = each[s] - np.eye(4)[label]
+            slopes = away * logs
+            g[s, :, :4] = 0.999 * g[s, :, :4] + 0.001 * slopes**2
+            g[s, :, 4] = 0.999 * g[s, :, 4] + 0.001 * slopes.sum(axis=1) ** 2
+            d[s] -= 0.3 * timely * rate * slopes / np.sqrt(g[s, :, :4] + 1e-6)
+            a[s] -= rate * slopes.sum(axis=1) / np.sqrt(g[s, :, 4] + 1e-6)
+            b[s] -= timely * rate * away
+    for name, expected in (("shared", a), ("own", d), ("bias", b), ("squares", g), ("recent", recent)):
+        np.testing.assert_allclose(arrays[name], expected, rtol=1e-9, err_msg=name)
+
+
+def test_the_gradient_is_that_of_the_logistic_loss() -> None:
+    """A step from fresh arrays, against numerical derivatives of the loss of one stacker."""
+    said, _ = drawn(1, 3, 3, seed=4)
+    logs = np.log(0.99 * said[0].astype(float) + 0.01 / 3)
+
+    def loss(shared: np.ndarray, bias: np.ndarray) -> float:
+        return -float(np.log(softmax(bias + (shared[:, None] * logs).sum(axis=0))[1]))
+
+    arrays = stacking.start(ALL, 3)
+    start = arrays["shared"][0].copy()
+    stacked(arrays, said, np.array([1.0]))
+    moved = (start - arrays["shared"][0]) / 0.01 * np.sqrt(arrays["squares"][0, :, 3] + 1e-6)
+    h = 1e-6
+    for m in range(3):
+        unit = h * np.eye(3)[m]
+        slope = (loss(start + unit, np.zeros(3)) - loss(start - unit, np.zeros(3))) / (2 * h)
+        assert moved[m] == pytest.approx(slope, rel=1e-5)
+    for k in range(3):
+        unit = h * np.eye(3)[k]
+        slope = (loss(start, unit) - loss(start, -unit)) / (2 * h)
+        assert -arrays["bias"][0, k] / 0.01 == pytest.approx(slope, rel=1e-5)
+
+
+def test_members_that_know_different_things_are_added() -> None:
+    """Two members each see one of two independent signs: the best answer adds their logits, which no average does."""
+    rng, n = np.random.default_rng(1), 20_000
+    logits = rng.choice([-1.5, 1.5], (n, 2))
+    y = (rng.random(n) < 1 / (1 + np.exp(-logits.sum(axis=1)))).astype(float)
+    each = 1 / (1 + np.exp(-logits))
+    said = np.stack([1 - each, each], axis=2).astype(np.float32)
+    arrays = stacking.start(ALL[:2], 2)
+    out = stacked(arrays, said, y)[n // 2 :]
+    best = 1 / (1 + np.exp(-logits.sum(axis=1)))[n // 2 :]
+    y = y[n // 2 :]
+
+    def log_loss(p: np.ndarray) -> float:
+        return float(-np.mean(np.where(y == 1.0, np.log(p), np.log(1 - p))))
+
+    assert log_loss(out[:, 1]) < log_loss(best) + 0.005
+    assert log_loss(out[:, 1]) < log_loss(each.mean(axis=1)[n // 2 :]) - 0.03
+    assert stacking.weights(arrays) == pytest.approx([1.0, 1.0], abs=0.25)
+
+
+def test_a_mix_is_little_worse_than_its_best_member_from_the_start() -> None:
+    rng = np.random.default_rng(2)
+    p = rng.beta(0.3, 0.3, 500)
+    y = (rng.random(500) < p).astype(float)
+    good, noise = np.stack([1 - p, p], axis=1), rng.dirichlet([2.0, 2.0], 500)
+    said = np.stack([noise, good, noise[::-1]], axis=1).astype(np.float32)
+    out = stacked(stacking.start(ALL, 2), said, y).astype(float)
+    chosen = y.astype(int)
+    total = -np.log(out[np.arange(500), chosen]).sum()
+    best = -np.log(0.99 * good[np.arange(500), chosen] + 0.005).sum()
+    assert total < best + np.log(5) + 1.0
+
+
+def test_a_late_label_is_learned_from_what_was_said_then() -> None:
+    """At its prediction member 0 was right and member 1 wrong; when the label comes, it is the other way round."""
+    right, wrong = [0.1, 0.9], [0.9, 0.1]
+    then = np.tile(np.array([right, wrong], np.float32), (200, 1, 1))
+    now = then[:, ::-1].copy()
+    y, late = np.ones(200), np.full(200, 5.0)
+    arrays = stacking.start(ALL[:2], 2)
+    stacked(arrays, now, y, then=then, late=late)
+    assert stacking.weights(arrays)[0] > 0.9 > 0.1 > stacking.weights(arrays)[1]
+
+
+def test_rows_without_label_or_weight_change_nothing() -> None:
+    said, y = drawn(4, 3, 2)
+    arrays = stacking.start(ALL, 2)
+    before = {name: array.tobytes() for name, array in arrays.items()}
+    y[:] = [np.nan, 1.0, 1.0, np.inf]
+    stacked(arrays, said, y, weight=np.array([1.0, 0.0, np.nan, 1.0], np.float32))
+    assert {name: array.tobytes() for name, array in arrays.items()} == before
+
+
+def test_numbers_are_stacked_by_a_ridge_regression_that_forgets() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=300)
+    said = (y[:, None] + rng.normal(0.0, [0.3, 0.3, 3.0], (300, 3))).astype(np.float32)
+    arrays = stacking.start(ALL, 0)
+    numbers(arrays, said, y, SQUARED)
+    rows = said.astype(float)
+    z, target = rows - rows.mean(axis=1, keepdims=True), y - rows.mean(axis=1)
+    fade = 0.999 ** np.arange(299, -1, -1.0)
+    gram, right = (z * fade[:, None]).T @ z, (z * fade[:, None]).T @ target
+    found = np.linalg.solve(gram + 10.0 * np.trace(gram) / 3 / 300 * np.eye(3), right)
+    np.testing.assert_allclose(arrays["shares"], 1 / 3 + found - found.mean(), rtol=1e-5)
+    assert arrays["shares"] == pytest.approx([0.5, 0.5, 0.0], abs=0.05)
+
+
+@pytest.mark.parametrize(("loss", "parameter"), [(ABSOLUTE, 0.0), (PINBALL, 0.9), (HUBER, 0.5)])
+def test_other_losses_find_the_best_convex_shares(loss: int, parameter: float) -> None:
+    rng, n = np.random.default_rng(5), 20_000
+    y = rng.normal(size=n)
+    said = np.stack([y + 0.4 + rng.normal(0.0, 0.2, n), rng.normal(size=n) - 1.0], axis=1).astype(np.float32)
+    arrays = stacking.start(ALL[:2], 0)
+    numbers(arrays, said, y, loss, parameter)
+
+    def mean_loss(share: float) -> float:
+        away = share * said[:, 0] + (1 - share) * said[:, 1] - y
+        if loss == PINBALL:
+            return float(np.maximum(-parameter * away, (1 - parameter) * away).mean())
+        if loss == HUBER:
+            near = np.minimum(np.abs(away), parameter)
+            return float((near * (np.abs(away) - 0.5 * near)).mean())
+        return float(np.abs(away).mean())
+
+    best = min(np.linspace(0, 1, 101), key=mean_loss)
+    assert arrays["shares"].sum() == pytest.approx(1.0)
+    assert arrays["shares"][0] == pytest.approx(best, abs=0.05)
+
+
+def test_members_without_features_start_at_nothing_unless_all_are() -> None:
+    assert stacking.start(np.array([True, False]), 2)["shared"].tolist() == [[1.0, 0.0]] * 2
+    assert stacking.start(np.array([False, False]), 0)["shares"].tolist() == [0.5, 0.5]
