@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -223,19 +223,19 @@ def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
     probe = _spread(distinct, counts)
     known = sum(counts[text] for text in probe)
     if sum(counts[text] for text in probe if text.lower() in _TRUTH_WORDS) >= MOST * known:
-        return Guess("boolean", "words for true and false")
+        return Guess("boolean", "words for true and false", missing=unknown)
     if (found := read_numbers({text: counts[text] for text in probe})) is not None:
         zeros = sum(counts[text] for text in probe if _LEADING_ZERO.fullmatch(text))
         if zeros <= (1 - MOST) * known:
             return _written_numbers(name, texts, found, unknown, sample)
         return Guess("categorical", "codes that begin with 0", missing=_missing_categories(gone, counts))
-    if unknown:
-        distinct = [text for text in counts if text not in gone]
     if (order := read_dates(probe)) is not None:
         first = f", the {order[0].split()[0]} first" if order[0] else ""
-        return Guess("datetime", f"dates as text{first}{order[1]}", order=order[0])
-    if (length := _written_vectors(distinct)) is not None:
-        return length
+        return Guess("datetime", f"dates as text{first}{order[1]}", order=order[0], missing=unknown)
+    if (made := _written_vectors(distinct)) is not None:
+        return replace(made, missing=unknown if made.kind else ())
+    if unknown:
+        distinct = [text for text in counts if text not in gone]
     kept = {text: counts[text] for text in distinct}
     if (made := _tokens_in_text(kept)) is not None:
         return made
@@ -295,8 +295,6 @@ def _written_numbers(name: str, texts: Sequence[str], found: Read, unknown: tupl
         why = "numbers with a decimal comma"
     elif found.signed:
         why = "numbers with signs (currency, percent or thousands)"
-    if unknown:
-        why += f"; {' and '.join(map(repr, unknown))} for missing values"
     made = _numbers(name, numbers, sample, why)
     missing = (*made.missing, *unknown) if made.kind else ()
     return Guess(made.kind, made.why, found.decimal, missing=missing, open=found.open)
