@@ -59,3 +59,11 @@ def test_run_names_unknown_columns(folder: Path) -> None:
     done = CliRunner().invoke(app, ["run", "more.csv"])
     assert "unknown name 'att' in 1 rows: did you mean 'at'?" in done.output
     assert "no field 'at' in 1 rows" in done.output
+
+
+def test_a_word_for_missing_is_named_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.screen, "_width", 200)
+    Path("d.csv").write_text("x,y\n" + "".join(f"{'unknown' if i % 5 == 0 else i / 7},{i % 2}\n" for i in range(200)))
+    done = CliRunner().invoke(app, ["init", "d.csv", "--label", "y"])
+    assert "numbers; 'unknown' for missing values" in done.output
+    assert done.output.count("for missing values") == 1
