@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -131,6 +132,18 @@ def test_standard_input_is_appended_to_the_log(folder):
         with (folder / "rows.csv").open() as rows:
             done = subprocess.run([*command, "run", "-", "--json"], stdin=rows, check=True, capture_output=True)
         assert json.loads(done.stdout)["events"] == total
+
+
+def test_init_leaves_standard_input_to_be_read_once(folder, monkeypatch):
+    write_csv(folder / "rows.csv", 400)
+    (folder / "there").mkdir()
+    for arguments in (["init", "-", "--label", "label"], ["run"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((folder / "rows.csv").read_bytes())))
+        call(*arguments, "--config", "there/loop.toml")
+    spec = config.load(folder / "there/loop.toml")
+    assert (spec.source, spec.warm_start, spec.schema.label) == ("-", 0.0, "label")
+    with el.open("there/loop.toml") as loop:
+        assert loop.report()["examples"] == 400
 
 
 def test_new_files_may_appear_anywhere_in_a_glob(data, folder):

@@ -196,7 +196,7 @@ def run(
         spec = msgspec.structs.replace(spec, warm_start=warm_start)
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
-    where = source or str(config_path.parent / spec.source)
+    where = source or ("-" if spec.source == "-" else str(config_path.parent / spec.source))
     late: dict[str, Any] = {"delay": delay, "label_time": label_time, "row_time": row_time}
     label_delay(spec.schema, **late)  # refuses what contradicts the schema, before anything is opened
     if spec.schema.task == "preference":

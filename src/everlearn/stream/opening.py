@@ -61,7 +61,12 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
 
 
 def about(source: str, label: str) -> str:
-    """Return a path with the format of its file. Raises `InputError` as `read` does, after its first bytes."""
+    """Return a path with the format of its file. Raises `InputError` as `read` does, after its first bytes.
+
+    Nothing is read of standard input ("-"), since it can be read only once.
+    """
+    if source == "-":
+        return "standard input"
     opened = source_of(source, peek=0)
     parts = opened.sources if isinstance(opened, Files) else [opened]
     for part in parts:
