@@ -82,7 +82,7 @@ def check(schema: Schema) -> None:
             f"schema.rules: got {schema.rules}; this release reads values by rules 1 to {RULES}. If a newer release of "
             "Everlearn wrote it, upgrade"
         )
-    for setting in ("decimal", "dates", "missing"):
+    for setting in ("decimal", "missing"):  # `dates` may name columns of times that are no fields
         given = getattr(schema, setting)
         for name in given if isinstance(given, dict) else ():
             if name not in schema.fields and name != schema.label:

@@ -168,12 +168,11 @@ class Stream:
             yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds)
 
     def _time(self, name: str) -> Field:
-        """Return a column of times, read as a field of times is."""
+        """Return a column of times, read as a field of times is; `schema.dates` may name it."""
         known = self._encoder.fields.get(name)
-        return known if known is not None and known.kind == "datetime" else Field(name, "datetime", self.schema.rules)
-
-    def _segments(self, block: Block, segment: str) -> NDArray[np.bytes_]:
-        return segment_names(block.columns.get(segment), len(block.kept), self._encoder.fields[segment])
+        if known is not None and known.kind == "datetime":
+            return known
+        return Field(name, "datetime", self.schema.rules, order=self.schema.dates.get(name, ""))
 
     def _named(self, y: Floats) -> list[Scalar]:
         classes = self.schema.classes
