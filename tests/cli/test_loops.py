@@ -146,6 +146,27 @@ def test_init_leaves_standard_input_to_be_read_once(folder, monkeypatch):
         assert loop.report()["examples"] == 400
 
 
+@pytest.mark.parametrize("more", [["--epochs", "2"], ["--source", "people/anna"]])
+def test_options_of_pairs_are_refused_for_rows(folder, capsys, more):
+    write_csv(folder / "rows.csv", 60)
+    call("run", "rows.csv", "--label", "label", *more, expect=1)
+    assert f"{more[0]}: got it for a binary task" in capsys.readouterr().err
+    assert not (folder / "everlearn.toml").exists()
+    call("init", "rows.csv", "--label", "label")
+    call("run", *more, expect=1)
+    assert f"{more[0]}: got it for a binary task" in capsys.readouterr().err
+
+
+def test_the_order_of_day_and_month_of_label_times_is_kept(data, folder):
+    days = [f"{i % 28 + 1:02d}/{i % 2 + 1:02d}/2015" for i in range(100)]
+    lines = [f"{i * 7919 % 97 / 7},2015-0{i % 2 + 1}-{i % 28 + 1:02d},{day},{i % 2}" for i, day in enumerate(days)]
+    (folder / "rows.csv").write_text("\n".join(["x,at,known,y", *sorted(lines, key=lambda line: line.split(",")[1])]))
+    found = data("run", "rows.csv", "--label", "y", "--label-time", "known")
+    spec = config.load("everlearn.toml")
+    assert (set(spec.schema.fields), spec.schema.dates) == ({"x", "at"}, {"known": "day first"})
+    assert (found["rejected"], found["rows"]) == (0, 100)
+
+
 def test_new_files_may_appear_anywhere_in_a_glob(data, folder):
     write_csv(folder / "b.csv", 300)
     assert data("run", "*.csv", "--label", "label")["rows"] == 300

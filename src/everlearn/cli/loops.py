@@ -157,7 +157,9 @@ def run(
     warm_start: Annotated[
         float | None, typer.Option(help="Train offline first, on this share (below 1) or number of rows.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over a file of judged pairs, for the policy.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over a file of judged pairs, for the policy; default: 1.")
+    ] = None,
     by: Annotated[str, typer.Option("--source", help="The source of its judgements; default: people/NAME.")] = "",
     delay: Annotated[int | None, typer.Option(help="Give each label this many rows late.")] = None,
     label_time: Annotated[str, typer.Option(help="Give each label at the time in this column.")] = "",
@@ -183,10 +185,12 @@ def run(
         from everlearn.cli import surveying
 
         opened = stream.read(source, label=label)
+        _check_pair_options(opened.schema.task, epochs, by)
         made = config.text(_without(_inferred(opened, source, config_path), label_time))
         config_path.write_text(made + (surveying.comments(opened.survey) if opened.survey else ""), encoding="utf-8")
         aside.print(f"Wrote {config_path}. Check it, and correct what was inferred wrongly.", highlight=False)
     spec = config.load(config_path)
+    _check_pair_options(spec.schema.task, epochs, by)
     if label and label != spec.schema.label:
         raise ConfigError(
             f"--label: got {label!r}; expected {spec.schema.label!r}, the label in {config_path}. "
@@ -202,7 +206,7 @@ def run(
     if spec.schema.task == "preference":
         from everlearn.cli import preferences
 
-        preferences.run(spec, config.home(spec, config_path), where, epochs, by, as_json)
+        preferences.run(spec, config.home(spec, config_path), where, 1 if epochs is None else epochs, by, as_json)
         return
     _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json, **late)
 
@@ -251,12 +255,22 @@ def check(
         raise typer.Exit(1)
 
 
+def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
+    """Raise ConfigError for options of files of judged pairs in a run of another task."""
+    given = [name for name, value in (("--epochs", epochs), ("--source", by)) if value not in (None, "")]
+    if given and task != "preference":
+        raise ConfigError(
+            f"{given[0]}: got it for a {task} task; it is for files of judged pairs, and expects the task 'preference'. "
+            "Leave it out"
+        )
+
+
 def _without(spec: Spec, column: str) -> Spec:
     """Return a spec whose schema does not have a column of times of labels, which a model must not see."""
     schema = spec.schema
     tables = {
         setting: {name: value for name, value in held.items() if name != column}
-        for setting in ("fields", "origin", "dates", "missing", "decimal")
+        for setting in ("fields", "origin", "missing", "decimal")  # `dates` says how the column is read
         if isinstance(held := getattr(schema, setting), dict)
     }
     return msgspec.structs.replace(spec, schema=msgspec.structs.replace(schema, **tables))
