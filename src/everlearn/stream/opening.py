@@ -25,9 +25,9 @@ from everlearn.stream.stream import Stream
 _SAMPLE = 10_000  # rows from which a schema is guessed
 _COUNTED = 10_000  # different labels that are counted; with more, the stream is a regression
 _ENDINGS = (
-    *(".csv", ".tsv", ".txt", ".data", ".parquet", ".jsonl", ".ndjson", ".json", ".arff", ".svm", ".libsvm", ".vw"),
+    *(".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".arff", ".svm", ".libsvm", ".vw"),
     *(".gz", ".bz2", ".xz"),
-)
+)  # of the files of a folder that are data; a .txt may be a note
 _NUMBER_NAME = re.compile(r"[+-]?[0-9.,]*[0-9]")
 
 
@@ -113,7 +113,8 @@ def _paths(source: str | Path) -> list[Path]:
     else:
         found = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if file.is_file()]
     if not found:
-        raise InputError(f"no file matches {source}; expected CSV, JSON-lines or Parquet files")
+        hint = ", or name files with another ending by a glob such as FOLDER/*.txt" if path.is_dir() else ""
+        raise InputError(f"no file matches {source}; expected CSV, JSON-lines or Parquet files{hint}")
     return sorted(found)
 
 
