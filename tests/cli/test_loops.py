@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import everlearn as el
 from everlearn import config
+from everlearn.loop.loop import Loop
+from everlearn.spec import Schema, Spec
 from tests.support.commands import call
 from tests.support.tables import write_csv
 
@@ -165,6 +168,17 @@ def test_the_order_of_day_and_month_of_label_times_is_kept(data, folder):
     spec = config.load("everlearn.toml")
     assert (set(spec.schema.fields), spec.schema.dates) == ({"x", "at"}, {"known": "day first"})
     assert (found["rejected"], found["rows"]) == (0, 100)
+
+
+def test_an_old_home_reads_files_by_its_own_rules_from_the_start(data, folder):
+    (folder / "rows.csv").write_text(" x,y\n" + "".join(f"{i * 7919 % 97},{i % 2}\n" for i in range(60)))
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={" x": "numeric"}, rules=1)
+    spec = Spec(schema=schema, home="old.home")
+    now = msgspec.structs.replace(spec, schema=msgspec.structs.replace(schema, rules=2))
+    config.save(now, folder / "everlearn.toml")
+    with Loop(spec, folder / "old.home") as loop:
+        loop.ready()
+    assert data("run", "rows.csv")["rows"] == 60
 
 
 def test_new_files_may_appear_anywhere_in_a_glob(data, folder):

@@ -80,11 +80,11 @@ def demo(
         spec = msgspec.structs.replace(
             _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=home.name
         )
-        rows = stream.read(data, schema=spec.schema)
         if not to_serve:
             config.save(spec, path)
-            _run(path, spec, rows, "electricity price: up or down?", as_json)
+            _run(path, spec, data, "electricity price: up or down?", as_json)
             return
+        rows = stream.read(data, schema=spec.schema)
         first = int(spec.warm_start * (rows.rows or 0))
         spec = msgspec.structs.replace(spec, warm_start=first, source="", serve=ServeSpec(port=port))
         config.save(spec, path)
@@ -208,7 +208,7 @@ def run(
 
         preferences.run(spec, config.home(spec, config_path), where, 1 if epochs is None else epochs, by, as_json)
         return
-    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json, **late)
+    _run(config_path, spec, where, spec.schema.label, as_json, **late)
 
 
 def check(
@@ -279,7 +279,7 @@ def _without(spec: Spec, column: str) -> Spec:
 def _run(
     path: Path,
     spec: Spec,
-    stream: Stream,
+    source: str | Path,
     title: str,
     as_json: bool,
     *,
@@ -287,14 +287,17 @@ def _run(
     label_time: str = "",
     row_time: str = "",
 ) -> None:
-    from everlearn import config, report
+    from everlearn import config, report, stream
     from everlearn.feedback import names
     from everlearn.loop.loop import Loop
 
     home = config.home(spec, path)
+    # A home has its own rules by which files are read; without one, a file that cannot be read must not make it.
+    rows = None if home.exists() else stream.read(source, schema=spec.schema)
     with Loop(spec, home) as loop:
-        with _progress(stream, quiet=as_json) as progress:
-            result = loop.run(stream, progress, delay=delay, label_time=label_time, row_time=row_time)
+        rows = rows or stream.read(source, schema=loop.spec.schema)
+        with _progress(rows, quiet=as_json) as progress:
+            result = loop.run(rows, progress, delay=delay, label_time=label_time, row_time=row_time)
         result |= {"picture": "", "home": str(home)}
         if result["examples"]:
             result["picture"] = str(home / "report.png")

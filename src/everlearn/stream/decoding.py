@@ -53,6 +53,40 @@ class Chained:
             self._file.close()
 
 
+class Kept:
+    """A file that can be read again from its start until `release`; `kept` are the bytes read so far."""
+
+    def __init__(self, start: bytes, file: Bytes) -> None:
+        self.kept = start
+        self._file, self._place, self._keeps = file, 0, True
+
+    def read1(self, size: int, /) -> bytes:
+        """Return kept bytes that come next, then those of the file."""
+        if self._place < len(self.kept):
+            data = self.kept[self._place :]
+            self._place = len(self.kept)
+        else:
+            data = self._file.read1(size)
+            if self._keeps:
+                self.kept += data
+                self._place = len(self.kept)
+        if not self._keeps:
+            self.kept, self._place = b"", 0
+        return data
+
+    def rewind(self) -> None:
+        """Begin again with the first byte. Call it before `release`."""
+        self._place = 0
+
+    def release(self) -> None:
+        """Keep no more bytes than those that have not been read again."""
+        self._keeps = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class Recoded:
     """A file in UTF-16 as UTF-8; invalid UTF-16 becomes U+FFFD."""
 

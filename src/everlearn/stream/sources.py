@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ from everlearn.records import Ints
 from everlearn.schema import columnar
 from everlearn.spec import RULES
 from everlearn.stream.arff import ArffReader
-from everlearn.stream.decoding import Bytes, Chained, opened, packing, read, utf_8
+from everlearn.stream.decoding import Bytes, Chained, Kept, opened, packing, read, utf_8
 from everlearn.stream.formats import form_of
 from everlearn.stream.sparse import SparseReader, libsvm, vowpal
 from everlearn.stream.text import CsvReader, JsonReader, RowReader
@@ -243,7 +242,8 @@ def _text_blocks(reader: RowReader, after: int, size: int, wanted: Sequence[str]
 class Piped:
     """Text that can be read once, such as standard input; each call of `blocks` continues after the last one.
 
-    The constructor waits for at least `peek` bytes and one line, which the method `peek` shows without consuming them.
+    The constructor waits for at least `peek` bytes and for the names of the columns. The method `peek` shows these
+    bytes without consuming them.
     """
 
     def __init__(self, file: Bytes, name: str, peek: int, rules: int = RULES) -> None:
@@ -255,19 +255,27 @@ class Piped:
         if form == "parquet":
             raise InputError(f"{name} holds Parquet; expected CSV or JSON lines: give the path of the file instead")
         self.form, self.about = form, form
-        # The peek may end inside a row, so the reader below reads the same bytes again together with the rest.
-        peeked = Chained(start[: start.rfind(b"\n") + 1] or start, None)
-        self.peeked: RowReader = _reader(peeked, name, form, "", rules)
-        self._reader: RowReader = _reader(Chained(start, file), name, form, "", rules)
+        self._file = Kept(start, file)
+        self._rules = rules
+        self._open()
+
+    def _open(self) -> None:
+        """Read the names of the columns, by the rules of now; the rows are read later."""
+        self._reader: RowReader = _reader(self._file, self.name, self.form, "", self._rules)
+        self._peeked: RowReader | None = None
         self._blocks: Iterator[Block] | None = None
         self.names: Sequence[str] = self._reader.names
 
     def peek(self, size: int) -> Iterator[Block]:
         """Yield the first rows without consuming them."""
-        return _text_blocks(self.peeked, 0, size, None)
+        start = self._file.kept  # its end may be inside a row
+        whole = Chained(start[: start.rfind(b"\n") + 1] or start, None)
+        self._peeked = _reader(whole, self.name, self.form, "", self._rules)
+        return _text_blocks(self._peeked, 0, size, None)
 
     def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
         """Yield the rows not read yet, numbered from `after` on; earlier rows are gone and cannot be skipped."""
+        self._file.release()
         self._blocks = self._blocks or _text_blocks(self._reader, 0, size, wanted)
         shift: int | None = None
         for block in self._blocks:
@@ -277,14 +285,35 @@ class Piped:
     @property
     def foreign(self) -> int:
         """The number of lines decoded from Windows-1252 so far."""
-        return self.peeked.foreign
+        return (self._peeked or self._reader).foreign
 
     def under(self, rules: int) -> Source:
-        """Return the pipe: what has been read cannot be read again."""
+        """Return the pipe, whose rows are all read by these rules from now on.
+
+        Raises `InputError` if some have been read by others, since they cannot be read again.
+        """
+        if rules != self._rules:
+            if self._blocks is not None:
+                raise InputError(
+                    f"{self.name}: got rules {rules} of a home after rows were read by rules {self._rules}; expected "
+                    "the same. Read it with the schema of the loop: everlearn.read('-', schema=loop.spec.schema)"
+                )
+            self._rules = rules
+            self._file.rewind()
+            self._open()
         return self
 
     def count(self) -> None:
         """Return None: the rows of a pipe cannot be counted in advance."""
+
+
+def _cut(block: Block, rows: int) -> Block:
+    """Return the first raw rows of a block."""
+    kept = block.kept[block.kept < rows]
+    columns = {name: column[: len(kept)] for name, column in block.columns.items()}
+    faults = {row: reason for row, reason in block.faults.items() if row < rows}
+    raws = None if block.raws is None else block.raws[:rows]
+    return replace(block, rows=rows, kept=kept, lines=block.lines[:rows], columns=columns, faults=faults, raws=raws)
 
 
 class Beginning:
@@ -308,13 +337,10 @@ class Beginning:
         """Yield the rows after the first `after`, at most `size` in a block."""
         for block in self._source.blocks(after, size, wanted):
             left = self._rows - block.before
-            if left > 0 and block.rows > left:
-                yield from islice(self._source.blocks(block.before, left, wanted), 1)
+            if left > 0:
+                yield block if block.rows <= left else _cut(block, left)
             if block.rows >= left:
-                if block.rows == left:
-                    yield block
                 return
-            yield block
 
     def count(self) -> int | None:
         """Return the number of raw rows."""
