@@ -103,4 +103,4 @@ def test_old_rules_read_files_of_labels_as_they_did(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"order,what\n1,fraud\n2,caf\xe9\n# 3,fine\n")
     old = Encoder(msgspec.structs.replace(FRAUD.schema, rules=1))
     _, rejected = labels(tmp_path / "labels.csv", old)
-    assert [row.reason for row in rejected][0] == "not valid UTF-8"
+    assert rejected[0].reason == "not valid UTF-8"

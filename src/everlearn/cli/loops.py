@@ -260,8 +260,8 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
     given = [name for name, value in (("--epochs", epochs), ("--source", by)) if value not in (None, "")]
     if given and task != "preference":
         raise ConfigError(
-            f"{given[0]}: got it for a {task} task; it is for files of judged pairs, and expects the task 'preference'. "
-            "Leave it out"
+            f"{given[0]}: got it for a {task} task; it is for files of judged pairs, which expect the task "
+            "'preference'. Leave it out"
         )
 
 
