@@ -6,7 +6,7 @@ A source numbers its raw rows from 1, counts bad rows too, and can start after a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +75,7 @@ class Source(Protocol):
         """Return the source as `schema.rules` reads it."""
         ...
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block; only the `wanted` columns, if given."""
         ...
 
@@ -102,7 +102,7 @@ class Table:
         """Return the table: it has no text to read."""
         return self
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         names = self.names if wanted is None else [name for name in wanted if name in self._columns]
         for start in range(after, self._length, size):
@@ -146,7 +146,7 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.name} cannot be read as Parquet ({error}); write or copy it again") from error
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         import pyarrow as pa
 
@@ -205,7 +205,7 @@ class Text:
         """Return the file, read by other rules."""
         return self if rules == self._rules else Text(self._path, self.name, self.form, rules)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         with self._reader() as reader:
             yield from _text_blocks(reader, after, size, wanted)
@@ -227,7 +227,7 @@ def _reader(file: Bytes, name: str, form: str, ending: str, rules: int) -> RowRe
     return CsvReader(file, name, "\t" if ".tsv" in ending.lower() else "", rules)
 
 
-def _text_blocks(reader: RowReader, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+def _text_blocks(reader: RowReader, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
     before = 0
     for numbers, texts in reader.records():
         for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
@@ -273,7 +273,7 @@ class Piped:
         self._peeked = _reader(whole, self.name, self.form, "", self._rules)
         return _text_blocks(self._peeked, 0, size, None)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows not read yet, numbered from `after` on; earlier rows are gone and cannot be skipped."""
         self._file.release()
         self._blocks = self._blocks or _text_blocks(self._reader, 0, size, wanted)
@@ -333,7 +333,7 @@ class Beginning:
         """Return the source as `schema.rules` reads it."""
         return Beginning(self._source.under(rules), self._rows)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         for block in self._source.blocks(after, size, wanted):
             left = self._rows - block.before
@@ -368,7 +368,7 @@ class Files:
         """Return the files, read by other rules."""
         return Files(self.name, [source.under(rules) for source in self.sources], self.apart)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         before = 0
         for source in self.sources:

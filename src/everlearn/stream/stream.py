@@ -72,7 +72,7 @@ class Stream:
         self.replayable = not isinstance(source, Piped)
         self._source = source
         self._encoder = Encoder(schema)
-        self._wanted = [*schema.fields, schema.label]
+        self._wanted = {**schema.fields, schema.label: "label"}  # names to kinds
 
     def __repr__(self) -> str:
         """Name the source, the label and the fields."""
@@ -153,7 +153,7 @@ class Stream:
 
         `times` names columns of times to read as well, which need not be fields.
         """
-        fields, wanted = self._encoder.fields, list(dict.fromkeys([*self._wanted, *times]))
+        fields, wanted = self._encoder.fields, {**dict.fromkeys(times, "datetime"), **self._wanted}
         for block in self._source.blocks(after, size, wanted):
             _, y, faults = self._encoded(block)
             moments = {name: _moments(block, self._time(name), faults) for name in times}
