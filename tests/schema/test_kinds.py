@@ -93,6 +93,15 @@ def test_thousands_beside_decimal_commas_are_decimals() -> None:
     assert infer({"b": columns["b"], "y": Y}, "y").decimal == "."
 
 
+def test_labels_may_have_another_decimal_mark_than_all_fields() -> None:
+    columns = {"a": [f"{i * 7919 % 97},{i % 7}" for i in range(ROWS)], "y": [f"{i}.{i % 7}" for i in range(ROWS)]}
+    stream = read(columns, label="y")
+    (chunk,) = stream.chunks()
+    assert stream.schema.decimal == {"a": ","}
+    assert (chunk.rejected, chunk.examples.y[:2].tolist()) == ((), [0.0, 1.1])
+    assert infer({**columns, "y": [f"{i},{i % 7}" for i in range(ROWS)]}, "y").decimal == ","
+
+
 def test_the_order_of_day_and_month() -> None:
     days = [f"{i % 12 + 1:02d}/{i % 28 + 1:02d}/2015" for i in range(ROWS)]
     assert found(days).order == "month first"

@@ -102,7 +102,7 @@ def survey(
         fields=fields,
         classes=found.classes,
         bits=_bits(fields, parts),
-        decimal=_decimal({name: guess for name, guess in guesses.items() if name in fields}, label, found.decimal),
+        decimal=_decimal({name: guess for name, guess in guesses.items() if name in fields}, found, label),
         dates={name: guess.order for name, guess in guesses.items() if guess.order and name in fields},  # type: ignore[misc]
         missing={name: guess.missing for name, guess in guesses.items() if guess.missing and name in fields}
         | ({label: found.missing} if found.missing else {}),
@@ -133,12 +133,14 @@ def _settled(guesses: dict[str, Guess], label: str) -> dict[str, Guess]:
     }
 
 
-def _decimal(guesses: Mapping[str, Guess], label: str, mark: str) -> Decimal | dict[str, Decimal]:
-    """Return the setting: a mark by field; "." where all have it."""
+def _decimal(guesses: Mapping[str, Guess], found: _Label, label: str) -> Decimal | dict[str, Decimal]:
+    """Return the setting: a mark by field; one mark where all numbers have it, those of the label too."""
     marks: dict[str, Decimal] = {name: "," for name, guess in guesses.items() if guess.decimal == ","}
-    if mark == ",":
+    if found.decimal == ",":
         marks[label] = ","
     numbers = [name for name, guess in guesses.items() if guess.kind == "numeric"]
+    if found.task == "regression":
+        numbers.append(label)
     if marks and all(name in marks for name in numbers):
         return ","
     return marks or "."
