@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
-from everlearn.schema import meaning
+from everlearn.schema import forms, meaning
 from everlearn.spec import LAYOUT, RULES, Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]", "tokens")
@@ -111,8 +111,12 @@ def check(schema: Schema) -> None:
             f"schema.classes: got {count} classes, {list(schema.classes)}; expected at least 2 for a multiclass task. "
             "List all of them."
         )
-    if len({meaning.category(value) for value in schema.classes}) < count:
-        raise ConfigError(f"schema.classes: got {list(schema.classes)}; expected classes of different spellings")
+    cells = [meaning.category(value) for value in schema.classes]
+    if len(set(cells if schema.rules == 1 else map(forms.spelled, cells))) < count:
+        raise ConfigError(
+            f"schema.classes: got {list(schema.classes)}; expected classes of different spellings, as 7, 7.0 and '7' "
+            "are one. List each class once"
+        )
 
 
 def _check_origin(schema: Schema) -> None:
