@@ -143,11 +143,6 @@ class Stream:
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
-    @property
-    def columns(self) -> Sequence[str]:
-        """The names of the source's columns, as far as its beginning shows."""
-        return self._source.names
-
     def records(self, after: int = 0, size: int = 8192, times: Sequence[str] = ()) -> Iterator[Records]:
         """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does.
 
