@@ -273,12 +273,12 @@ def read_numbers(counts: Mapping[str, int]) -> Read | None:
     return Read(best if commas or "." not in fitting else ".", undecided, signed)
 
 
-def accepted(texts: Sequence[str], field: Field) -> list[float]:
-    """Return the numbers of the texts that a field accepts."""
-    found = []
+def _moments(texts: Sequence[str], order: str) -> list[float]:
+    """Return the moments of the texts that are dates in this order of day and month."""
+    field, found = Field("", "datetime", order=order), []
     for text in texts:
         try:
-            found.append(field.moment(text) if field.kind == "datetime" else field.number(text))
+            found.append(field.moment(text))
         except InputError:
             continue
     return found
@@ -310,7 +310,7 @@ def read_dates(probe: Sequence[str]) -> tuple[str, str] | None:
         if not days and not months:
             order, sure = _by_order(probe)
             remark = "" if sure else " (a guess: no day is above 12; correct `dates` if it is wrong)"
-    share = len(accepted(probe, Field("", "datetime", order=order)))
+    share = len(_moments(probe, order))
     return (order, remark) if share >= MOST * len(probe) else None
 
 
@@ -318,7 +318,7 @@ def _by_order(texts: Sequence[str]) -> tuple[str, bool]:
     """Return the order in which more dates follow one another, and True if it is clear."""
     rising = {}
     for order in ("day first", "month first"):
-        found = accepted(texts, Field("", "datetime", order=order))
+        found = _moments(texts, order)
         rising[order] = sum(abs(later - before) for before, later in itertools.pairwise(found))
     best = min(rising, key=lambda order: rising[order])
     return best, max(rising.values()) > 4 * rising[best] > 0

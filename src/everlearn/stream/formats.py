@@ -47,8 +47,6 @@ def form_of(start: bytes, name: str) -> str:
     binary = len(text) <= _FEW or _CONTROL.search(text[:_FRONT]) is not None
     if binary and text.startswith(b"PAR1"):
         return "parquet"
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name} is written in UTF-16; expected UTF-8: save it again as UTF-8")
     for front, what, todo in _OTHERS:
         if binary and text.startswith(front):  # a name of a column may begin with ORC
             raise InputError(f"{name} {what}; expected CSV, JSON lines or Parquet: {todo}")
