@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows: list[dict[str, Any]] = [
         {
             "ref": f"k{i:06x}",
-            "user": {"age": i},
+            "user": {"age": i, "orders": [{"price": i}]},
             "at": f"{i % 28 + 1}/{i % 9 + 1}/2015",
             "x": i * 7919 % 97 / 7,
             "y": i % 2,
@@ -36,10 +36,15 @@ def test_every_column_is_named_with_a_reason(folder: Path, monkeypatch: pytest.M
     done = CliRunner().invoke(app, ["init", "d.jsonl", "--label", "y"])
     assert done.exit_code == 0, done.output
     assert "JSON lines" in done.output
-    for words in ("left out: ref (k000000", "left out: user ({'age': 0}", "dates as text, the day first", "1/1/2015"):
+    for words in (
+        "left out: ref (k000000",
+        "left out: user.age (0,",
+        "dates as text, the day first",
+        "1/1/2015",
+    ):
         assert words in " ".join(done.output.split())
     spec = config.load("everlearn.toml")
-    assert (spec.ignore, spec.schema.dates) == (("ref", "user"), {"at": "day first"})
+    assert (spec.ignore, spec.schema.dates) == (("ref", "user.age", "user.orders"), {"at": "day first"})
     assert "\n# ref: another value in every row" in Path("everlearn.toml").read_text()
     again = CliRunner().invoke(app, ["run"])
     assert again.exit_code == 0, again.output
@@ -49,7 +54,7 @@ def test_every_column_is_named_with_a_reason(folder: Path, monkeypatch: pytest.M
 def test_the_reasons_are_in_the_json(folder: Path) -> None:
     done = CliRunner().invoke(app, ["init", "d.jsonl", "--label", "y", "--json"])
     found = json.loads(done.output)
-    assert set(found["left_out"]) == {"ref", "user"}
+    assert set(found["left_out"]) == {"ref", "user.age", "user.orders"}
     assert set(found["why"]) == {"at", "x"}
 
 

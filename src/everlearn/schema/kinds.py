@@ -98,7 +98,7 @@ def guess(name: str, part: Any, sample: Sample) -> Guess:
     if shares["list"] >= MOST * len(values):
         return _lists([value for value in values if isinstance(value, list | tuple | np.ndarray)])
     if kinds & {dict, list, tuple, np.ndarray}:
-        return Guess(None, "nested values; write their parts as separate columns, and add them to the fields")
+        return Guess(None, "objects or lists beside other values, or too deep; write their parts as separate columns")
     return _texts(name, [meaning.category(value).decode().strip() for value in values], sample)
 
 
@@ -353,7 +353,9 @@ def _lists(values: Sequence[Any]) -> Guess:
         return Guess("tokens", "lists of words or whole numbers")
     if numbers:
         return Guess(None, "lists of numbers of several lengths; bring them to one length to make a vector of them")
-    return Guess(None, "nested values; write their parts as separate columns, and add them to the fields")
+    if any(isinstance(one, dict) for one in inner):
+        return Guess(None, "lists of objects, any number of them in a row; write what counts as separate columns")
+    return Guess(None, "lists of lists or of unlike values; write their parts as separate columns")
 
 
 def _tokens_in_text(counts: Mapping[str, int]) -> Guess | None:

@@ -100,7 +100,7 @@ def source_of(source: Any, peek: int, rules: int = RULES) -> Source:
             raise InputError("got a list that does not hold paths; expected paths of files, or a dict of columns")
         paths = [path for pattern in source for path in _paths(pattern)]
         return Files(", ".join(map(str, paths)), [sources.file(path, rules) for path in paths])
-    return sources.Table(source)
+    return sources.Table(source, rules)
 
 
 def _paths(source: str | Path) -> list[Path]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.records import Ints
-from everlearn.schema import columnar
+from everlearn.schema import columnar, nested
 from everlearn.spec import RULES
 from everlearn.stream.arff import ArffReader
 from everlearn.stream.decoding import Bytes, Chained, Kept, opened, packing, read, utf_8
@@ -89,9 +89,11 @@ class Table:
 
     form, about, foreign = "table", "a table", 0
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, rules: int = RULES) -> None:
         self.name = "table"
-        self._columns = {name: columnar.native(column) for name, column in columnar.named(data).items()}
+        self._data, self._rules = data, rules
+        columns = {name: columnar.native(column) for name, column in columnar.named(data).items()}
+        self._columns = columns if rules == 1 else nested.flat_columns(columns)
         self.names: Sequence[str] = list(self._columns)
         lengths = {name: len(column) for name, column in self._columns.items()}
         if len(set(lengths.values())) > 1:
@@ -99,8 +101,8 @@ class Table:
         self._length = max(lengths.values(), default=0)
 
     def under(self, rules: int) -> Source:
-        """Return the table: it has no text to read."""
-        return self
+        """Return the table, read by other rules: those of release 0.1.0 know no objects within records."""
+        return self if rules == self._rules else Table(self._data, rules)
 
     def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
@@ -124,18 +126,20 @@ class Parquet:
 
     form, about, foreign = "parquet", "Parquet", 0
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, rules: int = RULES) -> None:
         self.name = name
-        self._path = path
+        self._path, self._rules = path, rules
         with self._open() as file:
-            self.names: Sequence[str] = file.schema_arrow.names
+            columnar.require_unique(file.schema_arrow.names)
+            self.names: Sequence[str] = (
+                file.schema_arrow.names if rules == 1 else nested.column_names(file.schema_arrow)
+            )
             groups = range(file.metadata.num_row_groups)
             self._groups = [file.metadata.row_group(group).num_rows for group in groups]
-        columnar.require_unique(self.names)
 
     def under(self, rules: int) -> Source:
-        """Return the file: it has no text to read."""
-        return self
+        """Return the file, read by other rules: those of release 0.1.0 know no objects within records."""
+        return self if rules == self._rules else Parquet(self._path, self.name, rules)
 
     def _open(self) -> Any:
         import pyarrow as pa
@@ -164,6 +168,9 @@ class Parquet:
                     part = batch.slice(skip)
                     if len(part):
                         columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
+                        if self._rules > 1:
+                            flat = nested.flat_columns(columns)  # which may have more than the wanted parts
+                            columns = {name: flat[name] for name in names if name in flat}
                         yield _whole(self.name, before + skip, len(part), columns)
                     before += len(batch)
             except (pa.ArrowException, OSError) as error:
@@ -399,4 +406,4 @@ def file(path: Path, rules: int = RULES) -> Source:
     finally:
         handle.close()
     form = form_of(start, name)
-    return Parquet(path, name) if form == "parquet" else Text(path, name, form, rules)
+    return Parquet(path, name, rules) if form == "parquet" else Text(path, name, form, rules)

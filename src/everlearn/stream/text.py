@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from everlearn.errors import InputError
-from everlearn.schema import columnar
+from everlearn.schema import columnar, nested
 from everlearn.spec import RULES
 from everlearn.stream.decoding import Bytes, decoded, read
 from everlearn.stream.formats import MARK
@@ -332,7 +332,7 @@ def _encodable(row: Sequence[str], places: Sequence[int]) -> bool:
 
 
 class JsonReader:
-    """JSON lines: one object on each line."""
+    """JSON lines: one object on each line. By rules 2, the parts of objects within them are columns: `user.age`."""
 
     def __init__(self, file: Bytes, name: str, rules: int = RULES) -> None:
         self.name = name
@@ -370,6 +370,8 @@ class JsonReader:
         faults = {i: _fault_of(value) for i, value in enumerate(found) if type(value) is not dict}
         kept = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
         objects: list[Mapping[str, Any]] = [found[i] for i in kept]
+        if not self._old and (wanted is None or any("." in name for name in wanted)):
+            objects = [nested.flat(record, wanted or ()) for record in objects]
         names = list(dict.fromkeys(name for record in objects for name in record)) if wanted is None else wanted
         return kept, {name: [record.get(name) for record in objects] for name in names}, faults
 
