@@ -94,7 +94,7 @@ class LateRows:
         window = given.spec.feedback.window if delay.column else 0.0
         self._schedule = LabelSchedule[_Row](window if window < math.inf else 0.0)
         self._times = delay.times
-        self._parts: dict[str, Stream] = {}  # by name
+        self._parts: dict[str, Stream] = {}  # names to streams
         self._number, self._now = 0, -math.inf  # the rows so far, and the latest of their times
         self._new: set[str] = set()  # rows predicted by this replay that wait for their labels
         self._unsure: list[tuple[float, _Row]] = []  # labels that an interrupted replay may not have given

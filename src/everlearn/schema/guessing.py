@@ -24,7 +24,7 @@ CLASSES = 1_000  # at most
 
 FEWEST_BITS, MOST_BITS = 10, 18  # range of the hash bits of an inferred schema
 _EXAMPLES = 3  # values shown of a column
-_WHOLE = "an object or null; its parts are columns of their own"
+_WHOLE = "an object or null; its parts are separate columns"
 _TRUTHS = frozenset(["True", "False"])
 _NO_LABEL = frozenset(["?", "n/a", "#n/a", "<na>", "null", "nan"])
 

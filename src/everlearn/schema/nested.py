@@ -45,7 +45,7 @@ def _leaves(name: str, value: dict[Any, Any], fields: Collection[str], depth: in
 
 
 def flat_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Return native columns with the parts of their objects as columns of their own: those of structs and of dicts.
+    """Return native columns where each part of a struct or a dict is one column.
 
     >>> flat_columns({"user": [{"age": 7}, None, {"age": 8, "town": "Delft"}], "x": [1, 2, 3]})
     {'user.age': [7, None, 8], 'user.town': [None, None, 'Delft'], 'x': [1, 2, 3]}
