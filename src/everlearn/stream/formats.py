@@ -32,6 +32,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xfd7zXZ\x00", "is packed with xz", "unpack it with `xz -dc`"),
 )
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # bytes that no text has
+_NAME = re.compile(rb"\w+\s*[,;|\t\r\n]")  # of a first column
 _MARKUP = re.compile(rb"<(\?xml|!--|!doctype|html|head|body|table|svg)\b", re.IGNORECASE)
 _TAGS = re.compile(rb"<[A-Za-z][\w:.-]*(\s[^<>]*)?>\s*(<|[^<,;|\t]*</)")  # and not names such as <DATE>,<TIME>
 
@@ -45,7 +46,7 @@ def form_of(start: bytes, name: str) -> str:
     if not text:
         raise InputError(f"{name} is empty; expected a header line, JSON objects, or Parquet")
     binary = len(text) <= _FEW or _CONTROL.search(text[:_FRONT]) is not None
-    if binary and text.startswith(b"PAR1"):
+    if text.startswith(b"PAR1") and (binary or not _NAME.match(text)):
         return "parquet"
     for front, what, todo in _OTHERS:
         if binary and text.startswith(front):  # a name of a column may begin with ORC
