@@ -75,6 +75,17 @@ def test_requests_and_frames_are_read_as_files_are(tmp_path: Path) -> None:
         assert loop.predict_many(pa.Table.from_pylist([nested_row | {"items": []}]))["value"].to_pylist()
 
 
+def test_labels_may_be_parts_of_objects(tmp_path: Path) -> None:
+    rows = [{"x": i * 7919 % 97 / 7, "meta": {"id": f"p{i}", "y": i % 2}} for i in range(60)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = Spec(schema=read(tmp_path / "d.jsonl", label="meta.y").schema)
+    assert (spec.schema.classes, dict(spec.schema.fields)) == ((0, 1), {"x": "numeric"})
+    with Loop(spec, tmp_path / "home") as loop:
+        loop.learn_many(pd.DataFrame(rows))
+        loop.predict_many(pa.Table.from_pylist(rows), id="meta.id")
+        assert loop.feedback_many(pl.DataFrame(rows), id="meta.id")["known"].to_list() == [False] * 60
+
+
 def test_homes_of_release_0_1_0_keep_objects_apart(tmp_path: Path) -> None:
     schema = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric", "user.country": "text"}, rules=1)
     for name, source in containers(tmp_path).items():
