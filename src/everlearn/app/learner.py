@@ -274,23 +274,31 @@ class StatusFile:
 
 
 class EarlyUseFile:
-    """The bytes of early feedback that the loop holds, published for workers (see `feedback.early_room`)."""
+    """The bytes of early feedback that the loop holds, published for workers (see `feedback.early_room`).
+
+    The published position never goes back: a worker counts its own feedback no more once the use holds it. A loop that
+    is opened again from its last checkpoint publishes its use once it has learned again up to that position.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self._folder = Path(setup.serving)
         self._wanted = setup.spec.feedback.early > 0.0
-        self._next, self._position = 0.0, -1
+        self._next, self._position = 0.0, early_room.PublishedUse(self._folder)().position
 
     def write(self, loop: Loop) -> None:
         """Publish the use if it may have changed, and it is time."""
         now = time.monotonic()
         if not self._wanted or now < self._next or loop.position == self._position:
             return
-        self._next, self._position = now + EARLY, loop.position
+        if loop.position < self._position <= loop.log.end():  # beyond the end it is of another loop
+            return
         try:
             early_room.publish(self._folder, early_room.use(loop.fold.early, loop.position))
         except OSError as error:  # workers then count more than is there, and refuse early feedback sooner
             log.warning("the use of early feedback cannot be published: %s", error)
+            self._next = now + RETRY[1]
+        else:
+            self._next, self._position = now + EARLY, loop.position
 
 
 class LogUpkeep:

@@ -86,7 +86,8 @@ class Worker:
         most: int = connections.MOST,
     ) -> None:
         spec = setup.spec
-        room = EarlyRoom(spec.feedback, PublishedUse(Path(setup.serving)), spec.serve.workers)
+        use, begin = PublishedUse(Path(setup.serving)), log.end() if spec.feedback.early else 0
+        room = EarlyRoom(spec.feedback, use, spec.serve.workers, begin=begin)
         names = FieldNames(spec, counters.add)
         admission = Admission(spec, schema.reading(spec.schema), log, None, names, room)
         self.connections = Connections(most, counters.add)
