@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,10 @@ def test_nothing_is_appended_to_a_log_that_was_moved_or_replaced(tmp_path: Path)
         connect(str(home / "log.sqlite"), tidy=False).close()
         with pytest.raises(LogError, match="deleted or replaced"):
             append(log, [Example("c", {}, 1)])
-        assert log.end() == 1
     finally:
         log.close()
+    with closing(connect(str(tmp_path / "aside" / "log.sqlite"), tidy=False)) as moved:
+        assert moved.end() == 1
 
 
 def test_all_processes_append_in_this_way() -> None:
