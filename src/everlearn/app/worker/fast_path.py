@@ -25,6 +25,8 @@ from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
 
+_OPEN, _LAST, _DEAF = range(3)  # more requests may come; the last one has come; what comes behind it is dropped
+
 
 class FastRoutes(Protocol):
     """The application behind the fast path, as the protocol sees it."""
@@ -103,6 +105,8 @@ class FastProtocol(HttpToolsProtocol):
         self.phase, self.since = HEAD, self.loop.time()  # see `connections`
         self._timer: asyncio.TimerHandle | None = None
         self._unparsed = 0  # bytes since the last request, or since the last part of a body
+        self._heading = False  # True while the head of a request is incomplete
+        self._ends = _OPEN  # whether a request has come after which the connection closes
         self._encoded = False  # True if the body of this request is compressed
 
     # ---- requests ----------------------------------------------------------------------------------------------
@@ -125,7 +129,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
-        if self.phase == CLOSING:
+        if self.phase == CLOSING or self._ends == _DEAF:
             return
         self._unparsed += len(data)
         try:
@@ -133,13 +137,16 @@ class FastProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # the request is answered; what follows it is of another protocol
         except httptools.HttpParserError as error:
-            self._turn_away(_unreadable(error))
+            if isinstance(error.__context__, _BehindTheLast):
+                self._ends = _DEAF
+            else:
+                self._turn_away(_unreadable(error))
             return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave()
         if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
             self.since = self.loop.time()
-        if self._unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
+        if self._unparsed > connections.HEAD_BYTES and self.phase != CLOSING:
             self._turn_away(_head_too_large())  # a head, a chunk's extension or a trailer without an end
 
     def eof_received(self) -> None:
@@ -149,7 +156,10 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
+        if self._ends or self.phase == CLOSING:
+            raise _BehindTheLast
         self.url, self.headers, self.expect_100_continue, self._encoded = b"", [], False, False
+        self._heading = True
         if self.phase == IDLE:
             self.phase, self.since = HEAD, 0.0
 
@@ -172,11 +182,16 @@ class FastProtocol(HttpToolsProtocol):
         name = self.routes.paths.get(path)
         if self._unparsed > connections.HEAD_BYTES and self._head_size() > connections.HEAD_BYTES:
             raise _head_too_large()
-        self.phase, self._unparsed = BUSY, 0
+        self._unparsed, self._heading = 0, False
+        if self.phase != UNREAD:
+            self.phase = BUSY
+        keep_alive = self.parser.should_keep_alive()
+        if not keep_alive or self.parser.get_http_version() == "1.0":
+            self._ends = _LAST
         if name is None or not self._is_simple():
             return self._begin_asgi()
         self._query, self._body = query, b""
-        self._arriving = Exchange(self, name, path, self.parser.should_keep_alive())
+        self._arriving = Exchange(self, name, path, keep_alive)
         return None
 
     def on_body(self, body: bytes) -> None:
@@ -264,7 +279,7 @@ class FastProtocol(HttpToolsProtocol):
             return super().on_response_complete()
         self.server_state.total_requests += 1
         self.flow.resume_reading()
-        self._enter(IDLE)
+        self._rest()
         return None
 
     def pause_writing(self) -> None:
@@ -277,11 +292,21 @@ class FastProtocol(HttpToolsProtocol):
         """Note that the client reads again."""
         super().resume_writing()
         if self.phase == UNREAD:
-            self._enter(IDLE if self.cycle is None or self.cycle.response_complete else BUSY)
+            self.phase = BUSY
+            if self.cycle is None or self.cycle.response_complete:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Wait for the next request, or for the rest of its head; a client that does not read stays `UNREAD`."""
+        if self.phase != UNREAD:
+            self._enter(HEAD if self._heading else IDLE)
 
     def expire(self) -> None:
-        """Close a connection that has no request under way."""
-        self._close()
+        """Close a connection that has no request under way, or whose client does not read."""
+        if self.phase == UNREAD:
+            self.transport.abort()
+        else:
+            self._close()
 
     def _unset_keepalive_if_required(self) -> None:
         """Do nothing: data that completes no request does not prolong a phase."""
@@ -338,6 +363,10 @@ class FastProtocol(HttpToolsProtocol):
             self._timer.cancel()
         self._timer = self.loop.call_later(connections.CLOSING_SECONDS, self._check_time)
         self.transport.close()
+
+
+class _BehindTheLast(Exception):
+    """Raised at a request behind one that closes the connection (RFC 9112, 9.6): it is not carried out."""
 
 
 _SPECIAL = frozenset([b"expect", b"content-encoding"])
