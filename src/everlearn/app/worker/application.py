@@ -88,7 +88,7 @@ class Worker:
         spec = setup.spec
         use, begin = PublishedUse(Path(setup.serving)), log.end() if spec.feedback.early else 0
         room = EarlyRoom(spec.feedback, use, spec.serve.workers, begin=begin)
-        names = FieldNames(spec, counters.add)
+        names = FieldNames(spec, counters.add, counters.names)
         admission = Admission(spec, schema.reading(spec.schema), log, None, names, room)
         self.connections = Connections(most, counters.add)
         self._pairs = admission.encoder.late
