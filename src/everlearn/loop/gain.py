@@ -27,8 +27,9 @@ def of(curves: Mapping[str, Mapping[str, Any]], headline: str, alpha: float) -> 
 
     `curves` are those of `Monitor.curves`. The baseline is the frozen start if it has a curve, else the best naive one.
     `metric` is `headline` if curves hold it, else the mean loss nearest to it. `difference` is the champion's metric
-    minus the baseline's, over `examples` rows that both predicted; `low` and `high` bound it (None: too few rows, or all
-    are equal). They are a confidence sequence at `alpha`, shared among the naive baselines that the best was chosen of.
+    minus the baseline's, over `examples` rows that both predicted; `low` and `high` bound it (None: too few rows, or
+    all are equal). They are a confidence sequence at `alpha`, shared among the naive baselines that the best was chosen
+    of.
     `better` is 1 if the interval shows the champion better, -1 if worse, else 0.
     """
     champion = curves.get("champion", {})
