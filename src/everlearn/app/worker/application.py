@@ -2,8 +2,8 @@
 
 A worker never waits for the learner. Where the loop learns preferences, a worker holds no model: it takes feedback,
 and the generator answers. It counts the seconds of "predict", "feedback" and "learn"; replies by route and
-class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), "commits", "commit_rows", and
-the "bytes" of request bodies, and what `connections` refuses or closes.
+class ("predict_2xx", "learn_4xx", ...); "limited" (a caller exceeded its rate), "full" (503: too
+much waits), "commits", "commit_rows", and the "bytes" of request bodies, and what `connections` refuses or closes.
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ class Worker:
             self._groups.put(route.read, body, scope["query_string"], source, future)
             reply = await future
         except Exception as error:
+            self._count_limited(error)
             status, reply = problems.problem(error, scope["path"])
             headers = problems.headers(error)
         headers.append((b"content-length", b"%d" % len(reply)))
@@ -156,13 +157,17 @@ class Worker:
             source = self._access.allow(headers, route.right, "POST", client)
             self._groups.put(route.read, body, query, source, reply)
         except Exception as error:
+            self._count_limited(error)
             reply.set_exception(error)
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """Count a reply."""
         self._counters.observe(route, seconds)
         self._counters.add(_CLASSES[route][status // 100])
-        if status == 429:
+
+    def _count_limited(self, error: Exception) -> None:
+        """Count a caller that exceeded its rate; early feedback without room is 429, too, but no matter of rates."""
+        if isinstance(error, Refused) and error.status == 429:
             self._counters.add("limited")
 
     def _admitted(self, route: HotRoute, scope: Scope) -> str:
