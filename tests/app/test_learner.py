@@ -251,6 +251,34 @@ def test_a_restart_learns_again_only_what_is_quickly_learned(tmp_path, monkeypat
             }
 
 
+def test_a_checkpoint_of_the_loop_begins_the_seconds_of_work_again(tmp_path, monkeypatch):
+    setup = setup_of(tmp_path, spec(checkpoint=50))
+    monkeypatch.setattr(learner, "WORK", 3.0)
+    with Loop(setup.spec, Path(setup.home), behind=True) as loop:
+        tail, client = Tail(loop, Publisher(Path(setup.serving))), Client(setup)
+        for start in range(0, 800, 100):
+            client.examples(start, start + 100)
+            caught_up(tail)
+            before = loop.home.saves
+            tail._save(2.0)  # as if learning had taken this long
+            assert loop.home.saves == before  # 100 labels made checkpoints in between
+        tail._save(2.0)
+        assert loop.home.saves == before + 1
+
+
+def test_all_threads_of_a_learner_yield_to_requests(tmp_path):
+    setup = setup_of(tmp_path, spec())
+    with learning(setup) as process:
+        tasks = Path(f"/proc/{process.pid}/task")
+        base = os.getpriority(os.PRIO_PROCESS, 0)
+
+        def values() -> list[int]:
+            return [int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in tasks.iterdir()]
+
+        until(lambda: set(values()) == {min(19, base + learner.PRIORITY)})
+        assert len(values()) >= 2  # one moves the log
+
+
 def test_the_rival_of_duels_is_published_with_the_uids(tmp_path):
     setup = setup_of(tmp_path, pairs.settings(gate=GateSpec(minimum=6)))
     with Loop(setup.spec, Path(setup.home)) as loop:
