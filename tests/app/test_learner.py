@@ -77,7 +77,7 @@ def learning(setup: Setup) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
         close(process)
 
 
@@ -522,7 +522,7 @@ def test_a_full_disk_is_said_and_passes(tmp_path):
         assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
         listening.join()
         close(process)
     with Loop(setup.spec, Path(setup.home)) as loop:
@@ -607,7 +607,7 @@ def killed_often(folder: Path, kills: int) -> None:
             with learning(setup) as process:
                 time.sleep(float(draw.uniform(0.0, 0.3)))
                 process.kill()
-                process.wait()
+                process.wait(60)
             reader = reader_of(setup)
             reader.check()
             assert reader.current().sequence >= last
