@@ -27,7 +27,7 @@ PATIENCE = 60.0  # seconds for which a crowd waits for its last client, and then
 @cache
 def bomb() -> bytes:
     """Return a body that grows a thousandfold."""
-    return gzip.compress(bytes(100 << 20), 1)
+    return gzip.compress(bytes(100 << 20))
 
 
 async def endless_head(writer: asyncio.StreamWriter) -> None:
@@ -102,7 +102,7 @@ def crowd(host: str, port: int, count: int) -> Iterator[Crowd]:
         await asyncio.sleep(delay)
         came = False
         while not over.is_set():
-            writer = None
+            writer = acting = None
             try:
                 reader, writer = await asyncio.open_connection(host, port)
                 seen.came += not came
@@ -112,11 +112,12 @@ def crowd(host: str, port: int, count: int) -> Iterator[Crowd]:
                 acting = asyncio.ensure_future(act(writer))
                 acting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
                 reply = await reader.read()  # until the server closes
-                acting.cancel()
                 seen.counts[f"{act.__name__} {reply[9:12].decode()}"] += 1
             except OSError as error:
                 seen.counts[type(error).__name__] += 1
             finally:
+                if acting is not None:
+                    acting.cancel()
                 if writer is not None:
                     seen.open -= 1
                     writer.close()
