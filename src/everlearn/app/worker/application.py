@@ -56,6 +56,9 @@ GENERATING = 600.0  # seconds that the generator may think before it sends the f
 GENERATED = ("/v1/", "/label/")  # beginnings of paths that the generator serves
 UNWELL = 5.0  # seconds for which a worker reports itself unwell after its log failed, unless it wrote since
 IDLE = 75  # seconds that a connection without requests is kept
+# Thresholds of the collector of cycles. By default a worker with 2,000 connections visits their objects every few
+# seconds, and answers no request meanwhile. Few objects are in cycles, so that may be done seldom.
+COLLECT = (20_000, 20, 100)
 
 _JSON = (b"content-type", b"application/json")
 _CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
@@ -277,6 +280,7 @@ def main() -> None:
         when_abandoned(stop)
         gc.collect()
         gc.freeze()  # objects made so far stay: later collections need not visit them
+        gc.set_threshold(*COLLECT)
         server.run(sockets=[socket.socket(fileno=setup.descriptor)])
 
 
