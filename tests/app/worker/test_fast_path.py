@@ -386,6 +386,16 @@ def test_a_reply_that_is_not_read_has_its_time_whatever_comes_behind_it(behind, 
     served(act, rest=60.0)
 
 
+def test_a_connection_that_rests_holds_no_body():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x" * 100))
+        await caller.reply()
+        (protocol,) = state.connections
+        assert (protocol.cycle.response_complete, protocol.cycle.body) == (True, b"")
+
+    served(act)
+
+
 def test_a_client_that_reads_again_goes_on():
     async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
         taking.held = []

@@ -50,13 +50,24 @@ class Exchange:
     It takes the place of uvicorn's request cycle (`cycle`) and has the attributes that uvicorn reads from one.
     """
 
-    __slots__ = ("_began", "_path", "_protocol", "disconnected", "keep_alive", "name", "response_complete")
+    __slots__ = (
+        "_began",
+        "_path",
+        "_protocol",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "name",
+        "query",
+        "response_complete",
+    )
 
     message_event = asyncio.Event()  # set when the client disconnects; the fast path does not wait for it
     response_started = False  # a response is written whole
 
-    def __init__(self, protocol: FastProtocol, name: str, path: bytes, keep_alive: bool) -> None:
+    def __init__(self, protocol: FastProtocol, name: str, path: bytes, query: bytes, keep_alive: bool) -> None:
         self._protocol = protocol
+        self.query, self.body = query, b""  # until it is answered
         self.name, self._path = name, path
         self._began = time.perf_counter()
         self.keep_alive = keep_alive
@@ -100,7 +111,6 @@ class FastProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.routes = routes
         self._arriving: Exchange | None = None  # a request whose head has arrived, while it may take the fast path
-        self._query = self._body = b""
         self._defaults: tuple[Headers, bytes] = [], b""  # the headers of every response, and their bytes
         self.phase, self.since = HEAD, self.loop.time()  # see `connections`
         self._timer: asyncio.TimerHandle | None = None
@@ -143,7 +153,7 @@ class FastProtocol(HttpToolsProtocol):
                 self._turn_away(_unreadable(error))
             return
         if self._arriving is not None and not self.transport.is_closing():
-            self._leave()
+            self._leave(self._arriving)
         if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
             self.since = self.loop.time()
         if self._unparsed > connections.HEAD_BYTES and self.phase != CLOSING:
@@ -190,31 +200,32 @@ class FastProtocol(HttpToolsProtocol):
             self._ends = _LAST
         if name is None or not self._is_simple():
             return self._begin_asgi()
-        self._query, self._body = query, b""
-        self._arriving = Exchange(self, name, path, keep_alive)
+        self._arriving = Exchange(self, name, path, query, keep_alive)
         return None
 
     def on_body(self, body: bytes) -> None:
         """Keep the first part of a body; a second part leaves the fast path."""
         self._unparsed = 0
-        if self._arriving is not None:
-            if not self._body:
-                self._body = body
+        if (exchange := self._arriving) is not None:
+            if not exchange.body:
+                exchange.body = body
                 return
-            self._leave()
+            self._leave(exchange)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Answer a complete request."""
         self._unparsed = 0
-        if self._arriving is not None and len(self._body) > self.routes.longest:
-            self._leave()
         exchange = self._arriving
+        if exchange is not None and len(exchange.body) > self.routes.longest:
+            self._leave(exchange)
+            exchange = None
         if exchange is None:
             return super().on_message_complete()
         self._arriving, self.cycle = None, exchange  # type: ignore[assignment]
-        client = self.client[0] if self.client else ""
-        self.routes.take(exchange.name, self.headers, client, self._query, self._body, exchange)
+        client, body = self.client[0] if self.client else "", exchange.body
+        exchange.body = b""  # the exchange stays until the next request
+        self.routes.take(exchange.name, self.headers, client, exchange.query, body, exchange)
         return None
 
     def _head_size(self) -> int:
@@ -232,12 +243,12 @@ class FastProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
         )
 
-    def _leave(self) -> None:
+    def _leave(self, exchange: Exchange) -> None:
         """Hand what has arrived of a request to uvicorn's ASGI path."""
         self._arriving = None
         self._begin_asgi()
-        if self._body:
-            super().on_body(self._body)
+        if exchange.body:
+            super().on_body(exchange.body)
 
     def _begin_asgi(self) -> None:
         """Let uvicorn begin a request whose head has arrived."""
