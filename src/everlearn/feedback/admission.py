@@ -6,7 +6,8 @@ reaches the log, so that the fold need not refuse it later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -204,6 +205,25 @@ def early_ticket(admission: Admission, given: Feedback) -> Ticket | None:
     if not admission.spec.feedback.early or admission.room is None:
         return None
     return admission.room.take(given) if prediction(admission.log, given.id) is None else None
+
+
+@contextmanager
+def early_room(admission: Admission, given: Sequence[Feedback], end: Callable[[], int]) -> Iterator[None]:
+    """Hold room for early feedback while it is written; `end` returns the position up to which the log then holds it.
+
+    Raises NoRoom if one piece has no room; then none is counted.
+    """
+    tickets: list[Ticket] = []
+    try:
+        tickets.extend(ticket for one in given if (ticket := early_ticket(admission, one)) is not None)
+        yield
+    except BaseException:
+        if admission.room is not None:
+            admission.room.release(tickets)
+        raise
+    position = end() if tickets else 0
+    for ticket in tickets:
+        ticket.until = position
 
 
 def prediction(log: Log, id: str) -> Prediction | None:

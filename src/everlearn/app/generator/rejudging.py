@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from everlearn.app.generator import judging
 from everlearn.app.generator.noting import JUDGE, AskingDecisions
+from everlearn.app.process import append
 from everlearn.errors import ConfigError
 from everlearn.events import Log, connect, scan
 from everlearn.families.preference.judge import rejudge
@@ -57,7 +58,7 @@ def rejudge_log(
         waiting = [one for one in old.values() if one.id not in done][-newest:]
         changed = count = 0
         for before, found in rejudge(judge, _pairs(log, waiting)):
-            log.append([Preference(**preference_fields(found))])
+            append(log, [Preference(**preference_fields(found))])
             count += 1
             changed += (before.verdict, before.chosen) != (found.verdict, found.chosen)
             progress(count, len(waiting))
@@ -67,7 +68,7 @@ def rejudge_log(
             AskingDecisions(log).note(JUDGE, judge.source, reason, "user")
         for source in replaced:
             reason = f"{source} is superseded by {judge.source}"
-            log.append([commands.rollback(Versions(Blobs(home / "blobs")), reason, Without(source=source))])
+            append(log, [commands.rollback(Versions(Blobs(home / "blobs")), reason, Without(source=source))])
         return Rejudged(count, changed, replaced, count * spec.judge.price, judge.source)
 
 
