@@ -410,7 +410,9 @@ def test_better_on_many_light_rows_and_worse_on_few_heavy_ones_is_not_promoted()
     heavy = draw.random(5000) < 0.1
     losses = pairs(np.clip(np.where(heavy, -0.1, 0.02) + draw.normal(0.0, 0.1, 5000), -1.0, 1.0))
     assert gate.verdict(fed(GateSpec(), losses), GateSpec()).action == "promote"
-    assert gate.verdict(weighted(GateSpec(), losses, np.where(heavy, 9.0, 1.0)), GateSpec()).action == "reject"
+    arrays = gate.start(GateSpec(), guard=False)
+    gate.update(arrays, GateSpec(), *losses, np.where(heavy, 9.0, 1.0))
+    assert gate.verdict(arrays, GateSpec()).action == "reject"
 
 
 def test_a_guard_counts_weights() -> None:
