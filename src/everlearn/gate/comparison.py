@@ -98,7 +98,7 @@ def start(spec: GateSpec, weighted: bool = False, guard: bool = True) -> Arrays:
 
     >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}), guard=False)
     >>> sum(array.nbytes for array in arrays.values())
-    8760
+    9760
     """
     _check(spec)
     rows = GUARDS + len(spec.guards) + 2
@@ -116,7 +116,7 @@ def start(spec: GateSpec, weighted: bool = False, guard: bool = True) -> Arrays:
         "seen": np.zeros((rows, 4), np.int64),
         "totals": totals,
         "capital": capital,
-        "blocks": np.zeros((rows, LEVELS + 1, 7)),
+        "blocks": np.zeros((rows, LEVELS + 1, 8 if spec.layout > 1 else 7)),
     }
 
 
@@ -215,11 +215,11 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
 def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case], least: float) -> str:
     """Return the reason for a rejection, if there is one: one metric is enough, so the metrics share alpha.
 
-    A difference in the loss below `least` is no reason.
+    A difference in the loss that is not shown to be at least `least` is no reason.
     """
     found = question.evidence
     needed = found.threshold + math.log(1 + len(guards))
-    if found.log_e_worse >= needed and question.worse.whole < 0.0 and -question.worse.difference >= least:
+    if found.log_e_worse >= needed and question.worse.whole < 0.0 and (least == 0.0 or -question.worse.high >= least):
         return f"worse by {-question.worse.difference:.4g} {_where(question.worse, found)}"
     for name, guard in guards.items():
         if guard.worse >= needed:

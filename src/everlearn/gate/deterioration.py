@@ -14,7 +14,8 @@ approximately, since blocks correlate and their standard deviation is estimated.
 alarms; `docs/why/gate.md` shows the figures.
 
 A rollback gives up all that was learned since the good version. So where the good version's losses are known, an alarm
-also needs a difference of at least `MATERIAL` of their slow mean. A smaller one is reported, and changes nothing.
+also needs a difference that is, less two standard errors, at least `MATERIAL` of their slow mean. A smaller one is
+reported, and changes nothing.
 
 The standard deviation of a block mean comes from three estimates, which a sudden shift changes little:
 
@@ -64,6 +65,7 @@ PERSISTENT = 0.999  # the largest coefficient of the autoregression
 FARTHEST = 1e6  # bound of a block mean in units of its noise, which may be 0
 
 MATERIAL = 0.1  # the smallest difference that is an alarm, as a share of the good version's mean loss
+ERRORS = 2.0  # standard errors by which the mean difference of a stretch must exceed that
 LOSS_RATE = 0.001  # weight of the newest row in that mean, once there are 1,000
 
 HEAVIEST = 10.0  # a weight counts as at most this multiple of the running mean weight
@@ -155,10 +157,11 @@ def least(arrays: Arrays) -> float:
 
 def _alarms(arrays: Arrays) -> NDArray[np.bool_]:
     """Return which block lengths alarm, bool (LEVELS,)."""
-    levels = arrays["guard_blocks"]
-    found: NDArray[np.bool_] = (levels[:, STATISTIC] > THRESHOLD) & (
-        levels[:, GAIN] >= least(arrays) * levels[:, RISING]
-    )
+    levels, needed = arrays["guard_blocks"], least(arrays)
+    found: NDArray[np.bool_] = levels[:, STATISTIC] > THRESHOLD
+    if needed > 0.0:
+        rising = np.maximum(levels[:, RISING], 1.0)
+        found &= levels[:, GAIN] / rising - ERRORS * levels[:, SPREAD] / np.sqrt(rising) >= needed
     return found
 
 
@@ -181,7 +184,7 @@ def evidence(arrays: Arrays) -> Evidence:
     row = levels[level]
     blocks = int(row[RISING])
     difference = -float(row[GAIN]) / blocks if blocks else 0.0
-    half = 2.0 * float(row[SPREAD]) / math.sqrt(max(blocks, 1))
+    half = ERRORS * float(row[SPREAD]) / math.sqrt(max(blocks, 1))
     return Evidence(
         examples=int(arrays["guard_counts"][EXAMPLES]),
         block=BLOCK << level,
@@ -212,7 +215,7 @@ def verdict(arrays: Arrays) -> Verdict:
     reason = f"worse by {-found.difference:.4g} on the last {found.blocks * found.block} of {found.examples} examples"
     if alarm(arrays):
         return Verdict("reject", reason, found)
-    needed = f"a rollback needs {least(arrays):.4g}, {MATERIAL:.0%} of the good version's loss"
+    needed = f"a rollback needs at least {least(arrays):.4g}, {MATERIAL:.0%} of the good version's loss"
     return Verdict("wait", f"{reason}{note}; {needed}", found)
 
 
