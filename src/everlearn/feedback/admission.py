@@ -22,6 +22,7 @@ from everlearn.records import Batch, Example, Feedback, Label, Outcome, Predicti
 from everlearn.schema import Encoder, Reading
 from everlearn.schema.field import Field
 from everlearn.schema.meaning import category
+from everlearn.schema.nested import flat
 from everlearn.schema.question import Asked, encode, judged
 from everlearn.spec import Spec
 
@@ -55,6 +56,8 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
     cannot be used.
     """
     kinds, plain = admission.spec.schema.fields, admission.plain
+    if isinstance(record, Mapping):
+        record = _flat(admission, record)
     if admission.names is not None and isinstance(record, Mapping):
         admission.names.check(record)
     if plain is None:
@@ -74,6 +77,11 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
     return held
 
 
+def _flat(admission: Admission, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record with the parts of its objects under dotted names, unless the home is of release 0.1.0."""
+    return flat(record, admission.spec.schema.fields) if admission.spec.schema.rules > 1 else record
+
+
 def subject(admission: Admission, record: Mapping[str, Any]) -> str:
     """Return the person that a record is about, as text; "" if the settings or the record name none.
 
@@ -84,7 +92,7 @@ def subject(admission: Admission, record: Mapping[str, Any]) -> str:
     if not field:
         return ""
     try:
-        return category(record.get(field)).decode()
+        return category((_flat(admission, record) if "." in field else record).get(field)).decode()
     except InputError as error:
         raise InputError(f"field {field!r}: {error}") from None
 
@@ -170,6 +178,7 @@ def pair(
             "loop.predict(features), or set schema.task = 'preference'"
         )
     fields = admission.spec.schema.fields
+    record = _flat(admission, record)
     held = {name: scalar(record[name]) for name in fields if record.get(name) is not None}
     if len(proba) not in (0, 2) or not all(0.0 <= share <= 1.0 for share in proba):
         raise InputError(f"proba: got {list(proba)}; expected two probabilities, or none")

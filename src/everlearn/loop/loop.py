@@ -278,7 +278,7 @@ class Loop:
         as_log = late is None and self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream, as_log)) is not None:
             self._journal.take([settled])
-        parts = self.intake.parts(stream)
+        parts = self.intake.parts(stream, late.times if late else ())
         steps = LateRows(self._journal, self._admission, late).steps(parts) if late else self._taken(parts, as_log)
         for taken in steps:
             if warming:  # the first use of a kernel compiles or loads it: measure the rest
