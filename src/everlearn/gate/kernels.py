@@ -300,7 +300,7 @@ def trend_resemblance(sums: Floats, slope: float) -> float:
     k, squares = 0.5 * m * (m - 1.0), (m - 1.0) * m * (2.0 * m - 1.0) / 6.0  # sums of k and k^2 below m
     lagged += (m - 1.0) * start * (start + slope) + slope * (2.0 * start + slope) * k + slope * slope * squares
     r = lagged / spread
-    return float(r + (2.0 + 4.0 * r) / m + 0.5 / math.sqrt(m))
+    return float(r + (2.0 + 4.0 * r) / m + 0.75 / math.sqrt(m))
 
 
 @exact_kernel
