@@ -174,6 +174,7 @@ export function comparisonText(one) {
 }
 
 function neededText(what, evidence, need, result) {
+  if (evidence >= need && result === "roll it back") return `The evidence that it is worse, ${odds(evidence)}, is enough; it rolls back where the difference is a tenth of the good version's loss.`;
   if (evidence >= need) return `The evidence that it is ${what}, ${odds(evidence)}, is enough to ${result}.`;
   return `Evidence that it is ${what}: ${odds(evidence)}; ${odds(need)} would ${result}.`;
 }
