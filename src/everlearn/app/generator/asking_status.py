@@ -46,7 +46,7 @@ class AskingReport:
         policy, pool, accounts = self._context.device.policy, self._pool, self._accounts
         part = policy.model.part("asking") if policy is not None else choose.start()
         selector = policy.model.settings.choose.selector if policy is not None else ""
-        known = part["information"][part["information"] == part["information"]]
+        known = choose.known(part)
         gain = self._gain()
         worth = accounts.win_per_unit(gain) if gain is not None else [None, None]
         names = accounts.names()
