@@ -180,13 +180,9 @@ def test_arms_are_those_that_the_model_drew() -> None:
 
 
 def test_versions_merge_before_all_questions_are_known() -> None:
-    """Also those of release 0.1.0, which hold nan."""
     one, other = preferences.build(**PLAIN), preferences.build(**PLAIN)
     taught(one, preferences.labelled(2))
     taught(other, preferences.labelled(3, seed=1))
-    old = {name: array.copy() for name, array in other.arrays.items()}
-    old["asking/information"][10:] = np.nan
-    model.restore(other, old)
     whole = merge.merged(merge.completed(merge.How(method="linear"), 2), [one, other])
     assert np.isfinite(whole["asking/information"]).all()
     assert choose.teaches({name: whole[f"asking/{name}"] for name in ("information", "worth")})

@@ -209,7 +209,7 @@ def known(arrays: Arrays) -> Floats:
     []
     """
     value = arrays["information"]
-    return np.asarray(value[value >= 0.0])  # homes of release 0.1.0 hold nan where nothing is known
+    return np.asarray(value[value >= 0.0])
 
 
 def saw(arrays: Arrays, value: float, worth: Floats) -> None:

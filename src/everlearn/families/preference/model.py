@@ -113,8 +113,6 @@ class PreferenceModel:
             for name in held:
                 given = arrays[name_of(part, name)]
                 held[name] = given if given.flags.writeable else given.copy()
-            if part == "asking" and np.isnan(held["information"]).any():  # of release 0.1.0, and not to be merged
-                held["information"] = np.nan_to_num(held["information"], nan=choose.NONE)
 
     def part(self, name: str) -> Arrays:
         """Return the arrays of one part, such as "reward", which are not copied."""
