@@ -16,11 +16,12 @@ from everlearn.families.preference import (
     annotators,
     choose,
     features,
+    improve,
     laplace,
     pair_rows,
     reward,
 )
-from everlearn.families.preference.model import LABELS, ROUNDS, TRUSTED
+from everlearn.families.preference.model import EVIDENCE, LABELS, ROUNDS, TRUSTED
 from everlearn.model import LEARN, answering, copied, cut, row_slice
 from everlearn.records import Batch, Examples
 from everlearn.schema import pairs as columns
@@ -196,6 +197,17 @@ def test_the_random_arm_follows_what_questions_teach() -> None:
         assert one.part("asking")["worth"][choose.SEEN] == seen
     value = one.part("asking")["information"][:3]
     assert (value > 0.0).all()
+
+
+def test_evidence_of_skill_is_that_of_now() -> None:
+    """Luck of the past frees the policy no longer than the luck lasts."""
+    one, pair, found = preferences.build(**PLAIN), preferences.row(0, 3, 250), []
+    for label in (1.0, 0.0):
+        for _ in range(8):
+            one.learn(pair, np.array([label]), np.ones(1, np.float32))
+        found.append(float(one.part("progress")["counts"][EVIDENCE]))
+        assert found[-1] == annotators.skill(one.part("annotators"))
+    assert found[0] > improve.LUCK > found[1]
 
 
 def test_a_group_whose_taste_turned_is_found_and_learned_again() -> None:
