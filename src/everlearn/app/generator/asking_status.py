@@ -51,8 +51,8 @@ class AskingReport:
         found: dict[str, Any] = {
             "state": "stopped" if pool.stopped else "asking",
             "reason": pool.why_none(),
-            "prompts": pool.read,
-            "skipped_prompts": pool.skipped,
+            "prompts": pool.prompts[0],
+            "skipped_prompts": pool.prompts[1],
             "ready": len(pool.ready),
             "judge": None if judge is None else JudgeStatus(judge.source, judge.busy, judge.trouble),
         }

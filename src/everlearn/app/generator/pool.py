@@ -103,7 +103,7 @@ class PairPool:
         self.ready: deque[ReadyPair] = deque()
         self.trouble = ""
         self.stopped = False
-        self.read = self.skipped = 0  # prompts
+        self.prompts = (0, 0)  # of the file, and those of them that are passed over
 
     async def run(self, decisions: AskingDecisions) -> None:
         """Keep pairs ready until cancelled."""
@@ -327,10 +327,11 @@ class PairPool:
             return False
         problems = await self.problems([partial(_too_long, one) for one in given])
         self._prompts = [one for one, problem in zip(given, problems, strict=True) if not problem]
-        self.read, self.skipped = len(given), len(given) - len(self._prompts)
-        if self.skipped:
+        skipped = len(given) - len(self._prompts)
+        self.prompts = len(given), skipped
+        if skipped:
             first = next(problem for problem in problems if problem)
-            fields = {"prompts": len(given), "skipped": self.skipped}
+            fields = {"prompts": len(given), "skipped": skipped}
             log.warning("some prompts are passed over; the first of them: %s", first, extra={"fields": fields})
         if not self._prompts:
             self.trouble = f"prompts: got none in {path} that can be asked: {problems[0]}"
