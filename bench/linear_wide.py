@@ -61,10 +61,6 @@ def scores(x: Any, y: Any, way: dict[str, Any]) -> Any:
     return model.learn(rows, y, np.ones(len(y), np.float32))
 
 
-def loss(x: Any, y: Any, way: dict[str, Any]) -> float:
-    return float(metrics.losses("log_loss", scores(x, y, way), y).mean())
-
-
 def broken(x: Any, fault: str) -> Any:
     bad = x.copy()
     if fault == "units":

@@ -88,9 +88,17 @@ def peer(name: str, python: str, folder: Path) -> Iterator[tuple[str, int]]:
         await_port(port, process)
         yield f"http://127.0.0.1:{port}/{'invocations' if name == 'mlflow' else 'predict'}", process.pid
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        process.wait()
+        end(process)
+
+
+def end(leader: subprocess.Popen[bytes]) -> None:
+    """End a process group; kill it where it does not end in time."""
+    for number in (15, 9):
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(leader.pid, number)
+            leader.wait(30)
+            return
+    leader.wait(30)
 
 
 def await_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -294,7 +302,7 @@ def burning(priority: int) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
 
 
 def used(pid: int) -> float:

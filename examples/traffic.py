@@ -30,6 +30,7 @@ from everlearn.client import Unreachable
 T = TypeVar("T")
 Record = tuple[dict[str, Any], Any]
 BACKLOG = 4  # labels that the weights may lack before this client waits
+PATIENCE = 60.0  # seconds that it waits at most: a learner may be away
 
 
 class Waiting(NamedTuple):
@@ -83,11 +84,15 @@ class Traffic:
         show(self)
 
     async def wait(self) -> None:
-        """Wait while the weights that answer lack more than `BACKLOG` of the labels sent."""
+        """Wait while the weights that answer lack more than `BACKLOG` of the labels sent, but not for ever."""
+        until = time.perf_counter() + PATIENCE
         while len(self.unlearned) > BACKLOG:
             await asyncio.sleep(0.01)
             began = time.perf_counter()
             self.learned(began - (await self.retry(self.client.health)).staleness)
+            if began > until:
+                self.counts["waits that were given up"] += 1
+                self.unlearned.clear()
 
     def learned(self, upto: float) -> None:
         """Note that the weights have learned every label sent before this time."""

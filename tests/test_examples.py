@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import re
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import everlearn as el
 from everlearn.app.supervisor import Server
+from everlearn.client import Health
 from everlearn.spec import ServeSpec, Spec
 from tests.support import ROOT
 
@@ -46,6 +49,21 @@ def test_a_client_with_manners_meets_a_server_that_learns(tmp_path):
         labelled = loop.report()["examples"]
         never = int(re.search(r"(\d+) never labelled", last)[1]) if "never labelled" in last else 0
         assert labelled == 400 - never
+
+
+def test_the_client_waits_for_a_learner_that_is_away_but_not_for_ever(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    traffic = importlib.import_module("traffic")
+    monkeypatch.setattr(traffic, "PATIENCE", 0.1)
+
+    class Stalled:
+        async def health(self) -> Health:
+            return Health(False, "the learner is gone")
+
+    one = traffic.Traffic(Stalled(), 1.0, 1, 0, [0, 1])
+    one.unlearned.extend([0.0] * 9)
+    asyncio.run(asyncio.wait_for(one.wait(), 5))
+    assert (one.counts["waits that were given up"], len(one.unlearned)) == (1, 0)
 
 
 def numbers(line: str) -> list[float]:

@@ -41,9 +41,9 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     are hashed into 2**`bits` columns; `interactions` adds the products of all pairs of categorical fields.
 
     `decimal` is the mark before decimals in numbers written as text: for all fields, or by field. `dates` says of a
-    field with dates such as 03/04/2015 which number is first. `missing` maps a field to values that mean "missing".
-    `origin` maps numeric and vector fields to a number that is subtracted from each value, in float64, before the value
-    becomes a float32: the changes of a timestamp or a meter are lost without it.
+    field, or of a column of times, with dates such as 03/04/2015 which number is first. `missing` maps a field to
+    values that mean "missing". `origin` maps numeric and vector fields to a number that is subtracted from each value,
+    in float64, before the value becomes a float32: the changes of a timestamp or a meter are lost without it.
 
     `layout` numbers the way in which rows are encoded, and `rules` those by which raw values are read (stored specs
     only).

@@ -154,19 +154,30 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path, content):
     assert read(path)["counts"] == {"x": 1}
 
 
-@pytest.mark.parametrize("name", ["", "x" * 57, "a\0b"])
-def test_a_name_that_does_not_fit_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="expected a name of 1 to 56 bytes"):
-        Counters(tmp_path / "a").add(name)
-
-
-def test_names_are_bounded(tmp_path):
+@pytest.mark.parametrize("name", ["", "x" * 57, "a\0b", "\ud800" * 57])
+def test_a_name_that_does_not_fit_is_counted_with_all_others(tmp_path, name):
     counters = Counters(tmp_path / "a")
-    for number in range(128):
-        counters.add(f"n{number}", number)
-    with pytest.raises(ConfigError, match="at most 128 of them; there are 128"):
-        counters.add("one more")
-    assert read(tmp_path / "a")["counts"] == {f"n{number}": number for number in range(128)}
+    counters.add(name, 2)
+    counters.add("other")
+    assert read(tmp_path / "a")["counts"] == {"other": 3}
+
+
+def test_names_are_bounded_and_further_ones_are_counted_together(tmp_path):
+    for _ in range(2):
+        counters = Counters(tmp_path / "a")
+        for number in range(200):
+            counters.add(f"n{number}", number)
+        counters.close()
+    expected = {f"n{number}": 2 * number for number in range(127)} | {"other": 2 * sum(range(127, 200))}
+    assert read(tmp_path / "a")["counts"] == expected
+
+
+def test_routes_are_bounded(tmp_path):
+    counters = Counters(tmp_path / "a")
+    for number in range(8):
+        counters.observe(f"r{number}", 0.1)
+    with pytest.raises(ConfigError, match="at most 8 of them; there are 8"):
+        counters.observe("r8", 0.1)
 
 
 def test_the_file_has_a_fixed_size_and_is_for_its_user_alone(tmp_path):

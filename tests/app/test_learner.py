@@ -23,10 +23,11 @@ import pytest
 
 from everlearn import model
 from everlearn.app import learner
-from everlearn.app.learner import PIECE, PIECES, SHARE, Learner, Pace, Tail, warm
+from everlearn.app.learner import PIECE, PIECES, SHARE, EarlyUseFile, Learner, Pace, Tail, warm
 from everlearn.app.process import READY, Setup
 from everlearn.errors import ConfigError, LogError
 from everlearn.events import Log, connect
+from everlearn.feedback.early_room import PublishedUse
 from everlearn.loop import commands
 from everlearn.loop.fold import Commit, Fold
 from everlearn.loop.loop import Loop
@@ -34,7 +35,7 @@ from everlearn.predict import Instance, Serving, answer
 from everlearn.records import Born, Decision, Example, Label, Prediction
 from everlearn.schema import Encoder
 from everlearn.serve.snapshot import Publisher, Reader
-from everlearn.spec import GateSpec, LimitsSpec, ServeSpec, Spec
+from everlearn.spec import FeedbackSpec, GateSpec, LimitsSpec, ServeSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 from tests.support import ROOT, pairs
@@ -76,7 +77,7 @@ def learning(setup: Setup) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
         close(process)
 
 
@@ -250,6 +251,34 @@ def test_a_restart_learns_again_only_what_is_quickly_learned(tmp_path, monkeypat
             }
 
 
+def test_a_checkpoint_of_the_loop_begins_the_seconds_of_work_again(tmp_path, monkeypatch):
+    setup = setup_of(tmp_path, spec(checkpoint=50))
+    monkeypatch.setattr(learner, "WORK", 3.0)
+    with Loop(setup.spec, Path(setup.home), behind=True) as loop:
+        tail, client = Tail(loop, Publisher(Path(setup.serving))), Client(setup)
+        for start in range(0, 800, 100):
+            client.examples(start, start + 100)
+            caught_up(tail)
+            before = loop.home.saves
+            tail._save(2.0)  # as if learning had taken this long
+            assert loop.home.saves == before  # 100 labels made checkpoints in between
+        tail._save(2.0)
+        assert loop.home.saves == before + 1
+
+
+def test_all_threads_of_a_learner_yield_to_requests(tmp_path):
+    setup = setup_of(tmp_path, spec())
+    with learning(setup) as process:
+        tasks = Path(f"/proc/{process.pid}/task")
+        base = os.getpriority(os.PRIO_PROCESS, 0)
+
+        def values() -> list[int]:
+            return [int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in tasks.iterdir()]
+
+        until(lambda: set(values()) == {min(19, base + learner.PRIORITY)})
+        assert len(values()) >= 2  # one moves the log
+
+
 def test_the_rival_of_duels_is_published_with_the_uids(tmp_path):
     setup = setup_of(tmp_path, pairs.settings(gate=GateSpec(minimum=6)))
     with Loop(setup.spec, Path(setup.home)) as loop:
@@ -338,6 +367,37 @@ def test_what_serves_never_goes_back_to_an_older_checkpoint(tmp_path):
     with Loop(setup.spec, saved, behind=True) as loop:  # the log of another life ends before: it does not count
         Tail(loop, publisher)
         assert client.reader.current().position == loop.position < newest.position
+
+
+def test_the_published_use_of_early_feedback_never_goes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "EARLY", 0.0)
+    setup = setup_of(tmp_path, spec(feedback=FeedbackSpec(early=3600.0)))
+    seen = PublishedUse(Path(setup.serving))
+    with Loop(setup.spec, Path(setup.home)) as loop:
+        loop.ready()
+        loop.save()
+        kept = loop.position
+        loop.log.append([Label(f"none-{number}", 1) for number in range(10)])
+        loop.catch_up()
+        EarlyUseFile(setup).write(loop)
+        most = seen()
+        assert (most.position, most.bytes > 0) == (loop.position, True)
+        loop._journal._restore()  # as a learner does that was killed
+        assert loop.position <= kept
+        file = EarlyUseFile(setup)  # of its successor
+        for _ in range(11):
+            file.write(loop)
+            assert seen() == most
+            loop.catch_up(1)
+        loop.log.append([Label("one more", 1)])
+        loop.catch_up()
+        file.write(loop)
+        assert (seen().position, seen().bytes > most.bytes) == (loop.position, True)
+    other = msgspec.structs.replace(setup, home=str(tmp_path / "other"))
+    with Loop(other.spec, Path(other.home)) as loop:  # its log ends before that position
+        loop.ready()
+        EarlyUseFile(other).write(loop)
+        assert seen().bytes == 0
 
 
 def test_no_room_for_a_snapshot_is_trouble_that_is_said_and_passes(tmp_path, monkeypatch):
@@ -462,7 +522,7 @@ def test_a_full_disk_is_said_and_passes(tmp_path):
         assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
         listening.join()
         close(process)
     with Loop(setup.spec, Path(setup.home)) as loop:
@@ -547,7 +607,7 @@ def killed_often(folder: Path, kills: int) -> None:
             with learning(setup) as process:
                 time.sleep(float(draw.uniform(0.0, 0.3)))
                 process.kill()
-                process.wait()
+                process.wait(60)
             reader = reader_of(setup)
             reader.check()
             assert reader.current().sequence >= last

@@ -109,7 +109,7 @@ time.sleep(600)
     children = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(children) == 4
     parent.kill()
-    parent.wait()
+    parent.wait(60)
     parent.stdout.close()
     eventually(lambda: not any(is_running(pid) for pid in children), 60.0)
 

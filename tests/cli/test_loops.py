@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import everlearn as el
 from everlearn import config
+from everlearn.loop.loop import Loop
+from everlearn.spec import Schema, Spec
 from tests.support.commands import call
 from tests.support.tables import write_csv
 
@@ -131,6 +135,50 @@ def test_standard_input_is_appended_to_the_log(folder):
         with (folder / "rows.csv").open() as rows:
             done = subprocess.run([*command, "run", "-", "--json"], stdin=rows, check=True, capture_output=True)
         assert json.loads(done.stdout)["events"] == total
+
+
+def test_init_leaves_standard_input_to_be_read_once(folder, monkeypatch):
+    write_csv(folder / "rows.csv", 400)
+    (folder / "there").mkdir()
+    for arguments in (["init", "-", "--label", "label"], ["run"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((folder / "rows.csv").read_bytes())))
+        call(*arguments, "--config", "there/loop.toml")
+    spec = config.load(folder / "there/loop.toml")
+    assert (spec.source, spec.warm_start, spec.schema.label) == ("-", 0.0, "label")
+    with el.open("there/loop.toml") as loop:
+        assert loop.report()["examples"] == 400
+
+
+@pytest.mark.parametrize("more", [["--epochs", "2"], ["--source", "people/anna"]])
+def test_options_of_pairs_are_refused_for_rows(folder, capsys, more):
+    write_csv(folder / "rows.csv", 60)
+    call("run", "rows.csv", "--label", "label", *more, expect=1)
+    assert f"{more[0]}: got it for a binary task" in capsys.readouterr().err
+    assert not (folder / "everlearn.toml").exists()
+    call("init", "rows.csv", "--label", "label")
+    call("run", *more, expect=1)
+    assert f"{more[0]}: got it for a binary task" in capsys.readouterr().err
+
+
+def test_the_order_of_day_and_month_of_label_times_is_kept(data, folder):
+    days = [f"{i % 28 + 1:02d}/{i % 2 + 1:02d}/2015" for i in range(100)]
+    lines = [f"{i * 7919 % 97 / 7},2015-0{i % 2 + 1}-{i % 28 + 1:02d},{day},{i % 2}" for i, day in enumerate(days)]
+    (folder / "rows.csv").write_text("\n".join(["x,at,known,y", *sorted(lines, key=lambda line: line.split(",")[1])]))
+    found = data("run", "rows.csv", "--label", "y", "--label-time", "known")
+    spec = config.load("everlearn.toml")
+    assert (set(spec.schema.fields), spec.schema.dates) == ({"x", "at"}, {"known": "day first"})
+    assert (found["rejected"], found["rows"]) == (0, 100)
+
+
+def test_an_old_home_reads_files_by_its_own_rules_from_the_start(data, folder):
+    (folder / "rows.csv").write_text(" x,y\n" + "".join(f"{i * 7919 % 97},{i % 2}\n" for i in range(60)))
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={" x": "numeric"}, rules=1)
+    spec = Spec(schema=schema, home="old.home")
+    now = msgspec.structs.replace(spec, schema=msgspec.structs.replace(schema, rules=2))
+    config.save(now, folder / "everlearn.toml")
+    with Loop(spec, folder / "old.home") as loop:
+        loop.ready()
+    assert data("run", "rows.csv")["rows"] == 60
 
 
 def test_new_files_may_appear_anywhere_in_a_glob(data, folder):

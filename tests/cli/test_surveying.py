@@ -20,7 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows: list[dict[str, Any]] = [
         {
             "ref": f"k{i:06x}",
-            "user": {"age": i},
+            "user": {"age": i, "orders": [{"price": i}]},
             "at": f"{i % 28 + 1}/{i % 9 + 1}/2015",
             "x": i * 7919 % 97 / 7,
             "y": i % 2,
@@ -36,10 +36,15 @@ def test_every_column_is_named_with_a_reason(folder: Path, monkeypatch: pytest.M
     done = CliRunner().invoke(app, ["init", "d.jsonl", "--label", "y"])
     assert done.exit_code == 0, done.output
     assert "JSON lines" in done.output
-    for words in ("left out: ref (k000000", "left out: user ({'age': 0}", "dates as text, the day first", "1/1/2015"):
+    for words in (
+        "left out: ref (k000000",
+        "left out: user.age (0,",
+        "dates as text, the day first",
+        "1/1/2015",
+    ):
         assert words in " ".join(done.output.split())
     spec = config.load("everlearn.toml")
-    assert (spec.ignore, spec.schema.dates) == (("ref", "user"), {"at": "day first"})
+    assert (spec.ignore, spec.schema.dates) == (("ref", "user.age", "user.orders"), {"at": "day first"})
     assert "\n# ref: another value in every row" in Path("everlearn.toml").read_text()
     again = CliRunner().invoke(app, ["run"])
     assert again.exit_code == 0, again.output
@@ -49,7 +54,7 @@ def test_every_column_is_named_with_a_reason(folder: Path, monkeypatch: pytest.M
 def test_the_reasons_are_in_the_json(folder: Path) -> None:
     done = CliRunner().invoke(app, ["init", "d.jsonl", "--label", "y", "--json"])
     found = json.loads(done.output)
-    assert set(found["left_out"]) == {"ref", "user"}
+    assert set(found["left_out"]) == {"ref", "user.age", "user.orders"}
     assert set(found["why"]) == {"at", "x"}
 
 
@@ -59,3 +64,11 @@ def test_run_names_unknown_columns(folder: Path) -> None:
     done = CliRunner().invoke(app, ["run", "more.csv"])
     assert "unknown name 'att' in 1 rows: did you mean 'at'?" in done.output
     assert "no field 'at' in 1 rows" in done.output
+
+
+def test_a_word_for_missing_is_named_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console.screen, "_width", 200)
+    Path("d.csv").write_text("x,y\n" + "".join(f"{'unknown' if i % 5 == 0 else i / 7},{i % 2}\n" for i in range(200)))
+    done = CliRunner().invoke(app, ["init", "d.csv", "--label", "y"])
+    assert "numbers; 'unknown' for missing values" in done.output
+    assert done.output.count("for missing values") == 1

@@ -132,6 +132,7 @@ def test_health_is_returned_not_raised(stage, call):
         errors.UnknownId("no prediction with id 'a'"),
         errors.InputError("weight: got -1, expected a number from 0 to 1e30"),
         errors.ConfigError("there is no previous champion"),
+        errors.IdTaken("the id 'a' names another record; use another id"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -141,6 +142,13 @@ def test_an_error_is_the_same_as_in_process(stage, call, error):
         call("feedback", "a", True)
     assert type(caught.value) is type(error)
     assert str(caught.value) == str(error)
+
+
+def test_early_feedback_without_room_is_sent_again_and_then_the_error_of_the_loop(stage, call, quickly):
+    stage.replies(errors.NoRoom("no room for 'a'"))
+    with pytest.raises(errors.NoRoom, match="no room for 'a'"):
+        call("feedback", "a", True)
+    assert len(stage.received) > 1
 
 
 @pytest.mark.parametrize("kind", [errors.LogError, errors.BlobError])

@@ -8,6 +8,7 @@ import pytest
 
 import everlearn as el
 from everlearn import advise
+from everlearn.errors import InputError
 from everlearn.evaluate import candidates
 from everlearn.spec import Spec
 
@@ -59,3 +60,18 @@ def test_the_rule_stays_where_nothing_is_clearly_better():
     assert measured.best == candidates.RULE
     assert "the rule decided" in measured.why
     assert candidates.settled(advice, measured) is advice
+
+
+def test_more_rows_than_the_most_are_not_taken(monkeypatch):
+    monkeypatch.setattr(candidates, "MOST", 200)
+    advice = advise.of({"model": "linear"})
+    assert candidates.measure(advice, stream(300), rows=250).rows == 200
+
+
+def test_rows_that_cannot_be_used_are_named():
+    advice, data = advise.of({"model": "linear"}), stream(60)
+    for columns in ({"a": ["x"] * 40, "b": [1] * 40, "y": ["no"] * 40}, {"a": [], "b": [], "y": []}):
+        with pytest.raises(InputError, match="table has no row that can be used"):
+            candidates.measure(advice, el.read(columns, schema=data.schema))
+    with pytest.raises(InputError, match="rows: got -1"):
+        candidates.measure(advice, data, rows=-1)

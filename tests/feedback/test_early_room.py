@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from everlearn.errors import NoRoom
-from everlearn.feedback.early_room import EarlyRoom, EarlyUse, PublishedUse, publish, use
+from everlearn.feedback.early_room import EarlyRoom, EarlyUse, FoldedUse, PublishedUse, publish, use
 from everlearn.feedback.pending import EARLY_SHARE, Earlier, Early
 from everlearn.records import Label
 from everlearn.spec import FeedbackSpec
@@ -87,3 +87,48 @@ def test_the_use_goes_to_other_processes(tmp_path) -> None:
     assert seen() == EarlyUse(7, 100, {"a": 100})
     publish(tmp_path, EarlyUse(8, 50, {"a": 50}))
     assert seen().position == 8
+
+
+def test_a_process_that_begins_waits_until_the_use_holds_what_was_accepted_before() -> None:
+    shown = [EarlyUse(6)]
+    room = EarlyRoom(SPEC, lambda: shown[0], clock=lambda: 0.0, begin=7)
+    with pytest.raises(NoRoom, match="read the log up to 6; expected 7"):
+        room.take(label(0, "s0"))
+    shown[0] = EarlyUse(7)
+    assert taken(room, "s0") == 20
+
+
+def test_released_tickets_count_no_more() -> None:
+    room = EarlyRoom(SPEC, EarlyUse, clock=lambda: 0.0)
+    tickets = [room.take(label(number, f"s{number % 2}")) for number in range(10)]
+    room.release(tickets[:5])
+    assert taken(room, "s2") == 18  # half of the 35 that are left
+    room.release([*tickets[:5], tickets[0]])
+    assert taken(room, "s2") == 0
+
+
+def test_the_time_of_a_ticket_does_not_grow_with_their_number() -> None:
+    """Tickets are looked through once for each use, not once for each ticket."""
+    room = EarlyRoom(FeedbackSpec(early=1e9, bytes=1 << 40), lambda: shown[0], clock=lambda: 0.0)
+    shown, sweeps = [EarlyUse(1)], []
+    sweep, EarlyRoom._sweep = EarlyRoom._sweep, lambda room, *at: (sweeps.append(at), sweep(room, *at))[0]
+    try:
+        tickets = [room.take(label(number, "s0")) for number in range(1000)]
+        for ticket in tickets:
+            ticket.until = 2
+        shown[0] = EarlyUse(2)
+        room.take(label(0, "s0"))
+    finally:
+        EarlyRoom._sweep = sweep
+    assert len(sweeps) == 2
+    assert room._total == tickets[0].size
+
+
+def test_the_use_of_a_fold_follows_its_position() -> None:
+    early, position = Early(SPEC), [1]
+    folded = FoldedUse(lambda: (early, position[0]))
+    assert folded() == EarlyUse(1)
+    assert folded() is folded()
+    early.put(Earlier(2, 0.0, label(0, "s0")))
+    position[0] = 2
+    assert folded() == EarlyUse(2, ONE, {"s0": ONE})

@@ -42,6 +42,20 @@ def test_the_number_of_names_is_bounded() -> None:
     assert sum(one["rows"] for one in counted.values()) == 10 * MOST + 1
 
 
+def test_names_that_were_counted_before_count_towards_the_bound() -> None:
+    counts: dict[str, int] = {}
+    for process in range(5):
+
+        def add(name: str, rows: int) -> None:
+            counts[name] = counts.get(name, 0) + rows
+
+        found = FieldNames(Spec(schema=SCHEMA), add, tuple(counts))
+        for i in range(MOST // 2):
+            found.check({"amount": 1, "town": "a", f"extra {process} {i}": 1})
+    assert len(counts) == MOST + 1
+    assert counts["unknown:"] == 3 * (MOST // 2)
+
+
 def test_strict_refuses_unknown_and_missing_names(tmp_path: Path) -> None:
     good = {"amount": 1.0, "town": "a"}
     with el.open({"schema": SCHEMA}, home=tmp_path / "h") as loop:

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from everlearn import gate
 from everlearn.errors import InputError
 from everlearn.gate import deterioration as guard
 from everlearn.gate.policy import CandidateVerdict, Contender, RollBack, View, decide
 from everlearn.model import copied
 from everlearn.records import Arrays, Floats
+from everlearn.spec import GateSpec
 
 World = Callable[[np.random.Generator, int], Floats]
 
@@ -288,7 +290,7 @@ def test_a_wrong_weight_is_refused_before_anything_changes(weight: float) -> Non
 
 
 def test_wrong_shapes_and_bounds_are_refused() -> None:
-    with pytest.raises(InputError, match=r"shape \(3,\) and weights of shape \(2,\)"):
+    with pytest.raises(InputError, match=r"shape \(3,\), weights of shape \(2,\) and losses of shape \(3,\)"):
         guard.update(guard.start(), np.ones(3), np.ones(2, np.float32))
     with pytest.raises(InputError, match=r"shape \(3, 1\)"):
         guard.update(guard.start(), np.ones((3, 1)))
@@ -469,3 +471,58 @@ def test_the_policy_rolls_back_on_it() -> None:
     view = View(True, (champion, good), (CandidateVerdict(champion, worse),))
     assert decide(view) == [RollBack(1, "worse by 0.25 on the last 400 of 400 examples", worse.evidence)]
     assert decide(View(True, (champion, good), (CandidateVerdict(champion, fine),))) == []
+
+
+# ---- what matters --------------------------------------------------------------------------------------------------
+
+
+def measured(worse: float, loss: float, n: int = 4_000) -> Arrays:
+    """Return a guard after n rows of a good version with this mean loss, and a champion that is worse by `worse`."""
+    rng, arrays = np.random.default_rng(23), guard.start()
+    good = rng.normal(loss, 0.1 * loss, n)
+    guard.update(arrays, rng.normal(worse, 0.02 * loss, n), good=good)
+    return arrays
+
+
+@pytest.mark.parametrize("loss", [0.5, 0.01])
+def test_a_shown_difference_below_a_tenth_of_the_loss_is_reported_and_stays(loss: float) -> None:
+    arrays = measured(0.05 * loss, loss)
+    assert not guard.alarm(arrays)
+    assert guard.least(arrays) == pytest.approx(0.1 * loss, rel=0.05)
+    found = guard.verdict(arrays)
+    assert found.action == "wait"
+    assert found.evidence.log_e_worse > found.evidence.threshold
+    assert "; a rollback needs" in found.reason
+    assert found.reason.endswith("10% of the good version's loss")
+
+
+@pytest.mark.parametrize("loss", [0.5, 0.01])
+def test_a_difference_of_a_fifth_of_the_loss_is_an_alarm(loss: float) -> None:
+    assert guard.verdict(measured(0.2 * loss, loss)).action == "reject"
+
+
+def test_one_disaster_of_the_good_version_does_not_silence_the_guard() -> None:
+    rng, arrays = np.random.default_rng(29), guard.start()
+    good = np.full(2_000, 0.3)
+    good[1_000] = 1e6
+    guard.update(arrays, np.where(np.arange(2_000) > 1_200, 0.3, 0.0) + rng.normal(0.0, 0.1, 2_000), good=good)
+    assert guard.alarm(arrays)
+
+
+def test_a_good_version_that_was_always_right_makes_every_difference_matter() -> None:
+    arrays = guard.start()
+    guard.update(arrays, np.full(400, 0.01), good=np.zeros(400))
+    assert guard.least(arrays) == 0.0
+    assert guard.alarm(arrays)
+
+
+def test_the_gate_of_a_champion_keeps_what_is_worse_by_little() -> None:
+    spec, rng = GateSpec(), np.random.default_rng(31)
+    for worse, action in ((0.01, "wait"), (0.1, "reject")):
+        arrays = gate.start(spec)
+        good = (0.3 + 0.02 * rng.normal(size=20_000)).clip(0.0, 1.0)
+        gate.update(arrays, spec, good, (good + worse + 0.02 * rng.normal(size=20_000)).clip(0.0, 1.0))
+        assert gate.verdict(arrays, spec).action == action
+        unguarded = gate.start(spec, guard=False)
+        gate.update(unguarded, spec, good, (good + worse).clip(0.0, 1.0))
+        assert gate.verdict(unguarded, spec).action == "reject"

@@ -86,3 +86,34 @@ def test_too_few_rows_have_no_interval_and_wrong_input_is_refused():
         interval.of_stretches(np.ones(2), np.zeros(2), 2)
     with pytest.raises(ConfigError, match=r"alpha of 1\.0"):
         interval.of_stretches(np.ones(2), np.ones(2), 2, 1.0)
+
+
+def test_equal_differences_leave_room_for_others():
+    zeros, weights = np.zeros(128), np.full(128, 50.0)
+    assert interval.of_stretches(zeros, weights, 6400) == (0.0, None, None)  # nothing bounds the others
+    mean, low, high = interval.of_stretches(zeros, weights, 6400, bound=1.0)
+    assert (mean, low) == (0.0, -high)
+    assert high == pytest.approx(math.log(20) / 128)
+    assert interval.of_stretches(50 * np.ones(128), weights, 6400, bound=1.0)[::2] == (1.0, 1.0)
+    *_, low, _ = interval.of_stretches(50 * np.ones(128), weights, 6400, bound=1.0)
+    assert low == pytest.approx(1.0 - 2.0 * high)
+    assert interval.of_stretches(np.zeros(63), np.ones(63), 63, bound=1.0) == (0.0, None, None)
+
+
+def test_the_truth_stays_inside_where_models_seldom_differ():
+    """Two models that differ in one row of 2,000: many streams have no differing row for long."""
+    rng, missed, found = np.random.default_rng(11), 0, 0
+    for _ in range(200):
+        differences = (rng.random(6000) < 0.0005).astype(float)
+        total = np.cumsum(differences)
+        ends = np.arange(100, 6001, 47)
+        for n in ends[::8]:
+            stretches = np.linspace(0, n, 101).astype(int)[1:] - 1
+            sums, parts = np.diff(total[stretches], prepend=0.0), np.diff(stretches, prepend=-1).astype(float)
+            _, low, high = interval.of_stretches(sums, parts, int(n), bound=1.0)
+            found += low is not None
+            if low is not None and not low <= 0.0005 <= high:
+                missed += 1
+                break
+    assert found > 1000
+    assert missed <= 0.05 * 200 + 3 * math.sqrt(200 * 0.05 * 0.95)

@@ -12,9 +12,10 @@ import polars
 import pyarrow as pa
 import pytest
 
-from everlearn.errors import InputError, UnknownId
+from everlearn.errors import InputError, NoRoom, UnknownId
 from everlearn.loop.loop import Loop
 from everlearn.records import Label
+from everlearn.spec import FeedbackSpec
 from tests.support.loops import record, spec, table
 from tests.support.orders import arrays_of
 
@@ -116,3 +117,23 @@ def test_ids_that_were_answered_before_get_their_first_answer(tmp_path: Path) ->
         assert loop.log.count("prediction") == count
         assert isinstance(loop.log.last("label").payload, Label)
         assert np.isfinite(loop.predict_many(columns)["proba_1"]).all()
+
+
+def test_early_labels_of_a_frame_have_the_room_of_single_ones(tmp_path: Path) -> None:
+    settings = spec(mode="live", feedback=FeedbackSpec(early=60.0, bytes=800_000))
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.ready()
+        end = loop.log.end()
+        many = {"id": [f"p{row}" for row in range(200)], "label": [1] * 200}
+        with pytest.raises(NoRoom, match="came before its prediction"):
+            loop.feedback_many(many)
+        assert loop.log.end() == end
+        few = {name: column[:10] for name, column in many.items()}
+        assert loop.feedback_many(few)["known"] == [False] * 10
+        assert (len(loop.fold.early), loop.fold.early.dropped) == (10, 0)
+        while True:
+            try:
+                loop.feedback(f"p{len(loop.fold.early)}", 1)
+            except NoRoom:
+                break
+        assert (20 < len(loop.fold.early) < 40, loop.fold.early.dropped) == (True, 0)

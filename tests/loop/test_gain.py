@@ -109,6 +109,6 @@ def test_intervals_come_from_the_gates_module(curves):
     pairs = curves["champion"], curves["frozen"]
     weights = pairs[0]["weight"]
     sums = (pairs[0]["accuracy"] - pairs[1]["accuracy"]) * weights
-    expected = interval.of_stretches(sums, weights, 4000, 0.05)
+    expected = interval.of_stretches(sums, weights, 4000, 0.05, 1.0)
     found = gain.of({"champion": pairs[0], "frozen": pairs[1]}, "accuracy", 0.05)
     assert (found["difference"], found["low"], found["high"]) == expected

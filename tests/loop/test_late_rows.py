@@ -223,3 +223,28 @@ def test_rejected_rows_are_logged_once(tmp_path):
 def test_what_cannot_be_is_refused(tmp_path, late, error, words):
     with Loop(spec(), tmp_path / "home") as loop, pytest.raises(error, match=words):
         loop.run(stream(table(10)), **late)
+
+
+@pytest.mark.parametrize("late", [{"delay": 5}, {"label_time": "known", "row_time": "at"}])
+def test_names_are_counted_and_columns_of_times_are_known(tmp_path, late):
+    columns = table(120)
+    columns["b"] = [None, *columns["b"][1:].tolist()]
+    columns["odd"] = columns.pop("b")
+    columns["label"] = [*columns["label"][:119].tolist(), 7]  # a row that is rejected
+    times = {} if "delay" in late else {"at", "known"}
+    with Loop(spec(warm_start=20), tmp_path / "home") as loop:
+        for _ in range(2):  # the second time, nothing is new
+            report = loop.run(stream(columns), **late)
+        names = set(report["fields"]["unknown"])
+        assert names == ({"odd", "at", "known"} - set(times))
+        assert report["fields"]["unknown"]["odd"]["rows"] == report["fields"]["missing"]["b"] == 120
+    with Loop(spec(warm_start=20), tmp_path / "home") as loop:
+        assert loop.run(stream(columns), **late)["fields"] == {"unknown": {}, "missing": {}}
+
+
+def test_a_strict_loop_knows_the_columns_of_times(tmp_path):
+    columns = table(60)
+    with Loop(spec(strict=True), tmp_path / "home") as loop:
+        assert loop.run(stream(columns), label_time="known", row_time="at")["rows"] == 60
+        with pytest.raises(InputError, match="got the name 'at', which no field has"):
+            loop.run(stream(table(90)), delay=3)

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, IdTaken, InputError
 from everlearn.loop import pair_file
 from everlearn.loop.loop import Loop
 from everlearn.records import Prediction, Preference
@@ -98,6 +98,24 @@ def test_an_interrupted_file_goes_on_with_the_same_bytes(tmp_path: Path) -> None
             pair_file.take(loop, path, epochs=2)  # a file that was taken counts once
             found = bytes_of(loop)
         assert found == expected
+
+
+def test_what_is_no_fault_of_a_row_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, ROWS[:2])
+    with Loop(spec(), tmp_path / "home") as loop:
+        pair_file.take(loop, path)
+        tokenizer = learner(loop).tokenizer
+        monkeypatch.setattr(learner(loop), "tokenizer", None)
+        with pytest.raises(InputError, match="tokenizer: got none"):
+            pair_file.take(loop, path)
+        monkeypatch.setattr(learner(loop), "tokenizer", tokenizer)
+        encode = type(tokenizer).encode
+        monkeypatch.setattr(type(tokenizer), "encode", lambda *given, **more: encode(*given, **more)[1:])
+        with pytest.raises(IdTaken):
+            pair_file.take(loop, path)
+    linear = settings(model={"family": "linear"})
+    with Loop(linear, tmp_path / "linear") as loop, pytest.raises(InputError, match="which takes no texts of others"):
+        pair_file.take(loop, path)
 
 
 def test_rankings_and_rows_that_cannot_be_used(tmp_path: Path) -> None:

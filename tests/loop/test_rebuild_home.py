@@ -60,6 +60,24 @@ def test_rows_of_a_file_are_read_again_and_a_missing_file_is_named(tmp_path: Pat
         assert loop.intake.rows == 600
 
 
+def test_a_share_as_warm_start_is_that_of_the_first_run(tmp_path: Path) -> None:
+    """The file has grown since the first run: the share stays that of its first 300 rows."""
+    home, path = tmp_path / "home", tmp_path / "files"
+    path.mkdir()
+    written(path / "a.csv", 300)
+    spec = msgspec.structs.replace(SPEC, source=str(path), warm_start=0.2)
+    for count in (300, 450):
+        written(path / "a.csv", count)
+        with Loop(spec, home) as loop:
+            loop.run(str(path))
+            expected = facts(loop)
+    shutil.rmtree(home / "blobs")
+    assert rebuild_home(home, LogSpec()).rows == 450
+    with Loop(spec, home) as loop:
+        assert facts(loop) == expected
+        assert (loop.spec.warm_start, loop.spec.keep) == (0.2, spec.keep)
+
+
 def test_a_log_that_was_changed_or_mixes_files_and_events_is_refused(tmp_path: Path) -> None:
     home, path = tmp_path / "home", written(tmp_path / "rows.csv", 100)
     with Loop(SPEC, home) as loop:

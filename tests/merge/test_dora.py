@@ -113,3 +113,20 @@ def test_dora_on_a_square_transposed_weight_is_refused(lora: dict[str, Any]) -> 
         return
     with pytest.raises(ConfigError, match=r"lora.dora: got true for '0'.*\(4, 4\).*stored transposed"):
         el.Neural(net, task="regression", dense=4, lora=chosen)
+
+
+def transposed() -> nn.Module:
+    from transformers.pytorch_utils import Conv1D
+
+    return nn.Sequential(Conv1D(4, 4), nn.Linear(4, 1))
+
+
+def test_a_stored_model_with_dora_on_a_square_transposed_weight_still_opens() -> None:
+    pytest.importorskip("transformers")
+    lora = {"rank": 4, "targets": ["0"], "dora": True}
+    spec = {"family": f"{__name__}:transposed", "task": "regression", "dense": 4, "lora": lora}
+    with pytest.raises(ConfigError, match="lora.dora"):
+        el.build(spec)
+    stored = el.build({**spec, "layout": 1})  # release 0.1.0 did not refuse it
+    assert any("magnitude" in name for name in stored.arrays)
+    assert el.build(stored.spec).arrays.keys() == stored.arrays.keys()

@@ -128,3 +128,25 @@ def test_older_rules_take_categories_as_they_are_written() -> None:
     assert [Field("x", "categorical", rules=1).category(one) for one in ("7.0", " 7", 7)] == [b"7.0", b" 7", b"7"]
     old = Encoder(replace(encoder_of("categorical").schema, rules=1))
     assert len(set(old.columns({"x": ["7.0", "7", " 7"]}, 3)[0].indices.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("decimal", "missing", "texts"),
+    [
+        (",", "-999,9", ["-999,9", "-999,90", " -999,9 "]),
+        (",", "-1.000", ["-1.000", "-1000", "-1000,0"]),
+        (".", "-999.9", ["-999.9", "-999.90"]),
+        (".", "-1,000", ["-1,000", "-1000.0"]),
+        (".", -999.9, ["-999.9", "-999.90"]),
+        (",", -999.9, ["-999,9"]),
+    ],
+)
+def test_a_number_that_means_missing_is_read_as_the_field_is(decimal: str, missing: Any, texts: list[str]) -> None:
+    encoder = encoder_of("numeric", decimal=decimal, missing={"x": (missing,)})
+    gone = -1000.0 if "000" in texts[0] else -999.9
+    for column in (texts, pa.array(texts), [gone], np.array([gone, gone])):
+        batch, problems = encoder.columns({"x": column}, len(column))
+        assert (problems, np.isnan(batch.dense).all()) == ([], True)
+        for value in column.tolist() if isinstance(column, np.ndarray) else column:
+            assert np.isnan(encoder.record({"x": value.as_py() if isinstance(value, pa.Scalar) else value}).dense).all()
+    assert not np.isnan(encoder.record({"x": 5}).dense).any()

@@ -9,6 +9,7 @@ import pytest
 
 from everlearn.schema import infer
 from everlearn.schema.guessing import survey
+from everlearn.stream import read
 
 ROWS = 400
 Y = [i % 2 for i in range(ROWS)]
@@ -60,6 +61,27 @@ def test_a_real_minus_200_is_kept() -> None:
     assert found([-400 + i * 7919 % 811 for i in range(ROWS)]).missing == ()
 
 
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["true", "false"], "boolean"),
+        (["yes", "no"], "boolean"),
+        ([f"2015-01-{day:02d}" for day in range(1, 29)], "datetime"),
+        ([f"{day}.1.2015" for day in range(1, 29)], "datetime"),
+        ([f"201501{day:02d}" for day in range(1, 29)], "datetime"),
+        ([f"{number}.5" for number in range(40)], "numeric"),
+        (["[1, 2]", "[2.5, 3]"], "vector[2]"),
+        (["a|b", "b|c", "c"], "tokens"),
+    ],
+)
+@pytest.mark.parametrize("word", ["unknown", "Missing", ".", "?", "-"])
+def test_rows_with_a_word_for_missing_are_read(values: list[str], kind: str, word: str) -> None:
+    column = [word if i % 5 == 0 else values[i % len(values)] for i in range(ROWS)]
+    (chunk,) = read({"x": column, "y": Y}, label="y").chunks()
+    assert infer({"x": column, "y": Y}, "y").fields == {"x": kind}
+    assert chunk.rejected == ()
+
+
 def test_na_may_be_a_country() -> None:
     assert found([("NA", "DE", "FR", "?")[i % 4] for i in range(ROWS)]).missing == ("?",)
     assert found([("NA", "high", "low", "?")[i % 4] for i in range(ROWS)]).missing == ("?", "NA")
@@ -69,6 +91,15 @@ def test_thousands_beside_decimal_commas_are_decimals() -> None:
     columns = {"a": [f"{i % 9},{i % 7}" for i in range(ROWS)], "b": [f"1,{i * 7919 % 900 + 100}" for i in range(ROWS)]}
     assert infer({**columns, "y": Y}, "y").decimal == ","
     assert infer({"b": columns["b"], "y": Y}, "y").decimal == "."
+
+
+def test_labels_may_have_another_decimal_mark_than_all_fields() -> None:
+    columns = {"a": [f"{i * 7919 % 97},{i % 7}" for i in range(ROWS)], "y": [f"{i}.{i % 7}" for i in range(ROWS)]}
+    stream = read(columns, label="y")
+    (chunk,) = stream.chunks()
+    assert stream.schema.decimal == {"a": ","}
+    assert (chunk.rejected, chunk.examples.y[:2].tolist()) == ((), [0.0, 1.1])
+    assert infer({**columns, "y": [f"{i},{i % 7}" for i in range(ROWS)]}, "y").decimal == ","
 
 
 def test_the_order_of_day_and_month() -> None:

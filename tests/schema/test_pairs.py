@@ -55,7 +55,7 @@ def test_an_unknown_reference_is_missing(reading: PairReading) -> None:
 def test_arms(reading: PairReading, arm: Any) -> None:
     row = reading.row(question(answer(5), arm=arm) if arm == "chat" else question(answer(5), answer(6), arm=arm))
     assert pairs.ARMS[int(row.dense[0, pairs.ARM])] == arm
-    assert reading.scores(row) == (arm in ("random", "duel", "again", "file"))
+    assert reading.scores(row) == (arm in ("random", "duel", "file"))
     assert row.dense[0, pairs.TRUSTED] == (arm == "gold")
 
 

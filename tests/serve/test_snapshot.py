@@ -42,7 +42,7 @@ def child(function: str, *arguments: Any) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
         assert process.stdout is not None
         process.stdout.close()
 

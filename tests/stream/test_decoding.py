@@ -55,3 +55,10 @@ def test_a_file_that_was_cut_is_damaged(tmp_path: Path, pack: Callable[[bytes], 
     path.write_bytes(pack(b"x,y\n" + rows.encode())[:-500])
     with pytest.raises(InputError, match="is damaged"):
         read(path, label="y")
+
+
+@pytest.mark.parametrize("name", ["BZ", "BZh9", "ORC", "PAR1", "<x>"])
+def test_names_of_columns_that_look_like_a_format(tmp_path: Path, name: str) -> None:
+    (tmp_path / "d.csv").write_text(f"{name},y\n" + "".join(f"{i / 7},{i % 2}\n" for i in range(40)))
+    stream = read(tmp_path / "d.csv", label="y")
+    assert (list(stream.schema.fields), stream.rows) == ([name], 40)

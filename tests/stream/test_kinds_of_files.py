@@ -162,9 +162,11 @@ KINDS: dict[str, Kind] = {
     ),
     "nested JSON and lists": Kind(
         "d.jsonl",
-        lines(lambda i: {"user": {"age": i}, "tags": ["red", "big", "new"][: i % 4], "x": _noise[i], "y": i % 2}),
-        "`tags` tokens, `x` numeric, left out: `user`; binary",
-        {"tags": [], "x": _noise[0]},
+        lines(
+            lambda i: {"user": {"age": _noise[i], "orders": [{"at": i}]}, "tags": ["red", "big"][: i % 3], "y": i % 2}
+        ),
+        "`user.age` numeric, `tags` tokens, left out: `user.orders`; binary",
+        {"tags": [], "user.age": _noise[0]},
     ),
     "ARFF": Kind("d.arff", lambda: _arff, _two, _first),
     "LIBSVM and Vowpal Wabbit": Kind(

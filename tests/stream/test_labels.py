@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,3 +97,10 @@ def test_columns_that_are_not_there_are_named_before_anything_is_read(tmp_path: 
         InputError, match="labels.csv has no column 'id', 'y'; its columns are 'order', 'other', 'what'"
     ):
         read_labels(path, FRAUD, id="id", label="y")
+
+
+def test_old_rules_read_files_of_labels_as_they_did(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"order,what\n1,fraud\n2,caf\xe9\n# 3,fine\n")
+    old = Encoder(msgspec.structs.replace(FRAUD.schema, rules=1))
+    _, rejected = labels(tmp_path / "labels.csv", old)
+    assert rejected[0].reason == "not valid UTF-8"

@@ -62,7 +62,8 @@ def test_a_label_that_json_lines_never_hold(tmp_path: Path) -> None:
 def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for part in (2, 0, 1):
         written(tmp_path / f"{part}.csv", f"{HEADER}{part},Delft,,no\n{part + 10},Delft,,what\n")
-    written(tmp_path / "notes.md", "not data")
+    for name in ("notes.md", "README.txt", "old.data"):
+        written(tmp_path / name, "not data")
     stream = read(tmp_path, schema=SCHEMA)
     (*_, last) = chunks = list(stream.chunks())
     assert [chunk.examples.batch.dense.tolist() for chunk in chunks] == [[[0.0]], [[1.0]], [[2.0]]]
@@ -72,6 +73,13 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
         ("2.csv", 3, 6),
     ]
     assert last.last == stream.rows == 6
+
+
+def test_a_folder_of_other_endings_is_read_by_a_glob(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt", f"{HEADER}1,Delft,,no\n")
+    with pytest.raises(InputError, match=r"no file matches .* by a glob such as FOLDER/\*\.txt"):
+        read(tmp_path, schema=SCHEMA)
+    assert read(str(tmp_path / "*.txt"), schema=SCHEMA).rows == 1
 
 
 def test_files_may_have_their_columns_in_another_order(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from everlearn.errors import InputError
-from everlearn.schema import Encoder
+from everlearn.schema import Encoder, columnar
 from everlearn.stream import Chunk, Stream, read
+from everlearn.stream.sources import Piped
 from tests.support.streams import HEADER, SCHEMA, arrays, as_files, everything
 
 
@@ -98,3 +99,67 @@ def test_parquet_on_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"PAR1....")))
     with pytest.raises(InputError, match="give the path of the file"):
         read("-", schema=SCHEMA)
+
+
+ARFF = b"@relation r\n@attribute n numeric\n@attribute y {no,yes}\n@data\n1,no\n2,yes\n"
+
+
+class Slow:
+    """A pipe whose bytes come a few at a time."""
+
+    def __init__(self, data: bytes, step: int) -> None:
+        self._pieces = [data[i : i + step] for i in range(0, len(data), step)]
+
+    def read1(self, size: int, /) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("step", [1, 12, 40, 1_000])
+@pytest.mark.parametrize("peek", [0, 20, 1_000])
+@pytest.mark.parametrize("data", [ARFF, b"n,y\n1,no\n2,yes\n", b'broken\n{"n": 1, "y": "no"}\n{"n": 2, "y": "yes"}\n'])
+def test_the_pace_of_a_pipe_changes_nothing(data: bytes, peek: int, step: int) -> None:
+    if data.startswith(b"broken"):
+        data = b'{"n": \n' + data.split(b"\n", 1)[1]
+    pipe = Piped(Slow(data, step), "standard input", peek)
+    assert pipe.names == ["n", "y"]
+    if peek:
+        assert sum(len(block.kept) for block in pipe.peek(10)) <= 2
+    blocks = list(pipe.blocks(0, 10, None))
+    assert [float(value) for block in blocks for value in columnar.values_of(block.columns["n"])] == [1.0, 2.0]
+
+
+def test_a_pipe_is_read_by_the_rules_of_the_home() -> None:
+    data = b" n,y\n1,caf\xe9\n2,no\n"
+    for rules, names, faults in ((2, ["n", "y"], 0), (1, [" n", "y"], 1)):
+        pipe = Piped(Slow(data, 5), "standard input", 0)
+        assert pipe.under(rules).names == names
+        assert sum(len(block.faults) for block in pipe.blocks(0, 10, None)) == faults
+        assert pipe.under(rules) is pipe
+        with pytest.raises(InputError, match="after rows were read by rules"):
+            pipe.under(3 - rules)
+
+
+@pytest.mark.parametrize("limit", [1, 15, 33, 60, 90])
+def test_the_first_rows_are_those_of_the_whole(tmp_path: Path, limit: int) -> None:
+    table = pa.table({"n": np.arange(1.0, 61.0), "y": ["no", "yes"] * 30})
+    pq.write_table(table, tmp_path / "d.parquet", row_group_size=20)
+    (tmp_path / "d.csv").write_text(table.to_pandas().to_csv(index=False))
+    for name in ("d.parquet", "d.csv"):
+        stream = read(tmp_path / name, schema=SCHEMA).first(limit)
+        for after, size in ((0, 4), (7, 4), (7, 64), (25, 64)):
+            chunks = list(stream.chunks(after, size))
+            found = [value for chunk in chunks for value in chunk.examples.batch.dense[:, 0].tolist()]
+            assert found == list(range(after + 1, min(limit, 60) + 1)), (name, after, size)
+            assert [place for chunk in chunks for place in chunk.examples.position.tolist()] == found
+
+
+def test_the_first_rows_count_those_that_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(HEADER + "1,a,,no\nbroken\n3,a,,yes\n4,a,,what\n5,a,,no\n")
+    for limit, kept, refused in ((2, [1], [2]), (3, [1, 3], [2]), (4, [1, 3], [2, 4]), (5, [1, 3, 5], [2, 4])):
+        (chunk,) = read(tmp_path / "d.csv", schema=SCHEMA).first(limit).chunks()
+        assert chunk.examples.position.tolist() == kept
+        assert [row.at for row in chunk.rejected] == refused
+        assert chunk.last == limit

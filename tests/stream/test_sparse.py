@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.datasets import dump_svmlight_file, load_svmlight_file
 
 from everlearn.errors import InputError
@@ -61,3 +65,51 @@ def test_too_many_columns_are_refused() -> None:
     row = "1 " + " ".join(f"{i}:1" for i in range(1, 1_500))
     with pytest.raises(InputError, match="more than 1,000 columns"):
         SparseReader(io.BytesIO(row.encode()), "d.svm", libsvm)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (libsvm, "", "without a label"),
+        (libsvm, "7:0.5", "without a label"),
+        (libsvm, "1 \u00b2:4", "the number of a feature"),
+        (vowpal, "1 | c:2 |c d", "'c' as a feature with a value and as a namespace"),
+        (vowpal, "1 |c d | c:2", "'c' as a feature with a value and as a namespace"),
+        (vowpal, "1 |a b:c", "expected a feature, or feature:number"),
+    ],
+)
+def test_a_line_that_cannot_be_read_says_why(kind: Callable[[str], dict[str, Any]], text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kind(text)
+
+
+def test_features_named_like_the_label_are_kept_apart() -> None:
+    assert vowpal("1 | label:3") == {"label": "1", "features.label": 3.0}
+    assert vowpal("1 |label a b") == {"label": "1", "features.label": ["a", "b"]}
+    assert vowpal("1 |") == vowpal("1 | ") == vowpal("1 |n") == {"label": "1"}
+    assert vowpal("1 |:2 a:3") == {"label": "1", "a": 6.0}
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text("1 7:|#.abl-e\u00b2\t", max_size=30), kind=st.sampled_from([libsvm, vowpal]))
+def test_no_line_fails_otherwise(kind: Callable[[str], dict[str, Any]], text: str) -> None:
+    reader = SparseReader(io.BytesIO(text.encode()), "d", kind)
+    for _, texts in reader.records():
+        kept, _, faults = reader.parse(texts, None)
+        assert len(kept) + len(faults) == len(texts)
+
+
+def test_a_resumed_run_has_the_same_rows(tmp_path: Path) -> None:
+    lines = [f"{i % 2} |n x:{i % 7} |{'c' if i % 3 else 'd'} w{i % 5}" for i in range(60)]
+    lines[:20] = [line.rpartition(" |")[0] for line in lines[:20]]  # tokens come later
+    (tmp_path / "d.vw").write_text("\n".join([*lines, ""]))
+    schema = read(tmp_path / "d.vw", label="label").schema
+    assert schema.fields == {"n.x": "numeric", "c": "tokens", "d": "tokens"}
+    stream = read(tmp_path / "d.vw", schema=schema)
+    (whole,) = stream.records()
+    assert all(set(record) <= {"n.x", "c"} or set(record) <= {"n.x", "d"} for record in whole.features)
+    for after in (1, 25, 59):
+        resumed = [
+            record for some in read(tmp_path / "d.vw", schema=schema).records(after, 4) for record in some.features
+        ]
+        assert resumed == whole.features[after:]

@@ -1,6 +1,7 @@
 """Counters and latency histograms of a worker, in a mapped file: one process writes, any process reads without waiting.
 
-A file holds named counters, and for each route a histogram of seconds. Each number is stored by one move of eight
+A file holds named counters, and for each route a histogram of seconds. Names for which there is no room are counted
+together. Each number is stored by one move of eight
 bytes, so that a reader never sees half of a number. A new worker continues the counts of the one before it. While a
 worker is being replaced, two processes count at one path: the second uses a file beside it, and `read` adds them up.
 """
@@ -27,6 +28,7 @@ BOUNDS: tuple[float, ...] = (
 _MAGIC, _FORMAT = 0x594C4C41544C5645, 1
 _COUNTERS, _ROUTES = 128, 8
 _NAME = 56  # bytes
+OTHER = "other"  # the counter of all further names, which has the last place
 # In words of eight bytes: a front (magic, format, counters used, routes used), then the counters (name, number), then
 # the routes (name, sum of seconds, a number for each bucket).
 _FRONT, _COUNTER, _ROUTE = 8, _NAME // 8 + 1, _NAME // 8 + 2 + len(BOUNDS)
@@ -59,8 +61,11 @@ class Counters:
         self._routes = dict(_places(self._map, self._words, 3))
 
     def add(self, name: str, n: int = 1) -> None:
-        """Add `n` to the counter `name`, of up to 56 bytes. Raises ConfigError for the 129th name."""
-        self._words[self._counters.get(name) or self._new(name, self._counters, 2)] += n
+        """Add `n` to the counter `name`; to the counter "other" if it is not a name of 1 to 56 bytes, or the 128th.
+
+        It refuses nothing, because a request must not fail for its count.
+        """
+        self._words[self._counters.get(name) or self._place(name)] += n
 
     def observe(self, route: str, seconds: float) -> None:
         """Count one reply on a route, and the seconds it took. Raises ConfigError for the ninth route."""
@@ -76,10 +81,22 @@ class Counters:
             self._map.close()
             os.close(self._descriptor)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that are counted, also by the process before this one."""
+        return tuple(self._counters)
+
+    def _place(self, name: str) -> int:
+        """Return the place of a new counter; that of all further names if it has no room."""
+        text = name.encode("utf-8", "replace")
+        if name != OTHER and (self._words[2] >= _COUNTERS - 1 or not 0 < len(text) <= _NAME or b"\0" in text):
+            return self._counters.get(OTHER) or self._new(OTHER, self._counters, 2)
+        return self._new(name, self._counters, 2)
+
     def _new(self, name: str, places: dict[str, int], kind: int) -> int:
         """Return the place of a new name; the number of names is raised last, so that readers see whole names."""
         first, size, room = _TABLES[kind]
-        text, used = name.encode(), self._words[kind]
+        text, used = name.encode("utf-8", "replace"), self._words[kind]
         if used >= room or not 0 < len(text) <= _NAME or b"\0" in text:
             raise ConfigError(
                 f"cannot count {name!r}: expected a name of 1 to {_NAME} bytes, and at most {room} of them; there are "

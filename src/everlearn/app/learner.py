@@ -95,7 +95,8 @@ class Tail:
         self._look = 0.0  # when to look at the place of the home again
         self._retry = 0.0  # when to publish again, after the folder was full
         self._floor = publisher.position if self._continues() else 0
-        self._work = self._save_seconds = 0.0  # of learning since the last checkpoint, and of writing that one
+        self._work = self._save_seconds = 0.0  # of learning since the last checkpoint, and of writing one
+        self._saves = loop.home.saves
         self.publish_seconds = 0.0
         self.trouble = ""
         self._begin()
@@ -145,11 +146,14 @@ class Tail:
 
         `checkpoint` counts labels, of which one may take seconds where it completes a round of a language model.
         """
+        if self._loop.home.saves != self._saves:  # the loop made a checkpoint: a decision, or enough labels
+            self._work, self._saves = 0.0, self._loop.home.saves
         self._work += seconds
         if self._work > max(WORK, self._save_seconds / SHARE):
             began = time.thread_time()
             self._loop.save()
-            self._work, self._save_seconds = 0.0, time.thread_time() - began
+            self._save_seconds = time.thread_time() - began
+            self._work, self._saves = 0.0, self._loop.home.saves
 
     def _continues(self) -> bool:
         """Return True if the folder holds a snapshot of this loop."""
@@ -274,23 +278,31 @@ class StatusFile:
 
 
 class EarlyUseFile:
-    """The bytes of early feedback that the loop holds, published for workers (see `feedback.early_room`)."""
+    """The bytes of early feedback that the loop holds, published for workers (see `feedback.early_room`).
+
+    The published position never goes back: a worker counts its own feedback no more once the use holds it. A loop that
+    is opened again from its last checkpoint publishes its use once it has learned again up to that position.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self._folder = Path(setup.serving)
         self._wanted = setup.spec.feedback.early > 0.0
-        self._next, self._position = 0.0, -1
+        self._next, self._position = 0.0, early_room.PublishedUse(self._folder)().position
 
     def write(self, loop: Loop) -> None:
         """Publish the use if it may have changed, and it is time."""
         now = time.monotonic()
         if not self._wanted or now < self._next or loop.position == self._position:
             return
-        self._next, self._position = now + EARLY, loop.position
+        if loop.position < self._position <= loop.log.end():  # beyond the end it is of another loop
+            return
         try:
             early_room.publish(self._folder, early_room.use(loop.fold.early, loop.position))
         except OSError as error:  # workers then count more than is there, and refuse early feedback sooner
             log.warning("the use of early feedback cannot be published: %s", error)
+            self._next = now + RETRY[1]
+        else:
+            self._next, self._position = now + EARLY, loop.position
 
 
 class LogUpkeep:
@@ -418,8 +430,24 @@ def memory() -> int:
 def _published() -> None:
     """Yield to requests from now on; before, the whole server waits for this process, also on a busy machine."""
     tell_ready()
-    with suppress(OSError):
-        os.nice(PRIORITY)
+    lower_priority(PRIORITY)
+
+
+def lower_priority(by: int) -> None:
+    """Add `by` to the `nice` value of each thread of this process.
+
+    On Linux that is a value of each thread, and new threads take that of the thread that starts them: `os.nice` alone
+    would leave those that run already, which move the log and compute for torch.
+    """
+    try:
+        threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    except OSError:  # not Linux: the value is that of the process
+        with suppress(OSError):
+            os.nice(by)
+        return
+    for thread in threads:
+        with suppress(OSError):  # it has ended
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + by))
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def _refused(error: BaseException) -> Refused:
         case NoRoom():
             return Refused(429, "No room for early feedback", text, type="no-room")
         case IdTaken():
-            return Refused(409, "", text, {"where": "id", "fix": "use another id"})
+            return Refused(409, "", text, {"where": "id", "fix": "use another id"}, type="id-taken")
         case InputError():
             return Refused(422, "The input cannot be used", text, _parts(text), type="input")
         case ConfigError():

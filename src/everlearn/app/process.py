@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from everlearn.errors import LogError
+from everlearn.events import Log
 from everlearn.events.file import place
+from everlearn.records import Payload
 from everlearn.spec import Spec
 
 VARIABLE = "EVERLEARN_PROCESS"
@@ -84,6 +86,16 @@ class Setup(Struct, frozen=True, kw_only=True):
     def environment(self) -> dict[str, str]:
         """Return the environment variable that hands these settings to a child process."""
         return {VARIABLE: msgspec.json.encode(self).decode()}
+
+
+def append(log: Log, payloads: Sequence[Payload]) -> list[int]:
+    """Append events to a log that is in its place, and return their positions.
+
+    Raises as `Log.append` does, and LogError for a log that was deleted or replaced: what goes into a deleted file must
+    not be acknowledged.
+    """
+    log.check_place()
+    return log.append(payloads)
 
 
 def received() -> Setup:

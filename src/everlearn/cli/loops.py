@@ -80,11 +80,11 @@ def demo(
         spec = msgspec.structs.replace(
             _inferred(stream.read(data, label="label"), str(data), path), mode=mode, warm_start=0.1, home=home.name
         )
-        rows = stream.read(data, schema=spec.schema)
         if not to_serve:
             config.save(spec, path)
-            _run(path, spec, rows, "electricity price: up or down?", as_json)
+            _run(path, spec, data, "electricity price: up or down?", as_json)
             return
+        rows = stream.read(data, schema=spec.schema)
         first = int(spec.warm_start * (rows.rows or 0))
         spec = msgspec.structs.replace(spec, warm_start=first, source="", serve=ServeSpec(port=port))
         config.save(spec, path)
@@ -157,7 +157,9 @@ def run(
     warm_start: Annotated[
         float | None, typer.Option(help="Train offline first, on this share (below 1) or number of rows.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over a file of judged pairs, for the policy.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over a file of judged pairs, for the policy; default: 1.")
+    ] = None,
     by: Annotated[str, typer.Option("--source", help="The source of its judgements; default: people/NAME.")] = "",
     delay: Annotated[int | None, typer.Option(help="Give each label this many rows late.")] = None,
     label_time: Annotated[str, typer.Option(help="Give each label at the time in this column.")] = "",
@@ -183,10 +185,12 @@ def run(
         from everlearn.cli import surveying
 
         opened = stream.read(source, label=label)
+        _check_pair_options(opened.schema.task, epochs, by)
         made = config.text(_without(_inferred(opened, source, config_path), label_time))
         config_path.write_text(made + (surveying.comments(opened.survey) if opened.survey else ""), encoding="utf-8")
         aside.print(f"Wrote {config_path}. Check it, and correct what was inferred wrongly.", highlight=False)
     spec = config.load(config_path)
+    _check_pair_options(spec.schema.task, epochs, by)
     if label and label != spec.schema.label:
         raise ConfigError(
             f"--label: got {label!r}; expected {spec.schema.label!r}, the label in {config_path}. "
@@ -196,15 +200,15 @@ def run(
         spec = msgspec.structs.replace(spec, warm_start=warm_start)
     if not (source or spec.source):
         raise ConfigError(f"nothing to run: give SOURCE, or set `source` in {config_path}")
-    where = source or str(config_path.parent / spec.source)
+    where = source or ("-" if spec.source == "-" else str(config_path.parent / spec.source))
     late: dict[str, Any] = {"delay": delay, "label_time": label_time, "row_time": row_time}
     label_delay(spec.schema, **late)  # refuses what contradicts the schema, before anything is opened
     if spec.schema.task == "preference":
         from everlearn.cli import preferences
 
-        preferences.run(spec, config.home(spec, config_path), where, epochs, by, as_json)
+        preferences.run(spec, config.home(spec, config_path), where, 1 if epochs is None else epochs, by, as_json)
         return
-    _run(config_path, spec, stream.read(where, schema=spec.schema), spec.schema.label, as_json, **late)
+    _run(config_path, spec, where, spec.schema.label, as_json, **late)
 
 
 def check(
@@ -251,12 +255,22 @@ def check(
         raise typer.Exit(1)
 
 
+def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
+    """Raise ConfigError for options of files of judged pairs in a run of another task."""
+    given = [name for name, value in (("--epochs", epochs), ("--source", by)) if value not in (None, "")]
+    if given and task != "preference":
+        raise ConfigError(
+            f"{given[0]}: got it for a {task} task; it is for files of judged pairs, which expect the task "
+            "'preference'. Leave it out"
+        )
+
+
 def _without(spec: Spec, column: str) -> Spec:
     """Return a spec whose schema does not have a column of times of labels, which a model must not see."""
     schema = spec.schema
     tables = {
         setting: {name: value for name, value in held.items() if name != column}
-        for setting in ("fields", "origin", "dates", "missing", "decimal")
+        for setting in ("fields", "origin", "missing", "decimal")  # `dates` says how the column is read
         if isinstance(held := getattr(schema, setting), dict)
     }
     return msgspec.structs.replace(spec, schema=msgspec.structs.replace(schema, **tables))
@@ -265,7 +279,7 @@ def _without(spec: Spec, column: str) -> Spec:
 def _run(
     path: Path,
     spec: Spec,
-    stream: Stream,
+    source: str | Path,
     title: str,
     as_json: bool,
     *,
@@ -273,14 +287,17 @@ def _run(
     label_time: str = "",
     row_time: str = "",
 ) -> None:
-    from everlearn import config, report
+    from everlearn import config, report, stream
     from everlearn.feedback import names
     from everlearn.loop.loop import Loop
 
     home = config.home(spec, path)
+    # A home has its own rules by which files are read; without one, a file that cannot be read must not make it.
+    rows = None if home.exists() else stream.read(source, schema=spec.schema)
     with Loop(spec, home) as loop:
-        with _progress(stream, quiet=as_json) as progress:
-            result = loop.run(stream, progress, delay=delay, label_time=label_time, row_time=row_time)
+        rows = rows or stream.read(source, schema=loop.spec.schema)
+        with _progress(rows, quiet=as_json) as progress:
+            result = loop.run(rows, progress, delay=delay, label_time=label_time, row_time=row_time)
         result |= {"picture": "", "home": str(home)}
         if result["examples"]:
             result["picture"] = str(home / "report.png")

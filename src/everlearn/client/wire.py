@@ -16,7 +16,17 @@ import httpx
 import msgspec
 
 from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest
-from everlearn.errors import BlobError, ConfigError, EverlearnError, InputError, LogError, ModelError, UnknownId
+from everlearn.errors import (
+    BlobError,
+    ConfigError,
+    EverlearnError,
+    IdTaken,
+    InputError,
+    LogError,
+    ModelError,
+    NoRoom,
+    UnknownId,
+)
 from everlearn.records import Example, Feedback, Label, Outcome, Preference, Reward, Scalar
 
 T = TypeVar("T")
@@ -33,6 +43,8 @@ _ROWS = ("instances", "feedback", "examples")  # members of a body that hold lis
 _TYPE = "urn:everlearn:problem:"
 _ERRORS = {
     "unknown-id": UnknownId,
+    "no-room": NoRoom,
+    "id-taken": IdTaken,
     "input": InputError,
     "config": ConfigError,
     "blob": BlobError,

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from everlearn import advise, model
 from everlearn.advise import Advice, Reason
+from everlearn.errors import InputError
 from everlearn.evaluate.prequential import Report, prequential
 from everlearn.model import Model, cut
 from everlearn.records import Arrays, Batch, Examples, Floats, Singles
@@ -89,12 +90,15 @@ def candidates(advice: Advice) -> dict[str, dict[str, Any]]:
 def measure(advice: Advice, stream: Stream, delay: int = 0, *, rows: int = 0, seconds: float = SECONDS) -> Measurement:
     """Measure the candidates of some advice on the first rows of a stream, at most 20,000.
 
-    `rows` is their number; 0 takes what fits into about `seconds`, one of `SIZES`. Raises ConfigError or ModelError for
-    a model that cannot be built for these rows.
+    `rows` is their number; 0 takes what fits into about `seconds`, one of `SIZES`. Raises InputError for a stream
+    without a usable row, ConfigError or ModelError for a model that cannot be built for these rows.
     """
-    examples = _first(stream, rows or MOST)
+    if rows < 0:
+        raise InputError(f"rows: got {rows}; expected 1 to {MOST:,}, or 0 for as many as fit into the time")
+    most = min(rows, MOST)
+    examples = _first(stream, most or MOST)
     bounds, specs = shape(stream.schema), candidates(advice)
-    size = rows or _affordable(specs, bounds, examples, delay, seconds)
+    size = most or _affordable(specs, bounds, examples, delay, seconds)
     taken = cut(examples, 0, min(size, len(examples.y)))
     reports, losses = {}, {}
     for name, spec in specs.items():
@@ -195,13 +199,18 @@ def _run(spec: Mapping[str, Any], bounds: Mapping[str, Any], rows: Examples, del
 
 
 def _first(stream: Stream, most: int) -> Examples:
-    """Return the first usable rows of a stream."""
+    """Return the first usable rows of a stream. Raises `InputError` if it has none."""
     parts, count = [], 0
     for chunk in stream.chunks():
         parts.append(chunk.examples)
         count += len(chunk.examples.y)
         if count >= most:
             break
+    if not count:
+        raise InputError(
+            f"{stream.name} has no row that can be used; expected some to measure the candidates on. Correct the file, "
+            "or take the advice without a measurement"
+        )
     whole = parts[0] if len(parts) == 1 else _joined(parts)
     return cut(whole, 0, min(most, count))
 

@@ -6,7 +6,8 @@ reaches the log, so that the fold need not refuse it later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from everlearn.records import Batch, Example, Feedback, Label, Outcome, Predicti
 from everlearn.schema import Encoder, Reading
 from everlearn.schema.field import Field
 from everlearn.schema.meaning import category
+from everlearn.schema.nested import flat
 from everlearn.schema.question import Asked, encode, judged
 from everlearn.spec import Spec
 
@@ -55,6 +57,8 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
     cannot be used.
     """
     kinds, plain = admission.spec.schema.fields, admission.plain
+    if isinstance(record, Mapping):
+        record = _flat(admission, record)
     if admission.names is not None and isinstance(record, Mapping):
         admission.names.check(record)
     if plain is None:
@@ -74,6 +78,11 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
     return held
 
 
+def _flat(admission: Admission, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a record with the parts of its objects under dotted names, unless the home is of release 0.1.0."""
+    return flat(record, admission.spec.schema.fields) if admission.spec.schema.rules > 1 else record
+
+
 def subject(admission: Admission, record: Mapping[str, Any]) -> str:
     """Return the person that a record is about, as text; "" if the settings or the record name none.
 
@@ -84,7 +93,7 @@ def subject(admission: Admission, record: Mapping[str, Any]) -> str:
     if not field:
         return ""
     try:
-        return category(record.get(field)).decode()
+        return category((_flat(admission, record) if "." in field else record).get(field)).decode()
     except InputError as error:
         raise InputError(f"field {field!r}: {error}") from None
 
@@ -170,6 +179,7 @@ def pair(
             "loop.predict(features), or set schema.task = 'preference'"
         )
     fields = admission.spec.schema.fields
+    record = _flat(admission, record)
     held = {name: scalar(record[name]) for name in fields if record.get(name) is not None}
     if len(proba) not in (0, 2) or not all(0.0 <= share <= 1.0 for share in proba):
         raise InputError(f"proba: got {list(proba)}; expected two probabilities, or none")
@@ -195,6 +205,25 @@ def early_ticket(admission: Admission, given: Feedback) -> Ticket | None:
     if not admission.spec.feedback.early or admission.room is None:
         return None
     return admission.room.take(given) if prediction(admission.log, given.id) is None else None
+
+
+@contextmanager
+def early_room(admission: Admission, given: Sequence[Feedback], end: Callable[[], int]) -> Iterator[None]:
+    """Hold room for early feedback while it is written; `end` returns the position up to which the log then holds it.
+
+    Raises NoRoom if one piece has no room; then none is counted.
+    """
+    tickets: list[Ticket] = []
+    try:
+        tickets.extend(ticket for one in given if (ticket := early_ticket(admission, one)) is not None)
+        yield
+    except BaseException:
+        if admission.room is not None:
+            admission.room.release(tickets)
+        raise
+    position = end() if tickets else 0
+    for ticket in tickets:
+        ticket.until = position
 
 
 def prediction(log: Log, id: str) -> Prediction | None:

@@ -10,8 +10,11 @@ take half of the room, and n senders 1/(n + 1) each: there is always room for an
 
 from __future__ import annotations
 
+import heapq
+import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +23,13 @@ from msgspec import Struct
 
 from everlearn import _private
 from everlearn.errors import NoRoom
-from everlearn.feedback.pending import EARLY_SHARE, Earlier, Early
+from everlearn.feedback.pending import EARLY_SHARE, Earlier, Early, named
 from everlearn.records import Feedback
 from everlearn.spec import FeedbackSpec
 
 FORGOTTEN = 60.0  # seconds after which feedback that was not written is forgotten: no writer waits for so long
 
+_SWEEP = 1.0  # seconds after which tickets are looked through, where the use has not changed
 _SHOWN = 256  # sources with the most bytes that are published
 FILE = "early.json"  # the name of the file with the use, in the folder that the processes share
 
@@ -72,6 +76,21 @@ class PublishedUse:
         return self._use
 
 
+class FoldedUse:
+    """The use of the fold of this process, computed again once its position has changed."""
+
+    def __init__(self, now: Callable[[], tuple[Early, int]]) -> None:
+        self._now = now
+        self._use = EarlyUse(-1)
+
+    def __call__(self) -> EarlyUse:
+        """Return the use now."""
+        early, position = self._now()
+        if (position, early.nbytes) != (self._use.position, self._use.bytes):
+            self._use = use(early, position)
+        return self._use
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """Accepted early feedback; `until` is a position at or behind it, once it is in the log."""
@@ -84,13 +103,23 @@ class Ticket:
 
 @dataclass(slots=True)
 class EarlyRoom:
-    """The room for early feedback as one of `processes` sees it; `now` returns what the fold holds."""
+    """The room for early feedback as one of `processes` sees it; `now` returns what the fold holds.
+
+    What was accepted before this process began is in the log up to the position `begin`. Until the use holds that,
+    nothing is accepted. The time of `take` does not depend on the number of tickets, except where the use has changed.
+    """
 
     spec: FeedbackSpec
     now: Callable[[], EarlyUse]
     processes: int = 1
     clock: Callable[[], float] = time.monotonic
-    _tickets: list[Ticket] = field(default_factory=list)
+    begin: int = 0
+    _underway: list[Ticket] = field(default_factory=list)  # not in the log yet, as far as is known
+    _written: list[tuple[int, int, Ticket]] = field(default_factory=list)  # a heap: position, number, ticket
+    _bytes: Counter[str] = field(default_factory=Counter)  # of all these tickets, by source
+    _total: int = 0
+    _number: int = 0
+    _swept: tuple[int, float] = (-1, -math.inf)  # the position of the use, and the time, of the last sweep
 
     def take(self, feedback: Feedback) -> Ticket:
         """Count one piece of early feedback. Raises NoRoom if it might have to be dropped, or its source has its share.
@@ -98,12 +127,16 @@ class EarlyRoom:
         Set `until` of the ticket to the end of the log once the feedback is in it.
         """
         use, moment = self.now(), self.clock()
-        self._tickets = [ticket for ticket in self._tickets if self._counts(ticket, use.position, moment)]
+        if use.position < self.begin:
+            raise NoRoom(
+                f"feedback for {feedback.id!r} came before its prediction, and how much waits so is not known yet: the "
+                f"learner has read the log up to {use.position}; expected {self.begin}. Send it again in a moment"
+            )
+        if self._swept[0] != use.position or self._swept[1] + _SWEEP <= moment:
+            self._sweep(use.position, moment)
         source, size = named(feedback.source), Earlier(0, 0.0, feedback).nbytes
-        underway = sum(ticket.size for ticket in self._tickets)
-        mine = sum(ticket.size for ticket in self._tickets if ticket.source == source)
-        free = self.spec.bytes // EARLY_SHARE - use.bytes - self.processes * underway
-        held = use.sources.get(source, 0) + self.processes * (mine + size)
+        free = self.spec.bytes // EARLY_SHARE - use.bytes - self.processes * self._total
+        held = use.sources.get(source, 0) + self.processes * (self._bytes[source] + size)
         if held > free:
             raise NoRoom(
                 f"feedback for {feedback.id!r} came before its prediction, and what waits so from source {source!r} "
@@ -111,16 +144,36 @@ class EarlyRoom:
                 "have come, or set feedback.bytes higher"
             )
         ticket = Ticket(source, size, moment)
-        self._tickets.append(ticket)
+        self._underway.append(ticket)
+        self._bytes[source] += size
+        self._total += size
         return ticket
 
-    def _counts(self, ticket: Ticket, position: int, moment: float) -> bool:
-        """Return True for a ticket that the use does not hold yet."""
-        if ticket.until is None:
-            return moment - ticket.at < FORGOTTEN
-        return ticket.until > position
+    def release(self, tickets: Collection[Ticket]) -> None:
+        """Count tickets no more: their feedback is not in the log, and will not be."""
+        gone, underway = set(tickets), self._underway
+        self._underway = [ticket for ticket in underway if ticket not in gone]
+        for ticket in gone.intersection(underway):
+            self._forget(ticket)
 
+    def _sweep(self, position: int, moment: float) -> None:
+        """Forget the tickets that the use holds, and those that were never written."""
+        self._swept = position, moment
+        underway = []
+        for ticket in self._underway:
+            if ticket.until is not None:
+                self._number += 1
+                heapq.heappush(self._written, (ticket.until, self._number, ticket))
+            elif moment - ticket.at < FORGOTTEN:
+                underway.append(ticket)
+            else:
+                self._forget(ticket)
+        self._underway = underway
+        while self._written and self._written[0][0] <= position:
+            self._forget(heapq.heappop(self._written)[2])
 
-def named(source: str) -> str:
-    """Return the part of a source that a sender cannot choose: the name of its token."""
-    return source.partition("/")[0]
+    def _forget(self, ticket: Ticket) -> None:
+        self._total -= ticket.size
+        self._bytes[ticket.source] -= ticket.size
+        if not self._bytes[ticket.source]:
+            del self._bytes[ticket.source]

@@ -18,7 +18,8 @@ Counted = Callable[[str, int], None]
 class FieldNames:
     """The counts of one process since it started, by "unknown:NAME" and "missing:FIELD", and in total.
 
-    The label, the subject, `id` and the names in `ignore` are never unknown. `add` counts elsewhere, if given.
+    The label, the subject, `id` and the names in `ignore` are never unknown. `add` counts elsewhere, if given; `before`
+    holds the names that were counted there before.
 
     >>> from everlearn.spec import Schema
     >>> names = FieldNames(Spec(schema=Schema(label="y", task="regression", fields={"age": "numeric"})))
@@ -27,13 +28,16 @@ class FieldNames:
     {'unknown': {'aeg': {'rows': 1, 'nearest': 'age'}}, 'missing': {'age': 1}}
     """
 
-    def __init__(self, spec: Spec, add: Counted | None = None) -> None:
+    def __init__(self, spec: Spec, add: Counted | None = None, before: Iterable[str] = ()) -> None:
         self.counts: dict[str, int] = {}
         self._fields = spec.schema.fields.keys()
         self._known = {*self._fields, spec.schema.label, spec.subject, "id", *spec.ignore, ""}
         self._strict = spec.strict
         self._add = add
         self._counted: dict[str, set[str]] = {UNKNOWN: set(), MISSING: set()}
+        for sort, _, name in (one.partition(":") for one in before):
+            if name and sort in self._counted:
+                self._counted[sort].add(name)
 
     def check(self, record: Mapping[str, Any]) -> None:
         """Count the names of a record. Raises `InputError` for one that is unknown or missing, if strict."""

@@ -271,7 +271,7 @@ class Early:
         self.spec = spec
         self.nbytes = 0
         self.dropped = 0  # pieces that left without their prediction
-        self.by_source: dict[str, int] = {}  # bytes, by the part of the source before the first "/"
+        self.by_source: dict[str, int] = {}  # bytes, see `named`
         self._kept: dict[str, list[Earlier]] = {}
 
     def __len__(self) -> int:
@@ -311,7 +311,7 @@ class Early:
 
     def _charge(self, piece: Earlier, sign: int) -> None:
         """Count the bytes of a piece that comes (1) or leaves (-1)."""
-        source, size = piece.feedback.source.partition("/")[0], sign * piece.nbytes
+        source, size = named(piece.feedback.source), sign * piece.nbytes
         self.nbytes += size
         self.by_source[source] = self.by_source.get(source, 0) + size
         if not self.by_source[source]:
@@ -338,6 +338,11 @@ class Early:
             earlier = Earlier(int(arrays["position"][i]), float(arrays["time"][i]), feedback)
             self._kept.setdefault(feedback.id, []).append(earlier)
             self._charge(earlier, 1)
+
+
+def named(source: str) -> str:
+    """Return the part of a source that a sender cannot choose: the name of its token."""
+    return source.partition("/")[0]
 
 
 def _traces_by_row(arrays: Arrays) -> dict[int, dict[int, Singles]]:

@@ -98,7 +98,7 @@ def start(spec: GateSpec, weighted: bool = False, guard: bool = True) -> Arrays:
 
     >>> arrays = start(GateSpec(guards={"recall:yes": 0.02}), guard=False)
     >>> sum(array.nbytes for array in arrays.values())
-    8760
+    9760
     """
     _check(spec)
     rows = GUARDS + len(spec.guards) + 2
@@ -116,7 +116,7 @@ def start(spec: GateSpec, weighted: bool = False, guard: bool = True) -> Arrays:
         "seen": np.zeros((rows, 4), np.int64),
         "totals": totals,
         "capital": capital,
-        "blocks": np.zeros((rows, LEVELS + 1, 7)),
+        "blocks": np.zeros((rows, LEVELS + 1, 8 if spec.layout > 1 else 7)),
     }
 
 
@@ -140,8 +140,9 @@ def update(
     """
     _feed(arrays, _row(spec), reference, candidate, weight, f"loss {spec.loss!r}")
     if "guard_counts" in arrays:
-        difference = np.asarray(candidate, np.float64) - np.asarray(reference, np.float64)
-        deterioration.update(arrays, difference, None if weight is None else np.asarray(weight, np.float32))
+        good = np.asarray(reference, np.float64)
+        difference = np.asarray(candidate, np.float64) - good
+        deterioration.update(arrays, difference, None if weight is None else np.asarray(weight, np.float32), good)
 
 
 def update_guard(
@@ -200,7 +201,8 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
         return Verdict("wait", f"{found.examples} of at least {spec.minimum} examples compared{note}", found)
     guards = {name: _weigh(arrays, _guard(spec, name), threshold) for name in sorted(spec.guards)}
     note = _clipped(arrays, spec)
-    against = _objection(spec, question, guards)
+    least = deterioration.least(arrays) if "guard_counts" in arrays else 0.0
+    against = _objection(spec, question, guards, least)
     if against:
         return Verdict("reject", against + note, found)
     missing = _missing(spec, question, guards)
@@ -210,11 +212,14 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
     return Verdict("promote", reason + note, found)
 
 
-def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case]) -> str:
-    """Return the reason for a rejection, if there is one: one metric is enough, so the metrics share alpha."""
+def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case], least: float) -> str:
+    """Return the reason for a rejection, if there is one: one metric is enough, so the metrics share alpha.
+
+    A difference in the loss that is not shown to be at least `least` is no reason.
+    """
     found = question.evidence
     needed = found.threshold + math.log(1 + len(guards))
-    if found.log_e_worse >= needed and question.worse.whole < 0.0:
+    if found.log_e_worse >= needed and question.worse.whole < 0.0 and (least == 0.0 or -question.worse.high >= least):
         return f"worse by {-question.worse.difference:.4g} {_where(question.worse, found)}"
     for name, guard in guards.items():
         if guard.worse >= needed:

@@ -13,6 +13,10 @@ e-detector: the false alarms of one length are then at least exp(24) blocks apar
 approximately, since blocks correlate and their standard deviation is estimated. `bench/guard.py` simulates the false
 alarms; `docs/why/gate.md` shows the figures.
 
+A rollback gives up all that was learned since the good version. So where the good version's losses are known, an alarm
+also needs a difference that is, less two standard errors, at least `MATERIAL` of their slow mean. A smaller one is
+reported, and changes nothing.
+
 The standard deviation of a block mean comes from three estimates, which a sudden shift changes little:
 
 - The variance of the rows within a block, as a slow mean. Half the variance within the newest block counts instead if
@@ -60,11 +64,15 @@ CORRELATED = 0.97  # the largest correlation
 PERSISTENT = 0.999  # the largest coefficient of the autoregression
 FARTHEST = 1e6  # bound of a block mean in units of its noise, which may be 0
 
+MATERIAL = 0.1  # the smallest difference that is an alarm, as a share of the good version's mean loss
+ERRORS = 2.0  # standard errors by which the mean difference of a stretch must exceed that
+LOSS_RATE = 0.001  # weight of the newest row in that mean, once there are 1,000
+
 HEAVIEST = 10.0  # a weight counts as at most this multiple of the running mean weight
 LARGEST = 1e100  # bound of a difference, so that squares stay finite
 
 EXAMPLES, SKIPPED = range(2)  # columns of "guard_counts"
-BOUND, WEIGHT, TOTAL, PREVIOUS, STEPS, PERSISTENCE = range(6)  # columns of "guard_sums"
+BOUND, WEIGHT, TOTAL, PREVIOUS, STEPS, PERSISTENCE, GOOD = range(7)  # columns of "guard_sums"; GOOD: the slow mean loss
 # Columns of "guard_blocks": closed blocks; mean and squares of the open one; the slow means; the two last scores; the
 # statistic, the blocks since it left 0 and the sum of their means; the standard deviation of a block mean; and the
 # means and variances of the first FEWEST blocks.
@@ -79,11 +87,11 @@ def start(bound: float = 0.0) -> Arrays:
     0 if there is none. Raises `InputError` for a bound that is negative or not finite.
 
     >>> {name: array.shape for name, array in start(1.0).items()}
-    {'guard_counts': (2,), 'guard_sums': (6,), 'guard_blocks': (6, 36)}
+    {'guard_counts': (2,), 'guard_sums': (7,), 'guard_blocks': (6, 36)}
     """
     if not 0.0 <= bound < math.inf:
         raise InputError(f"guard: got bound {bound!r}; expected a finite number of 0 or more. Use 0 for no bound.")
-    sums = np.zeros(6)
+    sums = np.zeros(7)
     sums[BOUND] = bound
     return {
         "guard_counts": np.zeros(2, np.int64),
@@ -92,8 +100,10 @@ def start(bound: float = 0.0) -> Arrays:
     }
 
 
-def update(arrays: Arrays, differences: Floats, weight: Singles | None = None) -> None:
+def update(arrays: Arrays, differences: Floats, weight: Singles | None = None, good: Floats | None = None) -> None:
     """Add n differences, float64 (n,), champion's loss minus good version's loss, in log order.
+
+    `good`, float64 (n,), are the good version's losses; without them every difference matters.
 
     `weight`, float32 (n,), is 1 where it is None. A difference is multiplied by its weight over the mean weight of the
     rows before it, at most 10: the excess is clipped. A row of weight 0 changes nothing, and neither do rows before the
@@ -114,10 +124,11 @@ def update(arrays: Arrays, differences: Floats, weight: Singles | None = None) -
     """
     differences = np.asarray(differences, np.float64)
     weights = np.ones(len(differences)) if weight is None else np.asarray(weight, np.float64)
-    if differences.ndim != 1 or weights.shape != differences.shape:
+    good = np.zeros(len(differences)) if good is None else np.asarray(good, np.float64)
+    if differences.ndim != 1 or not weights.shape == good.shape == differences.shape:
         raise InputError(
-            f"guard: got differences of shape {differences.shape} and weights of shape {weights.shape}; expected (n,) "
-            "twice. Give one weight for each difference."
+            f"guard: got differences of shape {differences.shape}, weights of shape {weights.shape} and losses of "
+            f"shape {good.shape}; expected (n,) for each. Give one weight and one loss for each difference."
         )
     wrong = np.flatnonzero(~((weights >= 0.0) & (weights < np.inf)))
     if len(wrong):
@@ -125,16 +136,37 @@ def update(arrays: Arrays, differences: Floats, weight: Singles | None = None) -
             f"guard: got weight {weights[wrong[0]]:g} at index {wrong[0]}; expected a finite number of 0 or more. "
             "Remove the row, or give it weight 0."
         )
-    watch(differences, weights, arrays["guard_counts"], arrays["guard_sums"], arrays["guard_blocks"])
+    watch(differences, weights, good, arrays["guard_counts"], arrays["guard_sums"], arrays["guard_blocks"])
 
 
 def alarm(arrays: Arrays) -> bool:
-    """Return True while the champion is worse than the good version; changes nothing."""
-    return bool(np.any(arrays["guard_blocks"][:, STATISTIC] > THRESHOLD))
+    """Return True while the champion is worse than the good version, by enough to matter; changes nothing."""
+    return bool(np.any(_alarms(arrays)))
+
+
+def least(arrays: Arrays) -> float:
+    """Return the smallest difference that matters, in units of the loss.
+
+    >>> arrays = start()
+    >>> update(arrays, np.full(400, 0.25), good=np.full(400, 0.5))
+    >>> least(arrays)
+    0.05
+    """
+    return MATERIAL * float(arrays["guard_sums"][GOOD])
+
+
+def _alarms(arrays: Arrays) -> NDArray[np.bool_]:
+    """Return which block lengths alarm, bool (LEVELS,)."""
+    levels, needed = arrays["guard_blocks"], least(arrays)
+    found: NDArray[np.bool_] = levels[:, STATISTIC] > THRESHOLD
+    if needed > 0.0:
+        rising = np.maximum(levels[:, RISING], 1.0)
+        found &= levels[:, GAIN] / rising - ERRORS * levels[:, SPREAD] / np.sqrt(rising) >= needed
+    return found
 
 
 def evidence(arrays: Arrays) -> Evidence:
-    """Return the evidence of the block length with the largest statistic; changes nothing.
+    """Return the evidence of the block length with the largest statistic, of those that alarm if any; changes nothing.
 
     `examples` counts all rows of weight above 0 since `start`. `blocks` is the number of blocks since the statistic
     left 0, and `difference` the mean over these rows, in the gate's sign: negative while the champion is worse. `low`
@@ -148,11 +180,11 @@ def evidence(arrays: Arrays) -> Evidence:
     (400, 25, 16, -0.25)
     """
     levels = arrays["guard_blocks"]
-    level = int(np.argmax(levels[:, STATISTIC]))
+    level = int(np.argmax(levels[:, STATISTIC] + HIGHEST * _alarms(arrays)))
     row = levels[level]
     blocks = int(row[RISING])
     difference = -float(row[GAIN]) / blocks if blocks else 0.0
-    half = 2.0 * float(row[SPREAD]) / math.sqrt(max(blocks, 1))
+    half = ERRORS * float(row[SPREAD]) / math.sqrt(max(blocks, 1))
     return Evidence(
         examples=int(arrays["guard_counts"][EXAMPLES]),
         block=BLOCK << level,
@@ -175,20 +207,23 @@ def verdict(arrays: Arrays) -> Verdict:
     'worse by 0.25 on the last 400 of 400 examples'
     """
     found = evidence(arrays)
-    if alarm(arrays):
-        stretch = f"on the last {found.blocks * found.block} of {found.examples} examples"
-        return Verdict("reject", f"worse by {-found.difference:.4g} {stretch}", found)
     skipped = int(arrays["guard_counts"][SKIPPED])
     note = f", {skipped} skipped because a loss was not finite" if skipped else ""
-    reason = f"not shown to be worse on {found.examples} examples{note}"
-    return Verdict("wait", f"{reason}: log e {found.log_e_worse:.1f}, needed {found.threshold:.1f}", found)
+    if found.log_e_worse <= found.threshold:
+        reason = f"not shown to be worse on {found.examples} examples{note}"
+        return Verdict("wait", f"{reason}: log e {found.log_e_worse:.1f}, needed {found.threshold:.1f}", found)
+    reason = f"worse by {-found.difference:.4g} on the last {found.blocks * found.block} of {found.examples} examples"
+    if alarm(arrays):
+        return Verdict("reject", reason, found)
+    needed = f"a rollback needs at least {least(arrays):.4g}, {MATERIAL:.0%} of the good version's loss"
+    return Verdict("wait", f"{reason}{note}; {needed}", found)
 
 
 # ---- arithmetic ----------------------------------------------------------------------------------------------------
 
 
 @exact_kernel
-def watch(differences: Floats, weights: Floats, counts: Counts, sums: Floats, blocks: Floats) -> None:
+def watch(differences: Floats, weights: Floats, good: Floats, counts: Counts, sums: Floats, blocks: Floats) -> None:
     """Add rows to the open block of 25, and each closed block to every length that it completes."""
     for i in range(len(differences)):
         if weights[i] == 0.0:
@@ -200,7 +235,12 @@ def watch(differences: Floats, weights: Floats, counts: Counts, sums: Floats, bl
         if n == 0 and differences[i] == 0.0:
             continue  # the models are still the same
         typical = sums[WEIGHT] / n if n > 0 else weights[i]
-        x = min(max(differences[i], -LARGEST), LARGEST) * min(weights[i] / typical, HEAVIEST)
+        share = min(weights[i] / typical, HEAVIEST)
+        x = min(max(differences[i], -LARGEST), LARGEST) * share
+        loss = min(good[i], LARGEST) * share
+        if n >= BLOCK and sums[GOOD] > 0.0:
+            loss = min(loss, BURST * sums[GOOD])  # one disaster must not silence the guard
+        sums[GOOD] += max(1.0 / (n + 1), LOSS_RATE) * (loss - sums[GOOD])
         sums[WEIGHT] += weights[i]
         sums[TOTAL] += x
         if 0 < n < BLOCK * FEWEST:

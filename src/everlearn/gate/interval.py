@@ -24,14 +24,16 @@ MOST_ALIKE = 0.95  # the most that it may be
 
 
 class MeanInterval(NamedTuple):
-    """A mean, and the ends of its interval; None where there are too few blocks for one."""
+    """A mean, and the ends of its interval; None where there are too few blocks for one, or nothing bounds it."""
 
     mean: float
     low: float | None
     high: float | None
 
 
-def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.05) -> MeanInterval:
+def of_stretches(
+    sums: Floats, weights: Floats, examples: int, alpha: float = 0.05, bound: float = math.inf
+) -> MeanInterval:
     """Return the mean difference of a stream so far, and an interval for the mean of its expected differences.
 
     `sums` float64 (n,) holds the weighted sum of the differences in each stretch, in order, `weights` float64 (n,) the
@@ -40,13 +42,21 @@ def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.
     neighbours need long blocks. The interval is a confidence sequence: seen after every row, it leaves out the truth at
     any time with probability about `alpha`. That is asymptotic, and asks that rows forget within a block.
 
-    Source: Wang & Ramdas, arXiv 2310.03722, sec. 4; von Neumann 1941 for the variance. Raises `InputError` for shapes
-    that differ or a weight that is not above 0, and `ConfigError` for an alpha outside (0, 1).
+    Equal differences do not show that all others are equal. If no difference is farther from 0 than `bound`, n equal
+    stretches leave log(1 / alpha) / n for the share of other ones ("rule of three"); that is the least half width. With
+    an infinite bound, differences without any variance have no interval.
+
+    Source: Wang & Ramdas, arXiv 2310.03722, sec. 4; von Neumann 1941 for the variance; Hanley & Lippman-Hand 1983 for
+    the rule of three. Raises `InputError` for shapes that differ or a weight that is not above 0, and `ConfigError` for
+    an alpha outside (0, 1).
 
     >>> rng = np.random.default_rng(0)
     >>> found = of_stretches(100 * rng.normal(0.02, 0.03, 64), np.full(64, 100.0), 6400)
     >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
     (0.022, 0.009, 0.035)
+    >>> found = of_stretches(np.zeros(200), np.full(200, 100.0), 20_000, bound=1.0)
+    >>> found.mean, round(found.low, 3), round(found.high, 3)
+    (0.0, -0.015, 0.015)
     """
     sums, weights = np.asarray(sums, np.float64), np.asarray(weights, np.float64)
     if sums.shape != weights.shape or sums.ndim != 1:
@@ -68,7 +78,11 @@ def of_stretches(sums: Floats, weights: Floats, examples: int, alpha: float = 0.
             return MeanInterval(mean, None, None)
         half = max(half, deviations * math.sqrt(variance))
         length *= 2
-    return MeanInterval(mean, mean - half, mean + half) if half > 0.0 else MeanInterval(mean, None, None)
+    if length == 1 or (half == 0.0 and bound == math.inf):
+        return MeanInterval(mean, None, None)
+    if bound < math.inf:
+        half = max(half, (bound + abs(mean)) * threshold * float(weights.max() / weights.sum()))
+    return MeanInterval(mean, max(mean - half, -bound), min(mean + half, bound))
 
 
 def _noise(blocks: Floats) -> tuple[float, float]:

@@ -43,9 +43,8 @@ LOSS, WINDOW, GUARDS = range(3)  # rows of all arrays; the last two hold the fir
 COMPARED, SKIPPED, CALIBRATED, RESTARTS = range(4)  # columns of "seen"
 ROOTS, SCALE, DIFFERENCE, NET, PEAK, TROUGH, FALL, RISE = range(8)  # columns of "totals"
 RECENT_SQUARES, RECENT_SHARES, HIGHEST_SCALE = range(3)  # of "recent": the losses since the scale last changed
-COUNT, SUM, SQUARES, LAGGED, FIRST, LAST, OPEN = range(
-    7
-)  # columns of "blocks": of closed blocks, and of the open block
+# Columns of "blocks": sums over closed blocks, the open block, and the sum of number times block, where it is kept.
+COUNT, SUM, SQUARES, LAGGED, FIRST, LAST, OPEN, RANKED = range(8)
 BETTER, WORSE = range(2)  # directions of "capital"
 
 
@@ -253,6 +252,8 @@ def _close(blocks: Floats, row: int, level: int) -> None:
         blocks[row, level, FIRST] = x
     blocks[row, level, LAGGED] += blocks[row, level, LAST] * x
     blocks[row, level, COUNT] += 1.0
+    if blocks.shape[2] > RANKED:
+        blocks[row, level, RANKED] += blocks[row, level, COUNT] * x
     blocks[row, level, SUM] += x
     blocks[row, level, SQUARES] += x * x
     blocks[row, level, LAST] = x
@@ -276,12 +277,43 @@ def resemblance(sums: Floats) -> float:
 
 
 @exact_kernel
-def _describe(sums: Floats, length: float) -> tuple[float, float, float]:
+def _slope(sums: Floats) -> float:
+    """Return the slope of a straight line through the blocks, for each block; 0 without the sum that it needs."""
+    m = sums[COUNT]
+    if len(sums) <= RANKED or m < 3.0:
+        return 0.0
+    return float(12.0 * (sums[RANKED] - 0.5 * (m + 1.0) * sums[SUM]) / (m * (m * m - 1.0)))
+
+
+@exact_kernel
+def trend_resemblance(sums: Floats, slope: float) -> float:
+    """Return `resemblance` of the blocks around a line of this slope, with the bias of a fitted line."""
+    m = sums[COUNT]
+    mean = sums[SUM] / m
+    spread = sums[SQUARES] - m * mean * mean - slope * slope * m * (m * m - 1.0) / 12.0
+    if spread <= 1e-12 * sums[SQUARES]:
+        return 0.0
+    start = mean - 0.5 * slope * (m + 1.0)  # the line is start + slope * k
+    lagged = sums[LAGGED]
+    lagged -= (start - slope) * (sums[SUM] - sums[FIRST]) + slope * (sums[RANKED] - sums[FIRST])
+    lagged -= (start + slope) * (sums[SUM] - sums[LAST]) + slope * (sums[RANKED] - m * sums[LAST])
+    k, squares = 0.5 * m * (m - 1.0), (m - 1.0) * m * (2.0 * m - 1.0) / 6.0  # sums of k and k^2 below m
+    lagged += (m - 1.0) * start * (start + slope) + slope * (2.0 * start + slope) * k + slope * slope * squares
+    r = lagged / spread
+    return float(r + (2.0 + 4.0 * r) / m + 0.75 / math.sqrt(m))
+
+
+@exact_kernel
+def _describe(sums: Floats, length: float, slope: float) -> tuple[float, float, float]:
     """Return the mean difference, the variance of the block means, and the effective number of blocks."""
     m = sums[COUNT]
     mean = sums[SUM] / (m * length)
     variance = max(sums[SQUARES] / (m * length * length) - mean * mean, 0.0)
     r = max(resemblance(sums), 0.0)
+    if slope != 0.0:
+        variance -= slope * slope * (m * m - 1.0) / (12.0 * length * length)
+        variance = max(variance, 0.0) * m / (m - 1.0)
+        r = max(trend_resemblance(sums, slope), 0.0)
     return mean, variance, m * (1.0 - r) / (1.0 + r)
 
 
@@ -328,7 +360,7 @@ def weigh_blocks(
     second -= math.log(2.0)
     sums = blocks[LEVELS]
     if sums[COUNT] >= FEWEST_CYCLES and resemblance(sums) <= CORRELATED:
-        mean, variance, independent = _describe(sums, cycle)
+        mean, variance, independent = _describe(sums, cycle, 0.0)
         examples = sums[COUNT] * cycle
         above = _log_e(mean - better, variance, independent, examples) - math.log(2.0)
         if above > first:
@@ -348,19 +380,39 @@ def _doubling(
     while level > 0 and blocks[level, COUNT] < FEWEST:
         level -= 1
     longest = level
-    first = second = np.inf
-    low, high, decided = 1.0, -1.0, level
+    first, decided = _weakest(blocks, longest, better, 1.0)
+    second, _ = _weakest(blocks, longest, worse, -1.0)
+    low, high = 1.0, -1.0
     while level >= 0 and blocks[level, COUNT] >= FEWEST and abs(resemblance(blocks[level])) <= CORRELATED:
         length = float(1 << level)
         examples = blocks[level, COUNT] * length
-        mean, variance, independent = _describe(blocks[level], length)
-        above = _log_e(mean - better, variance, independent, examples)
-        if above < first:
-            first, decided = above, level
-        second = min(second, _log_e(worse - mean, variance, independent, examples))
+        mean, variance, independent = _describe(blocks[level], length, 0.0)
         half = half_width(variance, independent, examples, threshold)
         low, high = min(low, mean - half), max(high, mean + half)
         level -= 1
     if level == longest:  # no length qualified
-        return 0.0, 0.0, -1.0, 1.0, float(1 << longest), blocks[longest, COUNT]
+        low, high = -1.0, 1.0
     return first, second, max(low, -1.0), min(high, 1.0), float(1 << decided), blocks[decided, COUNT]
+
+
+@exact_kernel
+def _weakest(blocks: Floats, longest: int, bound: float, sign: float) -> tuple[float, int]:
+    """Return the weakest log e-value over the lengths that qualify, and its level; 0 where none does.
+
+    `sign` is 1 for the question if the mean is above the bound, -1 for below. A line through the blocks that rises in
+    that direction is not noise.
+    """
+    weakest, decided, level = np.inf, longest, longest
+    while level >= 0 and blocks[level, COUNT] >= FEWEST:
+        slope = _slope(blocks[level])
+        slope = slope if slope * sign > 0.0 else 0.0
+        r = trend_resemblance(blocks[level], slope) if slope != 0.0 else resemblance(blocks[level])
+        if abs(r) > CORRELATED:
+            break
+        length = float(1 << level)
+        mean, variance, independent = _describe(blocks[level], length, slope)
+        found = _log_e(sign * (mean - bound), variance, independent, blocks[level, COUNT] * length)
+        if found < weakest:
+            weakest, decided = found, level
+        level -= 1
+    return (weakest, decided) if level < longest else (0.0, longest)

@@ -217,8 +217,9 @@ def _accepted_at(examples: int, difference: float, disagreement: float, alpha: f
     A rejection ends a stream, as it ends a validation.
     """
     spec = GateSpec(loss="error", alpha=alpha, minimum=max(1, minimum))
-    random, accepted = np.random.default_rng(seed), np.zeros(STREAMS, np.int64)
+    accepted = np.zeros(STREAMS, np.int64)
     for stream in range(STREAMS):
+        random = np.random.default_rng([seed, stream])  # the same rows, however many are read
         arrays = gate.start(spec, guard=False)
         for begin in range(0, examples, STEP):
             gate.update(arrays, spec, *_errors(random, min(STEP, examples - begin), difference, disagreement))

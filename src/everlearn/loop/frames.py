@@ -15,7 +15,7 @@ from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
 from everlearn.predict import Instance, new_ids
 from everlearn.records import Example, Feedback, Prediction
-from everlearn.schema import columnar
+from everlearn.schema import columnar, nested
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ def instances(given: Admission, frame: Any, ids: str = "") -> list[Instance]:
 
     Raises InputError for a frame that cannot be read, and, naming the row, for a cell that cannot be used.
     """
-    rows = _rows(frame)
+    rows = _rows(given, frame)
     named = [_text(row.get(_present(rows, ids)), ids, i) for i, row in enumerate(rows)] if ids else new_ids(len(rows))
     made = []
     for i, (id, row) in enumerate(zip(named, rows, strict=True)):
@@ -62,7 +62,7 @@ def examples(given: Admission, frame: Any, weight: str, source: str, refused: An
 
     `weight` names the column of weights, if there is one. Raises as `instances` does.
     """
-    rows, label = _rows(frame), given.spec.schema.label
+    rows, label = _rows(given, frame), given.spec.schema.label
     _present(rows, label)
     made: list[Example] = []
     for i, row in enumerate(rows):
@@ -80,7 +80,7 @@ def judgements(given: Admission, frame: Any, ids: str, label: str, weight: str, 
 
     Raises as `instances` does, and UnknownId for a prediction that is not in the log.
     """
-    rows, label = _rows(frame), label or given.spec.schema.label
+    rows, label = _rows(given, frame), label or given.spec.schema.label
     for name in (ids, label):
         _present(rows, name)
     made: list[Feedback] = []
@@ -104,8 +104,12 @@ def like(frame: Any, columns: Mapping[str, list[Any]]) -> Any:
     return made
 
 
-def _rows(frame: Any) -> list[dict[str, Any]]:
-    columns = {name: columnar.values_of(columnar.native(column)) for name, column in columnar.named(frame).items()}
+def _rows(given: Admission, frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a frame, the parts of objects under dotted names."""
+    parts = {name: columnar.native(column) for name, column in columnar.named(frame).items()}
+    if given.spec.schema.rules > 1:
+        parts = nested.flat_columns(parts)
+    columns = {name: columnar.values_of(part) for name, part in parts.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"the columns have different lengths: {lengths}")

@@ -17,6 +17,7 @@ HIGHER_IS_BETTER = ("accuracy",)
 _MEASURED = ("accuracy", "log_loss", "mae", "mse", "pinball")  # in the curves
 _STANDS_FOR = {"rmse": "mse", "r2": "mse", "skill_last": "mae", "skill_mean": "mae", "kappa": "accuracy"}
 _SAME = {"error": "accuracy", "log_loss": "log_loss", "absolute": "mae", "squared": "mse", "pinball": "pinball"}
+_BOUNDS = {"accuracy": 1.0}  # of the difference in one row
 _MOST_OF = 0.9  # share of the rows behind the gain from which evidence of the gate is about the same rows
 _FEWEST = 100  # examples below which there is no gain
 
@@ -26,8 +27,9 @@ def of(curves: Mapping[str, Mapping[str, Any]], headline: str, alpha: float) -> 
 
     `curves` are those of `Monitor.curves`. The baseline is the frozen start if it has a curve, else the best naive one.
     `metric` is `headline` if curves hold it, else the mean loss nearest to it. `difference` is the champion's metric
-    minus the baseline's, over `examples` rows that both predicted; `low` and `high` bound it (None: too few rows). They
-    are a confidence sequence at `alpha`, shared among the naive baselines that the best was chosen of.
+    minus the baseline's, over `examples` rows that both predicted; `low` and `high` bound it (None: too few rows, or
+    all are equal). They are a confidence sequence at `alpha`, shared among the naive baselines that the best was chosen
+    of.
     `better` is 1 if the interval shows the champion better, -1 if worse, else 0.
     """
     champion = curves.get("champion", {})
@@ -41,7 +43,7 @@ def of(curves: Mapping[str, Mapping[str, Any]], headline: str, alpha: float) -> 
     sign = 1.0 if name in HIGHER_IS_BETTER else -1.0
     role = min(found, key=lambda one: sign * float(found[one][0].sum() / found[one][1].sum()))
     sums, weights, examples = found[role]
-    mean, low, high = interval.of_stretches(sums, weights, examples, alpha / len(found))
+    mean, low, high = interval.of_stretches(sums, weights, examples, alpha / len(found), _BOUNDS.get(name, np.inf))
     better = 0
     if low is not None and high is not None and not low <= 0.0 <= high:
         better = int(np.sign(sign * mean))

@@ -28,10 +28,11 @@ _READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants 
 
 
 class Home:
-    """An open home. Opening raises InUse if another process has it open."""
+    """An open home; `saves` counts its checkpoints. Opening raises InUse if another process has it open."""
 
     def __init__(self, folder: Path, spec: LogSpec) -> None:
         self.folder = folder
+        self.saves = 0
         self._checkpoints: list[str] = []  # the blobs of the last two
         with ExitStack() as undo:
             self._lock = undo.enter_context(held(folder))  # first, since it makes the folder for this user alone
@@ -84,6 +85,7 @@ class Home:
         self.check_place()
         blob = self._blobs.put(arrays, header | {"format": _FORMAT})
         positions = self.log.append([*payloads, Checkpoint(at, blob)])
+        self.saves += 1
         for payload in payloads:
             if isinstance(payload, Born | Decision):
                 self.versions.note(payload)

@@ -8,7 +8,7 @@ can be erased. Nothing here writes: the loop makes the results durable.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -47,15 +47,25 @@ class Ingest:
         """Return the unknown names and the missing fields of rows and records since the loop was opened."""
         return {"fields": report(self.names.counts, self._fold.spec.schema.fields)}
 
-    def parts(self, stream: Stream) -> list[Stream]:
+    def parts(self, stream: Stream, times: Collection[str] = ()) -> list[Stream]:
         """Return the files of a stream, read by the rules of the home.
 
-        Raises InputError for a file with unknown or missing columns, if the loop is strict.
+        `times` are columns of times beside the fields. Raises InputError for a file with unknown or missing columns,
+        if the loop is strict.
         """
         found = stream.under(self._fold.spec.schema.rules).parts()
         for part in found:
-            self.names.require(part.names, part.name)
+            self.names.require(self._columns(part, times), part.name)
         return found
+
+    def _columns(self, part: Stream, times: Collection[str]) -> list[str]:
+        """Return the columns of a file without those of times that are no fields."""
+        fields = self._fold.spec.schema.fields
+        return [name for name in part.names if name in fields or name not in times]
+
+    def count_names(self, part: Stream, times: Collection[str], rows: int) -> None:
+        """Count the names in some rows of a file with columns of times."""
+        self.names.add_rows(self._columns(part, times), rows)
 
     def is_log(self, stream: Stream) -> bool:
         """Return True if the rows of a stream are themselves the log."""

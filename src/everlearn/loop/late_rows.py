@@ -8,6 +8,7 @@ groups, and leaves out what the log holds.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,6 +35,11 @@ class LabelDelay:
     rows: int = 0
     column: str = ""
     clock: str = ""
+
+    @property
+    def times(self) -> tuple[str, ...]:
+        """The columns of times."""
+        return tuple(dict.fromkeys((self.column, self.clock))) if self.column else ()
 
 
 def label_delay(schema: Schema, delay: int | None, label_time: str, row_time: str) -> LabelDelay | None:
@@ -87,7 +93,8 @@ class LateRows:
         self._journal, self._given, self._delay = journal, given, delay
         window = given.spec.feedback.window if delay.column else 0.0
         self._schedule = LabelSchedule[_Row](window if window < math.inf else 0.0)
-        self._times = tuple(dict.fromkeys((delay.column, delay.clock))) if delay.column else ()
+        self._times = delay.times
+        self._parts: dict[str, Stream] = {}  # names to streams
         self._number, self._now = 0, -math.inf  # the rows so far, and the latest of their times
         self._new: set[str] = set()  # rows predicted by this replay that wait for their labels
         self._unsure: list[tuple[float, _Row]] = []  # labels that an interrupted replay may not have given
@@ -100,10 +107,11 @@ class LateRows:
         Raises InputError for a column that a part does not have, and for a file that was changed where it had been
         read already.
         """
+        self._parts = {part.name: part for part in parts}
         for part in parts:
-            if missing := [name for name in self._times if name not in part.columns]:
+            if missing := [name for name in self._times if name not in part.names]:
                 raise InputError(
-                    f"{part.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(part.columns)}. "
+                    f"{part.name} has no column {', '.join(map(repr, missing))}; it has {', '.join(part.names)}. "
                     "Name the columns of times as label_time and row_time"
                 )
         for part in parts:
@@ -126,12 +134,12 @@ class LateRows:
                 if self._warming(len(warm)):
                     warm.append(self._example(row))
                     continue
-                self._learn(warm)
+                self._learn(warm, part)
                 self._add(row, until)
                 if self.taken >= shown + _SHOWN:
                     yield (shown := self.taken)
-            self._learn(warm)
-            self._reject(chunk.rejected, base)
+            self._learn(warm, part)
+            self._reject(chunk.rejected, base, part)
 
     def _warming(self, waiting: int) -> bool:
         """Return True while rows belong to the warm start, which comes with its labels."""
@@ -142,21 +150,27 @@ class LateRows:
         self._now = max(self._now, row.at) if row.at == row.at else self._now
         return Example(row.id, row.features, row.label, subject=admission.subject(self._given, row.features))
 
-    def _learn(self, warm: list[Example]) -> None:
+    def _learn(self, warm: list[Example], part: Stream) -> None:
         """Let the loop learn the rows of the warm start."""
         if warm:
             self._journal.take(warm, [self._now] * len(warm) if self._timed() else ())
-            self.taken += len(warm)
+            self._count(part, len(warm))
             warm.clear()
+
+    def _count(self, part: Stream, rows: int) -> None:
+        """Count rows of a file that are in the log now, and the names of its columns."""
+        self.taken += rows
+        if rows:
+            self._journal.intake.count_names(part, self._times, rows)
 
     def _timed(self) -> bool:
         return bool(self._delay.column) and self._now > -math.inf
 
-    def _reject(self, rejected: Sequence[Rejected], base: int) -> None:
+    def _reject(self, rejected: Sequence[Rejected], base: int, part: Stream) -> None:
         """Log rejected rows, each once."""
         aside: list[Payload] = [Rejected(one.source, one.line, one.reason, one.raw, one.at + base) for one in rejected]
         end = self._journal.log.end()
-        self.taken += sum(position > end for position in self._journal.take(aside))
+        self._count(part, sum(position > end for position in self._journal.take(aside)))
 
     def _add(self, row: _Row, until: float) -> None:
         """Put a row into the schedule, after what comes before it."""
@@ -225,7 +239,8 @@ class LateRows:
         aside = zip(refused, refused.values(), places, strict=True)
         journal.take([Rejected(rows[number].stream, place, why, "", place) for number, why, place in aside])
         self._new.update(row.id for row in usable)
-        self.taken += len(rows)
+        for name, taken in Counter(row.stream for row in rows).items():
+            self._count(self._parts[name], taken)
 
 
 def check_taken_late(log: Log, part: Stream, before: int) -> None:

@@ -16,9 +16,9 @@ import msgspec
 from everlearn import config, merge
 from everlearn.errors import InputError
 from everlearn.events import Log
-from everlearn.feedback import admission, early_room
+from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
-from everlearn.feedback.early_room import EarlyRoom
+from everlearn.feedback.early_room import EarlyRoom, FoldedUse
 from everlearn.loop import commands, frames, questions, status
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
@@ -63,7 +63,7 @@ class Loop:
         self._journal = Journal(spec, home, behind, self._clock)
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
-        room = EarlyRoom(self.spec.feedback, lambda: early_room.use(self.fold.early, self.position))
+        room = EarlyRoom(self.spec.feedback, FoldedUse(lambda: (self.fold.early, self.position)))
         self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names, room)
 
     # ---- parts ------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Loop:
         and not learned. Raises as `feedback` does.
         """
         judged = weight, source, verdict, seconds, why
-        self._take_feedback(admission.feedback(self._admission, id, None, None, chosen, *judged))
+        self._take_feedback([admission.feedback(self._admission, id, None, None, chosen, *judged)])
 
     def feedback(
         self,
@@ -195,7 +195,7 @@ class Loop:
         is not in the log, NoRoom for early feedback that cannot be kept, and InputError for feedback that the task
         cannot use; the log then stays as it was.
         """
-        self._take_feedback(admission.feedback(self._admission, id, label, reward, chosen, weight, source))
+        self._take_feedback([admission.feedback(self._admission, id, label, reward, chosen, weight, source)])
 
     def learn(
         self, features: Mapping[str, Any], label: Scalar, weight: float = 1.0, id: str | None = None, source: str = ""
@@ -234,7 +234,7 @@ class Loop:
         """
         judged = frames.judgements(self._admission, frame, id, label, weight, source)
         end = self.log.end()
-        known = [position <= end for position in self._journal.take(judged)]
+        known = [position <= end for position in self._take_feedback(judged)]
         return frames.like(frame, {"id": [one.id for one in judged], "known": known})
 
     def learn_many(self, frame: Any, weight: str = "", source: str = "") -> Any:
@@ -278,7 +278,7 @@ class Loop:
         as_log = late is None and self.intake.is_log(stream)
         if (settled := self.intake.settle_warm_start(stream, as_log)) is not None:
             self._journal.take([settled])
-        parts = self.intake.parts(stream)
+        parts = self.intake.parts(stream, late.times if late else ())
         steps = LateRows(self._journal, self._admission, late).steps(parts) if late else self._taken(parts, as_log)
         for taken in steps:
             if warming:  # the first use of a kernel compiles or loads it: measure the rest
@@ -480,11 +480,9 @@ class Loop:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take_feedback(self, given: Feedback) -> None:
-        ticket = admission.early_ticket(self._admission, given)
-        self._journal.take([given])
-        if ticket is not None:
-            ticket.until = self.position
+    def _take_feedback(self, given: Sequence[Feedback]) -> list[int]:
+        with admission.early_room(self._admission, given, lambda: self.position):
+            return self._journal.take(given)
 
     def _carry_out(self, command: Decision) -> Version:
         """Carry out a command; return the version that it is about. Raises InputError if it was rejected."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, IdTaken, InputError
 from everlearn.loop import questions
 from everlearn.loop.loop import Loop
 from everlearn.records import Rejected
@@ -46,10 +46,14 @@ def take(
 
     A file that is taken again, after an interruption or because it grew, goes on where it stopped. `by` is the source
     of the judgements (default: "people/" with the file's name); people are trusted. `progress(pairs, loop)` is called
-    now and then. Raises `InputError` for a source without pairs, `ConfigError` for no epoch.
+    now and then. A row whose texts cannot be used is counted and passed over.
+
+    Raises `InputError` for a source without pairs and for a model that takes no texts, `IdTaken` for a pair that the
+    log holds with other tokens, `ConfigError` for no epoch.
     """
     if epochs < 1:
         raise ConfigError(f"epochs: got {epochs}; expected at least 1")
+    questions.check_takes_texts(loop.ready())
     taken, by = TakenPairs(), by or f"people/{_name(source)}"
     for epoch in range(epochs):
         done = 0
@@ -62,6 +66,8 @@ def take(
                 )
                 id = f"pair-{key.hexdigest()}-{epoch + 1}"
                 loop.record(question, {"prompt": questions.text(row.prompt)}, id)
+            except IdTaken:  # by another tokenizer, for instance: no fault of the row
+                raise
             except InputError as error:
                 if not epoch:
                     _refuse(taken, Rejected(_name(source), place[0], str(error), "", place[0]))

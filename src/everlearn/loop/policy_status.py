@@ -56,7 +56,7 @@ def agreements(log: Log) -> dict[str, dict[str, Any]]:
     Reads all judgements of the log, and needs the extra "llm". `low` and `high` are a confidence sequence; see
     `families.preference.agreement`.
     """
-    from everlearn.families.preference.agreement import agreement
+    from everlearn.families.preference.agreement import plain_agreement
 
     people: dict[str, int] = {}
     others: dict[str, dict[str, int]] = {}
@@ -70,14 +70,7 @@ def agreements(log: Log) -> dict[str, dict[str, Any]]:
         both = [id for id in verdicts if id in people]
         if source and both:
             judge, person = (np.array([held[id] for id in both]) for held in (verdicts, people))
-            share = (known := agreement(judge, person)).all
-            found[source] = {
-                "pairs": share.pairs,
-                "share": share.share,
-                "low": known.low,
-                "high": known.high,
-                "kappa": known.kappa,
-            }
+            found[source] = plain_agreement(judge, person)
     return found
 
 

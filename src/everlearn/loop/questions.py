@@ -150,16 +150,23 @@ def transcribe(
 ) -> tuple[Asked, int]:
     """Return a question about two written answers, better first, and the place of the better one in its pair.
 
-    Raises InputError for texts without tokens or with too many, and for a family that cannot take them.
+    Raises InputError for texts without tokens or with too many, and as `check_takes_texts`.
     """
+    check_takes_texts(champion)
+    taker = cast(Transcribes, champion.model)
+    return taker.transcribe(plain(prompt), [plain(one) for one in answers], key, repeated=repeated)
+
+
+def check_takes_texts(champion: Answering) -> None:
+    """Raise InputError for a model that cannot take any text that others wrote."""
     model: Any = champion.model
     if not callable(getattr(model, "transcribe", None)):
         raise InputError(
             f"model: got a {type(model).__name__}, which takes no texts of others; expected a family that does, such "
             'as "preference". Record the tokens with loop.record(pair, features)'
         )
-    taker = cast(Transcribes, model)
-    return taker.transcribe(plain(prompt), [plain(one) for one in answers], key, repeated=repeated)
+    if getattr(model, "tokenizer", "") is None:
+        raise InputError("tokenizer: got none; expected one that turns texts into tokens. Set model.tokenizer")
 
 
 def _asks(model: object) -> Asks:

@@ -7,6 +7,7 @@ anything is written.
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from everlearn.stream import read
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
+_OFFLINE = re.compile(r"trained offline on (\d+) rows")
 _OUTSIDE = ("prediction", "example", "label", "reward", "preference")
 
 
@@ -57,14 +59,15 @@ def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) ->
         rows, sources = _rows_of_files(held), dict[str, dict[str, Any]]()
         if rows:
             blobs = Blobs(scratch / "home" / "blobs")
-            fold, sources = _run_again(held, scratch / "home", source, rows, len(known))
+            fold, sources, spec = _run_again(held, scratch / "home", source, rows, known)
         else:
             blobs = Blobs(scratch)
             fold = replay_log(held.log, Versions(blobs), _first_settings(held))
+            spec = fold.spec
         _check_same(known, blobs, home)
         restored = _take_over(home, blobs, known)
         arrays, header = fold.state()
-        kept = {"fold": header, "sources": sources, "spec": config.stored(fold.spec)}
+        kept = {"fold": header, "sources": sources, "spec": config.stored(spec)}
         needed = {contestant.version for contestant in fold.roster.contestants}
         held.save([], sum(fold.cursor.values()), arrays, kept, needed, len(known))
         return RebuiltHome(held.log.end(), rows, len(known), restored, fold.roster.champion.version)
@@ -112,9 +115,12 @@ def _first_settings(home: Home) -> Spec | None:
 
 
 def _run_again(
-    home: Home, scratch: Path, source: Path | None, rows: int, versions: int
-) -> tuple[Fold, dict[str, dict[str, Any]]]:
-    """Run the files again that are the log, in another home, up to the row that the loop had reached."""
+    home: Home, scratch: Path, source: Path | None, rows: int, known: list[Version]
+) -> tuple[Fold, dict[str, dict[str, Any]], Spec]:
+    """Run the files again that are the log, in another home, up to the row that the loop had reached.
+
+    Returns the fold, the progress in each file, and the settings of the loop.
+    """
     spec, folder = _first_settings(home), home.folder
     if spec is None:
         raise LogError(f"{folder}: neither its log nor a checkpoint holds the settings. Put back a backup")
@@ -130,7 +136,8 @@ def _run_again(
             f"{path or 'source'}: the file is missing, and the first {rows} rows of it are not in the log of {folder}, "
             "which reads them from there. Put it back, or give its path with --source"
         )
-    with Loop(msgspec.structs.replace(spec, keep=max(spec.keep, versions)), scratch) as loop:
+    warm = _warm_start(spec, known, rows)
+    with Loop(msgspec.structs.replace(spec, keep=max(spec.keep, len(known)), warm_start=warm), scratch) as loop:
         left = rows
         for part in read(str(path), schema=spec.schema).parts():
             if left:
@@ -138,7 +145,20 @@ def _run_again(
                 left = rows - loop.intake.rows
         if left:
             raise InputError(f"{path}: got {rows - left} rows; expected the {rows} that the loop has read. Put it back")
-        return loop.fold, loop.intake.sources
+        return loop.fold, loop.intake.sources, spec
+
+
+def _warm_start(spec: Spec, known: list[Version], rows: int) -> float:
+    """Return the warm start as a number of rows; a share is one of the rows that the files had when the loop began.
+
+    The first version names the number. Without a version, all rows so far belong to the warm start.
+    """
+    if not 0 < spec.warm_start < 1:
+        return spec.warm_start
+    if not known:
+        return float(rows)
+    found = _OFFLINE.fullmatch(known[0].reason)
+    return float(found[1]) if found else 0.0
 
 
 def _exists(path: Path) -> bool:

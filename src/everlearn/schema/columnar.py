@@ -111,8 +111,20 @@ def _plain_arrow(column: Any) -> Any:
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
-    kind = column.type
-    return column.cast(pa.large_string()) if pa.types.is_string_view(kind) else column
+    return column.cast(_without_views(column.type)) if "string_view" in str(column.type) else column
+
+
+def _without_views(kind: Any) -> Any:
+    """Return an Arrow type with large strings in place of string views, inside lists and structs too."""
+    import pyarrow as pa
+
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _without_views(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return (pa.list_ if pa.types.is_list(kind) else pa.large_list)(_without_views(kind.value_type))
+    return kind
 
 
 def values_of(part: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -176,11 +176,16 @@ def _field(schema: Schema, name: str, kind: str) -> Field:
     decimal = schema.decimal if isinstance(schema.decimal, str) else schema.decimal.get(name, ".")
     values = schema.missing.get(name, ())
     gone = frozenset(forms.spelled(meaning.category(value)) for value in values)
-    numbers = tuple(number for value in values if (number := _number(value)) == number)
-    return Field(name, kind, schema.rules, decimal, schema.dates.get(name, ""), gone, numbers)
+    field = Field(name, kind, schema.rules, decimal, schema.dates.get(name, ""), gone)
+    numbers = tuple(number for value in values if (number := _number(value, field.decimal)) == number)
+    return replace(field, gone_numbers=numbers)
 
 
-def _number(value: Any) -> float:
+def _number(value: Any, decimal: str) -> float:
+    """Return the number that a value means in numbers with this decimal mark; NaN for a word."""
+    text = meaning.text_of(value)
+    if text is not None and (decimal == "," or meaning.plain_number(text) != meaning.plain_number(text)):
+        return forms.amount(text, decimal)
     try:
         return meaning.number(value)
     except InputError:

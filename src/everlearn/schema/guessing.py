@@ -24,6 +24,7 @@ CLASSES = 1_000  # at most
 
 FEWEST_BITS, MOST_BITS = 10, 18  # range of the hash bits of an inferred schema
 _EXAMPLES = 3  # values shown of a column
+_WHOLE = "an object or null; its parts are separate columns"
 _TRUTHS = frozenset(["True", "False"])
 _NO_LABEL = frozenset(["?", "n/a", "#n/a", "<na>", "null", "nan"])
 
@@ -56,8 +57,9 @@ def infer(columns: Any, label: str, *, task: Task | None = None, labels: Mapping
     identifier (`user_id`, `FlightNum`, `zip`). true/false and yes/no are boolean; dates in usual forms are datetime.
     Mostly distinct texts of 3 words and more, or of 30 letters, are text; other texts are categorical. Lists of numbers
     of one length are vectors; lists of words are tokens. Running numbers, identifiers with another value in every row,
-    and nested values are left out. A numeric field whose values lie far from 0 has an `origin`. `bits` leaves 64 hashed
-    columns for each category found, and is 18 where there is text.
+    and lists of objects are left out; the parts of an object are columns such as `user.age`. A numeric field whose
+    values lie far from 0 has an `origin`. `bits` leaves 64 hashed columns for each category found, and is 18 where
+    there is text.
 
     Raises `InputError` if the label is not a column or cannot be learned.
 
@@ -85,6 +87,7 @@ def survey(
     sample = Sample(np.arange(rows), rows) if sample is None else sample
     counts = Counter(columnar.values_of(parts[label])) if labels is None else labels
     guesses = {name: kinds.guess(name, part, sample) for name, part in parts.items() if name != label}
+    guesses |= {name: Guess(None, _WHOLE) for name in guesses if _is_whole(name, parts)}
     found = _Label(label, counts, task, {guess.decimal for guess in guesses.values() if not guess.open})
     guesses = _settled(guesses, found.decimal)
     fields = {name: guess.kind for name, guess in guesses.items() if guess.kind is not None}
@@ -102,7 +105,7 @@ def survey(
         fields=fields,
         classes=found.classes,
         bits=_bits(fields, parts),
-        decimal=_decimal({name: guess for name, guess in guesses.items() if name in fields}, label, found.decimal),
+        decimal=_decimal({name: guess for name, guess in guesses.items() if name in fields}, found, label),
         dates={name: guess.order for name, guess in guesses.items() if guess.order and name in fields},  # type: ignore[misc]
         missing={name: guess.missing for name, guess in guesses.items() if guess.missing and name in fields}
         | ({label: found.missing} if found.missing else {}),
@@ -110,6 +113,12 @@ def survey(
     schema = msgspec.structs.replace(schema, origin=_origin(schema, parts))
     examples = {name: _examples(part) for name, part in parts.items()}
     return Survey(schema, guesses, examples, tuple(found.notes))
+
+
+def _is_whole(name: str, parts: Mapping[str, Any]) -> bool:
+    """Return True for an object that has columns for its parts, and no value beside them."""
+    inner = any(other.startswith(f"{name}.") for other in parts)
+    return inner and all(kinds.absent(value) for value in columnar.values_of(parts[name]))
 
 
 def _origin(schema: Schema, parts: Mapping[str, Any]) -> dict[str, float]:
@@ -133,12 +142,14 @@ def _settled(guesses: dict[str, Guess], label: str) -> dict[str, Guess]:
     }
 
 
-def _decimal(guesses: Mapping[str, Guess], label: str, mark: str) -> Decimal | dict[str, Decimal]:
-    """Return the setting: a mark by field; "." where all have it."""
+def _decimal(guesses: Mapping[str, Guess], found: _Label, label: str) -> Decimal | dict[str, Decimal]:
+    """Return the setting: a mark by field; one mark where all numbers have it, those of the label too."""
     marks: dict[str, Decimal] = {name: "," for name, guess in guesses.items() if guess.decimal == ","}
-    if mark == ",":
+    if found.decimal == ",":
         marks[label] = ","
     numbers = [name for name, guess in guesses.items() if guess.kind == "numeric"]
+    if found.task == "regression":
+        numbers.append(label)
     if marks and all(name in marks for name in numbers):
         return ","
     return marks or "."

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -98,7 +98,7 @@ def guess(name: str, part: Any, sample: Sample) -> Guess:
     if shares["list"] >= MOST * len(values):
         return _lists([value for value in values if isinstance(value, list | tuple | np.ndarray)])
     if kinds & {dict, list, tuple, np.ndarray}:
-        return Guess(None, "nested values; write their parts as separate columns, and add them to the fields")
+        return Guess(None, "objects or lists beside other values, or too deep; write their parts as separate columns")
     return _texts(name, [meaning.category(value).decode().strip() for value in values], sample)
 
 
@@ -223,19 +223,19 @@ def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
     probe = _spread(distinct, counts)
     known = sum(counts[text] for text in probe)
     if sum(counts[text] for text in probe if text.lower() in _TRUTH_WORDS) >= MOST * known:
-        return Guess("boolean", "words for true and false")
+        return Guess("boolean", "words for true and false", missing=unknown)
     if (found := read_numbers({text: counts[text] for text in probe})) is not None:
         zeros = sum(counts[text] for text in probe if _LEADING_ZERO.fullmatch(text))
         if zeros <= (1 - MOST) * known:
             return _written_numbers(name, texts, found, unknown, sample)
         return Guess("categorical", "codes that begin with 0", missing=_missing_categories(gone, counts))
-    if unknown:
-        distinct = [text for text in counts if text not in gone]
     if (order := read_dates(probe)) is not None:
         first = f", the {order[0].split()[0]} first" if order[0] else ""
-        return Guess("datetime", f"dates as text{first}{order[1]}", order=order[0])
-    if (length := _written_vectors(distinct)) is not None:
-        return length
+        return Guess("datetime", f"dates as text{first}{order[1]}", order=order[0], missing=unknown)
+    if (made := _written_vectors(distinct)) is not None:
+        return replace(made, missing=unknown if made.kind else ())
+    if unknown:
+        distinct = [text for text in counts if text not in gone]
     kept = {text: counts[text] for text in distinct}
     if (made := _tokens_in_text(kept)) is not None:
         return made
@@ -273,12 +273,12 @@ def read_numbers(counts: Mapping[str, int]) -> Read | None:
     return Read(best if commas or "." not in fitting else ".", undecided, signed)
 
 
-def accepted(texts: Sequence[str], field: Field) -> list[float]:
-    """Return the numbers of the texts that a field accepts."""
-    found = []
+def _moments(texts: Sequence[str], order: str) -> list[float]:
+    """Return the moments of the texts that are dates in this order of day and month."""
+    field, found = Field("", "datetime", order=order), []
     for text in texts:
         try:
-            found.append(field.moment(text) if field.kind == "datetime" else field.number(text))
+            found.append(field.moment(text))
         except InputError:
             continue
     return found
@@ -295,8 +295,6 @@ def _written_numbers(name: str, texts: Sequence[str], found: Read, unknown: tupl
         why = "numbers with a decimal comma"
     elif found.signed:
         why = "numbers with signs (currency, percent or thousands)"
-    if unknown:
-        why += f"; {' and '.join(map(repr, unknown))} for missing values"
     made = _numbers(name, numbers, sample, why)
     missing = (*made.missing, *unknown) if made.kind else ()
     return Guess(made.kind, made.why, found.decimal, missing=missing, open=found.open)
@@ -312,7 +310,7 @@ def read_dates(probe: Sequence[str]) -> tuple[str, str] | None:
         if not days and not months:
             order, sure = _by_order(probe)
             remark = "" if sure else " (a guess: no day is above 12; correct `dates` if it is wrong)"
-    share = len(accepted(probe, Field("", "datetime", order=order)))
+    share = len(_moments(probe, order))
     return (order, remark) if share >= MOST * len(probe) else None
 
 
@@ -320,7 +318,7 @@ def _by_order(texts: Sequence[str]) -> tuple[str, bool]:
     """Return the order in which more dates follow one another, and True if it is clear."""
     rising = {}
     for order in ("day first", "month first"):
-        found = accepted(texts, Field("", "datetime", order=order))
+        found = _moments(texts, order)
         rising[order] = sum(abs(later - before) for before, later in itertools.pairwise(found))
     best = min(rising, key=lambda order: rising[order])
     return best, max(rising.values()) > 4 * rising[best] > 0
@@ -355,7 +353,9 @@ def _lists(values: Sequence[Any]) -> Guess:
         return Guess("tokens", "lists of words or whole numbers")
     if numbers:
         return Guess(None, "lists of numbers of several lengths; bring them to one length to make a vector of them")
-    return Guess(None, "nested values; write their parts as separate columns, and add them to the fields")
+    if any(isinstance(one, dict) for one in inner):
+        return Guess(None, "lists of objects, any number of them in a row; write what counts as separate columns")
+    return Guess(None, "lists of lists or of unlike values; write their parts as separate columns")
 
 
 def _tokens_in_text(counts: Mapping[str, int]) -> Guess | None:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
-from everlearn.schema import meaning
+from everlearn.schema import forms, meaning
 from everlearn.spec import LAYOUT, RULES, Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]", "tokens")
@@ -82,7 +82,7 @@ def check(schema: Schema) -> None:
             f"schema.rules: got {schema.rules}; this release reads values by rules 1 to {RULES}. If a newer release of "
             "Everlearn wrote it, upgrade"
         )
-    for setting in ("decimal", "dates", "missing"):
+    for setting in ("decimal", "missing"):  # `dates` may name columns of times that are no fields
         given = getattr(schema, setting)
         for name in given if isinstance(given, dict) else ():
             if name not in schema.fields and name != schema.label:
@@ -111,8 +111,12 @@ def check(schema: Schema) -> None:
             f"schema.classes: got {count} classes, {list(schema.classes)}; expected at least 2 for a multiclass task. "
             "List all of them."
         )
-    if len({meaning.category(value) for value in schema.classes}) < count:
-        raise ConfigError(f"schema.classes: got {list(schema.classes)}; expected classes of different spellings")
+    cells = [meaning.category(value) for value in schema.classes]
+    if len(set(cells if schema.rules == 1 else map(forms.spelled, cells))) < count:
+        raise ConfigError(
+            f"schema.classes: got {list(schema.classes)}; expected classes of different spellings, as 7, 7.0 and '7' "
+            "are one. List each class once"
+        )
 
 
 def _check_origin(schema: Schema) -> None:

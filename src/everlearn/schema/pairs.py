@@ -26,7 +26,7 @@ PROMPT, FIRST, SECOND = 0, 1, 2  # numbers of tokens
 CUT_FIRST, CUT_SECOND = 3, 4  # 1 where the limit cut the answer, which then has no stop token
 REF_FIRST, REF_SECOND = 5, 6  # summed log-probabilities under the reference; NaN where unknown
 SWAPPED = 7  # 1 where the first answer was shown on the right
-ARM = 8  # index in ARMS
+ARM = 8  # index in ARMS, or UNASKED
 WHO_LOW, WHO_HIGH = 9, 10  # two halves, 24 bits each, of a digest of the whole source; 0 until judged
 KIND = 11  # digest of what a bias belongs to: "people" for all people, else the whole source; 0 until judged
 GROUP = 12  # digest of the group; 0 for none
@@ -35,7 +35,9 @@ SECONDS = 14  # from shown to judged; 0 until judged, and where unknown
 BEFORE = 15  # of a pair that is asked again: 1 where its annotator preferred the first answer before, 2 the second
 
 ARMS: tuple[Arm, ...] = get_args(Arm)
-SCORED = frozenset(map(ARMS.index, ("random", "duel", "again", "file")))  # arms that models are scored on
+SCORED = frozenset(map(ARMS.index, ("random", "duel", "file")))  # arms that models are scored on
+UNASKED = len(ARMS)  # a pair that nothing chose to ask about: an edit, a retry, a choice among the answers of a chat
+IMPLICIT = "implicit/"  # a selector that begins so names what a user did
 DUEL = ARMS.index("duel")
 PEOPLE = "people"
 COUNTED = frozenset({PEOPLE, "function"})  # first parts of the sources whose judgements decide duels
@@ -155,7 +157,8 @@ class PairReading:
             self._check(ids, name, "schema.answer_tokens", self.schema.answer_tokens)
         dense = np.zeros((1, PAIR_COLUMNS), np.float32)
         dense[0, [REF_FIRST, REF_SECOND]] = np.nan
-        dense[0, PROMPT], dense[0, SWAPPED], dense[0, ARM] = len(prompt), pair.swapped, ARMS.index(pair.arm)
+        arm = UNASKED if pair.selector.startswith(IMPLICIT) else ARMS.index(pair.arm)
+        dense[0, PROMPT], dense[0, SWAPPED], dense[0, ARM] = len(prompt), pair.swapped, arm
         dense[0, GROUP], dense[0, TRUSTED] = number(pair.group), pair.arm == "gold"
         dense[0, BEFORE] = pair.before + 1
         for place, (one, ids) in enumerate(zip(answers, tokens, strict=True)):

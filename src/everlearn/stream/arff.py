@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from everlearn.errors import InputError
@@ -63,7 +63,7 @@ class ArffReader:
                 yield [number for number, _ in found], [line for _, line in found]
             lines = next(self._lines, None)
 
-    def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
+    def parse(self, texts: Sequence[str], wanted: Collection[str] | None) -> Readable:
         """Parse some rows into columns; rows that cannot be read become faults."""
         rows: list[list[str]] = []
         faults: dict[int, str] = {}

@@ -8,16 +8,21 @@ import gzip
 import lzma
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from everlearn.errors import InputError
 
 PIECE = 1 << 20  # bytes read at a time
 
 _UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-_PACKINGS = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz"}
+_FRONT = 10  # bytes that show how a file is packed
+_PACKED: dict[str, tuple[re.Pattern[bytes], Callable[..., Any]]] = {
+    "gzip": (re.compile(rb"\x1f\x8b\x08"), gzip.open),
+    "bzip2": (re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"), bz2.open),
+    "xz": (re.compile(rb"\xfd7zXZ\x00"), lzma.open),
+}
 _UTF_8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -53,6 +58,40 @@ class Chained:
             self._file.close()
 
 
+class Kept:
+    """A file that can be read again from its start until `release`; `kept` are the bytes read so far."""
+
+    def __init__(self, start: bytes, file: Bytes) -> None:
+        self.kept = start
+        self._file, self._place, self._keeps = file, 0, True
+
+    def read1(self, size: int, /) -> bytes:
+        """Return kept bytes that come next, then those of the file."""
+        if self._place < len(self.kept):
+            data = self.kept[self._place :]
+            self._place = len(self.kept)
+        else:
+            data = self._file.read1(size)
+            if self._keeps:
+                self.kept += data
+                self._place = len(self.kept)
+        if not self._keeps:
+            self.kept, self._place = b"", 0
+        return data
+
+    def rewind(self) -> None:
+        """Begin again with the first byte. Call it before `release`."""
+        self._place = 0
+
+    def release(self) -> None:
+        """Keep no more bytes than those that have not been read again."""
+        self._keeps = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class Recoded:
     """A file in UTF-16 as UTF-8; invalid UTF-16 becomes U+FFFD."""
 
@@ -81,10 +120,8 @@ def opened(path: Path, name: str) -> Bytes:
     Raises `InputError` if it cannot be opened.
     """
     try:
-        with path.open("rb") as file:
-            front = file.read(2)
-        opener = _OPENERS.get(front)
-        return utf_8(opener(path, "rb"), name) if opener else utf_8(path.open("rb"), name)  # type: ignore[operator]
+        program = packing(path)
+        return utf_8(_PACKED[program][1](path, "rb") if program else path.open("rb"), name)
     except OSError as error:
         raise InputError(f"{name} cannot be opened: {error.strerror or error}") from error
 
@@ -92,7 +129,8 @@ def opened(path: Path, name: str) -> Bytes:
 def packing(path: Path) -> str:
     """Return the name of the program that a file is packed with; empty if it is not."""
     with path.open("rb") as file:
-        return _PACKINGS.get(file.read(2), "")
+        front = file.read(_FRONT)
+    return next((program for program, (sign, _) in _PACKED.items() if sign.match(front)), "")
 
 
 def utf_8(file: Bytes, name: str) -> Bytes:

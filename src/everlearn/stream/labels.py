@@ -43,7 +43,7 @@ def read_labels(
     >>> [(row.line, row.reason) for row in chunk.rejected]
     [(2, "label 'fraud': got the label 'perhaps', expected one of 'no', 'yes'"), (3, "id 'order': the id is missing")]
     """
-    opened = source_of(source, peek=0)
+    opened = source_of(source, peek=0, rules=encoder.schema.rules)
     for part in opened.sources if isinstance(opened, Files) else [opened]:
         _require_columns(part, (id, label))
     return (_read(block, encoder, id, label, by) for block in opened.blocks(after, size, [id, label]))

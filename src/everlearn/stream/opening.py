@@ -25,9 +25,9 @@ from everlearn.stream.stream import Stream
 _SAMPLE = 10_000  # rows from which a schema is guessed
 _COUNTED = 10_000  # different labels that are counted; with more, the stream is a regression
 _ENDINGS = (
-    *(".csv", ".tsv", ".txt", ".data", ".parquet", ".jsonl", ".ndjson", ".json", ".arff", ".svm", ".libsvm", ".vw"),
+    *(".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".arff", ".svm", ".libsvm", ".vw"),
     *(".gz", ".bz2", ".xz"),
-)
+)  # of the files of a folder that are data; a .txt may be a note
 _NUMBER_NAME = re.compile(r"[+-]?[0-9.,]*[0-9]")
 
 
@@ -61,7 +61,12 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
 
 
 def about(source: str, label: str) -> str:
-    """Return a path with the format of its file. Raises `InputError` as `read` does, after its first bytes."""
+    """Return a path with the format of its file. Raises `InputError` as `read` does, after its first bytes.
+
+    Nothing is read of standard input ("-"), since it can be read only once.
+    """
+    if source == "-":
+        return "standard input"
     opened = source_of(source, peek=0)
     parts = opened.sources if isinstance(opened, Files) else [opened]
     for part in parts:
@@ -95,7 +100,7 @@ def source_of(source: Any, peek: int, rules: int = RULES) -> Source:
             raise InputError("got a list that does not hold paths; expected paths of files, or a dict of columns")
         paths = [path for pattern in source for path in _paths(pattern)]
         return Files(", ".join(map(str, paths)), [sources.file(path, rules) for path in paths])
-    return sources.Table(source)
+    return sources.Table(source, rules)
 
 
 def _paths(source: str | Path) -> list[Path]:
@@ -108,7 +113,8 @@ def _paths(source: str | Path) -> list[Path]:
     else:
         found = [file for file in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if file.is_file()]
     if not found:
-        raise InputError(f"no file matches {source}; expected CSV, JSON-lines or Parquet files")
+        hint = ", or name files with another ending by a glob such as FOLDER/*.txt" if path.is_dir() else ""
+        raise InputError(f"no file matches {source}; expected CSV, JSON-lines or Parquet files{hint}")
     return sorted(found)
 
 

@@ -6,10 +6,9 @@ A source numbers its raw rows from 1, counts bad rows too, and can start after a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +16,10 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.records import Ints
-from everlearn.schema import columnar
+from everlearn.schema import columnar, nested
 from everlearn.spec import RULES
 from everlearn.stream.arff import ArffReader
-from everlearn.stream.decoding import Bytes, Chained, opened, packing, read, utf_8
+from everlearn.stream.decoding import Bytes, Chained, Kept, opened, packing, read, utf_8
 from everlearn.stream.formats import form_of
 from everlearn.stream.sparse import SparseReader, libsvm, vowpal
 from everlearn.stream.text import CsvReader, JsonReader, RowReader
@@ -76,7 +75,7 @@ class Source(Protocol):
         """Return the source as `schema.rules` reads it."""
         ...
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block; only the `wanted` columns, if given."""
         ...
 
@@ -90,9 +89,11 @@ class Table:
 
     form, about, foreign = "table", "a table", 0
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Any, rules: int = RULES) -> None:
         self.name = "table"
-        self._columns = {name: columnar.native(column) for name, column in columnar.named(data).items()}
+        self._data, self._rules = data, rules
+        columns = {name: columnar.native(column) for name, column in columnar.named(data).items()}
+        self._columns = columns if rules == 1 else nested.flat_columns(columns)
         self.names: Sequence[str] = list(self._columns)
         lengths = {name: len(column) for name, column in self._columns.items()}
         if len(set(lengths.values())) > 1:
@@ -100,10 +101,10 @@ class Table:
         self._length = max(lengths.values(), default=0)
 
     def under(self, rules: int) -> Source:
-        """Return the table: it has no text to read."""
-        return self
+        """Return the table, read by other rules: those of release 0.1.0 know no objects within records."""
+        return self if rules == self._rules else Table(self._data, rules)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         names = self.names if wanted is None else [name for name in wanted if name in self._columns]
         for start in range(after, self._length, size):
@@ -125,18 +126,20 @@ class Parquet:
 
     form, about, foreign = "parquet", "Parquet", 0
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, rules: int = RULES) -> None:
         self.name = name
-        self._path = path
+        self._path, self._rules = path, rules
         with self._open() as file:
-            self.names: Sequence[str] = file.schema_arrow.names
+            columnar.require_unique(file.schema_arrow.names)
+            self.names: Sequence[str] = (
+                file.schema_arrow.names if rules == 1 else nested.column_names(file.schema_arrow)
+            )
             groups = range(file.metadata.num_row_groups)
             self._groups = [file.metadata.row_group(group).num_rows for group in groups]
-        columnar.require_unique(self.names)
 
     def under(self, rules: int) -> Source:
-        """Return the file: it has no text to read."""
-        return self
+        """Return the file, read by other rules: those of release 0.1.0 know no objects within records."""
+        return self if rules == self._rules else Parquet(self._path, self.name, rules)
 
     def _open(self) -> Any:
         import pyarrow as pa
@@ -147,7 +150,7 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{self.name} cannot be read as Parquet ({error}); write or copy it again") from error
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         import pyarrow as pa
 
@@ -165,6 +168,9 @@ class Parquet:
                     part = batch.slice(skip)
                     if len(part):
                         columns = {name: columnar.native(part.column(name)) for name in part.schema.names}
+                        if self._rules > 1:
+                            flat = nested.flat_columns(columns)  # which may have more than the wanted parts
+                            columns = {name: flat[name] for name in names if name in flat}
                         yield _whole(self.name, before + skip, len(part), columns)
                     before += len(batch)
             except (pa.ArrowException, OSError) as error:
@@ -206,7 +212,7 @@ class Text:
         """Return the file, read by other rules."""
         return self if rules == self._rules else Text(self._path, self.name, self.form, rules)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         with self._reader() as reader:
             yield from _text_blocks(reader, after, size, wanted)
@@ -228,7 +234,7 @@ def _reader(file: Bytes, name: str, form: str, ending: str, rules: int) -> RowRe
     return CsvReader(file, name, "\t" if ".tsv" in ending.lower() else "", rules)
 
 
-def _text_blocks(reader: RowReader, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+def _text_blocks(reader: RowReader, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
     before = 0
     for numbers, texts in reader.records():
         for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
@@ -243,7 +249,8 @@ def _text_blocks(reader: RowReader, after: int, size: int, wanted: Sequence[str]
 class Piped:
     """Text that can be read once, such as standard input; each call of `blocks` continues after the last one.
 
-    The constructor waits for at least `peek` bytes and one line, which the method `peek` shows without consuming them.
+    The constructor waits for at least `peek` bytes and for the names of the columns. The method `peek` shows these
+    bytes without consuming them.
     """
 
     def __init__(self, file: Bytes, name: str, peek: int, rules: int = RULES) -> None:
@@ -255,19 +262,27 @@ class Piped:
         if form == "parquet":
             raise InputError(f"{name} holds Parquet; expected CSV or JSON lines: give the path of the file instead")
         self.form, self.about = form, form
-        # The peek may end inside a row, so the reader below reads the same bytes again together with the rest.
-        peeked = Chained(start[: start.rfind(b"\n") + 1] or start, None)
-        self.peeked: RowReader = _reader(peeked, name, form, "", rules)
-        self._reader: RowReader = _reader(Chained(start, file), name, form, "", rules)
+        self._file = Kept(start, file)
+        self._rules = rules
+        self._open()
+
+    def _open(self) -> None:
+        """Read the names of the columns, by the rules of now; the rows are read later."""
+        self._reader: RowReader = _reader(self._file, self.name, self.form, "", self._rules)
+        self._peeked: RowReader | None = None
         self._blocks: Iterator[Block] | None = None
         self.names: Sequence[str] = self._reader.names
 
     def peek(self, size: int) -> Iterator[Block]:
         """Yield the first rows without consuming them."""
-        return _text_blocks(self.peeked, 0, size, None)
+        start = self._file.kept  # its end may be inside a row
+        whole = Chained(start[: start.rfind(b"\n") + 1] or start, None)
+        self._peeked = _reader(whole, self.name, self.form, "", self._rules)
+        return _text_blocks(self._peeked, 0, size, None)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows not read yet, numbered from `after` on; earlier rows are gone and cannot be skipped."""
+        self._file.release()
         self._blocks = self._blocks or _text_blocks(self._reader, 0, size, wanted)
         shift: int | None = None
         for block in self._blocks:
@@ -277,14 +292,35 @@ class Piped:
     @property
     def foreign(self) -> int:
         """The number of lines decoded from Windows-1252 so far."""
-        return self.peeked.foreign
+        return (self._peeked or self._reader).foreign
 
     def under(self, rules: int) -> Source:
-        """Return the pipe: what has been read cannot be read again."""
+        """Return the pipe, whose rows are all read by these rules from now on.
+
+        Raises `InputError` if some have been read by others, since they cannot be read again.
+        """
+        if rules != self._rules:
+            if self._blocks is not None:
+                raise InputError(
+                    f"{self.name}: got rules {rules} of a home after rows were read by rules {self._rules}; expected "
+                    "the same. Read it with the schema of the loop: everlearn.read('-', schema=loop.spec.schema)"
+                )
+            self._rules = rules
+            self._file.rewind()
+            self._open()
         return self
 
     def count(self) -> None:
         """Return None: the rows of a pipe cannot be counted in advance."""
+
+
+def _cut(block: Block, rows: int) -> Block:
+    """Return the first raw rows of a block."""
+    kept = block.kept[block.kept < rows]
+    columns = {name: column[: len(kept)] for name, column in block.columns.items()}
+    faults = {row: reason for row, reason in block.faults.items() if row < rows}
+    raws = None if block.raws is None else block.raws[:rows]
+    return replace(block, rows=rows, kept=kept, lines=block.lines[:rows], columns=columns, faults=faults, raws=raws)
 
 
 class Beginning:
@@ -304,17 +340,14 @@ class Beginning:
         """Return the source as `schema.rules` reads it."""
         return Beginning(self._source.under(rules), self._rows)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         for block in self._source.blocks(after, size, wanted):
             left = self._rows - block.before
-            if left > 0 and block.rows > left:
-                yield from islice(self._source.blocks(block.before, left, wanted), 1)
+            if left > 0:
+                yield block if block.rows <= left else _cut(block, left)
             if block.rows >= left:
-                if block.rows == left:
-                    yield block
                 return
-            yield block
 
     def count(self) -> int | None:
         """Return the number of raw rows."""
@@ -342,7 +375,7 @@ class Files:
         """Return the files, read by other rules."""
         return Files(self.name, [source.under(rules) for source in self.sources], self.apart)
 
-    def blocks(self, after: int, size: int, wanted: Sequence[str] | None) -> Iterator[Block]:
+    def blocks(self, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
         """Yield the rows after the first `after`, at most `size` in a block."""
         before = 0
         for source in self.sources:
@@ -373,4 +406,4 @@ def file(path: Path, rules: int = RULES) -> Source:
     finally:
         handle.close()
     form = form_of(start, name)
-    return Parquet(path, name) if form == "parquet" else Text(path, name, form, rules)
+    return Parquet(path, name, rules) if form == "parquet" else Text(path, name, form, rules)

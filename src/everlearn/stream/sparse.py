@@ -8,7 +8,7 @@ with the name of the namespace. A number that a row does not name is 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from everlearn.errors import InputError
@@ -21,6 +21,9 @@ PLAIN = "features"  # the namespace without a name
 MOST_COLUMNS = 1_000
 _NAMING_ROWS = 1_000
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+_INDEX = re.compile(r"[0-9]+")
+_WITHOUT_ZERO = ("tokens", "text", "datetime")  # kinds of which a row that does not name them has no value
 
 Row = dict[str, Any]
 
@@ -55,15 +58,20 @@ class SparseReader:
                 yield [number for number, _ in found], [line for _, line in found]
             lines = next(self._lines, None)
 
-    def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
-        """Parse some rows into columns; rows that cannot be read become faults."""
+    def parse(self, texts: Sequence[str], wanted: Collection[str] | None) -> Readable:
+        """Parse some rows into columns; rows that cannot be read become faults.
+
+        `wanted` should map names to kinds: where a row does not name a column, it holds 0, but no tokens. Without
+        kinds, the rows read so far decide.
+        """
         found = [self._row(text) for text in texts]
         faults = {i: str(row) for i, row in enumerate(found) if isinstance(row, InputError)}
         rows: list[Row] = [row for row in found if not isinstance(row, InputError)]
         names = self._named(rows) if wanted is None else wanted
+        kinds = wanted if isinstance(wanted, Mapping) else dict.fromkeys(self._tokens, "tokens")
         columns = {}
         for name in names:
-            nothing = None if name == LABEL or name in self._tokens else 0.0
+            nothing = None if name == LABEL or kinds.get(name) in _WITHOUT_ZERO else 0.0
             columns[name] = [row.get(name, nothing) for row in rows]
         return [i for i in range(len(texts)) if i not in faults], columns, faults
 
@@ -87,20 +95,23 @@ class SparseReader:
 
 
 def _order(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (-1, name)
+    return (int(name), "") if _INDEX.fullmatch(name) else (-1, name)
 
 
 def _is_row(line: str) -> bool:
-    return bool(line.strip()) and not line.startswith("#")
+    text = line.lstrip()
+    return bool(text) and not text.startswith("#")
 
 
 def libsvm(text: str) -> Row:
     """Return the values of a line such as "1 qid:3 1:0.5 7:1 # note". Raises `InputError` for any other line."""
-    first, *cells = text.partition("#")[0].split()
+    first, *cells = text.partition("#")[0].split() or [":"]
+    if ":" in first:
+        raise InputError("got a row of LIBSVM without a label, expected a label and features: 1 7:0.5")
     row: Row = {LABEL: first}
     for cell in cells:
         name, _, value = cell.partition(":")
-        if not _NUMBER.fullmatch(value) or not (name.isdigit() or name == "qid"):
+        if not _NUMBER.fullmatch(value) or not (_INDEX.fullmatch(name) or name == "qid"):
             raise InputError(f"got {cell!r} in a row of LIBSVM, expected the number of a feature and its value: 7:0.5")
         row[name] = float(value)
     return row
@@ -119,15 +130,34 @@ def vowpal(text: str) -> Row:
         )
     row: Row = {LABEL: label}
     for space in spaces:
-        name = "" if space[:1].isspace() else space.split(maxsplit=1)[0] if space.split() else ""
-        name, _, scale = name.partition(":")
+        name, _, scale = ("" if space[:1].isspace() or not space else space.split(maxsplit=1)[0]).partition(":")
         factor = float(scale) if _NUMBER.fullmatch(scale) else 1.0
-        for cell in space.split()[0 if space[:1].isspace() else 1 :]:
+        for cell in space.split()[bool(name or scale) :]:
             feature, mark, value = cell.partition(":")
             if not mark:
-                row.setdefault(name or PLAIN, []).append(feature)
-            elif _NUMBER.fullmatch(value):
-                row[f"{name}.{feature}" if name else feature] = float(value) * factor
-            else:
+                _add_token(row, _column(name or PLAIN), feature)
+            elif not _NUMBER.fullmatch(value):
                 raise InputError(f"got {cell!r} in a row of Vowpal Wabbit, expected a feature, or feature:number")
+            elif isinstance(row.get(column := _column(f"{name}.{feature}" if name else feature)), list):
+                raise InputError(_TWICE.format(column))
+            else:
+                row[column] = float(value) * factor
     return row
+
+
+_TWICE = (
+    "got {0!r} as a feature with a value and as a namespace of features without, expected one of the two: give the "
+    "feature a namespace"
+)
+
+
+def _column(name: str) -> str:
+    """Return the name of a column of features: one called like the label is "features.label"."""
+    return f"{PLAIN}.{name}" if name == LABEL else name
+
+
+def _add_token(row: Row, column: str, token: str) -> None:
+    held = row.setdefault(column, [])
+    if not isinstance(held, list):
+        raise InputError(_TWICE.format(column))
+    held.append(token)

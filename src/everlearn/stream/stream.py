@@ -72,7 +72,7 @@ class Stream:
         self.replayable = not isinstance(source, Piped)
         self._source = source
         self._encoder = Encoder(schema)
-        self._wanted = [*schema.fields, schema.label]
+        self._wanted = {**schema.fields, schema.label: "label"}  # names to kinds
 
     def __repr__(self) -> str:
         """Name the source, the label and the fields."""
@@ -143,17 +143,12 @@ class Stream:
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
-    @property
-    def columns(self) -> Sequence[str]:
-        """The names of the source's columns, as far as its beginning shows."""
-        return self._source.names
-
     def records(self, after: int = 0, size: int = 8192, times: Sequence[str] = ()) -> Iterator[Records]:
         """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does.
 
         `times` names columns of times to read as well, which need not be fields.
         """
-        fields, wanted = self._encoder.fields, list(dict.fromkeys([*self._wanted, *times]))
+        fields, wanted = self._encoder.fields, {**dict.fromkeys(times, "datetime"), **self._wanted}
         for block in self._source.blocks(after, size, wanted):
             _, y, faults = self._encoded(block)
             moments = {name: _moments(block, self._time(name), faults) for name in times}
@@ -168,12 +163,11 @@ class Stream:
             yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds)
 
     def _time(self, name: str) -> Field:
-        """Return a column of times, read as a field of times is."""
+        """Return a column of times, read as a field of times is; `schema.dates` may name it."""
         known = self._encoder.fields.get(name)
-        return known if known is not None and known.kind == "datetime" else Field(name, "datetime", self.schema.rules)
-
-    def _segments(self, block: Block, segment: str) -> NDArray[np.bytes_]:
-        return segment_names(block.columns.get(segment), len(block.kept), self._encoder.fields[segment])
+        if known is not None and known.kind == "datetime":
+            return known
+        return Field(name, "datetime", self.schema.rules, order=self.schema.dates.get(name, ""))
 
     def _named(self, y: Floats) -> list[Scalar]:
         classes = self.schema.classes

@@ -8,14 +8,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
 import msgspec
 
 from everlearn.errors import InputError
-from everlearn.schema import columnar
+from everlearn.schema import columnar, nested
 from everlearn.spec import RULES
 from everlearn.stream.decoding import Bytes, decoded, read
 from everlearn.stream.formats import MARK
@@ -52,7 +52,7 @@ class RowReader(Protocol):
         """Yield some rows at a time as text or bytes, with the line (from 1) on which each starts."""
         ...
 
-    def parse(self, texts: Sequence[Any], wanted: Sequence[str] | None) -> Readable:
+    def parse(self, texts: Sequence[Any], wanted: Collection[str] | None) -> Readable:
         """Parse some of these rows; only the `wanted` columns, if given."""
         ...
 
@@ -200,7 +200,7 @@ class CsvReader:
             return None, f"got {len(row)} columns, expected {len(self.names)}"
         return row, ""
 
-    def parse(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
+    def parse(self, texts: Sequence[str], wanted: Collection[str] | None) -> Readable:
         """Parse some rows into columns; rows that cannot be read become faults."""
         names = [name for name in (self.names if wanted is None else wanted) if name in self.names and name]
         if not self._old and self._top in texts:
@@ -220,7 +220,7 @@ class CsvReader:
             kept = [i for i, good in zip(kept, valid, strict=True) if good]
             return kept, _text_columns(rows, names, places), faults
 
-    def _without_header(self, texts: Sequence[str], wanted: Sequence[str] | None) -> Readable:
+    def _without_header(self, texts: Sequence[str], wanted: Collection[str] | None) -> Readable:
         """Parse some rows, among which the header line stands again."""
         places = [i for i, text in enumerate(texts) if text != self._top]
         kept, columns, faults = self.parse([texts[i] for i in places], wanted)
@@ -332,7 +332,7 @@ def _encodable(row: Sequence[str], places: Sequence[int]) -> bool:
 
 
 class JsonReader:
-    """JSON lines: one object on each line."""
+    """JSON lines: one object on each line. By rules 2, the parts of objects within them are columns: `user.age`."""
 
     def __init__(self, file: Bytes, name: str, rules: int = RULES) -> None:
         self.name = name
@@ -361,7 +361,7 @@ class JsonReader:
                 yield numbers, lines
             lines = next(self._lines, None)
 
-    def parse(self, texts: Sequence[bytes], wanted: Sequence[str] | None) -> Readable:
+    def parse(self, texts: Sequence[bytes], wanted: Collection[str] | None) -> Readable:
         """Parse some lines into columns; lines that hold no object become faults."""
         try:
             found = [msgspec.json.decode(text) for text in texts]
@@ -370,6 +370,8 @@ class JsonReader:
         faults = {i: _fault_of(value) for i, value in enumerate(found) if type(value) is not dict}
         kept = range(len(texts)) if not faults else [i for i in range(len(texts)) if i not in faults]
         objects: list[Mapping[str, Any]] = [found[i] for i in kept]
+        if not self._old and (wanted is None or any("." in name for name in wanted)):
+            objects = [nested.flat(record, wanted or ()) for record in objects]
         names = list(dict.fromkeys(name for record in objects for name in record)) if wanted is None else wanted
         return kept, {name: [record.get(name) for record in objects] for name in names}, faults
 

@@ -142,6 +142,6 @@ def test_the_process_answers_and_ends_as_it_should(setup, ending):
             assert child.wait(20) == 0
     finally:
         child.kill()
-        child.wait()
+        child.wait(60)
         child.stdin.close()
         child.stdout.close()

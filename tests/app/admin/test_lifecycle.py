@@ -81,8 +81,10 @@ EARLY = Event(5, 50.0, Label("a", 1))
         ([EARLY, PREDICTED], {"early": 40.0}, {}, "expired", "50.0 seconds before it, and was kept for 40 only"),
         ([EARLY, PREDICTED], {"early": 50.0}, {}, "learned", "50.0 seconds before"),
         ([EARLY, PREDICTED, LABEL], {"early": 40.0}, {}, "learned", "30.0 seconds after"),
-        ([EARLY], {"early": 40.0}, {"seen": 90.0}, "early", "no prediction yet"),
-        ([EARLY], {"early": 40.0}, {"seen": 91.0}, "expired", "counts no more"),
+        ([EARLY], {"early": 150.0}, {}, "early", "no prediction yet"),
+        ([EARLY], {"early": 149.0}, {}, "expired", "counts no more"),
+        ([EARLY, PREDICTED], {"early": 50.0}, {"pauses": [(3, True), (8, False)]}, "learned", "50.0 seconds before"),
+        ([EARLY, PREDICTED], {"early": 50.0}, {"pauses": [(8, True)]}, "paused", "did not learn it"),
         (
             [PREDICTED, LABEL],
             {},

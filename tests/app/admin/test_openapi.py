@@ -18,6 +18,8 @@ from schemathesis.config import SchemathesisConfig
 from everlearn.app.admin.openapi import document, features
 from everlearn.app.routes import ROUTES, Route
 from everlearn.app.supervisor import Server
+from everlearn.errors import InputError
+from everlearn.feedback.names import FieldNames
 from everlearn.schema import Encoder
 from everlearn.serve import snapshot
 from everlearn.spec import Schema, ServeSpec, Spec
@@ -74,6 +76,25 @@ def test_the_schema_of_records_is_that_of_the_loop():
     batch, problems = Encoder(BINARY).records(made["Features"]["examples"])
     assert problems == []
     assert len(batch) == 1
+
+
+def test_strict_loops_state_that_other_names_are_refused():
+    spec = Spec(schema=BINARY, strict=True, subject="who", ignore=("remark",))
+    made = document(spec)["components"]["schemas"]["Features"]
+    assert made["additionalProperties"] is False
+    assert made["required"] == list(FIELDS)
+    assert made["properties"].keys() == {*FIELDS, "fraud", "who", "id", "remark"}
+    names = FieldNames(spec)
+    (whole,) = made["examples"]
+    records = [whole, whole | {"who": "a", "remark": 1, "id": 2, "fraud": True}, whole | {"other": 1}, {"amount": 1.0}]
+    for record in records:
+        try:
+            names.check(record)
+            taken = True
+        except InputError:
+            taken = False
+        assert (set(made["required"]) <= record.keys() <= made["properties"].keys()) == taken, record
+    assert "additionalProperties" not in document(Spec(schema=BINARY))["components"]["schemas"]["Features"]
 
 
 NUMBERS = st.floats(-3.4e38, 3.4e38) | st.integers(-(10**30), 10**30)

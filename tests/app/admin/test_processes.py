@@ -33,5 +33,5 @@ def test_processes_are_found_by_their_environment(tmp_path):
     finally:
         assert child.stdin is not None
         child.stdin.close()
-        child.wait()
+        child.wait(60)
     assert running(os.getpid(), setup.serving) == {}

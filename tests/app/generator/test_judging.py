@@ -158,9 +158,12 @@ def test_a_judge_that_fails_is_asked_again(
     endpoint.script = [503] * 5
     with judging_server(tmp_path, endpoint, at_once=1) as running:
         until(lambda: "503" in status(running)["judge"]["trouble"])
+        assert status(running)["judge"]["busy"] == 0  # it waits, and asks for nothing
         until(lambda: len(verdicts(running.loop.log)) >= 2)
         until(lambda: status(running)["judge"]["trouble"] == "")
         assert running.http.get("/label/next", params={"annotator": "anna"}).status_code == 200
+        files = [*(tmp_path / "home").glob("judge.db*"), running.setup.asking]
+        assert {one.stat().st_mode & 0o777 for one in files} == {0o600}
 
 
 def test_a_function_is_a_judge_with_the_digest_of_its_code(tmp_path: Path, endpoint: JudgeEndpoint) -> None:

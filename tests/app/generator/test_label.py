@@ -123,6 +123,16 @@ def test_everything_of_an_annotator_is_undone(running: Generator) -> None:
     assert running.loop.decisions()[-1].action == "rollback"
 
 
+def test_undoing_everything_leaves_the_pair_on_the_screen_as_it_is(running: Generator) -> None:
+    first = pair_for(running, "hugo")["id"]
+    send(running, "judge", id=first, annotator="hugo", verdict="left")
+    send(running, "undo", annotator="hugo")
+    assert send(running, "undo", annotator="hugo", what="everything")["progress"]["judged"] == 0
+    pair = pair_for(running, "hugo")  # not given to others: hugo was here a moment ago
+    assert (pair["id"], pair["again"]) == (first, True)
+    running.loop.catch_up()
+
+
 def test_pairs_of_an_old_policy_are_replaced(running: Generator) -> None:
     known = {event.payload.id for event in running.events() if isinstance(event.payload, Prediction)}
     rounds = running.loop.ready().model.arrays["progress/counts"][2]

@@ -52,7 +52,7 @@ def running(start):
             yield site, Running(process, f"http://127.0.0.1:{listener.getsockname()[1]}")
         finally:
             process.kill()
-            process.wait()
+            process.wait(60)
             process.stdout.close()
             if not process.stdin.closed:
                 process.stdin.close()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from everlearn.app.problems import Refused
 from everlearn.app.worker import body_reader
+from everlearn.app.worker.body_reader import BodyReader
 from everlearn.spec import MOST_BYTES
 from tests.support.workers import RECORD, SENT, Site
 
@@ -73,3 +77,46 @@ def test_a_connection_that_breaks_off_is_no_request(start):
 
     site.run(act)
     assert site.events() == []
+
+
+def test_a_body_in_bytes_takes_the_memory_of_one_in_one_piece():
+    count = 20_000
+    reader = BodyReader(MOST_BYTES, lambda: Refused(503, "", "full"))
+    seen: list[int] = []
+
+    async def read() -> bytes:
+        parts = iter(range(count))
+
+        async def receive() -> dict[str, Any]:
+            number = next(parts)
+            if number == count - 1:
+                seen.append(tracemalloc.get_traced_memory()[0] - before)
+            return {"type": "http.request", "body": bytes([number % 256]), "more_body": number < count - 1}
+
+        return await reader.whole(receive)
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        assert asyncio.run(read()) == bytes(number % 256 for number in range(count))
+    finally:
+        tracemalloc.stop()
+    assert seen[0] < 2 * count + 100_000  # what the event loop takes included
+
+
+def test_held_bytes_are_given_back_whatever_happens():
+    reader = BodyReader(10, lambda: Refused(503, "", "full"))
+
+    async def read(*messages: dict[str, Any]) -> None:
+        following = iter(messages)
+
+        async def receive() -> dict[str, Any]:
+            return next(following)
+
+        with suppress(Refused):
+            await reader.whole(receive)
+
+    more = {"type": "http.request", "body": b"12345", "more_body": True}
+    for messages in ([more, more, more], [more, {"type": "http.disconnect"}], [more, {**more, "more_body": False}]):
+        asyncio.run(read(*messages))
+        assert reader._held == 0

@@ -25,6 +25,8 @@ def raw_deflate(body: bytes) -> bytes:
         ("gzip", gzip.compress(BODY)),
         ("GZIP", gzip.compress(BODY[:7]) + gzip.compress(BODY[7:])),
         ("x-gzip", gzip.compress(BODY)),
+        ("gzip", b"".join(gzip.compress(BODY[at : at + 1]) for at in range(60)) + gzip.compress(BODY[60:])),
+        ("gzip", gzip.compress(b"") + gzip.compress(BODY)),
         ("deflate", zlib.compress(BODY)),
         ("deflate", raw_deflate(BODY)),
         ("identity", BODY),
@@ -46,6 +48,8 @@ def test_a_compressed_body_is_the_plain_one(start, coding, body):
         ("gzip", gzip.compress(bytes(100 * MOST_BYTES)), 413),
         ("gzip", gzip.compress(bytes(MOST_BYTES)) * 40, 413),
         ("deflate", raw_deflate(bytes(2 * MOST_BYTES)), 413),
+        ("gzip", gzip.compress(b" ") * 49_000, 400),
+        ("gzip", gzip.compress(b"") * 65, 400),
     ],
 )
 def test_what_cannot_be_decoded_is_refused(start, coding, body, status):

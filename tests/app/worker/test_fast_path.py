@@ -367,17 +367,105 @@ def test_bytes_between_requests_prolong_no_rest():
     served(act, rest=0.4)
 
 
-def test_a_reply_that_is_not_read_has_its_time(monkeypatch):
-    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.3)
+@pytest.mark.parametrize("behind", [[], [posted(b"2")], [HEAD], [posted(b"2")[:-1]]])
+def test_a_reply_that_is_not_read_has_its_time_whatever_comes_behind_it(behind, monkeypatch):
+    monkeypatch.setattr(connections, "UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)  # how often the timer looks
 
     async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
         taking.held = []
         await caller.send(posted(b"1"))
         taking.held[0].set_result(b"z" * 30_000_000)
-        while state.connections:
-            await asyncio.sleep(0.01)
+        await caller.send(*behind)
+        (protocol,) = state.connections
+        assert (protocol.phase, protocol.flow.write_paused) == (connections.UNREAD, True)
+        async with asyncio.timeout(3.0):
+            while state.connections:
+                await asyncio.sleep(0.01)
 
-    served(act, rest=0.2)
+    served(act, rest=60.0)
+
+
+def test_a_connection_that_rests_holds_no_body():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"x" * 100))
+        await caller.reply()
+        (protocol,) = state.connections
+        assert (protocol.cycle.response_complete, protocol.cycle.body) == (True, b"")
+
+    served(act)
+
+
+def test_a_client_that_reads_again_goes_on():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        taking.held = []
+        await caller.send(posted(b"1"))
+        taking.held[0].set_result(b"z" * 30_000_000)
+        await caller.send(HEAD)
+        (protocol,) = state.connections
+        assert len((await caller.reply())[1]) == 30_000_000
+        assert protocol.phase == connections.HEAD
+        await caller.send(b"content-length: 1\r\n\r\nx")
+        assert protocol.phase == connections.BUSY
+        taking.held[1].set_result(b"done")
+        assert (await caller.reply())[1] == b"done"
+        assert protocol.phase == connections.IDLE
+
+    served(act)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_head_behind_a_whole_request_has_its_bounds(held, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+
+    async def act(taking: Taking, caller: Caller, state: ServerState, sent: list[bytes], status: bytes) -> None:
+        taking.held = [] if held else None
+        with suppress(ConnectionError, asyncio.IncompleteReadError):  # what is sent after it may reset the connection
+            await caller.send(posted(b"x") + HEAD)
+            if taking.held:
+                taking.held[0].set_result(b"short  x")
+            assert (await caller.reply())[1] == b"short  x"
+            await caller.send(*sent)
+            head = await asyncio.wait_for(caller.reader.readuntil(b"\r\n\r\n"), 3)
+            assert head.startswith(status)
+            await asyncio.wait_for(caller.reader.read(), 3)  # to the end
+        async with asyncio.timeout(3.0):
+            while state.connections:
+                await asyncio.sleep(0.01)
+
+    served(partial(act, sent=[b"x: " + b"a" * 9_000] * 8, status=b"HTTP/1.1 431 "), rest=60.0)
+    served(partial(act, sent=[b"x: a\r\n"], status=b"HTTP/1.1 408 "), rest=60.0)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        posted(b"a", more=b"connection: close\r\n"),
+        posted(b"a", HEAD.replace(b"1.1", b"1.0")),
+        posted(b"refuse", more=b"connection: close\r\n"),
+        posted(b"end"),
+        posted(b"a" * 101, more=b"connection: close\r\n"),  # for the other path
+        posted(b"a", HEAD.replace(b"POST", b"GET"), b"connection: close\r\n"),
+    ],
+)
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_request_behind_one_that_closes_the_connection_is_not_carried_out(last, cut):
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        take, bodies = taking.take, list[bytes]()
+
+        def noted(name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
+            bodies.append(body)
+            take(name, headers, client, query, body, reply)
+
+        taking.take = noted  # type: ignore[method-assign]
+        more = posted(b"b") + posted(b"b" * 101) + HEAD
+        with suppress(ConnectionError):  # where some is sent after the end
+            await caller.send(*([last, more, more] if cut else [last + more]))
+            await caller.reply()
+            assert await asyncio.wait_for(caller.reader.read(), 5) == b""
+        assert b"b" not in bodies
+
+    served(act)
 
 
 def test_a_flood_behind_one_request_is_refused():

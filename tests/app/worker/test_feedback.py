@@ -88,6 +88,14 @@ def test_early_feedback_is_taken_where_it_may_come(start):
     assert site.once("/feedback", {"id": "soon", "label": "maybe"}).status == 422
 
 
+def test_early_feedback_without_room_is_refused_and_is_not_a_matter_of_rates(start):
+    site = start({**BINARY, "feedback": {"early": 60.0, "bytes": 60_000}})
+    statuses = [site.once("/feedback", {"id": f"soon {i}", "label": "yes"}).status for i in range(9)]
+    assert statuses.count(429) > 3
+    assert site.once("/feedback", {"id": "soon", "label": "yes"}, parts=2).status == 429
+    assert "limited" not in site.counts
+
+
 def test_examples_are_taken_once_under_their_key(start):
     site = start()
     one = {"features": RECORD, "label": "yes", "weight": 2.0, "id": "e1", "source": "shop"}

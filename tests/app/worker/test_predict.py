@@ -47,6 +47,15 @@ def test_several_records_are_answered_in_order(start):
     assert len({one.id for one in site.predictions()}) == 40
 
 
+def test_the_parts_of_objects_are_fields(start):
+    schema = {"label": "y", "task": "regression", "fields": {"user.age": "numeric", "user.tags": "tokens"}}
+    site = start({"schema": schema})
+    flat = {"user.age": 3.5, "user.tags": ["new"]}
+    for record in (flat, {"user": {"age": 3.5, "tags": ["new"]}, "other": [{}]}):
+        assert site.once("/predict", {"features": record}).json()["value"]
+    assert [one.features for one in site.predictions()] == [flat, flat]
+
+
 def test_a_number_is_answered_with_a_number(start):
     site = start({"schema": {"label": "y", "task": "regression", "fields": FIELDS}})
     said = site.once("/predict", {"features": RECORD}).json()

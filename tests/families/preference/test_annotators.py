@@ -58,7 +58,7 @@ def test_gold_questions_name_an_inverted_annotator_soon() -> None:
     assert np.median(needed) <= 15
 
 
-def test_the_grouping_of_judgements_does_not_matter() -> None:
+def test_the_grouping_of_judgements_does_not_matter_and_their_order_not_to_the_evidence() -> None:
     random = np.random.default_rng(3)
     who, label, p = random.integers(1, 5, 200), random.integers(2, size=200) * 1.0, random.random(200)
     seconds = random.exponential(5, 200)
@@ -69,6 +69,9 @@ def test_the_grouping_of_judgements_does_not_matter() -> None:
         annotators.update(single, who[rows], label[rows], p[rows], seconds[rows])
     for name, array in whole.items():
         assert array.tobytes() == single[name].tobytes()
+    turned = annotators.start(5)
+    annotators.update(turned, who[::-1], label[::-1], p[::-1], seconds[::-1])
+    np.testing.assert_allclose(turned["evidence"], whole["evidence"], atol=1e-9)
 
 
 def test_evidence_of_skill_is_an_e_value_at_any_time() -> None:

@@ -161,12 +161,32 @@ def test_the_worth_of_an_arm_is_what_its_labels_add_to_the_likelihood() -> None:
     np.testing.assert_allclose(reward.worth_of_arms(head, fresh)[0], expected, atol=1e-4)
 
 
+def test_arms_are_compared_on_as_many_labels_of_each_group() -> None:
+    """All chosen labels are about group 1, and contradict nothing; without matching, random ones of group 2 counted."""
+    x = np.random.default_rng(3).normal(size=(2, 40, 3)).astype(np.float32)
+    group, arm = np.repeat([1, 1, 2], [8, 8, 24]), np.repeat([0, 1, 0], [8, 8, 24])
+    label = ((x[0] - x[1])[:, 0] > 0) * 1.0
+    worth = []
+    for rows in (slice(0, 16), slice(0, 40)):
+        head = reward.start(3, groups=3, shared=0.999)
+        known = reward.pairs(x[0], x[1], label, group)._replace(arm=arm)
+        reward.append(head, reward.taken(known, rows))
+        head["learn/dual"][:] = 0.1 * (2.0 * head["learn/label"] - 1.0)  # equal pull of each label
+        fresh = reward.pairs(x[:1, 0], x[1:, 0], np.ones(1), np.ones(1, np.int64))
+        worth.append(reward.worth_of_arms(head, fresh)[0])
+    np.testing.assert_allclose(worth[0], worth[1], rtol=1e-12)
+    alone = reward.start(3, groups=3)
+    reward.append(alone, known._replace(arm=np.where(arm == 0, reward.NO_ARM, arm)))
+    assert np.isnan(reward.worth_of_arms(alone, fresh)).all()  # pairs of a file are not the random arm
+
+
 def test_questions_stop_when_labels_teach_nothing_and_start_again_after_an_alarm() -> None:
     arrays = choose.start()
     for value in np.geomspace(0.5, 1e-4, 300):
         choose.saw(arrays, value, np.array([0.0, np.nan]))
         recent = arrays["information"]
-        assert choose.teaches(arrays) == bool(np.isnan(recent).any() or recent.mean() >= choose.LEAST)
+        assert choose.teaches(arrays) == bool((recent < 0.0).any() or recent.mean() >= choose.LEAST)
+        assert np.isfinite(recent).all()  # versions are merged
     assert not choose.teaches(arrays)
     choose.again(arrays)
     assert choose.teaches(arrays)

@@ -132,3 +132,19 @@ def test_steps_that_do_not_converge_are_reported(monkeypatch: pytest.MonkeyPatch
     reward.append(head, pairs._replace(first=100 * pairs.first))
     with pytest.raises(ModelError, match="reward: Newton stopped at a residual of .* after 1 steps"):
         laplace.fit(head)
+
+
+def test_all_columns_of_a_label_leave_the_window_with_it() -> None:
+    window = 130
+    head = reward.start(WIDTH, groups=3, window=window)
+    columns = {name for name, array in head.items() if name.startswith("learn/") and array.shape[:1] == (window,)}
+    assert columns == {f"learn/{name}" for name in laplace.COLUMNS}
+    arms = np.arange(window) % 2
+    reward.append(head, judged(window, groups=3)._replace(arm=arms))
+    reward.append(head, judged(1))  # the oldest 64 go into the prior
+    assert head["learn/arm"][: window - reward.CHUNK].tolist() == arms[reward.CHUNK :].tolist()
+    groups = head["learn/group"][: window - reward.CHUNK].copy()
+    reward.forget(head, 1, 0)
+    left = int(head["learn/counts"][laplace.COUNT])
+    assert head["learn/arm"][: left - 1].tolist() == arms[reward.CHUNK :][groups != 1].tolist()
+    assert not head["learn/arm"][left:].any()

@@ -9,12 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from everlearn import checks, model
+from everlearn import checks, merge, model
 from everlearn.errors import ConfigError, InputError, ModelError
-from everlearn.families.preference import PreferenceModel, annotators, choose, features
-from everlearn.families.preference.model import LABELS, ROUNDS, TRUSTED
+from everlearn.families.preference import (
+    PreferenceModel,
+    annotators,
+    choose,
+    features,
+    improve,
+    laplace,
+    pair_rows,
+    reward,
+)
+from everlearn.families.preference.model import EVIDENCE, LABELS, ROUNDS, TRUSTED
 from everlearn.model import LEARN, answering, copied, cut, row_slice
-from everlearn.records import Examples
+from everlearn.records import Batch, Examples
+from everlearn.schema import pairs as columns
 from tests.support import preferences, slotworld
 
 PLAIN = {"round": 10_000}  # the policy stays
@@ -124,7 +134,59 @@ def test_repeated_pairs_and_times_judge_the_annotator() -> None:
     mean, hasty = annotators.seconds(table)
     assert (mean[1], hasty[1]) == (pytest.approx(2.0), 0.5)
     assert one.summary()["annotators"][0]["consistency"] == 0.5
-    assert one.part("progress")["counts"][LABELS] == 24  # they teach as well
+    assert not one.part("progress")["counts"].any()  # the first judgement has taught all that they could
+    assert not one.part("reward")["weights"].any()
+    assert one.measures()["brier"]["again"] is not None
+    assert one.measures()["trusted"] == 0
+
+
+def rated(prompt: int, answer: int) -> Batch:
+    """A single answer that a user has rated."""
+    pair = preferences.row(prompt, answer, answer, source="implicit/thumbs", arm="chat")
+    dense = pair.dense.copy()
+    dense[0, columns.SECOND] = 0
+    kept = len(pair.indices) - slotworld.SLOTS
+    return Batch(dense, np.array([0, kept]), pair.indices[:kept], pair.values[:kept])
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_labels_keep_their_answers_when_the_map_of_features_changes(forgotten: bool) -> None:
+    """Single answers are among the pairs, or a group forgets some: a label's number still is that of its answers."""
+    one, rows = preferences.build(**PLAIN), preferences.labelled(31, groups=True)
+    for at in range(31):
+        one.learn(cut(rows, at, at + 1).batch, rows.y[at : at + 1], np.ones(1, np.float32))
+        if at % 3 == 0 and not forgotten:
+            one.learn(rated(0, at), np.ones(1), np.ones(1, np.float32))
+        if at == 20 and forgotten:
+            reward.forget(one.part("reward"), 1, 0)
+    head, n = one.part("reward"), int(one.part("reward")["learn/counts"][laplace.COUNT])
+    held = features.kept(one.part("features"), head["learn/number"][:n])
+    np.testing.assert_allclose(head["learn/difference"][:n], held[0] - held[1], atol=1e-5)
+    assert int(head["learn/counts"][laplace.TOTAL]) == int(one.part("features")[features.PAIRS][0])
+    raw = one.part("features")[features.KEPT_ANSWERS][:, head["learn/number"][:n]]
+    known = [one._raw_pair(pair_rows.read(row_slice(rows.batch, at, at + 1)), 0) for at in range(31)]
+    for place, label in enumerate(head["learn/label"][:n]):  # and the label is that of its answers
+        same = [at for at, pair in enumerate(known) if np.allclose(pair, raw[:, place], atol=1e-6)]
+        assert not same or rows.y[same[0]] == label
+
+
+def test_arms_are_those_that_the_model_drew() -> None:
+    one = preferences.build(**PLAIN)
+    for arm in ("random", "active", "duel", "file"):
+        one.learn(preferences.row(0, 3, 250, arm=arm), np.ones(1), np.ones(1, np.float32))  # type: ignore[arg-type]
+    edit = preferences.row(0, 3, 250, arm="active")
+    edit.dense[0, columns.ARM] = columns.UNASKED
+    one.learn(edit, np.ones(1), np.ones(1, np.float32))
+    assert one.part("reward")["learn/arm"][:5].tolist() == [0, 1, -1, -1, -1]
+
+
+def test_versions_merge_before_all_questions_are_known() -> None:
+    one, other = preferences.build(**PLAIN), preferences.build(**PLAIN)
+    taught(one, preferences.labelled(2))
+    taught(other, preferences.labelled(3, seed=1))
+    whole = merge.merged(merge.completed(merge.How(method="linear"), 2), [one, other])
+    assert np.isfinite(whole["asking/information"]).all()
+    assert choose.teaches({name: whole[f"asking/{name}"] for name in ("information", "worth")})
 
 
 def test_the_random_arm_follows_what_questions_teach() -> None:
@@ -135,6 +197,17 @@ def test_the_random_arm_follows_what_questions_teach() -> None:
         assert one.part("asking")["worth"][choose.SEEN] == seen
     value = one.part("asking")["information"][:3]
     assert (value > 0.0).all()
+
+
+def test_evidence_of_skill_is_that_of_now() -> None:
+    """Luck of the past frees the policy no longer than the luck lasts."""
+    one, pair, found = preferences.build(**PLAIN), preferences.row(0, 3, 250), []
+    for label in (1.0, 0.0):
+        for _ in range(8):
+            one.learn(pair, np.array([label]), np.ones(1, np.float32))
+        found.append(float(one.part("progress")["counts"][EVIDENCE]))
+        assert found[-1] == annotators.skill(one.part("annotators"))
+    assert found[0] > improve.LUCK > found[1]
 
 
 def test_a_group_whose_taste_turned_is_found_and_learned_again() -> None:

@@ -34,6 +34,13 @@ def likelihood(module: torch.nn.Module) -> list[float]:
         return logprobs(module, PROMPTS, ANSWERS).tolist()
 
 
+def test_settings_of_adapters_are_kept_where_all_linear_layers_get_one() -> None:
+    policy = Policy(tiny("llama"), lora=Lora(rank=2, dora=True, rslora=True))
+    assert any(".lora_magnitude_vector" in name for name in policy.arrays)
+    layer = policy.module.get_submodule("model.layers.0.self_attn.q_proj")
+    assert layer.scaling["default"] == Lora(rank=2).alpha / 2**0.5  # type: ignore[index,operator]
+
+
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_the_policy_learns_and_the_reference_stays(name: str, lora: Lora | None) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from everlearn.app.admin.context import AdminContext
 from everlearn.app.admin.http import body, uncached, wrong
 from everlearn.app.problems import Refused
+from everlearn.app.process import append
 from everlearn.client.records import (
     ChallengeCommand,
     CommandOutcome,
@@ -147,7 +148,7 @@ def _append(context: AdminContext, make: Callable[[], Decision], source: str) ->
         raise Refused(409, "The arrays of the version are gone", str(error), type="blob") from error
     if source:
         command = details.with_token(command, source)
-    return context.log.append([command])[0]
+    return append(context.log, [command])[0]
 
 
 def _outcome(context: AdminContext, position: int, folded: bool) -> CommandOutcome:

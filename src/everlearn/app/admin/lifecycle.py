@@ -62,7 +62,7 @@ def state(
         return "queued", f"event {newest.position} is in the log; the learner is {behind} events before it"
     subject, _ = split(events)
     if subject is None:
-        return _without_prediction(events, spec, known)
+        return _without_prediction(events, now, spec, known)
     if any(event.position in known.quarantined for event in events):
         return "quarantined", "its label was set aside: its loss is far above the losses of its class; see limits"
     if isinstance(subject.payload, Example):
@@ -96,12 +96,14 @@ def _example(example: Event, known: Circumstances) -> tuple[State, str]:
     return "learned", "it came with its label: the models were scored on it, then learned it"
 
 
-def _without_prediction(events: Sequence[Event], spec: FeedbackSpec, known: Circumstances) -> tuple[State, str]:
+def _without_prediction(
+    events: Sequence[Event], now: float, spec: FeedbackSpec, known: Circumstances
+) -> tuple[State, str]:
     reasons = [known.unusable(event.payload) for event in events]
     if all(reasons):
         return "refused", f"there is feedback without a prediction, which no model can use: {reasons[0]}"
     first = next(event for event, reason in zip(events, reasons, strict=True) if not reason)
-    if known.seen > first.time + spec.early:
+    if now > first.time + spec.early:  # a prediction would have this time, or a later one
         late = f"no prediction came within {spec.early:g} seconds after its feedback"
         return "expired", f"{late}, which counts no more, even if one comes now"
     return "early", f"there is feedback, but no prediction yet; it is kept for {spec.early:g} seconds"
@@ -172,12 +174,12 @@ def _with_feedback(
         return result, f"first, after {spec.window:g} seconds, {before}; its feedback came {when}, and {late}"
     if _weightless(first) and not more:
         return "settled", f"its feedback came {when} with weight 0: it waits no longer, and nothing was learned"
-    came = f"its feedback came {when}"
+    came, paused = f"its feedback came {when}", known.paused(max(first.position, prediction.position))
     if known.capacity is not None and first.position - prediction.position >= known.capacity:
         came += "; it may have been evicted before, and was then learned without being scored"
-    if known.paused(first.position):
+    if paused:
         came += " while learning was paused: the models were scored on it, and did not learn it"
     if not more:
-        return "paused" if known.paused(first.position) else "learned", came
+        return "paused" if paused else "learned", came
     treatment = "only kept in the log" if ignored else "learned as well"
     return "learned" if ignored else "corrected", f"{came}; {len(more)} later, different feedback was {treatment}"

@@ -166,7 +166,14 @@ def _specific(components: Mapping[str, Document], spec: Spec) -> dict[str, Docum
     schemas = {name: _cleaned(schema) for name, schema in components.items()}
     rows = MOST_ROWS
     record, target = {"$ref": f"{_HERE}Features"}, {"$ref": f"{_HERE}Target"}
-    schemas |= {"Features": features(spec.schema), "Target": label(spec.schema)}
+    unused = spec.schema.label, "id", *spec.ignore
+    beside: dict[str, Document] = {name: {"description": "Not a field."} for name in unused}
+    if spec.subject:
+        beside[spec.subject] = {"description": "The subject of the record.", **_KINDS["categorical"]}
+    schemas |= {
+        "Features": features(spec.schema, beside if spec.strict else None),
+        "Target": label(spec.schema),
+    }
     keys = schemas["PredictRequest"]["properties"]
     single = {"features": record, "id": keys["id"]}
     several = {"instances": _rows(record, rows), "ids": keys["ids"] | {"maxItems": rows}}
@@ -208,19 +215,26 @@ def _specify(feedback: Document, task: Task, target: Document) -> None:
         feedback["required"] = ["id", "label"]
 
 
-def features(declared: Schema) -> Document:
+def features(declared: Schema, strict: Mapping[str, Document] | None = None) -> Document:
     """Return the JSON Schema of a record of this loop, with an example.
+
+    `strict` holds the names that a record may have beside its fields, where all others are refused; None: any name.
 
     >>> features(Schema(label="y", task="regression", fields={"town": "categorical"}))["examples"]
     [{'town': 'a'}]
     """
-    return {
+    made: Document = {
         "title": "Features",
         "description": "A value for each field. Absent or null: missing. Fields not listed are ignored.",
         "type": "object",
         "properties": {name: _kind(kind) for name, kind in declared.fields.items()},
         "examples": [{name: _example(kind) for name, kind in declared.fields.items()}],
     }
+    if strict is not None:
+        made["description"] = "A value for each field; null: missing. Fields not listed are refused."
+        made["properties"] = {**strict, **made["properties"]}
+        made |= {"required": [*declared.fields], "additionalProperties": False}
+    return made
 
 
 def label(declared: Schema) -> Document:

@@ -63,12 +63,12 @@ export const SIGNS = { promote: "promotion", reject: "rejection", rollback: "rol
 const AGAINST = { frozen: "the frozen start", last_label: "repeating the last label", majority: "the majority class", mean: "the mean", seasonal: "the label of one season ago" };
 const LOSSES = { brier: "Brier score", error: "error rate", log_loss: "log loss", absolute: "absolute error", squared: "squared error", pinball: "pinball loss", huber: "Huber loss" };
 
-/** Summarise the quality: {tone, title, sentence, now, gain, range, lately}; numbers are null while unknown. */
+/** Summarise the quality: {tone, title, sentence, now, gain, lately}; numbers are null while unknown. */
 export function summary(status) {
   const name = status.metric;
   const champion = status.metrics?.champion?.[name];
   const lately = recent(status.curves?.champion, name);
-  const found = { tone: "", now: champion ?? null, gain: null, range: "", lately: lately?.now ?? null };
+  const found = { tone: "", now: champion ?? null, gain: null, lately: lately?.now ?? null };
   if (!known(champion)) {
     return { ...found, title: "Waiting for the first labels", sentence: "Quality is measured as soon as labels arrive for earlier predictions. Until then the first version serves." };
   }
@@ -77,7 +77,7 @@ export function summary(status) {
   }
   const gain = status.gain;
   if (!gain) return { ...found, title: `Measured on ${counted(status.examples, "labelled example")}`, sentence: `No baseline has answered the same rows yet.${context(status, lately)}` };
-  return { ...found, gain, range: between(gain), ...judged(gain), sentence: `${uncertainty(gain)}${context(status, lately)}` };
+  return { ...found, gain, ...judged(gain), sentence: `${uncertainty(gain)}${context(status, lately)}` };
 }
 
 /** Return the tone and the title; the gate's verdict on the same two models is never left out. */
@@ -109,7 +109,7 @@ function between({ metric: name, low, high, better }) {
 function uncertainty(gain) {
   const { metric: name, low, high, difference, better, examples } = gain;
   const base = `Measured on ${counted(examples, "labelled example")}, each scored before it was learned.`;
-  if (!known(low)) return `So far ${metricName(name)} is ${directed(name, difference)}; that is too few examples to bound the difference. ${base}`;
+  if (!known(low)) return `So far ${metricName(name)} is ${directed(name, difference)}; there is no bound for the true difference yet. ${base}`;
   if (better === 0) return `So far ${metricName(name)} is ${directed(name, difference)}; the true difference lies between ${directed(name, low)} and ${directed(name, high)}. ${base}`;
   return base;
 }
@@ -174,6 +174,7 @@ export function comparisonText(one) {
 }
 
 function neededText(what, evidence, need, result) {
+  if (evidence >= need && result === "roll it back") return `The evidence that it is worse, ${odds(evidence)}, is enough; it rolls back where the difference is a tenth of the good version's loss.`;
   if (evidence >= need) return `The evidence that it is ${what}, ${odds(evidence)}, is enough to ${result}.`;
   return `Evidence that it is ${what}: ${odds(evidence)}; ${odds(need)} would ${result}.`;
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from everlearn.events import Log
 from everlearn.families.preference import choose, first_come
-from everlearn.families.preference.agreement import agreement
+from everlearn.families.preference.agreement import plain_agreement
 from everlearn.records import Event, Ints, Preference
 from everlearn.schema import pairs
 from everlearn.spec import Spec
@@ -157,11 +157,4 @@ def _compared(table: Ints) -> dict[str, Any]:
     """Return the agreement of verdicts that are counted in a table, as plain values."""
     judge, person = np.divmod(np.repeat(np.arange(9), table.ravel()), 3)
     verdicts = np.array(_VERDICTS)
-    found = agreement(verdicts[judge], verdicts[person])
-    return {
-        "pairs": found.all.pairs,
-        "share": found.all.share,
-        "low": found.low,
-        "high": found.high,
-        "kappa": found.kappa if np.isfinite(found.kappa) else None,
-    }
+    return plain_agreement(verdicts[judge], verdicts[person])

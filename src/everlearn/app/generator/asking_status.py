@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from everlearn import _private
 from everlearn.app.admin.http import uncached
 from everlearn.app.generator.accounts import LabelAccounts
 from everlearn.app.generator.context import GeneratorContext
@@ -41,28 +42,38 @@ class AskingReport:
     ) -> None:
         self._context, self._pool, self._accounts, self._judge = context, pool, accounts, judge
 
-    def status(self) -> AskingStatus:
-        """Return the present state. Reads the learner's status for the win in duels."""
-        policy, pool, accounts = self._context.device.policy, self._pool, self._accounts
+    async def status(self) -> AskingStatus:
+        """Return the present state. Reads the learner's status for the win in duels.
+
+        The pool, the desk and the judge belong to the event loop, which reads them; a thread does the rest.
+        """
+        pool, judge = self._pool, self._judge
+        found: dict[str, Any] = {
+            "state": "stopped" if pool.stopped else "asking",
+            "reason": pool.why_none(),
+            "prompts": pool.prompts[0],
+            "skipped_prompts": pool.prompts[1],
+            "ready": len(pool.ready),
+            "judge": None if judge is None else JudgeStatus(judge.source, judge.busy, judge.trouble),
+        }
+        return await asyncio.to_thread(self._status, found)
+
+    def _status(self, found: dict[str, Any]) -> AskingStatus:
+        """Return the state with what the model and the accounts know."""
+        policy, accounts = self._context.device.policy, self._accounts
         part = policy.model.part("asking") if policy is not None else choose.start()
         selector = policy.model.settings.choose.selector if policy is not None else ""
-        known = part["information"][part["information"] == part["information"]]
+        known = choose.known(part)
         gain = self._gain()
         worth = accounts.win_per_unit(gain) if gain is not None else [None, None]
         names = accounts.names()
         people = policy.model.summary()["annotators"] if policy is not None else []
-        judge = self._judge
         return AskingStatus(
-            state="stopped" if pool.stopped else "asking",
-            reason=pool.why_none(),
+            **found,
             selector=selector if choose.pays(part) else "random",
             configured=selector,
             information=float(known.mean()) if len(known) else None,
             least=self._context.spec.ask.least,
-            prompts=pool.read,
-            skipped_prompts=pool.skipped,
-            ready=len(pool.ready),
-            judge=None if judge is None else JudgeStatus(judge.source, judge.busy, judge.trouble),
             sources=[
                 SourceSpending(**one._asdict(), win_per_unit=win)
                 for one, win in zip(accounts.spending(time.time()), worth, strict=True)
@@ -85,8 +96,7 @@ class AskingReport:
         unfinished = path.with_name(f".{path.name}.unfinished")
         while True:
             try:
-                content = msgspec.json.encode(await asyncio.to_thread(self.status))
-                unfinished.write_bytes(content)
+                _private.write(unfinished, msgspec.json.encode(await self.status()))
                 unfinished.replace(path)
             except OSError as error:  # asking goes on without a status
                 log.warning("the status of asking cannot be written: %s", error)
@@ -95,4 +105,4 @@ class AskingReport:
 
 async def status(report: AskingReport, request: Request) -> Response:
     """GET /v1/preferences"""
-    return uncached(await asyncio.to_thread(report.status))
+    return uncached(await report.status())

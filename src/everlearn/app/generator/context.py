@@ -15,7 +15,7 @@ from starlette.requests import Request
 from everlearn import schema
 from everlearn.app.auth import CLIENT, Access, Scope
 from everlearn.app.generator.device import Call, Device, ServedPolicy, builder
-from everlearn.app.process import Setup
+from everlearn.app.process import Setup, append
 from everlearn.client.records import PageSession
 from everlearn.events import connect
 from everlearn.feedback import admission
@@ -76,8 +76,8 @@ class GeneratorContext:
         return msgspec.json.decode(found.content, type=PageSession) if found.status_code == 200 else None
 
     async def append(self, payloads: Sequence[Payload]) -> list[int]:
-        """Write events, and return their positions once they are durable. Raises as `Log.append` does."""
-        return await asyncio.to_thread(self.log.append, payloads)
+        """Write events, and return their positions once they are durable. Raises as `app.process.append` does."""
+        return await asyncio.to_thread(append, self.log, payloads)
 
     async def compute(self, work: Any) -> Any:
         """Return what `work(policy)` returns in the device's thread. Raises what it raises."""

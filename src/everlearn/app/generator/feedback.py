@@ -1,7 +1,8 @@
 """POST /v1/feedback: what users did with the answers of chats, as rewards and as pairs with a preference.
 
 A thumb, a rating or an acceptance rates one answer. An edit, a retry or a choice compares two: that pair becomes a
-prediction on the arm "active", since it was not drawn at random, and its preference is logged with it.
+prediction, and its preference is logged with it. Its arm is "active", since it was not drawn at random. Its selector is
+"implicit/...", since no selector chose it either: what selectors are worth is not measured on such pairs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from everlearn.families.preference import asking, implicit
 from everlearn.families.preference.implicit import PairSignal, ShownAnswer
 from everlearn.feedback import admission
 from everlearn.records import Payload, Prediction, Preference, Reward
+from everlearn.schema import pairs as columns
 from everlearn.schema import question
 from everlearn.schema.question import Asked
 
@@ -136,7 +138,7 @@ def _pairs(
                 answers=(sampled[pair.first], sampled[pair.second]),
                 pair=(0, 1),
                 arm="active",
-                selector=signal.source,
+                selector=columns.IMPLICIT + signal.source.removeprefix(columns.IMPLICIT),
                 tokenizer=asking.digest(policy.model.tokenizer),
             )
             payloads.append(context.prediction(made, policy, pair.prompt, id=id))

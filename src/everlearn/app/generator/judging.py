@@ -88,6 +88,7 @@ class JudgeDesk:
                         await pool.more.wait()
                 continue
             self.busy += 1
+            wait = 0.0
             try:
                 await self._verdict(pair)
                 self.trouble, failures = "", 0
@@ -100,9 +101,10 @@ class JudgeDesk:
                 if isinstance(error, ConfigError):
                     return
                 failures += isinstance(error, JudgeUnavailable)
-                await asyncio.sleep(min(LONGEST, 2.0**failures))
+                wait = min(LONGEST, 2.0**failures)
             finally:
                 self.busy -= 1
+            await asyncio.sleep(wait)  # the pair is no longer reserved meanwhile
 
     async def _verdict(self, pair: ReadyPair) -> None:
         """Judge a pair and log the verdict, unless the log holds one of this judge. Raises what the judge raises."""

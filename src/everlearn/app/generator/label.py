@@ -145,12 +145,12 @@ class LabelDesk:
 
     def release(self, now: float) -> None:
         """Give pairs of annotators who have gone away to others."""
-        for one in self.annotators.values():
+        for name, one in self.annotators.items():
             if (one.held is None and not one.upcoming) or now - one.seen < LEASE:
                 continue
-            for pair, again in [(one.held, one.again), *one.upcoming]:
-                if pair is not None and not again and pair.payload.get("arm") not in PLANTED:
-                    self.pool.put_back(pair, set())
+            for pair, _ in [(one.held, one.again), *one.upcoming]:
+                if pair is not None:
+                    self.pool.put_back(pair.id, name, skipped=False)
             one.held, one.again = None, False
             one.upcoming.clear()
 
@@ -208,9 +208,11 @@ class LabelDesk:
         one.seen = time.monotonic()
         one.note(given.id, verdict, agreed, time.time(), chosen)
         one.met(found)
+        if verdict == "skip":
+            self.pool.put_back(given.id, given.annotator, skipped=True)
+        else:
+            self.pool.opinion(given.id, given.annotator)
         if one.held is not None and one.held.id == given.id:
-            if verdict == "skip" and not one.again and pair.arm not in PLANTED:
-                self.pool.put_back(one.held, {given.annotator})
             one.go_on()
         one.upcoming = deque(each for each in one.upcoming if each[0].id != given.id)
         return JudgeReply(given.id, agreed, self.progress(given.annotator), self.total())
@@ -234,7 +236,7 @@ class LabelDesk:
         order = commands.rollback(versions, f"all judgements of {name} are undone", without)
         (position,) = await self._context.append([details.with_token(order, token) if token else order])
         before = self.annotator(name)
-        self.annotators[name] = Annotator(before.held, upcoming=before.upcoming)
+        self.annotators[name] = Annotator(before.held, before.again, upcoming=before.upcoming, seen=before.seen)
         return UndoReply(None, position, self.progress(name))
 
     def shown(self, name: str, waiting: Prediction, again: bool) -> LabelPair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from everlearn.app.process import append
 from everlearn.events import Log, scan
 from everlearn.loop import details
 from everlearn.loop.details import SettingsChanged
@@ -37,6 +38,6 @@ class AskingDecisions:
         if self.value(name, default) == value:
             return
         detail = details.write(SettingsChanged({name: value}, self._log.count("decision")))
-        self._log.append([Decision("config", self._log.end(), reason, by, detail=detail)])
+        append(self._log, [Decision("config", self._log.end(), reason, by, detail=detail)])
         self._known[name] = value
         log.info(reason)

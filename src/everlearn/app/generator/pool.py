@@ -40,17 +40,32 @@ Problem = Callable[[ServedPolicy], str]
 
 @dataclass(slots=True, eq=False)
 class ReadyPair:
-    """A pair that waits: the rounds of its policy, and the annotators who have skipped or taken it.
+    """A pair that waits: the rounds of its policy, and the annotators who have it, have judged it or have skipped it.
 
-    A `shared` pair goes to two people and to the judge. `taken` counts people; `judged` is true once the judge has it.
+    A `shared` pair goes to two people and to the judge. `judged` is true once the judge has it.
     """
 
     prediction: Prediction
     rounds: int
     skipped: set[str] = field(default_factory=set)
     shared: bool = False
-    taken: int = 0
+    holders: set[str] = field(default_factory=set)
+    opinions: set[str] = field(default_factory=set)
     judged: bool = False
+
+    @property
+    def taken(self) -> int:
+        """Number of people who have it or have judged it."""
+        return len(self.holders | self.opinions)
+
+    def met(self, name: str) -> bool:
+        """Return True if an annotator need not see it, or see it again."""
+        return name in self.skipped or name in self.holders or name in self.opinions
+
+    @property
+    def waiting(self) -> bool:
+        """True where nothing has happened to it, so that it is for any annotator."""
+        return not self.started and not self.skipped
 
     @property
     def started(self) -> bool:
@@ -82,12 +97,13 @@ class PairPool:
         self._decisions: AskingDecisions | None = None
         self._fewer = asyncio.Event()
         self._made = 0
-        self._probed = 0.0
+        self._probed = -PROBE
+        self._lent: dict[str, ReadyPair] = {}  # pairs that people have, by id
         self.more = asyncio.Condition()
         self.ready: deque[ReadyPair] = deque()
         self.trouble = ""
         self.stopped = False
-        self.read = self.skipped = 0  # prompts
+        self.prompts = (0, 0)  # of the file, and those of them that are passed over
 
     async def run(self, decisions: AskingDecisions) -> None:
         """Keep pairs ready until cancelled."""
@@ -130,25 +146,50 @@ class PairPool:
         self.drop_stale()
         if not self._left()[PEOPLE]:
             return None
-        found = [one for one in self.ready if name not in one.skipped and one.taken < OPINIONS]
+        found = [one for one in self.ready if not one.met(name) and one.taken < OPINIONS]
         weight = -1.0 if self._at_once else 0.0
         return min(found, key=lambda one: (not one.taken, not one.duel, weight * one.value), default=None)
 
     def take(self, pair: ReadyPair, name: str) -> None:
         """Hand a pair to an annotator; a shared one stays for others."""
-        pair.taken += 1
-        pair.skipped.add(name)
-        if not pair.shared or (pair.taken >= OPINIONS and (pair.judged or not self._at_once)):
-            self.ready.remove(pair)
-        self._fewer.set()
+        pair.holders.add(name)
+        self._lent[pair.prediction.id] = pair
+        self._settle(pair)
 
-    def put_back(self, prediction: Prediction, skipped: set[str]) -> None:
-        """Let others judge a pair that its annotator has skipped, or left."""
-        for one in self.ready:
-            if one.prediction.id == prediction.id:
-                one.taken = max(0, one.taken - 1)
-                return
-        self.ready.append(ReadyPair(prediction, self._context.device.rounds, skipped))
+    def put_back(self, id: str, name: str, *, skipped: bool) -> None:
+        """Let others judge a pair that its annotator has skipped, or left; after a skip this annotator does not."""
+        pair = self._found(id)
+        if pair is None:
+            return
+        held = name in pair.holders
+        pair.holders.discard(name)
+        if skipped:
+            pair.skipped.add(name)
+        if held and pair not in self.ready:
+            pair.rounds = self._context.device.rounds
+            self.ready.append(pair)
+        self._settle(pair)
+
+    def opinion(self, id: str, name: str) -> None:
+        """Note that an annotator has judged a pair, also one that had left this annotator's hands."""
+        if (pair := self._found(id)) is not None:
+            pair.holders.discard(name)
+            pair.opinions.add(name)
+            self._settle(pair)
+
+    def _found(self, id: str) -> ReadyPair | None:
+        if (held := self._lent.get(id)) is not None:
+            return held
+        return next((one for one in self.ready if one.prediction.id == id), None)
+
+    def _settle(self, pair: ReadyPair) -> None:
+        """Take a pair away once no more people, and no judge, shall see it."""
+        full = pair.taken >= OPINIONS and (pair.judged or not self._at_once) if pair.shared else pair.taken > 0
+        if full and pair in self.ready:
+            self.ready.remove(pair)
+        if not pair.holders:
+            self._lent.pop(pair.prediction.id, None)
+        self._fewer.set()
 
     def for_judge(self) -> ReadyPair | None:
         """Take the pair that the judge should judge next; None where there is none, or the budget is spent.
@@ -163,7 +204,7 @@ class PairPool:
         found = next((one for one in self.ready if one.shared and not one.judged), None)
         if found is None:
             open_ = [one for one in self.ready if not one.shared and not one.duel]
-            duels = sum(one.duel for one in self.ready)
+            duels = self._duels()
             people = 0 if self.stopped else min(max(AHEAD - duels, 0), int(left[PEOPLE]))
             routed = choose.route(
                 np.array([one.value for one in open_]), self._accounts.prices, np.array([people, left[JUDGES]])
@@ -183,10 +224,15 @@ class PairPool:
             self.ready.appendleft(pair)
 
     def drop_stale(self) -> None:
-        """Leave pairs of an old policy unanswered, except those that were taken; of these keep the newest."""
+        """Leave pairs of an old policy unanswered, except those that were taken; of these keep the newest.
+
+        Of those that some annotators have skipped the newest stay for others.
+        """
         rounds = self._context.device.rounds
-        started = [one for one in self.ready if one.started][-AHEAD:]
-        fresh = [one for one in self.ready if one in started or (not one.started and abs(rounds - one.rounds) < STALE)]
+        kept = [one for one in self.ready if one.started][-AHEAD:]
+        fresh = [one for one in self.ready if not one.started and abs(rounds - one.rounds) < STALE]
+        kept += [one for one in fresh if one.waiting] + [one for one in fresh if not one.waiting][-AHEAD:]
+        fresh = [one for one in self.ready if one in kept]
         if len(fresh) < len(self.ready):
             self.ready = deque(fresh)
             self._fewer.set()
@@ -210,11 +256,16 @@ class PairPool:
     def _left(self) -> Ints:
         return self._accounts.left(time.time(), self._reserved())
 
+    def _duels(self) -> int:
+        """Return the number of duels that wait for people who have not skipped them."""
+        return sum(one.duel and not one.skipped for one in self.ready)
+
     def _wants(self) -> bool:
         """Return True if another pair should be made now."""
+        waiting = sum(one.waiting for one in self.ready)  # what was skipped or begun may wait for ever
         if self.stopped:
-            return not self.ready and time.monotonic() - self._probed >= PROBE
-        left, waiting = self._left(), sum(not one.started for one in self.ready)
+            return not waiting and time.monotonic() - self._probed >= PROBE
+        left = self._left()
         wanted = (AHEAD if left[PEOPLE] else 0) + (self._at_once if left[JUDGES] else 0)
         return waiting < wanted
 
@@ -249,7 +300,7 @@ class PairPool:
         key = (context.spec.seed, context.log.end(), self._made)
         one = self._prompts[int(np.random.default_rng([*key, 2]).integers(len(self._prompts)))]
         self._made += 1
-        for_people = not self._at_once or (self._left()[PEOPLE] and sum(each.duel for each in self.ready) < AHEAD)
+        for_people = not self._at_once or (self._left()[PEOPLE] and self._duels() < AHEAD)
 
         def work(policy: ServedPolicy) -> ReadyPair:
             answering = Answering(policy.version, policy.model, uid=policy.uid)
@@ -276,10 +327,11 @@ class PairPool:
             return False
         problems = await self.problems([partial(_too_long, one) for one in given])
         self._prompts = [one for one, problem in zip(given, problems, strict=True) if not problem]
-        self.read, self.skipped = len(given), len(given) - len(self._prompts)
-        if self.skipped:
+        skipped = len(given) - len(self._prompts)
+        self.prompts = len(given), skipped
+        if skipped:
             first = next(problem for problem in problems if problem)
-            fields = {"prompts": len(given), "skipped": self.skipped}
+            fields = {"prompts": len(given), "skipped": skipped}
             log.warning("some prompts are passed over; the first of them: %s", first, extra={"fields": fields})
         if not self._prompts:
             self.trouble = f"prompts: got none in {path} that can be asked: {problems[0]}"
@@ -321,12 +373,18 @@ def unjudged(context: GeneratorContext, judging: bool) -> list[ReadyPair]:
         if not isinstance(pair, Prediction) or pair.payload.get("arm") not in ("random", "active", "duel"):
             continue
         given = [one.payload for one in events.about(pair.id) if isinstance(one.payload, Preference)]
-        kinds = {kind_of(one.source) for one in given}
+        people = [(_name(one), one.verdict) for one in given if kind_of(one.source) == PEOPLE]
+        opinions = {name for name, verdict in people if verdict != "skip"}
         both = shared(pair, context.spec.ask.both)
-        if not given or (both and judging and kinds == {PEOPLE}):
-            names = {one.source.partition("/")[2] for one in given}
-            found.append(ReadyPair(pair, 0, names, both, len(names)))
+        judged = any(kind_of(one.source) != PEOPLE for one in given)
+        if not judged and (not opinions or (both and judging)):
+            skipped = {name for name, _ in people} - opinions
+            found.append(ReadyPair(pair, 0, skipped, both, opinions=opinions))
     return found
+
+
+def _name(given: Preference) -> str:
+    return given.source.partition("/")[2]
 
 
 def _too_long(one: Prompt, policy: ServedPolicy) -> str:

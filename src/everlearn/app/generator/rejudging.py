@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 from everlearn.app.generator import judging
 from everlearn.app.generator.noting import JUDGE, AskingDecisions
+from everlearn.app.process import append
 from everlearn.errors import ConfigError
 from everlearn.events import Log, connect, scan
 from everlearn.families.preference.judge import rejudge
 from everlearn.families.preference.judged_pairs import AnswerPair, JudgeVerdict, preference_fields
 from everlearn.families.preference.verdicts import Choice
 from everlearn.feedback import admission
-from everlearn.loop import commands
-from everlearn.loop.details import Without
-from everlearn.records import Preference
+from everlearn.loop import commands, details
+from everlearn.loop.details import RollBackOrder, Without
+from everlearn.records import Decision, Preference
 from everlearn.spec import Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
@@ -45,44 +46,56 @@ def rejudge_log(
 
     Each new verdict is logged as a correction, with the new source, as soon as it is there; so a call that was broken
     off goes on where it ended. Then the loop is ordered to learn again without the verdicts of the old sources, unless
-    `keep` is true. `newest` limits the pairs to the newest ones (0: all), and nothing is then learned again. The
-    budget does not hold it back. Raises ConfigError without a judge, and what the judge raises.
+    `keep` is true; a source that was left out since its last verdict is not left out again. `newest` limits the pairs
+    to the newest ones (0: all), and nothing is then learned again. The budget does not hold it back. Raises ConfigError
+    without a judge, and what the judge raises.
     """
     with ExitStack() as undo:
         log = undo.enter_context(closing(connect(str(home / "log.sqlite"), spec.log.durability, tidy=False)))
         judge = judging.opened(spec, home, undo)
         if judge is None:
             raise ConfigError("judge: got neither url nor function; expected a judge. Set judge.url or judge.function")
-        old, done = _verdicts(log, judge.source)
+        old, done, counted = _verdicts(log, judge.source)
         waiting = [one for one in old.values() if one.id not in done][-newest:]
         changed = count = 0
         for before, found in rejudge(judge, _pairs(log, waiting)):
-            log.append([Preference(**preference_fields(found))])
+            append(log, [Preference(**preference_fields(found))])
             count += 1
             changed += (before.verdict, before.chosen) != (found.verdict, found.chosen)
             progress(count, len(waiting))
-        replaced = sorted({one.source for one in old.values()}) if not keep and not newest else []
+        replaced = sorted(counted) if not keep and not newest else []
         if count or replaced:
             reason = f"the judge is {judge.source}; {count} pairs were judged again"
             AskingDecisions(log).note(JUDGE, judge.source, reason, "user")
         for source in replaced:
             reason = f"{source} is superseded by {judge.source}"
-            log.append([commands.rollback(Versions(Blobs(home / "blobs")), reason, Without(source=source))])
+            append(log, [commands.rollback(Versions(Blobs(home / "blobs")), reason, Without(source=source))])
         return Rejudged(count, changed, replaced, count * spec.judge.price, judge.source)
 
 
-def _verdicts(log: Log, source: str) -> tuple[dict[str, Preference], set[str]]:
-    """Return the newest verdict on each pair of an older judge of this name, and the pairs that this one has judged."""
+def _verdicts(log: Log, source: str) -> tuple[dict[str, Preference], set[str], set[str]]:
+    """Return the newest verdict on each pair of an older judge of this name, and the pairs that this one has judged.
+
+    The last part holds the older sources with verdicts that no order has left out yet.
+    """
     family = source.partition("@")[0] + "@"
     old: dict[str, Preference] = {}
     done: set[str] = set()
-    for event in scan(log, 0, ("preference",)):
-        one = event.payload
-        if isinstance(one, Preference) and one.source == source:
-            done.add(one.id)
-        elif isinstance(one, Preference) and one.source.startswith(family):
-            old[one.id] = one
-    return old, done
+    counted: set[str] = set()
+    for event in scan(log, 0, ("preference", "decision")):
+        match event.payload:
+            case Preference(source=found) as one if found == source:
+                done.add(one.id)
+            case Preference(source=found) as one if found.startswith(family):
+                old[one.id] = one
+                counted.add(found)
+            case Decision(action="order") as order:
+                match details.read_order(order):
+                    case RollBackOrder(without=Without(source=left)):
+                        counted.discard(left)
+            case _:
+                pass
+    return old, done, counted
 
 
 def _pairs(log: Log, verdicts: list[Preference]) -> Iterator[tuple[AnswerPair, JudgeVerdict]]:

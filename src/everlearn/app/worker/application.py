@@ -2,8 +2,8 @@
 
 A worker never waits for the learner. Where the loop learns preferences, a worker holds no model: it takes feedback,
 and the generator answers. It counts the seconds of "predict", "feedback" and "learn"; replies by route and
-class ("predict_2xx", "learn_4xx", ...); "limited" (429), "full" (503: too much waits), "commits", "commit_rows", and
-the "bytes" of request bodies, and what `connections` refuses or closes.
+class ("predict_2xx", "learn_4xx", ...); "limited" (a caller exceeded its rate), "full" (503: too
+much waits), "commits", "commit_rows", and the "bytes" of request bodies, and what `connections` refuses or closes.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ GENERATING = 600.0  # seconds that the generator may think before it sends the f
 GENERATED = ("/v1/", "/label/")  # beginnings of paths that the generator serves
 UNWELL = 5.0  # seconds for which a worker reports itself unwell after its log failed, unless it wrote since
 IDLE = 75  # seconds that a connection without requests is kept
+# Thresholds of the collector of cycles. By default a worker with 2,000 connections visits their objects every few
+# seconds, and answers no request meanwhile. Few objects are in cycles, so that may be done seldom.
+COLLECT = (20_000, 20, 100)
 
 _JSON = (b"content-type", b"application/json")
 _CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
@@ -86,8 +89,9 @@ class Worker:
         most: int = connections.MOST,
     ) -> None:
         spec = setup.spec
-        room = EarlyRoom(spec.feedback, PublishedUse(Path(setup.serving)), spec.serve.workers)
-        names = FieldNames(spec, counters.add)
+        use, begin = PublishedUse(Path(setup.serving)), log.end() if spec.feedback.early else 0
+        room = EarlyRoom(spec.feedback, use, spec.serve.workers, begin=begin)
+        names = FieldNames(spec, counters.add, counters.names)
         admission = Admission(spec, schema.reading(spec.schema), log, None, names, room)
         self.connections = Connections(most, counters.add)
         self._pairs = admission.encoder.late
@@ -140,6 +144,7 @@ class Worker:
             self._groups.put(route.read, body, scope["query_string"], source, future)
             reply = await future
         except Exception as error:
+            self._count_limited(error)
             status, reply = problems.problem(error, scope["path"])
             headers = problems.headers(error)
         headers.append((b"content-length", b"%d" % len(reply)))
@@ -155,13 +160,17 @@ class Worker:
             source = self._access.allow(headers, route.right, "POST", client)
             self._groups.put(route.read, body, query, source, reply)
         except Exception as error:
+            self._count_limited(error)
             reply.set_exception(error)
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """Count a reply."""
         self._counters.observe(route, seconds)
         self._counters.add(_CLASSES[route][status // 100])
-        if status == 429:
+
+    def _count_limited(self, error: Exception) -> None:
+        """Count a caller that exceeded its rate; early feedback without room is 429, too, but no matter of rates."""
+        if isinstance(error, Refused) and error.status == 429:
             self._counters.add("limited")
 
     def _admitted(self, route: HotRoute, scope: Scope) -> str:
@@ -271,6 +280,7 @@ def main() -> None:
         when_abandoned(stop)
         gc.collect()
         gc.freeze()  # objects made so far stay: later collections need not visit them
+        gc.set_threshold(*COLLECT)
         server.run(sockets=[socket.socket(fileno=setup.descriptor)])
 
 

@@ -1,8 +1,8 @@
 """Bounds on the connections of one worker: their number, the size of a request's head, and the time of each phase.
 
-A connection is always in one phase. It sends the head of a request (`HEAD`), has a request under way (`BUSY`), or waits
-for its next request (`IDLE`). Data that completes nothing does not prolong a phase. The body reader bounds the time of
-bodies, and the process that answers bounds the time of an answer.
+A connection is always in one phase. It sends the head of a request (`HEAD`), has a request under way (`BUSY`), waits
+for its next request (`IDLE`), or leaves replies unread (`UNREAD`). Data that completes nothing does not prolong a
+phase. The body reader bounds the time of bodies, and the process that answers bounds the time of an answer.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Connections:
         """Add a connection; return False if there is no room, even without those that have no request under way.
 
         Where there are too many, the ones that have waited longest make room: first those that send no request, then
-        those that rest between two requests.
+        those that rest between two requests, then those that do not read.
         """
         if len(self._open) >= self.most:
-            waiting = [one for one in self._open if one.phase in (HEAD, IDLE)]
+            waiting = [one for one in self._open if one.phase in (HEAD, IDLE, UNREAD)]
             if not waiting:
                 self.counted("connections_refused")
                 return False

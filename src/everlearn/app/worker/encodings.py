@@ -9,6 +9,7 @@ from everlearn.app.problems import Refused
 from everlearn.app.worker.requests import too_large
 
 CODINGS = ("gzip", "deflate")
+MEMBERS = 64  # streams in a row in one body
 
 _ACCEPTED = (b"accept-encoding", b", ".join(coding.encode() for coding in CODINGS))
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -59,7 +60,7 @@ def decoded(body: bytes, coding: str, most: int) -> bytes:
 def _inflated(body: bytes, window: int, most: int) -> bytes:
     """Decompress one stream, or several in a row as gzip allows."""
     parts, size = list[bytes](), 0
-    while True:
+    for _ in range(MEMBERS):
         stream = zlib.decompressobj(window)
         parts.append(stream.decompress(body, most + 1 - size))
         size += len(parts[-1])
@@ -68,5 +69,7 @@ def _inflated(body: bytes, window: int, most: int) -> bytes:
         if not stream.eof:
             raise zlib.error("the stream has no end")
         body = stream.unused_data
-        if not body or not parts[-1]:  # an empty stream ends the body: else any number of them would cost time
+        if not body:
             return b"".join(parts)
+    members = {"where": "the body", "expected": f"at most {MEMBERS} streams", "fix": "compress it as one stream"}
+    raise Refused(400, "", f"the body has more than {MEMBERS} compressed streams in a row; send one", members)

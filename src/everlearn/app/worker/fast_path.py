@@ -25,6 +25,8 @@ from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
 
+_OPEN, _LAST, _DEAF = range(3)  # more requests may come; the last one has come; what comes behind it is dropped
+
 
 class FastRoutes(Protocol):
     """The application behind the fast path, as the protocol sees it."""
@@ -48,13 +50,24 @@ class Exchange:
     It takes the place of uvicorn's request cycle (`cycle`) and has the attributes that uvicorn reads from one.
     """
 
-    __slots__ = ("_began", "_path", "_protocol", "disconnected", "keep_alive", "name", "response_complete")
+    __slots__ = (
+        "_began",
+        "_path",
+        "_protocol",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "name",
+        "query",
+        "response_complete",
+    )
 
     message_event = asyncio.Event()  # set when the client disconnects; the fast path does not wait for it
     response_started = False  # a response is written whole
 
-    def __init__(self, protocol: FastProtocol, name: str, path: bytes, keep_alive: bool) -> None:
+    def __init__(self, protocol: FastProtocol, name: str, path: bytes, query: bytes, keep_alive: bool) -> None:
         self._protocol = protocol
+        self.query, self.body = query, b""  # until it is answered
         self.name, self._path = name, path
         self._began = time.perf_counter()
         self.keep_alive = keep_alive
@@ -98,11 +111,12 @@ class FastProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.routes = routes
         self._arriving: Exchange | None = None  # a request whose head has arrived, while it may take the fast path
-        self._query = self._body = b""
         self._defaults: tuple[Headers, bytes] = [], b""  # the headers of every response, and their bytes
         self.phase, self.since = HEAD, self.loop.time()  # see `connections`
         self._timer: asyncio.TimerHandle | None = None
         self._unparsed = 0  # bytes since the last request, or since the last part of a body
+        self._heading = False  # True while the head of a request is incomplete
+        self._ends = _OPEN  # whether a request has come after which the connection closes
         self._encoded = False  # True if the body of this request is compressed
 
     # ---- requests ----------------------------------------------------------------------------------------------
@@ -125,7 +139,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
-        if self.phase == CLOSING:
+        if self.phase == CLOSING or self._ends == _DEAF:
             return
         self._unparsed += len(data)
         try:
@@ -133,13 +147,16 @@ class FastProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # the request is answered; what follows it is of another protocol
         except httptools.HttpParserError as error:
-            self._turn_away(_unreadable(error))
+            if isinstance(error.__context__, _BehindTheLast):
+                self._ends = _DEAF
+            else:
+                self._turn_away(_unreadable(error))
             return
         if self._arriving is not None and not self.transport.is_closing():
-            self._leave()
+            self._leave(self._arriving)
         if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
             self.since = self.loop.time()
-        if self._unparsed > connections.HEAD_BYTES and self.phase in (HEAD, BUSY):
+        if self._unparsed > connections.HEAD_BYTES and self.phase != CLOSING:
             self._turn_away(_head_too_large())  # a head, a chunk's extension or a trailer without an end
 
     def eof_received(self) -> None:
@@ -149,7 +166,10 @@ class FastProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
+        if self._ends or self.phase == CLOSING:
+            raise _BehindTheLast
         self.url, self.headers, self.expect_100_continue, self._encoded = b"", [], False, False
+        self._heading = True
         if self.phase == IDLE:
             self.phase, self.since = HEAD, 0.0
 
@@ -172,34 +192,40 @@ class FastProtocol(HttpToolsProtocol):
         name = self.routes.paths.get(path)
         if self._unparsed > connections.HEAD_BYTES and self._head_size() > connections.HEAD_BYTES:
             raise _head_too_large()
-        self.phase, self._unparsed = BUSY, 0
+        self._unparsed, self._heading = 0, False
+        if self.phase != UNREAD:
+            self.phase = BUSY
+        keep_alive = self.parser.should_keep_alive()
+        if not keep_alive or self.parser.get_http_version() == "1.0":
+            self._ends = _LAST
         if name is None or not self._is_simple():
             return self._begin_asgi()
-        self._query, self._body = query, b""
-        self._arriving = Exchange(self, name, path, self.parser.should_keep_alive())
+        self._arriving = Exchange(self, name, path, query, keep_alive)
         return None
 
     def on_body(self, body: bytes) -> None:
         """Keep the first part of a body; a second part leaves the fast path."""
         self._unparsed = 0
-        if self._arriving is not None:
-            if not self._body:
-                self._body = body
+        if (exchange := self._arriving) is not None:
+            if not exchange.body:
+                exchange.body = body
                 return
-            self._leave()
+            self._leave(exchange)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Answer a complete request."""
         self._unparsed = 0
-        if self._arriving is not None and len(self._body) > self.routes.longest:
-            self._leave()
         exchange = self._arriving
+        if exchange is not None and len(exchange.body) > self.routes.longest:
+            self._leave(exchange)
+            exchange = None
         if exchange is None:
             return super().on_message_complete()
         self._arriving, self.cycle = None, exchange  # type: ignore[assignment]
-        client = self.client[0] if self.client else ""
-        self.routes.take(exchange.name, self.headers, client, self._query, self._body, exchange)
+        client, body = self.client[0] if self.client else "", exchange.body
+        exchange.body = b""  # the exchange stays until the next request
+        self.routes.take(exchange.name, self.headers, client, exchange.query, body, exchange)
         return None
 
     def _head_size(self) -> int:
@@ -217,12 +243,12 @@ class FastProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
         )
 
-    def _leave(self) -> None:
+    def _leave(self, exchange: Exchange) -> None:
         """Hand what has arrived of a request to uvicorn's ASGI path."""
         self._arriving = None
         self._begin_asgi()
-        if self._body:
-            super().on_body(self._body)
+        if exchange.body:
+            super().on_body(exchange.body)
 
     def _begin_asgi(self) -> None:
         """Let uvicorn begin a request whose head has arrived."""
@@ -264,7 +290,7 @@ class FastProtocol(HttpToolsProtocol):
             return super().on_response_complete()
         self.server_state.total_requests += 1
         self.flow.resume_reading()
-        self._enter(IDLE)
+        self._rest()
         return None
 
     def pause_writing(self) -> None:
@@ -277,11 +303,21 @@ class FastProtocol(HttpToolsProtocol):
         """Note that the client reads again."""
         super().resume_writing()
         if self.phase == UNREAD:
-            self._enter(IDLE if self.cycle is None or self.cycle.response_complete else BUSY)
+            self.phase = BUSY
+            if self.cycle is None or self.cycle.response_complete:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Wait for the next request, or for the rest of its head; a client that does not read stays `UNREAD`."""
+        if self.phase != UNREAD:
+            self._enter(HEAD if self._heading else IDLE)
 
     def expire(self) -> None:
-        """Close a connection that has no request under way."""
-        self._close()
+        """Close a connection that has no request under way, or whose client does not read."""
+        if self.phase == UNREAD:
+            self.transport.abort()
+        else:
+            self._close()
 
     def _unset_keepalive_if_required(self) -> None:
         """Do nothing: data that completes no request does not prolong a phase."""
@@ -338,6 +374,10 @@ class FastProtocol(HttpToolsProtocol):
             self._timer.cancel()
         self._timer = self.loop.call_later(connections.CLOSING_SECONDS, self._check_time)
         self.transport.close()
+
+
+class _BehindTheLast(Exception):
+    """Raised at a request behind one that closes the connection (RFC 9112, 9.6): it is not carried out."""
 
 
 _SPECIAL = frozenset([b"expect", b"content-encoding"])

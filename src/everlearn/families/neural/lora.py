@@ -36,13 +36,14 @@ _SAME = ("r", "lora_alpha", "use_dora", "use_rslora")  # an adapter fits only a 
 _LORA = re.compile(r"\.lora_\w+\.")
 
 
-def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
+def adapt(module: nn.Module, chosen: Lora, seed: int = 0, *, mergeable: bool = True) -> nn.Module:
     """Add adapters to the layers named in `chosen.targets`, in place, and freeze the rest except `also`.
 
     Linear and convolution layers can have adapters. Without targets, all of them have one but the last, which is
     trained as a whole. Weights are named `<layer>.base_layer.weight` (frozen), `<layer>.lora_A.default.weight` and
     `<layer>.lora_B.default.weight` (with dora, `<layer>.lora_magnitude_vector.default.weight`). The first values of A
-    depend on `seed`; global random numbers are not drawn. Returns the same module. Raises `MissingExtra` where PEFT is
+    depend on `seed`; global random numbers are not drawn. Adapters that merging cannot read are refused if `mergeable`;
+    models of release 0.1.0 may have them. Returns the same module. Raises `MissingExtra` where PEFT is
     not installed, `ConfigError` for unknown names and for layers that cannot have an adapter.
 
     >>> from everlearn.families.neural.settings import Lora
@@ -57,7 +58,7 @@ def adapt(module: nn.Module, chosen: Lora, seed: int = 0) -> nn.Module:
             raise
         raise MissingExtra("a network with adapters", "lora") from error
     targets, whole = _layers(module, chosen)
-    if chosen.dora:
+    if chosen.dora and mergeable:
         _check_orientation(module, targets)
     config = peft.LoraConfig(
         r=chosen.rank,

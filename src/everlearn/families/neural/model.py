@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, array, nn, tensor, torch
 from everlearn.errors import ConfigError, InputError, ModelError
+from everlearn.families import specs
 from everlearn.families.neural import (
     consolidation,
     head,
@@ -73,11 +74,15 @@ class Neural:
 
     def __init__(self, module: nn.Module, /, **dials: Any) -> None:
         chosen = settings.read({"module": f"<{type(module).__name__}>", **dials})
-        self.spec: Mapping[str, Any] = settings.written(chosen)
+        stored = specs.layout(dials, "neural") < specs.LAYOUT
+        kept = (
+            {"layout": dials["layout"]} if stored and chosen.lora and chosen.lora.dora else {}
+        )  # `prepare` asks for it
+        self.spec: Mapping[str, Any] = settings.written(chosen) | kept
         self.loss = Loss("squared") if (chosen.task, chosen.loss) == ("regression", "auto") else None
         self._settings = chosen
         device = prepare.device(chosen)
-        module = prepare.prepare(module, chosen, device)
+        module = prepare.prepare(module, chosen, device, stored)
         known, modes = names(module), [layer.training for layer in module.modules()]
         if not known.trained:
             raise ConfigError("neural model: the module has no parameter with requires_grad: there is nothing to learn")
@@ -395,4 +400,5 @@ def build(spec: Mapping[str, Any]) -> Neural:
     1.0
     """
     chosen = settings.read(spec)
-    return Neural(network.make(chosen), **settings.written(chosen))
+    layout = {"layout": spec["layout"]} if "layout" in spec else {}
+    return Neural(network.make(chosen), **(settings.written(chosen) | layout))

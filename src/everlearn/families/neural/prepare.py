@@ -26,9 +26,10 @@ def device(settings: Settings) -> torch.device:
     return torch.device(wanted)
 
 
-def prepare(module: nn.Module, settings: Settings, device: torch.device) -> nn.Module:
+def prepare(module: nn.Module, settings: Settings, device: torch.device, stored: bool = False) -> nn.Module:
     """Return the module on its device, with its adapters, after a trial pass that finishes lazy layers.
 
+    A `stored` spec, of an earlier layout, may have adapters that a new one must not.
     Raises `ConfigError` for anything but a dense module that takes rows of this spec.
     """
     given: Any = module
@@ -48,7 +49,7 @@ def prepare(module: nn.Module, settings: Settings, device: torch.device) -> nn.M
         if settings.lora is not None:
             from everlearn.families.neural import lora
 
-            module = lora.adapt(module, settings.lora, settings.seed)
+            module = lora.adapt(module, settings.lora, settings.seed, mergeable=not stored)
         module = module.to(device)
         _try(module, settings, device)
     finally:

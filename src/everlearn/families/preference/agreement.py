@@ -91,6 +91,19 @@ def agreement(judge: Ints, people: Ints, alpha: float = 0.05) -> Agreement:
     return Agreement(_share(same, alpha), _share(same[decided], alpha), low, high, kappa, chance)
 
 
+def plain_agreement(judge: Ints, people: Ints) -> dict[str, float | int | None]:
+    """Return how far a judge and people agree, as plain values; `low` and `high` are the confidence sequence.
+
+    `kappa` is None where chance alone would agree always. Raises `InputError` as `agreement` does.
+
+    >>> plain_agreement(np.array([0, 0]), np.array([0, 0]))["kappa"] is None
+    True
+    """
+    found = agreement(judge, people)
+    kappa = found.kappa if math.isfinite(found.kappa) else None
+    return {"pairs": found.all.pairs, "share": found.all.share, "low": found.low, "high": found.high, "kappa": kappa}
+
+
 def position_bias(verdicts: Iterable[JudgeVerdict], alpha: float = 0.05) -> PositionBias:
     """Measure how often the verdicts of a judge turned with the order; skips are left out.
 

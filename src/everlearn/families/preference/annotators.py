@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.families.preference import first_come
+from everlearn.families.preference.agreement import wilson
 from everlearn.records import Arrays, Floats, Ints
 
 GRID = np.linspace(0.01, 0.99, 50)  # reliabilities: 0.01, 0.03, ..., 0.99
@@ -231,13 +232,7 @@ def agreement(arrays: Arrays, one: Ints, others: Ints) -> tuple[float, float, fl
     (0.8, 0.67, 0.89)
     """
     both, same = (int(arrays["agreement"][np.ix_(one, others)][..., column].sum()) for column in (BOTH, SAME))
-    if not both:
-        return float("nan"), 0.0, 1.0
-    z = 1.959963984540054
-    share, wide = same / both, z * z / both
-    centre = (share + wide / 2) / (1 + wide)
-    half = z / (1 + wide) * np.sqrt(share * (1 - share) / both + wide / (4 * both))
-    return share, max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return (same / both if both else float("nan"), *wilson(same, both))
 
 
 def seconds(arrays: Arrays) -> tuple[Floats, Floats]:

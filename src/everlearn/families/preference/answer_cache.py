@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from everlearn import _private
 from everlearn.errors import BlobError
 
 _APPLICATION = 0x45564A43  # "EVJC": marks the file, so that no other program's database is touched
@@ -55,6 +56,7 @@ class AnswerCache:
         self.path = Path(path)
         self._lock = threading.Lock()
         try:
+            _private.touch(self.path)  # SQLite makes the files beside it with the same mode
             self._file = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             (application,) = self._file.execute("PRAGMA application_id").fetchone()
             (tables,) = self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -68,7 +70,7 @@ class AnswerCache:
                 "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, text TEXT NOT NULL, finish TEXT NOT NULL,"
                 " problem TEXT NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID"
             )
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise BlobError(f"{self.path} cannot be used as a cache of answers: {error}; move it away") from error
 
     def get(self, source: str, prompt: str) -> Completion | None:

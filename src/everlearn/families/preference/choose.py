@@ -188,6 +188,7 @@ RECENT = 64  # questions of the random arm whose information counts
 LEAST = 0.002  # nats; labels that teach less on average are not worth asking for
 FEWEST = 32  # labels of the random arm before a selector may be switched off
 MEMORY = 512.0  # labels of the random arm that the comparison of arms remembers
+NONE = -1.0  # in "information", of a question that was not asked yet: a number, since versions are merged
 
 SEEN, WEIGHT, GAIN, SQUARES = range(4)  # entries of "worth": labels seen; discounted number, gain and squared gain
 
@@ -198,7 +199,17 @@ def start() -> Arrays:
     >>> {name: array.shape for name, array in start().items()}
     {'information': (64,), 'worth': (4,)}
     """
-    return {"information": np.full(RECENT, np.nan), "worth": np.zeros(4)}
+    return {"information": np.full(RECENT, NONE), "worth": np.zeros(4)}
+
+
+def known(arrays: Arrays) -> Floats:
+    """Return the information that the newest questions of the random arm promised, in nats, at most `RECENT`.
+
+    >>> known(start()).tolist()
+    []
+    """
+    value = arrays["information"]
+    return np.asarray(value[value >= 0.0])
 
 
 def saw(arrays: Arrays, value: float, worth: Floats) -> None:
@@ -244,8 +255,8 @@ def teaches(arrays: Arrays, least: float = LEAST) -> bool:
     >>> teaches(start())
     True
     """
-    value = arrays["information"]
-    return bool(np.isnan(value).any() or value.mean() >= least)
+    value = known(arrays)
+    return bool(len(value) < len(arrays["information"]) or value.mean() >= least)
 
 
 def again(arrays: Arrays) -> None:
@@ -253,7 +264,7 @@ def again(arrays: Arrays) -> None:
 
     >>> again(start())
     """
-    arrays["information"][:] = np.nan
+    arrays["information"][:] = NONE
 
 
 # ---- sources and their prices --------------------------------------------------------------------------------------

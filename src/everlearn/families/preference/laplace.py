@@ -20,6 +20,10 @@ STEPS, TOLERANCE = 60, 1e-5  # Newton steps of one fit at most; the largest resi
 BLOCK = 128  # rows of a block of the triangular solver
 LEAST_CURVATURE = 1e-12
 ENOUGH = 0.7  # a step that leaves at most this part of the residual needs no new factorisation
+COLUMNS = (  # of the window: a row for each label, under "learn/"
+    *("difference", "terms", "noise", "label", "weight", "dual", "reliability"),
+    *("group", "kind", "who", "arm", "number"),
+)
 SMALLEST, FARTHEST = 1e-6, 1e-3  # part of a Newton step; residual of a fit that is still used
 
 COUNT, TOTAL, FITTED, NEWTON = range(
@@ -247,20 +251,7 @@ def _tightened(mean: Floats, variance: Floats, mode: Floats, gradient: Floats, i
 def keep(arrays: Arrays, kept: NDArray[np.bool_]) -> None:
     """Close the gaps that labels leave in the window."""
     n, left = len(kept), int(kept.sum())
-    columns = (
-        "difference",
-        "terms",
-        "noise",
-        "label",
-        "weight",
-        "dual",
-        "reliability",
-        "group",
-        "kind",
-        "who",
-        "number",
-    )
-    for name in columns:
+    for name in COLUMNS:
         column = arrays[f"learn/{name}"]
         column[:left] = column[:n][kept]
         column[left:n] = 0

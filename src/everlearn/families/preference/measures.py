@@ -39,10 +39,12 @@ def update(
     >>> report(held)["brier"]["random"], report(held)["length"]
     (0.25, 12.0)
     """
-    row, answers = arrays["arms"][arm], arrays["answers"]
-    row[COUNT] += 1.0
-    row[ERROR] += error
-    row[RECENT] += (error - row[RECENT]) / min(row[COUNT], NEWEST)
+    answers = arrays["answers"]
+    if arm != columns.UNASKED:
+        row = arrays["arms"][arm]
+        row[COUNT] += 1.0
+        row[ERROR] += error
+        row[RECENT] += (error - row[RECENT]) / min(row[COUNT], NEWEST)
     answers[ANSWERS] += 1.0
     answers[ODD] += (float(strangeness > STRANGE) - answers[ODD]) / min(answers[ANSWERS], NEWEST)
     answers[LENGTH] += (length - answers[LENGTH]) / min(answers[ANSWERS], NEWEST)

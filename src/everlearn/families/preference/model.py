@@ -67,6 +67,7 @@ HEAVIEST = 10.0  # a weight counts as at most this
 MARKUP = frozenset("*#`|_>-\n")  # characters whose number is the format of an answer
 
 
+_ARMS = {RANDOM: choose.RANDOM, ACTIVE: choose.ACTIVE}  # nothing chose the answers of other pairs
 _SETTLING = 1  # last part of the key of random numbers
 
 
@@ -282,11 +283,13 @@ class PreferenceModel:
             self._remember(rows, row, label, weight, q, int(group[0]))
             self._count(REPEATED, weight)
             return
-        if rows.arm[row] == AGAIN and rows.before[row] >= 0:  # the model has learned this annotator's earlier judgement
-            annotators.again(parts["annotators"], who, np.array([label > 0.5]) == (rows.before[one] == 0))
+        if rows.arm[row] == AGAIN:  # the model has learned this annotator's earlier judgement
+            if rows.before[row] >= 0:
+                annotators.again(parts["annotators"], who, np.array([label > 0.5]) == (rows.before[one] == 0))
             annotators.timed(parts["annotators"], who, rows.seconds[one])
-        else:
-            annotators.update(parts["annotators"], who, np.array([label]), np.array([p]), rows.seconds[one])
+            self._measure(rows, row, (first, second), (label - p) ** 2, 0.0)
+            return
+        annotators.update(parts["annotators"], who, np.array([label]), np.array([p]), rows.seconds[one])
         if rows.arm[row] == RANDOM and len(rows.second[row]):
             self._follow(self._pair(rows, row, first, second, label, weight))
         alarms = groups.update(parts["drift"], group, np.array([label]), np.array([p]))
@@ -303,7 +306,7 @@ class PreferenceModel:
         self._remember(rows, row, label, weight, float(reliability[who[0]]), int(group[0]))
         parts["progress"]["counts"][TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
         counts = parts["progress"]["counts"]
-        counts[EVIDENCE] = max(counts[EVIDENCE], annotators.skill(parts["annotators"]))
+        counts[EVIDENCE] = annotators.skill(parts["annotators"])
         self._count(LABELS, weight)
 
     def _count(self, what: int, weight: float) -> None:
@@ -326,7 +329,8 @@ class PreferenceModel:
     ) -> None:
         """Move the reward model by one label; start it again on all labels where their features changed."""
         parts = self._parts
-        if len(rows.second[row]) and features.add(parts["features"], first, second, self.settings.reward.whitening):
+        other = second if len(rows.second[row]) else None
+        if features.add(parts["features"], first, other, self.settings.reward.whitening):
             self._remap(q)
         reward.learn(parts["reward"], self._pair(rows, row, first, second, label, weight), q)
 
@@ -335,11 +339,13 @@ class PreferenceModel:
         parts = self._parts
         head, n = parts["reward"], int(parts["reward"]["learn/counts"][laplace.COUNT])
         if n:
-            kept = parts["features"][features.KEPT_ANSWERS][:, head["learn/number"][:n]]
-            answers = [features.mapped(parts["features"], one) for one in kept]
+            answers = features.kept(parts["features"], head["learn/number"][:n])
             columns: dict[str, Any] = {name: head[f"learn/{name}"][:n].copy() for name in reward.Pairs._fields[2:]}
             fresh = untrained_head(self.settings, head["weights"].shape[1])
-            reward.append(fresh, reward.Pairs(answers[0], answers[1], **columns), q)
+            reward.append(fresh, reward.Pairs(*answers, **columns), q)
+            for name in ("number", "noise"):  # labels that a group has forgotten left gaps
+                fresh[f"learn/{name}"][:n] = head[f"learn/{name}"][:n]
+            fresh["learn/counts"][laplace.TOTAL] = head["learn/counts"][laplace.TOTAL]
             for name, array in fresh.items():
                 head[name][...] = array
             laplace.fit(head, q)
@@ -448,7 +454,7 @@ class PreferenceModel:
             first_come.numbers(parts["annotators"], rows.who[one]),
             terms,
             np.array([weight]),
-            np.array([int(rows.arm[row] == ACTIVE)]),
+            np.array([_ARMS.get(int(rows.arm[row]), reward.NO_ARM)]),
         )
 
     def _format(self, answer: pair_rows.Tokens) -> float:

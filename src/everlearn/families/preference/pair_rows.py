@@ -21,9 +21,10 @@ class PairRows(NamedTuple):
     """n pairs of answers: their tokens, and the columns of their rows.
 
     `who`, `kind` and `group` are digests, int64 (n,), 0 for none; those of trusted sources have kind 0. `arm` is an
-    index in `schema.pairs.ARMS`. `side` is 1 where the first answer was shown on the left, else -1. `reference` holds
-    the summed log-probabilities of both answers, float32 (n, 2), NaN where unknown. `seconds` is the time that the
-    annotator took (0: unknown), and `before` the place of the answer that the annotator preferred earlier (-1: none).
+    index in `schema.pairs.ARMS`, or UNASKED. `side` is 1 where the first answer was shown on the left, else -1.
+    `reference` holds the summed log-probabilities of both answers, float32 (n, 2), NaN where unknown. `seconds` is the
+    time that the annotator took (0: unknown), and `before` the place of the answer that the annotator preferred earlier
+    (-1: none).
     """
 
     prompts: list[Tokens]

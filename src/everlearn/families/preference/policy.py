@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from everlearn._torch import Tensor, Tensors, array, nn, tensor, torch
@@ -275,7 +276,7 @@ def _all_linear(module: nn.Module, lora: Lora) -> Lora:
         for name, layer in module.named_modules()
         if layer is not last and (isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D")
     ]
-    return Lora(rank=lora.rank, alpha=lora.alpha, targets=tuple(found), also=lora.also)
+    return structs.replace(lora, targets=tuple(found))
 
 
 def _value_head(module: nn.Module) -> nn.Linear:

@@ -34,6 +34,7 @@ VARIANCE, SHARED, DRAWS, WINDOW = 4.0, 0.25, 8, 2048
 CHUNK = 64  # labels that leave a full window together
 PERIOD = 64  # a fit is due when this fraction of the window's labels is new
 SLOWEST = 32  # labels between two fits at most
+NO_ARM = -1  # of a pair that was not drawn by this model: of a file, a duel, an edit
 
 __all__ = [
     *("Pairs", "append", "centred", "fit", "forget", "learn", "pairs", "predict", "refine", "score", "start"),
@@ -46,8 +47,8 @@ class Pairs(NamedTuple):
 
     `first`, `second`: features of the answers, (n, d). `label`: 1 where the first is preferred, else 0, (n,). `group`,
     `kind`, `who`: numbers from first-come tables, integers (n,). `terms`: differences of first and second in length,
-    side and format, (n, 3). `weight`: of the label, (n,). `arm`: 1 where a selector chose
-    the pair, else 0, (n,).
+    side and format, (n, 3). `weight`: of the label, (n,). `arm`: 0 for two random answers of the policy, 1 where a
+    selector chose the pair, `NO_ARM` for other pairs, (n,).
     """
 
     first: Singles
@@ -203,25 +204,37 @@ def worth_of_arms(arrays: Arrays, judged: Pairs) -> Floats:
     """Return what labels of each arm are worth, (n, 2): random, chosen; call it before the pairs are learned.
 
     The logit of a pair is a sum over the labels of the window: dual variable times prior covariance. The worth of an
-    arm is the log-likelihood of the pair's label that is lost without the part of some of its labels: as many as the
-    smaller arm has, evenly chosen; nan while an arm has none. `judged` must be pairs that no selector chose.
+    arm is the log-likelihood of the pair's label that is lost without the part of some of its labels: of each group as
+    many as the smaller arm has, evenly chosen; nan while no group has labels of both. `judged` must be pairs that no
+    selector chose.
 
     >>> x = np.eye(2, dtype=np.float32)
     >>> worth_of_arms(start(2), pairs(x[:1], x[1:], np.ones(1))).tolist()
     [[nan, nan]]
     """
-    n, arm = int(arrays["learn/counts"][COUNT]), arrays["learn/arm"]
-    each = [np.flatnonzero(arm[:n] == one) for one in (0, 1)]
-    count, found = min(len(rows) for rows in each), np.full((len(judged.label), 2), np.nan)
-    if count:
+    each, found = _matched(arrays), np.full((len(judged.label), 2), np.nan)
+    if len(each[0]):
         mean = np.subtract(*(score(arrays, x, judged.group)[0] for x in (judged.first, judged.second)))
         sign = 2.0 * judged.label - 1.0
         logit = sign * (mean + np.einsum("nt,nt->n", judged.terms, arrays["bias"][judged.kind]))
         for one, rows in enumerate(each):
-            rows = rows[np.arange(count) * len(rows) // count]
             part = sign * (covariance(arrays, rows, judged) @ arrays["learn/dual"][rows])
             found[:, one] = np.logaddexp(0.0, part - logit) - np.logaddexp(0.0, -logit)
     return found
+
+
+def _matched(arrays: Arrays) -> tuple[Ints, Ints]:
+    """Return rows of the window of both arms, as many of one as of the other in each group."""
+    n = int(arrays["learn/counts"][COUNT])
+    arm, group = arrays["learn/arm"][:n], arrays["learn/group"][:n]
+    found: tuple[list[Ints], list[Ints]] = ([], [])
+    for one in np.unique(group):
+        each = [np.flatnonzero((group == one) & (arm == which)) for which in (0, 1)]
+        count = min(len(rows) for rows in each)
+        for rows, some in zip(each, found, strict=True):
+            some.append(rows[np.arange(count) * len(rows) // max(count, 1)])
+    random, chosen = (np.concatenate([np.zeros(0, np.int64), *some]) for some in found)
+    return random, chosen
 
 
 def covariance(arrays: Arrays, rows: Ints, judged: Pairs) -> Floats:
