@@ -111,6 +111,7 @@ def test_a_rebuild_makes_the_traces_that_were_logged(tmp_path: Path) -> None:
 
 CHOICES = [
     pytest.param({"model": STALE}, id="live"),
+    pytest.param({"model": {"family": "mix"}}, id="mix"),
     pytest.param({"model": STALE, "mode": "gated"}, id="gated"),
     pytest.param({"model": STALE, "feedback": FeedbackSpec(window=12.0, default=0, correction="importance")}, id="imp"),
     pytest.param({"model": WIDE, "feedback": FeedbackSpec(bytes=6 * EACH, default=0)}, id="evicted"),

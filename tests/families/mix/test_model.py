@@ -45,9 +45,9 @@ def test_the_trace_is_what_members_said_their_traces_and_a_counter() -> None:
     members = [build({**one, "task": "binary", "dense": 1}) for one in (LINEAR, LAST)]
     for member in members:
         member.learn(rows, np.array([1.0, 0.0]), np.ones(2, np.float32))
-    said = np.stack([member.predict(rows) for member in members], axis=1)
+    votes = np.stack([member.predict(rows) for member in members], axis=1)
     assert trace.shape == (2, model.trace) == (2, 2 * 2 + 1 + 1)
-    assert np.array_equal(trace[:, :4], said.reshape(2, 4))
+    assert np.array_equal(trace[:, :4], votes.reshape(2, 4))
     assert trace[:, 4].tolist() == [0.0, 0.0]  # the last label
     assert trace[:, 5].tolist() == [2.0, 2.0]  # rows learned
     assert np.array_equal(scores, model.predict(rows))

@@ -15,24 +15,24 @@ ALL = np.array([True, True, True])
 def drawn(n: int, members: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return what members say about n rows, float32 (n, members, classes), and labels drawn from the first."""
     rng = np.random.default_rng(seed)
-    said = rng.dirichlet(np.ones(classes), (n, members)).astype(np.float32)
-    y = (rng.random(n)[:, None] > said[:, 0].cumsum(axis=1)).sum(axis=1).clip(0, classes - 1).astype(float)
-    return said, y
+    votes = rng.dirichlet(np.ones(classes), (n, members)).astype(np.float32)
+    y = (rng.random(n)[:, None] > votes[:, 0].cumsum(axis=1)).sum(axis=1).clip(0, classes - 1).astype(float)
+    return votes, y
 
 
-def stacked(arrays: Arrays, said: np.ndarray, y: np.ndarray, **more: np.ndarray) -> np.ndarray:
+def stacked(arrays: Arrays, votes: np.ndarray, y: np.ndarray, **more: np.ndarray) -> np.ndarray:
     n = len(y)
-    out = np.empty((n, said.shape[2]), np.float32)
-    then, late = more.get("then", said), more.get("late", np.zeros(n))
+    out = np.empty((n, votes.shape[2]), np.float32)
+    then, late = more.get("then", votes), more.get("late", np.zeros(n))
     state = [arrays[name] for name in ("own", "shared", "bias", "recent", "squares", "counts")]
-    stacking.stack(said, then, late, y, more.get("weight", np.ones(n, np.float32)), *state, out)
+    stacking.stack(votes, then, late, y, more.get("weight", np.ones(n, np.float32)), *state, out)
     return out
 
 
-def numbers(arrays: Arrays, said: np.ndarray, y: np.ndarray, loss: int, parameter: float = 0.0) -> np.ndarray:
+def numbers(arrays: Arrays, votes: np.ndarray, y: np.ndarray, loss: int, parameter: float = 0.0) -> np.ndarray:
     out = np.empty((len(y), 1), np.float32)
     state = arrays["shares"], arrays["products"], arrays["counts"]
-    stacking.stack_numbers(said, said, np.zeros(len(y)), y, np.ones(len(y), np.float32), loss, parameter, *state, out)
+    stacking.stack_numbers(votes, votes, np.zeros(len(y)), y, np.ones(len(y), np.float32), loss, parameter, *state, out)
     return out[:, 0]
 
 
@@ -43,14 +43,14 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("late", [0.0, 100.0])
 def test_steps_are_those_of_the_formulas(late: float) -> None:
-    said, y = drawn(40, 3, 4)
+    votes, y = drawn(40, 3, 4)
     arrays = stacking.start(ALL, 4)
-    got = stacked(arrays, said, y, late=np.full(40, late))
+    got = stacked(arrays, votes, y, late=np.full(40, late))
     a, d, b = np.full((2, 3), 1 / 3), np.zeros((2, 3, 4)), np.zeros((2, 4))
     g, recent = np.ones((2, 3, 5)), np.zeros(5)
     timely = 1 / (1 + late / 100) ** 2
     for i in range(40):
-        logs = np.log(0.99 * said[i].astype(float) + 0.01 / 4)
+        logs = np.log(0.99 * votes[i].astype(float) + 0.01 / 4)
         each = [softmax(b[s] + ((a[s][:, None] + d[s]) * logs).sum(axis=0)) for s in range(2)] + list(np.exp(logs))
         share = np.exp(recent.min() - recent)
         np.testing.assert_allclose(got[i], (share[:, None] * np.array(each)).sum(axis=0) / share.sum(), rtol=1e-5)
@@ -70,15 +70,15 @@ def test_steps_are_those_of_the_formulas(late: float) -> None:
 
 def test_the_gradient_is_that_of_the_logistic_loss() -> None:
     """A step from fresh arrays, against numerical derivatives of the loss of one stacker."""
-    said, _ = drawn(1, 3, 3, seed=4)
-    logs = np.log(0.99 * said[0].astype(float) + 0.01 / 3)
+    votes, _ = drawn(1, 3, 3, seed=4)
+    logs = np.log(0.99 * votes[0].astype(float) + 0.01 / 3)
 
     def loss(shared: np.ndarray, bias: np.ndarray) -> float:
         return -float(np.log(softmax(bias + (shared[:, None] * logs).sum(axis=0))[1]))
 
     arrays = stacking.start(ALL, 3)
     start = arrays["shared"][0].copy()
-    stacked(arrays, said, np.array([1.0]))
+    stacked(arrays, votes, np.array([1.0]))
     moved = (start - arrays["shared"][0]) / 0.01 * np.sqrt(arrays["squares"][0, :, 3] + 1e-6)
     h = 1e-6
     for m in range(3):
@@ -97,9 +97,9 @@ def test_members_that_know_different_things_are_added() -> None:
     logits = rng.choice([-1.5, 1.5], (n, 2))
     y = (rng.random(n) < 1 / (1 + np.exp(-logits.sum(axis=1)))).astype(float)
     each = 1 / (1 + np.exp(-logits))
-    said = np.stack([1 - each, each], axis=2).astype(np.float32)
+    votes = np.stack([1 - each, each], axis=2).astype(np.float32)
     arrays = stacking.start(ALL[:2], 2)
-    out = stacked(arrays, said, y)[n // 2 :]
+    out = stacked(arrays, votes, y)[n // 2 :]
     best = 1 / (1 + np.exp(-logits.sum(axis=1)))[n // 2 :]
     y = y[n // 2 :]
 
@@ -116,8 +116,8 @@ def test_a_mix_is_little_worse_than_its_best_member_from_the_start() -> None:
     p = rng.beta(0.3, 0.3, 500)
     y = (rng.random(500) < p).astype(float)
     good, noise = np.stack([1 - p, p], axis=1), rng.dirichlet([2.0, 2.0], 500)
-    said = np.stack([noise, good, noise[::-1]], axis=1).astype(np.float32)
-    out = stacked(stacking.start(ALL, 2), said, y).astype(float)
+    votes = np.stack([noise, good, noise[::-1]], axis=1).astype(np.float32)
+    out = stacked(stacking.start(ALL, 2), votes, y).astype(float)
     chosen = y.astype(int)
     total = -np.log(out[np.arange(500), chosen]).sum()
     best = -np.log(0.99 * good[np.arange(500), chosen] + 0.005).sum()
@@ -136,21 +136,21 @@ def test_a_late_label_is_learned_from_what_was_said_then() -> None:
 
 
 def test_rows_without_label_or_weight_change_nothing() -> None:
-    said, y = drawn(4, 3, 2)
+    votes, y = drawn(4, 3, 2)
     arrays = stacking.start(ALL, 2)
     before = {name: array.tobytes() for name, array in arrays.items()}
     y[:] = [np.nan, 1.0, 1.0, np.inf]
-    stacked(arrays, said, y, weight=np.array([1.0, 0.0, np.nan, 1.0], np.float32))
+    stacked(arrays, votes, y, weight=np.array([1.0, 0.0, np.nan, 1.0], np.float32))
     assert {name: array.tobytes() for name, array in arrays.items()} == before
 
 
 def test_numbers_are_stacked_by_a_ridge_regression_that_forgets() -> None:
     rng = np.random.default_rng(3)
     y = rng.normal(size=300)
-    said = (y[:, None] + rng.normal(0.0, [0.3, 0.3, 3.0], (300, 3))).astype(np.float32)
+    votes = (y[:, None] + rng.normal(0.0, [0.3, 0.3, 3.0], (300, 3))).astype(np.float32)
     arrays = stacking.start(ALL, 0)
-    numbers(arrays, said, y, SQUARED)
-    rows = said.astype(float)
+    numbers(arrays, votes, y, SQUARED)
+    rows = votes.astype(float)
     z, target = rows - rows.mean(axis=1, keepdims=True), y - rows.mean(axis=1)
     fade = 0.999 ** np.arange(299, -1, -1.0)
     gram, right = (z * fade[:, None]).T @ z, (z * fade[:, None]).T @ target
@@ -163,12 +163,12 @@ def test_numbers_are_stacked_by_a_ridge_regression_that_forgets() -> None:
 def test_other_losses_find_the_best_convex_shares(loss: int, parameter: float) -> None:
     rng, n = np.random.default_rng(5), 20_000
     y = rng.normal(size=n)
-    said = np.stack([y + 0.4 + rng.normal(0.0, 0.2, n), rng.normal(size=n) - 1.0], axis=1).astype(np.float32)
+    votes = np.stack([y + 0.4 + rng.normal(0.0, 0.2, n), rng.normal(size=n) - 1.0], axis=1).astype(np.float32)
     arrays = stacking.start(ALL[:2], 0)
-    numbers(arrays, said, y, loss, parameter)
+    numbers(arrays, votes, y, loss, parameter)
 
     def mean_loss(share: float) -> float:
-        away = share * said[:, 0] + (1 - share) * said[:, 1] - y
+        away = share * votes[:, 0] + (1 - share) * votes[:, 1] - y
         if loss == PINBALL:
             return float(np.maximum(-parameter * away, (1 - parameter) * away).mean())
         if loss == HUBER:

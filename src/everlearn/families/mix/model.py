@@ -13,7 +13,7 @@ from everlearn.families import specs
 from everlearn.families.last import check_classes
 from everlearn.families.mix import settings as reading
 from everlearn.families.mix import stacking
-from everlearn.families.mix.settings import LOSSES, Parts
+from everlearn.families.mix.settings import LOSSES, MixParts
 from everlearn.model import (
     LEARN,
     WIDEST_TRACE,
@@ -36,12 +36,12 @@ class Mix:
     Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs), and
     of the stacker with the prefix `stack/`: see `everlearn.families.mix.stacking.start`.
 
-    The trace of a prediction holds what each member said, the members' own traces, and the number of rows learned. A
+    The trace of a prediction holds what each member answered, the members' own traces, and the number of rows learned. A
     mix of more than 256 such numbers has no trace: under late labels its stacker learns from what the members say when
     the label comes.
     """
 
-    def __init__(self, spec: Mapping[str, Any], parts: Parts) -> None:
+    def __init__(self, spec: Mapping[str, Any], parts: MixParts) -> None:
         self.spec = spec
         self.loss = parts.loss
         self._settings, self._members = parts.settings, parts.members
@@ -94,22 +94,22 @@ class Mix:
 
         Raises `InputError` if the batch does not fit a member.
         """
-        return self._combined(self._said([member.predict(batch) for member in self._members]))
+        return self._combined(self._votes([member.predict(batch) for member in self._members]))
 
     def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
-        """Score n rows, and return the trace, float32 (n, trace): what members said, their traces, a row counter."""
+        """Score n rows, and return the trace, float32 (n, trace): the members' answers, their traces, a row counter."""
         both = [predict_traced(member, batch) for member in self._members]
-        said, n = self._said([scores for scores, _ in both]), len(batch)
+        votes, n = self._votes([scores for scores, _ in both]), len(batch)
         counter = np.full((n, 1), self._rows % COUNTER, np.float32)
         traces = [trace for _, trace in both if trace is not None]
-        return self._combined(said), np.concatenate(
-            [said.reshape(n, said.shape[1] * said.shape[2]), *traces, counter], axis=1
+        return self._combined(votes), np.concatenate(
+            [votes.reshape(n, votes.shape[1] * votes.shape[2]), *traces, counter], axis=1
         )
 
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
 
-        Every member learns the rows, and the stacker what they said about each: at its prediction if there is a trace,
+        Every member learns the rows, and the stacker what they answered about each: at its prediction if there is a trace,
         else now. A row with a label that is not finite, or a weight that is not a finite number above 0, is only
         predicted. Raises `InputError`, with nothing learned, if the shapes do not fit or a label is not a class.
         """
@@ -120,40 +120,40 @@ class Mix:
         if settings.classes:
             check_classes(y, settings.classes)
         traces, then, late = self._split(trace, n, y, weight)
-        said = self._said([
+        votes = self._votes([
             learn(member, batch, y, weight, own) for member, own in zip(self._members, traces, strict=True)
         ])  # fmt: skip
         out = np.empty((n, settings.outputs), np.float32)
-        heard = said if then is None else np.where(np.isnan(then), said, then)
+        earlier = votes if then is None else np.where(np.isnan(then), votes, then)
         held = self._stack
         if self.loss is not None:
             kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
             shares, products, counts = held["shares"], held["products"], held["counts"]
-            rows = said[:, :, 0], heard[:, :, 0], late, y, weight
+            rows = votes[:, :, 0], earlier[:, :, 0], late, y, weight
             stacking.stack_numbers(*rows, kind, parameter, shares, products, counts, out)
         else:
             state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
-            stacking.stack(said, heard, late, y, weight, *state, out)
+            stacking.stack(votes, earlier, late, y, weight, *state, out)
         return out
 
     @property
     def _rows(self) -> int:
         return int(self._stack["counts"][stacking.ROWS])
 
-    def _said(self, scores: list[Singles]) -> Singles:
+    def _votes(self, scores: list[Singles]) -> Singles:
         """Return what the members say about n rows, float32 (n, members, outputs)."""
         return np.stack(scores, axis=1)
 
-    def _combined(self, said: Singles) -> Singles:
+    def _combined(self, votes: Singles) -> Singles:
         held = self._stack
         if self.loss is not None:
-            return stacking.combine_numbers(said[:, :, 0], held["shares"])
-        return stacking.combine(said, held["own"], held["shared"], held["bias"], held["recent"])
+            return stacking.combine_numbers(votes[:, :, 0], held["shares"])
+        return stacking.combine(votes, held["own"], held["shared"], held["bias"], held["recent"])
 
     def _split(
         self, trace: Singles | None, n: int, y: Floats, weight: Singles
     ) -> tuple[list[Singles | None], Singles | None, Floats]:
-        """Return each member's own trace, what the members said then, and the rows since then, float64 (n,).
+        """Return each member's own trace, what the members answered then, and the rows since then, float64 (n,).
 
         The second is None where no trace is known, and NaN in single rows without one; such rows are 0 rows late.
         """
@@ -161,11 +161,11 @@ class Mix:
         late: Floats = np.zeros(n)
         if trace is None:
             return none, None, late
-        said_width = len(self._members) * self._settings.outputs
-        then = np.ascontiguousarray(trace[:, :said_width], np.float32).reshape(
+        vote_width = len(self._members) * self._settings.outputs
+        then = np.ascontiguousarray(trace[:, :vote_width], np.float32).reshape(
             n, len(self._members), self._settings.outputs
         )
-        at = said_width
+        at = vote_width
         for number, width in enumerate(self._widths):
             if width:
                 none[number] = np.ascontiguousarray(trace[:, at : at + width], np.float32)

@@ -43,7 +43,7 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return self.classes or 1
 
 
-class Parts(NamedTuple):
+class MixParts(NamedTuple):
     """Checked settings, the members built, and the loss of a regression."""
 
     settings: MixSettings
@@ -51,7 +51,7 @@ class Parts(NamedTuple):
     loss: Loss | None
 
 
-def read(spec: Mapping[str, Any]) -> Parts:
+def read(spec: Mapping[str, Any]) -> MixParts:
     """Check a spec, fill in its defaults and build its members.
 
     Raises `ConfigError`, which names the setting, its value and the right values, and what a member raises.
@@ -77,7 +77,7 @@ def read(spec: Mapping[str, Any]) -> Parts:
     together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
     whole = tuple(_own(member.spec) for member in members)
     settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
-    return Parts(settings, members, _loss(settings, members) if settings.task == "regression" else None)
+    return MixParts(settings, members, _loss(settings, members) if settings.task == "regression" else None)
 
 
 def _member(settings: MixSettings, number: int) -> Model:

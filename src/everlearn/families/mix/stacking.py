@@ -10,8 +10,8 @@ Two stackers run side by side, a quick one and one with a fifth of its rate. The
 alone are averaged by their recent log losses. So the weights move little while nothing changes, and over its first
 rows, or beside one member that knows everything, the mix is little worse than its best member.
 
-Under late labels the gradient is that of what the members said at the prediction. Labels that are d rows late tell of
-the stream as it was, and a quick stacker follows what is over by then. So the rate is divided by (1 + d / 100)^2, and
+Under late labels the gradient is that of the answers which the members gave at the prediction. Labels that are d rows
+late show the stream as it was, and a quick stacker follows it too late. So the rate is divided by (1 + d / 100)^2, and
 that of biases and deviations for single classes, which follow the shares of the classes, by the square of it.
 
 For numbers, the prediction is the mean of the members plus a weighted sum of their deviations from it. With the squared
@@ -45,12 +45,12 @@ SQUARED, ABSOLUTE, PINBALL, HUBER = range(4)
 
 
 @exact_kernel
-def log_scores(said: Singles, found: Floats) -> None:
+def log_scores(votes: Singles, found: Floats) -> None:
     """Write log(.99 p + .01 / K) of what the members say, float32 (members, classes), to `found`."""
-    members, classes = said.shape
+    members, classes = votes.shape
     for m in range(members):
         for k in range(classes):
-            found[m, k] = math.log((1.0 - FLOOR) * said[m, k] + FLOOR / classes)
+            found[m, k] = math.log((1.0 - FLOOR) * votes[m, k] + FLOOR / classes)
 
 
 @exact_kernel
@@ -138,33 +138,33 @@ def step(
 
 
 @exact_kernel
-def combine(said: Singles, own: Floats, shared: Floats, bias: Floats, recent: Floats) -> Singles:
+def combine(votes: Singles, own: Floats, shared: Floats, bias: Floats, recent: Floats) -> Singles:
     """Return the answers for n rows, float32 (n, classes), from what the members say about them."""
-    n, members, classes = said.shape
+    n, members, classes = votes.shape
     logs, each = np.empty((members, classes)), np.empty((STACKERS + members, classes))
     out = np.empty((n, classes), np.float32)
     for i in range(n):
-        log_scores(said[i], logs)
+        log_scores(votes[i], logs)
         answers(logs, own, shared, bias, each)
         out[i] = average(each, recent)
     return out
 
 
 @exact_kernel
-def combine_numbers(said: Singles, shares: Floats) -> Singles:
+def combine_numbers(votes: Singles, shares: Floats) -> Singles:
     """Return the answers for n rows, float32 (n, 1), from the numbers of the members."""
-    out = np.empty((len(said), 1), np.float32)
-    for i in range(len(said)):
+    out = np.empty((len(votes), 1), np.float32)
+    for i in range(len(votes)):
         total = 0.0
         for m in range(len(shares)):
-            total += shares[m] * said[i, m]
+            total += shares[m] * votes[i, m]
         out[i, 0] = total
     return out
 
 
 @exact_kernel
 def stack(
-    said: Singles,
+    votes: Singles,
     then: Singles,
     late: Floats,
     y: Floats,
@@ -177,14 +177,14 @@ def stack(
     counts: Floats,
     out: Singles,
 ) -> None:
-    """Answer each of n rows from what the members say, and learn it from what they said then.
+    """Answer each of n rows from what the members say, and learn it from what they answered then.
 
-    `said` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label.
+    `votes` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label.
     """
-    n, members, classes = said.shape
+    n, members, classes = votes.shape
     logs, each = np.empty((members, classes)), np.empty((STACKERS + members, classes))
     for i in range(n):
-        log_scores(said[i], logs)
+        log_scores(votes[i], logs)
         answers(logs, own, shared, bias, each)
         out[i] = average(each, recent)
         if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
@@ -206,7 +206,7 @@ def _pace(weight: float, counts: Floats) -> float:
 
 @exact_kernel
 def stack_numbers(
-    said: Singles,
+    votes: Singles,
     then: Singles,
     late: Floats,
     y: Floats,
@@ -223,15 +223,15 @@ def stack_numbers(
     `shares` float64 (members,) add up to 1; `products` float64 (members, members + 2): the ridge's sums and, last, the
     mean squared gradients.
     """
-    members = said.shape[1]
+    members = votes.shape[1]
     for i in range(len(y)):
         total = 0.0
         for m in range(members):
-            total += shares[m] * said[i, m]
+            total += shares[m] * votes[i, m]
         out[i, 0] = total
         if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
             continue
-        row = then[i] if late[i] > 0.0 else said[i]
+        row = then[i] if late[i] > 0.0 else votes[i]
         pace = _pace(weight[i], counts)
         if loss == SQUARED:
             _ridge(row, y[i], pace, min(counts[ROWS], 1.0 / (1.0 - FORGET)), shares, products)
