@@ -36,9 +36,9 @@ class Mix:
     Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs), and
     of the stacker with the prefix `stack/`: see `everlearn.families.mix.stacking.start`.
 
-    The trace of a prediction holds what each member answered, the members' own traces, and the number of rows learned. A
-    mix of more than 256 such numbers has no trace: under late labels its stacker learns from what the members say when
-    the label comes.
+    The trace of a prediction holds what each member answered, the members' own traces, and the number of rows learned.
+    A mix of more than 256 such numbers has no trace: under late labels its stacker learns from the answers that the
+    members give when the label comes.
     """
 
     def __init__(self, spec: Mapping[str, Any], parts: MixParts) -> None:
@@ -109,9 +109,10 @@ class Mix:
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
 
-        Every member learns the rows, and the stacker what they answered about each: at its prediction if there is a trace,
-        else now. A row with a label that is not finite, or a weight that is not a finite number above 0, is only
-        predicted. Raises `InputError`, with nothing learned, if the shapes do not fit or a label is not a class.
+        Every member learns the rows, and the stacker their answers about each: those at its prediction if there is a
+        trace, else those of now. A row with a label that is not finite, or a weight that is not a finite number above
+        0, is only predicted. Raises `InputError`, with nothing learned, if the shapes do not fit or a label is not a
+        class.
         """
         n, settings = len(batch), self._settings
         y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
