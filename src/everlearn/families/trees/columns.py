@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.trees.layout import (
     BINARY,
     CENTRE,
@@ -26,6 +25,7 @@ from everlearn.families.trees.layout import (
     SPREAD,
     VALUE,
 )
+from everlearn.families.trees.parts import inlined
 from everlearn.records import Floats, Singles
 
 FURTHEST = 1e15  # from the origin; squares, summed with weights, stay in the range of float32
@@ -33,7 +33,7 @@ FURTHEST = 1e15  # from the origin; squares, summed with weights, stay in the ra
 
 @inlined
 def prepare(dense: Singles, i: int, moments: Floats, rows: Floats, b: int) -> None:
-    """Write row i to row b of `rows`, float64 (n, 3, columns), as leaves take it, by the columns as they were before it.
+    """Write row i to row b of `rows`, float64 (n, 3, columns), by the columns as they were before it.
 
     Missing and infinite values are NaN. The spread is 0 where a column had one value so far.
     """

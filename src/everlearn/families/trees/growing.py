@@ -7,7 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.linear.inline_kernel import outlined
 from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     BITS,
@@ -15,6 +14,7 @@ from everlearn.families.trees.layout import (
     COLUMN,
     CUT,
     GRACE,
+    GROWTH,
     INACTIVE,
     LEFT,
     MAJORITY_RIGHT,
@@ -26,7 +26,7 @@ from everlearn.families.trees.layout import (
     VISITS,
 )
 from everlearn.families.trees.observers import halve, learn_columns, learn_entries
-from everlearn.families.trees.parts import merged
+from everlearn.families.trees.parts import merged, outlined
 from everlearn.families.trees.pool import find_room, open_leaf, promised
 from everlearn.families.trees.splits import AT, BEST, GAIN, SECOND_GAIN, WHERE, divide, try_column, try_entries
 from everlearn.families.trees.tables import information
@@ -37,6 +37,7 @@ Nodes = NDArray[np.int32]
 INHERITED = 1e-3  # of a parent's weight in its children, so that an empty leaf can answer
 MOST_WEIGHT = float(1 << 22)  # of a leaf before all its weights are halved
 PATIENCE = 4.0  # periods of grace until a leaf that found no room is examined again
+ROUNDING = 1.0 + 1e-6  # of weights to float32
 REVIVED = 64  # an inactive leaf looks for a block at one row of so many
 
 
@@ -86,7 +87,7 @@ def examine(
 ) -> None:  # fmt: skip
     """Split a leaf if the Hoeffding bound says that its best split is the best."""
     block, kinds = -1 - nodes[t, node, LEFT], 0
-    blocks[t, block, NEXT] = total + settings[GRACE]
+    blocks[t, block, NEXT] = total + max(settings[GRACE], settings[GROWTH] * total)
     for k in range(counts.shape[2]):
         kinds += counts[t, node, k] > 0.0
     done = False
@@ -135,5 +136,5 @@ def learn_at(
         if choices.shape[2] > CHOICES + m and high > low:
             classes = counts.shape[2]
             learn_entries(settings, blocks, choices, t, block, m, classes, indices, values, low, high, y, weight)
-        if total >= blocks[t, block, NEXT]:
+        if total * ROUNDING >= blocks[t, block, NEXT]:
             examine(settings, table, behind, trees, t, nodes, counts, blocks, choices, node, rows, b, m, total)

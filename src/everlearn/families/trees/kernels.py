@@ -11,18 +11,22 @@ from typing import Any
 from everlearn._jit import exact_kernel
 from everlearn.families.trees.rows import learn_rows, predict_rows
 
+_NOT_COMPILED = ("__init__.py", "model.py", "settings.py")
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 
 def _sources() -> str:
     """Return a hash of the family's source files, which kernels enclose so that a change compiles them again."""
-    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    paths = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in _NOT_COMPILED)
+    texts = [path.read_bytes() for path in paths]
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 def _predictor(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def predict(hashed, settings, trees, nodes, counts, blocks, choices, moments, drawn, dense, indptr, indices, values, out):  # type: ignore[no-untyped-def]  # noqa: E501
+    def predict(  # type: ignore[no-untyped-def]
+        hashed, settings, trees, nodes, counts, blocks, choices, moments, drawn, dense, indptr, indices, values, out
+    ):
         _ = sources
         return predict_rows(
             hashed, settings, trees, nodes, counts, blocks, choices, moments, drawn, dense, indptr, indices, values, out
@@ -33,7 +37,27 @@ def _predictor(sources: str) -> Callable[..., int]:
 
 def _learner(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def learn(hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]  # noqa: E501
+    def learn(  # type: ignore[no-untyped-def]
+        hashed,
+        settings,
+        table,
+        trees,
+        nodes,
+        counts,
+        blocks,
+        choices,
+        windows,
+        moments,
+        clock,
+        drawn,
+        dense,
+        indptr,
+        indices,
+        values,
+        y,
+        weight,
+        out,
+    ):
         _ = sources
         return learn_rows(
             hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense,
@@ -68,5 +92,7 @@ def predictor() -> Callable[..., int]:
 @cache
 def learner() -> Callable[..., int]:
     """Return the kernel that learns, see `rows.learn_rows`."""
-    state = "int float64:1 float64:1 int64:2! int32:3! float32:3! float32:3! int32:3! float64:2! float64:2! int64:1! int"
+    state = (
+        "int float64:1 float64:1 int64:2! int32:3! float32:3! float32:3! int32:3! float64:2! float64:2! int64:1! int"
+    )
     return _compile(_learner(_sources()), f"{state} {_BATCH} float64:1 float32:1 float32:2!")

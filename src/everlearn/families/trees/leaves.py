@@ -11,7 +11,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.linear.inline_kernel import inlined, outlined
 from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     CHOICES,
@@ -33,6 +32,7 @@ from everlearn.families.trees.layout import (
     WEIGHT,
 )
 from everlearn.families.trees.observers import find_entry
+from everlearn.families.trees.parts import inlined, outlined
 from everlearn.records import Floats, Singles
 
 Nodes = NDArray[np.int32]

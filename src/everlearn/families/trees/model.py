@@ -106,7 +106,7 @@ class Trees:
         row, reason = divmod(fault, FAULT_KINDS)
         if reason == BAD_LABEL and y is not None:
             return InputError(
-                f"row {row} of the batch: got label {y[row]!r}; expected a class, "
+                f"row {row} of the batch: got label {float(y[row])!r}; expected a class, "
                 f"a whole number from 0 to {self._classes - 1}"
             )
         if reason == BAD_ROWS:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._random import uniform
-from everlearn.families.linear.inline_kernel import inlined, outlined
 from everlearn.families.trees.layout import (
     CHOICES,
     HEAD,
@@ -28,6 +27,7 @@ from everlearn.families.trees.layout import (
     WAYS,
     WEIGHT,
 )
+from everlearn.families.trees.parts import inlined, outlined
 from everlearn.records import Floats, Singles
 
 LARGEST_SQUARES = 1e37  # float32

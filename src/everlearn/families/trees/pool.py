@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._random import uniform
-from everlearn.families.linear.inline_kernel import outlined
 from everlearn.families.trees.layout import (
     BACKGROUND,
     CHOICES,
@@ -31,7 +30,7 @@ from everlearn.families.trees.layout import (
     USED_PAIRS,
     VISITS,
 )
-from everlearn.families.trees.parts import merged
+from everlearn.families.trees.parts import merged, outlined
 from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.linear.inline_kernel import inlined, outlined
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.growing import learn_at
 from everlearn.families.trees.layout import (
@@ -32,7 +31,7 @@ from everlearn.families.trees.layout import (
     WINDOW_ROWS,
 )
 from everlearn.families.trees.leaves import largest, predict_leaf, walk
-from everlearn.families.trees.parts import merged
+from everlearn.families.trees.parts import inlined, merged, outlined
 from everlearn.families.trees.pool import free_tree, plant
 from everlearn.families.trees.tables import draw
 from everlearn.records import Floats, Ints, Singles
@@ -49,7 +48,7 @@ CLOCK, SHORTEST, LEAST_WINDOW = 32, 5.0, 10.0  # ADWIN looks at each so many val
 
 
 @outlined
-def first_fault(hashed: int, indptr: Ints, indices: Ints, values: Singles) -> int:
+def first_fault(hashed: int, indptr: Ints, indices: Nodes, values: Singles) -> int:
     """Return the fault of the first row that points outside its entries or the hash space; 0 if there is none."""
     n = len(indptr) - 1
     if n < 0 or indptr[0] < 0 or indptr[n] > min(len(indices), len(values)):
@@ -124,7 +123,7 @@ def watch(trees: Ints, t: int, windows: Floats, wrong: float) -> int:
     return level
 
 
-@merged
+@outlined
 def learn_member(
     settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles, blocks: Singles,
     choices: Nodes, windows: Floats, rows: Floats, numbers: Ints, start: int, held: int, indptr: Ints, indices: Nodes,

@@ -12,7 +12,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.families.linear.inline_kernel import inlined, outlined
 from everlearn.families.trees.layout import (
     CHOICES,
     HEAD,
@@ -24,6 +23,7 @@ from everlearn.families.trees.layout import (
     WEIGHT,
 )
 from everlearn.families.trees.observers import EMPTY
+from everlearn.families.trees.parts import inlined, outlined
 from everlearn.families.trees.tables import information, normal
 from everlearn.records import Floats, Singles
 
@@ -163,5 +163,5 @@ def divide(
         if choices[t, block, CHOICES + j] == column:
             for k in range(classes):
                 n = np.float64(blocks[t, block, HEAD + k * PARTS * m + WEIGHT * m + j])
-                part = below(blocks, t, block, k, m, j, second, best[AT], table)
-                left[k] = counts[t, node, k] * (part / n) if n > 0.0 else 0.0
+                under = below(blocks, t, block, k, m, j, second, best[AT], table)
+                left[k] = counts[t, node, k] * (under / n) if n > 0.0 else 0.0
