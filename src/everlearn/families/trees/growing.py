@@ -14,12 +14,12 @@ from everlearn.families.trees.layout import (
     COLUMN,
     CUT,
     GRACE,
-    GROWTH,
     INACTIVE,
     LEFT,
     MAJORITY_RIGHT,
     NEXT,
     NONE,
+    PARTS,
     SECOND,
     SIDE,
     TIE,
@@ -53,7 +53,8 @@ def weight_of(counts: Singles, t: int, node: int) -> float:
 @merged
 def split(
     settings: Floats, table: Floats, behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Singles,
-    blocks: Singles, choices: Nodes, node: int, rows: Floats, b: int, m: int, best: Floats, left: Floats,
+    blocks: Singles, choices: Nodes, node: int, rows: Floats, b: int, m: int, best: Floats, normals: Floats,
+    left: Floats,
 ) -> bool:  # fmt: skip
     """Split a leaf by its best split; return False if there are no more nodes."""
     block = -1 - nodes[t, node, LEFT]
@@ -61,7 +62,7 @@ def split(
     pair, other = find_room(behind, trees, t, nodes, counts, blocks, choices, least, 1)
     if pair != NONE:
         second = rows[b, SECOND, int(max(best[WHERE], 0.0))] if best[WHERE] >= 0.0 else 0.0
-        divide(counts, blocks, choices, t, node, block, m, second, best, left, table)
+        divide(counts, blocks, choices, t, node, block, m, second, best, normals, left, table)
         lefts = rights = 0.0
         for k in range(len(left)):
             right = max(counts[t, node, k] - left[k], 0.0)
@@ -87,15 +88,17 @@ def examine(
 ) -> None:  # fmt: skip
     """Split a leaf if the Hoeffding bound says that its best split is the best."""
     block, kinds = -1 - nodes[t, node, LEFT], 0
-    blocks[t, block, NEXT] = total + max(settings[GRACE], settings[GROWTH] * total)
+    blocks[t, block, NEXT] = total + settings[GRACE]
     for k in range(counts.shape[2]):
         kinds += counts[t, node, k] > 0.0
     done = False
     if kinds >= 2:
         best, whole, left = np.zeros(BEST), np.zeros(counts.shape[2]), np.zeros(counts.shape[2])
+        normals = np.zeros((PARTS, counts.shape[2]))
         for j in range(m):
             column = choices[t, block, CHOICES + j]
-            try_column(blocks, t, block, m, j, rows[b, SECOND, column], column, total, best, whole, left, table)
+            second = rows[b, SECOND, column]
+            try_column(blocks, t, block, m, j, second, column, total, best, normals, whole, left, table)
         if choices.shape[2] > CHOICES + m:
             try_entries(counts, blocks, choices, t, node, block, m, best, whole, left, table)
         spread = information(float(kinds), table) / kinds
@@ -104,7 +107,7 @@ def examine(
         if best[GAIN] > 0.0 and (apart > bound or bound < settings[TIE]):
             blocks[t, block, NEXT] = total + PATIENCE * settings[GRACE]
             done = split(settings, table, behind, trees, t, nodes, counts, blocks, choices, node, rows, b, m, best,
-                         left)  # fmt: skip
+                         normals, left)  # fmt: skip
     if total > MOST_WEIGHT and not done:
         halve(counts, blocks, t, node, block, m)
 

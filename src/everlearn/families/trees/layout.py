@@ -28,7 +28,7 @@ CONSTANT, BINARY, NUMERIC = range(3)
 # a prepared row: values less the origin, spread (numeric) or share of the second value (binary), the second value
 VALUE, SPREAD, SECOND, PREPARED = range(4)
 # settings of kernels; BITS is log(1 / delta)
-SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, GROWTH, SETTINGS = range(10)
+SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, SETTINGS = range(9)
 
 WAYS = 4  # hashed entries of a leaf lie in buckets of four
 WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.drift.detectors`

@@ -88,7 +88,7 @@ def share_factors(n: float, mean: float, seen: Floats, j: int, shrink: float) ->
 
 @outlined
 def log_likelihood(blocks: Singles, t: int, block: int, k: int, seen: Floats, shrink: float) -> float:
-    """Return the logarithm of the density of a row's columns in class k, less what is equal in all classes."""
+    """Return the logarithm of the density of a row's columns in class k, less a part that all classes share."""
     m = seen.shape[1]
     at = HEAD + k * PARTS * m
     squares, logs, top, bottom = 0.0, 0.0, 1.0, 1.0

@@ -36,19 +36,19 @@ BEST = 4  # numbers
 
 
 @inlined
-def gain(left: Floats, whole: Floats, entropy: float, total: float, table: Floats) -> float:
-    """Return the gain of information of a split, in bits a row; -1 if a branch is too small."""
+def gain(left: Floats, whole: Floats, kinds: int, entropy: float, total: float, table: Floats) -> float:
+    """Return the gain of a split of the first `kinds` classes, in bits a row; -1 if a branch is too small."""
     lefts = rights = 0.0
-    below = 0.0
-    for k in range(len(left)):
+    parts = 0.0
+    for k in range(kinds):
         right = whole[k] - left[k]
         lefts += left[k]
         rights += right
-        below -= information(left[k], table) + information(right, table)
+        parts -= information(left[k], table) + information(right, table)
     if min(lefts, rights) < LEAST_BRANCH * total:
         return -1.0
-    below += information(lefts, table) + information(rights, table)
-    return (entropy - below) / total
+    parts += information(lefts, table) + information(rights, table)
+    return (entropy - parts) / total
 
 
 @inlined
@@ -62,34 +62,39 @@ def remember(best: Floats, found: float, column: int, cut: float) -> None:
 
 
 @inlined
-def below(
-    blocks: Singles, t: int, block: int, k: int, m: int, j: int, second: float, cut: float, table: Floats
-) -> float:
-    """Return the weight of class k at most at the threshold."""
+def summarize(blocks: Singles, t: int, block: int, k: int, m: int, j: int, normals: Floats, place: int) -> None:
+    """Write the five numbers of class k of a column to a place of `normals`, with 1 / deviation for the squares."""
     at = HEAD + k * PARTS * m + j
-    n = np.float64(blocks[t, block, at + WEIGHT * m])
-    if n <= 0.0:
-        return 0.0
-    mean = np.float64(blocks[t, block, at + MEAN * m])
-    if second != 0.0:
-        part = min(max(mean / second, 0.0), 1.0) * n
-        return part if second < 0.0 else n - part
-    if cut < blocks[t, block, at + LOWEST * m]:
-        return 0.0
-    if cut >= blocks[t, block, at + HIGHEST * m]:
-        return n
-    squares = np.float64(blocks[t, block, at + SQUARES * m])
-    if squares <= 0.0:
-        return n if mean <= cut else 0.0
-    return n * normal((cut - mean) * math.sqrt(n / squares), table)
+    for part in range(PARTS):
+        normals[part, place] = blocks[t, block, at + part * m]
+    squares = normals[SQUARES, place]
+    normals[SQUARES, place] = math.sqrt(normals[WEIGHT, place] / squares) if squares > 0.0 else 0.0
 
 
 @inlined
-def entropy_of(whole: Floats, table: Floats) -> tuple[float, float]:
-    """Return the entropy of weights of classes, times their sum, and the sum."""
+def below(normals: Floats, place: int, second: float, cut: float, table: Floats) -> float:
+    """Return the weight at most at the threshold of the class at a place of `normals`."""
+    n, mean, scale = normals[WEIGHT, place], normals[MEAN, place], normals[SQUARES, place]
+    if n <= 0.0:
+        return 0.0
+    if second != 0.0:
+        part = min(max(mean / second, 0.0), 1.0) * n
+        return part if second < 0.0 else n - part
+    if cut < normals[LOWEST, place]:
+        return 0.0
+    if cut >= normals[HIGHEST, place]:
+        return n  # type: ignore[no-any-return]
+    if scale == 0.0:
+        return n if mean <= cut else 0.0
+    return n * normal((cut - mean) * scale, table)  # type: ignore[no-any-return]
+
+
+@inlined
+def entropy_of(whole: Floats, kinds: int, table: Floats) -> tuple[float, float]:
+    """Return the entropy of the weights of the first `kinds` classes, times their sum, and the sum."""
     total = 0.0
     parts = 0.0
-    for k in range(len(whole)):
+    for k in range(kinds):
         total += whole[k]
         parts += information(whole[k], table)
     return information(total, table) - parts, total
@@ -98,28 +103,28 @@ def entropy_of(whole: Floats, table: Floats) -> tuple[float, float]:
 @outlined
 def try_column(
     blocks: Singles, t: int, block: int, m: int, j: int, second: float, column: int, known: float, best: Floats,
-    whole: Floats, left: Floats, table: Floats,
+    normals: Floats, whole: Floats, left: Floats, table: Floats,
 ) -> None:  # fmt: skip
     """Try all thresholds of the column at place j of a leaf; `known` is the weight of all rows of the leaf."""
-    classes = len(whole)
-    lowest, highest = math.inf, -math.inf
-    for k in range(classes):
-        at = HEAD + k * PARTS * m + j
-        whole[k] = blocks[t, block, at + WEIGHT * m]
-        if whole[k] > 0.0:
-            lowest = min(lowest, np.float64(blocks[t, block, at + LOWEST * m]))
-            highest = max(highest, np.float64(blocks[t, block, at + HIGHEST * m]))
+    lowest, highest, kinds = math.inf, -math.inf, 0
+    for k in range(len(whole)):
+        if blocks[t, block, HEAD + k * PARTS * m + WEIGHT * m + j] > 0.0:
+            summarize(blocks, t, block, k, m, j, normals, kinds)
+            whole[kinds] = normals[WEIGHT, kinds]
+            lowest = min(lowest, normals[LOWEST, kinds])
+            highest = max(highest, normals[HIGHEST, kinds])
+            kinds += 1
     if not lowest < highest:
         return
-    entropy, total = entropy_of(whole, table)
+    entropy, total = entropy_of(whole, kinds, table)
     share = min(total / known, 1.0)
     most, where = -1.0, 0.0
     for i in range(1 if second != 0.0 else THRESHOLDS):
         cut = 0.5 * second if second != 0.0 else lowest + (highest - lowest) * ((i + 1) / (THRESHOLDS + 1))
         cut = np.float64(np.float32(cut))
-        for k in range(classes):
-            left[k] = below(blocks, t, block, k, m, j, second, cut, table)
-        found = gain(left, whole, entropy, total, table) * share
+        for k in range(kinds):
+            left[k] = below(normals, k, second, cut, table)
+        found = gain(left, whole, kinds, entropy, total, table) * share
         if found > most:
             most, where = found, cut
     remember(best, most, column, where)
@@ -136,19 +141,19 @@ def try_entries(
     entries = choices.shape[2] - first
     for k in range(classes):
         whole[k] = counts[t, node, k]
-    entropy, total = entropy_of(whole, table)
+    entropy, total = entropy_of(whole, classes, table)
     for place in range(entries):
         if choices[t, block, first + place] == EMPTY:
             continue
         for k in range(classes):
             left[k] = min(np.float64(blocks[t, block, at + entries + place * classes + k]), whole[k])
-        remember(best, gain(left, whole, entropy, total, table), -1 - choices[t, block, first + place], 0.0)
+        remember(best, gain(left, whole, classes, entropy, total, table), -1 - choices[t, block, first + place], 0.0)
 
 
 @outlined
 def divide(
     counts: Singles, blocks: Singles, choices: Nodes, t: int, node: int, block: int, m: int, second: float,
-    best: Floats, left: Floats, table: Floats,
+    best: Floats, normals: Floats, left: Floats, table: Floats,
 ) -> None:  # fmt: skip
     """Write the weight of each class in the left branch of the best split, missing values by their class's shares."""
     column, classes = int(best[WHERE]), len(left)
@@ -162,6 +167,6 @@ def divide(
     for j in range(m if column >= 0 else 0):
         if choices[t, block, CHOICES + j] == column:
             for k in range(classes):
-                n = np.float64(blocks[t, block, HEAD + k * PARTS * m + WEIGHT * m + j])
-                under = below(blocks, t, block, k, m, j, second, best[AT], table)
+                summarize(blocks, t, block, k, m, j, normals, k)
+                under, n = below(normals, k, second, best[AT], table), normals[WEIGHT, k]
                 left[k] = counts[t, node, k] * (under / n) if n > 0.0 else 0.0
