@@ -85,7 +85,7 @@ def below(normals: Floats, place: int, second: float, cut: float, table: Floats)
     if cut >= normals[HIGHEST, place]:
         return n  # type: ignore[no-any-return]
     if scale == 0.0:
-        return n if mean <= cut else 0.0
+        return n if mean <= cut else 0.0  # type: ignore[no-any-return]
     return n * normal((cut - mean) * scale, table)  # type: ignore[no-any-return]
 
 
