@@ -79,13 +79,13 @@ def below(normals: Floats, place: int, second: float, cut: float, table: Floats)
         return 0.0
     if second != 0.0:
         part = min(max(mean / second, 0.0), 1.0) * n
-        return part if second < 0.0 else n - part
+        return part if second < 0.0 else n - part  # type: ignore[no-any-return]
     if cut < normals[LOWEST, place]:
         return 0.0
     if cut >= normals[HIGHEST, place]:
         return n  # type: ignore[no-any-return]
     if scale == 0.0:
-        return n if mean <= cut else 0.0  # type: ignore[no-any-return]
+        return n if mean <= cut else 0.0
     return n * normal((cut - mean) * scale, table)  # type: ignore[no-any-return]
 
 

@@ -28,7 +28,7 @@ def tables(rate: float) -> Floats:
     for k in range(1, LARGEST_DRAW):
         shares.append(shares[-1] * rate / k)
     draws = np.cumsum(shares)
-    draws[-1] = 2.0  # the last number takes what is left
+    draws[-1] = 2.0  # the last number takes the rest
     guides = np.searchsorted(draws, np.arange(GUIDE_STEPS) / GUIDE_STEPS, side="right")
     return np.concatenate([normal, logs, draws, guides.astype(np.float64)])
 
