@@ -62,7 +62,7 @@ def shapes(memory: int, trees: int, classes: int, drawn: int, entries: int) -> S
     """Return the sizes of each of some trees whose arrays together take at most `memory` bytes.
 
     >>> shapes(1 << 20, 10, 2, 3, 0).blocks
-    376
+    402
     """
     fixed = 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1)
     blocks = (memory // trees - fixed) // block_bytes(classes, drawn, entries)
