@@ -31,6 +31,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"standardize": False},
         {"rate": 10.0},
     ],
+    "tree": [{"memory": 40_000, "grace": 5.0}],
+    "forest": [{"trees": 3, "memory": 200_000, "grace": 5.0}],
     "neural": [
         {},
         {
@@ -42,6 +44,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+OF_CLASSES = {"tree", "forest"}  # families without regression
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -53,6 +56,8 @@ def specs() -> list[dict[str, Any]]:
     every = []
     for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES]:  # those need pairs of answers
         for task, inputs in itertools.product(TASKS, INPUTS):
+            if family in OF_CLASSES and task == "regression":
+                continue
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES

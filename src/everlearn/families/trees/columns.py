@@ -1,0 +1,70 @@
+"""The columns of the stream: origins, spreads, and which hold only two values.
+
+Leaves keep float32 sums, which cancel on columns far from zero. So every value counts from the first one of its column.
+A column is binary until a third value comes. Mean and count of a binary column are the counts of its two values, so
+that a leaf needs no other observer for it, and none is lost when a third value comes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from everlearn.families.trees.layout import (
+    BINARY,
+    CENTRE,
+    CONSTANT,
+    COUNT,
+    DEVIATIONS,
+    KIND,
+    NUMERIC,
+    ORIGIN,
+    OTHER,
+    SECOND,
+    SPREAD,
+    VALUE,
+)
+from everlearn.families.trees.parts import inlined
+from everlearn.records import Floats, Singles
+
+FURTHEST = 1e15  # from the origin; squares, summed with weights, stay in the range of float32
+
+
+@inlined
+def prepare(dense: Singles, i: int, moments: Floats, rows: Floats, b: int) -> None:
+    """Write row i to row b of `rows`, float64 (n, 3, columns), by the columns as they were before it.
+
+    Missing and infinite values are NaN. The spread is 0 where a column had one value so far.
+    """
+    for j in range(dense.shape[1]):
+        v: float = np.float64(dense[i, j])
+        kind = moments[KIND, j]
+        spread = moments[DEVIATIONS, j] / max(moments[COUNT, j], 1.0)
+        if kind == BINARY:
+            spread = moments[CENTRE, j] / moments[OTHER, j]
+        rows[b, SPREAD, j] = 0.0 if kind == CONSTANT else spread
+        rows[b, SECOND, j] = moments[OTHER, j] if kind == BINARY else 0.0
+        known = abs(v) < math.inf
+        v = min(max(v - moments[ORIGIN, j], -FURTHEST), FURTHEST)
+        rows[b, VALUE, j] = np.float64(np.float32(v)) if known else math.nan
+
+
+@inlined
+def count(dense: Singles, i: int, moments: Floats, rows: Floats, b: int) -> None:
+    """Add row i to its columns; correct the prepared row where this value is the first of its column."""
+    for j in range(dense.shape[1]):
+        v = rows[b, VALUE, j]
+        if not abs(v) < math.inf:
+            continue
+        if moments[COUNT, j] == 0.0:
+            moments[ORIGIN, j] = np.float64(dense[i, j])
+            v = 0.0
+            rows[b, VALUE, j] = v
+        if v != 0.0 and moments[KIND, j] != NUMERIC and v != moments[OTHER, j]:
+            moments[OTHER, j] = v
+            moments[KIND, j] += 1.0
+        moments[COUNT, j] += 1.0
+        away = v - moments[CENTRE, j]
+        moments[CENTRE, j] += away / moments[COUNT, j]
+        moments[DEVIATIONS, j] += away * (v - moments[CENTRE, j])

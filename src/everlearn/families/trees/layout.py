@@ -1,0 +1,76 @@
+"""The positions of numbers in the arrays of trees, and the sizes of these arrays for a budget of bytes.
+
+Each tree has one pool, from which it and its background tree take nodes and blocks. A node is four int32: the column
+of its test (or -1 less a hashed index), the threshold as the bits of a float32, the left child (the right one is the
+next node), and the side of missing values. In a leaf the third is -1 less the number of its block, or `INACTIVE`. A
+block holds the observers of one leaf, contiguous: a head, then for each class five numbers of each column that the
+leaf has drawn, then hashed entries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# a row of `nodes`
+COLUMN, CUT, LEFT, SIDE = range(4)
+INACTIVE = -(1 << 30)  # in the place of a block: the leaf only counts classes
+# a row of `trees`; then come the sizes of ADWIN's rows
+ROOT, BACKGROUND, FREE_PAIR, USED_PAIRS, FREE_BLOCK, USED_BLOCKS, SERIAL, SWAPS, SIZES = range(9)
+NONE = -1
+# the head of a row of `blocks`, and the parts of a class
+NEXT, MAJORITY_RIGHT, BAYES_RIGHT, VISITS, HEAD = range(5)
+WEIGHT, MEAN, SQUARES, LOWEST, HIGHEST, PARTS = range(6)
+# the head of a row of `choices`; then come the columns and the hashed indices of the leaf
+NODE, KEY, CHOICES = range(3)
+# the rows of `moments`: of each column of the stream
+COUNT, CENTRE, DEVIATIONS, ORIGIN, OTHER, KIND, MOMENTS = range(7)
+CONSTANT, BINARY, NUMERIC = range(3)
+# a prepared row: values less the origin, spread (numeric) or share of the second value (binary), the second value
+VALUE, SPREAD, SECOND, PREPARED = range(4)
+# settings of kernels; BITS is log(1 / delta)
+SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, SETTINGS = range(9)
+
+WAYS = 4  # hashed entries of a leaf lie in buckets of four
+WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.drift.detectors`
+WINDOW = WINDOW_ROWS * 2 * WINDOW_BUCKETS
+LEAST_BLOCKS = 4
+NODES_PER_BLOCK = 4  # leaves beyond the blocks are inactive
+MOST_BLOCKS = 1 << 20
+
+
+class Shapes(NamedTuple):
+    """The sizes of one tree: its columns for each leaf, hashed entries for each leaf, blocks and nodes."""
+
+    drawn: int
+    entries: int
+    blocks: int
+    nodes: int
+
+
+def block_floats(classes: int, drawn: int, entries: int) -> int:
+    """Return the float32 numbers of one block."""
+    return HEAD + PARTS * classes * drawn + entries * (1 + classes)
+
+
+def block_bytes(classes: int, drawn: int, entries: int) -> int:
+    """Return the bytes that one more leaf needs, with its nodes."""
+    numbers = block_floats(classes, drawn, entries) + CHOICES + drawn + entries
+    return 4 * numbers + NODES_PER_BLOCK * (16 + 4 * classes)
+
+
+def shapes(memory: int, trees: int, classes: int, drawn: int, entries: int) -> Shapes:
+    """Return the sizes of each of some trees whose arrays together take at most `memory` bytes.
+
+    >>> shapes(1 << 20, 10, 2, 3, 0).blocks
+    402
+    """
+    fixed = 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1)
+    blocks = (memory // trees - fixed) // block_bytes(classes, drawn, entries)
+    blocks = min(max(blocks, 0), MOST_BLOCKS)
+    return Shapes(drawn, entries, blocks, NODES_PER_BLOCK * blocks)
+
+
+def needed(trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS) -> int:
+    """Return the bytes that some trees need for a number of blocks each."""
+    fixed = 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1)
+    return trees * (fixed + blocks * block_bytes(classes, drawn, entries))

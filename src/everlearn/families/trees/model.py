@@ -1,0 +1,138 @@
+"""Trees and forests as models: their arrays, the checks of a batch, and the calls of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.errors import InputError
+from everlearn.families.trees import kernels, layout, settings
+from everlearn.families.trees.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS
+from everlearn.families.trees.settings import TreeSettings
+from everlearn.families.trees.tables import tables
+from everlearn.model import described
+from everlearn.records import Arrays, Batch, Floats, Ints, Singles
+
+Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
+
+
+class Trees:
+    """A Hoeffding tree, or a forest of them, that learns one row at a time.
+
+    Arrays, for T trees of N nodes and L blocks, K classes and d columns, of which a leaf draws m: `nodes` int32
+    (T, N, 4), `counts` float32 (T, N, K), `blocks` float32 (T, L, numbers), `choices` int32 (T, L, 2 + m + entries),
+    `trees` int64 (T, 41), `windows` float64 (T, 390) of ADWIN, `moments` float64 (6, d) of the columns of the stream,
+    and `clock` int64 (1,): rows learned. See `everlearn.families.trees.layout`. No array depends on how much was
+    learned in its shape; pages of memory that no leaf uses yet are not taken from the system.
+    """
+
+    def __init__(self, spec: dict[str, Any], chosen: TreeSettings) -> None:
+        self.spec: Mapping[str, Any] = spec
+        self._settings = settings.kernel_settings(chosen)
+        self._table = tables(chosen.rate)
+        self._predict, self._learn = kernels.predictor(), kernels.learner()
+        self._columns, self._hashed, self._classes = chosen.dense, chosen.hashed, chosen.classes
+        size, trees = settings.sizes(chosen), chosen.trees or 1
+        self._drawn = size.drawn
+        floats = layout.block_floats(chosen.classes, size.drawn, size.entries)
+        self.arrays: Arrays = {
+            "nodes": np.zeros((trees, size.nodes, 4), np.int32),
+            "counts": np.zeros((trees, size.nodes, chosen.classes), np.float32),
+            "blocks": np.zeros((trees, size.blocks, floats), np.float32),
+            "choices": np.zeros((trees, size.blocks, layout.CHOICES + size.drawn + size.entries), np.int32),
+            "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
+            "windows": np.zeros((trees, layout.WINDOW + layout.WINDOW_SUMS)),
+            "moments": np.zeros((layout.MOMENTS, chosen.dense)),
+            "clock": np.zeros(1, np.int64),
+        }
+        self.arrays["trees"][:, [layout.ROOT, layout.BACKGROUND, layout.FREE_PAIR, layout.FREE_BLOCK]] = layout.NONE
+        self.arrays["trees"][:, -1] = 1  # rows of ADWIN in use
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    def predict(self, batch: Batch) -> Singles:
+        """Score n rows: class probabilities float32 (n, classes).
+
+        Raises `InputError` if the batch does not fit the model.
+        """
+        rows = self._read(batch)
+        out = np.empty((len(rows[1]) - 1, self._classes), np.float32)
+        held = self.arrays
+        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"], held["moments"])
+        fault = self._predict(self._hashed, self._settings, *pool, self._drawn, *rows, out)
+        if fault:
+            raise self._error(fault, rows[2], None)
+        return out
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
+
+        A row with a label that is not finite, or a weight that is not a finite number above 0, is only predicted.
+        Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
+        """
+        rows = self._read(batch)
+        n = len(rows[1]) - 1
+        labels = (np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32))
+        if labels[0].shape != (n,) or labels[1].shape != (n,):
+            raise InputError(
+                f"y and weight: got shapes {labels[0].shape} and {labels[1].shape} for {n} rows; expected ({n},)"
+            )
+        out = np.empty((n, self._classes), np.float32)
+        held = self.arrays
+        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
+        state = (*pool, held["windows"], held["moments"], held["clock"])
+        fault = self._learn(self._hashed, self._settings, self._table, *state, self._drawn, *rows, *labels, out)
+        if fault:
+            raise self._error(fault, rows[2], labels[0])
+        return out
+
+    def _read(self, batch: Batch) -> Rows:
+        """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
+        dense = np.ascontiguousarray(batch.dense, np.float32)
+        indptr = np.ascontiguousarray(batch.indptr, np.int64)
+        if dense.shape != (len(indptr) - 1, self._columns):
+            raise InputError(
+                f"dense features: got shape {dense.shape}; expected ({len(indptr) - 1}, {self._columns}), the rows of "
+                "indptr and the columns of the model"
+            )
+        indices = np.ascontiguousarray(batch.indices, np.int32)
+        return dense, indptr, indices, np.ascontiguousarray(batch.values, np.float32)
+
+    def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
+        row, reason = divmod(fault, FAULT_KINDS)
+        if reason == BAD_LABEL and y is not None:
+            return InputError(
+                f"row {row} of the batch: got label {float(y[row])!r}; expected a class, "
+                f"a whole number from 0 to {self._classes - 1}"
+            )
+        if reason == BAD_ROWS:
+            return InputError(
+                f"indptr is wrong at row {row} of the batch; expected numbers that do not decrease, "
+                f"from 0 to the {len(indices)} entries"
+            )
+        return InputError(
+            f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {self._hashed - 1}. "
+            "Encode with the number of bits that the model was built with"
+        )
+
+
+def build(spec: Mapping[str, Any]) -> Trees:
+    """Make an untrained tree or forest; see `everlearn.families.trees.settings.TreeSettings`.
+
+    Raises `ConfigError` for an unknown setting or a wrong value.
+
+    >>> from everlearn.records import Batch
+    >>> model = build({"family": "tree", "task": "binary", "dense": 2})
+    >>> x = np.random.default_rng(0).random((3000, 2)).astype(np.float32)
+    >>> y = ((x[:, 0] > 0.5) ^ (x[:, 1] > 0.5)).astype(float)
+    >>> rows = Batch(x, np.zeros(3001, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> scores = model.learn(rows, y, np.ones(3000, np.float32))
+    >>> float((scores.argmax(1) == y)[1500:].mean()) > 0.8
+    True
+    """
+    chosen = settings.read(spec)
+    return Trees(settings.written(chosen), chosen)

@@ -1,0 +1,146 @@
+"""The settings of the families "tree" and "forest": read, checked, and completed with their defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from everlearn.errors import ConfigError
+from everlearn.families import specs
+from everlearn.families.trees import layout
+from everlearn.records import Floats
+
+MEMORY = {"tree": 16 << 20, "forest": 24 << 20}  # bytes, more where blocks are wide
+ROOMY = 16  # blocks of each tree that a default budget has at least
+ENTRIES = 64  # hashed entries that a leaf observes
+SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the stream's variance in each variance of a leaf
+TIE = 0.05  # a bound below which the better of two splits is taken (Domingos & Hulten 2000)
+HASHED_SHARE = 0.5  # of hashed entries at a leaf of a forest without dense columns
+
+
+class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of a Hoeffding tree or of an adaptive random forest.
+
+    `dense`, `hashed` and `classes` are the shape of the rows. `trees` and `share` are those of a forest: members, and
+    the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them. `memory` is the
+    budget of all arrays of nodes and leaves in bytes. A leaf is examined after each `grace` of weight, and split with
+    a confidence of 1 - `delta`. Each row counts as often as a Poisson number with mean `rate` says; 0 is once. `drift`
+    replaces trees whose errors rise. `seed` decides all draws.
+    """
+
+    family: Literal["tree", "forest"] = "tree"
+    task: Literal["binary", "multiclass"]
+    dense: int
+    hashed: int = 0
+    classes: int = 0
+    trees: int | None = None
+    share: float | None = None
+    memory: int | None = None
+    grace: float = 50.0
+    delta: float = 0.01
+    rate: float = 6.0
+    drift: bool = True
+    seed: int = 0
+
+
+def read(spec: Mapping[str, Any]) -> TreeSettings:
+    """Check a spec and fill in its defaults.
+
+    Raises `ConfigError`, which names the setting, its value and the right values.
+
+    >>> read({"family": "forest", "task": "binary", "dense": 8}).trees
+    10
+    """
+    given = dict(spec)
+    family = str(given.get("family", "tree"))
+    if given.get("task") == "regression":
+        raise ConfigError(
+            f"{family} model: task: got 'regression'; expected 'binary' or 'multiclass'. Use the family 'linear'"
+        )
+    if given.get("task") == "binary":
+        given.setdefault("classes", 2)
+    settings = specs.convert(given, TreeSettings, family, {})
+    if settings.trees is None:
+        settings = msgspec.structs.replace(settings, trees=10 if family == "forest" else 1)
+    _check(settings)
+    if settings.memory is None:
+        roomy = layout.needed(*_sizes(settings), blocks=ROOMY)
+        settings = msgspec.structs.replace(settings, memory=max(MEMORY[family], roomy))
+    least = layout.needed(*_sizes(settings))
+    _expect(settings, (settings.memory or 0) >= least, "memory", f"at least {least} bytes for rows of this shape")
+    return settings
+
+
+def written(settings: TreeSettings) -> dict[str, Any]:
+    """Return the complete spec of settings; `read` makes the same settings from it."""
+    return specs.written(settings, {})
+
+
+def drawn(settings: TreeSettings) -> int:
+    """Return how many dense columns each leaf looks at.
+
+    >>> [drawn(read({"family": "forest", "task": "binary", "dense": d})) for d in (8, 54, 33)]
+    [3, 16, 10]
+    """
+    d = settings.dense
+    if settings.family == "tree" or d == 0:
+        return d
+    if settings.share is not None:
+        return min(max(round(settings.share * d), 1), d)
+    return min(max(math.isqrt(d) + 1, round(0.3 * d)), d)
+
+
+def sizes(settings: TreeSettings) -> layout.Shapes:
+    """Return the sizes of each tree."""
+    return layout.shapes(settings.memory or 0, *_sizes(settings))
+
+
+def kernel_settings(settings: TreeSettings) -> Floats:
+    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.DETECTS`."""
+    if settings.family == "tree":
+        share = 1.0
+    elif settings.share is not None:
+        share = settings.share
+    else:
+        share = max(HASHED_SHARE, drawn(settings) / settings.dense) if settings.dense else HASHED_SHARE
+    found: Floats = np.zeros(layout.SETTINGS)
+    found[layout.SEED] = settings.seed
+    found[[layout.GRACE, layout.BITS, layout.TIE]] = settings.grace, -math.log(settings.delta), TIE
+    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate
+    found[[layout.SHARE, layout.DETECTS]] = share, settings.drift
+    return found
+
+
+def _sizes(settings: TreeSettings) -> tuple[int, int, int, int]:
+    entries = ENTRIES if settings.hashed else 0
+    return settings.trees or 1, settings.classes, drawn(settings), entries
+
+
+def _check(settings: TreeSettings) -> None:
+    """Raise `ConfigError` for values that do not fit the task or the family, or are out of range."""
+    classes = settings.classes
+    _expect(settings, 0 <= settings.dense < 1 << 24, "dense", "a number of columns from 0 to 16777215")
+    _expect(settings, 0 <= settings.hashed < 1 << 31, "hashed", "the size of a hash space, 0 to 2147483647")
+    if settings.task == "binary":
+        _expect(settings, classes == 2, "classes", "2 for task 'binary'")
+    _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
+    if settings.family == "tree":
+        _expect(settings, settings.trees == 1, "trees", "1 for the family 'tree'; use the family 'forest'")
+        _expect(settings, settings.share is None, "share", "none for the family 'tree'; use the family 'forest'")
+    _expect(settings, 1 <= (settings.trees or 1) <= 10_000, "trees", "1 to 10000")
+    _expect(settings, settings.share is None or 0.0 < settings.share <= 1.0, "share", "above 0, at most 1")
+    _expect(settings, 1.0 <= settings.grace < math.inf, "grace", "a finite weight from 1")
+    _expect(settings, 0.0 < settings.delta < 1.0, "delta", "a probability between 0 and 1")
+    _expect(settings, 0.0 <= settings.rate <= 20.0, "rate", "0 to 20")
+    _expect(settings, 0 <= settings.seed < 1 << 53, "seed", "a whole number from 0, below 2**53")
+
+
+def _expect(settings: TreeSettings, right: bool, name: str, expected: str) -> None:
+    if not right:
+        got = getattr(settings, name)
+        raise ConfigError(f"{settings.family} model: {name}: got {got!r}; expected {expected}")

@@ -1,0 +1,51 @@
+"""The settings of trees: defaults, complete specs, and the words of refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import everlearn as el
+from everlearn.errors import ConfigError
+from everlearn.families.trees import settings
+
+SHAPE: dict[str, Any] = {"task": "multiclass", "dense": 20, "hashed": 0, "classes": 5}
+
+
+@pytest.mark.parametrize("family", ["tree", "forest"])
+def test_a_complete_spec_builds_the_same_model(family: str) -> None:
+    model = el.build({"family": family}, SHAPE)
+    again = el.build(model.spec)
+    assert again.spec == model.spec
+    assert {name: array.shape for name, array in again.arrays.items()} == {
+        name: array.shape for name, array in model.arrays.items()
+    }
+
+
+def test_a_default_budget_grows_with_wide_rows() -> None:
+    wide = settings.read({"family": "forest", **SHAPE, "dense": 5000})
+    assert settings.sizes(wide).blocks == settings.ROOMY
+    assert settings.read({"family": "forest", **SHAPE}).memory == settings.MEMORY["forest"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "regression"}, "task: got 'regression'; expected 'binary' or 'multiclass'"),
+        ({"trees": 3}, "trees: got 3; expected 1 for the family 'tree'"),
+        ({"share": 0.5}, "share: got 0.5; expected none for the family 'tree'"),
+        ({"family": "forest", "share": 0.0}, "share: got 0.0; expected above 0"),
+        ({"memory": 1000}, "memory: got 1000; expected at least"),
+        ({"grace": 0.5}, "grace: got 0.5"),
+        ({"delta": 1.0}, "delta: got 1.0"),
+        ({"rate": 30.0}, "rate: got 30.0"),
+        ({"classes": 1}, "classes: got 1"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"tres": 3}, "tres: unknown setting, got 3; did you mean 'trees'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_the_right_values(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        el.build({"family": "tree", **SHAPE, **change})
+    assert message in str(refused.value)
