@@ -1,8 +1,8 @@
 """Make the versions and the state of a home again, from its log alone.
 
 The log holds every input and every decision. So the replay of the log gives the arrays of each version and of the
-present state, byte for byte, even if all snapshots are lost. The replay follows the decisions of the log, and its arrays
-are compared with those that the log names before anything is written.
+present state, byte for byte, even if all snapshots are lost. The replay follows the decisions of the log, and compares
+its arrays with those that the log names before anything is written.
 """
 
 from __future__ import annotations
