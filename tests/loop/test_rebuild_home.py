@@ -18,8 +18,7 @@ from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild_home import rebuild_home
 from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
-from tests.loop.test_old_homes import take
-from tests.support.homes import HOMES, SPEC, facts, grown, rows, unpacked
+from tests.support.homes import HOMES, SPEC, facts, grown, rows, take, unpacked
 
 
 def test_lost_snapshots_come_back_with_equal_bytes(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ with those that the log names.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
@@ -34,7 +33,6 @@ from everlearn.gate.policy import (
 from everlearn.loop import details
 from everlearn.records import Born, Decision, Version
 from everlearn.spec import DriftSpec
-from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
 CHANGE = "the estimated change"  # the log's words: a challenger was trained on the rows since then
@@ -43,16 +41,16 @@ _FROZEN = ("good", "baseline")
 _SILENT = (Confirm, Withdraw, Nominate)  # actions that leave no decision in the log
 
 
-class LoggedVersions(Versions):
-    """An empty registry for a replay of a log, which makes the versions that this log names.
+class LoggedHistory:
+    """The versions and decisions of a log, for a replay of it: the `naming` of the registry of that replay.
 
     `differ` lists the ids of the versions for which the replay has made other arrays.
     """
 
-    def __init__(self, blobs: Blobs, log: Log) -> None:
-        super().__init__(blobs)
+    def __init__(self, log: Log) -> None:
         self.differ: list[str] = []
         self._born: dict[str, Version] = {}
+        self._blobs: dict[str, str] = {}  # by version, as the replay made them
         self._left: dict[int, list[Version]] = {}  # by position, those that were not made yet
         self._decisions: dict[int, list[Decision]] = {}  # by the position that they follow
         self._outcomes: dict[str, Decision] = {}  # by the id of the order
@@ -60,6 +58,7 @@ class LoggedVersions(Versions):
             if isinstance(event.payload, Born) and event.payload.version.id not in self._born:
                 version = self._born[event.payload.version.id] = event.payload.version
                 self._left.setdefault(version.position, []).append(version)
+                self._blobs[version.id] = version.blob
             elif isinstance(event.payload, Decision):
                 self._sort(event.payload)
 
@@ -75,28 +74,20 @@ class LoggedVersions(Versions):
         elif made not in (same := self._decisions.setdefault(made.at, [])):
             same.append(made)
 
-    def make(
-        self,
-        arrays: Mapping[str, Any],
-        spec: Mapping[str, Any],
-        parents: Sequence[str],
-        position: int,
-        reason: str,
-        metrics: Mapping[str, float],
-    ) -> Version:
-        """Store arrays and return their version, as the log names it where it does; raises as `Versions.make`."""
-        made = super().make(arrays, spec, parents, position, reason, metrics)
+    def named(self, made: Version) -> Version:
+        """Return a version of the replay as the log names it, where it does; its arrays may be others."""
         left = self._left.get(made.position, [])
         alike = [version for version in left if version.parents == made.parents and version.spec == made.spec]
         for version in alike:
             if version.blob == made.blob:
                 left.remove(version)
                 return version
-        unchanged = [self.find(parent).blob for parent in parents[:1]] == [made.blob]  # which no caller stores
+        unchanged = bool(made.parents) and self._blobs.get(made.parents[0]) == made.blob  # which no caller keeps
         if not alike or unchanged:
             return made
         left.remove(alike[0])
         self.differ.append(alike[0].id)
+        self._blobs[alike[0].id] = made.blob
         return msgspec.structs.replace(alike[0], blob=made.blob)
 
     def drifted(self, at: int) -> bool:
@@ -118,14 +109,21 @@ class LoggedVersions(Versions):
         return version.parents[0] if version is not None and stored else made.version
 
 
+def history(versions: Versions) -> LoggedHistory | None:
+    """Return the history that a replay follows; None where the loop decides."""
+    return versions.naming if isinstance(versions.naming, LoggedHistory) else None
+
+
 def drifted(versions: Versions, at: int, alarm: bool) -> bool:
     """Return True if there is a drift to react to: as the log says in its replay, else if there is an alarm."""
-    return versions.drifted(at) if isinstance(versions, LoggedVersions) else alarm
+    followed = history(versions)
+    return followed.drifted(at) if followed is not None else alarm
 
 
 def refusal(versions: Versions, order: str) -> Decision | None:
     """Return the decision of the log that an order was rejected, in the replay of that log; else None."""
-    made = versions.outcome(order) if isinstance(versions, LoggedVersions) else None
+    followed = history(versions)
+    made = followed.outcome(order) if followed is not None else None
     return made if made is not None and made.action == "reject" else None
 
 
@@ -134,22 +132,23 @@ def warms_since_change(versions: Versions, at: int) -> bool:
 
     Release 0.1.0 let it learn all of them, and the log says so.
     """
-    if not isinstance(versions, LoggedVersions):
+    if (followed := history(versions)) is None:
         return True
-    return all(CHANGE in made.reason for made in versions.decided(at) if made.action == "challenger")
+    return all(CHANGE in made.reason for made in followed.decided(at) if made.action == "challenger")
 
 
 def joins_again(versions: Versions, order: str) -> bool:
     """Return True if a rollback without some labels joins the log again without them; release 0.1.0 did not."""
-    made = versions.outcome(order) if isinstance(versions, LoggedVersions) else None
+    followed = history(versions)
+    made = followed.outcome(order) if followed is not None else None
     return made is None or bool(made.detail.get("joined"))
 
 
 def react(view: View, drift: DriftSpec, versions: Versions, at: int) -> list[Action]:
     """Return the actions that drift calls for; in the replay of a log, a challenger starts where it did."""
     actions = policy.react(view, drift)
-    if isinstance(versions, LoggedVersions):
-        started = any(made.action == "challenger" and made.by == "drift" for made in versions.decided(at))
+    if (followed := history(versions)) is not None:
+        started = any(made.action == "challenger" and made.by == "drift" for made in followed.decided(at))
         held = [action for action in actions if isinstance(action, StartChallenger)]
         if started and not held:
             warm = drift.reaction == "challenger"
@@ -165,9 +164,9 @@ def decide(view: View, versions: Versions, at: int) -> list[Action]:
     Raises LogError for a decision about a version that no contestant has.
     """
     own = policy.decide(view)
-    if not isinstance(versions, LoggedVersions):
+    if (followed := history(versions)) is None:
         return own
-    found = [_action(made, view, versions) for made in versions.decided(at)]
+    found = [_action(made, view, followed) for made in followed.decided(at)]
     logged = [action for action in found if action is not None]
     loud = [action for action in own if not isinstance(action, _SILENT)]
     if [_subject(action) for action in loud] == [_subject(action) for action in logged]:
@@ -195,7 +194,7 @@ def _subject(action: Action) -> tuple[type[Action], int]:
     return type(action), getattr(action, "uid", 0)
 
 
-def _action(made: Decision, view: View, versions: LoggedVersions) -> Action | None:
+def _action(made: Decision, view: View, followed: LoggedHistory) -> Action | None:
     """Return the action that a decision of the gate or the guard came from; None for other decisions."""
     candidates = [one for one in view.comparisons if one.candidate.concept not in _FROZEN]
     match made:
@@ -207,7 +206,7 @@ def _action(made: Decision, view: View, versions: LoggedVersions) -> Action | No
             uid = _chosen(made, [CandidateVerdict(one) for one in frozen], "promote").uid
             return RollBack(uid, made.reason, made.evidence, details.is_pause(made.action, made.detail))
         case Decision(action="promote", by="gate", evidence=evidence) if evidence is not None:
-            version = versions.parent(made)
+            version = followed.parent(made)
             found = [one for one in candidates if one.candidate.version in (version, made.version)]
             chosen = _chosen(made, found, "promote")
             kind = KeepGood if chosen.concept == "champion" and view.layout > 1 else PromoteCandidate

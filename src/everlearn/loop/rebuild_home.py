@@ -21,7 +21,7 @@ from everlearn.events import Log, scan
 from everlearn.loop import details
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
-from everlearn.loop.logged import LoggedVersions
+from everlearn.loop.logged import LoggedHistory
 from everlearn.loop.loop import Loop
 from everlearn.loop.replay_log import replay_log
 from everlearn.model import within
@@ -29,6 +29,7 @@ from everlearn.records import Arrays, Born, Checkpoint, Decision, Version
 from everlearn.spec import LogSpec, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
+from everlearn.version.registry import Versions
 
 _OUTSIDE = ("prediction", "example", "label", "reward", "preference")
 _INSTEAD = (
@@ -64,7 +65,7 @@ def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) ->
             fold, sources = _run_again(held, scratch / "home", source, rows, len(known))
         else:
             blobs = Blobs(scratch)
-            versions, settings = LoggedVersions(blobs, held.log), _first_settings(held)
+            versions, settings = Versions(blobs, LoggedHistory(held.log)), _first_settings(held)
             fold = replay_log(held.log, versions, settings, (last.at, last.look))
         _check_same(known, blobs, fold, home)
         if last.differ:
