@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,30 +25,7 @@ from everlearn.loop.loop import Loop
 from everlearn.records import Checkpoint, Decision
 from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
-from tests.support.homes import HOMES, unpacked
-
-
-def record(spec: dict[str, Any], values: list[Any]) -> dict[str, Any]:
-    named = zip(spec["schema"]["fields"], values, strict=True)
-    return {name: value for name, value in named if value is not None}
-
-
-def take(loop: Loop, spec: dict[str, Any], step: list[Any], folder: Path) -> None:
-    """Do one step; `folder` holds the files to run."""
-    match step:
-        case ["learn", id, values, label, source]:
-            loop.learn(record(spec, values), label, id=id, source=source)
-        case ["predict", id, values]:
-            loop.predict(record(spec, values), id=id)
-        case ["label", id, label, source]:
-            loop.feedback(id, label, source=source)
-        case ["run", name, rows]:
-            with tempfile.TemporaryDirectory() as scratch:
-                lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
-                (Path(scratch) / name).write_text("".join(lines[: rows + 1]), encoding="utf-8")
-                loop.run(Path(scratch) / name)
-        case _:
-            raise ValueError(f"unknown step: {step}")
+from tests.support.homes import HOMES, record, take, unpacked
 
 
 def facts(loop: Loop, before: int = 0) -> dict[str, Any]:
@@ -169,9 +145,9 @@ def test_a_home_of_a_newer_release_is_refused(tmp_path: Path, changes: dict[str,
     with el.open(settings, home) as loop:
         loop.learn({"a": 1.0}, "yes")
     held = config.stored(config.convert(settings))
-    for record in ("schema", "model"):
-        if record in changes:
-            changes = {"spec": {**held, record: {**held[record], **changes[record]}}}
+    for part in ("schema", "model"):
+        if part in changes:
+            changes = {"spec": {**held, part: {**held[part], **changes[part]}}}
     rewritten(home, **changes)
     with pytest.raises(LogError, match=says):
         el.open(settings, home)

@@ -10,11 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
+import everlearn as el
 from everlearn.errors import InputError, LogError
+from everlearn.gate import policy
+from everlearn.loop import user_orders
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild_home import rebuild_home
 from everlearn.spec import LogSpec
-from tests.support.homes import SPEC, facts, grown, rows
+from everlearn.version.blobs import Blobs
+from tests.support.homes import HOMES, SPEC, facts, grown, rows, take, unpacked
 
 
 def test_lost_snapshots_come_back_with_equal_bytes(tmp_path: Path) -> None:
@@ -30,6 +34,70 @@ def test_lost_snapshots_come_back_with_equal_bytes(tmp_path: Path) -> None:
         loop.learn({"a": -1.0, "c": "c1"}, 0)
         assert loop.log.verify().ok
     assert [path for path in home.iterdir() if path.name.startswith(".")] == []
+
+
+OLD = ("gated", "live")  # of release 0.1.0; the third home has read a file as well
+ADDED = ("learner/metrics/", "roster/metrics/", "waiting/said_")  # what is scored, which changed since
+
+
+def held(loop: Loop) -> dict[str, bytes]:
+    arrays, _ = loop.fold.state()
+    return {name: array.tobytes() for name, array in arrays.items() if not name.startswith(ADDED)}
+
+
+def lose_versions(home: Path, loop: Loop) -> int:
+    for blob in {version.blob for version in loop.versions()}:
+        Blobs(home / "blobs").remove(blob)
+    return len({version.blob for version in loop.versions()})
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_a_home_of_release_0_1_0_is_rebuilt_with_equal_bytes(name: str, tmp_path: Path) -> None:
+    home, known = unpacked(name, tmp_path), HOMES[name]
+    clock = lambda: known["times"]["opened"]  # noqa: E731
+    with el.open(known["spec"], home, clock=clock) as loop:
+        before, aliases, lost = held(loop), loop.aliases(), lose_versions(home, loop)
+    assert rebuild_home(home, LogSpec()).restored == lost
+    with el.open(known["spec"], home, clock=clock) as loop:
+        after = held(loop)
+        assert {array: after[array] for array in before} == before
+        assert loop.aliases() == aliases
+        assert all(loop.home.versions.load(version.id) for version in loop.versions())
+
+
+def test_an_old_home_that_went_on_with_other_settings_is_rebuilt(tmp_path: Path) -> None:
+    home, known = unpacked("live", tmp_path), HOMES["live"]
+    now = known["times"]["opened"]
+    with el.open({**known["spec"], "tick": 20}, home, clock=lambda: now) as loop:
+        for number, step in enumerate(known["steps"]):
+            now = known["times"]["continued"] + number
+            take(loop, known["spec"], step, tmp_path)
+        loop.rollback(without={"first": loop.position - 60})
+        for step in known["steps"][:60]:
+            if step[0] == "learn":
+                take(loop, known["spec"], [step[0], "", *step[2:]], tmp_path)
+        before, lost = held(loop), lose_versions(home, loop)
+    assert rebuild_home(home, LogSpec()).restored == lost
+    with el.open({**known["spec"], "tick": 20}, home, clock=lambda: now) as loop:
+        assert loop.decisions()[-1].action != "config"
+        after = held(loop)
+        differ = {array for array in before if after[array] != before[array]}
+        assert differ == set()
+
+
+def test_a_replay_follows_the_decisions_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = unpacked("live", tmp_path)
+    monkeypatch.setattr(policy, "decide", lambda view: [])  # a release that never promotes
+    assert rebuild_home(home, LogSpec()).versions == 12
+
+
+def test_a_checkpoint_with_other_models_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = unpacked("live", tmp_path)
+    monkeypatch.setattr(user_orders, "joins_again", lambda versions, order: True)  # as 0.1.0 did not
+    before = sorted(path.name for path in (home / "blobs").iterdir())
+    with pytest.raises(LogError, match=r"(models in its last checkpoint|versions), the first of them .* nothing was"):
+        rebuild_home(home, LogSpec())
+    assert sorted(path.name for path in (home / "blobs").iterdir()) == before
 
 
 def written(path: Path, count: int) -> Path:

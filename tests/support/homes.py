@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,29 @@ def unpacked(name: str, folder: Path) -> Path:
     with tarfile.open(DATA / f"home-0.1.0-{name}.tar.xz") as archive:
         extract(archive, folder)
     return folder / "home"
+
+
+def record(spec: dict[str, Any], values: list[Any]) -> dict[str, Any]:
+    named = zip(spec["schema"]["fields"], values, strict=True)
+    return {name: value for name, value in named if value is not None}
+
+
+def take(loop: Loop, spec: dict[str, Any], step: list[Any], folder: Path) -> None:
+    """Do one step; `folder` holds the files to run."""
+    match step:
+        case ["learn", id, values, label, source]:
+            loop.learn(record(spec, values), label, id=id, source=source)
+        case ["predict", id, values]:
+            loop.predict(record(spec, values), id=id)
+        case ["label", id, label, source]:
+            loop.feedback(id, label, source=source)
+        case ["run", name, rows]:
+            with tempfile.TemporaryDirectory() as scratch:
+                lines = (folder / name).read_text(encoding="utf-8").splitlines(keepends=True)
+                (Path(scratch) / name).write_text("".join(lines[: rows + 1]), encoding="utf-8")
+                loop.run(Path(scratch) / name)
+        case _:
+            raise ValueError(f"unknown step: {step}")
 
 
 SPEC = Spec(

@@ -107,8 +107,8 @@ class RolledBack(Struct, frozen=True):
 class RolledBackWithout(Struct, frozen=True):
     """A version took the seat back, and every learner learned again without some labels.
 
-    `first` is the position of the first such label; `again` and `left_out` count labels, `forgotten` rows of the
-    replay memory, `rows_lost` rows of files that are not in the log.
+    `first` is the position of the first such label; `again` and `left_out` count labels, `forgotten` rows of the replay
+    memory, `rows_lost` rows of files that are not in the log. With `joined`, the log was joined again without them.
     """
 
     without: Without
@@ -119,6 +119,7 @@ class RolledBackWithout(Struct, frozen=True):
     left_out: int = 0
     forgotten: int = 0
     rows_lost: int = 0
+    joined: bool | None = None
 
 
 class Challenged(Struct, frozen=True):
@@ -193,6 +194,7 @@ class SettingsChanged(Struct, frozen=True):
     settings: dict[str, Any] = {}
     number: int = 0
     spec: dict[str, Any] | None = None
+    before: dict[str, Any] | None = None  # the full spec until then, where the log does not hold it
 
 
 class LearningPaused(Struct, frozen=True):
@@ -408,8 +410,7 @@ def write(detail: Detail) -> dict[str, Any]:
     >>> write(PromoteOrder("7"))
     {'order': '7', 'ask': 'promote'}
     """
-    written: dict[str, Any] = {}
-    names = list(detail.__struct_fields__)
+    written, names = dict[str, Any](), list(detail.__struct_fields__)
     if isinstance(detail, KnownOrder):
         written = {"order": detail.order, "ask": detail.__struct_config__.tag}
     elif isinstance(detail, Merged | RolledBackWithout):  # the order of keys in the log
@@ -430,9 +431,9 @@ def order_id(decision: Decision) -> str | None:
     return decision.detail.get("order")
 
 
-def full_spec(decision: Decision) -> dict[str, Any] | None:
+def full_spec(decision: Decision, before: bool = False) -> dict[str, Any] | None:
     """Return the full spec of the loop that a decision holds: a start, or a change of settings; else None."""
-    return decision.detail.get("spec")
+    return decision.detail.get("before" if before and "before" in decision.detail else "spec")
 
 
 def examples(decision: Decision) -> int:
@@ -479,10 +480,9 @@ def _nested(merge: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_settings(detail: dict[str, Any]) -> SettingsChanged:
-    own = {name: detail[name] for name in ("number", "spec") if name in detail}
-    return _convert(
-        own | {"settings": {name: value for name, value in detail.items() if name not in own}}, SettingsChanged
-    )
+    own = {name: detail[name] for name in ("number", "spec", "before") if name in detail}
+    settings = {name: value for name, value in detail.items() if name not in own}
+    return _convert(own | {"settings": settings}, SettingsChanged)
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,6 @@ from everlearn.events import Log
 from everlearn.feedback.pending import ANSWER, CANARY, SEGMENT, Early, PendingPredictions
 from everlearn.gate.guard_names import guarded_class
 from everlearn.learn import limits
-from everlearn.learn.drift_watch import DRIFT
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
 from everlearn.learn.monitor import Monitor
 from everlearn.loop import details, rebuild
@@ -359,7 +358,7 @@ class Fold:
         if self.spec.drift.watch == "loss":
             return []
         self.monitor.look(row, predictions[ANSWER], np.array([at], np.int64))
-        if self.monitor.alarm() != DRIFT:
+        if not self.transitions.drifted(at):
             return []
         self.label_queue.test()
         return self.transitions.react(at, self._learned())
@@ -392,7 +391,7 @@ class Fold:
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""
         made = [details.read(payload) for payload in outcome if isinstance(payload, Decision)]
-        if found := [detail.without for detail in made if isinstance(detail, RolledBackWithout)]:
+        if found := [detail.without for detail in made if isinstance(detail, RolledBackWithout) and detail.joined]:
             self.left_out += found
             self.rejoin(self.is_left_out, position)
         if traces := self.transitions.retraced():

@@ -24,6 +24,7 @@ from everlearn import config
 from everlearn import model as contract
 from everlearn.errors import InputError
 from everlearn.events import Log, scan
+from everlearn.feedback.correction import Correction
 from everlearn.feedback.pending import ANSWER
 from everlearn.learn.label_queue import LabelledRow
 from everlearn.learn.limiter import Limiter
@@ -54,6 +55,7 @@ def rebuild(
     ranges: Mapping[str, Any] | None = None,
     waiting: dict[str, Singles] | None = None,
     widths: Sequence[tuple[int, int]] | None = None,
+    alone: bool = False,
 ) -> tuple[int, int]:
     """Let `model` learn the labels and examples at positions (after, upto] in log order; return (learned, left out).
 
@@ -66,6 +68,7 @@ def rebuild(
     predictions up to `after` are those of an untrained model that learns everything up to there, if it then equals
     `model`; else there are none. `waiting` is filled with the traces of the predictions that still wait, by id.
     `widths` are the steps of the loop's waiting predictions (see `PendingPredictions`); None: those of this model.
+    With `alone`, limits and corrections know nothing from before `after`, as in release 0.1.0.
 
     Raises ModelError if the model breaks the contract.
 
@@ -84,6 +87,8 @@ def rebuild(
     backlog, left_out = _Backlog(model), 0
     joined = Rejoined(log, encoder, spec, skip, ranges, widths)
     _lead(joined, model, min(after, upto))
+    if alone:
+        joined.begin_again(model)
     joined.traces_of(backlog)
     for event, rows in joined.run(upto, after):
         if rows is None:
@@ -164,7 +169,7 @@ class Rejoined:
         self._log, self._encoder, self._spec, self._skip = log, encoder, spec, skip
         self._warm = _warm_until(log) if spec.warm_start else 0  # examples up to here were learned offline
         self._champion = _Judge(self._first, _frozen(log, spec, self._warm > 0)) if self.limiter.judges else None
-        self._widths = widths
+        self._widths, self._ranges = widths, ranges
         self._pauses = pauses(log)
         self._traced: list[_Backlog] = []
         self.traces_of(None)
@@ -173,6 +178,14 @@ class Rejoined:
         """Let the model of `backlog` say, at each prediction from now on, what its trace is."""
         judge = self._champion.learner if self._champion is not None else None
         self._traced = [each for each in (backlog, judge) if each is not None and each.trace]
+
+    def begin_again(self, model: Model) -> None:
+        """Forget what limits and corrections know so far; from now on a copy of `model` judges examples."""
+        self.limiter.arrays = Limiter(self._spec, self._encoder.shape, self._ranges).arrays
+        if self.joiner.correction is not None:
+            self.joiner.correction = Correction(self._spec.feedback, self._spec.schema.task)
+        if self._champion is not None:
+            self._champion = _Judge(contract.copy(model), [(0, np.inf)])
 
     @cached_property
     def _first(self) -> Model:

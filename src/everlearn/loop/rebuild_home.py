@@ -1,8 +1,8 @@
 """Make the versions and the state of a home again, from its log alone.
 
 The log holds every input and every decision. So the replay of the log gives the arrays of each version and of the
-present state, byte for byte, even if all snapshots are lost. What the replay decides is compared with the log before
-anything is written.
+present state, byte for byte, even if all snapshots are lost. The replay follows the decisions of the log, and compares
+its arrays with those that the log names before anything is written.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from everlearn.events import Log, scan
 from everlearn.loop import details
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
+from everlearn.loop.logged import LoggedHistory
 from everlearn.loop.loop import Loop
 from everlearn.loop.replay_log import replay_log
-from everlearn.records import Born, Checkpoint, Decision, Version
+from everlearn.model import within
+from everlearn.records import Arrays, Born, Checkpoint, Decision, Version
 from everlearn.spec import LogSpec, Spec
 from everlearn.stream import read
 from everlearn.version.blobs import Blobs
@@ -32,6 +34,9 @@ from everlearn.version.registry import Versions
 
 _OFFLINE = re.compile(r"trained offline on (\d+) rows")
 _OUTSIDE = ("prediction", "example", "label", "reward", "preference")
+_INSTEAD = (
+    "Use the release and the machine that wrote the log, or put back the snapshots from a backup; nothing was changed"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +61,21 @@ def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) ->
         _check_whole(held.log, home)
         scratch = Path(stack.enter_context(TemporaryDirectory(dir=home, prefix=".rebuild-")))
         known = [one.version for one in held.read("version") if isinstance(one, Born)]
-        rows, sources = _rows_of_files(held), dict[str, dict[str, Any]]()
+        rows, sources, last = _rows_of_files(held), dict[str, dict[str, Any]](), _LastModels(held)
         if rows:
             blobs = Blobs(scratch / "home" / "blobs")
             fold, sources, spec = _run_again(held, scratch / "home", source, rows, known)
         else:
             blobs = Blobs(scratch)
-            fold = replay_log(held.log, Versions(blobs), _first_settings(held))
+            versions, settings = Versions(blobs, LoggedHistory(held.log)), _first_settings(held)
+            fold = replay_log(held.log, versions, settings, (last.at, last.look))
             spec = fold.spec
-        _check_same(known, blobs, home)
+        _check_same(known, blobs, fold, home)
+        if last.differ:
+            raise LogError(
+                f"{home}: the replay of the log gives other arrays for the models in the last checkpoint, the first "
+                f"of them {last.differ[0]}; expected equal bytes. {_INSTEAD}"
+            )
         restored = _take_over(home, blobs, known)
         arrays, header = fold.state()
         kept = {"fold": header, "sources": sources, "spec": config.stored(spec)}
@@ -103,10 +114,34 @@ def _rows_of_files(home: Home) -> int:
     return max(learned, default=0)
 
 
+class _LastModels:
+    """The models in the last checkpoint of a home, which no version holds yet; none if it is lost.
+
+    `at` is its position in the log, and `differ` the names of their arrays that are others in the fold that `look` saw.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.at, self.differ = 0, list[str]()
+        self._arrays: Arrays = {}
+        with suppress(BlobError):
+            if (last := home.last()) is not None:
+                self.at, self._arrays = last[2]["fold"]["cursor"]["log"], within(last[1], "roster/model/")
+
+    def look(self, fold: Fold) -> None:
+        """Compare the models of a fold of the log up to `at`."""
+        made, held = within(fold.state()[0], "roster/model/"), self._arrays
+        self.differ = sorted(made.keys() ^ held.keys()) if held else []
+        self.differ += [name for name in held.keys() & made.keys() if not _same(held[name], made[name])]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
+
+
 def _first_settings(home: Home) -> Spec | None:
     """Return the settings with which the loop began; None if neither the log nor a checkpoint holds them."""
     for one in home.read("decision"):
-        if isinstance(one, Decision) and (stored := details.full_spec(one)) is not None:
+        if isinstance(one, Decision) and (stored := details.full_spec(one, before=True)) is not None:
             return config.read_stored(stored, str(home.folder))
     with suppress(BlobError):
         if (last := home.last()) is not None:
@@ -167,16 +202,18 @@ def _exists(path: Path) -> bool:
     return any(Path(path.anchor or ".").glob(str(inner)))
 
 
-def _check_same(known: list[Version], blobs: Blobs, home: Path) -> None:
-    """Raise LogError where the replay did not make the arrays of a version that the log names."""
+def _check_same(known: list[Version], blobs: Blobs, fold: Fold, home: Path) -> None:
+    """Raise LogError where the replay did not make the arrays of a version that the log names, or makes others."""
     made = blobs.hashes()
     differ = [version.id for version in known if version.blob not in made]
     if differ:
         raise LogError(
             f"{home}: the replay of the log gives other arrays for {len(differ)} of {len(known)} versions, the first "
-            f"of them {differ[0]}; expected equal bytes. Use the release and the machine that wrote the log, or put "
-            "back the snapshots from a backup; nothing was changed"
+            f"of them {differ[0]}; expected equal bytes. {_INSTEAD}"
         )
+    ids = {version.id for version in known}
+    if new := [contestant.version for contestant in fold.roster.contestants if contestant.version not in ids]:
+        raise LogError(f"{home}: the replay gives version {new[0]}, which is not in the log. {_INSTEAD}")
 
 
 def _take_over(home: Path, made: Blobs, known: list[Version]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -19,14 +19,16 @@ from everlearn.version.registry import Versions
 _READ = 4096  # events read at a time
 
 
-def replay_log(log: Log, versions: Versions, settings: Spec | None = None) -> Fold:
+def replay_log(
+    log: Log, versions: Versions, settings: Spec | None = None, look: tuple[int, Callable[[Fold], None]] | None = None
+) -> Fold:
     """Return the fold of all events of a log, as the loop has it that wrote the log.
 
     The settings are those that the first decision holds; each decision that changed them applies at its position.
     `versions` is an empty registry, in which the fold stores what it decides. `settings` are those of the beginning,
     where the log does not hold them, as one that release 0.1.0 started. Raises LogError for a log without a first
-    decision, or without settings; ModelError where a model fails. Rows
-    of a file that is itself the log are not in the log, and cannot be replayed.
+    decision, or without settings; ModelError where a model fails. Rows of a file that is itself the log are not in the
+    log, and cannot be replayed. `look`, a position and a function, shows the fold of the events up to there.
     """
     position, start = next(
         ((at, decision) for at, decision in _decisions(log, 0) if decision.action == "start"), (0, None)
@@ -39,13 +41,20 @@ def replay_log(log: Log, versions: Versions, settings: Spec | None = None) -> Fo
             "its checkpoints instead"
         )
     fold = Fold(first, versions, log)
-    after = 0
-    while batch := log.read(after, _READ if fold.started else max(1, min(_READ, position - after))):
+    after, (shown, show) = 0, look or (0, None)
+    while batch := log.read(after, _most(after, shown if fold.started else position)):
         after = batch[-1].position
         _note(versions, fold.events(batch))
         if after == position and not fold.started:  # by a call that asked for what serves, before any event
             _note(versions, fold.start(start.at))
+        if after == shown and show is not None:
+            show(fold)
     return fold
+
+
+def _most(after: int, stop: int) -> int:
+    """Return the number of events to read behind a position, none of them behind `stop`, if that is ahead."""
+    return min(_READ, stop - after) if stop > after else _READ
 
 
 def _note(versions: Versions, commits: Iterable[Commit]) -> None:
@@ -72,6 +81,8 @@ def change(fold: Fold, home: Home, spec: Spec) -> tuple[Spec, list[Payload]]:
     Fold(spec, home.versions, log)  # settings that contradict each other are refused before anything is written
     settings = msgspec.to_builtins(spec)
     detail = {name: settings.get(name) for name in changed} | {"number": log.count("decision")}
+    if all(details.full_spec(made) is None for _, made in _decisions(log, 0)):  # as in a home of release 0.1.0
+        detail["before"] = config.stored(before)
     reason = "settings changed: " + ", ".join(changed)
     at = sum(fold.cursor.values())
     return spec, [Decision("config", at, reason, "user", detail=detail | {"spec": config.stored(spec)})]

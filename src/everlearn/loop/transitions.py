@@ -34,7 +34,7 @@ from everlearn.gate.policy import (
 )
 from everlearn.learn.drift_watch import DRIFT
 from everlearn.learn.monitor import Monitor
-from everlearn.loop import commands, details, group_drift, user_orders
+from everlearn.loop import commands, details, group_drift, logged, user_orders
 from everlearn.loop.details import (
     CandidateRejected,
     Drifted,
@@ -108,11 +108,15 @@ class Transitions:
 
     def decide(self, at: int, now: Progress) -> list[Payload]:
         """Ask the detectors and the gate, and apply what the policy answers."""
-        payloads = self.react(at, now) if self._context.monitor.alarm() == DRIFT else []
+        payloads = self.react(at, now) if self.drifted(at) else []
         payloads += group_drift.reported(self._context, Moment(at, now)) if self._context.encoder.late else []
-        for action in policy.decide(view(self._context)):
+        for action in logged.decide(view(self._context), self._context.versions, at):
             payloads += apply(action, self._context, Moment(at, now))
         return payloads
+
+    def drifted(self, at: int) -> bool:
+        """Return True if drift was detected by position `at`, and clear the alarm."""
+        return logged.drifted(self._context.versions, at, self._context.monitor.alarm() == DRIFT)
 
     def reseat(self, at: int, now: Progress) -> list[Payload]:
         """After a change of `mode` or `gate.promote`, seat what these settings let serve; return the payloads to log.
@@ -142,7 +146,7 @@ class Transitions:
         """Apply the reaction to drift; a model that cannot be started is reported and changes nothing."""
         context, moment = self._context, Moment(at, now)
         payloads: list[Payload] = []
-        for action in policy.react(view(context), context.spec.drift):
+        for action in logged.react(view(context), context.spec.drift, context.versions, at):
             try:
                 payloads += apply(action, context, moment)
             except ModelError as error:
@@ -196,6 +200,8 @@ class Transitions:
     def obey(self, order: Decision, at: int, now: Progress) -> list[Payload]:
         """Carry out a user's order at position `at`; reject one that cannot be carried out, with the reason."""
         context, moment = self._context, Moment(at, now)
+        if (refused := logged.refusal(context.versions, details.order_id(order) or "")) is not None:
+            return [refused]
         try:
             return user_orders.order(context, moment, order)
         except LogError:

@@ -42,6 +42,7 @@ from everlearn.loop.details import (
     WithdrawOrder,
     Without,
 )
+from everlearn.loop.logged import CHANGE, joins_again, warms_since_change
 from everlearn.loop.merge_versions import Parent
 from everlearn.loop.rebuild import rebuild, training_positions
 from everlearn.loop.versioning import (
@@ -153,17 +154,17 @@ def start_challenger(
     After a drift it learns only rows since the estimated change, however few: what came before is another world.
     """
     monitor, changed = context.monitor, False
-    if by == "drift":
+    if by == "drift" and warms_since_change(context.versions, moment.at):
         remembered, changed = monitor.remembered_since_drift()
     else:
         remembered = monitor.remembered()
     if warmed and len(remembered.y):
         weight = monitor.limiter.class_weights.now(remembered.y, remembered.weight)
         warm(fresh, replace(remembered, weight=weight))
-        since = " since the estimated change" if changed else ""
+        since = f" since {CHANGE}" if changed else ""
         reason = f"{reason}, warmed on {len(remembered.y)} remembered rows{since}"
     elif warmed and changed:
-        reason = f"{reason}, untrained: no remembered row is newer than the estimated change"
+        reason = f"{reason}, untrained: no remembered row is newer than {CHANGE}"
     else:
         reason = f"{reason}, untrained"
     born = store(context, moment, fresh, spec, (), reason)
@@ -246,11 +247,11 @@ def roll_back_without(
         return any(selection.selects(event.position, event.payload) for selection in (*earlier, without))
 
     champion = revive(context, version)
-    rebuilt, counts = [], [(0, 0)]
+    joined, rebuilt, counts = joins_again(context.versions, id), [], [(0, 0)]
     for learner in [contestant for contestant in roster.contestants if contestant.learns]:
         origin, model, since = _clean_start(context, learner, version, first, known)
         waiting: dict[str, Singles] = {}
-        counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row, waiting))
+        counts.append(_learn_again(context, model, since.log, at, skip, moment.learned.row, waiting, joined))
         rebuilt.append((learner, model, origin, waiting))
     retired, previous = store_champion(context, moment)
     roster.install(version, champion, keep=False)
@@ -263,7 +264,7 @@ def roll_back_without(
     again, left_out = max(counts)
     forgotten = _forget(context, skip, first, at)
     lost = max(0, moment.learned.row - known[version].row)  # rows of files, which are not in the log
-    detail = RolledBackWithout(without, 0, id, first, again, left_out, forgotten, lost)
+    detail = RolledBackWithout(without, 0, id, first, again, left_out, forgotten, lost, joined or None)
     alias = Alias("champion", version, previous)
     return [*note(context, retired), decision(context, moment, "rollback", given.reason, "user", detail, alias)]
 
@@ -317,11 +318,15 @@ def _learn_again(
     skip: Skip,
     rows: int,
     waiting: dict[str, Singles],
+    joined: bool,
 ) -> tuple[int, int]:
-    """Let a model learn the log again; ranges learned from rows of files are not in the log, so today's hold."""
-    ranges = limits.bounds(context.monitor.limits) if rows else None
+    """Let a model learn the log again; ranges learned from rows of files are not in the log, so today's hold.
+
+    Where the log is not `joined` again, as release 0.1.0 did it, today's ranges hold as well, and no other limit.
+    """
+    ranges = limits.bounds(context.monitor.limits) if rows or not joined else None
     parts = context.log, context.encoder, context.spec, after, at, skip, ranges
-    return rebuild(model, *parts, waiting, context.widths())
+    return rebuild(model, *parts, waiting, context.widths(), not joined)
 
 
 def _forget(context: TransitionContext, skip: Skip, first: int, at: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, Protocol
 
 from everlearn.errors import BlobError, ConfigError, InputError, ModelError
 from everlearn.model import compare
@@ -20,14 +20,23 @@ from everlearn.version.codec import canonical, plain
 _MOVES = frozenset(["start", "promote", "rollback", "challenger"])
 
 
+class Naming(Protocol):
+    """A replay of a log, which names versions as that log does."""
+
+    def named(self, made: Version) -> Version:
+        """Return a version that was made with the id and the metrics that the log has for it."""
+        ...
+
+
 class Versions:
     """All versions and aliases: a fold of the log's `Born` and `Decision` payloads.
 
-    Feed it every payload of the log, in order, through `note`.
+    Feed it every payload of the log, in order, through `note`. With `naming`, the versions that it makes are named by a
+    log.
     """
 
-    def __init__(self, blobs: Blobs) -> None:
-        self._blobs = blobs
+    def __init__(self, blobs: Blobs, naming: Naming | None = None) -> None:
+        self._blobs, self.naming = blobs, naming
         self._versions: dict[str, Version] = {}  # in order of birth
         self._aliases: dict[str, str] = {}
         self._former: list[str] = []  # champions before the present one, oldest first
@@ -75,7 +84,8 @@ class Versions:
         blob = self._blobs.put(arrays, {"spec": kept})
         content = [list(parents), int(position), blob, kept, numbers, reason]
         id = hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
-        return Version(id, tuple(parents), int(position), blob, kept, numbers, reason)
+        made = Version(id, tuple(parents), int(position), blob, kept, numbers, reason)
+        return made if self.naming is None else self.naming.named(made)
 
     def load(self, name: str, spec: Mapping[str, Any] | None = None, like: Mapping[str, Any] | None = None) -> Arrays:
         """Return the arrays of a version, named by its id, a unique beginning of it, or an alias.

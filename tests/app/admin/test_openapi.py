@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 
-from everlearn.app.admin.openapi import document, features
+from everlearn.app.admin.openapi import LINKS, document, features
 from everlearn.app.routes import ROUTES, Route
 from everlearn.app.supervisor import Server
 from everlearn.errors import InputError
@@ -58,6 +58,8 @@ def test_references_lead_somewhere_and_names_are_unique(schema):
     assert {f"#/components/schemas/{name}" for name in made["components"]["schemas"]} == set(references(made))
     names = [one["operationId"] for methods in made["paths"].values() for one in methods.values()]
     assert len(names) == len(set(names))
+    links = [link["operationId"] for links in LINKS.values() for link in links.values()]
+    assert {*LINKS, *links} <= set(names)
     assert msgspec.json.decode(msgspec.json.encode(made)) == made
     schemathesis.openapi.from_dict(made).validate()
 
@@ -175,3 +177,25 @@ def test_no_answer_contradicts_the_document(described, route):
 @pytest.mark.parametrize("route", SERVED, ids=lambda route: f"{route.method} {route.path}")
 def test_no_answer_contradicts_the_document_often(described, route):
     meets(described, route, examples=300)
+
+
+def walks(described: Any, examples: int, steps: int) -> None:
+    """Follow the links of the document, from reply to request; the document must have every reply."""
+    quiet = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+        derandomize=True,
+    )
+    described.as_state_machine().run(settings=quiet)
+
+
+def test_no_walk_along_the_links_contradicts_the_document(described):
+    walks(described, examples=10, steps=5)
+
+
+@pytest.mark.slow
+def test_no_walk_along_the_links_contradicts_the_document_often(described):
+    walks(described, examples=60, steps=8)

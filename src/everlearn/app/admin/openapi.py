@@ -70,6 +70,36 @@ STATUSES = {
     503: "Not possible at the moment; try again.",
     504: "The admin process did not answer in time.",
 }
+_ID, _VERSION = {"id": "$response.body#/id"}, {"id": "$response.body#/version"}
+_LISTED = {"id": "$response.body#/versions/0/id"}
+LINKS: dict[str, dict[str, Document]] = {  # by operation: what a reply is of use for
+    "post_predict": {
+        "feedback": {"operationId": "post_feedback", "requestBody": _ID},
+        "event": {"operationId": "get_events_id", "parameters": _ID},
+        "version": {"operationId": "get_versions_id", "parameters": _VERSION},
+    },
+    "post_learn": {"event": {"operationId": "get_events_id", "parameters": {"id": "$response.body#/ids/0"}}},
+    "get_versions": {
+        "version": {"operationId": "get_versions_id", "parameters": _LISTED},
+        "promote": {"operationId": "post_versions_id_promote", "parameters": _LISTED},
+    },
+    "get_versions_id": {
+        "promote": {"operationId": "post_versions_id_promote", "parameters": _ID},
+        "name": {"operationId": "post_versions_id_name", "parameters": _ID},
+    },
+    "get_challengers": {
+        "withdraw": {
+            "operationId": "delete_challengers_version",
+            "parameters": {"version": "$response.body#/challengers/0/version"},
+        }
+    },
+    "post_challengers": {
+        "withdraw": {
+            "operationId": "delete_challengers_version",
+            "parameters": {"version": "$response.body#/decision/version"},
+        }
+    },
+}
 _GUARDED = (401, 403, 421, 429)
 _UNTAGGED = ("/metrics", "/session")  # without an ETag
 _HERE = "#/components/schemas/"
@@ -121,8 +151,12 @@ def _operation(route: Route, named: Mapping[Any, Any]) -> Document:
             "description": STATUSES[status],
             "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    id = "_".join([route.method.lower(), *re.findall(r"\w+", route.template)])
+    if id in LINKS:
+        for status in route.responses:
+            responses[str(status)]["links"] = LINKS[id]
     operation: Document = {
-        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.template)]),
+        "operationId": id,
         "tags": [route.tag],
         "summary": route.summary,
         "x-scope": route.scope,
