@@ -44,7 +44,7 @@ Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floati
 
 
 FREE = 0.25  # nats of KL divergence that need no evidence
-LUCK = 1.0  # nats of evidence that labels at random reach on average, at the most
+LUCK = 1.0  # nats: the mean of the most evidence that labels at random ever reach, at the most
 LIMIT = 64  # tokens of a candidate where no limit is known
 
 
@@ -58,7 +58,7 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
     the start). Beyond a quarter of a nat, each nat needs `proof` nats of evidence that the reward predicts labels
-    better than chance (0: none), of which the first nat does not count. `beta` holds the policy to the reference
+    better than chance (0: none): the most that there ever was, less one nat. `beta` holds the policy to the reference
     (default: that of the method); `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the weight of the
     loss of imitating given examples, which keep old skills.
 
@@ -111,8 +111,8 @@ class Round(NamedTuple):
 def allowed(settings: Improve, trusted: float, evidence: float = np.inf) -> float:
     """Return the KL divergence that so many trusted labels, and so much evidence in nats, allow, in nats per answer.
 
-    Evidence is the logarithm of an e-value, which labels at random ever bring above x with probability exp(-x) at most.
-    So the most that they reach is `LUCK` on average, and only evidence beyond it counts.
+    Evidence is the most that the logarithm of an e-value has ever been. Labels at random ever bring it above x with
+    probability exp(-x) at most. So they reach at most `LUCK` on average, and only evidence beyond it counts.
 
     >>> [allowed(Improve(budget=6.0, ramp=16.0), trusted) for trusted in (0, 32, 1000)]
     [0.0, 2.0, 6.0]

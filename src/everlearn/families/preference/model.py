@@ -306,7 +306,7 @@ class PreferenceModel:
         self._remember(rows, row, label, weight, float(reliability[who[0]]), int(group[0]))
         parts["progress"]["counts"][TRUSTED] += min(weight, 1.0) if rows.trusted[row] else 0.0
         counts = parts["progress"]["counts"]
-        counts[EVIDENCE] = annotators.skill(parts["annotators"])
+        counts[EVIDENCE] = max(counts[EVIDENCE], annotators.skill(parts["annotators"]))
         self._count(LABELS, weight)
 
     def _count(self, what: int, weight: float) -> None:
