@@ -23,8 +23,7 @@ Spec = Mapping[str, Any]
 
 FAMILIES: dict[str, str] = {
     "linear": "everlearn.families.linear:build",
-    "tree": "everlearn.families.trees:build",
-    "forest": "everlearn.families.trees:build",
+    **dict.fromkeys(("tree", "forest"), "everlearn.families.trees:build"),
     "neural": "everlearn.families.neural:build",
     "gated": "everlearn.families.gated:build",
     "last": "everlearn.families.last:build",

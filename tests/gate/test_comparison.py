@@ -153,7 +153,7 @@ def test_resemblance_around_a_line_is_that_of_the_residuals() -> None:
     rest = x - start - slope * k
     assert kernels._slope(sums) == pytest.approx(slope, rel=1e-9)
     r = (rest[1:] * rest[:-1]).sum() / (rest**2).sum()
-    cautious = r + (2 + 4 * r) / 300 + 0.75 / math.sqrt(300)
+    cautious = r + (2 + 4 * r) / 300 + 1.25 / math.sqrt(300)
     assert kernels.trend_resemblance(sums, slope) == pytest.approx(cautious, rel=1e-7)
     mean, variance, independent = kernels._describe(sums, 1.0, slope)
     assert (mean, variance) == pytest.approx((x.mean(), (rest**2).sum() / 299), rel=1e-7)

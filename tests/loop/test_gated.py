@@ -107,7 +107,7 @@ def test_a_loop_that_is_closed_and_opened_again_comes_to_the_same(tmp_path: Path
             learned(loop, range(start, min(ROWS, start + 137)), columns)
             again = state(loop)
     assert again == whole
-    assert sum(action == "promote" for action, _ in whole[1]) > 2
+    assert sum(action == "promote" for action, _ in whole[1]) >= 2
 
 
 def test_a_rolled_back_learner_gives_way_to_a_frozen_version_and_its_copy(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from everlearn.spec import FeedbackSpec
 
 FORGOTTEN = 60.0  # seconds after which feedback that was not written is forgotten: no writer waits for so long
 
+UNKNOWN = 512  # bytes: more than a label with a usual name and source takes
+
 _SWEEP = 1.0  # seconds after which tickets are looked through, where the use has not changed
 _SHOWN = 256  # sources with the most bytes that are published
 FILE = "early.json"  # the name of the file with the use, in the folder that the processes share
@@ -105,8 +107,9 @@ class Ticket:
 class EarlyRoom:
     """The room for early feedback as one of `processes` sees it; `now` returns what the fold holds.
 
-    What was accepted before this process began is in the log up to the position `begin`. Until the use holds that,
-    nothing is accepted. The time of `take` does not depend on the number of tickets, except where the use has changed.
+    What was accepted before this process began is in the log up to the position `begin`. Until the use holds that, each
+    position between counts as early feedback of `UNKNOWN` bytes. The time of `take` does not depend on the number of
+    tickets, except where the use has changed.
     """
 
     spec: FeedbackSpec
@@ -127,16 +130,17 @@ class EarlyRoom:
         Set `until` of the ticket to the end of the log once the feedback is in it.
         """
         use, moment = self.now(), self.clock()
-        if use.position < self.begin:
-            raise NoRoom(
-                f"feedback for {feedback.id!r} came before its prediction, and how much waits so is not known yet: the "
-                f"learner has read the log up to {use.position}; expected {self.begin}. Send it again in a moment"
-            )
         if self._swept[0] != use.position or self._swept[1] + _SWEEP <= moment:
             self._sweep(use.position, moment)
         source, size = named(feedback.source), Earlier(0, 0.0, feedback).nbytes
         free = self.spec.bytes // EARLY_SHARE - use.bytes - self.processes * self._total
         held = use.sources.get(source, 0) + self.processes * (self._bytes[source] + size)
+        unknown = UNKNOWN * max(self.begin - use.position, 0)
+        if held <= free < held + unknown:
+            raise NoRoom(
+                f"feedback for {feedback.id!r} came before its prediction, and how much waits so is not known yet: the "
+                f"learner has read the log up to {use.position}; expected {self.begin}. Send it again in a moment"
+            )
         if held > free:
             raise NoRoom(
                 f"feedback for {feedback.id!r} came before its prediction, and what waits so from source {source!r} "

@@ -215,11 +215,11 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
 def _objection(spec: GateSpec, question: _Question, guards: dict[str, _Case], least: float) -> str:
     """Return the reason for a rejection, if there is one: one metric is enough, so the metrics share alpha.
 
-    A difference in the loss that is not shown to be at least `least` is no reason.
+    A difference in the loss below `least` is no reason.
     """
     found = question.evidence
     needed = found.threshold + math.log(1 + len(guards))
-    if found.log_e_worse >= needed and question.worse.whole < 0.0 and (least == 0.0 or -question.worse.high >= least):
+    if found.log_e_worse >= needed and question.worse.whole < 0.0 and -question.worse.difference >= least:
         return f"worse by {-question.worse.difference:.4g} {_where(question.worse, found)}"
     for name, guard in guards.items():
         if guard.worse >= needed:

@@ -300,7 +300,7 @@ def trend_resemblance(sums: Floats, slope: float) -> float:
     k, squares = 0.5 * m * (m - 1.0), (m - 1.0) * m * (2.0 * m - 1.0) / 6.0  # sums of k and k^2 below m
     lagged += (m - 1.0) * start * (start + slope) + slope * (2.0 * start + slope) * k + slope * slope * squares
     r = lagged / spread
-    return float(r + (2.0 + 4.0 * r) / m + 0.75 / math.sqrt(m))
+    return float(r + (2.0 + 4.0 * r) / m + 1.25 / math.sqrt(m))
 
 
 @exact_kernel
@@ -404,14 +404,16 @@ def _weakest(blocks: Floats, longest: int, bound: float, sign: float) -> tuple[f
     """
     weakest, decided, level = np.inf, longest, longest
     while level >= 0 and blocks[level, COUNT] >= FEWEST:
+        length, examples, found = float(1 << level), blocks[level, COUNT] * (1 << level), -np.inf
+        if abs(resemblance(blocks[level])) <= CORRELATED:
+            mean, variance, independent = _describe(blocks[level], length, 0.0)
+            found = _log_e(sign * (mean - bound), variance, independent, examples)
         slope = _slope(blocks[level])
-        slope = slope if slope * sign > 0.0 else 0.0
-        r = trend_resemblance(blocks[level], slope) if slope != 0.0 else resemblance(blocks[level])
-        if abs(r) > CORRELATED:
+        if slope * sign > 0.0 and abs(trend_resemblance(blocks[level], slope)) <= CORRELATED:
+            mean, variance, independent = _describe(blocks[level], length, slope)
+            found = max(found, _log_e(sign * (mean - bound), variance, independent, examples))
+        if found == -np.inf:
             break
-        length = float(1 << level)
-        mean, variance, independent = _describe(blocks[level], length, slope)
-        found = _log_e(sign * (mean - bound), variance, independent, blocks[level, COUNT] * length)
         if found < weakest:
             weakest, decided = found, level
         level -= 1

@@ -104,9 +104,8 @@ def test_a_page_ends_early_when_it_would_look_at_too_much(queries, monkeypatch):
 def test_pages_beyond_the_end_are_found_at_once(queries, newest):
     page = queries.events((1 << 63) - 1, 3, newest=newest)
     assert [one.position for one in page.events] == ([page.end, page.end - 1, page.end - 2] if newest else [])
-    assert queries.version_page((1 << 63) - 1, 3, newest=newest).versions == (
-        queries.version_page(0, 3).versions[::-1] * newest
-    )
+    every = queries.version_page(0, 1000).versions
+    assert queries.version_page((1 << 63) - 1, 3, newest=newest).versions == every[:-4:-1] * newest
 
 
 def test_events_about_an_id_are_bounded(queries, home, monkeypatch):
