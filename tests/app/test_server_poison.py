@@ -173,6 +173,7 @@ def test_numbers_as_large_as_they_come_leave_weights_finite(tmp_path, limits):
     check_finite(tmp_path / "home", held)
 
 
+@pytest.mark.slow
 def test_a_flood_of_labels_from_one_key_moves_as_much_as_one_source_may(tmp_path):
     held = settings(limits=LIMITS)
     flood = [Example(f"flood-{row}", record(row)[0], 1 - record(row)[1], 1e30, "key-17") for row in range(20_000)]

@@ -83,11 +83,14 @@ def test_a_home_of_release_0_1_0_is_copied_and_rebuilt_or_left_as_it_is(name: st
             rebuild_home(to, LogSpec())
     else:
         rebuild_home(to, LogSpec())
-    assert {path.name: path.read_bytes() for path in to.rglob("*.safetensors")} == blobs
+    now = {path.name: path.read_bytes() for path in to.rglob("*.safetensors")}
+    assert all(now[blob] == blobs[blob] for blob in now.keys() & blobs.keys())
+    assert len(blobs.keys() - now.keys()) == (name != "regression")  # the checkpoint, made again
     opened = []
     for folder in (home, to):
         with el.open(HOMES[name]["spec"], folder) as loop:
             assert loop.log.verify().ok
             opened.append(facts(loop))
-    assert opened[0] == opened[1]
+    assert opened[0][2:] == opened[1][2:]  # versions and aliases; metrics of a rebuild count more
+    assert (opened[0] == opened[1]) is (name == "regression")
     assert len(opened[0][2]) == done.versions == done.kept
