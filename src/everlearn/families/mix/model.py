@@ -23,6 +23,7 @@ from everlearn.model import (
     predict_traced,
     prefixed,
     refused,
+    traced,
     within,
 )
 from everlearn.records import Arrays, Batch, Floats, Singles
@@ -45,7 +46,7 @@ class Mix:
         self.spec = spec
         self.loss = parts.loss
         self._settings, self._members = parts.settings, parts.members
-        self._widths = reading.trace_widths(parts.settings, parts.members)
+        self._widths = [traced(member) for member in parts.members]
         width = len(parts.members) * parts.settings.outputs + sum(self._widths) + 1
         self.trace = width if width <= WIDEST_TRACE else 0
         informed = np.array([member.spec.get("family", "linear") != "last" for member in parts.members])

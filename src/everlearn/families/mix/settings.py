@@ -12,13 +12,13 @@ from everlearn import model
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.mix.stacking import ABSOLUTE, HUBER, PINBALL, SQUARED
-from everlearn.model import Model, own_loss, traced
+from everlearn.model import Model, own_loss
 from everlearn.records import Loss, RowTask
 
 MEMBERS: tuple[dict[str, Any], ...] = ({"family": "linear"}, {"family": "last"})
 MOST_MEMBERS = 16
 LOSSES = {"squared": SQUARED, "absolute": ABSOLUTE, "pinball": PINBALL, "huber": HUBER}
-SHAPE = ("task", "dense", "hashed", "classes", "seed")
+SHAPE = ("task", "dense", "hashed", "classes")
 
 
 class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,7 +77,7 @@ def read(spec: Mapping[str, Any]) -> MixParts:
     together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
     whole = tuple(_own(member.spec) for member in members)
     settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
-    return MixParts(settings, members, _loss(settings, members) if settings.task == "regression" else None)
+    return MixParts(settings, members, _loss(members) if settings.task == "regression" else None)
 
 
 def _member(settings: MixSettings, number: int) -> Model:
@@ -88,7 +88,7 @@ def _member(settings: MixSettings, number: int) -> Model:
             f"mix model: members[{number}]: got family {family!r}; expected a family that learns from rows, and not a "
             "mix. List the members of an inner mix here instead"
         )
-    shared = {name: getattr(settings, name) for name in ("task", "dense", "hashed", "classes")}
+    shared = {name: getattr(settings, name) for name in SHAPE}
     for name, value in shared.items():
         if own.get(name, value) != value:
             raise ConfigError(
@@ -100,10 +100,10 @@ def _member(settings: MixSettings, number: int) -> Model:
 
 def _own(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the spec of a member without the shape, which the mix has."""
-    return {name: value for name, value in spec.items() if name not in SHAPE or name == "seed"}
+    return {name: value for name, value in spec.items() if name not in SHAPE}
 
 
-def _loss(settings: MixSettings, members: Sequence[Model]) -> Loss:
+def _loss(members: Sequence[Model]) -> Loss:
     """Return the loss that the members of a regression are trained for.
 
     Raises `ConfigError` for members trained for different losses, or for one that no stacker has.
@@ -121,8 +121,3 @@ def _loss(settings: MixSettings, members: Sequence[Model]) -> Loss:
             f"mix model: members: got the loss {loss.kind!r} for a regression; expected one of {', '.join(LOSSES)}"
         )
     return loss
-
-
-def trace_widths(settings: MixSettings, members: Sequence[Model]) -> list[int]:
-    """Return how many numbers of a trace are each member's own."""
-    return [traced(member) for member in members]
