@@ -2,6 +2,7 @@
 
 A spec and batches of encoded rows come in; predictions and named arrays go out. `linear/`, `trees/` and `neural/`
 learn from rows, `preference/` from pairs of answers, `last` from the last label alone. `mix/` combines models of any
-families, and `gated` puts one behind a gate. `explain` splits scores into contributions, `specs` reads settings. The
-contract and the names of families are in `model.py`; the checks that every family passes are in `checks.py`.
+families, and `gated` puts one behind a gate. `explain` splits scores into contributions, `specs` reads settings, and
+`batches` checks rows. The contract and the names of families are in `model.py`; the checks that every family passes are
+in `checks.py`.
 """

@@ -33,8 +33,9 @@ from numpy.typing import NDArray
 
 from everlearn import gate, metrics
 from everlearn._jit import exact_kernel
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError
 from everlearn.families import specs
+from everlearn.families.batches import check_classes, labels
 from everlearn.families.specs import Retired
 from everlearn.gate import losses
 from everlearn.gate.guard_names import guarded_class
@@ -262,18 +263,10 @@ class Gated:
 
     def _read(self, batch: Batch, y: Floats, weight: Singles) -> Examples:
         """Return labelled rows in the dtypes of the contract. Raises `InputError` for wrong shapes or labels."""
-        n, classes = len(batch), self._settings.classes
-        y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
-        if y.shape != (n,) or weight.shape != (n,):
-            raise InputError(f"y and weight: got shapes {y.shape} and {weight.shape} for {n} rows; expected ({n},)")
+        n = len(batch)
+        y, weight = labels(y, weight, n)
         if self._settings.task != "regression":
-            foreign = np.isfinite(y) & ~((y >= 0) & (y < classes) & (y == np.floor(y)))
-            if foreign.any():
-                row = int(np.argmax(foreign))
-                raise InputError(
-                    f"row {row} of the batch: got label {y[row]!r}; expected a class, "
-                    f"a whole number from 0 to {classes - 1}"
-                )
+            check_classes(y, self._settings.classes)
         dense = np.ascontiguousarray(batch.dense, np.float32)
         indices, values = np.ascontiguousarray(batch.indices, np.int32), np.ascontiguousarray(batch.values, np.float32)
         plain = Batch(dense, np.ascontiguousarray(batch.indptr, np.int64), indices, values)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.families import specs
+from everlearn.families.batches import check_classes, labels
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, RowTask, Singles
 
@@ -80,9 +81,7 @@ class LastLabel:
         Raises `InputError`, with nothing learned, if the shapes do not fit or a label is not a class.
         """
         n = self._rows(batch)
-        y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
-        if y.shape != (n,) or weight.shape != (n,):
-            raise InputError(f"y and weight: got shapes {y.shape} and {weight.shape} for {n} rows; expected ({n},)")
+        y, weight = labels(y, weight, n)
         out = np.empty((n, max(self._classes, 1)), np.float32)
         if not self._classes:
             _follow_numbers(y, weight, self.arrays["number"], out)
@@ -98,17 +97,6 @@ class LastLabel:
                 f"dense features: got {batch.dense.shape[1]} columns; expected {self._dense}, those of the model"
             )
         return len(batch)
-
-
-def check_classes(y: Floats, classes: int) -> None:
-    """Raise `InputError` for a finite label, of float64 (n,), that is no class."""
-    foreign = np.isfinite(y) & ~((y >= 0) & (y < classes) & (y == np.floor(y)))
-    if foreign.any():
-        row = int(np.argmax(foreign))
-        raise InputError(
-            f"row {row} of the batch: got label {float(y[row])!r}; expected a class, a whole number from 0 to "
-            f"{classes - 1}"
-        )
 
 
 @exact_kernel

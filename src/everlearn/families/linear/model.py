@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import InputError
+from everlearn.families import batches
+from everlearn.families.batches import Rows
 from everlearn.families.linear import blend, kernels, settings
 from everlearn.families.linear.checkpoints import ROWS
 from everlearn.families.linear.crossing import crossed
-from everlearn.families.linear.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS, NOT_FINITE
+from everlearn.families.linear.rows import NOT_FINITE
 from everlearn.families.linear.settings import Settings
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, Loss, LossKind, Singles
-
-Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
 
 # Optimiser state of each weight, in numbers.
 DENSE_SLOTS = {"blend": 1, "quick": 0, "sgd": 0, "adagrad": 1, "adam": 2, "ftrl": 2, "normalized": 2}
@@ -86,11 +86,7 @@ class Linear:
         """
         rows = self._read(batch)
         n = len(rows[1]) - 1
-        labels = (np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32))
-        if labels[0].shape != (n,) or labels[1].shape != (n,):
-            raise InputError(
-                f"y and weight: got shapes {labels[0].shape} and {labels[1].shape} for {n} rows; expected ({n},)"
-            )
+        labels = batches.labels(y, weight, n)
         out = np.empty((n, self._outputs), np.float32)
         held = self.arrays
         mixture = held.get("blend", UNBLENDED)
@@ -106,32 +102,10 @@ class Linear:
         """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
         if self._pairs_hashed:
             batch = crossed(batch, self._hashed)
-        dense = np.ascontiguousarray(batch.dense, np.float32)
-        indptr = np.ascontiguousarray(batch.indptr, np.int64)
-        if dense.shape != (len(indptr) - 1, self._columns):
-            raise InputError(
-                f"dense features: got shape {dense.shape}; expected ({len(indptr) - 1}, {self._columns}), the rows of "
-                "indptr and the columns of the model"
-            )
-        indices = np.ascontiguousarray(batch.indices, np.int32)
-        return dense, indptr, indices, np.ascontiguousarray(batch.values, np.float32)
+        return batches.rows(batch, self._columns)
 
     def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        row, reason = divmod(fault, FAULT_KINDS)
-        if reason == BAD_LABEL and y is not None:
-            return InputError(
-                f"row {row} of the batch: got label {y[row]!r}; expected a class, "
-                f"a whole number from 0 to {self._outputs - 1}"
-            )
-        if reason == BAD_ROWS:
-            return InputError(
-                f"indptr is wrong at row {row} of the batch; expected numbers that do not decrease, "
-                f"from 0 to the {len(indices)} entries"
-            )
-        return InputError(
-            f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {self._hashed - 1}. "
-            "Encode with the number of bits that the model was built with"
-        )
+        return batches.refusal(fault, indices, y, self._outputs, self._hashed)
 
 
 def _loss(chosen: Settings) -> Loss | None:

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.families.linear.blend import (
     SCALE,
     SCALE_CURVATURE,
@@ -46,8 +47,6 @@ from everlearn.families.linear.updates import step_dense, step_hashed
 from everlearn.records import Floats, Ints, Singles
 
 NOT_FINITE = -1  # some hashed values are not finite; call again with 0 in their place
-BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # reasons to refuse a row
-FAULT_KINDS = 4  # a fault is row * FAULT_KINDS + reason; 0 is none
 SETTLED_AFTER = 100.0  # values counted before mean and deviation bound the next value
 CONSTANT_VARIANCE = 1e-12  # a smaller variance, in squared means, may be rounding
 LARGEST_DEVIATION = 4.0  # standardised values are cut here: rare values and outliers

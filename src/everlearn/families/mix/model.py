@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from everlearn.errors import InputError
 from everlearn.families import specs
-from everlearn.families.last import check_classes
+from everlearn.families.batches import check_classes, labels
 from everlearn.families.mix import settings as reading
 from everlearn.families.mix import stacking
 from everlearn.families.mix.settings import LOSSES, MixParts
@@ -116,9 +115,7 @@ class Mix:
         class.
         """
         n, settings = len(batch), self._settings
-        y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)
-        if y.shape != (n,) or weight.shape != (n,):
-            raise InputError(f"y and weight: got shapes {y.shape} and {weight.shape} for {n} rows; expected ({n},)")
+        y, weight = labels(y, weight, n)
         if settings.classes:
             check_classes(y, settings.classes)
         traces, then, late = self._split(trace, n, y, weight)

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.errors import InputError
+from everlearn.families import batches
+from everlearn.families.batches import Rows
 from everlearn.families.trees import kernels, layout, settings
-from everlearn.families.trees.rows import BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.families.trees.settings import TreeSettings
 from everlearn.families.trees.tables import tables
 from everlearn.model import described
-from everlearn.records import Arrays, Batch, Floats, Ints, Singles
-
-Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
+from everlearn.records import Arrays, Batch, Floats, Singles
 
 
 class Trees:
@@ -76,11 +75,7 @@ class Trees:
         """
         rows = self._read(batch)
         n = len(rows[1]) - 1
-        labels = (np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32))
-        if labels[0].shape != (n,) or labels[1].shape != (n,):
-            raise InputError(
-                f"y and weight: got shapes {labels[0].shape} and {labels[1].shape} for {n} rows; expected ({n},)"
-            )
+        labels = batches.labels(y, weight, n)
         out = np.empty((n, self._classes), np.float32)
         held = self.arrays
         pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
@@ -92,32 +87,10 @@ class Trees:
 
     def _read(self, batch: Batch) -> Rows:
         """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
-        dense = np.ascontiguousarray(batch.dense, np.float32)
-        indptr = np.ascontiguousarray(batch.indptr, np.int64)
-        if dense.shape != (len(indptr) - 1, self._columns):
-            raise InputError(
-                f"dense features: got shape {dense.shape}; expected ({len(indptr) - 1}, {self._columns}), the rows of "
-                "indptr and the columns of the model"
-            )
-        indices = np.ascontiguousarray(batch.indices, np.int32)
-        return dense, indptr, indices, np.ascontiguousarray(batch.values, np.float32)
+        return batches.rows(batch, self._columns)
 
     def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        row, reason = divmod(fault, FAULT_KINDS)
-        if reason == BAD_LABEL and y is not None:
-            return InputError(
-                f"row {row} of the batch: got label {float(y[row])!r}; expected a class, "
-                f"a whole number from 0 to {self._classes - 1}"
-            )
-        if reason == BAD_ROWS:
-            return InputError(
-                f"indptr is wrong at row {row} of the batch; expected numbers that do not decrease, "
-                f"from 0 to the {len(indices)} entries"
-            )
-        return InputError(
-            f"row {row} of the batch has a hashed index outside the hash space; expected 0 to {self._hashed - 1}. "
-            "Encode with the number of bits that the model was built with"
-        )
+        return batches.refusal(fault, indices, y, self._classes, self._hashed)
 
 
 def build(spec: Mapping[str, Any]) -> Trees:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
+from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.growing import learn_at
 from everlearn.families.trees.layout import (
@@ -38,8 +39,6 @@ from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]
 
-BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # reasons to refuse a row
-FAULT_KINDS = 4  # a fault is row * FAULT_KINDS + reason; 0 is none
 BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wide
 MOST_ROW_WEIGHT = 100.0  # of one row
 FLOOR = 1e-4  # of the probability of all classes together that is spread evenly
