@@ -522,7 +522,10 @@ def test_the_gate_of_a_champion_keeps_what_is_worse_by_little() -> None:
         arrays = gate.start(spec)
         good = (0.3 + 0.02 * rng.normal(size=20_000)).clip(0.0, 1.0)
         gate.update(arrays, spec, good, (good + worse + 0.02 * rng.normal(size=20_000)).clip(0.0, 1.0))
-        assert gate.verdict(arrays, spec).action == action
+        verdict = gate.verdict(arrays, spec)
+        assert verdict.action == action
+        assert verdict.reason.startswith("worse by 0.")
+        assert ("; a rollback needs at least 0.0" in verdict.reason) is (action == "wait")
         unguarded = gate.start(spec, guard=False)
         gate.update(unguarded, spec, good, (good + worse).clip(0.0, 1.0))
         assert gate.verdict(unguarded, spec).action == "reject"

@@ -207,6 +207,8 @@ def verdict(arrays: Arrays, spec: GateSpec, share: float = 1.0) -> Verdict:
         return Verdict("reject", against + note, found)
     missing = _missing(spec, question, guards)
     if missing:
+        if "guard_counts" in arrays and deterioration.shown(arrays):
+            missing = deterioration.verdict(arrays).reason
         return Verdict("wait", missing + note, found)
     reason = f"better by {question.better.difference:.4g} {_where(question.better, found)}"
     return Verdict("promote", reason + note, found)

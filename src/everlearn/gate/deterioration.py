@@ -144,6 +144,11 @@ def alarm(arrays: Arrays) -> bool:
     return bool(np.any(_alarms(arrays)))
 
 
+def shown(arrays: Arrays) -> bool:
+    """Return True while the champion is shown to be worse, by however little; changes nothing."""
+    return bool(np.any(arrays["guard_blocks"][:, STATISTIC] > THRESHOLD))
+
+
 def least(arrays: Arrays) -> float:
     """Return the smallest difference that matters, in units of the loss.
 
@@ -209,7 +214,7 @@ def verdict(arrays: Arrays) -> Verdict:
     found = evidence(arrays)
     skipped = int(arrays["guard_counts"][SKIPPED])
     note = f", {skipped} skipped because a loss was not finite" if skipped else ""
-    if found.log_e_worse <= found.threshold:
+    if not shown(arrays):
         reason = f"not shown to be worse on {found.examples} examples{note}"
         return Verdict("wait", f"{reason}: log e {found.log_e_worse:.1f}, needed {found.threshold:.1f}", found)
     reason = f"worse by {-found.difference:.4g} on the last {found.blocks * found.block} of {found.examples} examples"

@@ -305,15 +305,17 @@ def trend_resemblance(sums: Floats, slope: float) -> float:
 
 @exact_kernel
 def _describe(sums: Floats, length: float, slope: float) -> tuple[float, float, float]:
-    """Return the mean difference, the variance of the block means, and the effective number of blocks."""
+    """Return the mean difference, the variance of the block means, and the effective number of blocks.
+
+    With a slope, variance and number are those of the rest around a line.
+    """
     m = sums[COUNT]
     mean = sums[SUM] / (m * length)
     variance = max(sums[SQUARES] / (m * length * length) - mean * mean, 0.0)
-    r = max(resemblance(sums), 0.0)
     if slope != 0.0:
         variance -= slope * slope * (m * m - 1.0) / (12.0 * length * length)
         variance = max(variance, 0.0) * m / (m - 1.0)
-        r = max(trend_resemblance(sums, slope), 0.0)
+    r = max(trend_resemblance(sums, slope) if slope != 0.0 else resemblance(sums), 0.0)
     return mean, variance, m * (1.0 - r) / (1.0 + r)
 
 
