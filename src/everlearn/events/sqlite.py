@@ -25,8 +25,8 @@ from everlearn.records import Born, Erased, Event, Example, Label, Payload, Pred
 
 _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
 _ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
-_TEN = 10
-_INSERT_TEN = _INSERT + ", (?, ?, ?, ?)" * (_TEN - 1)  # half the time of ten statements
+_MOST = 32  # rows of one statement: each number of rows has its statement, which stays prepared
+_INSERTS = [_INSERT + ", (?, ?, ?, ?)" * more for more in range(_MOST)]
 _LONG = 8000  # pages of the write-ahead log from which it is restarted, 32 MB
 _MOMENT = 0.03  # seconds that a restart waits for other connections, and they for it
 _DIGEST = len(key(Label("", 0))) - len("label::")  # bytes at the end of the key of a judgement
@@ -235,19 +235,20 @@ class SqliteLog:
         """Write rows with new keys, or raise IntegrityError; return the positions and where the log ended before."""
         if any(kind == "decision" for _, kind, _, _ in rows):
             return self._write_unknown(rows)
-        if len(rows) == 1:  # a single statement is a transaction, at half the cost of three
-            position = self._writer.execute(_INSERT, rows[0]).lastrowid or 0
-            return [position], position - 1
         if not rows:
             return [], 0
-        self._writer.execute("BEGIN IMMEDIATE")
-        tens = len(rows) // _TEN * _TEN
-        for start in range(0, tens, _TEN):
-            self._writer.execute(_INSERT_TEN, [*chain.from_iterable(rows[start : start + _TEN])])
-        self._writer.executemany(_INSERT, rows[tens:])
-        (end,) = self._writer.execute("SELECT last_insert_rowid()").fetchone()
-        self._writer.execute("COMMIT")
+        if len(rows) <= _MOST:  # a single statement is a transaction, at half the cost of three
+            end = self._insert(rows)
+        else:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for start in range(0, len(rows), _MOST):
+                end = self._insert(rows[start : start + _MOST])
+            self._writer.execute("COMMIT")
         return list(range(end - len(rows) + 1, end + 1)), end - len(rows)
+
+    def _insert(self, rows: Sequence[Row]) -> int:
+        """Write up to `_MOST` rows by one statement; return the position of the last one."""
+        return self._writer.execute(_INSERTS[len(rows) - 1], [*chain.from_iterable(rows)]).lastrowid or 0
 
     def _write_unknown(self, rows: Sequence[Row]) -> tuple[list[int], int]:
         self._writer.execute("BEGIN IMMEDIATE")

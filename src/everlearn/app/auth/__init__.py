@@ -141,6 +141,19 @@ class Access:
             self._limit(name or _network(client), now)
         return name
 
+    def lasting(self, name: str) -> float:
+        """Return until when (`time.monotonic`) requests with the headers of one that was just admitted are admitted.
+
+        `name` is that of its token. It is 0 where requests are counted. Nothing changes before the next look at the
+        tokens, at most a second later, except that the token may expire.
+        """
+        if self._buckets is not None:
+            return 0.0
+        if not name:
+            return self._next
+        left = self._tokens[name].expires - time.time() if name in self._tokens else 0.0
+        return min(self._next, time.monotonic() + left)
+
     def allow_page(self, headers: Headers, session: PageSession, scope: Scope, method: str) -> str:
         """Admit a request of a page whose session another process holds; return the name of the session's token.
 

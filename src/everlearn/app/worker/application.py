@@ -37,9 +37,10 @@ from everlearn.app.tracing import Tracer
 from everlearn.app.worker import connections, requests
 from everlearn.app.worker.body_reader import BodyReader, Receive, Scope
 from everlearn.app.worker.connections import Connections
-from everlearn.app.worker.fast_path import Exchange, FastProtocol, Headers
+from everlearn.app.worker.fast_path import Exchange, FastProtocol
 from everlearn.app.worker.feedback import FeedbackIntake
 from everlearn.app.worker.groups import Groups, Read, Work
+from everlearn.app.worker.known_heads import RequestHead
 from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.proxy import Proxy, Send
 from everlearn.app.worker.serving import CurrentModels
@@ -153,12 +154,14 @@ class Worker:
         self.count(route.name, status, time.perf_counter() - began)
         return None
 
-    def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
+    def take(self, head: RequestHead, client: str, body: bytes, reply: Exchange) -> None:
         """Answer one complete request of the fast path, without a task for it."""
         try:
-            route = self._routes[name]
-            source = self._access.allow(headers, route.right, "POST", client)
-            self._groups.put(route.read, body, query, source, reply)
+            route = self._routes[head.name]
+            if time.monotonic() >= head.until:
+                head.source = self._access.allow(head.headers, route.right, "POST", client)
+                head.until = self._access.lasting(head.source)
+            self._groups.put(route.read, body, head.query, head.source, reply)
         except Exception as error:
             self._count_limited(error)
             reply.set_exception(error)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from everlearn.app.worker.known_heads import KnownHeads
+
 HEAD, BUSY, IDLE, UNREAD, CLOSING = range(5)
 
 HEAD_BYTES = 32 << 10  # of a request's head
@@ -42,6 +44,7 @@ class Connections:
     def __init__(self, most: int = MOST, counted: Callable[[str], None] = lambda name: None) -> None:
         self.most = most
         self.counted = counted
+        self.heads = KnownHeads()
         self._open: set[Connection] = set()
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import httptools
@@ -21,6 +21,7 @@ from everlearn.app import problems
 from everlearn.app.problems import Refused
 from everlearn.app.worker import connections
 from everlearn.app.worker.connections import BUSY, CLOSING, HEAD, IDLE, UNREAD, Connections
+from everlearn.app.worker.known_heads import RequestHead
 from everlearn.app.worker.write_buffer import WriteBuffer
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,8 +36,8 @@ class FastRoutes(Protocol):
     longest: int  # the most bytes of a body
     connections: Connections
 
-    def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
-        """Answer a POST, now or later; the names in `headers` are in lower case."""
+    def take(self, head: RequestHead, client: str, body: bytes, reply: Exchange) -> None:
+        """Answer a POST, now or later; the names of its headers are in lower case. `head` may come again."""
         ...
 
     def count(self, name: str, status: int, seconds: float) -> None:
@@ -50,25 +51,15 @@ class Exchange:
     It takes the place of uvicorn's request cycle (`cycle`) and has the attributes that uvicorn reads from one.
     """
 
-    __slots__ = (
-        "_began",
-        "_path",
-        "_protocol",
-        "body",
-        "disconnected",
-        "keep_alive",
-        "name",
-        "query",
-        "response_complete",
-    )
+    __slots__ = ("_began", "_protocol", "body", "disconnected", "head", "keep_alive", "response_complete")
 
     message_event = asyncio.Event()  # set when the client disconnects; the fast path does not wait for it
     response_started = False  # a response is written whole
 
-    def __init__(self, protocol: FastProtocol, name: str, path: bytes, query: bytes, keep_alive: bool) -> None:
+    def __init__(self, protocol: FastProtocol, head: RequestHead, keep_alive: bool) -> None:
         self._protocol = protocol
-        self.query, self.body = query, b""  # until it is answered
-        self.name, self._path = name, path
+        self.head = head
+        self.body = b""  # until it is answered
         self._began = time.perf_counter()
         self.keep_alive = keep_alive
         self.disconnected = self.response_complete = False
@@ -79,22 +70,22 @@ class Exchange:
 
     def set_result(self, reply: bytes) -> None:
         """Reply with a JSON document."""
-        self._end(200, b"content-type: application/json\r\n", reply)
+        self._end(200, _JSON, reply)
 
     def set_exception(self, error: Exception) -> None:
         """Reply with the problem that an error amounts to."""
-        status, reply = problems.problem(error, self._path.decode("ascii"))
+        status, reply = problems.problem(error, self.head.path.decode("ascii"))
         headers = problems.headers(error)
         if (b"connection", b"close") in headers:
             self.keep_alive = False
-        head = b"".join(b"%b: %b\r\n" % header for header in headers if header[0] != b"connection")
-        self._end(status, head, reply)
+        self._end(status, _lines(header for header in headers if header[0] != b"connection"), reply)
 
     def _end(self, status: int, headers: bytes, reply: bytes) -> None:
         self.response_complete = True
+        protocol = self._protocol
         if not self.disconnected:
-            self._protocol.reply(status, headers, reply, self.keep_alive)
-        self._protocol.routes.count(self.name, status, time.perf_counter() - self._began)
+            protocol.reply(status, headers, reply, self.keep_alive)
+        protocol.routes.count(self.head.name, status, time.perf_counter() - self._began)
 
 
 class FastProtocol(HttpToolsProtocol):
@@ -118,6 +109,7 @@ class FastProtocol(HttpToolsProtocol):
         self._heading = False  # True while the head of a request is incomplete
         self._ends = _OPEN  # whether a request has come after which the connection closes
         self._encoded = False  # True if the body of this request is compressed
+        self._whole = True  # the parser is at the end of a request of the fast path, or has parsed nothing
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
@@ -139,7 +131,14 @@ class FastProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
-        if self.phase == CLOSING or self._ends == _DEAF:
+        between = self._whole and not self._unparsed and (self.phase == IDLE or self.phase == HEAD)
+        if between:
+            head = self.routes.connections.heads.find(data)
+            if head is not None:
+                self.phase = BUSY
+                self._take(Exchange(self, head, True), data[-head.length :])
+                return
+        elif self.phase == CLOSING or self._ends == _DEAF:
             return
         self._unparsed += len(data)
         try:
@@ -154,6 +153,8 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave(self._arriving)
+        elif between and self._whole and isinstance(self.cycle, Exchange):
+            self.routes.connections.heads.keep(data, self.cycle.head)
         if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
             self.since = self.loop.time()
         if self._unparsed > connections.HEAD_BYTES and self.phase != CLOSING:
@@ -169,7 +170,7 @@ class FastProtocol(HttpToolsProtocol):
         if self._ends or self.phase == CLOSING:
             raise _BehindTheLast
         self.url, self.headers, self.expect_100_continue, self._encoded = b"", [], False, False
-        self._heading = True
+        self._heading, self._whole = True, False
         if self.phase == IDLE:
             self.phase, self.since = HEAD, 0.0
 
@@ -200,7 +201,7 @@ class FastProtocol(HttpToolsProtocol):
             self._ends = _LAST
         if name is None or not self._is_simple():
             return self._begin_asgi()
-        self._arriving = Exchange(self, name, path, query, keep_alive)
+        self._arriving = Exchange(self, RequestHead(name, path, query, self.headers), keep_alive)
         return None
 
     def on_body(self, body: bytes) -> None:
@@ -222,11 +223,15 @@ class FastProtocol(HttpToolsProtocol):
             exchange = None
         if exchange is None:
             return super().on_message_complete()
-        self._arriving, self.cycle = None, exchange  # type: ignore[assignment]
-        client, body = self.client[0] if self.client else "", exchange.body
+        self._arriving, body = None, exchange.body
+        exchange.head.length, self._whole = len(body), exchange.keep_alive
         exchange.body = b""  # the exchange stays until the next request
-        self.routes.take(exchange.name, self.headers, client, exchange.query, body, exchange)
+        self._take(exchange, body)
         return None
+
+    def _take(self, exchange: Exchange, body: bytes) -> None:
+        self.cycle = exchange  # type: ignore[assignment]
+        self.routes.take(exchange.head, self.client[0] if self.client else "", body, exchange)
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -266,19 +271,19 @@ class FastProtocol(HttpToolsProtocol):
         """Write a whole response."""
         if self.transport.is_closing():
             return
+        defaults = self.server_state.default_headers
+        if defaults is not self._defaults[0]:
+            self._defaults = defaults, _lines(defaults)
         ends = b"\r\n" if keep_alive else b"connection: close\r\n\r\n"
-        begin = STATUS_LINE[status] + self._default_headers() + headers
-        self._buffer.write_whole(b"%bcontent-length: %d\r\n%b%b" % (begin, len(body), ends, body))
-        self.on_response_complete()
+        begin = STATUS_LINE[status], self._defaults[1], headers
+        self._buffer.write_whole(b"%b%b%bcontent-length: %d\r\n%b%b" % (*begin, len(body), ends, body))
+        if self.pipeline or not keep_alive or self.flow.read_paused:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._rest()
         if not keep_alive:
             self._close()
-
-    def _default_headers(self) -> bytes:
-        """Return the headers that every response has, such as the date."""
-        headers = self.server_state.default_headers
-        if headers is not self._defaults[0]:
-            self._defaults = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
-        return self._defaults[1]
 
     # ---- bounds on time ----------------------------------------------------------------------------------------
 
@@ -362,8 +367,7 @@ class FastProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         if not begun and not self.transport.is_closing():
             status, body = problems.problem(refusal)
-            headers = b"".join(b"%b: %b\r\n" % header for header in problems.headers(refusal))
-            begin = STATUS_LINE[status] + self._default_headers() + headers
+            begin = STATUS_LINE[status] + _lines(self.server_state.default_headers) + _lines(problems.headers(refusal))
             self._buffer.write_whole(b"%bcontent-length: %d\r\nconnection: close\r\n\r\n%b" % (begin, len(body), body))
         self._close()
 
@@ -381,6 +385,12 @@ class _BehindTheLast(Exception):
 
 
 _SPECIAL = frozenset([b"expect", b"content-encoding"])
+_JSON = b"content-type: application/json\r\n"
+
+
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as lines of a response."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 def _head_too_large() -> Refused:
