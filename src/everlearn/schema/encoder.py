@@ -42,6 +42,7 @@ _NO_VALUES = np.empty(0, np.float32)
 _ANY_CASE = b"\0any case:"  # before the spelling in lower case of a class
 _HANDFUL = 64  # rows from which encoding whole columns is faster
 _PLAIN = {float, int, bool, type(None)}  # types that numpy converts to the same number as `meaning.number`
+_VALUES = frozenset([float, int, bool, str, list])  # types of the values that JSON has, without null and objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Encoder:
         fields = schema.fields.items()
         self.fields = fields_of(schema)
         self._label = self.fields.pop(schema.label)
+        self._names, self._keys = tuple(schema.fields), schema.fields.keys()
         self._dense = tuple((self.fields[name], width(kind)) for name, kind in fields if width(kind))
         self._categories = tuple(name for name, kind in fields if kind == "categorical")
         self._hashed = self._categories + tuple(name for name, kind in fields if kind == "text")
@@ -187,6 +189,19 @@ class Encoder:
             raise InputError(f"row {problems[0].row}: field {problems[0].field!r}: {problems[0].reason}")
         return batch
 
+    def is_whole(self, record: Mapping[str, Any]) -> bool:
+        """Return True for a record from JSON that has a value for each field and nothing else: it is kept as it is.
+
+        Values of the fields are not objects, whose parts could be other fields.
+
+        >>> encoder = Encoder(Schema(label="y", task="regression", fields={"age": "numeric"}))
+        >>> encoder.is_whole({"age": 31}), encoder.is_whole({"age": None}), encoder.is_whole({"age": 31, "x": 1})
+        (True, False, False)
+        """
+        if tuple(record) != self._names and record.keys() != self._keys:
+            return False
+        return _VALUES.issuperset(map(type, record.values()))
+
     def read(self, predictions: Sequence[Prediction]) -> Batch:
         """Encode the features of n predictions. Raises `InputError` as `rows` does."""
         return self.rows([prediction.features for prediction in predictions])
@@ -272,8 +287,9 @@ class Encoder:
     def _plain_numbers(self, records: Sequence[Mapping[str, Any]]) -> Singles | None:
         """Return the dense columns of records that hold only numbers in range, float32 (n, d); None otherwise."""
         values: list[Any] = []
+        names = self._only_numbers
         for record in records:
-            values += map(record.get, self._only_numbers)
+            values += record.values() if tuple(record) == names else map(record.get, names)
         if not _PLAIN.issuperset(map(type, values)):
             return None
         try:

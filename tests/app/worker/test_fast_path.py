@@ -17,7 +17,8 @@ from uvicorn.server import ServerState
 from everlearn.app.problems import Refused
 from everlearn.app.worker import connections
 from everlearn.app.worker.connections import Connections
-from everlearn.app.worker.fast_path import Exchange, FastProtocol, Headers
+from everlearn.app.worker.fast_path import Exchange, FastProtocol
+from everlearn.app.worker.known_heads import RequestHead
 
 HEAD = b"POST /hot HTTP/1.1\r\nhost: localhost\r\n"
 
@@ -32,8 +33,8 @@ class Taking:
         self.counted: list[tuple[str, int]] = []
         self.connections = Connections()
 
-    def take(self, name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
-        assert (name, client) == ("hot", "127.0.0.1")
+    def take(self, head: RequestHead, client: str, body: bytes, reply: Exchange) -> None:
+        assert (head.name, client) == ("hot", "127.0.0.1")
         if self.held is not None:
             self.held.append(reply)
         elif body == b"refuse":
@@ -41,7 +42,7 @@ class Taking:
         elif body == b"end":
             reply.set_exception(Refused(503, "", "full", headers=[(b"connection", b"close")]))
         else:
-            reply.set_result(b"short " + query + b" " + body)
+            reply.set_result(b"short " + head.query + b" " + body)
 
     def count(self, name: str, status: int, seconds: float) -> None:
         assert 0 <= seconds < 60

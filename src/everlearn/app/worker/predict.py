@@ -21,6 +21,7 @@ from everlearn.families import explain
 from everlearn.feedback.admission import Admission, features, subject
 from everlearn.predict import Instance, Serving, answer, encoded, given_before, new_ids
 from everlearn.records import Prediction
+from everlearn.schema import Encoder
 
 _KIND = KINDS[Prediction]
 
@@ -57,31 +58,41 @@ class BatchPredictor:
         serving, staleness = self._current.get()
         at = time.time()
         ids = iter(new_ids(sum(len(request.records) for request in requests)))
-        groups = [self._instances(request, ids) for request in requests]
+        encoder = self._admission.fields
+        groups = [self._instances(request, ids, encoder) for request in requests]
         fresh = [instance for instances in groups for instance in instances if instance.before is None]
-        answers = iter(answer(serving, self._admission.fields, fresh))
+        answers = iter(answer(serving, encoder, fresh))
         outcomes: list[Answered | Exception] = []
+        stale = staleness if math.isfinite(staleness) else None
         for request, instances in zip(requests, groups, strict=True):
+            if request.single and not request.explain and not request.again:  # the usual case, without lists
+                one = next(answers)
+                body = encode(Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary))
+                outcomes.append(Answered([_row(one, at)], body))
+                continue
             given = [instance.before or next(answers) for instance in instances]
             rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
-            outcomes.append(Answered(rows, self._reply(request, given, serving, staleness)))
+            outcomes.append(Answered(rows, self._reply(request, given, serving, stale)))
         return outcomes
 
-    def _instances(self, request: DecodedRecords, ids: Iterator[str]) -> list[Instance]:
+    def _instances(self, request: DecodedRecords, ids: Iterator[str], encoder: Encoder) -> list[Instance]:
         """Return the records of a request with their ids.
 
         Most ids of a client are new, so that the commit finds the others. Only a request that comes again after such a
         conflict (`request.again`) is looked up in the log.
         """
         instances = []
+        admission = self._admission
         for record, own in zip(request.records, request.ids, strict=True):
-            held, about = features(self._admission, record), subject(self._admission, record)
-            before = given_before(self._admission.log, own, held) if request.again and own is not None else None
+            held = record if encoder.is_whole(record) else features(admission, record)
+            about = subject(admission, record) if admission.spec.subject else ""
+            before = given_before(admission.log, own, held) if request.again and own is not None else None
             instances.append(Instance(own or next(ids), held, about, before))
         return instances
 
-    def _reply(self, request: DecodedRecords, answers: list[Prediction], serving: Serving, staleness: float) -> bytes:
-        stale = staleness if math.isfinite(staleness) else None
+    def _reply(
+        self, request: DecodedRecords, answers: list[Prediction], serving: Serving, stale: float | None
+    ) -> bytes:
         explained = [self._explained(given, serving) if request.explain else None for given in answers]
         if request.single:
             given = answers[0]
