@@ -10,6 +10,7 @@ a batch of one.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -65,16 +66,19 @@ class Instance(Struct, gc=False):
     before: Prediction | None = None
 
 
-def answer(serving: Serving, encoder: Encoder, instances: Sequence[Instance]) -> list[Prediction]:
+def answer(
+    serving: Serving, encoder: Encoder, instances: Sequence[Instance], rows: Batch | None = None
+) -> list[Prediction]:
     """Return the answers to n records, in order, each with all that is needed to judge it later.
 
     Each value is decided by the rule of its arm, where that has one; probabilities do not depend on it. The id decides
     whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for a value that
-    cannot be encoded, ModelError for a score that is not finite, and what a model raises.
+    cannot be encoded, ModelError for a score that is not finite, and what a model raises. `rows` are the encoded
+    features, where the caller has them.
     """
     share = serving.share
     if serving.canary is None or not share:
-        return _given(serving, serving.champion, encoder, instances, 1.0, False) if instances else []
+        return _given(serving, serving.champion, encoder, instances, 1.0, False, rows) if instances else []
     chosen = [draw(instance.id) < share for instance in instances]
     others = [instance for instance, canary in zip(instances, chosen, strict=True) if not canary]
     drawn = [instance for instance, canary in zip(instances, chosen, strict=True) if canary]
@@ -137,18 +141,28 @@ def new_ids(count: int) -> list[str]:
 
 
 def _given(
-    serving: Serving, arm: Answering, encoder: Encoder, instances: Sequence[Instance], propensity: float, canary: bool
+    serving: Serving,
+    arm: Answering,
+    encoder: Encoder,
+    instances: Sequence[Instance],
+    propensity: float,
+    canary: bool,
+    rows: Batch | None = None,
 ) -> list[Prediction]:
     """Return the answers of one arm, from one call of its model."""
-    batch = encoded(encoder, serving.clip, [instance.features for instance in instances])
+    if rows is None:
+        batch = encoded(encoder, serving.clip, [instance.features for instance in instances])
+    else:
+        batch = serving.clip(rows)
     scores, trace = predict_traced(arm.model, batch)
     if trace is not None and (wrong := wrong_trace(trace, len(batch), traced(arm.model))):
         raise ModelError(f"version {arm.version} {wrong}; roll it back")
-    if not np.isfinite(scores).all():
+    listed: list[list[float]] = scores.tolist()
+    if not math.isfinite(sum(map(sum, listed))):  # float64: a sum of finite float32 is finite
         raise ModelError(f"version {arm.version} answered with a number that is not finite; roll it back")
     values = encoder.decode(scores) if arm.rule is None else decided(arm.rule, scores, encoder.schema.classes)
     probas: Iterable[tuple[float, ...]]
-    probas = map(tuple, scores.tolist()) if encoder.schema.classes else repeat((), len(values))
+    probas = map(tuple, listed) if encoder.schema.classes else repeat((), len(values))
     version, position = arm.version, serving.position
     traces = repeat(b"", len(values)) if trace is None else (row.astype("<f4").tobytes() for row in trace)
     return [

@@ -48,14 +48,14 @@ class GroupCommit:
         self._log = log
         self._later = later
         self._counted = counted
-        self._waiting: list[Entry] = []
+        self.waiting: list[Entry] = []
         self._pause = 0.0  # seconds; 0 unless another process is writing
         self._since = 0.0  # when the oldest entry began to wait
         self._look = 0.0  # when to look at the place of the log again
         self._failed = -math.inf  # when the log last refused rows; -inf once it has taken some again
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def failing(self, within: float) -> bool:
         """Return True if the log refused the last group of new rows, at most `within` seconds ago."""
@@ -63,12 +63,12 @@ class GroupCommit:
 
     def put(self, entries: Sequence[Entry]) -> None:
         """Write entries now, or as soon as no other process is writing."""
-        self._waiting += entries
+        self.waiting += entries
         if not self._pause:
             self._write()
 
     def _write(self) -> None:
-        entries, self._waiting = self._waiting, []
+        entries, self.waiting = self.waiting, []
         left = self._written(entries)
         if not left:
             self._pause = 0.0
@@ -81,7 +81,7 @@ class GroupCommit:
             for entry in left:
                 entry.failed(error)
             return
-        self._waiting = left
+        self.waiting = left
         self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
         self._later(self._pause, self._write)
 

@@ -93,9 +93,13 @@ class Groups:
 
         Raises what `read` raises, and Refused (503) while too many requests wait.
         """
-        if len(self._waiting) + len(self._commit) >= WAITING:
+        waiting = self._waiting
+        if len(waiting) + len(self._commit.waiting) >= WAITING:
             raise self.full()
-        self._join(PendingRequest(read(body, query, source), reply, self._join))
+        request = PendingRequest(read(body, query, source), reply, self._join)
+        if not waiting:
+            self._loop.call_soon(self._handle)
+        waiting.append(request)
         self._bytes += len(body)
 
     def full(self) -> Refused:
@@ -116,13 +120,11 @@ class Groups:
     def _handle(self) -> None:
         """Answer the requests that wait, and write their rows."""
         group, self._waiting = self._waiting, []
-        predicting = [(request, request.work) for request in group if isinstance(request.work, DecodedRecords)]
-        outcomes = self._predictor.answer([records for _, records in predicting]) if predicting else ()
-        for (request, _), outcome in zip(predicting, outcomes, strict=True):
-            request.settle(outcome)
-        for request in group if len(predicting) < len(group) else ():
-            if not isinstance(request.work, DecodedRecords):
-                request.settle(_checked(request.work))
+        records = [request.work for request in group if isinstance(request.work, DecodedRecords)]
+        outcomes = iter(self._predictor.answer(records) if records else ())
+        for request in group:
+            work = request.work
+            request.settle(next(outcomes) if isinstance(work, DecodedRecords) else _checked(work))
         self._commit.put([request for request in group if request.done is not None])
         self._counters.add("bytes", self._bytes)
         self._bytes = 0

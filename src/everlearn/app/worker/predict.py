@@ -56,19 +56,22 @@ class BatchPredictor:
 
     def _answered(self, requests: Sequence[DecodedRecords]) -> list[Answered | Exception]:
         serving, staleness = self._current.get()
-        at = time.time()
+        at, encoder = time.time(), self._admission.fields
+        stale = staleness if math.isfinite(staleness) else None
+        usual = [one.records[0] for one in requests if one.single and not one.explain and not one.again]
+        if len(usual) == len(requests) and not self._admission.spec.subject:
+            if (rows := encoder.whole_numbers(usual)) is not None:
+                ids = [own or new for (own,), new in zip([one.ids for one in requests], new_ids(len(usual)), strict=True)]
+                instances = list(map(Instance, ids, usual))
+                return [_outcome(given, at, stale) for given in answer(serving, encoder, instances, rows)]
         ids = iter(new_ids(sum(len(request.records) for request in requests)))
-        encoder = self._admission.fields
         groups = [self._instances(request, ids, encoder) for request in requests]
         fresh = [instance for instances in groups for instance in instances if instance.before is None]
         answers = iter(answer(serving, encoder, fresh))
         outcomes: list[Answered | Exception] = []
-        stale = staleness if math.isfinite(staleness) else None
         for request, instances in zip(requests, groups, strict=True):
-            if request.single and not request.explain and not request.again:  # the usual case, without lists
-                one = next(answers)
-                body = encode(Answer(one.id, one.value, one.proba, one.version, one.position, stale, one.canary))
-                outcomes.append(Answered([_row(one, at)], body))
+            if request.single and not request.explain and not request.again:
+                outcomes.append(_outcome(next(answers), at, stale))
                 continue
             given = [instance.before or next(answers) for instance in instances]
             rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
@@ -112,6 +115,13 @@ class BatchPredictor:
                 row = encoded(encoder, serving.clip, [given.features])
                 return explain.contributions(arm.model, encoder, given.features, row)
         return None
+
+
+def _outcome(given: Prediction, at: float, stale: float | None) -> Answered:
+    """Return the row and the reply of a new answer to a single record."""
+    id = given.id
+    reply = Answer(id, given.value, given.proba, given.version, given.position, stale, given.canary)
+    return Answered([_row(given, at)], encode(reply))
 
 
 def _row(given: Prediction, at: float) -> Row:
