@@ -28,9 +28,10 @@ from everlearn import _private
 from everlearn.errors import BlobError, ConfigError
 from everlearn.model import Model, Spec, answering, compare, prefixed, within
 from everlearn.records import Arrays, Floats
+from everlearn.serve.packing import pack, unpack
 from everlearn.version.codec import canonical, front, laid_out, map_readonly, octets
 
-FORMAT = 1  # of the header of a snapshot
+FORMAT, PACKED = 1, 2  # of the header of a snapshot; of one with arrays whose empty blocks are left out
 CURRENT, WORDS = "current.safetensors", "words"
 ROOM = 32 << 20  # bytes that must be free in shared memory, so that large snapshots cannot fill it
 
@@ -143,19 +144,20 @@ class Publisher:
             arrays |= prefixed("rival/", answering(rival.model.arrays))
         arms = {"champion": champion, "canary": canary}
         arrays |= {f"rule/{name}": arm.rule for name, arm in arms.items() if arm is not None and arm.rule is not None}
-        tensors = laid_out(arrays)
+        stored, packed = pack(laid_out(arrays))
+        tensors = laid_out(stored) if packed else stored
         checksum, body = 0, [octets(array) for array in tensors.values()]
         for part in body:
             checksum = zlib.crc32(part, checksum)
         header = {
             "kind": "snapshot",
-            "format": FORMAT,
+            "format": PACKED if packed else FORMAT,
             "sequence": self.sequence + 1,
             "position": position,
             "champion": _entry(champion),
             "canary": _entry(canary) if canary is not None else None,
             "checksum": checksum,
-        } | ({"rival": _entry(rival)} if rival is not None else {})
+        } | ({"rival": _entry(rival)} if rival is not None else {}) | ({"packed": packed} if packed else {})
         self._put(CURRENT, [front(tensors, header), *body])
         self.sequence, self.position, self.version = self.sequence + 1, position, champion.version
         self._words[_POSITION] = position
@@ -401,13 +403,13 @@ def _mapped(path: Path) -> _Held:
     finally:
         os.close(descriptor)
     arrays, header = map_readonly(buffer, path)
-    if header.get("kind") != "snapshot" or header.get("format") != FORMAT:
+    if header.get("kind") != "snapshot" or header.get("format") not in (FORMAT, PACKED):
         raise BlobError(
             f"snapshot {path} has kind {header.get('kind')!r} and format {header.get('format')!r}; this Everlearn "
-            f"reads kind 'snapshot' and format {FORMAT}; a newer one wrote it: restart this process with that one"
+            f"reads kind 'snapshot' and format {FORMAT} or {PACKED}; a newer one wrote it: restart this process with that one"
         )
     begin = 8 + int.from_bytes(buffer[:8], "little")
-    return _Held(path, header, arrays, memoryview(buffer)[begin:])
+    return _Held(path, header, unpack(arrays, header.get("packed", {})), memoryview(buffer)[begin:])
 
 
 def _writable_words(folder: Path) -> mmap.mmap:
