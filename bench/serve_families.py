@@ -27,8 +27,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import serve
 
+import serve
 from everlearn import model, schema
 from everlearn.app.supervisor import Server
 from everlearn.client import Client
@@ -108,7 +108,9 @@ def served(name: str, options: argparse.Namespace, folder: Path) -> None:
                 print(f"{name:<8}{kind:<10}{line}", flush=True)
         ratios = [on / off for on, off in zip(found["learning"], found["paused"], strict=True)]
         p99s = [statistics.median(column) for column in found.values()]
-    print(f"{name}: p99 {p99s[0]:.2f} ms learning, {p99s[1]:.2f} ms paused: {statistics.median(ratios):.2f} x (aim: 1.2)")
+    print(
+        f"{name}: p99 {p99s[0]:.2f} ms learning, {p99s[1]:.2f} ms paused: {statistics.median(ratios):.2f} x (aim: 1.2)"
+    )
 
 
 def fill(home: Path, rows: int, draw: random.Random) -> None:
@@ -141,7 +143,8 @@ def load(server: Server, draw: random.Random, turn: int, seconds: float) -> tupl
     size = (snapshot.folder(Path(server.home)) / snapshot.CURRENT).stat().st_size / 1e6
     memory = [serve.private(server.processes[name]) / 1e6 for name in ("worker-0", "learner")]
     line = (
-        f"p50 {p50:6.2f} ms  p99 {p99:7.2f} ms  stale {1000 * (after['staleness']['seconds'] or 0):6.0f} ms  "
+        f"p50 {p50:6.2f} ms  p99 {p99:7.2f} ms  "
+        f"stale {1000 * (after['staleness']['seconds'] or 0):6.0f} ms  "
         f"{published:5.1f} snapshots/s of {size:5.2f} MB  publish {1000 * after['learner']['publish_seconds']:5.1f} ms  "
         f"learner {used / spent:4.0%} of a core  worker {memory[0]:4.0f} MB  learner {memory[1]:4.0f} MB"
     )

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, Protocol
 
-import numpy as np
 from msgspec import Struct
 
 from everlearn.errors import IdTaken, ModelError

@@ -239,6 +239,18 @@ def test_rows_and_payloads_are_written_alike(log: SqliteLog) -> None:
     assert log.end() == 3
 
 
+def test_groups_of_every_size_are_written_in_order_and_whole(log: SqliteLog) -> None:
+    end = 0
+    for size in [*range(1, 35), 64, 65, 200]:
+        rows = encoded(*(example(f"{size}-{i}") for i in range(size)))
+        assert log.try_put(rows) == (list(range(end + 1, end + size + 1)), end)
+        assert [event.payload.id for event in log.read(end)] == [f"{size}-{i}" for i in range(size)]  # type: ignore[union-attr]
+        with pytest.raises(InputError, match="already in the log with other content"):  # and nothing of it is
+            log.try_put(encoded(*(example(f"new-{i}") for i in range(size - 1)), example("1-0", 9.0)))
+        end += size
+        assert log.end() == end
+
+
 def test_a_write_that_may_not_wait_comes_back_at_once_and_a_patient_one_after_it_waits(
     tmp_path: Path, log: SqliteLog
 ) -> None:

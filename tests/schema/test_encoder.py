@@ -68,6 +68,33 @@ def test_a_handful_of_rows_is_encoded_like_each(fields: dict[str, str], data: st
         assert same(encoder.rows(records), expected)
 
 
+NUMERIC = st.booleans() | st.integers(-(10**400), 10**400) | st.floats(-1e39, 1e39, allow_nan=False)
+MISFIT = st.none() | st.text(max_size=3) | st.lists(st.integers(), max_size=2) | st.just({"x": 1})
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_whole_records_of_numbers_are_encoded_like_each(data: st.DataObject) -> None:
+    values = data.draw(st.sampled_from([NUMERIC, st.floats(-1e30, 1e30), NUMERIC | MISFIT]))
+    names = data.draw(st.permutations(NUMBERS)) if data.draw(st.integers(0, 3)) == 0 else NUMBERS
+    usual = st.fixed_dictionaries(dict.fromkeys(names, values))
+    other = st.dictionaries(st.sampled_from([*NUMBERS, "d"]), values)
+    records = data.draw(st.lists(usual | other if data.draw(st.booleans()) else usual, min_size=1, max_size=5))
+    encoder = Encoder(Schema(label="y", task="regression", fields=SCHEMAS["numbers only"]))
+    whole = [record.keys() == set(NUMBERS) and not {type(None), dict} & set(map(type, record.values()))
+             for record in records]  # fmt: skip
+    assert [encoder.is_whole(record) for record in records] == whole
+    batch = encoder.whole_numbers(records)
+    if batch is not None:
+        assert all(whole)
+        assert same(batch, encoder.records(records)[0])
+    else:
+        kinds = {type(value) for record in records for value in record.values()}
+        ordered = all(tuple(record) == NUMBERS for record in records)
+        large = any(abs(value) > 3e38 for record in records for value in record.values() if type(value) in (int, float))
+        assert not (ordered and kinds <= {bool, int, float}) or large
+
+
 @pytest.mark.parametrize("fields", SCHEMAS.values(), ids=SCHEMAS)
 def test_many_rows_are_encoded_like_a_handful(fields: dict[str, str]) -> None:
     values = {"numeric": 0.1, "boolean": True, "datetime": "2024-02-29", "vector[2]": [1, 2]}

@@ -29,6 +29,7 @@ from hypothesis.extra import numpy as npst
 from everlearn.errors import BlobError, ConfigError, ModelError
 from everlearn.records import Arrays
 from everlearn.version import blobs as module
+from everlearn.version import codec
 from everlearn.version.blobs import Blobs
 from tests.support.snapshots import SPEC, file_of, same, some_arrays
 
@@ -347,3 +348,15 @@ def test_examples_in_the_docs() -> None:
     done = doctest.testmod(module)
     assert done.attempted == 3
     assert done.failed == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 9_000, 100_000])
+def test_blocks_of_zeros_are_read_back_and_take_no_disk(blobs: Blobs, size: int) -> None:
+    table = np.zeros(size)
+    table[size // 3 : size // 3 + 5] = 0.5
+    blob = blobs.put({"table": table, "last": np.zeros(3)}, {})
+    data = file_of(blobs, blob).read_bytes()
+    assert data == codec.dump({"table": table, "last": np.zeros(3)}, {})
+    assert blobs.get(blob)[0]["table"].tobytes() == table.tobytes()
+    if size == 100_000:
+        assert file_of(blobs, blob).stat().st_blocks * 512 < len(data) / 2

@@ -153,7 +153,7 @@ class Encoder:
                 tokens.append(self.fields[name].tokens(features.get(name)))
         except InputError as error:
             raise InputError(f"field {name!r}: {error}") from None
-        dense = self._float32(np.array(numbers, np.float64)).reshape(1, len(numbers))
+        dense = self._float32(np.array([numbers], np.float64))
         if not cells and not tokens:
             return Batch(dense, np.zeros(2, np.int64), _NO_INDICES, _NO_VALUES)
         rows = None

@@ -65,6 +65,8 @@ def unpack(stored: Arrays, packed: Mapping[str, Any]) -> Arrays:
             places, content = stored[f"{PLACES}{name}"], stored[name]
             whole = len(held) // BLOCK * BLOCK
             end = len(places) * BLOCK
+            if len(content) - end != len(held) - whole:
+                raise ValueError(f"got {len(content)} bytes, expected {end + len(held) - whole}")
             held[:whole].reshape(-1, BLOCK)[places] = content[:end].reshape(-1, BLOCK)
             held[whole:] = content[end:]
         except (KeyError, IndexError, TypeError, ValueError) as error:

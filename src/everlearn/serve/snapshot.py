@@ -149,15 +149,19 @@ class Publisher:
         checksum, body = 0, [octets(array) for array in tensors.values()]
         for part in body:
             checksum = zlib.crc32(part, checksum)
-        header = {
-            "kind": "snapshot",
-            "format": PACKED if packed else FORMAT,
-            "sequence": self.sequence + 1,
-            "position": position,
-            "champion": _entry(champion),
-            "canary": _entry(canary) if canary is not None else None,
-            "checksum": checksum,
-        } | ({"rival": _entry(rival)} if rival is not None else {}) | ({"packed": packed} if packed else {})
+        header = (
+            {
+                "kind": "snapshot",
+                "format": PACKED if packed else FORMAT,
+                "sequence": self.sequence + 1,
+                "position": position,
+                "champion": _entry(champion),
+                "canary": _entry(canary) if canary is not None else None,
+                "checksum": checksum,
+            }
+            | ({"rival": _entry(rival)} if rival is not None else {})
+            | ({"packed": packed} if packed else {})
+        )
         self._put(CURRENT, [front(tensors, header), *body])
         self.sequence, self.position, self.version = self.sequence + 1, position, champion.version
         self._words[_POSITION] = position
@@ -406,7 +410,8 @@ def _mapped(path: Path) -> _Held:
     if header.get("kind") != "snapshot" or header.get("format") not in (FORMAT, PACKED):
         raise BlobError(
             f"snapshot {path} has kind {header.get('kind')!r} and format {header.get('format')!r}; this Everlearn "
-            f"reads kind 'snapshot' and format {FORMAT} or {PACKED}; a newer one wrote it: restart this process with that one"
+            f"reads kind 'snapshot' and format {FORMAT} or {PACKED}; a newer one wrote it: restart this process with "
+            "that one"
         )
     begin = 8 + int.from_bytes(buffer[:8], "little")
     return _Held(path, header, unpack(arrays, header.get("packed", {})), memoryview(buffer)[begin:])

@@ -62,6 +62,21 @@ def test_a_running_server_sees_tokens_made_and_revoked(path, clock):
     assert refused(door.allow, [HOST], "read", "GET", "").status == 401  # what was closed stays closed
 
 
+def test_an_admission_lasts_until_the_next_look_or_the_end_of_the_token(path, clock):
+    door = access(path.parent)
+    door.allow([HOST], "admin", "GET", "")
+    until = door.lasting("")
+    assert 0.0 < until - clock.monotonic() <= 1.0  # a look a second
+    secret = create(path, "shop", ["admin"], 1)
+    clock.pass_by(86_399.5)  # half a second before the token ends
+    door.allow(bearer(secret), "read", "GET", "")
+    assert door.lasting("shop") - clock.monotonic() == pytest.approx(0.5, abs=0.01)
+    assert door.lasting("gone") <= clock.monotonic()
+    limited = access(path.parent, rate=5.0)
+    limited.allow(bearer(secret), "read", "GET", "")
+    assert limited.lasting("shop") == 0.0  # each request is counted
+
+
 def test_beyond_localhost_every_request_needs_a_token(path):
     door = access(path.parent, host="0.0.0.0", hosts=("ml.example.com",))
     assert refused(door.allow, [(b"host", b"ml.example.com")], "read", "GET", "10.0.0.1").status == 401

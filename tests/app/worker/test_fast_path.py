@@ -454,9 +454,9 @@ def test_a_request_behind_one_that_closes_the_connection_is_not_carried_out(last
     async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
         take, bodies = taking.take, list[bytes]()
 
-        def noted(name: str, headers: Headers, client: str, query: bytes, body: bytes, reply: Exchange) -> None:
+        def noted(head: RequestHead, client: str, body: bytes, reply: Exchange) -> None:
             bodies.append(body)
-            take(name, headers, client, query, body, reply)
+            take(head, client, body, reply)
 
         taking.take = noted  # type: ignore[method-assign]
         more = posted(b"b") + posted(b"b" * 101) + HEAD
@@ -508,5 +508,81 @@ def test_where_there_are_too_many_connections_the_idle_ones_make_room():
             assert (await one.reply())[1] == b"done"
         for one in (*busy[1:], *silent, beyond):
             one.writer.close()
+
+    served(act)
+
+
+# ---- heads that are known --------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_is_known_is_not_parsed_and_answered_alike():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        replies, protocol = [], None
+        for body in (b"one", b"two", b"refuse", b"six", b"refuse", b"end"):
+            await caller.send(posted(body, HEAD.replace(b"/hot", b"/hot?q")))
+            replies.append(await caller.reply())
+            protocol = next(iter(state.connections), protocol)
+        assert protocol.headers == [(b"host", b"localhost"), (b"content-length", b"6")]  # of the head parsed last
+        assert [body for _, body in replies[:2]] == [b"short q one", b"short q two"]
+        assert replies[0][0] == replies[1][0] == replies[3][0]
+        assert replies[2] == replies[4]
+        assert replies[5][0].endswith(b"\r\nconnection: close\r\n\r\n")
+        assert await caller.ended()
+        assert state.total_requests == 6
+
+    counted = served(act).counted
+    assert counted == [("hot", 200)] * 2 + [("hot", 429), ("hot", 200), ("hot", 429), ("hot", 503)]
+
+
+def test_bytes_of_a_body_that_look_like_a_known_head_are_a_body():
+    known = posted(b"evil")
+
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        for _ in range(2):
+            await caller.send(known)
+            assert (await caller.reply())[1] == b"short  evil"
+        whole = b"a" * 10 + known
+        sent = posted(whole)
+        for cut in (len(sent) - len(known), len(sent) - len(known) - 1):  # what is read last is, or ends in, a request
+            await caller.send(sent[:cut], sent[cut:])
+            assert (await caller.reply())[1] == b"long  " + whole
+        await caller.send(CHUNKED + b"%x\r\n" % len(known), known, b"\r\n0\r\n\r\n")
+        assert (await caller.reply())[1] == b"long  " + known
+        await caller.send(b"\r\n", known)  # after an empty line, which is allowed
+        assert (await caller.reply())[1] == b"short  evil"
+
+    assert served(act).counted == [("hot", 200)] * 3
+
+
+def test_an_early_reply_does_not_turn_the_rest_of_a_body_into_a_request():
+    known = posted(b"evil")
+
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        for _ in range(2):
+            await caller.send(known)
+            await caller.reply()
+        (protocol,) = state.connections
+        whole = posted(known + b"!")
+        await caller.send(whole[: -len(known) - 1])  # the head alone, which leaves the fast path
+        protocol.cycle.response_complete = True
+        protocol._rest()  # as if the application had replied before the body came
+        await caller.send(known)
+        assert len(taking.counted) == 2
+
+    served(act)
+
+
+def test_requests_of_known_heads_wait_behind_each_other():
+    async def act(taking: Taking, caller: Caller, state: ServerState) -> None:
+        await caller.send(posted(b"1"))
+        await caller.reply()
+        await caller.send(posted(b"2"))
+        await caller.reply()
+        taking.held = []
+        await caller.send(posted(b"3"), posted(b"4"))
+        (third,) = taking.held
+        taking.held = None
+        third.set_result(b"third")
+        assert [(await caller.reply())[1] for _ in range(2)] == [b"third", b"long  4"]
 
     served(act)

@@ -168,8 +168,9 @@ class Worker:
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """Count a reply."""
-        self._counters.observe(route, seconds)
-        self._counters.add(_CLASSES[route][status // 100])
+        counters = self._counters
+        counters.observe(route, seconds)
+        counters.add(_CLASSES[route][status // 100])
 
     def _count_limited(self, error: Exception) -> None:
         """Count a caller that exceeded its rate; early feedback without room is 429, too, but no matter of rates."""

@@ -110,6 +110,7 @@ class FastProtocol(HttpToolsProtocol):
         self._ends = _OPEN  # whether a request has come after which the connection closes
         self._encoded = False  # True if the body of this request is compressed
         self._whole = True  # the parser is at the end of a request of the fast path, or has parsed nothing
+        self._parsed: RequestHead | None = None  # the head of the last request that the parser found on the fast path
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
@@ -153,8 +154,8 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave(self._arriving)
-        elif between and self._whole and isinstance(self.cycle, Exchange):
-            self.routes.connections.heads.keep(data, self.cycle.head)
+        elif between and self._whole and self._parsed is not None:
+            self.routes.connections.heads.keep(data, self._parsed)
         if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
             self.since = self.loop.time()
         if self._unparsed > connections.HEAD_BYTES and self.phase != CLOSING:
@@ -224,7 +225,8 @@ class FastProtocol(HttpToolsProtocol):
         if exchange is None:
             return super().on_message_complete()
         self._arriving, body = None, exchange.body
-        exchange.head.length, self._whole = len(body), exchange.keep_alive
+        self._parsed, self._whole = exchange.head, exchange.keep_alive
+        self._parsed.length = len(body)
         exchange.body = b""  # the exchange stays until the next request
         self._take(exchange, body)
         return None

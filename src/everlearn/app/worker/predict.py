@@ -20,7 +20,7 @@ from everlearn.events import KINDS, Row
 from everlearn.families import explain
 from everlearn.feedback.admission import Admission, features, subject
 from everlearn.predict import Instance, Serving, answer, encoded, given_before, new_ids
-from everlearn.records import Prediction
+from everlearn.records import Batch, Prediction
 from everlearn.schema import Encoder
 
 _KIND = KINDS[Prediction]
@@ -58,12 +58,9 @@ class BatchPredictor:
         serving, staleness = self._current.get()
         at, encoder = time.time(), self._admission.fields
         stale = staleness if math.isfinite(staleness) else None
-        usual = [one.records[0] for one in requests if one.single and not one.explain and not one.again]
-        if len(usual) == len(requests) and not self._admission.spec.subject:
-            if (rows := encoder.whole_numbers(usual)) is not None:
-                ids = [own or new for (own,), new in zip([one.ids for one in requests], new_ids(len(usual)), strict=True)]
-                instances = list(map(Instance, ids, usual))
-                return [_outcome(given, at, stale) for given in answer(serving, encoder, instances, rows)]
+        if (whole := self._whole(requests, encoder)) is not None:
+            instances, batch = whole
+            return [_outcome(given, at, stale) for given in answer(serving, encoder, instances, batch)]
         ids = iter(new_ids(sum(len(request.records) for request in requests)))
         groups = [self._instances(request, ids, encoder) for request in requests]
         fresh = [instance for instances in groups for instance in instances if instance.before is None]
@@ -77,6 +74,20 @@ class BatchPredictor:
             rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
             outcomes.append(Answered(rows, self._reply(request, given, serving, stale)))
         return outcomes
+
+    def _whole(self, requests: Sequence[DecodedRecords], encoder: Encoder) -> tuple[list[Instance], Batch] | None:
+        """Return the records of a group and their rows, if each request is a single record of plain numbers.
+
+        Such records are kept as they came, so that nothing of them is counted or dropped, and nothing is looked up.
+        """
+        records = [one.records[0] for one in requests if one.single and not one.explain and not one.again]
+        if len(records) < len(requests) or self._admission.spec.subject:
+            return None
+        batch = encoder.whole_numbers(records)
+        if batch is None:
+            return None
+        ids = new_ids(len(records))
+        return [Instance(one.ids[0] or id, one.records[0]) for one, id in zip(requests, ids, strict=True)], batch
 
     def _instances(self, request: DecodedRecords, ids: Iterator[str], encoder: Encoder) -> list[Instance]:
         """Return the records of a request with their ids.
