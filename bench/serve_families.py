@@ -143,9 +143,8 @@ def load(server: Server, draw: random.Random, turn: int, seconds: float) -> tupl
     size = (snapshot.folder(Path(server.home)) / snapshot.CURRENT).stat().st_size / 1e6
     memory = [serve.private(server.processes[name]) / 1e6 for name in ("worker-0", "learner")]
     line = (
-        f"p50 {p50:6.2f} ms  p99 {p99:7.2f} ms  "
-        f"stale {1000 * (after['staleness']['seconds'] or 0):6.0f} ms  "
-        f"{published:5.1f} snapshots/s of {size:5.2f} MB  publish {1000 * after['learner']['publish_seconds']:5.1f} ms  "
+        f"p50 {p50:6.2f} ms  p99 {p99:7.2f} ms  stale {1000 * (after['staleness']['seconds'] or 0):6.0f} ms  "
+        f"{published:5.1f} snapshots/s of {size:5.2f} MB, {1000 * after['learner']['publish_seconds']:5.1f} ms each  "
         f"learner {used / spent:4.0%} of a core  worker {memory[0]:4.0f} MB  learner {memory[1]:4.0f} MB"
     )
     return float(p99), line

@@ -82,7 +82,7 @@ class Encoder:
         fields = schema.fields.items()
         self.fields = fields_of(schema)
         self._label = self.fields.pop(schema.label)
-        self._names, self._keys = tuple(schema.fields), schema.fields.keys()
+        self._names = tuple(schema.fields)
         self._dense = tuple((self.fields[name], width(kind)) for name, kind in fields if width(kind))
         self._categories = tuple(name for name, kind in fields if kind == "categorical")
         self._hashed = self._categories + tuple(name for name, kind in fields if kind == "text")
@@ -91,7 +91,6 @@ class Encoder:
         if len(self._only_numbers) < len(self._dense):
             self._only_numbers = ()
         self._origins = origins.subtracted(schema)
-        self._crossed = schema.interactions and len(self._categories) > 1
         self._mask = np.uint64((1 << schema.bits) - 1)
         self._index = _index(schema.classes, self._label)
         if self._hashed or self._tokens:
@@ -99,6 +98,11 @@ class Encoder:
 
             self._kernels = hashing
             self._seeds = np.array([hashing.seed_of(name) for name in self._hashed + self._tokens], np.uint64)
+
+    @property
+    def _crossed(self) -> bool:
+        """True if pairs of categories are hashed as well."""
+        return self.schema.interactions and len(self._categories) > 1
 
     def columns(self, columns: Mapping[str, Any], n: int) -> tuple[Batch, list[Problem]]:
         """Encode n rows given as one column for each field: numpy arrays, lists, Arrow arrays or pandas Series.
@@ -199,14 +203,14 @@ class Encoder:
         >>> encoder.is_whole({"age": 31}), encoder.is_whole({"age": None}), encoder.is_whole({"age": 31, "x": 1})
         (True, False, False)
         """
-        if tuple(record) != self._names and record.keys() != self._keys:
+        if tuple(record) != self._names and record.keys() != self.schema.fields.keys():
             return False
         return _VALUES.issuperset(map(type, record.values()))
 
     def whole_numbers(self, records: Sequence[Mapping[str, Any]]) -> Batch | None:
         """Encode n records from JSON that are whole (see `is_whole`), and numbers in the order of the fields.
 
-        Returns None, at little cost, for any other records, or fields: `rows` encodes them, or says what is wrong.
+        Returns None, at little cost, for any other records, or fields: `rows` encodes or refuses them.
         """
         names, values = self._names, list[Any]()
         if names != self._only_numbers:

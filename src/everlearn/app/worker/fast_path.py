@@ -108,9 +108,8 @@ class FastProtocol(HttpToolsProtocol):
         self._unparsed = 0  # bytes since the last request, or since the last part of a body
         self._heading = False  # True while the head of a request is incomplete
         self._ends = _OPEN  # whether a request has come after which the connection closes
-        self._encoded = False  # True if the body of this request is compressed
-        self._whole = True  # the parser is at the end of a request of the fast path, or has parsed nothing
-        self._parsed: RequestHead | None = None  # the head of the last request that the parser found on the fast path
+        # The last head that was parsed on the fast path, while the parser is between two requests; None elsewhere.
+        self._parsed: RequestHead | None = _NO_HEAD
 
     # ---- requests ----------------------------------------------------------------------------------------------
 
@@ -132,7 +131,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes; a request that is not complete by their end leaves the fast path."""
-        between = self._whole and not self._unparsed and (self.phase == IDLE or self.phase == HEAD)
+        between = self._parsed is not None and not self._unparsed and (self.phase == IDLE or self.phase == HEAD)
         if between:
             head = self.routes.connections.heads.find(data)
             if head is not None:
@@ -154,7 +153,7 @@ class FastProtocol(HttpToolsProtocol):
             return
         if self._arriving is not None and not self.transport.is_closing():
             self._leave(self._arriving)
-        elif between and self._whole and self._parsed is not None:
+        elif between and self._parsed is not None:
             self.routes.connections.heads.keep(data, self._parsed)
         if self.phase == HEAD and not self.since:  # a head that is not complete: its time runs from now on
             self.since = self.loop.time()
@@ -170,8 +169,8 @@ class FastProtocol(HttpToolsProtocol):
         """Begin a request. Its ASGI scope is only made if it leaves the fast path."""
         if self._ends or self.phase == CLOSING:
             raise _BehindTheLast
-        self.url, self.headers, self.expect_100_continue, self._encoded = b"", [], False, False
-        self._heading, self._whole = True, False
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._heading, self._parsed = True, None
         if self.phase == IDLE:
             self.phase, self.since = HEAD, 0.0
 
@@ -181,11 +180,8 @@ class FastProtocol(HttpToolsProtocol):
         if len(headers) >= connections.HEADERS:
             raise _head_too_large()
         name = name.lower()
-        if name in _SPECIAL:
-            if name == b"content-encoding":
-                self._encoded = True
-            elif value.lower() == b"100-continue":
-                self.expect_100_continue = True
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
         headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -225,8 +221,8 @@ class FastProtocol(HttpToolsProtocol):
         if exchange is None:
             return super().on_message_complete()
         self._arriving, body = None, exchange.body
-        self._parsed, self._whole = exchange.head, exchange.keep_alive
-        self._parsed.length = len(body)
+        exchange.head.length = len(body)
+        self._parsed = exchange.head if exchange.keep_alive else None
         exchange.body = b""  # the exchange stays until the next request
         self._take(exchange, body)
         return None
@@ -245,7 +241,7 @@ class FastProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
-            and not self._encoded
+            and b"content-encoding" not in dict(self.headers)
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
@@ -386,7 +382,7 @@ class _BehindTheLast(Exception):
     """Raised at a request behind one that closes the connection (RFC 9112, 9.6): it is not carried out."""
 
 
-_SPECIAL = frozenset([b"expect", b"content-encoding"])
+_NO_HEAD = RequestHead("", b"", b"", [])  # before the first request
 _JSON = b"content-type: application/json\r\n"
 
 
