@@ -6,10 +6,14 @@ cost most of the time of a snapshot. Finding empty blocks needs no help of the f
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.errors import BlobError
 from everlearn.records import Arrays
@@ -60,8 +64,8 @@ def unpack(stored: Arrays, packed: Mapping[str, Any]) -> Arrays:
     arrays = {name: array for name, array in stored.items() if not name.startswith(PLACES) or not packed}
     for name, entry in packed.items():
         try:
-            empty: np.ndarray[Any, Any] = np.zeros(entry["shape"], entry["dtype"])
-            held = empty.reshape(-1).view(np.uint8)
+            kind, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+            held = _zeros(math.prod(shape) * kind.itemsize)
             places, content = stored[f"{PLACES}{name}"], stored[name]
             whole = len(held) // BLOCK * BLOCK
             end = len(places) * BLOCK
@@ -69,8 +73,18 @@ def unpack(stored: Arrays, packed: Mapping[str, Any]) -> Arrays:
                 raise ValueError(f"got {len(content)} bytes, expected {end + len(held) - whole}")
             held[:whole].reshape(-1, BLOCK)[places] = content[:end].reshape(-1, BLOCK)
             held[whole:] = content[end:]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            array: np.ndarray[Any, Any] = held.view(kind).reshape(shape)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise BlobError(f"the array {name!r} of a snapshot cannot be unpacked: {error}") from error
-        empty.flags.writeable = False
-        arrays[name] = empty
+        array.flags.writeable = False
+        arrays[name] = array
     return arrays
+
+
+def _zeros(size: int) -> NDArray[np.uint8]:
+    """Return zeros, uint8 (size,), that take memory by small pages: one huge page would fill all around a block."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if (small := getattr(mmap, "MADV_NOHUGEPAGE", None)) is not None:  # Linux
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(small)
+    return np.frombuffer(memory, np.uint8)
