@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -361,11 +361,8 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
     levels = np.zeros(len(values), np.int8)
     if spec.detector == "none" or len(values) == 0:
         return levels
-    if "change" in arrays:
-        parts = DetectorState(**arrays)
-    else:
-        parts = DetectorState(change=np.zeros(MARKS, np.int64), **arrays)
-    _run(parts, _dials(spec), np.ascontiguousarray(values, np.float64), levels)
+    marks = {} if "change" in arrays else {"change": np.zeros(MARKS, np.int64)}
+    _run(DetectorState(**arrays, **marks), _dials(spec), np.ascontiguousarray(values, np.float64), levels)
     return levels
 
 

@@ -30,7 +30,6 @@ from everlearn.gate.kernels import (
     LEVELS,
     LOSS,
     NET,
-    RESTARTS,
     RISE,
     SCALE,
     SKIPPED,
@@ -41,7 +40,7 @@ from everlearn.gate.kernels import (
     is_plain,
     weigh_row,
 )
-from everlearn.gate.weights import CLIPPED, COLUMNS, SHARES
+from everlearn.gate.weights import CLIPPED, COLUMNS
 from everlearn.records import Arrays, Evidence, Floats, Singles, Verdict
 from everlearn.spec import GateSpec
 

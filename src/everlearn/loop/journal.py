@@ -161,8 +161,7 @@ class Journal:
 
     def _publish(self) -> Answering:
         """Let the current champion answer from now on."""
-        champion = self.fold.roster.champion
-        self.served = Answering(champion.version, champion.model, self.fold.monitor.rules.rule(champion), champion.uid)
+        self.served = self.fold.serving()
         return self.served
 
     def save(self) -> None:
