@@ -7,7 +7,7 @@ a checkpoint is due, the fold yields a `Commit`. Its caller must make that durab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -27,10 +27,9 @@ from everlearn.loop import details, rebuild
 from everlearn.loop.details import RolledBackWithout, Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
-from everlearn.loop.stretch import Stretch
+from everlearn.loop.stretch import Notes, Stretch, encoded_examples, way_of
 from everlearn.loop.transitions import Transitions
 from everlearn.loop.warm_up import WarmUp
-from everlearn.model import select
 from everlearn.records import (
     Arrays,
     Batch,
@@ -66,14 +65,6 @@ class Commit:
     payloads: list[Payload]
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Predictions, and events folded by the last commit."""
-
-    predictions: int = 0
-    committed: int = 0
-
-
 class Fold:
     """All state of a loop, and the way events and rows change it."""
 
@@ -105,7 +96,7 @@ class Fold:
         parts = spec, self.gate, self.encoder, self._monitor, self._roster, versions, log
         self.transitions = Transitions(*parts, lambda: self.pending.steps, lambda uid: self.pending.traces(uid))
         self.warm_up = WarmUp(spec, self._monitor, self.transitions.make)
-        self._counts = _Counts()
+        self._notes = Notes()
 
     @property
     def monitor(self) -> Monitor:
@@ -147,6 +138,15 @@ class Fold:
     def clip(self, batch: Batch) -> Batch:
         """Clip features to the ranges learned so far."""
         return self._monitor.clip(batch)
+
+    def clip_next(self, features: Mapping[str, Any]) -> Callable[[Batch], Batch]:
+        """Return `clip` for the record that is predicted next, whose event need not be encoded again then."""
+
+        def clip(batch: Batch) -> Batch:
+            self._notes.known = features, batch
+            return self._monitor.clip(batch)
+
+        return clip
 
     def serving(self) -> Answering:
         """Return the champion and the rule that it decides by; rows that wait to be scored change neither."""
@@ -233,7 +233,7 @@ class Fold:
 
         A commit comes only after a whole event, so a checkpoint never holds half of one.
         """
-        for kind, group in groupby(batch, _kind):
+        for kind, group in groupby(batch, way_of):
             if kind == "example":
                 yield from self._examples(list(group))
             elif kind == "answer":
@@ -249,22 +249,12 @@ class Fold:
             self.joiner.unusable += len(batch)
             self.cursor["log"] = batch[-1].position
             return
-        encoder = schema.features(self.encoder)
-        encoded, problems = encoder.records([example.features for example in payloads])
-        y, unknown = encoder.labels([example.label for example in payloads], len(payloads))
-        weight = np.array([example.weight for example in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
-        segment = self._monitor.segments.named([example.features for example in payloads])
-        examples, sources = Examples(encoded, y, weight, position, segment), [example.source for example in payloads]
-        if bad := {problem.row for problem in (*problems, *unknown)} | self.refused(encoded).keys():
-            self.joiner.unusable += len(bad)
-            good = np.array([row not in bad for row in range(len(y))])
-            examples, sources = (
-                select(examples, good),
-                [source for source, fine in zip(sources, good, strict=True) if fine],
-            )
+        encoder, segments = schema.features(self.encoder), self._monitor.segments
+        examples, sources = encoded_examples(payloads, position, encoder, segments, self.refused)
+        self.joiner.unusable += len(batch) - len(examples.y)
         noted = 0  # a commit covers the rows up to it, and no others
-        for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():
+        for commit in self.examples(examples, "log", sources) if len(examples.y) else ():
             upto = int(np.searchsorted(position, commit.at, "right"))
             self.taken.note(example.id for example in payloads[noted:upto])
             noted = upto
@@ -326,7 +316,7 @@ class Fold:
     def _fold_stretch(self, events: Sequence[Event]) -> tuple[list[Payload], int]:
         """Fold events up to the first with which decisions fall; return the decisions, and the number of events."""
         payloads: list[Payload] = []
-        stretch, limiter = Stretch(events, self.encoder), self._monitor.limiter
+        stretch, limiter = Stretch(events, self.encoder, self._notes.known), self._monitor.limiter
         self.joiner.unusable += stretch.unusable
 
         def clip(row: Batch) -> Batch:
@@ -359,7 +349,7 @@ class Fold:
         self, prediction: Prediction, stretch: Stretch, row: int, upto: int
     ) -> tuple[Batch, dict[int, Singles], dict[int, Singles] | None]:
         """Return the row of a prediction event, clipped, and by uid the scores of every contestant, and the traces."""
-        self._counts.predictions += 1
+        self._notes.predictions += 1
         if self.encoder.late:
             return stretch.row(row), {}, None
         shadows = stretch.arrive(row, self._monitor.limiter, self._roster.contestants)
@@ -472,13 +462,13 @@ class Fold:
 
     def _due(self) -> bool:
         """Return True if it is time for a checkpoint."""
-        return self._folded() // self.spec.checkpoint > self._counts.committed // self.spec.checkpoint
+        return self._folded() // self.spec.checkpoint > self._notes.committed // self.spec.checkpoint
 
     def _folded(self) -> int:
-        return self._monitor.scored + len(self.label_queue) + self._counts.predictions
+        return self._monitor.scored + len(self.label_queue) + self._notes.predictions
 
     def _commit(self, at: int, payloads: list[Payload]) -> Commit:
-        self._counts.committed = self._folded()
+        self._notes.committed = self._folded()
         return Commit(at, payloads)
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
@@ -493,7 +483,7 @@ class Fold:
             "cursor": dict(self.cursor),
             "now": self.joiner.now,
             "warmed": self.warm_up.learned,
-            "predictions": self._counts.predictions,
+            "predictions": self._notes.predictions,
             "unusable": self.unusable,
             "taken": dict(self.taken.rows),
         }
@@ -505,21 +495,16 @@ class Fold:
 
     def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         """Restore the result of `state`, of this release or the one before."""
-        self._roster.load(model.within(arrays, "roster/"), header["roster"], self.transitions.build, self._versions.load)
+        self._roster.load(
+            model.within(arrays, "roster/"), header["roster"], self.transitions.build, self._versions.load
+        )
         self._monitor.load(model.within(arrays, "learner/"), header["learner"])
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
         if self._monitor.segments.restarted:  # the waiting predictions hold segments of another field
             self.pending.drop(SEGMENT)
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self.joiner.now, self.joiner.unusable = header["now"], header.get("unusable", 0)
-        self.warm_up.learned, self._counts.predictions = header["warmed"], header["predictions"]
+        self.warm_up.learned, self._notes.predictions = header["warmed"], header["predictions"]
         self.left_out = msgspec.convert(header.get("left_out", []), list[Without])
         self.taken = StreamOffsets(header.get("taken"))
-        self._counts.committed = self._folded()
-
-
-def _kind(event: Event) -> str:
-    """Return the name of the way in which an event is folded."""
-    if isinstance(event.payload, Prediction | Label | Reward | Preference):
-        return "answer"
-    return "example" if isinstance(event.payload, Example) else "decision"
+        self._notes.committed = self._folded()

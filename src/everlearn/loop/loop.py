@@ -64,7 +64,7 @@ class Loop:
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
         room = EarlyRoom(self.spec.feedback, FoldedUse(lambda: (self.fold.early, self.position)))
-        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names, room)
+        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names, room, self._waits)
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -113,11 +113,11 @@ class Loop:
         cannot take.
         """
         champion, features = self.ready(), frames.record(features)
-        record = admission.features(self._admission, features)
+        record = admission.features(self._admission, features, encodes=True)
         if id is not None and (before := given_before(self.log, id, record)) is not None:
             return before
         instance = Instance(id or new_id(), record, admission.subject(self._admission, features))
-        serving = Serving(champion, None, 0.0, self.position, self.fold.clip)
+        serving = Serving(champion, None, 0.0, self.position, self.fold.clip_next(record))
         (given,) = answer(serving, self._admission.fields, [instance])
         self._journal.take([given])
         return given
@@ -479,6 +479,10 @@ class Loop:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _waits(self, id: str) -> bool:
+        """Return True for a prediction that waits for feedback, and so is in the log."""
+        return id in self.fold.pending
 
     def _take_feedback(self, given: Sequence[Feedback]) -> list[int]:
         with admission.early_room(self._admission, given, lambda: self.position):
