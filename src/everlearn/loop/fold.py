@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,7 +26,7 @@ from everlearn.loop import details, rebuild
 from everlearn.loop.details import RolledBackWithout, Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
-from everlearn.loop.stretch import Notes, Stretch, encoded_examples, way_of
+from everlearn.loop.stretch import Commit, Cursor, Notes, Stretch, encoded_examples, way_of
 from everlearn.loop.transitions import Transitions
 from everlearn.loop.warm_up import WarmUp
 from everlearn.records import (
@@ -52,17 +51,7 @@ from everlearn.spec import GateSpec, Spec
 from everlearn.version import codec
 from everlearn.version.registry import Versions
 
-Cursor = Literal["row", "log"]
-
 _STRETCH = 512  # events folded together, at most
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Decisions to log after position `at`; empty `payloads` mean that only a checkpoint is due."""
-
-    at: int
-    payloads: list[Payload]
 
 
 class Fold:
@@ -495,9 +484,8 @@ class Fold:
 
     def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         """Restore the result of `state`, of this release or the one before."""
-        self._roster.load(
-            model.within(arrays, "roster/"), header["roster"], self.transitions.build, self._versions.load
-        )
+        models = self.transitions.build, self._versions.load
+        self._roster.load(model.within(arrays, "roster/"), header["roster"], *models)
         self._monitor.load(model.within(arrays, "learner/"), header["learner"])
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
         if self._monitor.segments.restarted:  # the waiting predictions hold segments of another field

@@ -64,7 +64,9 @@ class Loop:
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
         room = EarlyRoom(self.spec.feedback, FoldedUse(lambda: (self.fold.early, self.position)))
-        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names, room, self._waits)
+        self._admission = Admission(
+            self.spec, self.fold.encoder, self.log, plain, self.intake.names, room, self._journal.waits
+        )
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -479,10 +481,6 @@ class Loop:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _waits(self, id: str) -> bool:
-        """Return True for a prediction that waits for feedback, and so is in the log."""
-        return id in self.fold.pending
 
     def _take_feedback(self, given: Sequence[Feedback]) -> list[int]:
         with admission.early_room(self._admission, given, lambda: self.position):

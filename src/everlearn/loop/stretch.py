@@ -12,12 +12,21 @@ from everlearn.errors import InputError
 from everlearn.learn.limiter import ClippedAhead, Limiter
 from everlearn.learn.segments import Segments
 from everlearn.model import select, stack
-from everlearn.records import Batch, Event, Example, Examples, Ints, Label, Prediction, Preference, Reward
+from everlearn.records import Batch, Event, Example, Examples, Ints, Label, Payload, Prediction, Preference, Reward
 from everlearn.schema import Encoder, Reading
 from everlearn.serve.contestant import Contestant
 from everlearn.serve.shadows import ShadowPredictions, copy_row
 
+Cursor = Literal["row", "log"]
 Known = tuple[Mapping[str, Any], Batch]  # a record and its encoded row
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Decisions to log after position `at`; empty `payloads` mean that only a checkpoint is due."""
+
+    at: int
+    payloads: list[Payload]
 
 
 @dataclass(slots=True)
