@@ -196,7 +196,7 @@ class LabelQueue:
             if contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight).copy()
         predictions |= monitor.rules.decide(self._roster.contestants, predictions)
-        aside = (examples.weight > 0.0) & ~(learned > 0.0)
+        aside = None if learned is examples.weight else (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
         monitor.look(examples.batch, predictions[champion.uid], examples.position)
         return len(examples.y)
@@ -207,12 +207,12 @@ class LabelQueue:
         return self._roster.scored() | {"champion": champion}
 
     def _test(
-        self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_]
+        self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_] | None
     ) -> None:
-        """Score predictions in each role and trial; remember the rows that are not set `aside`."""
+        """Score predictions in each role and trial; remember the rows that are not set `aside` (None: all of them)."""
         known = self._monitor.naive.known(predictions)
         losses = self._monitor.test(examples, predictions, roles, known)
-        self._monitor.remember(select(examples, ~aside))
+        self._monitor.remember(examples if aside is None else select(examples, ~aside))
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial(candidate)

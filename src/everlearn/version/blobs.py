@@ -116,7 +116,11 @@ class Blobs:
 
     def hashes(self) -> set[str]:
         """Return the hashes of all blobs."""
-        names = (path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
+        try:
+            found = os.listdir(self.folder)
+        except FileNotFoundError:
+            return set()
+        names = (name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX))
         return {name for name in names if _HASH.fullmatch(name)}
 
     def _path(self, blob: str) -> Path:
