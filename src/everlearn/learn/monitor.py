@@ -96,17 +96,23 @@ class Monitor:
             start = stop
 
     def test(
-        self, examples: Examples, predictions: Mapping[int, Singles], roles: dict[str, int], known: Floats | None
+        self,
+        examples: Examples,
+        predictions: Mapping[int, Singles],
+        roles: dict[str, int],
+        known: Floats | None = None,
     ) -> dict[int, Floats]:
         """Score predictions of n examples; return the losses, float64 (n,), by uid.
 
         `predictions` maps a uid to the scores, float32 (n, k), that this contestant gave before it learned the
         examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role. The naive
         baselines are scored where `predictions` has their answers, and have no losses; `known` are the labels that they
-        answered with. Weights are above 0. A detector of losses gets the loss of a light row drawn towards their
-        weighted mean. The arrays are kept until the metrics are read, and not copied.
+        answered with, read from `predictions` where it is None. Weights are above 0. A detector of losses gets the loss
+        of a light row drawn towards their weighted mean. The arrays are kept until the metrics are read, and not
+        copied.
         """
         naive, index = self.naive.roles, self.clock["scored"]
+        known = self.naive.known(predictions) if known is None else known
         uids, segment = roles | naive, self.segments.of(examples, predictions)
         for role in self.roles:
             if (uid := uids.get(role)) is not None and uid in predictions:

@@ -117,10 +117,10 @@ class Blobs:
     def hashes(self) -> set[str]:
         """Return the hashes of all blobs."""
         try:
-            found = os.listdir(self.folder)
+            with os.scandir(self.folder) as entries:
+                names = [entry.name.removesuffix(_SUFFIX) for entry in entries if entry.name.endswith(_SUFFIX)]
         except FileNotFoundError:
             return set()
-        names = (name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX))
         return {name for name in names if _HASH.fullmatch(name)}
 
     def _path(self, blob: str) -> Path:
