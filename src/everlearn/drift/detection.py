@@ -361,8 +361,8 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
     levels = np.zeros(len(values), np.int8)
     if spec.detector == "none" or len(values) == 0:
         return levels
-    marks = {} if "change" in arrays else {"change": np.zeros(MARKS, np.int64)}
-    _run(DetectorState(**arrays, **marks), _dials(spec), np.ascontiguousarray(values, np.float64), levels)
+    held: Arrays = arrays if "change" in arrays else {**arrays, "change": np.zeros(MARKS, np.int64)}
+    _run(DetectorState(**held), _dials(spec), np.ascontiguousarray(values, np.float64), levels)
     return levels
 
 

@@ -73,7 +73,7 @@ def features(admission: Admission, record: Mapping[str, Any], *, encodes: bool =
     checked = False
     for name, field in admission.fields.fields.items():
         value = record.get(name)
-        kind = type(value)
+        kind: Any = type(value)
         if kind is float and field.kind == "numeric" and not field.gone_numbers:
             value = None if value != value else value
         elif value is not None and kind not in (bool, int) and not (kind is str and value.isascii()):

@@ -16,7 +16,7 @@ whole stream, like one that fluctuates. A window must exceed the largest fluctua
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -324,7 +324,7 @@ def _is_plain(
     """Return True for pairs that need no check and no weights: the usual case, seen in one pass."""
     if weight is None or weight.dtype != np.float32 or weight.shape != reference.shape or "weights" in arrays:
         return False
-    return is_plain(reference, candidate, weight, row.most)
+    return is_plain(reference, candidate, cast(Singles, weight), row.most)
 
 
 def _compare(arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats, weight: Floats) -> None:

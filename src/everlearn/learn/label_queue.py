@@ -238,7 +238,7 @@ class LabelQueue:
 
     def _trial(self, candidate: Contestant) -> Trial:
         is_guarded = candidate is self._roster.champion  # a live one, which is compared with good
-        names = _IN_TRIALS & self._monitor.measured
+        names = _IN_TRIALS & self._monitor.metrics["champion"].keys()
         names |= {"histogram"} if self._monitor.task == "binary" else set()
         measured = metrics.start(self._monitor.task, self._monitor.classes, 2, names, own=self._monitor.own)
         evidence = gate.start(self._gate, guard=is_guarded) | (duels.start() if self._pairs else {})

@@ -51,7 +51,6 @@ class Monitor:
         started = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
         started |= {name: baselines.measures(self.task, classes, self.own) for name in self.naive.roles}
         self._scores = {role: QueuedMetrics(arrays) for role, arrays in started.items()}
-        self.measured = frozenset(started["champion"])
         self.rules = DecisionRules(spec, classes, [*started], find)
         widest = most_features(spec.schema)  # a pair of answers is never cut
         width = widest if spec.schema.task == "preference" else min(spec.replay.width, widest)
@@ -259,7 +258,6 @@ class Monitor:
         for role in SCORED_ROLES:
             rooms.renew(held_metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
         self._scores = {role: QueuedMetrics(scores) for role, scores in held_metrics.items()}
-        self.measured = frozenset(held_metrics["champion"])
         self.drift.load(arrays)
         self.clock |= {name: count for name, count in header.items() if name != "paused"}
         self.limiter.paused = bool(header.get("paused", 0))

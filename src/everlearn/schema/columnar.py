@@ -147,8 +147,8 @@ def values_of(part: Any) -> list[Any]:
 def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
     """Apply a function of one value to a native column: float64 (n,), NaN with a fault where it raises `InputError`."""
     values = values_of(part)
-    if (found := _by_table(values, function)) is not None:
-        return found, []
+    if (quick := _by_table(values, function)) is not None:
+        return quick, []
     result = np.empty(len(values), np.float64)
     known: dict[Any, float] = {}
     faults: Faults = []
