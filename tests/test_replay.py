@@ -311,3 +311,17 @@ def test_rows_of_another_schema_are_refused() -> None:
         replay.add(arrays, spec, stream(np.zeros(2), dense=4))
     with pytest.raises(InputError, match="hashed"):
         replay.add(arrays, spec, stream(np.zeros(9), hashed=10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_wait_leave_the_same_bytes(kind: str) -> None:
+    spec = ReplaySpec(kind=kind, bytes=6000, width=3)
+    given = stream(np.arange(2500) % 2, hashed=50)
+    at_once, held = (replay.start(spec, dense=1, hashed=50, classes=2) for _ in range(2))
+    replay.add(at_once, spec, given)
+    queued = replay.QueuedReplay(spec, held)
+    for begin in range(0, 2500, 11):
+        queued.add(rows(given, begin, min(begin + 11, 2500)))
+        if begin % 770 == 0:
+            assert queued.arrays["counters"][replay.SEEN] == min(begin + 11, 2500)
+    assert all(queued.arrays[name].tobytes() == at_once[name].tobytes() for name in at_once)

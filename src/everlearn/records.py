@@ -89,7 +89,7 @@ class Examples:
     segment: NDArray[np.bytes_] | None = None
 
 
-class Label(Struct, frozen=True, tag="label", tag_field="kind", omit_defaults=True):
+class Label(Struct, frozen=True, gc=False, tag="label", tag_field="kind", omit_defaults=True):
     """The true answer to a prediction."""
 
     id: str
@@ -98,7 +98,7 @@ class Label(Struct, frozen=True, tag="label", tag_field="kind", omit_defaults=Tr
     source: str = ""
 
 
-class Reward(Struct, frozen=True, tag="reward", tag_field="kind", omit_defaults=True):
+class Reward(Struct, frozen=True, gc=False, tag="reward", tag_field="kind", omit_defaults=True):
     """The reward of a prediction; higher is better."""
 
     id: str
@@ -107,7 +107,7 @@ class Reward(Struct, frozen=True, tag="reward", tag_field="kind", omit_defaults=
     source: str = ""
 
 
-class Preference(Struct, frozen=True, tag="preference", tag_field="kind", omit_defaults=True):
+class Preference(Struct, frozen=True, gc=False, tag="preference", tag_field="kind", omit_defaults=True):
     """The judgement of a pair of answers: the place of the preferred one in the pair, 0 or 1; -1: none of them.
 
     A `verdict` of "tie" or "skip" has `chosen` -1. `source` is "people/NAME", "judge/NAME@DIGEST", "implicit/edit",
@@ -126,7 +126,7 @@ class Preference(Struct, frozen=True, tag="preference", tag_field="kind", omit_d
 Feedback = Label | Reward | Preference
 
 
-class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_defaults=True):
+class Prediction(Struct, frozen=True, gc=False, tag="prediction", tag_field="kind", omit_defaults=True):
     """A prediction as it was served, with the data needed to evaluate it without bias later.
 
     `proba` is in class order (empty for regression). `position` is the last event that the predicting arrays had
@@ -150,7 +150,7 @@ class Prediction(Struct, frozen=True, tag="prediction", tag_field="kind", omit_d
     trace: bytes = b""
 
 
-class Example(Struct, frozen=True, tag="example", tag_field="kind", omit_defaults=True):
+class Example(Struct, frozen=True, gc=False, tag="example", tag_field="kind", omit_defaults=True):
     """Features and their label in one event, predicted and then learned at once."""
 
     id: str
@@ -255,7 +255,7 @@ class Erased(Struct, frozen=True, tag="erased", tag_field="kind"):
 Payload = Prediction | Label | Reward | Preference | Example | Decision | Born | Checkpoint | Rejected | Erased
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """One entry of the log: its position (from 1, ascending), seconds since 1970, and its payload."""
 
     position: int

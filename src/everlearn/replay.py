@@ -8,6 +8,7 @@ calls. Decisions and measurements: `docs/why/replay.md`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from everlearn._jit import exact_kernel
 from everlearn._random import uniform
 from everlearn.errors import ConfigError, InputError, did_you_mean
+from everlearn.model import stack
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Singles
 from everlearn.spec import ReplaySpec
 
@@ -27,6 +29,8 @@ CHOICE, EVICTION = -1, -2  # random streams of `add`; those of `sample` are the 
 
 ROW_BYTES = 8 + 4 + 8  # y, weight, position
 ENTRY_BYTES = 4 + 4  # index and value of one hashed feature
+_QUEUED = 1000  # rows that wait in a `QueuedReplay`, at most
+
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -244,6 +248,49 @@ def add(arrays: Arrays, spec: ReplaySpec, examples: Examples) -> None:
         np.ascontiguousarray(examples.weight, np.float32),
         np.ascontiguousarray(examples.position, np.int64),
     )
+
+
+class QueuedReplay:
+    """The arrays of a memory, and the rows that wait to be offered to it: many at once cost a fraction.
+
+    >>> spec = ReplaySpec(kind="window", bytes=10_000)
+    >>> held = QueuedReplay(spec, start(spec, dense=0, hashed=0, classes=0))
+    >>> rows = Batch(np.ones((1, 0), np.float32), np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> for number in (5, 6):
+    ...     held.add(Examples(rows, np.array([0.5]), np.ones(1, np.float32), np.array([number])))
+    >>> contents(held.arrays, spec).position.tolist()
+    [5, 6]
+    """
+
+    def __init__(self, spec: ReplaySpec, arrays: Arrays) -> None:
+        self._spec, self._arrays = spec, arrays
+        self._waiting: list[Examples] = []
+        self._count = 0
+
+    @property
+    def arrays(self) -> Arrays:
+        """The arrays, with all rows offered. Raises as `add` does."""
+        if self._waiting:
+            waiting, self._waiting, self._count = self._waiting, [], 0
+            add(self._arrays, self._spec, _stacked(waiting))
+        return self._arrays
+
+    def add(self, examples: Examples) -> None:
+        """Offer rows as `everlearn.replay.add` does. The rows are kept, and not copied."""
+        if self._spec.kind != "none" and len(examples.y):
+            self._waiting.append(examples)
+            self._count += len(examples.y)
+            if self._count >= _QUEUED:
+                _ = self.arrays
+
+
+def _stacked(parts: Sequence[Examples]) -> Examples:
+    """Return several examples as one, without segments."""
+    if len(parts) == 1:
+        return parts[0]
+    y, weight = np.concatenate([part.y for part in parts]), np.concatenate([part.weight for part in parts])
+    batch = stack([part.batch for part in parts])
+    return Examples(batch, y, weight, np.concatenate([part.position for part in parts]))
 
 
 def _check(memory: ReplayArrays, examples: Examples) -> None:

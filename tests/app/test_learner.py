@@ -29,8 +29,9 @@ from everlearn.errors import ConfigError, LogError
 from everlearn.events import Log, connect
 from everlearn.feedback.early_room import PublishedUse
 from everlearn.loop import commands
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.fold import Fold
 from everlearn.loop.loop import Loop
+from everlearn.loop.stretch import Commit
 from everlearn.predict import Instance, Serving, answer
 from everlearn.records import Born, Decision, Example, Label, Prediction
 from everlearn.schema import Encoder

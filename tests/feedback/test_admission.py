@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -190,3 +191,31 @@ def test_weights_and_scalars():
 
 def test_an_unknown_id_is_named():
     assert "'tx-9'" in str(unknown("tx-9"))
+
+
+@pytest.mark.parametrize("encodes", [False, True], ids=["checked", "encoded later"])
+def test_numbers_stay_as_they_are_and_nan_is_missing(from_python: Admission, encodes: bool) -> None:
+    given = {"a": 1.5, "town": float("nan"), "v": (1.0, float("nan"))}
+    assert features(from_python, given, encodes=encodes) == {"a": 1.5, "v": [1.0, None]}
+    assert features(from_python, {"a": float("nan"), "town": 2.5}, encodes=encodes) == {"town": 2.5}
+
+
+def test_a_value_that_stays_is_refused_here_or_where_it_is_encoded(from_python: Admission) -> None:
+    wrong = {"a": float("inf"), "town": "Delft"}
+    with pytest.raises(InputError, match="field 'a'"):
+        features(from_python, wrong)
+    held = features(from_python, wrong, encodes=True)
+    with pytest.raises(InputError, match="field 'a'"):
+        from_python.fields.record(held)
+    with pytest.raises(InputError, match="field 'a'"):  # one that changes is refused first in any case
+        features(from_python, {"a": float("inf"), "town": Decimal(3)}, encodes=True)
+    with pytest.raises(InputError, match="field 'v'"):
+        features(from_python, {"v": [1.0]}, encodes=True)
+
+
+def test_feedback_for_a_waiting_prediction_reads_no_log(from_json: Admission) -> None:
+    waiting = dataclasses.replace(from_json, waits=lambda id: id == "held")
+    assert feedback(waiting, "held", label="yes").id == "held"
+    assert feedback(waiting, "p", label="yes").id == "p"
+    with pytest.raises(UnknownId):
+        feedback(waiting, "other", label="yes")

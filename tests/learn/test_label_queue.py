@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from everlearn.feedback.pending import ANSWER
+from everlearn.learn import label_queue
 from everlearn.learn.label_queue import LabelledRow, LabelQueue
 from everlearn.learn.monitor import Monitor
 from everlearn.records import Examples
@@ -122,3 +124,24 @@ def test_weights_reach_the_evidence_the_guards_and_the_metrics_of_a_trial() -> N
     assert trial.evidence["weights"][2, 0] == (rows.y == 1.0).sum()
     assert trial.evidence["weights"][0, 1] == rows.weight.sum()
     assert trial.metrics["sums"][0] == rows.weight.sum()
+
+
+def test_learned_rows_rest_until_they_are_read_or_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, monitor, roster = queue()
+    rows = examples(8)
+    monkeypatch.setattr(label_queue, "_MOST", 6)
+    for row in range(4):
+        labels.add(labelled(rows, row, roster))
+        labels.rest()
+    assert (len(labels), learned(roster), monitor.scored) == (4, [4], 0)
+    labels.add(labelled(rows, 4, roster))
+    labels.settle()  # scores what was learned, and leaves the row that was not
+    assert (len(labels), learned(roster), monitor.scored) == (1, [4], 4)
+    labels.add(labelled(rows, 5, roster, predictions=None))  # a correction is not scored
+    for row in (6, 7, 0, 1):
+        labels.add(labelled(rows, row, roster))
+        labels.rest()
+    assert (len(labels), learned(roster), monitor.scored) == (5, [10], 4)
+    labels.add(labelled(rows, 2, roster))
+    labels.rest()
+    assert (len(labels), learned(roster), monitor.scored) == (0, [11], 10)

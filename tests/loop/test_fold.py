@@ -402,3 +402,14 @@ def test_late_positives_weigh_so_that_probabilities_stay_right(tmp_path: Path):
             shares[correction] = float(np.mean(said[-60:]))
     assert shares["importance"] == pytest.approx(0.5, abs=0.02)
     assert shares["learn"] == pytest.approx(0.5 / (1 + 0.25), abs=0.02)  # a quarter of the rows is shown twice
+
+
+def test_single_rows_wait_to_be_scored_until_they_are_read(tmp_path: Path) -> None:
+    watched = Folded(tmp_path / "watched", settings(tick=50)).events(traffic(), 1)
+    quiet = Folded(tmp_path / "quiet", settings(tick=50), watched.log).events([], 1)
+    assert quiet.fold.label_queue._learned
+    scored = quiet.fold.monitor.scored
+    assert not quiet.fold.label_queue._learned
+    assert scored == watched.fold.monitor.scored > 0
+    assert watched.fold.roster.champion.version == quiet.fold.roster.champion.version
+    assert watched.bytes() == quiet.bytes()

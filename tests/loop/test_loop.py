@@ -301,9 +301,11 @@ def test_a_challenger_is_not_scored_on_what_was_predicted_before_it_was_born(tmp
         fresh = loop.fold.roster.challenge(loop.versions()[0].id, loop.fold.transitions.make())
         for row in range(200):
             loop.feedback(str(row), label=int(columns["label"][row]))
+        assert loop.fold.monitor.scored == 200  # which scores the rows that wait
         assert fresh.trial is None
         answer = loop.predict(record(columns, 250))
         loop.feedback(answer.id, label=1)
+        assert loop.fold.monitor.scored == 201
         assert fresh.trial is not None
         assert fresh.trial.tested == 1
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from everlearn.events import Log, connect
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.fold import Fold
+from everlearn.loop.stretch import Commit
 from everlearn.records import Born, Decision, Payload
 from everlearn.spec import Spec
 from everlearn.version.blobs import Blobs

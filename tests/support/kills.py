@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from everlearn.loop.fold import Commit
 from everlearn.loop.journal import Journal
 from everlearn.loop.loop import Loop
+from everlearn.loop.stretch import Commit
 from everlearn.spec import Spec
 from everlearn.stream import read
 

@@ -9,8 +9,9 @@ the error rates.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -360,8 +361,16 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
     levels = np.zeros(len(values), np.int8)
     if spec.detector == "none" or len(values) == 0:
         return levels
+    held: Arrays = arrays if "change" in arrays else {**arrays, "change": np.zeros(MARKS, np.int64)}
+    _run(DetectorState(**held), _dials(spec), np.ascontiguousarray(values, np.float64), levels)
+    return levels
+
+
+@lru_cache
+def _dials(spec: DriftSpec) -> Dials:
+    """Return the settings as the kernels take them."""
     quantile = NormalDist().inv_cdf
-    dials = Dials(
+    return Dials(
         detector=CODES[spec.detector],
         sensitivity=spec.sensitivity,
         grace=spec.grace_period,
@@ -369,14 +378,6 @@ def update(arrays: Arrays, spec: DriftSpec, values: Floats) -> NDArray[np.int8]:
         warn_quantile=quantile(1.0 - WARNING * spec.sensitivity),
         drift_quantile=quantile(1.0 - spec.sensitivity),
     )
-    parts: dict[str, Any] = {"change": np.zeros(MARKS, np.int64), **arrays}
-    _run(
-        DetectorState(**parts),
-        dials,
-        np.ascontiguousarray(values, np.float64),
-        levels,
-    )
-    return levels
 
 
 def divided(spec: DriftSpec, detectors: int) -> DriftSpec:

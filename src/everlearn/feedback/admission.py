@@ -42,6 +42,7 @@ class Admission:
     plain: Callable[[Any, Field], Any] | None = None
     names: FieldNames | None = None
     room: EarlyRoom | None = None  # for feedback that comes before its prediction; None: any amount
+    waits: Callable[[str], bool] = lambda id: False  # True only for the id of a prediction that is in the log
 
     @property
     def fields(self) -> Encoder:
@@ -49,12 +50,13 @@ class Admission:
         return schema.features(self.encoder)
 
 
-def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
+def features(admission: Admission, record: Mapping[str, Any], *, encodes: bool = False) -> dict[str, Any]:
     """Return a record as the log holds it: the fields of the schema that have a value.
 
     Serving and replay both encode this form, so they see the same numbers. A record from JSON is checked when it is
-    encoded; of any other record each value is checked here. Raises InputError, naming the field, for a value that
-    cannot be used.
+    encoded; of any other record each value is checked here. Where the caller `encodes` the result anyway, before it is
+    logged, values that stay as they are are checked there. Raises InputError, naming the field, for a value that cannot
+    be used.
     """
     kinds, plain = admission.spec.schema.fields, admission.plain
     if isinstance(record, Mapping):
@@ -67,14 +69,22 @@ def features(admission: Admission, record: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in record.items() if value is not None and name in kinds}
     if not isinstance(record, Mapping):
         raise InputError(f"got a {type(record).__name__}, expected a record: a dict of field name -> value")
-    admission.fields.record(record)  # `plain` drops values that cannot be used: refuse them first
     held: dict[str, Any] = {}
+    checked = False
     for name, field in admission.fields.fields.items():
         value = record.get(name)
-        if type(value) not in (bool, int) and not (type(value) is str and value.isascii()):
-            value = plain(value, field) if value is not None else None
+        kind: Any = type(value)
+        if kind is float and field.kind == "numeric" and not field.gone_numbers:
+            value = None if value != value else value
+        elif value is not None and kind not in (bool, int) and not (kind is str and value.isascii()):
+            if not checked:
+                admission.fields.record(record)  # `plain` drops values that cannot be used: refuse them first
+                checked = True
+            value = plain(value, field)
         if value is not None:
             held[name] = value
+    if not (checked or encodes):
+        admission.fields.record(record)
     return held
 
 
@@ -196,7 +206,7 @@ def pair(
 
 def check_known(admission: Admission, id: str) -> None:
     """Raise UnknownId unless the log holds the prediction `id`, or `feedback.early` lets labels come before it."""
-    if not admission.spec.feedback.early and prediction(admission.log, id) is None:
+    if not admission.spec.feedback.early and not admission.waits(id) and prediction(admission.log, id) is None:
         raise unknown(id)
 
 

@@ -16,35 +16,31 @@ whole stream, like one that fluctuates. A window must exceed the largest fluctua
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.gate import deterioration, losses, weights
 from everlearn.gate.kernels import (
-    BETTER,
     CALIBRATED,
     COMPARED,
-    DIFFERENCE,
     FALL,
     GUARDS,
     LEVELS,
     LOSS,
     NET,
-    RESTARTS,
     RISE,
     SCALE,
     SKIPPED,
     STAKES,
     WINDOW,
-    WORSE,
     compare,
     first_outside,
-    log_capital,
-    weigh_blocks,
+    is_plain,
+    weigh_row,
 )
-from everlearn.gate.weights import CLIPPED, COLUMNS, SHARES
+from everlearn.gate.weights import CLIPPED, COLUMNS
 from everlearn.records import Arrays, Evidence, Floats, Singles, Verdict
 from everlearn.spec import GateSpec
 
@@ -138,11 +134,11 @@ def update(
     >>> evidence(arrays, spec).examples
     1000
     """
+    reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     _feed(arrays, _row(spec), reference, candidate, weight, f"loss {spec.loss!r}")
     if "guard_counts" in arrays:
-        good = np.asarray(reference, np.float64)
-        difference = np.asarray(candidate, np.float64) - good
-        deterioration.update(arrays, difference, None if weight is None else np.asarray(weight, np.float32), good)
+        weight = np.ones(len(reference)) if weight is None else np.asarray(weight, np.float32).astype(np.float64)
+        deterioration.add(arrays, candidate - reference, weight, reference)
 
 
 def update_guard(
@@ -305,6 +301,9 @@ def _feed(
     reference, candidate = np.asarray(reference, np.float64), np.asarray(candidate, np.float64)
     if reference.shape != candidate.shape or reference.ndim != 1:
         raise InputError(f"{name}: got losses of shapes {reference.shape} and {candidate.shape}; expected (n,) twice")
+    if _is_plain(arrays, row, reference, candidate, weight):
+        _compare(arrays, row, reference, candidate, reference)  # without an array of weights, none is read
+        return
     for side, given in (("reference", reference), ("candidate", candidate)):
         i = first_outside(given, row.most)
         if i >= 0:
@@ -316,6 +315,19 @@ def _feed(
         reference, candidate, weight = reference[counts], candidate[counts], weight[counts]
         if "weights" not in arrays and not weights.all_one(weight):
             arrays["weights"] = _unit_weights(arrays)
+    _compare(arrays, row, reference, candidate, weight)
+
+
+def _is_plain(
+    arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats, weight: Floats | Singles | None
+) -> bool:
+    """Return True for pairs that need no check and no weights: the usual case, seen in one pass."""
+    if weight is None or weight.dtype != np.float32 or weight.shape != reference.shape or "weights" in arrays:
+        return False
+    return is_plain(reference, candidate, cast(Singles, weight), row.most)
+
+
+def _compare(arrays: Arrays, row: _MetricRow, reference: Floats, candidate: Floats, weight: Floats) -> None:
     compare(
         reference, candidate, weight, row.number, row.better, row.worse, row.cycle,
         arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"],
@@ -335,17 +347,18 @@ def _unit_weights(arrays: Arrays) -> Floats:
 def _ask(arrays: Arrays, spec: GateSpec, threshold: float) -> _Question:
     """Combine the whole stream, and the window if it is long enough; their shares of alpha add up to 1."""
     share = math.log(WHOLE)
-    whole = _weigh(arrays, _row(spec), threshold - share)
+    row, window = _row(spec), _row(spec, WINDOW)
+    whole = _weigh(arrays, row, threshold - share)
     better, better_case = whole.better + share, whole
     worse, worse_case = whole.worse + share, whole
-    recent = _weigh(arrays, _row(spec, WINDOW), threshold)
-    restarts = int(arrays["seen"][_at(_row(spec, WINDOW)), RESTARTS])
-    if restarts > 0 and recent.examples >= max(spec.minimum, 1):
+    compared, _, _, restarts = arrays["seen"][_at(window)].tolist()
+    if restarts > 0 and compared >= max(spec.minimum, 1):
+        recent = _weigh(arrays, window, threshold)
         share = math.log((1.0 - WHOLE) / (restarts * (restarts + 1)))
-        stream, window = arrays["totals"][_at(_row(spec))], arrays["totals"][_at(_row(spec, WINDOW))]
-        if recent.better + share > better and window[NET] > OUTDO * stream[FALL]:
+        stream, lately = arrays["totals"][_at(row)], arrays["totals"][_at(window)]
+        if recent.better + share > better and lately[NET] > OUTDO * stream[FALL]:
             better, better_case = recent.better + share, recent
-        if recent.worse + share > worse and -window[NET] > OUTDO * stream[RISE]:
+        if recent.worse + share > worse and -lately[NET] > OUTDO * stream[RISE]:
             worse, worse_case = recent.worse + share, recent
     found = Evidence(
         examples=whole.examples,
@@ -367,24 +380,5 @@ def _at(row: _MetricRow) -> int:
 
 
 def _weigh(arrays: Arrays, row: _MetricRow, threshold: float) -> _Case:
-    at = _at(row)
-    seen, totals, blocks = arrays["seen"][at], arrays["totals"][at], arrays["blocks"][at]
-    examples, scale = int(seen[COMPARED]), float(totals[SCALE])
-    if examples == 0:
-        return _Case(0, 0.0, 0.0, -scale, scale, 0.0, 0.0, 1, 0)
-    shares = float(arrays["weights"][at, SHARES]) if "weights" in arrays else float(examples)
-    mean = shares / examples  # of the shares: differences in the blocks are so much smaller
-    better, worse, low, high, block, count = weigh_blocks(
-        blocks, row.better / scale * mean, row.worse / scale * mean, row.cycle, threshold
-    )
-    return _Case(
-        examples=examples,
-        difference=scale * float(totals[NET]) / shares,
-        whole=float(totals[DIFFERENCE]) / shares,
-        low=max(scale * low / mean, -scale),
-        high=min(scale * high / mean, scale),
-        better=min(better, log_capital(arrays["capital"][at, BETTER])),
-        worse=min(worse, log_capital(arrays["capital"][at, WORSE])),
-        block=int(block),
-        blocks=int(count),
-    )
+    held = arrays["seen"], arrays["totals"], arrays["capital"], arrays["blocks"], arrays.get("weights", _NO_WEIGHTS)
+    return _Case(*weigh_row(*held, _at(row), row.better, row.worse, row.cycle, threshold))

@@ -136,17 +136,22 @@ def update(arrays: Arrays, differences: Floats, weight: Singles | None = None, g
             f"guard: got weight {weights[wrong[0]]:g} at index {wrong[0]}; expected a finite number of 0 or more. "
             "Remove the row, or give it weight 0."
         )
-    watch(differences, weights, good, arrays["guard_counts"], arrays["guard_sums"], arrays["guard_blocks"])
+    add(arrays, differences, weights, good)
+
+
+def add(arrays: Arrays, differences: Floats, weight: Floats, good: Floats) -> None:
+    """Add n differences as `update` does, with contiguous float64 (n,) arrays that are known to be right."""
+    watch(differences, weight, good, arrays["guard_counts"], arrays["guard_sums"], arrays["guard_blocks"])
 
 
 def alarm(arrays: Arrays) -> bool:
     """Return True while the champion is worse than the good version, by enough to matter; changes nothing."""
-    return bool(np.any(_alarms(arrays)))
+    return bool(_alarms(arrays).any())
 
 
 def shown(arrays: Arrays) -> bool:
     """Return True while the champion is shown to be worse, by however little; changes nothing."""
-    return bool(np.any(arrays["guard_blocks"][:, STATISTIC] > THRESHOLD))
+    return bool((arrays["guard_blocks"][:, STATISTIC] > THRESHOLD).any())
 
 
 def least(arrays: Arrays) -> float:
@@ -164,7 +169,7 @@ def _alarms(arrays: Arrays) -> NDArray[np.bool_]:
     """Return which block lengths alarm, bool (LEVELS,)."""
     levels, needed = arrays["guard_blocks"], least(arrays)
     found: NDArray[np.bool_] = levels[:, STATISTIC] > THRESHOLD
-    if needed > 0.0:
+    if needed > 0.0 and found.any():
         rising = np.maximum(levels[:, RISING], 1.0)
         found &= levels[:, GAIN] / rising - ERRORS * levels[:, SPREAD] / np.sqrt(rising) >= needed
     return found

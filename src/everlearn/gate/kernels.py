@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.gate.weights import SHARES, share
-from everlearn.records import Floats
+from everlearn.records import Floats, Singles
 
 Counts = NDArray[np.int64]
 
@@ -55,6 +55,17 @@ def first_outside(losses: Floats, most: float) -> int:
         if math.isfinite(losses[i]) and not -1e-6 <= losses[i] <= most + 1e-6:  # float32 losses may round past 1
             return i
     return -1
+
+
+@exact_kernel
+def is_plain(reference: Floats, candidate: Floats, weight: Singles, most: float) -> bool:
+    """Return True if every weight is 1 and no finite loss is outside [0, most]."""
+    found = True
+    for i in range(len(reference)):
+        found &= weight[i] == np.float32(1.0)
+        for loss in (reference[i], candidate[i]):
+            found &= (not math.isfinite(loss)) or (-1e-6 <= loss <= most + 1e-6)
+    return found
 
 
 @exact_kernel
@@ -212,13 +223,17 @@ def _count(
 @exact_kernel
 def _bet(capital: Floats, row: int, direction: int, gain: float, most: float) -> None:
     """Multiply each capital by 1 + stake * gain / most; move it to the logarithm before it overflows."""
-    part = gain / most
+    part, inside = gain / most, True
+    factors = capital[row, direction, 0]
+    for k in range(len(STAKES)):  # without a branch, so that a compiler takes several stakes at once
+        factors[k] *= 1.0 + STAKES[k] * part
+        inside &= (factors[k] > 1e-100) & (factors[k] < 1e100)
+    if inside:
+        return
     for k in range(len(STAKES)):
-        factor = capital[row, direction, 0, k] * (1.0 + STAKES[k] * part)
-        if not 1e-100 < factor < 1e100:
-            capital[row, direction, 1, k] += math.log(factor)
-            factor = 1.0
-        capital[row, direction, 0, k] = factor
+        if not 1e-100 < factors[k] < 1e100:
+            capital[row, direction, 1, k] += math.log(factors[k])
+            factors[k] = 1.0
 
 
 @exact_kernel
@@ -372,6 +387,39 @@ def weigh_blocks(
         half = half_width(variance, independent, examples, threshold)
         low, high = max(low, mean - half), min(high, mean + half)
     return first, second, low, high, length, count
+
+
+@exact_kernel
+def weigh_row(
+    seen: Counts,
+    totals: Floats,
+    capital: Floats,
+    blocks: Floats,
+    weights: Floats,
+    at: int,
+    better: float,
+    worse: float,
+    cycle: int,
+    threshold: float,
+) -> tuple[int, float, float, float, float, float, float, int, int]:
+    """Return the evidence in one row of the arrays.
+
+    That is the number of examples, the mean difference with and without clipping, its bounds, log e better, log e
+    worse, and the length and number of the blocks that decided.
+    """
+    examples, scale = seen[at, COMPARED], totals[at, SCALE]
+    if examples == 0:
+        return 0, 0.0, 0.0, -scale, scale, 0.0, 0.0, 1, 0
+    shares = weights[at, SHARES] if len(weights) > 0 else np.float64(examples)
+    mean = shares / examples  # of the shares: differences in the blocks are so much smaller
+    first, second, low, high, length, count = weigh_blocks(
+        blocks[at], better / scale * mean, worse / scale * mean, cycle, threshold
+    )
+    first = min(first, log_capital(capital[at, BETTER]))
+    second = min(second, log_capital(capital[at, WORSE]))
+    low, high = max(scale * low / mean, -scale), min(scale * high / mean, scale)
+    difference, whole = scale * totals[at, NET] / shares, totals[at, DIFFERENCE] / shares
+    return examples, difference, whole, low, high, first, second, int(length), int(count)
 
 
 @exact_kernel

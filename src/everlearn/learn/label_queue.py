@@ -29,6 +29,7 @@ from everlearn.spec import GateSpec
 
 Predictions = Mapping[int, Singles]
 
+_MOST = 512  # learned rows that wait to be scored
 _IN_TRIALS = {"counts", "curve", "naive", "sums", "by_class", "pinball"}  # a record that starts often is to be small
 
 
@@ -103,6 +104,19 @@ class LabelQueue:
         self._learned += [row for row in rows if self._pairs or row.predictions is not None]
         return True
 
+    def rest(self) -> None:
+        """Teach the queued rows; score the learned ones only if many wait, since nothing reads their scores yet."""
+        self.teach()
+        if len(self._learned) >= _MOST:
+            self.test()
+
+    def settle(self) -> None:
+        """Score the rows that were learned, for a reader of metrics, evidence or replay memory."""
+        if self._learned:
+            waiting, self._next = self._next, []  # within a stretch of events, which goes on
+            self.test()
+            self._next, self._scored = waiting, sum(row.predictions is not None for row in waiting)
+
     def predict(self, rows: Sequence[LabelledRow]) -> list[LabelledRow]:
         """Return rows that were just judged, with predictions of this moment for those that waited without any.
 
@@ -162,10 +176,10 @@ class LabelQueue:
         if not counts.all():
             sources = [source for source, count in zip(sources, counts, strict=True) if count] if sources else sources
             examples = select(examples, counts)
-        examples = replace(examples, batch=limiter.bound(examples.batch))
-        predictions = predict_all(
-            [contestant for contestant in self._roster.contestants if not contestant.learns], examples.batch
-        )
+        if limiter.clips:
+            examples = replace(examples, batch=limiter.bound(examples.batch))
+        frozen = [contestant for contestant in self._roster.contestants if not contestant.learns]
+        predictions = {uid: scores.copy() for uid, scores in predict_all(frozen, examples.batch).items()}
         answers = None
         if limiter.judges:
             known = predictions.get(champion.uid)
@@ -180,9 +194,9 @@ class LabelQueue:
         predictions |= monitor.naive.rows(examples.y, learned, examples.batch)
         for contestant in self._roster.contestants:
             if contestant.learns:
-                predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight)
+                predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight).copy()
         predictions |= monitor.rules.decide(self._roster.contestants, predictions)
-        aside = (examples.weight > 0.0) & ~(learned > 0.0)
+        aside = None if learned is examples.weight else (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)
         monitor.look(examples.batch, predictions[champion.uid], examples.position)
         return len(examples.y)
@@ -193,11 +207,12 @@ class LabelQueue:
         return self._roster.scored() | {"champion": champion}
 
     def _test(
-        self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_]
+        self, examples: Examples, predictions: Predictions, roles: dict[str, int], aside: NDArray[np.bool_] | None
     ) -> None:
-        """Score predictions in each role and trial; remember the rows that are not set `aside`."""
-        losses, known = self._monitor.test(examples, predictions, roles), self._monitor.naive.known(predictions)
-        self._monitor.remember(select(examples, ~aside))
+        """Score predictions in each role and trial; remember the rows that are not set `aside` (None: all of them)."""
+        known = self._monitor.naive.known(predictions)
+        losses = self._monitor.test(examples, predictions, roles, known)
+        self._monitor.remember(examples if aside is None else select(examples, ~aside))
         for candidate, reference in self._roster.comparisons():
             if candidate.uid in losses and reference.uid in losses:
                 trial = candidate.trial = candidate.trial or self._trial(candidate)
@@ -207,9 +222,7 @@ class LabelQueue:
                     rules = self._monitor.rules
                     judged = rules.judged(predictions, reference.uid), rules.judged(predictions, candidate.uid)
                     self._guard(trial.evidence, *judged, examples)
-                result = predictions[candidate.uid], examples.y, examples.weight
-                metrics.update(trial.metrics, self._monitor.task, *result, index=trial.tested, known=known)
-                trial.tested += len(examples.y)
+                trial.score(predictions[candidate.uid], examples.y, examples.weight, known)
 
     def _credit(self, duel: Duel, predictions: Predictions) -> None:
         """Add a judged duel to the evidence of the comparison between its contestants, if both are still here."""

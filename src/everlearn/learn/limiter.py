@@ -95,6 +95,8 @@ class Limiter:
     def admit_rows(self, examples: Examples, sources: Sequence[str], answers: Singles | None) -> Admitted:
         """Admit n labels in order, as `admit` does; `sources` is empty where no label has one."""
         weight, y = examples.weight, examples.y
+        if not limits.binds(self.spec, weight):
+            return Admitted(examples, np.zeros_like(weight) if self.paused else weight, None)
         judged = np.full(len(y), np.nan)
         if self.judges and answers is not None:
             judged = metrics.losses(self.loss.kind, answers, y, self.loss.parameter)

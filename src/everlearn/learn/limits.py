@@ -164,6 +164,16 @@ def admit_rows(
     return weights.astype(np.float32), why
 
 
+def binds(spec: LimitsSpec, weight: Singles) -> bool:
+    """Return True unless `admit_rows` would leave float32 weights (n,) and all counts as they are.
+
+    >>> binds(LimitsSpec(), np.ones(2, np.float32)), binds(LimitsSpec(weight=2.0), np.full(2, 3.0, np.float32))
+    (False, True)
+    """
+    unlimited = spec.source >= 1.0 and spec.quarantine >= 1.0
+    return not (unlimited and weight.dtype == np.float32 and weight.max(initial=0.0) <= spec.weight)
+
+
 def report(arrays: Arrays) -> dict[str, Any]:
     """Return what was held back so far.
 

@@ -20,8 +20,10 @@ from everlearn.learn.limiter import Limiter
 from everlearn.learn.naive import NaiveBaselines
 from everlearn.learn.segments import Segments
 from everlearn.metrics import baselines, rooms
+from everlearn.metrics.queued import QueuedMetrics
 from everlearn.model import compare, copied, cut, prefixed, select, within
 from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, Singles, Task
+from everlearn.replay import QueuedReplay
 from everlearn.schema import moments
 from everlearn.spec import Spec
 
@@ -46,14 +48,15 @@ class Monitor:
         metrics.checked(spec.metric, self.task, self.own, bool(spec.decision.costs))
         self.segments = Segments(spec, classes or 1)
         measured: dict[str, Any] = {"share": spec.metrics.share, "segmented": bool(self.segments.field)}
-        self.metrics = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
-        self.metrics |= {name: baselines.measures(self.task, classes, self.own) for name in self.naive.roles}
-        self.rules = DecisionRules(spec, classes, [*self.metrics], find)
+        started = {role: metrics.start(self.task, classes, own=self.own, **measured) for role in SCORED_ROLES}
+        started |= {name: baselines.measures(self.task, classes, self.own) for name in self.naive.roles}
+        self._scores = {role: QueuedMetrics(arrays) for role, arrays in started.items()}
+        self.rules = DecisionRules(spec, classes, [*started], find)
         widest = most_features(spec.schema)  # a pair of answers is never cut
         width = widest if spec.schema.task == "preference" else min(spec.replay.width, widest)
         self.replay = msgspec.structs.replace(spec.replay, width=width)
         self._sizes = dense, hashed, classes, spec.seed
-        self.memory = replay.start(self.replay, *self._sizes)
+        self._memory = QueuedReplay(self.replay, replay.start(self.replay, *self._sizes))
         self.clock = dict.fromkeys(_CLOCK, 0)
         self.drift = DriftWatch(spec, dense, self.clock)
         self.warmed = 0  # rows of the warm start that were learned
@@ -62,7 +65,17 @@ class Monitor:
     def roles(self) -> list[str]:
         """The words for the metrics that are kept; an untrained start is no baseline where there are naive ones."""
         untrained = bool(self.naive.roles) and not self.warmed
-        return [role for role in self.metrics if not (role == "frozen" and untrained)]
+        return [role for role in self._scores if not (role == "frozen" and untrained)]
+
+    @property
+    def metrics(self) -> dict[str, Arrays]:
+        """The arrays of the metrics, by role, with all rows that were scored."""
+        return {role: scores.arrays for role, scores in self._scores.items()}
+
+    @property
+    def memory(self) -> Arrays:
+        """The arrays of the replay memory, with all rows that were put there."""
+        return self._memory.arrays
 
     @property
     def scored(self) -> int:
@@ -81,20 +94,28 @@ class Monitor:
             yield cut(examples, start, stop)
             start = stop
 
-    def test(self, examples: Examples, predictions: Mapping[int, Singles], roles: dict[str, int]) -> dict[int, Floats]:
+    def test(
+        self,
+        examples: Examples,
+        predictions: Mapping[int, Singles],
+        roles: dict[str, int],
+        known: Floats | None = None,
+    ) -> dict[int, Floats]:
         """Score predictions of n examples; return the losses, float64 (n,), by uid.
 
         `predictions` maps a uid to the scores, float32 (n, k), that this contestant gave before it learned the
         examples. `roles` maps "champion", "frozen" and "challenger" to the uid that is scored in each role. The naive
-        baselines are scored where `predictions` has their answers, and have no losses. Weights are above 0. A detector
-        of losses gets the loss of a light row drawn towards their weighted mean.
+        baselines are scored where `predictions` has their answers, and have no losses; `known` are the labels that they
+        answered with, read from `predictions` where it is None. Weights are above 0. A detector of losses gets the loss
+        of a light row drawn towards their weighted mean. The arrays are kept until the metrics are read, and not
+        copied.
         """
-        naive, known, index = self.naive.roles, self.naive.known(predictions), self.clock["scored"]
+        naive, index = self.naive.roles, self.clock["scored"]
+        known = self.naive.known(predictions) if known is None else known
         uids, segment = roles | naive, self.segments.of(examples, predictions)
         for role in self.roles:
             if (uid := uids.get(role)) is not None and uid in predictions:
-                result = predictions[uid], examples.y, examples.weight
-                metrics.update(self.metrics[role], self.task, *result, index, known, segment)
+                self._scores[role].add(predictions[uid], examples.y, examples.weight, index, known, segment)
         kind, parameter = self.loss
         losses = {
             uid: metrics.losses(kind, scores, examples.y, parameter)
@@ -111,7 +132,7 @@ class Monitor:
 
     def remember(self, examples: Examples) -> None:
         """Put examples into the replay memory."""
-        replay.add(self.memory, self.replay, examples)
+        self._memory.add(examples)
 
     def forget(self, bad: Callable[[int, float], bool]) -> int:
         """Remove the rows for which `bad(position, y)` is true from the memory; return how many there were.
@@ -156,7 +177,7 @@ class Monitor:
             self._remember_only(held)
 
     def _remember_only(self, held: Examples) -> None:
-        self.memory = replay.start(self.replay, *self._sizes)
+        self._memory = QueuedReplay(self.replay, replay.start(self.replay, *self._sizes))
         self.remember(held)
 
     def boost(self) -> None:
@@ -187,7 +208,8 @@ class Monitor:
     def report(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each role."""
         return {
-            role: baselines.report(role, self.metrics[role], self.task) | self.rules.report(role) for role in self.roles
+            role: baselines.report(role, self._scores[role].arrays, self.task) | self.rules.report(role)
+            for role in self.roles
         }
 
     @property
@@ -198,19 +220,22 @@ class Monitor:
     @property
     def headline(self) -> str:
         """The headline metric of this moment: the setting `metric`, or what "auto" stands for."""
-        return metrics.chosen(self.spec.metric, self.task, self.metrics["champion"], self.own)
+        return metrics.chosen(self.spec.metric, self.task, self._scores["champion"].arrays, self.own)
 
     def by_segment(self) -> dict[str, dict[str, Any]]:
         """Return the champion's metrics in each segment, by its name; empty where metrics are not split."""
-        return metrics.segment_report(self.metrics["champion"], self.task, self.segments.table)
+        return metrics.segment_report(self._scores["champion"].arrays, self.task, self.segments.table)
 
     def reliability(self) -> dict[str, list[float]]:
         """Return the champion's reliability curve; see `metrics.reliability`."""
-        return {name: line.tolist() for name, line in metrics.reliability(self.metrics["champion"], self.task).items()}
+        return {
+            name: line.tolist()
+            for name, line in metrics.reliability(self._scores["champion"].arrays, self.task).items()
+        }
 
     def curves(self) -> dict[str, dict[str, Any]]:
         """Return the curve of each role; see `metrics.curve`."""
-        return {role: baselines.curve(role, self.metrics[role]) for role in self.roles}
+        return {role: baselines.curve(role, self._scores[role].arrays) for role in self.roles}
 
     def state(self) -> tuple[Arrays, dict[str, int]]:
         """Return everything that `load` needs: arrays, and a header of plain values."""
@@ -224,14 +249,15 @@ class Monitor:
 
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
         """Restore the result of `state`; limits of other settings are left out, and start again."""
-        self.memory = copied(within(arrays, "memory/"))
+        self._memory = QueuedReplay(self.replay, copied(within(arrays, "memory/")))
         self.naive.load(within(arrays, "naive/"))
         self.rules.load(within(arrays, "decisions/"))
         roles = (*SCORED_ROLES, *self.naive.roles)
         self.segments.load(within(arrays, "segments/"))
-        self.metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
+        held_metrics = {role: copied(within(arrays, f"metrics/{role}/")) for role in roles}
         for role in SCORED_ROLES:
-            rooms.renew(self.metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
+            rooms.renew(held_metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
+        self._scores = {role: QueuedMetrics(scores) for role, scores in held_metrics.items()}
         self.drift.load(arrays)
         self.clock |= {name: count for name, count in header.items() if name != "paused"}
         self.limiter.paused = bool(header.get("paused", 0))

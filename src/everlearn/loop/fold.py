@@ -7,11 +7,10 @@ a checkpoint is due, the fold yields a `Commit`. Its caller must make that durab
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,10 +26,9 @@ from everlearn.loop import details, rebuild
 from everlearn.loop.details import RolledBackWithout, Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
-from everlearn.loop.stretch import Stretch
+from everlearn.loop.stretch import Commit, Cursor, Notes, Stretch, encoded_examples, way_of
 from everlearn.loop.transitions import Transitions
 from everlearn.loop.warm_up import WarmUp
-from everlearn.model import select
 from everlearn.records import (
     Arrays,
     Batch,
@@ -48,29 +46,12 @@ from everlearn.records import (
 from everlearn.serve.contestant import Contestant, Progress
 from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.roster import Roster
+from everlearn.serve.snapshot import Answering
 from everlearn.spec import GateSpec, Spec
 from everlearn.version import codec
 from everlearn.version.registry import Versions
 
-Cursor = Literal["row", "log"]
-
 _STRETCH = 512  # events folded together, at most
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Decisions to log after position `at`; empty `payloads` mean that only a checkpoint is due."""
-
-    at: int
-    payloads: list[Payload]
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Predictions, and events folded by the last commit."""
-
-    predictions: int = 0
-    committed: int = 0
 
 
 class Fold:
@@ -92,24 +73,36 @@ class Fold:
         self.spec = spec
         self.encoder = schema.reading(spec.schema)
         snapshots = spec.mode == "gated" and spec.gate.promote == "snapshot"
-        self.roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout, snapshots)
-        self.monitor = Monitor(spec, self.shape, versions.find)
+        self._roster = Roster(spec.mode == "live", int(self.shape["classes"]) or 1, spec.gate.layout, snapshots)
+        self._monitor = Monitor(spec, self.shape, versions.find)
         self.left_out: list[Without] = []  # labels that rollbacks have left out
-        self.joiner = Joiner(spec, self.encoder, self.monitor.limiter, log, self.is_left_out)
+        self.joiner = Joiner(spec, self.encoder, self._monitor.limiter, log, self.is_left_out)
         self.cursor: dict[Cursor, int] = {"row": 0, "log": 0}  # the last row, the last log position folded
         self.taken = StreamOffsets()
         classes = {str(label): label for label in spec.schema.classes}
         guards = {name: schema.features(self.encoder).label(guarded_class(name, classes)) for name in spec.gate.guards}
-        self.label_queue = LabelQueue(self.gate, guards, self.monitor, self.roster)
-        parts = spec, self.gate, self.encoder, self.monitor, self.roster, versions, log
+        self.label_queue = LabelQueue(self.gate, guards, self._monitor, self._roster)
+        parts = spec, self.gate, self.encoder, self._monitor, self._roster, versions, log
         self.transitions = Transitions(*parts, lambda: self.pending.steps, lambda uid: self.pending.traces(uid))
-        self.warm_up = WarmUp(spec, self.monitor, self.transitions.make)
-        self._counts = _Counts()
+        self.warm_up = WarmUp(spec, self._monitor, self.transitions.make)
+        self._notes = Notes()
+
+    @property
+    def monitor(self) -> Monitor:
+        """Metrics, drift detectors, replay memory and limits, with all rows scored."""
+        self.label_queue.settle()
+        return self._monitor
+
+    @property
+    def roster(self) -> Roster:
+        """The contestants, with all rows in their evidence."""
+        self.label_queue.settle()
+        return self._roster
 
     @property
     def started(self) -> bool:
         """True once there is a champion."""
-        return bool(self.roster.contestants)
+        return bool(self._roster.contestants)
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -119,17 +112,35 @@ class Fold:
     @property
     def gate(self) -> GateSpec:
         """Settings of the gate, with the name of its loss resolved; duels are lost or won."""
-        return msgspec.structs.replace(self.spec.gate, loss="error" if self.encoder.late else self.monitor.loss.kind)
+        return msgspec.structs.replace(self.spec.gate, loss="error" if self.encoder.late else self._monitor.loss.kind)
 
     @property
     def canary(self) -> Contestant | None:
         """The contestant that answers the share of traffic set aside for a candidate, if there is one."""
-        return self.roster.canary if self.started else None
+        return self._roster.canary if self.started else None
 
     @property
     def bounds(self) -> Arrays:
         """The ranges to which the answering process clips features; see `everlearn.learn.limits.clip`."""
-        return limits.bounds(self.monitor.limits)
+        return limits.bounds(self._monitor.limits)
+
+    def clip(self, batch: Batch) -> Batch:
+        """Clip features to the ranges learned so far."""
+        return self._monitor.clip(batch)
+
+    def clip_next(self, features: Mapping[str, Any]) -> Callable[[Batch], Batch]:
+        """Return `clip` for the record that is predicted next, whose event need not be encoded again then."""
+
+        def clip(batch: Batch) -> Batch:
+            self._notes.known = features, batch
+            return self._monitor.clip(batch)
+
+        return clip
+
+    def serving(self) -> Answering:
+        """Return the champion and the rule that it decides by; rows that wait to be scored change neither."""
+        champion = self._roster.champion
+        return Answering(champion.version, champion.model, self._monitor.rules.rule(champion), champion.uid)
 
     @property
     def pending(self) -> PendingPredictions:
@@ -154,11 +165,12 @@ class Fold:
         The frozen model decides, since every contestant started as a copy of it.
         """
         if self.started:
-            return model.refused(self.roster.frozen_start().model, batch)
+            return model.refused(self._roster.frozen_start().model, batch)
         return model.refused(self.warm_up.model(), batch)
 
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold labelled rows: every contestant predicts each row, is scored on it, and then learns it."""
+        self.label_queue.settle()
         if not self.started:
             used = self.warm_up.learn(examples)
             if used == len(examples.y):
@@ -175,7 +187,7 @@ class Fold:
                 payloads = self._expel(cursor, first, at)
                 counted = self.label_queue.rows(piece, sources[done : done + len(piece.y)])
                 done += len(piece.y)
-                if due := counted > 0 and self.monitor.due():
+                if due := counted > 0 and self._monitor.due():
                     self.cursor[cursor] = at
                     payloads += self.transitions.decide(at, self._learned())
                 self.transitions.relent()
@@ -185,8 +197,8 @@ class Fold:
 
     def _pieces(self, examples: Examples, cursor: Cursor) -> Iterator[Examples]:
         """Cut rows into pieces that are folded together."""
-        live_judge = self.monitor.limiter.judges and self.roster.serves_learner  # which must judge a row first
-        for piece in self.monitor.pieces(examples, 1 if live_judge else len(examples.y)):
+        live_judge = self._monitor.limiter.judges and self._roster.serves_learner  # which must judge a row first
+        for piece in self._monitor.pieces(examples, 1 if live_judge else len(examples.y)):
             if self._faults.within(cursor, int(piece.position[0]), int(piece.position[-1])):
                 yield from (model.cut(piece, row, row + 1) for row in range(len(piece.y)))
             else:
@@ -210,7 +222,7 @@ class Fold:
 
         A commit comes only after a whole event, so a checkpoint never holds half of one.
         """
-        for kind, group in groupby(batch, _kind):
+        for kind, group in groupby(batch, way_of):
             if kind == "example":
                 yield from self._examples(list(group))
             elif kind == "answer":
@@ -226,22 +238,12 @@ class Fold:
             self.joiner.unusable += len(batch)
             self.cursor["log"] = batch[-1].position
             return
-        encoder = schema.features(self.encoder)
-        encoded, problems = encoder.records([example.features for example in payloads])
-        y, unknown = encoder.labels([example.label for example in payloads], len(payloads))
-        weight = np.array([example.weight for example in payloads], np.float32)
         position = np.array([event.position for event in batch], np.int64)
-        segment = self.monitor.segments.named([example.features for example in payloads])
-        examples, sources = Examples(encoded, y, weight, position, segment), [example.source for example in payloads]
-        if bad := {problem.row for problem in (*problems, *unknown)} | self.refused(encoded).keys():
-            self.joiner.unusable += len(bad)
-            good = np.array([row not in bad for row in range(len(y))])
-            examples, sources = (
-                select(examples, good),
-                [source for source, fine in zip(sources, good, strict=True) if fine],
-            )
+        encoder, segments = schema.features(self.encoder), self._monitor.segments
+        examples, sources = encoded_examples(payloads, position, encoder, segments, self.refused)
+        self.joiner.unusable += len(batch) - len(examples.y)
         noted = 0  # a commit covers the rows up to it, and no others
-        for commit in self.examples(examples, "log", sources if any(sources) else ()) if len(examples.y) else ():
+        for commit in self.examples(examples, "log", sources) if len(examples.y) else ():
             upto = int(np.searchsorted(position, commit.at, "right"))
             self.taken.note(example.id for example in payloads[noted:upto])
             noted = upto
@@ -251,6 +253,7 @@ class Fold:
 
     def _decision(self, event: Event) -> Iterator[Commit]:
         """Fold a decision."""
+        self.label_queue.settle()
         match event.payload:
             case Decision(action="order") as order:
                 with self._together("log", event.position, event.position):
@@ -261,7 +264,7 @@ class Fold:
                     payloads += outcome
             case Decision(by="user", alias="champion", detail=detail) as decision if "order" not in detail:
                 revived = self.transitions.revive(decision.version)  # as releases before orders wrote it
-                self.roster.install(decision.version, revived, keep=decision.action == "promote")
+                self._roster.install(decision.version, revived, keep=decision.action == "promote")
                 payloads = []
             case Decision(action="config", detail={"warm_rows": int(warm_rows)}):
                 self.warm_up.rows, payloads = warm_rows, []
@@ -288,7 +291,7 @@ class Fold:
                 payloads = self._expel("log", first, last)
                 more, done = self._fold_stretch(stretch)
                 payloads += more
-                self.label_queue.test()
+                self.label_queue.rest()
                 self.transitions.relent()
             start += done
             self.cursor["log"] = events[start - 1].position
@@ -302,7 +305,7 @@ class Fold:
     def _fold_stretch(self, events: Sequence[Event]) -> tuple[list[Payload], int]:
         """Fold events up to the first with which decisions fall; return the decisions, and the number of events."""
         payloads: list[Payload] = []
-        stretch, limiter = Stretch(events, self.encoder), self.monitor.limiter
+        stretch, limiter = Stretch(events, self.encoder, self._notes.known), self._monitor.limiter
         self.joiner.unusable += stretch.unusable
 
         def clip(row: Batch) -> Batch:
@@ -335,29 +338,29 @@ class Fold:
         self, prediction: Prediction, stretch: Stretch, row: int, upto: int
     ) -> tuple[Batch, dict[int, Singles], dict[int, Singles] | None]:
         """Return the row of a prediction event, clipped, and by uid the scores of every contestant, and the traces."""
-        self._counts.predictions += 1
+        self._notes.predictions += 1
         if self.encoder.late:
             return stretch.row(row), {}, None
-        shadows = stretch.arrive(row, self.monitor.limiter, self.roster.contestants)
+        shadows = stretch.arrive(row, self._monitor.limiter, self._roster.contestants)
         predictions = shadows.predict(row, upto, self.label_queue.teach())
         answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
         held = shadows.row(row)
-        predictions |= {**self.monitor.naive.now(held), **self.monitor.segments.now(prediction.features)}
+        predictions |= {**self._monitor.naive.now(held), **self._monitor.segments.now(prediction.features)}
         predictions[ANSWER] = answer
         if prediction.canary:  # the champion is scored on its own answer in shadow
-            predictions[ANSWER], predictions[CANARY] = predictions[self.roster.champion.uid], answer
-        known, value = self.monitor.rules, prediction.value
+            predictions[ANSWER], predictions[CANARY] = predictions[self._roster.champion.uid], answer
+        known, value = self._monitor.rules, prediction.value
         decided = known and value in self.spec.schema.classes
         given = int(schema.features(self.encoder).label(value)) if decided else None
-        contestants = self.roster.contestants
-        predictions |= known.decide_one(contestants, self.roster.champion.uid, given, predictions)
+        contestants = self._roster.contestants
+        predictions |= known.decide_one(contestants, self._roster.champion.uid, given, predictions)
         return held, predictions, shadows.traces(row)
 
     def _watch(self, row: Batch, predictions: Mapping[int, Singles], at: int) -> list[Payload]:
         """Look at one prediction for drift, where that needs no label."""
         if self.spec.drift.watch == "loss":
             return []
-        self.monitor.look(row, predictions[ANSWER], np.array([at], np.int64))
+        self._monitor.look(row, predictions[ANSWER], np.array([at], np.int64))
         if not self.transitions.drifted(at):
             return []
         self.label_queue.test()
@@ -366,7 +369,7 @@ class Fold:
     def _queue(self, labelled: LabelledRow, at: int, stretch: Stretch) -> list[Payload]:
         """Queue a labelled row; if it fills the tick, decide."""
         scored = self.label_queue.add(labelled)
-        if not scored or (self.monitor.scored + len(self.label_queue)) % self.spec.tick:
+        if not scored or (self._monitor.scored + len(self.label_queue)) % self.spec.tick:
             return []
         self.label_queue.test()
         self.cursor["log"] = at
@@ -385,8 +388,8 @@ class Fold:
         again = rebuild.rejoin(self._log, self.encoder, self.spec, upto, skip, ranges, self.pending.steps)
         self.joiner.adopt(again.joiner)
         if not self.cursor["row"]:
-            self.monitor.limiter.arrays = again.limiter.arrays
-            self.monitor.limiter.class_weights.arrays = again.limiter.class_weights.arrays
+            self._monitor.limiter.arrays = again.limiter.arrays
+            self._monitor.limiter.class_weights.arrays = again.limiter.class_weights.arrays
 
     def _leave_out(self, outcome: Sequence[Payload], position: int) -> None:
         """After a rollback without some labels, join the log up to the order again without them."""
@@ -415,11 +418,12 @@ class Fold:
 
     def _expel(self, cursor: Cursor, first: int, last: int) -> list[Payload]:
         """Before folding events first..last, remove the models known to fail on them."""
-        if first != last:
+        if first != last or not (failures := self._faults.at(cursor, first)):
             return []
+        self.label_queue.settle()
         now = self._learned()
         now = now._replace(row=first - 1) if cursor == "row" else now._replace(log=first - 1)
-        return self.transitions.expel(self._faults.at(cursor, first), last, now)
+        return self.transitions.expel(failures, last, now)
 
     def failed(self, fault: ModelFailure) -> None:
         """Raise `fault` again unless it is noted; this fold must not be used any more."""
@@ -432,34 +436,35 @@ class Fold:
 
     def _configure(self, spec: Spec, at: int) -> list[Payload]:
         """Go on with other settings, as a loop does that opens a checkpoint with them; return what comes of it."""
-        before, held, seats = self.spec, self.monitor.remembered(), (self.roster.live, self.roster.snapshots)
+        before, held, seats = self.spec, self._monitor.remembered(), (self._roster.live, self._roster.snapshots)
         arrays, header = self.state()
         arrays, header = model.copied(arrays), codec.plain(header, "the state")
         self._start_with(spec)
         self.load(arrays, header)
         if spec.gate != before.gate:
-            self.roster.reset_evidence()
-        self.monitor.renew(before, held)
-        moved = (self.roster.live, self.roster.snapshots) != seats
+            self._roster.reset_evidence()
+        self._monitor.renew(before, held)
+        moved = (self._roster.live, self._roster.snapshots) != seats
         return self.transitions.reseat(at, self._learned()) if moved else []
 
     # ---- checkpoints -------------------------------------------------------------------------------------------
 
     def _due(self) -> bool:
         """Return True if it is time for a checkpoint."""
-        return self._folded() // self.spec.checkpoint > self._counts.committed // self.spec.checkpoint
+        return self._folded() // self.spec.checkpoint > self._notes.committed // self.spec.checkpoint
 
     def _folded(self) -> int:
-        return self.monitor.scored + len(self.label_queue) + self._counts.predictions
+        return self._monitor.scored + len(self.label_queue) + self._notes.predictions
 
     def _commit(self, at: int, payloads: list[Payload]) -> Commit:
-        self._counts.committed = self._folded()
+        self._notes.committed = self._folded()
         return Commit(at, payloads)
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Return the whole state: arrays, and a header of plain values."""
-        roster, roster_header = self.roster.state()
-        monitor, monitor_header = self.monitor.state()
+        self.label_queue.settle()
+        roster, roster_header = self._roster.state()
+        monitor, monitor_header = self._monitor.state()
         waiting, early, counts = self.joiner.state()
         header = {
             "roster": roster_header,
@@ -467,7 +472,7 @@ class Fold:
             "cursor": dict(self.cursor),
             "now": self.joiner.now,
             "warmed": self.warm_up.learned,
-            "predictions": self._counts.predictions,
+            "predictions": self._notes.predictions,
             "unusable": self.unusable,
             "taken": dict(self.taken.rows),
         }
@@ -479,21 +484,15 @@ class Fold:
 
     def load(self, arrays: Arrays, header: Mapping[str, Any]) -> None:
         """Restore the result of `state`, of this release or the one before."""
-        self.roster.load(model.within(arrays, "roster/"), header["roster"], self.transitions.build, self._versions.load)
-        self.monitor.load(model.within(arrays, "learner/"), header["learner"])
+        models = self.transitions.build, self._versions.load
+        self._roster.load(model.within(arrays, "roster/"), header["roster"], *models)
+        self._monitor.load(model.within(arrays, "learner/"), header["learner"])
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
-        if self.monitor.segments.restarted:  # the waiting predictions hold segments of another field
+        if self._monitor.segments.restarted:  # the waiting predictions hold segments of another field
             self.pending.drop(SEGMENT)
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self.joiner.now, self.joiner.unusable = header["now"], header.get("unusable", 0)
-        self.warm_up.learned, self._counts.predictions = header["warmed"], header["predictions"]
+        self.warm_up.learned, self._notes.predictions = header["warmed"], header["predictions"]
         self.left_out = msgspec.convert(header.get("left_out", []), list[Without])
         self.taken = StreamOffsets(header.get("taken"))
-        self._counts.committed = self._folded()
-
-
-def _kind(event: Event) -> str:
-    """Return the name of the way in which an event is folded."""
-    if isinstance(event.payload, Prediction | Label | Reward | Preference):
-        return "answer"
-    return "example" if isinstance(event.payload, Example) else "decision"
+        self._notes.committed = self._folded()

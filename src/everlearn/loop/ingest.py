@@ -17,8 +17,9 @@ import numpy as np
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
 from everlearn.feedback.names import FieldNames, report
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.fold import Fold
 from everlearn.loop.offsets import StreamOffsets
+from everlearn.loop.stretch import Commit
 from everlearn.model import select
 from everlearn.records import Decision, Example, Examples, Payload, Rejected
 from everlearn.stream import Stream, digest

@@ -14,9 +14,10 @@ from everlearn import config, events
 from everlearn.errors import LogError
 from everlearn.feedback.names import FieldNames
 from everlearn.loop import commands, replay_log
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
+from everlearn.loop.stretch import Commit
 from everlearn.records import Event, Payload
 from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.snapshot import Answering
@@ -58,6 +59,10 @@ class Journal:
             for commit in self.fold.start(sum(self.fold.cursor.values())):
                 self.commit(commit)
         return self.served or self._publish()
+
+    def waits(self, id: str) -> bool:
+        """Return True for a prediction that waits for feedback, and so is in the log."""
+        return id in self.fold.pending
 
     def catch_up(self, limit: int = READ) -> int:
         """Fold at most `limit` events of the log that are not folded yet; return their number."""
@@ -161,8 +166,7 @@ class Journal:
 
     def _publish(self) -> Answering:
         """Let the current champion answer from now on."""
-        champion = self.fold.roster.champion
-        self.served = Answering(champion.version, champion.model, self.fold.monitor.rules.rule(champion), champion.uid)
+        self.served = self.fold.serving()
         return self.served
 
     def save(self) -> None:

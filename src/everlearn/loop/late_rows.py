@@ -228,7 +228,7 @@ class LateRows:
     def _predict(self, rows: Sequence[_Row]) -> None:
         """Predict rows with the champion of this moment."""
         journal, fields = self._journal, self._given.fields
-        champion, clip = journal.ready(), journal.fold.monitor.clip
+        champion, clip = journal.ready(), journal.fold.clip
         refused = journal.fold.refused(encoded(fields, clip, [row.features for row in rows]))
         serving = Serving(champion, None, 0.0, journal.seen, clip)
         usable = [row for number, row in enumerate(rows) if number not in refused]

@@ -64,7 +64,9 @@ class Loop:
         self._questions = Questions(self.spec.prompts)
         self._marks = status.Marks()
         room = EarlyRoom(self.spec.feedback, FoldedUse(lambda: (self.fold.early, self.position)))
-        self._admission = Admission(self.spec, self.fold.encoder, self.log, plain, self.intake.names, room)
+        self._admission = Admission(
+            self.spec, self.fold.encoder, self.log, plain, self.intake.names, room, self._journal.waits
+        )
 
     # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -113,11 +115,11 @@ class Loop:
         cannot take.
         """
         champion, features = self.ready(), frames.record(features)
-        record = admission.features(self._admission, features)
+        record = admission.features(self._admission, features, encodes=True)
         if id is not None and (before := given_before(self.log, id, record)) is not None:
             return before
         instance = Instance(id or new_id(), record, admission.subject(self._admission, features))
-        serving = Serving(champion, None, 0.0, self.position, self.fold.monitor.clip)
+        serving = Serving(champion, None, 0.0, self.position, self.fold.clip_next(record))
         (given,) = answer(serving, self._admission.fields, [instance])
         self._journal.take([given])
         return given
@@ -217,7 +219,7 @@ class Loop:
         champion = self.ready()
         rows = frames.instances(self._admission, frame, id)
         known = [given_before(self.log, one.id, one.features) for one in rows] if id else [None] * len(rows)
-        serving = Serving(champion, None, 0.0, self.position, self.fold.monitor.clip)
+        serving = Serving(champion, None, 0.0, self.position, self.fold.clip)
         new = [one for one, before in zip(rows, known, strict=True) if before is None]
         given = answer(serving, self._admission.fields, new)
         self._journal.take(given)

@@ -25,9 +25,18 @@ class StreamOffsets:
 
     def note(self, ids: Iterable[str]) -> None:
         """Note that the rows with these ids are in the log, and so are those before them."""
+        newest, most = "", 0  # the last stream, and its last row: its next rows change nothing else
         for id in ids:
             name, _, row = id.rpartition(":")
-            if len(name) == _LONG and row.isdecimal():
-                self.rows[name] = max(int(row), self.rows.pop(name, 0))
-                if len(self.rows) > _MOST:
-                    del self.rows[next(iter(self.rows))]
+            if name == newest and row.isdecimal():
+                most = max(most, int(row))
+            elif len(name) == _LONG and row.isdecimal():
+                self._keep(newest, most)
+                newest, most = name, int(row)
+        self._keep(newest, most)
+
+    def _keep(self, name: str, row: int) -> None:
+        if name:
+            self.rows[name] = max(row, self.rows.pop(name, 0))
+            if len(self.rows) > _MOST:
+                del self.rows[next(iter(self.rows))]

@@ -10,8 +10,9 @@ from everlearn import config
 from everlearn.errors import LogError
 from everlearn.events import Log, scan
 from everlearn.loop import details
-from everlearn.loop.fold import Commit, Fold
+from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
+from everlearn.loop.stretch import Commit
 from everlearn.records import Born, Decision, Payload
 from everlearn.spec import Spec
 from everlearn.version.registry import Versions

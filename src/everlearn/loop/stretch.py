@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.learn.limiter import ClippedAhead, Limiter
-from everlearn.model import stack
-from everlearn.records import Batch, Event, Prediction
-from everlearn.schema import Reading
+from everlearn.learn.segments import Segments
+from everlearn.model import select, stack
+from everlearn.records import Batch, Event, Example, Examples, Ints, Label, Payload, Prediction, Preference, Reward
+from everlearn.schema import Encoder, Reading
 from everlearn.serve.contestant import Contestant
 from everlearn.serve.shadows import ShadowPredictions, copy_row
+
+Cursor = Literal["row", "log"]
+Known = tuple[Mapping[str, Any], Batch]  # a record and its encoded row
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Decisions to log after position `at`; empty `payloads` mean that only a checkpoint is due."""
+
+    at: int
+    payloads: list[Payload]
+
+
+@dataclass(slots=True)
+class Notes:
+    """Predictions, events folded by the last commit, and the record that was encoded last."""
+
+    predictions: int = 0
+    committed: int = 0
+    known: Known | None = None
+
+
+def way_of(event: Event) -> Literal["answer", "example", "decision"]:
+    """Return the name of the way in which an event is folded."""
+    if isinstance(event.payload, Prediction | Label | Reward | Preference):
+        return "answer"
+    return "example" if isinstance(event.payload, Example) else "decision"
+
+
+def encoded_examples(
+    payloads: Sequence[Example],
+    position: Ints,
+    encoder: Encoder,
+    segments: Segments,
+    refused: Callable[[Batch], Mapping[int, str]],
+) -> tuple[Examples, Sequence[str]]:
+    """Return the rows of examples at these positions, int64 (n,), that models can take; and their sources, if any.
+
+    `refused` maps rows that the models cannot take to reasons.
+    """
+    records = [example.features for example in payloads]
+    batch, problems = encoder.records(records)
+    y, unknown = encoder.labels([example.label for example in payloads], len(payloads))
+    weight = np.array([example.weight for example in payloads], np.float32)
+    examples, sources = Examples(batch, y, weight, position, segments.named(records)), [one.source for one in payloads]
+    if bad := {problem.row for problem in (*problems, *unknown)} | refused(batch).keys():
+        good = np.array([row not in bad for row in range(len(y))])
+        examples, sources = select(examples, good), [source for source, fine in zip(sources, good, strict=True) if fine]
+    return examples, sources if any(sources) else ()
 
 
 class Stretch:
@@ -20,11 +74,12 @@ class Stretch:
     `unusable` counts the predictions that cannot be encoded. `decided` is true once decisions have fallen.
     """
 
-    def __init__(self, events: Sequence[Event], encoder: Reading) -> None:
+    def __init__(self, events: Sequence[Event], encoder: Reading, known: Known | None = None) -> None:
+        """`known` is a record that was encoded before, and its row."""
         self.rows: dict[int, tuple[int, int]] = {}
         self.unusable = 0
         self.decided = False
-        self._batch = self._encoded(events, encoder)
+        self._batch = self._encoded(events, encoder, known)
         self._ahead: ClippedAhead | None = None
         self._shadows: ShadowPredictions | None = None
         self._arrived = 0  # rows whose predictions have come
@@ -49,10 +104,13 @@ class Stretch:
         if self._ahead is not None:
             self._ahead.advance(self._arrived)
 
-    def _encoded(self, events: Sequence[Event], encoder: Reading) -> Batch:
+    def _encoded(self, events: Sequence[Event], encoder: Reading, known: Known | None) -> Batch:
         found = [(i, event.payload) for i, event in enumerate(events) if isinstance(event.payload, Prediction)]
         if not found:
             return stack([], int(encoder.shape["dense"]))
+        if known is not None and len(events) == 1 and found[0][1].features is known[0]:
+            self.rows[0] = 0, 1
+            return known[1]
         try:
             batch = encoder.read([prediction for _, prediction in found])
         except InputError:

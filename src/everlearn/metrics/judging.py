@@ -23,6 +23,8 @@ _LN2 = math.log(2)
 _SHARES = 1 / (1 + np.arange(128) / 128)
 _LOGS = np.array([math.log1p(j / 128) for j in range(128)])  # np.log1p rounds differently on different processors
 
+_CLASS_LOSSES = ("brier", "error", "log_loss")
+_BRIER_LOSS, _ERROR_LOSS, _LOG_LOSS = range(3)
 _NUMBER_LOSSES = ("absolute", "squared", "pinball", "huber")
 _ABSOLUTE_LOSS, _SQUARED_LOSS, _PINBALL_LOSS, _HUBER_LOSS = range(4)
 
@@ -47,14 +49,11 @@ def losses(kind: str, scores: Singles, y: Floats, parameter: float = 0.0) -> Flo
         result = np.empty(len(y))
         _number_losses(_NUMBER_LOSSES.index(kind), parameter, scores, y, result)
         return result
-    label, best, log_loss, brier = _judged(scores, y)
-    if kind not in ("brier", "error", "log_loss"):
+    if kind not in _CLASS_LOSSES:
         raise ConfigError(f"loss: got {kind!r}; expected one of {', '.join(get_args(LossKind))}")
-    if parameter > 0.0:
-        log_loss = np.minimum(log_loss, -math.log(parameter))
-    chosen = log_loss if kind == "log_loss" else brier if kind == "brier" else (best != label).astype(np.float64)
-    chosen[label < 0] = np.nan
-    return chosen
+    result = np.empty(len(y))
+    _class_losses(_CLASS_LOSSES.index(kind), scores, scores.view(np.int32), y, result)
+    return np.minimum(result, -math.log(parameter)) if kind == "log_loss" and parameter > 0.0 else result
 
 
 def loss_kind(kind: str, task: Task, own: Loss | None = None) -> Loss:
@@ -76,15 +75,6 @@ def loss_kind(kind: str, task: Task, own: Loss | None = None) -> Loss:
             return own if own is not None and own.kind == known else Loss(known)
     of = f" and a model of the loss {own.kind!r}" if own is not None else ""
     raise ConfigError(f"gate.loss: got {kind!r} for a {task} task{of}; expected one of auto, {', '.join(fitting)}")
-
-
-def _judged(scores: Singles, y: Floats) -> tuple[Ints, Ints, Floats, Floats]:
-    """Return for each row its label (-1 if it is no class), the predicted class, its log loss and its Brier score."""
-    rows = len(y)
-    judged = np.empty(rows, np.int64), np.empty(rows, np.int64), np.empty(rows), np.empty(rows)
-    judge = _judge_two if scores.shape[1] == 2 else _judge_many
-    judge(scores, scores.view(np.int32), y, *judged)
-    return judged
 
 
 @exact_kernel
@@ -144,6 +134,24 @@ def _judge_many(
         label[row] = true
         best[row], brier[row], _ = judge_row(scores, row, int(true))
         log_loss[row] = surprise(bits[row, max(true, 0)] if best[row] >= 0 else LEAST)
+
+
+@exact_kernel
+def _class_losses(kind: int, scores: Singles, bits: Bits, y: Floats, result: Floats) -> None:
+    rows = len(y)
+    label, best = np.empty(rows, np.int64), np.empty(rows, np.int64)
+    log_loss, brier = np.empty(rows), np.empty(rows)
+    if scores.shape[1] == 2:
+        _judge_two(scores, bits, y, label, best, log_loss, brier)
+    else:
+        _judge_many(scores, bits, y, label, best, log_loss, brier)
+    for row in range(rows):
+        if label[row] < 0:
+            result[row] = np.nan
+        elif kind == _ERROR_LOSS:
+            result[row] = np.float64(best[row] != label[row])
+        else:
+            result[row] = brier[row] if kind == _BRIER_LOSS else log_loss[row]
 
 
 @exact_kernel

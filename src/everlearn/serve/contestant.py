@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from everlearn.gate.policy import By
+from everlearn.metrics.queued import QueuedMetrics
 from everlearn.model import Model
-from everlearn.records import Arrays
+from everlearn.records import Arrays, Floats, Singles
 from everlearn.serve.isolation import IsolatedModel
 
 Role = Literal["champion", "frozen", "previous", "challenger", "fresh", "candidate", "shadow"]
@@ -23,13 +24,24 @@ class Progress(NamedTuple):
 UNKNOWN = Progress(-1, -1)
 
 
-@dataclass(slots=True)
 class Trial:
     """The record of one candidate: the gate's evidence, its metrics, and how many examples it was tested on."""
 
-    evidence: Arrays
-    metrics: Arrays
-    tested: int = 0
+    __slots__ = ("_scored", "evidence", "tested")
+
+    def __init__(self, evidence: Arrays, metrics: Arrays, tested: int = 0) -> None:
+        self.evidence, self.tested = evidence, tested
+        self._scored = QueuedMetrics(metrics)
+
+    @property
+    def metrics(self) -> Arrays:
+        """The metrics of all examples that it was tested on."""
+        return self._scored.arrays
+
+    def score(self, scores: Singles, y: Floats, weight: Singles, known: Floats | None) -> None:
+        """Add n examples to the metrics; see `everlearn.metrics.update`. The arrays are kept, and not copied."""
+        self._scored.add(scores, y, weight, self.tested, known)
+        self.tested += len(y)
 
 
 @dataclass(slots=True, eq=False)

@@ -120,7 +120,11 @@ class Blobs:
 
     def hashes(self) -> set[str]:
         """Return the hashes of all blobs."""
-        names = (path.name.removesuffix(_SUFFIX) for path in self.folder.glob(f"*{_SUFFIX}"))
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [entry.name.removesuffix(_SUFFIX) for entry in entries if entry.name.endswith(_SUFFIX)]
+        except FileNotFoundError:
+            return set()
         return {name for name in names if _HASH.fullmatch(name)}
 
     def _path(self, blob: str) -> Path:
