@@ -43,8 +43,8 @@ _MOST = 20.0  # nats by which the reference may be above the policy in one answe
 Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floating]]
 
 
-FREE = 0.25  # nats of KL divergence that need no evidence
-LUCK = 1.0  # nats: the mean of the most evidence that labels at random ever reach, at the most
+FREE = 0.1  # nats of KL divergence that need no evidence
+LUCK = 2.0  # nats of evidence that labels at random ever exceed in at most one run of seven
 LIMIT = 64  # tokens of a candidate where no limit is known
 
 
@@ -57,8 +57,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     in a loop, `schema.answer_tokens`).
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). Beyond a quarter of a nat, each nat needs `proof` nats of evidence that the reward predicts labels
-    better than chance (0: none): the most that there ever was, less one nat. `beta` holds the policy to the reference
+    the start). Beyond a tenth of a nat, each nat needs `proof` nats of evidence that the reward predicts labels
+    better than chance (0: none): the most that there ever was, less two nats. `beta` holds the policy to the reference
     (default: that of the method); `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the weight of the
     loss of imitating given examples, which keep old skills.
 
@@ -139,12 +139,12 @@ def allowed(settings: Improve, trusted: float, evidence: float = np.inf) -> floa
     """Return the KL divergence that so many trusted labels, and so much evidence in nats, allow, in nats per answer.
 
     Evidence is the most that the logarithm of an e-value has ever been. Labels at random ever bring it above x with
-    probability exp(-x) at most. So they reach at most `LUCK` on average, and only evidence beyond it counts.
+    probability exp(-x) at most. So one run in seven has more than `LUCK` by luck, and only evidence beyond it counts.
 
     >>> [allowed(Improve(budget=6.0, ramp=16.0), trusted) for trusted in (0, 32, 1000)]
     [0.0, 2.0, 6.0]
     >>> [allowed(Improve(proof=2.0), 1000, evidence) for evidence in (0.5, 4.0, 99.0)]
-    [0.25, 1.75, 6.0]
+    [0.1, 1.1, 6.0]
     """
     most = min(settings.budget, trusted / settings.ramp) if settings.ramp else settings.budget
     return min(most, FREE + max(0.0, evidence - LUCK) / settings.proof) if settings.proof else most
