@@ -4,9 +4,9 @@ A round is a function of the policy's arrays, the arguments, and the number of l
 and their order are drawn by counters. So it can be repeated, and gives the same bytes on the CPU.
 
 Three things hold the policy back. Its KL divergence from the reference, in nats per answer, has a budget that grows
-with the number of trusted labels; a step beyond it imitates the best answers of the reference instead. A share of the
-candidates is the reference's, since a concentrated policy no longer samples what may turn out to be better. And old
-prompts are used beside new ones.
+with the number of trusted labels; a step beyond it imitates answers of the reference instead, whatever their score. A
+share of the candidates is the reference's, since a concentrated policy no longer samples what may turn out to be
+better. And old prompts are used beside new ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from everlearn.families.preference.methods import (
     Hyperparameters,
     TokenPairs,
     UpdateMethod,
-    best_of_n,
     imitate,
     method,
     referenced,
@@ -220,8 +219,7 @@ def _losses(
     """Return the losses of a step: towards the reference where the policy is beyond the budget, else by the method."""
     if held:
         own = candidates.own
-        back = candidates._replace(answers=[one[own:] for one in candidates.answers], scores=candidates.scores[:, own:])
-        return best_of_n(policy, back, dials._replace(beta=0.0))
+        return imitate(policy, candidates.prompts, [group[own].ids for group in candidates.answers], dials.rows)
     if chosen.rewards is not None:
         return chosen.rewards(policy, candidates, dials)
     assert chosen.pairs is not None
