@@ -28,7 +28,7 @@ import torch
 
 from everlearn.cli import preference_demo as demo
 from everlearn.data import tiny_model
-from everlearn.families.preference import asking, sampling, text
+from everlearn.families.preference import asking, passes, sampling, text
 from everlearn.families.preference.model import PreferenceModel
 from everlearn.families.preference.policy import load_model, load_tokenizer
 from everlearn.loop.loop import Loop
@@ -92,7 +92,7 @@ def taught(folder: Path, seed: int, steps: int) -> None:
         loss = torch.nn.functional.cross_entropy(
             model(input_ids=torch.tensor(ids)).logits[:, :-1].flatten(0, 1), torch.tensor(labels)[:, 1:].flatten()
         )
-        logp = text.logprobs(model, [prompt for prompt, _ in some], [answer for _, answer in some])
+        logp = passes.logprobs(model, [prompt for prompt, _ in some], [answer for _, answer in some])
         loss = loss - logp.sum() / sum(len(answer) for _, answer in some)
         optimizer.zero_grad()
         loss.backward()

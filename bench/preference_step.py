@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from everlearn.data import service_desk, tiny_model
-from everlearn.families.preference import improve, methods, sampling, text
+from everlearn.families.preference import improve, methods, passes, sampling, text
 from everlearn.families.preference.policy import Policy, load_model, load_tokenizer
 
 LIMIT, RATE, BETA = 48, 1e-7, 0.1
@@ -81,7 +81,7 @@ class Ours:
             with clock.part("reference"):
                 flat = [(prompt, one.ids) for prompt, two in zip(prompts, found, strict=True) for one in two]
                 with policy.reference() as module, torch.no_grad():
-                    reference = text.logprobs(module, [p for p, _ in flat], [ids for _, ids in flat]).numpy()
+                    reference = passes.logprobs(module, [p for p, _ in flat], [ids for _, ids in flat]).numpy()
             scores = np.array([[float(len(one.ids)) for one in two] for two in found], np.float32)
             shape = reference.reshape(count, 2)
             pairs = methods.silver(methods.Candidates(prompts, found, 2, scores, shape, 0.0))

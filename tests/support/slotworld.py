@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from everlearn.families.preference.improve import Reward
-from everlearn.families.preference.text import Ids, read_answers
+from everlearn.families.preference.passes import read_answers
+from everlearn.families.preference.text import Ids
 
 PROMPTS, SLOTS, WORDS = 6, 3, 7
 KAPPA = 2.0  # labels are drawn with the probability sigmoid(KAPPA (gold A - gold B))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from everlearn.loop.loop import Loop
     from everlearn.spec import Spec
 
-ROUND = 16  # questions asked before their judgements are given
+ROUND = 16  # questions asked before their judgements are given, and labels of a round: half the default's, felt sooner
 EACH = 48  # held-out answers to each complaint that are measured
 REFERENCE = 192  # answers of the first version to each complaint that they are compared with
 ANNOTATOR = "people/simulated"
@@ -69,7 +69,7 @@ def settings(model: Path, seed: int = 0, **changes: Any) -> Spec:
         "groups": GROUPS,
     }
     learner = {"family": "preference", "model": str(model.resolve()), "weights": "all", "seed": seed}
-    learner |= {"improve": {"rows": ROWS}, **changes}
+    learner |= {"round": ROUND, "improve": {"rows": ROWS, "steps": ROUND // 2}, **changes}
     return config.convert({"schema": schema, "model": learner, "seed": seed})
 
 

@@ -10,7 +10,7 @@ import pytest
 from everlearn.families.preference import asking
 from everlearn.families.preference.asking import Side
 from everlearn.families.preference.model import PreferenceModel
-from everlearn.families.preference.text import read_answers
+from everlearn.families.preference.passes import read_answers
 from everlearn.schema.question import judged, unpack_ids
 from tests.support.preference_models import made
 

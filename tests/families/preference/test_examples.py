@@ -10,7 +10,7 @@ import pytest
 
 from everlearn.errors import ConfigError, ModelError
 from everlearn.families.preference import PreferenceModel, build, examples, text
-from everlearn.families.preference.text import logprobs
+from everlearn.families.preference.passes import logprobs
 from everlearn.schema.layout import PAIR_COLUMNS
 from tests.support import tiny_lms
 from tests.support.preference_loops import MODEL

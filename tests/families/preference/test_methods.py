@@ -9,9 +9,9 @@ import torch
 from everlearn.errors import ConfigError
 from everlearn.families.preference import methods
 from everlearn.families.preference.methods import METHODS, Candidates, Hyperparameters, TokenPairs
+from everlearn.families.preference.passes import logprobs, read_answers, token_logprobs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import generate_many
-from everlearn.families.preference.text import logprobs, read_answers, token_logprobs
 from tests.support.tiny_lms import tiny
 
 PROMPTS = [[1, 2, 3], [4], [5, 6]]

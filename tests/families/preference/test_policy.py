@@ -11,8 +11,8 @@ import torch
 
 from everlearn.errors import ConfigError, ModelError
 from everlearn.families.neural.settings import Lora
+from everlearn.families.preference.passes import logprobs
 from everlearn.families.preference.policy import FROZEN, POLICY, REFERENCE, VALUE, Policy, load_model
-from everlearn.families.preference.text import logprobs
 from tests.support.tiny_lms import tiny
 
 PROMPTS, ANSWERS = [[1, 2], [3]], [[4, 5, 6], [7]]

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from everlearn.errors import BlobError, ConfigError, InputError
 from everlearn.families.neural.lora import CONFIG
 from everlearn.families.neural.settings import Lora
+from everlearn.families.preference.passes import logprobs
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.policy_folder import read_adapters, write_policy
-from everlearn.families.preference.text import logprobs
 from tests.support import preference_models
 from tests.support.tiny_lms import NAMES, tiny, tokenizer
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from everlearn.errors import ConfigError, InputError, ModelError
+from everlearn.families.preference.passes import token_logprobs
 from everlearn.families.preference.sampling import Truncation, draw, generate, generate_many, stream
-from everlearn.families.preference.text import token_logprobs
 from tests.support.tiny_lms import NAMES, VOCABULARY, tiny
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13], [14, 15, 16, 17, 18]]

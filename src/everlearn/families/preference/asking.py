@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import structs
 
 from everlearn.errors import InputError
-from everlearn.families.preference import choose, features, first_come, reward, text
+from everlearn.families.preference import choose, features, first_come, passes, reward, text
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled, Truncation, generate_many
 from everlearn.families.preference.settings import Settings
@@ -191,7 +191,7 @@ def typed(model: AnsweringModel, prompt_ids: Ids, text_: str, version: str = "ty
     most = model.settings.pairs.answer_tokens
     if len(ids) > most:
         raise InputError(f"answer: got {len(ids)} tokens; expected at most {most} (schema.answer_tokens). Shorten it")
-    logp, _ = text.token_logprobs(model.policy.module, [list(prompt_ids)], [ids])
+    logp, _ = passes.token_logprobs(model.policy.module, [list(prompt_ids)], [ids])
     return SampledAnswer(
         ids=question.pack_ids(ids),
         logp=question.pack_logp(logp[0].detach().clamp(max=0.0).tolist()),
@@ -274,7 +274,7 @@ def _read(model: AnsweringModel, prompt_ids: Ids, found: Sequence[Sampled], grou
     """Return log-probabilities of answers under the reference, (n,), and draws of their rewards, (n, E)."""
     with model.policy.reference() as module:
         given = [prompt_ids] * len(found)
-        read = text.read_answers(module, given, [one.ids for one in found], layers=model.settings.reward.layers)
+        read = passes.read_answers(module, given, [one.ids for one in found], layers=model.settings.reward.layers)
     number = first_come.numbers(model.part("groups"), np.array([int(columns.number(group))]))
     x = features.mapped(model.part("features"), read.features)
     _, draws = reward.score(model.part("reward"), x, np.repeat(number, len(found)))

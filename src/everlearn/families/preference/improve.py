@@ -4,9 +4,9 @@ A round is a function of the policy's arrays, the arguments, and the number of l
 and their order are drawn by counters. So it can be repeated, and gives the same bytes on the CPU.
 
 Three things hold the policy back. Its KL divergence from the reference, in nats per answer, has a budget that grows
-with the number of trusted labels; a step beyond it imitates the best answers of the reference instead. A share of the
-candidates is the reference's, since a concentrated policy no longer samples what may turn out to be better. And old
-prompts are used beside new ones.
+with the number of trusted labels; a step beyond it imitates answers of the reference instead, whatever their score. A
+share of the candidates is the reference's, since a concentrated policy no longer samples what may turn out to be
+better. And old prompts are used beside new ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from everlearn.families.preference.methods import (
     Hyperparameters,
     TokenPairs,
     UpdateMethod,
-    best_of_n,
     imitate,
     method,
     referenced,
@@ -43,8 +42,8 @@ _MOST = 20.0  # nats by which the reference may be above the policy in one answe
 Reward = Callable[[list[Ids], list[Ids], NDArray[np.float32]], NDArray[np.floating]]
 
 
-FREE = 0.25  # nats of KL divergence that need no evidence
-LUCK = 1.0  # nats: the mean of the most evidence that labels at random ever reach, at the most
+FREE = 0.1  # nats of KL divergence that need no evidence
+LUCK = 2.0  # nats of evidence that labels at random ever exceed in at most one run of seven
 LIMIT = 64  # tokens of a candidate where no limit is known
 
 
@@ -57,8 +56,8 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     in a loop, `schema.answer_tokens`).
 
     `budget` bounds the KL divergence in nats per answer; each `ramp` trusted labels allow one nat (0: all of it from
-    the start). Beyond a quarter of a nat, each nat needs `proof` nats of evidence that the reward predicts labels
-    better than chance (0: none): the most that there ever was, less one nat. `beta` holds the policy to the reference
+    the start). Beyond a tenth of a nat, each nat needs `proof` nats of evidence that the reward predicts labels
+    better than chance (0: none): the most that there ever was, less two nats. `beta` holds the policy to the reference
     (default: that of the method); `flip`, `clip` and `gamma` are numbers of some methods. `mix` is the weight of the
     loss of imitating given examples, which keep old skills.
 
@@ -84,6 +83,33 @@ class Improve(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     passes: Positive = 1
     rows: Positive = 64
     layers: tuple[int, ...] = ()
+
+
+_Key = tuple[tuple[int, ...], tuple[int, ...]]  # the tokens of a prompt and of an answer
+_Read = dict[_Key, tuple[np.float32, NDArray[np.float32]]]  # log-probability and features under the reference
+
+
+class _Plan(NamedTuple):
+    """What is drawn of a step before it begins: prompts, judged pairs, numbers of answers, and seeds.
+
+    Each prompt gets `own` answers of the policy and `theirs` of the reference, drawn with a seed each. `draw` goes on
+    from there.
+    """
+
+    prompts: list[Ids]
+    judged: TokenPairs | None
+    own: int
+    theirs: int
+    own_seeds: list[int]
+    reference_seeds: list[int]
+    draw: np.random.Generator
+
+
+class _Reference(NamedTuple):
+    """The reference's answers to the prompts of a step, and what it computes of those of all steps."""
+
+    answers: list[list[Sampled]]
+    read: _Read
 
 
 class Round(NamedTuple):
@@ -112,12 +138,12 @@ def allowed(settings: Improve, trusted: float, evidence: float = np.inf) -> floa
     """Return the KL divergence that so many trusted labels, and so much evidence in nats, allow, in nats per answer.
 
     Evidence is the most that the logarithm of an e-value has ever been. Labels at random ever bring it above x with
-    probability exp(-x) at most. So they reach at most `LUCK` on average, and only evidence beyond it counts.
+    probability exp(-x) at most. So one run in seven has more than `LUCK` by luck, and only evidence beyond it counts.
 
     >>> [allowed(Improve(budget=6.0, ramp=16.0), trusted) for trusted in (0, 32, 1000)]
     [0.0, 2.0, 6.0]
     >>> [allowed(Improve(proof=2.0), 1000, evidence) for evidence in (0.5, 4.0, 99.0)]
-    [0.25, 1.75, 6.0]
+    [0.1, 1.1, 6.0]
     """
     most = min(settings.budget, trusted / settings.ramp) if settings.ramp else settings.budget
     return min(most, FREE + max(0.0, evidence - LUCK) / settings.proof) if settings.proof else most
@@ -165,20 +191,19 @@ def improve(
     beta = chosen.beta if settings.beta is None else settings.beta
     dials = Hyperparameters(beta, settings.flip, settings.clip, settings.gamma, settings.rows)
     budget = allowed(settings, labels if trusted is None else trusted, evidence)
+    judged = pairs if chosen.kind == "pairs" else None
+    plans = [_plan(policy, prompts, old, judged, settings, [seed, labels, step]) for step in range(settings.steps)]
     measured = []
-    for step in range(settings.steps):
-        draw = np.random.default_rng([seed, labels, step])
-        picked = _picked(prompts, old, settings, draw)
-        judged = _some(policy, pairs, settings, draw) if chosen.kind == "pairs" else None
-        size = settings.candidates if judged is None else 3  # enough to be measured
-        candidates = _sampled(policy, picked, reward, size, settings, stop, draw)
+    for plan, theirs in zip(plans, _of_reference(policy, plans, settings, stop), strict=True):
+        candidates = _sampled(policy, plan, theirs, reward, settings, stop)
         if policy.head is not None:
             candidates = with_values(policy, candidates, settings.rows)
         held, loss = candidates.kl > budget, 0.0
-        taught = [examples[i] for i in draw.permutation(len(examples))[: settings.prompts]] if settings.mix else []
+        some = plan.draw.permutation(len(examples))[: settings.prompts if settings.mix else 0]
+        taught, answers = [examples[i][0] for i in some], [examples[i][1] for i in some]
         for _ in range(settings.passes):
-            kept = imitate(policy, [one for one, _ in taught], [one for _, one in taught], dials.rows, settings.mix)
-            loss = policy.step(chain(_losses(policy, candidates, chosen, dials, held, judged), kept))
+            kept = imitate(policy, taught, answers, dials.rows, settings.mix)
+            loss = policy.step(chain(_losses(policy, candidates, chosen, dials, held, plan.judged), kept))
         measured.append(_measured(candidates, budget, held, loss))
     return Round(*(float(one) for one in np.mean(np.array(measured), axis=0)))
 
@@ -194,8 +219,7 @@ def _losses(
     """Return the losses of a step: towards the reference where the policy is beyond the budget, else by the method."""
     if held:
         own = candidates.own
-        back = candidates._replace(answers=[one[own:] for one in candidates.answers], scores=candidates.scores[:, own:])
-        return best_of_n(policy, back, dials._replace(beta=0.0))
+        return imitate(policy, candidates.prompts, [group[own].ids for group in candidates.answers], dials.rows)
     if chosen.rewards is not None:
         return chosen.rewards(policy, candidates, dials)
     assert chosen.pairs is not None
@@ -223,35 +247,80 @@ def _some(policy: Policy, pairs: TokenPairs | None, settings: Improve, draw: np.
     return referenced(policy, TokenPairs(prompts, first, second, *(one[rows] for one in pairs[3:])), settings.rows)
 
 
-def _sampled(
+def _plan(
     policy: Policy,
-    prompts: list[Ids],
-    reward: Reward,
-    count: int,
+    prompts: Sequence[Ids],
+    old: Sequence[Ids],
+    pairs: TokenPairs | None,
     settings: Improve,
-    stop: Sequence[int],
-    draw: np.random.Generator,
-) -> Candidates:
-    """Sample about `count` answers of the policy and of the reference to each prompt, and score them."""
+    key: Sequence[int],
+) -> _Plan:
+    """Draw all of a step that does not depend on the policy."""
+    draw = np.random.default_rng(key)
+    picked = _picked(prompts, old, settings, draw)
+    judged = _some(policy, pairs, settings, draw)
+    count = settings.candidates if judged is None else 3  # enough to be measured
     theirs = max(1, round(count * settings.reference))
-    own = max(2, count - theirs)
-    own_seeds, seeds = draw.integers(2**62, size=(2, len(prompts))).tolist()
-    answers = _answers(policy, prompts, own, own_seeds, settings, stop)
+    seeds = draw.integers(2**62, size=(2, len(picked))).tolist()
+    return _Plan(picked, judged, max(2, count - theirs), theirs, seeds[0], seeds[1], draw)
+
+
+def _of_reference(
+    policy: Policy, plans: Sequence[_Plan], settings: Improve, stop: Sequence[int]
+) -> Iterator[_Reference]:
+    """Yield the answers of the reference for each step.
+
+    The reference does not move, so that its answers for all steps are sampled and read together.
+    """
+    prompts = [prompt for plan in plans for prompt in plan.prompts]
+    seeds = [seed for plan in plans for seed in plan.reference_seeds]
     with policy.reference():
-        more = _answers(policy, prompts, theirs, seeds, settings, stop)
-    answers = [one + other for one, other in zip(answers, more, strict=True)]
-    numbers: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}  # of different answers: each is read once
-    keys = [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
-    where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), own + theirs)
-    contexts: list[Ids] = [prompt for prompt, _ in numbers]
-    flat: list[Ids] = [ids for _, ids in numbers]
-    read = policy.read(contexts, flat, layers=settings.layers, rows=settings.rows)
-    scores = np.asarray(reward(contexts, flat, read.features), np.float32)
-    if scores.shape != (len(flat),) or not np.isfinite(scores).all():
+        answers = _answers(policy, prompts, plans[0].theirs, seeds, settings, stop)
+    read = _read(policy, prompts, answers, settings)
+    for start in range(0, len(answers), len(plans[0].prompts)):
+        yield _Reference(answers[start : start + len(plans[0].prompts)], read)
+
+
+def _read(policy: Policy, prompts: Sequence[Ids], answers: Sequence[Sequence[Sampled]], settings: Improve) -> _Read:
+    """Compute the different answers under the reference."""
+    different = dict.fromkeys(_keys(prompts, answers))
+    found = policy.read(
+        [prompt for prompt, _ in different],
+        [ids for _, ids in different],
+        layers=settings.layers,
+        rows=settings.rows,
+    )
+    return dict(zip(different, zip(found.logp, found.features, strict=True), strict=True))
+
+
+def _keys(prompts: Sequence[Ids], answers: Sequence[Sequence[Sampled]]) -> list[_Key]:
+    """Return what tells answers apart: the tokens of the prompt and the answer, of all answers in order."""
+    return [(tuple(prompt), one.ids) for prompt, group in zip(prompts, answers, strict=True) for one in group]
+
+
+def _sampled(
+    policy: Policy, plan: _Plan, theirs: _Reference, reward: Reward, settings: Improve, stop: Sequence[int]
+) -> Candidates:
+    """Sample answers of the policy beside those of the reference, and score them."""
+    prompts, own = plan.prompts, plan.own
+    sampled = _answers(policy, prompts, own, plan.own_seeds, settings, stop)
+    answers = [one + other for one, other in zip(sampled, theirs.answers, strict=True)]
+    known = theirs.read
+    fresh = [
+        [one for one in group if (tuple(p), one.ids) not in known] for p, group in zip(prompts, sampled, strict=True)
+    ]
+    if any(fresh):
+        known = known | _read(policy, prompts, fresh, settings)
+    keys = _keys(prompts, answers)
+    numbers: dict[_Key, int] = {}  # of different answers: each is scored once
+    where = np.array([numbers.setdefault(key, len(numbers)) for key in keys]).reshape(len(prompts), -1)
+    features = np.stack([known[key][1] for key in numbers])
+    scores = np.asarray(reward([key[0] for key in numbers], [key[1] for key in numbers], features), np.float32)
+    if scores.shape != (len(numbers),) or not np.isfinite(scores).all():
         raise ModelError(
-            f"reward: got scores of shape {scores.shape}; expected {len(flat)} finite numbers, one an answer"
+            f"reward: got scores of shape {scores.shape}; expected {len(numbers)} finite numbers, one an answer"
         )
-    reference = read.logp[where]
+    reference = np.array([known[key][0] for key in numbers], np.float32)[where]
     logp = np.array([[sum(one.logp) for one in group[:own]] for group in answers])
     kl = float((logp - reference[:, :own]).mean())
     return Candidates(prompts, answers, own, scores[where], reference, kl)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from everlearn._torch import Tensor, torch
 from everlearn.errors import ConfigError, did_you_mean
 from everlearn.families.preference import losses
+from everlearn.families.preference.passes import logprobs, token_logprobs, token_states
 from everlearn.families.preference.policy import Policy
 from everlearn.families.preference.sampling import Sampled
-from everlearn.families.preference.text import Ids, device_of, logprobs, token_logprobs, token_states
+from everlearn.families.preference.text import Ids, device_of
 
 Floats = NDArray[np.float32]
 

@@ -42,6 +42,7 @@ from everlearn.families.preference import (
     measures,
     memories,
     pair_rows,
+    passes,
     reward,
     sampling,
     settings,
@@ -426,7 +427,7 @@ class PreferenceModel:
     def _raw(self, prompt: Ids, answers: list[Ids]) -> Singles:
         """Return the raw features of answers to one prompt, float32 (n, D)."""
         with self.policy.reference() as module:
-            found = text.read_answers(module, [prompt] * len(answers), answers, layers=self.settings.reward.layers)
+            found = passes.read_answers(module, [prompt] * len(answers), answers, layers=self.settings.reward.layers)
         return np.asarray(found.features, np.float32)
 
     def _raw_pair(self, rows: PairRows, row: int) -> tuple[Singles, Singles]:

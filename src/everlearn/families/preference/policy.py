@@ -34,7 +34,8 @@ from everlearn.families.neural.network import load_function
 from everlearn.families.neural.optimizer import TensorOptimizer, finite
 from everlearn.families.neural.settings import Lora
 from everlearn.families.neural.settings import Settings as NeuralSettings
-from everlearn.families.preference.text import FrozenPass, Ids, read_answers
+from everlearn.families.preference.passes import FrozenPass, read_answers
+from everlearn.families.preference.text import Ids
 
 POLICY, REFERENCE, VALUE = "policy/", "reference/", "learn/value/"
 STEPS, SKIPPED = "learn/steps", "learn/skipped"
@@ -230,7 +231,7 @@ class Policy:
     def read(
         self, prompts: Sequence[Ids], answers: Sequence[Ids], *, layers: Sequence[int] = (), rows: int = 64
     ) -> FrozenPass:
-        """Return log-probabilities and features of answers under the reference; see `text.read_answers`."""
+        """Return log-probabilities and features of answers under the reference; see `passes.read_answers`."""
         with self.reference() as module:
             return read_answers(module, prompts, answers, layers=layers, rows=rows)
 

@@ -6,9 +6,8 @@ does not depend on the requests it was batched with. Batches change the last bit
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from everlearn._jit import exact_kernel
 from everlearn._random import uniform
 from everlearn._torch import Tensor, nn, torch
 from everlearn.errors import ConfigError, InputError, ModelError
+from everlearn.families.preference.passes import config_of, new_cache
 from everlearn.families.preference.text import Ids, device_of, pad
 
 
@@ -197,11 +197,8 @@ class _Decoder:
     """
 
     def __init__(self, model: nn.Module, prompts: Sequence[Ids], n: int) -> None:
-        from transformers.cache_utils import DynamicCache
-
-        self._model, self._cache = model, DynamicCache(config=_config(model))
-        names = inspect.signature(model.forward).parameters
-        self._argument = "cache" if "cache" in names else "past_key_values"  # its name before transformers 5.24
+        self._model, self._given = model, new_cache(model)
+        (self._cache,) = self._given.values()
         batch = pad(prompts, [()] * len(prompts), device_of(model))
         logits = self._run(batch.ids, batch.mask, batch.positions)
         self._cache.batch_repeat_interleave(n)
@@ -226,20 +223,12 @@ class _Decoder:
         self.logits = self._run(ids, self._mask, self._next[:, None])[where]
         self._next = self._next + 1
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _run(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        given = {self._argument: self._cache, "use_cache": True, "logits_to_keep": 1}
+        given = self._given | {"use_cache": True, "logits_to_keep": 1}
         done = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, **given)
         logits: Tensor = done.logits[:, -1]
         return logits
-
-
-def _config(model: nn.Module) -> Any:
-    """Return the config of a model of transformers. Raises `ModelError` for other modules."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        raise ModelError(f"model: got a {type(model).__name__} without a config; expected one of transformers")
-    return config.get_text_config() if callable(getattr(config, "get_text_config", None)) else config
 
 
 def _check(
@@ -256,7 +245,7 @@ def _check(
         raise ConfigError(f"sampling: got {len(seeds)} seeds for {len(prompts)} prompts; expected one for each")
     if model.training:
         raise ModelError("model: got one in training mode, in which dropout changes answers. Call model.eval()")
-    room, longest = getattr(_config(model), "max_position_embeddings", None), max(map(len, prompts), default=0)
+    room, longest = getattr(config_of(model), "max_position_embeddings", None), max(map(len, prompts), default=0)
     if not longest:
         raise InputError("prompts: got none; expected at least one with a token")
     if room is not None and longest + limit > room:

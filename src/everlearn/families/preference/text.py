@@ -1,4 +1,4 @@
-"""Prompts and answers as token ids, and what a causal language model computes of them.
+"""Prompts and answers as token ids, and batches of them.
 
 Token in, token out: a prompt is rendered to ids once, and an answer is the ids that were sampled, with the stop token
 if it was sampled. Text is never tokenised a second time, so that log-probabilities always refer to the tokens that were
@@ -14,9 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from everlearn._torch import Tensor, functional, nn, torch
+from everlearn._torch import Tensor, nn, torch
 from everlearn.errors import InputError
 
 Ids = Sequence[int]
@@ -139,94 +137,3 @@ def pad(prompts: Sequence[Ids], answers: Sequence[Ids], device: torch.device | s
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's first weight."""
     return next(model.parameters()).device
-
-
-def token_logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each token of the answers, float32 (n, a), and the mask of tokens, bool (n, a).
-
-    Answers end in the last column; columns without a token hold 0. Gradients flow to the model's weights.
-    """
-    batch = pad(prompts, answers, device_of(model))
-    return _of_answers(_forward(model, batch, False).logits, batch), batch.answer
-
-
-def logprobs(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> Tensor:
-    """Return the log-probability of each answer, the sum over its tokens, float32 (n,). Gradients flow.
-
-    >>> from transformers import GPT2Config, GPT2LMHeadModel
-    >>> sizes = {"vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
-    >>> model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None)).eval()
-    >>> every = [[i, j] for i in range(9) for j in range(9)]
-    >>> round(logprobs(model, [[4, 3]] * 81, every).exp().sum().item(), 4)
-    1.0
-    """
-    return token_logprobs(model, prompts, answers)[0].sum(1)
-
-
-def token_states(model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probabilities and mask as `token_logprobs` does, and the last hidden states before each token.
-
-    States, float32 (n, a, hidden), are detached: column i holds what the model computed before it chose token i.
-    """
-    batch = pad(prompts, answers, device_of(model))
-    done = _forward(model, batch, True)
-    longest = batch.answer.shape[1]
-    states = functional.pad(done.hidden_states[-1], (0, 0, 1, 0))[:, -longest - 1 : -1]
-    return _of_answers(done.logits, batch), batch.answer, states.detach().float()
-
-
-class FrozenPass(NamedTuple):
-    """What a frozen model computes of n answers: `logp` float32 (n,), and `features` float32 (n, d)."""
-
-    logp: np.ndarray[Any, np.dtype[np.float32]]
-    features: np.ndarray[Any, np.dtype[np.float32]]
-
-
-def read_answers(
-    model: nn.Module, prompts: Sequence[Ids], answers: Sequence[Ids], *, layers: Sequence[int] = (), rows: int = 64
-) -> FrozenPass:
-    """Return log-probabilities and features of answers, from one pass of `rows` at a time, without gradients.
-
-    Features are, for each of `layers` (0: the embedding, -1: the last; default: the middle and the last), the hidden
-    states summed over the answer's tokens and the one of its last token; then the number of tokens. Sums, not averages:
-    the average hides a phrase in a long answer. The sum hardly knows the order of tokens, which the last state does.
-    """
-    logp, features = [], []
-    for at in range(0, len(prompts), rows):
-        batch = pad(prompts[at : at + rows], answers[at : at + rows], device_of(model))
-        with torch.no_grad():
-            done = _forward(model, batch, True)
-            states = done.hidden_states
-            chosen = layers or ((len(states) - 1) // 2, len(states) - 1)
-            marked = batch.answer[..., None]
-            parts = []
-            for i in chosen:
-                of_answer = states[i][:, -marked.shape[1] :].float() * marked
-                parts += [of_answer.sum(1), of_answer[:, -1]]
-            features.append(torch.cat([*parts, batch.answer.sum(1, keepdim=True).float()], 1).cpu())
-            logp.append(_of_answers(done.logits, batch).sum(1).cpu())
-    if not logp:
-        raise InputError("answers: got none; expected at least one")
-    return FrozenPass(torch.cat(logp).numpy(), torch.cat(features).numpy())
-
-
-def _forward(model: nn.Module, batch: Padded, states: bool) -> Any:
-    """Run the model, with logits of the last a + 1 positions alone."""
-    return model(
-        input_ids=batch.ids,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        use_cache=False,
-        output_hidden_states=states,
-        logits_to_keep=batch.answer.shape[1] + 1,
-    )
-
-
-def _of_answers(logits: Tensor, batch: Padded) -> Tensor:
-    """Return the log-probability of each token of the answers, (n, a), of logits (n, a + 1, vocabulary)."""
-    ids = batch.ids[:, -batch.answer.shape[1] :]
-    if logits.shape[1] <= ids.shape[1]:  # prompts of one token, and no answer has a token
-        return torch.zeros_like(ids, dtype=torch.float32)
-    logits = logits[:, -ids.shape[1] - 1 : -1].float()
-    chosen = logits.gather(2, ids[..., None])[..., 0] - logits.logsumexp(2)
-    return chosen.masked_fill(~batch.answer, 0.0)
