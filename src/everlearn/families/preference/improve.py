@@ -90,7 +90,7 @@ _Read = dict[_Key, tuple[np.float32, NDArray[np.float32]]]  # log-probability an
 
 
 class _Plan(NamedTuple):
-    """What is drawn of a step before it begins: prompts, judged pairs, numbers of answers, and seeds.
+    """The draws of a step, made before it begins: prompts, judged pairs, numbers of answers, and seeds.
 
     Each prompt gets `own` answers of the policy and `theirs` of the reference, drawn with a seed each. `draw` goes on
     from there.

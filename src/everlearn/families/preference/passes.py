@@ -189,7 +189,7 @@ def _after_shared(
 ) -> Computed:
     """Compute different prompts, and then the answers from their keys and values.
 
-    The answers are padded on the right, so that they follow their prompts; what is returned ends in the last column.
+    The answers are padded on the right, so that they follow their prompts; the result ends in the last column.
     """
     places: dict[tuple[int, ...], int] = {}
     where = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
