@@ -24,6 +24,7 @@ Spec = Mapping[str, Any]
 FAMILIES: dict[str, str] = {
     "linear": "everlearn.families.linear:build",
     **dict.fromkeys(("tree", "forest"), "everlearn.families.trees:build"),
+    "mondrian": "everlearn.families.mondrian:build",
     "neural": "everlearn.families.neural:build",
     "gated": "everlearn.families.gated:build",
     "last": "everlearn.families.last:build",
