@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.families.kernel_parts import inlined, outlined
-from everlearn.families.mondrian.aggregating import child, reweigh
+from everlearn.families.mondrian.aggregating import LARGEST_ODDS, child, reweigh
 from everlearn.families.mondrian.layout import (
     COLUMN,
     CUT,
@@ -26,13 +26,11 @@ from everlearn.families.mondrian.layout import (
     ODDS,
     PARENT,
     PRIOR,
-    RECYCLES,
-    ROOT,
     SEED,
     SEEN,
     TIME,
 )
-from everlearn.families.mondrian.pool import AGES, open_leaf, recycle, take_pair
+from everlearn.families.mondrian.pool import open_leaf, take_pair
 from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]
@@ -131,9 +129,7 @@ def split(
 
     Return what the node and its subtree gave the label of the row; -1, with nothing changed, if the pool is full.
     """
-    pair = take_pair(trees, t, nodes)
-    if pair == NONE and settings[RECYCLES] > 0.0:
-        pair = recycle(trees, t, nodes, beliefs, node, now)
+    pair = take_pair(trees, t, nodes, beliefs, node, now)
     if pair == NONE:
         return -1.0
     rest, column = draw(settings, trees, t) * total, 0
@@ -155,18 +151,17 @@ def split(
     nodes[t, node, COLUMN] = column
     nodes[t, node, CUT] = np.float32(cut).view(np.int32)
     nodes[t, node, LEFT] = pair
-    beliefs[t, node, ODDS] = subtree / own
+    beliefs[t, node, ODDS] = min(subtree / own, LARGEST_ODDS)
     return (own + subtree) / (2.0 * subtree)
 
 
 @outlined
 def learn_at(
-    settings: Floats, trees: Ints, t: int, place: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles,
-    x: Singles, scale: Singles, gaps: Floats, path: Nodes, own: Floats, y: int, weight: float, number: int,
+    settings: Floats, trees: Ints, t: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles,
+    x: Singles, scale: Singles, gaps: Floats, path: Nodes, own: Floats, y: int, weight: float, now: int,
 ) -> None:  # fmt: skip
-    """Learn a row of class y in the tree at `place`, ROOT or BACKGROUND."""
-    node, depth, classes = int(trees[t, place]), 0, counts.shape[2] - 1
-    now = number & AGES
+    """Learn a row of class y: extend and count the nodes on its way, split above one of them, and move their odds."""
+    node, depth, classes = 0, 0, counts.shape[2] - 1
     while True:
         nodes[t, node, SEEN] = now
         left, total = nodes[t, node, LEFT], np.float64(counts[t, node, classes])
@@ -190,4 +185,4 @@ def learn_at(
         own[depth] = given
         depth += 1
         node = child(nodes, counts, t, node, x)
-    reweigh(settings, beliefs, t, path, own, depth, below if below >= 0.0 else given)
+    reweigh(beliefs, t, path, own, depth, below if below >= 0.0 else given)

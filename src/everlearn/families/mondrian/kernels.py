@@ -56,7 +56,5 @@ def predictor() -> Callable[..., int]:
 @cache
 def learner() -> Callable[..., int]:
     """Return the kernel that learns, see `rows.learn_rows`."""
-    state = (
-        "int float64:1 int64:2! int32:3! float64:3! float32:3! int32:2 float32:4! float64:2! float64:2! int64:1!"
-    )
+    state = "int float64:1 int64:2! int32:3! float64:3! float32:3! int32:2 float32:4! float64:2! float64:2! int64:1!"
     return compiled(_learner(_sources()), f"{state} {_BATCH} float64:1 float32:1 float32:2!")

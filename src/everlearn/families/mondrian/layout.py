@@ -1,9 +1,9 @@
 """The positions of numbers in the arrays of Mondrian trees, and the sizes of these arrays for a budget of bytes.
 
-Each tree has one pool of nodes, which come in pairs of siblings; the first has an even number. A node has five int32
-(its test, its first child, its parent, and the row that visited it last), two float64 (time, and odds of its subtree
-against itself), the weight of each class and of all, and the box of the rows that it has seen: lowest and highest value
-of each column. Only learning needs the boxes, which are most of the bytes.
+Each tree has one pool of nodes, which come in pairs of siblings; the first has an even number. The root is node 0. A
+node has five int32 (its test, its first child, its parent, and the row that visited it last), two float64 (time, and
+odds of its subtree against itself), the weight of each class and of all, and the box of the rows that it has seen:
+lowest and highest value of each column. Only learning needs the boxes, which are most of the bytes.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 # a row of `nodes`; the threshold is the bits of a float32
 COLUMN, CUT, LEFT, PARENT, SEEN, LINKS = range(6)
-NONE, FREE = -1, -2  # no node; the parent of nodes that no tree uses
+NONE = -1  # no node
 # a row of `beliefs`
 TIME, ODDS, BELIEFS = range(3)
 # of `boxes`
 LOWEST, HIGHEST, SIDES = range(3)
 # a row of `trees`; then come the sizes of ADWIN's rows
-ROOT, BACKGROUND, FREE_PAIR, USED_PAIRS, HAND, DRAWS, RESETS, SIZES = range(8)
+USED_PAIRS, HAND, DRAWS, RESETS, SIZES = range(5)
 # the rows of `moments`: of each dense column of the stream
 COUNT, CENTRE, DEVIATIONS, MOMENTS = range(4)
 # settings of kernels
-SEED, PRIOR, DETECTS, SCALING, LIMIT, RECYCLES, SETTINGS = range(7)
+SEED, PRIOR, DETECTS, SETTINGS = range(4)
 
 WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.drift.detectors`
 WINDOW = WINDOW_ROWS * 2 * WINDOW_BUCKETS

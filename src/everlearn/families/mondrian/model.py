@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import InputError, ModelError
+from everlearn.errors import InputError
 from everlearn.families import batches
 from everlearn.families.batches import Rows
 from everlearn.families.mondrian import kernels, layout, settings
@@ -22,7 +22,7 @@ class Mondrian:
     """An aggregated Mondrian forest that learns one row at a time.
 
     Arrays, for T trees of N nodes, K classes, and m columns that a tree looks at: `nodes` int32 (T, N, 5), `beliefs`
-    float64 (T, N, 2), `counts` float32 (T, N, K + 1), `trees` int64 (T, 40), and `columns` int32 (T, dense columns of a
+    float64 (T, N, 2), `counts` float32 (T, N, K + 1), `trees` int64 (T, 37), and `columns` int32 (T, dense columns of a
     tree). Only learning needs `learn/boxes` float32 (T, N, 2, m), `learn/windows` float64 (T, 390) of ADWIN,
     `learn/moments` float64 (3, d) of the columns of the stream, and `learn/clock` int64 (1,): rows learned. See
     `everlearn.families.mondrian.layout`. No shape depends on how much was learned; pages of memory that no node uses
@@ -47,7 +47,6 @@ class Mondrian:
             "learn/moments": np.zeros((layout.MOMENTS, chosen.dense)),
             "learn/clock": np.zeros(1, np.int64),
         }
-        self._arrays["trees"][:, [layout.ROOT, layout.BACKGROUND, layout.FREE_PAIR]] = layout.NONE
         self._arrays["trees"][:, -1] = 1  # rows of ADWIN in use
 
     def __repr__(self) -> str:

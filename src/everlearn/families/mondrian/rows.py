@@ -14,28 +14,26 @@ from numpy.typing import NDArray
 from everlearn.drift.detectors import adwin_reset, adwin_step
 from everlearn.families.kernel_parts import block_rows, first_fault, inlined, merged, mislabelled, outlined
 from everlearn.families.mondrian.aggregating import aggregate
-from everlearn.families.mondrian.columns import gather, prepare
+from everlearn.families.mondrian.columns import gather, measure, prepare
 from everlearn.families.mondrian.growing import learn_at
 from everlearn.families.mondrian.layout import (
-    BACKGROUND,
     DETECTS,
     NONE,
     RESETS,
-    ROOT,
-    SCALING,
     SIZES,
+    USED_PAIRS,
     WINDOW,
     WINDOW_BUCKETS,
     WINDOW_ROWS,
 )
-from everlearn.families.mondrian.pool import free_tree, plant
+from everlearn.families.mondrian.pool import AGES, plant
 from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]
 
 MOST_ROW_WEIGHT = 100.0  # of one row
 FLOOR = 1e-4  # of the probability of all classes together that is spread evenly
-WARNING, DRIFT = 0.01, 0.001  # ADWIN's probabilities of false alarms
+DRIFT = 0.001  # ADWIN's probability of a false alarm
 CLOCK, SHORTEST, LEAST_WINDOW = 32, 5.0, 10.0  # ADWIN looks at each so many values; River's settings
 
 
@@ -56,18 +54,16 @@ def predict_rows(
     fault = first_fault(hashed, indptr, indices, values)
     if fault == 0:
         classes = out.shape[1]
-        rows, scales = np.empty((1, dense.shape[1]), np.float32), np.empty((1, dense.shape[1]), np.float32)
-        x, scale, none = np.empty(wide, np.float32), np.empty(wide, np.float32), np.empty((0, 0))
+        rows, x = np.empty((1, dense.shape[1]), np.float32), np.empty(wide, np.float32)
         p, votes = np.empty(classes), np.empty((1, classes))
         for i in range(len(indptr) - 1):
-            prepare(dense, i, none, False, rows, scales, 0)
+            prepare(dense, i, rows, 0)
             votes[:] = 0.0
             for t in range(trees.shape[0]):
                 p[:] = 1.0 / classes
-                if trees[t, ROOT] != NONE:
-                    gather(settings, columns, t, rows, scales, 0, False, indices, values, indptr[i], indptr[i + 1], x,
-                           scale)  # fmt: skip
-                    aggregate(settings, nodes, beliefs, counts, t, int(trees[t, ROOT]), x, p)
+                if trees[t, USED_PAIRS] > 0:
+                    gather(settings, columns, t, rows, 0, indices, values, indptr[i], indptr[i + 1], x)
+                    aggregate(settings, nodes, beliefs, counts, t, x, p)
                 for k in range(classes):
                     votes[0, k] += p[k]
             average(votes, 0, trees.shape[0], out, i)
@@ -75,14 +71,14 @@ def predict_rows(
 
 
 @outlined
-def watch(trees: Ints, t: int, windows: Floats, wrong: float) -> int:
-    """Feed ADWIN with the error of a tree; return 2 after a drift of rising errors, 1 for a warning of one."""
+def watch(trees: Ints, t: int, windows: Floats, wrong: float) -> bool:
+    """Feed ADWIN with the error of a tree; return True after a drift of rising errors."""
     buckets = windows[t, :WINDOW].reshape(WINDOW_ROWS, 2, WINDOW_BUCKETS)
     sizes, sums = trees[t, SIZES:], windows[t, WINDOW:]
-    level = adwin_step(buckets, sizes, sums, wrong, DRIFT, WARNING, CLOCK, SHORTEST, LEAST_WINDOW, 1.0)
+    level = adwin_step(buckets, sizes, sums, wrong, DRIFT, DRIFT, CLOCK, SHORTEST, LEAST_WINDOW, 1.0)
     if abs(level) == 2:
         adwin_reset(buckets, sizes, sums)
-    return level
+    return level == 2
 
 
 @inlined
@@ -101,39 +97,33 @@ def learn_member(
     columns: Nodes, windows: Floats, rows: Singles, scales: Singles, numbers: Ints, start: int, held: int,
     indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles, p: Floats, votes: Floats,
 ) -> None:  # fmt: skip
-    """Let a member predict and learn the rows of a block, in order, and add its votes."""
-    classes, wide = len(p), boxes.shape[3]
-    x, scale, gaps = np.empty(wide, np.float32), np.empty(wide, np.float32), np.empty(wide)
+    """Let a member predict and learn the rows of a block, in order, and add its votes.
+
+    A drift of ADWIN begins the tree again, with the row that showed it.
+    """
+    classes, wide, drawn = len(p), boxes.shape[3], columns.shape[1]
+    x, scale, gaps = np.empty(wide, np.float32), np.ones(wide, np.float32), np.empty(wide)
     path, own = np.empty(nodes.shape[1], np.int32), np.empty(nodes.shape[1])
-    scaled = settings[SCALING] == 1.0 or (settings[SCALING] == 2.0 and t % 2 == 1)
     for b in range(held):
         i, number = start + b, numbers[b]
-        gather(settings, columns, t, rows, scales, b, scaled, indices, values, indptr[i], indptr[i + 1], x, scale)
-        if number >= 0 and trees[t, ROOT] == NONE:
-            plant(trees, t, nodes, beliefs, counts, boxes, ROOT, number)
+        gather(settings, columns, t, rows, b, indices, values, indptr[i], indptr[i + 1], x)
         p[:] = 1.0 / classes
-        if trees[t, ROOT] != NONE:
-            aggregate(settings, nodes, beliefs, counts, t, int(trees[t, ROOT]), x, p)
+        if trees[t, USED_PAIRS] > 0:
+            aggregate(settings, nodes, beliefs, counts, t, x, p)
         for k in range(classes):
             votes[b, k] += p[k]
         if number < 0:
             continue
-        target, level = int(y[i]), 0
+        target, drifted = int(y[i]), False
         if settings[DETECTS] > 0.0:
-            level = watch(trees, t, windows, 0.0 if largest(p) == target else 1.0)
-        if level == 2:
-            free_tree(trees, t, nodes, ROOT)
-            trees[t, ROOT] = trees[t, BACKGROUND]
-            trees[t, BACKGROUND] = NONE
-            trees[t, RESETS] += 1
-            if trees[t, ROOT] == NONE:
-                plant(trees, t, nodes, beliefs, counts, boxes, ROOT, number)
-        elif level == 1 and trees[t, BACKGROUND] == NONE and settings[DETECTS] > 1.0:
-            plant(trees, t, nodes, beliefs, counts, boxes, BACKGROUND, number)
-        for place in (ROOT, BACKGROUND):
-            if trees[t, place] != NONE:
-                learn_at(settings, trees, t, place, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, target,
-                         min(np.float64(weight[i]), MOST_ROW_WEIGHT), number)  # fmt: skip
+            drifted = watch(trees, t, windows, 0.0 if largest(p) == target else 1.0)
+            trees[t, RESETS] += drifted
+        if drifted or trees[t, USED_PAIRS] == 0:
+            plant(trees, t, nodes, beliefs, counts, boxes, number & AGES)
+        for j in range(drawn):
+            scale[j] = scales[b, columns[t, j]]
+        learn_at(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, target,
+                 min(np.float64(weight[i]), MOST_ROW_WEIGHT), number & AGES)  # fmt: skip
 
 
 @merged
@@ -156,9 +146,12 @@ def learn_rows(
         for b in range(held):
             i = start + b
             known = weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf
-            prepare(dense, i, moments, known, rows, scales, b)
-            numbers[b] = clock[0] if known else NONE
-            clock[0] += known
+            prepare(dense, i, rows, b)
+            numbers[b] = NONE
+            if known:
+                measure(rows, b, moments, scales)
+                numbers[b] = clock[0]
+                clock[0] += 1
         for t in range(trees.shape[0]):
             learn_member(settings, trees, t, nodes, beliefs, counts, boxes, columns, windows, rows, scales, numbers,
                          start, held, indptr, indices, values, y, weight, p, votes)  # fmt: skip

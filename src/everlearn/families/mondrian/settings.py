@@ -16,8 +16,7 @@ from everlearn.records import Floats
 
 MEMORY = 24 << 20  # bytes
 ROOMY = 256  # nodes of each tree that a default budget has at least
-LARGEST_ODDS = 1e100
-PRIOR_OF_TWO = 0.5  # Jeffreys' prior: rows of each class before the first
+PRIOR = 0.5  # rows that every node has before its first, spread evenly over the classes
 
 
 class MondrianSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,18 +76,10 @@ def sizes(settings: MondrianSettings) -> layout.Shapes:
     return layout.shapes(settings.memory or 0, settings.trees, settings.nodes, *shape)
 
 
-import os
-
-
 def kernel_settings(settings: MondrianSettings) -> Floats:
-    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.LIMIT`."""
+    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.DETECTS`."""
     found: Floats = np.zeros(layout.SETTINGS)
-    found[layout.SEED] = settings.seed
-    found[layout.PRIOR] = PRIOR_OF_TWO if settings.classes == 2 else float(os.environ.get("X_PRIOR", 1)) / settings.classes
-    found[layout.DETECTS] = settings.drift * float(os.environ.get("X_BACK", 1))
-    found[layout.LIMIT] = float(os.environ.get("X_LIMIT", LARGEST_ODDS))
-    found[layout.SCALING] = float(os.environ.get("X_SCALE", 2))
-    found[layout.RECYCLES] = float(os.environ.get("X_RECYCLE", 1))
+    found[[layout.SEED, layout.PRIOR, layout.DETECTS]] = settings.seed, PRIOR / settings.classes, settings.drift
     return found
 
 
