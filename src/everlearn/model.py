@@ -41,8 +41,7 @@ UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a u
 
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
 
-# values of a spec that a function making a network may ask for
-NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
+NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # of a spec; functions that make a network take them
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 LEARN = "learn/"  # prefix of the names of arrays that only learning needs

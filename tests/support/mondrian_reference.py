@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 @dataclass
-class ReferenceNode:
+class MondrianNode:
     """A node: when it began, its counts and box, the logarithms of its weight and of its tree's, and its children."""
 
     time: float
@@ -29,15 +29,15 @@ class ReferenceNode:
     log_tree: float = 0.0
     column: int = -1
     cut: float = 0.0
-    children: list[ReferenceNode] = field(default_factory=list)
+    children: list[MondrianNode] = field(default_factory=list)
 
 
-class ReferenceForest:
+class MondrianReference:
     """Trees that draw the random numbers of the kernels, and predict the mean of their probabilities."""
 
     def __init__(self, classes: int, columns: int, trees: int, seed: int = 0, prior: float = 0.5) -> None:
         self.classes, self.columns, self.seed, self.prior = classes, columns, seed, prior / classes
-        self.roots: list[ReferenceNode | None] = [None] * trees
+        self.roots: list[MondrianNode | None] = [None] * trees
         self.draws = [0] * trees
         self.moments: list[list[float]] = [[] for _ in range(columns)]
 
@@ -56,23 +56,23 @@ class ReferenceForest:
             self.grow(t, root, x, scale, y, weight)
         return predicted
 
-    def empty(self, time: float) -> ReferenceNode:
+    def empty(self, time: float) -> MondrianNode:
         """Return a leaf without rows."""
         none = np.full(self.columns, math.inf)
-        return ReferenceNode(time, np.zeros(self.classes), none, -none)
+        return MondrianNode(time, np.zeros(self.classes), none, -none)
 
-    def shares(self, node: ReferenceNode) -> Array:
+    def shares(self, node: MondrianNode) -> Array:
         """Return the probabilities of a node alone."""
         return (node.counts + self.prior) / (node.counts.sum() + self.classes * self.prior)
 
-    def below(self, node: ReferenceNode, x: Array) -> ReferenceNode:
+    def below(self, node: MondrianNode, x: Array) -> MondrianNode:
         """Return the child to which a row goes."""
         if math.isnan(x[node.column]):
             left, right = (child.counts.sum() for child in node.children)
             return node.children[1 if right > left else 0]
         return node.children[1 if x[node.column] > node.cut else 0]
 
-    def probabilities(self, node: ReferenceNode | None, x: Array) -> Array:
+    def probabilities(self, node: MondrianNode | None, x: Array) -> Array:
         """Return the probabilities of a tree, from its leaf upwards."""
         if node is None:
             return np.full(self.classes, 1.0 / self.classes)
@@ -85,12 +85,12 @@ class ReferenceForest:
         self.draws[t] += 1
         return uniform(self.seed, t, self.draws[t])
 
-    def count(self, node: ReferenceNode, x: Array, y: int, weight: float) -> None:
+    def count(self, node: MondrianNode, x: Array, y: int, weight: float) -> None:
         """Extend the box of a node, and count the row."""
         node.lowest, node.highest = np.fmin(node.lowest, x), np.fmax(node.highest, x)
         node.counts[y] += weight
 
-    def grow(self, t: int, node: ReferenceNode, x: Array, scale: Array, y: int, weight: float) -> None:
+    def grow(self, t: int, node: MondrianNode, x: Array, scale: Array, y: int, weight: float) -> None:
         """Learn a row in the tree below a node, and bring the logarithms of weights up to date."""
         gaps = np.fmax(np.fmax(node.lowest - x, x - node.highest), 0.0)
         gaps = np.where((node.lowest <= node.highest) & ~np.isnan(x), gaps, 0.0) * scale.astype(np.float32)
@@ -109,21 +109,21 @@ class ReferenceForest:
             both = node.children[0].log_tree + node.children[1].log_tree
             node.log_tree = float(np.logaddexp(node.log_weight, both)) - math.log(2.0)
 
-    def split(self, t: int, node: ReferenceNode, x: Array, gaps: Array, time: float, y: int, weight: float) -> None:
+    def split(self, t: int, node: MondrianNode, x: Array, gaps: Array, time: float, y: int, weight: float) -> None:
         """Put a copy of a node and a leaf of the row below it."""
         rest = self.draw(t) * float(gaps.sum())
         column = int(np.searchsorted(np.cumsum(gaps), rest, side="right"))
         right = x[column] > node.highest[column]
         begin, end = (node.highest[column], x[column]) if right else (x[column], node.lowest[column])
         cut = float(np.float32(begin + self.draw(t) * (end - begin)))
-        old = ReferenceNode(time, node.counts.copy(), node.lowest, node.highest, node.log_weight, node.log_tree,
+        old = MondrianNode(time, node.counts.copy(), node.lowest, node.highest, node.log_weight, node.log_tree,
                             node.column, node.cut, node.children)  # fmt: skip
         new = self.empty(time)
         self.count(new, x, y, weight)
         node.column, node.cut, node.children = column, cut, [old, new] if right else [new, old]
 
 
-def reference_splits(node: ReferenceNode | None) -> list[tuple[int, float]]:
+def reference_splits(node: MondrianNode | None) -> list[tuple[int, float]]:
     """List column and threshold of each split of a tree, breadth first."""
     found, pending = [], [node]
     while pending:
@@ -134,7 +134,7 @@ def reference_splits(node: ReferenceNode | None) -> list[tuple[int, float]]:
     return found
 
 
-def prunings(node: ReferenceNode) -> list[tuple[int, list[ReferenceNode]]]:
+def prunings(node: MondrianNode) -> list[tuple[int, list[MondrianNode]]]:
     """List every pruning of a tree: how many of its nodes might have been split or not, and its leaves."""
     if not node.children:
         return [(0, [node])]
@@ -142,7 +142,7 @@ def prunings(node: ReferenceNode) -> list[tuple[int, list[ReferenceNode]]]:
     return [(1, [node]), *((1 + a + b, [*first, *second]) for a, first in left for b, second in right)]
 
 
-def brute_force(forest: ReferenceForest, root: ReferenceNode, x: Array) -> Array:
+def brute_force(forest: MondrianReference, root: MondrianNode, x: Array) -> Array:
     """Return the probabilities of a row, as the mean of all prunings weighted by prior and likelihood."""
     total, weights = np.zeros(forest.classes), 0.0
     way, node = [root], root

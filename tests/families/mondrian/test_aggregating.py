@@ -8,7 +8,7 @@ import pytest
 from everlearn.families.mondrian import layout
 from everlearn.families.mondrian.settings import PRIOR
 from tests.support.mondrian import forest_of, mondrian_splits, taught
-from tests.support.mondrian_reference import ReferenceForest, brute_force, reference_splits
+from tests.support.mondrian_reference import MondrianReference, brute_force, reference_splits
 from tests.support.trees import batch_of, boxes
 
 FLOOR = 1e-4
@@ -25,7 +25,7 @@ def test_a_forest_is_that_of_the_reference(kind: str) -> None:
     elif kind == "units":
         x *= np.array([1000.0, 1.0, 0.001], np.float32)
     ours = forest_of(3, 3, trees=2, drift=False, seed=5)
-    theirs = ReferenceForest(3, 3, 2, seed=5)
+    theirs = MondrianReference(3, 3, 2, seed=5)
     expected = [
         theirs.learn(row, int(label), float(one)) for row, label, one in zip(x.astype(float), y, weight, strict=True)
     ]
@@ -40,7 +40,7 @@ def test_a_forest_is_that_of_the_reference(kind: str) -> None:
 
 def test_the_prediction_is_that_of_all_prunings() -> None:
     x, y = boxes(14, columns=2, seed=3)
-    ours, theirs = forest_of(2, trees=1, drift=False), ReferenceForest(2, 2, 1)
+    ours, theirs = forest_of(2, trees=1, drift=False), MondrianReference(2, 2, 1)
     taught(ours, x, y)
     for row, label in zip(x.astype(float), y, strict=True):
         theirs.learn(row, int(label))

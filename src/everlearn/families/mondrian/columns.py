@@ -52,7 +52,7 @@ def gather(
 ) -> None:  # fmt: skip
     """Write the columns that tree t sees to `x`: its dense ones, then sums of the entries `low` to `high` - 1.
 
-    A tree adds an entry to a column of its own choice, times a number from 0.5 to 1.5 that it draws for the entry.
+    A tree draws for each entry the column that it is added to, and a factor from 0.5 to 1.5.
     """
     drawn, wide = columns.shape[1], len(x)
     for j in range(drawn):

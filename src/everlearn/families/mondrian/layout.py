@@ -57,7 +57,7 @@ def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed:
     """Return the sizes of each of some trees of at most `most` nodes whose arrays take at most `memory` bytes.
 
     >>> shapes(24 << 20, 10, 4000, 2, 8, 0).nodes, shapes(24 << 20, 10, 4000, 2, 1000, 0).nodes
-    (4000, 2297)
+    (4000, 2342)
     """
     drawn, sketched = columns(dense, hashed)
     room = (memory // trees - fixed_bytes(drawn)) // node_bytes(classes, drawn + sketched)
