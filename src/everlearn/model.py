@@ -41,7 +41,7 @@ UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a u
 
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
 
-NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # of a spec; functions that make a network take them
+NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 LEARN = "learn/"  # prefix of the names of arrays that only learning needs
