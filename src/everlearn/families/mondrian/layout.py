@@ -31,7 +31,7 @@ MOST_COLUMNS = 128  # that a tree looks at
 SKETCHED = 32  # columns of a tree that hashed entries are added up in
 
 
-class Shapes(NamedTuple):
+class PoolSizes(NamedTuple):
     """The sizes of one tree: dense columns, columns that hold hashed entries, and nodes."""
 
     drawn: int
@@ -53,7 +53,7 @@ def fixed_bytes(columns: int) -> int:
     return 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1) + 4 * columns
 
 
-def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed: int) -> Shapes:
+def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed: int) -> PoolSizes:
     """Return the sizes of each of some trees of at most `most` nodes whose arrays take at most `memory` bytes.
 
     >>> shapes(24 << 20, 10, 4000, 2, 8, 0).nodes, shapes(24 << 20, 10, 4000, 2, 1000, 0).nodes
@@ -61,7 +61,7 @@ def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed:
     """
     drawn, sketched = columns(dense, hashed)
     room = (memory // trees - fixed_bytes(drawn)) // node_bytes(classes, drawn + sketched)
-    return Shapes(drawn, sketched, 2 * (max(min(room, most), 0) // 2))
+    return PoolSizes(drawn, sketched, 2 * (max(min(room, most), 0) // 2))
 
 
 def columns(dense: int, hashed: int) -> tuple[int, int]:

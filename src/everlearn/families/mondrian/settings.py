@@ -70,7 +70,7 @@ def written(settings: MondrianSettings) -> dict[str, Any]:
     return specs.written(settings, {})
 
 
-def sizes(settings: MondrianSettings) -> layout.Shapes:
+def sizes(settings: MondrianSettings) -> layout.PoolSizes:
     """Return the sizes of each tree."""
     shape = settings.classes, settings.dense, settings.hashed
     return layout.shapes(settings.memory or 0, settings.trees, settings.nodes, *shape)
