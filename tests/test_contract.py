@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "tree": [{"memory": 40_000, "grace": 5.0}],
     "forest": [{"trees": 3, "memory": 200_000, "grace": 5.0}],
+    "mondrian": [{"trees": 3, "nodes": 60}],
     "neural": [
         {},
         {
@@ -44,7 +45,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-OF_CLASSES = {"tree", "forest"}  # families without regression
+OF_CLASSES = {"tree", "forest", "mondrian"}  # families without regression
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")

@@ -24,6 +24,7 @@ Spec = Mapping[str, Any]
 FAMILIES: dict[str, str] = {
     "linear": "everlearn.families.linear:build",
     **dict.fromkeys(("tree", "forest"), "everlearn.families.trees:build"),
+    "mondrian": "everlearn.families.mondrian:build",
     "neural": "everlearn.families.neural:build",
     "gated": "everlearn.families.gated:build",
     "last": "everlearn.families.last:build",
@@ -40,8 +41,7 @@ UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a u
 
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
 
-# values of a spec that a function making a network may ask for
-NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}
+NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 LEARN = "learn/"  # prefix of the names of arrays that only learning needs

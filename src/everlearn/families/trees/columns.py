@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from everlearn.families.kernel_parts import inlined
 from everlearn.families.trees.layout import (
     BINARY,
     CENTRE,
@@ -25,7 +26,6 @@ from everlearn.families.trees.layout import (
     SPREAD,
     VALUE,
 )
-from everlearn.families.trees.parts import inlined
 from everlearn.records import Floats, Singles
 
 FURTHEST = 1e15  # from the origin; squares, summed with weights, stay in the range of float32

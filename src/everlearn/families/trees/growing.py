@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.families.kernel_parts import merged, outlined
 from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     BITS,
@@ -26,7 +27,6 @@ from everlearn.families.trees.layout import (
     VISITS,
 )
 from everlearn.families.trees.observers import halve, learn_columns, learn_entries
-from everlearn.families.trees.parts import merged, outlined
 from everlearn.families.trees.pool import find_room, open_leaf, promised
 from everlearn.families.trees.splits import AT, BEST, GAIN, SECOND_GAIN, WHERE, divide, try_column, try_entries
 from everlearn.families.trees.tables import information

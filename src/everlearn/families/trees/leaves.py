@@ -11,6 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.families.kernel_parts import inlined, outlined
 from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     CHOICES,
@@ -32,7 +33,6 @@ from everlearn.families.trees.layout import (
     WEIGHT,
 )
 from everlearn.families.trees.observers import find_entry
-from everlearn.families.trees.parts import inlined, outlined
 from everlearn.records import Floats, Singles
 
 Nodes = NDArray[np.int32]

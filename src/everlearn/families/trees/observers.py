@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._random import uniform
+from everlearn.families.kernel_parts import inlined, outlined
 from everlearn.families.trees.layout import (
     CHOICES,
     HEAD,
@@ -27,7 +28,6 @@ from everlearn.families.trees.layout import (
     WAYS,
     WEIGHT,
 )
-from everlearn.families.trees.parts import inlined, outlined
 from everlearn.records import Floats, Singles
 
 LARGEST_SQUARES = 1e37  # float32

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._random import uniform
+from everlearn.families.kernel_parts import merged, outlined
 from everlearn.families.trees.layout import (
     BACKGROUND,
     CHOICES,
@@ -30,7 +31,6 @@ from everlearn.families.trees.layout import (
     USED_PAIRS,
     VISITS,
 )
-from everlearn.families.trees.parts import merged, outlined
 from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
+from everlearn.families.kernel_parts import block_rows, first_fault, inlined, merged, mislabelled, outlined
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.growing import learn_at
 from everlearn.families.trees.layout import (
@@ -32,48 +32,16 @@ from everlearn.families.trees.layout import (
     WINDOW_ROWS,
 )
 from everlearn.families.trees.leaves import largest, predict_leaf, walk
-from everlearn.families.trees.parts import inlined, merged, outlined
 from everlearn.families.trees.pool import free_tree, plant
 from everlearn.families.trees.tables import draw
 from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]
 
-BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wide
 MOST_ROW_WEIGHT = 100.0  # of one row
 FLOOR = 1e-4  # of the probability of all classes together that is spread evenly
 WARNING, DRIFT = 0.01, 0.001  # ADWIN's probabilities of false alarms
 CLOCK, SHORTEST, LEAST_WINDOW = 32, 5.0, 10.0  # ADWIN looks at each so many values; River's settings
-
-
-@outlined
-def first_fault(hashed: int, indptr: Ints, indices: Nodes, values: Singles) -> int:
-    """Return the fault of the first row that points outside its entries or the hash space; 0 if there is none."""
-    n = len(indptr) - 1
-    if n < 0 or indptr[0] < 0 or indptr[n] > min(len(indices), len(values)):
-        return BAD_ROWS
-    for i in range(n):
-        if indptr[i + 1] < indptr[i]:
-            return i * FAULT_KINDS + BAD_ROWS
-        for e in range(indptr[i], indptr[i + 1]):
-            if indices[e] < 0 or indices[e] >= hashed:
-                return i * FAULT_KINDS + BAD_INDEX
-    return 0
-
-
-@outlined
-def mislabelled(y: Floats, classes: int) -> int:
-    """Return the fault of the first row with a finite label that is not a class; 0 if there is none."""
-    for i in range(len(y)):
-        if abs(y[i]) < math.inf and not (y[i] >= 0.0 and y[i] < classes and y[i] == math.floor(y[i])):
-            return i * FAULT_KINDS + BAD_LABEL
-    return 0
-
-
-@inlined
-def block_rows(columns: int) -> int:
-    """Return the rows of a block."""
-    return max(min(BLOCK_ROWS, BLOCK_VALUES // max(columns, 1)), 1)
 
 
 @inlined

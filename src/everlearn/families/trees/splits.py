@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.families.kernel_parts import inlined, outlined
 from everlearn.families.trees.layout import (
     CHOICES,
     HEAD,
@@ -23,7 +24,6 @@ from everlearn.families.trees.layout import (
     WEIGHT,
 )
 from everlearn.families.trees.observers import EMPTY
-from everlearn.families.trees.parts import inlined, outlined
 from everlearn.families.trees.tables import information, normal
 from everlearn.records import Floats, Singles
 

@@ -1,0 +1,75 @@
+"""The positions of numbers in the arrays of Mondrian trees, and the sizes of these arrays for a budget of bytes.
+
+Each tree has one pool of nodes, which come in pairs of siblings; the first has an even number. The root is node 0. A
+node has five int32 (its test, its first child, its parent, and the row that visited it last), two float64 (time, and
+odds of its subtree against itself), the weight of each class and of all, and the box of the rows that it has seen:
+lowest and highest value of each column. Only learning needs the boxes, which are most of the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# a row of `nodes`; the threshold is the bits of a float32
+COLUMN, CUT, LEFT, PARENT, SEEN, LINKS = range(6)
+NONE = -1  # no node
+# a row of `beliefs`
+TIME, ODDS, BELIEFS = range(3)
+# of `boxes`
+LOWEST, HIGHEST, SIDES = range(3)
+# a row of `trees`; then come the sizes of ADWIN's rows
+USED_PAIRS, HAND, DRAWS, RESETS, SIZES = range(5)
+# the rows of `moments`: of each dense column of the stream
+COUNT, CENTRE, DEVIATIONS, MOMENTS = range(4)
+# settings of kernels
+SEED, PRIOR, DETECTS, SETTINGS = range(4)
+
+WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.drift.detectors`
+WINDOW = WINDOW_ROWS * 2 * WINDOW_BUCKETS
+LEAST_NODES = 8
+MOST_COLUMNS = 128  # that a tree looks at
+SKETCHED = 32  # columns of a tree that hashed entries are added up in
+
+
+class PoolSizes(NamedTuple):
+    """The sizes of one tree: dense columns, columns that hold hashed entries, and nodes."""
+
+    drawn: int
+    sketched: int
+    nodes: int
+
+
+def node_bytes(classes: int, columns: int) -> int:
+    """Return the bytes of one node.
+
+    >>> node_bytes(7, 54)
+    500
+    """
+    return 4 * LINKS + 8 * BELIEFS + 4 * (classes + 1) + 4 * SIDES * columns
+
+
+def fixed_bytes(columns: int) -> int:
+    """Return the bytes of one tree without its nodes."""
+    return 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1) + 4 * columns
+
+
+def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed: int) -> PoolSizes:
+    """Return the sizes of each of some trees of at most `most` nodes whose arrays take at most `memory` bytes.
+
+    >>> shapes(24 << 20, 10, 4000, 2, 8, 0).nodes, shapes(24 << 20, 10, 4000, 2, 1000, 0).nodes
+    (4000, 2342)
+    """
+    drawn, sketched = columns(dense, hashed)
+    room = (memory // trees - fixed_bytes(drawn)) // node_bytes(classes, drawn + sketched)
+    return PoolSizes(drawn, sketched, 2 * (max(min(room, most), 0) // 2))
+
+
+def columns(dense: int, hashed: int) -> tuple[int, int]:
+    """Return how many dense columns a tree looks at, and how many columns it has for hashed entries."""
+    return min(dense, MOST_COLUMNS), SKETCHED if hashed else 0
+
+
+def needed(trees: int, classes: int, dense: int, hashed: int, nodes: int = LEAST_NODES) -> int:
+    """Return the bytes that some trees need for a number of nodes each."""
+    drawn, sketched = columns(dense, hashed)
+    return trees * (fixed_bytes(drawn) + nodes * node_bytes(classes, drawn + sketched))

@@ -1,0 +1,118 @@
+"""Mondrian forests as models: their arrays, the checks of a batch, and the calls of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.errors import InputError
+from everlearn.families import batches
+from everlearn.families.batches import Rows
+from everlearn.families.mondrian import kernels, layout, settings
+from everlearn.families.mondrian.columns import draw_columns
+from everlearn.families.mondrian.settings import MondrianSettings
+from everlearn.model import described
+from everlearn.records import Arrays, Batch, Floats, Singles
+
+
+class Mondrian:
+    """An aggregated Mondrian forest that learns one row at a time.
+
+    Arrays, for T trees of N nodes, K classes, and m columns that a tree looks at: `nodes` int32 (T, N, 5), `beliefs`
+    float64 (T, N, 2), `counts` float32 (T, N, K + 1), `trees` int64 (T, 37), and `columns` int32 (T, dense columns of a
+    tree). Only learning needs `learn/boxes` float32 (T, N, 2, m), `learn/windows` float64 (T, 390) of ADWIN,
+    `learn/moments` float64 (3, d) of the columns of the stream, and `learn/clock` int64 (1,): rows learned. See
+    `everlearn.families.mondrian.layout`. No shape depends on how much was learned; pages of memory that no node uses
+    yet are not taken from the system.
+    """
+
+    def __init__(self, spec: dict[str, Any], chosen: MondrianSettings) -> None:
+        self.spec: Mapping[str, Any] = spec
+        self._settings = settings.kernel_settings(chosen)
+        self._predict, self._learn = kernels.predictor(), kernels.learner()
+        self._columns, self._hashed, self._classes = chosen.dense, chosen.hashed, chosen.classes
+        size, trees = settings.sizes(chosen), chosen.trees
+        self._wide = size.drawn + size.sketched
+        self._arrays: Arrays = {
+            "nodes": np.zeros((trees, size.nodes, layout.LINKS), np.int32),
+            "beliefs": np.zeros((trees, size.nodes, layout.BELIEFS)),
+            "counts": np.zeros((trees, size.nodes, chosen.classes + 1), np.float32),
+            "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
+            "columns": draw_columns(chosen.seed, trees, chosen.dense, size.drawn),
+            "learn/boxes": np.zeros((trees, size.nodes, layout.SIDES, self._wide), np.float32),
+            "learn/windows": np.zeros((trees, layout.WINDOW + layout.WINDOW_SUMS)),
+            "learn/moments": np.zeros((layout.MOMENTS, chosen.dense)),
+            "learn/clock": np.zeros(1, np.int64),
+        }
+        self._arrays["trees"][:, -1] = 1  # rows of ADWIN in use
+
+    def __repr__(self) -> str:
+        return described(self)
+
+    @property
+    def arrays(self) -> Arrays:
+        return self._arrays
+
+    @arrays.setter
+    def arrays(self, arrays: Arrays) -> None:
+        self._arrays = self._arrays | arrays
+
+    def predict(self, batch: Batch) -> Singles:
+        """Score n rows: class probabilities float32 (n, classes).
+
+        Raises `InputError` if the batch does not fit the model.
+        """
+        rows = self._read(batch)
+        out = np.empty((len(rows[1]) - 1, self._classes), np.float32)
+        held = self._arrays
+        pool = (held["trees"], held["nodes"], held["beliefs"], held["counts"], held["columns"])
+        fault = self._predict(self._hashed, self._settings, *pool, self._wide, *rows, out)
+        if fault:
+            raise self._error(fault, rows[2], None)
+        return out
+
+    def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
+        """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
+
+        A row with a label that is not finite, or a weight that is not a finite number above 0, is only predicted.
+        Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
+        """
+        rows = self._read(batch)
+        n = len(rows[1]) - 1
+        labels = batches.labels(y, weight, n)
+        out = np.empty((n, self._classes), np.float32)
+        held = self._arrays
+        pool = (held["trees"], held["nodes"], held["beliefs"], held["counts"], held["columns"])
+        state = (held["learn/boxes"], held["learn/windows"], held["learn/moments"], held["learn/clock"])
+        fault = self._learn(self._hashed, self._settings, *pool, *state, *rows, *labels, out)
+        if fault:
+            raise self._error(fault, rows[2], labels[0])
+        return out
+
+    def _read(self, batch: Batch) -> Rows:
+        """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
+        return batches.rows(batch, self._columns)
+
+    def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
+        return batches.refusal(fault, indices, y, self._classes, self._hashed)
+
+
+def build(spec: Mapping[str, Any]) -> Mondrian:
+    """Make an untrained Mondrian forest; see `everlearn.families.mondrian.settings.MondrianSettings`.
+
+    Raises `ConfigError` for an unknown setting or a wrong value.
+
+    >>> from everlearn.records import Batch
+    >>> model = build({"family": "mondrian", "task": "binary", "dense": 2})
+    >>> x = np.random.default_rng(0).random((1000, 2)).astype(np.float32)
+    >>> y = ((x[:, 0] > 0.5) ^ (x[:, 1] > 0.5)).astype(float)
+    >>> rows = Batch(x, np.zeros(1001, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    >>> scores = model.learn(rows, y, np.ones(1000, np.float32))
+    >>> float((scores.argmax(1) == y)[500:].mean()) > 0.9
+    True
+    """
+    chosen = settings.read(spec)
+    return Mondrian(settings.written(chosen), chosen)
