@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn._jit import exact_kernel
-from everlearn.families.trees.rows import learn_rows, predict_rows
+from everlearn.families.trees.class_rows import learn_class_rows, predict_class_rows
 
 _NOT_COMPILED = ("__init__.py", "model.py", "settings.py")
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
@@ -25,11 +25,11 @@ def _sources() -> str:
 def _predictor(sources: str) -> Callable[..., int]:
     @exact_kernel
     def predict(  # type: ignore[no-untyped-def]
-        hashed, settings, trees, nodes, counts, blocks, choices, moments, drawn, dense, indptr, indices, values, out
+        hashed, settings, trees, nodes, counts, blocks, choices, windows, moments, drawn, dense, indptr, indices, values, out
     ):
         _ = sources
-        return predict_rows(
-            hashed, settings, trees, nodes, counts, blocks, choices, moments, drawn, dense, indptr, indices, values, out
+        return predict_class_rows(
+            hashed, settings, trees, nodes, counts, blocks, choices, windows, moments, drawn, dense, indptr, indices, values, out
         )
 
     return predict
@@ -59,7 +59,7 @@ def _learner(sources: str) -> Callable[..., int]:
         out,
     ):
         _ = sources
-        return learn_rows(
+        return learn_class_rows(
             hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense,
             indptr, indices, values, y, weight, out,
         )  # fmt: skip
@@ -85,7 +85,7 @@ def _compile(kernel: Any, signature: str) -> Callable[..., int]:
 @cache
 def predictor() -> Callable[..., int]:
     """Return the kernel that predicts, see `rows.predict_rows`."""
-    state = "int float64:1 int64:2 int32:3 float32:3 float32:3 int32:3 float64:2 int"
+    state = "int float64:1 int64:2 int32:3 float32:3 float32:3 int32:3 float64:2 float64:2 int"
     return _compile(_predictor(_sources()), f"{state} {_BATCH} float32:2!")
 
 

@@ -61,8 +61,9 @@ class Trees:
         rows = self._read(batch)
         out = np.empty((len(rows[1]) - 1, self._classes), np.float32)
         held = self.arrays
-        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"], held["moments"])
-        fault = self._predict(self._hashed, self._settings, *pool, self._drawn, *rows, out)
+        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
+        state = (*pool, held["windows"], held["moments"])
+        fault = self._predict(self._hashed, self._settings, *state, self._drawn, *rows, out)
         if fault:
             raise self._error(fault, rows[2], None)
         return out
