@@ -33,8 +33,8 @@ SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, QUANTILE, NORMAL, SETTINGS
 
 # trees of numbers: a row of `counts` (float64), and the head of a row of `blocks`, in which NEXT and VISITS are as above
 NODE_WEIGHT, NODE_MEAN, NODE_SQUARES, NODE_SUMS = range(4)
-_, MEAN_LOSS, LINE_LOSS, _, OWN, AROUND, OWN_MEAN, OWN_SQUARES, FLOOR, CEILING, SOLVE, MEAN_SHIFT, LINE_SHIFT = range(13)
-NUMBER_HEAD = 13
+MEAN_LOSS, LINE_LOSS = MAJORITY_RIGHT, BAYES_RIGHT
+OWN, AROUND, OWN_MEAN, OWN_SQUARES, FLOOR, CEILING, SOLVE, MEAN_SHIFT, LINE_SHIFT, NUMBER_HEAD = range(HEAD, HEAD + 10)
 # the cells of a column in a block: width of a cell, number of the first one, then their weights, then their sums
 CELLS = 32
 WIDTH, BASE, FIRST_CELL = range(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.trees import layout
-from everlearn.records import Floats
+from everlearn.records import Floats, Loss, LossKind, RowTask
 
 MEMORY = {"tree": 16 << 20, "forest": 24 << 20}  # bytes, more where blocks are wide
 ROOMY = 16  # blocks of each tree that a default budget has at least
@@ -31,10 +32,13 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     budget of all arrays of nodes and leaves in bytes. A leaf is examined after each `grace` of weight, and split with
     a confidence of 1 - `delta`. Each row counts as often as a Poisson number with mean `rate` says; 0 is once. `drift`
     replaces trees whose errors rise. `seed` decides all draws.
+
+    `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
+    All grow the same trees, by variance; the leaves answer with a mean, or with a running quantile.
     """
 
     family: Literal["tree", "forest"] = "tree"
-    task: Literal["binary", "multiclass"]
+    task: RowTask
     dense: int
     hashed: int = 0
     classes: int = 0
@@ -45,6 +49,8 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     delta: float = 0.01
     rate: float = 6.0
     drift: bool = True
+    loss: Literal["squared", "absolute", "quantile"] | None = None
+    loss_parameter: float | None = None
     seed: int = 0
 
 
@@ -58,15 +64,15 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
     """
     given = dict(spec)
     family = str(given.get("family", "tree"))
-    if given.get("task") == "regression":
-        raise ConfigError(
-            f"{family} model: task: got 'regression'; expected 'binary' or 'multiclass'. Use the family 'linear'"
-        )
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
     settings = specs.convert(given, TreeSettings, family, {})
     if settings.trees is None:
         settings = msgspec.structs.replace(settings, trees=10 if family == "forest" else 1)
+    if settings.task == "regression" and settings.loss is None:
+        settings = msgspec.structs.replace(settings, loss="squared")
+    if settings.loss == "quantile" and settings.loss_parameter is None:
+        settings = msgspec.structs.replace(settings, loss_parameter=0.5)
     _check(settings)
     if settings.memory is None:
         roomy = layout.needed(*_sizes(settings), blocks=ROOMY)
@@ -113,7 +119,22 @@ def kernel_settings(settings: TreeSettings) -> Floats:
     found[[layout.GRACE, layout.BITS, layout.TIE]] = settings.grace, -math.log(settings.delta), TIE
     found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate
     found[[layout.SHARE, layout.DETECTS]] = share, settings.drift
+    loss = own_loss(settings)
+    if loss is not None and loss.kind != "squared":
+        found[layout.QUANTILE] = loss.parameter or 0.5
+        found[layout.NORMAL] = NormalDist().inv_cdf(found[layout.QUANTILE])
     return found
+
+
+def own_loss(settings: TreeSettings) -> Loss | None:
+    """Return the loss of a regression by the name of the gate; None for classes.
+
+    >>> own_loss(read({"task": "regression", "dense": 8, "loss": "quantile", "loss_parameter": 0.9}))
+    Loss(kind='pinball', parameter=0.9)
+    """
+    kinds: dict[str | None, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
+    kind = kinds.get(settings.loss)
+    return Loss(kind, settings.loss_parameter or 0.0) if kind is not None else None
 
 
 def _sizes(settings: TreeSettings) -> tuple[int, int, int, int]:
@@ -128,7 +149,16 @@ def _check(settings: TreeSettings) -> None:
     _expect(settings, 0 <= settings.hashed < 1 << 31, "hashed", "the size of a hash space, 0 to 2147483647")
     if settings.task == "binary":
         _expect(settings, classes == 2, "classes", "2 for task 'binary'")
-    _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
+    if settings.task == "regression":
+        _expect(settings, classes == 0, "classes", "0 for task 'regression'")
+    else:
+        _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
+        _expect(settings, settings.loss is None, "loss", f"none for task {settings.task!r}")
+    if settings.loss == "quantile":
+        right = 0.0 < (settings.loss_parameter or 0.0) < 1.0
+        _expect(settings, right, "loss_parameter", "a share between 0 and 1 for loss 'quantile'")
+    else:
+        _expect(settings, settings.loss_parameter is None, "loss_parameter", f"none for loss {settings.loss!r}")
     if settings.family == "tree":
         _expect(settings, settings.trees == 1, "trees", "1 for the family 'tree'; use the family 'forest'")
         _expect(settings, settings.share is None, "share", "none for the family 'tree'; use the family 'forest'")

@@ -1,0 +1,208 @@
+"""Learn one row at a leaf of numbers: count it, examine the leaf from time to time, and split it.
+
+The rules are those of FIMT-DD (Ikonomovska, Gama & Dzeroski 2011, "Learning model trees from evolving data streams"): a
+leaf is split when the gain of its second column is, with the confidence of a Hoeffding bound, a smaller share of that of
+its best column than 1. Besides, the gain must be more than chance gives.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everlearn.families.trees.growing import MOST_WEIGHT, PATIENCE, REVIVED, ROUNDING
+from everlearn.families.trees.layout import (
+    AROUND,
+    BITS,
+    CEILING,
+    CHOICES,
+    COLUMN_FLOATS,
+    FLOOR,
+    GRACE,
+    INACTIVE,
+    LEFT,
+    LINE_LOSS,
+    LINE_SHIFT,
+    MEAN_LOSS,
+    MOST_LINE,
+    MEAN_SHIFT,
+    NEXT,
+    NODE_MEAN,
+    NODE_SQUARES,
+    NODE_WEIGHT,
+    NONE,
+    NUMBER_HEAD,
+    OWN,
+    OWN_MEAN,
+    OWN_SQUARES,
+    RATE,
+    SOLVE,
+    TIE,
+    VISITS,
+    FIRST_CELL,
+)
+from everlearn.families.trees.number_cells import learn_cells, learn_number_entries
+from everlearn.families.trees.number_leaves import learn_answers
+from everlearn.families.trees.number_lines import learn_line, line_at, line_floats, solve_line
+from everlearn.families.trees.number_splits import (
+    KNOWN_SUM,
+    KNOWN_WEIGHT,
+    LEFT_SUM,
+    LEFT_WEIGHT,
+    NUMBER_BEST,
+    try_cells,
+    try_number_entries,
+)
+from everlearn.families.trees.parts import merged, outlined
+from everlearn.families.trees.pool import branch, open_leaf, room_finder
+from everlearn.families.trees.splits import AT, GAIN, SECOND_GAIN, WHERE
+from everlearn.records import Floats, Ints, Singles
+
+Nodes = NDArray[np.int32]
+
+INHERITED = 0.05  # of a branch's weight in the mean of a child, so that a new leaf is not that of its first row
+CHANCE = 6.0  # a split must explain so many times what is left for each row
+RESOLVED = 0.125  # a linear model is solved for again after so much of its weight, or a period of grace
+
+
+@outlined
+def squares_promised(counts: Floats, t: int, node: int, visits: float) -> float:
+    """Return the sum of squares about the mean of a leaf, times its visits."""
+    return float(counts[t, node, NODE_SQUARES] * visits)
+
+
+find_room = room_finder(squares_promised)
+
+
+@outlined
+def count_target(counts: Floats, t: int, node: int, target: float, weight: float) -> None:
+    """Add a target to the weight, mean and sum of squares of a node (Welford 1962, weighted)."""
+    n = counts[t, node, NODE_WEIGHT] + weight
+    away = target - counts[t, node, NODE_MEAN]
+    counts[t, node, NODE_WEIGHT] = n
+    counts[t, node, NODE_MEAN] += away * weight / n
+    counts[t, node, NODE_SQUARES] += weight * away * (target - counts[t, node, NODE_MEAN])
+
+
+@outlined
+def count_own(blocks: Singles, t: int, block: int, target: float, weight: float) -> None:
+    """Add a target to the head of a block: weight, mean, sum of squares and range about its first target."""
+    away = target - blocks[t, block, AROUND]
+    blocks[t, block, FLOOR] = min(np.float64(blocks[t, block, FLOOR]), away)
+    blocks[t, block, CEILING] = max(np.float64(blocks[t, block, CEILING]), away)
+    own = blocks[t, block, OWN] + weight
+    beside = away - blocks[t, block, OWN_MEAN]
+    mean = blocks[t, block, OWN_MEAN] + beside * weight / own
+    blocks[t, block, OWN] = own
+    blocks[t, block, OWN_MEAN] = mean
+    squares = blocks[t, block, OWN_SQUARES] + weight * beside * (away - mean)
+    blocks[t, block, OWN_SQUARES] = min(squares, 1e37)
+
+
+@outlined
+def halve_numbers(counts: Floats, blocks: Singles, t: int, node: int, block: int, m: int) -> None:
+    """Halve all weights of a leaf, so that they stay in the range in which a float32 counts exactly."""
+    half = np.float32(0.5)
+    counts[t, node, NODE_WEIGHT] *= 0.5
+    counts[t, node, NODE_SQUARES] *= 0.5
+    for i in (NEXT, VISITS, OWN, OWN_SQUARES, SOLVE):
+        blocks[t, block, i] *= half
+    for j in range(m):
+        at = NUMBER_HEAD + j * COLUMN_FLOATS
+        for i in range(at + FIRST_CELL, at + COLUMN_FLOATS):
+            blocks[t, block, i] *= half
+    line = line_at(m)
+    for i in range(line + 2 * min(m, MOST_LINE), blocks.shape[2]):
+        blocks[t, block, i] *= half
+
+
+@merged
+def split(
+    settings: Floats, behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Floats, blocks: Singles,
+    choices: Nodes, node: int, rows: Floats, m: int, best: Floats,
+) -> bool:  # fmt: skip
+    """Split a leaf by its best split; return False if there are no more nodes."""
+    block = -1 - nodes[t, node, LEFT]
+    own, around = np.float64(blocks[t, block, OWN]), np.float64(blocks[t, block, AROUND])
+    variance = blocks[t, block, OWN_SQUARES] / own
+    within = max(variance - best[GAIN], 0.0)
+    shift = blocks[t, block, MEAN_SHIFT] * math.sqrt(within / variance)
+    least = squares_promised(counts, t, node, blocks[t, block, VISITS])
+    pair, other = find_room(behind, trees, t, nodes, counts, blocks, choices, least, 1)
+    if pair != NONE:
+        for side in range(2):
+            weight = best[LEFT_WEIGHT] if side == 0 else best[KNOWN_WEIGHT] - best[LEFT_WEIGHT]
+            total = best[LEFT_SUM] if side == 0 else best[KNOWN_SUM] - best[LEFT_SUM]
+            counts[t, pair + side, NODE_WEIGHT] = INHERITED * weight
+            counts[t, pair + side, NODE_MEAN] = around + total / weight
+            counts[t, pair + side, NODE_SQUARES] = INHERITED * weight * within
+        right = 1 if best[KNOWN_WEIGHT] > 2.0 * best[LEFT_WEIGHT] else 0
+        branch(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, node, pair, block, other,
+               int(best[WHERE]), best[AT], right)  # fmt: skip
+        blocks[t, block, MEAN_SHIFT] = shift
+        if other != NONE:
+            blocks[t, other, MEAN_SHIFT] = shift
+    return pair != NONE
+
+
+@outlined
+def examine(
+    settings: Floats, behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Floats, blocks: Singles,
+    choices: Nodes, node: int, rows: Floats, m: int,
+) -> None:  # fmt: skip
+    """Split a leaf if the Hoeffding bound says that its best split is the best."""
+    block = -1 - nodes[t, node, LEFT]
+    own, done = np.float64(blocks[t, block, OWN]), False
+    blocks[t, block, NEXT] = own + settings[GRACE]
+    if blocks[t, block, OWN_SQUARES] > 0.0:
+        best = np.zeros(NUMBER_BEST)
+        for j in range(m):
+            try_cells(blocks, t, block, j, choices[t, block, CHOICES + j], best)
+        if choices.shape[2] > CHOICES + m:
+            try_number_entries(blocks, choices, t, block, m, line_at(m) + line_floats(m), best)
+        bound = math.sqrt(settings[BITS] / (2.0 * own))
+        left = max(blocks[t, block, OWN_SQUARES] / own - best[GAIN], 0.0)
+        certain = best[GAIN] * own > CHANCE * max(settings[RATE], 1.0) * left and best[GAIN] > 0.0
+        if certain and (best[SECOND_GAIN] < (1.0 - bound) * best[GAIN] or bound < settings[TIE]):
+            blocks[t, block, NEXT] = own + PATIENCE * settings[GRACE]
+            done = split(settings, behind, trees, t, nodes, counts, blocks, choices, node, rows, m, best)
+    if own > MOST_WEIGHT and not done:
+        halve_numbers(counts, blocks, t, node, block, m)
+
+
+@outlined
+def number_learn_at(
+    settings: Floats, table: Floats, behind: bool, number: int, trees: Ints, t: int, nodes: Nodes, counts: Floats,
+    blocks: Singles, choices: Nodes, node: int, rows: Floats, b: int, indices: Nodes, values: Singles, low: int,
+    high: int, seen: Floats, first: float, second: float, target: float, weight: float,
+) -> None:  # fmt: skip
+    """Learn a row at its leaf; `seen` are the columns of the leaf, `first` and `second` its two predictions."""
+    count_target(counts, t, node, target, weight)
+    m, left = seen.shape[1], nodes[t, node, LEFT]
+    if left == INACTIVE:
+        least = squares_promised(counts, t, node, REVIVED / 2.0) if number % REVIVED == 0 else 0.0
+        _, block = find_room(behind or least == 0.0, trees, t, nodes, counts, blocks, choices, least, 0)
+        if block != NONE:
+            open_leaf(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, node, block)
+    else:
+        block = -1 - left
+        if blocks[t, block, OWN] == 0.0:
+            blocks[t, block, AROUND] = target
+        blocks[t, block, VISITS] += np.float32(1.0)
+        learn_answers(settings, blocks, t, block, first, second, target, weight)
+        learn_line(blocks, choices, t, block, seen, target, weight)
+        count_own(blocks, t, block, target, weight)
+        learn_cells(blocks, t, block, seen, target, weight)
+        if choices.shape[2] > CHOICES + m and high > low:
+            at = line_at(m) + line_floats(m)
+            learn_number_entries(settings, blocks, choices, t, block, m, at, indices, values, low, high, target, weight)
+        own = np.float64(blocks[t, block, OWN])
+        if own * ROUNDING >= max(np.float64(blocks[t, block, SOLVE]), settings[GRACE]):
+            if blocks[t, block, SOLVE] == 0.0:
+                blocks[t, block, LINE_SHIFT] = blocks[t, block, MEAN_SHIFT]
+            solve_line(blocks, t, block, m, own / max(settings[RATE], 1.0))
+            blocks[t, block, SOLVE] = own + max(settings[GRACE], RESOLVED * own)
+        if own * ROUNDING >= blocks[t, block, NEXT]:
+            examine(settings, behind, trees, t, nodes, counts, blocks, choices, node, rows, m)
