@@ -34,7 +34,8 @@ SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, QUANTILE, NORMAL, SETTINGS
 # trees of numbers: a row of `counts` (float64), and the head of a row of `blocks`, in which NEXT and VISITS are as above
 NODE_WEIGHT, NODE_MEAN, NODE_SQUARES, NODE_SUMS = range(4)
 MEAN_LOSS, LINE_LOSS = MAJORITY_RIGHT, BAYES_RIGHT
-OWN, AROUND, OWN_MEAN, OWN_SQUARES, FLOOR, CEILING, SOLVE, MEAN_SHIFT, LINE_SHIFT, NUMBER_HEAD = range(HEAD, HEAD + 10)
+OWN, OWN_MEAN, OWN_SQUARES, AROUND, FLOOR, CEILING, MEAN_SHIFT, NUMBER_PART = range(HEAD, HEAD + 8)
+SOLVE, LINE_SHIFT, LINE_START, LINE_WEIGHT, LINE_MEAN, NUMBER_HEAD = range(NUMBER_PART, NUMBER_PART + 6)
 # the cells of a column in a block: width of a cell, number of the first one, then their weights, then their sums
 CELLS = 32
 WIDTH, BASE, FIRST_CELL = range(3)
@@ -62,17 +63,17 @@ class Shapes(NamedTuple):
     nodes: int
 
 
-def block_floats(classes: int, drawn: int, entries: int) -> int:
-    """Return the float32 numbers of one block; of a tree of numbers if `classes` is 0."""
+def block_floats(classes: int, drawn: int, entries: int, columns: int = 0) -> int:
+    """Return the float32 numbers of one block; if `classes` is 0, of a tree of numbers on so many columns."""
     if classes == 0:
-        line = min(drawn, MOST_LINE)
+        line = min(columns, MOST_LINE)
         return NUMBER_HEAD + drawn * COLUMN_FLOATS + 3 * line + line * (line + 1) // 2 + entries * (1 + ENTRY_SUMS)
     return HEAD + PARTS * classes * drawn + entries * (1 + classes)
 
 
-def block_bytes(classes: int, drawn: int, entries: int) -> int:
+def block_bytes(classes: int, drawn: int, entries: int, columns: int = 0) -> int:
     """Return the bytes that one more leaf needs, with its nodes."""
-    numbers = block_floats(classes, drawn, entries) + CHOICES + drawn + entries
+    numbers = block_floats(classes, drawn, entries, columns) + CHOICES + drawn + entries
     return 4 * numbers + NODES_PER_BLOCK * (16 + (4 * classes or 8 * NODE_SUMS))
 
 
@@ -81,19 +82,21 @@ def window_floats(classes: int) -> int:
     return WINDOW + WINDOW_SUMS + (0 if classes else ERROR_SUMS)
 
 
-def shapes(memory: int, trees: int, classes: int, drawn: int, entries: int) -> Shapes:
+def shapes(memory: int, trees: int, classes: int, drawn: int, entries: int, columns: int = 0) -> Shapes:
     """Return the sizes of each of some trees whose arrays together take at most `memory` bytes.
 
     >>> shapes(1 << 20, 10, 2, 3, 0).blocks
     402
     """
     fixed = 8 * (window_floats(classes) + SIZES + WINDOW_ROWS + 1)
-    blocks = (memory // trees - fixed) // block_bytes(classes, drawn, entries)
+    blocks = (memory // trees - fixed) // block_bytes(classes, drawn, entries, columns)
     blocks = min(max(blocks, 0), MOST_BLOCKS)
     return Shapes(drawn, entries, blocks, NODES_PER_BLOCK * blocks)
 
 
-def needed(trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS) -> int:
+def needed(
+    trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS, columns: int = 0
+) -> int:
     """Return the bytes that some trees need for a number of blocks each."""
     fixed = 8 * (window_floats(classes) + SIZES + WINDOW_ROWS + 1)
-    return trees * (fixed + blocks * block_bytes(classes, drawn, entries))
+    return trees * (fixed + blocks * block_bytes(classes, drawn, entries, columns))

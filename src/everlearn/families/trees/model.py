@@ -40,7 +40,7 @@ class Trees:
         size, trees = settings.sizes(chosen), chosen.trees or 1
         self._drawn = size.drawn
         width = layout.NODE_SUMS if numbers else chosen.classes
-        floats = layout.block_floats(chosen.classes, size.drawn, size.entries)
+        floats = layout.block_floats(chosen.classes, size.drawn, size.entries, chosen.dense)
         self.arrays: Arrays = {
             "nodes": np.zeros((trees, size.nodes, 4), np.int32),
             "counts": np.zeros((trees, size.nodes, width), np.float64 if numbers else np.float32),

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.families.trees.layout import (
-    AROUND,
     BASE,
     CELLS,
     CHOICES,
@@ -122,9 +121,8 @@ def place_outside(blocks: Singles, t: int, block: int, at: int, v: float, weight
 
 
 @outlined
-def learn_cells(blocks: Singles, t: int, block: int, seen: Floats, target: float, weight: float) -> None:
-    """Add the columns of a row, float64 (3, m) as prepared, with its target."""
-    away = target - blocks[t, block, AROUND]
+def learn_cells(blocks: Singles, t: int, block: int, seen: Floats, away: float, weight: float) -> None:
+    """Add the columns of a row, float64 (3, m) as prepared, whose target is `away` above its prediction."""
     for j in range(seen.shape[1]):
         v = seen[VALUE, j]
         if math.isnan(v):
@@ -144,12 +142,11 @@ def learn_cells(blocks: Singles, t: int, block: int, seen: Floats, target: float
 @outlined
 def learn_number_entries(
     settings: Floats, blocks: Singles, choices: Nodes, t: int, block: int, m: int, at: int, indices: Nodes,
-    values: Singles, low: int, high: int, target: float, weight: float,
+    values: Singles, low: int, high: int, away: float, weight: float,
 ) -> None:  # fmt: skip
-    """Add the hashed entries `low` to `high` - 1 of a row, whose table begins at `at` in the block, with its target."""
+    """Add the hashed entries `low` to `high` - 1 of a row to their table, which begins at `at` in the block."""
     first = CHOICES + m
     sums = at + choices.shape[2] - first
-    away = target - blocks[t, block, AROUND]
     for e in range(low, high):
         index = int(indices[e])
         place = claim_entry(settings, blocks, choices, t, block, first, at, ENTRY_SUMS, index, values[e], weight)

@@ -24,7 +24,11 @@ from everlearn.families.trees.layout import (
     INACTIVE,
     LEFT,
     LINE_LOSS,
+    KEY,
     LINE_SHIFT,
+    LINE_START,
+    LINE_WEIGHT,
+    NUMBER_PART,
     MEAN_LOSS,
     MOST_LINE,
     MEAN_SHIFT,
@@ -45,7 +49,7 @@ from everlearn.families.trees.layout import (
 )
 from everlearn.families.trees.number_cells import learn_cells, learn_number_entries
 from everlearn.families.trees.number_leaves import learn_answers
-from everlearn.families.trees.number_lines import learn_line, line_at, line_floats, solve_line
+from everlearn.families.trees.number_lines import inherit_line, keep_line, learn_line, line_at, line_floats, solve_line
 from everlearn.families.trees.number_splits import (
     KNOWN_SUM,
     KNOWN_WEIGHT,
@@ -64,6 +68,7 @@ Nodes = NDArray[np.int32]
 
 INHERITED = 0.05  # of a branch's weight in the mean of a child, so that a new leaf is not that of its first row
 CHANCE = 6.0  # a split must explain so many times what is left for each row
+PRIOR_ROWS = 20.0  # that the linear model of a parent counts for in its children
 RESOLVED = 0.125  # a linear model is solved for again after so much of its weight, or a period of grace
 
 
@@ -87,11 +92,11 @@ def count_target(counts: Floats, t: int, node: int, target: float, weight: float
 
 
 @outlined
-def count_own(blocks: Singles, t: int, block: int, target: float, weight: float) -> None:
-    """Add a target to the head of a block: weight, mean, sum of squares and range about its first target."""
-    away = target - blocks[t, block, AROUND]
-    blocks[t, block, FLOOR] = min(np.float64(blocks[t, block, FLOOR]), away)
-    blocks[t, block, CEILING] = max(np.float64(blocks[t, block, CEILING]), away)
+def count_own(blocks: Singles, t: int, block: int, target: float, away: float, weight: float) -> None:
+    """Count a row in the head of a block: the range of targets; weight, mean and squares of the errors."""
+    beside = target - blocks[t, block, AROUND]
+    blocks[t, block, FLOOR] = min(np.float64(blocks[t, block, FLOOR]), beside)
+    blocks[t, block, CEILING] = max(np.float64(blocks[t, block, CEILING]), beside)
     own = blocks[t, block, OWN] + weight
     beside = away - blocks[t, block, OWN_MEAN]
     mean = blocks[t, block, OWN_MEAN] + beside * weight / own
@@ -102,19 +107,21 @@ def count_own(blocks: Singles, t: int, block: int, target: float, weight: float)
 
 
 @outlined
-def halve_numbers(counts: Floats, blocks: Singles, t: int, node: int, block: int, m: int) -> None:
+def halve_numbers(
+    counts: Floats, blocks: Singles, t: int, node: int, block: int, m: int, columns: int
+) -> None:
     """Halve all weights of a leaf, so that they stay in the range in which a float32 counts exactly."""
     half = np.float32(0.5)
     counts[t, node, NODE_WEIGHT] *= 0.5
     counts[t, node, NODE_SQUARES] *= 0.5
-    for i in (NEXT, VISITS, OWN, OWN_SQUARES, SOLVE):
+    for i in (NEXT, VISITS, OWN, OWN_SQUARES, SOLVE, LINE_WEIGHT):
         blocks[t, block, i] *= half
     for j in range(m):
         at = NUMBER_HEAD + j * COLUMN_FLOATS
         for i in range(at + FIRST_CELL, at + COLUMN_FLOATS):
             blocks[t, block, i] *= half
     line = line_at(m)
-    for i in range(line + 2 * min(m, MOST_LINE), blocks.shape[2]):
+    for i in range(line + 2 * min(columns, MOST_LINE), blocks.shape[2]):
         blocks[t, block, i] *= half
 
 
@@ -125,25 +132,33 @@ def split(
 ) -> bool:  # fmt: skip
     """Split a leaf by its best split; return False if there are no more nodes."""
     block = -1 - nodes[t, node, LEFT]
-    own, around = np.float64(blocks[t, block, OWN]), np.float64(blocks[t, block, AROUND])
+    own, around = np.float64(blocks[t, block, OWN]), blocks[t, block, AROUND]
     variance = blocks[t, block, OWN_SQUARES] / own
     within = max(variance - best[GAIN], 0.0)
     shift = blocks[t, block, MEAN_SHIFT] * math.sqrt(within / variance)
+    losses = blocks[t, block, MEAN_LOSS], blocks[t, block, LINE_LOSS]
+    floor, ceiling = blocks[t, block, FLOOR], blocks[t, block, CEILING]
+    line = keep_line(blocks, t, block, m, rows.shape[2], PRIOR_ROWS * max(settings[RATE], 1.0))
     least = squares_promised(counts, t, node, blocks[t, block, VISITS])
     pair, other = find_room(behind, trees, t, nodes, counts, blocks, choices, least, 1)
     if pair != NONE:
+        middle = best[KNOWN_SUM] / best[KNOWN_WEIGHT]
         for side in range(2):
             weight = best[LEFT_WEIGHT] if side == 0 else best[KNOWN_WEIGHT] - best[LEFT_WEIGHT]
             total = best[LEFT_SUM] if side == 0 else best[KNOWN_SUM] - best[LEFT_SUM]
             counts[t, pair + side, NODE_WEIGHT] = INHERITED * weight
-            counts[t, pair + side, NODE_MEAN] = around + total / weight
+            counts[t, pair + side, NODE_MEAN] = counts[t, node, NODE_MEAN] + total / weight - middle
             counts[t, pair + side, NODE_SQUARES] = INHERITED * weight * within
         right = 1 if best[KNOWN_WEIGHT] > 2.0 * best[LEFT_WEIGHT] else 0
         branch(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, node, pair, block, other,
                int(best[WHERE]), best[AT], right)  # fmt: skip
-        blocks[t, block, MEAN_SHIFT] = shift
-        if other != NONE:
-            blocks[t, other, MEAN_SHIFT] = shift
+        for side in range(1 if other == NONE else 2):
+            child = block if side == 0 else other
+            inherit_line(blocks, t, child, m, line)
+            blocks[t, child, SOLVE] = settings[GRACE] if line[SOLVE - NUMBER_PART] > 0.0 else 0.0
+            blocks[t, child, MEAN_SHIFT] = shift
+            blocks[t, child, MEAN_LOSS], blocks[t, child, LINE_LOSS] = losses
+            blocks[t, child, AROUND], blocks[t, child, FLOOR], blocks[t, child, CEILING] = around, floor, ceiling
     return pair != NONE
 
 
@@ -161,7 +176,7 @@ def examine(
         for j in range(m):
             try_cells(blocks, t, block, j, choices[t, block, CHOICES + j], best)
         if choices.shape[2] > CHOICES + m:
-            try_number_entries(blocks, choices, t, block, m, line_at(m) + line_floats(m), best)
+            try_number_entries(blocks, choices, t, block, m, line_at(m) + line_floats(rows.shape[2]), best)
         bound = math.sqrt(settings[BITS] / (2.0 * own))
         left = max(blocks[t, block, OWN_SQUARES] / own - best[GAIN], 0.0)
         certain = best[GAIN] * own > CHANCE * max(settings[RATE], 1.0) * left and best[GAIN] > 0.0
@@ -169,7 +184,7 @@ def examine(
             blocks[t, block, NEXT] = own + PATIENCE * settings[GRACE]
             done = split(settings, behind, trees, t, nodes, counts, blocks, choices, node, rows, m, best)
     if own > MOST_WEIGHT and not done:
-        halve_numbers(counts, blocks, t, node, block, m)
+        halve_numbers(counts, blocks, t, node, block, m, rows.shape[2])
 
 
 @outlined
@@ -188,21 +203,24 @@ def number_learn_at(
             open_leaf(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, node, block)
     else:
         block = -1 - left
-        if blocks[t, block, OWN] == 0.0:
+        if blocks[t, block, LINE_WEIGHT] == 0.0:
             blocks[t, block, AROUND] = target
+            blocks[t, block, LINE_START] = (choices[t, block, KEY] + t) * MOST_LINE % max(rows.shape[2], 1)
         blocks[t, block, VISITS] += np.float32(1.0)
+        line_leads = blocks[t, block, SOLVE] > 0.0 and blocks[t, block, LINE_LOSS] <= blocks[t, block, MEAN_LOSS]
+        away = target - (second if line_leads else first)
         learn_answers(settings, blocks, t, block, first, second, target, weight)
-        learn_line(blocks, choices, t, block, seen, target, weight)
-        count_own(blocks, t, block, target, weight)
-        learn_cells(blocks, t, block, seen, target, weight)
+        learn_line(blocks, t, block, m, rows, b, target, weight)
+        count_own(blocks, t, block, target, away, weight)
+        learn_cells(blocks, t, block, seen, away, weight)
         if choices.shape[2] > CHOICES + m and high > low:
-            at = line_at(m) + line_floats(m)
-            learn_number_entries(settings, blocks, choices, t, block, m, at, indices, values, low, high, target, weight)
+            at = line_at(m) + line_floats(rows.shape[2])
+            learn_number_entries(settings, blocks, choices, t, block, m, at, indices, values, low, high, away, weight)
         own = np.float64(blocks[t, block, OWN])
         if own * ROUNDING >= max(np.float64(blocks[t, block, SOLVE]), settings[GRACE]):
             if blocks[t, block, SOLVE] == 0.0:
                 blocks[t, block, LINE_SHIFT] = blocks[t, block, MEAN_SHIFT]
-            solve_line(blocks, t, block, m, own / max(settings[RATE], 1.0))
+            solve_line(blocks, t, block, m, rows.shape[2], max(settings[RATE], 1.0))
             blocks[t, block, SOLVE] = own + max(settings[GRACE], RESOLVED * own)
         if own * ROUNDING >= blocks[t, block, NEXT]:
             examine(settings, behind, trees, t, nodes, counts, blocks, choices, node, rows, m)

@@ -67,7 +67,7 @@ def number_answer(
         around = np.float64(blocks[t, block, AROUND])
         lowest, highest = around + blocks[t, block, FLOOR], around + blocks[t, block, CEILING]
         wider = WIDENED * (highest - lowest)
-        second = min(max(line_answer(blocks, choices, t, block, seen), lowest - wider), highest + wider)
+        second = min(max(line_answer(blocks, t, block, seen.shape[1], rows, b), lowest - wider), highest + wider)
         second += blocks[t, block, LINE_SHIFT]
         if blocks[t, block, LINE_LOSS] <= blocks[t, block, MEAN_LOSS]:
             p[0, 0] = second

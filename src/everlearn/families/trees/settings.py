@@ -75,9 +75,9 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
         settings = msgspec.structs.replace(settings, loss_parameter=0.5)
     _check(settings)
     if settings.memory is None:
-        roomy = layout.needed(*_sizes(settings), blocks=ROOMY)
+        roomy = layout.needed(*_sizes(settings), blocks=ROOMY, columns=settings.dense)
         settings = msgspec.structs.replace(settings, memory=max(MEMORY[family], roomy))
-    least = layout.needed(*_sizes(settings))
+    least = layout.needed(*_sizes(settings), columns=settings.dense)
     _expect(settings, (settings.memory or 0) >= least, "memory", f"at least {least} bytes for rows of this shape")
     return settings
 
@@ -103,7 +103,7 @@ def drawn(settings: TreeSettings) -> int:
 
 def sizes(settings: TreeSettings) -> layout.Shapes:
     """Return the sizes of each tree."""
-    return layout.shapes(settings.memory or 0, *_sizes(settings))
+    return layout.shapes(settings.memory or 0, *_sizes(settings), columns=settings.dense)
 
 
 def kernel_settings(settings: TreeSettings) -> Floats:
