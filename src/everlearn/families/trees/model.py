@@ -32,7 +32,7 @@ class Trees:
     def __init__(self, spec: dict[str, Any], chosen: TreeSettings) -> None:
         self.spec: Mapping[str, Any] = spec
         self._settings = settings.kernel_settings(chosen)
-        self._table = tables(chosen.rate)
+        self._table = tables(chosen.rate or 0.0)
         numbers = chosen.task == "regression"
         self._predict, self._learn = kernels.predictor(numbers), kernels.learner(numbers)
         self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1

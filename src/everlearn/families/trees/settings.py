@@ -18,6 +18,8 @@ from everlearn.records import Floats, Loss, LossKind, RowTask
 
 MEMORY = {"tree": 16 << 20, "forest": 24 << 20}  # bytes, more where blocks are wide
 ROOMY = 16  # blocks of each tree that a default budget has at least
+RATE, NUMBER_RATE = 6.0, 3.0  # of the Poisson weights, for classes and for numbers
+NUMBER_SHARE = 0.8  # of the columns that a leaf of a forest of numbers looks at
 ENTRIES = 64  # hashed entries that a leaf observes
 SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the stream's variance in each variance of a leaf
 TIE = 0.05  # a bound below which the better of two splits is taken (Domingos & Hulten 2000)
@@ -28,9 +30,11 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The settings of a Hoeffding tree or of an adaptive random forest.
 
     `dense`, `hashed` and `classes` are the shape of the rows. `trees` and `share` are those of a forest: members, and
-    the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them. `memory` is the
+    the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them for classes, and
+    0.8 for numbers. `memory` is the
     budget of all arrays of nodes and leaves in bytes. A leaf is examined after each `grace` of weight, and split with
-    a confidence of 1 - `delta`. Each row counts as often as a Poisson number with mean `rate` says; 0 is once. `drift`
+    a confidence of 1 - `delta`. Each row counts as often as a Poisson number with mean `rate` says (None: 6, and 3 for
+    numbers); 0 is once. `drift`
     replaces trees whose errors rise. `seed` decides all draws.
 
     `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
@@ -47,7 +51,7 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     memory: int | None = None
     grace: float = 50.0
     delta: float = 0.01
-    rate: float = 6.0
+    rate: float | None = None
     drift: bool = True
     loss: Literal["squared", "absolute", "quantile"] | None = None
     loss_parameter: float | None = None
@@ -69,6 +73,8 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
     settings = specs.convert(given, TreeSettings, family, {})
     if settings.trees is None:
         settings = msgspec.structs.replace(settings, trees=10 if family == "forest" else 1)
+    if settings.rate is None:
+        settings = msgspec.structs.replace(settings, rate=NUMBER_RATE if settings.task == "regression" else RATE)
     if settings.task == "regression" and settings.loss is None:
         settings = msgspec.structs.replace(settings, loss="squared")
     if settings.loss == "quantile" and settings.loss_parameter is None:
@@ -96,8 +102,9 @@ def drawn(settings: TreeSettings) -> int:
     d = settings.dense
     if settings.family == "tree" or d == 0:
         return d
-    if settings.share is not None:
-        return min(max(round(settings.share * d), 1), d)
+    share = NUMBER_SHARE if settings.share is None and settings.task == "regression" else settings.share
+    if share is not None:
+        return min(max(round(share * d), 1), d)
     return min(max(math.isqrt(d) + 1, round(0.3 * d)), d)
 
 
@@ -117,7 +124,7 @@ def kernel_settings(settings: TreeSettings) -> Floats:
     found: Floats = np.zeros(layout.SETTINGS)
     found[layout.SEED] = settings.seed
     found[[layout.GRACE, layout.BITS, layout.TIE]] = settings.grace, -math.log(settings.delta), TIE
-    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate
+    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate or 0.0
     found[[layout.SHARE, layout.DETECTS]] = share, settings.drift
     loss = own_loss(settings)
     if loss is not None and loss.kind != "squared":
@@ -166,7 +173,7 @@ def _check(settings: TreeSettings) -> None:
     _expect(settings, settings.share is None or 0.0 < settings.share <= 1.0, "share", "above 0, at most 1")
     _expect(settings, 1.0 <= settings.grace < math.inf, "grace", "a finite weight from 1")
     _expect(settings, 0.0 < settings.delta < 1.0, "delta", "a probability between 0 and 1")
-    _expect(settings, 0.0 <= settings.rate <= 20.0, "rate", "0 to 20")
+    _expect(settings, 0.0 <= (settings.rate or 0.0) <= 20.0, "rate", "0 to 20")
     _expect(settings, 0 <= settings.seed < 1 << 53, "seed", "a whole number from 0, below 2**53")
 
 
