@@ -75,7 +75,7 @@ def number_answers(row: Singles, shares: Floats, bias: Floats, each: Floats) -> 
 def number_parts(recent: Floats, prior: Floats, rows: float, loss: int) -> Floats:
     """Return the parts of all answers in the average, which add up to 1."""
     best = recent.min()
-    unit = best * (1.0 - FORGET) / (1.0 - FORGET ** max(rows, 1.0)) * (2.0 if loss == SQUARED else 1.0)
+    unit = best * (1.0 - FORGET) / (1.0 - FORGET ** max(rows - 1.0, 1.0)) * (2.0 if loss == SQUARED else 1.0)
     parts: Floats = np.zeros(len(recent))
     highest, total = -np.inf, 0.0
     for e in range(len(recent)):
@@ -135,6 +135,8 @@ def stack_numbers(
             continue
         row = then[i] if late[i] > 0.0 else votes[i]
         pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
+        if counts[ROWS] == 1.0:
+            continue  # no member knew the size of the numbers
         number_answers(row, shares, bias, each)
         for e in range(len(each)):
             recent[e] = FORGET * recent[e] + pace * loss_of(each[e] - y[i], loss, parameter)
@@ -155,7 +157,7 @@ def _ridge(
 ) -> None:
     """Refit the weights by a ridge regression of y on the members, both less the mean by the weights `base`.
 
-    `rows` is the number of rows learned.
+    `rows` is the number of rows so far.
     """
     members, fade = len(row), 1.0 - (1.0 - FORGET) * timely
     mean = 0.0
@@ -215,7 +217,7 @@ def _exponentiate(row: Singles, slope: float, answer: float, pace: float, shares
 @exact_kernel
 def _move_bias(away: float, loss: int, parameter: float, pace: float, rows: float, bias: Floats) -> None:
     """Move the bias of a stacker whose answer is `away` above the number; the mean absolute error is its unit."""
-    bias[ERROR] += (abs(away) - bias[ERROR]) / min(rows, 1.0 / (1.0 - FORGET))
+    bias[ERROR] += (abs(away) - bias[ERROR]) / min(rows - 1.0, 1.0 / (1.0 - FORGET))
     if loss == SQUARED:
         most = LARGEST_STEP * bias[ERROR]
         bias[BIAS] -= SMALL_STEP * RATE * pace * min(max(away, -most), most)

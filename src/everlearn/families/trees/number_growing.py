@@ -88,7 +88,7 @@ def count_target(counts: Floats, t: int, node: int, target: float, weight: float
     away = target - counts[t, node, NODE_MEAN]
     counts[t, node, NODE_WEIGHT] = n
     counts[t, node, NODE_MEAN] += away * weight / n
-    counts[t, node, NODE_SQUARES] += weight * away * (target - counts[t, node, NODE_MEAN])
+    counts[t, node, NODE_SQUARES] += max(weight * away * (target - counts[t, node, NODE_MEAN]), 0.0)
 
 
 @outlined
@@ -102,7 +102,7 @@ def count_own(blocks: Singles, t: int, block: int, target: float, away: float, w
     mean = blocks[t, block, OWN_MEAN] + beside * weight / own
     blocks[t, block, OWN] = own
     blocks[t, block, OWN_MEAN] = mean
-    squares = blocks[t, block, OWN_SQUARES] + weight * beside * (away - mean)
+    squares = blocks[t, block, OWN_SQUARES] + max(weight * beside * (away - mean), 0.0)
     blocks[t, block, OWN_SQUARES] = min(squares, 1e37)
 
 
