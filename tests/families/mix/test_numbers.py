@@ -73,7 +73,7 @@ def test_steps_are_those_of_the_formulas(loss: int, parameter: float) -> None:
     for i in range(60):
         v = votes[i].astype(float)
         each = np.concatenate([shares @ v + bias, v])
-        seen = max(i, 1)
+        seen = max(i - 1, 1)
         unit = recent.min() * 0.001 / (1 - 0.999**seen) * (2 if loss == SQUARED else 1)
         part = np.exp(-(recent - recent.min()) / unit) if unit > 0 else np.ones(5)
         assert got[i] == pytest.approx(part @ each / part.sum(), rel=1e-5)

@@ -67,7 +67,8 @@ from everlearn.records import Floats, Ints, Singles
 Nodes = NDArray[np.int32]
 
 INHERITED = 0.05  # of a branch's weight in the mean of a child, so that a new leaf is not that of its first row
-CHANCE = 6.0  # a split must explain so many times what is left for each row
+CHANCE, LATE_CHANCE = 15.0, 6.0  # a split must explain so many times what is left for each row
+SETTLED = 300.0  # rows after which a leaf takes the second: no single split shows what only two of them explain
 PRIOR_ROWS = 20.0  # that the linear model of a parent counts for in its children
 RESOLVED = 0.125  # a linear model is solved for again after so much of its weight, or a period of grace
 
@@ -179,7 +180,9 @@ def examine(
             try_number_entries(blocks, choices, t, block, m, line_at(m) + line_floats(rows.shape[2]), best)
         bound = math.sqrt(settings[BITS] / (2.0 * own))
         left = max(blocks[t, block, OWN_SQUARES] / own - best[GAIN], 0.0)
-        certain = best[GAIN] * own > CHANCE * max(settings[RATE], 1.0) * left and best[GAIN] > 0.0
+        rate = max(settings[RATE], 1.0)
+        chance = CHANCE if own < SETTLED * rate else LATE_CHANCE
+        certain = best[GAIN] * own > chance * rate * left and best[GAIN] > 0.0
         if certain and (best[SECOND_GAIN] < (1.0 - bound) * best[GAIN] or bound < settings[TIE]):
             blocks[t, block, NEXT] = own + PATIENCE * settings[GRACE]
             done = split(settings, behind, trees, t, nodes, counts, blocks, choices, node, rows, m, best)
