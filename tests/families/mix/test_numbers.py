@@ -12,9 +12,7 @@ from everlearn.families.mix.numbers import ABSOLUTE, HUBER, PINBALL, SQUARED
 from everlearn.records import Arrays
 
 ALL = np.array([True, True, True])
-LOSSES = pytest.mark.parametrize(
-    ("loss", "parameter"), [(SQUARED, 0.0), (ABSOLUTE, 0.0), (PINBALL, 0.9), (HUBER, 0.5)]
-)
+LOSSES = pytest.mark.parametrize(("loss", "parameter"), [(SQUARED, 0.0), (ABSOLUTE, 0.0), (PINBALL, 0.9), (HUBER, 0.5)])
 NAMES = ("base", "shares", "bias", "recent", "prior", "products", "counts")
 
 
@@ -139,7 +137,9 @@ def test_a_mix_of_numbers_is_hardly_worse_than_its_best_member(loss: int, parame
     out = stacked(numbers.start_numbers(ALL), votes, y, loss, parameter)
     best = mean_loss(votes[1:, 0] - y[1:], loss, parameter)
     assert mean_loss(out[1:] - y[1:], loss, parameter) < 1.1 * best
-    assert mean_loss(out[1000:] - y[1000:], loss, parameter) < 1.01 * mean_loss(votes[1000:, 0] - y[1000:], loss, parameter)
+    assert mean_loss(out[1000:] - y[1000:], loss, parameter) < 1.01 * mean_loss(
+        votes[1000:, 0] - y[1000:], loss, parameter
+    )
 
 
 @pytest.mark.parametrize(("loss", "parameter"), [(SQUARED, 0.0), (ABSOLUTE, 0.0), (PINBALL, 0.9)])

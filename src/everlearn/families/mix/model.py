@@ -10,8 +10,8 @@ import numpy as np
 
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, labels
-from everlearn.families.mix import settings as reading
 from everlearn.families.mix import numbers, stacking
+from everlearn.families.mix import settings as reading
 from everlearn.families.mix.settings import LOSSES, MixParts
 from everlearn.model import (
     LEARN,
@@ -134,9 +134,7 @@ class Mix:
             kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
             rows = votes[:, :, 0], earlier[:, :, 0], late, y, weight
             answers = held["shares"], held["bias"], held["recent"], held["prior"]
-            numbers.stack_numbers(
-                *rows, kind, parameter, held["base"], *answers, held["products"], held["counts"], out
-            )
+            numbers.stack_numbers(*rows, kind, parameter, held["base"], *answers, held["products"], held["counts"], out)
         else:
             state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
             stacking.stack(votes, earlier, late, y, weight, *state, out)

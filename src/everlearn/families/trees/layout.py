@@ -31,7 +31,7 @@ VALUE, SPREAD, SECOND, PREPARED = range(4)
 # settings of kernels; BITS is log(1 / delta); QUANTILE is 0 for the squared loss, NORMAL the quantile in deviations
 SEED, GRACE, BITS, TIE, SHRINK, RATE, SHARE, DETECTS, QUANTILE, NORMAL, SETTINGS = range(11)
 
-# trees of numbers: a row of `counts` (float64), and the head of a row of `blocks`, in which NEXT and VISITS are as above
+# trees of numbers: a row of `counts` (float64), and the head of a row of `blocks`; NEXT and VISITS are as above
 NODE_WEIGHT, NODE_MEAN, NODE_SQUARES, NODE_SUMS = range(4)
 MEAN_LOSS, LINE_LOSS = MAJORITY_RIGHT, BAYES_RIGHT
 OWN, OWN_MEAN, OWN_SQUARES, AROUND, FLOOR, CEILING, MEAN_SHIFT, NUMBER_PART = range(HEAD, HEAD + 8)
@@ -94,9 +94,7 @@ def shapes(memory: int, trees: int, classes: int, drawn: int, entries: int, colu
     return Shapes(drawn, entries, blocks, NODES_PER_BLOCK * blocks)
 
 
-def needed(
-    trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS, columns: int = 0
-) -> int:
+def needed(trees: int, classes: int, drawn: int, entries: int, blocks: int = LEAST_BLOCKS, columns: int = 0) -> int:
     """Return the bytes that some trees need for a number of blocks each."""
     fixed = 8 * (window_floats(classes) + SIZES + WINDOW_ROWS + 1)
     return trees * (fixed + blocks * block_bytes(classes, drawn, entries, columns))

@@ -1,4 +1,4 @@
-"""The observers of a leaf of numbers: for each column, cells of equal width with the weight and the sum of targets.
+"""The observers of a leaf of numbers: for each column, cells of equal width with weight and sum of errors.
 
 A split between two cells needs no more than that to know how much it lowers the variance (`number_splits`). A quantised
 observer is that of Mastelini & de Carvalho (2021), "Using dynamical quantization to perform split attempts in online

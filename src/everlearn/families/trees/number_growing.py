@@ -1,8 +1,8 @@
 """Learn one row at a leaf of numbers: count it, examine the leaf from time to time, and split it.
 
-The rules are those of FIMT-DD (Ikonomovska, Gama & Dzeroski 2011, "Learning model trees from evolving data streams"): a
-leaf is split when the gain of its second column is, with the confidence of a Hoeffding bound, a smaller share of that of
-its best column than 1. Besides, the gain must be more than chance gives.
+The rules are those of FIMT-DD (Ikonomovska, Gama & Dzeroski 2011, "Learning model trees from evolving data streams"):
+a leaf is split when the gain of its second column is, with the confidence of a Hoeffding bound, less than that of its
+best column. The gain is about the errors of the leaf, not the targets, and must be more than chance gives.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from everlearn.families.trees.layout import (
     CEILING,
     CHOICES,
     COLUMN_FLOATS,
+    FIRST_CELL,
     FLOOR,
     GRACE,
     INACTIVE,
+    KEY,
     LEFT,
     LINE_LOSS,
-    KEY,
     LINE_SHIFT,
     LINE_START,
     LINE_WEIGHT,
-    NUMBER_PART,
     MEAN_LOSS,
-    MOST_LINE,
     MEAN_SHIFT,
+    MOST_LINE,
     NEXT,
     NODE_MEAN,
     NODE_SQUARES,
     NODE_WEIGHT,
     NONE,
     NUMBER_HEAD,
+    NUMBER_PART,
     OWN,
     OWN_MEAN,
     OWN_SQUARES,
@@ -45,7 +46,6 @@ from everlearn.families.trees.layout import (
     SOLVE,
     TIE,
     VISITS,
-    FIRST_CELL,
 )
 from everlearn.families.trees.number_cells import learn_cells, learn_number_entries
 from everlearn.families.trees.number_leaves import learn_answers
@@ -108,9 +108,7 @@ def count_own(blocks: Singles, t: int, block: int, target: float, away: float, w
 
 
 @outlined
-def halve_numbers(
-    counts: Floats, blocks: Singles, t: int, node: int, block: int, m: int, columns: int
-) -> None:
+def halve_numbers(counts: Floats, blocks: Singles, t: int, node: int, block: int, m: int, columns: int) -> None:
     """Halve all weights of a leaf, so that they stay in the range in which a float32 counts exactly."""
     half = np.float32(0.5)
     counts[t, node, NODE_WEIGHT] *= 0.5

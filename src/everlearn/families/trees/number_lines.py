@@ -1,8 +1,8 @@
 """The linear model of a leaf of numbers: a ridge regression on the sums of its rows.
 
 A leaf keeps the means of its columns, their products and those with the target, all about the means (Welford 1962,
-Chan et al. 1983). From time to time it solves for slopes by Cholesky's method. Columns are divided by their deviation in
-the leaf, so that their units do not matter, and the ridge counts as so many rows. A missing value is the mean of its
+Chan et al. 1983). From time to time it solves for slopes by Cholesky's method. Columns are divided by their deviation
+in the leaf, so that their units do not matter, and the ridge counts as so many rows. A missing value is the mean of its
 column. The model takes all columns, not only those that the leaf may split, up to `MOST_LINE`; more would cost their
 square, and then each tree has a window of them. A new leaf inherits the sums of its parent, as so many rows.
 """
@@ -67,9 +67,7 @@ def line_answer(blocks: Singles, t: int, block: int, m: int, rows: Floats, b: in
 
 
 @outlined
-def learn_line(
-    blocks: Singles, t: int, block: int, m: int, rows: Floats, b: int, target: float, weight: float
-) -> None:
+def learn_line(blocks: Singles, t: int, block: int, m: int, rows: Floats, b: int, target: float, weight: float) -> None:
     """Add row b to the sums; its `SPREAD`, which trees of numbers do not use, is written over."""
     columns = rows.shape[2]
     line, at = min(columns, MOST_LINE), line_at(m)

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
 from everlearn.families.trees.columns import FURTHEST
 from everlearn.families.trees.layout import (
     CENTRE,

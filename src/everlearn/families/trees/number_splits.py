@@ -1,8 +1,8 @@
-"""Find the best split of a leaf of numbers: the one that lowers the variance of the target most.
+"""Find the best split of a leaf of numbers: the one that lowers the variance of its errors most.
 
-The reduction of variance by a split of n rows into left and right is (L^2 / n_L + R^2 / n_R - S^2 / n) / n, where L, R and
-S are the sums of targets (Breiman et al. 1984, section 8.3): sums of squares cancel out. It counts over the rows whose
-value is known, times their share.
+The reduction of variance by a split of n rows into left and right is (L^2 / n_L + R^2 / n_R - S^2 / n) / n, where L, R
+and S are the sums of errors (Breiman et al. 1984, section 8.3): sums of squares cancel out. It counts over the rows
+whose value is known, times their share.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.families.trees.layout import (
+    BASE,
     CELLS,
     CHOICES,
     COLUMN_FLOATS,
@@ -19,7 +20,6 @@ from everlearn.families.trees.layout import (
     NUMBER_HEAD,
     OWN,
     OWN_MEAN,
-    BASE,
     WIDTH,
 )
 from everlearn.families.trees.observers import EMPTY
@@ -89,9 +89,7 @@ def try_cells(blocks: Singles, t: int, block: int, j: int, column: int, best: Fl
 
 
 @outlined
-def try_number_entries(
-    blocks: Singles, choices: Nodes, t: int, block: int, m: int, at: int, best: Floats
-) -> None:
+def try_number_entries(blocks: Singles, choices: Nodes, t: int, block: int, m: int, at: int, best: Floats) -> None:
     """Try the presence of each hashed entry of a leaf, whose table begins at `at` in the block."""
     first = CHOICES + m
     entries = choices.shape[2] - first

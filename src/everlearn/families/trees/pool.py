@@ -1,9 +1,9 @@
 """The pool of a tree: nodes in pairs, blocks of leaves, and what happens when none is left.
 
 Free pairs and blocks are chained; those above the used ones were never touched. When no block is left, the background
-tree is dropped; then the leaf that promises least is deactivated: it counts its rows and no more, and gets a block again
-when one is free. Functions take the arrays of all trees and the number of a tree, since views of arrays cost more than
-the work.
+tree is dropped; then the leaf that promises least is deactivated: it counts its rows and no more, and gets a block
+again when one is free. Functions take the arrays of all trees and the number of a tree, since views of arrays cost more
+than the work.
 """
 
 from __future__ import annotations
