@@ -113,9 +113,8 @@ def test_units_and_origin_of_the_numbers_do_not_matter(family: str) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -7.5, 1e30, 1e300])
 def test_a_constant_is_predicted_after_its_first_row(value: float) -> None:
-    got = learned(
-        numbers_of(2, family="forest", trees=2), np.random.default_rng(0).random((200, 2)), np.full(200, value)
-    )
+    x = np.random.default_rng(0).random((200, 2))
+    got = learned(numbers_of(2, family="forest", trees=2), x, np.full(200, value))
     assert (got[1:, 0] == np.float32(min(value, 3.4e38))).all()
 
 
@@ -192,10 +191,8 @@ def splits_of_all(x: Array, y: Array) -> list[tuple[int, float]]:
 def test_a_forest_beats_a_line_where_columns_interact() -> None:
     random = np.random.default_rng(0)
     x = random.random((3000, 2))
-    stream = el.read(
-        {"a": x[:, 0], "b": x[:, 1], "y": random.random(3000) + 5.0 * np.sign((x[:, 0] - 0.5) * (x[:, 1] - 0.5))},
-        label="y",
-    )
+    y = random.random(3000) + 5.0 * np.sign((x[:, 0] - 0.5) * (x[:, 1] - 0.5))
+    stream = el.read({"a": x[:, 0], "b": x[:, 1], "y": y}, label="y")
     found = {
         family: float(el.prequential(el.build({"family": family}), stream).metrics["mae"])
         for family in ("linear", "forest")

@@ -5,7 +5,8 @@ Two stackers run side by side. The first has any weights: for the squared loss t
 shares from 0, moved by exponentiated gradients (Kivinen & Warmuth 1997). Each adds a bias, without which no weights of
 members that are all too low reach a quantile. Their answers and those of each member alone are averaged by
 exp(-recent loss), in units of the mean loss of the best of them: the likelihood of normal errors for the squared loss,
-of Laplace's for the others. So nothing depends on the unit of the numbers, and the mix is little worse than its best member.
+of Laplace's for the others. So nothing depends on the unit of the numbers, and the mix is little worse than its best
+member.
 
 Under late labels all losses and gradients are those of what the members predicted then, and rates are divided by
 (1 + d / 100)^2, the rate at which the ridge forgets among them.

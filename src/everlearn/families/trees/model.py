@@ -25,8 +25,9 @@ class Trees:
     (T, N, 4), `counts` float32 (T, N, K), `blocks` float32 (T, L, numbers), `choices` int32 (T, L, 2 + m + entries),
     `trees` int64 (T, 41), `windows` float64 (T, 390) of ADWIN, `moments` float64 (6, d) of the columns of the stream,
     and `clock` int64 (1,): rows learned. A regression has `counts` float64 (T, N, 3): weight, mean and squares of the
-    targets of each node; `windows` float64 (T, 392), and `moments` float64 (6, d + 1), last of the targets. See `everlearn.families.trees.layout`. No array depends on how much was
-    learned in its shape; pages of memory that no leaf uses yet are not taken from the system.
+    targets of each node; `windows` float64 (T, 392); and `moments` float64 (6, d + 1), last of the targets. See
+    `everlearn.families.trees.layout`. No array depends on how much was learned in its shape; pages of memory that no
+    leaf uses yet are not taken from the system.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: TreeSettings) -> None:

@@ -31,11 +31,10 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     `dense`, `hashed` and `classes` are the shape of the rows. `trees` and `share` are those of a forest: members, and
     the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them for classes, and
-    0.8 for numbers. `memory` is the
-    budget of all arrays of nodes and leaves in bytes. A leaf is examined after each `grace` of weight, and split with
-    a confidence of 1 - `delta`. Each row counts as often as a Poisson number with mean `rate` says (None: 6, and 3 for
-    numbers); 0 is once. `drift`
-    replaces trees whose errors rise. `seed` decides all draws.
+    0.8 for numbers. `memory` is the budget of all arrays of nodes and leaves in bytes. A leaf is examined after each
+    `grace` of weight, and split with a confidence of 1 - `delta`. Each row counts as often as a Poisson number with
+    mean `rate` says (None: 6, and 3 for numbers); 0 is once. `drift` replaces trees whose errors rise. `seed` decides
+    all draws.
 
     `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
     All grow the same trees, by variance; the leaves answer with a mean, or with a running quantile.
