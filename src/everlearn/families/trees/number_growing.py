@@ -67,7 +67,7 @@ from everlearn.records import Floats, Ints, Singles
 Nodes = NDArray[np.int32]
 
 INHERITED = 0.05  # of a branch's weight in the mean of a child, so that a new leaf is not that of its first row
-CHANCE, LATE_CHANCE = 15.0, 6.0  # a split must explain so many times what is left for each row
+CHANCE, LATE_CHANCE = 15.0, 6.0  # a split must explain so many times the variance left, for each row
 SETTLED = 300.0  # rows after which a leaf takes the second: no single split shows what only two of them explain
 PRIOR_ROWS = 20.0  # that the linear model of a parent counts for in its children
 RESOLVED = 0.125  # a linear model is solved for again after so much of its weight, or a period of grace

@@ -20,6 +20,8 @@ MEMORY = {"tree": 16 << 20, "forest": 24 << 20}  # bytes, more where blocks are 
 ROOMY = 16  # blocks of each tree that a default budget has at least
 RATE, NUMBER_RATE = 6.0, 3.0  # of the Poisson weights, for classes and for numbers
 NUMBER_SHARE = 0.8  # of the columns that a leaf of a forest of numbers looks at
+# the losses of a regression, by the names that the gate has for them
+LOSSES: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
 ENTRIES = 64  # hashed entries that a leaf observes
 SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the stream's variance in each variance of a leaf
 TIE = 0.05  # a bound below which the better of two splits is taken (Domingos & Hulten 2000)
@@ -52,7 +54,7 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     delta: float = 0.01
     rate: float | None = None
     drift: bool = True
-    loss: Literal["squared", "absolute", "quantile"] | None = None
+    loss: str | None = None
     loss_parameter: float | None = None
     seed: int = 0
 
@@ -138,8 +140,7 @@ def own_loss(settings: TreeSettings) -> Loss | None:
     >>> own_loss(read({"task": "regression", "dense": 8, "loss": "quantile", "loss_parameter": 0.9}))
     Loss(kind='pinball', parameter=0.9)
     """
-    kinds: dict[str | None, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
-    kind = kinds.get(settings.loss)
+    kind = LOSSES.get(settings.loss or "")
     return Loss(kind, settings.loss_parameter or 0.0) if kind is not None else None
 
 
@@ -157,6 +158,8 @@ def _check(settings: TreeSettings) -> None:
         _expect(settings, classes == 2, "classes", "2 for task 'binary'")
     if settings.task == "regression":
         _expect(settings, classes == 0, "classes", "0 for task 'regression'")
+        known = ", ".join(map(repr, LOSSES))
+        _expect(settings, settings.loss in LOSSES, "loss", f"one of {known}; the family 'linear' has 'huber'")
     else:
         _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
         _expect(settings, settings.loss is None, "loss", f"none for task {settings.task!r}")
