@@ -1,7 +1,7 @@
 """Predict a number at a leaf: its mean or its linear model, whichever had the smaller recent loss there.
 
-For the squared loss these are the two predictions. For a quantile the running quantile of the residuals is added to each,
-which a stochastic step follows, in units of the leaf's deviation.
+For the squared loss these are the two predictions. For a quantile the running quantile of the residuals is added to
+each, which a stochastic step follows, in units of the leaf's deviation.
 """
 
 from __future__ import annotations
