@@ -135,8 +135,8 @@ def test_a_quantile_is_reached_though_all_members_are_lower() -> None:
 def test_a_mix_of_numbers_is_hardly_worse_than_its_best_member(loss: int, parameter: float) -> None:
     votes, y = drawn(3000, [0.05, 1.0, 3.0], seed=6)
     out = stacked(numbers.start_numbers(ALL), votes, y, loss, parameter)
-    best = mean_loss(votes[1:, 0] - y[1:], loss, parameter)
-    assert mean_loss(out[1:] - y[1:], loss, parameter) < 1.1 * best
+    best = mean_loss(votes[20:, 0] - y[20:], loss, parameter)
+    assert mean_loss(out[20:] - y[20:], loss, parameter) < 1.1 * best  # after twenty rows that show the members' errors
     late = mean_loss(votes[1000:, 0] - y[1000:], loss, parameter)
     assert mean_loss(out[1000:] - y[1000:], loss, parameter) < 1.01 * late
 
