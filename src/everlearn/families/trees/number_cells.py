@@ -14,6 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn._jit import inlined
 from everlearn.families.trees.layout import (
     BASE,
     CELLS,
@@ -26,7 +27,7 @@ from everlearn.families.trees.layout import (
     WIDTH,
 )
 from everlearn.families.trees.observers import claim_entry
-from everlearn.families.trees.parts import inlined, outlined
+from everlearn.families.trees.parts import outlined
 from everlearn.records import Floats, Singles
 
 Nodes = NDArray[np.int32]

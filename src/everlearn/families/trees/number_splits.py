@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn._jit import inlined
 from everlearn.families.trees.layout import (
     BASE,
     CELLS,
@@ -23,7 +24,7 @@ from everlearn.families.trees.layout import (
     WIDTH,
 )
 from everlearn.families.trees.observers import EMPTY
-from everlearn.families.trees.parts import inlined, outlined
+from everlearn.families.trees.parts import outlined
 from everlearn.families.trees.splits import AT, LEAST_BRANCH, WHERE, remember
 from everlearn.records import Floats, Singles
 
