@@ -1,6 +1,7 @@
 """What a mix is worth beside its members: accuracy and log loss, with labels at once and late.
 
     python bench/mix.py [NAME ...] [--delays 0 100 1000] [--forest] [--mondrian] [--rows N]
+    python bench/mix.py --numbers     # regression: losses of linear, forest, last and their mix, and mix / best
 
 `--forest` adds a forest of ten trees to the families and to the mix, `--mondrian` a Mondrian forest. The streams are
 the Parquet files in $EVERLEARN_DATA, or in the folder shared/data beside the checkout. All settings are the defaults.
@@ -14,15 +15,41 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 import everlearn as el
+from everlearn.records import Batch
 from everlearn.stream import read
 
 FOLDER = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 FAMILIES = ("linear", "last")
 LEAKS = {"kdd99_10pct": ["attack"]}  # columns that hold the label
+
+
+def numbers(rows: int) -> None:
+    """Print the mean loss of each member and of the mix, for three losses, on streams of numbers."""
+    from number_streams import STREAMS
+
+    losses: dict[str, dict[str, Any]] = {
+        "squared": {}, "absolute": {"loss": "absolute"}, "quantile .9": {"loss": "quantile", "loss_parameter": 0.9},
+    }  # fmt: skip
+    for name, generate in STREAMS.items():
+        x, y = generate(rows)
+        batch = Batch(x.astype(np.float32), np.zeros(len(y) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, "f4"))
+        for label, loss in losses.items():
+            members: list[dict[str, Any]] = [{"family": one, **loss} for one in ("linear", "forest")]
+            members.append({"family": "last"})
+            found = []
+            for spec in [*members, {"family": "mix", "members": members}]:
+                model = el.build({**spec, "task": "regression", "dense": x.shape[1]})
+                away = (model.learn(batch, y, np.ones(len(y), np.float32))[:, 0] - y)[100:]
+                each = {"squared": away**2, "absolute": np.abs(away)}.get(label, np.maximum(0.1 * away, -0.9 * away))
+                found.append(float(each.mean()) ** (0.5 if label == "squared" else 1.0))
+            cells = " | ".join(f"{one:.4g}" for one in found)
+            print(f"| {name} | {label} | {cells} | {found[-1] / min(found[:-1]):.3f} |", flush=True)
 
 
 def main() -> None:
@@ -32,8 +59,12 @@ def main() -> None:
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 100, 1000], help="rows by which labels are late")
     parser.add_argument("--forest", action="store_true", help="with a forest as a third member")
     parser.add_argument("--mondrian", action="store_true", help="with a Mondrian forest as a member")
-    parser.add_argument("--rows", type=int, help="only the first rows of each stream")
+    parser.add_argument("--numbers", action="store_true", help="streams of numbers; the squared loss is shown as RMSE")
+    parser.add_argument("--rows", type=int, help="only the first rows of each stream; of numbers 20,000")
     options = parser.parse_args()
+    if options.numbers:
+        numbers(options.rows or 20_000)
+        return
     added = [name for name in ("forest", "mondrian") if getattr(options, name)]
     families = (FAMILIES[0], *added, *FAMILIES[1:])
     specs = [{"family": name} for name in families]

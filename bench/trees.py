@@ -2,6 +2,7 @@
 
     python bench/trees.py                         # elec2, covtype20k, insects_gradual; a minute
     python bench/trees.py --stream elec2 --seeds 3
+    python bench/trees.py --numbers --river       # regression: MAE / RMSE / R2 / rows per CPU second; an hour
 
 One pass, prequential, with the defaults of each family and labels at once; columns are numbers, as in the peers' runs.
 The figures beside ours are those of prototypes and of the best peer (River 0.26, CapyMOA 0.15) on another day of a
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +84,61 @@ def measure(spec: dict[str, Any], rows: Batch, y: Any, classes: int) -> tuple[fl
     return float((scores.argmax(1) == y).mean()), float(-np.log(np.maximum(right, 1e-15)).mean()), len(y) / seconds
 
 
+def away(predictions: Any, y: Any) -> str:
+    """Return MAE / RMSE / R2 after the first 100 rows."""
+    error, late = (predictions - y)[100:], y[100:]
+    squares = float((error**2).mean())
+    return f"{np.abs(error).mean():.4g} / {squares**0.5:.4g} / {1 - squares / late.var():.3f}"
+
+
+def numbers(rows: int, with_river: bool) -> None:
+    """Print a row for each stream of numbers: linear, tree and forest, and River's tree and forest if asked for."""
+    from number_streams import STREAMS as NUMBER_STREAMS
+
+    for name, generate in NUMBER_STREAMS.items():
+        x, y = generate(rows)
+        batch = Batch(x.astype(np.float32), np.zeros(len(y) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, "f4"))
+        cells = []
+        for family in ("linear", "tree", "forest"):
+            model = el.build({"family": family, "task": "regression", "dense": x.shape[1]})
+            start = time.process_time()
+            found = model.learn(batch, y, np.ones(len(y), np.float32))[:, 0]
+            cells.append(f"{family} {away(found, y)} / {len(y) / (time.process_time() - start):,.0f}")
+        for label, found, rate in river_numbers(x, y) if with_river else ():
+            cells.append(f"{label} {away(found, y)} / {rate:,.0f}")
+        print(f"{name:<14}", "  ".join(cells), flush=True)
+
+
+def river_numbers(x: Any, y: Any) -> Iterator[tuple[str, Any, float]]:
+    """Yield River's adaptive tree and forest of ten: name, predictions, and rows per CPU second."""
+    from river import forest, tree
+
+    peers: dict[str, Any] = {
+        "River's tree": tree.HoeffdingAdaptiveTreeRegressor(seed=1),
+        "River's forest": forest.ARFRegressor(n_models=10, seed=1),
+    }
+    for label, peer in peers.items():
+        found, start = np.empty(len(y)), time.process_time()
+        for i, row in enumerate(x.tolist()):
+            features = {f"c{j}": v for j, v in enumerate(row)}
+            found[i] = peer.predict_one(features)
+            peer.learn_one(features, float(y[i]))
+        yield label, found, len(y) / (time.process_time() - start)
+
+
 def main() -> None:
     """Print a row for each stream and family."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--stream", choices=STREAMS)
     arguments.add_argument("--seeds", type=int, default=1)
+    arguments.add_argument("--numbers", action="store_true", help="streams of numbers")
+    arguments.add_argument("--rows", type=int, default=20_000, help="rows of each stream of numbers")
+    arguments.add_argument("--river", action="store_true", help="River's regressors, too")
     given = arguments.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}")
+    if given.numbers:
+        numbers(given.rows, given.river)
+        return
     print(f"{'stream':<16}{'family':<16}{'accuracy':>9}{'log loss':>9}{'rows/s':>11}{'prototype':>11}{'peer':>7}")
     for name in [given.stream] if given.stream else STREAMS:
         rows, y, classes = load(name)

@@ -45,7 +45,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-OF_CLASSES = {"tree", "forest", "mondrian"}  # families without regression
+OF_CLASSES = {"mondrian"}  # families without regression
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -57,11 +57,11 @@ def specs() -> list[dict[str, Any]]:
     every = []
     for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES]:  # those need pairs of answers
         for task, inputs in itertools.product(TASKS, INPUTS):
-            if family in OF_CLASSES and task == "regression":
-                continue
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
+            if family in ("tree", "forest") and task == "regression":
+                variants = variants + [{**one, "loss": "quantile", "loss_parameter": 0.9} for one in variants]
             every += [{"family": family, **TASKS[task], **INPUTS[inputs], **variant} for variant in variants]
     return every
 

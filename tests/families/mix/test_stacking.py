@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from everlearn.families.mix import stacking
-from everlearn.families.mix.stacking import ABSOLUTE, HUBER, PINBALL, SQUARED
 from everlearn.records import Arrays
 
 ALL = np.array([True, True, True])
@@ -27,13 +26,6 @@ def stacked(arrays: Arrays, votes: np.ndarray, y: np.ndarray, **more: np.ndarray
     state = [arrays[name] for name in ("own", "shared", "bias", "recent", "squares", "counts")]
     stacking.stack(votes, then, late, y, more.get("weight", np.ones(n, np.float32)), *state, out)
     return out
-
-
-def numbers(arrays: Arrays, votes: np.ndarray, y: np.ndarray, loss: int, parameter: float = 0.0) -> np.ndarray:
-    out = np.empty((len(y), 1), np.float32)
-    state = arrays["shares"], arrays["products"], arrays["counts"]
-    stacking.stack_numbers(votes, votes, np.zeros(len(y)), y, np.ones(len(y), np.float32), loss, parameter, *state, out)
-    return out[:, 0]
 
 
 def softmax(z: np.ndarray) -> np.ndarray:
@@ -144,43 +136,6 @@ def test_rows_without_label_or_weight_change_nothing() -> None:
     assert {name: array.tobytes() for name, array in arrays.items()} == before
 
 
-def test_numbers_are_stacked_by_a_ridge_regression_that_forgets() -> None:
-    rng = np.random.default_rng(3)
-    y = rng.normal(size=300)
-    votes = (y[:, None] + rng.normal(0.0, [0.3, 0.3, 3.0], (300, 3))).astype(np.float32)
-    arrays = stacking.start(ALL, 0)
-    numbers(arrays, votes, y, SQUARED)
-    rows = votes.astype(float)
-    z, target = rows - rows.mean(axis=1, keepdims=True), y - rows.mean(axis=1)
-    fade = 0.999 ** np.arange(299, -1, -1.0)
-    gram, right = (z * fade[:, None]).T @ z, (z * fade[:, None]).T @ target
-    found = np.linalg.solve(gram + 10.0 * np.trace(gram) / 3 / 300 * np.eye(3), right)
-    np.testing.assert_allclose(arrays["shares"], 1 / 3 + found - found.mean(), rtol=1e-5)
-    assert arrays["shares"] == pytest.approx([0.5, 0.5, 0.0], abs=0.05)
-
-
-@pytest.mark.parametrize(("loss", "parameter"), [(ABSOLUTE, 0.0), (PINBALL, 0.9), (HUBER, 0.5)])
-def test_other_losses_find_the_best_convex_shares(loss: int, parameter: float) -> None:
-    rng, n = np.random.default_rng(5), 20_000
-    y = rng.normal(size=n)
-    votes = np.stack([y + 0.4 + rng.normal(0.0, 0.2, n), rng.normal(size=n) - 1.0], axis=1).astype(np.float32)
-    arrays = stacking.start(ALL[:2], 0)
-    numbers(arrays, votes, y, loss, parameter)
-
-    def mean_loss(share: float) -> float:
-        away = share * votes[:, 0] + (1 - share) * votes[:, 1] - y
-        if loss == PINBALL:
-            return float(np.maximum(-parameter * away, (1 - parameter) * away).mean())
-        if loss == HUBER:
-            near = np.minimum(np.abs(away), parameter)
-            return float((near * (np.abs(away) - 0.5 * near)).mean())
-        return float(np.abs(away).mean())
-
-    best = min(np.linspace(0, 1, 101), key=mean_loss)
-    assert arrays["shares"].sum() == pytest.approx(1.0)
-    assert arrays["shares"][0] == pytest.approx(best, abs=0.05)
-
-
 def test_members_without_features_start_at_nothing_unless_all_are() -> None:
     assert stacking.start(np.array([True, False]), 2)["shared"].tolist() == [[1.0, 0.0]] * 2
-    assert stacking.start(np.array([False, False]), 0)["shares"].tolist() == [0.5, 0.5]
+    assert stacking.start(np.array([False, False]), 2)["shared"].tolist() == [[0.5, 0.5]] * 2

@@ -13,14 +13,25 @@ from everlearn.families.trees import settings
 SHAPE: dict[str, Any] = {"task": "multiclass", "dense": 20, "hashed": 0, "classes": 5}
 
 
+NUMBERS: dict[str, Any] = {"task": "regression", "classes": 0}
+
+
+@pytest.mark.parametrize("task", [{}, NUMBERS, {**NUMBERS, "loss": "quantile", "loss_parameter": 0.9}])
 @pytest.mark.parametrize("family", ["tree", "forest"])
-def test_a_complete_spec_builds_the_same_model(family: str) -> None:
-    model = el.build({"family": family}, SHAPE)
+def test_a_complete_spec_builds_the_same_model(family: str, task: dict[str, Any]) -> None:
+    model = el.build({"family": family, **task}, {**SHAPE, **NUMBERS} if task else SHAPE)
     again = el.build(model.spec)
     assert again.spec == model.spec
     assert {name: array.shape for name, array in again.arrays.items()} == {
         name: array.shape for name, array in model.arrays.items()
     }
+
+
+def test_numbers_have_their_own_defaults() -> None:
+    numbers = settings.read({"family": "forest", **SHAPE, **NUMBERS})
+    assert (numbers.rate, numbers.loss, settings.drawn(numbers)) == (3.0, "squared", 16)
+    classes = settings.read({"family": "forest", **SHAPE})
+    assert (classes.rate, classes.loss, settings.drawn(classes)) == (6.0, None, 6)
 
 
 def test_a_default_budget_grows_with_wide_rows() -> None:
@@ -32,7 +43,14 @@ def test_a_default_budget_grows_with_wide_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "regression"}, "task: got 'regression'; expected 'binary' or 'multiclass'"),
+        ({"task": "regression"}, "classes: got 5; expected 0 for task 'regression'"),
+        ({"loss": "squared"}, "loss: got 'squared'; expected none for task 'multiclass'"),
+        (
+            {**NUMBERS, "loss": "huber"},
+            "loss: got 'huber'; expected one of 'squared', 'absolute'",
+        ),
+        ({**NUMBERS, "loss_parameter": 0.5}, "loss_parameter: got 0.5; expected none for loss 'squared'"),
+        ({**NUMBERS, "loss": "quantile", "loss_parameter": 1.0}, "loss_parameter: got 1.0; expected a share between"),
         ({"trees": 3}, "trees: got 3; expected 1 for the family 'tree'"),
         ({"share": 0.5}, "share: got 0.5; expected none for the family 'tree'"),
         ({"family": "forest", "share": 0.0}, "share: got 0.0; expected above 0"),

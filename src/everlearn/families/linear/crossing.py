@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from everlearn._jit import exact_kernel
-from everlearn.families.linear.inline_kernel import inlined
+from everlearn._jit import exact_kernel, inlined
 from everlearn.records import Batch, Ints, Singles
 
 PAIRED_ENTRIES = 64  # the first entries of a row, which are paired; this bounds the work of a row

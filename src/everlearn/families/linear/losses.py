@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from everlearn.families.linear.inline_kernel import inlined
+from everlearn._jit import inlined
 from everlearn.families.linear.settings import ABSOLUTE, HUBER, LOGISTIC, QUANTILE, SOFTMAX, SQUARED
 
 LARGEST_SLOPE = 1e12  # bound of slopes, so that a diverging regression stays finite

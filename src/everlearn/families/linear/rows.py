@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from everlearn._jit import inlined
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.families.linear.blend import (
     SCALE,
@@ -22,7 +23,6 @@ from everlearn.families.linear.blend import (
     step_mixture,
 )
 from everlearn.families.linear.checkpoints import BLOCK, ROWS, end_block
-from everlearn.families.linear.inline_kernel import inlined
 from everlearn.families.linear.losses import sigmoid, slope
 from everlearn.families.linear.normalized import rescale_weights, rescaled, score_rescaled, step_normalized
 from everlearn.families.linear.quick import descend_dense, step_quick

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.inline_kernel import inlined
+from everlearn._jit import inlined
 from everlearn.families.linear.settings import ADAGRAD, ADAM, FTRL, SGD
 from everlearn.records import Floats, Ints, Singles
 

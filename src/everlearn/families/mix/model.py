@@ -10,8 +10,8 @@ import numpy as np
 
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, labels
+from everlearn.families.mix import numbers, stacking
 from everlearn.families.mix import settings as reading
-from everlearn.families.mix import stacking
 from everlearn.families.mix.settings import LOSSES, MixParts
 from everlearn.model import (
     LEARN,
@@ -34,7 +34,8 @@ class Mix:
     """Models of any families, each learning every row, and a stacker that combines what they say.
 
     Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs), and
-    of the stacker with the prefix `stack/`: see `everlearn.families.mix.stacking.start`.
+    of the stacker with the prefix `stack/`: see `everlearn.families.mix.stacking.start`, and for a regression
+    `everlearn.families.mix.numbers.start_numbers`.
 
     The trace of a prediction holds what each member answered, the members' own traces, and the number of rows learned.
     A mix of more than 256 such numbers has no trace: under late labels its stacker learns from the answers that the
@@ -49,7 +50,8 @@ class Mix:
         width = len(parts.members) * parts.settings.outputs + sum(self._widths) + 1
         self.trace = width if width <= WIDEST_TRACE else 0
         informed = np.array([member.spec.get("family", "linear") != "last" for member in parts.members])
-        self._stack: Arrays = dict(stacking.start(informed, parts.settings.classes))
+        classes = parts.settings.classes
+        self._stack: Arrays = dict(stacking.start(informed, classes) if classes else numbers.start_numbers(informed))
 
     @property
     def arrays(self) -> Arrays:
@@ -79,7 +81,10 @@ class Mix:
         {'0 linear': 0.98, '1 last': 0.02}
         """
         families = [member.spec.get("family", "linear") for member in self._members]
-        found = stacking.weights(self._stack)
+        if self.loss is not None:
+            found = numbers.number_weights(self._stack, LOSSES[self.loss.kind])
+        else:
+            found = stacking.weights(self._stack)
         return {f"{number} {families[number]}": float(weight) for number, weight in enumerate(found)}
 
     def refused(self, batch: Batch) -> dict[int, str]:
@@ -127,9 +132,9 @@ class Mix:
         held = self._stack
         if self.loss is not None:
             kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
-            shares, products, counts = held["shares"], held["products"], held["counts"]
             rows = votes[:, :, 0], earlier[:, :, 0], late, y, weight
-            stacking.stack_numbers(*rows, kind, parameter, shares, products, counts, out)
+            answers = held["shares"], held["bias"], held["recent"], held["prior"]
+            numbers.stack_numbers(*rows, kind, parameter, held["base"], *answers, held["products"], held["counts"], out)
         else:
             state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
             stacking.stack(votes, earlier, late, y, weight, *state, out)
@@ -146,7 +151,8 @@ class Mix:
     def _combined(self, votes: Singles) -> Singles:
         held = self._stack
         if self.loss is not None:
-            return stacking.combine_numbers(votes[:, :, 0], held["shares"])
+            answers = held["shares"], held["bias"], held["recent"], held["prior"]
+            return numbers.combine_numbers(votes[:, :, 0], LOSSES[self.loss.kind], *answers, held["counts"])
         return stacking.combine(votes, held["own"], held["shared"], held["bias"], held["recent"])
 
     def _split(

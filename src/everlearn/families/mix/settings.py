@@ -11,7 +11,7 @@ from msgspec import Struct
 from everlearn import model
 from everlearn.errors import ConfigError
 from everlearn.families import specs
-from everlearn.families.mix.stacking import ABSOLUTE, HUBER, PINBALL, SQUARED
+from everlearn.families.mix.numbers import ABSOLUTE, HUBER, PINBALL, SQUARED
 from everlearn.model import Model, own_loss
 from everlearn.records import Loss, RowTask
 

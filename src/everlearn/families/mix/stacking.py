@@ -14,9 +14,7 @@ Under late labels the gradient is that of the answers which the members gave at 
 late show the stream as it was, and a quick stacker follows it too late. So the rate is divided by (1 + d / 100)^2, and
 that of biases and deviations for single classes, which follow the shares of the classes, by the square of it.
 
-For numbers, the prediction is the mean of the members plus a weighted sum of their deviations from it. With the squared
-loss the weights are those of a ridge regression that forgets (Hoerl & Kennard 1970); with other losses the members
-have shares that add up to 1, moved by exponentiated gradients (Kivinen & Warmuth 1997).
+Numbers are stacked by `everlearn.families.mix.numbers`.
 """
 
 from __future__ import annotations
@@ -36,12 +34,10 @@ FLOOR = 0.01  # share of a uniform forecast in what a member says, which bounds 
 FORGET = 0.999  # what the mean squared gradients, the recent losses and the ridge keep of the past, each row
 LATE = 100.0  # rows of delay that make the rate a quarter
 HEAVIEST = 10.0  # a weight counts as at most so many mean weights
-RIDGE = 10.0  # rows that the prior of the ridge counts for
 DOUBT = 3.0  # the loss with which a member starts that uses no features
 STACKERS = 2
 
 ROWS, WEIGHT = range(2)  # of "counts": rows learned, and their mean weight
-SQUARED, ABSOLUTE, PINBALL, HUBER = range(4)
 
 
 @exact_kernel
@@ -151,18 +147,6 @@ def combine(votes: Singles, own: Floats, shared: Floats, bias: Floats, recent: F
 
 
 @exact_kernel
-def combine_numbers(votes: Singles, shares: Floats) -> Singles:
-    """Return the answers for n rows, float32 (n, 1), from the numbers of the members."""
-    out = np.empty((len(votes), 1), np.float32)
-    for i in range(len(votes)):
-        total = 0.0
-        for m in range(len(shares)):
-            total += shares[m] * votes[i, m]
-        out[i, 0] = total
-    return out
-
-
-@exact_kernel
 def stack(
     votes: Singles,
     then: Singles,
@@ -192,113 +176,23 @@ def stack(
         if late[i] > 0.0:
             log_scores(then[i], logs)
             answers(logs, own, shared, bias, each)
-        pace, timely = _pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
+        pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
         step(logs, int(y[i]), pace, timely, own, shared, bias, recent, squares, each)
 
 
 @exact_kernel
-def _pace(weight: float, counts: Floats) -> float:
+def count_pace(weight: float, counts: Floats) -> float:
     """Count a row, and return its weight in mean weights."""
     counts[ROWS] += 1.0
     counts[WEIGHT] += (weight - counts[WEIGHT]) / min(counts[ROWS], 1000.0)
     return float(min(weight / counts[WEIGHT], HEAVIEST))
 
 
-@exact_kernel
-def stack_numbers(
-    votes: Singles,
-    then: Singles,
-    late: Floats,
-    y: Floats,
-    weight: Singles,
-    loss: int,
-    parameter: float,
-    shares: Floats,
-    products: Floats,
-    counts: Floats,
-    out: Singles,
-) -> None:
-    """Answer each of n rows with a number, and learn it.
-
-    `shares` float64 (members,) add up to 1; `products` float64 (members, members + 2): the ridge's sums and, last, the
-    mean squared gradients.
-    """
-    members = votes.shape[1]
-    for i in range(len(y)):
-        total = 0.0
-        for m in range(members):
-            total += shares[m] * votes[i, m]
-        out[i, 0] = total
-        if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
-            continue
-        row = then[i] if late[i] > 0.0 else votes[i]
-        pace = _pace(weight[i], counts)
-        if loss == SQUARED:
-            _ridge(row, y[i], pace, min(counts[ROWS], 1.0 / (1.0 - FORGET)), shares, products)
-        else:
-            _exponentiate(row, y[i], pace, loss, parameter, shares, products)
-
-
-@exact_kernel
-def _ridge(row: Singles, y: float, pace: float, rows: float, shares: Floats, products: Floats) -> None:
-    """Refit the shares by a ridge regression of y minus the members' mean on their deviations from it.
-
-    `rows` is the number of rows behind the sums, up to those that they do not forget.
-    """
-    members = len(row)
-    mean = 0.0
-    for m in range(members):
-        mean += row[m] / members
-    for m in range(members):
-        for j in range(members):
-            products[m, j] = FORGET * products[m, j] + pace * (row[m] - mean) * (row[j] - mean)
-        products[m, members] = FORGET * products[m, members] + pace * (row[m] - mean) * (y - mean)
-    spread = 0.0
-    for m in range(members):
-        spread += products[m, m] / members
-    if not spread > 0.0:
-        return
-    system = products[:, :members].copy()
-    for m in range(members):
-        system[m, m] += RIDGE * spread / rows
-    found = np.linalg.solve(system, products[:, members].copy())
-    total = 0.0
-    for m in range(members):
-        total += found[m] / members
-    for m in range(members):
-        shares[m] = 1.0 / members + found[m] - total
-
-
-@exact_kernel
-def _exponentiate(
-    row: Singles, y: float, pace: float, loss: int, parameter: float, shares: Floats, products: Floats
-) -> None:
-    """Multiply each share by exp(-rate * gradient in root mean squares), and divide them by their sum."""
-    members = len(row)
-    total = 0.0
-    for m in range(members):
-        total += shares[m] * row[m]
-    away = total - y
-    slope = math.copysign(1.0, away) if away != 0.0 else 0.0
-    if loss == PINBALL:
-        slope = 1.0 - parameter if away > 0.0 else -parameter
-    elif loss == HUBER and abs(away) < parameter:
-        slope = away / parameter
-    last, added = products.shape[1] - 1, 0.0
-    for m in range(members):
-        h = slope * (row[m] - total)
-        products[m, last] = FORGET * products[m, last] + (1.0 - FORGET) * h * h
-        shares[m] *= math.exp(-RATE * pace * h / math.sqrt(products[m, last] + 1e-300))
-        added += shares[m]
-    for m in range(members):
-        shares[m] = (1.0 - 1e-4) * shares[m] / added + 1e-4 / members
-
-
 def start(informed: NDArray[np.bool_], classes: int) -> dict[str, Floats]:
     """Return the arrays of stackers that have learned nothing.
 
     `informed` bool (members,) is true for members that use the features; these count the same, and others nothing yet.
-    If no member is informed, all count the same. `classes` is 0 for a regression.
+    If no member is informed, all count the same.
 
     >>> arrays = start(np.array([True, True, False]), 2)
     >>> {name: array.shape for name, array in arrays.items()}  # doctest: +NORMALIZE_WHITESPACE
@@ -307,8 +201,6 @@ def start(informed: NDArray[np.bool_], classes: int) -> dict[str, Floats]:
     members, counts = len(informed), np.array([0.0, 1.0])
     shares: Floats = (informed if informed.any() else ~informed).astype(np.float64)
     shares /= shares.sum()
-    if not classes:
-        return {"counts": counts, "shares": shares, "products": np.zeros((members, members + 2))}
     return {
         "counts": counts,
         "shared": np.tile(shares, (STACKERS, 1)),
@@ -321,8 +213,6 @@ def start(informed: NDArray[np.bool_], classes: int) -> dict[str, Floats]:
 
 def weights(arrays: dict[str, Floats]) -> Floats:
     """Return the weight of each member, float64 (members,), averaged over all answers by their recent losses."""
-    if "shares" in arrays:
-        return arrays["shares"].copy()
     members = arrays["shared"].shape[1]
     part = np.exp(arrays["recent"].min() - arrays["recent"])
     found: Floats = part @ np.concatenate([arrays["shared"], np.eye(members)]) / part.sum()

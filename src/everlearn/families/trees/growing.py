@@ -1,4 +1,4 @@
-"""Learn one row at a leaf: count it, examine the leaf from time to time, and split it."""
+"""Learn one row at a leaf of classes: count it, examine the leaf from time to time, and split it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from everlearn.families.trees.layout import (
     BAYES_RIGHT,
     BITS,
     CHOICES,
-    COLUMN,
-    CUT,
     GRACE,
     INACTIVE,
     LEFT,
@@ -22,12 +20,11 @@ from everlearn.families.trees.layout import (
     NONE,
     PARTS,
     SECOND,
-    SIDE,
     TIE,
     VISITS,
 )
 from everlearn.families.trees.observers import halve, learn_columns, learn_entries
-from everlearn.families.trees.pool import find_room, open_leaf, promised
+from everlearn.families.trees.pool import branch, open_leaf, room_finder
 from everlearn.families.trees.splits import AT, BEST, GAIN, SECOND_GAIN, WHERE, divide, try_column, try_entries
 from everlearn.families.trees.tables import information
 from everlearn.records import Floats, Ints, Singles
@@ -50,6 +47,19 @@ def weight_of(counts: Singles, t: int, node: int) -> float:
     return total
 
 
+@outlined
+def promised(counts: Singles, t: int, node: int, visits: float) -> float:
+    """Return the weight of all classes but the largest, times the visits."""
+    total = largest = 0.0
+    for k in range(counts.shape[2]):
+        total += counts[t, node, k]
+        largest = max(largest, np.float64(counts[t, node, k]))
+    return (total - largest) * visits
+
+
+find_room = room_finder(promised)
+
+
 @merged
 def split(
     settings: Floats, table: Floats, behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Singles,
@@ -70,14 +80,8 @@ def split(
             rights += right
             counts[t, pair, k] = INHERITED * left[k]
             counts[t, pair + 1, k] = INHERITED * right
-        nodes[t, node, COLUMN] = int(best[WHERE])
-        nodes[t, node, CUT] = np.float32(best[AT]).view(np.int32)
-        nodes[t, node, SIDE] = 1 if rights > lefts else 0
-        nodes[t, node, LEFT] = pair
-        nodes[t, pair + 1, LEFT] = INACTIVE
-        open_leaf(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, pair, block)
-        if other != NONE:
-            open_leaf(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, pair + 1, other)
+        branch(settings, m, rows.shape[2], trees, t, nodes, blocks, choices, node, pair, block, other,
+               int(best[WHERE]), best[AT], 1 if rights > lefts else 0)  # fmt: skip
     return pair != NONE
 
 
@@ -116,9 +120,10 @@ def examine(
 def learn_at(
     settings: Floats, table: Floats, behind: bool, number: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
     blocks: Singles, choices: Nodes, node: int, rows: Floats, b: int, indices: Nodes, values: Singles, low: int,
-    high: int, seen: Floats, majority: int, guess: int, y: int, weight: float,
+    high: int, seen: Floats, majority: float, guess: float, target: float, weight: float,
 ) -> None:  # fmt: skip
     """Learn a row at its leaf; `seen` are the columns of the leaf, `majority` and `guess` its two predictions."""
+    y = int(target)
     counts[t, node, y] += np.float32(weight)
     m, left = seen.shape[1], nodes[t, node, LEFT]
     total = weight_of(counts, t, node)

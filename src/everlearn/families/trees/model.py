@@ -24,27 +24,32 @@ class Trees:
     Arrays, for T trees of N nodes and L blocks, K classes and d columns, of which a leaf draws m: `nodes` int32
     (T, N, 4), `counts` float32 (T, N, K), `blocks` float32 (T, L, numbers), `choices` int32 (T, L, 2 + m + entries),
     `trees` int64 (T, 41), `windows` float64 (T, 390) of ADWIN, `moments` float64 (6, d) of the columns of the stream,
-    and `clock` int64 (1,): rows learned. See `everlearn.families.trees.layout`. No array depends on how much was
-    learned in its shape; pages of memory that no leaf uses yet are not taken from the system.
+    and `clock` int64 (1,): rows learned. A regression has `counts` float64 (T, N, 3): weight, mean and squares of the
+    targets of each node; `windows` float64 (T, 392); and `moments` float64 (6, d + 1), last of the targets. See
+    `everlearn.families.trees.layout`. No array depends on how much was learned in its shape; pages of memory that no
+    leaf uses yet are not taken from the system.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: TreeSettings) -> None:
         self.spec: Mapping[str, Any] = spec
         self._settings = settings.kernel_settings(chosen)
-        self._table = tables(chosen.rate)
-        self._predict, self._learn = kernels.predictor(), kernels.learner()
-        self._columns, self._hashed, self._classes = chosen.dense, chosen.hashed, chosen.classes
+        self._table = tables(chosen.rate or 0.0)
+        numbers = chosen.task == "regression"
+        self._predict, self._learn = kernels.predictor(numbers), kernels.learner(numbers)
+        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1
+        self.loss = settings.own_loss(chosen)
         size, trees = settings.sizes(chosen), chosen.trees or 1
         self._drawn = size.drawn
-        floats = layout.block_floats(chosen.classes, size.drawn, size.entries)
+        width = layout.NODE_SUMS if numbers else chosen.classes
+        floats = layout.block_floats(chosen.classes, size.drawn, size.entries, chosen.dense)
         self.arrays: Arrays = {
             "nodes": np.zeros((trees, size.nodes, 4), np.int32),
-            "counts": np.zeros((trees, size.nodes, chosen.classes), np.float32),
+            "counts": np.zeros((trees, size.nodes, width), np.float64 if numbers else np.float32),
             "blocks": np.zeros((trees, size.blocks, floats), np.float32),
             "choices": np.zeros((trees, size.blocks, layout.CHOICES + size.drawn + size.entries), np.int32),
             "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
-            "windows": np.zeros((trees, layout.WINDOW + layout.WINDOW_SUMS)),
-            "moments": np.zeros((layout.MOMENTS, chosen.dense)),
+            "windows": np.zeros((trees, layout.window_floats(chosen.classes))),
+            "moments": np.zeros((layout.MOMENTS, chosen.dense + numbers)),
             "clock": np.zeros(1, np.int64),
         }
         self.arrays["trees"][:, [layout.ROOT, layout.BACKGROUND, layout.FREE_PAIR, layout.FREE_BLOCK]] = layout.NONE
@@ -54,15 +59,16 @@ class Trees:
         return described(self)
 
     def predict(self, batch: Batch) -> Singles:
-        """Score n rows: class probabilities float32 (n, classes).
+        """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.
 
         Raises `InputError` if the batch does not fit the model.
         """
         rows = self._read(batch)
-        out = np.empty((len(rows[1]) - 1, self._classes), np.float32)
+        out = np.empty((len(rows[1]) - 1, self._outputs), np.float32)
         held = self.arrays
-        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"], held["moments"])
-        fault = self._predict(self._hashed, self._settings, *pool, self._drawn, *rows, out)
+        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
+        state = (*pool, held["windows"], held["moments"])
+        fault = self._predict(self._hashed, self._settings, *state, self._drawn, *rows, out)
         if fault:
             raise self._error(fault, rows[2], None)
         return out
@@ -76,7 +82,7 @@ class Trees:
         rows = self._read(batch)
         n = len(rows[1]) - 1
         labels = batches.labels(y, weight, n)
-        out = np.empty((n, self._classes), np.float32)
+        out = np.empty((n, self._outputs), np.float32)
         held = self.arrays
         pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
         state = (*pool, held["windows"], held["moments"], held["clock"])
@@ -90,7 +96,7 @@ class Trees:
         return batches.rows(batch, self._columns)
 
     def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        return batches.refusal(fault, indices, y, self._classes, self._hashed)
+        return batches.refusal(fault, indices, y, self._outputs, self._hashed)
 
 
 def build(spec: Mapping[str, Any]) -> Trees:

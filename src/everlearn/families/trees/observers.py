@@ -90,6 +90,36 @@ def find_entry(choices: Nodes, t: int, block: int, first: int, index: int, value
 
 
 @outlined
+def claim_entry(
+    settings: Floats, blocks: Singles, choices: Nodes, t: int, block: int, first: int, at: int, sums: int, index: int,
+    value: float, weight: float,
+) -> int:  # fmt: skip
+    """Return the place of a hashed index in the table of a leaf, with its weight counted; -1 if there is none.
+
+    The table begins at `first` in the choices and at `at` in the block: a weight for each entry, then `sums` numbers
+    for each, which are cleared where the entry is new.
+    """
+    entries = choices.shape[2] - first
+    place = find_entry(choices, t, block, first, index, value, settings[SHARE])
+    if place == -2:
+        return -1
+    if place < 0:
+        place = bucket_of(entries, index)
+        for way in range(place, place + WAYS):
+            if blocks[t, block, at + way] < blocks[t, block, at + place]:
+                place = way
+        blocks[t, block, at + place] -= np.float32(weight)
+        if choices[t, block, first + place] != EMPTY and blocks[t, block, at + place] > 0.0:
+            return -1
+        choices[t, block, first + place] = index
+        blocks[t, block, at + place] = 0.0
+        for k in range(sums):
+            blocks[t, block, at + entries + place * sums + k] = 0.0
+    blocks[t, block, at + place] += np.float32(weight)
+    return place
+
+
+@outlined
 def learn_entries(
     settings: Floats, blocks: Singles, choices: Nodes, t: int, block: int, m: int, classes: int, indices: Nodes,
     values: Singles, low: int, high: int, y: int, weight: float,
@@ -99,23 +129,9 @@ def learn_entries(
     entries = choices.shape[2] - first
     for e in range(low, high):
         index = int(indices[e])
-        place = find_entry(choices, t, block, first, index, values[e], settings[SHARE])
-        if place == -2:
-            continue
-        if place < 0:
-            place = bucket_of(entries, index)
-            for way in range(place, place + WAYS):
-                if blocks[t, block, at + way] < blocks[t, block, at + place]:
-                    place = way
-            blocks[t, block, at + place] -= np.float32(weight)
-            if choices[t, block, first + place] != EMPTY and blocks[t, block, at + place] > 0.0:
-                continue
-            choices[t, block, first + place] = index
-            blocks[t, block, at + place] = 0.0
-            for k in range(classes):
-                blocks[t, block, at + entries + place * classes + k] = 0.0
-        blocks[t, block, at + place] += np.float32(weight)
-        blocks[t, block, at + entries + place * classes + y] += np.float32(weight)
+        place = claim_entry(settings, blocks, choices, t, block, first, at, classes, index, values[e], weight)
+        if place >= 0:
+            blocks[t, block, at + entries + place * classes + y] += np.float32(weight)
 
 
 @outlined

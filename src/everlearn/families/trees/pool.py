@@ -1,12 +1,14 @@
 """The pool of a tree: nodes in pairs, blocks of leaves, and what happens when none is left.
 
 Free pairs and blocks are chained; those above the used ones were never touched. When no block is left, the background
-tree is dropped; then the leaf that promises least is deactivated: it counts classes and no more, and gets a block again
-when one is free. Functions take the arrays of all trees and the number of a tree, since views of arrays cost more than
-the work.
+tree is dropped; then the leaf that promises least is deactivated: it counts its rows and no more, and gets a block
+again when one is free. Functions take the arrays of all trees and the number of a tree, since views of arrays cost more
+than the work.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from everlearn.families.kernel_parts import merged, outlined
 from everlearn.families.trees.layout import (
     BACKGROUND,
     CHOICES,
+    COLUMN,
+    CUT,
     FREE_BLOCK,
     FREE_PAIR,
     GRACE,
@@ -27,6 +31,7 @@ from everlearn.families.trees.layout import (
     NONE,
     SEED,
     SERIAL,
+    SIDE,
     USED_BLOCKS,
     USED_PAIRS,
     VISITS,
@@ -119,57 +124,51 @@ def free_tree(trees: Ints, t: int, nodes: Nodes, choices: Nodes, place: int) -> 
             trees[t, FREE_PAIR] = found[i]
 
 
-@outlined
-def find_room(
-    behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, least: float,
-    pairs: int,
-) -> tuple[int, int]:  # fmt: skip
-    """Return a pair of nodes, if `pairs` is 1, and a block; -1 where there is none.
+def room_finder(promised: Callable[..., float]) -> Callable[..., tuple[int, int]]:
+    """Return the compiled search for room; `promised(counts, t, node, visits)` is what a leaf promises."""
 
-    The block is a free one, one of the background tree, or that of a leaf that promises less than `least`: the rows
-    that its majority class is not, times its visits. A background tree takes nothing away from its tree.
-    """
-    pair, block = NONE, NONE
-    for attempt in range(2):
-        if pairs == 1 and pair == NONE:
-            pair = take_pair(trees, t, nodes)
-        if block == NONE and (pair != NONE or pairs == 0):
-            block = take_block(trees, t, choices)
-        full = block == NONE
-        if attempt == 0 and full and not behind and trees[t, BACKGROUND] != NONE:
-            free_tree(trees, t, nodes, choices, BACKGROUND)
-    if block != NONE or behind or (pairs == 1 and pair == NONE):
+    @outlined
+    def find_room(
+        behind: bool, trees: Ints, t: int, nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, least: float,
+        pairs: int,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Return a pair of nodes, if `pairs` is 1, and a block; -1 where there is none.
+
+        The block is a free one, one of the background tree, or that of a leaf that promises less than `least`. A
+        background tree takes nothing away from its tree.
+        """
+        pair, block = NONE, NONE
+        for attempt in range(2):
+            if pairs == 1 and pair == NONE:
+                pair = take_pair(trees, t, nodes)
+            if block == NONE and (pair != NONE or pairs == 0):
+                block = take_block(trees, t, choices)
+            full = block == NONE
+            if attempt == 0 and full and not behind and trees[t, BACKGROUND] != NONE:
+                free_tree(trees, t, nodes, choices, BACKGROUND)
+        if block != NONE or behind or (pairs == 1 and pair == NONE):
+            return pair, block
+        for other in range(choices.shape[1]):
+            if choices[t, other, NODE] == NONE:
+                continue
+            promise = promised(counts, t, choices[t, other, NODE], blocks[t, other, VISITS])
+            blocks[t, other, VISITS] *= np.float32(0.5)
+            if promise < least:
+                block, least = other, promise
+        if block != NONE:
+            nodes[t, choices[t, block, NODE], LEFT] = INACTIVE
+            choices[t, block, NODE] = NONE
         return pair, block
-    for other in range(choices.shape[1]):
-        if choices[t, other, NODE] == NONE:
-            continue
-        promise = promised(counts, t, choices[t, other, NODE], blocks[t, other, VISITS])
-        blocks[t, other, VISITS] *= np.float32(0.5)
-        if promise < least:
-            block, least = other, promise
-    if block != NONE:
-        nodes[t, choices[t, block, NODE], LEFT] = INACTIVE
-        choices[t, block, NODE] = NONE
-    return pair, block
 
-
-@outlined
-def promised(counts: Singles, t: int, node: int, visits: float) -> float:
-    """Return the weight of all classes but the largest, times the visits."""
-    total = largest = 0.0
-    for k in range(counts.shape[2]):
-        total += counts[t, node, k]
-        largest = max(largest, np.float64(counts[t, node, k]))
-    return (total - largest) * visits
+    return find_room
 
 
 @merged
 def plant(
     settings: Floats, drawn: int, columns: int, trees: Ints, t: int, nodes: Nodes, counts: Singles, blocks: Singles,
-    choices: Nodes, place: int,
+    choices: Nodes, place: int, pair: int, block: int,
 ) -> None:  # fmt: skip
-    """Begin a tree with an empty leaf, its root at `place`; leave it if there is no room."""
-    pair, block = find_room(True, trees, t, nodes, counts, blocks, choices, 0.0, 1)
+    """Begin a tree with an empty leaf in a pair of nodes and a block, its root at `place`; leave it without a block."""
     if pair != NONE and block == NONE:
         nodes[t, pair, LEFT] = trees[t, FREE_PAIR]
         trees[t, FREE_PAIR] = pair
@@ -179,3 +178,19 @@ def plant(
             counts[t, pair, k] = 0.0
         open_leaf(settings, drawn, columns, trees, t, nodes, blocks, choices, pair, block)
         trees[t, place] = pair
+
+
+@merged
+def branch(
+    settings: Floats, m: int, columns: int, trees: Ints, t: int, nodes: Nodes, blocks: Singles, choices: Nodes,
+    node: int, pair: int, block: int, other: int, column: int, cut: float, side: int,
+) -> None:  # fmt: skip
+    """Make a leaf an inner node; its block goes to its left child, and `other`, if there is one, to its right child."""
+    nodes[t, node, COLUMN] = column
+    nodes[t, node, CUT] = np.float32(cut).view(np.int32)
+    nodes[t, node, SIDE] = side
+    nodes[t, node, LEFT] = pair
+    nodes[t, pair + 1, LEFT] = INACTIVE
+    open_leaf(settings, m, columns, trees, t, nodes, blocks, choices, pair, block)
+    if other != NONE:
+        open_leaf(settings, m, columns, trees, t, nodes, blocks, choices, pair + 1, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any, Literal
 
 import msgspec
@@ -13,10 +14,14 @@ from msgspec import Struct
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.trees import layout
-from everlearn.records import Floats
+from everlearn.records import Floats, Loss, LossKind, RowTask
 
 MEMORY = {"tree": 16 << 20, "forest": 24 << 20}  # bytes, more where blocks are wide
 ROOMY = 16  # blocks of each tree that a default budget has at least
+RATE, NUMBER_RATE = 6.0, 3.0  # of the Poisson weights, for classes and for numbers
+NUMBER_SHARE = 0.8  # of the columns that a leaf of a forest of numbers looks at
+# the losses of a regression, by the names that the gate has for them
+LOSSES: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
 ENTRIES = 64  # hashed entries that a leaf observes
 SHRINK = {"tree": 10.0, "forest": 0.1}  # rows of the stream's variance in each variance of a leaf
 TIE = 0.05  # a bound below which the better of two splits is taken (Domingos & Hulten 2000)
@@ -27,14 +32,18 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The settings of a Hoeffding tree or of an adaptive random forest.
 
     `dense`, `hashed` and `classes` are the shape of the rows. `trees` and `share` are those of a forest: members, and
-    the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them. `memory` is the
-    budget of all arrays of nodes and leaves in bytes. A leaf is examined after each `grace` of weight, and split with
-    a confidence of 1 - `delta`. Each row counts as often as a Poisson number with mean `rate` says; 0 is once. `drift`
-    replaces trees whose errors rise. `seed` decides all draws.
+    the share of the columns that a leaf looks at; None is max(sqrt(columns) + 1, 0.3 columns) of them for classes, and
+    0.8 for numbers. `memory` is the budget of all arrays of nodes and leaves in bytes. A leaf is examined after each
+    `grace` of weight, and split with a confidence of 1 - `delta`. Each row counts as often as a Poisson number with
+    mean `rate` says (None: 6, and 3 for numbers); 0 is once. `drift` replaces trees whose errors rise. `seed` decides
+    all draws.
+
+    `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
+    All grow the same trees, by variance; the leaves answer with a mean, or with a running quantile.
     """
 
     family: Literal["tree", "forest"] = "tree"
-    task: Literal["binary", "multiclass"]
+    task: RowTask
     dense: int
     hashed: int = 0
     classes: int = 0
@@ -43,8 +52,10 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     memory: int | None = None
     grace: float = 50.0
     delta: float = 0.01
-    rate: float = 6.0
+    rate: float | None = None
     drift: bool = True
+    loss: str | None = None
+    loss_parameter: float | None = None
     seed: int = 0
 
 
@@ -58,20 +69,22 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
     """
     given = dict(spec)
     family = str(given.get("family", "tree"))
-    if given.get("task") == "regression":
-        raise ConfigError(
-            f"{family} model: task: got 'regression'; expected 'binary' or 'multiclass'. Use the family 'linear'"
-        )
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
     settings = specs.convert(given, TreeSettings, family, {})
     if settings.trees is None:
         settings = msgspec.structs.replace(settings, trees=10 if family == "forest" else 1)
+    if settings.rate is None:
+        settings = msgspec.structs.replace(settings, rate=NUMBER_RATE if settings.task == "regression" else RATE)
+    if settings.task == "regression" and settings.loss is None:
+        settings = msgspec.structs.replace(settings, loss="squared")
+    if settings.loss == "quantile" and settings.loss_parameter is None:
+        settings = msgspec.structs.replace(settings, loss_parameter=0.5)
     _check(settings)
     if settings.memory is None:
-        roomy = layout.needed(*_sizes(settings), blocks=ROOMY)
+        roomy = layout.needed(*_sizes(settings), blocks=ROOMY, columns=settings.dense)
         settings = msgspec.structs.replace(settings, memory=max(MEMORY[family], roomy))
-    least = layout.needed(*_sizes(settings))
+    least = layout.needed(*_sizes(settings), columns=settings.dense)
     _expect(settings, (settings.memory or 0) >= least, "memory", f"at least {least} bytes for rows of this shape")
     return settings
 
@@ -90,14 +103,15 @@ def drawn(settings: TreeSettings) -> int:
     d = settings.dense
     if settings.family == "tree" or d == 0:
         return d
-    if settings.share is not None:
-        return min(max(round(settings.share * d), 1), d)
+    share = NUMBER_SHARE if settings.share is None and settings.task == "regression" else settings.share
+    if share is not None:
+        return min(max(round(share * d), 1), d)
     return min(max(math.isqrt(d) + 1, round(0.3 * d)), d)
 
 
 def sizes(settings: TreeSettings) -> layout.Shapes:
     """Return the sizes of each tree."""
-    return layout.shapes(settings.memory or 0, *_sizes(settings))
+    return layout.shapes(settings.memory or 0, *_sizes(settings), columns=settings.dense)
 
 
 def kernel_settings(settings: TreeSettings) -> Floats:
@@ -111,9 +125,23 @@ def kernel_settings(settings: TreeSettings) -> Floats:
     found: Floats = np.zeros(layout.SETTINGS)
     found[layout.SEED] = settings.seed
     found[[layout.GRACE, layout.BITS, layout.TIE]] = settings.grace, -math.log(settings.delta), TIE
-    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate
+    found[[layout.SHRINK, layout.RATE]] = SHRINK[settings.family], settings.rate or 0.0
     found[[layout.SHARE, layout.DETECTS]] = share, settings.drift
+    loss = own_loss(settings)
+    if loss is not None and loss.kind != "squared":
+        found[layout.QUANTILE] = loss.parameter or 0.5
+        found[layout.NORMAL] = NormalDist().inv_cdf(found[layout.QUANTILE])
     return found
+
+
+def own_loss(settings: TreeSettings) -> Loss | None:
+    """Return the loss of a regression by the name of the gate; None for classes.
+
+    >>> own_loss(read({"task": "regression", "dense": 8, "loss": "quantile", "loss_parameter": 0.9}))
+    Loss(kind='pinball', parameter=0.9)
+    """
+    kind = LOSSES.get(settings.loss or "")
+    return Loss(kind, settings.loss_parameter or 0.0) if kind is not None else None
 
 
 def _sizes(settings: TreeSettings) -> tuple[int, int, int, int]:
@@ -128,7 +156,18 @@ def _check(settings: TreeSettings) -> None:
     _expect(settings, 0 <= settings.hashed < 1 << 31, "hashed", "the size of a hash space, 0 to 2147483647")
     if settings.task == "binary":
         _expect(settings, classes == 2, "classes", "2 for task 'binary'")
-    _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
+    if settings.task == "regression":
+        _expect(settings, classes == 0, "classes", "0 for task 'regression'")
+        known = ", ".join(map(repr, LOSSES))
+        _expect(settings, settings.loss in LOSSES, "loss", f"one of {known}; the family 'linear' has 'huber'")
+    else:
+        _expect(settings, 2 <= classes <= 1 << 16, "classes", "2 to 65536")
+        _expect(settings, settings.loss is None, "loss", f"none for task {settings.task!r}")
+    if settings.loss == "quantile":
+        right = 0.0 < (settings.loss_parameter or 0.0) < 1.0
+        _expect(settings, right, "loss_parameter", "a share between 0 and 1 for loss 'quantile'")
+    else:
+        _expect(settings, settings.loss_parameter is None, "loss_parameter", f"none for loss {settings.loss!r}")
     if settings.family == "tree":
         _expect(settings, settings.trees == 1, "trees", "1 for the family 'tree'; use the family 'forest'")
         _expect(settings, settings.share is None, "share", "none for the family 'tree'; use the family 'forest'")
@@ -136,7 +175,7 @@ def _check(settings: TreeSettings) -> None:
     _expect(settings, settings.share is None or 0.0 < settings.share <= 1.0, "share", "above 0, at most 1")
     _expect(settings, 1.0 <= settings.grace < math.inf, "grace", "a finite weight from 1")
     _expect(settings, 0.0 < settings.delta < 1.0, "delta", "a probability between 0 and 1")
-    _expect(settings, 0.0 <= settings.rate <= 20.0, "rate", "0 to 20")
+    _expect(settings, 0.0 <= (settings.rate or 0.0) <= 20.0, "rate", "0 to 20")
     _expect(settings, 0 <= settings.seed < 1 << 53, "seed", "a whole number from 0, below 2**53")
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from everlearn.families.linear.inline_kernel import inlined
+from everlearn._jit import inlined
 from everlearn.records import Floats
 
 WIDEST = 5.0  # deviations; the normal distribution is 0 or 1 beyond
