@@ -21,16 +21,9 @@ from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, LossK
 
 Spec = Mapping[str, Any]
 
-FAMILIES: dict[str, str] = {
-    "linear": "everlearn.families.linear:build",
-    **dict.fromkeys(("tree", "forest"), "everlearn.families.trees:build"),
-    "mondrian": "everlearn.families.mondrian:build",
-    "neural": "everlearn.families.neural:build",
-    "gated": "everlearn.families.gated:build",
-    "last": "everlearn.families.last:build",
-    "mix": "everlearn.families.mix:build",
-    "preference": "everlearn.families.preference:build",
-}
+_ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
+_NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference")
+FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
 # retired since, and a stored spec of layout 1 keeps their values. Up to layout 2 the default optimiser of the linear

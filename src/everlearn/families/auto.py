@@ -1,0 +1,61 @@
+"""The automatic model: a mix whose members were chosen once, for all streams.
+
+A linear model follows drift, a forest bends, a Mondrian forest learns most from few rows, and on runs of labels the
+last label says more than all features. `docs/why/mix.md` has the figures, the time a row takes and the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from everlearn import model
+from everlearn.families import specs
+from everlearn.model import Model
+from everlearn.records import RowTask
+
+LOSSES = ("loss", "loss_parameter")
+OF_CLASSES = (("linear", "forest", "mondrian"), ("last",))  # trained for a loss; others
+OF_NUMBERS = (("linear", "forest"), ("last",))
+
+
+class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of the automatic model.
+
+    `speed` "fast" is the linear model alone. `loss` and `loss_parameter` are those of the linear family, for numbers:
+    what the members and the mix are trained for.
+    """
+
+    family: str = "auto"
+    task: RowTask
+    dense: int
+    hashed: int = 0
+    classes: int = 0
+    speed: Literal["best", "fast"] = "best"
+    loss: str | UnsetType = UNSET
+    loss_parameter: float | UnsetType = UNSET
+    seed: int = 0
+
+
+def build(spec: Mapping[str, Any]) -> Model:
+    """Make an untrained model: a mix, or the linear model for `"speed": "fast"`.
+
+    The spec of the result names its members, so that a stored model stays what it was when a later release chooses
+    others. Raises `ConfigError` for an unknown setting or a wrong value, also of a member.
+
+    >>> [one["family"] for one in build({"task": "binary", "dense": 3}).spec["members"]]
+    ['linear', 'forest', 'mondrian', 'last']
+    >>> build({"task": "regression", "dense": 3, "speed": "fast", "loss": "absolute"}).spec["loss"]
+    'absolute'
+    """
+    given = dict(spec)
+    settings = specs.convert(given, AutoSettings, "auto", {})
+    trained = {name: given[name] for name in LOSSES if name in given}
+    shared = {name: value for name, value in given.items() if name not in (*LOSSES, "family", "speed")}
+    if settings.speed == "fast":
+        return model.build({**shared, **trained, "family": "linear"})
+    learners, others = OF_NUMBERS if settings.task == "regression" else OF_CLASSES
+    members = [{"family": name, **trained} for name in learners] + [{"family": name} for name in others]
+    return model.build({**shared, "family": "mix", "members": members})
