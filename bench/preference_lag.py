@@ -1,13 +1,13 @@
 """Time from a judgement to the adapter that serves it, in a real server with its generator, by the demo's model.
 
-    python bench/preference_lag.py [--rounds 20] [--round 32] [--steps 16]
+    python bench/preference_lag.py [--rounds 20] [--round 16] [--steps 8]
 
 A client judges pairs of `/label/next` as the demo's annotator does. The label that completes a round is timed: from its
 acknowledgement to the first chat whose event in the log was answered at a position from that label on, which is after
 the round's steps. Chats of one token are asked all the time. Wanted: p50 2 s, p99 5 s.
 
-A round is a unit of learning that nothing interrupts, so the lag is its length: `--round 8 --steps 4` takes as many
-steps for each label, in shorter rounds.
+A round is a unit of learning that nothing interrupts, so the lag is its length: `--round 32 --steps 16`, the defaults of
+the family, takes as many steps for each label, in rounds twice as long as the demo's.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def lags(folder: Path, rounds: int, size: int, steps: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--round", type=int, default=32, help="labels of a round")
-    parser.add_argument("--steps", type=int, default=16, help="steps of a round")
+    parser.add_argument("--round", type=int, default=demo.ROUND, help="labels of a round")
+    parser.add_argument("--steps", type=int, default=demo.ROUND // 2, help="steps of a round")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
