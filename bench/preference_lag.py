@@ -6,8 +6,8 @@ A client judges pairs of `/label/next` as the demo's annotator does. The label t
 acknowledgement to the first chat whose event in the log was answered at a position from that label on, which is after
 the round's steps. Chats of one token are asked all the time. Wanted: p50 2 s, p99 5 s.
 
-A round is a unit of learning that nothing interrupts, so the lag is its length: `--round 32 --steps 16`, the defaults of
-the family, takes as many steps for each label, in rounds twice as long as the demo's.
+A round is a unit of learning that nothing interrupts, so the lag is its length: `--round 32 --steps 16`, the defaults
+of the family, takes as many steps for each label, in rounds twice as long as the demo's.
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ class SlotLlama(nn.Module):
         q, k = (one * turn[0] + _turned(one) * turn[1] for one in (q, k))
         if cache is not None:
             k, v = cache.update(k, v, layer)
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        # The flag is_causal takes the first query for the first key; after others, token i also sees all of them.
+        after = torch.ones(t, k.shape[2], dtype=torch.bool).tril(k.shape[2] - t) if t > 1 and k.shape[2] > t else None
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=after, is_causal=t > 1 and after is None)
         x = x + functional.linear(seen.transpose(1, 2).reshape(n, t, width), weights["self_attn/o_proj"])
         h = functional.rms_norm(x, (width,), weights["post_attention_layernorm"], 1e-6)
         gate = functional.silu(functional.linear(h, weights["mlp/gate_proj"]))

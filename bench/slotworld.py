@@ -62,7 +62,7 @@ def trained(language: torch.Tensor, generator: torch.Generator, seed: int, steps
 
     Only words may follow, so logits of prompts play no part.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1000 + seed)
     model = LlamaForCausalLM(
@@ -94,7 +94,12 @@ def trained(language: torch.Tensor, generator: torch.Generator, seed: int, steps
         optimizer.step()
     fast = SlotLlama(model, PROMPTS).eval()
     with torch.no_grad():
-        torch.testing.assert_close(fast(ids).logits[..., PROMPTS:], model(ids).logits[..., PROMPTS:])
+        expected = model(ids).logits[..., PROMPTS:]
+        torch.testing.assert_close(fast(ids).logits[..., PROMPTS:], expected)
+        cache = DynamicCache(config=model.config)
+        fast(ids[:, :1], past_key_values=cache, use_cache=True)
+        rest = fast(ids[:, 1:], past_key_values=cache, use_cache=True)
+        torch.testing.assert_close(rest.logits[..., PROMPTS:], expected[:, 1:])
     return fast
 
 

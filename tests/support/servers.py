@@ -24,7 +24,7 @@ from everlearn.app.admin.processes import running
 from everlearn.app.supervisor import LONGEST_PAUSE, Server
 from everlearn.client import Client, RequestRefused, Unreachable
 from everlearn.client.records import Answer
-from everlearn.errors import BlobError, EverlearnError, InputError, LogError
+from everlearn.errors import BlobError, EverlearnError, InputError, LogError, NoRoom
 from everlearn.events import connect
 from everlearn.loop.loop import Loop
 from everlearn.records import Decision, Event, Example, Label, Prediction, Preference, Reward
@@ -283,7 +283,7 @@ class ClientLoad:
     def _try(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
-        except (Unreachable, LogError, BlobError) as error:  # not acknowledged: it may have happened, or not
+        except (Unreachable, LogError, BlobError, NoRoom) as error:  # not acknowledged: it may have happened, or not
             self.memory.unanswered.append(error)
             time.sleep(0.02)
         except (RequestRefused, InputError) as error:
