@@ -5,6 +5,8 @@ Kernels refuse a row by a number, its fault: row * `FAULT_KINDS` + reason, 0 for
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ from everlearn.errors import InputError
 from everlearn.records import Batch, Floats, Ints, Singles
 
 Rows = tuple[Singles, Ints, NDArray[np.int32], Singles]
+Labels = tuple[Floats, Singles]  # labels and weights
 
 BAD_INDEX, BAD_LABEL, BAD_ROWS = 1, 2, 3  # reasons to refuse a row
 FAULT_KINDS = 4
@@ -68,3 +71,25 @@ def _no_class(row: int, y: Floats, classes: int) -> InputError:
     return InputError(
         f"row {row} of the batch: got label {float(y[row])!r}; expected a class, a whole number from 0 to {classes - 1}"
     )
+
+
+def predicted(rows: Rows, outputs: int, hashed: int, kernel: Callable[[Rows, Singles], int]) -> Singles:
+    """Return what a kernel writes about n rows, float32 (n, outputs). Raises `InputError` for the fault it returns."""
+    out = np.empty((len(rows[1]) - 1, outputs), np.float32)
+    if fault := kernel(rows, out):
+        raise refusal(fault, rows[2], None, outputs, hashed)
+    return out
+
+
+def learned(
+    rows: Rows, y: Floats, weight: Singles, outputs: int, hashed: int, kernel: Callable[[Rows, Labels, Singles], int]
+) -> Singles:
+    """Return what a kernel writes about n rows, float32 (n, outputs), before it learns each.
+
+    Raises `InputError` for labels or weights of other shapes, and for the fault that the kernel returns.
+    """
+    n = len(rows[1]) - 1
+    given, out = labels(y, weight, n), np.empty((n, outputs), np.float32)
+    if fault := kernel(rows, given, out):
+        raise refusal(fault, rows[2], given[0], outputs, hashed)
+    return out

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import InputError
 from everlearn.families import batches
-from everlearn.families.batches import Rows
+from everlearn.families.batches import Labels, Rows
 from everlearn.families.linear import blend, kernels, settings
 from everlearn.families.linear.checkpoints import ROWS
 from everlearn.families.linear.crossing import crossed
@@ -67,16 +66,7 @@ class Linear:
 
         Raises `InputError` if the batch does not fit the model.
         """
-        rows = self._read(batch)
-        out = np.empty((len(rows[1]) - 1, self._outputs), np.float32)
-        held = self.arrays
-        state = (self._settings, held["weights"], held["hashed"], held["moments"], held.get("blend", UNBLENDED))
-        fault = self._predict(*state, *rows, out)
-        if fault == NOT_FINITE:
-            fault = self._predict(*state, *_cleaned(*rows), out)
-        if fault:
-            raise self._error(fault, rows[2], None)
-        return out
+        return batches.predicted(self._read(batch), self._outputs, self._hashed, self._predict_rows)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
@@ -85,27 +75,23 @@ class Linear:
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
         rows = self._read(batch)
-        n = len(rows[1]) - 1
-        labels = batches.labels(y, weight, n)
-        out = np.empty((n, self._outputs), np.float32)
+        return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
+
+    def _read(self, batch: Batch) -> Rows:
+        return batches.rows(crossed(batch, self._hashed) if self._pairs_hashed else batch, self._columns)
+
+    def _predict_rows(self, rows: Rows, out: Singles) -> int:
+        held = self.arrays
+        state = (self._settings, held["weights"], held["hashed"], held["moments"], held.get("blend", UNBLENDED))
+        fault = self._predict(*state, *rows, out)
+        return self._predict(*state, *_cleaned(*rows), out) if fault == NOT_FINITE else fault
+
+    def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
         held = self.arrays
         mixture = held.get("blend", UNBLENDED)
         state = (self._settings, held["weights"], held["hashed"], held["moments"], held["counts"], mixture)
         fault = self._learn(*state, *rows, *labels, out)
-        if fault == NOT_FINITE:
-            fault = self._learn(*state, *_cleaned(*rows), *labels, out)
-        if fault:
-            raise self._error(fault, rows[2], labels[0])
-        return out
-
-    def _read(self, batch: Batch) -> Rows:
-        """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
-        if self._pairs_hashed:
-            batch = crossed(batch, self._hashed)
-        return batches.rows(batch, self._columns)
-
-    def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        return batches.refusal(fault, indices, y, self._outputs, self._hashed)
+        return self._learn(*state, *_cleaned(*rows), *labels, out) if fault == NOT_FINITE else fault
 
 
 def _loss(chosen: Settings) -> Loss | None:

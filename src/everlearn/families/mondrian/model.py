@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import InputError
 from everlearn.families import batches
-from everlearn.families.batches import Rows
+from everlearn.families.batches import Labels, Rows
 from everlearn.families.mondrian import kernels, layout, settings
 from everlearn.families.mondrian.columns import draw_columns
 from everlearn.families.mondrian.settings import MondrianSettings
@@ -33,7 +32,7 @@ class Mondrian:
         self.spec: Mapping[str, Any] = spec
         self._settings = settings.kernel_settings(chosen)
         self._predict, self._learn = kernels.predictor(), kernels.learner()
-        self._columns, self._hashed, self._classes = chosen.dense, chosen.hashed, chosen.classes
+        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes
         size, trees = settings.sizes(chosen), chosen.trees
         self._wide = size.drawn + size.sketched
         self._arrays: Arrays = {
@@ -65,14 +64,7 @@ class Mondrian:
 
         Raises `InputError` if the batch does not fit the model.
         """
-        rows = self._read(batch)
-        out = np.empty((len(rows[1]) - 1, self._classes), np.float32)
-        held = self._arrays
-        pool = (held["trees"], held["nodes"], held["beliefs"], held["counts"], held["columns"])
-        fault = self._predict(self._hashed, self._settings, *pool, self._wide, *rows, out)
-        if fault:
-            raise self._error(fault, rows[2], None)
-        return out
+        return batches.predicted(batches.rows(batch, self._columns), self._outputs, self._hashed, self._predict_rows)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
@@ -80,24 +72,20 @@ class Mondrian:
         A row with a label that is not finite, or a weight that is not a finite number above 0, is only predicted.
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
-        rows = self._read(batch)
-        n = len(rows[1]) - 1
-        labels = batches.labels(y, weight, n)
-        out = np.empty((n, self._classes), np.float32)
+        rows = batches.rows(batch, self._columns)
+        return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
+
+    def _predict_rows(self, rows: Rows, out: Singles) -> int:
+        return self._predict(self._hashed, self._settings, *self._pool(), self._wide, *rows, out)
+
+    def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
         held = self._arrays
-        pool = (held["trees"], held["nodes"], held["beliefs"], held["counts"], held["columns"])
         state = (held["learn/boxes"], held["learn/windows"], held["learn/moments"], held["learn/clock"])
-        fault = self._learn(self._hashed, self._settings, *pool, *state, *rows, *labels, out)
-        if fault:
-            raise self._error(fault, rows[2], labels[0])
-        return out
+        return self._learn(self._hashed, self._settings, *self._pool(), *state, *rows, *labels, out)
 
-    def _read(self, batch: Batch) -> Rows:
-        """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
-        return batches.rows(batch, self._columns)
-
-    def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        return batches.refusal(fault, indices, y, self._classes, self._hashed)
+    def _pool(self) -> tuple[NDArray[Any], ...]:
+        held = self._arrays
+        return held["trees"], held["nodes"], held["beliefs"], held["counts"], held["columns"]
 
 
 def build(spec: Mapping[str, Any]) -> Mondrian:

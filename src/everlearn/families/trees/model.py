@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import InputError
 from everlearn.families import batches
-from everlearn.families.batches import Rows
+from everlearn.families.batches import Labels, Rows
 from everlearn.families.trees import kernels, layout, settings
 from everlearn.families.trees.settings import TreeSettings
 from everlearn.families.trees.tables import tables
@@ -63,15 +62,7 @@ class Trees:
 
         Raises `InputError` if the batch does not fit the model.
         """
-        rows = self._read(batch)
-        out = np.empty((len(rows[1]) - 1, self._outputs), np.float32)
-        held = self.arrays
-        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
-        state = (*pool, held["windows"], held["moments"])
-        fault = self._predict(self._hashed, self._settings, *state, self._drawn, *rows, out)
-        if fault:
-            raise self._error(fault, rows[2], None)
-        return out
+        return batches.predicted(batches.rows(batch, self._columns), self._outputs, self._hashed, self._predict_rows)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
@@ -79,24 +70,20 @@ class Trees:
         A row with a label that is not finite, or a weight that is not a finite number above 0, is only predicted.
         Raises `InputError`, with nothing learned, if the batch does not fit or a label is not a class.
         """
-        rows = self._read(batch)
-        n = len(rows[1]) - 1
-        labels = batches.labels(y, weight, n)
-        out = np.empty((n, self._outputs), np.float32)
+        rows = batches.rows(batch, self._columns)
+        return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
+
+    def _predict_rows(self, rows: Rows, out: Singles) -> int:
+        state = (*self._pool(), self.arrays["windows"], self.arrays["moments"])
+        return self._predict(self._hashed, self._settings, *state, self._drawn, *rows, out)
+
+    def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
+        state = (*self._pool(), self.arrays["windows"], self.arrays["moments"], self.arrays["clock"])
+        return self._learn(self._hashed, self._settings, self._table, *state, self._drawn, *rows, *labels, out)
+
+    def _pool(self) -> tuple[NDArray[Any], ...]:
         held = self.arrays
-        pool = (held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"])
-        state = (*pool, held["windows"], held["moments"], held["clock"])
-        fault = self._learn(self._hashed, self._settings, self._table, *state, self._drawn, *rows, *labels, out)
-        if fault:
-            raise self._error(fault, rows[2], labels[0])
-        return out
-
-    def _read(self, batch: Batch) -> Rows:
-        """Return a batch as the arrays that kernels take. Raises `InputError` for another number of columns."""
-        return batches.rows(batch, self._columns)
-
-    def _error(self, fault: int, indices: NDArray[np.int32], y: Floats | None) -> InputError:
-        return batches.refusal(fault, indices, y, self._outputs, self._hashed)
+        return held["trees"], held["nodes"], held["counts"], held["blocks"], held["choices"]
 
 
 def build(spec: Mapping[str, Any]) -> Trees:
