@@ -24,7 +24,7 @@ COLUMNS = (  # of the window: a row for each label, under "learn/"
     *("difference", "terms", "noise", "label", "weight", "dual", "reliability"),
     *("group", "kind", "who", "arm", "number"),
 )
-SMALLEST, FARTHEST = 1e-6, 1e-3  # part of a Newton step; residual of a fit that is still used
+SMALLEST, FARTHEST = 1e-6, 1e-3  # part of a Newton step; residual of a fit on reliable labels that is still used
 
 COUNT, TOTAL, FITTED, NEWTON = range(
     4
@@ -59,7 +59,9 @@ def fit(arrays: Arrays, reliability: Floats | None = None) -> float:
     """Fit mean and draws to the window exactly, in place, starting from the present dual variables.
 
     `reliability` as in `learn`; where given, all labels of the window get their annotator's present value. Returns the
-    largest residual of a dual variable. Raises `ModelError` if the Newton steps do not converge.
+    largest residual of a dual variable. Where labels are doubted, the posterior may have saddles, which steps leave
+    slowly: a fit that ends there is used, and the next one goes on from it. Raises `ModelError` if the Newton steps do
+    not converge on labels that are all reliable, or reach a value that is not finite.
 
     >>> from everlearn.families.preference.reward import start
     >>> fit(start(2))
@@ -124,7 +126,8 @@ def _newton(arrays: Arrays, n: int, kernel: Floats, offset: Floats) -> tuple[Flo
         dual, f, best = new, logits, reached
         arrays["learn/counts"][NEWTON] = step + 1
     residual = float(np.abs(dual - slope).max())
-    if residual > FARTHEST:
+    doubted = bool((arrays["learn/reliability"][:n] < 1).any())
+    if not np.isfinite(residual) or (residual > FARTHEST and not doubted):
         raise ModelError(
             f"reward: Newton stopped at a residual of {residual:.2g} after {STEPS} steps; expected below {FARTHEST}. "
             "Check the features for columns of extreme size."
