@@ -467,6 +467,34 @@ def test_changed_settings_are_written_down_and_unfit_ones_refused(tmp_path):
         Loop(spec(seed=9), tmp_path / "home")
 
 
+def test_refreshed_good_versions_of_one_piece_of_a_file_share_a_checkpoint(tmp_path):
+    """And a loop that is killed after some of them decides the rest again."""
+    turn, draw = np.arange(9000) / 600, np.random.default_rng(3)
+    a, b = draw.normal(size=(2, 9000))
+    columns = {"a": a, "b": b, "c": ["c0"] * 9000, "label": (a * np.cos(turn) + b * np.sin(turn) > 0).astype(int)}
+    rows = read(columns, label="label")
+    settings = spec(
+        mode="live", tick=10, checkpoint=20_000, gate=GateSpec(minimum=50), drift=DriftSpec(detector="none")
+    )
+
+    def copied(taken: int, loop: Loop) -> None:
+        if taken < 5000:
+            shutil.copytree(tmp_path / "home", tmp_path / "killed")
+
+    with Loop(settings, tmp_path / "home") as loop:
+        loop.run(rows, progress=copied)
+        refreshed = [one for one in loop.decisions() if one.action == "promote" and one.by == "gate"]
+        assert loop.home.saves < len(refreshed)
+        assert [one.at for one in refreshed] == sorted({one.at for one in refreshed})
+        arrays = loop.home.versions.load(refreshed[-1].version)
+        assert all((arrays[name] == array).all() for name, array in loop.fold.roster.good.model.arrays.items())
+        whole = bytes_of(loop), [one.id for one in loop.versions()]
+    with Loop(settings, tmp_path / "killed") as loop:
+        assert 0 < len(loop.versions()) < len(whole[1])
+        loop.run(rows)
+        assert (bytes_of(loop), [one.id for one in loop.versions()]) == whole
+
+
 def test_what_a_promotion_must_not_cost(tmp_path):
     guarded = GateSpec(minimum=100, guards={"recall:1": 0.05})
     settings = spec(gate=guarded)

@@ -184,16 +184,19 @@ class Fold:
         for piece in self._pieces(examples, cursor):
             first, at = int(piece.position[0]), int(piece.position[-1])
             with self._together(cursor, first, at):
-                payloads = self._expel(cursor, first, at)
+                expelled = self._expel(cursor, first, at)
                 counted = self.label_queue.rows(piece, sources[done : done + len(piece.y)])
                 done += len(piece.y)
+                decided: list[Payload] = []
                 if due := counted > 0 and self._monitor.due():
                     self.cursor[cursor] = at
-                    payloads += self.transitions.decide(at, self._learned())
+                    decided = self.transitions.decide(at, self._learned())
                 self.transitions.relent()
-            if payloads or (due and self._due()):
+            if decided and not expelled and self.transitions.refreshed and not self._due():
+                yield Commit(at, decided, waits=True)
+            elif expelled or decided or (due and self._due()):
                 self.cursor[cursor] = at
-                yield self._commit(at, payloads)
+                yield self._commit(at, [*expelled, *decided])
 
     def _pieces(self, examples: Examples, cursor: Cursor) -> Iterator[Examples]:
         """Cut rows into pieces that are folded together."""

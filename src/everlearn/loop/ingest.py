@@ -156,7 +156,7 @@ class Ingest:
             self._mark(name, examples, base, commit.at - base)
             known = [row for row in pending if row.at <= commit.at]
             del pending[: len(known)]
-            yield Commit(commit.at, [*known, *commit.payloads])
+            yield Commit(commit.at, [*known, *commit.payloads], commit.waits)
         self._mark(name, examples, base, last)
         self._fold.cursor["row"] = base + last
 

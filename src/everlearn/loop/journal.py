@@ -36,6 +36,7 @@ class Journal:
         self.served: Answering | None = None  # replaced whole
         self.seen = 0  # the fold's cursor stays at the last event that changed it
         self._saved = self._saved_row = 0  # labelled examples, and rows, folded at the last checkpoint
+        self._waiting: list[Payload] = []  # decisions that become durable with the next checkpoint
         self._clock = clock
         self._faults = FailureLog()
         self._names = FieldNames(spec)  # counted since the loop was opened, whatever is restored
@@ -141,7 +142,12 @@ class Journal:
         try:
             with self._folding():
                 for commit in commits:
-                    self.commit(commit)
+                    if commit.waits:
+                        self._waiting += commit.payloads
+                    else:
+                        self.commit(commit)
+                if self._waiting:  # a checkpoint for each would take longer than the learning
+                    self.commit(Commit(sum(self.fold.cursor.values()), []))
         except ModelFailure as fault:
             self.fold.failed(fault)
             self.home.reread()
@@ -184,7 +190,9 @@ class Journal:
         arrays, fold = self.fold.state()
         header = {"fold": fold, "sources": self.intake.sources, "spec": config.stored(self.fold.spec)}
         needed = {contestant.version for contestant in self.fold.roster.contestants}
-        positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
+        waited, self._waiting = self._waiting, []
+        payloads = [*waited, *commit.payloads]
+        positions = self.home.save(payloads, commit.at, arrays, header, needed, self.spec.keep)
         if positions[0] == self.seen + 1:
             self.seen = positions[-1]  # the loop need not read back its decisions
         self._saved = self.fold.monitor.scored
@@ -200,6 +208,7 @@ class Journal:
         self.fold = Fold(spec, self.home.versions, self.log, self._faults)
         self.intake = Ingest(self.fold, self.log, self._names)
         self._saved = self._saved_row = self.seen = 0
+        self._waiting = []
         self._whole = True  # False during a fold, and for ever after a fold was interrupted
         if last is not None:
             self.fold.load(last[1], last[2]["fold"])

@@ -23,10 +23,14 @@ Known = tuple[Mapping[str, Any], Batch]  # a record and its encoded row
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Decisions to log after position `at`; empty `payloads` mean that only a checkpoint is due."""
+    """Decisions to log after position `at`; empty `payloads` mean that only a checkpoint is due.
+
+    One that `waits` may become durable together with the next, since a replay makes it again.
+    """
 
     at: int
     payloads: list[Payload]
+    waits: bool = False
 
 
 @dataclass(slots=True)

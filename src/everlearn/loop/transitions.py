@@ -83,6 +83,7 @@ class Transitions:
     ) -> None:
         self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths, traces)
         self._paused: Contestant | None = None  # learns again after the event that is being folded
+        self.refreshed = False  # True if all that was decided last is to keep another good version
 
     def make(self) -> Model:
         """Return an untrained model of this loop's spec."""
@@ -110,8 +111,11 @@ class Transitions:
         """Ask the detectors and the gate, and apply what the policy answers."""
         payloads = self.react(at, now) if self.drifted(at) else []
         payloads += group_drift.reported(self._context, Moment(at, now)) if self._context.encoder.late else []
+        self.refreshed = not payloads
         for action in logged.decide(view(self._context), self._context.versions, at):
-            payloads += apply(action, self._context, Moment(at, now))
+            made = apply(action, self._context, Moment(at, now))
+            self.refreshed &= not made or (isinstance(action, KeepGood) and action.evidence is not None)
+            payloads += made
         return payloads
 
     def drifted(self, at: int) -> bool:
