@@ -17,6 +17,7 @@ from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, labels
+from everlearn.families.graphs import Graph, Row, constant_rows
 from everlearn.families.parts import Names, Parts
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, RowTask, Singles
@@ -106,12 +107,21 @@ def parts(model: LastLabel, row: Batch, names: Names) -> Parts:
 
     A number has no base, which is NaN: nothing but the last number is known.
     """
+    return _known(model)
+
+
+def _known(model: LastLabel) -> Parts:
     if "number" in model.arrays:
         number = model.arrays["number"]
         return Parts(np.full(1, np.nan), {LAST: number}, number)
     followed, last = model.arrays["followed"], int(model.arrays["label"][0])
     base, answer = _shares(followed, -1), _shares(followed, last)
     return Parts(base, {LAST: answer - base}, answer)
+
+
+def answer(model: LastLabel, graph: Graph, row: Row) -> str:
+    """Add the nodes of a graph of ONNX: each row has the answer of now, float64 (n, outputs); nothing follows it."""
+    return constant_rows(graph, row, _known(model).answer)
 
 
 @exact_kernel

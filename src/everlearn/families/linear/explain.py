@@ -53,7 +53,7 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
             f"the row has a hashed index outside the hash space; expected 0 to {chosen.hashed - 1}. "
             "Encode with the number of bits that the model was built with"
         )
-    centre, spread = _scale(arrays["moments"]) if numbers[settings.SCALE_TARGET] else (0.0, 1.0)
+    centre, spread = scale(arrays["moments"]) if numbers[settings.SCALE_TARGET] else (0.0, 1.0)
     return [_sum_by_name(names, terms[k] * spread, centre) for k in range(chosen.margins)]
 
 
@@ -68,7 +68,7 @@ def parts(model: Model, row: Batch, names: Names) -> Parts:
     return part if model.spec["task"] == "regression" else adding.softmax(part)
 
 
-def _scale(moments: Floats) -> tuple[float, float]:
+def scale(moments: Floats) -> tuple[float, float]:
     """Return mean and deviation of the targets so far; scores of "blend" and "quick" are relative to these."""
     n, mean, m2 = moments[:3, -1].tolist()
     return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)
