@@ -11,7 +11,7 @@ from everlearn.export.columns import Column, columns
 from everlearn.families import frozen
 from everlearn.families.frozen import DENSE, ENTRY, FrozenTree
 from everlearn.model import Model
-from everlearn.records import Floats
+from everlearn.records import Floats, Singles
 from everlearn.schema.meaning import YEAR, YEAR_2000
 from everlearn.spec import Schema
 
@@ -68,7 +68,9 @@ def labelled(
             top, share = int(answers.argmax()), float(answers.max())
         leaves = int(below[node, 0]) if inner and not open_ else 0
         nodes.append(
-            ShownNode(level, left, right, None, _answer(schema, answers), float(found.weights[node]), leaves, top, share)
+            ShownNode(
+                level, left, right, None, _answer(schema, answers), float(found.weights[node]), leaves, top, share
+            )
         )
         place = len(nodes) - 1
         if open_:
@@ -82,7 +84,7 @@ def labelled(
 
 
 def _conditions(
-    found: FrozenTree, node: int, cuts: Floats, named: list[Column], entries: Mapping[int, str]
+    found: FrozenTree, node: int, cuts: Singles, named: list[Column], entries: Mapping[int, str]
 ) -> tuple[str, str]:
     """Return the conditions of the left and of the right branch."""
     column, kind = int(found.columns[node]), int(found.kinds[node])

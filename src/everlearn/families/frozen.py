@@ -91,7 +91,8 @@ def tree(model: Model, name: str | int = 0) -> FrozenTree:
         place = known.index(str(name))
     else:
         raise InputError(
-            f"tree: got {name!r}; expected 0 to {len(found) - 1}, or one of {', '.join(known)}{did_you_mean(name, known)}"
+            f"tree: got {name!r}; expected 0 to {len(found) - 1}, or one of {', '.join(known)}"
+            f"{did_you_mean(name, known)}"
         )
     _, member, number = found[place]
     return frozen(member, number)
@@ -133,8 +134,10 @@ def thresholds(found: FrozenTree) -> Singles:
     >>> float(thresholds(made)[0])
     1000000.5
     """
-    low, high = np.full(len(found.cuts), -(1 << 31), np.int64), np.full(len(found.cuts), (1 << 31) - 1, np.int64)
-    low, high = _order(np.full(len(low), -np.inf, np.float32)), _order(np.full(len(high), np.inf, np.float32))
+    low, high = (
+        _order(np.full(len(found.cuts), -np.inf, np.float32)),
+        _order(np.full(len(found.cuts), np.inf, np.float32)),
+    )
     for _ in range(33):
         middle = (low + high + 1) // 2
         left = less_origin(_ordered(middle), found.origins) <= found.cuts
@@ -160,7 +163,9 @@ def rights(found: FrozenTree, dense: Singles, present: NDArray[np.int32], sums: 
     values[dense_tests] = dense[columns[dense_tests]]
     values[sum_tests] = sums[columns[sum_tests]]
     known = np.isfinite(values)
-    right = np.where(known, less_origin(np.where(known, values, np.float32(0.0)), found.origins) > found.cuts, found.missing)
+    right = np.where(
+        known, less_origin(np.where(known, values, np.float32(0.0)), found.origins) > found.cuts, found.missing
+    )
     return np.where(found.kinds == ENTRY, ~np.isin(columns, present), right)
 
 

@@ -100,10 +100,12 @@ def _intercept(model: Linear, chosen: Settings) -> Floats:
             prior[0] = blend[COUNTS + 3] - blend[COUNTS + 2]
         elif loss == settings.SOFTMAX:
             prior = blend[(len(blend) + COUNTS) // 2 :][: chosen.margins]
-        return _blended(model, weights[0], weights[1])[:, -1] + (1.0 - blend[SCALE]) * prior
-    if chosen.optimizer == "normalized":
-        return weights[0][:, -1] * np.minimum(weights[2][:, -1], 1.0)
-    return weights[0][:, -1]
+        found: Floats = _blended(model, weights[0], weights[1])[:, -1] + (1.0 - blend[SCALE]) * prior
+    elif chosen.optimizer == "normalized":
+        found = weights[0][:, -1] * np.minimum(weights[2][:, -1], 1.0)
+    else:
+        found = weights[0][:, -1]
+    return found
 
 
 def _summed(graph: Graph, x: str, weights: Floats, scales: Floats | None) -> str:

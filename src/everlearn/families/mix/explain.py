@@ -18,6 +18,7 @@ from everlearn.families.parts import Names, Parts
 from everlearn.model import within
 from everlearn.records import Batch, Floats
 
+
 def parts(model: Mix, row: Batch, names: Names) -> Parts:
     """Return base, terms and answer of one row: class probabilities, or the number of a regression.
 

@@ -16,7 +16,7 @@ from everlearn.families.frozen import DENSE, LEAF, SUM, FrozenTree
 from everlearn.families.mondrian import layout, settings
 from everlearn.families.mondrian.aggregating import LEAST_SHARE
 from everlearn.families.mondrian.columns import ENTRIES, FURTHEST
-from everlearn.families.mondrian.layout import COLUMN, CUT, LEFT, NONE, ODDS, PRIOR, USED_PAIRS
+from everlearn.families.mondrian.layout import COLUMN, CUT, LEFT, ODDS, PRIOR, USED_PAIRS
 from everlearn.families.mondrian.model import Mondrian
 from everlearn.records import Floats, Singles
 
