@@ -115,5 +115,5 @@ def _answer(schema: Schema, answers: Floats) -> str:
     if schema.task == "regression":
         return f"{answers[0]:.6g}"
     likely = np.argsort(-answers, kind="stable")[:SHARES]
-    text = ", ".join(f"{schema.classes[k]} {answers[k]:.2f}" for k in likely.tolist())
+    text = ", ".join(f"{schema.classes[k]}: {answers[k]:.2f}" for k in likely.tolist())
     return text if len(answers) <= SHARES else f"{text}, ..."

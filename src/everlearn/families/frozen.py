@@ -134,15 +134,12 @@ def thresholds(found: FrozenTree) -> Singles:
     >>> float(thresholds(made)[0])
     1000000.5
     """
-    low, high = (
-        _order(np.full(len(found.cuts), -np.inf, np.float32)),
-        _order(np.full(len(found.cuts), np.inf, np.float32)),
-    )
+    furthest = np.full(len(found.cuts), np.inf, np.float32)
+    low, high = _order(-furthest), _order(furthest)
     for _ in range(33):
         middle = (low + high + 1) // 2
         left = less_origin(_ordered(middle), found.origins) <= found.cuts
-        low, high = np.where(left, middle, low), np.where(left, high, np.minimum(middle - 1, high))
-        high = np.maximum(low, high)
+        low, high = np.where(left, middle, low), np.where(left, high, np.maximum(middle - 1, low))
     return _ordered(low)
 
 

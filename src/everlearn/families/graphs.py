@@ -2,7 +2,7 @@
 
 `FAMILIES` names the module of each family that can be written so. Its function `answer(model, graph, row)` adds the
 nodes that compute the answers of n rows, and returns the name of the result, float64 (n, outputs). Nothing here needs
-the package onnx; `everlearn.export.onnx` writes the file.
+the package onnx; `everlearn.export.onnx_file` writes the file.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def dot(
     >>> print(dot(build({"family": "tree", "task": "binary", "dense": 1}), schema))
     digraph tree {
       node [shape=box, fontname="sans-serif"];
-      n0 [label="no 0.50, yes 0.50\\nweight 0"];
+      n0 [label="no: 0.50, yes: 0.50\\nweight 0"];
     }
     """
     lines = ["digraph tree {", '  node [shape=box, fontname="sans-serif"];']

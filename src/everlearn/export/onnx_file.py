@@ -4,7 +4,7 @@ The file takes encoded rows: `dense` float32 (n, d), and where the schema hashes
 `values` float32 (n, e), rows filled up with the value 0. It returns `probabilities` float32 (n, classes) or `number`
 float32 (n, 1). Its metadata say how each column is encoded. Linear models, Mondrian forests and the stackers of a mix
 are exact; leaves of Hoeffding trees answer with the shares of their classes, or with their mean
-(`everlearn.export.cost` measures the loss), and the last label of a mix stays the one of now.
+(`everlearn.export.freezing_cost` measures the loss), and the last label of a mix stays the one of now.
 """
 
 from __future__ import annotations
