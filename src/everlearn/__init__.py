@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from everlearn.evaluate import continual
     from everlearn.evaluate.prequential import prequential
     from everlearn.families.neural import Neural
+    from everlearn.loop.explaining import explain
     from everlearn.loop.loop import Loop
     from everlearn.loop.opening import open
     from everlearn.model import build
@@ -55,6 +56,7 @@ __all__ = [
     "continual",
     "drift",
     "errors",
+    "explain",
     "export",
     "gate",
     "merge",
@@ -76,6 +78,7 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
+    "explain": "everlearn.loop.explaining",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
     "read": "everlearn.stream",

@@ -15,5 +15,6 @@ from everlearn.export.tree_dot import dot
 from everlearn.export.tree_picture import picture
 from everlearn.export.tree_text import text
 from everlearn.families.frozen import names as trees
+from everlearn.families.frozen import tree
 
-__all__ = ["Cost", "cost", "dot", "entry_names", "onnx", "onnx_inputs", "picture", "text", "trees"]
+__all__ = ["Cost", "cost", "dot", "entry_names", "onnx", "onnx_inputs", "picture", "text", "tree", "trees"]
