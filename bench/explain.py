@@ -4,7 +4,7 @@
 
 Each model learns a stream with default settings. On the last 5,000 rows, 100 at a time, it predicts before it learns:
 as it is, and with frozen leaves, as an ONNX file that is written again every 100 rows. Then it explains 100 rows.
-Times are CPU time of one core, with kernels compiled before. The streams are the Parquet files in $EVERLEARN_DATA, or in
+Times are CPU time of one core. The streams are the Parquet files in $EVERLEARN_DATA, or in
 the folder shared/data beside the checkout.
 """
 

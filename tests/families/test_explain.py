@@ -18,6 +18,7 @@ from everlearn.model import Model
 from everlearn.records import Batch
 from everlearn.schema import Encoder, origins
 from everlearn.spec import Schema
+from tests.support import learned_models
 from tests.support.models import Mean
 
 FIELDS = {
@@ -128,6 +129,19 @@ def test_arrays_that_may_not_be_written_are_explained_too() -> None:
     for array in model.arrays.values():
         array.flags.writeable = False
     assert contributions(model, encoder, RECORD) == before
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_served_mix_is_explained_from_what_a_snapshot_holds(task: str) -> None:
+    """Without the arrays that only learning needs, and with read-only ones."""
+    learned, encoder = learned_models.taught("auto", task, True)
+    record = {"amount": 3050.0, "night": True, "country": "NL", "note": "free money"}
+    served = models.build(learned.spec)
+    arrays = models.copied(models.answering(learned.arrays))
+    for array in arrays.values():
+        array.flags.writeable = False
+    served.arrays = arrays
+    assert contributions(served, encoder, record) == contributions(learned, encoder, record)
 
 
 values = {

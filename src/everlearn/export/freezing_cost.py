@@ -14,7 +14,7 @@ from everlearn.records import Examples, Floats, Singles
 
 
 class Cost(NamedTuple):
-    """Measures of a model and of its exported form on `rows` labelled rows, by name: (model, exported)."""
+    """Measures of a model and of its exported form on `rows` labelled rows: (model, exported)."""
 
     rows: int
     measures: dict[str, tuple[float, float]]

@@ -15,7 +15,7 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.families import parts as adding
-from everlearn.families.parts import Names, Parts
+from everlearn.families.parts import AnswerParts, Names
 from everlearn.model import Model
 from everlearn.records import Batch
 from everlearn.schema import Encoder, origins
@@ -68,7 +68,7 @@ def contributions(model: Model, encoder: Encoder, record: Mapping[str, Any], row
     return {str(label): score for label, score in zip(schema.classes, scores, strict=True)}
 
 
-def parts(model: Model, row: Batch, names: Names) -> Parts:
+def parts(model: Model, row: Batch, names: Names) -> AnswerParts:
     """Return base, terms and answer of one encoded row: class probabilities, or the number of a regression.
 
     Raises `InputError` for a family without explanations.
@@ -88,7 +88,7 @@ def absent(encoder: Encoder) -> str:
     return hashed[0] if len(hashed) == 1 else ABSENT
 
 
-def _based(part: Parts) -> Parts:
+def _based(part: AnswerParts) -> AnswerParts:
     """Return parts with the base 0 where a family has none."""
     return part._replace(base=np.nan_to_num(part.base))
 

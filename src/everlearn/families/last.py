@@ -18,7 +18,7 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, labels
 from everlearn.families.graphs import Graph, Row, constant_rows
-from everlearn.families.parts import Names, Parts
+from everlearn.families.parts import AnswerParts, Names
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, RowTask, Singles
 
@@ -102,7 +102,7 @@ class LastLabel:
         return len(batch)
 
 
-def parts(model: LastLabel, row: Batch, names: Names) -> Parts:
+def parts(model: LastLabel, row: Batch, names: Names) -> AnswerParts:
     """Return base, terms and answer of one row: the shares of all labels, and what the last one adds.
 
     A number has no base, which is NaN: nothing but the last number is known.
@@ -110,13 +110,13 @@ def parts(model: LastLabel, row: Batch, names: Names) -> Parts:
     return _known(model)
 
 
-def _known(model: LastLabel) -> Parts:
+def _known(model: LastLabel) -> AnswerParts:
     if "number" in model.arrays:
         number = model.arrays["number"]
-        return Parts(np.full(1, np.nan), {LAST: number}, number)
+        return AnswerParts(np.full(1, np.nan), {LAST: number}, number)
     followed, last = model.arrays["followed"], int(model.arrays["label"][0])
     base, answer = _shares(followed, -1), _shares(followed, last)
-    return Parts(base, {LAST: answer - base}, answer)
+    return AnswerParts(base, {LAST: answer - base}, answer)
 
 
 def answer(model: LastLabel, graph: Graph, row: Row) -> str:

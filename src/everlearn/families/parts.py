@@ -1,6 +1,6 @@
 """Additive parts of an answer, and how they pass through sums, softmaxes and logarithms without a rest.
 
-A `Parts` holds a base and what each name adds to it: base and terms add up to the answer. A step that is not linear
+A `AnswerParts` holds a base and what each name adds to it: base and terms add up to the answer. A step that is not linear
 passes terms on by the slope of its secant between base and answer (the logarithmic mean Divisia index; Ang 2005, "The
 LMDI approach to decomposition analysis"; Sato 1976 and Vartia 1976 for shares). For a logarithm this slope is one over
 the logarithmic mean of both ends. So sums stay exact, and a name that adds nothing before adds nothing after.
@@ -35,7 +35,7 @@ class Names(NamedTuple):
         return list(dict.fromkeys([*self.dense, *self.hashed, self.absent]))
 
 
-class Parts(NamedTuple):
+class AnswerParts(NamedTuple):
     """A base, float64 (outputs,), and what each name adds to it; the answer is their sum."""
 
     base: Floats
@@ -57,7 +57,7 @@ def logarithmic_mean(logs: Floats, others: Floats) -> Floats:
     return found
 
 
-def added(parts: Iterable[tuple[float | Floats, Parts]]) -> Parts:
+def added(parts: Iterable[tuple[float | Floats, AnswerParts]]) -> AnswerParts:
     """Return the sum of some parts, each multiplied by a number, or by one for each output."""
     base: Floats | float = 0.0
     answer: Floats | float = 0.0
@@ -66,30 +66,32 @@ def added(parts: Iterable[tuple[float | Floats, Parts]]) -> Parts:
         base, answer = base + factor * part.base, answer + factor * part.answer
         for name, value in part.terms.items():
             terms[name] = terms[name] + factor * value if name in terms else factor * value
-    return Parts(np.asarray(base), terms, np.asarray(answer))
+    return AnswerParts(np.asarray(base), terms, np.asarray(answer))
 
 
-def logarithm(part: Parts) -> Parts:
+def logarithm(part: AnswerParts) -> AnswerParts:
     """Return the parts of the logarithms of an answer above 0."""
     base, answer = np.log(part.base), np.log(part.answer)
     mean = logarithmic_mean(base, answer)
-    return Parts(base, {name: value / mean for name, value in part.terms.items()}, answer)
+    return AnswerParts(base, {name: value / mean for name, value in part.terms.items()}, answer)
 
 
-def floored(part: Parts, floor: float) -> Parts:
+def floored(part: AnswerParts, floor: float) -> AnswerParts:
     """Return the parts of an answer of which the share `floor` is spread evenly over the classes."""
     classes = len(part.base)
     terms = {name: (1.0 - floor) * value for name, value in part.terms.items()}
-    return Parts((1.0 - floor) * part.base + floor / classes, terms, (1.0 - floor) * part.answer + floor / classes)
+    return AnswerParts(
+        (1.0 - floor) * part.base + floor / classes, terms, (1.0 - floor) * part.answer + floor / classes
+    )
 
 
-def softmax(part: Parts) -> Parts:
+def softmax(part: AnswerParts) -> AnswerParts:
     """Return the parts of the softmax of scores.
 
     The logarithm of a share changes by its own score, less the mean of all scores, weighted by the logarithmic means of
     both ends of the shares.
 
-    >>> scores = Parts(np.zeros(2), {"a": np.array([0.0, 1.0]), "b": np.array([0.0, 1.0])}, np.array([0.0, 2.0]))
+    >>> scores = AnswerParts(np.zeros(2), {"a": np.array([0.0, 1.0]), "b": np.array([0.0, 1.0])}, np.array([0.0, 2.0]))
     >>> found = softmax(scores)
     >>> [float(round(number, 6)) for number in (found.base[1], found.terms["a"][1], found.answer[1])]
     [0.5, 0.190399, 0.880797]
@@ -98,10 +100,10 @@ def softmax(part: Parts) -> Parts:
     mean = logarithmic_mean(base, answer)
     weights = mean / mean.sum()
     terms = {name: mean * (value - weights @ value) for name, value in part.terms.items()}
-    return Parts(np.exp(base), terms, np.exp(answer))
+    return AnswerParts(np.exp(base), terms, np.exp(answer))
 
 
-def scores(part: Parts, task: str) -> list[dict[str, float]]:
+def scores(part: AnswerParts, task: str) -> list[dict[str, float]]:
     """Return the contributions to each score, with the intercept: the logit, log-probabilities, or the number."""
     if task == "regression":
         return [_named(part, np.ones(1))]
@@ -122,6 +124,6 @@ def _log_softmax(values: Floats) -> Floats:
     return found
 
 
-def _named(part: Parts, factors: Floats) -> dict[str, float]:
+def _named(part: AnswerParts, factors: Floats) -> dict[str, float]:
     found = {name: float(factors @ value) for name, value in part.terms.items()}
     return found | {INTERCEPT: float(factors @ part.base)}

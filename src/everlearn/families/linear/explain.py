@@ -12,7 +12,7 @@ from everlearn.families import parts as adding
 from everlearn.families.linear import kernels, settings
 from everlearn.families.linear.crossing import PAIRED_ENTRIES, crossed
 from everlearn.families.linear.model import UNBLENDED
-from everlearn.families.parts import INTERCEPT, Names, Parts
+from everlearn.families.parts import INTERCEPT, AnswerParts, Names
 from everlearn.model import Model
 from everlearn.records import Batch, Floats
 
@@ -57,14 +57,14 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
     return [_sum_by_name(names, terms[k] * spread, centre) for k in range(chosen.margins)]
 
 
-def parts(model: Model, row: Batch, names: Names) -> Parts:
+def parts(model: Model, row: Batch, names: Names) -> AnswerParts:
     """Return base, terms and answer of one row: class probabilities, or the number of a regression."""
     scores = contributions(model, row, names.dense, names.hashed)
     found = {name: np.array([score[name] for score in scores]) for name in scores[0]}
     if model.spec["task"] == "binary":
         found = {name: np.array([0.0, value[0]]) for name, value in found.items()}
     base = found.pop(INTERCEPT)
-    part = Parts(base, found, base + sum(found.values(), np.zeros(len(base))))
+    part = AnswerParts(base, found, base + sum(found.values(), np.zeros(len(base))))
     return part if model.spec["task"] == "regression" else adding.softmax(part)
 
 

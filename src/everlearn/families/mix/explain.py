@@ -14,12 +14,12 @@ from everlearn.families import parts as adding
 from everlearn.families.mix import numbers, stacking
 from everlearn.families.mix.model import Mix
 from everlearn.families.mix.settings import LOSSES
-from everlearn.families.parts import Names, Parts
+from everlearn.families.parts import AnswerParts, Names
 from everlearn.model import within
 from everlearn.records import Batch, Floats
 
 
-def parts(model: Mix, row: Batch, names: Names) -> Parts:
+def parts(model: Mix, row: Batch, names: Names) -> AnswerParts:
     """Return base, terms and answer of one row: class probabilities, or the number of a regression.
 
     Raises `InputError` for a member of a family without explanations.
@@ -35,14 +35,14 @@ def parts(model: Mix, row: Batch, names: Names) -> Parts:
     return adding.added(zip((shares / shares.sum()).tolist(), [*each, *floored], strict=True))
 
 
-def _stacked(shared: Floats, own: Floats, bias: Floats, logs: list[Parts]) -> Parts:
+def _stacked(shared: Floats, own: Floats, bias: Floats, logs: list[AnswerParts]) -> AnswerParts:
     """Return the parts of the answer of one stacker."""
-    constant = Parts(bias, {}, bias)
+    constant = AnswerParts(bias, {}, bias)
     weighted = [(shared[m] + own[m], part) for m, part in enumerate(logs)]
     return adding.softmax(adding.added([(1.0, constant), *weighted]))
 
 
-def _of_numbers(model: Mix, found: list[Parts]) -> Parts:
+def _of_numbers(model: Mix, found: list[AnswerParts]) -> AnswerParts:
     """Return the parts of a number: a weighted sum of the members' parts, and the biases of the stackers.
 
     A member that uses no field has no base, which is NaN: it counts from the mean base of the others.
@@ -55,10 +55,10 @@ def _of_numbers(model: Mix, found: list[Parts]) -> Parts:
     shares = numbers.number_parts(held["recent"], held["prior"], rows, LOSSES[model.loss.kind])
     weights = shares[: stacking.STACKERS] @ held["shares"][: stacking.STACKERS] + shares[stacking.STACKERS :]
     bias = np.array([shares[: stacking.STACKERS] @ held["bias"][: stacking.STACKERS, numbers.BIAS]])
-    whole = [(1.0, Parts(bias, {}, bias))]
+    whole = [(1.0, AnswerParts(bias, {}, bias))]
     for weight, part in zip(weights.tolist(), found, strict=True):
         if np.isnan(part.base[0]):
             base = np.full(1, middle)
-            part = Parts(base, {name: value - base for name, value in part.terms.items()}, part.answer)
+            part = AnswerParts(base, {name: value - base for name, value in part.terms.items()}, part.answer)
         whole.append((weight, part))
     return adding.added(whole)

@@ -17,11 +17,11 @@ from everlearn.families.mondrian import freezing
 from everlearn.families.mondrian.layout import SKETCHED
 from everlearn.families.mondrian.model import Mondrian
 from everlearn.families.mondrian.rows import FLOOR
-from everlearn.families.parts import Names, Parts, Terms
+from everlearn.families.parts import AnswerParts, Names, Terms
 from everlearn.records import Batch, Singles
 
 
-def parts(model: Mondrian, row: Batch, names: Names) -> Parts:
+def parts(model: Mondrian, row: Batch, names: Names) -> AnswerParts:
     """Return base, terms and answer of one row: class probabilities."""
     some = slice(int(row.indptr[0]), int(row.indptr[1]))
     entries = row.indices[some], row.values[some]
@@ -29,7 +29,9 @@ def parts(model: Mondrian, row: Batch, names: Names) -> Parts:
     return adding.floored(adding.added((1.0 / len(found), part) for part in found), FLOOR)
 
 
-def _member(model: Mondrian, t: int, dense: Singles, entries: tuple[NDArray[np.int32], Singles], names: Names) -> Parts:
+def _member(
+    model: Mondrian, t: int, dense: Singles, entries: tuple[NDArray[np.int32], Singles], names: Names
+) -> AnswerParts:
     """Return the parts of the answer of tree t."""
     tree = freezing.frozen(model, t)
     known = names.all()
@@ -43,7 +45,7 @@ def _member(model: Mondrian, t: int, dense: Singles, entries: tuple[NDArray[np.i
     shares = _shares(model, t, entries, names, known) if sums.any() else np.zeros((SKETCHED, len(known)))
     own = own + shares.T @ credits[len(known) :]
     terms: Terms = adding.named(dict(zip(known, own, strict=True)))
-    return Parts(mean, terms, tree.answers[plain.leaf_of(tree, right)])
+    return AnswerParts(mean, terms, tree.answers[plain.leaf_of(tree, right)])
 
 
 def _shares(

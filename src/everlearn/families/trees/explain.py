@@ -13,7 +13,7 @@ from everlearn.families import frozen as plain
 from everlearn.families import parts as adding
 from everlearn.families import shapley
 from everlearn.families.frozen import ENTRY, FrozenTree
-from everlearn.families.parts import Names, Parts, Terms
+from everlearn.families.parts import AnswerParts, Names, Terms
 from everlearn.families.trees import freezing, settings
 from everlearn.families.trees.class_rows import FLOOR
 from everlearn.families.trees.columns import FURTHEST
@@ -57,7 +57,7 @@ from everlearn.records import Batch, Floats, Singles
 DRAWN_ENTRIES = 0x4A5D  # as `observers.is_drawn` mixes keys
 
 
-def parts(model: Trees, row: Batch, names: Names) -> Parts:
+def parts(model: Trees, row: Batch, names: Names) -> AnswerParts:
     """Return base, terms and answer of one row: class probabilities, or the number of a regression."""
     numbers = model.spec["task"] == "regression"
     prepared = _prepared(model, row.dense[0])
@@ -66,7 +66,7 @@ def parts(model: Trees, row: Batch, names: Names) -> Parts:
     return whole if numbers else adding.floored(whole, FLOOR)
 
 
-def _member(model: Trees, t: int, row: Batch, prepared: Floats, names: Names) -> Parts:
+def _member(model: Trees, t: int, row: Batch, prepared: Floats, names: Names) -> AnswerParts:
     """Return the parts of the answer of tree t."""
     numbers = model.spec["task"] == "regression"
     tree = freezing.frozen(model, t, lines=True)
@@ -76,7 +76,7 @@ def _member(model: Trees, t: int, row: Batch, prepared: Floats, names: Names) ->
     credits, mean = shapley.credits(tree, right, _fields(tree, indices, names, known), len(known))
     leaf = plain.leaf_of(tree, right)
     terms: Terms = adding.named(dict(zip(known, credits, strict=True)))
-    part = Parts(mean, terms, tree.answers[leaf])
+    part = AnswerParts(mean, terms, tree.answers[leaf])
     node = int(tree.places[leaf])
     left = int(model.arrays["nodes"][t, node, LEFT]) if tree.weights[leaf] > 0.0 else INACTIVE
     if left == INACTIVE:
@@ -120,7 +120,7 @@ def _prepared(model: Trees, dense: Singles) -> Floats:
     return found
 
 
-def _bayes(model: Trees, t: int, node: int, row: Batch, prepared: Floats, names: Names) -> Parts | None:
+def _bayes(model: Trees, t: int, node: int, row: Batch, prepared: Floats, names: Names) -> AnswerParts | None:
     """Return what naive Bayes adds to the shares of the classes of a leaf; None where the leaf answers with these."""
     held = model.arrays
     block = -1 - int(held["nodes"][t, node, LEFT])
@@ -140,10 +140,10 @@ def _bayes(model: Trees, t: int, node: int, row: Batch, prepared: Floats, names:
         terms[name] = terms[name] + value[seen] if name in terms else value[seen]
     base = np.log(counts[seen])
     answer = base + sum(terms.values(), np.zeros(len(base)))
-    return _less_base(adding.softmax(Parts(base, terms, answer)), seen)
+    return _less_base(adding.softmax(AnswerParts(base, terms, answer)), seen)
 
 
-def _less_base(part: Parts, seen: NDArray[np.bool_]) -> Parts:
+def _less_base(part: AnswerParts, seen: NDArray[np.bool_]) -> AnswerParts:
     """Return the terms of some classes as terms of all of them, with the base 0."""
 
     def spread(values: Floats) -> Floats:
@@ -152,7 +152,7 @@ def _less_base(part: Parts, seen: NDArray[np.bool_]) -> Parts:
         return whole
 
     terms = {name: spread(value) for name, value in part.terms.items()}
-    return Parts(np.zeros(len(seen)), terms, spread(part.answer - part.base))
+    return AnswerParts(np.zeros(len(seen)), terms, spread(part.answer - part.base))
 
 
 def log_likelihoods(observed: Floats, row: Floats, dials: Floats) -> Floats:
@@ -207,7 +207,7 @@ def _entry_likelihoods(
     return found
 
 
-def _line(model: Trees, t: int, block: int, prepared: Floats, names: Names) -> Parts | None:
+def _line(model: Trees, t: int, block: int, prepared: Floats, names: Names) -> AnswerParts | None:
     """Return what the columns add to the answer of a leaf's linear model at their means; None where none answers."""
     own = model.arrays["blocks"][t, block]
     if not freezing.leads(own[None])[0]:
@@ -229,4 +229,4 @@ def _line(model: Trees, t: int, block: int, prepared: Floats, names: Names) -> P
     for column, value in zip(some.tolist(), added, strict=True):
         name = names.dense[column]
         terms[name] = terms.get(name, np.zeros(1)) + factor * value
-    return Parts(np.zeros(1), terms, np.array([factor * total]))
+    return AnswerParts(np.zeros(1), terms, np.array([factor * total]))
