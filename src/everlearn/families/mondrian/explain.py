@@ -14,6 +14,7 @@ from everlearn.families import parts as adding
 from everlearn.families import shapley
 from everlearn.families.frozen import SUM
 from everlearn.families.mondrian import freezing
+from everlearn.families.mondrian.freezing import Entries
 from everlearn.families.mondrian.layout import SKETCHED
 from everlearn.families.mondrian.model import Mondrian
 from everlearn.families.mondrian.rows import FLOOR
@@ -48,9 +49,7 @@ def _member(
     return AnswerParts(mean, terms, tree.answers[plain.leaf_of(tree, right)])
 
 
-def _shares(
-    model: Mondrian, t: int, entries: tuple[NDArray[np.int32], Singles], names: Names, known: list[str]
-) -> NDArray[np.float64]:
+def _shares(model: Mondrian, t: int, entries: Entries, names: Names, known: list[str]) -> NDArray[np.float64]:
     """Return the share of each name in each sum, float64 (sums, names); a sum without entries is one of absent ones."""
     shares = np.zeros((SKETCHED, len(known)))
     indices, values = entries
