@@ -78,7 +78,8 @@ def _places(nodes: list[ShownNode]) -> list[float]:
 def _words(node: ShownNode) -> str:
     """Return the text of a box."""
     lines = textwrap.wrap(node.left, LETTERS) if node.below else []
-    lines += textwrap.wrap(node.answer, LETTERS) if not node.below else []
+    shares = node.answer.replace(": ", ":\N{NO-BREAK SPACE}")  # a class and its share stay on one line
+    lines += textwrap.wrap(shares, LETTERS) if not node.below else []
     lines.append(f"weight {node.weight:,.0f}")
     if node.leaves:
         lines.append(f"{node.leaves:,} leaves below")

@@ -1,7 +1,7 @@
 """Additive parts of an answer, and how they pass through sums, softmaxes and logarithms without a rest.
 
-An `AnswerParts` holds a base and what each name adds to it, which add up to the answer. A step that is not linear passes
-terms on by the slope of its secant between base and answer (the logarithmic mean Divisia index; Ang 2005, "The
+An `AnswerParts` holds a base and what each name adds to it, which add up to the answer. A step that is not linear
+passes terms on by the slope of its secant between base and answer (the logarithmic mean Divisia index; Ang 2005, "The
 LMDI approach to decomposition analysis"; Sato 1976 and Vartia 1976 for shares). For a logarithm this slope is one over
 the logarithmic mean of both ends. So sums stay exact, and a name that adds nothing before adds nothing after.
 """
