@@ -101,6 +101,20 @@ def test_ranges_come_along(tmp_path: Path) -> None:
     assert sorted(stored.ranges) == ["high", "low"]
 
 
+def test_rows_are_clipped_before_both_forms_are_measured(tmp_path: Path) -> None:
+    """A row far outside of the ranges is predicted as the loop predicts it: by its limits."""
+    spec = structs.replace(SPEC, limits=LimitsSpec(clip=0.01), model={"family": "linear"})
+    grown(tmp_path, spec)
+    taken = export.served(spec, tmp_path)
+    far = {"a": [1e9] * 20, "b": [0.0] * 20, "c": ["c1"] * 20, "label": [1, 0] * 10}
+    found = export.measured(taken, spec, el.read(far, schema=spec.schema), None)
+    near = {**far, "a": [float(taken.ranges["high"][0])] * 20}
+    bare = export.measured(taken._replace(ranges={}), spec, el.read(near, schema=spec.schema))
+    assert found.rows == bare.rows == 20
+    assert found.measures["log_loss"] == pytest.approx(bare.measures["log_loss"])
+    assert found.measures["log_loss"][0] == found.measures["log_loss"][1]
+
+
 def test_a_model_that_is_no_language_model_writes_no_folder(tmp_path: Path) -> None:
     grown(tmp_path)
     taken = export.served(SPEC, tmp_path)

@@ -119,8 +119,7 @@ def _write_onnx(target: Path, source: str | None, version: str, path: Path, as_j
     stream = taking.rows(spec, home_of(spec, path), source, path.parent)
     found = None
     if stream is not None:
-        parts = taking.newest(stream) if source is None else (chunk.examples for chunk in stream.chunks())
-        found = exports.cost(taken.model, parts)
+        found = taking.measured(taken, spec, stream, taking.NEWEST if source is None else None)
     size = target.stat().st_size
     if as_json:
         measures = {

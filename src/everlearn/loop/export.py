@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from everlearn import model
 from everlearn.errors import InputError, InUse
 from everlearn.events import connect
+from everlearn.export import Cost, cost
 from everlearn.learn import limits
 from everlearn.loop import commands
 from everlearn.loop.loop import Loop
@@ -105,6 +107,15 @@ def newest(stream: Stream, most: int = NEWEST) -> Iterator[Examples]:
         while held - len(kept[0].y) >= most:
             held -= len(kept.popleft().y)
     return chain(kept)
+
+
+def measured(taken: Taken, spec: Spec, stream: Stream, most: int | None = NEWEST) -> Cost:
+    """Return what the exported form of a model loses on the last rows of a stream (None: all), clipped as in the loop.
+
+    Raises `InputError` for a stream without a usable row.
+    """
+    parts = newest(stream, most) if most is not None else (chunk.examples for chunk in stream.chunks())
+    return cost(taken.model, (replace(one, batch=limits.clip(taken.ranges, spec.limits, one.batch)) for one in parts))
 
 
 def _labelled(log: Any, spec: Spec) -> Iterator[dict[str, Any]]:
