@@ -24,7 +24,7 @@ TIERS = (
     "spec _random _torch model metrics events client report",
     "schema drift replay merge version gate checks config data",
     "feedback serve families stream advise scale bridges",
-    "predict learn evaluate neural",
+    "predict learn evaluate neural export",
     "loop",
     "app erase",
     "cli",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         config,
         drift,
         errors,
+        export,
         gate,
         merge,
         metrics,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from everlearn.evaluate import continual
     from everlearn.evaluate.prequential import prequential
     from everlearn.families.neural import Neural
+    from everlearn.loop.explaining import explain
     from everlearn.loop.loop import Loop
     from everlearn.loop.opening import open
     from everlearn.model import build
@@ -54,6 +56,8 @@ __all__ = [
     "continual",
     "drift",
     "errors",
+    "explain",
+    "export",
     "gate",
     "merge",
     "metrics",
@@ -74,6 +78,7 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
+    "explain": "everlearn.loop.explaining",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
     "read": "everlearn.stream",
@@ -89,6 +94,7 @@ _MODULES = {
             "config",
             "drift",
             "errors",
+            "export",
             "gate",
             "merge",
             "metrics",

@@ -18,6 +18,7 @@ from everlearn.model import Model
 from everlearn.records import Batch
 from everlearn.schema import Encoder, origins
 from everlearn.spec import Schema
+from tests.support import learned_models
 from tests.support.models import Mean
 
 FIELDS = {
@@ -130,6 +131,19 @@ def test_arrays_that_may_not_be_written_are_explained_too() -> None:
     assert contributions(model, encoder, RECORD) == before
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_served_mix_is_explained_from_what_a_snapshot_holds(task: str) -> None:
+    """Without the arrays that only learning needs, and with read-only ones."""
+    learned, encoder = learned_models.taught("auto", task, True)
+    record = {"amount": 3050.0, "night": True, "country": "NL", "note": "free money"}
+    served = models.build(learned.spec)
+    arrays = models.copied(models.answering(learned.arrays))
+    for array in arrays.values():
+        array.flags.writeable = False
+    served.arrays = arrays
+    assert contributions(served, encoder, record) == contributions(learned, encoder, record)
+
+
 values = {
     "amount": st.floats(-1e6, 1e6),
     "country": st.one_of(st.text(max_size=5), st.integers()),
@@ -152,7 +166,7 @@ def test_every_column_and_entry_has_a_field(record: dict[str, Any], pairs: bool)
 
 def test_a_family_that_does_not_say_is_refused() -> None:
     _, encoder = taught("binary")
-    with pytest.raises(InputError, match="of the family 'tests.support.models:Mean'; expected one of linear"):
+    with pytest.raises(InputError, match="of the family 'tests.support.models:Mean'; expected one of forest"):
         contributions(Mean(), encoder, RECORD)
     assert set(FAMILIES) <= set(models.FAMILIES)
 

@@ -2,7 +2,8 @@
 
 Arguments and configuration files come in; tables, or one JSON object with `--json`, go out on standard output, and
 progress and errors on standard error. `loops` holds the commands around a loop, `versions` those that move it by hand,
-`server` those around a server, `homes` those on a home as a whole, `advice` the command that recommends settings, and
+`server` those around a server, `export` those that take a model out,
+`homes` those on a home as a whole, `advice` the command that recommends settings, and
 `console` what they share; the work
 itself is in `loop/`, `app/` and `advise/`.
 """
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from everlearn.cli import advice, homes, loops, server, versions
+from everlearn.cli import advice, export, homes, loops, server, versions
 from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
@@ -38,7 +39,8 @@ for command in (
     versions.rollback,
     versions.name,
     versions.merge,
-    server.export,
+    export.show,
+    export.export,
     versions.pause,
     versions.resume,
     server.erase,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -84,37 +83,6 @@ def rejudge(
     )
     for source in found.replaced:
         screen.print(f"  the loop learns again without {source}", highlight=False, markup=False)
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(help="An empty or new folder to write.")],
-    version: Annotated[
-        str,
-        typer.Option(help="A stored version: an id, a prefix of one, an alias; default: the model that answers."),
-    ] = "",
-    config_path: Config = TOML,
-    as_json: Json = False,
-) -> None:
-    """Write the language model of a loop to a folder, as PEFT or transformers loads it.
-
-    Works while a server runs. Prints the version.
-    """
-    from everlearn import config
-    from everlearn.app.admin.queries import LogQueries
-    from everlearn.loop import export as written
-
-    spec = config.load(config_path)
-    home = home_of(spec, config_path)
-    if version:
-        with closing(LogQueries(home)) as queries:
-            id = written.export_version(spec, queries.versions, version, folder)
-    else:
-        id = written.export_served(spec, home, folder)
-    files = sorted(one.name for one in folder.iterdir())
-    if as_json:
-        print_json({"version": id, "folder": str(folder), "files": files})
-    else:
-        screen.print(f"Wrote version {id} to {folder}: {', '.join(files)}", highlight=False, markup=False)
 
 
 def feedback(

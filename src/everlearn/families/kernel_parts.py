@@ -1,8 +1,8 @@
-"""Parts that kernels of several families share: how parts are compiled, checks of rows, and the rows of a block.
+"""AnswerParts that kernels of several families share: how parts are compiled, checks of rows, and the rows of a block.
 
 A function that numba compiles gets wrappers, with which Python and C call it; those of a function of twenty arrays cost
 more than the function. And LLVM optimises a function again in each function that calls it, so that a chain of ten is
-compiled ten times. Parts have no wrappers, and functions that one place calls are merged into it.
+compiled ten times. AnswerParts have no wrappers, and functions that one place calls are merged into it.
 """
 
 from __future__ import annotations

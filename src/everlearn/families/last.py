@@ -17,10 +17,13 @@ from everlearn._jit import exact_kernel
 from everlearn.errors import ConfigError, InputError
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, labels
+from everlearn.families.graphs import Graph, Row, constant_rows
+from everlearn.families.parts import AnswerParts, Names
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Ints, RowTask, Singles
 
 FADE = 0.999  # what a count keeps each time its label is the last one
+LAST = "last label"  # the name of what it adds
 PRIOR = 1.0  # rows that the shares of all labels count for, after each label
 
 
@@ -97,6 +100,28 @@ class LastLabel:
                 f"dense features: got {batch.dense.shape[1]} columns; expected {self._dense}, those of the model"
             )
         return len(batch)
+
+
+def parts(model: LastLabel, row: Batch, names: Names) -> AnswerParts:
+    """Return base, terms and answer of one row: the shares of all labels, and what the last one adds.
+
+    A number has no base, which is NaN: nothing but the last number is known.
+    """
+    return _known(model)
+
+
+def _known(model: LastLabel) -> AnswerParts:
+    if "number" in model.arrays:
+        number = model.arrays["number"]
+        return AnswerParts(np.full(1, np.nan), {LAST: number}, number)
+    followed, last = model.arrays["followed"], int(model.arrays["label"][0])
+    base, answer = _shares(followed, -1), _shares(followed, last)
+    return AnswerParts(base, {LAST: answer - base}, answer)
+
+
+def answer(model: LastLabel, graph: Graph, row: Row) -> str:
+    """Add the nodes of a graph of ONNX: each row has the answer of now, float64 (n, outputs); nothing follows it."""
+    return constant_rows(graph, row, _known(model).answer)
 
 
 @exact_kernel

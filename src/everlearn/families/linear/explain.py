@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from everlearn.errors import InputError
+from everlearn.families import parts as adding
 from everlearn.families.linear import kernels, settings
 from everlearn.families.linear.crossing import PAIRED_ENTRIES, crossed
 from everlearn.families.linear.model import UNBLENDED
+from everlearn.families.parts import INTERCEPT, AnswerParts, Names
 from everlearn.model import Model
 from everlearn.records import Batch, Floats
-
-INTERCEPT = "intercept"
 
 
 def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequence[str]) -> list[dict[str, float]]:
@@ -53,11 +53,22 @@ def contributions(model: Model, row: Batch, dense: Sequence[str], hashed: Sequen
             f"the row has a hashed index outside the hash space; expected 0 to {chosen.hashed - 1}. "
             "Encode with the number of bits that the model was built with"
         )
-    centre, spread = _scale(arrays["moments"]) if numbers[settings.SCALE_TARGET] else (0.0, 1.0)
+    centre, spread = scale(arrays["moments"]) if numbers[settings.SCALE_TARGET] else (0.0, 1.0)
     return [_sum_by_name(names, terms[k] * spread, centre) for k in range(chosen.margins)]
 
 
-def _scale(moments: Floats) -> tuple[float, float]:
+def parts(model: Model, row: Batch, names: Names) -> AnswerParts:
+    """Return base, terms and answer of one row: class probabilities, or the number of a regression."""
+    scores = contributions(model, row, names.dense, names.hashed)
+    found = {name: np.array([score[name] for score in scores]) for name in scores[0]}
+    if model.spec["task"] == "binary":
+        found = {name: np.array([0.0, value[0]]) for name, value in found.items()}
+    base = found.pop(INTERCEPT)
+    part = AnswerParts(base, found, base + sum(found.values(), np.zeros(len(base))))
+    return part if model.spec["task"] == "regression" else adding.softmax(part)
+
+
+def scale(moments: Floats) -> tuple[float, float]:
     """Return mean and deviation of the targets so far; scores of "blend" and "quick" are relative to these."""
     n, mean, m2 = moments[:3, -1].tolist()
     return mean, (math.sqrt(m2 / n) if m2 > 0.0 else 1.0)

@@ -18,6 +18,7 @@ from everlearn.families.linear.settings import BLEND, NORMALIZED, OPTIMIZER, QUI
 Compiled = Callable[..., int]
 
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
+_NOT_COMPILED = ("explain.py", "graph.py")
 _SCORED = {"blend": BLEND, "normalized": NORMALIZED}  # the optimisers whose scores are not one plain sum
 _LEARNED = {**_SCORED, "quick": QUICK}  # the optimisers with a kernel for each
 
@@ -28,7 +29,8 @@ def _sources() -> str:
     Numba's cache compares the file of the kernel and the values that the kernel encloses. Kernels enclose this hash, so
     that a change in an inlined function of another file compiles the kernel again.
     """
-    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    paths = [path for path in sorted(Path(__file__).parent.glob("*.py")) if path.name not in _NOT_COMPILED]
+    texts = [path.read_bytes() for path in paths]
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from everlearn.families.mix.settings import LOSSES, MixParts
 from everlearn.model import (
     LEARN,
     WIDEST_TRACE,
+    Model,
     answering,
     described,
     learn,
@@ -72,6 +73,17 @@ class Mix:
 
     def __repr__(self) -> str:
         return described(self)
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The members, in order."""
+        return self._members
+
+    def with_members(self, members: Sequence[Model]) -> Mix:
+        """Return a copy of this mix with other members of the same shapes, in order."""
+        found = copy.copy(self)
+        found._members = tuple(members)
+        return found
 
     def weights(self) -> dict[str, float]:
         """Return the weight of each member now, by its place and family, as in "0 linear".

@@ -10,7 +10,7 @@ from everlearn._jit import exact_kernel
 from everlearn.families.kernel_parts import compiled, source_hash
 from everlearn.families.mondrian.rows import learn_rows, predict_rows
 
-_NOT_COMPILED = ("__init__.py", "model.py", "settings.py")
+_NOT_COMPILED = ("__init__.py", "model.py", "settings.py", "freezing.py", "explain.py", "graph.py")
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 

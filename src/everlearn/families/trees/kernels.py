@@ -11,7 +11,7 @@ from everlearn.families.kernel_parts import compiled, source_hash
 from everlearn.families.trees.class_rows import learn_class_rows, predict_class_rows
 from everlearn.families.trees.number_rows import learn_number_rows, predict_number_rows
 
-_NOT_COMPILED = ("__init__.py", "model.py", "settings.py")
+_NOT_COMPILED = ("__init__.py", "model.py", "settings.py", "freezing.py", "explain.py", "graph.py")
 _OF_NUMBERS = "number_"  # files that kernels of classes do not use begin so
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
