@@ -13,12 +13,16 @@ from msgspec import UNSET, Struct, UnsetType
 
 from everlearn import model
 from everlearn.families import specs
+from everlearn.families.trees import settings as trees
 from everlearn.model import Model
 from everlearn.records import RowTask
 
 LOSSES = ("loss", "loss_parameter")
 OF_CLASSES = (("linear", "forest", "mondrian"), ("last",))  # trained for a loss; others
 OF_NUMBERS = (("linear", "forest"), ("last",))
+# Less than a forest has alone: more adds little to a mix, and much to its versions (docs/why/mix.md).
+FOREST_BYTES = 8 << 20
+MONDRIAN = {"trees": 6, "nodes": 1000}
 
 
 class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,5 +61,10 @@ def build(spec: Mapping[str, Any]) -> Model:
     if settings.speed == "fast":
         return model.build({**shared, **trained, "family": "linear"})
     learners, others = OF_NUMBERS if settings.task == "regression" else OF_CLASSES
-    members = [{"family": name, **trained} for name in learners] + [{"family": name} for name in others]
+    budgets: dict[str, dict[str, Any]] = {
+        "forest": {"memory": trees.with_memory({**shared, **trained, "family": "forest"}, FOREST_BYTES)["memory"]},
+        "mondrian": MONDRIAN,
+    }
+    members = [{"family": name, **budgets.get(name, {}), **trained} for name in learners]
+    members += [{"family": name} for name in others]
     return model.build({**shared, "family": "mix", "members": members})

@@ -184,7 +184,8 @@ class Journal:
         arrays, fold = self.fold.state()
         header = {"fold": fold, "sources": self.intake.sources, "spec": config.stored(self.fold.spec)}
         needed = {contestant.version for contestant in self.fold.roster.contestants}
-        positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, self.spec.keep)
+        kept = self.spec.keep, self.spec.keep_bytes
+        positions = self.home.save(commit.payloads, commit.at, arrays, header, needed, *kept)
         if positions[0] == self.seen + 1:
             self.seen = positions[-1]  # the loop need not read back its decisions
         self._saved = self.fold.monitor.scored
