@@ -269,11 +269,12 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
     `prompts` is a file of prompts to ask about (task "preference").
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
-    newest keep their arrays, as many as have `keep_bytes` bytes (0: any number). At most `challengers` learn at a time. `subject` is the field that names the person whose
-    data a record is. `ignore` lists names in files and requests that are left out on purpose. With `strict`, a file or
-    a request with another unknown name, or without a field, is refused. `class_weight` multiplies weights in learning
-    alone: a table of classes, or "balanced", which makes all classes weigh the same. `metric` is the headline metric of
-    reports, pictures and pages; see `everlearn.metrics.choices`.
+    newest keep their arrays, as many as have `keep_bytes` bytes (0: any number). At most `challengers` learn at a time.
+    `subject` is the field that names the person whose data a record is. `ignore` lists names in files and requests that
+    are left out on purpose. With `strict`, a file or a request with another unknown name, or without a field, is
+    refused. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which makes all
+    classes weigh the same. `metric` is the headline metric of reports, pictures and pages; see
+    `everlearn.metrics.choices`.
     """
 
     schema: Schema

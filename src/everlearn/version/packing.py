@@ -1,7 +1,8 @@
 """Store arrays that are mostly zero without their empty blocks: pools of trees, and tables of hashed weights.
 
 A family allocates its budget of bytes at birth, and a young forest uses a twentieth of it. To write the rest would
-cost most of the time of a version, a checkpoint, or a snapshot for workers. Finding empty blocks needs no help of the family, and takes 1 ms for 25 MB.
+cost most of the time of a version, a checkpoint, or a snapshot for workers. Finding empty blocks needs no help of the
+family, and takes 1 ms for 25 MB.
 """
 
 from __future__ import annotations

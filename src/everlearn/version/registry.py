@@ -165,8 +165,8 @@ class Versions:
         """Delete old snapshots; return the ids of the versions that lost theirs.
 
         The newest `keep` versions keep their arrays, as many as have `most` bytes together (0: any number). So do the
-        versions with an alias, and the parents of all of these. Blobs in `hold` (those of checkpoints) stay, and so does every blob that belongs to no version. Raises
-        `ConfigError` if `keep` is negative.
+        versions with an alias, and the parents of all of these. Blobs in `hold` (those of checkpoints) stay, and so
+        does every blob that belongs to no version. Raises `ConfigError` if `keep` is negative.
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
