@@ -29,21 +29,20 @@ def exact_kernel(function: Kernel) -> Kernel:
     return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
-def part(function: Kernel, **options: Any) -> Kernel:
-    """Compile `function` for use in kernels alone; Python cannot call it.
+def part(function: Kernel, bare: bool = False, **options: Any) -> Kernel:
+    """Compile `function` for use in kernels; with `bare`, Python must not call it.
 
-    A function that numba compiles gets wrappers, with which Python and C call it; those of a function of twenty arrays
-    cost more than the function. Parts have none. Numba also compiles a function again for each constant that it is
-    called with, and for arrays that may be written. A part is compiled once for all numbers of a type, and what was
-    compiled for read-only arrays takes others too. It is not cached: its code is part of the cached kernel.
+    Numba compiles a function again for each constant that it is called with, and for arrays that may be written. A part
+    is compiled once for all numbers of a type, and what was compiled for read-only arrays takes others too. A bare part
+    has no wrappers with which Python and C call it: those of a function of twenty arrays cost more than the function.
+    Parts are not cached: their code is part of the cached kernel.
     """
-    made: Any = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(
-        function
-    )
+    settings: dict[str, Any] = {"no_cpython_wrapper": bare, "no_cfunc_wrapper": True, **options}
+    made: Any = numba.njit(nogil=True, error_model="numpy", **settings)(function)
     template = made.get_call_template
 
     def shared(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
-        given = tuple(types.unliteral(one) for one in args)
+        given = tuple(types.unliteral(one) for one in args)  # type: ignore[no-untyped-call]
         known = (tuple(signature) for signature in made.overloads)
         return template(next((one for one in known if _takes(one, given)), given), kws)
 

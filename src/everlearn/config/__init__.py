@@ -87,6 +87,9 @@ _HEADING = """\
 
 """
 
+_AUTO = '[model]\nfamily = "auto"'
+_SPEED = '# a mix of models; speed = "fast" is the linear model alone, ten times as fast, with versions of kilobytes'
+
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
@@ -184,7 +187,8 @@ def text(spec: Spec) -> str:
             (values.setdefault(record, {}) if record else values)[field] = attrgetter(name)(spec)
     if (warm_start := values.get("warm_start", 0.0)) >= 1:
         values["warm_start"] = int(warm_start)  # a number of rows
-    return _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
+    text = _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
+    return text.replace(_AUTO, f"{_AUTO}  {_SPEED}") if spec.model == {"family": "auto"} else text
 
 
 def home(spec: Spec, path: Path) -> Path:

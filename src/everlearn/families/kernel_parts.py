@@ -15,13 +15,21 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import Kernel
-from everlearn._jit import inlined as inlined
-from everlearn._jit import outlined as outlined
+from everlearn._jit import Kernel, part
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.records import Floats, Ints, Singles
 
 BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wide
+
+
+def outlined(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels, to be called; Python cannot call it."""
+    return part(function, bare=True)
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Compile `function` for use in kernels, inlined by LLVM; Python cannot call it."""
+    return part(function, bare=True, forceinline=True)
 
 
 def merged(function: Kernel) -> Kernel:

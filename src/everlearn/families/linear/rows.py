@@ -10,9 +10,8 @@ import math
 
 import numpy as np
 
-from everlearn._jit import inlined
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
-from everlearn.families.kernel_parts import merged
+from everlearn.families.kernel_parts import inlined, merged
 from everlearn.families.linear.blend import (
     SCALE,
     SCALE_CURVATURE,
