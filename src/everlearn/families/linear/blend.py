@@ -24,7 +24,7 @@ import math
 
 import numpy as np
 
-from everlearn.families.kernel_parts import inlined
+from everlearn._jit import inlined
 from everlearn.families.linear.losses import cautious_step, slope
 from everlearn.families.linear.quick import HASHED_RATE, LARGEST_GRADIENT, descend_dense, hashed_reach, step_entry
 from everlearn.families.linear.settings import HUBER, LOGISTIC, QUANTILE, SOFTMAX

@@ -20,7 +20,7 @@ block began, the same three at the checkpoint. The last column, of the numbers t
 
 from __future__ import annotations
 
-from everlearn.families.kernel_parts import inlined, outlined
+from everlearn._jit import inlined, outlined
 from everlearn.records import Floats
 
 ROWS = 9  # of the array `moments`
