@@ -71,9 +71,8 @@ def main() -> None:
     specs = [{"family": name} for name in families]
     specs.append({"family": "mix", "members": list(specs)})
     specs += [{"family": "auto"}] if options.auto else []
-    print(
-        f"| stream | delay | {' | '.join(families)} | mix | {'auto | ' if options.auto else ''} weights at the end | rows/s |"
-    )
+    names = " | ".join([*families, "mix", *(["auto"] if options.auto else [])])
+    print(f"| stream | delay | {names} | weights at the end | rows/s |")
     print(f"|---|--:|{'--:|' * len(specs)}---|--:|")
     for path in sorted(FOLDER.glob("*.parquet")):
         if options.names and path.stem not in options.names:
