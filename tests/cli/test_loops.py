@@ -87,6 +87,7 @@ def test_without_json_there_are_tables_and_hints(folder, capsys):
     out = capsys.readouterr().out
     assert "everlearn run" in out
     assert "the first 150 rows train the model offline" in out
+    linear(folder)
     call("run")
     out = capsys.readouterr().out
     for word in ("champion", "last label", "majority", "accuracy", "report.png"):
