@@ -1,6 +1,6 @@
 """What a mix is worth beside its members: accuracy and log loss, with labels at once and late.
 
-    python bench/mix.py [NAME ...] [--delays 0 100 1000] [--forest] [--mondrian] [--rows N]
+    python bench/mix.py [NAME ...] [--delays 0 100 1000] [--forest] [--mondrian] [--auto] [--rows N]
     python bench/mix.py --numbers     # regression: losses of linear, forest, last and their mix, and mix / best
 
 `--forest` adds a forest of ten trees to the families and to the mix, `--mondrian` a Mondrian forest. The streams are
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 100, 1000], help="rows by which labels are late")
     parser.add_argument("--forest", action="store_true", help="with a forest as a third member")
     parser.add_argument("--mondrian", action="store_true", help="with a Mondrian forest as a member")
+    parser.add_argument("--auto", action="store_true", help="with the automatic model beside the mix")
     parser.add_argument("--numbers", action="store_true", help="streams of numbers; the squared loss is shown as RMSE")
     parser.add_argument("--rows", type=int, help="only the first rows of each stream; of numbers 20,000")
     options = parser.parse_args()
@@ -69,7 +70,9 @@ def main() -> None:
     families = (FAMILIES[0], *added, *FAMILIES[1:])
     specs = [{"family": name} for name in families]
     specs.append({"family": "mix", "members": list(specs)})
-    print(f"| stream | delay | {' | '.join(families)} | mix | weights at the end | rows/s |")
+    specs += [{"family": "auto"}] if options.auto else []
+    names = " | ".join([*families, "mix", *(["auto"] if options.auto else [])])
+    print(f"| stream | delay | {names} | weights at the end | rows/s |")
     print(f"|---|--:|{'--:|' * len(specs)}---|--:|")
     for path in sorted(FOLDER.glob("*.parquet")):
         if options.names and path.stem not in options.names:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core import event
+from numba.core import event, types
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -29,23 +29,46 @@ def exact_kernel(function: Kernel) -> Kernel:
     return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
+def part(function: Kernel, bare: bool = False, **options: Any) -> Kernel:
+    """Compile `function` for use in kernels; with `bare`, Python must not call it.
+
+    Numba compiles a function again for each constant that it is called with, and for arrays that may be written. A part
+    is compiled once for all numbers of a type, and what was compiled for read-only arrays takes others too. A bare part
+    has no wrappers with which Python and C call it: those of a function of twenty arrays cost more than the function.
+    Parts are not cached: their code is part of the cached kernel.
+    """
+    settings: dict[str, Any] = {"no_cpython_wrapper": bare, "no_cfunc_wrapper": True, **options}
+    made: Any = numba.njit(nogil=True, error_model="numpy", **settings)(function)
+    template = made.get_call_template
+
+    def shared(args: tuple[Any, ...], kws: dict[str, Any]) -> Any:
+        given = tuple(types.unliteral(one) for one in args)  # type: ignore[no-untyped-call]
+        known = (tuple(signature) for signature in made.overloads)
+        return template(next((one for one in known if _takes(one, given)), given), kws)
+
+    made.get_call_template = shared
+    return cast(Kernel, made)
+
+
+def _takes(compiled: tuple[Any, ...], given: tuple[Any, ...]) -> bool:
+    """Return True if what was compiled for some types takes others, which differ in being read-only at most."""
+    return len(compiled) == len(given) and all(
+        one == other or (isinstance(other, types.Array) and other.mutable and one == other.copy(readonly=True))
+        for one, other in zip(compiled, given, strict=True)
+    )
+
+
 def inlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels: the same exact arithmetic, without the cost of a call.
 
-    A call that LLVM does not inline passes each array as seven words; ten arrays made a row six times slower. The
-    function is not cached: its code is part of the cached kernel.
+    A call that LLVM does not inline passes each array as seven words; ten arrays made a row six times slower.
     """
-    options: Any = numba.njit(nogil=True, error_model="numpy", forceinline=True)
-    return cast(Kernel, options(function))
+    return part(function, forceinline=True)
 
 
 def outlined(function: Kernel) -> Kernel:
-    """Compile `function` for use in kernels for work that few rows need, which need not be inlined.
-
-    It is not cached: its code is part of the cached kernel.
-    """
-    options: Any = numba.njit(nogil=True, error_model="numpy")
-    return cast(Kernel, options(function))
+    """Compile `function` for use in kernels for work that few rows need, which need not be inlined."""
+    return part(function)
 
 
 class _CompileNotice(event.Listener):

@@ -20,10 +20,15 @@ MIB = 1 << 20
 MOST_BYTES = MIB  # of the body of one HTTP request
 MOST_ROWS = 1000  # in one HTTP request
 LAYOUT = 1  # newest layout of encoded rows; see `everlearn.schema`
+KEEP_BYTES = 64 * MIB
+LOG_LAYOUT = 2  # newest form of stored versions
 GATE_LAYOUT = 2  # newest rules of the gate and of the seat; layout 1 has those of release 0.1.0
 
 RULES = 2  # newest rules by which raw values are read; 1 are those of release 0.1.0
-STORED_ONLY = ("schema.layout", "schema.rules", "gate.layout", "gate.own", "replay.width", "limits.window", "log.rows")
+STORED_ONLY = (
+    "schema.layout", "schema.rules", "gate.layout", "gate.own", "replay.width", "limits.window", "log.rows",
+    "log.layout",
+)  # fmt: skip
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -200,11 +205,13 @@ class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
     """The failure that an acknowledged event survives: the death of the "process", or the loss of "power" as well.
 
     `rows` (stored specs only) is "auto" where the rows of a file are read from the file itself, "always" where they are
-    appended to the log first, and "subject" where they are appended if the loop has a `subject`.
+    appended to the log first, and "subject" where they are appended if the loop has a `subject`. `layout` (stored specs
+    only) numbers the form of stored versions: since 2 they leave out the empty blocks of large arrays.
     """
 
     durability: Literal["process", "power"] = "process"
     rows: Literal["subject", "auto", "always"] = "subject"
+    layout: Positive = LOG_LAYOUT
 
 
 class DecisionSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -262,11 +269,12 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     gate promotes). `warm_start` is a share (below 1) or a number of rows to train on offline first.
     `prompts` is a file of prompts to ask about (task "preference").
     Decisions fall only after each `tick` examples, checkpoints after each `checkpoint`; of old versions the `keep`
-    newest keep their arrays. At most `challengers` learn at a time. `subject` is the field that names the person whose
-    data a record is. `ignore` lists names in files and requests that are left out on purpose. With `strict`, a file or
-    a request with another unknown name, or without a field, is refused. `class_weight` multiplies weights in learning
-    alone: a table of classes, or "balanced", which makes all classes weigh the same. `metric` is the headline metric of
-    reports, pictures and pages; see `everlearn.metrics.choices`.
+    newest keep their arrays, as many as have `keep_bytes` bytes (0: any number). At most `challengers` learn at a time.
+    `subject` is the field that names the person whose data a record is. `ignore` lists names in files and requests that
+    are left out on purpose. With `strict`, a file or a request with another unknown name, or without a field, is
+    refused. `class_weight` multiplies weights in learning alone: a table of classes, or "balanced", which makes all
+    classes weigh the same. `metric` is the headline metric of reports, pictures and pages; see
+    `everlearn.metrics.choices`.
     """
 
     schema: Schema
@@ -280,6 +288,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     tick: Positive = 100
     checkpoint: Positive = 50_000
     keep: Positive = 50
+    keep_bytes: Count = KEEP_BYTES
     challengers: Positive = 2
     subject: str = ""
     ignore: tuple[str, ...] = ()

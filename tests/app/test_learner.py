@@ -488,6 +488,25 @@ def test_it_catches_up_and_saves_when_it_is_asked_to_end(tmp_path):
         assert all((arrays[name] == last.champion.model.arrays[name]).all() for name in arrays)
 
 
+def test_it_ends_at_once_while_it_compiles(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "empty"))
+    setup = setup_of(tmp_path, spec(model={"family": "auto"}))
+    process = started(setup)
+    try:
+        until(lambda: any(Path(setup.serving).glob(".warming*")))
+        time.sleep(1.0)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        assert process.wait(PATIENCE) == 0
+        assert time.monotonic() - asked < 10.0
+        assert not list(Path(setup.serving).glob(".warming*"))
+        assert not Path(setup.home, "log.sqlite").exists()  # it had not come to open the loop
+    finally:
+        process.kill()
+        process.wait(60)
+        close(process)
+
+
 def test_it_ends_when_the_supervisor_is_gone(tmp_path):
     setup = setup_of(tmp_path, spec())
     with learning(setup) as process:

@@ -21,6 +21,24 @@ from tests.support.tables import write_csv
 COUNTS = ("events", "drifts", "versions", "promotions", "rollbacks")
 
 
+def linear(folder: Path) -> None:
+    """Let the configuration that `init` wrote name the linear family."""
+    path = folder / "everlearn.toml"
+    path.write_text(path.read_text(encoding="utf-8").replace('family = "auto"', 'family = "linear"'), encoding="utf-8")
+
+
+def test_wide_rows_get_the_linear_model_and_the_reason(folder, capsys):
+    names = [f"x{number}" for number in range(1001)]
+    lines = [
+        ",".join([*(f"{(row * place) % 7 / 8 + row / 3:.3f}" for place in range(1, 1002)), ["no", "yes"][row % 2]])
+        for row in range(60)
+    ]
+    (folder / "wide.csv").write_text("\n".join([",".join([*names, "label"]), *lines]), encoding="utf-8")
+    call("init", "wide.csv", "--label", "label")
+    assert "the linear model alone, since there are 1,001 columns of numbers" in capsys.readouterr().out
+    assert config.load("everlearn.toml").model == {"family": "auto", "speed": "fast"}
+
+
 def test_the_demo_beats_its_frozen_start(data, folder):
     result = data("demo")
     assert all(isinstance(result[name], int) for name in COUNTS)
@@ -46,6 +64,9 @@ def test_init_run_versions_promote_rollback(data, folder):
     begun = data("init", "rows.csv", "--label", "label")
     assert begun["schema"]["fields"] == {"a": "numeric", "b": "numeric", "c": "categorical"}
     assert begun["warm_start"] == 150
+    assert config.load("everlearn.toml").model == {"family": "auto"}
+    assert 'speed = "fast" is the linear model' in (folder / "everlearn.toml").read_text(encoding="utf-8")
+    linear(folder)  # which is better than its start before the rows end
     result = data("run")
     assert (result["events"], result["examples"]) == (3000, 2850)
     assert data("run")["events"] == 3000  # nothing new
@@ -66,6 +87,7 @@ def test_without_json_there_are_tables_and_hints(folder, capsys):
     out = capsys.readouterr().out
     assert "everlearn run" in out
     assert "the first 150 rows train the model offline" in out
+    linear(folder)
     call("run")
     out = capsys.readouterr().out
     for word in ("champion", "last label", "majority", "accuracy", "report.png"):

@@ -63,7 +63,7 @@ def test_the_rule_stays_where_nothing_is_clearly_better():
 
 
 @pytest.mark.parametrize("delay", [0, 3])
-def test_runs_of_labels_are_given_to_a_mix_with_the_last_label(delay, monkeypatch):
+def test_runs_of_labels_are_given_to_the_automatic_model(delay, monkeypatch):
     """Labels come in runs of ten and the feature says little; a mix also knows its late labels as in a loop."""
     monkeypatch.setattr(candidates.importlib.util, "find_spec", lambda name: None)  # without PyTorch
     draw = np.random.default_rng(3)
@@ -71,8 +71,8 @@ def test_runs_of_labels_are_given_to_a_mix_with_the_last_label(delay, monkeypatc
     data = el.read({"a": y + 2.0 * draw.normal(size=1500), "y": np.where(y, "yes", "no")}, label="y")
     advice = advise.of({})
     measured = candidates.measure(advice, data, delay, rows=1500)
-    assert measured.best == "a mix with the last label"
-    assert candidates.settled(advice, measured).model["members"][1] == {"family": "last"}
+    assert measured.best == "auto"
+    assert candidates.settled(advice, measured).model == {"family": "auto"}
     best = next(one for one in measured.candidates if one.name == measured.best)
     alone = el.prequential(el.build(best.model), data, delay=delay).metrics
     assert best.metrics["log_loss"] == pytest.approx(alone["log_loss"])

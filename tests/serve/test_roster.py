@@ -35,6 +35,30 @@ def learn(contestant: Contestant, rows: int = 20) -> None:
     contestant.model.learn(some.batch, some.y, some.weight)
 
 
+def test_a_learner_with_the_bits_of_good_is_stored_once():
+    roster = started(live=True)
+    learn(roster.champion)
+    roster.keep_good("v1")
+    kept = {name: array.copy() for name, array in roster.champion.model.arrays.items()}
+    (arrays, header), fetched = roster.state(), []
+    assert not any(name.startswith("model/") for name in arrays)
+    assert [entry.get("stored", False) for entry in header["contestants"]] == [one.learns for one in roster.contestants]
+
+    def fetch(version: str) -> dict[str, np.ndarray]:
+        fetched.append(version)
+        return kept
+
+    twin = Roster(True, snapshots=False)
+    twin.load(arrays, header, lambda version: Mean(), fetch)
+    assert fetched.count("v1") == 2  # for good, and for the champion
+    learn(twin.champion)  # alone: good stays as it was
+    assert (twin.champion.model.arrays["count"], kept["count"]) == (40, 20)
+    assert twin.good is not None
+    assert twin.good.model.arrays["count"] == 20
+    assert "stored" not in str(twin.state()[1])
+    assert any(name.startswith("model/") for name in twin.state()[0])
+
+
 # ---- gated, with snapshots -----------------------------------------------------------------------------------------
 
 

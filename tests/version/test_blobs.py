@@ -333,8 +333,27 @@ def test_attacks_end_in_a_blob_error_under_their_own_hash_and_under_another(blob
 
 
 def test_a_newer_format_is_refused(blobs: Blobs) -> None:
-    blob = plant(blobs, safetensors.numpy.save(some_arrays(), {"everlearn": '{"format":2,"header":{}}'}))
-    with pytest.raises(BlobError, match="format: got 2; expected 1"):
+    blob = plant(blobs, safetensors.numpy.save(some_arrays(), {"everlearn": '{"format":3,"header":{}}'}))
+    with pytest.raises(BlobError, match="format: got 3; expected 1 or 2"):
+        blobs.get(blob)
+
+
+def test_a_blob_of_another_folder_is_taken_byte_by_byte(blobs: Blobs, tmp_path: Path) -> None:
+    other = Blobs(tmp_path / "other")
+    for packed in (False, True):
+        blob = other.put({"w": np.zeros(1 << 16)}, {"a": 1}, packed)
+        blobs.take(other, blob)
+        assert file_of(blobs, blob).read_bytes() == file_of(other, blob).read_bytes()
+        assert blobs.size(blob) == len(file_of(other, blob).read_bytes())
+    assert blobs.size("0" * 64) == 0
+    with pytest.raises(BlobError, match="it was pruned, or the file was lost"):
+        blobs.take(other, "0" * 64)
+
+
+def test_a_packed_header_that_does_not_fit_is_refused(blobs: Blobs) -> None:
+    entry = '{"format":2,"header":{"packed":{"w":{"dtype":"float64","shape":[65536]}}}}'
+    blob = plant(blobs, safetensors.numpy.save({"w": np.zeros(3, np.uint8)}, {"everlearn": entry}))
+    with pytest.raises(BlobError, match="the array 'w' of a snapshot cannot be unpacked"):
         blobs.get(blob)
 
 

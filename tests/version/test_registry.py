@@ -308,6 +308,35 @@ def test_a_long_line_of_promotions_keeps_few_files(blobs: Blobs, versions: Versi
     assert len(versions.list()) == 30
 
 
+def test_a_budget_of_bytes_keeps_fewer_large_versions(blobs: Blobs, versions: Versions) -> None:
+    large = [versions.make({"w": np.full(1000, number, float)}, SPEC, (), number, "why", {}) for number in range(6)]
+    for made in large:
+        versions.note(Born(made))
+    versions.note(moved("champion", large[0].id))
+    size = blobs.size(large[0].blob)
+    assert size > 8000
+    assert versions.prune(6, most=0) == []
+    assert versions.prune(6, most=6 * size) == []
+    assert versions.prune(6, most=3 * size - 1) == [made.id for made in large[1:4]]  # the champion stays
+    assert versions.prune(1, most=9 * size) == [large[4].id]
+    assert versions.prune(6, most=1) == [large[5].id]
+    assert blobs.hashes() == {large[0].blob}
+
+
+def test_packed_versions_have_the_arrays_of_whole_ones(blobs: Blobs, versions: Versions) -> None:
+    table = np.zeros((300, 300))
+    table[7, 150] = -0.0
+    whole = versions.make({"w": table}, SPEC, (), 1, "why", {})
+    versions.packed = True
+    packed = versions.make({"w": table}, SPEC, (), 1, "why", {})
+    assert blobs.size(packed.blob) < blobs.size(whole.blob) / 20
+    for made in (whole, packed):
+        versions.note(Born(made))
+        (found,) = versions.load(made.id, SPEC, {"w": table}).values()
+        assert (found.dtype, found.tobytes()) == (table.dtype, table.tobytes())
+        found[0] = 1.0  # the caller may change it
+
+
 def test_prune_refuses_a_negative_number(versions: Versions) -> None:
     with pytest.raises(ConfigError, match="keep is -1, expected"):
         versions.prune(-1)

@@ -48,14 +48,14 @@ FORGETTING = (
         {"family": "linear", "forgetting": "high", "store": "yes"},
         "A fresh challenger must know returning patterns: warm it on an unbiased sample of the past.",
         "Vitter 1985; Chrysakis and Moens 2020",
-        {"replay.kind": "balanced", "replay.bytes": 8 << 20, "keep": 200},
+        {"replay.kind": "balanced", "replay.bytes": 8 << 20, "keep": 200, "keep_bytes": 0},
         rejected={"a window of the newest rows": "it holds no row of the returning pattern"},
     ),
     Rule(
         {"forgetting": "high"},
         "Versions from the last time of a pattern are worth keeping.",
         "",
-        {"keep": 200},
+        {"keep": 200, "keep_bytes": 0},
         then=("everlearn versions",),
     ),
 )

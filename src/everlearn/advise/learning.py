@@ -258,7 +258,7 @@ SAFETY = (
         {"undo": "yes"},
         "Only versions that passed the gate serve, and every version can be restored.",
         "docs/why/versions.md",
-        {"mode": "gated", "gate.promote": "snapshot", "keep": 200},
+        {"mode": "gated", "gate.promote": "snapshot", "keep": 200, "keep_bytes": 0},
         then=("everlearn rollback",),
         rejected={"mode = live": "every row changes the served model before any evidence"},
     ),

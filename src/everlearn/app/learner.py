@@ -338,6 +338,7 @@ class Learner:
     ready: Callable[[], None]
     pause: float = field(default=RETRY[0])
     tracer: Tracer | None = None
+    warming: bool = False  # kernels are loaded or compiled, and nothing is open
 
     def run(self) -> None:
         """Follow the log; when a write fails, wait and go on from the last checkpoint.
@@ -347,7 +348,9 @@ class Learner:
         self.setup.check_place()
         with held(Path(self.setup.home)):
             pass  # fails while another learner is at work, before any of its files is touched
+        self.warming = True
         warm(self.setup.spec, self.setup.serving)
+        self.warming = False
         publisher = Publisher(Path(self.setup.serving))
         status, early, opened = StatusFile(self.setup, publisher), EarlyUseFile(self.setup), False
         try:
@@ -455,12 +458,19 @@ def main() -> None:
     setup = received()
     logs.start("json" if setup.logs == "json" else "text", "learner")
     stop = threading.Event()
+    learner = Learner(setup, stop, _published)
+
+    def end(*_: object) -> None:
+        stop.set()
+        if learner.warming:  # compiling takes seconds, and there is nothing to save
+            raise SystemExit(0)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     when_abandoned(stop.set)
     try:
-        tracer = tracing.start(setup, "learner")
-        Learner(setup, stop, _published, tracer=tracer).run()
+        tracer = learner.tracer = tracing.start(setup, "learner")
+        learner.run()
     except EverlearnError as error:
         log.critical("the learner cannot work: %s", error)
         raise SystemExit(1) from error

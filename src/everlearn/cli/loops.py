@@ -115,6 +115,8 @@ def init(
     """
     from everlearn import config, stream
     from everlearn.cli import surveying
+    from everlearn.families import auto
+    from everlearn.schema import shape
 
     if bool(language_model) == bool(data) or bool(label) != bool(data) or (prompts and not language_model):
         raise ConfigError(
@@ -143,6 +145,8 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
+    if why := auto.chosen(shape(schema))[1]:
+        screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
     screen.print(f"Wrote {config_path}. Next: everlearn run{option(config_path)}", highlight=False, markup=False)
@@ -377,11 +381,15 @@ def _inferred(stream: Stream, source: str, path: Path) -> Spec:
 
     Of a file, the first rows are a warm start, unless they are too few to train on.
     """
+    from everlearn.families import auto
+    from everlearn.schema import shape
     from everlearn.spec import Spec
 
     warm = min(WARM_ROWS, (stream.rows or 0) // WARM_PART)
+    model, _ = auto.chosen(shape(stream.schema))
     return Spec(
         schema=stream.schema,
+        model=model,
         source=source if source == "-" else os.path.relpath(source, path.parent),
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
         ignore=tuple(stream.survey.left_out) if stream.survey else (),

@@ -23,7 +23,19 @@ import tomli_w
 from everlearn import model
 from everlearn.config import release_0_1_0
 from everlearn.errors import ConfigError, LogError, nearest
-from everlearn.spec import GATE_LAYOUT, LAYOUT, MIB, RULES, STORED_ONLY, AskSpec, DecisionSpec, JudgeSpec, Spec
+from everlearn.spec import (
+    GATE_LAYOUT,
+    KEEP_BYTES,
+    LAYOUT,
+    LOG_LAYOUT,
+    MIB,
+    RULES,
+    STORED_ONLY,
+    AskSpec,
+    DecisionSpec,
+    JudgeSpec,
+    Spec,
+)
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
@@ -74,6 +86,9 @@ _HEADING = """\
 # docs/reference/settings.md. A setting that is left out has its default.
 
 """
+
+_AUTO = '[model]\nfamily = "auto"'
+_SPEED = '# a mix of models; speed = "fast" is the linear model alone, ten times as fast, with versions of kilobytes'
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -172,7 +187,8 @@ def text(spec: Spec) -> str:
             (values.setdefault(record, {}) if record else values)[field] = attrgetter(name)(spec)
     if (warm_start := values.get("warm_start", 0.0)) >= 1:
         values["warm_start"] = int(warm_start)  # a number of rows
-    return _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
+    text = _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})
+    return text.replace(_AUTO, f"{_AUTO}  {_SPEED}") if spec.model == {"family": "auto"} else text
 
 
 def home(spec: Spec, path: Path) -> Path:
@@ -237,6 +253,9 @@ def read_stored(values: Mapping[str, Any], where: str) -> Spec:
         raise LogError(_newer(where, "schema.rules", rules, RULES))
     if held["gate"].get("layout", 1) == 1:  # stored since layout 2
         held["gate"] = {"promote": "snapshot", **held["gate"], "layout": 1}
+    held = {"keep_bytes": 0, **held, "log": {"layout": 1, **held["log"]}}  # stored since layout 2
+    if (layout := held["log"]["layout"]) > LOG_LAYOUT:
+        raise LogError(_newer(where, "log.layout", layout, LOG_LAYOUT))
     if (layout := held["gate"]["layout"]) > GATE_LAYOUT:
         raise LogError(_newer(where, "gate.layout", layout, GATE_LAYOUT))
     if known := model.newest_layout(held["model"]):
@@ -268,7 +287,10 @@ def resumed(before: Spec, now: Spec) -> Spec:
     """Return the settings `now` with what only stored specs have taken from `before`, which the home stored.
 
     A home of release 0.1.0 keeps its mode: there, a file that leaves it out means "gated", which promotes snapshots.
+    A home from before `keep_bytes` keeps as many bytes of versions as before, where the file does not name a number.
     """
+    if before.log.layout == 1 and now.keep_bytes == KEEP_BYTES:
+        now = msgspec.structs.replace(now, keep_bytes=before.keep_bytes)
     if before.gate.layout == 1:
         gate = msgspec.structs.replace(now.gate, promote=before.gate.promote)
         now = msgspec.structs.replace(now, mode=before.mode, gate=gate)

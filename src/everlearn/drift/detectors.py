@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import exact_kernel, outlined
 from everlearn._random import uniform
 from everlearn.records import Floats, Ints
 
@@ -88,7 +88,7 @@ def adwin_reset(buckets: Floats, sizes: Ints, sums: Floats) -> None:
     sums[:] = 0.0
 
 
-@exact_kernel
+@outlined
 def _shift(buckets: Floats, sizes: Ints, row: int, dropped: int) -> None:
     """Drop the first `dropped` buckets of a row."""
     left = sizes[row] - dropped
@@ -98,7 +98,7 @@ def _shift(buckets: Floats, sizes: Ints, row: int, dropped: int) -> None:
     sizes[row] = left
 
 
-@exact_kernel
+@outlined
 def _adwin_forget(buckets: Floats, sizes: Ints, sums: Floats) -> None:
     """Remove the oldest bucket from the window."""
     row = sizes[-1] - 1
@@ -138,7 +138,7 @@ def adwin_insert(buckets: Floats, sizes: Ints, sums: Floats, value: float) -> No
         row += 1
 
 
-@exact_kernel
+@outlined
 def _adwin_cut(
     buckets: Floats, sizes: Ints, sums: Floats, delta: float, warning: float, shortest: float, inflation: float
 ) -> int:
@@ -168,7 +168,7 @@ def _adwin_cut(
     return found
 
 
-@exact_kernel
+@outlined
 def _adwin_newer(buckets: Floats, sizes: Ints, sums: Floats) -> float:
     """Return how many values are newer than the likeliest change of the mean.
 

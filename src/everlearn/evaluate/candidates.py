@@ -82,7 +82,7 @@ def candidates(advice: Advice) -> dict[str, dict[str, Any]]:
     if not gated:
         found["linear, each update validated"] = {"family": "gated", "model": inner}
     if advice.situation.model == "any" and not gated:
-        found["a mix with the last label"] = {"family": "mix", "members": [inner, {"family": "last"}]}
+        found["auto"] = {"family": "auto"}
     if advice.situation.model == "any" and importlib.util.find_spec("torch") is not None:
         answers = msgspec.to_builtins(advice.situation) | {"model": "small"}
         found["a small network"] = advise.of(answers).model

@@ -13,12 +13,20 @@ from msgspec import UNSET, Struct, UnsetType
 
 from everlearn import model
 from everlearn.families import specs
+from everlearn.families.trees import settings as trees
 from everlearn.model import Model
 from everlearn.records import RowTask
 
 LOSSES = ("loss", "loss_parameter")
 OF_CLASSES = (("linear", "forest", "mondrian"), ("last",))  # trained for a loss; others
 OF_NUMBERS = (("linear", "forest"), ("last",))
+# Less than a forest has alone: more adds little to a mix, and much to its versions (docs/why/mix.md).
+FOREST_BYTES = 8 << 20
+MONDRIAN = {"trees": 6, "nodes": 1000}
+
+
+# A row of more columns, or of more classes, takes a quarter of a millisecond or more (docs/why/mix.md).
+MOST_COLUMNS, MOST_CLASSES = 1000, 100
 
 
 class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,6 +47,23 @@ class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     seed: int = 0
 
 
+def chosen(shape: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the model for new loops with rows of a shape, and why it is the linear model alone; "" where it is not.
+
+    >>> chosen({"task": "binary", "dense": 8, "hashed": 0, "classes": 2})
+    ({'family': 'auto'}, '')
+    >>> chosen({"task": "regression", "dense": 1536, "hashed": 0, "classes": 0})[1]
+    '1,536 columns of numbers, and trees take a quarter of a millisecond or more for a row of over 1,000'
+    """
+    for name, most, what in (("dense", MOST_COLUMNS, "columns of numbers"), ("classes", MOST_CLASSES, "classes")):
+        if shape[name] > most:
+            why = (
+                f"{shape[name]:,} {what}, and trees take a quarter of a millisecond or more for a row of over {most:,}"
+            )
+            return {"family": "auto", "speed": "fast"}, why
+    return {"family": "auto"}, ""
+
+
 def build(spec: Mapping[str, Any]) -> Model:
     """Make an untrained model: a mix, or the linear model for `"speed": "fast"`.
 
@@ -57,5 +82,10 @@ def build(spec: Mapping[str, Any]) -> Model:
     if settings.speed == "fast":
         return model.build({**shared, **trained, "family": "linear"})
     learners, others = OF_NUMBERS if settings.task == "regression" else OF_CLASSES
-    members = [{"family": name, **trained} for name in learners] + [{"family": name} for name in others]
+    budgets: dict[str, dict[str, Any]] = {
+        "forest": {"memory": trees.with_memory({**shared, **trained, "family": "forest"}, FOREST_BYTES)["memory"]},
+        "mondrian": MONDRIAN,
+    }
+    members = [{"family": name, **budgets.get(name, {}), **trained} for name in learners]
+    members += [{"family": name} for name in others]
     return model.build({**shared, "family": "mix", "members": members})

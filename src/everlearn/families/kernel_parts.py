@@ -1,8 +1,7 @@
-"""AnswerParts that kernels of several families share: how parts are compiled, checks of rows, and the rows of a block.
+"""Parts that kernels of several families share: how parts are compiled, checks of rows, and the rows of a block.
 
-A function that numba compiles gets wrappers, with which Python and C call it; those of a function of twenty arrays cost
-more than the function. And LLVM optimises a function again in each function that calls it, so that a chain of ten is
-compiled ten times. AnswerParts have no wrappers, and functions that one place calls are merged into it.
+LLVM optimises a function again in each function that calls it, so that a chain of ten is compiled ten times. Functions
+that one place calls are therefore merged into it; the others are parts (see `everlearn._jit`).
 """
 
 from __future__ import annotations
@@ -16,27 +15,21 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import Kernel
+from everlearn._jit import Kernel, part
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.records import Floats, Ints, Singles
 
 BLOCK_ROWS, BLOCK_VALUES = 64, 16384  # rows of a block, fewer where they are wide
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
 
 def outlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, to be called; Python cannot call it."""
-    import numba
-
-    return cast(Kernel, numba.njit(**_OPTIONS)(function))
+    return part(function, bare=True)
 
 
 def inlined(function: Kernel) -> Kernel:
     """Compile `function` for use in kernels, inlined by LLVM; Python cannot call it."""
-    import numba
-
-    return cast(Kernel, numba.njit(**_OPTIONS, forceinline=True)(function))
+    return part(function, bare=True, forceinline=True)
 
 
 def merged(function: Kernel) -> Kernel:

@@ -64,6 +64,7 @@ class Fold:
         corrections that do not fit the schema.
         """
         self._versions, self._log = versions, log
+        versions.packed = spec.log.layout > 1
         self._faults = faults if faults is not None else FailureLog()
         self._start_with(spec)
 

@@ -23,8 +23,9 @@ from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
-_FORMAT = 2  # of the state in a checkpoint
-_READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants of one family
+_FORMAT = 3  # of the state in a checkpoint
+# 1 had no early feedback, no limits, and contestants of one family; 2 had the arrays of every model that learns
+_READ_AS_WELL = (1, 2)
 
 
 class Home:
@@ -75,22 +76,23 @@ class Home:
         return (event.payload for event in events.scan(self.log, kinds=kinds))
 
     def save(
-        self, payloads: Sequence[Payload], at: int, arrays: Arrays, header: dict[str, Any], needed: Set[str], keep: int
-    ) -> list[int]:
+        self, payloads: Sequence[Payload], at: int, arrays: Arrays, header: dict[str, Any], needed: Set[str], keep: int,
+        most: int = 0,
+    ) -> list[int]:  # fmt: skip
         """Append decisions and the checkpoint of the state after them in one transaction; return their positions.
 
         `needed` holds the ids of the versions that the state refers to. Of the others, the `keep` newest keep their
-        arrays.
+        arrays, as many as have `most` bytes together (0: all).
         """
         self.check_place()
-        blob = self._blobs.put(arrays, header | {"format": _FORMAT})
+        blob = self._blobs.put(arrays, header | {"format": _FORMAT}, packed=True)
         positions = self.log.append([*payloads, Checkpoint(at, blob)])
         self.saves += 1
         for payload in payloads:
             if isinstance(payload, Born | Decision):
                 self.versions.note(payload)
         self._checkpoints = [*[known for known in self._checkpoints if known != blob][-1:], blob]
-        self._tidy(needed, keep)
+        self._tidy(needed, keep, most)
         return positions
 
     def last(self) -> tuple[int, Arrays, dict[str, Any]] | None:
@@ -117,10 +119,10 @@ class Home:
                 return checkpoint, *self._blobs.get(checkpoint.blob)
         return saved[0], *self._blobs.get(saved[0].blob)
 
-    def _tidy(self, needed: Set[str], keep: int) -> None:
+    def _tidy(self, needed: Set[str], keep: int, most: int) -> None:
         """Remove all checkpoints but the last two, and the arrays of versions that are not kept."""
         blobs = {version.id: version.blob for version in self.versions.list()}
-        self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints))
+        self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints), most)
         for blob in self._blobs.hashes() - {*blobs.values(), *self._checkpoints}:
             self._blobs.remove(blob)
 

@@ -191,8 +191,8 @@ class Journal:
         header = {"fold": fold, "sources": self.intake.sources, "spec": config.stored(self.fold.spec)}
         needed = {contestant.version for contestant in self.fold.roster.contestants}
         waited, self._waiting = self._waiting, []
-        payloads = [*waited, *commit.payloads]
-        positions = self.home.save(payloads, commit.at, arrays, header, needed, self.spec.keep)
+        payloads, kept = [*waited, *commit.payloads], (self.spec.keep, self.spec.keep_bytes)
+        positions = self.home.save(payloads, commit.at, arrays, header, needed, *kept)
         if positions[0] == self.seen + 1:
             self.seen = positions[-1]  # the loop need not read back its decisions
         self._saved = self.fold.monitor.scored

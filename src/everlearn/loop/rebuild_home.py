@@ -221,5 +221,5 @@ def _take_over(home: Path, made: Blobs, known: list[Version]) -> int:
     kept = Blobs(home / "blobs")
     missing = {version.blob for version in known} - kept.hashes()
     for blob in missing:
-        kept.put(*made.get(blob))
+        kept.take(made, blob)
     return len(missing)

@@ -389,8 +389,8 @@ class Roster:
             other = differs(role, learns)
             model = shared.get(version) if not other else None
             if model is None:
-                model = build(version)
-                restore(model, within(arrays, f"model/{uid}/") if other else fetch(version))
+                model, stored = build(version), entry.get("stored", not other)
+                restore(model, fetch(version) if stored else within(arrays, f"model/{uid}/"))
             if not other:
                 shared[version] = model
             contestant = Contestant(uid, version, model, learns, columns=self._columns, place=place)

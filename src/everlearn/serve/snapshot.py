@@ -28,8 +28,8 @@ from everlearn import _private
 from everlearn.errors import BlobError, ConfigError
 from everlearn.model import Model, Spec, answering, compare, prefixed, within
 from everlearn.records import Arrays, Floats
-from everlearn.serve.packing import pack, unpack
 from everlearn.version.codec import canonical, front, laid_out, map_readonly, octets
+from everlearn.version.packing import pack, unpack
 
 FORMAT, PACKED = 1, 2  # of the header of a snapshot; of one with arrays whose empty blocks are left out
 CURRENT, WORDS = "current.safetensors", "words"
@@ -414,7 +414,10 @@ def _mapped(path: Path) -> _Held:
             "that one"
         )
     begin = 8 + int.from_bytes(buffer[:8], "little")
-    return _Held(path, header, unpack(arrays, header.get("packed", {})), memoryview(buffer)[begin:])
+    arrays = unpack(arrays, header.get("packed", {}))
+    for array in arrays.values():
+        array.flags.writeable = False
+    return _Held(path, header, arrays, memoryview(buffer)[begin:])
 
 
 def _writable_words(folder: Path) -> mmap.mmap:

@@ -18,10 +18,12 @@ from everlearn import _private
 from everlearn.errors import BlobError, ConfigError
 from everlearn.events.file import place
 from everlearn.records import Arrays
-from everlearn.version.codec import describe_damage, dump, load
+from everlearn.version.codec import FORMAT, PACKED, describe_damage, dump, laid_out, load
+from everlearn.version.packing import pack, unpack
 
 _HASH = re.compile("[0-9a-f]{64}")
 _SUFFIX = ".safetensors"
+_PACKED = "packed"  # the entry of a header for `unpack`
 _BLOCK = 1 << 16  # bytes; a multiple of those of a page
 _STALE = 3600.0  # seconds after which no process can still be writing an unfinished file
 
@@ -57,18 +59,25 @@ class Blobs:
                 f"snapshots cannot be kept in {self.folder}: {error}; give a folder you can write"
             ) from error
 
-    def put(self, arrays: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+    def put(self, arrays: Mapping[str, Any], header: Mapping[str, Any], packed: bool = False) -> str:
         """Store arrays and a header of JSON values, and return their hash; equal content has equal bytes.
 
         Any shape; dtypes bool, int8 to uint64, float16 to float64. A file that exists already is not written again.
-        Raises `ModelError` for content that cannot be stored, `BlobError` if the disk cannot be written.
+        With `packed`, large arrays that are mostly zero are stored without their empty blocks, as the entry "packed" of
+        the header says. Raises `ModelError` for content that cannot be stored, `BlobError` if the disk cannot be
+        written.
         """
+        stored, entries = pack(laid_out(arrays)) if packed else (arrays, {})
+        data = dump(stored, {**header, _PACKED: entries}, PACKED) if entries else dump(arrays, header, FORMAT)
+        return self._store(data)
+
+    def _store(self, data: bytes) -> str:
+        """Write the bytes of a file, unless it exists already; return its name."""
         if place(self.folder) != self._place:
             raise BlobError(
                 f"{self.folder} was deleted or replaced while it was in use, so nothing more is written there; put it "
                 "back, or open its home again"
             )
-        data = dump(arrays, header)
         blob = hashlib.sha256(data).hexdigest()
         path = self._path(blob)
         unfinished = self.folder / f".{blob}.{os.getpid()}.{threading.get_ident()}.unfinished"
@@ -94,6 +103,11 @@ class Blobs:
         Raises `BlobError` if the blob is missing, if its bytes are not those that were stored, or if another program or
         a newer Everlearn wrote it.
         """
+        arrays, header = load(self._read(blob), self._path(blob))
+        return unpack(arrays, header.pop(_PACKED, {})), header
+
+    def _read(self, blob: str) -> bytes:
+        """Return the bytes of a file. Raises `BlobError` if they are missing, or not those that were stored."""
         path = self._path(blob)
         try:
             data = path.read_bytes()
@@ -109,7 +123,18 @@ class Blobs:
                 f"snapshot {path} is {describe_damage(data)}: its {len(data)} bytes have the hash {found[:12]}, "
                 f"expected {blob[:12]}; put back the file from a copy, or go back to another version"
             )
-        return load(data, path)
+        return data
+
+    def size(self, blob: str) -> int:
+        """Return the bytes of a blob's file; 0 where there is none."""
+        try:
+            return self._path(blob).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def take(self, other: Blobs, blob: str) -> None:
+        """Store a blob of another folder, with the same bytes. Raises `BlobError` as `get` and `put` do."""
+        self._store(other._read(blob))
 
     def remove(self, blob: str) -> None:
         """Delete a blob, if it exists. Raises `BlobError` if the disk cannot be written."""

@@ -25,7 +25,7 @@ import safetensors.numpy
 from everlearn.errors import BlobError, ModelError
 from everlearn.records import Arrays
 
-FORMAT = 1
+FORMAT, PACKED = 1, 2  # of a file; of one with arrays whose empty blocks are left out (`packing`)
 
 # The names that safetensors gives to dtypes, in the order in which it puts tensors into a file.
 _CODES = {
@@ -55,7 +55,7 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def dump(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> bytes:
+def dump(arrays: Mapping[str, Any], header: Mapping[str, Any], format: int = FORMAT) -> bytes:
     """Return the bytes of a file: in the layout of safetensors, with the header as one canonical text.
 
     Any shape; dtypes bool, int8 to uint64, float16 to float64. Raises `ModelError` for content that cannot be stored.
@@ -65,7 +65,8 @@ def dump(arrays: Mapping[str, Any], header: Mapping[str, Any]) -> bytes:
     (168, ({'w': array([0., 1., 2.])}, {'of': 'a test'}))
     """
     tensors = laid_out(arrays)
-    return b"".join([front(tensors, plain(header, "the header")), *(octets(array) for array in tensors.values())])
+    begin = front(tensors, plain(header, "the header"), format)
+    return b"".join([begin, *(octets(array) for array in tensors.values())])
 
 
 def laid_out(arrays: Mapping[str, Any]) -> Arrays:
@@ -86,14 +87,14 @@ def laid_out(arrays: Mapping[str, Any]) -> Arrays:
     return dict(sorted(tensors.items(), key=lambda item: (_ORDER[_name(item[1].dtype)], item[0])))
 
 
-def front(tensors: Arrays, header: Mapping[str, Any]) -> bytes:
+def front(tensors: Arrays, header: Mapping[str, Any], format: int = FORMAT) -> bytes:
     """Return the front of a file: all bytes before the arrays, which come from `laid_out`; `header` holds plain values.
 
     Raises `ModelError` for content that cannot be stored.
     """
     try:
         # One entry only: safetensors writes several in no particular order.
-        entries: dict[str, Any] = {"__metadata__": {"everlearn": canonical({"format": FORMAT, "header": header})}}
+        entries: dict[str, Any] = {"__metadata__": {"everlearn": canonical({"format": format, "header": header})}}
         start = 0
         for name, array in tensors.items():
             end = start + array.nbytes
@@ -168,8 +169,10 @@ def _header(text: Any, path: Path) -> dict[str, Any]:
     """Return the header within the canonical text. Raises `BlobError` for one that this release cannot read."""
     if not isinstance(text, dict) or not isinstance(text.get("header"), dict):
         raise BlobError(f"snapshot {path} was not written by Everlearn: its header is missing")
-    if text.get("format") != FORMAT:
-        raise BlobError(f"snapshot {path}: format: got {text.get('format')}; expected {FORMAT}. Upgrade Everlearn")
+    if text.get("format") not in (FORMAT, PACKED):
+        raise BlobError(
+            f"snapshot {path}: format: got {text.get('format')}; expected {FORMAT} or {PACKED}. Upgrade Everlearn"
+        )
     header: dict[str, Any] = text["header"]
     return header
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence, Set
+from itertools import accumulate
 from typing import Any, Protocol
 
 from everlearn.errors import BlobError, ConfigError, InputError, ModelError
@@ -32,11 +33,11 @@ class Versions:
     """All versions and aliases: a fold of the log's `Born` and `Decision` payloads.
 
     Feed it every payload of the log, in order, through `note`. With `naming`, the versions that it makes are named by a
-    log.
+    log. With `packed`, it stores them without the empty blocks of large arrays.
     """
 
     def __init__(self, blobs: Blobs, naming: Naming | None = None) -> None:
-        self._blobs, self.naming = blobs, naming
+        self._blobs, self.naming, self.packed = blobs, naming, False
         self._versions: dict[str, Version] = {}  # in order of birth
         self._aliases: dict[str, str] = {}
         self._former: list[str] = []  # champions before the present one, oldest first
@@ -81,7 +82,7 @@ class Versions:
         """
         kept = plain(spec, "the spec")
         numbers = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        blob = self._blobs.put(arrays, {"spec": kept})
+        blob = self._blobs.put(arrays, {"spec": kept}, self.packed)
         content = [list(parents), int(position), blob, kept, numbers, reason]
         id = hashlib.sha256(canonical(content).encode()).hexdigest()[:12]
         made = Version(id, tuple(parents), int(position), blob, kept, numbers, reason)
@@ -160,23 +161,30 @@ class Versions:
         if former:
             self._aliases["previous"] = former[-1]
 
-    def prune(self, keep: int, hold: Set[str] = frozenset()) -> list[str]:
+    def prune(self, keep: int, hold: Set[str] = frozenset(), most: int = 0) -> list[str]:
         """Delete old snapshots; return the ids of the versions that lost theirs.
 
-        The newest `keep` versions keep their arrays, and so do the versions with an alias, and the parents of all of
-        these. Blobs in `hold` (those of checkpoints) stay, and so does every blob that belongs to no version. Raises
-        `ConfigError` if `keep` is negative.
+        The newest `keep` versions keep their arrays, as many as have `most` bytes together (0: any number). So do the
+        versions with an alias, and the parents of all of these. Blobs in `hold` (those of checkpoints) stay, and so
+        does every blob that belongs to no version. Raises `ConfigError` if `keep` is negative.
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
         order = [*self._versions]
-        kept = set(order[max(0, len(order) - keep) :]) | set(self._aliases.values())
+        kept = set(self._within(order[max(0, len(order) - keep) :], most)) | set(self._aliases.values())
         parents = {parent for id in kept if id in self._versions for parent in self._versions[id].parents}
         needed = {self._versions[id].blob for id in kept | parents if id in self._versions} | hold
         gone = self._blobs.hashes() & {version.blob for version in self._versions.values()} - needed
         for blob in sorted(gone):
             self._blobs.remove(blob)
         return [version.id for version in self._versions.values() if version.blob in gone]
+
+    def _within(self, ids: Sequence[str], most: int) -> Sequence[str]:
+        """Return the newest of some versions, as many as have `most` bytes together (0: all)."""
+        if not most:
+            return ids
+        bytes = accumulate(self._blobs.size(self._versions[id].blob) for id in reversed(ids))
+        return ids[len(ids) - sum(held <= most for held in bytes) :]
 
     def list(self) -> list[Version]:
         """Return all versions in order of birth, those whose arrays were pruned too."""

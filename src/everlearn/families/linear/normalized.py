@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from everlearn._jit import inlined
+from everlearn.families.kernel_parts import inlined
 from everlearn.families.linear.losses import invariant_step, slope
 from everlearn.families.linear.updates import TINY, finite, shrunk
 from everlearn.records import Floats, Ints, Singles

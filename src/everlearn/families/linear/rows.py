@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from everlearn._jit import inlined
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
+from everlearn.families.kernel_parts import inlined, merged
 from everlearn.families.linear.blend import (
     SCALE,
     SCALE_CURVATURE,
@@ -301,7 +301,7 @@ def explain_row(
     return 0
 
 
-@inlined
+@merged
 def predict_rows(
     kind: int,
     settings: Floats,
@@ -331,7 +331,7 @@ def predict_rows(
     return 0
 
 
-@inlined
+@merged
 def learn_rows(
     optimizer: int,
     settings: Floats,
@@ -381,8 +381,8 @@ def learn_rows(
                 target = (target - centre) / spread
             counts[0] += 1.0
             shape = settings[LOSS_PARAMETER] / spread if loss == HUBER else settings[LOSS_PARAMETER]
-            inputs = (x, row_indices, row_values, parts, p, target, min(row_weight, clip), shape)
-            learn_row(optimizer, settings, weights, table, counts, blend, *inputs)
+            learn_row(optimizer, settings, weights, table, counts, blend, x, row_indices, row_values, parts, p, target,
+                      min(row_weight, clip), shape)  # fmt: skip
             if forgets and np.int64(counts[0]) % BLOCK == 0 and end_block(moments) and optimizer == BLEND:
                 blend[SHARE_CURVATURE] = blend[SCALE_CURVATURE] = 0.0  # learned from inputs of a bad stretch
     return 0
@@ -395,7 +395,7 @@ def count_target(y: float, scales_target: bool, moments: Floats) -> tuple[float,
     return target_scale(scales_target, moments)
 
 
-@inlined
+@merged
 def learn_row(
     optimizer: int,
     settings: Floats,

@@ -91,7 +91,7 @@ def largest(p: Floats) -> int:
     return best
 
 
-@outlined
+@merged
 def learn_member(
     settings: Floats, trees: Ints, t: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles,
     columns: Nodes, windows: Floats, rows: Singles, scales: Singles, numbers: Ints, start: int, held: int,

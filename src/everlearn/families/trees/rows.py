@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.kernel_parts import block_rows, first_fault, merged, outlined
+from everlearn.families.kernel_parts import block_rows, first_fault, merged
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.layout import (
     BACKGROUND,
@@ -123,7 +123,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     default, answer, vote, missed = kind.default, kind.answer, kind.vote, kind.missed
     find_room, learn_at = kind.find_room, kind.learn_at
 
-    @outlined
+    @merged
     def learn_member(
         settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
         blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Ints, start: int,

@@ -82,11 +82,21 @@ def read(spec: Mapping[str, Any]) -> TreeSettings:
         settings = msgspec.structs.replace(settings, loss_parameter=0.5)
     _check(settings)
     if settings.memory is None:
-        roomy = layout.needed(*_sizes(settings), blocks=ROOMY, columns=settings.dense)
-        settings = msgspec.structs.replace(settings, memory=max(MEMORY[family], roomy))
+        settings = msgspec.structs.replace(settings, memory=max(MEMORY[family], _roomy(settings)))
     least = layout.needed(*_sizes(settings), columns=settings.dense)
     _expect(settings, (settings.memory or 0) >= least, "memory", f"at least {least} bytes for rows of this shape")
     return settings
+
+
+def with_memory(spec: Mapping[str, Any], memory: int) -> dict[str, Any]:
+    """Return a spec with a budget of `memory` bytes, more where rows are wide. Raises `ConfigError` as `read` does.
+
+    >>> with_memory({"family": "forest", "task": "binary", "dense": 8}, 8 << 20)["memory"]
+    8388608
+    >>> with_memory({"family": "forest", "task": "multiclass", "classes": 100, "dense": 1000}, 8 << 20)["memory"] >> 20
+    92
+    """
+    return {**spec, "memory": max(memory, _roomy(read(spec)))}
 
 
 def written(settings: TreeSettings) -> dict[str, Any]:
@@ -142,6 +152,11 @@ def own_loss(settings: TreeSettings) -> Loss | None:
     """
     kind = LOSSES.get(settings.loss or "")
     return Loss(kind, settings.loss_parameter or 0.0) if kind is not None else None
+
+
+def _roomy(settings: TreeSettings) -> int:
+    """Return the bytes of trees of `ROOMY` blocks each."""
+    return layout.needed(*_sizes(settings), blocks=ROOMY, columns=settings.dense)
 
 
 def _sizes(settings: TreeSettings) -> tuple[int, int, int, int]:

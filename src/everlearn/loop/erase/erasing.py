@@ -100,7 +100,7 @@ class _Erasing:
             fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
             arrays, state = fold.state()
             payloads = [Born(version) for version in rebuilt.versions.values()]
-            payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state})))
+            payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state}, packed=True)))
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
         erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned)

@@ -1,7 +1,8 @@
 """Store arrays that are mostly zero without their empty blocks: pools of trees, and tables of hashed weights.
 
-A family allocates its budget of bytes at birth, and a young forest uses a twentieth of it. To publish the rest would
-cost most of the time of a snapshot. Finding empty blocks needs no help of the family, and takes 1 ms for 25 MB.
+A family allocates its budget of bytes at birth, and a young forest uses a twentieth of it. To write the rest would
+cost most of the time of a version, a checkpoint, or a snapshot for workers. Finding empty blocks needs no help of the
+family, and takes 1 ms for 25 MB.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def pack(arrays: Mapping[str, Any]) -> tuple[Arrays, dict[str, Any]]:
 
 
 def unpack(stored: Arrays, packed: Mapping[str, Any]) -> Arrays:
-    """Return the arrays that `pack` was given, with the same bits; those that were packed are copies, read-only.
+    """Return the arrays that `pack` was given, with the same bits; those that were packed are copies.
 
     Empty blocks take no memory until they are written. Raises `BlobError` for arrays that do not fit their description.
     """
@@ -76,7 +77,6 @@ def unpack(stored: Arrays, packed: Mapping[str, Any]) -> Arrays:
             array: np.ndarray[Any, Any] = held.view(kind).reshape(shape)
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise BlobError(f"the array {name!r} of a snapshot cannot be unpacked: {error}") from error
-        array.flags.writeable = False
         arrays[name] = array
     return arrays
 
