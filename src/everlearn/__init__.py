@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from everlearn.loop.opening import open
     from everlearn.model import build
     from everlearn.stream import Stream, read
+    from everlearn.stream.generated import generate
 
 __all__ = [
     "AsyncClient",
@@ -55,6 +56,7 @@ __all__ = [
     "drift",
     "errors",
     "gate",
+    "generate",
     "merge",
     "metrics",
     "model",
@@ -74,6 +76,7 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
+    "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
     "read": "everlearn.stream",
