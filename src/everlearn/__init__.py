@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
+    from everlearn.evaluate.comparing import compare
+    from everlearn.evaluate.folds import folds
     from everlearn.evaluate.prequential import prequential
     from everlearn.families.neural import Neural
     from everlearn.loop.loop import Loop
@@ -51,10 +53,12 @@ __all__ = [
     "advise",
     "build",
     "checks",
+    "compare",
     "config",
     "continual",
     "drift",
     "errors",
+    "folds",
     "gate",
     "generate",
     "merge",
@@ -76,6 +80,8 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
+    "compare": "everlearn.evaluate.comparing",
+    "folds": "everlearn.evaluate.folds",
     "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console, ConsoleOptions, RenderResult
 
-from everlearn import metrics, report, schema
+from everlearn import metrics, schema
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.evaluate.paired import McNemar, Stretches, difference, of_counts
 from everlearn.evaluate.prequential import KEPT, Report
@@ -142,6 +140,20 @@ class StreamComparison:
         one, other = self.stretches[first][loss], self.stretches[second][loss]
         return difference(one, other, level, _BOUNDS.get(loss, math.inf))
 
+    def same_rows(self, first: str, second: str, loss: str = "") -> tuple[float, float]:
+        """Return the mean losses of two models on the rows that both reached, to the last whole stretch of 16 rows.
+
+        Without a whole stretch they are NaN.
+        """
+        loss = loss or self.loss
+        (sums, weights), (others, heavy) = (self.stretches[name][loss].sums() for name in (first, second))
+        n = min(len(sums), len(others))
+        total, heavier = float(weights[:n].sum()), float(heavy[:n].sum())
+        return (
+            float(sums[:n].sum()) / total if total > 0 else math.nan,
+            float(others[:n].sum()) / heavier if heavier > 0 else math.nan,
+        )
+
     def mcnemar(self, first: str, second: str) -> McNemar:
         """Return McNemar's test of two classifiers, on the rows that both reached; see `paired.mcnemar`."""
         if (first, second) not in self.wrong:
@@ -162,6 +174,7 @@ class StreamComparison:
                 "bytes": self.costs[name].bytes,
                 "reads": self.costs[name].reads,
                 "above_best": None if gap is None else gap._asdict(),
+                "best_on_same_rows": _finite(self.same_rows(name, best)[1]),
             }
         shared = {"name": self.name, "rows": self.rows, "delay": self.delay, "loss": self.loss, "best": best}
         return shared | {"models": models, "baselines": self.baselines, "failures": self.failures}
@@ -175,8 +188,10 @@ class StreamComparison:
     def __repr__(self) -> str:
         return f"StreamComparison({self.name}: {self.rows:,} rows, {', '.join(self.reports)}; best {self.best})"
 
-    def __rich__(self) -> Table:
-        return table(self)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from everlearn.evaluate import drawing
+
+        yield drawing.table(self, options.max_width)
 
 
 def compare(
@@ -385,66 +400,8 @@ class _Race:
         )
 
 
-def table(result: StreamComparison) -> Table:
-    """Return a comparison as a rich table, best first; the best value of each metric is bold."""
-    shown = _columns(result)
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("model", no_wrap=True)
-    for metric in shown:
-        grid.add_column(_SHORT.get(metric, report.named(metric)), justify="right")
-    for heading in ("rows", "rows per CPU s", "state"):
-        grid.add_column(heading, justify="right")
-    grid.add_column(f"{result.loss.replace('_', ' ')} above the best", justify="right", no_wrap=True)
-    best = result.best
-    values = {metric: [one.metrics.get(metric) for one in result.reports.values()] for metric in shown}
-    order = sorted(result.reports, key=lambda name: (-result.costs[name].rows, _gap(result, name, best)))
-    for name in order:
-        cost = result.costs[name]
-        cells = [_cell(result.reports[name].metrics.get(metric), values[metric], metric) for metric in shown]
-        rate, part = f"{result.reports[name].events_per_second:,.0f}", f"{cost.rows:,}"
-        partial = "" if cost.rows == result.rows else "yellow"
-        grid.add_row(name, *cells, Text(part, partial), rate, _bytes(cost.bytes), _above(result, name, best))
-    grid.add_section()
-    for name, found in result.baselines.items():
-        cells = [Text(report.number(found.get(metric))) for metric in shown]
-        gap = _above(result, name, best) if result.loss in result.stretches.get(name, {}) else Text("")
-        grid.add_row(name.replace("_", " "), *cells, "", "", "", gap, style="dim")
-    return grid
-
-
-_SHORT = {"mae": "MAE", "rmse": "RMSE", "skill_last": "skill, last", "skill_mean": "skill, mean"}
-
-
-def _columns(result: StreamComparison) -> list[str]:
-    regression = next(iter(result.reports.values())).task == "regression"
-    return ["mae", "rmse", "r2", "skill_last"] if regression else ["accuracy", "log_loss", "kappa_t", "kappa_m"]
-
-
-def _cell(value: float | None, values: list[float | None], metric: str) -> Text:
-    known = [one for one in values if one is not None]
-    top = (min if metric in report.LOWER_IS_BETTER else max)(known, default=None)
-    return Text(report.number(value), "bold green" if value is not None and value == top and len(known) > 1 else "")
-
-
-def _gap(result: StreamComparison, name: str, best: str) -> float:
-    return 0.0 if name == best else result.difference(name, best).mean
-
-
-def _above(result: StreamComparison, name: str, best: str) -> Text:
-    """Return the interval of a model's loss above that of the best one: red where it is shown worse."""
-    if name == best:
-        return Text("best", "bold green")
-    gap = result.difference(name, best)
-    if gap.low is None or gap.high is None:
-        return Text(f"{gap.mean:+.4f}, few rows", "dim")
-    return Text(f"{gap.low:+.4f} to {gap.high:+.4f}", "red" if gap.low > 0 else "green" if gap.high < 0 else "")
-
-
-def _bytes(size: int) -> str:
-    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
-        if size >= 10**power:
-            return f"{size / 10**power:.1f} {unit}"
-    return f"{size} B"
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _mean(stretches: Stretches, found: Report, loss: str) -> float:

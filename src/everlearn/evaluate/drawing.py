@@ -1,4 +1,4 @@
-"""The picture of a comparison: quality against speed, and quality over the stream."""
+"""The table and the picture of a comparison: quality against speed, and quality over the stream."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from everlearn import report
 from everlearn.errors import InputError
-from everlearn.report import FAINT, INK, OTHERS, spread, trend
+from everlearn.records import Floats
+from everlearn.report import FAINT, INK, OTHERS, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from everlearn.evaluate.comparing import StreamComparison
+    from everlearn.evaluate.prequential import Report
 
 NAIVE = "#999999"
+CLEAR = 6  # models whose lines stand out: as many as there are colours
 SHAPES = "osD^vPX*h<>p"
+SHORT = {"mae": "MAE", "rmse": "RMSE", "skill_last": "skill, last", "skill_mean": "skill, mean"}
+COSTS = ("rows", "rows/s", "state")
 
 
 def comparison(result: StreamComparison, path: str | Path | None = None, metric: str = "") -> Figure:
@@ -39,7 +47,7 @@ def comparison(result: StreamComparison, path: str | Path | None = None, metric:
         raise InputError(f"metric: got {chosen!r}; expected one with a curve: {known}")
     figure = Figure(figsize=(14, 6.4), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    colours = {name: OTHERS[number % len(OTHERS)] for number, name in enumerate(reports)}
+    colours = {name: OTHERS[place % len(OTHERS)] for place, (name, _) in enumerate(_ranked(result, chosen))}
     left, right = figure.add_axes((0.06, 0.12, 0.36, 0.68)), figure.add_axes((0.49, 0.12, 0.36, 0.68))
     _against_speed(left, result, chosen, colours)
     _over_stream(right, result, chosen, colours)
@@ -99,38 +107,51 @@ def _apart(axes: Axes, values: list[float], gap: float) -> list[float]:
 
 
 def _over_stream(axes: Axes, result: StreamComparison, metric: str, colours: Mapping[str, str]) -> None:
-    ends = []
-    for number, (name, one) in enumerate(result.reports.items()):
-        smooth = trend(one.curve[metric], one.curve["weight"])
-        style = "-" if number < len(OTHERS) else "--"
-        axes.plot(one.curve["x"], smooth, color=colours[name], linewidth=1.6, linestyle=style, zorder=3)
-        ends.append((name, float(smooth[-1]), int(one.curve["x"][-1])))
-    drawn = next(iter(result.reports.values())).baseline_curves
-    for name, curve in drawn.items():
+    """Draw the mean over the last twelfth of the stream at each point; only the first few models stand out."""
+    ends, drawn = [], []
+    for place, (name, one) in enumerate(_ranked(result, metric)):
+        line, clear = _smooth(one.curve, metric), place < CLEAR
+        colour = colours[name] if clear else NAIVE
+        axes.plot(one.curve["x"], line, color=colour, linewidth=1.8 if clear else 0.9, zorder=3 if clear else 2)
+        ends.append((name, float(line[-1]), colour))
+        drawn.append(line[len(line) // 12 :] if len(line) > 24 else line)
+    for name, curve in next(iter(result.reports.values())).baseline_curves.items():
         if metric in curve and len(curve["x"]):
-            axes.plot(curve["x"], trend(curve[metric], curve["weight"]), color=NAIVE, linewidth=1, linestyle=":")
-            ends.append((name.replace("_", " "), float(trend(curve[metric], curve["weight"])[-1]), result.rows))
+            line = _smooth(curve, metric)
+            axes.plot(curve["x"], line, color=NAIVE, linewidth=1, linestyle=":")
+            ends.append((name.replace("_", " "), float(line[-1]), FAINT))
     axes.set_xlim(0, result.rows)
-    axes.margins(y=0.08)
-    _clip(axes, [one.curve for one in result.reports.values()], metric)
+    _clip(axes, drawn)
     ends.sort(key=lambda one: one[1])
-    starts = _apart(axes, [value for _, value, _ in ends], 0.0)
-    for (name, value, _), start, height in zip(
-        ends, starts, _apart(axes, [one[1] for one in ends], 0.042), strict=True
-    ):
+    values = [value for _, value, _ in ends]
+    places = zip(ends, _apart(axes, values, 0.0), _apart(axes, values, 0.042), strict=True)
+    for (name, value, colour), start, height in places:
         axes.annotate(
             f"{name}  {value:.3f}", (1.0, start), xytext=(1.04, height), fontsize=9,
-            xycoords="axes fraction", textcoords="axes fraction", va="center",
-            color=colours.get(name, FAINT), annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours.get(name, NAIVE), "linewidth": 0.6, "alpha": 0.6},
+            xycoords="axes fraction", textcoords="axes fraction", va="center", color=colour, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
         )  # fmt: skip
-    _plain(axes, "labelled rows")
+    _plain(axes, "labelled rows (mean of the last twelfth of them)")
 
 
-def _clip(axes: Axes, curves: list[Mapping[str, Any]], metric: str) -> None:
-    """Keep the scale readable where one model is far off: limits from the middle 98 % of all lines."""
-    values = np.concatenate([trend(curve[metric], curve["weight"]) for curve in curves])
-    low, high = np.percentile(values, [1, 99])
+def _ranked(result: StreamComparison, metric: str) -> list[tuple[str, Report]]:
+    """Return the reports, the best first; those that reached fewer rows come last."""
+    sign = 1.0 if metric in report.LOWER_IS_BETTER else -1.0
+    found = list(result.reports.items())
+    return sorted(found, key=lambda one: (-result.costs[one[0]].rows, sign * one[1].metrics[metric]))
+
+
+def _smooth(curve: Mapping[str, Any], metric: str) -> Floats:
+    """Return the mean of a metric over the last twelfth of the points, weighted by the rows."""
+    weight, window = curve["weight"], np.ones(max(len(curve["x"]) // 12, 1))
+    sums = np.convolve(curve[metric] * weight, window)[: len(weight)]
+    found: Floats = sums / np.convolve(weight, window)[: len(weight)]
+    return found
+
+
+def _clip(axes: Axes, lines: list[Floats]) -> None:
+    """Keep the scale readable where one model is far off: limits from the middle 96 % of all points."""
+    low, high = np.percentile(np.concatenate(lines), [2, 98])
     middle = max(float(high - low), 1e-6)
     axes.set_ylim(low - 0.15 * middle, high + 0.15 * middle)
 
@@ -142,3 +163,62 @@ def _plain(axes: Axes, words: str) -> None:
     axes.tick_params(colors=FAINT, length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#BBBBBB")
+
+
+def table(result: StreamComparison, width: int = 120) -> Table:
+    """Return a comparison as a rich table for so many columns of text: best first, the best of each metric bold."""
+    regression = next(iter(result.reports.values())).task == "regression"
+    shown = ["mae", "rmse", "r2", "skill_last"] if regression else ["accuracy", "log_loss", "kappa_t", "kappa_m"]
+    shown = shown[: 4 if width >= 104 else 3 if width >= 94 else 2]
+    costs = COSTS if width >= 84 else COSTS[:2]
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("model", *(SHORT.get(metric, report.named(metric)) for metric in shown), *costs):
+        grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    grid.add_column(f"{result.loss.replace('_', ' ')} above the best", justify="right", no_wrap=True)
+    best = result.best
+    values = {metric: [one.metrics.get(metric) for one in result.reports.values()] for metric in shown}
+    order = sorted(result.reports, key=lambda name: (-result.costs[name].rows, _gap(result, name, best)))
+    for name in order:
+        cost = result.costs[name]
+        cells = [_cell(result.reports[name].metrics.get(metric), values[metric], metric) for metric in shown]
+        part = Text(f"{cost.rows:,}", "" if cost.rows == result.rows else "yellow")
+        spent = (part, _scaled(result.reports[name].events_per_second, ""), _scaled(cost.bytes, "B"))[: len(costs)]
+        grid.add_row(name, *cells, *spent, _above(result, name, best))
+    grid.add_section()
+    for name, found in result.baselines.items():
+        cells = [Text(report.number(found.get(metric))) for metric in shown]
+        gap = _above(result, name, best) if result.loss in result.stretches.get(name, {}) else Text("")
+        grid.add_row(name.replace("_", " "), *cells, *("" for _ in costs), gap, style="dim")
+    return grid
+
+
+def _cell(value: float | None, values: list[float | None], metric: str) -> Text:
+    known = [one for one in values if one is not None]
+    top = (min if metric in report.LOWER_IS_BETTER else max)(known, default=None)
+    return Text(report.number(value), "bold green" if value is not None and value == top and len(known) > 1 else "")
+
+
+def _gap(result: StreamComparison, name: str, best: str) -> float:
+    return 0.0 if name == best else result.difference(name, best).mean
+
+
+def _above(result: StreamComparison, name: str, best: str) -> Text:
+    """Return the interval of a model's loss above that of the best one: red where it is shown worse."""
+    if name == best:
+        return Text("best", "bold green")
+    gap = result.difference(name, best)
+    if gap.low is None or gap.high is None:
+        return Text(f"{gap.mean:+.4f}, few rows", "dim")
+    return Text(f"{gap.low:+.4f} to {gap.high:+.4f}", "red" if gap.low > 0 else "green" if gap.high < 0 else "")
+
+
+def _scaled(value: float, unit: str) -> str:
+    """Return a number in three figures with k, M or G.
+
+    >>> _scaled(3_207_815, ""), _scaled(950, "B")
+    ('3.21M', '950B')
+    """
+    for sign, power in (("G", 9), ("M", 6), ("k", 3)):
+        if value >= 0.9995 * 10**power:
+            return f"{value / 10**power:#.3g}".rstrip(".") + sign + unit
+    return f"{value:.0f}{unit}"

@@ -18,7 +18,7 @@ from everlearn.gate import interval
 from everlearn.gate.interval import MeanInterval
 from everlearn.records import Floats, Singles
 
-STRETCH = 64  # rows
+STRETCH = 16  # rows
 _EXACT = 1000  # differing rows up to which the p-value is that of the binomial distribution
 
 
@@ -77,7 +77,7 @@ def of_counts(only_first: float, only_second: float) -> McNemar:
 
 
 class Stretches:
-    """The sums of a model's losses over stretches of 64 consecutive rows, and their weights.
+    """The sums of a model's losses over stretches of 16 consecutive rows, and their weights.
 
     Two models that read the same stream are paired by them, however calls were cut.
     """
