@@ -8,7 +8,7 @@ from scipy import stats
 
 from everlearn.errors import InputError
 from everlearn.evaluate import paired
-from everlearn.evaluate.paired import Stretches, difference, mcnemar
+from everlearn.evaluate.paired import LossSums, difference, mcnemar
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (3, 9), (40, 40), (120, 80), (700, 600)])
@@ -69,7 +69,7 @@ def test_a_real_difference_is_found_with_its_size() -> None:
 def test_only_shared_rows_count_however_calls_were_cut() -> None:
     random = np.random.default_rng(4)
     losses, weight = random.random((2, 5000)), np.ones(5000, np.float32)
-    whole, short, parts = Stretches(), Stretches(), Stretches()
+    whole, short, parts = LossSums(), LossSums(), LossSums()
     whole.add(losses[0], weight)
     short.add(losses[1, :3333], weight[:3333])
     for begin in range(0, 5000, 77):
@@ -77,11 +77,11 @@ def test_only_shared_rows_count_however_calls_were_cut() -> None:
     assert difference(whole, short) == difference(parts, short)
     rows = 3333 // 16 * 16
     assert difference(whole, short).mean == pytest.approx((losses[0, :rows] - losses[1, :rows]).mean())
-    assert difference(short, Stretches()) == (0.0, None, None)
+    assert difference(short, LossSums()) == (0.0, None, None)
 
 
-def _stretches(losses: np.ndarray) -> Stretches:
-    found = Stretches()
+def _stretches(losses: np.ndarray) -> LossSums:
+    found = LossSums()
     found.add(losses, np.ones(len(losses), np.float32))
     return found
 

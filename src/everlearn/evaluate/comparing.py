@@ -16,9 +16,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 
 from everlearn import metrics, schema
 from everlearn.errors import ConfigError, EverlearnError
-from everlearn.evaluate.paired import McNemar, Stretches, difference, of_counts
+from everlearn.evaluate.paired import LossSums, McNemar, difference, of_counts
 from everlearn.evaluate.prequential import KEPT, Report
-from everlearn.evaluate.scoring import LateRow, NaiveScores, Scored, pieces, predictions, task_of
+from everlearn.evaluate.scoring import Cost, LateRow, NaiveScores, Scored, pieces, predictions, task_of
 from everlearn.evaluate.windows import window_of
 from everlearn.gate.interval import MeanInterval
 from everlearn.model import Model, build, cut, own_loss
@@ -69,15 +69,6 @@ class Entrant(Protocol):
 Maker = Callable[[Terms], Entrant]
 
 
-class Cost(NamedTuple):
-    """What a model cost: CPU seconds for so many rows, and the bytes of its state at the end; what it was given."""
-
-    seconds: float
-    rows: int
-    bytes: int
-    reads: str
-
-
 class ModelEntrant:
     """A model of Everlearn, or one that keeps its contract."""
 
@@ -101,7 +92,7 @@ class ModelEntrant:
 class StreamComparison:
     """The results of several models on the same rows.
 
-    `reports` are prequential reports by name, each over the rows that its model reached; `costs` the CPU time and the
+    `reports` are prequential reports, each over the rows that its model reached; `costs` the CPU time and the
     memory, `failures` the models that failed, with the reason. `baselines` are the metrics of naive baselines on all
     `rows`. `loss` is the loss by which models are compared ("error", "log_loss", "absolute" or "squared").
     """
@@ -115,7 +106,7 @@ class StreamComparison:
     baselines: dict[str, dict[str, float]]
     loss: str
     alpha: float
-    stretches: dict[str, dict[str, Stretches]]
+    stretches: dict[str, dict[str, LossSums]]
     wrong: dict[tuple[str, str], float]
 
     @property
@@ -123,6 +114,10 @@ class StreamComparison:
         """The model with the lowest mean loss of those that reached every row."""
         names = [name for name, cost in self.costs.items() if cost.rows == max(one.rows for one in self.costs.values())]
         return min(names, key=lambda name: _mean(self.stretches[name][self.loss], self.reports[name], self.loss))
+
+    def measured(self, name: str) -> bool:
+        """Return True for a model or a naive baseline whose losses can be compared."""
+        return self.loss in self.stretches.get(name, {})
 
     def difference(self, first: str, second: str, loss: str = "", alpha: float | None = None) -> MeanInterval:
         """Return how much more the first model loses per row than the second, on the rows that both reached.
@@ -264,7 +259,7 @@ class _Contestant:
     def __init__(self, entrant: Entrant, scored: Scored, task: Task) -> None:
         self.entrant, self.scored = entrant, scored
         self.seconds, self.rows, self.failed = 0.0, 0, ""
-        self.stretches = {kind: Stretches() for kind in _KINDS[task]}
+        self.stretches = {kind: LossSums() for kind in _KINDS[task]}
 
     def take(self, piece: Piece, index: int, known: Floats) -> Singles:
         """Step through a piece, and add what was predicted."""
@@ -294,7 +289,7 @@ class _Race:
         self.runs = {name: _Contestant(one, self._scored(one), self.task) for name, one in entrants.items()}
         timed = moments.clock(terms.schema) if terms.schema is not None else None
         self._naive = NaiveScores(self.task, self._classes, terms.delay, None, timed)
-        self._simple = {name: Stretches() for name in self._naive.measured if name != "seasonal"}
+        self._simple = {name: LossSums() for name in self._naive.measured if name != "seasonal"}
         self._wrong: dict[tuple[str, str], float] = {}
         self.raw = any(one.raw for one in entrants.values())
         self.rows = 0
@@ -404,7 +399,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _mean(stretches: Stretches, found: Report, loss: str) -> float:
+def _mean(stretches: LossSums, found: Report, loss: str) -> float:
     """Return the mean loss of a model; by its report where there is no whole stretch."""
     sums, weights = stretches.sums()
     if len(sums):

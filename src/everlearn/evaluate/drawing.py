@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rich import box
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from everlearn.evaluate.comparing import StreamComparison
     from everlearn.evaluate.prequential import Report
+    from everlearn.evaluate.scoring import Cost
+    from everlearn.gate.interval import MeanInterval
 
 NAIVE = "#999999"
 CLEAR = 6  # models whose lines stand out: as many as there are colours
@@ -30,7 +31,30 @@ SHORT = {"mae": "MAE", "rmse": "RMSE", "skill_last": "skill, last", "skill_mean"
 COSTS = ("rows", "rows/s", "state")
 
 
-def comparison(result: StreamComparison, path: str | Path | None = None, metric: str = "") -> Figure:
+class Compared(Protocol):
+    """What a table and a picture show: a `StreamComparison`, which describes each part."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def delay(self) -> int: ...
+    @property
+    def reports(self) -> dict[str, Report]: ...
+    @property
+    def costs(self) -> dict[str, Cost]: ...
+    @property
+    def baselines(self) -> dict[str, dict[str, float]]: ...
+    @property
+    def loss(self) -> str: ...
+    @property
+    def best(self) -> str: ...
+    def difference(self, first: str, second: str) -> MeanInterval: ...
+    def measured(self, name: str) -> bool: ...
+
+
+def comparison(result: Compared, path: str | Path | None = None, metric: str = "") -> Figure:
     """Draw a metric of each model against its rows per CPU second, and over the stream, 1400 x 640 pixels.
 
     `metric` is one that the curves hold; by default the headline metric or the nearest. With `path` (.png, .svg, .pdf)
@@ -62,7 +86,7 @@ def comparison(result: StreamComparison, path: str | Path | None = None, metric:
     return figure
 
 
-def _against_speed(axes: Axes, result: StreamComparison, metric: str, colours: Mapping[str, str]) -> None:
+def _against_speed(axes: Axes, result: Compared, metric: str, colours: Mapping[str, str]) -> None:
     """Draw a symbol for each model; a hollow one did not reach all rows. Naive baselines are lines."""
     points = []
     for number, (name, one) in enumerate(result.reports.items()):
@@ -106,7 +130,7 @@ def _apart(axes: Axes, values: list[float], gap: float) -> list[float]:
     return spread([min(max((value - low) / (high - low), 0.0), 1.0) for value in values], gap)
 
 
-def _over_stream(axes: Axes, result: StreamComparison, metric: str, colours: Mapping[str, str]) -> None:
+def _over_stream(axes: Axes, result: Compared, metric: str, colours: Mapping[str, str]) -> None:
     """Draw the mean over the last twelfth of the stream at each point; only the first few models stand out."""
     ends, drawn = [], []
     for place, (name, one) in enumerate(_ranked(result, metric)):
@@ -134,7 +158,7 @@ def _over_stream(axes: Axes, result: StreamComparison, metric: str, colours: Map
     _plain(axes, "labelled rows (mean of the last twelfth of them)")
 
 
-def _ranked(result: StreamComparison, metric: str) -> list[tuple[str, Report]]:
+def _ranked(result: Compared, metric: str) -> list[tuple[str, Report]]:
     """Return the reports, the best first; those that reached fewer rows come last."""
     sign = 1.0 if metric in report.LOWER_IS_BETTER else -1.0
     found = list(result.reports.items())
@@ -165,7 +189,7 @@ def _plain(axes: Axes, words: str) -> None:
     axes.spines[["left", "bottom"]].set_color("#BBBBBB")
 
 
-def table(result: StreamComparison, width: int = 120) -> Table:
+def table(result: Compared, width: int = 120) -> Table:
     """Return a comparison as a rich table for so many columns of text: best first, the best of each metric bold."""
     regression = next(iter(result.reports.values())).task == "regression"
     shown = ["mae", "rmse", "r2", "skill_last"] if regression else ["accuracy", "log_loss", "kappa_t", "kappa_m"]
@@ -187,7 +211,7 @@ def table(result: StreamComparison, width: int = 120) -> Table:
     grid.add_section()
     for name, found in result.baselines.items():
         cells = [Text(report.number(found.get(metric))) for metric in shown]
-        gap = _above(result, name, best) if result.loss in result.stretches.get(name, {}) else Text("")
+        gap = _above(result, name, best) if result.measured(name) else Text("")
         grid.add_row(name.replace("_", " "), *cells, *("" for _ in costs), gap, style="dim")
     return grid
 
@@ -198,11 +222,11 @@ def _cell(value: float | None, values: list[float | None], metric: str) -> Text:
     return Text(report.number(value), "bold green" if value is not None and value == top and len(known) > 1 else "")
 
 
-def _gap(result: StreamComparison, name: str, best: str) -> float:
+def _gap(result: Compared, name: str, best: str) -> float:
     return 0.0 if name == best else result.difference(name, best).mean
 
 
-def _above(result: StreamComparison, name: str, best: str) -> Text:
+def _above(result: Compared, name: str, best: str) -> Text:
     """Return the interval of a model's loss above that of the best one: red where it is shown worse."""
     if name == best:
         return Text("best", "bold green")

@@ -76,7 +76,7 @@ def of_counts(only_first: float, only_second: float) -> McNemar:
     return McNemar(only_first, only_second, statistic, p)
 
 
-class Stretches:
+class LossSums:
     """The sums of a model's losses over stretches of 16 consecutive rows, and their weights.
 
     Two models that read the same stream are paired by them, however calls were cut.
@@ -102,7 +102,7 @@ class Stretches:
         return found[:, 0], found[:, 1]
 
 
-def difference(first: Stretches, second: Stretches, alpha: float = 0.05, bound: float = math.inf) -> MeanInterval:
+def difference(first: LossSums, second: LossSums, alpha: float = 0.05, bound: float = math.inf) -> MeanInterval:
     """Return how much more the first model loses per row than the second, with its interval at 1 - alpha.
 
     Only rows that both predicted count, up to the last whole stretch. `alpha` and `bound` are those of

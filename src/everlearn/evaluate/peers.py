@@ -1,8 +1,8 @@
-"""Models of River and scikit-learn as contestants of a comparison, with the input that each of them prefers.
+"""Models of River and scikit-learn as contestants of a comparison, each with the input that it prefers.
 
 A name such as "river:arf" gives a function that makes the contestant. River reads raw records where all fields are
-numbers, truth values or categories, and else the encoded row as a dict; scikit-learn reads the encoded row as a matrix,
-and learns blocks of 100 rows, whose predictions lack the labels of their own block. Nothing here is imported before a
+numbers, truth values or categories, and else the encoded row as a dict. scikit-learn reads the encoded row as a matrix,
+in blocks of 100 rows: all rows of a block are predicted before the block is learned. Nothing here is imported before a
 model of the library is made.
 """
 
@@ -231,7 +231,7 @@ def _sklearn(name: str, classes: int) -> Any:
 
 
 def _dicts(batch: Batch) -> list[dict[Any, Any]]:
-    """Return encoded rows as dicts: dense columns by number, hashed ones by name; missing values are left out."""
+    """Return encoded rows as dicts: keys say if a column is dense or hashed; missing values are left out."""
     rows = []
     for row, values in enumerate(batch.dense.tolist()):
         found: dict[Any, Any] = {f"d{j}": value for j, value in enumerate(values) if value == value}

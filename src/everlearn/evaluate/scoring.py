@@ -19,6 +19,15 @@ from everlearn.schema.segments import checked
 from everlearn.stream import Stream
 
 
+class Cost(NamedTuple):
+    """What a model cost: CPU seconds for so many rows, and the bytes of its state at the end; what it was given."""
+
+    seconds: float
+    rows: int
+    bytes: int
+    reads: str
+
+
 class LateRow(NamedTuple):
     """A row whose label comes later, with the trace of its prediction where the model has one."""
 

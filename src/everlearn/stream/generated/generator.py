@@ -14,14 +14,14 @@ from everlearn.errors import ConfigError, InputError
 from everlearn.records import Arrays, Floats, Ints, Task
 from everlearn.spec import Schema
 from everlearn.stream.generated import functions, mixtures
-from everlearn.stream.generated.schedule import Schedule, Stretches, stretches
+from everlearn.stream.generated.schedule import DriftPlan, RowConcepts, stretches
 
 LABEL = "label"
 _PIECE = 65_536  # rows that are made at a time
 _CLASS, _NOISE, _SCHEDULE, _CONCEPTS, _TURNS = (0x5EED << 16 | k for k in range(1, 6))  # seeds of separate draws
 
 
-class Kind(NamedTuple):
+class GeneratedKind(NamedTuple):
     """One of the streams: its classes, its concepts (0: any number), and the features that decide the label.
 
     `function` is its number in `functions`, or -1. With `moves` a concept can move to the next one. `noise_features` is
@@ -39,23 +39,23 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "sea": Kind(2, 4, 3, functions.SEA, moves=True),
-    "agrawal": Kind(
+    "sea": GeneratedKind(2, 4, 3, functions.SEA, moves=True),
+    "agrawal": GeneratedKind(
         2, 10, 9, functions.AGRAWAL,
         names=("salary", "commission", "age", "elevel", "car", "zipcode", "hvalue", "hyears", "loan"),
         fields=dict.fromkeys(("elevel", "car", "zipcode"), "categorical"),
     ),
-    "sine": Kind(2, 4, 2, functions.SINE),
-    "mixed": Kind(2, 2, 4, functions.MIXED),
-    "hyperplane": Kind(2, 0, 10, functions.HYPERPLANE, moves=True),
-    "led": Kind(10, 8, 7, noise_features=17),
-    "waveform": Kind(3, 22, 21),
-    "rbf": Kind(2, 0, 10, moves=True),
+    "sine": GeneratedKind(2, 4, 2, functions.SINE),
+    "mixed": GeneratedKind(2, 2, 4, functions.MIXED),
+    "hyperplane": GeneratedKind(2, 0, 10, functions.HYPERPLANE, moves=True),
+    "led": GeneratedKind(10, 8, 7, noise_features=17),
+    "waveform": GeneratedKind(3, 22, 21),
+    "rbf": GeneratedKind(2, 0, 10, moves=True),
 }  # fmt: skip
 
 
 class Truth(NamedTuple):
-    """What is true of n rows of a generated stream.
+    """The truth of n rows of a generated stream.
 
     `concept` int64 (n,) is the concept of each row, `toward` the one that it moves to and `share` float64 (n,) how far
     it has moved (0 unless drift is incremental). `clean` int64 (n,) is the class before the noise of labels. `proba`
@@ -81,7 +81,7 @@ class Generator:
     kind: str
     rows: int
     concepts: tuple[int, ...]
-    schedule: Schedule
+    schedule: DriftPlan
     seed: int
     features: int
     classes: int
@@ -117,7 +117,7 @@ class Generator:
         return columns | {LABEL: y}
 
     def truth(self, after: int = 0, rows: int | None = None) -> Truth:
-        """Return what is true of the rows `after` + 1 and further.
+        """Return the truth of the rows `after` + 1 and further.
 
         >>> from everlearn.stream.generated import generate
         >>> found = generate("sea", rows=100, drift="sudden", noise=0.1).generator.truth(48, 4)
@@ -164,7 +164,7 @@ class Generator:
         left = max(self.rows - after, 0)
         return left if rows is None else min(rows, left)
 
-    def _rows(self, after: int, rows: int | None) -> tuple[Floats, Ints, Ints, Stretches]:
+    def _rows(self, after: int, rows: int | None) -> tuple[Floats, Ints, Ints, RowConcepts]:
         """Return features, classes before noise, labels and concepts of rows."""
         count = self._count(after, rows)
         at = stretches(self.schedule, self.seed ^ _SCHEDULE, after, count)
@@ -185,7 +185,7 @@ class Generator:
             mixtures.replace(self.seed ^ _NOISE, after, self.noise, self.classes, y)
         return x, clean, y, at
 
-    def _draw_function(self, x: Floats, clean: Ints, at: Stretches, after: int) -> None:
+    def _draw_function(self, x: Floats, clean: Ints, at: RowConcepts, after: int) -> None:
         wanted = np.full(len(x), -1)
         if self.shares:
             mixtures.choose(self.seed ^ _CLASS, after, np.cumsum(self.shares), wanted)
@@ -199,7 +199,7 @@ class Generator:
                 f"{after + missing[0] + 1:,} of {self.kind}; expected a class that occurs under each concept"
             )
 
-    def _parameters(self, at: Stretches, after: int) -> Floats:
+    def _parameters(self, at: RowConcepts, after: int) -> Floats:
         """Return the concept of each row as the parameters of `functions`, float64 (n, m)."""
         numbers = np.array(self.concepts, np.float64)
         if self.kind == "sea":
@@ -266,7 +266,7 @@ class Generator:
             )  # fmt: skip
         return self._made
 
-    def _proba(self, x: Floats, clean: Ints, at: Stretches, after: int) -> Floats:
+    def _proba(self, x: Floats, clean: Ints, at: RowConcepts, after: int) -> Floats:
         """Return P(class | features) before the noise of labels."""
         if self.kind == "led":
             return mixtures.led(x, self.noise, self._order(), at.now, self._priors())

@@ -18,7 +18,7 @@ Drift = Literal["none", "sudden", "gradual", "recurring", "incremental"]
 DRIFTS: tuple[str, ...] = get_args(Drift)
 
 
-class Schedule(NamedTuple):
+class DriftPlan(NamedTuple):
     """The changes of a stream: change k is centred at row `positions[k]` (from 0) and `widths[k]` rows wide.
 
     `order` has the place of each stretch's concept in the list of concepts. With `moves` the concept itself moves from
@@ -31,7 +31,7 @@ class Schedule(NamedTuple):
     moves: bool
 
 
-class Stretches(NamedTuple):
+class RowConcepts(NamedTuple):
     """The concepts that each of n rows is between, int64 (n,), and how far it has moved, float64 (n,) in [0, 1]."""
 
     now: Ints
@@ -41,7 +41,7 @@ class Stretches(NamedTuple):
 
 def planned(
     drift: str, rows: int, concepts: int, positions: Sequence[int], width: int | Sequence[int] | None
-) -> Schedule:
+) -> DriftPlan:
     """Return the schedule of a stream of `rows` rows with so many concepts.
 
     Without `positions`, stretches are equal: one for each concept, two with "recurring". Without a `width`, a gradual
@@ -78,10 +78,10 @@ def planned(
         ]
         if edges != sorted(edges):
             raise ConfigError(f"width: got {widths} at positions {places}; expected changes that do not overlap")
-    return Schedule(tuple(k % concepts for k in range(changes + 1)), places, widths, moves)
+    return DriftPlan(tuple(k % concepts for k in range(changes + 1)), places, widths, moves)
 
 
-def stretches(schedule: Schedule, seed: int, first: int, rows: int) -> Stretches:
+def stretches(schedule: DriftPlan, seed: int, first: int, rows: int) -> RowConcepts:
     """Return the concepts of rows `first` and further, as places in the list of concepts.
 
     In a change of width w at position p, row t has the new concept with probability 1 / (1 + exp(-4 (t - p) / w)), as
@@ -100,7 +100,7 @@ def stretches(schedule: Schedule, seed: int, first: int, rows: int) -> Stretches
         share = passed - now
     else:
         _choose(seed, first, places, widths, now)
-    return Stretches(order[now], order[np.minimum(now + 1, len(places))], share)
+    return RowConcepts(order[now], order[np.minimum(now + 1, len(places))], share)
 
 
 @exact_kernel
