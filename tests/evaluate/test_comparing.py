@@ -11,7 +11,8 @@ from rich.console import Console
 
 import everlearn as el
 from everlearn.errors import ConfigError
-from everlearn.evaluate.comparing import Piece, Terms, compare
+from everlearn.evaluate.comparing import compare
+from everlearn.evaluate.entrants import Piece, Terms
 from everlearn.records import Singles
 
 MODELS = {"linear": {"family": "linear"}, "tree": {"family": "tree"}, "last": {"family": "last"}}

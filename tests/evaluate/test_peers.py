@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 import everlearn as el
 from everlearn.evaluate import peers
-from everlearn.evaluate.comparing import Piece, Terms, compare
+from everlearn.evaluate.comparing import compare
+from everlearn.evaluate.entrants import Piece, Terms
 
 
 def stream(rows: int = 1200) -> el.Stream:

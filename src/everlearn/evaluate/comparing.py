@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from everlearn import metrics, schema
 from everlearn.errors import ConfigError, EverlearnError
+from everlearn.evaluate import peers
+from everlearn.evaluate.entrants import Entrant, Maker, ModelEntrant, Piece, Terms
 from everlearn.evaluate.paired import LossSums, McNemar, difference, of_counts
 from everlearn.evaluate.prequential import KEPT, Report
-from everlearn.evaluate.scoring import Cost, LateRow, NaiveScores, Scored, pieces, predictions, task_of
+from everlearn.evaluate.scoring import Cost, NaiveScores, Scored, metric_of, pieces, task_of
 from everlearn.evaluate.windows import window_of
 from everlearn.gate.interval import MeanInterval
 from everlearn.model import Model, build, cut, own_loss
 from everlearn.records import Examples, Floats, Rejected, Singles, Task
 from everlearn.schema import moments
-from everlearn.spec import Schema
 from everlearn.stream import Stream
 
 if TYPE_CHECKING:
@@ -34,58 +34,6 @@ LOSSES = {"accuracy": "error", "log_loss": "log_loss", "mae": "absolute", "rmse"
 _KINDS = {"regression": ("absolute", "squared"), "binary": ("error", "log_loss"), "multiclass": ("error", "log_loss")}
 _BOUNDS = {"error": 1.0}  # of the difference in one row
 _WARM = 20  # rows on which a second copy of each model loads its kernels, before time is measured
-
-
-class Piece(NamedTuple):
-    """Consecutive rows: encoded, and as raw records where a contestant reads them (else empty)."""
-
-    examples: Examples
-    records: list[dict[str, Any]]
-
-
-class Terms(NamedTuple):
-    """What a contestant is made for: the shape of the encoded rows, their schema if known, and the delay in rows."""
-
-    shape: Mapping[str, Any]
-    schema: Schema | None
-    delay: int
-
-
-class Entrant(Protocol):
-    """A model in a comparison. `reads` says in words what it is given; with `raw` that is the raw records."""
-
-    reads: str
-    raw: bool
-
-    def step(self, piece: Piece) -> Singles:
-        """Predict each row, and learn the labels that come before it or with it; float32 (n, classes) or (n, 1)."""
-        ...
-
-    def size(self) -> int:
-        """Return the bytes of its state."""
-        ...
-
-
-Maker = Callable[[Terms], Entrant]
-
-
-class ModelEntrant:
-    """A model of Everlearn, or one that keeps its contract."""
-
-    reads, raw = "encoded rows", False
-
-    def __init__(self, model: Model, delay: int) -> None:
-        self.model = model
-        self._delay = delay
-        self._pending: deque[LateRow] = deque()
-
-    def step(self, piece: Piece) -> Singles:
-        """Predict and learn the rows of a piece."""
-        return predictions(self.model, piece.examples, self._pending, self._delay)
-
-    def size(self) -> int:
-        """Return the bytes of its arrays."""
-        return sum(array.nbytes for array in self.model.arrays.values())
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -190,7 +138,7 @@ class StreamComparison:
 
 
 def compare(
-    models: Mapping[str, Mapping[str, Any] | Model | Maker],
+    models: Mapping[str, Mapping[str, Any] | Model | Maker] | Sequence[str],
     stream: Stream | Examples | Iterable[Examples],
     delay: int = 0,
     chunk: int = 2048,
@@ -204,8 +152,9 @@ def compare(
 ) -> StreamComparison:
     """Evaluate several models on one stream in one pass, each prequentially, with labels `delay` rows late.
 
-    `models` maps names to specs, models, or functions that make an `Entrant` (`evaluate.peers`). A model that has used
-    `seconds` of CPU time stops at the end of a chunk, and is compared on the rows it reached. `metric`, `window` and
+    `models` maps names to specs, models, or functions that make an `Entrant`, or lists families and peers, such as
+    "forest" and "river:arf" (`evaluate.peers`). A model that has used `seconds` of CPU time stops at the end of a
+    chunk, and is compared on the rows it reached. `metric`, `window` and
     `fading` are those of `prequential`. Differences have intervals that hold for all pairs together with 1 - `alpha`.
 
     A model that is built here is built twice: the copy runs on a few rows first, so that no time to load is counted.
@@ -222,9 +171,11 @@ def compare(
             f"compare: got {len(models)} models, delay {delay}, chunk {chunk}, {seconds} seconds and alpha {alpha}; "
             "expected a model or more, a delay from 0, a chunk from 1, seconds above 0, and alpha between 0 and 1"
         )
+    if not isinstance(models, Mapping):
+        models = {name: peers.maker(name) if name in peers.PEERS else {"family": name} for name in models}
     source = _Pieces(stream, chunk)
     terms = Terms(schema.shape(stream.schema) if isinstance(stream, Stream) else {}, source.schema, delay)
-    race = _Race(models, terms, metric, window_of(window, fading), seconds)
+    race = _Race(models, terms, metric_of(metric), window_of(window, fading), seconds)
     for piece in source.read(raw=race.raw):
         race.add(piece)
         if progress is not None:

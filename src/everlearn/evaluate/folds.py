@@ -20,8 +20,8 @@ from everlearn import metrics, report, schema
 from everlearn._jit import exact_kernel
 from everlearn._random import uniform
 from everlearn.errors import ConfigError, did_you_mean
-from everlearn.evaluate.scoring import NaiveScores, pieces, task_of
-from everlearn.model import FAMILIES, Model, build, cut, learn, own_loss, predict_traced
+from everlearn.evaluate.scoring import NaiveScores, metric_of, model_of, pieces, task_of
+from everlearn.model import FAMILIES, Model, cut, learn, own_loss, predict_traced
 from everlearn.records import Examples, Floats, Singles, Task
 from everlearn.stream import Stream
 
@@ -79,7 +79,7 @@ class FoldReport:
 
 
 def folds(
-    spec: Mapping[str, Any],
+    spec: Mapping[str, Any] | str,
     stream: Stream | Examples | Iterable[Examples],
     k: int = 10,
     mode: Mode = "cross",
@@ -106,12 +106,12 @@ def folds(
     if mode not in MODES:
         raise ConfigError(f"mode: got {mode!r}; expected one of {', '.join(MODES)}{did_you_mean(str(mode), MODES)}")
     shape = schema.shape(stream.schema) if isinstance(stream, Stream) else {}
-    models = [build(spec, shape) for _ in range(k)]
+    models = [model_of(spec, shape) for _ in range(k)]
     task, classes = task_of({**shape, **models[0].spec})
     own = own_loss(models[0])
     runs = [_Fold(model, task, classes, delay) for model in models]
     naive, rows = NaiveScores(task, classes, delay, own, None), 0
-    metric = metrics.checked(metric, task, own)
+    metric = metrics.checked(metric_of(metric), task, own)
     for examples, _ in pieces(stream, chunk, ""):
         shares = np.empty((len(examples.y), k), np.float32)
         _draw(seed ^ _SEED, rows, MODES.index(mode), shares)

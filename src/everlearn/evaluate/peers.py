@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from everlearn.errors import ConfigError
-from everlearn.evaluate.comparing import Entrant, Maker, Piece, Terms
+from everlearn.evaluate.entrants import Entrant, Maker, Piece, Terms
 from everlearn.records import Batch, Floats, Singles
 
 BLOCK = 100  # rows that scikit-learn predicts, and then learns, at a time

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -16,11 +16,21 @@ from rich.console import Group
 
 from everlearn import metrics, report, schema
 from everlearn.errors import ConfigError, InputError
-from everlearn.evaluate.scoring import LateRow, NaiveScores, Scored, checked_segment, pieces, predictions, task_of
+from everlearn.evaluate.scoring import (
+    LateRow,
+    NaiveScores,
+    Scored,
+    checked_segment,
+    metric_of,
+    model_of,
+    pieces,
+    predictions,
+    task_of,
+)
 from everlearn.evaluate.windows import window_of
 from everlearn.gate import interval
 from everlearn.gate.interval import MeanInterval
-from everlearn.model import Model, bind, own_loss
+from everlearn.model import Model, own_loss
 from everlearn.records import Examples, Rejected, Task
 from everlearn.report.pictures import NOT_MEASURED
 from everlearn.schema import moments
@@ -109,7 +119,7 @@ class Report:
 
 
 def prequential(
-    model: Model,
+    model: Model | Mapping[str, Any] | str,
     stream: Stream | Examples | Iterable[Examples],
     delay: int = 0,
     chunk: int = 8192,
@@ -125,12 +135,13 @@ def prequential(
     The label of row i arrives right after the prediction for row i + `delay`. With 0, each row is learned as soon as it
     is predicted; with d, the model has learned rows up to t - d - 1 when it predicts row t. Labels that are still
     pending when the stream ends are learned then. The result does not depend on `chunk`, the rows read at a time; at
-    most `delay` rows and two chunks are held in memory. A delay is slower, since every row is two calls to the model. A
-    model built without a shape takes that of the stream's schema. Naive baselines are scored on the same rows, with the
-    labels that were known at each. (Prequential: Dawid 1984; with delay: Grzenda, Gomes
-    and Bifet 2020, "Delayed labelling evaluation for data streams".)
+    most `delay` rows and two chunks are held in memory. A delay is slower, since every row is two calls to the model.
+    `model` may be a spec or the name of a family; those, and a model built without a shape, take the shape of the
+    stream's schema. Naive baselines are scored on the same rows, with the labels that were known at each. (Prequential:
+    Dawid 1984; with delay: Grzenda, Gomes and Bifet 2020, "Delayed labelling evaluation for data streams".)
 
-    `metric`, `segment` and `share` are the settings `metric`, `metrics.segment` and `metrics.share` of a loop. Examples
+    `metric`, `segment` and `share` are the settings `metric`, `metrics.segment` and `metrics.share` of a loop; a metric
+    may have River's name, such as "LogLoss". Examples
     have segments if their `segment` is set. With a `window` of rows, or a `fading` factor such as 0.999, the report has
     every metric over that window along the stream, in `windows`.
 
@@ -151,10 +162,10 @@ def prequential(
     if delay < 0 or chunk < 1:
         raise ConfigError(f"delay is {delay} and chunk is {chunk}; expected a delay from 0 and a chunk from 1")
     shape = schema.shape(stream.schema) if isinstance(stream, Stream) else {}
-    bind(model, shape)
+    model = model_of(model, shape)
     task, classes = task_of({**shape, **model.spec})
     own = own_loss(model)
-    metric = metrics.checked(metric, task, own)
+    metric = metrics.checked(metric_of(metric), task, own)
     scored = Scored(task, classes, own, share, checked_segment(segment, stream), window_of(window, fading))
     timed = moments.clock(stream.schema) if isinstance(stream, Stream) else None
     naive = NaiveScores(task, classes, delay, own, timed)

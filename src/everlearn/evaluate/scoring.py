@@ -12,7 +12,7 @@ from everlearn import metrics
 from everlearn.errors import ConfigError
 from everlearn.evaluate.windows import Recent, Window
 from everlearn.metrics import baselines, seasonal
-from everlearn.model import Model, cut, learn, predict_traced
+from everlearn.model import Model, bind, build, cut, learn, predict_traced
 from everlearn.records import Examples, Floats, Loss, Rejected, Singles, Task
 from everlearn.schema import moments
 from everlearn.schema.segments import checked
@@ -26,6 +26,34 @@ class Cost(NamedTuple):
     rows: int
     bytes: int
     reads: str
+
+
+RIVER_METRICS = {
+    "Accuracy": "accuracy", "BalancedAccuracy": "balanced_accuracy", "LogLoss": "log_loss", "CrossEntropy": "log_loss",
+    "CohenKappa": "kappa", "Precision": "precision", "Recall": "recall", "F1": "f1", "ROCAUC": "roc_auc",
+    "RollingROCAUC": "roc_auc", "MAE": "mae", "RMSE": "rmse", "R2": "r2",
+}  # fmt: skip
+"""Names of River's metrics, which evaluations take beside ours."""
+
+
+def metric_of(name: str) -> str:
+    """Return the name of a metric here, where River's name was given.
+
+    >>> metric_of("LogLoss"), metric_of("kappa_t")
+    ('log_loss', 'kappa_t')
+    """
+    return RIVER_METRICS.get(name, name)
+
+
+def model_of(model: Model | Mapping[str, Any] | str, shape: Mapping[str, Any]) -> Model:
+    """Return a model: itself, bound to the shape of a stream, or built from a spec or the name of a family.
+
+    Raises `ConfigError` as `everlearn.build` does.
+    """
+    if isinstance(model, str | Mapping):
+        return build({"family": model} if isinstance(model, str) else model, shape)
+    bind(model, shape)
+    return model
 
 
 class LateRow(NamedTuple):
