@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -63,3 +64,21 @@ def test_errors_say_what_to_choose(rows: str, arguments: list[str], message: str
     done = CliRunner().invoke(app, ["bench", rows, *arguments])
     assert done.exit_code == 1
     assert message in str(done.exception)
+
+
+def test_numbers_are_compared_by_all_models_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console.screen, "_width", 120)
+    random = np.random.default_rng(0)
+    hours = np.arange("2024-01-01", "2024-02-12", dtype="datetime64[h]").astype(str)
+    y = 20 * np.sin(np.arange(len(hours)) / 24 * 2 * np.pi) + random.normal(size=len(hours))
+    rows = zip(hours, random.normal(size=len(y)), y, strict=True)
+    lines = [f"{hour},{value:.3f},{load:.3f}" for hour, value, load in rows]
+    Path("load.csv").write_text("\n".join(["at,x,load", *lines]))
+    done = CliRunner().invoke(app, ["bench", "load.csv", "--label", "load", "--seconds", "2"])
+    assert done.exit_code == 0, done.output
+    assert "failed" not in done.output
+    for words in ("MAE", "RMSE", "MAE above the best", "seasonal", "mean", "river:arf", "sklearn:pa", "forest"):
+        assert words in done.output
+    assert "mondrian" not in done.output
+    assert "bayes" not in done.output

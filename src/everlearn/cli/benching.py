@@ -27,6 +27,7 @@ OURS: dict[str, dict[str, Any]] = {
     "mondrian": {"family": "mondrian"},
     "mix": {"family": "mix", "members": [{"family": "linear"}, {"family": "forest"}, {"family": "last"}]},
 }
+CLASSES_ONLY = ("mondrian", "sklearn:bayes")
 CHUNK = 200  # rows that all models take in turn; after each, those without time left stop
 
 
@@ -77,8 +78,8 @@ def _chosen(words: str, regression: bool) -> dict[str, Any]:
     from everlearn.evaluate import peers
 
     known, here = [*OURS, *peers.PEERS], peers.installed()
-    fitting = [name for name in here if not (regression and name == "sklearn:bayes")]
-    names = [word.strip() for word in words.split(",") if word.strip()] or [*OURS, *fitting]
+    fitting = [name for name in (*OURS, *here) if not (regression and name in CLASSES_ONLY)]
+    names = [word.strip() for word in words.split(",") if word.strip()] or fitting
     for name in names:
         if name not in known:
             raise ConfigError(f"--models: got {name!r}; expected some of {', '.join(known)}{did_you_mean(name, known)}")
@@ -104,6 +105,8 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Callable[[int], None] | N
 
 def _show(result: StreamComparison, seconds: float, picture: Path) -> None:
     """Print the table, and notes on what it means."""
+    from everlearn.evaluate.drawing import LOSS_NAMES
+
     late = f", labels {result.delay:,} rows late" if result.delay else ""
     screen.print(f"\n[bold]{escape(result.name)}[/]: {result.rows:,} rows{late}, each predicted before it is learned")
     screen.print(result)
@@ -120,7 +123,7 @@ def _show(result: StreamComparison, seconds: float, picture: Path) -> None:
         )
     for name, rows in short.items():
         own, best = result.same_rows(name, result.best)
-        words = f"  {rows:,} rows: {result.loss.replace('_', ' ')} {own:.4f} of {name}, {best:.4f} of {result.best}"
+        words = f"  {rows:,} rows: {LOSS_NAMES[result.loss]} {own:.4f} of {name}, {best:.4f} of {result.best}"
         screen.print(words, highlight=False, markup=False)
     for name, why in result.failures.items():
         screen.print(f"[red]failed:[/] {escape(name)}: {escape(why)}", highlight=False)

@@ -134,7 +134,7 @@ class StreamComparison:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from everlearn.evaluate import drawing
 
-        yield drawing.table(self, options.max_width)
+        yield drawing.fitted(self, console, options)
 
 
 def compare(
@@ -231,7 +231,9 @@ class _Race:
     def __init__(self, models: Mapping[str, Any], terms: Terms, metric: str, window: Any, seconds: float) -> None:
         self._terms, self._window, self._seconds = terms, window, seconds
         self._models, self.failures = models, dict[str, str]()
-        entrants = {name: entrant for name, one in models.items() if (entrant := self._made(name, one)) is not None}
+        entrants = {
+            name: entrant for name, one in models.items() if (entrant := self._made(name, one, terms)) is not None
+        }
         if not entrants:
             raise ConfigError(f"compare: no model could be made: {self.failures}")
         own = [one.model for one in entrants.values() if isinstance(one, ModelEntrant)]
@@ -245,14 +247,14 @@ class _Race:
         self.raw = any(one.raw for one in entrants.values())
         self.rows = 0
 
-    def _made(self, name: str, model: Any) -> Entrant | None:
+    def _made(self, name: str, model: Any, terms: Terms) -> Entrant | None:
         """Return a new contestant; None for a foreign one that cannot be made."""
         if isinstance(model, Mapping):
-            return ModelEntrant(build(model, self._terms.shape), self._terms.delay)
+            return ModelEntrant(build(model, terms.shape), terms.delay)
         if not callable(model):
-            return ModelEntrant(model, self._terms.delay)
+            return ModelEntrant(model, terms.delay)
         try:
-            return cast(Maker, model)(self._terms)
+            return cast(Maker, model)(terms)
         except EverlearnError:
             raise
         except Exception as error:  # another library may raise anything
@@ -301,7 +303,7 @@ class _Race:
         few = Piece(cut(piece.examples, 0, min(_WARM, len(piece.examples.y))), piece.records[:_WARM])
         for name, model in self._models.items():
             if name in self.runs and (isinstance(model, Mapping) or callable(model)):
-                copy = self._made(name, model)
+                copy = self._made(name, model, self._terms._replace(delay=min(self._terms.delay, _WARM // 2)))
                 if copy is not None:
                     with suppress(Exception):  # the model itself will fail, too, and then it is reported
                         copy.step(few)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from rich import box
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 NAIVE = "#999999"
 CLEAR = 6  # models whose lines stand out: as many as there are colours
 SHAPES = "osD^vPX*h<>p"
-SHORT = {"mae": "MAE", "rmse": "RMSE", "skill_last": "skill, last", "skill_mean": "skill, mean"}
+SHORT = {"mae": "MAE", "rmse": "RMSE", "skill_last": "skill, last", "skill_mean": "skill, mean", "r2": "R²"}
+LOSS_NAMES = {"error": "error", "log_loss": "log loss", "absolute": "MAE", "squared": "MSE"}
 COSTS = ("rows", "rows/s", "state")
 
 
@@ -100,14 +103,14 @@ def _against_speed(axes: Axes, result: Compared, metric: str, colours: Mapping[s
     axes.set_xscale("log")
     rates = [rate for _, rate, _ in points]
     axes.set_xlim(min(rates) / 2.0, max(rates) * 6.0)
-    for name, found in result.baselines.items():
-        if metric in found:
-            axes.axhline(found[metric], color=NAIVE, linewidth=1, linestyle=":", zorder=0)
-            axes.annotate(
-                name.replace("_", " "), (0.005, found[metric]), xycoords=("axes fraction", "data"), fontsize=8,
-                color=NAIVE, va="bottom",
-            )  # fmt: skip
+    naive = sorted((found[metric], name) for name, found in result.baselines.items() if metric in found)
+    for value, _ in naive:
+        axes.axhline(value, color=NAIVE, linewidth=1, linestyle=":", zorder=0)
     axes.margins(y=0.1)
+    heights = _apart(axes, [value for value, _ in naive], 0.032)
+    for (_, name), height in zip(naive, heights, strict=True):
+        words = name.replace("_", " ")
+        axes.annotate(words, (0.005, height), xycoords="axes fraction", fontsize=8, color=NAIVE, va="bottom")
     _name_points(axes, points, colours)
     _plain(axes, "rows per CPU second (predict and learn)")
 
@@ -189,16 +192,24 @@ def _plain(axes: Axes, words: str) -> None:
     axes.spines[["left", "bottom"]].set_color("#BBBBBB")
 
 
-def table(result: Compared, width: int = 120) -> Table:
-    """Return a comparison as a rich table for so many columns of text: best first, the best of each metric bold."""
+def fitted(result: Compared, console: Console, options: ConsoleOptions) -> Table:
+    """Return the table of a comparison with as many columns as fit into the width of the console."""
+    for metrics, costs in ((4, 3), (3, 3), (2, 3), (2, 2)):
+        grid = table(result, metrics, costs)
+        if Measurement.get(console, options.update(width=1000), grid).maximum <= options.max_width:
+            return grid
+    return table(result, 1, 1)
+
+
+def table(result: Compared, most: int = 4, spent: int = 3) -> Table:
+    """Return a comparison as a rich table, best first, the best of each metric bold: `most` metrics, `spent` costs."""
     regression = next(iter(result.reports.values())).task == "regression"
     shown = ["mae", "rmse", "r2", "skill_last"] if regression else ["accuracy", "log_loss", "kappa_t", "kappa_m"]
-    shown = shown[: 4 if width >= 104 else 3 if width >= 94 else 2]
-    costs = COSTS if width >= 84 else COSTS[:2]
+    shown, costs = shown[:most], COSTS[:spent]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("model", *(SHORT.get(metric, report.named(metric)) for metric in shown), *costs):
         grid.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
-    grid.add_column(f"{result.loss.replace('_', ' ')} above the best", justify="right", no_wrap=True)
+    grid.add_column(f"{LOSS_NAMES[result.loss]} above the best", justify="right", no_wrap=True)
     best = result.best
     values = {metric: [one.metrics.get(metric) for one in result.reports.values()] for metric in shown}
     order = sorted(result.reports, key=lambda name: (-result.costs[name].rows, _gap(result, name, best)))
@@ -206,8 +217,8 @@ def table(result: Compared, width: int = 120) -> Table:
         cost = result.costs[name]
         cells = [_cell(result.reports[name].metrics.get(metric), values[metric], metric) for metric in shown]
         part = Text(f"{cost.rows:,}", "" if cost.rows == result.rows else "yellow")
-        spent = (part, _scaled(result.reports[name].events_per_second, ""), _scaled(cost.bytes, "B"))[: len(costs)]
-        grid.add_row(name, *cells, *spent, _above(result, name, best))
+        paid = (part, _scaled(result.reports[name].events_per_second, ""), _scaled(cost.bytes, "B"))[: len(costs)]
+        grid.add_row(name, *cells, *paid, _above(result, name, best))
     grid.add_section()
     for name, found in result.baselines.items():
         cells = [Text(report.number(found.get(metric))) for metric in shown]
@@ -232,7 +243,7 @@ def _above(result: Compared, name: str, best: str) -> Text:
         return Text("best", "bold green")
     gap = result.difference(name, best)
     if gap.low is None or gap.high is None:
-        return Text(f"{gap.mean:+.4f}, few rows", "dim")
+        return Text(f"{gap.mean:+.4f}, no interval", "dim")
     return Text(f"{gap.low:+.4f} to {gap.high:+.4f}", "red" if gap.low > 0 else "green" if gap.high < 0 else "")
 
 
