@@ -1,6 +1,6 @@
 """Rows per CPU second of the generated streams, made as columns and encoded, and the best possible accuracy.
 
-    python bench/generators.py
+python bench/generators.py
 """
 
 from __future__ import annotations
