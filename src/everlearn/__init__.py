@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
+    from everlearn.evaluate.comparing import compare
+    from everlearn.evaluate.folds import folds
     from everlearn.evaluate.prequential import prequential
     from everlearn.families.neural import Neural
     from everlearn.loop.explaining import explain
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.loop.opening import open
     from everlearn.model import build
     from everlearn.stream import Stream, read
+    from everlearn.stream.generated import generate
 
 __all__ = [
     "AsyncClient",
@@ -52,13 +55,16 @@ __all__ = [
     "advise",
     "build",
     "checks",
+    "compare",
     "config",
     "continual",
     "drift",
     "errors",
     "explain",
     "export",
+    "folds",
     "gate",
+    "generate",
     "merge",
     "metrics",
     "model",
@@ -78,7 +84,10 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
+    "compare": "everlearn.evaluate.comparing",
     "explain": "everlearn.loop.explaining",
+    "folds": "everlearn.evaluate.folds",
+    "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
     "read": "everlearn.stream",

@@ -303,3 +303,15 @@ def test_rows_with_a_time_are_compared_with_one_season_ago(delay: int) -> None:
             answers = [y[row - 168] if row >= 168 else y[row - first] for row in range(first, 400)]
             assert report.baselines["seasonal"]["mae"] == pytest.approx(np.abs(answers - y[first:]).mean(), rel=1e-6)
     assert reports[0].baselines == reports[1].baselines
+
+
+def test_specs_names_of_families_and_rivers_names_of_metrics_are_taken() -> None:
+    stream = everlearn.generate("sea", rows=600)
+    reports = [
+        prequential(one, stream, metric="LogLoss")
+        for one in (everlearn.build({"family": "linear"}), {"family": "linear"}, "linear")
+    ]
+    assert reports[0].metric == "log_loss"
+    assert reports[0].metrics == reports[1].metrics == reports[2].metrics
+    with pytest.raises(ConfigError, match="did you mean 'forest'"):
+        prequential("forrest", stream)

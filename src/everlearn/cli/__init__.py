@@ -2,10 +2,9 @@
 
 Arguments and configuration files come in; tables, or one JSON object with `--json`, go out on standard output, and
 progress and errors on standard error. `loops` holds the commands around a loop, `versions` those that move it by hand,
-`server` those around a server, `export` those that take a model out,
-`homes` those on a home as a whole, `advice` the command that recommends settings, and
-`console` what they share; the work
-itself is in `loop/`, `app/` and `advise/`.
+`server` those around a server, `export` those that take a model out, `homes` those on a home as a whole, `advice` the
+command that recommends settings, `benching` the one that compares models, and `console` what they share; the work
+itself is in `loop/`, `app/`, `evaluate/` and `advise/`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from everlearn.cli import advice, export, homes, loops, server, versions
+from everlearn.cli import advice, benching, export, homes, loops, server, versions
 from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
@@ -29,6 +28,7 @@ app = typer.Typer(
 for command in (
     loops.demo,
     advice.advise,
+    benching.bench,
     loops.init,
     loops.run,
     server.serve,

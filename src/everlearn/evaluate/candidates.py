@@ -11,18 +11,20 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from everlearn import advise, model
+from everlearn import advise, metrics, model
 from everlearn.advise import Advice, Reason
 from everlearn.errors import InputError
-from everlearn.evaluate.prequential import Report, prequential
-from everlearn.model import Model, cut
-from everlearn.records import Arrays, Batch, Examples, Floats, Singles
+from everlearn.evaluate.entrants import ModelEntrant, Piece
+from everlearn.evaluate.scoring import NaiveScores, Scored, task_of
+from everlearn.metrics import alerts
+from everlearn.model import cut
+from everlearn.records import Batch, Examples, Floats
 from everlearn.schema import shape
 from everlearn.stream import Stream
 
@@ -102,20 +104,18 @@ def measure(advice: Advice, stream: Stream, delay: int = 0, *, rows: int = 0, se
     bounds, specs = shape(stream.schema), candidates(advice)
     size = most or _affordable(specs, bounds, examples, delay, seconds)
     taken = cut(examples, 0, min(size, len(examples.y)))
-    reports, losses = {}, {}
-    for name, spec in specs.items():
-        reports[name], losses[name] = _run(spec, bounds, taken, delay)
+    runs = {name: _run(spec, bounds, taken, delay) for name, spec in specs.items()}
     found = tuple(
         Candidate(
             name=name,
             model=specs[name],
-            metrics=reports[name].metrics,
-            **dict(zip(("low", "high"), interval(losses[name] - losses[RULE]), strict=True)),
+            metrics=runs[name].metrics,
+            **dict(zip(("low", "high"), interval(runs[name].losses - runs[RULE].losses), strict=True)),
         )
         for name in specs
     )
-    best, why = _decided(found, {name: float(one.mean()) for name, one in losses.items()}, len(taken.y))
-    naive = reports[RULE].baselines
+    best, why = _decided(found, {name: float(one.losses.mean()) for name, one in runs.items()}, len(taken.y))
+    naive = runs[RULE].baselines
     return Measurement(rows=len(taken.y), delay=delay, candidates=found, baselines=naive, best=best, why=why)
 
 
@@ -160,55 +160,27 @@ def _decided(found: Sequence[Candidate], losses: Mapping[str, float], rows: int)
     )
 
 
-class _Recorded:
-    """A model that keeps what it predicted for each row of a prequential run."""
+class _Run(NamedTuple):
+    """One candidate on the rows: its metrics, its loss on each row, float64 (n,), and the naive baselines' metrics."""
 
-    def __init__(self, inner: Model, delay: int) -> None:
-        self.spec, self._inner, self._at_prediction = inner.spec, inner, delay > 0
-        self.scores: list[Singles] = []
-
-    @property
-    def arrays(self) -> Arrays:
-        return self._inner.arrays
-
-    @arrays.setter
-    def arrays(self, arrays: Arrays) -> None:
-        self._inner.arrays = arrays
-
-    def predict(self, batch: Batch) -> Singles:
-        """Score n rows, and keep the scores where labels are late."""
-        scores = self._inner.predict(batch)
-        if self._at_prediction:
-            self.scores.append(scores)
-        return scores
-
-    @property
-    def trace(self) -> int:
-        return model.traced(self._inner)
-
-    def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
-        """Score n rows and return their trace; keep the scores where labels are late."""
-        scores, trace = model.predict_traced(self._inner, batch)
-        if self._at_prediction:
-            self.scores.append(scores)
-        return scores, trace if trace is not None else np.zeros((len(batch), 0), np.float32)
-
-    def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
-        """Learn n rows, and keep the scores where labels come with their rows."""
-        scores = model.learn(self._inner, batch, y, weight, trace)
-        if not self._at_prediction:
-            self.scores.append(scores)
-        return scores
+    metrics: dict[str, float]
+    losses: Floats
+    baselines: dict[str, dict[str, float]]
 
 
-def _run(spec: Mapping[str, Any], bounds: Mapping[str, Any], rows: Examples, delay: int) -> tuple[Report, Floats]:
-    """Return the report of one candidate, and its loss on each row, float64 (n,)."""
-    recorded = _Recorded(model.build(spec, bounds), delay)
-    report = prequential(recorded, rows, delay)
-    scores = np.concatenate(recorded.scores).astype(np.float64)
-    if bounds["task"] == "regression":
-        return report, np.abs(scores[:, 0] - rows.y)
-    return report, -np.log(np.maximum(scores[np.arange(len(rows.y)), rows.y.astype(np.int64)], _CAP))
+def _run(spec: Mapping[str, Any], bounds: Mapping[str, Any], rows: Examples, delay: int) -> _Run:
+    """Run one candidate prequentially over the rows."""
+    built = model.build(spec, bounds)
+    task, classes = task_of({**bounds, **built.spec})
+    own = model.own_loss(built)
+    naive, scored = NaiveScores(task, classes, delay, own, None), Scored(task, classes, own, alerts.SHARE, "")
+    scores = ModelEntrant(built, delay).step(Piece(rows, []))
+    scored.add(rows, scores, 0, naive.score(rows, 0))
+    if task == "regression":
+        losses = metrics.losses("absolute", scores, rows.y)
+    else:
+        losses = metrics.losses("log_loss", scores, rows.y, _CAP)
+    return _Run(scored.results()["metrics"], losses, naive.results()["baselines"])
 
 
 def _first(stream: Stream, most: int) -> Examples:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -28,6 +28,9 @@ from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
 from everlearn.stream.json_values import json_column, records_of
 from everlearn.stream.sources import Beginning, Block, Files, Piped, Source, Table
+
+if TYPE_CHECKING:
+    from everlearn.stream.generated.generator import Generator
 
 _RAW = 1_000  # characters kept of a rejected row
 _SHOWN = 8  # fields that a repr names
@@ -61,12 +64,15 @@ class Stream:
     """The labelled rows of one source, which can be read again if it is `replayable`.
 
     `schema` describes the rows; `name` is the source, and `names` are its columns. `survey` has the reasons of an
-    inferred schema.
+    inferred schema. `generator` has the truth of a generated stream (`everlearn.generate`), and is None for any other.
     """
 
-    def __init__(self, source: Source, schema: Schema, survey: Survey | None = None) -> None:
+    def __init__(
+        self, source: Source, schema: Schema, survey: Survey | None = None, generator: Generator | None = None
+    ) -> None:
         self.schema = schema
         self.survey = survey
+        self.generator = generator
         self.name = source.name
         self.names: Sequence[str] = source.names
         self.replayable = not isinstance(source, Piped)
