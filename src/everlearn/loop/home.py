@@ -23,6 +23,8 @@ from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
+UNFINISHED = ".rebuild-"  # begins the name of a folder in a home, in which a rebuild keeps its arrays
+
 _FORMAT = 2  # of the state in a checkpoint
 _READ_AS_WELL = (1,)  # which had no early feedback, no limits, and contestants of one family
 
