@@ -96,7 +96,7 @@ KINDS: list[tuple[str, str, Detail, dict[str, Any]]] = [
     (
         "erase",
         "",
-        Erasure(["user"], "s", "d", {"label": 2}, {"a": "b"}, 1, 3),
+        Erasure(["user"], "s", "d", {"label": 2}, {"a": "b"}, 1, 3, 7, {"f": 9}),
         {
             "fields": ["user"],
             "salt": "s",
@@ -105,6 +105,8 @@ KINDS: list[tuple[str, str, Detail, dict[str, Any]]] = [
             "versions": {"a": "b"},
             "forgotten": 1,
             "relearned": 3,
+            "first": 7,
+            "taken": {"f": 9},
         },
     ),
     (

@@ -14,6 +14,7 @@ from everlearn.loop.loop import Loop
 from everlearn.loop.offsets import StreamOffsets
 from everlearn.model import copied
 from everlearn.records import Example, Rejected
+from everlearn.spec import Schema, Spec
 from everlearn.stream import Stream, read
 from tests.support.loops import FIELDS, spec, table
 from tests.support.refused_rows import BAD, MODELS, SCHEMA, rows
@@ -231,3 +232,21 @@ def test_what_the_log_holds_already_is_passed_over(tmp_path: Path, name: str) ->
         loop.ready()
         assert loop.report()["examples"] == 40
         assert loop.status()["unusable"] == 1
+
+
+@pytest.mark.parametrize("delay", [None, 3])
+@pytest.mark.parametrize("person", ["zoe", "7.0"])
+def test_a_person_in_a_column_that_is_no_field_can_be_erased_from_the_rows_of_a_file(
+    tmp_path: Path, delay: int | None, person: str
+) -> None:
+    path, home = tmp_path / "rows.csv", tmp_path / "home"
+    lines = [f"{row / 7},{row % 2},{person if row % 5 == 0 else 'other'}\n" for row in range(40)]
+    path.write_text("a,y,who\n" + "".join(lines))
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"})
+    settings = Spec(schema=schema, subject="who")
+    with Loop(settings, home) as loop:
+        loop.run(str(path), delay=delay)
+    gone = erase(home, settings, {"who": person}, "asked by mail").detail["events"]
+    assert gone == ({"example": 8} if delay is None else {"label": 8, "prediction": 8})
+    with Loop(settings, home) as loop:
+        assert loop.run(str(path), delay=delay)["rows"] == 0

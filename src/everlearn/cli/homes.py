@@ -66,8 +66,13 @@ def rebuild(
     if as_json:
         print_json(asdict(done))
         return
-    text = f"{done.versions:,} versions have equal bytes, {done.restored:,} of them were missing"
+    whole = done.versions - done.forgotten
+    text = f"{whole:,} versions have equal bytes, {done.restored:,} of them were missing"
     screen.print(f"{text}; champion: [bold]{done.champion}[/]", highlight=False)
+    if done.erased:
+        text = f"{done.erased:,} events were erased before: metrics made again do not count them"
+        gone = f", and {done.forgotten:,} versions that had learned from them stay without arrays"
+        screen.print(f"{text}{gone if done.forgotten else ''}", highlight=False)
 
 
 def print_differences(found: list[Difference], home: Path, as_json: bool) -> None:

@@ -20,9 +20,6 @@ from everlearn.serve.contestant import Progress
 _Kind = TypeVar("_Kind", bound=Struct)
 
 
-# ---- parts ---------------------------------------------------------------------------------------------------------
-
-
 class Without(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A selection of labels to leave out: those of a source, those at positions `first` to `last`, or both at once.
 
@@ -177,7 +174,8 @@ class OrderRejected(Struct, frozen=True):
 
 
 class Erasure(Struct, frozen=True):
-    """Events were erased. `versions` maps each replaced version to the one rebuilt; `events` counts by kind."""
+    """Events were erased, from position `first` on. `versions` maps each replaced version to the one rebuilt; `events`
+    counts by kind; `taken` is the last row that was taken of each stream that an erased row came from."""
 
     fields: list[str] = []
     salt: str = ""
@@ -186,6 +184,8 @@ class Erasure(Struct, frozen=True):
     versions: dict[str, str] = {}
     forgotten: int = 0
     relearned: int = 0
+    first: int = 0
+    taken: dict[str, int] = {}
 
 
 class SettingsChanged(Struct, frozen=True):

@@ -26,6 +26,7 @@ from everlearn.loop import details, rebuild
 from everlearn.loop.details import RolledBackWithout, Without
 from everlearn.loop.join import Joiner, Skip
 from everlearn.loop.offsets import StreamOffsets
+from everlearn.loop.pieces import pass_over, pieces
 from everlearn.loop.stretch import Commit, Cursor, Notes, Stretch, encoded_examples, way_of
 from everlearn.loop.transitions import Transitions
 from everlearn.loop.warm_up import WarmUp
@@ -33,6 +34,7 @@ from everlearn.records import (
     Arrays,
     Batch,
     Decision,
+    Erased,
     Event,
     Example,
     Examples,
@@ -182,31 +184,24 @@ class Fold:
             yield from self.start(at)
             examples, sources = model.cut(examples, used, len(examples.y)), sources[used:]
         done = 0
-        for piece in self._pieces(examples, cursor):
+        parts = self._monitor, self._roster, self._faults, self.transitions
+        for piece in pieces(examples, cursor, *parts, self.cursor):
             first, at = int(piece.position[0]), int(piece.position[-1])
             with self._together(cursor, first, at):
                 expelled = self._expel(cursor, first, at)
                 counted = self.label_queue.rows(piece, sources[done : done + len(piece.y)])
                 done += len(piece.y)
                 decided: list[Payload] = []
-                if due := counted > 0 and self._monitor.due():
+                now = self._learned()._replace(**{cursor: at})
+                if due := (counted > 0 and self._monitor.due()) or self.transitions.due(at, cursor, self.cursor):
                     self.cursor[cursor] = at
-                    decided = self.transitions.decide(at, self._learned())
+                    decided = self.transitions.decide(at, now)
                 self.transitions.relent()
             if decided and not expelled and self.transitions.refreshed and not self._due():
                 yield Commit(at, decided, waits=True)
             elif expelled or decided or (due and self._due()):
                 self.cursor[cursor] = at
                 yield self._commit(at, [*expelled, *decided])
-
-    def _pieces(self, examples: Examples, cursor: Cursor) -> Iterator[Examples]:
-        """Cut rows into pieces that are folded together."""
-        live_judge = self._monitor.limiter.judges and self._roster.serves_learner  # which must judge a row first
-        for piece in self._monitor.pieces(examples, 1 if live_judge else len(examples.y)):
-            if self._faults.within(cursor, int(piece.position[0]), int(piece.position[-1])):
-                yield from (model.cut(piece, row, row + 1) for row in range(len(piece.y)))
-            else:
-                yield piece
 
     def start(self, at: int) -> Iterator[Commit]:
         """End the warm start, if there was one: store the first version, and fill every role with it."""
@@ -256,7 +251,6 @@ class Fold:
         self.cursor["log"] = batch[-1].position
 
     def _decision(self, event: Event) -> Iterator[Commit]:
-        """Fold a decision."""
         self.label_queue.settle()
         match event.payload:
             case Decision(action="order") as order:
@@ -277,6 +271,9 @@ class Fold:
                     payloads = self._expel("log", event.position, event.position)
                     self.transitions.relent()  # there is nothing to learn here
                     payloads += self._configure(config.read_stored(settings, "the log"), event.position)
+            case Erased(was=was) if was != "rejected" and self.transitions.was_folded(event.position):
+                self.cursor["log"] = event.position
+                payloads = pass_over(was, self._monitor, self.started, self.transitions, self._learned())
             case _:
                 return
         self.cursor["log"] = event.position
@@ -303,7 +300,6 @@ class Fold:
                 yield self._commit(self.cursor["log"], payloads)
 
     def _longest(self) -> int:
-        """Return how many events may be folded together."""
         return min(_STRETCH, self.spec.checkpoint - self._folded() % self.spec.checkpoint)
 
     def _fold_stretch(self, events: Sequence[Event]) -> tuple[list[Payload], int]:
@@ -333,6 +329,8 @@ class Fold:
                 labelled = self.label_queue.predict(labelled)
             for joined in (*labelled, *self.joiner.overdue(event.position)):
                 payloads += self._queue(joined, event.position, stretch)
+            if self.transitions.due(event.position, "log", self.cursor):
+                payloads += self._decide(event.position, stretch)
             if payloads or stretch.decided or self._due():
                 break
         stretch.settle()
@@ -375,6 +373,9 @@ class Fold:
         scored = self.label_queue.add(labelled)
         if not scored or (self._monitor.scored + len(self.label_queue)) % self.spec.tick:
             return []
+        return self._decide(at, stretch)
+
+    def _decide(self, at: int, stretch: Stretch) -> list[Payload]:
         self.label_queue.test()
         self.cursor["log"] = at
         stretch.decided = True
@@ -435,7 +436,6 @@ class Fold:
             raise fault
 
     def _learned(self) -> Progress:
-        """Return how far the log and the rows of files have been learned."""
         return Progress(self.cursor["log"], self.cursor["row"])
 
     def _configure(self, spec: Spec, at: int) -> list[Payload]:

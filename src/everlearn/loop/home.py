@@ -23,6 +23,8 @@ from everlearn.spec import LogSpec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
+UNFINISHED = ".rebuild-"  # begins the name of a folder in a home, in which a rebuild keeps its arrays
+
 _FORMAT = 3  # of the state in a checkpoint
 # 1 had no early feedback, no limits, and contestants of one family; 2 had the arrays of every model that learns
 _READ_AS_WELL = (1, 2)

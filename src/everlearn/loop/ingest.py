@@ -111,12 +111,13 @@ class Ingest:
                 known.note([last.payload.id])
             taken = known.rows.get(stream.fingerprint, 0)
         before = taken
-        for chunk in stream.records(taken, _READ):
+        for chunk in stream.records(taken, _READ, person=self._fold.spec.subject):
             self.names.add_rows(stream.names, chunk.last - before)
             before = chunk.last
-            labelled = zip(chunk.positions, chunk.features, chunk.labels, strict=True)
+            labelled = zip(chunk.positions, chunk.features, chunk.labels, chunk.persons, strict=True)
             examples = [
-                Example(f"{stream.fingerprint}:{number + row}", record, label) for row, record, label in labelled
+                Example(f"{stream.fingerprint}:{number + row}", record, label, subject=person)
+                for row, record, label, person in labelled
             ]
             aside = [msgspec.structs.replace(rejected, at=rejected.at + number) for rejected in chunk.rejected]
             yield chunk.last - taken, [*examples, *aside]

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from everlearn.errors import ConfigError, InputError
 from everlearn.events import Log
-from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
 from everlearn.loop.journal import Journal
 from everlearn.loop.label_schedule import LabelSchedule
@@ -83,6 +82,7 @@ class _Row(NamedTuple):
     label: Scalar
     at: float
     stream: str
+    person: str
 
 
 class LateRows:
@@ -125,12 +125,12 @@ class LateRows:
         base = 0 if part.replayable else sum(map(log.count, ("example", "prediction", "rejected")))
         warm: list[Example] = []
         shown = self.taken
-        for chunk in part.records(self._journal.intake.before(part), _READ, self._times):
+        for chunk in part.records(self._journal.intake.before(part), _READ, self._times, self._given.spec.subject):
             at = chunk.times[self._delay.clock].tolist() if self._times else [0.0] * len(chunk.labels)
             due = chunk.times[self._delay.column].tolist() if self._times else at
-            rows = zip(chunk.positions, chunk.features, chunk.labels, at, due, strict=True)
-            for position, features, label, when, until in rows:
-                row = _Row(f"{part.fingerprint}:{base + position}", features, label, when, part.name)
+            rows = zip(chunk.positions, chunk.features, chunk.labels, at, due, chunk.persons, strict=True)
+            for position, features, label, when, until, person in rows:
+                row = _Row(f"{part.fingerprint}:{base + position}", features, label, when, part.name, person)
                 if self._warming(len(warm)):
                     warm.append(self._example(row))
                     continue
@@ -148,7 +148,7 @@ class LateRows:
 
     def _example(self, row: _Row) -> Example:
         self._now = max(self._now, row.at) if row.at == row.at else self._now
-        return Example(row.id, row.features, row.label, subject=admission.subject(self._given, row.features))
+        return Example(row.id, row.features, row.label, subject=row.person)
 
     def _learn(self, warm: list[Example], part: Stream) -> None:
         """Let the loop learn the rows of the warm start."""
@@ -232,7 +232,7 @@ class LateRows:
         refused = journal.fold.refused(encoded(fields, clip, [row.features for row in rows]))
         serving = Serving(champion, None, 0.0, journal.seen, clip)
         usable = [row for number, row in enumerate(rows) if number not in refused]
-        instances = [Instance(row.id, row.features, admission.subject(self._given, row.features)) for row in usable]
+        instances = [Instance(row.id, row.features, row.person) for row in usable]
         answers = answer(serving, fields, instances)
         journal.take(answers, [row.at for row in usable] if self._timed() else ())
         places = [int(rows[number].id.rpartition(":")[2]) for number in refused]

@@ -2,38 +2,45 @@
 
 The log holds every input and every decision. So the replay of the log gives the arrays of each version and of the
 present state, byte for byte, even if all snapshots are lost. The replay follows the decisions of the log, and compares
-its arrays with those that the log names before anything is written.
+its arrays with those that the log names before anything is written. Where a loop has read rows of files between events,
+checkpoints in the log say in which order; where they leave two, the bytes decide.
+
+What an erasure has removed is not in the log, and comes back in no way: the replay learns without it, as the erasure
+did. Metrics and evidence then count the rows that are left.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import msgspec
-
 from everlearn import config
-from everlearn.errors import BlobError, InputError, LogError
-from everlearn.events import Log, scan
+from everlearn.errors import BlobError, EverlearnError, InputError, LogError
+from everlearn.events import scan
 from everlearn.loop import details
 from everlearn.loop.fold import Fold
-from everlearn.loop.home import Home
+from everlearn.loop.home import UNFINISHED, Home
 from everlearn.loop.logged import LoggedHistory
-from everlearn.loop.loop import Loop
-from everlearn.loop.replay_log import replay_log
+from everlearn.loop.rebuild import training_positions
+from everlearn.loop.replay_log import LogReplay
+from everlearn.loop.timeline import Order, Timeline
 from everlearn.model import within
-from everlearn.records import Arrays, Born, Checkpoint, Decision, Version
+from everlearn.records import Arrays, Born, Decision, Erased, Version
+from everlearn.serve.contestant import Progress
 from everlearn.spec import LogSpec, Spec
-from everlearn.stream import read
+from everlearn.stream import Stream, read
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
 _OFFLINE = re.compile(r"trained offline on (\d+) rows")
-_OUTSIDE = ("prediction", "example", "label", "reward", "preference")
+_ARRANGED = 4  # files of which all orders are tried
 _INSTEAD = (
     "Use the release and the machine that wrote the log, or put back the snapshots from a backup; nothing was changed"
 )
@@ -41,159 +48,180 @@ _INSTEAD = (
 
 @dataclass(frozen=True, slots=True)
 class RebuiltHome:
-    """A finished rebuild: the end of the log, rows of files, versions, those whose arrays were lost, the champion."""
+    """A finished rebuild: the end of the log, rows of files, versions, those whose arrays were lost, the champion.
+
+    `erased` counts the events that erasures have removed, which no metric counts any more; `forgotten` the versions
+    that had learned from them, which have no arrays any more.
+    """
 
     position: int
     rows: int
     versions: int
     restored: int
     champion: str
+    erased: int = 0
+    forgotten: int = 0
 
 
 def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) -> RebuiltHome:
     """Make the versions and the last checkpoint of a home again from its log.
 
     `source` is the file, folder or glob (default: that of the settings in the log) whose rows are the log themselves,
-    if the loop has read one. Raises InUse while another process has the home open; InputError, with its path, where
-    that file is missing; LogError for a log that the replay contradicts, or that does not hold all that was learned.
+    if the loop has read one. After an erasure, a last checkpoint that is whole stays: it has counted more. Raises InUse
+    while another process has the home open; InputError, with its path, where that file is missing; LogError for a log
+    that the replay contradicts, or that does not hold all that was learned.
     """
     with closing(Home(home, durability)) as held, ExitStack() as stack:
-        _check_whole(held.log, home)
-        scratch = Path(stack.enter_context(TemporaryDirectory(dir=home, prefix=".rebuild-")))
-        known = [one.version for one in held.read("version") if isinstance(one, Born)]
-        rows, sources, last = _rows_of_files(held), dict[str, dict[str, Any]](), _LastModels(held)
-        if rows:
-            blobs = Blobs(scratch / "home" / "blobs")
-            fold, sources, spec = _run_again(held, scratch / "home", source, rows, known)
-        else:
-            blobs = Blobs(scratch)
-            versions, settings = Versions(blobs, LoggedHistory(held.log)), _first_settings(held)
-            fold = replay_log(held.log, versions, settings, (last.at, last.look))
-            spec = fold.spec
-        _check_same(known, blobs, fold, home)
-        if last.differ:
-            raise LogError(
-                f"{home}: the replay of the log gives other arrays for the models in the last checkpoint, the first "
-                f"of them {last.differ[0]}; expected equal bytes. {_INSTEAD}"
-            )
-        restored = _take_over(home, blobs, known)
-        arrays, header = fold.state()
-        kept = {"fold": header, "sources": sources, "spec": config.stored(spec)}
-        needed = {contestant.version for contestant in fold.roster.contestants}
-        held.save([], sum(fold.cursor.values()), arrays, kept, needed, len(known))
-        return RebuiltHome(held.log.end(), rows, len(known), restored, fold.roster.champion.version)
+        log = _ReadLog(held)
+        for left in home.glob(f"{UNFINISHED}*"):  # of a rebuild that was killed
+            shutil.rmtree(left)
+        scratch = Path(stack.enter_context(TemporaryDirectory(dir=home, prefix=UNFINISHED)))
+        replay, blobs = _replayed(held, log, source, scratch)
+        restored = _take_over(home, blobs, log.needed)
+        if not (log.erased and log.last):
+            arrays, header = replay.fold.state()
+            kept = {"fold": header, "sources": replay.ingest.sources, "spec": config.stored(replay.fold.spec)}
+            needed = {contestant.version for contestant in replay.fold.roster.contestants}
+            held.save([], sum(replay.fold.cursor.values()), arrays, kept, needed, len(log.known))
+        forgotten = sum(version.blob not in log.needed for version in log.known)
+        counts = held.log.end(), replay.ingest.rows, len(log.known), restored
+        return RebuiltHome(*counts, replay.fold.roster.champion.version, log.erased, forgotten)
 
 
-def _check_whole(log: Log, home: Path) -> None:
-    """Raise LogError for a log from which events were erased."""
-    for event in scan(log, kinds=("decision",)):
-        if isinstance(event.payload, Decision) and event.payload.action == "erase":
-            raise LogError(
-                f"{home}: a subject was erased at position {event.position}, and metrics still count the erased rows, "
-                "so that a replay of the log differs. Put back the snapshots from a backup made after the erasure"
-            )
+class _ReadLog:
+    """What the log of a home says: its versions, its last checkpoint, and what was erased.
 
-
-def _rows_of_files(home: Home) -> int:
-    """Return the number of rows that the loop has taken from files that are themselves the log; 0 if there are none.
-
-    A checkpoint names the sum of both cursors, and that of the log is 0 where it holds no event from outside.
-    """
-    learned = [
-        progress.row
-        for one in home.read("decision")
-        if isinstance(one, Decision)
-        for progress in details.progress(one).values()
-    ]
-    saved = [one.at for one in home.read("checkpoint") if isinstance(one, Checkpoint)]
-    if not any(home.log.count(kind) for kind in _OUTSIDE):
-        return saved[-1] if saved else max(learned, default=0)
-    with suppress(BlobError):
-        if (last := home.last()) is not None:
-            return sum(source["rows"] for source in last[2]["sources"].values())
-    return max(learned, default=0)
-
-
-class _LastModels:
-    """The models in the last checkpoint of a home, which no version holds yet; none if it is lost.
-
-    `at` is its position in the log, and `differ` the names of their arrays that are others in the fold that `look` saw.
+    `needed` are the blobs that a replay must make: those of all versions, except of those that learned erased events.
     """
 
     def __init__(self, home: Home) -> None:
-        self.at, self.differ = 0, list[str]()
-        self._arrays: Arrays = {}
+        self.folder = home.folder
+        self.known = [one.version for one in home.read("version") if isinstance(one, Born)]
+        self.saved: dict[str, Any] | None = None  # the settings in the last checkpoint
+        self.last: tuple[Progress, dict[str, Any], Arrays] | None = None
         with suppress(BlobError):
             if (last := home.last()) is not None:
-                self.at, self._arrays = last[2]["fold"]["cursor"]["log"], within(last[1], "roster/model/")
+                cursor = last[2]["fold"]["cursor"]
+                self.saved = last[2]["spec"]
+                models = within(last[1], "roster/model/")
+                self.last = Progress(cursor["log"], cursor["row"]), last[2]["fold"], models
+        gone = [event for event in scan(home.log, kinds=("erased",)) if isinstance(event.payload, Erased)]
+        self.erased = len(gone)
+        self.excused = _forgotten(home, self.known, min((event.position for event in gone), default=0))
+        self.needed = {version.blob for version in self.known if version.id not in self.excused}
 
-    def look(self, fold: Fold) -> None:
-        """Compare the models of a fold of the log up to `at`."""
-        made, held = within(fold.state()[0], "roster/model/"), self._arrays
-        self.differ = sorted(made.keys() ^ held.keys()) if held else []
-        self.differ += [name for name in held.keys() & made.keys() if not _same(held[name], made[name])]
+    def models(self, header: dict[str, Any], arrays: Arrays) -> dict[str, Any]:
+        """Return the arrays of the models in a state, named by what does not depend on evidence."""
+        found, seen = dict[str, Any](), dict[str, int]()
+        for entry in header["roster"]["contestants"]:
+            name = f"{entry['role']} {entry['version']}"
+            seen[name] = number = seen.get(name, -1) + 1
+            if not (self.erased and entry["role"] == "candidate"):
+                mine = within(arrays, f"{entry['uid']}/")
+                found |= {f"{name}{f' ({number})' if number else ''}: {array}": mine[array] for array in mine}
+        return found
+
+    def differs(self, fold: Fold) -> list[str]:
+        """Return the names of the arrays of models in the last checkpoint that are others in a fold."""
+        if self.last is None:
+            return []
+        arrays, header = fold.state()
+        made, held = self.models(header, within(arrays, "roster/model/")), self.models(*self.last[1:])
+        found = sorted(made.keys() ^ held.keys())
+        return found + [name for name in held.keys() & made.keys() if not _same(held[name], made[name])]
 
 
-def _same(one: Any, other: Any) -> bool:
-    return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
+def _forgotten(home: Home, known: list[Version], first: int) -> set[str]:
+    """Return the versions that had learned an erased event, the first of which is at position `first`."""
+    found, learned, born = set[str](), training_positions(home.log), set[str]()
+    for event in scan(home.log, kinds=("version", "decision")):
+        if isinstance(event.payload, Born):
+            born.add(event.payload.version.id)
+        elif isinstance(event.payload, Decision) and event.payload.action == "erase":
+            replaced = details.replaced(event.payload)
+            new = set(replaced.values())
+            since = event.payload.detail.get("first") or first
+            found |= replaced.keys()
+            found |= {id for id in born - new if since and learned.get(id, Progress(0, 0)).log >= since}
+    return found
 
 
-def _first_settings(home: Home) -> Spec | None:
+def _replayed(home: Home, log: _ReadLog, source: Path | None, scratch: Path) -> tuple[LogReplay, Blobs]:
+    """LogReplay the log in the orders that are possible, up to the first that gives its arrays.
+
+    The error of the likeliest one is raised where none does.
+    """
+    settings, timeline = _first_settings(home, log), Timeline(home.log)
+    files, most = _files(settings, source)
+    failed: EverlearnError | None = None
+    rows = log.last[0].row if log.last else None
+    tries = ((order, arranged) for order in timeline.orders(rows, most) for arranged in _arranged(order, files))
+    for number, (order, streams) in enumerate(tries):
+        if order.rows and not streams:
+            failed = failed or _missing(settings, source, order.rows, log.folder)
+            continue
+        blobs, stored = Blobs(scratch / str(number)), Blobs(log.folder / "blobs")
+        exact = {version.id for version in log.known if version.id not in log.excused} if failed else set[str]()
+        history = LoggedHistory(home.log, order.of_rows, bool(log.erased), order.unfolded, stored, exact)
+        try:
+            replay = LogReplay(home.log, Versions(blobs, history), settings, streams, _warm_rows(settings, log.known))
+            differ = list[str]()
+
+            def look(fold: Fold, differ: list[str] = differ) -> None:
+                differ[:] = log.differs(fold)
+
+            replay.run(order, (log.last[0], look) if log.last else None)
+            _check_same(log, blobs, replay.fold, differ)
+            return replay, blobs
+        except (LogError, InputError) as error:
+            failed = failed or error
+            shutil.rmtree(blobs.folder)
+    assert failed is not None
+    raise failed
+
+
+def _files(settings: Spec | None, source: Path | None) -> tuple[list[Stream], int]:
+    """Return the files whose rows are the log, and the number of these rows; none if they are missing."""
+    path = source or (Path(settings.source) if settings is not None and settings.source else None)
+    if settings is None or path is None or not _exists(path):
+        return [], 1 << 62
+    parts = read(str(path), schema=settings.schema).parts()
+    return parts, sum(part.rows or 0 for part in parts)
+
+
+def _arranged(order: Order, files: list[Stream]) -> Iterator[list[Stream]]:
+    """Yield the orders in which the loop may have read files, that of their names first: no checkpoint says which."""
+    if order.rows and 1 < len(files) <= _ARRANGED:
+        yield from (list(arranged) for arranged in permutations(files))
+    else:
+        yield files
+
+
+def _missing(settings: Spec | None, source: Path | None, rows: int, folder: Path) -> InputError:
+    path = source or (settings.source if settings is not None else "")
+    return InputError(
+        f"{path or 'source'}: the file is missing, and the first {rows} rows of it are not in the log of {folder}, "
+        "which reads them from there. Put it back, or give its path with --source"
+    )
+
+
+def _first_settings(home: Home, log: _ReadLog) -> Spec | None:
     """Return the settings with which the loop began; None if neither the log nor a checkpoint holds them."""
     for one in home.read("decision"):
         if isinstance(one, Decision) and (stored := details.full_spec(one, before=True)) is not None:
             return config.read_stored(stored, str(home.folder))
-    with suppress(BlobError):
-        if (last := home.last()) is not None:
-            return config.read_stored(last[2]["spec"], str(home.folder))
-    return None
+    return config.read_stored(log.saved, str(home.folder)) if log.saved is not None else None
 
 
-def _run_again(
-    home: Home, scratch: Path, source: Path | None, rows: int, known: list[Version]
-) -> tuple[Fold, dict[str, dict[str, Any]], Spec]:
-    """Run the files again that are the log, in another home, up to the row that the loop had reached.
+def _warm_rows(settings: Spec | None, known: list[Version]) -> int | None:
+    """Return the rows of the warm start where the settings give a share of the rows that the files had then.
 
-    Returns the fold, the progress in each file, and the settings of the loop.
+    The first version names the number.
     """
-    spec, folder = _first_settings(home), home.folder
-    if spec is None:
-        raise LogError(f"{folder}: neither its log nor a checkpoint holds the settings. Put back a backup")
-    orders = [one for one in home.read("decision") if isinstance(one, Decision) and one.action in ("order", "config")]
-    if any(home.log.count(kind) for kind in _OUTSIDE) or orders:
-        raise LogError(
-            f"{folder}: the loop has read {rows} rows of a file, and events or orders of its log among them, and only "
-            "checkpoints hold their order. Put back the snapshots from a backup"
-        )
-    path = source or (Path(spec.source) if spec.source else None)
-    if path is None or not _exists(path):
-        raise InputError(
-            f"{path or 'source'}: the file is missing, and the first {rows} rows of it are not in the log of {folder}, "
-            "which reads them from there. Put it back, or give its path with --source"
-        )
-    warm = _warm_start(spec, known, rows)
-    with Loop(msgspec.structs.replace(spec, keep=max(spec.keep, len(known)), warm_start=warm), scratch) as loop:
-        left = rows
-        for part in read(str(path), schema=spec.schema).parts():
-            if left:
-                loop.run(part.first(left))
-                left = rows - loop.intake.rows
-        if left:
-            raise InputError(f"{path}: got {rows - left} rows; expected the {rows} that the loop has read. Put it back")
-        return loop.fold, loop.intake.sources, spec
-
-
-def _warm_start(spec: Spec, known: list[Version], rows: int) -> float:
-    """Return the warm start as a number of rows; a share is one of the rows that the files had when the loop began.
-
-    The first version names the number. Without a version, all rows so far belong to the warm start.
-    """
-    if not 0 < spec.warm_start < 1:
-        return spec.warm_start
-    if not known:
-        return float(rows)
+    if settings is None or not 0 < settings.warm_start < 1 or not known:
+        return None
     found = _OFFLINE.fullmatch(known[0].reason)
-    return float(found[1]) if found else 0.0
+    return int(found[1]) if found else 0
 
 
 def _exists(path: Path) -> bool:
@@ -202,24 +230,39 @@ def _exists(path: Path) -> bool:
     return any(Path(path.anchor or ".").glob(str(inner)))
 
 
-def _check_same(known: list[Version], blobs: Blobs, fold: Fold, home: Path) -> None:
-    """Raise LogError where the replay did not make the arrays of a version that the log names, or makes others."""
-    made = blobs.hashes()
-    differ = [version.id for version in known if version.blob not in made]
-    if differ:
+def _same(one: Any, other: Any) -> bool:
+    return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
+
+
+def _check_same(log: _ReadLog, blobs: Blobs, fold: Fold, differ: list[str]) -> None:
+    """Raise LogError where the replay did not make the arrays that the log names, or makes others."""
+    made, home, known = blobs.hashes(), log.folder, log.known
+    others = [version for version in known if version.blob in log.needed - made]
+    if others:
+        why = ""
+        if log.erased and (found := [version for version in others if " remembered rows" in version.reason]):
+            why = (
+                f". Version {found[0].id} learned remembered rows first, and an erasure has changed which ones, or how "
+                "they were clipped"
+            )
         raise LogError(
-            f"{home}: the replay of the log gives other arrays for {len(differ)} of {len(known)} versions, the first "
-            f"of them {differ[0]}; expected equal bytes. {_INSTEAD}"
+            f"{home}: the replay of the log gives other arrays for {len(others)} of {len(known)} versions, the first "
+            f"of them {others[0].id}; expected equal bytes{why}. {_INSTEAD}"
         )
     ids = {version.id for version in known}
     if new := [contestant.version for contestant in fold.roster.contestants if contestant.version not in ids]:
         raise LogError(f"{home}: the replay gives version {new[0]}, which is not in the log. {_INSTEAD}")
+    if differ:
+        raise LogError(
+            f"{home}: the replay of the log gives other arrays for the models in the last checkpoint, the first "
+            f"of them {differ[0]}; expected equal bytes. {_INSTEAD}"
+        )
 
 
-def _take_over(home: Path, made: Blobs, known: list[Version]) -> int:
+def _take_over(home: Path, made: Blobs, needed: set[str]) -> int:
     """Put the arrays of versions that the home lacks in their place; return their number."""
     kept = Blobs(home / "blobs")
-    missing = {version.blob for version in known} - kept.hashes()
+    missing = needed - kept.hashes()
     for blob in missing:
         kept.take(made, blob)
     return len(missing)

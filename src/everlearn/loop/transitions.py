@@ -44,6 +44,7 @@ from everlearn.loop.details import (
     RolledBack,
     Started,
 )
+from everlearn.loop.stretch import Cursor
 from everlearn.loop.versioning import (
     Alias,
     Moment,
@@ -82,6 +83,8 @@ class Transitions:
         traces: Callable[[int], Mapping[str, Singles]] = lambda uid: {},
     ) -> None:
         self._context = TransitionContext(spec, gate_spec, encoder, monitor, roster, versions, log, widths, traces)
+        followed = logged.history(versions)
+        self.counts_erased = followed is not None and followed.erased  # as in the replay of a log after an erasure
         self._paused: Contestant | None = None  # learns again after the event that is being folded
         self.refreshed = False  # True if all that was decided last is to keep another good version
 
@@ -109,14 +112,31 @@ class Transitions:
 
     def decide(self, at: int, now: Progress) -> list[Payload]:
         """Ask the detectors and the gate, and apply what the policy answers."""
+        if (counted := logged.scored(self._context.versions, at)) is not None:
+            self._context.monitor.clock["scored"] = counted
         payloads = self.react(at, now) if self.drifted(at) else []
         payloads += group_drift.reported(self._context, Moment(at, now)) if self._context.encoder.late else []
         self.refreshed = not payloads
-        for action in logged.decide(view(self._context), self._context.versions, at):
+        for action in logged.decide(view(self._context), self._context.versions, at, now):
             made = apply(action, self._context, Moment(at, now))
             self.refreshed &= not made or (isinstance(action, KeepGood) and action.evidence is not None)
             payloads += made
         return payloads
+
+    def was_folded(self, position: int) -> bool:
+        """Return True if an erased event was folded before, in the replay of its log."""
+        followed = logged.history(self._context.versions)
+        return followed is not None and followed.erased and followed.was_folded(position)
+
+    def due(self, at: int, cursor: Cursor, came: Mapping[Cursor, int]) -> bool:
+        """Return True if decisions fall after position `at` of a cursor without a full tick, as in some replays.
+
+        `came` maps both cursors to where they are.
+        """
+        if not self.counts_erased:
+            return False
+        learned = Progress(came["log"], came["row"])._replace(**{cursor: at})
+        return logged.due(self._context.versions, at, learned)
 
     def drifted(self, at: int) -> bool:
         """Return True if drift was detected by position `at`, and clear the alarm."""
@@ -204,14 +224,17 @@ class Transitions:
     def obey(self, order: Decision, at: int, now: Progress) -> list[Payload]:
         """Carry out a user's order at position `at`; reject one that cannot be carried out, with the reason."""
         context, moment = self._context, Moment(at, now)
-        if (refused := logged.refusal(context.versions, details.order_id(order) or "")) is not None:
+        id = details.order_id(order) or ""
+        if (refused := logged.refusal(context.versions, id)) is not None:
             return [refused]
+        if (answered := logged.answer(context.versions, id)) is not None:
+            context.monitor.clock["scored"] = details.examples(answered)
         try:
             return user_orders.order(context, moment, order)
         except LogError:
             raise
         except EverlearnError as error:
-            detail = OrderRejected(order=details.order_id(order) or "")
+            detail = OrderRejected(order=id)
             return [decision(context, moment, "reject", f"{error}", "loop", detail, Alias(version=order.version))]
 
 

@@ -18,7 +18,7 @@ from everlearn.gate import policy
 from everlearn.gate.policy import By
 from everlearn.learn import limits
 from everlearn.learn.teach import warm
-from everlearn.loop import commands, details, merge_versions
+from everlearn.loop import commands, details, logged, merge_versions
 from everlearn.loop.details import (
     Challenged,
     ChallengeOrder,
@@ -57,9 +57,10 @@ from everlearn.loop.versioning import (
     store_progress,
     untrained,
 )
-from everlearn.model import Model, restore
+from everlearn.model import Model, cut, restore
 from everlearn.records import Decision, Event, Payload, Singles
 from everlearn.serve.contestant import UNKNOWN, Contestant, Progress
+from everlearn.version.registry import Versions
 
 Skip = Callable[[Event], bool]
 
@@ -158,7 +159,13 @@ def start_challenger(
         remembered, changed = monitor.remembered_since_drift()
     else:
         remembered = monitor.remembered()
-    if warmed and len(remembered.y):
+    known = logged.warmed(context.versions, moment.at, by, id)
+    if known is not None:
+        held = monitor.remembered()
+        remembered = cut(held, max(0, len(held.y) - known.rows), len(held.y))
+    if warmed and known is not None and known.arrays is not None:
+        restore(fresh, known.arrays)
+    elif warmed and len(remembered.y):
         weight = monitor.limiter.class_weights.now(remembered.y, remembered.weight)
         warm(fresh, replace(remembered, weight=weight))
         since = f" since {CHANGE}" if changed else ""
@@ -235,9 +242,15 @@ def roll_back_without(
     """Seat a champion from before the first such label; learners learn again what came since, without those labels."""
     at, roster = moment.at, context.roster
     without = msgspec.structs.replace(without, last=min(without.last or at - 1, at - 1))
-    (champions, earlier), known = champion_history(context.log, context.monitor.scored), training_positions(context.log)
-    first = _first_selected(context.log, without, at)
-    version = given.version or _last_before(first, champions, known)
+    champions, earlier = champion_history(context.log, context.monitor.scored, at, context.versions)
+    known = training_positions(context.log)
+    answered = logged.answer(context.versions, id)
+    detail = details.read(answered) if answered is not None else None
+    if answered is not None and isinstance(detail, RolledBackWithout):  # whose labels may be erased by now
+        first, version = detail.first, answered.version
+    else:
+        first = _first_selected(context.log, without, at)
+        version = given.version or _last_before(first, champions, known)
     if version not in known:
         raise InputError(f"the log does not tell what version {version} had learned at its birth; name another one")
     if known[version].log >= first:
@@ -264,29 +277,31 @@ def roll_back_without(
     again, left_out = max(counts)
     forgotten = _forget(context, skip, first, at)
     lost = max(0, moment.learned.row - known[version].row)  # rows of files, which are not in the log
-    detail = RolledBackWithout(without, 0, id, first, again, left_out, forgotten, lost, joined or None)
+    done = RolledBackWithout(without, 0, id, first, again, left_out, forgotten, lost, joined or None)
     alias = Alias("champion", version, previous)
-    return [*note(context, retired), decision(context, moment, "rollback", given.reason, "user", detail, alias)]
+    return [*note(context, retired), decision(context, moment, "rollback", given.reason, "user", done, alias)]
 
 
-def champion_history(log: Log, scored: int) -> tuple[list[str], list[Without]]:
-    """Return the champions so far, in order, and the labels that rollbacks have left out.
+def champion_history(log: Log, scored: int, at: int, versions: Versions) -> tuple[list[str], list[Without]]:
+    """Return the champions up to position `at`, in order, and the labels that rollbacks have left out.
 
-    Decisions after more than `scored` examples are passed over: after a lost checkpoint the log is folded again, and
-    holds decisions that were not made yet.
+    Decisions after more than `scored` examples are passed over, and so are answers to this order and later ones: after
+    a lost checkpoint, and in a replay, the log is folded again, and holds decisions that were not made yet.
     """
     champions: list[str] = []
     left_out: list[Without] = []
+    known = {version.id for version in versions.list()}  # a replay passes over the erasures to come
     for event in scan(log, kinds=("decision",)):
         made = event.payload
-        if not isinstance(made, Decision) or details.examples(made) > scored:
+        if not isinstance(made, Decision) or details.examples(made) > scored or event.position > at <= made.at:
             continue
         if made.alias == "champion":
             champions.append(made.version)
             detail = details.read(made)
             left_out += [detail.without] if isinstance(detail, RolledBackWithout) else []
         elif made.action == "erase" and isinstance(erasure := details.read(made), Erasure):  # it replaced versions
-            champions = [erasure.versions.get(version, version) for version in champions]
+            again = {old: new for old, new in erasure.versions.items() if new in known}
+            champions = [again.get(version, version) for version in champions]
     return champions, left_out
 
 

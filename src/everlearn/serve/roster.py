@@ -224,6 +224,11 @@ class Roster:
         contestant.noticed = -1
         self._arrange()
 
+    def rename(self, contestant: Contestant, version: str) -> None:
+        """Note that a contestant is another version now; it keeps its uid and its evidence."""
+        contestant.version = version
+        self._arrange()
+
     # ---- the seat --------------------------------------------------------------------------------------------------
 
     def promote(self, candidate: Contestant, version: str, previous: str = "") -> bool:

@@ -20,8 +20,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.errors import InputError
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
-from everlearn.schema import Encoder, columnar
+from everlearn.schema import Encoder, columnar, forms, meaning
 from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
@@ -49,7 +50,8 @@ class Chunk:
 class Records:
     """The rows of a `Chunk` as plain values that JSON can hold; missing values are left out of `features`.
 
-    `times` maps columns of times that were asked for to seconds since 1970, float64 (n,), NaN where missing.
+    `times` maps columns of times that were requested to seconds since 1970, float64 (n,), NaN where missing. `persons`
+    names the person whose data each row is, if a column for that was given; "" where missing.
     """
 
     positions: list[int]
@@ -58,6 +60,7 @@ class Records:
     rejected: tuple[Rejected, ...]
     last: int
     times: Mapping[str, Floats]
+    persons: list[str]
 
 
 class Stream:
@@ -149,14 +152,19 @@ class Stream:
             examples = Examples(batch, y, np.ones(len(y), np.float32), position, names)
             yield Chunk(examples, rejected_rows(block, faults), block.before + block.rows)
 
-    def records(self, after: int = 0, size: int = 8192, times: Sequence[str] = ()) -> Iterator[Records]:
+    def records(
+        self, after: int = 0, size: int = 8192, times: Sequence[str] = (), person: str = ""
+    ) -> Iterator[Records]:
         """Yield the rows of `chunks` as plain values, whose encoding gives the same bytes. Raises as `chunks` does.
 
-        `times` names columns of times to read as well, which need not be fields.
+        `times` names columns of times to read as well, and `person` the column of the person whose data a row is. They
+        need not be fields.
         """
         fields, wanted = self._encoder.fields, {**dict.fromkeys(times, "datetime"), **self._wanted}
+        wanted |= {person: wanted.get(person, "categorical")} if person else {}
         for block in self._source.blocks(after, size, wanted):
             _, y, faults = self._encoded(block)
+            persons = _persons(block, person, faults)
             moments = {name: _moments(block, self._time(name), faults) for name in times}
             good = _good(block, faults)
             columns = {name: json_column(block.columns[name], fields[name]) for name in fields if name in block.columns}
@@ -166,7 +174,8 @@ class Stream:
             positions = (block.kept[good] + (block.before + 1)).tolist()
             last = block.before + block.rows
             seconds = {name: column[good] for name, column in moments.items()}
-            yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds)
+            named = [one for one, keep in zip(persons, good.tolist(), strict=True) if keep]
+            yield Records(positions, features, self._named(y[good]), rejected_rows(block, faults), last, seconds, named)
 
     def _time(self, name: str) -> Field:
         """Return a column of times, read as a field of times is; `schema.dates` may name it."""
@@ -191,6 +200,20 @@ class Stream:
             reason = f"{where} {problem.field!r}: {problem.reason}"
             faults[row] = f"{faults[row]}; {reason}" if row in faults else reason
         return batch, y, faults
+
+
+def _persons(block: Block, name: str, faults: dict[int, str]) -> list[str]:
+    """Return the persons that the readable rows of a block are about; add a fault for a value that names none."""
+    if name not in block.columns:
+        return [""] * len(block.kept)
+    found: list[str] = []
+    for row, value in enumerate(columnar.values_of(columnar.native(block.columns[name]))):
+        try:
+            found.append(forms.spelled(meaning.category(value)).decode())
+        except InputError as error:
+            found.append("")
+            faults.setdefault(int(block.kept[row]), f"field {name!r}: {error}")
+    return found
 
 
 def digest(examples: Examples, row: int) -> str:

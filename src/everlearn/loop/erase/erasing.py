@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -27,10 +28,11 @@ from everlearn.learn import limits
 from everlearn.loop import details
 from everlearn.loop.details import Erasure
 from everlearn.loop.erase.finding import Found, find
-from everlearn.loop.erase.rebuilding import Rebuilding, Rebuilt
+from everlearn.loop.erase.rebuilding import Rebuilding, Rebuilt, join_again
 from everlearn.loop.erase.replay_memory import Flags, forget
 from everlearn.loop.fold import Fold
-from everlearn.loop.home import Home
+from everlearn.loop.home import UNFINISHED, Home
+from everlearn.loop.offsets import StreamOffsets
 from everlearn.records import Batch, Born, Checkpoint, Decision, Examples, Payload, Scalar
 from everlearn.schema import features
 from everlearn.serve import snapshot
@@ -86,27 +88,36 @@ class _Erasing:
 
     def run(self, where: Mapping[str, Scalar], reason: str) -> Decision:
         payloads: list[Payload] = []
-        rebuilt, forgotten, at = Rebuilt(), 0, self._log.end()
+        rebuilt, forgotten, taken, at = Rebuilt(), 0, dict[str, int](), self._log.end()
         if self._last is not None:
             at, arrays, header = self._last
             fold = Fold(self._spec, self._home.versions, self._log)
             fold.load(arrays, header["fold"])
-            parts = fold, self._home.versions, self._log, self._blobs.hashes(), self._gone, self._found.first
+            registry, stored = self._home.versions, self._blobs.hashes()
+            kept = {version.id for version in registry.list() if version.blob in stored}
+            parts = fold, registry, self._log, kept, self._gone, self._found.first
             rebuilt = Rebuilding(*parts).run()
             forgotten = self._forget(fold)
-            fold.rejoin(lambda event: event.position in self._gone or fold.is_left_out(event), fold.cursor["log"])
-            if rebuilt.traces:
-                fold.pending.retrace(rebuilt.traces)
+            join_again(fold, rebuilt, self._gone)
             fold.taken.note(self._found.ids)  # events behind the checkpoint lose their ids
+            taken = self._taken(fold)
             arrays, state = fold.state()
             payloads = [Born(version) for version in rebuilt.versions.values()]
             payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state}, packed=True)))
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
-        erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned)
+        erasure = Erasure(
+            *mark, self._found.kinds, versions, forgotten, rebuilt.learned, first=self._found.first, taken=taken
+        )
         decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
         return decision
+
+    def _taken(self, fold: Fold) -> dict[str, int]:
+        """Return how far each stream was taken that an erased row came from: its rows must not be taken again."""
+        named = StreamOffsets()
+        named.note(self._found.ids)
+        return {name: row for name, row in fold.taken.rows.items() if name in named.rows}
 
     def _forget(self, fold: Fold) -> int:
         """Remove the person from the replay memory and the pending predictions; return the number removed."""
@@ -168,6 +179,8 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
         answers.unlink()
     for left in blobs.folder.glob(".*.unfinished"):
         left.unlink(missing_ok=True)
+    for left in folder.glob(f"{UNFINISHED}*"):  # of a rebuild that was killed before the erasure
+        shutil.rmtree(left)
     for left in snapshot.folder(folder).glob(f"*{snapshot.CURRENT}*"):
         left.unlink(missing_ok=True)
     log.scrub()

@@ -71,16 +71,26 @@ class Rebuilding:
 
     Arrays that learned nothing from position `first` on stay as they are (0: all do). Each version is rebuilt from its
     parent by learning the events between them, so a version from before `first` is where that begins. `kept` are the
-    blobs on disk.
+    ids of the versions with arrays.
     """
 
-    def __init__(self, fold: Fold, versions: Versions, log: Log, kept: Set[str], gone: Set[int], first: int) -> None:
+    def __init__(
+        self,
+        fold: Fold,
+        versions: Versions,
+        log: Log,
+        kept: Set[str],
+        gone: Set[int],
+        first: int,
+        upto: int | None = None,
+    ) -> None:
+        """`upto` is the position of the last decision that counts; None: all of the log do."""
         self.rebuilt = Rebuilt()
         self._fold, self._versions, self._log = fold, versions, log
         self._kept, self._gone, self._first = kept, gone, first
         self._all = {version.id: version for version in versions.list()}
         self._training_positions = training_positions(log)
-        self._moves = _renamed(_decisions(log))
+        self._moves = _renamed(_decisions(log, upto))
         self._started = {made.version for made, _ in self._moves if made.action == "challenger"}
         self._models: dict[str, Model] = {}  # of the versions rebuilt or read
         self._last: tuple[TrainingSpan, Model] | None = None  # the next span may begin with the last one
@@ -90,7 +100,7 @@ class Rebuilding:
         if not self._first:
             return self.rebuilt
         for version in self._all.values():
-            if self._is_affected(version.id) and version.blob in self._kept:
+            if self._is_affected(version.id) and version.id in self._kept:
                 self._rebuild(version)
         roster = self._fold.roster
         for snapshot in [challenger.snapshot for challenger in roster.challengers if challenger.snapshot is not None]:
@@ -118,7 +128,7 @@ class Rebuilding:
                     self.rebuilt.traces[contestant.uid] = waiting
         elif contestant.version in self.rebuilt.versions:
             contestant.model = self._model(contestant.version)
-        contestant.version = self.rebuilt.id(contestant.version)
+        self._fold.roster.rename(contestant, self.rebuilt.id(contestant.version))
 
     def _is_snapshot(self, contestant: Contestant) -> bool:
         return self._fold.roster.concept(contestant) == "snapshot"
@@ -226,7 +236,7 @@ class Rebuilding:
         """Return the model of a version without the erased events: rebuilt if affected, else read."""
         if id not in self._models:
             version = self._all[id]
-            if self._is_affected(id) or version.blob not in self._kept:
+            if self._is_affected(id) or version.id not in self._kept:
                 self._models[id] = self._remade(version)
             else:
                 self._models[id] = self._untrained(version.spec)
@@ -254,8 +264,16 @@ def _begins(detail: Detail) -> bool:
     return isinstance(detail, Promoted | RolledBack) and bool(detail.learns)
 
 
-def _decisions(log: Log) -> list[Decision]:
-    return [event.payload for event in scan(log, kinds=("decision",)) if isinstance(event.payload, Decision)]
+def join_again(fold: Fold, rebuilt: Rebuilt, gone: Set[int]) -> None:
+    """Set what waits for labels, and the limits, to those of a log without the events at positions `gone`."""
+    fold.rejoin(lambda event: event.position in gone or fold.is_left_out(event), fold.cursor["log"])
+    if rebuilt.traces:
+        fold.pending.retrace(rebuilt.traces)
+
+
+def _decisions(log: Log, upto: int | None) -> list[Decision]:
+    scanned = scan(log, kinds=("decision",), upto=upto)
+    return [event.payload for event in scanned if isinstance(event.payload, Decision)]
 
 
 def _renamed(decisions: list[Decision]) -> list[Move]:
