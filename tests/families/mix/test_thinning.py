@@ -19,6 +19,8 @@ from everlearn.records import Arrays, Batch
 FOREST = {"family": "forest", "trees": 2, "memory": 1 << 18}
 MONDRIAN = {"family": "mondrian", "trees": 2, "nodes": 200}
 MEMBERS = [{"family": "linear"}, FOREST, MONDRIAN, {"family": "last"}]
+# the arrays of a trained mix are not those of its spec
+KEPT = [check for check in CHECKS if check is not checks.check_spec_builds_the_same_model]
 HIGH = 100.0  # a price that no member is worth
 TASKS = pytest.mark.parametrize("task", ["binary", "regression"])
 
@@ -56,9 +58,9 @@ def teach(model: Mix, rows: Batch, y: np.ndarray, cut: int = 0) -> np.ndarray:
 
 @cache
 def rested(task: str, members: int) -> Arrays:
-    """Return arrays after 3,100 rows at a price that lets `members` members rest."""
+    """Return arrays at the first row at which `members` members rest."""
     model = mix(task)
-    teach(model, *linear_rows(3_100 if members == 1 else 4_100))
+    teach(model, *linear_rows(2_048 if members == 1 else 3_072))
     assert len(model.resting()) == members
     return copied(model.arrays)
 
@@ -69,8 +71,8 @@ def resting(task: str, members: int = 1) -> Mix:
     return model
 
 
-@pytest.mark.parametrize("task, members", [("binary", 1), ("binary", 2), ("regression", 1)])
-@pytest.mark.parametrize("check", [one for one in CHECKS if "spec_builds" not in one.__name__], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(("task", "members"), [("binary", 1), ("binary", 2), ("regression", 1)])
+@pytest.mark.parametrize("check", KEPT, ids=lambda check: check.__name__)
 def test_a_mix_with_resting_members_keeps_the_contract(task: str, members: int, check: Any) -> None:
     check(lambda: resting(task, members), checks.sample(mix(task).spec, 160))
 
@@ -83,7 +85,6 @@ def test_a_resting_member_learns_the_first_rows_of_each_period_alone(task: str) 
     clock = next(name for name in model.arrays if name.startswith((f"members/{place}/", f"learn/members/{place}/"))
                  and name.endswith("clock"))  # fmt: skip
     before, start = int(model.arrays[clock][0]), int(model.arrays["rest/counts"][0])
-    model._settings = model._settings  # the price stays, so the member stays at rest
     teach(model, rows, y)
     attended = sum(thinning.attended(start + i) for i in range(3_000))
     assert int(model.arrays[clock][0]) - before == attended
@@ -119,19 +120,17 @@ def test_members_that_earn_their_cost_change_nothing() -> None:
 
 
 def test_useless_members_rest_and_the_answers_are_as_good() -> None:
-    rows, y = linear_rows(24_000)
-    losses = []
-    for price in (0.0, 0.1):
-        scores = teach(mix(price=price), rows, y).astype(float)
+    rows, y = linear_rows(12_000)
+    losses, models = [], (mix(price=0.0), mix(price=2.0))
+    for model in models:
+        scores = teach(model, rows, y).astype(float)
         losses.append(-np.log(scores[np.arange(len(y)), y.astype(int)]).mean())
-    assert losses[1] < losses[0] + 0.001
-    model = mix(price=0.1)
-    teach(model, rows, y)
-    assert model.arrays["rest/rested"].max() > 4_000
+    assert losses[1] < losses[0] + 0.002
+    assert models[1].arrays["rest/rested"].max() > 4_000
 
 
 def test_members_return_when_the_stream_needs_them() -> None:
-    """After 3,100 rows of a plane come rows that no plane parts."""
+    """After 2,048 rows of a plane come rows that no plane parts."""
     model = resting("binary", 1)
     assert model.resting()
     cheap = mix(price=0.1)
@@ -192,7 +191,7 @@ def test_one_member_rests_or_returns_at_a_time() -> None:
     arrays["gains"][:] = [[3000.0, 0.0, 1e-6], [3000.0, -0.001, 1e-6]]
     thinning.decide(arrays, np.array([0.001, 0.001]), 1)
     assert arrays["absent"][0] == 2  # the second adds less
-    assert arrays["gains"][:, 0].tolist() == [1024.0, 0.0]
+    assert arrays["gains"][:, 0].tolist() == [1000.0, 0.0]
     arrays["gains"][1] = [200.0, 0.5, 1e-6]
     thinning.decide(arrays, np.array([0.001, 0.001]), 1)
     assert arrays["absent"][0] == 0
@@ -225,7 +224,8 @@ def test_what_a_member_adds_is_the_mean_of_paired_differences() -> None:
     rng = np.random.default_rng(6)
     losses, arrays = rng.random((2, 500)), thinning.start_thinning(1)
     losses[1, ::7] = np.nan
-    thinning.measure(losses, np.ones(500), np.ones(500, np.float32), 0, *(arrays[n] for n in ("counts", "gains", "watched")))
+    state = arrays["counts"], arrays["gains"], arrays["watched"]
+    thinning.measure(losses, np.ones(500), np.ones(500, np.float32), 0, *state)
     away = (losses[1] - losses[0])[np.isfinite(losses[1])]
     assert arrays["gains"][0] == pytest.approx([len(away), away.mean(), away.var()])
     assert arrays["watched"][:2] == pytest.approx([losses[0].sum(), 500.0])

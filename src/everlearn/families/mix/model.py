@@ -48,8 +48,8 @@ class Mix:
     Those of `everlearn.families.mix.thinning.start_thinning` have the prefix `rest/`.
 
     The trace of a prediction holds what each member answered, the members' own traces, the members that were silent (if
-    any may rest), and the number of rows learned. A mix of more than 256 such numbers has no trace: under late labels its stacker learns from the answers that the
-    members give when the label comes.
+    any may rest), and the number of rows learned. A mix of more than 256 such numbers has no trace: under late labels
+    its stacker learns from the answers that the members give when the label comes.
     """
 
     def __init__(self, spec: Mapping[str, Any], parts: MixParts) -> None:
@@ -210,13 +210,14 @@ class Mix:
 
     def _prices(self) -> Floats:
         """Return the loss that each dear member must add, float64 (dear,), in the unit of the losses."""
-        found = np.array([cast(Counted, self._members[place]).operations() for place in self._dear])
+        found: Floats = np.array([cast(Counted, self._members[place]).operations() for place in self._dear])
         found *= self._settings.price / 1e6
         if self.loss is None:
             return found
         # The likelihood of normal errors falls by half of the relative rise of the squared loss, that of Laplace's by
         # all of the rise of the absolute loss.
-        return found * self._rest["watched"][thinning.USUAL] * (2.0 if self.loss.kind == "squared" else 1.0)
+        found *= self._rest["watched"][thinning.USUAL] * (2.0 if self.loss.kind == "squared" else 1.0)
+        return found
 
     def _names(self) -> list[str]:
         return [f"{place} {member.spec.get('family', 'linear')}" for place, member in enumerate(self._members)]
@@ -242,7 +243,9 @@ class Mix:
         """Return the arrays of the bank that answers, and the places of its members."""
         bank = int(self._rest["absent"][0])
         who = self._seats[bank, 1 : 1 + self._seats[bank, 0]].tolist()
-        return numbers.bank(self._stack, bank, len(who)) if self.loss else stacking.bank(self._stack, bank, len(who)), who
+        return numbers.bank(self._stack, bank, len(who)) if self.loss else stacking.bank(
+            self._stack, bank, len(who)
+        ), who
 
     def _combined(self, votes: Singles) -> Singles:
         held, who = self._answering()

@@ -15,6 +15,7 @@ Under late labels all losses and gradients are those of what the members predict
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -301,7 +302,7 @@ def number_weights(arrays: Arrays, loss: int) -> Floats:
 
 def bank(arrays: Arrays, number: int, members: int) -> dict[str, Floats]:
     """Return views of one bank, without the places that its members do not use."""
-    used = {"base": (slice(members),), "shares": (slice(None), slice(members))}
+    used: dict[str, Any] = {"base": (slice(members),), "shares": (slice(None), slice(members))}
     used |= {"recent": (slice(STACKERS + members),), "prior": (slice(STACKERS + members),)}
     used |= {"products": (slice(members), slice(members + COLUMNS))}
     return {name: array[number][used.get(name, ...)] for name, array in arrays.items()}

@@ -20,6 +20,7 @@ Numbers are stacked by `everlearn.families.mix.numbers`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -277,6 +278,6 @@ def weights(arrays: dict[str, Floats]) -> Floats:
 
 def bank(arrays: Arrays, number: int, members: int) -> dict[str, Floats]:
     """Return views of one bank, without the places that its members do not use."""
-    used = {"shared": (slice(None), slice(members)), "own": (slice(None), slice(members))}
+    used: dict[str, Any] = {"shared": (slice(None), slice(members)), "own": (slice(None), slice(members))}
     used |= {"squares": used["own"], "recent": (slice(STACKERS + members),)}
     return {name: array[number][used.get(name, ...)] for name, array in arrays.items()}

@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
-from everlearn.families.mix.stacking import FORGET, ROWS, count_pace
+from everlearn.families.mix.stacking import ROWS, count_pace
 from everlearn.records import Arrays, Floats, Ints, Singles
 
 PRICE = 0.1  # log loss for a million operations a row
 PERIOD, ATTENDED = 1024, 128  # rows between decisions; rows of each period that a resting member learns
 MOST_DEAR = 3  # members that may rest: banks double with each
-LEAST_RESTS, LEAST_RETURNS = 2048.0, 128.0  # measured rows before a member rests, and before it returns
+LEAST_RESTS, LEAST_RETURNS = 2000.0, 128.0  # measured rows before a member rests, and before it returns
 EVIDENCE = 2.0  # standard errors below the price before a member rests
 RETURNS = 1.0  # standard errors above the price before it returns
 NEWEST = 1.0 / 4096.0  # weight of the newest row in what a member adds, at least
