@@ -211,7 +211,7 @@ class Mix:
     def _prices(self) -> Floats:
         """Return the loss that each dear member must add, float64 (dear,), in the unit of the losses."""
         found: Floats = np.array([cast(Counted, self._members[place]).operations() for place in self._dear])
-        found *= self._settings.price / 1e6
+        found *= (self._settings.price or 0.0) / 1e6
         if self.loss is None:
             return found
         # The likelihood of normal errors falls by half of the relative rise of the squared loss, that of Laplace's by

@@ -28,7 +28,8 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     `members` are specs of models, 1 to 16, of any families; each takes its shape (task, dense, hashed, classes) from
     here, and a seed of its place. `one_at_a_time` is not a choice: it is true if it is for every member. `price` is the
-    log loss that a member must add for each million operations of a row, else it rests; 0: no member rests.
+    log loss that a member must add for each million operations of a row, else it rests; 0: no member rests. None is
+    0.1, and 0 for numbers.
     """
 
     family: str = "mix"
@@ -37,7 +38,7 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     hashed: int = 0
     classes: int = 0
     members: tuple[dict[str, Any], ...] = MEMBERS
-    price: float = PRICE
+    price: float | None = None
     one_at_a_time: bool = True
     seed: int = 0
 
@@ -78,7 +79,9 @@ def read(spec: Mapping[str, Any]) -> MixParts:
             f"mix model: members: got {len(settings.members)}; expected 1 to {MOST_MEMBERS} specs of models, such as "
             '{"family": "linear"}'
         )
-    if not 0.0 <= settings.price < math.inf:
+    if settings.price is None:
+        settings = msgspec.structs.replace(settings, price=PRICE if settings.classes else 0.0)
+    if not 0.0 <= (settings.price or 0.0) < math.inf:
         raise ConfigError(
             f"mix model: price: got {settings.price!r}; expected a finite number from 0, the log loss that a member "
             "must add for each million operations of a row"
@@ -87,7 +90,7 @@ def read(spec: Mapping[str, Any]) -> MixParts:
     together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
     whole = tuple(_own(member.spec) for member in members)
     settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
-    dear = _dear(members) if settings.price > 0.0 and together else ()
+    dear = _dear(members) if (settings.price or 0.0) > 0.0 and together else ()
     return MixParts(settings, members, _loss(members) if settings.task == "regression" else None, dear)
 
 
