@@ -125,8 +125,8 @@ class Mix:
         Raises `InputError` if the batch does not fit a member.
         """
         silent = self._silent()
-        said = [None if place in silent else member.predict(batch) for place, member in enumerate(self._members)]
-        return self._combined(self._votes(said, len(batch)))
+        spoken = [None if place in silent else member.predict(batch) for place, member in enumerate(self._members)]
+        return self._combined(self._votes(spoken, len(batch)))
 
     def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
         """Score n rows, and return the trace, float32 (n, trace).
@@ -143,8 +143,8 @@ class Mix:
         if self._dear:
             traces.append(np.full((n, 1), self._bits(silent), np.float32))
         counter = np.full((n, 1), rows % COUNTER, np.float32)
-        said = votes.reshape(n, votes.shape[1] * votes.shape[2])
-        return self._combined(votes), np.concatenate([said, *traces, counter], axis=1)
+        spoken = votes.reshape(n, votes.shape[1] * votes.shape[2])
+        return self._combined(votes), np.concatenate([spoken, *traces, counter], axis=1)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
@@ -234,9 +234,9 @@ class Mix:
     def _votes(self, scores: list[Singles | None], n: int) -> Singles:
         """Return what the members say about n rows, float32 (n, members, outputs); zeros of silent ones."""
         votes = np.zeros((n, len(scores), self._settings.outputs), np.float32)
-        for place, said in enumerate(scores):
-            if said is not None:
-                votes[:, place] = said
+        for place, spoken in enumerate(scores):
+            if spoken is not None:
+                votes[:, place] = spoken
         return votes
 
     def _answering(self) -> tuple[Arrays, list[int]]:

@@ -144,9 +144,8 @@ def member_learning(kind: Kind) -> Callable[..., None]:
                 begin = NONE
             if b == held:
                 break
-            i, number = start + b, numbers[b]
+            i, number, w = start + b, numbers[b], 0.0
             low, high = indptr[i], indptr[i + 1]
-            w = 0.0
             if number >= 0:
                 w = min(np.float64(weight[i]), MOST_ROW_WEIGHT)
                 if settings[RATE] > 0.0:
