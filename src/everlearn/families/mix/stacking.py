@@ -180,7 +180,7 @@ def stack(
 
     `votes` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label.
     Rows that are not `able`, bool (n,), are not learned. `out` is written if `answering`. `losses`, float64 (n,),
-    become the log losses of what is learned from, and NaN where nothing is.
+    become the log losses of the rows that are learned, and NaN for others.
     """
     n, members, classes = votes.shape
     logs, each = np.empty((members, classes)), np.empty((STACKERS + members, classes))
