@@ -277,7 +277,6 @@ def test_the_roster_shows_the_members_of_a_mix(chromium, tmp_path):
         opened = Page(chromium, running.url)
         opened.open()
         roster = opened.run("return document.querySelector('#roster').closest('section').textContent")
-        chromium.save_screenshot(str(tmp_path / "roster.png"))
         assert re.search(r"mix, learning: 0 linear \d\.\d\d, 1 forest at rest", roster)
         assert opened.errors() == []
 
