@@ -51,6 +51,19 @@ def test_a_loop_that_has_not_begun_has_a_status_of_the_same_shape(tmp_path, ran)
         assert now["waiting"] == now["counts"]["prediction"] == 1
 
 
+def test_the_members_of_a_mix_have_their_weights(tmp_path):
+    model = {"family": "mix", "members": [{"family": "linear"}, {"family": "forest", "trees": 2}], "price": 100.0}
+    with everlearn.open(spec(model=model), home=tmp_path / "home") as loop:
+        loop.run(read(table(2500), schema=spec().schema))
+        found, text = loop.status()["members"]["champion"], io.StringIO()
+        Watch(loop.status, Console(file=text, width=200))
+    assert [one["name"] for one in found] == ["0 linear", "1 forest"]
+    assert [one["resting"] for one in found] == [False, True]
+    assert found[0]["weight"] > 0.5
+    assert found[1]["weight"] == 0.0
+    assert f"mix of the champion: 0 linear {found[0]['weight']:.2f}, 1 forest at rest" in text.getvalue()
+
+
 def test_numbers_are_those_that_the_loop_reports(ran):
     now, said = ran.status(), ran.report()
     assert now["metrics"] == said["metrics"]

@@ -410,8 +410,9 @@ class Status(Struct, frozen=True):
 
     The learner writes its part a few times a second; `age` is the number of seconds since it last did. `gain` is the
     difference between the champion and the baseline with its interval, null until both answered enough rows. `paused`
-    is true while no model learns, and `labelled_at` the time of the newest label. `series` holds
-    the last ten minutes, one point a second. `desk` is the admin process.
+    is true while no model learns, and `labelled_at` the time of the newest label. `members`
+    lists, for each role that is a mix, its members with their weights, and those at rest. `series` holds the last ten
+    minutes, one point a second. `desk` is the admin process.
     """
 
     time: float
@@ -446,6 +447,7 @@ class Status(Struct, frozen=True):
     series: dict[str, Any]
     chain: ChainStatus
     server: dict[str, Any]
+    members: dict[str, list[dict[str, Any]]] = {}
 
 
 class Healthy(Struct, frozen=True):

@@ -36,6 +36,20 @@ def rows(batch: Batch, columns: int) -> Rows:
     return dense, indptr, indices, np.ascontiguousarray(batch.values, np.float32)
 
 
+def check_rows(batch: Batch, columns: int, hashed: int) -> None:
+    """Raise `InputError` for rows that do not fit `columns` dense columns, or point outside the hash space."""
+    _, indptr, indices, values = rows(batch, columns)
+    ends = np.concatenate([indptr, [min(len(indices), len(values))]])
+    falls = np.flatnonzero((np.diff(ends) < 0) | (ends[:-1] < 0))
+    if len(falls):
+        raise refusal(min(int(falls[0]), len(indptr) - 2) * FAULT_KINDS + BAD_ROWS, indices, None, 0, hashed)
+    outside = (indices[: indptr[-1]] < 0) | (indices[: indptr[-1]] >= hashed)
+    outside[: indptr[0]] = False
+    if outside.any():
+        row = int(np.searchsorted(indptr, int(np.argmax(outside)), side="right")) - 1
+        raise refusal(row * FAULT_KINDS + BAD_INDEX, indices, None, 0, hashed)
+
+
 def labels(y: Floats, weight: Singles, n: int) -> tuple[Floats, Singles]:
     """Return labels, float64 (n,), and weights, float32 (n,), of n rows. Raises `InputError` for other shapes."""
     y, weight = np.ascontiguousarray(y, np.float64), np.ascontiguousarray(weight, np.float32)

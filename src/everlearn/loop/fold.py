@@ -2,7 +2,8 @@
 
 The state after position p is a function of (log up to p, spec, seed), however the log was cut into reads. Two kinds
 of log are folded alike: events of the event log, and rows of a file that is itself the log. When a decision falls, or
-a checkpoint is due, the fold yields a `Commit`. Its caller must make that durable before it continues.
+a checkpoint is due, the fold yields a `Commit`. Its caller must make that durable before it continues, or before the
+next one, if it waits.
 """
 
 from __future__ import annotations
@@ -191,11 +192,9 @@ class Fold:
                 expelled = self._expel(cursor, first, at)
                 counted = self.label_queue.rows(piece, sources[done : done + len(piece.y)])
                 done += len(piece.y)
-                decided: list[Payload] = []
-                now = self._learned()._replace(**{cursor: at})
                 if due := (counted > 0 and self._monitor.due()) or self.transitions.due(at, cursor, self.cursor):
                     self.cursor[cursor] = at
-                    decided = self.transitions.decide(at, now)
+                decided = self.transitions.decide(at, self._learned()) if due else []
                 self.transitions.relent()
             if decided and not expelled and self.transitions.refreshed and not self._due():
                 yield Commit(at, decided, waits=True)

@@ -122,9 +122,25 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
             }
             for contestant in contestants
         ],
+        "members": {fold.roster.role_of(one): listed for one in contestants if (listed := _members(one))},
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
         **({"preference": policies(fold) | _preference(contestants)} if fold.encoder.late and contestants else {}),
     }
+
+
+def _members(contestant: Contestant) -> list[dict[str, Any]]:
+    """Return the members of a mix with their weights; empty for any other model.
+
+    `resting` is true for a member that adds too little for its cost now; `rested` the share of rows that it skipped.
+    """
+    if contestant.model.spec.get("family") != "mix":
+        return []
+    mix: Any = contestant.model
+    resting = mix.resting()
+    return [
+        {"name": name, "weight": weight, "resting": name in resting, "rested": resting.get(name, 0.0)}
+        for name, weight in mix.weights().items()
+    ]
 
 
 def report(fold: Fold, home: Home, decisions: Sequence[Decision], rows: int) -> dict[str, Any]:

@@ -263,6 +263,25 @@ def test_old_evidence_says_how_old_it_is(page):
 
 
 @in_chromium
+def test_the_roster_shows_the_members_of_a_mix(chromium, tmp_path):
+    members = [{"family": "linear"}, {"family": "forest", "trees": 2}]
+    settings = {**SPEC, "model": {"family": "mix", "members": members, "price": 100.0}}
+    draw = random.Random(2)
+    with el.open(settings, home=tmp_path / "home") as loop:
+        for _ in range(2500):
+            x, z = draw.gauss(0, 1), draw.gauss(0, 1)
+            loop.learn({"x": x, "z": z}, int(x + z > 0))
+    with Server(
+        msgspec.structs.replace(config.convert(settings), serve=ServeSpec(port=0)), tmp_path / "home"
+    ) as running:
+        opened = Page(chromium, running.url)
+        opened.open()
+        roster = opened.run("return document.querySelector('#roster').closest('section').textContent")
+        assert re.search(r"mix, learning: 0 linear \d\.\d\d, 1 forest at rest", roster)
+        assert opened.errors() == []
+
+
+@in_chromium
 def test_the_overview_of_a_phone_fits_two_screens(page):
     page.emulate(360, 740)
     page.open()

@@ -22,7 +22,7 @@ def stacked(
     n, state = len(y), [arrays[name] for name in NAMES]
     out = np.empty((n, 1), np.float32)
     rows = votes, more.get("then", votes), more.get("late", np.zeros(n)), y, more.get("weight", np.ones(n, np.float32))
-    numbers.stack_numbers(*rows, loss, parameter, *state, out)
+    numbers.stack_numbers(*rows, np.ones(n, bool), True, loss, parameter, *state, out, np.empty(n))
     return out[:, 0].astype(float)
 
 

@@ -24,7 +24,8 @@ def stacked(arrays: Arrays, votes: np.ndarray, y: np.ndarray, **more: np.ndarray
     out = np.empty((n, votes.shape[2]), np.float32)
     then, late = more.get("then", votes), more.get("late", np.zeros(n))
     state = [arrays[name] for name in ("own", "shared", "bias", "recent", "squares", "counts")]
-    stacking.stack(votes, then, late, y, more.get("weight", np.ones(n, np.float32)), *state, out)
+    rows = votes, then, late, y, more.get("weight", np.ones(n, np.float32)), np.ones(n, bool), True
+    stacking.stack(*rows, *state, out, np.empty(n))
     return out
 
 

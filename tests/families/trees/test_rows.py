@@ -38,6 +38,21 @@ def test_rows_may_be_cut_anywhere(family: str, cut: int) -> None:
         assert array.tobytes() == parts.arrays[name].tobytes()
 
 
+@FAMILIES
+@pytest.mark.parametrize("cut", [1, 100])
+def test_rows_may_be_cut_anywhere_while_trees_are_replaced(family: str, cut: int) -> None:
+    """A background tree begins after a warning, also at the last row of a call."""
+    x, y = boxes(4000, seed=1)
+    y[2000:] = 1 - y[2000:]
+    whole, parts = tree_of(4, family=family), tree_of(4, family=family)
+    expected = learned(whole, x, y)
+    got = [learned(parts, x[start : start + cut], y[start : start + cut]) for start in range(0, 4000, cut)]
+    assert whole.arrays["trees"][:, layout.SWAPS].max() >= 1
+    assert np.concatenate(got).tobytes() == expected.tobytes()
+    for name, array in whole.arrays.items():
+        assert array.tobytes() == parts.arrays[name].tobytes()
+
+
 def test_members_are_independent() -> None:
     """A member of a forest of three is that of a forest of two: members may be learned side by side."""
     x, y = boxes(1500, seed=3)

@@ -181,7 +181,8 @@ function contestants() {
       update({ one, status }) {
         put(cells[0], ROLES[one.role] ?? one.role);
         put(cells[1], brief(one.version));
-        put(cells[2], `${one.family}, ${one.learns ? "learning" : "frozen"}`);
+        const members = (status.members?.[one.role] ?? []).map((each) => `${each.name} ${each.resting ? "at rest" : each.weight.toFixed(2)}`);
+        put(cells[2], `${one.family}, ${one.learns ? "learning" : "frozen"}${members.length ? `: ${members.join(", ")}` : ""}`);
         put(cells[3], metric(status.metric, status.metrics?.[one.role]?.[status.metric]));
       },
     };

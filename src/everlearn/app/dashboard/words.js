@@ -19,7 +19,7 @@ export const HELP = {
   evidence: "Natural logarithm of the e-value. A verdict is reached at the dashed threshold.",
   replay: "Rows in the replay memory, by class. New challengers are trained on them after drift; their balance follows the stream.",
   drift: "The detector monitors the champion's loss, and reports a warning, then drift, when the stream changes.",
-  contestants: "All models that predict every example. Only the predictions of the champion (and of a canary) are returned to users.",
+  contestants: "All models that predict every example. Only the predictions of the champion (and of a canary) are returned to users. A mix names its members with their weights; one that adds too little for its cost is at rest.",
   workers: "The processes of the server. Workers serve predictions, and each has its own latency and memory. Refused: requests with a 4xx reply. Failed: requests with a 5xx reply. The admin process serves this page.",
   labelled: "The share of predictions whose feedback came in time. Metrics are about these rows, and about rows that took the default label, where there is one.",
   waiting: "Predictions without feedback so far.",

@@ -15,8 +15,7 @@ from everlearn.families.mix import numbers, stacking
 from everlearn.families.mix.model import Mix
 from everlearn.families.mix.settings import LOSSES
 from everlearn.families.parts import AnswerParts, Names
-from everlearn.model import within
-from everlearn.records import Batch, Floats
+from everlearn.records import Arrays, Batch, Floats
 
 
 def parts(model: Mix, row: Batch, names: Names) -> AnswerParts:
@@ -24,10 +23,10 @@ def parts(model: Mix, row: Batch, names: Names) -> AnswerParts:
 
     Raises `InputError` for a member of a family without explanations.
     """
-    found = [explain.parts(member, row, names) for member in model.members]
+    held, who = model.answering_bank()  # members that rest say nothing
+    found = [explain.parts(model.members[place], row, names) for place in who]
     if model.loss is not None:
-        return _of_numbers(model, found)
-    held = within(model.arrays, "stack/")
+        return _of_numbers(LOSSES[model.loss.kind], held, found)
     floored = [adding.floored(part, stacking.FLOOR) for part in found]
     logs = [adding.logarithm(part) for part in floored]
     each = [_stacked(held["shared"][s], held["own"][s], held["bias"][s], logs) for s in range(stacking.STACKERS)]
@@ -42,17 +41,15 @@ def _stacked(shared: Floats, own: Floats, bias: Floats, logs: list[AnswerParts])
     return adding.softmax(adding.added([(1.0, constant), *weighted]))
 
 
-def _of_numbers(model: Mix, found: list[AnswerParts]) -> AnswerParts:
+def _of_numbers(loss: int, held: Arrays, found: list[AnswerParts]) -> AnswerParts:
     """Return the parts of a number: a weighted sum of the members' parts, and the biases of the stackers.
 
     A member that uses no field has no base, which is NaN: it counts from the mean base of the others.
     """
-    assert model.loss is not None
-    held = within(model.arrays, "stack/")
     bases = np.array([part.base[0] for part in found])
     middle = np.nanmean(bases) if np.isfinite(bases).any() else 0.0
     rows = float(held["counts"][stacking.ROWS])
-    shares = numbers.number_parts(held["recent"], held["prior"], rows, LOSSES[model.loss.kind])
+    shares = numbers.number_parts(held["recent"], held["prior"], rows, loss)
     weights = shares[: stacking.STACKERS] @ held["shares"][: stacking.STACKERS] + shares[stacking.STACKERS :]
     bias = np.array([shares[: stacking.STACKERS] @ held["bias"][: stacking.STACKERS, numbers.BIAS]])
     whole = [(1.0, AnswerParts(bias, {}, bias))]

@@ -9,7 +9,6 @@ from everlearn.families.graphs import DOUBLE, FLOAT, Graph, Row
 from everlearn.families.mix import numbers, stacking
 from everlearn.families.mix.model import Mix
 from everlearn.families.mix.settings import LOSSES
-from everlearn.model import within
 
 
 def answer(model: Mix, graph: Graph, row: Row) -> str:
@@ -18,10 +17,10 @@ def answer(model: Mix, graph: Graph, row: Row) -> str:
     The members' answers are rounded to float32 between, as the mix does.
     """
     votes = []
-    for member in model.members:
+    held, who = model.answering_bank()  # members that rest say nothing
+    for member in [model.members[place] for place in who]:
         single = graph.add("Cast", graphs.answer(member, graph, row), to=FLOAT)
         votes.append(graph.add("Cast", single, to=DOUBLE))
-    held = within(model.arrays, "stack/")
     if model.loss is not None:
         shares = numbers.number_parts(
             held["recent"], held["prior"], float(held["counts"][stacking.ROWS]), LOSSES[model.loss.kind]

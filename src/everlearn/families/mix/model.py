@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from everlearn.families import specs
-from everlearn.families.batches import check_classes, labels
-from everlearn.families.mix import numbers, stacking
+from everlearn.families.batches import check_classes, check_rows, labels
+from everlearn.families.mix import numbers, stacking, thinning
 from everlearn.families.mix import settings as reading
 from everlearn.families.mix.settings import LOSSES, MixParts
 from everlearn.model import (
@@ -23,40 +23,50 @@ from everlearn.model import (
     predict_traced,
     prefixed,
     refused,
+    row_slice,
     traced,
     within,
 )
-from everlearn.records import Arrays, Batch, Floats, Singles
+from everlearn.records import Arrays, Batch, Floats, Ints, Singles
 
 COUNTER = 1 << 22  # the counter of rows in a trace starts again here, so that float32 holds it exactly
+
+
+class Counted(Protocol):
+    """A member that counts its operations."""
+
+    def operations(self) -> float:
+        """Return the operations of a row, about one for a nanosecond."""
+        ...
 
 
 class Mix:
     """Models of any families, each learning every row, and a stacker that combines what they say.
 
-    Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs), and
-    of the stacker with the prefix `stack/`: see `everlearn.families.mix.stacking.start`, and for a regression
-    `everlearn.families.mix.numbers.start_numbers`.
+    Arrays: those of member i with the prefix `members/i/` (`learn/members/i/` for those that only learning needs). The
+    stackers have the prefix `stack/`: see `everlearn.families.mix.stacking.start`, and for a regression
+    `everlearn.families.mix.numbers.start_numbers`; a first axis has one bank for each set of members that may rest.
+    Those of `everlearn.families.mix.thinning.start_thinning` have the prefix `rest/`.
 
-    The trace of a prediction holds what each member answered, the members' own traces, and the number of rows learned.
-    A mix of more than 256 such numbers has no trace: under late labels its stacker learns from the answers that the
-    members give when the label comes.
+    The trace of a prediction holds what each member answered, the members' own traces, the members that were silent (if
+    any may rest), and the number of rows learned. A mix of more than 256 such numbers has no trace: under late labels
+    its stacker learns from the answers that the members give when the label comes.
     """
 
     def __init__(self, spec: Mapping[str, Any], parts: MixParts) -> None:
         self.spec = spec
         self.loss = parts.loss
-        self._settings, self._members = parts.settings, parts.members
+        self._settings, self._members, self._dear = parts.settings, parts.members, parts.dear
         self._widths = [traced(member) for member in parts.members]
-        width = len(parts.members) * parts.settings.outputs + sum(self._widths) + 1
+        width = len(parts.members) * parts.settings.outputs + sum(self._widths) + bool(parts.dear) + 1
         self.trace = width if width <= WIDEST_TRACE else 0
-        informed = np.array([member.spec.get("family", "linear") != "last" for member in parts.members])
-        classes = parts.settings.classes
-        self._stack: Arrays = dict(stacking.start(informed, classes) if classes else numbers.start_numbers(informed))
+        self._seats = thinning.seats(len(parts.members), parts.dear)
+        self._stack = _banks(parts, self._seats)
+        self._rest = thinning.start_thinning(len(parts.dear))
 
     @property
     def arrays(self) -> Arrays:
-        found = prefixed("stack/", self._stack)
+        found = prefixed("stack/", self._stack) | prefixed("rest/", self._rest)
         for number, member in enumerate(self._members):
             found |= prefixed(f"members/{number}/", answering(member.arrays))
             found |= prefixed(f"{LEARN}members/{number}/", within(member.arrays, LEARN))
@@ -69,7 +79,7 @@ class Mix:
         for number, member in enumerate(members):
             learning = within(arrays, f"{LEARN}members/{number}/")
             member.arrays = within(arrays, f"members/{number}/") | prefixed(LEARN, learning)
-        self._members, self._stack = members, within(arrays, "stack/")
+        self._members, self._stack, self._rest = members, within(arrays, "stack/"), within(arrays, "rest/")
 
     def __repr__(self) -> str:
         return described(self)
@@ -78,6 +88,13 @@ class Mix:
     def members(self) -> tuple[Model, ...]:
         """The members, in order."""
         return self._members
+
+    def answering_bank(self) -> tuple[Arrays, list[int]]:
+        """Return the arrays of the stackers that answer, without their prefix, and the places of their members."""
+        bank = int(self._rest["absent"][0])
+        who = self._seats[bank, 1 : 1 + self._seats[bank, 0]].tolist()
+        of = stacking.bank if self.loss is None else numbers.bank
+        return of(self._stack, bank, len(who)), who
 
     def with_members(self, members: Sequence[Model]) -> Mix:
         """Return a copy of this mix with other members of the same shapes, in order."""
@@ -92,12 +109,27 @@ class Mix:
         >>> {name: round(weight, 2) for name, weight in found.items()}
         {'0 linear': 0.98, '1 last': 0.02}
         """
-        families = [member.spec.get("family", "linear") for member in self._members]
+        bank, who = self.answering_bank()
         if self.loss is not None:
-            found = numbers.number_weights(self._stack, LOSSES[self.loss.kind])
+            found = numbers.number_weights(bank, LOSSES[self.loss.kind])
         else:
-            found = stacking.weights(self._stack)
-        return {f"{number} {families[number]}": float(weight) for number, weight in enumerate(found)}
+            found = stacking.weights(bank)
+        weights = dict(zip(who, found, strict=True))
+        return {name: float(weights.get(place, 0.0)) for place, name in enumerate(self._names())}
+
+    def resting(self) -> dict[str, float]:
+        """Return the members that rest now, by place and family, with the share of rows that each did not learn.
+
+        >>> build({"task": "binary", "dense": 2}).resting()
+        {}
+        """
+        names, rows = self._names(), max(thinning.learned_rows(self._rest), 1)
+        silent = self._silent()
+        return {
+            names[place]: float(self._rest["rested"][bit] / rows)
+            for bit, place in enumerate(self._dear)
+            if place in silent
+        }
 
     def refused(self, batch: Batch) -> dict[int, str]:
         """Return the rows that a member cannot take, with reasons."""
@@ -111,57 +143,124 @@ class Mix:
 
         Raises `InputError` if the batch does not fit a member.
         """
-        return self._combined(self._votes([member.predict(batch) for member in self._members]))
+        silent = self._silent()
+        spoken = [None if place in silent else member.predict(batch) for place, member in enumerate(self._members)]
+        return self._combined(self._votes(spoken, len(batch)))
 
     def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
-        """Score n rows, and return the trace, float32 (n, trace): the members' answers, their traces, a row counter."""
-        both = [predict_traced(member, batch) for member in self._members]
-        votes, n = self._votes([scores for scores, _ in both]), len(batch)
-        counter = np.full((n, 1), self._rows % COUNTER, np.float32)
-        traces = [trace for _, trace in both if trace is not None]
-        return self._combined(votes), np.concatenate(
-            [votes.reshape(n, votes.shape[1] * votes.shape[2]), *traces, counter], axis=1
-        )
+        """Score n rows, and return the trace, float32 (n, trace).
+
+        It holds the members' answers, their traces, the members that were silent if any may rest, and a row counter.
+        """
+        n, rows = len(batch), thinning.learned_rows(self._rest)
+        silent = frozenset[int]() if thinning.attended(rows) else self._silent()
+        both = [(None, None) if place in silent else predict_traced(member, batch)
+                for place, member in enumerate(self._members)]  # fmt: skip
+        votes = self._votes([scores for scores, _ in both], n)
+        traces = [np.zeros((n, width), np.float32) if trace is None else trace
+                  for (_, trace), width in zip(both, self._widths, strict=True) if width]  # fmt: skip
+        if self._dear:
+            traces.append(np.full((n, 1), self._bits(silent), np.float32))
+        counter = np.full((n, 1), rows % COUNTER, np.float32)
+        spoken = votes.reshape(n, votes.shape[1] * votes.shape[2])
+        return self._combined(votes), np.concatenate([spoken, *traces, counter], axis=1)
 
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn each of n rows, in order; return the predictions, as `predict` does.
 
-        Every member learns the rows, and the stacker their answers about each: those at its prediction if there is a
-        trace, else those of now. A row with a label that is not finite, or a weight that is not a finite number above
-        0, is only predicted. Raises `InputError`, with nothing learned, if the shapes do not fit or a label is not a
-        class.
+        Every member that does not rest learns the rows, and the stacker their answers about each: those at its
+        prediction if there is a trace, else those of now. A row with a label that is not finite, or a weight that is
+        not a finite number above 0, is only predicted. Raises `InputError`, with nothing learned, if the shapes do not
+        fit or a label is not a class.
         """
         n, settings = len(batch), self._settings
         y, weight = labels(y, weight, n)
         if settings.classes:
             check_classes(y, settings.classes)
-        traces, then, late = self._split(trace, n, y, weight)
-        votes = self._votes([
-            learn(member, batch, y, weight, own) for member, own in zip(self._members, traces, strict=True)
-        ])  # fmt: skip
         out = np.empty((n, settings.outputs), np.float32)
-        earlier = votes if then is None else np.where(np.isnan(then), votes, then)
-        held = self._stack
-        if self.loss is not None:
-            kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
-            rows = votes[:, :, 0], earlier[:, :, 0], late, y, weight
-            answers = held["shares"], held["bias"], held["recent"], held["prior"]
-            numbers.stack_numbers(*rows, kind, parameter, held["base"], *answers, held["products"], held["counts"], out)
-        else:
-            state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
-            stacking.stack(votes, earlier, late, y, weight, *state, out)
+        if not self._dear:
+            self._learn_piece(batch, y, weight, trace, out)
+            return out
+        counted = np.flatnonzero(np.isfinite(y) & np.isfinite(weight) & (weight > 0.0))
+        start, stop = 0, self._same_until(counted, n)
+        if stop < n:
+            check_rows(batch, settings.dense, settings.hashed)
+        while start < n or start == stop == 0:
+            part = None if trace is None else trace[start:stop]
+            self._learn_piece(row_slice(batch, start, stop), y[start:stop], weight[start:stop], part, out[start:stop])
+            if stop == n:
+                break
+            start, stop = stop, stop + self._same_until(counted[counted >= stop] - stop, n - stop)
         return out
 
-    @property
-    def _rows(self) -> int:
-        return int(self._stack["counts"][stacking.ROWS])
+    def _same_until(self, counted: Ints, n: int) -> int:
+        """Return the end of the first rows, of n, during which the same members learn."""
+        return thinning.last_row(thinning.learned_rows(self._rest), bool(self._rest["absent"][0]), counted, n)
 
-    def _votes(self, scores: list[Singles]) -> Singles:
-        """Return what the members say about n rows, float32 (n, members, outputs)."""
-        return np.stack(scores, axis=1)
+    def _learn_piece(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None, out: Singles) -> None:
+        """Learn rows during which the same members rest, and write their predictions to `out`."""
+        n, held, rest = len(batch), self._stack, self._rest
+        before = thinning.learned_rows(rest)
+        silent = frozenset[int]() if thinning.attended(before) else self._silent()
+        traces, then, silent_then, late = self._split(trace, n, y, weight)
+        votes = self._votes([
+            None if place in silent else learn(member, batch, y, weight, own)
+            for place, (member, own) in enumerate(zip(self._members, traces, strict=True))
+        ], n)  # fmt: skip
+        earlier = votes if then is None else np.where(np.isnan(then), votes, then)
+        absent, banks = int(rest["absent"][0]), len(self._seats)
+        unheard = np.where(late > 0.0, silent_then, self._bits(silent))
+        able = unheard & ~np.arange(banks)[:, None] == 0
+        losses = np.empty((banks, n))
+        if self.loss is not None:
+            kind, parameter = LOSSES[self.loss.kind], self.loss.parameter
+            rows = votes[:, :, 0], earlier[:, :, 0], late, y, weight, able, self._seats, absent, kind, parameter
+            state = held["base"], held["shares"], held["bias"], held["recent"], held["prior"], held["products"]
+            numbers.stack_number_banks(*rows, *state, held["counts"], out, losses)
+        else:
+            state = held["own"], held["shared"], held["bias"], held["recent"], held["squares"], held["counts"]
+            stacking.stack_banks(votes, earlier, late, y, weight, able, self._seats, absent, *state, out, losses)
+        thinning.measure(losses, y, weight, absent, rest["counts"], rest["gains"], rest["watched"])
+        after = thinning.learned_rows(rest)
+        for bit, place in enumerate(self._dear):
+            rest["rested"][bit] += (after - before) * (place in silent)
+        if self._dear and after > before and after % thinning.PERIOD == 0:
+            thinning.decide(rest, self._prices(), len(self._members) - len(self._dear))
+
+    def _prices(self) -> Floats:
+        """Return the loss that each dear member must add, float64 (dear,), in the unit of the losses."""
+        found: Floats = np.array([cast(Counted, self._members[place]).operations() for place in self._dear])
+        found *= (self._settings.price or 0.0) / 1e6
+        if self.loss is None:
+            return found
+        # The likelihood of normal errors falls by half of the relative rise of the squared loss, that of Laplace's by
+        # all of the rise of the absolute loss.
+        found *= self._rest["watched"][thinning.USUAL] * (2.0 if self.loss.kind == "squared" else 1.0)
+        return found
+
+    def _names(self) -> list[str]:
+        return [f"{place} {member.spec.get('family', 'linear')}" for place, member in enumerate(self._members)]
+
+    def _silent(self) -> frozenset[int]:
+        """Return the places of the members that rest."""
+        absent = int(self._rest["absent"][0])
+        return frozenset(place for bit, place in enumerate(self._dear) if absent >> bit & 1)
+
+    def _bits(self, silent: frozenset[int]) -> int:
+        """Return a set of members that may rest as a number."""
+        return sum(1 << bit for bit, place in enumerate(self._dear) if place in silent)
+
+    def _votes(self, scores: list[Singles | None], n: int) -> Singles:
+        """Return what the members say about n rows, float32 (n, members, outputs); zeros of silent ones."""
+        votes = np.zeros((n, len(scores), self._settings.outputs), np.float32)
+        for place, spoken in enumerate(scores):
+            if spoken is not None:
+                votes[:, place] = spoken
+        return votes
 
     def _combined(self, votes: Singles) -> Singles:
-        held = self._stack
+        held, who = self.answering_bank()
+        votes = votes if len(who) == votes.shape[1] else votes[:, who]
         if self.loss is not None:
             answers = held["shares"], held["bias"], held["recent"], held["prior"]
             return numbers.combine_numbers(votes[:, :, 0], LOSSES[self.loss.kind], *answers, held["counts"])
@@ -169,28 +268,46 @@ class Mix:
 
     def _split(
         self, trace: Singles | None, n: int, y: Floats, weight: Singles
-    ) -> tuple[list[Singles | None], Singles | None, Floats]:
-        """Return each member's own trace, what the members answered then, and the rows since then, float64 (n,).
+    ) -> tuple[list[Singles | None], Singles | None, Ints, Floats]:
+        """Return the members' own traces, what they answered then, those silent then, and the rows since then.
 
-        The second is None where no trace is known, and NaN in single rows without one; such rows are 0 rows late.
+        The second is None where no trace is known, and NaN in single rows without one; such rows are 0 rows late. The
+        third is int64 (n,), the fourth float64 (n,).
         """
         none: list[Singles | None] = [None] * len(self._members)
-        late: Floats = np.zeros(n)
+        silent, late = np.zeros(n, np.int64), np.zeros(n)
         if trace is None:
-            return none, None, late
+            return none, None, silent, late
         vote_width = len(self._members) * self._settings.outputs
         then = np.ascontiguousarray(trace[:, :vote_width], np.float32).reshape(
             n, len(self._members), self._settings.outputs
         )
+        if self._dear:
+            silent = np.nan_to_num(trace[:, -2]).astype(np.int64)
         at = vote_width
         for number, width in enumerate(self._widths):
             if width:
                 none[number] = np.ascontiguousarray(trace[:, at : at + width], np.float32)
             at += width
         usable = np.isfinite(y) & np.isfinite(weight) & (weight > 0.0)
-        now = self._rows + np.cumsum(usable) - usable
+        now = thinning.learned_rows(self._rest) + np.cumsum(usable) - usable
         gone = np.mod(now - trace[:, -1].astype(np.float64), float(COUNTER))
-        return none, then, np.where(np.isfinite(gone), gone, 0.0)
+        return none, then, silent, np.where(np.isfinite(gone), gone, 0.0)
+
+
+def _banks(parts: MixParts, seats: Ints) -> Arrays:
+    """Return the arrays of the banks, with a first axis of banks; each uses as many places as it has members."""
+    informed = np.array([member.spec.get("family", "linear") != "last" for member in parts.members])
+    classes, found = parts.settings.classes, []
+    for row in seats:
+        who = row[1 : 1 + row[0]]
+        chosen = informed[who] if len(who) else informed[:1]
+        found.append(stacking.start(chosen, classes) if classes else numbers.start_numbers(chosen))
+    whole = {name: np.zeros((len(seats), *array.shape), array.dtype) for name, array in found[0].items()}
+    for bank, arrays in enumerate(found):
+        for name, array in arrays.items():
+            whole[name][bank][tuple(slice(size) for size in array.shape)] = array
+    return whole
 
 
 def build(spec: Mapping[str, Any]) -> Mix:

@@ -15,13 +15,14 @@ Under late labels all losses and gradients are those of what the members predict
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.families.mix.stacking import DOUBT, FORGET, LATE, RATE, ROWS, STACKERS, count_pace
-from everlearn.records import Arrays, Floats, Singles
+from everlearn.records import Arrays, Floats, Ints, Singles
 
 RIDGE = 10.0  # rows that the prior of the ridge counts for
 LEAST_SHARE = 1e-4  # of all members together, in the second stacker
@@ -113,6 +114,8 @@ def stack_numbers(
     late: Floats,
     y: Floats,
     weight: Singles,
+    able: NDArray[np.bool_],
+    answering: bool,
     loss: int,
     parameter: float,
     base: Floats,
@@ -123,22 +126,28 @@ def stack_numbers(
     products: Floats,
     counts: Floats,
     out: Singles,
+    losses: Floats,
 ) -> None:
     """Answer each of n rows with a number, and learn it from what the members answered then.
 
     `votes` and `then` are float32 (n, members), `late` float64 (n,) the rows between prediction and label. `base`
-    float64 (members,) are the weights of the mean that the ridge begins from. See `start_numbers` for the others.
+    float64 (members,) are the weights of the mean that the ridge begins from. See `start_numbers` for the others, and
+    `everlearn.families.mix.stacking.stack` for `able`, `answering`, `out` and `losses`.
     """
     each = np.empty(STACKERS + votes.shape[1])
     for i in range(len(y)):
-        out[i : i + 1] = combine_numbers(votes[i : i + 1], loss, shares, bias, recent, prior, counts)
-        if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
+        losses[i] = math.nan
+        if answering:
+            out[i : i + 1] = combine_numbers(votes[i : i + 1], loss, shares, bias, recent, prior, counts)
+        if not (able[i] and math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
             continue
         row = then[i] if late[i] > 0.0 else votes[i]
+        rows = counts[ROWS]
         pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
         if counts[ROWS] == 1.0:
             continue  # no member knew the size of the numbers
         number_answers(row, shares, bias, each)
+        losses[i] = loss_of((number_parts(recent, prior, rows, loss) * each).sum() - y[i], loss, parameter)
         for e in range(len(each)):
             recent[e] = FORGET * recent[e] + pace * loss_of(each[e] - y[i], loss, parameter)
         if loss == SQUARED:
@@ -150,6 +159,40 @@ def stack_numbers(
         _exponentiate(row, slope, each[1] - bias[1, BIAS], pace * timely, shares[1], products)
         for s in range(STACKERS):
             _move_bias(each[s] - y[i], loss, parameter, pace * timely, counts[ROWS], bias[s])
+
+
+@exact_kernel
+def stack_number_banks(
+    votes: Singles,
+    then: Singles,
+    late: Floats,
+    y: Floats,
+    weight: Singles,
+    able: NDArray[np.bool_],
+    seats: Ints,
+    answering: int,
+    loss: int,
+    parameter: float,
+    base: Floats,
+    shares: Floats,
+    bias: Floats,
+    recent: Floats,
+    prior: Floats,
+    products: Floats,
+    counts: Floats,
+    out: Singles,
+    losses: Floats,
+) -> None:
+    """Let each bank learn n rows, and bank `answering` answer; see `everlearn.families.mix.stacking.stack_banks`."""
+    for b in range(len(seats)):
+        k = seats[b, 0]
+        if k == 0 or (b != answering and not able[b].any()):
+            losses[b] = math.nan
+            continue
+        who, e = seats[b, 1 : 1 + k], STACKERS + k
+        state = base[b, :k], shares[b, :, :k], bias[b], recent[b, :e], prior[b, :e], products[b, :k, : k + COLUMNS]
+        rows = votes[:, who], then[:, who], late, y, weight, able[b], b == answering, loss, parameter
+        stack_numbers(*rows, *state, counts[b], out, losses[b])
 
 
 @exact_kernel
@@ -255,3 +298,11 @@ def number_weights(arrays: Arrays, loss: int) -> Floats:
     parts = number_parts(arrays["recent"], arrays["prior"], float(arrays["counts"][ROWS]), loss)
     found: Floats = parts @ np.concatenate([arrays["shares"], np.eye(len(arrays["base"]))])
     return found
+
+
+def bank(arrays: Arrays, number: int, members: int) -> dict[str, Floats]:
+    """Return views of one bank, without the places that its members do not use."""
+    used: dict[str, Any] = {"base": (slice(members),), "shares": (slice(None), slice(members))}
+    used |= {"recent": (slice(STACKERS + members),), "prior": (slice(STACKERS + members),)}
+    used |= {"products": (slice(members), slice(members + COLUMNS))}
+    return {name: array[number][used.get(name, ...)] for name, array in arrays.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from everlearn import model
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.mix.numbers import ABSOLUTE, HUBER, PINBALL, SQUARED
+from everlearn.families.mix.thinning import MOST_DEAR, PRICE
 from everlearn.model import Model, own_loss
 from everlearn.records import Loss, RowTask
 
@@ -25,7 +27,9 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The settings of a mix.
 
     `members` are specs of models, 1 to 16, of any families; each takes its shape (task, dense, hashed, classes) from
-    here, and a seed of its place. `one_at_a_time` is not a choice: it is true if it is for every member.
+    here, and a seed of its place. `one_at_a_time` is not a choice: it is true if it is for every member. `price` is the
+    log loss that a member must add for each million operations of a row, else it rests; 0: no member rests. None is
+    0.1, and 0 for numbers.
     """
 
     family: str = "mix"
@@ -34,6 +38,7 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     hashed: int = 0
     classes: int = 0
     members: tuple[dict[str, Any], ...] = MEMBERS
+    price: float | None = None
     one_at_a_time: bool = True
     seed: int = 0
 
@@ -44,11 +49,12 @@ class MixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class MixParts(NamedTuple):
-    """Checked settings, the members built, and the loss of a regression."""
+    """Checked settings, the members built, the loss of a regression, and the places of the members that may rest."""
 
     settings: MixSettings
     members: tuple[Model, ...]
     loss: Loss | None
+    dear: tuple[int, ...]
 
 
 def read(spec: Mapping[str, Any]) -> MixParts:
@@ -73,11 +79,25 @@ def read(spec: Mapping[str, Any]) -> MixParts:
             f"mix model: members: got {len(settings.members)}; expected 1 to {MOST_MEMBERS} specs of models, such as "
             '{"family": "linear"}'
         )
+    if settings.price is None:
+        settings = msgspec.structs.replace(settings, price=PRICE if settings.classes else 0.0)
+    if not 0.0 <= (settings.price or 0.0) < math.inf:
+        raise ConfigError(
+            f"mix model: price: got {settings.price!r}; expected a finite number from 0, the log loss that a member "
+            "must add for each million operations of a row"
+        )
     members = tuple(_member(settings, number) for number in range(len(settings.members)))
     together = all(bool(member.spec.get("one_at_a_time", True)) for member in members)
     whole = tuple(_own(member.spec) for member in members)
     settings = msgspec.structs.replace(settings, members=whole, one_at_a_time=together)
-    return MixParts(settings, members, _loss(members) if settings.task == "regression" else None)
+    dear = _dear(members) if (settings.price or 0.0) > 0.0 and together else ()
+    return MixParts(settings, members, _loss(members) if settings.task == "regression" else None, dear)
+
+
+def _dear(members: Sequence[Model]) -> tuple[int, ...]:
+    """Return the places of the first members whose families count their operations: these may rest."""
+    counted = [place for place, member in enumerate(members) if getattr(member, "operations", None) is not None]
+    return tuple(counted[:MOST_DEAR])
 
 
 def _member(settings: MixSettings, number: int) -> Model:

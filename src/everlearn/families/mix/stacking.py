@@ -20,12 +20,13 @@ Numbers are stacked by `everlearn.families.mix.numbers`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
-from everlearn.records import Floats, Singles
+from everlearn.records import Arrays, Floats, Ints, Singles
 
 RATE = 0.01
 SLOWER = 0.2  # the rate of the second stacker, as a share
@@ -94,6 +95,17 @@ def average(each: Floats, recent: Floats) -> Floats:
 
 
 @exact_kernel
+def loss_of_class(each: Floats, recent: Floats, label: int) -> float:
+    """Return the log loss of the mean answer, see `average`."""
+    best, total, mixed = recent.min(), 0.0, 0.0
+    for e in range(len(each)):
+        share = math.exp(best - recent[e])
+        total += share
+        mixed += share * each[e, label]
+    return -math.log(max(mixed / total, 1e-12))
+
+
+@exact_kernel
 def step(
     logs: Floats,
     label: int,
@@ -153,6 +165,8 @@ def stack(
     late: Floats,
     y: Floats,
     weight: Singles,
+    able: NDArray[np.bool_],
+    answering: bool,
     own: Floats,
     shared: Floats,
     bias: Floats,
@@ -160,24 +174,67 @@ def stack(
     squares: Floats,
     counts: Floats,
     out: Singles,
+    losses: Floats,
 ) -> None:
     """Answer each of n rows from what the members say, and learn it from what they answered then.
 
     `votes` and `then` are float32 (n, members, classes), `late` float64 (n,) the rows between prediction and label.
+    Rows that are not `able`, bool (n,), are not learned. `out` is written if `answering`. `losses`, float64 (n,),
+    become the log losses of the rows that are learned, and NaN for others.
     """
     n, members, classes = votes.shape
     logs, each = np.empty((members, classes)), np.empty((STACKERS + members, classes))
     for i in range(n):
-        log_scores(votes[i], logs)
-        answers(logs, own, shared, bias, each)
-        out[i] = average(each, recent)
-        if not (math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0):
+        learns = able[i] and math.isfinite(y[i]) and math.isfinite(weight[i]) and weight[i] > 0.0
+        losses[i] = math.nan
+        if answering or (learns and not late[i] > 0.0):
+            log_scores(votes[i], logs)
+            answers(logs, own, shared, bias, each)
+        if answering:
+            out[i] = average(each, recent)
+        if not learns:
             continue
         if late[i] > 0.0:
             log_scores(then[i], logs)
             answers(logs, own, shared, bias, each)
+        losses[i] = loss_of_class(each, recent, int(y[i]))
         pace, timely = count_pace(weight[i], counts), 1.0 / (1.0 + late[i] / LATE) ** 2
         step(logs, int(y[i]), pace, timely, own, shared, bias, recent, squares, each)
+
+
+@exact_kernel
+def stack_banks(
+    votes: Singles,
+    then: Singles,
+    late: Floats,
+    y: Floats,
+    weight: Singles,
+    able: NDArray[np.bool_],
+    seats: Ints,
+    answering: int,
+    own: Floats,
+    shared: Floats,
+    bias: Floats,
+    recent: Floats,
+    squares: Floats,
+    counts: Floats,
+    out: Singles,
+    losses: Floats,
+) -> None:
+    """Let each bank, a stacker over some of the members, learn n rows; bank `answering` answers them.
+
+    `seats` int64 (banks, 1 + members) are the number of a bank's members, then their places. State arrays have a first
+    axis of banks; a bank of k members uses the first k places. `able` and `losses` are (banks, n).
+    """
+    for b in range(len(seats)):
+        k = seats[b, 0]
+        if k == 0 or (b != answering and not able[b].any()):
+            losses[b] = math.nan
+            continue
+        who = seats[b, 1 : 1 + k]
+        state = own[b, :, :k], shared[b, :, :k], bias[b], recent[b, : STACKERS + k], squares[b, :, :k], counts[b]
+        rows = votes[:, who], then[:, who], late, y, weight, able[b], b == answering
+        stack(*rows, *state, out, losses[b])
 
 
 @exact_kernel
@@ -217,3 +274,10 @@ def weights(arrays: dict[str, Floats]) -> Floats:
     part = np.exp(arrays["recent"].min() - arrays["recent"])
     found: Floats = part @ np.concatenate([arrays["shared"], np.eye(members)]) / part.sum()
     return found
+
+
+def bank(arrays: Arrays, number: int, members: int) -> dict[str, Floats]:
+    """Return views of one bank, without the places that its members do not use."""
+    used: dict[str, Any] = {"shared": (slice(None), slice(members)), "own": (slice(None), slice(members))}
+    used |= {"squares": used["own"], "recent": (slice(STACKERS + members),)}
+    return {name: array[number][used.get(name, ...)] for name, array in arrays.items()}

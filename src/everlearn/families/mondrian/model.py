@@ -75,6 +75,18 @@ class Mondrian:
         rows = batches.rows(batch, self._columns)
         return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
 
+    def operations(self) -> float:
+        """Return the operations to predict and learn a row: an estimate from nodes, columns and classes, no clock.
+
+        One is about a nanosecond. Fitted to times on fifteen streams, within a factor of two.
+
+        >>> build({"family": "mondrian", "task": "binary", "dense": 10}).operations()
+        2000.0
+        """
+        trees = self._arrays["trees"]
+        depth = float(np.log2(1.0 + trees[:, layout.USED_PAIRS]).mean())
+        return len(trees) * (200.0 + depth * (100.0 + 4.0 * self._wide + 5.0 * self._outputs))
+
     def _predict_rows(self, rows: Rows, out: Singles) -> int:
         return self._predict(self._hashed, self._settings, *self._pool(), self._wide, *rows, out)
 

@@ -33,7 +33,7 @@ class Trees:
         self.spec: Mapping[str, Any] = spec
         self._settings = settings.kernel_settings(chosen)
         self._table = tables(chosen.rate or 0.0)
-        numbers = chosen.task == "regression"
+        self._numbers = numbers = chosen.task == "regression"
         self._predict, self._learn = kernels.predictor(numbers), kernels.learner(numbers)
         self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1
         self.loss = settings.own_loss(chosen)
@@ -72,6 +72,19 @@ class Trees:
         """
         rows = batches.rows(batch, self._columns)
         return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
+
+    def operations(self) -> float:
+        """Return the operations to predict and learn a row: an estimate from nodes, columns and classes, no clock.
+
+        One is about a nanosecond. Fitted to times on fifteen streams, within a factor of two.
+
+        >>> build({"family": "forest", "task": "binary", "dense": 9}).operations()
+        4300.0
+        """
+        trees, columns = self.arrays["trees"], min(self._columns, layout.MOST_LINE)
+        depth = float(np.log2(1.0 + trees[:, layout.USED_PAIRS]).mean())
+        leaf = columns * columns + 40.0 * self._drawn if self._numbers else 10.0 * self._outputs * self._drawn
+        return len(trees) * (350.0 + 30.0 * depth + leaf + 600.0 * (self._hashed > 0))
 
     def _predict_rows(self, rows: Rows, out: Singles) -> int:
         state = (*self._pool(), self.arrays["windows"], self.arrays["moments"])

@@ -135,20 +135,21 @@ def member_learning(kind: Kind) -> Callable[..., None]:
         A warning of ADWIN begins a background tree, a drift gives it the place of the tree.
         """
         begin = NONE
-        for b in range(held):
-            i, number = start + b, numbers[b]
-            low, high = indptr[i], indptr[i + 1]
-            if trees[t, ROOT] == NONE and number >= 0:
+        for b in range(held + 1):  # once more, so that what the last row began is there in the next call
+            if b < held and trees[t, ROOT] == NONE and numbers[b] >= 0:
                 begin = ROOT
-            w = 0.0
-            if number >= 0:
-                w = min(np.float64(weight[i]), MOST_ROW_WEIGHT)
-                if settings[RATE] > 0.0:
-                    w *= draw(uniform(int(settings[SEED]), t, number), table)
             if begin != NONE:
                 pair, block = find_room(True, trees, t, nodes, counts, blocks, choices, 0.0, 1)
                 plant(settings, drawn, rows.shape[2], trees, t, nodes, counts, blocks, choices, begin, pair, block)
                 begin = NONE
+            if b == held:
+                break
+            i, number, w = start + b, numbers[b], 0.0
+            low, high = indptr[i], indptr[i + 1]
+            if number >= 0:
+                w = min(np.float64(weight[i]), MOST_ROW_WEIGHT)
+                if settings[RATE] > 0.0:
+                    w *= draw(uniform(int(settings[SEED]), t, number), table)
             for place in (ROOT, BACKGROUND):
                 default(targets, b, p)
                 first = second = p[0, 0]
