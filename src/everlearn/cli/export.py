@@ -12,7 +12,7 @@ from everlearn.cli.console import TOML, Config, Json, home_of, print_json, scree
 from everlearn.errors import InputError
 
 if TYPE_CHECKING:
-    from everlearn.export import Cost
+    from everlearn.export import FreezingCost
     from everlearn.loop.export import Taken
     from everlearn.spec import Spec
 
@@ -134,7 +134,7 @@ def _write_onnx(target: Path, source: str | None, version: str, path: Path, as_j
     screen.print(_sentence(found), highlight=False, markup=False, soft_wrap=True)
 
 
-def _sentence(found: Cost | None) -> str:
+def _sentence(found: FreezingCost | None) -> str:
     """Return what freezing leaves costs."""
     if found is None:
         return "No labelled rows to measure the file on; give some with --rows FILE"

@@ -8,7 +8,7 @@ are in `families/explain.py`, and the command that finds the model of a loop in 
 """
 
 from everlearn.export.columns import entry_names
-from everlearn.export.freezing_cost import Cost, cost
+from everlearn.export.freezing_cost import FreezingCost, cost
 from everlearn.export.onnx_file import inputs as onnx_inputs
 from everlearn.export.onnx_file import write as onnx
 from everlearn.export.tree_dot import dot
@@ -17,4 +17,4 @@ from everlearn.export.tree_text import text
 from everlearn.families.frozen import names as trees
 from everlearn.families.frozen import tree
 
-__all__ = ["Cost", "cost", "dot", "entry_names", "onnx", "onnx_inputs", "picture", "text", "tree", "trees"]
+__all__ = ["FreezingCost", "cost", "dot", "entry_names", "onnx", "onnx_inputs", "picture", "text", "tree", "trees"]

@@ -13,14 +13,14 @@ from everlearn.model import Model
 from everlearn.records import Examples, Floats, Singles
 
 
-class Cost(NamedTuple):
+class FreezingCost(NamedTuple):
     """Measures of a model and of its exported form on `rows` labelled rows: (model, exported)."""
 
     rows: int
     measures: dict[str, tuple[float, float]]
 
 
-def cost(model: Model, examples: Iterable[Examples]) -> Cost:
+def cost(model: Model, examples: Iterable[Examples]) -> FreezingCost:
     """Return accuracy and log loss, or mean absolute and root mean squared error, before and after freezing.
 
     Both predict the same rows and learn none. Raises `InputError` where there is no row.
@@ -49,7 +49,7 @@ def cost(model: Model, examples: Iterable[Examples]) -> Cost:
         measures = {"mae": means[:, 0], "rmse": np.sqrt(means[:, 1])}
     else:
         measures = {"accuracy": means[:, 0], "log_loss": means[:, 1]}
-    return Cost(rows, {name: (float(both[0]), float(both[1])) for name, both in measures.items()})
+    return FreezingCost(rows, {name: (float(both[0]), float(both[1])) for name, both in measures.items()})
 
 
 def _of_classes(scores: Singles, y: Floats) -> Floats:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from everlearn import model
 from everlearn.errors import InputError, InUse
 from everlearn.events import connect
-from everlearn.export import Cost, cost
+from everlearn.export import FreezingCost, cost
 from everlearn.learn import limits
 from everlearn.loop import commands
 from everlearn.loop.loop import Loop
@@ -109,7 +109,7 @@ def newest(stream: Stream, most: int = NEWEST) -> Iterator[Examples]:
     return chain(kept)
 
 
-def measured(taken: Taken, spec: Spec, stream: Stream, most: int | None = NEWEST) -> Cost:
+def measured(taken: Taken, spec: Spec, stream: Stream, most: int | None = NEWEST) -> FreezingCost:
     """Return what the exported form of a model loses on the last rows of a stream (None: all), clipped as in the loop.
 
     Raises `InputError` for a stream without a usable row.

@@ -2,8 +2,7 @@
 
 The state after position p is a function of (log up to p, spec, seed), however the log was cut into reads. Two kinds
 of log are folded alike: events of the event log, and rows of a file that is itself the log. When a decision falls, or
-a checkpoint is due, the fold yields a `Commit`. Its caller must make that durable before it continues, or before the
-next one, if it waits.
+a checkpoint is due, the fold yields a `Commit`. Its caller must make that durable first, unless it waits.
 """
 
 from __future__ import annotations
