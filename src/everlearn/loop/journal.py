@@ -17,7 +17,7 @@ from everlearn.loop import commands, replay_log
 from everlearn.loop.fold import Fold
 from everlearn.loop.home import Home
 from everlearn.loop.ingest import Ingest
-from everlearn.loop.stretch import Commit
+from everlearn.loop.stretch import Commit, Cursor
 from everlearn.records import Event, Payload
 from everlearn.serve.isolation import FailureLog, ModelFailure
 from everlearn.serve.snapshot import Answering
@@ -90,7 +90,7 @@ class Journal:
         while not whole:  # else a model failed, and the stream is read again from the last checkpoint
             whole = True
             for taken, commits in self.intake.folded(stream):
-                if not (whole := self._attempt(commits)):
+                if not (whole := self._attempt(commits, "row")):
                     self.catch_up_whole()
                     break
                 if self.fold.started:
@@ -129,16 +129,19 @@ class Journal:
 
     def _fold(self, batch: Sequence[Event]) -> None:
         upto = batch[-1].position
-        self._attempt(self.fold.events(batch))
+        self._attempt(self.fold.events(batch), "log")
         while self.seen < upto:  # a model failed
             batch = [event for event in self.log.read(self.seen, READ) if event.position <= upto]
             self.seen = batch[-1].position
-            self._attempt(self.fold.events(batch))
+            self._attempt(self.fold.events(batch), "log")
         if self.fold.started:
             self._publish()
 
-    def _attempt(self, commits: Iterator[Commit]) -> bool:
-        """Fold, and make the commits durable; return False if a model failed and the last checkpoint was restored."""
+    def _attempt(self, commits: Iterator[Commit], cursor: Cursor) -> bool:
+        """Fold what moves a cursor, and make the commits durable.
+
+        Returns False if a model failed and the last checkpoint was restored.
+        """
         try:
             with self._folding():
                 for commit in commits:
@@ -147,7 +150,7 @@ class Journal:
                     else:
                         self.commit(commit)
                 if self._waiting:  # a checkpoint for each would take longer than the learning
-                    self.commit(Commit(sum(self.fold.cursor.values()), []))
+                    self.commit(Commit(self.fold.cursor[cursor], []))
         except ModelFailure as fault:
             self.fold.failed(fault)
             self.home.reread()
