@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from everlearn.drift.detectors import adwin_reset, adwin_step
 from everlearn.families.kernel_parts import block_rows, first_fault, inlined, merged, mislabelled, outlined
 from everlearn.families.mondrian.aggregating import aggregate
+from everlearn.families.mondrian.class_nodes import learn_class
 from everlearn.families.mondrian.columns import gather, measure, prepare
-from everlearn.families.mondrian.growing import learn_at
 from everlearn.families.mondrian.layout import (
     DETECTS,
     NONE,
@@ -122,7 +122,7 @@ def learn_member(
             plant(trees, t, nodes, beliefs, counts, boxes, number & AGES)
         for j in range(drawn):
             scale[j] = scales[b, columns[t, j]]
-        learn_at(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, target,
+        learn_class(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, target,
                  min(np.float64(weight[i]), MOST_ROW_WEIGHT), number & AGES)  # fmt: skip
 
 
