@@ -15,6 +15,7 @@ COLUMN, CUT, LEFT, PARENT, SEEN, LINKS = range(6)
 NONE = -1  # no node
 # a row of `beliefs`
 TIME, ODDS, BELIEFS = range(3)
+MEAN, SQUARES, SHIFT, NUMBER_BELIEFS = range(2, 6)  # of numbers: mean, mean square about it, and running quantile
 # of `boxes`
 LOWEST, HIGHEST, SIDES = range(3)
 # a row of `trees`; then come the sizes of ADWIN's rows
@@ -22,12 +23,19 @@ USED_PAIRS, HAND, DRAWS, RESETS, SIZES = range(5)
 # the rows of `moments`: of each dense column of the stream
 COUNT, CENTRE, DEVIATIONS, MOMENTS = range(4)
 # settings of kernels
-SEED, PRIOR, DETECTS, SETTINGS = range(4)
+SEED, PRIOR, DETECTS, QUANTILE, SETTINGS = range(5)
+# `target`, of numbers
+SEEN_TARGETS, ORIGIN, UNIT, TARGET_MEAN, FLOOR, CEILING, TARGET = range(7)
+# the rows of `line`: the forest's linear model
+SLOPES, FILLS, LINE = range(3)
+# after ADWIN in a row of `windows`, of numbers
+ERRORS, ERRORS_SEEN, LOSS, WATCHED = range(4)
 
 WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.drift.detectors`
 WINDOW = WINDOW_ROWS * 2 * WINDOW_BUCKETS
 LEAST_NODES = 8
 MOST_COLUMNS = 128  # that a tree looks at
+MOST_LINE = 64  # dense columns of a stream of numbers that has a linear model
 SKETCHED = 32  # columns of a tree that hashed entries are added up in
 
 
@@ -39,18 +47,33 @@ class PoolSizes(NamedTuple):
     nodes: int
 
 
-def node_bytes(classes: int, columns: int) -> int:
-    """Return the bytes of one node.
+def lined(classes: int, dense: int) -> int:
+    """Return how many columns a linear model has that nodes share: those of numbers, if they are not too many.
 
-    >>> node_bytes(7, 54)
-    500
+    >>> lined(0, 54), lined(0, 65), lined(2, 8)
+    (54, 0, 0)
     """
-    return 4 * LINKS + 8 * BELIEFS + 4 * (classes + 1) + 4 * SIDES * columns
+    return dense if classes == 0 and dense <= MOST_LINE else 0
 
 
-def fixed_bytes(columns: int) -> int:
+def node_bytes(classes: int, dense: int, columns: int) -> int:
+    """Return the bytes of one node that looks at so many columns, of classes, or of numbers if `classes` is 0.
+
+    >>> node_bytes(7, 54, 54), node_bytes(0, 10, 10)
+    (500, 188)
+    """
+    beliefs = BELIEFS if classes else NUMBER_BELIEFS
+    return 4 * LINKS + 8 * beliefs + 4 * (classes + lined(classes, dense) + 1) + 4 * SIDES * columns
+
+
+def window_floats(classes: int) -> int:
+    """Return the float64 numbers of one row of `windows`."""
+    return WINDOW + WINDOW_SUMS + (0 if classes else WATCHED)
+
+
+def fixed_bytes(classes: int, columns: int) -> int:
     """Return the bytes of one tree without its nodes."""
-    return 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1) + 4 * columns
+    return 8 * (window_floats(classes) + SIZES + WINDOW_ROWS + 1) + 4 * columns
 
 
 def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed: int) -> PoolSizes:
@@ -60,7 +83,7 @@ def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed:
     (4000, 2342)
     """
     drawn, sketched = columns(dense, hashed)
-    room = (memory // trees - fixed_bytes(drawn)) // node_bytes(classes, drawn + sketched)
+    room = (memory // trees - fixed_bytes(classes, drawn)) // node_bytes(classes, dense, drawn + sketched)
     return PoolSizes(drawn, sketched, 2 * (max(min(room, most), 0) // 2))
 
 
@@ -72,4 +95,4 @@ def columns(dense: int, hashed: int) -> tuple[int, int]:
 def needed(trees: int, classes: int, dense: int, hashed: int, nodes: int = LEAST_NODES) -> int:
     """Return the bytes that some trees need for a number of nodes each."""
     drawn, sketched = columns(dense, hashed)
-    return trees * (fixed_bytes(drawn) + nodes * node_bytes(classes, drawn + sketched))
+    return trees * (fixed_bytes(classes, drawn) + nodes * node_bytes(classes, dense, drawn + sketched))

@@ -31,21 +31,28 @@ class Mondrian:
     def __init__(self, spec: dict[str, Any], chosen: MondrianSettings) -> None:
         self.spec: Mapping[str, Any] = spec
         self._settings = settings.kernel_settings(chosen)
-        self._predict, self._learn = kernels.predictor(), kernels.learner()
-        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes
-        size, trees = settings.sizes(chosen), chosen.trees
+        self._numbers = chosen.task == "regression"
+        self._predict, self._learn = kernels.predictor(self._numbers), kernels.learner(self._numbers)
+        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1
+        self.loss = settings.own_loss(chosen)
+        size, trees, lined = settings.sizes(chosen), chosen.trees, layout.lined(chosen.classes, chosen.dense)
         self._wide = size.drawn + size.sketched
+        beliefs = layout.NUMBER_BELIEFS if self._numbers else layout.BELIEFS
         self._arrays: Arrays = {
             "nodes": np.zeros((trees, size.nodes, layout.LINKS), np.int32),
-            "beliefs": np.zeros((trees, size.nodes, layout.BELIEFS)),
-            "counts": np.zeros((trees, size.nodes, chosen.classes + 1), np.float32),
+            "beliefs": np.zeros((trees, size.nodes, beliefs)),
+            "counts": np.zeros((trees, size.nodes, chosen.classes + lined + 1), np.float32),
             "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
             "columns": draw_columns(chosen.seed, trees, chosen.dense, size.drawn),
             "learn/boxes": np.zeros((trees, size.nodes, layout.SIDES, self._wide), np.float32),
-            "learn/windows": np.zeros((trees, layout.WINDOW + layout.WINDOW_SUMS)),
+            "learn/windows": np.zeros((trees, layout.window_floats(chosen.classes))),
             "learn/moments": np.zeros((layout.MOMENTS, chosen.dense)),
             "learn/clock": np.zeros(1, np.int64),
         }
+        if self._numbers:
+            self._arrays["line"] = np.zeros((layout.LINE, lined))
+            self._arrays["target"] = np.zeros(layout.TARGET)
+            self._arrays["learn/products"] = np.zeros((lined + 2, lined + 1))
         self._arrays["trees"][:, -1] = 1  # rows of ADWIN in use
 
     def __repr__(self) -> str:
@@ -76,11 +83,15 @@ class Mondrian:
         return batches.learned(rows, y, weight, self._outputs, self._hashed, self._learn_rows)
 
     def _predict_rows(self, rows: Rows, out: Singles) -> int:
-        return self._predict(self._hashed, self._settings, *self._pool(), self._wide, *rows, out)
+        held = self._arrays
+        state = (*self._pool(), self._wide, *((held["line"], held["target"]) if self._numbers else ()))
+        return self._predict(self._hashed, self._settings, *state, *rows, out)
 
     def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
         held = self._arrays
         state = (held["learn/boxes"], held["learn/windows"], held["learn/moments"], held["learn/clock"])
+        if self._numbers:
+            state = (*state, held["line"], held["target"], held["learn/products"])
         return self._learn(self._hashed, self._settings, *self._pool(), *state, *rows, *labels, out)
 
     def _pool(self) -> tuple[NDArray[Any], ...]:

@@ -25,6 +25,7 @@ from everlearn.families.mondrian.layout import (
     WINDOW,
     WINDOW_BUCKETS,
     WINDOW_ROWS,
+    WINDOW_SUMS,
 )
 from everlearn.families.mondrian.pool import AGES, plant
 from everlearn.records import Floats, Ints, Singles
@@ -74,7 +75,7 @@ def predict_rows(
 def watch(trees: Ints, t: int, windows: Floats, wrong: float) -> bool:
     """Feed ADWIN with the error of a tree; return True after a drift of rising errors."""
     buckets = windows[t, :WINDOW].reshape(WINDOW_ROWS, 2, WINDOW_BUCKETS)
-    sizes, sums = trees[t, SIZES:], windows[t, WINDOW:]
+    sizes, sums = trees[t, SIZES:], windows[t, WINDOW : WINDOW + WINDOW_SUMS]
     level = adwin_step(buckets, sizes, sums, wrong, DRIFT, DRIFT, CLOCK, SHORTEST, LEAST_WINDOW, 1.0)
     if abs(level) == 2:
         adwin_reset(buckets, sizes, sums)
