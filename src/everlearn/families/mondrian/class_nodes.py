@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined
 from everlearn.families.mondrian.growing import Kind, growing
 from everlearn.families.mondrian.layout import PRIOR
 from everlearn.records import Floats, Singles
 
+Nodes = NDArray[np.int32]
+
 MOST_WEIGHT = float(1 << 22)  # of a node before its weights are halved
 
 
 @inlined
 def given(
-    settings: Floats, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, y: int, above: float
+    settings: Floats, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, y: int, above: float
 ) -> tuple[float, float]:
     """Return the probability that a node gives class y; there is no other answer."""
     classes = counts.shape[2] - 1
@@ -30,8 +33,8 @@ def mixed(beliefs: Floats, counts: Singles, t: int, node: int, y: int) -> bool:
 
 @inlined
 def count(
-    settings: Floats, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, y: int, weight: float,
-    answer: float,
+    settings: Floats, nodes: Nodes, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, y: int,
+    weight: float, answer: float,
 ) -> None:  # fmt: skip
     """Count a row of class y."""
     classes = counts.shape[2] - 1

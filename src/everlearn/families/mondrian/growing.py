@@ -42,9 +42,9 @@ LEAST_EVIDENCE = 1e-90  # of a row of large weight
 class Kind(NamedTuple):
     """The functions in which nodes of classes and of numbers differ, for the same boxes and splits.
 
-    `given(settings, beliefs, counts, t, node, x, y, above)` is what a node gives the label of a row, and its answer,
+    `given(settings, beliefs, counts, t, node, x, wide, y, above)` is what a node gives the label of a row, and its answer,
     `above` that of its parent. `mixed(beliefs, counts, t, node, y)` is True if the labels of a node and `y` differ.
-    `count(settings, beliefs, counts, t, node, x, y, weight, answer)` learns a row in a node.
+    `count(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)` learns a row in a node.
     """
 
     given: Callable[..., tuple[Any, Any]]
@@ -167,11 +167,11 @@ def growing(kind: Kind) -> Callable[..., None]:
         x: Singles, scale: Singles, gaps: Floats, path: Nodes, own: Floats, y: Any, weight: float, now: int,
     ) -> None:  # fmt: skip
         """Learn a row of label y: extend and count the nodes on its way, split above one, and move their odds."""
-        node, depth, answer = 0, 0, 0.0
+        node, depth, answer, wide = 0, 0, 0.0, boxes.shape[3]
         while True:
             nodes[t, node, SEEN] = now
             left = nodes[t, node, LEFT]
-            given, answer = given_at(settings, beliefs, counts, t, node, x, y, answer)
+            given, answer = given_at(settings, beliefs, counts, t, node, x, wide, y, answer)
             if weight != 1.0:
                 given = max(given**weight, LEAST_EVIDENCE)
             below = -1.0
@@ -184,9 +184,10 @@ def growing(kind: Kind) -> Callable[..., None]:
                             below = split(settings, trees, t, nodes, beliefs, counts, boxes, node, x, gaps, far, time,
                                           given, now)  # fmt: skip
                 extend(boxes, t, node, x)
-            count(settings, beliefs, counts, t, node, x, y, weight, answer)
+            count(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)
             if below >= 0.0:
-                count(settings, beliefs, counts, t, child(nodes, counts, t, node, x), x, y, weight, answer)
+                new = child(nodes, counts, t, node, x)
+                count(settings, nodes, beliefs, counts, t, new, x, wide, y, weight, answer)
                 break
             if left == NONE:
                 break

@@ -70,12 +70,12 @@ def _number_learner(sources: str) -> Callable[..., int]:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
         hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, line, target,
-        products, dense, indptr, indices, values, y, weight, out,
+        dense, indptr, indices, values, y, weight, out,
     ):  # fmt: skip
         _ = sources
         return learn_number_rows(
             hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, line, target,
-            products, dense, indptr, indices, values, y, weight, out,
+            dense, indptr, indices, values, y, weight, out,
         )  # fmt: skip
 
     return learn
@@ -95,5 +95,5 @@ def learner(numbers: bool) -> Callable[..., int]:
     """Return the kernel that learns classes or numbers, see `rows.learn_rows`."""
     kernel = (_number_learner if numbers else _class_learner)(_sources(numbers))
     state = "int float64:1 int64:2! int32:3! float64:3! float32:3! int32:2 float32:4! float64:2! float64:2! int64:1!"
-    line = "float64:2! float64:1! float64:2! " if numbers else ""
+    line = "float64:2! float64:1! " if numbers else ""
     return compiled(kernel, f"{state} {line}{_BATCH} float64:1 float32:1 float32:2!")

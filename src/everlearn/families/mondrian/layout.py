@@ -15,7 +15,7 @@ COLUMN, CUT, LEFT, PARENT, SEEN, LINKS = range(6)
 NONE = -1  # no node
 # a row of `beliefs`
 TIME, ODDS, BELIEFS = range(3)
-MEAN, SQUARES, SHIFT, NUMBER_BELIEFS = range(2, 6)  # of numbers: mean, mean square about it, and running quantile
+MEAN, SQUARES, SHIFT, SOLVE, NUMBER_BELIEFS = range(2, 7)  # of numbers: mean, mean square about it, and running quantile
 # of `boxes`
 LOWEST, HIGHEST, SIDES = range(3)
 # a row of `trees`; then come the sizes of ADWIN's rows
@@ -26,8 +26,8 @@ COUNT, CENTRE, DEVIATIONS, MOMENTS = range(4)
 SEED, PRIOR, DETECTS, QUANTILE, SETTINGS = range(5)
 # `target`, of numbers
 SEEN_TARGETS, ORIGIN, UNIT, TARGET_MEAN, FLOOR, CEILING, TARGET = range(7)
-# the rows of `line`: the forest's linear model
-SLOPES, FILLS, LINE = range(3)
+# the parts of a linear model in a row of `counts`, each of as many numbers as columns; then come products
+CENTRES, SLOPES, WITH_TARGET, PRODUCTS = range(4)
 # after ADWIN in a row of `windows`, of numbers
 ERRORS, ERRORS_SEEN, LOSS, WATCHED = range(4)
 
@@ -35,7 +35,7 @@ WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.
 WINDOW = WINDOW_ROWS * 2 * WINDOW_BUCKETS
 LEAST_NODES = 8
 MOST_COLUMNS = 128  # that a tree looks at
-MOST_LINE = 64  # dense columns of a stream of numbers that has a linear model
+MOST_LINE = 40  # dense columns of a stream of numbers that has a linear model
 SKETCHED = 32  # columns of a tree that hashed entries are added up in
 
 
@@ -48,22 +48,24 @@ class PoolSizes(NamedTuple):
 
 
 def lined(classes: int, dense: int) -> int:
-    """Return how many columns a linear model has that nodes share: those of numbers, if they are not too many.
-
-    >>> lined(0, 54), lined(0, 65), lined(2, 8)
-    (54, 0, 0)
-    """
+    """Return how many columns the linear models of nodes have: those of numbers, if they are not too many."""
     return dense if classes == 0 and dense <= MOST_LINE else 0
+
+
+def node_sums(classes: int, dense: int) -> int:
+    """Return the float32 sums of a node: of classes, or those of a linear model; and its weight."""
+    line = lined(classes, dense)
+    return classes + 3 * line + line * (line + 1) // 2 + 1
 
 
 def node_bytes(classes: int, dense: int, columns: int) -> int:
     """Return the bytes of one node that looks at so many columns, of classes, or of numbers if `classes` is 0.
 
     >>> node_bytes(7, 54, 54), node_bytes(0, 10, 10)
-    (500, 188)
+    (500, 488)
     """
     beliefs = BELIEFS if classes else NUMBER_BELIEFS
-    return 4 * LINKS + 8 * beliefs + 4 * (classes + lined(classes, dense) + 1) + 4 * SIDES * columns
+    return 4 * LINKS + 8 * beliefs + 4 * node_sums(classes, dense) + 4 * SIDES * columns
 
 
 def window_floats(classes: int) -> int:

@@ -41,7 +41,7 @@ class Mondrian:
         self._arrays: Arrays = {
             "nodes": np.zeros((trees, size.nodes, layout.LINKS), np.int32),
             "beliefs": np.zeros((trees, size.nodes, beliefs)),
-            "counts": np.zeros((trees, size.nodes, chosen.classes + lined + 1), np.float32),
+            "counts": np.zeros((trees, size.nodes, layout.node_sums(chosen.classes, chosen.dense)), np.float32),
             "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
             "columns": draw_columns(chosen.seed, trees, chosen.dense, size.drawn),
             "learn/boxes": np.zeros((trees, size.nodes, layout.SIDES, self._wide), np.float32),
@@ -50,9 +50,8 @@ class Mondrian:
             "learn/clock": np.zeros(1, np.int64),
         }
         if self._numbers:
-            self._arrays["line"] = np.zeros((layout.LINE, lined))
+            self._arrays["line"] = np.zeros((1, lined))
             self._arrays["target"] = np.zeros(layout.TARGET)
-            self._arrays["learn/products"] = np.zeros((lined + 2, lined + 1))
         self._arrays["trees"][:, -1] = 1  # rows of ADWIN in use
 
     def __repr__(self) -> str:
@@ -91,7 +90,7 @@ class Mondrian:
         held = self._arrays
         state = (held["learn/boxes"], held["learn/windows"], held["learn/moments"], held["learn/clock"])
         if self._numbers:
-            state = (*state, held["line"], held["target"], held["learn/products"])
+            state = (*state, held["line"], held["target"])
         return self._learn(self._hashed, self._settings, *self._pool(), *state, *rows, *labels, out)
 
     def _pool(self) -> tuple[NDArray[Any], ...]:

@@ -1,8 +1,8 @@
-"""The linear model of a forest of numbers: a ridge regression of the stream, whose slopes all nodes share.
+"""The linear model of a node of numbers: a ridge regression on the sums of its rows.
 
-The means of columns and target, and their products about them, fade (Welford 1962, weighted). From time to time
-Cholesky's method solves for slopes. Columns are divided by their deviation, so that units do not matter, and the ridge
-counts as so many rows. A missing value is the mean of its column.
+A node keeps the means of its columns, their products and those with the target, all about the means (Welford 1962).
+From time to time Cholesky's method solves for how its slopes differ from those of its parent. Columns are divided by
+their deviation in the node, so that units do not matter, and the slopes of the parent count as so many rows.
 """
 
 from __future__ import annotations
@@ -11,46 +11,49 @@ import math
 
 import numpy as np
 
-from everlearn.families.kernel_parts import outlined
-from everlearn.families.mondrian.layout import FILLS, SLOPES
-from everlearn.records import Floats, Singles
+from everlearn.families.kernel_parts import inlined, outlined
+from everlearn.records import Singles
 
-RIDGE = 2.0  # rows that the prior slope 0 counts for
-LONGEST = 5000.0  # rows over which the products fade to 1 / e
-SOLVED = 16  # rows after which slopes are solved for at least, and as many as columns
+RIDGE = 4.0  # rows that the slopes of the parent count for
 CONSTANT = 1e-30  # mean square of a column that is not used
 
 
-@outlined
-def learn_line(products: Floats, fills: Singles, b: int, target: float, weight: float) -> None:
-    """Add row b of `fills`, the values without missing ones, to the means and products."""
-    lined = fills.shape[1]
-    fade = 1.0 - 1.0 / LONGEST
-    held = fade * products[lined + 1, 0]
-    share = weight / (held + weight)
-    beside = target - products[lined, lined]
+@inlined
+def learn_line(counts: Singles, t: int, node: int, x: Singles, wide: int, away: float, share: float, part: float) -> None:
+    """Add a row to the sums; `away` is its target less the mean, `part` the weight of products about the means."""
+    lined = len(x) - wide - 1
+    at = 3 * lined
     for i in range(lined):
-        away = fills[b, i] - products[lined, i]
+        beside = x[wide + i] - counts[t, node, i]
+        scaled = part * beside
+        counts[t, node, 2 * lined + i] += scaled * away
         for k in range(i + 1):
-            products[i, k] = fade * products[i, k] + held * share * away * (fills[b, k] - products[lined, k])
-        products[i, lined] = fade * products[i, lined] + held * share * away * beside
-    for i in range(lined):
-        products[lined, i] += share * (fills[b, i] - products[lined, i])
-    products[lined, lined] += share * beside
-    products[lined + 1, 0] = held + weight
+            counts[t, node, at + k] += scaled * (x[wide + k] - counts[t, node, k])
+        at += i + 1
+    for j in range(lined):
+        counts[t, node, j] += share * (x[wide + j] - counts[t, node, j])
 
 
 @outlined
-def solve_line(products: Floats, line: Floats) -> None:
-    """Solve for the slopes, and write the means of columns that missing values are taken for."""
-    lined = line.shape[1]
-    held = products[lined + 1, 0]
+def solve_line(counts: Singles, t: int, node: int, parent: int, lined: int) -> None:
+    """Solve for the slopes of a node."""
+    held = np.float64(counts[t, node, counts.shape[2] - 1])
+    products = 3 * lined
     scales, found, factor = np.zeros(lined), np.zeros(lined), np.zeros((lined, lined))
+    prior = np.zeros(lined)
     for i in range(lined):
-        scales[i] = 1.0 / math.sqrt(products[i, i]) if products[i, i] > CONSTANT * held else 0.0
+        square = np.float64(counts[t, node, products + i * (i + 1) // 2 + i])
+        scales[i] = 1.0 / math.sqrt(square) if square > CONSTANT * held else 0.0
+        prior[i] = counts[t, parent, lined + i] if parent >= 0 else 0.0
     for i in range(lined):
+        row = products + i * (i + 1) // 2
+        right = np.float64(counts[t, node, 2 * lined + i])
+        for k in range(lined):
+            at = row + k if k <= i else products + k * (k + 1) // 2 + i
+            right -= counts[t, node, at] * prior[k]
+        right *= scales[i]
         for k in range(i + 1):
-            total = products[i, k] * scales[i] * scales[k]
+            total = counts[t, node, row + k] * scales[i] * scales[k]
             if i == k:
                 total = 1.0 + RIDGE / held
             for j in range(k):
@@ -59,10 +62,9 @@ def solve_line(products: Floats, line: Floats) -> None:
                 factor[i, i] = math.sqrt(max(total, 1e-6))
             else:
                 factor[i, k] = total / factor[k, k]
-        total = products[i, lined] * scales[i]
         for j in range(i):
-            total -= factor[i, j] * found[j]
-        found[i] = total / factor[i, i]
+            right -= factor[i, j] * found[j]
+        found[i] = right / factor[i, i]
     for step in range(lined):
         i = lined - 1 - step
         total = found[i]
@@ -70,6 +72,5 @@ def solve_line(products: Floats, line: Floats) -> None:
             total -= factor[j, i] * found[j]
         found[i] = total / factor[i, i]
     for i in range(lined):
-        slope = found[i] * scales[i]
-        line[SLOPES, i] = slope if abs(slope) < 1e30 else 0.0
-        line[FILLS, i] = products[lined, i]
+        slope = prior[i] + found[i] * scales[i]
+        counts[t, node, lined + i] = slope if abs(slope) < 1e30 else 0.0

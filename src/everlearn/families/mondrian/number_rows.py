@@ -11,10 +11,10 @@ from everlearn.families.kernel_parts import block_rows, first_fault, inlined, me
 from everlearn.families.mondrian.columns import FURTHEST, gather, measure, prepare
 from everlearn.families.mondrian.layout import (
     CEILING,
+    CENTRE,
     DETECTS,
     ERRORS,
     ERRORS_SEEN,
-    FILLS,
     FLOOR,
     LOSS,
     NONE,
@@ -22,14 +22,12 @@ from everlearn.families.mondrian.layout import (
     QUANTILE,
     RESETS,
     SEEN_TARGETS,
-    SLOPES,
     TARGET_MEAN,
     UNIT,
     USED_PAIRS,
     WINDOW,
     WINDOW_SUMS,
 )
-from everlearn.families.mondrian.number_lines import SOLVED, learn_line, solve_line
 from everlearn.families.mondrian.number_nodes import aggregate_numbers, learn_number, number_loss
 from everlearn.families.mondrian.pool import AGES, plant
 from everlearn.families.mondrian.rows import MOST_ROW_WEIGHT, watch
@@ -64,21 +62,18 @@ def aim(label: float, target: Floats) -> float:
 
 
 @inlined
-def fill(rows: Singles, b: int, line: Floats, fills: Singles, slopes: Singles) -> None:
-    """Write the values of row b without missing ones, and the slopes of now."""
+def fill(rows: Singles, b: int, line: Floats, fills: Singles) -> None:
+    """Write the values of row b without missing ones."""
     for j in range(line.shape[1]):
         v = rows[b, j]
-        fills[b, j] = np.float32(line[FILLS, j]) if math.isnan(v) else v
-        slopes[b, j] = line[SLOPES, j]
+        fills[b, j] = np.float32(line[0, j]) if math.isnan(v) else v
 
 
 @inlined
-def extend_row(x: Singles, wide: int, fills: Singles, slopes: Singles, b: int) -> None:
-    """Write the values without missing ones, and the slopes, after the columns of a row."""
-    lined = fills.shape[1]
-    for j in range(lined):
+def extend_row(x: Singles, wide: int, fills: Singles, b: int) -> None:
+    """Write the values without missing ones after the columns of a row."""
+    for j in range(fills.shape[1]):
         x[wide + j] = fills[b, j]
-        x[wide + lined + j] = slopes[b, j]
 
 
 @inlined
@@ -100,18 +95,18 @@ def predict_number_rows(
     fault = first_fault(hashed, indptr, indices, values)
     if fault == 0:
         lined = line.shape[1]
-        rows, x = np.empty((1, dense.shape[1]), np.float32), np.zeros(wide + 2 * lined + 1, np.float32)
-        fills, slopes = np.empty((1, lined), np.float32), np.empty((1, lined), np.float32)
+        rows, x = np.empty((1, dense.shape[1]), np.float32), np.zeros(wide + lined + 1, np.float32)
+        fills = np.empty((1, lined), np.float32)
         for i in range(len(indptr) - 1):
             prepare(dense, i, rows, 0)
-            fill(rows, 0, line, fills, slopes)
-            extend_row(x, wide, fills, slopes, 0)
+            fill(rows, 0, line, fills)
+            extend_row(x, wide, fills, 0)
             vote = 0.0
             for t in range(trees.shape[0]):
                 p = target[TARGET_MEAN]
                 if trees[t, USED_PAIRS] > 0:
                     gather(settings, columns, t, rows, 0, indices, values, indptr[i], indptr[i + 1], x[:wide])
-                    p = aggregate_numbers(nodes, beliefs, counts, t, x)
+                    p = aggregate_numbers(nodes, beliefs, counts, t, x, wide)
                 vote += p
             finish(vote, trees.shape[0], target, out, i)
     return fault
@@ -139,7 +134,7 @@ def precision(settings: Floats, windows: Floats, t: int, loss: float) -> float:
 @outlined
 def learn_number_member(
     settings: Floats, trees: Ints, t: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles,
-    columns: Nodes, windows: Floats, rows: Singles, scales: Singles, fills: Singles, slopes: Singles, numbers: Ints,
+    columns: Nodes, windows: Floats, rows: Singles, scales: Singles, fills: Singles, numbers: Ints,
     start: int, held: int, indptr: Ints, indices: Nodes, values: Singles, aims: Floats, means: Floats,
     weight: Singles, votes: Floats,
 ) -> None:  # fmt: skip
@@ -148,15 +143,15 @@ def learn_number_member(
     A drift of ADWIN begins the tree again, with the row that showed it.
     """
     wide, drawn = boxes.shape[3], columns.shape[1]
-    x, scale, gaps = np.zeros(wide + 2 * fills.shape[1] + 1, np.float32), np.ones(wide, np.float32), np.empty(wide)
+    x, scale, gaps = np.zeros(wide + fills.shape[1] + 1, np.float32), np.ones(wide, np.float32), np.empty(wide)
     path, own = np.empty(nodes.shape[1], np.int32), np.empty(nodes.shape[1])
     for b in range(held):
         i, number = start + b, numbers[b]
         gather(settings, columns, t, rows, b, indices, values, indptr[i], indptr[i + 1], x[:wide])
-        extend_row(x, wide, fills, slopes, b)
+        extend_row(x, wide, fills, b)
         p = means[b]
         if trees[t, USED_PAIRS] > 0:
-            p = aggregate_numbers(nodes, beliefs, counts, t, x)
+            p = aggregate_numbers(nodes, beliefs, counts, t, x, wide)
         votes[b] += p
         if number < 0:
             continue
@@ -176,7 +171,7 @@ def learn_number_member(
 @merged
 def learn_number_rows(
     hashed: int, settings: Floats, trees: Ints, nodes: Nodes, beliefs: Floats, counts: Singles, columns: Nodes,
-    boxes: Singles, windows: Floats, moments: Floats, clock: Ints, line: Floats, target: Floats, products: Floats,
+    boxes: Singles, windows: Floats, moments: Floats, clock: Ints, line: Floats, target: Floats,
     dense: Singles, indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles, out: Singles,
 ) -> int:  # fmt: skip
     """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned."""
@@ -184,7 +179,7 @@ def learn_number_rows(
     n, width, lined = (len(indptr) - 1 if fault == 0 else 0), dense.shape[1], line.shape[1]
     most = block_rows(width)
     rows, scales = np.empty((most, width), np.float32), np.empty((most, width), np.float32)
-    fills, slopes = np.empty((most, lined), np.float32), np.empty((most, lined), np.float32)
+    fills = np.empty((most, lined), np.float32)
     aims, means, votes, numbers = np.zeros(most), np.empty(most), np.empty(most), np.empty(most, np.int64)
     ranges = np.empty((most, len(target)))
     for start in range(0, n, most):
@@ -193,7 +188,7 @@ def learn_number_rows(
         for b in range(held):
             i = start + b
             prepare(dense, i, rows, b)
-            fill(rows, b, line, fills, slopes)
+            fill(rows, b, line, fills)
             ranges[b] = target
             means[b] = target[TARGET_MEAN]
             numbers[b] = NONE
@@ -202,13 +197,11 @@ def learn_number_rows(
                 aims[b] = aim(y[i], target)
                 numbers[b] = clock[0]
                 clock[0] += 1
-                if lined > 0:
-                    learn_line(products, fills, b, aims[b], min(np.float64(weight[i]), MOST_ROW_WEIGHT))
-                    if clock[0] % max(SOLVED, lined) == 0:
-                        solve_line(products, line)
+                for j in range(lined):
+                    line[0, j] = moments[CENTRE, j]
         for t in range(trees.shape[0]):
             learn_number_member(settings, trees, t, nodes, beliefs, counts, boxes, columns, windows, rows, scales,
-                                fills, slopes, numbers, start, held, indptr, indices, values, aims, means, weight,
+                                fills, numbers, start, held, indptr, indices, values, aims, means, weight,
                                 votes)  # fmt: skip
         for b in range(held):
             finish(votes[b], trees.shape[0], ranges[b], out, start + b)
