@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined
-from everlearn.families.mondrian.growing import Kind, growing
+from everlearn.families.mondrian.growing import Answer, Kind, growing
 from everlearn.families.mondrian.layout import PRIOR
 from everlearn.records import Floats, Singles
 
@@ -17,8 +17,16 @@ MOST_WEIGHT = float(1 << 22)  # of a node before its weights are halved
 
 @inlined
 def given(
-    settings: Floats, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, y: int, above: float
-) -> tuple[float, float]:
+    settings: Floats,
+    beliefs: Floats,
+    counts: Singles,
+    t: int,
+    node: int,
+    x: Singles,
+    wide: int,
+    y: int,
+    above: Answer,
+) -> tuple[float, Answer]:
     """Return the probability that a node gives class y; there is no other answer."""
     classes = counts.shape[2] - 1
     total = np.float64(counts[t, node, classes])
@@ -34,7 +42,7 @@ def mixed(beliefs: Floats, counts: Singles, t: int, node: int, y: int) -> bool:
 @inlined
 def count(
     settings: Floats, nodes: Nodes, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, y: int,
-    weight: float, answer: float,
+    weight: float, answer: Answer,
 ) -> None:  # fmt: skip
     """Count a row of class y."""
     classes = counts.shape[2] - 1

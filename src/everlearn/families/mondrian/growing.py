@@ -39,6 +39,9 @@ Nodes = NDArray[np.int32]
 LEAST_EVIDENCE = 1e-90  # of a row of large weight
 
 
+Answer = tuple[float, float, int]  # of a node of numbers: answer, variance of targets, and the node with its slopes
+
+
 class Kind(NamedTuple):
     """The functions in which nodes of classes and of numbers differ, for the same boxes and splits.
 
@@ -167,7 +170,7 @@ def growing(kind: Kind) -> Callable[..., None]:
         x: Singles, scale: Singles, gaps: Floats, path: Nodes, own: Floats, y: Any, weight: float, now: int,
     ) -> None:  # fmt: skip
         """Learn a row of label y: extend and count the nodes on its way, split above one, and move their odds."""
-        node, depth, answer, wide = 0, 0, 0.0, boxes.shape[3]
+        node, depth, answer, wide = 0, 0, (0.0, 0.0, 0), boxes.shape[3]
         while True:
             nodes[t, node, SEEN] = now
             left = nodes[t, node, LEFT]

@@ -45,7 +45,7 @@ class Mondrian:
             "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
             "columns": draw_columns(chosen.seed, trees, chosen.dense, size.drawn),
             "learn/boxes": np.zeros((trees, size.nodes, layout.SIDES, self._wide), np.float32),
-            "learn/windows": np.zeros((trees, layout.window_floats(chosen.classes))),
+            "learn/windows": np.zeros((trees, layout.window_floats(chosen.classes, chosen.dense))),
             "learn/moments": np.zeros((layout.MOMENTS, chosen.dense)),
             "learn/clock": np.zeros(1, np.int64),
         }

@@ -16,31 +16,47 @@ from everlearn.records import Singles
 
 RIDGE = 4.0  # rows that the slopes of the parent count for
 CONSTANT = 1e-30  # mean square of a column that is not used
+FIRST_SOLVED = 2.0  # rows for each column, and two more, after which slopes are solved for first
+RESOLVED = 1.25  # and then after this factor of rows, or as many more as columns
 
 
 @inlined
-def learn_line(counts: Singles, t: int, node: int, x: Singles, wide: int, away: float, share: float, part: float) -> None:
+def next_solved(held: float, lined: int) -> float:
+    """Return the weight of a node at which its slopes are solved for next."""
+    return max(held * RESOLVED, held + lined)
+
+
+@outlined
+def halve_line(counts: Singles, t: int, node: int, lined: int) -> None:
+    """Halve the sums and the weight of a node, so that they stay in the range in which a float32 counts exactly."""
+    for i in range(2 * lined, counts.shape[2]):
+        counts[t, node, i] *= np.float32(0.5)
+
+
+@inlined
+def learn_line(
+    counts: Singles, t: int, node: int, x: Singles, wide: int, lined: int, away: float, share: float, part: float
+) -> None:
     """Add a row to the sums; `away` is its target less the mean, `part` the weight of products about the means."""
-    lined = len(x) - wide - 1
-    at = 3 * lined
+    at, beside = 3 * lined, wide + lined
     for i in range(lined):
-        beside = x[wide + i] - counts[t, node, i]
-        scaled = part * beside
+        x[beside + i] = x[wide + i] - counts[t, node, i]
+    for i in range(lined):
+        scaled = part * x[beside + i]
         counts[t, node, 2 * lined + i] += scaled * away
         for k in range(i + 1):
-            counts[t, node, at + k] += scaled * (x[wide + k] - counts[t, node, k])
+            counts[t, node, at + k] += scaled * x[beside + k]
         at += i + 1
     for j in range(lined):
-        counts[t, node, j] += share * (x[wide + j] - counts[t, node, j])
+        counts[t, node, j] += share * x[beside + j]
 
 
 @outlined
 def solve_line(counts: Singles, t: int, node: int, parent: int, lined: int) -> None:
-    """Solve for the slopes of a node."""
+    """Solve for the slopes of a node; those of a column that is constant there are the parent's."""
     held = np.float64(counts[t, node, counts.shape[2] - 1])
     products = 3 * lined
-    scales, found, factor = np.zeros(lined), np.zeros(lined), np.zeros((lined, lined))
-    prior = np.zeros(lined)
+    scales, prior, found, factor = np.zeros(lined), np.zeros(lined), np.zeros(lined), np.zeros((lined, lined))
     for i in range(lined):
         square = np.float64(counts[t, node, products + i * (i + 1) // 2 + i])
         scales[i] = 1.0 / math.sqrt(square) if square > CONSTANT * held else 0.0

@@ -1,4 +1,9 @@
-"""Nodes of numbers: their answers, and what they give a number."""
+"""Nodes of numbers: their answers, what they give a number, and how they learn one.
+
+A node answers with the mean of its rows, moved along the slopes of a linear model, plus a running quantile where the
+loss is not the squared one. It gives a number exp(-loss / scale), which makes the aggregation of prunings that of
+exponential weights (Mourtada, Gaiffas and Scornet 2021, section 3); the scale follows the loss of the tree.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +14,39 @@ from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined, outlined
 from everlearn.families.mondrian.aggregating import LEAST_SHARE, child
-from everlearn.families.mondrian.growing import LEAST_EVIDENCE, Kind, growing
+from everlearn.families.mondrian.growing import LEAST_EVIDENCE, Answer, Kind, growing
 from everlearn.families.mondrian.layout import LEFT, MEAN, NONE, ODDS, PARENT, QUANTILE, SHIFT, SOLVE, SQUARES
-from everlearn.families.mondrian.number_lines import learn_line, solve_line
+from everlearn.families.mondrian.number_lines import FIRST_SOLVED, halve_line, learn_line, next_solved, solve_line
 from everlearn.records import Floats, Singles
 
 Nodes = NDArray[np.int32]
+Answer = Answer  # of a node: its answer, the variance of its targets, and the node with its slopes
 
-MOST_WEIGHT = float(1 << 22)  # of a node before its weight is halved
-ABOVE = 1.0  # rows that the answer of the parent counts for
-FIRST_SOLVED, RESOLVED = 4.0, 1.125
+MOST_WEIGHT = float(1 << 22)  # of a node before its weights are halved
+ABOVE = 1.0  # rows that the answer and the variance of the parent count for
+REACH = 2.5  # deviations of the targets by which slopes move an answer at most
 HORIZON = 1000.0  # rows after which the step of a running quantile falls no more
+STEADY = 3.0  # rows for each column after which slopes say where a tree should split
 
 
 @inlined
-def answer_of(
-    beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, above: float
-) -> float:
-    """Return the answer of a node: its mean, moved along its slopes, and drawn towards the answer of its parent."""
-    lined = len(x) - wide - 1
+def answer_of(beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, above: Answer) -> Answer:
+    """Return the answer of a node; answer and variance are drawn towards those of its parent.
+
+    A node that has not solved for slopes takes those that its parent has now.
+    """
+    lined = (len(x) - wide - 1) // 2
     n = np.float64(counts[t, node, counts.shape[2] - 1])
+    part = n / (n + ABOVE) if node != 0 else 1.0
+    variance = part * beliefs[t, node, SQUARES] + (1.0 - part) * above[1]
+    source = node if node == 0 or beliefs[t, node, SOLVE] > FIRST_SOLVED * lined + 2.0 else above[2]
     moved = np.float32(0.0)
     for j in range(lined):
-        moved += counts[t, node, lined + j] * (x[wide + j] - counts[t, node, j])
-    own = beliefs[t, node, MEAN] + beliefs[t, node, SHIFT] + moved
-    if node == 0:
-        return own
-    return (n * own + ABOVE * above) / (n + ABOVE)
+        moved += counts[t, source, lined + j] * (x[wide + j] - counts[t, node, j])
+    most = REACH * math.sqrt(variance)
+    along = min(max(np.float64(moved), -most), most) if abs(moved) < math.inf else 0.0
+    own = beliefs[t, node, MEAN] + beliefs[t, node, SHIFT] + along
+    return part * own + (1.0 - part) * above[0], variance, source
 
 
 @inlined
@@ -48,12 +59,20 @@ def number_loss(away: float, quantile: float) -> float:
 
 @inlined
 def given(
-    settings: Floats, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int, y: float, above: float
-) -> tuple[float, float]:
+    settings: Floats,
+    beliefs: Floats,
+    counts: Singles,
+    t: int,
+    node: int,
+    x: Singles,
+    wide: int,
+    y: float,
+    above: Answer,
+) -> tuple[float, Answer]:
     """Return what a node gives a number, exp(-loss / scale), and its answer."""
     answer = answer_of(beliefs, counts, t, node, x, wide, above)
     precision = np.float64(x[len(x) - 1])
-    return max(math.exp(-precision * number_loss(answer - y, settings[QUANTILE])), LEAST_EVIDENCE), answer
+    return max(math.exp(-precision * number_loss(answer[0] - y, settings[QUANTILE])), LEAST_EVIDENCE), answer
 
 
 @inlined
@@ -65,51 +84,56 @@ def mixed(beliefs: Floats, counts: Singles, t: int, node: int, y: float) -> bool
 @outlined
 def count(
     settings: Floats, nodes: Nodes, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int,
-    y: float, weight: float, answer: float,
+    y: float, weight: float, answer: Answer,
 ) -> None:  # fmt: skip
     """Count a row: weight, means of target and columns, squares, and the running quantile of the errors."""
     last = counts.shape[2] - 1
-    lined = len(x) - wide - 1
+    lined = (len(x) - wide - 1) // 2
     held = np.float64(counts[t, node, last])
     share = weight / (held + weight)
     away = y - beliefs[t, node, MEAN]
     if held == 0.0:
         beliefs[t, node, MEAN] = y
-        beliefs[t, node, SOLVE] = FIRST_SOLVED
-        parent = nodes[t, node, PARENT]
+        beliefs[t, node, SOLVE] = FIRST_SOLVED * lined + 2.0
         for j in range(lined):
             counts[t, node, j] = x[wide + j]
-            counts[t, node, lined + j] = counts[t, parent, lined + j] if parent >= 0 else np.float32(0.0)
     else:
         if settings[QUANTILE] > 0.0:
             quantile, rows = settings[QUANTILE], min(1.0 + held, HORIZON)
             step = math.sqrt(beliefs[t, node, SQUARES]) * min(0.6 / (quantile * (1.0 - quantile) * rows), 1.0)
-            beliefs[t, node, SHIFT] += step * min(weight, 1.0) * (quantile - (1.0 if y < answer else 0.0))
+            beliefs[t, node, SHIFT] += step * min(weight, 1.0) * (quantile - (1.0 if y < answer[0] else 0.0))
         beliefs[t, node, MEAN] += share * away
         beliefs[t, node, SQUARES] += share * ((1.0 - share) * away * away - beliefs[t, node, SQUARES])
-        learn_line(counts, t, node, x, wide, np.float32(away), np.float32(share), np.float32(held * share))
-    counts[t, node, last] = min(held + weight, MOST_WEIGHT)
-    if held + weight >= beliefs[t, node, SOLVE] and lined > 0:
-        beliefs[t, node, SOLVE] = max((held + weight) * RESOLVED, held + weight + lined / 2)
+        learn_line(counts, t, node, x, wide, lined, np.float32(away), np.float32(share), np.float32(held * share))
+    held += weight
+    counts[t, node, last] = held
+    if held >= beliefs[t, node, SOLVE] and lined > 0:
+        beliefs[t, node, SOLVE] = next_solved(held, lined)
         solve_line(counts, t, node, nodes[t, node, PARENT], lined)
+    if held > MOST_WEIGHT:
+        beliefs[t, node, SOLVE] *= 0.5
+        halve_line(counts, t, node, lined)
 
 
 @outlined
 def aggregate_numbers(
     nodes: Nodes, beliefs: Floats, counts: Singles, t: int, x: Singles, wide: int
-) -> float:
-    """Return the answer of a tree: those of the nodes on the way of a row, each by its share."""
-    node, mass, total, parts, answer = 0, 1.0, 0.0, 0.0, 0.0
+) -> tuple[float, int]:
+    """Return the answer of a tree, those of the nodes on the way of a row by their shares, and the last steady node."""
+    node, mass, total, parts, answer, steady = 0, 1.0, 0.0, 0.0, (0.0, 0.0, 0), 0
+    enough = STEADY * ((len(x) - wide - 1) // 2) + 10.0
     while mass > LEAST_SHARE:
         share = mass / (1.0 + beliefs[t, node, ODDS])
         answer = answer_of(beliefs, counts, t, node, x, wide, answer)
-        total += share * answer
+        total += share * answer[0]
         parts += share
+        if counts[t, node, counts.shape[2] - 1] >= enough:
+            steady = node
         if nodes[t, node, LEFT] == NONE:
             break
         mass -= share
         node = child(nodes, counts, t, node, x)
-    return total / parts
+    return total / parts, steady
 
 
 learn_number = growing(Kind(given, mixed, count))

@@ -1,4 +1,9 @@
-"""The row loops of numbers: as those of `rows`, with targets in units of the stream and the slopes of its rows."""
+"""The row loops of numbers: as those of `rows`, with targets in units of the stream.
+
+A target counts from the first one of the stream, in units of about the distance between its first two different
+targets: a power of two, so that nothing is rounded. After the columns of a tree, a row holds its dense columns with
+missing values replaced by their means, room for their distances from the means of a node, and 1 / the scale of losses.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +30,7 @@ from everlearn.families.mondrian.layout import (
     TARGET_MEAN,
     UNIT,
     USED_PAIRS,
+    WATCHED,
     WINDOW,
     WINDOW_SUMS,
 )
@@ -39,7 +45,7 @@ LONGEST_ERRORS = 1000.0  # rows over which the error of a member is averaged
 LARGEST_PREDICTION = 3.4e38  # predictions are float32
 LARGEST_TARGET = 1e100
 WIDENED = 0.1  # share of the range of targets by which a prediction may leave it
-TEMPERATURE = 1.0
+BENT = 0.5  # share of the chance of a split that follows where slopes change
 
 
 @outlined
@@ -95,7 +101,7 @@ def predict_number_rows(
     fault = first_fault(hashed, indptr, indices, values)
     if fault == 0:
         lined = line.shape[1]
-        rows, x = np.empty((1, dense.shape[1]), np.float32), np.zeros(wide + lined + 1, np.float32)
+        rows, x = np.empty((1, dense.shape[1]), np.float32), np.zeros(wide + 2 * lined + 1, np.float32)
         fills = np.empty((1, lined), np.float32)
         for i in range(len(indptr) - 1):
             prepare(dense, i, rows, 0)
@@ -106,7 +112,7 @@ def predict_number_rows(
                 p = target[TARGET_MEAN]
                 if trees[t, USED_PAIRS] > 0:
                     gather(settings, columns, t, rows, 0, indices, values, indptr[i], indptr[i + 1], x[:wide])
-                    p = aggregate_numbers(nodes, beliefs, counts, t, x, wide)
+                    p, _ = aggregate_numbers(nodes, beliefs, counts, t, x, wide)
                 vote += p
             finish(vote, trees.shape[0], target, out, i)
     return fault
@@ -128,7 +134,25 @@ def precision(settings: Floats, windows: Floats, t: int, loss: float) -> float:
     at = WINDOW + WINDOW_SUMS
     windows[t, at + LOSS] += (loss - windows[t, at + LOSS]) / windows[t, at + ERRORS_SEEN]
     scale = windows[t, at + LOSS] * (2.0 if settings[QUANTILE] == 0.0 else 1.0)
-    return min(TEMPERATURE / scale, 1e30) if scale > 0.0 else 1e30
+    return min(1.0 / scale, 1e30) if scale > 0.0 else 1e30
+
+
+@inlined
+def steer(counts: Singles, t: int, node: int, windows: Floats, scale: Singles) -> None:
+    """Scale columns for the chance of a split: half of it goes to columns along which slopes change.
+
+    A row counts how far the slopes of its node are from those of the root, in deviations. A split helps little along a
+    column whose slope is the same everywhere.
+    """
+    at = WINDOW + WINDOW_SUMS + WATCHED
+    lined, total = windows.shape[1] - at, 0.0
+    share = 1.0 / windows[t, WINDOW + WINDOW_SUMS + ERRORS_SEEN]
+    for j in range(lined):
+        steep = abs(counts[t, node, lined + j] - counts[t, 0, lined + j]) / scale[j] if scale[j] > 0.0 else 0.0
+        windows[t, at + j] += share * (steep - windows[t, at + j])
+        total += windows[t, at + j]
+    for j in range(lined):
+        scale[j] *= (1.0 - BENT) + BENT * windows[t, at + j] * lined / total if total > 0.0 else 1.0
 
 
 @outlined
@@ -143,15 +167,15 @@ def learn_number_member(
     A drift of ADWIN begins the tree again, with the row that showed it.
     """
     wide, drawn = boxes.shape[3], columns.shape[1]
-    x, scale, gaps = np.zeros(wide + fills.shape[1] + 1, np.float32), np.ones(wide, np.float32), np.empty(wide)
+    x, scale, gaps = np.zeros(wide + 2 * fills.shape[1] + 1, np.float32), np.ones(wide, np.float32), np.empty(wide)
     path, own = np.empty(nodes.shape[1], np.int32), np.empty(nodes.shape[1])
     for b in range(held):
         i, number = start + b, numbers[b]
         gather(settings, columns, t, rows, b, indices, values, indptr[i], indptr[i + 1], x[:wide])
         extend_row(x, wide, fills, b)
-        p = means[b]
+        p, steady = means[b], 0
         if trees[t, USED_PAIRS] > 0:
-            p = aggregate_numbers(nodes, beliefs, counts, t, x, wide)
+            p, steady = aggregate_numbers(nodes, beliefs, counts, t, x, wide)
         votes[b] += p
         if number < 0:
             continue
@@ -162,8 +186,11 @@ def learn_number_member(
             trees[t, RESETS] += drifted
         if drifted or trees[t, USED_PAIRS] == 0:
             plant(trees, t, nodes, beliefs, counts, boxes, number & AGES)
+            steady = 0
         for j in range(drawn):
             scale[j] = scales[b, columns[t, j]]
+        if fills.shape[1] > 0:
+            steer(counts, t, steady, windows, scale)
         learn_number(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, aims[b],
                      min(np.float64(weight[i]), MOST_ROW_WEIGHT), number & AGES)  # fmt: skip
 
@@ -171,8 +198,8 @@ def learn_number_member(
 @merged
 def learn_number_rows(
     hashed: int, settings: Floats, trees: Ints, nodes: Nodes, beliefs: Floats, counts: Singles, columns: Nodes,
-    boxes: Singles, windows: Floats, moments: Floats, clock: Ints, line: Floats, target: Floats,
-    dense: Singles, indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles, out: Singles,
+    boxes: Singles, windows: Floats, moments: Floats, clock: Ints, line: Floats, target: Floats, dense: Singles,
+    indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles, out: Singles,
 ) -> int:  # fmt: skip
     """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned."""
     fault = first_fault(hashed, indptr, indices, values)
