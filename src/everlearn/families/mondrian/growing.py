@@ -45,14 +45,17 @@ Answer = tuple[float, float, int]  # of a node of numbers: answer, variance of t
 class Kind(NamedTuple):
     """The functions in which nodes of classes and of numbers differ, for the same boxes and splits.
 
-    `given(settings, beliefs, counts, t, node, x, wide, y, above)` is what a node gives the label of a row, and its answer,
-    `above` that of its parent. `mixed(beliefs, counts, t, node, y)` is True if the labels of a node and `y` differ.
-    `count(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)` learns a row in a node.
+    `given(settings, beliefs, counts, t, node, x, wide, y, above)` is what a node gives the label of a row, and its
+    answer, `above` that of its parent; `x` has `wide` columns. `mixed(beliefs, counts, t, node, y)` is True if the
+    labels of a node and `y` differ. `learn(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)`
+    counts a row in a node, and `settle(nodes, beliefs, counts, t, path, passed, x, wide)` ends a row at all nodes that
+    it passed.
     """
 
     given: Callable[..., tuple[Any, Any]]
     mixed: Callable[..., bool]
-    count: Callable[..., None]
+    learn: Callable[..., None]
+    settle: Callable[..., None]
 
 
 @inlined
@@ -162,7 +165,7 @@ def split(
 
 def growing(kind: Kind) -> Callable[..., None]:
     """Return the function with which a tree of a kind learns a row."""
-    given_at, mixed, count = kind
+    given_at, mixed, count, settle = kind
 
     @outlined
     def learn_at(
@@ -188,16 +191,17 @@ def growing(kind: Kind) -> Callable[..., None]:
                                           given, now)  # fmt: skip
                 extend(boxes, t, node, x)
             count(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)
+            path[depth] = node
             if below >= 0.0:
                 new = child(nodes, counts, t, node, x)
                 count(settings, nodes, beliefs, counts, t, new, x, wide, y, weight, answer)
                 break
             if left == NONE:
                 break
-            path[depth] = node
             own[depth] = given
             depth += 1
             node = child(nodes, counts, t, node, x)
         reweigh(beliefs, t, path, own, depth, below if below >= 0.0 else given)
+        settle(nodes, beliefs, counts, t, path, depth + 1, x, wide)
 
     return learn_at

@@ -54,12 +54,12 @@ def _class_learner(sources: str) -> Callable[..., int]:
 def _number_predictor(sources: str) -> Callable[..., int]:
     @exact_kernel
     def predict(  # type: ignore[no-untyped-def]
-        hashed, settings, trees, nodes, beliefs, counts, columns, wide, line, target, dense, indptr, indices, values,
+        hashed, settings, trees, nodes, beliefs, counts, columns, wide, centres, target, dense, indptr, indices, values,
         out,
     ):  # fmt: skip
         _ = sources
         return predict_number_rows(
-            hashed, settings, trees, nodes, beliefs, counts, columns, wide, line, target, dense, indptr, indices,
+            hashed, settings, trees, nodes, beliefs, counts, columns, wide, centres, target, dense, indptr, indices,
             values, out,
         )  # fmt: skip
 
@@ -69,12 +69,12 @@ def _number_predictor(sources: str) -> Callable[..., int]:
 def _number_learner(sources: str) -> Callable[..., int]:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
-        hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, line, target,
+        hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, centres, target,
         dense, indptr, indices, values, y, weight, out,
     ):  # fmt: skip
         _ = sources
         return learn_number_rows(
-            hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, line, target,
+            hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, centres, target,
             dense, indptr, indices, values, y, weight, out,
         )  # fmt: skip
 
@@ -86,8 +86,8 @@ def predictor(numbers: bool) -> Callable[..., int]:
     """Return the kernel that predicts classes or numbers, see `rows.predict_rows`."""
     kernel = (_number_predictor if numbers else _class_predictor)(_sources(numbers))
     state = "int float64:1 int64:2 int32:3 float64:3 float32:3 int32:2 int"
-    line = "float64:2 float64:1 " if numbers else ""
-    return compiled(kernel, f"{state} {line}{_BATCH} float32:2!")
+    more = "float64:1 float64:1 " if numbers else ""
+    return compiled(kernel, f"{state} {more}{_BATCH} float32:2!")
 
 
 @cache
@@ -95,5 +95,5 @@ def learner(numbers: bool) -> Callable[..., int]:
     """Return the kernel that learns classes or numbers, see `rows.learn_rows`."""
     kernel = (_number_learner if numbers else _class_learner)(_sources(numbers))
     state = "int float64:1 int64:2! int32:3! float64:3! float32:3! int32:2 float32:4! float64:2! float64:2! int64:1!"
-    line = "float64:2! float64:1! " if numbers else ""
-    return compiled(kernel, f"{state} {line}{_BATCH} float64:1 float32:1 float32:2!")
+    more = "float64:1! float64:1! " if numbers else ""
+    return compiled(kernel, f"{state} {more}{_BATCH} float64:1 float32:1 float32:2!")

@@ -14,6 +14,8 @@ import numpy as np
 from everlearn.families.kernel_parts import inlined, outlined
 from everlearn.records import Singles
 
+Single = np.float32
+
 RIDGE = 4.0  # rows that the slopes of the parent count for
 CONSTANT = 1e-30  # mean square of a column that is not used
 FIRST_SOLVED = 2.0  # rows for each column, and two more, after which slopes are solved for first
@@ -35,7 +37,7 @@ def halve_line(counts: Singles, t: int, node: int, lined: int) -> None:
 
 @inlined
 def learn_line(
-    counts: Singles, t: int, node: int, x: Singles, wide: int, lined: int, away: float, share: float, part: float
+    counts: Singles, t: int, node: int, x: Singles, wide: int, lined: int, away: Single, share: Single, part: Single
 ) -> None:
     """Add a row to the sums; `away` is its target less the mean, `part` the weight of products about the means."""
     at, beside = 3 * lined, wide + lined

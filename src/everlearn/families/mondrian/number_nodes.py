@@ -86,7 +86,7 @@ def count(
     settings: Floats, nodes: Nodes, beliefs: Floats, counts: Singles, t: int, node: int, x: Singles, wide: int,
     y: float, weight: float, answer: Answer,
 ) -> None:  # fmt: skip
-    """Count a row: weight, means of target and columns, squares, and the running quantile of the errors."""
+    """Count a row: weight, means of target and columns, squares and products, and the running quantile of errors."""
     last = counts.shape[2] - 1
     lined = (len(x) - wide - 1) // 2
     held = np.float64(counts[t, node, last])
@@ -94,25 +94,38 @@ def count(
     away = y - beliefs[t, node, MEAN]
     if held == 0.0:
         beliefs[t, node, MEAN] = y
+        if nodes[t, node, PARENT] != NONE:
+            beliefs[t, node, SHIFT] = beliefs[t, nodes[t, node, PARENT], SHIFT]
         beliefs[t, node, SOLVE] = FIRST_SOLVED * lined + 2.0
         for j in range(lined):
             counts[t, node, j] = x[wide + j]
     else:
         if settings[QUANTILE] > 0.0:
             quantile, rows = settings[QUANTILE], min(1.0 + held, HORIZON)
-            step = math.sqrt(beliefs[t, node, SQUARES]) * min(0.6 / (quantile * (1.0 - quantile) * rows), 1.0)
+            step = math.sqrt(answer[1]) * min(0.6 / (quantile * (1.0 - quantile) * rows), 1.0)
             beliefs[t, node, SHIFT] += step * min(weight, 1.0) * (quantile - (1.0 if y < answer[0] else 0.0))
         beliefs[t, node, MEAN] += share * away
         beliefs[t, node, SQUARES] += share * ((1.0 - share) * away * away - beliefs[t, node, SQUARES])
         learn_line(counts, t, node, x, wide, lined, np.float32(away), np.float32(share), np.float32(held * share))
-    held += weight
-    counts[t, node, last] = held
-    if held >= beliefs[t, node, SOLVE] and lined > 0:
-        beliefs[t, node, SOLVE] = next_solved(held, lined)
-        solve_line(counts, t, node, nodes[t, node, PARENT], lined)
-    if held > MOST_WEIGHT:
+    counts[t, node, last] = held + weight
+    if held + weight > MOST_WEIGHT:
         beliefs[t, node, SOLVE] *= 0.5
         halve_line(counts, t, node, lined)
+
+
+@outlined
+def settle(
+    nodes: Nodes, beliefs: Floats, counts: Singles, t: int, path: Nodes, passed: int, x: Singles, wide: int
+) -> None:
+    """Solve for slopes where it is time, after all nodes have given the row its evidence: children use these slopes."""
+    lined = (len(x) - wide - 1) // 2
+    if lined > 0:
+        for i in range(passed):
+            node = path[i]
+            held = np.float64(counts[t, node, counts.shape[2] - 1])
+            if held >= beliefs[t, node, SOLVE]:
+                beliefs[t, node, SOLVE] = next_solved(held, lined)
+                solve_line(counts, t, node, nodes[t, node, PARENT], lined)
 
 
 @outlined
@@ -136,4 +149,4 @@ def aggregate_numbers(
     return total / parts, steady
 
 
-learn_number = growing(Kind(given, mixed, count))
+learn_number = growing(Kind(given, mixed, count, settle))

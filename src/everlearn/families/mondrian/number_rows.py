@@ -64,15 +64,15 @@ def aim(label: float, target: Floats) -> float:
     target[TARGET_MEAN] += (away - target[TARGET_MEAN]) / target[SEEN_TARGETS]
     target[FLOOR] = min(target[FLOOR], away)
     target[CEILING] = max(target[CEILING], away)
-    return away
+    return float(away)
 
 
 @inlined
-def fill(rows: Singles, b: int, line: Floats, fills: Singles) -> None:
+def fill(rows: Singles, b: int, centres: Floats, fills: Singles) -> None:
     """Write the values of row b without missing ones."""
-    for j in range(line.shape[1]):
+    for j in range(len(centres)):
         v = rows[b, j]
-        fills[b, j] = np.float32(line[0, j]) if math.isnan(v) else v
+        fills[b, j] = np.float32(centres[j]) if math.isnan(v) else v
 
 
 @inlined
@@ -94,18 +94,18 @@ def finish(vote: float, members: int, target: Floats, out: Singles, i: int) -> N
 @merged
 def predict_number_rows(
     hashed: int, settings: Floats, trees: Ints, nodes: Nodes, beliefs: Floats, counts: Singles, columns: Nodes,
-    wide: int, line: Floats, target: Floats, dense: Singles, indptr: Ints, indices: Nodes, values: Singles,
+    wide: int, centres: Floats, target: Floats, dense: Singles, indptr: Ints, indices: Nodes, values: Singles,
     out: Singles,
 ) -> int:  # fmt: skip
     """Write the prediction of each row to `out`; return 0, or a fault with nothing written."""
     fault = first_fault(hashed, indptr, indices, values)
     if fault == 0:
-        lined = line.shape[1]
+        lined = len(centres)
         rows, x = np.empty((1, dense.shape[1]), np.float32), np.zeros(wide + 2 * lined + 1, np.float32)
         fills = np.empty((1, lined), np.float32)
         for i in range(len(indptr) - 1):
             prepare(dense, i, rows, 0)
-            fill(rows, 0, line, fills)
+            fill(rows, 0, centres, fills)
             extend_row(x, wide, fills, 0)
             vote = 0.0
             for t in range(trees.shape[0]):
@@ -198,12 +198,12 @@ def learn_number_member(
 @merged
 def learn_number_rows(
     hashed: int, settings: Floats, trees: Ints, nodes: Nodes, beliefs: Floats, counts: Singles, columns: Nodes,
-    boxes: Singles, windows: Floats, moments: Floats, clock: Ints, line: Floats, target: Floats, dense: Singles,
+    boxes: Singles, windows: Floats, moments: Floats, clock: Ints, centres: Floats, target: Floats, dense: Singles,
     indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles, out: Singles,
 ) -> int:  # fmt: skip
     """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned."""
     fault = first_fault(hashed, indptr, indices, values)
-    n, width, lined = (len(indptr) - 1 if fault == 0 else 0), dense.shape[1], line.shape[1]
+    n, width, lined = (len(indptr) - 1 if fault == 0 else 0), dense.shape[1], len(centres)
     most = block_rows(width)
     rows, scales = np.empty((most, width), np.float32), np.empty((most, width), np.float32)
     fills = np.empty((most, lined), np.float32)
@@ -215,7 +215,7 @@ def learn_number_rows(
         for b in range(held):
             i = start + b
             prepare(dense, i, rows, b)
-            fill(rows, b, line, fills)
+            fill(rows, b, centres, fills)
             ranges[b] = target
             means[b] = target[TARGET_MEAN]
             numbers[b] = NONE
@@ -225,7 +225,7 @@ def learn_number_rows(
                 numbers[b] = clock[0]
                 clock[0] += 1
                 for j in range(lined):
-                    line[0, j] = moments[CENTRE, j]
+                    centres[j] = moments[CENTRE, j]
         for t in range(trees.shape[0]):
             learn_number_member(settings, trees, t, nodes, beliefs, counts, boxes, columns, windows, rows, scales,
                                 fills, numbers, start, held, indptr, indices, values, aims, means, weight,

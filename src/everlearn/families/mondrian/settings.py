@@ -26,8 +26,8 @@ class MondrianSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The settings of an aggregated Mondrian forest.
 
     `dense`, `hashed` and `classes` are the shape of the rows. `trees` are the members. A tree has at most `nodes`
-    nodes (1000 for numbers), and fewer where all trees would take more than `memory` bytes. `drift` replaces trees whose errors rise.
-    `seed` decides all draws.
+    nodes (1000 for numbers), and fewer where all trees would take more than `memory` bytes. `drift` replaces trees
+    whose errors rise. `seed` decides all draws.
 
     `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
     """
