@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from everlearn._random import uniform
 from everlearn.families.mondrian.number_lines import FIRST_SOLVED, RESOLVED, RIDGE
 from everlearn.families.mondrian.number_nodes import ABOVE, HORIZON, REACH, STEADY
-from everlearn.families.mondrian.number_rows import BENT, LONGEST_ERRORS, WIDENED
+from everlearn.families.mondrian.number_rows import BENT, LONGEST_ERRORS, STEEPEST, WIDENED
 from tests.support.mondrian_reference import prunings
 
 Array = NDArray[Any]
@@ -89,6 +89,7 @@ class NumberReference:
             bend = np.zeros(self.columns)
             if steady.slopes is not None and root.slopes is not None:
                 bend = np.abs(steady.slopes - root.slopes) * deviations
+                bend = np.minimum(bend, STEEPEST * math.sqrt(root.square()))
             self.bends[t] += (bend - self.bends[t]) / seen
             scale = np.divide(1.0, deviations, out=np.zeros(self.columns), where=deviations > 0.0)
             if self.bends[t].sum() > 0.0:

@@ -18,7 +18,7 @@ from everlearn.records import RowTask
 
 LOSSES = ("loss", "loss_parameter")
 OF_CLASSES = (("linear", "forest", "mondrian"), ("last",))  # trained for a loss; others
-OF_NUMBERS = (("linear", "forest"), ("last",))
+OF_NUMBERS = (("linear", "forest", "mondrian"), ("last",))
 
 
 class AutoSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

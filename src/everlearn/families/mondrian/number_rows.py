@@ -27,6 +27,7 @@ from everlearn.families.mondrian.layout import (
     QUANTILE,
     RESETS,
     SEEN_TARGETS,
+    SQUARES,
     TARGET_MEAN,
     UNIT,
     USED_PAIRS,
@@ -45,6 +46,7 @@ LONGEST_ERRORS = 1000.0  # rows over which the error of a member is averaged
 LARGEST_PREDICTION = 3.4e38  # predictions are float32
 LARGEST_TARGET = 1e100
 WIDENED = 0.1  # share of the range of targets by which a prediction may leave it
+STEEPEST = 10.0  # deviations of targets along a deviation of a column: no slope counts for more
 BENT = 0.5  # share of the chance of a split that follows where slopes change
 
 
@@ -138,7 +140,7 @@ def precision(settings: Floats, windows: Floats, t: int, loss: float) -> float:
 
 
 @inlined
-def steer(counts: Singles, t: int, node: int, windows: Floats, scale: Singles) -> None:
+def steer(beliefs: Floats, counts: Singles, t: int, node: int, windows: Floats, scale: Singles) -> None:
     """Scale columns for the chance of a split: half of it goes to columns along which slopes change.
 
     A row counts how far the slopes of its node are from those of the root, in deviations. A split helps little along a
@@ -147,8 +149,10 @@ def steer(counts: Singles, t: int, node: int, windows: Floats, scale: Singles) -
     at = WINDOW + WINDOW_SUMS + WATCHED
     lined, total = windows.shape[1] - at, 0.0
     share = 1.0 / windows[t, WINDOW + WINDOW_SUMS + ERRORS_SEEN]
+    most = STEEPEST * math.sqrt(beliefs[t, 0, SQUARES])
     for j in range(lined):
-        steep = abs(counts[t, node, lined + j] - counts[t, 0, lined + j]) / scale[j] if scale[j] > 0.0 else 0.0
+        away = abs(np.float64(counts[t, node, lined + j]) - np.float64(counts[t, 0, lined + j]))
+        steep = min(away / np.float64(scale[j]), most) if scale[j] > 0.0 else 0.0
         windows[t, at + j] += share * (steep - windows[t, at + j])
         total += windows[t, at + j]
     for j in range(lined):
@@ -190,7 +194,7 @@ def learn_number_member(
         for j in range(drawn):
             scale[j] = scales[b, columns[t, j]]
         if fills.shape[1] > 0:
-            steer(counts, t, steady, windows, scale)
+            steer(beliefs, counts, t, steady, windows, scale)
         learn_number(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, aims[b],
                      min(np.float64(weight[i]), MOST_ROW_WEIGHT), number & AGES)  # fmt: skip
 

@@ -15,7 +15,7 @@ from everlearn.families.mondrian import layout
 from everlearn.records import Floats, Loss, LossKind, RowTask
 
 MEMORY = 24 << 20  # bytes
-NUMBER_NODES = 1000  # of each tree of numbers
+NUMBER_TREES, NUMBER_NODES = 5, 1000  # of numbers, whose nodes take more time
 ROOMY = 256  # nodes of each tree that a default budget has at least
 # the losses of a regression, by the names that the gate has for them
 LOSSES: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
@@ -25,9 +25,9 @@ PRIOR = 0.5  # rows that every node has before its first, spread evenly over the
 class MondrianSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of an aggregated Mondrian forest.
 
-    `dense`, `hashed` and `classes` are the shape of the rows. `trees` are the members. A tree has at most `nodes`
-    nodes (1000 for numbers), and fewer where all trees would take more than `memory` bytes. `drift` replaces trees
-    whose errors rise. `seed` decides all draws.
+    `dense`, `hashed` and `classes` are the shape of the rows. `trees` are the members (5 for numbers). A tree has at
+    most `nodes` nodes (1000 for numbers), and fewer where all trees would take more than `memory` bytes. `drift`
+    replaces trees whose errors rise. `seed` decides all draws.
 
     `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
     """
@@ -58,6 +58,7 @@ def read(spec: Mapping[str, Any]) -> MondrianSettings:
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
     if given.get("task") == "regression":
+        given.setdefault("trees", NUMBER_TREES)
         given.setdefault("nodes", NUMBER_NODES)
     settings = specs.convert(given, MondrianSettings, "mondrian", {})
     if settings.task == "regression" and settings.loss is None:
