@@ -43,7 +43,7 @@ def test_the_fast_one_is_the_linear_model() -> None:
 
 def test_a_loss_of_numbers_is_that_of_the_members_and_the_mix() -> None:
     made: Any = el.build({"family": "auto", **SHAPES[2], "loss": "quantile", "loss_parameter": 0.9})
-    assert [one.get("loss_parameter") for one in made.spec["members"]] == [0.9, 0.9, None]
+    assert [one.get("loss_parameter") for one in made.spec["members"]] == [0.9, 0.9, 0.9, None]
     assert made.loss == ("pinball", 0.9)
 
 

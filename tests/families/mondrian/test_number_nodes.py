@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 from everlearn.families.mondrian import layout
-from tests.support.mondrian import check_nodes, mondrian_splits, number_forest, taught
+from tests.support.mondrian import check_nodes, mondrian_splits, number_forest, taught, waves
 from tests.support.mondrian_number_reference import NumberReference, brute_number
 from tests.support.mondrian_reference import reference_splits
-from tests.support.trees import Array, batch_of
-
-
-def waves(n: int, columns: int = 3, seed: int = 0) -> tuple[Array, Array]:
-    """Return rows and a smooth function of two of their columns, with noise."""
-    random = np.random.default_rng(seed)
-    x = random.random((n, columns)).astype(np.float32)
-    return x, 100.0 + 5.0 * np.sin(6.0 * x[:, 0]) * x[:, 1] + 0.2 * random.normal(size=n)
+from tests.support.trees import batch_of
 
 
 @pytest.mark.parametrize("kind", ["squared", "weights", "units", "absolute", "quantile"])
@@ -124,5 +117,4 @@ def test_errors_are_below_those_of_rivers_forest() -> None:
         peer.learn_one(features, float(y[i]))
     ours = taught(number_forest(3, trees=10, nodes=20_000, drift=False), x, y)[:, 0]
     errors = [np.sqrt(((found - y)[100:] ** 2).mean()) for found in (ours, theirs)]
-    print(errors)
     assert errors[0] < 0.9 * errors[1]

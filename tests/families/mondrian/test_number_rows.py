@@ -10,8 +10,7 @@ import pytest
 from everlearn.errors import InputError
 from everlearn.families.mondrian import layout
 from everlearn.model import LEARN, answering, copied
-from tests.families.mondrian.test_number_nodes import waves
-from tests.support.mondrian import check_nodes, number_forest, taught
+from tests.support.mondrian import check_nodes, number_forest, taught, waves
 from tests.support.trees import batch_of
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined
-from everlearn.families.mondrian.growing import Answer, Kind, growing
+from everlearn.families.mondrian.growing import Answer, NodeKind, growing
 from everlearn.families.mondrian.layout import PRIOR
 from everlearn.records import Floats, Singles
 
@@ -57,8 +57,8 @@ def count(
 def settle(
     nodes: Nodes, beliefs: Floats, counts: Singles, t: int, path: Nodes, passed: int, x: Singles, wide: int
 ) -> None:
-    """Do nothing: counts are all that there is to learn."""
+    """Do nothing: a node has only counts."""
     return
 
 
-learn_class = growing(Kind(given, mixed, count, settle))
+learn_class = growing(NodeKind(given, mixed, count, settle))

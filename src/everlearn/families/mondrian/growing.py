@@ -42,7 +42,7 @@ LEAST_EVIDENCE = 1e-90  # of a row of large weight
 Answer = tuple[float, float, int]  # of a node of numbers: answer, variance of targets, and the node with its slopes
 
 
-class Kind(NamedTuple):
+class NodeKind(NamedTuple):
     """The functions in which nodes of classes and of numbers differ, for the same boxes and splits.
 
     `given(settings, beliefs, counts, t, node, x, wide, y, above)` is what a node gives the label of a row, and its
@@ -163,7 +163,7 @@ def split(
     return (own + subtree) / (2.0 * subtree)
 
 
-def growing(kind: Kind) -> Callable[..., None]:
+def growing(kind: NodeKind) -> Callable[..., None]:
     """Return the function with which a tree of a kind learns a row."""
     given_at, mixed, count, settle = kind
 

@@ -68,7 +68,7 @@ def node_bytes(classes: int, dense: int, columns: int) -> int:
     """Return the bytes of one node that looks at so many columns, of classes, or of numbers if `classes` is 0.
 
     >>> node_bytes(7, 54, 54), node_bytes(0, 10, 10)
-    (500, 488)
+    (500, 492)
     """
     beliefs = BELIEFS if classes else NUMBER_BELIEFS
     return 4 * LINKS + 8 * beliefs + 4 * node_sums(classes, dense) + 4 * SIDES * columns

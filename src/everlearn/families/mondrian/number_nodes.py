@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined, outlined
 from everlearn.families.mondrian.aggregating import LEAST_SHARE, child
-from everlearn.families.mondrian.growing import LEAST_EVIDENCE, Answer, Kind, growing
+from everlearn.families.mondrian.growing import LEAST_EVIDENCE, Answer, NodeKind, growing
 from everlearn.families.mondrian.layout import LEFT, MEAN, NONE, ODDS, PARENT, QUANTILE, SHIFT, SOLVE, SQUARES
 from everlearn.families.mondrian.number_lines import FIRST_SOLVED, halve_line, learn_line, next_solved, solve_line
 from everlearn.records import Floats, Singles
@@ -149,4 +149,4 @@ def aggregate_numbers(
     return total / parts, steady
 
 
-learn_number = growing(Kind(given, mixed, count, settle))
+learn_number = growing(NodeKind(given, mixed, count, settle))
