@@ -96,14 +96,14 @@ def away(predictions: Any, y: Any) -> str:
 
 
 def numbers(rows: int, with_river: bool) -> None:
-    """Print a row for each stream of numbers: linear, tree and forest, and River's tree and forest if asked for."""
+    """Print a row for each stream of numbers: four families, and River's tree and forest if asked for."""
     from number_streams import STREAMS as NUMBER_STREAMS
 
     for name, generate in NUMBER_STREAMS.items():
         x, y = generate(rows)
         batch = Batch(x.astype(np.float32), np.zeros(len(y) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, "f4"))
         cells = []
-        for family in ("linear", "tree", "forest"):
+        for family in ("linear", "tree", "forest", "mondrian"):
             model = el.build({"family": family, "task": "regression", "dense": x.shape[1]})
             start = time.process_time()
             found = model.learn(batch, y, np.ones(len(y), np.float32))[:, 0]

@@ -45,7 +45,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-OF_CLASSES = {"mondrian"}  # families without regression
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -57,12 +56,11 @@ def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" makes models of other families.
     for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES and one != "auto"]:
-        tasks = [task for task in TASKS if task != "regression" or family not in OF_CLASSES]
-        for task, inputs in itertools.product(tasks, INPUTS):
+        for task, inputs in itertools.product(TASKS, INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
-            if family in ("tree", "forest") and task == "regression":
+            if family in ("tree", "forest", "mondrian") and task == "regression":
                 variants = variants + [{**one, "loss": "quantile", "loss_parameter": 0.9} for one in variants]
             every += [{"family": family, **TASKS[task], **INPUTS[inputs], **variant} for variant in variants]
     return every

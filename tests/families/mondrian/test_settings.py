@@ -9,6 +9,8 @@ import pytest
 import everlearn as el
 from everlearn.errors import ConfigError
 from everlearn.families.mondrian import settings
+from everlearn.model import own_loss
+from everlearn.records import Loss
 
 SHAPE: dict[str, Any] = {"task": "multiclass", "dense": 20, "hashed": 0, "classes": 5}
 
@@ -22,6 +24,14 @@ def test_a_complete_spec_builds_the_same_model() -> None:
     }
 
 
+def test_a_regression_has_its_loss_and_fewer_nodes() -> None:
+    model = el.build({"family": "mondrian", "task": "regression", "dense": 8, "loss": "quantile"})
+    assert (model.spec["loss"], model.spec["loss_parameter"], model.spec["nodes"]) == ("quantile", 0.5, 1000)
+    assert own_loss(model) == Loss("pinball", 0.5)
+    assert own_loss(el.build({"family": "mondrian", "task": "regression", "dense": 8})) == Loss("squared")
+    assert own_loss(el.build({"family": "mondrian"}, SHAPE)) is None
+
+
 def test_nodes_follow_the_budget_and_wide_rows_get_more() -> None:
     assert settings.sizes(settings.read(SHAPE)).nodes == 4000
     assert settings.sizes(settings.read({**SHAPE, "dense": 128})).nodes < 4000
@@ -33,7 +43,15 @@ def test_nodes_follow_the_budget_and_wide_rows_get_more() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "regression"}, "task: got 'regression'; expected 'binary' or 'multiclass'"),
+        ({"task": "ranking"}, "task: got 'ranking'"),
+        ({"task": "regression"}, "classes: got 5; expected 0 for task 'regression'"),
+        ({"task": "regression", "classes": 0, "loss": "huber"}, "loss: got 'huber'; expected one of 'squared'"),
+        ({"loss": "squared"}, "loss: got 'squared'; expected none for task 'multiclass'"),
+        ({"loss_parameter": 0.5}, "loss_parameter: got 0.5; expected none for loss None"),
+        (
+            {"task": "regression", "classes": 0, "loss": "quantile", "loss_parameter": 1.0},
+            "loss_parameter: got 1.0; expected a share between 0 and 1",
+        ),
         ({"trees": 0}, "trees: got 0; expected 1 to 10000"),
         ({"nodes": 2}, "nodes: got 2; expected 8 to"),
         ({"memory": 1000}, "memory: got 1000; expected at least"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn._random import uniform
+from everlearn.errors import InputError
 from everlearn.families import frozen as plain
 from everlearn.families.frozen import DENSE, LEAF, SUM, FrozenTree
 from everlearn.families.mondrian import layout, settings
@@ -24,7 +25,15 @@ Entries = tuple[NDArray[np.int32], Singles]
 
 
 def frozen(model: Mondrian, t: int) -> FrozenTree:
-    """Return tree t of a model; the answer of a node is the average of all nodes from the root to it."""
+    """Return tree t of a model; the answer of a node is the average of all nodes from the root to it.
+
+    Raises `InputError` for a forest of numbers: its nodes answer with linear models, whose bounds no plain tree has.
+    """
+    if model.spec["task"] == "regression":
+        raise InputError(
+            "mondrian: got a forest of numbers, whose nodes answer with linear models; expected one of classes. "
+            "Explain, show or export a forest, a tree or the automatic model"
+        )
     held = model.arrays
     classes = int(model.spec["classes"])
     if held["trees"][t, USED_PAIRS] == 0:

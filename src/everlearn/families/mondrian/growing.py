@@ -8,6 +8,8 @@ class is not split while rows of that class come.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,6 @@ from everlearn.families.mondrian.layout import (
     NONE,
     ODDS,
     PARENT,
-    PRIOR,
     SEED,
     SEEN,
     TIME,
@@ -35,15 +36,33 @@ from everlearn.records import Floats, Ints, Singles
 
 Nodes = NDArray[np.int32]
 
-MOST_WEIGHT = float(1 << 22)  # of a node before its weights are halved
 LEAST_EVIDENCE = 1e-90  # of a row of large weight
+
+
+Answer = tuple[float, float, int]  # of a node of numbers: answer, variance of targets, and the node with its slopes
+
+
+class NodeKind(NamedTuple):
+    """The functions in which nodes of classes and of numbers differ, for the same boxes and splits.
+
+    `given(settings, beliefs, counts, t, node, x, wide, y, above)` is what a node gives the label of a row, and its
+    answer, `above` that of its parent; `x` has `wide` columns. `mixed(beliefs, counts, t, node, y)` is True if the
+    labels of a node and `y` differ. `learn(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)`
+    counts a row in a node, and `settle(nodes, beliefs, counts, t, path, passed, x, wide)` ends a row at all nodes that
+    it passed.
+    """
+
+    given: Callable[..., tuple[Any, Any]]
+    mixed: Callable[..., bool]
+    learn: Callable[..., None]
+    settle: Callable[..., None]
 
 
 @inlined
 def outside(boxes: Singles, t: int, node: int, x: Singles) -> bool:
     """Return True if a known value lies outside the box of a node."""
     found = 0
-    for j in range(len(x)):
+    for j in range(boxes.shape[3]):
         found |= (x[j] < boxes[t, node, LOWEST, j]) | (x[j] > boxes[t, node, HIGHEST, j])
     return found != 0
 
@@ -54,13 +73,13 @@ def distance(boxes: Singles, t: int, node: int, x: Singles, scale: Singles, gaps
 
     A column of which the box has no value yet, and a missing value, are 0.
     """
-    for j in range(len(x)):
+    for j in range(boxes.shape[3]):
         low, high = np.float64(boxes[t, node, LOWEST, j]), np.float64(boxes[t, node, HIGHEST, j])
         gap = max(low - x[j], 0.0) if x[j] < low else 0.0
         gap = max(x[j] - high, 0.0) if x[j] > high else gap
         gaps[j] = gap * scale[j] if low <= high else 0.0
     total = 0.0
-    for j in range(len(x)):
+    for j in range(boxes.shape[3]):
         total += gaps[j]
     return total
 
@@ -68,23 +87,12 @@ def distance(boxes: Singles, t: int, node: int, x: Singles, scale: Singles, gaps
 @inlined
 def extend(boxes: Singles, t: int, node: int, x: Singles) -> None:
     """Extend the box of a node to a row."""
-    for j in range(len(x)):
+    for j in range(boxes.shape[3]):
         v = x[j]
         if v < boxes[t, node, LOWEST, j]:
             boxes[t, node, LOWEST, j] = v
         if v > boxes[t, node, HIGHEST, j]:
             boxes[t, node, HIGHEST, j] = v
-
-
-@inlined
-def count(counts: Singles, t: int, node: int, y: int, weight: float) -> None:
-    """Count a row of class y."""
-    classes = counts.shape[2] - 1
-    counts[t, node, y] += np.float32(weight)
-    counts[t, node, classes] += np.float32(weight)
-    if counts[t, node, classes] > MOST_WEIGHT:
-        for k in range(classes + 1):
-            counts[t, node, k] *= np.float32(0.5)
 
 
 @inlined
@@ -108,7 +116,8 @@ def move(nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles, t: int,
     for i in (COLUMN, CUT, LEFT, SEEN):
         nodes[t, to, i] = nodes[t, node, i]
     nodes[t, to, PARENT] = node
-    beliefs[t, to, ODDS] = beliefs[t, node, ODDS]
+    for i in range(ODDS, beliefs.shape[2]):
+        beliefs[t, to, i] = beliefs[t, node, i]
     left = nodes[t, node, LEFT]
     if left != NONE:
         nodes[t, left, PARENT] = to
@@ -123,9 +132,9 @@ def move(nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles, t: int,
 @outlined
 def split(
     settings: Floats, trees: Ints, t: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles, node: int,
-    x: Singles, gaps: Floats, total: float, time: float, y: int, weight: float, own: float, now: int,
+    x: Singles, gaps: Floats, total: float, time: float, own: float, now: int,
 ) -> float:  # fmt: skip
-    """Split above a node by a column and threshold drawn from its gaps; the row is the new leaf beside what was there.
+    """Split above a node by a column and threshold drawn from its gaps: a copy of it, and an empty leaf for the row.
 
     Return what the node and its subtree gave the label of the row; -1, with nothing changed, if the pool is full.
     """
@@ -133,7 +142,7 @@ def split(
     if pair == NONE:
         return -1.0
     rest, column = draw(settings, trees, t) * total, 0
-    for j in range(len(x)):
+    for j in range(len(gaps)):
         if gaps[j] > 0.0:
             column = j
             rest -= gaps[j]
@@ -146,7 +155,6 @@ def split(
     move(nodes, beliefs, counts, boxes, t, node, old)
     beliefs[t, old, TIME] = time
     open_leaf(nodes, beliefs, counts, boxes, t, new, node, time, now)
-    count(counts, t, new, y, weight)
     extend(boxes, t, new, x)
     nodes[t, node, COLUMN] = column
     nodes[t, node, CUT] = np.float32(cut).view(np.int32)
@@ -155,34 +163,45 @@ def split(
     return (own + subtree) / (2.0 * subtree)
 
 
-@outlined
-def learn_at(
-    settings: Floats, trees: Ints, t: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles,
-    x: Singles, scale: Singles, gaps: Floats, path: Nodes, own: Floats, y: int, weight: float, now: int,
-) -> None:  # fmt: skip
-    """Learn a row of class y: extend and count the nodes on its way, split above one of them, and move their odds."""
-    node, depth, classes = 0, 0, counts.shape[2] - 1
-    while True:
-        nodes[t, node, SEEN] = now
-        left, total = nodes[t, node, LEFT], np.float64(counts[t, node, classes])
-        given = (counts[t, node, y] + settings[PRIOR]) / (total + classes * settings[PRIOR])
-        if weight != 1.0:
-            given = max(given**weight, LEAST_EVIDENCE)
-        below = -1.0
-        if outside(boxes, t, node, x):
-            if counts[t, node, y] != counts[t, node, classes]:
-                far = distance(boxes, t, node, x, scale, gaps)
-                if far > 0.0:
-                    time = beliefs[t, node, TIME] - math.log(1.0 - draw(settings, trees, t)) / far
-                    if left == NONE or time < beliefs[t, left, TIME]:
-                        below = split(settings, trees, t, nodes, beliefs, counts, boxes, node, x, gaps, far, time, y,
-                                      weight, given, now)  # fmt: skip
-            extend(boxes, t, node, x)
-        count(counts, t, node, y, weight)
-        if below >= 0.0 or left == NONE:
-            break
-        path[depth] = node
-        own[depth] = given
-        depth += 1
-        node = child(nodes, counts, t, node, x)
-    reweigh(beliefs, t, path, own, depth, below if below >= 0.0 else given)
+def growing(kind: NodeKind) -> Callable[..., None]:
+    """Return the function with which a tree of a kind learns a row."""
+    given_at, mixed, count, settle = kind
+
+    @outlined
+    def learn_at(
+        settings: Floats, trees: Ints, t: int, nodes: Nodes, beliefs: Floats, counts: Singles, boxes: Singles,
+        x: Singles, scale: Singles, gaps: Floats, path: Nodes, own: Floats, y: Any, weight: float, now: int,
+    ) -> None:  # fmt: skip
+        """Learn a row of label y: extend and count the nodes on its way, split above one, and move their odds."""
+        node, depth, answer, wide = 0, 0, (0.0, 0.0, 0), boxes.shape[3]
+        while True:
+            nodes[t, node, SEEN] = now
+            left = nodes[t, node, LEFT]
+            given, answer = given_at(settings, beliefs, counts, t, node, x, wide, y, answer)
+            if weight != 1.0:
+                given = max(given**weight, LEAST_EVIDENCE)
+            below = -1.0
+            if outside(boxes, t, node, x):
+                if mixed(beliefs, counts, t, node, y):
+                    far = distance(boxes, t, node, x, scale, gaps)
+                    if far > 0.0:
+                        time = beliefs[t, node, TIME] - math.log(1.0 - draw(settings, trees, t)) / far
+                        if left == NONE or time < beliefs[t, left, TIME]:
+                            below = split(settings, trees, t, nodes, beliefs, counts, boxes, node, x, gaps, far, time,
+                                          given, now)  # fmt: skip
+                extend(boxes, t, node, x)
+            count(settings, nodes, beliefs, counts, t, node, x, wide, y, weight, answer)
+            path[depth] = node
+            if below >= 0.0:
+                new = child(nodes, counts, t, node, x)
+                count(settings, nodes, beliefs, counts, t, new, x, wide, y, weight, answer)
+                break
+            if left == NONE:
+                break
+            own[depth] = given
+            depth += 1
+            node = child(nodes, counts, t, node, x)
+        reweigh(beliefs, t, path, own, depth, below if below >= 0.0 else given)
+        settle(nodes, beliefs, counts, t, path, depth + 1, x, wide)
+
+    return learn_at

@@ -1,4 +1,4 @@
-"""The row loops of `rows`, compiled when first needed."""
+"""The row loops, compiled once for classes and once for numbers, when first needed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from pathlib import Path
 
 from everlearn._jit import exact_kernel
 from everlearn.families.kernel_parts import compiled, source_hash
+from everlearn.families.mondrian.number_rows import learn_number_rows, predict_number_rows
 from everlearn.families.mondrian.rows import learn_rows, predict_rows
 
 _NOT_COMPILED = ("__init__.py", "model.py", "settings.py", "freezing.py", "explain.py", "graph.py")
+_OF_NUMBERS = "number_"  # files that kernels of classes do not use begin so
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 
-def _sources() -> str:
-    return source_hash(Path(__file__).parent, _NOT_COMPILED)
+def _sources(numbers: bool) -> str:
+    """Return a hash of the family's source files, which kernels enclose so that a change compiles them again."""
+    folder = Path(__file__).parent
+    others = () if numbers else tuple(path.name for path in folder.glob(f"{_OF_NUMBERS}*.py"))
+    return source_hash(folder, (*_NOT_COMPILED, *others))
 
 
-def _predictor(sources: str) -> Callable[..., int]:
+def _class_predictor(sources: str) -> Callable[..., int]:
     @exact_kernel
     def predict(  # type: ignore[no-untyped-def]
         hashed, settings, trees, nodes, beliefs, counts, columns, wide, dense, indptr, indices, values, out
@@ -31,7 +36,7 @@ def _predictor(sources: str) -> Callable[..., int]:
     return predict
 
 
-def _learner(sources: str) -> Callable[..., int]:
+def _class_learner(sources: str) -> Callable[..., int]:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
         hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, dense, indptr,
@@ -46,15 +51,49 @@ def _learner(sources: str) -> Callable[..., int]:
     return learn
 
 
+def _number_predictor(sources: str) -> Callable[..., int]:
+    @exact_kernel
+    def predict(  # type: ignore[no-untyped-def]
+        hashed, settings, trees, nodes, beliefs, counts, columns, wide, centres, target, dense, indptr, indices, values,
+        out,
+    ):  # fmt: skip
+        _ = sources
+        return predict_number_rows(
+            hashed, settings, trees, nodes, beliefs, counts, columns, wide, centres, target, dense, indptr, indices,
+            values, out,
+        )  # fmt: skip
+
+    return predict
+
+
+def _number_learner(sources: str) -> Callable[..., int]:
+    @exact_kernel
+    def learn(  # type: ignore[no-untyped-def]
+        hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, centres, target,
+        dense, indptr, indices, values, y, weight, out,
+    ):  # fmt: skip
+        _ = sources
+        return learn_number_rows(
+            hashed, settings, trees, nodes, beliefs, counts, columns, boxes, windows, moments, clock, centres, target,
+            dense, indptr, indices, values, y, weight, out,
+        )  # fmt: skip
+
+    return learn
+
+
 @cache
-def predictor() -> Callable[..., int]:
-    """Return the kernel that predicts, see `rows.predict_rows`."""
+def predictor(numbers: bool) -> Callable[..., int]:
+    """Return the kernel that predicts classes or numbers, see `rows.predict_rows`."""
+    kernel = (_number_predictor if numbers else _class_predictor)(_sources(numbers))
     state = "int float64:1 int64:2 int32:3 float64:3 float32:3 int32:2 int"
-    return compiled(_predictor(_sources()), f"{state} {_BATCH} float32:2!")
+    more = "float64:1 float64:1 " if numbers else ""
+    return compiled(kernel, f"{state} {more}{_BATCH} float32:2!")
 
 
 @cache
-def learner() -> Callable[..., int]:
-    """Return the kernel that learns, see `rows.learn_rows`."""
+def learner(numbers: bool) -> Callable[..., int]:
+    """Return the kernel that learns classes or numbers, see `rows.learn_rows`."""
+    kernel = (_number_learner if numbers else _class_learner)(_sources(numbers))
     state = "int float64:1 int64:2! int32:3! float64:3! float32:3! int32:2 float32:4! float64:2! float64:2! int64:1!"
-    return compiled(_learner(_sources()), f"{state} {_BATCH} float64:1 float32:1 float32:2!")
+    more = "float64:1! float64:1! " if numbers else ""
+    return compiled(kernel, f"{state} {more}{_BATCH} float64:1 float32:1 float32:2!")

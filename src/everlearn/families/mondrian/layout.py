@@ -15,6 +15,8 @@ COLUMN, CUT, LEFT, PARENT, SEEN, LINKS = range(6)
 NONE = -1  # no node
 # a row of `beliefs`
 TIME, ODDS, BELIEFS = range(3)
+# of numbers: mean and mean square about it, running quantile, and weight at which slopes are solved for
+MEAN, SQUARES, SHIFT, SOLVE, NUMBER_BELIEFS = range(2, 7)
 # of `boxes`
 LOWEST, HIGHEST, SIDES = range(3)
 # a row of `trees`; then come the sizes of ADWIN's rows
@@ -22,12 +24,17 @@ USED_PAIRS, HAND, DRAWS, RESETS, SIZES = range(5)
 # the rows of `moments`: of each dense column of the stream
 COUNT, CENTRE, DEVIATIONS, MOMENTS = range(4)
 # settings of kernels
-SEED, PRIOR, DETECTS, SETTINGS = range(4)
+SEED, PRIOR, DETECTS, QUANTILE, SETTINGS = range(5)
+# `target`, of numbers
+SEEN_TARGETS, ORIGIN, UNIT, TARGET_MEAN, FLOOR, CEILING, TARGET = range(7)
+# after ADWIN in a row of `windows`, of numbers
+ERRORS, ERRORS_SEEN, LOSS, WATCHED = range(4)
 
 WINDOW_ROWS, WINDOW_BUCKETS, WINDOW_SUMS = 32, 6, 6  # of ADWIN, see `everlearn.drift.detectors`
 WINDOW = WINDOW_ROWS * 2 * WINDOW_BUCKETS
 LEAST_NODES = 8
 MOST_COLUMNS = 128  # that a tree looks at
+MOST_LINE = 40  # dense columns of a stream of numbers whose nodes have linear models
 SKETCHED = 32  # columns of a tree that hashed entries are added up in
 
 
@@ -39,18 +46,42 @@ class PoolSizes(NamedTuple):
     nodes: int
 
 
-def node_bytes(classes: int, columns: int) -> int:
-    """Return the bytes of one node.
+def lined(classes: int, dense: int) -> int:
+    """Return how many columns the linear models of nodes have: those of numbers, if they are not too many.
 
-    >>> node_bytes(7, 54)
-    500
+    >>> lined(0, 33), lined(0, 41), lined(2, 8)
+    (33, 0, 0)
     """
-    return 4 * LINKS + 8 * BELIEFS + 4 * (classes + 1) + 4 * SIDES * columns
+    return dense if classes == 0 and dense <= MOST_LINE else 0
 
 
-def fixed_bytes(columns: int) -> int:
+def node_sums(classes: int, dense: int) -> int:
+    """Return the float32 sums of a node: of classes, or of a linear model; and its weight.
+
+    Those of a linear model are means of columns, slopes, products with the target, and products of columns.
+    """
+    line = lined(classes, dense)
+    return classes + 3 * line + line * (line + 1) // 2 + 1
+
+
+def node_bytes(classes: int, dense: int, columns: int) -> int:
+    """Return the bytes of one node that looks at so many columns, of classes, or of numbers if `classes` is 0.
+
+    >>> node_bytes(7, 54, 54), node_bytes(0, 10, 10)
+    (500, 492)
+    """
+    beliefs = BELIEFS if classes else NUMBER_BELIEFS
+    return 4 * LINKS + 8 * beliefs + 4 * node_sums(classes, dense) + 4 * SIDES * columns
+
+
+def window_floats(classes: int, dense: int) -> int:
+    """Return the float64 numbers of one row of `windows`; those of numbers end with a number for each slope."""
+    return WINDOW + WINDOW_SUMS + (0 if classes else WATCHED + lined(classes, dense))
+
+
+def fixed_bytes(classes: int, dense: int, columns: int) -> int:
     """Return the bytes of one tree without its nodes."""
-    return 8 * (WINDOW + WINDOW_SUMS + SIZES + WINDOW_ROWS + 1) + 4 * columns
+    return 8 * (window_floats(classes, dense) + SIZES + WINDOW_ROWS + 1) + 4 * columns
 
 
 def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed: int) -> PoolSizes:
@@ -60,7 +91,7 @@ def shapes(memory: int, trees: int, most: int, classes: int, dense: int, hashed:
     (4000, 2342)
     """
     drawn, sketched = columns(dense, hashed)
-    room = (memory // trees - fixed_bytes(drawn)) // node_bytes(classes, drawn + sketched)
+    room = (memory // trees - fixed_bytes(classes, dense, drawn)) // node_bytes(classes, dense, drawn + sketched)
     return PoolSizes(drawn, sketched, 2 * (max(min(room, most), 0) // 2))
 
 
@@ -72,4 +103,4 @@ def columns(dense: int, hashed: int) -> tuple[int, int]:
 def needed(trees: int, classes: int, dense: int, hashed: int, nodes: int = LEAST_NODES) -> int:
     """Return the bytes that some trees need for a number of nodes each."""
     drawn, sketched = columns(dense, hashed)
-    return trees * (fixed_bytes(drawn) + nodes * node_bytes(classes, drawn + sketched))
+    return trees * (fixed_bytes(classes, dense, drawn) + nodes * node_bytes(classes, dense, drawn + sketched))

@@ -13,7 +13,7 @@ from everlearn.families.batches import Labels, Rows
 from everlearn.families.mondrian import kernels, layout, settings
 from everlearn.families.mondrian.columns import draw_columns
 from everlearn.families.mondrian.settings import MondrianSettings
-from everlearn.model import described
+from everlearn.model import LEARN, described
 from everlearn.records import Arrays, Batch, Floats, Singles
 
 
@@ -26,26 +26,37 @@ class Mondrian:
     `learn/moments` float64 (3, d) of the columns of the stream, and `learn/clock` int64 (1,): rows learned. See
     `everlearn.families.mondrian.layout`. No shape depends on how much was learned; pages of memory that no node uses
     yet are not taken from the system.
+
+    A regression has `beliefs` float64 (T, N, 6), and in `counts` the linear model of each node: with d columns,
+    3d + d (d + 1) / 2 + 1 numbers, the last of them its weight; 1 if there are more than 40 columns. `learn/windows` is
+    float64 (T, 394 + d), `target` float64 (6,) holds origin, unit and range of the targets, and `centres` float64 (d,)
+    the means of columns, which missing values are taken for.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: MondrianSettings) -> None:
         self.spec: Mapping[str, Any] = spec
         self._settings = settings.kernel_settings(chosen)
-        self._predict, self._learn = kernels.predictor(), kernels.learner()
-        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes
-        size, trees = settings.sizes(chosen), chosen.trees
+        self._numbers = chosen.task == "regression"
+        self._predict, self._learn = kernels.predictor(self._numbers), kernels.learner(self._numbers)
+        self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1
+        self.loss = settings.own_loss(chosen)
+        size, trees, lined = settings.sizes(chosen), chosen.trees, layout.lined(chosen.classes, chosen.dense)
         self._wide = size.drawn + size.sketched
+        beliefs = layout.NUMBER_BELIEFS if self._numbers else layout.BELIEFS
         self._arrays: Arrays = {
             "nodes": np.zeros((trees, size.nodes, layout.LINKS), np.int32),
-            "beliefs": np.zeros((trees, size.nodes, layout.BELIEFS)),
-            "counts": np.zeros((trees, size.nodes, chosen.classes + 1), np.float32),
+            "beliefs": np.zeros((trees, size.nodes, beliefs)),
+            "counts": np.zeros((trees, size.nodes, layout.node_sums(chosen.classes, chosen.dense)), np.float32),
             "trees": np.zeros((trees, layout.SIZES + layout.WINDOW_ROWS + 1), np.int64),
             "columns": draw_columns(chosen.seed, trees, chosen.dense, size.drawn),
             "learn/boxes": np.zeros((trees, size.nodes, layout.SIDES, self._wide), np.float32),
-            "learn/windows": np.zeros((trees, layout.WINDOW + layout.WINDOW_SUMS)),
+            "learn/windows": np.zeros((trees, layout.window_floats(chosen.classes, chosen.dense))),
             "learn/moments": np.zeros((layout.MOMENTS, chosen.dense)),
             "learn/clock": np.zeros(1, np.int64),
         }
+        if self._numbers:
+            self._arrays["centres"] = np.zeros(lined)
+            self._arrays["target"] = np.zeros(layout.TARGET)
         self._arrays["trees"][:, -1] = 1  # rows of ADWIN in use
 
     def __repr__(self) -> str:
@@ -60,7 +71,7 @@ class Mondrian:
         self._arrays = self._arrays | arrays
 
     def predict(self, batch: Batch) -> Singles:
-        """Score n rows: class probabilities float32 (n, classes).
+        """Score n rows: class probabilities float32 (n, classes), or float32 (n, 1) for a regression.
 
         Raises `InputError` if the batch does not fit the model.
         """
@@ -88,11 +99,15 @@ class Mondrian:
         return len(trees) * (200.0 + depth * (100.0 + 4.0 * self._wide + 5.0 * self._outputs))
 
     def _predict_rows(self, rows: Rows, out: Singles) -> int:
-        return self._predict(self._hashed, self._settings, *self._pool(), self._wide, *rows, out)
+        held = self._arrays
+        state = (*self._pool(), self._wide, *((held["centres"], held["target"]) if self._numbers else ()))
+        return self._predict(self._hashed, self._settings, *state, *rows, out)
 
     def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
         held = self._arrays
-        state = (held["learn/boxes"], held["learn/windows"], held["learn/moments"], held["learn/clock"])
+        state = [held[f"{LEARN}{name}"] for name in ("boxes", "windows", "moments", "clock")]
+        if self._numbers:
+            state += [held["centres"], held["target"]]
         return self._learn(self._hashed, self._settings, *self._pool(), *state, *rows, *labels, out)
 
     def _pool(self) -> tuple[NDArray[Any], ...]:

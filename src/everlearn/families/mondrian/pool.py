@@ -78,7 +78,8 @@ def open_leaf(
     nodes[t, node, PARENT] = parent
     nodes[t, node, SEEN] = now
     beliefs[t, node, TIME] = time
-    beliefs[t, node, ODDS] = 0.0
+    for i in range(ODDS, beliefs.shape[2]):
+        beliefs[t, node, i] = 0.0
     for k in range(counts.shape[2]):
         counts[t, node, k] = 0.0
     for j in range(boxes.shape[3]):

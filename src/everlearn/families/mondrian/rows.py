@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from everlearn.drift.detectors import adwin_reset, adwin_step
 from everlearn.families.kernel_parts import block_rows, first_fault, inlined, merged, mislabelled, outlined
 from everlearn.families.mondrian.aggregating import aggregate
+from everlearn.families.mondrian.class_nodes import learn_class
 from everlearn.families.mondrian.columns import gather, measure, prepare
-from everlearn.families.mondrian.growing import learn_at
 from everlearn.families.mondrian.layout import (
     DETECTS,
     NONE,
@@ -25,6 +25,7 @@ from everlearn.families.mondrian.layout import (
     WINDOW,
     WINDOW_BUCKETS,
     WINDOW_ROWS,
+    WINDOW_SUMS,
 )
 from everlearn.families.mondrian.pool import AGES, plant
 from everlearn.records import Floats, Ints, Singles
@@ -74,7 +75,7 @@ def predict_rows(
 def watch(trees: Ints, t: int, windows: Floats, wrong: float) -> bool:
     """Feed ADWIN with the error of a tree; return True after a drift of rising errors."""
     buckets = windows[t, :WINDOW].reshape(WINDOW_ROWS, 2, WINDOW_BUCKETS)
-    sizes, sums = trees[t, SIZES:], windows[t, WINDOW:]
+    sizes, sums = trees[t, SIZES:], windows[t, WINDOW : WINDOW + WINDOW_SUMS]
     level = adwin_step(buckets, sizes, sums, wrong, DRIFT, DRIFT, CLOCK, SHORTEST, LEAST_WINDOW, 1.0)
     if abs(level) == 2:
         adwin_reset(buckets, sizes, sums)
@@ -122,7 +123,7 @@ def learn_member(
             plant(trees, t, nodes, beliefs, counts, boxes, number & AGES)
         for j in range(drawn):
             scale[j] = scales[b, columns[t, j]]
-        learn_at(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, target,
+        learn_class(settings, trees, t, nodes, beliefs, counts, boxes, x, scale, gaps, path, own, target,
                  min(np.float64(weight[i]), MOST_ROW_WEIGHT), number & AGES)  # fmt: skip
 
 

@@ -12,23 +12,28 @@ from msgspec import Struct
 from everlearn.errors import ConfigError
 from everlearn.families import specs
 from everlearn.families.mondrian import layout
-from everlearn.records import Floats
+from everlearn.records import Floats, Loss, LossKind, RowTask
 
 MEMORY = 24 << 20  # bytes
+NUMBER_TREES, NUMBER_NODES = 5, 1000  # of numbers, whose nodes take more time
 ROOMY = 256  # nodes of each tree that a default budget has at least
+# the losses of a regression, by the names that the gate has for them
+LOSSES: dict[str, LossKind] = {"squared": "squared", "absolute": "absolute", "quantile": "pinball"}
 PRIOR = 0.5  # rows that every node has before its first, spread evenly over the classes
 
 
 class MondrianSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of an aggregated Mondrian forest.
 
-    `dense`, `hashed` and `classes` are the shape of the rows. `trees` are the members. A tree has at most `nodes`
-    nodes, and fewer where all trees would take more than `memory` bytes. `drift` replaces trees whose errors rise.
-    `seed` decides all draws.
+    `dense`, `hashed` and `classes` are the shape of the rows. `trees` are the members (5 for numbers). A tree has at
+    most `nodes` nodes (1000 for numbers), and fewer where all trees would take more than `memory` bytes. `drift`
+    replaces trees whose errors rise. `seed` decides all draws.
+
+    `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
     """
 
     family: Literal["mondrian"] = "mondrian"
-    task: Literal["binary", "multiclass"]
+    task: RowTask
     dense: int
     hashed: int = 0
     classes: int = 0
@@ -36,6 +41,8 @@ class MondrianSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     nodes: int = 4000
     memory: int | None = None
     drift: bool = True
+    loss: str | None = None
+    loss_parameter: float | None = None
     seed: int = 0
 
 
@@ -48,13 +55,16 @@ def read(spec: Mapping[str, Any]) -> MondrianSettings:
     25165824
     """
     given = dict(spec)
-    if given.get("task") == "regression":
-        raise ConfigError(
-            "mondrian model: task: got 'regression'; expected 'binary' or 'multiclass'. Use the family 'linear'"
-        )
     if given.get("task") == "binary":
         given.setdefault("classes", 2)
+    if given.get("task") == "regression":
+        given.setdefault("trees", NUMBER_TREES)
+        given.setdefault("nodes", NUMBER_NODES)
     settings = specs.convert(given, MondrianSettings, "mondrian", {})
+    if settings.task == "regression" and settings.loss is None:
+        settings = msgspec.structs.replace(settings, loss="squared")
+    if settings.loss == "quantile" and settings.loss_parameter is None:
+        settings = msgspec.structs.replace(settings, loss_parameter=0.5)
     _check(settings)
     shape = settings.trees, settings.classes, settings.dense, settings.hashed
     if settings.memory is None:
@@ -77,10 +87,25 @@ def sizes(settings: MondrianSettings) -> layout.PoolSizes:
 
 
 def kernel_settings(settings: MondrianSettings) -> Floats:
-    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.DETECTS`."""
+    """Return the settings that kernels take, float64, at the positions `layout.SEED` to `layout.QUANTILE`."""
     found: Floats = np.zeros(layout.SETTINGS)
-    found[[layout.SEED, layout.PRIOR, layout.DETECTS]] = settings.seed, PRIOR / settings.classes, settings.drift
+    found[[layout.SEED, layout.DETECTS]] = settings.seed, settings.drift
+    loss = own_loss(settings)
+    if loss is None:
+        found[layout.PRIOR] = PRIOR / settings.classes
+    elif loss.kind != "squared":
+        found[layout.QUANTILE] = loss.parameter or 0.5
     return found
+
+
+def own_loss(settings: MondrianSettings) -> Loss | None:
+    """Return the loss of a regression by the name of the gate; None for classes.
+
+    >>> own_loss(read({"family": "mondrian", "task": "regression", "dense": 8, "loss": "quantile"}))
+    Loss(kind='pinball', parameter=0.5)
+    """
+    kind = LOSSES.get(settings.loss or "")
+    return Loss(kind, settings.loss_parameter or 0.0) if kind is not None else None
 
 
 def _check(settings: MondrianSettings) -> None:
@@ -89,7 +114,18 @@ def _check(settings: MondrianSettings) -> None:
     _expect(settings, 0 <= settings.hashed < 1 << 31, "hashed", "the size of a hash space, 0 to 2147483647")
     if settings.task == "binary":
         _expect(settings, settings.classes == 2, "classes", "2 for task 'binary'")
-    _expect(settings, 2 <= settings.classes <= 1 << 16, "classes", "2 to 65536")
+    if settings.task == "regression":
+        _expect(settings, settings.classes == 0, "classes", "0 for task 'regression'")
+        known = ", ".join(map(repr, LOSSES))
+        _expect(settings, settings.loss in LOSSES, "loss", f"one of {known}; the family 'linear' has 'huber'")
+    else:
+        _expect(settings, 2 <= settings.classes <= 1 << 16, "classes", "2 to 65536")
+        _expect(settings, settings.loss is None, "loss", f"none for task {settings.task!r}")
+    if settings.loss == "quantile":
+        right = 0.0 < (settings.loss_parameter or 0.0) < 1.0
+        _expect(settings, right, "loss_parameter", "a share between 0 and 1 for loss 'quantile'")
+    else:
+        _expect(settings, settings.loss_parameter is None, "loss_parameter", f"none for loss {settings.loss!r}")
     _expect(settings, 1 <= settings.trees <= 10_000, "trees", "1 to 10000")
     least = layout.LEAST_NODES
     _expect(settings, least <= settings.nodes <= 1 << 24, "nodes", f"{least} to 16777216")
