@@ -1,11 +1,11 @@
-"""Cost of serving forests and mixes while they learn, and of one prediction from Python.
+"""Cost of serving forests, mixes and the automatic model while they learn, and of one prediction from Python.
 
-    python bench/serve_families.py [--only single,forest,mix] [--seconds 8] [--rounds 3] [--warm 30000]
+    python bench/serve_families.py [--only single,forest,mix,auto] [--seconds 8] [--rounds 3] [--warm 30000]
 
 single      p50 and p99 in microseconds of `predict` of one encoded row, and of `everlearn.predict.score` of one record,
-            of a linear model, a forest of ten trees, and a mix; ten numbers, 20,000 rows learned before.
+            of a linear model, a forest of ten trees, a mix, and `auto`; ten numbers, 20,000 rows learned before.
 forest      a server in live mode, 1,000 requests a second in an open loop, half of them /predict and half /feedback for
-mix         an earlier prediction: p99 from the due time, staleness, snapshots and their size, time of one publication,
+mix, auto   an earlier prediction: p99 from the due time, staleness, snapshots and their size, time of one publication,
             memory; with learning on, and with learning paused, in turn. The mix has a linear model, a forest and the
             last label. `--warm` labelled rows are learned first, so that trees have grown.
 
@@ -38,7 +38,12 @@ from everlearn.records import Batch, Example
 from everlearn.serve import snapshot
 
 MIX = {"family": "mix", "members": [{"family": "linear"}, {"family": "forest"}, {"family": "last"}]}
-MODELS: dict[str, dict[str, Any]] = {"linear": {"family": "linear"}, "forest": {"family": "forest"}, "mix": MIX}
+MODELS: dict[str, dict[str, Any]] = {
+    "linear": {"family": "linear"},
+    "forest": {"family": "forest"},
+    "mix": MIX,
+    "auto": {"family": "auto"},
+}
 
 
 def label(record: Mapping[str, float], draw: random.Random) -> bool:
@@ -157,7 +162,7 @@ def status(server: Server) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="single,forest,mix", help="parts to run, separated by commas")
+    parser.add_argument("--only", default="single,forest,mix,auto", help="parts to run, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--warm", type=int, default=30_000, help="labelled rows to learn first")
