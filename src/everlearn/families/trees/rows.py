@@ -2,7 +2,8 @@
 
 Members never look at each other. So each member predicts and learns all rows of a block in order, and the votes are
 summed afterwards in the order of the members: the result is that of one row at a time, and does not depend on how rows
-are cut into blocks, nor on how many threads learn members.
+are cut into blocks, nor on how many threads learn members. Threads call the loop once for each of its stages (see
+`threaded`).
 
 Trees of classes and of numbers share these loops. What differs is a `Kind`, whose functions are compiled into them.
 """
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.kernel_parts import block_rows, first_fault, merged
+from everlearn.families.kernel_parts import first_fault, merged
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.layout import (
     BACKGROUND,
@@ -47,6 +48,16 @@ Nodes = NDArray[np.int32]
 MOST_ROW_WEIGHT = 100.0  # of one row
 WARNING, DRIFT = 0.01, 0.001  # ADWIN's probabilities of false alarms
 CLOCK, SHORTEST, LEAST_WINDOW = 32, 5.0, 10.0  # ADWIN looks at each so many values; River's settings
+BLOCK_ROWS, BLOCK_VALUES = 256, 16384  # rows of a block, fewer where they are wide
+WHOLE, CHECK, PREPARE, MEMBERS, FINISH = range(5)  # stages of learning: all of them, or one
+
+
+def space_floats(most: int, columns: int, width: int, tallies: int) -> int:
+    """Return the float64 numbers of a block: of each row its columns, its target, its number, and rows of votes."""
+    return most * (PREPARED * columns + TARGETS + 1 + width * tallies)
+
+
+_space_floats = merged(space_floats)
 
 
 class Kind(NamedTuple):
@@ -128,9 +139,9 @@ def member_learning(kind: Kind) -> Callable[..., None]:
         settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
         blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Ints, start: int,
         held: int, indptr: Ints, indices: Nodes, values: Singles, weight: Singles, seen: Floats, p: Floats,
-        votes: Floats,
+        votes: Floats, tally: int,
     ) -> None:  # fmt: skip
-        """Let a member predict and learn the rows of a block, in order, and add its votes.
+        """Let a member predict and learn the rows of a block, in order, and add its votes to those from row `tally`.
 
         A warning of ADWIN begins a background tree, a drift gives it the place of the tree.
         """
@@ -159,7 +170,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
                     first, second = answer(settings, t, nodes, counts, blocks, choices, node, rows, b, indices,
                                            values, low, high, seen, p)  # fmt: skip
                 if place == ROOT:
-                    vote(p, windows, t, votes, b)
+                    vote(p, windows, t, votes, tally + b)
                     if number >= 0:
                         wrong = missed(p, targets, b, windows, t)
                         level = watch(trees, t, windows, wrong) if settings[DETECTS] > 0.0 else 0
@@ -188,36 +199,61 @@ def learning(kind: Kind) -> Callable[..., int]:
 
     @merged
     def learn_rows(
-        hashed: int, settings: Floats, table: Floats, trees: Ints, nodes: Nodes, counts: Singles, blocks: Singles,
-        choices: Nodes, windows: Floats, moments: Floats, clock: Ints, drawn: int, dense: Singles, indptr: Ints,
-        indices: Nodes, values: Singles, y: Floats, weight: Singles, out: Singles,
+        stage: int, first: int, last: int, space: Floats, hashed: int, settings: Floats, table: Floats, trees: Ints,
+        nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, windows: Floats, moments: Floats, clock: Ints,
+        drawn: int, dense: Singles, indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles,
+        out: Singles,
     ) -> int:  # fmt: skip
-        """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned."""
-        fault = first_fault(hashed, indptr, indices, values)
-        if fault == 0:
-            fault = fault_of(y, out)
-        n, columns, width = (len(indptr) - 1 if fault == 0 else 0), dense.shape[1], counts.shape[2]
-        most = block_rows(columns)
-        rows, votes, targets = np.empty((most, PREPARED, columns)), np.empty((most, width)), np.zeros((most, TARGETS))
-        seen, p, numbers = np.empty((PREPARED, drawn)), np.empty((2, width)), np.empty(most, np.int64)
+        """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned.
+
+        A stage other than `WHOLE` takes rows as one block, whose numbers are in `space`, with votes for each member.
+        `CHECK` returns the fault alone, `PREPARE` counts the rows, `MEMBERS` learns them with the members from `first`
+        to `last` - 1, and `FINISH` writes `out`.
+        """
+        fault = 0
+        if stage <= CHECK:
+            fault = first_fault(hashed, indptr, indices, values)
+            if fault == 0:
+                fault = fault_of(y, out)
+        n, columns, width = (len(indptr) - 1 if fault == 0 and stage != CHECK else 0), dense.shape[1], counts.shape[2]
+        most, tallies = n, trees.shape[0]
+        if stage <= CHECK:
+            first, last, tallies = 0, trees.shape[0], 1
+            most = max(min(BLOCK_ROWS, BLOCK_VALUES // max(columns, 1), n), 1)
+            space = np.empty(_space_floats(most, columns, width, tallies))
+        at = most * PREPARED * columns
+        rows = space[:at].reshape(most, PREPARED, columns)
+        targets = space[at : at + most * TARGETS].reshape(most, TARGETS)
+        at += most * TARGETS
+        numbers, votes = space[at : at + most].view(np.int64), space[at + most :].reshape(tallies * most, width)
+        seen, p = np.empty((PREPARED, drawn)), np.empty((2, width))
         for start in range(0, n, most):
             held = min(most, n - start)
-            votes[:] = 0.0
-            for b in range(held):
-                i = start + b
-                prepare(dense, i, moments, rows, b)
-                scale(moments, targets, b)
-                numbers[b] = NONE
-                if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
-                    count(dense, i, moments, rows, b)
-                    aim(y[i], moments, targets, b)
-                    numbers[b] = clock[0]
-                    clock[0] += 1
-            for t in range(trees.shape[0]):
-                learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows, targets,
-                             numbers, start, held, indptr, indices, values, weight, seen, p, votes)  # fmt: skip
-            for b in range(held):
-                finish(votes, b, trees.shape[0], targets, out, start + b)
+            if stage <= PREPARE:
+                votes[:] = 0.0
+                for b in range(held):
+                    i = start + b
+                    prepare(dense, i, moments, rows, b)
+                    scale(moments, targets, b)
+                    numbers[b] = NONE
+                    if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
+                        count(dense, i, moments, rows, b)
+                        aim(y[i], moments, targets, b)
+                        numbers[b] = clock[0]
+                        clock[0] += 1
+            if stage in (WHOLE, MEMBERS):
+                for t in range(first, last):
+                    learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows,
+                                 targets, numbers, start, held, indptr, indices, values, weight, seen, p, votes,
+                                 t * most if stage == MEMBERS else 0)  # fmt: skip
+            if stage == FINISH:
+                for t in range(1, tallies):
+                    for b in range(held):
+                        for k in range(width):
+                            votes[b, k] += votes[t * most + b, k]
+            if stage in (WHOLE, FINISH):
+                for b in range(held):
+                    finish(votes, b, trees.shape[0], targets, out, start + b)
         return fault
 
     return learn_rows
