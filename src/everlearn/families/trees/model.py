@@ -91,25 +91,20 @@ class Trees:
         return len(trees) * (350.0 + 30.0 * depth + leaf + 600.0 * (self._hashed > 0))
 
     def _predict_rows(self, rows: Rows, out: Singles) -> int:
-        head = (
-            self._hashed,
-            self._settings,
-            *self._pool(),
-            self.arrays["windows"],
-            self.arrays["moments"],
-            self._drawn,
-        )
+        state = (*self._pool(), self.arrays["windows"], self.arrays["moments"])
         if self._threads > 1 and threaded.pays(len(out), len(self.arrays["trees"])):
+            head = (self._hashed, self._settings, *state, self._drawn)
             return threaded.predict(self._predict, head, rows, out, self._threads)
-        return self._predict(*head, *rows, out)
+        return self._predict(self._hashed, self._settings, *state, self._drawn, *rows, out)
 
     def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
         state = (*self._pool(), self.arrays["windows"], self.arrays["moments"], self.arrays["clock"])
-        head = (self._hashed, self._settings, self._table, *state, self._drawn)
+        same = self._hashed, self._settings, self._table
         if self._threads > 1 and threaded.pays(len(out), len(self.arrays["trees"])):
             members, _, width = self.arrays["counts"].shape
-            return threaded.Learning(self._learn, head, members, width, self._threads).learn(rows, labels, out)
-        return self._learn(WHOLE, 0, 0, NO_SPACE, *head, *rows, *labels, out)
+            work = threaded.Learning(self._learn, (*same, *state, self._drawn), members, width, self._threads)
+            return work.learn(rows, labels, out)
+        return self._learn(WHOLE, 0, 0, NO_SPACE, *same, *state, self._drawn, *rows, *labels, out)
 
     def _pool(self) -> tuple[NDArray[Any], ...]:
         held = self.arrays

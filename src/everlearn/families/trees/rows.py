@@ -57,9 +57,6 @@ def space_floats(most: int, columns: int, width: int, tallies: int) -> int:
     return most * (PREPARED * columns + TARGETS + 1 + width * tallies)
 
 
-_space_floats = merged(space_floats)
-
-
 class Kind(NamedTuple):
     """The functions in which trees of classes and of numbers differ, for the same loops.
 
@@ -137,7 +134,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     @merged
     def learn_member(
         settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
-        blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Ints, start: int,
+        blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Floats, start: int,
         held: int, indptr: Ints, indices: Nodes, values: Singles, weight: Singles, seen: Floats, p: Floats,
         votes: Floats, tally: int,
     ) -> None:  # fmt: skip
@@ -155,7 +152,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
                 begin = NONE
             if b == held:
                 break
-            i, number, w = start + b, numbers[b], 0.0
+            i, number, w = start + b, int(numbers[b]), 0.0
             low, high = indptr[i], indptr[i + 1]
             if number >= 0:
                 w = min(np.float64(weight[i]), MOST_ROW_WEIGHT)
@@ -216,16 +213,16 @@ def learning(kind: Kind) -> Callable[..., int]:
             if fault == 0:
                 fault = fault_of(y, out)
         n, columns, width = (len(indptr) - 1 if fault == 0 and stage != CHECK else 0), dense.shape[1], counts.shape[2]
-        most, tallies = n, trees.shape[0]
         if stage <= CHECK:
             first, last, tallies = 0, trees.shape[0], 1
             most = max(min(BLOCK_ROWS, BLOCK_VALUES // max(columns, 1), n), 1)
-            space = np.empty(_space_floats(most, columns, width, tallies))
-        at = most * PREPARED * columns
-        rows = space[:at].reshape(most, PREPARED, columns)
-        targets = space[at : at + most * TARGETS].reshape(most, TARGETS)
-        at += most * TARGETS
-        numbers, votes = space[at : at + most].view(np.int64), space[at + most :].reshape(tallies * most, width)
+            rows, targets = np.empty((most, PREPARED, columns)), np.empty((most, TARGETS))
+            numbers, votes = np.empty(most), np.empty((most, width))
+        else:
+            most, tallies = n, trees.shape[0]
+            at, end = most * PREPARED * columns, most * (PREPARED * columns + TARGETS)
+            rows, targets = space[:at].reshape(most, PREPARED, columns), space[at:end].reshape(most, TARGETS)
+            numbers, votes = space[end : end + most], space[end + most :].reshape(tallies * most, width)
         seen, p = np.empty((PREPARED, drawn)), np.empty((2, width))
         for start in range(0, n, most):
             held = min(most, n - start)
