@@ -25,6 +25,7 @@ from everlearn.families.trees.layout import (
     BACKGROUND,
     DETECTS,
     NONE,
+    NUMBER,
     PREPARED,
     RATE,
     ROOT,
@@ -53,8 +54,8 @@ WHOLE, CHECK, PREPARE, MEMBERS, FINISH = range(5)  # stages of learning: all of 
 
 
 def space_floats(most: int, columns: int, width: int, tallies: int) -> int:
-    """Return the float64 numbers of a block: of each row its columns, its target, its number, and rows of votes."""
-    return most * (PREPARED * columns + TARGETS + 1 + width * tallies)
+    """Return the float64 numbers of a block: of each row its columns, its target, and rows of votes."""
+    return most * (PREPARED * columns + TARGETS + width * tallies)
 
 
 class Kind(NamedTuple):
@@ -134,8 +135,8 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     @merged
     def learn_member(
         settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
-        blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Floats, start: int,
-        held: int, indptr: Ints, indices: Nodes, values: Singles, weight: Singles, seen: Floats, p: Floats,
+        blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, start: int, held: int,
+        indptr: Ints, indices: Nodes, values: Singles, weight: Singles, seen: Floats, p: Floats,
         votes: Floats, tally: int,
     ) -> None:  # fmt: skip
         """Let a member predict and learn the rows of a block, in order, and add its votes to those from row `tally`.
@@ -144,7 +145,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
         """
         begin = NONE
         for b in range(held + 1):  # once more, so that what the last row began is there in the next call
-            if b < held and trees[t, ROOT] == NONE and numbers[b] >= 0:
+            if b < held and trees[t, ROOT] == NONE and targets[b, NUMBER] >= 0.0:
                 begin = ROOT
             if begin != NONE:
                 pair, block = find_room(True, trees, t, nodes, counts, blocks, choices, 0.0, 1)
@@ -152,7 +153,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
                 begin = NONE
             if b == held:
                 break
-            i, number, w = start + b, int(numbers[b]), 0.0
+            i, number, w = start + b, int(targets[b, NUMBER]), 0.0
             low, high = indptr[i], indptr[i + 1]
             if number >= 0:
                 w = min(np.float64(weight[i]), MOST_ROW_WEIGHT)
@@ -217,12 +218,12 @@ def learning(kind: Kind) -> Callable[..., int]:
             first, last, tallies = 0, trees.shape[0], 1
             most = max(min(BLOCK_ROWS, BLOCK_VALUES // max(columns, 1), n), 1)
             rows, targets = np.empty((most, PREPARED, columns)), np.empty((most, TARGETS))
-            numbers, votes = np.empty(most), np.empty((most, width))
+            votes = np.empty((most, width))
         else:
             most, tallies = n, trees.shape[0]
             at, end = most * PREPARED * columns, most * (PREPARED * columns + TARGETS)
             rows, targets = space[:at].reshape(most, PREPARED, columns), space[at:end].reshape(most, TARGETS)
-            numbers, votes = space[end : end + most], space[end + most :].reshape(tallies * most, width)
+            votes = space[end:].reshape(tallies * most, width)
         seen, p = np.empty((PREPARED, drawn)), np.empty((2, width))
         for start in range(0, n, most):
             held = min(most, n - start)
@@ -232,16 +233,16 @@ def learning(kind: Kind) -> Callable[..., int]:
                     i = start + b
                     prepare(dense, i, moments, rows, b)
                     scale(moments, targets, b)
-                    numbers[b] = NONE
+                    targets[b, NUMBER] = NONE
                     if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
                         count(dense, i, moments, rows, b)
                         aim(y[i], moments, targets, b)
-                        numbers[b] = clock[0]
+                        targets[b, NUMBER] = clock[0]
                         clock[0] += 1
             if stage in (WHOLE, MEMBERS):
                 for t in range(first, last):
                     learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows,
-                                 targets, numbers, start, held, indptr, indices, values, weight, seen, p, votes,
+                                 targets, start, held, indptr, indices, values, weight, seen, p, votes,
                                  t * most if stage == MEMBERS else 0)  # fmt: skip
             if stage == FINISH:
                 for t in range(1, tallies):
