@@ -190,10 +190,34 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     return learn_member
 
 
+def preparing(kind: Kind) -> Callable[..., None]:
+    """Return the loop that prepares a block of rows, and counts and numbers those that will be learned."""
+    scale, aim = kind.scale, kind.aim
+
+    @merged
+    def prepare_block(
+        moments: Floats, clock: Ints, dense: Singles, y: Floats, weight: Singles, start: int, held: int, rows: Floats,
+        targets: Floats,
+    ) -> None:  # fmt: skip
+        """Write rows and their targets to a block, by columns and targets as they were before each row."""
+        for b in range(held):
+            i = start + b
+            prepare(dense, i, moments, rows, b)
+            scale(moments, targets, b)
+            targets[b, NUMBER] = NONE
+            if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
+                count(dense, i, moments, rows, b)
+                aim(y[i], moments, targets, b)
+                targets[b, NUMBER] = clock[0]
+                clock[0] += 1
+
+    return prepare_block
+
+
 def learning(kind: Kind) -> Callable[..., int]:
     """Return the loop that learns rows with trees of a kind."""
-    fault_of, scale, aim, finish = kind.fault, kind.scale, kind.aim, kind.finish
-    learn_member = member_learning(kind)
+    fault_of, finish = kind.fault, kind.finish
+    prepare_block, learn_member = preparing(kind), member_learning(kind)
 
     @merged
     def learn_rows(
@@ -229,16 +253,7 @@ def learning(kind: Kind) -> Callable[..., int]:
             held = min(most, n - start)
             if stage <= PREPARE:
                 votes[:] = 0.0
-                for b in range(held):
-                    i = start + b
-                    prepare(dense, i, moments, rows, b)
-                    scale(moments, targets, b)
-                    targets[b, NUMBER] = NONE
-                    if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
-                        count(dense, i, moments, rows, b)
-                        aim(y[i], moments, targets, b)
-                        targets[b, NUMBER] = clock[0]
-                        clock[0] += 1
+                prepare_block(moments, clock, dense, y, weight, start, held, rows, targets)
             if stage in (WHOLE, MEMBERS):
                 for t in range(first, last):
                     learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows,

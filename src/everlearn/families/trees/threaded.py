@@ -17,7 +17,7 @@ from everlearn.families.threads import spread, uninterrupted
 from everlearn.families.trees.rows import BLOCK_ROWS, CHECK, FINISH, MEMBERS, PREPARE, space_floats
 from everlearn.records import Floats, Singles
 
-LEAST_WORK = 1024  # rows times members of a call that is worth threads
+LEAST_WORK = 2048  # rows times members of a call that is worth threads
 PIECES = 4  # for each thread, so that none waits long for the others
 BLOCK_FLOATS = 1 << 19  # of a block, whose rows are fewer where they are wide or members many
 
