@@ -47,7 +47,7 @@ def first_fault(hashed: int, indptr: Ints, indices: NDArray[np.int32], values: S
     if n < 0 or indptr[0] < 0 or indptr[n] > min(len(indices), len(values)):
         return BAD_ROWS
     for i in range(n):
-        if indptr[i + 1] < indptr[i]:
+        if indptr[i + 1] < indptr[i] or indptr[i + 1] > indptr[n]:
             return i * FAULT_KINDS + BAD_ROWS
         for e in range(indptr[i], indptr[i + 1]):
             if indices[e] < 0 or indices[e] >= hashed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import everlearn as el
 from everlearn.errors import InputError
 from everlearn.families.trees import layout
 from everlearn.model import copied
@@ -117,3 +118,11 @@ def test_wrong_rows_are_refused_with_their_place() -> None:
     with pytest.raises(InputError, match="y and weight: got shapes"):
         model.learn(batch_of(x), y[:5], np.ones(10, np.float32))
     assert model.arrays["clock"][0] == 0
+
+
+def test_a_row_that_points_far_beyond_the_entries_is_refused() -> None:
+    """The end of the last row fits, so the search for indices would read on beyond the array."""
+    model = el.build({"family": "forest", "task": "binary", "dense": 1, "hashed": 8})
+    rows = Batch(np.zeros((2, 1), np.float32), np.array([0, 10**9, 2]), np.zeros(2, np.int32), np.ones(2, np.float32))
+    with pytest.raises(InputError, match="indptr is wrong at row 0"):
+        model.predict(rows)
