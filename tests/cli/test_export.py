@@ -27,7 +27,7 @@ def home(folder: Path, data: Any) -> Path:
     (folder / "rows.csv").write_text("\n".join(",".join(row) for row in [[*names, "y"], *rows]) + "\n")
     data("init", "rows.csv", "--label", "y")
     path = folder / "everlearn.toml"
-    path.write_text(path.read_text().replace('family = "linear"', 'family = "forest"\ntrees = 3'))
+    path.write_text(path.read_text().replace('family = "auto"', 'family = "forest"\ntrees = 3'))
     data("run")
     return folder
 
