@@ -276,8 +276,8 @@ def test_the_roster_shows_the_members_of_a_mix(chromium, tmp_path):
     ) as running:
         opened = Page(chromium, running.url)
         opened.open()
-        roster = opened.run("return document.querySelector('#roster').closest('section').textContent")
-        assert re.search(r"mix, learning: 0 linear \d\.\d\d, 1 forest at rest", roster)
+        roster = opened.run("return document.querySelector('#roster').closest('section').innerText")
+        assert re.search(r"mix, learning\s+linear \d\.\d\d\s+forest at rest\s", roster)
         assert opened.errors() == []
 
 
