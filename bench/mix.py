@@ -65,7 +65,7 @@ def streams(options: argparse.Namespace) -> Iterator[tuple[str, Stream]]:
 
 
 def thinned(options: argparse.Namespace) -> None:
-    """Print accuracy, log loss and rows a second of an automatic model at price 0, where all members learn, and at another.
+    """Print accuracy, log loss and rows a second of an automatic model: at price 0, where all learn, and at another.
 
     The streams are those of files, then those of bench/reactions.py. The last column has the share of rows that each
     member that may rest did not learn.
