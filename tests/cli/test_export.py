@@ -27,7 +27,7 @@ def home(folder: Path, data: Any) -> Path:
     (folder / "rows.csv").write_text("\n".join(",".join(row) for row in [[*names, "y"], *rows]) + "\n")
     data("init", "rows.csv", "--label", "y")
     path = folder / "everlearn.toml"
-    path.write_text(path.read_text().replace('family = "linear"', 'family = "forest"\ntrees = 3'))
+    path.write_text(path.read_text().replace('family = "auto"', 'family = "forest"\ntrees = 3'))
     data("run")
     return folder
 
@@ -73,6 +73,8 @@ def test_a_model_is_exported_and_measured(home: Path, data: Any, capsys: pytest.
     now = found["measures"]["log_loss"]
     assert f"On 1,500 rows: accuracy {found['measures']['accuracy']['model']:.4f}, exported" in out
     assert f"log_loss {now['model']:.4f}, exported {now['exported']:.4f}" in out
+    assert "without learning them" in out
+    assert "last label" not in out
     spec = config.load(home / "everlearn.toml")
     rows, _ = Encoder(spec.schema).records(records(50, seed=5))
     session = runtime.InferenceSession("same", providers=["CPUExecutionProvider"])

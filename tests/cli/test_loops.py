@@ -94,6 +94,16 @@ def test_without_json_there_are_tables_and_hints(folder, capsys):
         assert word in out
     call("versions")
     assert "trained offline on 150 rows" in " ".join(capsys.readouterr().out.split())
+    spec = config.load("everlearn.toml")
+    with el.open(spec, home=config.home(spec, folder / "everlearn.toml")) as loop:
+        first = loop.versions()[0].id
+    call("promote", first)
+    capsys.readouterr()
+    call("rollback")
+    out = " ".join(capsys.readouterr().out.split())
+    with el.open(spec, home=config.home(spec, folder / "everlearn.toml")) as loop:
+        previous = loop.home.versions.alias("previous")
+    assert (f"the next rollback goes back to {previous};" if previous else "no champion was before it;") in out
 
 
 def test_a_warm_start_is_not_scored_and_is_good_from_the_start(data, folder):

@@ -78,6 +78,14 @@ def test_categories_and_words_are_named_where_rows_show_them() -> None:
         assert index in encoder.record({field: value}).indices
 
 
+def test_all_words_and_marks_of_a_text_are_named() -> None:
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={"note": "text"})
+    cell = {"note": "WIN £1,000 now!! NULL nan ? ÉTÉ été a_b - don't\u00a0go"}
+    names, row = entry_names(schema, [cell]), Encoder(schema).record(cell)
+    assert {int(index) for index in row.indices} == set(names)
+    assert {names[int(row.indices[place])] for place in (0, 2)} == {"note has win", "note has ,"}
+
+
 def test_pairs_of_categories_are_named_as_well() -> None:
     schema = Schema(
         label="y", task="binary", classes=(0, 1), fields={"a": "categorical", "b": "categorical"}, interactions=True

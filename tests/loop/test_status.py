@@ -57,6 +57,8 @@ def test_the_members_of_a_mix_have_their_weights(tmp_path):
         loop.run(read(table(2500), schema=spec().schema))
         found, text = loop.status()["members"]["champion"], io.StringIO()
         Watch(loop.status, Console(file=text, width=200))
+        assert loop.report()["members"] == loop.status()["members"]
+        assert [one["members"] for one in loop.status()["contestants"] if one["role"] == "champion"] == [found]
     assert [one["name"] for one in found] == ["0 linear", "1 forest"]
     assert [one["resting"] for one in found] == [False, True]
     assert found[0]["weight"] > 0.5

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -131,15 +132,18 @@ def _write_onnx(target: Path, source: str | None, version: str, path: Path, as_j
         })  # fmt: skip
         return
     screen.print(f"Wrote version {taken.version} to {target}: {size:,} bytes", highlight=False, markup=False)
-    screen.print(_sentence(found), highlight=False, markup=False, soft_wrap=True)
+    screen.print(_sentence(found, taken.model.spec), highlight=False, markup=False, soft_wrap=True)
 
 
-def _sentence(found: FreezingCost | None) -> str:
-    """Return what freezing leaves costs."""
+def _sentence(found: FreezingCost | None, spec: Mapping[str, Any]) -> str:
+    """Return what freezing leaves costs, and why these measures may be below those of the loop."""
     if found is None:
         return "No labelled rows to measure the file on; give some with --rows FILE"
     parts = [f"{name} {was:.4f}, exported {now:.4f}" for name, (was, now) in found.measures.items()]
-    return f"On {found.rows:,} rows: {'; '.join(parts)}"
+    note = "Both predict these rows without learning them; the loop learns each row, and its measures may be better."
+    if any(member.get("family") == "last" for member in spec.get("members", ())):
+        note += " The newest label that the loop has seen counts as the last label of every row."
+    return f"On {found.rows:,} rows: {'; '.join(parts)}\n{note}"
 
 
 def _taken(spec: Spec, path: Path, version: str) -> Taken:

@@ -203,6 +203,7 @@ def _carry_out(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[
         deadline = time.monotonic() + PATIENCE
         while (done := commands.outcome(log, command, position)) is None and time.monotonic() < deadline:
             time.sleep(0.05)
+        queries.follow()
         aliases = queries.aliases()
     if done is None:
         raise LogError(

@@ -350,13 +350,14 @@ class CommandOutcome(Struct, frozen=True):
 
 
 class Challenger(Struct, frozen=True):
-    """A model on the roster, with the gate's evidence about it if there is any."""
+    """A model on the roster, with the gate's evidence about it if there is any, and the members of a mix."""
 
     role: str
     version: str
     family: str
     learns: bool
     evidence: dict[str, Any] | None
+    members: list[dict[str, Any]] = []
 
 
 class ChallengerList(Struct, frozen=True):

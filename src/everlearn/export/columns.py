@@ -21,7 +21,9 @@ PARTS_OF_TIME = (
 )
 MOST_VALUES = 100_000  # different values of a field that are named
 
-_WORD = re.compile(r"\w+")
+# What a text is cut into, as in `everlearn.schema.hashing`: words, and punctuation marks.
+_WORD_OR_MARK = re.compile("[0-9a-z_\x80-\U0010ffff]+|[!-~]")
+_LOWER = {letter: letter + 32 for letter in range(ord("A"), ord("Z") + 1)}  # ASCII letters only, as the hash has it
 
 
 class Column(NamedTuple):
@@ -57,7 +59,8 @@ def columns(schema: Schema) -> list[Column]:
 def entry_names(schema: Schema, records: Iterable[Mapping[str, Any]], most: int = 20_000) -> dict[int, str]:
     """Return what hashed indices mean, as far as the first `most` records show: "town is Delft", "note has free".
 
-    A hash has no way back, so only values that are met are named. Where two values share an index both are named.
+    Texts have words and punctuation marks. A hash has no way back, so only values that are met are named. Where two
+    values share an index both are named.
 
     >>> schema = Schema(label="y", task="regression", fields={"town": "categorical", "note": "text"})
     >>> sorted(entry_names(schema, [{"town": "Delft", "note": "free money"}]).values())
@@ -78,21 +81,28 @@ def entry_names(schema: Schema, records: Iterable[Mapping[str, Any]], most: int 
     for name, values in seen.items():
         verb = "is" if kinds[name] == "categorical" else "has"
         for value in sorted(values, key=str):
-            _note(found, encoder, {name: [value] if kinds[name] == "tokens" else value}, f"{name} {verb} {value}", 0)
+            _note(found, encoder, {name: _cell(kinds[name], value)}, f"{name} {verb} {value}", 0)
     for one, value, other, second in sorted(pairs, key=str):
         _note(found, encoder, {one: value, other: second}, f"{one} is {value} and {other} is {second}", 2)
     return found
 
 
 def _values(encoder: Encoder, name: str, kind: str, value: Any) -> set[Any]:
-    """Return the values, words or tokens of one cell."""
+    """Return the values, words and punctuation marks, or tokens of one cell."""
     if value is None:
         return set()
     if kind == "text":
-        return set(_WORD.findall(str(value).lower()))
+        return set(_WORD_OR_MARK.findall(str(value).translate(_LOWER)))
     if kind == "tokens":
         return {token.decode() for token in encoder.fields[name].tokens(value)}
     return {value}
+
+
+def _cell(kind: str, value: Any) -> Any:
+    """Return a cell that has only this value, word or token."""
+    if kind == "text":
+        return f"{value} {value}"  # alone, a word such as "nan" or "?" is a missing value
+    return [value] if kind == "tokens" else value
 
 
 def _note(found: dict[int, str], encoder: Encoder, record: Mapping[str, Any], meaning: str, place: int) -> None:

@@ -119,13 +119,20 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
                 "version": contestant.version,
                 "family": str(contestant.model.spec.get("family", "")),
                 "learns": contestant.learns,
+                "members": _members(contestant),
             }
             for contestant in contestants
         ],
-        "members": {fold.roster.role_of(one): listed for one in contestants if (listed := _members(one))},
+        "members": members(fold),
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
         **({"preference": policies(fold) | _preference(contestants)} if fold.encoder.late and contestants else {}),
     }
+
+
+def members(fold: Fold) -> dict[str, list[dict[str, Any]]]:
+    """Return, for each role that is a mix, its members with their weights; of several with one role, those of one."""
+    contestants = fold.roster.contestants if fold.started else []
+    return {fold.roster.role_of(one): listed for one in contestants if (listed := _members(one))}
 
 
 def _members(contestant: Contestant) -> list[dict[str, Any]]:
@@ -165,6 +172,7 @@ def report(fold: Fold, home: Home, decisions: Sequence[Decision], rows: int) -> 
         "labelling": labelling(fold),
         "replay": learner.composition(),
         "champion": home.versions.alias("champion"),
+        "members": members(fold),
         **({"preference": policies(fold)} if fold.encoder.late and fold.started else {}),
     }
 

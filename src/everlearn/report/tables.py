@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
@@ -35,10 +35,24 @@ def summary(result: Mapping[str, Any]) -> Group:
     """Return the report of a run as a rich table, the best value of each metric in bold, with a line of counts below.
 
     `result` has `events`, `events_per_second`, `metrics` = {model: {metric: value}}, and counts (or lists) of `drifts`,
-    `versions`, `promotions`, `rollbacks` and `rejected` rows; missing entries are not shown.
+    `versions`, `promotions`, `rollbacks` and `rejected` rows; missing entries are not shown. `members` has
+    the weights of mixes by role, see `everlearn.loop.status.members`.
     """
     split: list[Any] = [by_segment(result["segments"]), Text()] if result.get("segments") else []
-    return Group(table(result["metrics"]), Text(), *split, counts(result))
+    champion = result.get("members", {}).get("champion", [])
+    mix = [mixed("champion", champion)] if champion else []
+    return Group(table(result["metrics"]), Text(), *split, counts(result), *mix)
+
+
+def mixed(role: str, members: Sequence[Mapping[str, Any]]) -> Text:
+    """Return one line with the weights of the members of a mix, and the members that rest.
+
+    >>> linear = {"name": "0 linear", "weight": 0.9, "resting": False}
+    >>> print(mixed("champion", [linear, {"name": "1 forest", "weight": 0.0, "resting": True}]))
+    mix of the champion: 0 linear 0.90, 1 forest at rest
+    """
+    parts = [f"{one['name']} {'at rest' if one['resting'] else format(one['weight'], '.2f')}" for one in members]
+    return Text(f"mix of the {role}: {', '.join(parts)}")
 
 
 def table(measured: Mapping[str, Mapping[str, float]]) -> Table:

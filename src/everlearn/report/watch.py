@@ -6,7 +6,7 @@ import importlib
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,7 +14,7 @@ from rich.control import Control
 from rich.segment import SegmentLines
 from rich.text import Text
 
-from everlearn.report.tables import by_segment, table
+from everlearn.report.tables import by_segment, mixed, table
 
 SHOWN = {
     "drift": "drift",
@@ -47,17 +47,11 @@ def shown(now: Mapping[str, Any]) -> Group:
                 f"{share:.0%} of the evidence for {leaning}"
             )
         )
-    lines += [_members(role, members) for role, members in now.get("members", {}).items()]
+    lines += [mixed(role, members) for role, members in now.get("members", {}).items()]
     if now["marks"]:
         lines.append(Text())
     lines += [Text(f"{mark['at']:,}: {mark['kind']} {mark['version'][:6]}", style="dim") for mark in now["marks"][-3:]]
     return Group(*lines)
-
-
-def _members(role: str, members: Sequence[Mapping[str, Any]]) -> Text:
-    """Return one line with the weights of the members of a mix, and the members that rest."""
-    parts = [f"{one['name']} {'at rest' if one['resting'] else format(one['weight'], '.2f')}" for one in members]
-    return Text(f"mix of the {role}: {', '.join(parts)}")
 
 
 def _headline(now: Mapping[str, Any]) -> Text:

@@ -171,6 +171,13 @@ function along(x, curve, name) {
   return { values: taken(smooth), faint: taken(curve[name]) };
 }
 
+/** Return a line for each member of a mix: its family, with its place where there are several, and its weight. */
+function members(found) {
+  const families = found.map((one) => one.name.replace(/^\d+ /, ""));
+  const name = (i) => (families.filter((one) => one === families[i]).length > 1 ? found[i].name : families[i]);
+  return found.map((one, i) => `${name(i)} ${one.resting ? "at rest" : one.weight.toFixed(2)}`);
+}
+
 function contestants() {
   const body = h("tbody");
   const title = h("th", { class: "number", scope: "col" });
@@ -181,8 +188,8 @@ function contestants() {
       update({ one, status }) {
         put(cells[0], ROLES[one.role] ?? one.role);
         put(cells[1], brief(one.version));
-        const members = (status.members?.[one.role] ?? []).map((each) => `${each.name} ${each.resting ? "at rest" : each.weight.toFixed(2)}`);
-        put(cells[2], `${one.family}, ${one.learns ? "learning" : "frozen"}${members.length ? `: ${members.join(", ")}` : ""}`);
+        const lines = [`${one.family}, ${one.learns ? "learning" : "frozen"}`, ...members(one.members ?? [])];
+        if (cells[2].textContent !== lines.join("")) fill(cells[2], lines.map((line, i) => h("div", { class: i ? "small" : "" }, line)));
         put(cells[3], metric(status.metric, status.metrics?.[one.role]?.[status.metric]));
       },
     };
