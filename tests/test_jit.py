@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import everlearn
 from everlearn._jit import exact_kernel, inlined, outlined
 
 
@@ -47,3 +50,20 @@ def test_arrays_that_may_be_written_are_not_compiled_as_read_only() -> None:
     assert use(second, np.zeros(3)) == 2.0
     assert len(weighted.overloads) == 2
     assert len(write.overloads) == 1
+
+
+def test_no_function_without_wrappers_has_an_example() -> None:
+    """Python ends with a segmentation fault where it calls one, and an example calls it."""
+    parts, called = 0, list[str]()
+    for path in Path(everlearn.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        bare = {
+            name.name for node in imports for name in node.names if node.module == "everlearn.families.kernel_parts"
+        }
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and bare & {ast.unparse(one) for one in node.decorator_list}:
+                parts += 1
+                called += [f"{path.name}: {node.name}"] if ">>>" in (ast.get_docstring(node) or "") else []
+    assert parts > 50
+    assert called == []

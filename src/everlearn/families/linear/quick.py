@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from everlearn.families.kernel_parts import inlined
+from everlearn._jit import inlined
 from everlearn.families.linear.losses import cautious_step, slope
 from everlearn.families.linear.updates import LARGEST_WEIGHT, finite, shrunk
 from everlearn.records import Floats, Ints, Singles

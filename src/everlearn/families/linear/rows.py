@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from everlearn import _jit
 from everlearn.families.batches import BAD_INDEX, BAD_LABEL, BAD_ROWS, FAULT_KINDS
 from everlearn.families.kernel_parts import inlined, merged
 from everlearn.families.linear.blend import (
@@ -95,7 +96,7 @@ def welford(v: float, n: float, mean: float, m2: float) -> tuple[float, float, f
     return n + 1.0, mean, m2 + delta * (v - mean)
 
 
-@inlined
+@_jit.inlined  # Python calls it, in the example
 def bounded(v: float, n: float, mean: float, m2: float, clip: float) -> float:
     """Return the value within `clip` running deviations of the mean, so that one extreme value does no lasting harm.
 
