@@ -78,6 +78,7 @@ def test_split_models_learn_less_than_cross_models() -> None:
     assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_spread_of_models_covers_the_truth_of_a_model_without_features() -> None:
     """Folds test different rows, and the models hardly differ: the interval holds in about 95 % of the streams."""
     held = 0
