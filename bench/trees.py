@@ -4,7 +4,6 @@
     python bench/trees.py --peers river capymoa --seeds 3 --delays 0 100   # an hour
     python bench/trees.py --stream elec2 --only forest auto --peers capymoa
     python bench/trees.py --numbers --river              # regression: MAE / RMSE / R2 / rows per CPU second; an hour
-    python bench/trees.py --threads                      # forests of 100 trees, with one thread and two; a minute
 
 One pass, prequential, with the defaults of each family, and of each peer but for ten members. All columns are numbers,
 categories too, so that each learner sees the same values. Peers run with labels at once, in the same process and on the
@@ -18,7 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,35 +130,6 @@ def river_numbers(x: Any, y: Any) -> Iterator[tuple[str, Any, float]]:
         yield label, found, len(y) / (time.process_time() - start)
 
 
-def threads_of(names: Iterable[str], rounds: int) -> None:
-    """Print rows per second of a forest of 100 trees with one thread and with two: the best of some rounds each."""
-    print("rows per second, of wall time and of CPU time:")
-    print(f"| {'stream':<15} | {'learner':<24} | learn, wall | learn, CPU | predict, wall | predict, CPU |")
-    print("|---|---|--:|--:|--:|--:|")
-    for name in names:
-        rows, y, classes = load(name)
-        shape = {"task": "binary" if classes == 2 else "multiclass", "dense": rows.dense.shape[1], "classes": classes}
-        weight = np.ones(len(y), np.float32)
-        rates: dict[int, list[tuple[float, ...]]] = {1: [], 2: []}
-        answers = set()
-        for _ in range(rounds):
-            for threads, found in rates.items():
-                model = el.build({"family": "forest", "trees": 100, "threads": threads, **shape})
-                at = time.perf_counter(), time.process_time()
-                scores = model.learn(rows, y, weight)
-                then = time.perf_counter(), time.process_time()
-                model.predict(rows)
-                now = time.perf_counter(), time.process_time()
-                found.append(tuple(len(y) / (b - a) for a, b in zip(at + then, then + now, strict=True)))
-                answers.add(scores.tobytes())
-        if len(answers) > 1:
-            raise SystemExit("one thread and two gave other bytes")
-        for threads, found in rates.items():
-            cells = " | ".join(f"{rate:,.0f}" for rate in np.array(found).max(axis=0))
-            label = f"forest of 100, {threads} thread{'s' * (threads > 1)}"
-            print(f"| {name:<15} | {label:<24} | {cells} |", flush=True)
-
-
 def classes_of(given: argparse.Namespace) -> None:
     """Print a row for each stream, learner and delay, means over seeds."""
     print(f"| {'stream':<15} | {'learner':<19} | delay | accuracy | log loss | rows/s |")
@@ -197,13 +167,9 @@ def main() -> None:
     arguments.add_argument("--numbers", action="store_true", help="streams of numbers")
     arguments.add_argument("--rows", type=int, default=20_000, help="rows of each stream of numbers")
     arguments.add_argument("--river", action="store_true", help="River's regressors, too")
-    arguments.add_argument("--threads", action="store_true", help="forests of 100 trees with one thread and two")
-    arguments.add_argument("--rounds", type=int, default=3, help="runs of each forest of 100 trees")
     given = arguments.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f}")
-    if given.threads:
-        threads_of([given.stream] if given.stream else ("covtype20k", "elec2"), given.rounds)
-    elif given.numbers:
+    if given.numbers:
         numbers(given.rows, given.river)
     else:
         classes_of(given)

@@ -37,6 +37,8 @@ def part(function: Kernel, bare: bool = False, **options: Any) -> Kernel:
     has no wrappers with which Python and C call it: those of a function of twenty arrays cost more than the function.
     Parts are not cached: their code is part of the cached kernel.
     """
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return function
     settings: dict[str, Any] = {"no_cpython_wrapper": bare, "no_cfunc_wrapper": True, **options}
     made: Any = numba.njit(nogil=True, error_model="numpy", **settings)(function)
     template = made.get_call_template

@@ -11,7 +11,7 @@ from everlearn.families.kernel_parts import compiled, source_hash
 from everlearn.families.trees.class_rows import learn_class_rows, predict_class_rows
 from everlearn.families.trees.number_rows import learn_number_rows, predict_number_rows
 
-_NOT_COMPILED = ("__init__.py", "model.py", "settings.py", "threaded.py", "freezing.py", "explain.py", "graph.py")
+_NOT_COMPILED = ("__init__.py", "model.py", "settings.py", "freezing.py", "explain.py", "graph.py")
 _OF_NUMBERS = "number_"  # files that kernels of classes do not use begin so
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
@@ -56,13 +56,13 @@ def _number_predictor(sources: str) -> Callable[..., int]:
 def _class_learner(sources: str) -> Callable[..., int]:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
-        stage, first, last, space, hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments,
-        clock, drawn, dense, indptr, indices, values, y, weight, out,
+        hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense, indptr,
+        indices, values, y, weight, out,
     ):  # fmt: skip
         _ = sources
         return learn_class_rows(
-            stage, first, last, space, hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments,
-            clock, drawn, dense, indptr, indices, values, y, weight, out,
+            hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense,
+            indptr, indices, values, y, weight, out,
         )  # fmt: skip
 
     return learn
@@ -71,13 +71,13 @@ def _class_learner(sources: str) -> Callable[..., int]:
 def _number_learner(sources: str) -> Callable[..., int]:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
-        stage, first, last, space, hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments,
-        clock, drawn, dense, indptr, indices, values, y, weight, out,
+        hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense, indptr,
+        indices, values, y, weight, out,
     ):  # fmt: skip
         _ = sources
         return learn_number_rows(
-            stage, first, last, space, hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments,
-            clock, drawn, dense, indptr, indices, values, y, weight, out,
+            hashed, settings, table, trees, nodes, counts, blocks, choices, windows, moments, clock, drawn, dense,
+            indptr, indices, values, y, weight, out,
         )  # fmt: skip
 
     return learn
@@ -96,7 +96,7 @@ def learner(numbers: bool) -> Callable[..., int]:
     """Return the kernel that learns classes or numbers, see `rows.learning`."""
     kernel = (_number_learner if numbers else _class_learner)(_sources(numbers))
     pool = f"int64:2! int32:3! {_counts(numbers)}:3! float32:3! int32:3! float64:2!"
-    state = f"int int int float64:1! int float64:1 float64:1 {pool} float64:2! int64:1! int"
+    state = f"int float64:1 float64:1 {pool} float64:2! int64:1! int"
     return compiled(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
 
 

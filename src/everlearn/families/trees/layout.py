@@ -42,8 +42,8 @@ WIDTH, BASE, FIRST_CELL = range(3)
 COLUMN_FLOATS = FIRST_CELL + 2 * CELLS
 ENTRY_SUMS = 2  # of a hashed entry: weight and sum
 MOST_LINE = 32  # columns of the linear model of a leaf
-# the row of a target: less the origin and in units; origin and unit of the stream, its mean in units; number of the row
-TARGET, TARGET_ORIGIN, TARGET_UNIT, TARGET_MEAN, NUMBER, TARGETS = range(6)
+# the row of a target: less the origin and in units; origin and unit of the stream, and its mean in units
+TARGET, TARGET_ORIGIN, TARGET_UNIT, TARGET_MEAN, TARGETS = range(5)
 ERRORS, ERRORS_SEEN, ERROR_SUMS = range(3)  # of a member of numbers, after ADWIN's sums in `windows`
 
 WAYS = 4  # hashed entries of a leaf lie in buckets of four

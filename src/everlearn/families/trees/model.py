@@ -10,14 +10,11 @@ from numpy.typing import NDArray
 
 from everlearn.families import batches
 from everlearn.families.batches import Labels, Rows
-from everlearn.families.trees import kernels, layout, settings, threaded
-from everlearn.families.trees.rows import WHOLE
+from everlearn.families.trees import kernels, layout, settings
 from everlearn.families.trees.settings import TreeSettings
 from everlearn.families.trees.tables import tables
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Singles
-
-NO_SPACE = np.empty(0)  # the kernel makes what it needs
 
 
 class Trees:
@@ -40,7 +37,6 @@ class Trees:
         self._predict, self._learn = kernels.predictor(numbers), kernels.learner(numbers)
         self._columns, self._hashed, self._outputs = chosen.dense, chosen.hashed, chosen.classes or 1
         self.loss = settings.own_loss(chosen)
-        self._threads = chosen.threads
         size, trees = settings.sizes(chosen), chosen.trees or 1
         self._drawn = size.drawn
         width = layout.NODE_SUMS if numbers else chosen.classes
@@ -92,19 +88,11 @@ class Trees:
 
     def _predict_rows(self, rows: Rows, out: Singles) -> int:
         state = (*self._pool(), self.arrays["windows"], self.arrays["moments"])
-        if self._threads > 1 and threaded.pays(len(out), len(self.arrays["trees"])):
-            head = (self._hashed, self._settings, *state, self._drawn)
-            return threaded.predict(self._predict, head, rows, out, self._threads)
         return self._predict(self._hashed, self._settings, *state, self._drawn, *rows, out)
 
     def _learn_rows(self, rows: Rows, labels: Labels, out: Singles) -> int:
         state = (*self._pool(), self.arrays["windows"], self.arrays["moments"], self.arrays["clock"])
-        same = self._hashed, self._settings, self._table
-        if self._threads > 1 and threaded.pays(len(out), len(self.arrays["trees"])):
-            members, _, width = self.arrays["counts"].shape
-            work = threaded.Learning(self._learn, (*same, *state, self._drawn), members, width, self._threads)
-            return work.learn(rows, labels, out)
-        return self._learn(WHOLE, 0, 0, NO_SPACE, *same, *state, self._drawn, *rows, *labels, out)
+        return self._learn(self._hashed, self._settings, self._table, *state, self._drawn, *rows, *labels, out)
 
     def _pool(self) -> tuple[NDArray[Any], ...]:
         held = self.arrays

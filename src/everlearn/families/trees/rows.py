@@ -2,8 +2,7 @@
 
 Members never look at each other. So each member predicts and learns all rows of a block in order, and the votes are
 summed afterwards in the order of the members: the result is that of one row at a time, and does not depend on how rows
-are cut into blocks, nor on how many threads learn members. Threads call the loop once for each of its stages (see
-`threaded`).
+are cut into blocks, nor on how many threads learn members.
 
 Trees of classes and of numbers share these loops. What differs is a `Kind`, whose functions are compiled into them.
 """
@@ -19,13 +18,12 @@ from numpy.typing import NDArray
 
 from everlearn._random import uniform
 from everlearn.drift.detectors import adwin_reset, adwin_step
-from everlearn.families.kernel_parts import first_fault, merged
+from everlearn.families.kernel_parts import block_rows, first_fault, merged
 from everlearn.families.trees.columns import count, prepare
 from everlearn.families.trees.layout import (
     BACKGROUND,
     DETECTS,
     NONE,
-    NUMBER,
     PREPARED,
     RATE,
     ROOT,
@@ -49,13 +47,6 @@ Nodes = NDArray[np.int32]
 MOST_ROW_WEIGHT = 100.0  # of one row
 WARNING, DRIFT = 0.01, 0.001  # ADWIN's probabilities of false alarms
 CLOCK, SHORTEST, LEAST_WINDOW = 32, 5.0, 10.0  # ADWIN looks at each so many values; River's settings
-BLOCK_ROWS, BLOCK_VALUES = 256, 16384  # rows of a block, fewer where they are wide
-WHOLE, CHECK, PREPARE, MEMBERS, FINISH = range(5)  # stages of learning: all of them, or one
-
-
-def space_floats(most: int, columns: int, width: int, tallies: int) -> int:
-    """Return the float64 numbers of a block: of each row its columns, its target, and rows of votes."""
-    return most * (PREPARED * columns + TARGETS + width * tallies)
 
 
 class Kind(NamedTuple):
@@ -135,17 +126,17 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     @merged
     def learn_member(
         settings: Floats, table: Floats, drawn: int, trees: Ints, t: int, nodes: Nodes, counts: Singles,
-        blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, start: int, held: int,
-        indptr: Ints, indices: Nodes, values: Singles, weight: Singles, seen: Floats, p: Floats,
-        votes: Floats, tally: int,
+        blocks: Singles, choices: Nodes, windows: Floats, rows: Floats, targets: Floats, numbers: Ints, start: int,
+        held: int, indptr: Ints, indices: Nodes, values: Singles, weight: Singles, seen: Floats, p: Floats,
+        votes: Floats,
     ) -> None:  # fmt: skip
-        """Let a member predict and learn the rows of a block, in order, and add its votes to those from row `tally`.
+        """Let a member predict and learn the rows of a block, in order, and add its votes.
 
         A warning of ADWIN begins a background tree, a drift gives it the place of the tree.
         """
         begin = NONE
         for b in range(held + 1):  # once more, so that what the last row began is there in the next call
-            if b < held and trees[t, ROOT] == NONE and targets[b, NUMBER] >= 0.0:
+            if b < held and trees[t, ROOT] == NONE and numbers[b] >= 0:
                 begin = ROOT
             if begin != NONE:
                 pair, block = find_room(True, trees, t, nodes, counts, blocks, choices, 0.0, 1)
@@ -153,7 +144,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
                 begin = NONE
             if b == held:
                 break
-            i, number, w = start + b, int(targets[b, NUMBER]), 0.0
+            i, number, w = start + b, numbers[b], 0.0
             low, high = indptr[i], indptr[i + 1]
             if number >= 0:
                 w = min(np.float64(weight[i]), MOST_ROW_WEIGHT)
@@ -168,7 +159,7 @@ def member_learning(kind: Kind) -> Callable[..., None]:
                     first, second = answer(settings, t, nodes, counts, blocks, choices, node, rows, b, indices,
                                            values, low, high, seen, p)  # fmt: skip
                 if place == ROOT:
-                    vote(p, windows, t, votes, tally + b)
+                    vote(p, windows, t, votes, b)
                     if number >= 0:
                         wrong = missed(p, targets, b, windows, t)
                         level = watch(trees, t, windows, wrong) if settings[DETECTS] > 0.0 else 0
@@ -190,83 +181,43 @@ def member_learning(kind: Kind) -> Callable[..., None]:
     return learn_member
 
 
-def preparing(kind: Kind) -> Callable[..., None]:
-    """Return the loop that prepares a block of rows, and counts and numbers those that will be learned."""
-    scale, aim = kind.scale, kind.aim
-
-    @merged
-    def prepare_block(
-        moments: Floats, clock: Ints, dense: Singles, y: Floats, weight: Singles, start: int, held: int, rows: Floats,
-        targets: Floats,
-    ) -> None:  # fmt: skip
-        """Write rows and their targets to a block, by columns and targets as they were before each row."""
-        for b in range(held):
-            i = start + b
-            prepare(dense, i, moments, rows, b)
-            scale(moments, targets, b)
-            targets[b, NUMBER] = NONE
-            if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
-                count(dense, i, moments, rows, b)
-                aim(y[i], moments, targets, b)
-                targets[b, NUMBER] = clock[0]
-                clock[0] += 1
-
-    return prepare_block
-
-
 def learning(kind: Kind) -> Callable[..., int]:
     """Return the loop that learns rows with trees of a kind."""
-    fault_of, finish = kind.fault, kind.finish
-    prepare_block, learn_member = preparing(kind), member_learning(kind)
+    fault_of, scale, aim, finish = kind.fault, kind.scale, kind.aim, kind.finish
+    learn_member = member_learning(kind)
 
     @merged
     def learn_rows(
-        stage: int, first: int, last: int, space: Floats, hashed: int, settings: Floats, table: Floats, trees: Ints,
-        nodes: Nodes, counts: Singles, blocks: Singles, choices: Nodes, windows: Floats, moments: Floats, clock: Ints,
-        drawn: int, dense: Singles, indptr: Ints, indices: Nodes, values: Singles, y: Floats, weight: Singles,
-        out: Singles,
+        hashed: int, settings: Floats, table: Floats, trees: Ints, nodes: Nodes, counts: Singles, blocks: Singles,
+        choices: Nodes, windows: Floats, moments: Floats, clock: Ints, drawn: int, dense: Singles, indptr: Ints,
+        indices: Nodes, values: Singles, y: Floats, weight: Singles, out: Singles,
     ) -> int:  # fmt: skip
-        """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned.
-
-        A stage other than `WHOLE` takes rows as one block, whose numbers are in `space`, with votes for each member.
-        `CHECK` returns the fault alone, `PREPARE` counts the rows, `MEMBERS` learns them with the members from `first`
-        to `last` - 1, and `FINISH` writes `out`.
-        """
-        fault = 0
-        if stage <= CHECK:
-            fault = first_fault(hashed, indptr, indices, values)
-            if fault == 0:
-                fault = fault_of(y, out)
-        n, columns, width = (len(indptr) - 1 if fault == 0 and stage != CHECK else 0), dense.shape[1], counts.shape[2]
-        if stage <= CHECK:
-            first, last, tallies = 0, trees.shape[0], 1
-            most = max(min(BLOCK_ROWS, BLOCK_VALUES // max(columns, 1), n), 1)
-            rows, targets = np.empty((most, PREPARED, columns)), np.empty((most, TARGETS))
-            votes = np.empty((most, width))
-        else:
-            most, tallies = n, trees.shape[0]
-            at, end = most * PREPARED * columns, most * (PREPARED * columns + TARGETS)
-            rows, targets = space[:at].reshape(most, PREPARED, columns), space[at:end].reshape(most, TARGETS)
-            votes = space[end:].reshape(tallies * most, width)
-        seen, p = np.empty((PREPARED, drawn)), np.empty((2, width))
+        """Write the prediction of each row to `out`, then learn it; return 0, or a fault with nothing learned."""
+        fault = first_fault(hashed, indptr, indices, values)
+        if fault == 0:
+            fault = fault_of(y, out)
+        n, columns, width = (len(indptr) - 1 if fault == 0 else 0), dense.shape[1], counts.shape[2]
+        most = block_rows(columns)
+        rows, votes, targets = np.empty((most, PREPARED, columns)), np.empty((most, width)), np.zeros((most, TARGETS))
+        seen, p, numbers = np.empty((PREPARED, drawn)), np.empty((2, width)), np.empty(most, np.int64)
         for start in range(0, n, most):
             held = min(most, n - start)
-            if stage <= PREPARE:
-                votes[:] = 0.0
-                prepare_block(moments, clock, dense, y, weight, start, held, rows, targets)
-            if stage in (WHOLE, MEMBERS):
-                for t in range(first, last):
-                    learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows,
-                                 targets, start, held, indptr, indices, values, weight, seen, p, votes,
-                                 t * most if stage == MEMBERS else 0)  # fmt: skip
-            if stage == FINISH:
-                for t in range(1, tallies):
-                    for b in range(held):
-                        for k in range(width):
-                            votes[b, k] += votes[t * most + b, k]
-            if stage in (WHOLE, FINISH):
-                for b in range(held):
-                    finish(votes, b, trees.shape[0], targets, out, start + b)
+            votes[:] = 0.0
+            for b in range(held):
+                i = start + b
+                prepare(dense, i, moments, rows, b)
+                scale(moments, targets, b)
+                numbers[b] = NONE
+                if weight[i] > 0.0 and weight[i] < math.inf and abs(y[i]) < math.inf:
+                    count(dense, i, moments, rows, b)
+                    aim(y[i], moments, targets, b)
+                    numbers[b] = clock[0]
+                    clock[0] += 1
+            for t in range(trees.shape[0]):
+                learn_member(settings, table, drawn, trees, t, nodes, counts, blocks, choices, windows, rows, targets,
+                             numbers, start, held, indptr, indices, values, weight, seen, p, votes)  # fmt: skip
+            for b in range(held):
+                finish(votes, b, trees.shape[0], targets, out, start + b)
         return fault
 
     return learn_rows

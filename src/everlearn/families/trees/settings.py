@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from everlearn.errors import ConfigError
 from everlearn.families import specs
-from everlearn.families.threads import MOST_THREADS
 from everlearn.families.trees import layout
 from everlearn.records import Floats, Loss, LossKind, RowTask
 
@@ -37,7 +36,7 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     0.8 for numbers. `memory` is the budget of all arrays of nodes and leaves in bytes. A leaf is examined after each
     `grace` of weight, and split with a confidence of 1 - `delta`. Each row counts as often as a Poisson number with
     mean `rate` says (None: 6, and 3 for numbers); 0 is once. `drift` replaces trees whose errors rise. `seed` decides
-    all draws. `threads` learn and predict a forest in calls of many rows; any number of them gives the same bytes.
+    all draws.
 
     `loss` is that of a regression: "squared", "absolute", or "quantile", of which `loss_parameter` (0.5) is the share.
     All grow the same trees, by variance; the leaves answer with a mean, or with a running quantile.
@@ -58,7 +57,6 @@ class TreeSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     loss: str | None = None
     loss_parameter: float | None = None
     seed: int = 0
-    threads: int = 1
 
 
 def read(spec: Mapping[str, Any]) -> TreeSettings:
@@ -188,8 +186,6 @@ def _check(settings: TreeSettings) -> None:
     if settings.family == "tree":
         _expect(settings, settings.trees == 1, "trees", "1 for the family 'tree'; use the family 'forest'")
         _expect(settings, settings.share is None, "share", "none for the family 'tree'; use the family 'forest'")
-        _expect(settings, settings.threads == 1, "threads", "1 for the family 'tree', which has one member")
-    _expect(settings, 1 <= settings.threads <= MOST_THREADS, "threads", f"1 to {MOST_THREADS}")
     _expect(settings, 1 <= (settings.trees or 1) <= 10_000, "trees", "1 to 10000")
     _expect(settings, settings.share is None or 0.0 < settings.share <= 1.0, "share", "above 0, at most 1")
     _expect(settings, 1.0 <= settings.grace < math.inf, "grace", "a finite weight from 1")
