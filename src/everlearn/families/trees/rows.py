@@ -2,7 +2,7 @@
 
 Members never look at each other. So each member predicts and learns all rows of a block in order, and the votes are
 summed afterwards in the order of the members: the result is that of one row at a time, and does not depend on how rows
-are cut into blocks, nor on how many threads learn members.
+are cut into blocks.
 
 Trees of classes and of numbers share these loops. What differs is a `Kind`, whose functions are compiled into them.
 """
