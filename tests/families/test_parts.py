@@ -1,4 +1,4 @@
-"""AnswerParts of an answer stay a sum without a rest through softmax, logarithm and floor."""
+"""The parts of an answer stay a sum without a rest through softmax, logarithm and floor."""
 
 from __future__ import annotations
 

@@ -81,7 +81,10 @@ def source_hash(folder: Path, left_out: Collection[str]) -> str:
 
 
 def compiled(kernel: Any, signature: str) -> Callable[..., int]:
-    """Compile a kernel once. A signature has a word for each argument: "int", or dtype, axes, and "!" if written."""
+    """Compile a kernel once, for writable and read-only arrays (served snapshots are read-only).
+
+    A signature has a word for each argument: "int", or dtype, number of axes, and "!" if the kernel writes it.
+    """
     from numba import types
 
     def argument(word: str) -> Any:

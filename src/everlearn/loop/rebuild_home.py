@@ -147,7 +147,7 @@ def _forgotten(home: Home, known: list[Version], first: int) -> set[str]:
 
 
 def _replayed(home: Home, log: _ReadLog, source: Path | None, scratch: Path) -> tuple[LogReplay, Blobs]:
-    """LogReplay the log in the orders that are possible, up to the first that gives its arrays.
+    """Replay the log in the orders that are possible, up to the first that gives its arrays.
 
     The error of the likeliest one is raised where none does.
     """

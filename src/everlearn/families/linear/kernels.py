@@ -5,13 +5,12 @@ The optimiser is a constant in each kernel, so that code of other optimisers is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from everlearn._jit import exact_kernel
+from everlearn.families.kernel_parts import compiled, source_hash
 from everlearn.families.linear.rows import explain_row, learn_rows, predict_rows
 from everlearn.families.linear.settings import BLEND, NORMALIZED, OPTIMIZER, QUICK
 
@@ -24,14 +23,8 @@ _LEARNED = {**_SCORED, "quick": QUICK}  # the optimisers with a kernel for each
 
 
 def _sources() -> str:
-    """Return a hash of the family's source files.
-
-    Numba's cache compares the file of the kernel and the values that the kernel encloses. Kernels enclose this hash, so
-    that a change in an inlined function of another file compiles the kernel again.
-    """
-    paths = [path for path in sorted(Path(__file__).parent.glob("*.py")) if path.name not in _NOT_COMPILED]
-    texts = [path.read_bytes() for path in paths]
-    return hashlib.sha256(b"".join(texts)).hexdigest()
+    """Return a hash of the family's source files, which kernels enclose so that a change compiles them again."""
+    return source_hash(Path(__file__).parent, _NOT_COMPILED)
 
 
 def _predictor(sources: str, kind: int) -> Compiled:
@@ -64,22 +57,6 @@ def _explainer(sources: str, kind: int) -> Compiled:
     return explain
 
 
-def _compile(kernel: Any, signature: str) -> Compiled:
-    """Compile a kernel once, for writable and read-only arrays (served snapshots are read-only).
-
-    A signature has a word for each argument: dtype, number of axes, and "!" if the kernel writes it.
-    """
-    from numba import types
-
-    def array(word: str) -> Any:
-        kind, axes = word.rstrip("!").split(":")
-        return types.Array(getattr(types, kind), int(axes), "C", readonly=not word.endswith("!"))
-
-    kernel.compile(types.int64(*(array(word) for word in signature.split())))
-    kernel.disable_compile()
-    return kernel  # type: ignore[no-any-return]
-
-
 @cache
 def predictor(optimizer: str) -> Compiled:
     """Return the kernel that predicts.
@@ -89,7 +66,7 @@ def predictor(optimizer: str) -> Compiled:
     """
     kernel = _predictor(_sources(), _SCORED.get(optimizer, -1))
     state = "float64:1 float64:3 float32:3 float64:2 float64:1"
-    return _compile(kernel, f"{state} {_BATCH} float32:2!")
+    return compiled(kernel, f"{state} {_BATCH} float32:2!")
 
 
 @cache
@@ -97,7 +74,7 @@ def learner(optimizer: str) -> Compiled:
     """Return the kernel that learns: as that of `predictor`, with counts after moments, y and weight before out."""
     kernel = _learner(_sources(), _LEARNED.get(optimizer, -1))
     state = "float64:1 float64:3! float32:3! float64:2! float64:1! float64:1!"
-    return _compile(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
+    return compiled(kernel, f"{state} {_BATCH} float64:1 float32:1 float32:2!")
 
 
 @cache
@@ -109,4 +86,4 @@ def explainer(optimizer: str) -> Compiled:
     """
     kernel = _explainer(_sources(), _SCORED.get(optimizer, -1))
     state = "float64:1 float64:3 float32:3 float64:2 float64:1"
-    return _compile(kernel, f"{state} float32:2 int32:1 float32:1 float64:2!")
+    return compiled(kernel, f"{state} float32:2 int32:1 float32:1 float64:2!")
