@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.schema import Problem
+from everlearn.schema import Encoder, Problem
+from everlearn.spec import Schema
 from tests.support.schemas import ANY_VALUE, containers, encoder_of, row, same
 
 
@@ -94,3 +95,17 @@ def test_vectors_come_as_lists_arrays_or_text() -> None:
     batch, problems = encoder.columns({"x": np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])}, 2)
     assert [problem.reason for problem in problems] == ["got 3 numbers, expected 2"] * 2
     assert problems[0] == Problem(0, "x", "got 3 numbers, expected 2")
+
+
+@pytest.mark.parametrize("values", [[1, 0, 1, 1], [True, False, True], ["b", "a", "b"], [1, 7, 1], [1, True, 1.0, "1"]])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_a_column_of_labels_is_read_as_its_values_one_by_one(values: list[Any], as_array: bool) -> None:
+    classes = ("0", "1", "true", "false", "a", "b")
+    encoder = Encoder(Schema(label="y", task="multiclass", fields={"x": "numeric"}, classes=classes))
+    column = np.array(values) if as_array else values
+    whole, problems = encoder.labels(column, len(values))
+    for i, value in enumerate(column.tolist() if as_array else values):
+        alone, found = encoder.labels([value], 1)
+        assert np.array_equal(alone, whole[i : i + 1], equal_nan=True)
+        assert [problem.reason for problem in found] == [problem.reason for problem in problems if problem.row == i]
+    assert np.isnan(whole).sum() == len(problems)

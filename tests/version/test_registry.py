@@ -313,7 +313,7 @@ def test_a_budget_of_bytes_keeps_fewer_large_versions(blobs: Blobs, versions: Ve
     for made in large:
         versions.note(Born(made))
     versions.note(moved("champion", large[0].id))
-    size = blobs.size(large[0].blob)
+    size = blobs.sizes()[large[0].blob]
     assert size > 8000
     assert versions.prune(6, most=0) == []
     assert versions.prune(6, most=6 * size) == []
@@ -329,7 +329,7 @@ def test_packed_versions_have_the_arrays_of_whole_ones(blobs: Blobs, versions: V
     whole = versions.make({"w": table}, SPEC, (), 1, "why", {})
     versions.packed = True
     packed = versions.make({"w": table}, SPEC, (), 1, "why", {})
-    assert blobs.size(packed.blob) < blobs.size(whole.blob) / 20
+    assert blobs.sizes()[packed.blob] < blobs.sizes()[whole.blob] / 20
     for made in (whole, packed):
         versions.note(Born(made))
         (found,) = versions.load(made.id, SPEC, {"w": table}).values()

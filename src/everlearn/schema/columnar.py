@@ -27,7 +27,8 @@ Cells = tuple[NDArray[np.uint8], Any]  # bytes, and n + 1 offsets (int32 or int6
 
 _NUMBERS = frozenset([float, int, bool, NoneType])
 _REMEMBERED = frozenset([str, int, float, bool, NoneType])
-_FEW = 1000  # different texts of a column that are read once each
+_TABLED = frozenset([str, int, bool])  # whose equal values have one meaning; -0.0 and 0.0 need not
+_FEW = 1000  # different values of a column that are read once each
 _COMMA, _POINT = np.uint8(44), np.uint8(46)
 _SIMPLE = frozenset(["bool", "int8", "int16", "int32", "int64", "float", "double", "string", "large_string"])
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -170,8 +171,9 @@ def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
 
 
 def _by_table(values: Sequence[Any], function: Callable[[Any], float]) -> Floats | None:
-    """Apply a function to a column of few different texts, once to each; None for any other column."""
-    if set(map(type, values)) != {str} or len(different := set(values)) > _FEW:
+    """Apply a function to a column of few different values of one type, once to each; None for any other column."""
+    kinds = set(map(type, values))
+    if len(kinds) != 1 or not kinds <= _TABLED or len(different := set(values)) > _FEW:
         return None
     try:
         table = {value: function(value) for value in different}

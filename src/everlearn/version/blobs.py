@@ -48,6 +48,7 @@ class Blobs:
             raise ConfigError(f"durability: got {durability!r}; expected 'process' or 'power'")
         self.folder = Path(folder)
         self._synced = durability == "power"
+        self._sizes: dict[str, int] = {}  # of the files that were there at the last look; a file never changes
         try:
             self.folder.mkdir(mode=_private.FOLDER_MODE, parents=True, exist_ok=True)
             for unfinished in self.folder.glob(".*.unfinished"):
@@ -125,8 +126,13 @@ class Blobs:
             )
         return data
 
-    def size(self, blob: str) -> int:
-        """Return the bytes of a blob's file; 0 where there is none."""
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of the file of each blob."""
+        known = self._sizes
+        self._sizes = {blob: known[blob] if blob in known else self._size(blob) for blob in self.hashes()}
+        return self._sizes
+
+    def _size(self, blob: str) -> int:
         try:
             return self._path(blob).stat().st_size
         except FileNotFoundError:

@@ -170,20 +170,20 @@ class Versions:
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
-        order = [*self._versions]
-        kept = set(self._within(order[max(0, len(order) - keep) :], most)) | set(self._aliases.values())
+        order, sizes = [*self._versions], self._blobs.sizes()
+        kept = set(self._within(order[max(0, len(order) - keep) :], most, sizes)) | set(self._aliases.values())
         parents = {parent for id in kept if id in self._versions for parent in self._versions[id].parents}
         needed = {self._versions[id].blob for id in kept | parents if id in self._versions} | hold
-        gone = self._blobs.hashes() & {version.blob for version in self._versions.values()} - needed
+        gone = sizes.keys() & {version.blob for version in self._versions.values()} - needed
         for blob in sorted(gone):
             self._blobs.remove(blob)
         return [version.id for version in self._versions.values() if version.blob in gone]
 
-    def _within(self, ids: Sequence[str], most: int) -> Sequence[str]:
+    def _within(self, ids: Sequence[str], most: int, sizes: Mapping[str, int]) -> Sequence[str]:
         """Return the newest of some versions, as many as have `most` bytes together (0: all)."""
         if not most:
             return ids
-        bytes = accumulate(self._blobs.size(self._versions[id].blob) for id in reversed(ids))
+        bytes = accumulate(sizes.get(self._versions[id].blob, 0) for id in reversed(ids))
         return ids[len(ids) - sum(held <= most for held in bytes) :]
 
     def list(self) -> list[Version]:
