@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import everlearn as el
 from everlearn import config
 from everlearn.export import onnx_inputs
 from everlearn.families import frozen
@@ -82,3 +83,25 @@ def test_a_model_is_exported_and_measured(home: Path, data: Any, capsys: pytest.
     np.testing.assert_allclose(session.run(None, onnx_inputs(rows))[0], still.predict(rows), rtol=1e-5, atol=1e-6)
     about = json.loads(session.get_modelmeta().custom_metadata_map["everlearn.model"])
     assert about["version"] == found["version"]
+
+
+def test_labelled_traffic_is_a_file_for_another_home(home: Path, capsys: pytest.CaptureFixture[str], data: Any) -> None:
+    with el.open("everlearn.toml") as loop:
+        ids = [loop.predict(record).id for record in records(4)]
+        loop.learn({"amount": 7.0}, "no")
+        loop.feedback(ids[2], label="yes")
+        loop.feedback(ids[0], label="yes")
+        loop.feedback(ids[0], label="no")  # corrects the label before
+        loop.feedback(ids[1], label="no", weight=0.0)  # teaches nothing
+    assert data("export", "traffic.jsonl") == {"file": "traffic.jsonl", "rows": 3}
+    lines = [json.loads(line) for line in (home / "traffic.jsonl").read_text().splitlines()]
+    kept = [{name: value for name, value in one.items() if name != "note"} for one in records(4)]
+    assert lines == [{"amount": 7.0, "y": "no"}, {**kept[2], "y": "yes"}, {**kept[0], "y": "no"}]
+    call("export", "traffic.jsonl", expect=1)
+    assert "traffic.jsonl exists" in capsys.readouterr().err
+    path = home / "everlearn.toml"
+    path.write_text(path.read_text().replace('age = "numeric"', 'age = "categorical"'))
+    call("run", "traffic.jsonl", expect=1)
+    assert "everlearn export rows.jsonl" in capsys.readouterr().err
+    path.write_text(f'home = "other"\n{path.read_text()}')
+    assert data("run", "traffic.jsonl")["rows"] == 3

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from everlearn.schema import Encoder, Problem
@@ -21,6 +21,7 @@ from tests.support.schemas import ANY_VALUE, containers, encoder_of, row, same
 @pytest.mark.parametrize("kind", ["numeric", "boolean", "datetime", "vector[2]", "categorical", "text"])
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(ANY_VALUE, max_size=6))
+@example(values=[0.0, -0.0])
 def test_a_column_does_not_depend_on_its_neighbours(kind: str, values: list[Any]) -> None:
     encoder = encoder_of(kind)
     whole, problems = encoder.columns({"x": values}, len(values))

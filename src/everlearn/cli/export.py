@@ -77,7 +77,7 @@ def show(
 
 
 def export(
-    target: Annotated[Path, typer.Argument(help="An empty or new folder to write; with --onnx a file.")],
+    target: Annotated[Path, typer.Argument(help="An empty or new folder to write; with --onnx or .jsonl a file.")],
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Write one ONNX file; implied by a name that ends with .onnx.")
     ] = False,
@@ -88,12 +88,16 @@ def export(
 ) -> None:
     """Write the model of a loop: as one ONNX file, or a language model as a folder for PEFT or transformers.
 
-    Works while a server runs. Prints the version, and for ONNX what the constant answers of frozen leaves lose.
+    Works while a server runs. Prints the version, and for ONNX what the constant answers of frozen leaves lose. A
+    target that ends with .jsonl gets the rows of the log that have labels instead, for another home to learn.
     """
     from everlearn import config
     from everlearn.loop import export as taking
 
     spec = config.load(config_path)
+    if target.suffix == ".jsonl":
+        _write_rows(spec, target, config_path, as_json)
+        return
     if onnx or target.suffix == ".onnx":
         _write_onnx(target, rows, version, config_path, as_json)
         return
@@ -106,6 +110,17 @@ def export(
         print_json({"version": taken.version, "folder": str(target), "files": files})
     else:
         screen.print(f"Wrote version {taken.version} to {target}: {', '.join(files)}", highlight=False, markup=False)
+
+
+def _write_rows(spec: Spec, target: Path, path: Path, as_json: bool) -> None:
+    """Write the labelled rows of the log, and print their number."""
+    from everlearn.loop import export as taking
+
+    written = taking.write_rows(spec, home_of(spec, path), target)
+    if as_json:
+        print_json({"file": str(target), "rows": written})
+    else:
+        screen.print(f"Wrote {written:,} labelled rows to {target}", highlight=False, markup=False)
 
 
 def _write_onnx(target: Path, source: str | None, version: str, path: Path, as_json: bool) -> None:

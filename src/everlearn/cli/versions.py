@@ -49,7 +49,7 @@ def versions(config_path: Config = TOML, as_json: Json = False) -> None:
         parents = " ".join(parent[:6] for parent in entry.parents)
         aliases = ", ".join(entry.aliases)
         reason = f"[bold]{escape(entry.note)}[/]\n{escape(entry.reason)}" if entry.note else escape(entry.reason)
-        table.add_row(entry.id, parents, f"{entry.position:,}", measured, aliases, reason)
+        table.add_row(entry.id, parents, f"{entry.unit} {entry.position:,}".lstrip(), measured, aliases, reason)
     screen.print(table)
 
 

@@ -40,12 +40,16 @@ from everlearn.spec import (
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
 _NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask")  # to the state of a loop that has started
+_ANOTHER = (
+    "Start another home, and `everlearn run` its file there; `everlearn export rows.jsonl` writes such a file from "
+    "labelled traffic"
+)
 FIXED = {
-    "schema": "what was learned belongs to these columns. Start another home, and `everlearn run` its file there",
+    "schema": f"what was learned belongs to these columns. {_ANOTHER}",
     "model": "the champion is such a model. `loop.challenge({...})` or POST /challengers starts a model of any family "
     "beside it, and the gate seats that once it is better",
     "seed": "random numbers of the past come from it. Start another home",
-    "class_weight": "what was learned has these weights. Start another home, and `everlearn run` its file there",
+    "class_weight": f"what was learned has these weights. {_ANOTHER}",
 }
 """Settings that a loop keeps, with the reason and the way to another value."""
 

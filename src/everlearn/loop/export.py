@@ -1,4 +1,4 @@
-"""Take a model out of a home: the one that answers now, or a stored version, with rows to show and measure it on."""
+"""Take models and rows out of a home: the model that answers now or a stored version, and the rows that have labels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from everlearn import model
+import msgspec
+
+from everlearn import _private, model
 from everlearn.errors import InputError, InUse
-from everlearn.events import connect
+from everlearn.events import Log, connect
 from everlearn.export import FreezingCost, cost
 from everlearn.learn import limits
 from everlearn.loop import commands
 from everlearn.loop.loop import Loop
 from everlearn.model import Model
-from everlearn.records import Arrays, Example, Examples, Label, Prediction
+from everlearn.records import Arrays, Example, Examples, Label, Prediction, Reward
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
 from everlearn.stream import Stream, read
@@ -90,7 +92,7 @@ def rows(spec: Spec, home: Path, source: str | Path | None = None, beside: Path 
     if source is not None:
         return read(str(source), schema=spec.schema)
     with closing(connect(str(home / "log.sqlite"), spec.log.durability, tidy=False)) as log:
-        records = deque(_labelled(log, spec), maxlen=NEWEST)
+        records = deque(_labelled(log, spec, max(log.end() - 4 * NEWEST, 0)), maxlen=NEWEST)
     if not records:
         return None
     names = [*spec.schema.fields, spec.schema.label]
@@ -118,16 +120,43 @@ def measured(taken: Taken, spec: Spec, stream: Stream, most: int | None = NEWEST
     return cost(taken.model, (replace(one, batch=limits.clip(taken.ranges, spec.limits, one.batch)) for one in parts))
 
 
-def _labelled(log: Any, spec: Spec) -> Iterator[dict[str, Any]]:
-    """Yield the newest records of a log that have labels, with the label as one more field."""
-    label, after = spec.schema.label, max(log.end() - 4 * NEWEST, 0)
-    while events := log.read(after, 1000, ("example", "label")):
+def write_rows(spec: Spec, home: Path, file: Path) -> int:
+    """Write all records of the log that have labels to a new file of JSON lines; return their number.
+
+    A record has its fields, its label (of several the newest) and its subject, in the order in which labels came; the
+    file is written whole or not at all. Rows of a file that is its own log are in that file, and not here. Raises
+    `InputError` for a file that exists, and for a loop that learns pairs of answers.
+    """
+    if spec.schema.task == "preference":
+        raise InputError(f"{file.name}: this loop learns pairs of answers, whose log has no rows with labels")
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    if file.exists():
+        raise InputError(f"{file} exists; remove it, or name another file")
+    with closing(connect(str(home / "log.sqlite"), spec.log.durability, tidy=False)) as log:
+        with _private.create(unfinished) as out:
+            written = 0
+            for record in _labelled(log, spec, 0):
+                out.write(msgspec.json.encode(record) + b"\n")
+                written += 1
+        unfinished.replace(file)
+    return written
+
+
+def _labelled(log: Log, spec: Spec, after: int) -> Iterator[dict[str, Any]]:
+    """Yield the records after a position of a log that have labels, with label and subject as more fields."""
+    label = spec.schema.label
+    while events := log.read(after, 1000, ("example", "label", "reward")):
         after = events[-1].position
         for event in events:
             payload = event.payload
             if isinstance(payload, Example):
-                yield {**payload.features, label: payload.label}
-            elif isinstance(payload, Label):
-                found = log.find(f"prediction:{payload.id}")
-                if found is not None and isinstance(found.payload, Prediction):
-                    yield {**found.payload.features, label: payload.value}
+                yield {**_record(payload, spec), label: payload.label}
+            elif isinstance(payload, Label | Reward):
+                about = log.about(payload.id)
+                first = about[0].payload if about else None
+                if isinstance(first, Prediction) and about[-1].position == event.position and payload.weight > 0.0:
+                    yield {**_record(first, spec), label: payload.value}
+
+
+def _record(event: Example | Prediction, spec: Spec) -> dict[str, Any]:
+    return {**event.features, **({spec.subject: event.subject} if spec.subject and event.subject else {})}

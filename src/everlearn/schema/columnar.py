@@ -155,7 +155,7 @@ def each(part: Any, function: Callable[[Any], float]) -> tuple[Floats, Faults]:
     faults: Faults = []
     for row, value in enumerate(values):
         kind = type(value)
-        key = (kind, value) if kind in _REMEMBERED else None
+        key = (kind, value) if kind in _REMEMBERED and value != 0.0 else None  # -0.0 is equal to 0.0
         if key in known:
             result[row] = known[key]
             continue

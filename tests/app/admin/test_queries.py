@@ -185,3 +185,17 @@ def test_what_a_loop_learned_moved_its_arrays(queries):
         assert change.moved == pytest.approx(np.linalg.norm((b[name].astype(float) - a[name]).ravel()))
     assert any(change.moved for change in changes.values()) == (first.id != champion.id)
     assert all(one.moved == one.relative == 0 for one in compare.arrays(a, a))
+
+
+def test_positions_of_versions_say_whether_they_are_rows_or_events(tmp_path):
+    rows = el.read({"x": [1.0, 2.0] * 10, "z": [0.0] * 20, "y": [1, 0] * 10}, label="y")
+    with el.open({**SPEC, "mode": "live", "tick": 10, "gate": {"minimum": 10}}, home=tmp_path / "home") as loop:
+        loop.run(rows)
+        for _ in range(7):
+            loop.learn({"x": 1.0, "z": 0.0}, 1)
+        loop.challenge({"family": "linear"}, "of events")
+        queries = LogQueries(tmp_path / "home")
+        found = [(entry.unit, entry.position) for entry in queries.version_page(0, 100).versions]
+        order = loop.log.last("checkpoint").payload.at
+        queries.close()
+    assert found == [("row", 0), ("row", 10), ("event", order)]

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -51,6 +51,7 @@ class LogQueries:
         self._versions = Versions(self._blobs)
         self._born: dict[str, tuple[int, float]] = {}
         self._version_positions = array("q")
+        self._units: dict[str, Literal["row", "event"]] = {}  # of the positions of versions
         self._decisions = array("q")
         self._actions: Counter[str] = Counter()
         self._pauses: list[tuple[int, bool]] = []
@@ -101,6 +102,18 @@ class LogQueries:
                     self._left_out.append(made.without)
                 self._decisions.append(event.position)
                 self._actions[action] += 1
+                self._note_unit(decision)
+
+    def _note_unit(self, decision: Decision) -> None:
+        """Note whether the position of the version that a decision is about is a row of files or an event."""
+        learned = details.learned(decision)
+        if learned is None or decision.version not in self._born:
+            return
+        version = self._versions.find(decision.version)
+        if version.position == learned.row:
+            self._units[version.id] = "row"
+        elif version.position - learned.log in (0, 1):  # 1: it follows an order
+            self._units[version.id] = "event"
 
     # ---- versions ----------------------------------------------------------------------------------------------
 
@@ -142,7 +155,15 @@ class LogQueries:
         fields = msgspec.structs.asdict(version)
         aliases = self._versions.aliases().get(version.id, [])
         note = self._versions.note_of(version.id)
-        return VersionEntry(**fields, aliases=aliases, kept=version.blob in kept, born=born, time=time, note=note)
+        return VersionEntry(
+            **fields,
+            aliases=aliases,
+            kept=version.blob in kept,
+            born=born,
+            time=time,
+            note=note,
+            unit=self._units.get(version.id, ""),
+        )
 
     # ---- decisions ---------------------------------------------------------------------------------------------
 

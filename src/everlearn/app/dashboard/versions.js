@@ -122,7 +122,7 @@ export function versions(context) {
     return h("tr", { class: dim ? "dim" : null, "data-version": one.id }, h("td"), h("td", {}, pick),
       h("td", { class: "what" }, h("div", {}, h("span", { class: "id" }, h("b", {}, brief(one.id)), h("span", { class: "rest" }, one.id.slice(6))), names.map((alias) => [" ", h("span", { class: `chip ${alias}` }, alias)]), " ", one.kept === false && h("span", { class: "chip" }, "arrays pruned")),
         h("div", { class: "small soft", title: one.reason }, one.reason), one.note && h("div", { class: "small words" }, one.note)),
-      h("td", { class: "born small soft" }, h("div", {}, moment(one.time)), h("div", {}, `position ${count(one.position)}`)),
+      h("td", { class: "born small soft" }, h("div", {}, moment(one.time)), h("div", {}, `${one.unit || "position"} ${count(one.position)}`)),
       h("td", { class: "number metric" }, metric(name, one.metrics?.[name])),
       h("td", { class: "number do" }, may.name && h("button", { class: "small", type: "button", "aria-label": `Name ${brief(one.id)}`, onclick: () => rename(one, finished) }, "Name"),
         may.promote && h("button", { class: "small", type: "button", onclick: () => promote(one, known.aliases.champion, finished) }, "Promote")));

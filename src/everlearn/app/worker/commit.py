@@ -17,7 +17,7 @@ from everlearn.errors import InputError, LogError
 from everlearn.events import Log, Row
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.01  # seconds between attempts while another process is writing
-PATIENCE = 30.0  # seconds until a group gives up
+PATIENCE = 5.0  # seconds until a group gives up
 LOOK = 0.05  # seconds between two looks whether the log is still in its place
 
 Later = Callable[[float, Callable[[], None]], object]  # as `loop.call_later`
