@@ -49,6 +49,30 @@ def test_no_single_cell_decides(column: list[Any], kind: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("number", "odd", "kind", "missing"),
+    [
+        ("{:.2f}", ["see note", "tbd"], "numeric", ("see note", "tbd")),
+        ("{:.2f}", ["12 or 13", "?"], "numeric", ("12 or 13",)),
+        ("{:.2f}", [f"remark {i}" for i in range(ROWS)], "numeric", ()),
+        ("{:.0f}", ["retired", "a child"], "numeric", ("a child", "retired")),
+        ("{:.0f}", ["60+", "2A"], "categorical", ()),  # codes have letters and digits
+        ("2015{:04.0f}", ["later"], "numeric", ("later",)),
+        ("20{:06.0f}", ["later"], "datetime", ("later",)),
+    ],
+)
+@pytest.mark.parametrize("every", [8, 25])
+def test_amounts_with_remarks(number: str, odd: list[str], kind: str, missing: tuple[str, ...], every: int) -> None:
+    values = [i * 7919 % 97 + 0.25 for i in range(ROWS)]
+    if number.startswith("20{"):
+        values = [150101.0 + 100 * (i * 7919 % 12) + i % 28 for i in range(ROWS)]
+    column = [odd[i // every % len(odd)] if i % every == 3 else number.format(values[i]) for i in range(ROWS)]
+    guess = found(column)
+    assert (guess.kind, tuple(sorted(set(guess.missing) - {"?"}))) == (kind, missing)
+    assert ("text" in guess.why) is (kind != "categorical")
+    assert ("set aside" in guess.why) is (kind == "numeric" and not missing)
+
+
+@pytest.mark.parametrize(
     ("codes", "missing"),
     [((-999,), (-999,)), ((-200,), (-200,)), ((-9999, -999), (-999, -9999)), ((-1,), ()), ((5,), ())],
 )

@@ -1,6 +1,7 @@
 """The kind of one column, guessed from a sample of its values, with the reason.
 
-No single value decides: a kind must fit 98% of the values, so the first cell may be odd. Values that stand for
+No single value decides: a kind must fit 98% of the values, so the first cell may be odd. Amounts may have more remarks
+between them. Values that stand for
 "missing" are found first. `guessing` asks for each column, and settles what one column alone leaves open.
 """
 
@@ -25,6 +26,7 @@ from everlearn.schema import columnar, forms, meaning
 from everlearn.schema.field import Field
 
 MOST = 0.98  # share of values that must fit a kind; the others count as dirt
+MANY = 0.8  # share of numbers in a column of text from which they are amounts with remarks between them
 ENOUGH = 20  # distinct values from which a column counts as an identifier
 PROBED = 1_000  # distinct values that are tried, spread over the sample, before all are
 
@@ -229,7 +231,10 @@ def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
         if zeros <= (1 - MOST) * known:
             return _written_numbers(name, texts, found, unknown, sample)
         return Guess("categorical", "codes that begin with 0", missing=_missing_categories(gone, counts))
-    if (order := read_dates(probe)) is not None:
+    plain = [text for text in probe if meaning.plain_number(text) == meaning.plain_number(text)]
+    if (made := _remarked_numbers(name, texts, counts, plain, probe, unknown, sample)) is not None:
+        return made
+    if len(plain) < len(probe) / 2 and (order := read_dates(probe)) is not None:
         first = f", the {order[0].split()[0]} first" if order[0] else ""
         return Guess("datetime", f"dates as text{first}{order[1]}", order=order[0], missing=unknown)
     if (made := _written_vectors(distinct)) is not None:
@@ -298,6 +303,41 @@ def _written_numbers(name: str, texts: Sequence[str], found: Read, unknown: tupl
     made = _numbers(name, numbers, sample, why)
     missing = (*made.missing, *unknown) if made.kind else ()
     return Guess(made.kind, made.why, found.decimal, missing=missing, open=found.open)
+
+
+def _remarked_numbers(
+    name: str,
+    texts: Sequence[str],
+    counts: Mapping[str, int],
+    plain: Sequence[str],
+    probe: Sequence[str],
+    unknown: tuple[str, ...],
+    sample: Sample,
+) -> Guess | None:
+    """Return the guess for amounts with remarks between them; None for other text, such as codes with letters.
+
+    `plain` holds the numbers among the texts of the `probe`. Remarks that occur again count as missing.
+    """
+    known = sum(counts[text] for text in probe)
+    if sum(counts[text] for text in plain) < MANY * known:
+        return None
+    odd = set(counts) - set(plain)
+    if len(counts) > len(probe):
+        odd = {text for text in odd if meaning.plain_number(text) != meaning.plain_number(text)}
+    amounts = sum("." in text for text in plain) > len(plain) / 2
+    if not amounts and (len(plain) <= _CATEGORY_NUMBERS.stop or any(map(str.isdigit, "".join(odd)))):
+        return None
+    odd -= {*unknown, *_GONE_WORDS}
+    often = sorted((text for text in odd if counts[text] > 1), key=lambda text: (-counts[text], text))[:ENOUGH]
+    kept = [i for i, text in enumerate(texts) if text not in odd]
+    rest = Sample(sample.places[kept], sample.rows)
+    made = _written_numbers(name, [texts[i] for i in kept], Read(".", False, False), unknown, rest)
+    share = f"{100 * sum(counts[text] for text in odd) / len(texts):.2g} %"
+    why = f"{made.why}; {share} of the values are text"
+    if len(often) < len(odd):
+        rare = min(odd.difference(often))
+        why += f", and rows with others than these words, such as {meaning.show(rare)}, are set aside"
+    return replace(made, why=why, missing=(*made.missing, *often) if made.kind else ())
 
 
 def read_dates(probe: Sequence[str]) -> tuple[str, str] | None:
