@@ -20,12 +20,13 @@ Numbers are stacked by `everlearn.families.mix.numbers`.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn._jit import exact_kernel
+from everlearn._jit import exact_kernel, part
 from everlearn.records import Arrays, Floats, Ints, Singles
 
 RATE = 0.01
@@ -41,7 +42,31 @@ STACKERS = 2
 ROWS, WEIGHT = range(2)  # of "counts": rows learned, and their mean weight
 
 
-@exact_kernel
+_part = partial(part, bare=True)  # loops throughout: operations on whole arrays compile for seconds
+
+
+@_part
+def any_of(values: NDArray[np.bool_]) -> bool:
+    """Return True if any of the values is."""
+    for i in range(len(values)):  # noqa: SIM110
+        if values[i]:
+            return True
+    return False
+
+
+@_part
+def chosen(votes: Singles, who: Ints) -> Singles:
+    """Return what some of the members say, float32 (n, members, classes)."""
+    n, _, classes = votes.shape
+    found = np.empty((n, len(who), classes), np.float32)
+    for i in range(n):
+        for m in range(len(who)):
+            for k in range(classes):
+                found[i, m, k] = votes[i, who[m], k]
+    return found
+
+
+@_part
 def log_scores(votes: Singles, found: Floats) -> None:
     """Write log(.99 p + .01 / K) of what the members say, float32 (members, classes), to `found`."""
     members, classes = votes.shape
@@ -50,7 +75,7 @@ def log_scores(votes: Singles, found: Floats) -> None:
             found[m, k] = math.log((1.0 - FLOOR) * votes[m, k] + FLOOR / classes)
 
 
-@exact_kernel
+@_part
 def answer(logs: Floats, own: Floats, shared: Floats, bias: Floats, out: Floats) -> None:
     """Write the class probabilities of one stacker to `out`, float64 (classes,)."""
     members, classes = logs.shape
@@ -69,7 +94,7 @@ def answer(logs: Floats, own: Floats, shared: Floats, bias: Floats, out: Floats)
         out[k] /= total
 
 
-@exact_kernel
+@_part
 def answers(logs: Floats, own: Floats, shared: Floats, bias: Floats, each: Floats) -> None:
     """Write the class probabilities of the stackers, and of each member alone, to `each`."""
     for s in range(STACKERS):
@@ -80,24 +105,29 @@ def answers(logs: Floats, own: Floats, shared: Floats, bias: Floats, each: Float
             each[STACKERS + m, k] = math.exp(logs[m, k])
 
 
-@exact_kernel
-def average(each: Floats, recent: Floats) -> Floats:
-    """Return the mean answer, float64 (classes,), of all rows of `each` by exp(-recent loss)."""
-    best, total = recent.min(), 0.0
-    mixed: Floats = np.zeros(each.shape[1])
+@_part
+def average(each: Floats, recent: Floats, out: Singles) -> None:
+    """Write the mean answer, float32 (classes,), of all rows of `each` by exp(-recent loss) to `out`."""
+    best, total = recent[0], 0.0
+    for e in range(len(recent)):
+        best = min(best, recent[e])
+    shares = np.empty(len(each))
     for e in range(len(each)):
-        share = math.exp(best - recent[e])
-        total += share
-        for k in range(each.shape[1]):
-            mixed[k] += share * each[e, k]
-    mixed /= total
-    return mixed
+        shares[e] = math.exp(best - recent[e])
+        total += shares[e]
+    for k in range(each.shape[1]):
+        mixed = 0.0
+        for e in range(len(each)):
+            mixed += shares[e] * each[e, k]
+        out[k] = mixed / total
 
 
-@exact_kernel
+@_part
 def loss_of_class(each: Floats, recent: Floats, label: int) -> float:
     """Return the log loss of the mean answer, see `average`."""
-    best, total, mixed = recent.min(), 0.0, 0.0
+    best, total, mixed = recent[0], 0.0, 0.0
+    for e in range(len(recent)):
+        best = min(best, recent[e])
     for e in range(len(each)):
         share = math.exp(best - recent[e])
         total += share
@@ -105,7 +135,7 @@ def loss_of_class(each: Floats, recent: Floats, label: int) -> float:
     return -math.log(max(mixed / total, 1e-12))
 
 
-@exact_kernel
+@_part
 def step(
     logs: Floats,
     label: int,
@@ -154,7 +184,7 @@ def combine(votes: Singles, own: Floats, shared: Floats, bias: Floats, recent: F
     for i in range(n):
         log_scores(votes[i], logs)
         answers(logs, own, shared, bias, each)
-        out[i] = average(each, recent)
+        average(each, recent, out[i])
     return out
 
 
@@ -191,7 +221,7 @@ def stack(
             log_scores(votes[i], logs)
             answers(logs, own, shared, bias, each)
         if answering:
-            out[i] = average(each, recent)
+            average(each, recent, out[i])
         if not learns:
             continue
         if late[i] > 0.0:
@@ -228,12 +258,13 @@ def stack_banks(
     """
     for b in range(len(seats)):
         k = seats[b, 0]
-        if k == 0 or (b != answering and not able[b].any()):
-            losses[b] = math.nan
+        if k == 0 or (b != answering and not any_of(able[b])):
+            for i in range(len(y)):
+                losses[b, i] = math.nan
             continue
         who = seats[b, 1 : 1 + k]
         state = own[b, :, :k], shared[b, :, :k], bias[b], recent[b, : STACKERS + k], squares[b, :, :k], counts[b]
-        rows = votes[:, who], then[:, who], late, y, weight, able[b], b == answering
+        rows = chosen(votes, who), chosen(then, who), late, y, weight, able[b], b == answering
         stack(*rows, *state, out, losses[b])
 
 
