@@ -396,14 +396,6 @@ def read(decision: Decision) -> Detail:
             return _read_settings(detail)
 
 
-def learned(decision: Decision) -> Progress | None:
-    """Return the progress of the version that a decision is about; None where the decision does not hold it."""
-    match read(decision):
-        case Started() | Promoted() | Challenged() | Merged() | Withdrawn() as detail:
-            return detail.learned
-    return None
-
-
 def read_order(decision: Decision) -> Order:
     """Return the record of an order. Raises ConfigError if a key that is known holds another type."""
     detail = decision.detail

@@ -35,6 +35,7 @@ from everlearn.records import Arrays, Born, Decision, Event, Payload, Version
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
+_ABOUT_A_VERSION = (details.Started, details.Promoted, details.Challenged, details.Merged, details.Withdrawn)
 _STEP = 100  # events read at a time for a page
 _SCANNED = 20_000  # events read for one page, at most
 _ABOUT = 200  # events returned about one id, at most
@@ -106,14 +107,14 @@ class LogQueries:
 
     def _note_unit(self, decision: Decision) -> None:
         """Note whether the position of the version that a decision is about is a row of files or an event."""
-        learned = details.learned(decision)
-        if learned is None or decision.version not in self._born:
+        made = details.read(decision)
+        if not isinstance(made, _ABOUT_A_VERSION) or made.learned is None or decision.version not in self._born:
             return
-        version = self._versions.find(decision.version)
-        if version.position == learned.row:
-            self._units[version.id] = "row"
-        elif version.position - learned.log in (0, 1):  # 1: it follows an order
-            self._units[version.id] = "event"
+        position = self._versions.find(decision.version).position
+        if position == made.learned.row:
+            self._units[decision.version] = "row"
+        elif position - made.learned.log in (0, 1):  # 1: it follows an order
+            self._units[decision.version] = "event"
 
     # ---- versions ----------------------------------------------------------------------------------------------
 
