@@ -204,12 +204,17 @@ class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The failure that an acknowledged event survives: the death of the "process", or the loss of "power" as well.
 
+    `url` is where events are kept: postgresql://HOST/DATABASE; "" is the folder of the loop. `blobs` is where snapshots
+    are kept: s3://BUCKET/PREFIX, gs:// or az://; "" is that folder.
+
     `rows` (stored specs only) is "auto" where the rows of a file are read from the file itself, "always" where they are
     appended to the log first, and "subject" where they are appended if the loop has a `subject`. `layout` (stored specs
     only) numbers the form of stored versions: since 2 they leave out the empty blocks of large arrays.
     """
 
     durability: Literal["process", "power"] = "process"
+    url: str = ""
+    blobs: str = ""
     rows: Literal["subject", "auto", "always"] = "subject"
     layout: Positive = LOG_LAYOUT
 

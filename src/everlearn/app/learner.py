@@ -363,7 +363,7 @@ class Learner:
                         early.write(loop)
                         if not opened:
                             opened = True
-                            self.setup = msgspec.structs.replace(self.setup, place=place(self.setup.log))
+                            self.setup = msgspec.structs.replace(self.setup, place=place(Path(self.setup.log)))
                             self.ready()
                         self._follow(loop, tail, status, early)
                 except (LogError, BlobError, OSError) as error:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from everlearn.errors import LogError
-from everlearn.events import Log
+from everlearn.events import Log, url_of
 from everlearn.events.file import place
 from everlearn.records import Payload
 from everlearn.spec import Spec
@@ -68,13 +68,13 @@ class Setup(Struct, frozen=True, kw_only=True):
         return Path(self.home) / "tokens.json"
 
     @property
-    def log(self) -> Path:
-        """The file of the log."""
-        return Path(self.home) / "log.sqlite"
+    def log(self) -> str:
+        """The path or URL of the log."""
+        return url_of(self.home, self.spec.log.url)
 
     def check_place(self) -> None:
         """Raise LogError if the log with which the server began is no longer in its place."""
-        if self.place is not None and place(self.log) != self.place:
+        if self.place is not None and place(Path(self.log)) != self.place:
             raise LogError(
                 f"{self.home} was deleted or replaced while its server runs; put it back, or restart the server"
             )

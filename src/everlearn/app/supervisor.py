@@ -191,7 +191,7 @@ class Server:
         self._start("learner", "learner", self._setup)
         self._await_learner()
         # From now on a process serves this log, or none.
-        self._setup = msgspec.structs.replace(self._setup, place=place(self._setup.log))
+        self._setup = msgspec.structs.replace(self._setup, place=place(Path(self._setup.log)))
         self._children["learner"].setup = self._setup
         self._start("admin", "admin", self._setup)
         if self.spec.schema.task == "preference":

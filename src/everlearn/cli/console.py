@@ -26,10 +26,10 @@ TOML = Path("everlearn.toml")
 
 def home_of(spec: Spec, path: Path) -> Path:
     """Return the home of an existing loop; raises ConfigError if the loop has not been started yet."""
-    from everlearn import config
+    from everlearn import config, events
 
     home = config.home(spec, path)
-    if not (home / "log.sqlite").exists():
+    if not events.exists(home, spec.log.url):
         raise ConfigError(f"{home} holds no loop yet; start one with `everlearn run{option(path)}`")
     return home
 

@@ -169,7 +169,7 @@ def _taken(spec: Spec, path: Path, version: str) -> Taken:
     home = home_of(spec, path)
     if not version:
         return taking.served(spec, home)
-    with closing(LogQueries(home)) as queries:
+    with closing(LogQueries(home, spec.log)) as queries:
         return taking.stored(spec, home, queries.versions, version)
 
 

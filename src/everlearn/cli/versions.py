@@ -35,7 +35,7 @@ def versions(config_path: Config = TOML, as_json: Json = False) -> None:
 
     spec = config.load(config_path)
     with closing(
-        LogQueries(home_of(spec, config_path))
+        LogQueries(home_of(spec, config_path), spec.log)
     ) as queries:  # read-only: another process may have the loop open
         entries = [entry for page in _pages(queries) for entry in page.versions]
     if as_json:
@@ -187,14 +187,14 @@ def _carry_out(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[
     """
     from everlearn import config
     from everlearn.app.admin.queries import LogQueries
-    from everlearn.events import connect
+    from everlearn.events import connect, url_of
     from everlearn.loop import commands
     from everlearn.loop.loop import Loop
 
     spec = config.load(path)
     home = home_of(spec, path)
-    log = connect(str(home / "log.sqlite"), spec.log.durability)
-    with closing(log), closing(LogQueries(home)) as queries:
+    log = connect(url_of(home, spec.log.url), spec.log.durability)
+    with closing(log), closing(LogQueries(home, spec.log)) as queries:
         old = queries.aliases().get("champion", "")
         command = make(spec, queries.versions)
         (position,) = log.append([command])

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 import tomli_w
 
-from everlearn import model
+from everlearn import events, model
 from everlearn.config import release_0_1_0
 from everlearn.errors import ConfigError, LogError, nearest
 from everlearn.spec import (
@@ -134,7 +134,7 @@ def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | N
     Traceback (most recent call last):
     everlearn.errors.ConfigError: the spec: mode: got 'lve'; expected 'live' or 'gated'
     """
-    if folder is not None and (folder / "log.sqlite").exists():
+    if folder is not None and events.exists(folder):
         values = _without_removed(values)
     for name in [*_REMOVED, *STORED_ONLY]:
         if _has(values, name):

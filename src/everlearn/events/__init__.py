@@ -8,9 +8,42 @@ reads them lives in `loop/`; `docs/why/log.md` states the guarantees under each 
 
 from everlearn.events.deduplication import KINDS, key
 from everlearn.events.file import Durability
-from everlearn.events.log import Log, connect, scan
+from everlearn.events.log import (
+    FILE,
+    Book,
+    ErasableLog,
+    Erasing,
+    Index,
+    Lease,
+    Log,
+    Traffic,
+    connect,
+    exists,
+    scan,
+    url_of,
+)
 from everlearn.events.rows import Row, row
 from everlearn.events.seals import ChainCheck
 from everlearn.events.sqlite import SqliteLog
 
-__all__ = ["KINDS", "ChainCheck", "Durability", "Log", "Row", "SqliteLog", "connect", "key", "row", "scan"]
+__all__ = [
+    "FILE",
+    "KINDS",
+    "Book",
+    "ChainCheck",
+    "Durability",
+    "ErasableLog",
+    "Erasing",
+    "Index",
+    "Lease",
+    "Log",
+    "Row",
+    "SqliteLog",
+    "Traffic",
+    "connect",
+    "exists",
+    "key",
+    "row",
+    "scan",
+    "url_of",
+]

@@ -77,3 +77,7 @@ def _canonical(value: Scalar) -> Scalar:
 
 def _digest(content: tuple[Any, ...]) -> str:
     return hashlib.blake2b(msgspec.json.encode(content, order="sorted"), digest_size=12).hexdigest()
+
+
+DIGEST = len(key(Label("", 0))) - len("label::")
+"""The number of bytes of the digest at the end of the key of a judgement."""

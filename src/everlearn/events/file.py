@@ -113,7 +113,7 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
         if _version(connection) == 1:
             for statement in _SINCE_2:
                 connection.execute(statement)
-            seals.seal_all(connection)
+            seals.seal_all(connection.execute)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
     if (version := _version(connection)) != FORMAT:

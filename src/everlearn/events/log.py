@@ -1,13 +1,18 @@
-"""The protocol of the event log, and how one is opened and scanned.
+"""The protocols of the event log, and how one is opened and scanned.
 
 append(payloads) -> positions      one atomic transaction, acknowledged when it returns
 read(after, limit) -> events       in order of position, each event once
+
+`Traffic`, `Index`, `Book` and `Lease` are the parts that a log has. SQLite and PostgreSQL have all of them in one
+place, and are a `Log`. A broker carries traffic alone.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, cast, runtime_checkable
 
 from everlearn.errors import ConfigError
 from everlearn.events.file import Durability
@@ -17,10 +22,17 @@ from everlearn.events.sqlite import SqliteLog
 from everlearn.records import Event, Payload
 
 PAGE = 4096  # events read at a time
+FILE = "log.sqlite"  # the log in the folder of a loop
+_SCHEMES = {"postgresql": "everlearn.scale.postgres:connect"}
 
 
-class Log(Protocol):
-    """The protocol of a log, for every place that can hold one."""
+class Traffic(Protocol):
+    """Events in one order: append, and read after a position.
+
+    `quick` is true where a small group is written in microseconds, so that an event loop may wait for it.
+    """
+
+    quick: bool
 
     def append(self, payloads: Sequence[Payload], time: float | None = None) -> list[int]:
         """Write one group, atomically and durably, and return a position for each payload."""
@@ -42,32 +54,8 @@ class Log(Protocol):
         """Return the first `limit` events after position `after`, in order; only of these `kinds`, if given."""
         ...
 
-    def find(self, key: str) -> Event | None:
-        """Return the event with this key (see `everlearn.events.key`)."""
-        ...
-
-    def about(self, id: str) -> list[Event]:
-        """Return the prediction or example of an id and all feedback for it, in order."""
-        ...
-
-    def last(self, kind: str) -> Event | None:
-        """Return the newest event of a kind."""
-        ...
-
-    def count(self, kind: str) -> int:
-        """Return the number of events of a kind."""
-        ...
-
     def end(self) -> int:
         """Return the position of the newest event; 0 if there is none."""
-        ...
-
-    def seals(self, after: int, upto: int) -> dict[int, str]:
-        """Return the seal of each decision after position `after`, up to position `upto`."""
-        ...
-
-    def verify(self) -> ChainCheck:
-        """Check that all decisions are unchanged since they were sealed."""
         ...
 
     def tidy(self) -> None:
@@ -85,6 +73,97 @@ class Log(Protocol):
     def close(self) -> None:
         """Close the log; closing twice is allowed."""
         ...
+
+
+class Index(Protocol):
+    """Look-ups of any age."""
+
+    def find(self, key: str) -> Event | None:
+        """Return the event with this key (see `everlearn.events.key`)."""
+        ...
+
+    def about(self, id: str) -> list[Event]:
+        """Return the prediction or example of an id and all feedback for it, in order."""
+        ...
+
+    def last(self, kind: str) -> Event | None:
+        """Return the newest event of a kind."""
+        ...
+
+    def count(self, kind: str) -> int:
+        """Return the number of events of a kind."""
+        ...
+
+
+class Book(Protocol):
+    """Decisions, versions and checkpoints, sealed, each group in one transaction of the present epoch."""
+
+    def save(self, payloads: Sequence[Payload], epoch: int) -> list[int]:
+        """Write a group as `Traffic.append` does.
+
+        Raises `LogError`, and writes nothing, where another process took the lease after this epoch began.
+        """
+        ...
+
+    def seals(self, after: int, upto: int) -> dict[int, str]:
+        """Return the seal of each decision after position `after`, up to position `upto`."""
+        ...
+
+    def verify(self) -> ChainCheck:
+        """Check that all decisions are unchanged since they were sealed."""
+        ...
+
+
+class Lease(Protocol):
+    """The right to save: one process has it at a time, and each turn has a higher epoch."""
+
+    def acquire(self) -> int:
+        """Take the lease, until the log is closed, and return the epoch.
+
+        Raises `InUse` while another process has it.
+        """
+        ...
+
+
+class Log(Traffic, Index, Book, Lease, Protocol):
+    """The protocol of a log that has all parts in one place."""
+
+
+class Erasing(Protocol):
+    """A log from which events can be erased."""
+
+    def erase(self, positions: Sequence[int], payloads: Sequence[Payload], time: float | None = None) -> list[int]:
+        """Replace each event by a tombstone, and append payloads, in one transaction."""
+        ...
+
+    def scrub(self) -> None:
+        """Remove the erased bytes from the disk."""
+        ...
+
+
+@runtime_checkable
+class ErasableLog(Log, Erasing, Protocol):
+    """A log with all parts, from which events can be erased."""
+
+
+def url_of(home: str | Path, url: str = "") -> str:
+    """Return where the log of a loop is: at the URL of its settings, or in its folder.
+
+    A URL that names no loop gets the name of the folder, so that several loops may share a database.
+
+    >>> url_of("fraud"), url_of("loops/fraud", "postgresql://db.example/ml")
+    ('fraud/log.sqlite', 'postgresql://db.example/ml?loop=fraud')
+    """
+    if not url:
+        return str(Path(home) / FILE)
+    if "loop=" in url.partition("?")[2]:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}loop={Path(home).resolve().name}"
+
+
+def exists(home: str | Path, url: str = "") -> bool:
+    """Return True if a folder holds the log of a loop, or names another place for it."""
+    return bool(url) or (Path(home) / FILE).exists()
 
 
 def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None = None) -> Iterator[Event]:
@@ -110,14 +189,16 @@ def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None =
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:
     """Open the log at a path, or at `sqlite:///relative.db` or `sqlite:////absolute.db`; create it if there is none.
 
-    With `tidy=False` this connection leaves the maintenance of the file to another one, which must call `tidy`. Raises
-    `ConfigError` for another kind of URL, and `LogError` for a file that cannot be used.
+    A log at `postgresql://HOST/DATABASE?loop=NAME` is in that database (see `everlearn.scale.postgres`). With
+    `tidy=False` this connection leaves the maintenance of the file to another one, which must call `tidy`. Raises
+    `ConfigError` for another kind of URL, and `LogError` for a log that cannot be used.
     """
     scheme, marked, rest = url.partition("://")
     if not marked:
         return SqliteLog(url, durability, tidy)
     if scheme == "sqlite" and rest.startswith("/"):
         return SqliteLog(rest[1:], durability, tidy)
-    if scheme in ("postgresql", "kafka"):
-        raise ConfigError(f"a log at {scheme}:// is not supported yet (got {url!r}); give the path of a file instead")
-    raise ConfigError(f"got the log {url!r}; expected a path, or sqlite:///PATH")
+    if (found := _SCHEMES.get(scheme)) is not None:
+        module, _, name = found.partition(":")
+        return cast(Log, getattr(importlib.import_module(module), name)(url))
+    raise ConfigError(f"got the log {url!r}; expected a path, sqlite:///PATH or postgresql://HOST/DATABASE")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from everlearn.errors import InputError
+from everlearn.errors import InputError, LogError, did_you_mean
 from everlearn.events.deduplication import KINDS, key
-from everlearn.records import (
-    Payload,
-)
+from everlearn.records import Born, Erased, Event, Example, Payload, Prediction
 
 Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as JSON
 
+ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
 RARE = ("decision", "version", "checkpoint", "rejected")
 IS_RARE = f"kind IN ({', '.join(map(repr, RARE))})"  # must equal the condition of the index, or SQLite does not use it
 
@@ -57,6 +56,63 @@ def _plain(value: Any) -> Any:
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 decode: Callable[[str], Payload] = msgspec.json.Decoder(Payload).decode
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise `InputError` for a kind of event that does not exist."""
+    unknown = [kind for kind in kinds if kind not in KINDS.values()]
+    if unknown or isinstance(kinds, str):
+        near = did_you_mean(unknown[0], KINDS.values()) if unknown else ""
+        raise InputError(
+            f"unknown kind of event {unknown or kinds!r}; expected a list of {', '.join(KINDS.values())}{near}"
+        )
+
+
+def check_agreement(position: int, kept: str, offered: str, log: str) -> None:
+    """Raise `InputError` if a known key, which has one meaning for ever, comes with other content.
+
+    Of decisions and rejected rows the first stands: they are computed from the log.
+    """
+    if kept == offered:
+        return
+    known = _decoded(position, kept, log)
+    if isinstance(known, Prediction | Example | Born) and known != decode(offered):
+        raise InputError(
+            f"{key(known)!r} is already in the log with other content, as event {position}; "
+            f"got {offered[:300]}, expected {kept[:300]}; use another id"
+        )
+
+
+def events_of(rows: Sequence[tuple[int, float, str]], log: str) -> list[Event]:
+    """Return the events of rows (position, time, payload). Raises `LogError`, with the position, for a damaged one."""
+    try:
+        return [Event(position, time, decode(text)) for position, time, text in rows]
+    except msgspec.MsgspecError:
+        for position, _, text in rows:
+            _decoded(position, text, log)  # raises for the damaged event
+        raise
+
+
+def tombstone(position: int, kind: str | None) -> Row | None:
+    """Return the row that takes the place of an event; None for a tombstone.
+
+    Raises `InputError` for an event of a kind that cannot be erased, or that is not there (None).
+    """
+    if kind == KINDS[Erased]:
+        return None
+    if kind not in ERASABLE:
+        raise InputError(f"event {position} is {kind or 'not there'}; expected one of {', '.join(ERASABLE)}")
+    return row(Erased(position, kind), 0.0)
+
+
+def _decoded(position: int, text: str, log: str) -> Payload:
+    try:
+        return decode(text)
+    except msgspec.MsgspecError as error:
+        raise LogError(
+            f"event {position} of the log {log} cannot be read: {error}; got {text[:100]!r}; "
+            "the file is damaged or was written by another version: put back a copy, or upgrade"
+        ) from error
 
 
 def _shown(payload: Payload) -> str:

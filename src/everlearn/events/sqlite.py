@@ -13,23 +13,19 @@ from time import time as now
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-import msgspec
-
-from everlearn.errors import ConfigError, InputError, LogError, did_you_mean
+from everlearn.errors import ConfigError, LogError
 from everlearn.events import file, seals
-from everlearn.events.deduplication import KINDS, key
+from everlearn.events.deduplication import DIGEST
 from everlearn.events.file import Durability
-from everlearn.events.rows import IS_RARE, RARE, Row, decode, row
+from everlearn.events.rows import IS_RARE, RARE, Row, check_agreement, check_kinds, events_of, row, tombstone
 from everlearn.events.seals import ChainCheck
-from everlearn.records import Born, Erased, Event, Example, Label, Payload, Prediction
+from everlearn.records import Erased, Event, Payload
 
 _INSERT = "INSERT INTO events (time, kind, key, payload) VALUES (?, ?, ?, ?)"
-_ERASABLE = ("prediction", "example", "label", "reward", "preference", "rejected")
 _MOST = 32  # rows of one statement: each number of rows has its statement, which stays prepared
 _INSERTS = [_INSERT + ", (?, ?, ?, ?)" * more for more in range(_MOST)]
 _LONG = 8000  # pages of the write-ahead log from which it is restarted, 32 MB
 _MOMENT = 0.03  # seconds that a restart waits for other connections, and they for it
-_DIGEST = len(key(Label("", 0))) - len("label::")  # bytes at the end of the key of a judgement
 _SELECT = "SELECT position, time, payload FROM events"
 
 
@@ -62,6 +58,7 @@ class SqliteLog:
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._counted: dict[str, tuple[int, int]] = {}  # kind: number of events, up to which position
+        self.quick = durability == "process"  # a sync of the disk takes milliseconds
         if self.path.name == ":memory:" or self.path.is_dir():
             raise LogError(f"got the log {self.path}; expected the path of a file")
         try:
@@ -109,6 +106,40 @@ class SqliteLog:
             raise
         finally:
             self._writing.release()
+
+    def acquire(self) -> int:
+        """Begin a new epoch, and return its number: `save` refuses all earlier ones from now on.
+
+        The lock of the folder keeps out a second process that is well; this keeps out one that was stopped and goes on.
+        """
+        self._check_usable()
+        with self._writing, self._undone("could not begin an epoch"):
+            self._wait(file.PATIENCE)
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.execute("CREATE TABLE IF NOT EXISTS lease (epoch INTEGER NOT NULL)")
+            epoch = self._epoch() + 1
+            self._writer.execute("DELETE FROM lease")
+            self._writer.execute("INSERT INTO lease VALUES (?)", (epoch,))
+            self._writer.execute("COMMIT")
+        return epoch
+
+    def save(self, payloads: Sequence[Payload], epoch: int) -> list[int]:
+        """Write a group as `append` does, unless a later epoch has begun: then write nothing and raise `LogError`."""
+        at = now()
+        rows = [row(payload, at) for payload in payloads]
+        self._check_usable()
+        with self._writing, self._undone(f"refused a group of {len(rows)}, and holds none of it"):
+            self._wait(file.PATIENCE)
+            self._writer.execute("BEGIN IMMEDIATE")
+            seals.check_epoch(epoch, self._epoch(), str(self.path))
+            positions = self._add(rows)
+            self._writer.execute("COMMIT")
+        return positions
+
+    def _epoch(self) -> int:
+        """Return the newest epoch, within a transaction that has made the table."""
+        found = self._writer.execute("SELECT epoch FROM lease").fetchone()
+        return int(found[0]) if found else 0
 
     def tidy(self) -> None:
         """Copy the write-ahead log into the file, and restart it where it has grown long.
@@ -193,14 +224,9 @@ class SqliteLog:
 
     def _bury(self, position: int) -> None:
         found = self._writer.execute("SELECT kind FROM events WHERE position = ?", (position,)).fetchone()
-        kind = found[0] if found else None
-        if kind == "erased":
-            return
-        if kind not in _ERASABLE:
-            raise InputError(f"event {position} is {kind or 'not there'}; expected one of {', '.join(_ERASABLE)}")
-        _, buried, name, text = row(Erased(position, kind), 0.0)
-        change = "UPDATE events SET kind = ?, key = ?, payload = ? WHERE position = ?"
-        self._writer.execute(change, (buried, name, text, position))
+        if (buried := tombstone(position, found[0] if found else None)) is not None:
+            change = "UPDATE events SET kind = ?, key = ?, payload = ? WHERE position = ?"
+            self._writer.execute(change, (*buried[1:], position))
 
     # ---- transactions ------------------------------------------------------------------------------------------
 
@@ -265,10 +291,10 @@ class SqliteLog:
             if found is None:
                 position = self._writer.execute(_INSERT, (at, kind, name, text)).lastrowid or 0
                 if kind == "decision":
-                    seals.seal(self._writer, position, at, text)
+                    seals.seal(self._writer.execute, position, at, text)
             else:
                 position, kept = found
-                _check_agreement(position, kept, text, self.path)
+                check_agreement(position, kept, text, str(self.path))
             positions.append(position)
         return positions
 
@@ -283,7 +309,7 @@ class SqliteLog:
 
         Raises `LogError`, with the position, for an event that cannot be read.
         """
-        _check_kinds(kinds)
+        check_kinds(kinds)
         if not kinds:
             rows = self._rows(f"{_SELECT} WHERE position > ? ORDER BY position LIMIT ?", (after, limit))
         elif set(kinds) <= set(RARE):
@@ -305,7 +331,7 @@ class SqliteLog:
         within: list[str | int] = []
         for kind in ("label", "reward", "preference"):
             start = f"{kind}:{id}:"
-            within += [start, f"{kind}:{id};", len(start.encode("utf-8", "surrogatepass")) + _DIGEST]
+            within += [start, f"{kind}:{id};", len(start.encode("utf-8", "surrogatepass")) + DIGEST]
         # One search of the index each (";" is what follows ":"); joined by OR, SQLite would walk the whole log.
         searches = [f"{_SELECT} WHERE key = ?"] * len(named)
         # Feedback for ids that continue after a ":" lies in the same range. Its keys are longer, so the index
@@ -315,13 +341,13 @@ class SqliteLog:
 
     def last(self, kind: str) -> Event | None:
         """Return the newest event of a kind."""
-        _check_kinds([kind])
+        check_kinds([kind])
         rare = f" AND {IS_RARE}" if kind in RARE else ""
         return self._one(f"{_SELECT} WHERE kind = ?{rare} ORDER BY position DESC LIMIT 1", (kind,))
 
     def count(self, kind: str) -> int:
         """Return the number of events of a kind, including erased ones; later calls only scan new events."""
-        _check_kinds([kind])
+        check_kinds([kind])
         number, upto = self._counted.get(kind, (0, 0))
         end = self.end()
         rare = f" AND {IS_RARE}" if kind in RARE else ""
@@ -354,7 +380,7 @@ class SqliteLog:
         with self._reading:
             try:
                 self._reader.execute("BEGIN")  # one state of the log, even if events are appended meanwhile
-                return seals.verify(self._reader)
+                return seals.verify(self._reader.execute)
             except sqlite3.Error as error:
                 self._explain(error, "could not be verified")
             finally:
@@ -374,12 +400,7 @@ class SqliteLog:
         return events[0] if events else None
 
     def _events(self, rows: list[Any]) -> list[Event]:
-        try:
-            return [Event(position, time, decode(text)) for position, time, text in rows]
-        except msgspec.MsgspecError:
-            for position, _, text in rows:
-                _decoded(position, text, self.path)  # raises for the damaged event
-            raise
+        return events_of(rows, str(self.path))
 
     # ---- opening and closing -----------------------------------------------------------------------------------
 
@@ -412,37 +433,3 @@ class SqliteLog:
 
     def _explain(self, error: Exception, what: str) -> NoReturn:
         file.explain(error, self.path, what)
-
-
-def _check_kinds(kinds: Sequence[str]) -> None:
-    unknown = [kind for kind in kinds if kind not in KINDS.values()]
-    if unknown or isinstance(kinds, str):
-        near = did_you_mean(unknown[0], KINDS.values()) if unknown else ""
-        raise InputError(
-            f"unknown kind of event {unknown or kinds!r}; expected a list of {', '.join(KINDS.values())}{near}"
-        )
-
-
-def _check_agreement(position: int, kept: str, offered: str, path: Path) -> None:
-    """Raise `InputError` if a known key, which has one meaning for ever, comes with other content.
-
-    Of decisions and rejected rows the first stands: they are computed from the log.
-    """
-    if kept == offered:
-        return
-    known = _decoded(position, kept, path)
-    if isinstance(known, Prediction | Example | Born) and known != decode(offered):
-        raise InputError(
-            f"{key(known)!r} is already in the log with other content, as event {position}; "
-            f"got {offered[:300]}, expected {kept[:300]}; use another id"
-        )
-
-
-def _decoded(position: int, text: str, path: Path) -> Payload:
-    try:
-        return decode(text)
-    except msgspec.MsgspecError as error:
-        raise LogError(
-            f"event {position} of the log {path} cannot be read: {error}; got {text[:100]!r}; "
-            "the file is damaged or was written by another version: put back a copy, or upgrade"
-        ) from error

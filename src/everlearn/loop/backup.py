@@ -45,7 +45,10 @@ def backup(home: Path, to: Path) -> BackedUp:
     something, LogError for a home without a log, and for a copy that cannot be written or read back.
     """
     if not (home / LOG).exists():
-        raise ConfigError(f"{home} holds no loop; give the home of a loop that was started")
+        raise ConfigError(
+            f"{home} holds no log; give the home of a loop that was started. A loop whose log is in a database is "
+            "backed up with the tools of that database (docs/how-to/postgresql.md)"
+        )
     try:
         to.mkdir(mode=_private.FOLDER_MODE, parents=True, exist_ok=True)
         if any(to.iterdir()):

@@ -2,8 +2,8 @@
 
 home/
   lock            held by the one process that has the loop open
-  log.sqlite      every event
-  blobs/          snapshots by hash: versions, and the last two checkpoints
+  log.sqlite      every event, unless `log.url` names another place
+  blobs/          snapshots by hash: versions, and the last two checkpoints, unless `log.blobs` names another place
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from everlearn.errors import BlobError, InUse, LogError
 from everlearn.events.file import place
 from everlearn.records import Arrays, Born, Checkpoint, Decision, Payload
 from everlearn.spec import LogSpec
-from everlearn.version.blobs import Blobs
+from everlearn.version.blobs import blobs_of
 from everlearn.version.registry import Versions
 
 UNFINISHED = ".rebuild-"  # begins the name of a folder in a home, in which a rebuild keeps its arrays
@@ -39,16 +39,17 @@ class Home:
         self._checkpoints: list[str] = []  # the blobs of the last two
         with ExitStack() as undo:
             self._lock = undo.enter_context(held(folder))  # first, since it makes the folder for this user alone
-            self._blobs = Blobs(folder / "blobs", spec.durability)
-            self.versions = Versions(self._blobs)
-            self.log = events.connect(str(folder / "log.sqlite"), spec.durability)
+            self.blobs = blobs_of(folder, spec)
+            self.versions = Versions(self.blobs)
+            self.log = events.connect(events.url_of(folder, spec.url), spec.durability)
             undo.callback(self.log.close)
+            self.epoch = self.log.acquire()
             self.reread()
             undo.pop_all()
 
     def reread(self) -> None:
         """Read the versions from the log again, and forget those that are not in it."""
-        self.versions = Versions(self._blobs)
+        self.versions = Versions(self.blobs)
         for payload in self.read("version", "decision"):
             self.versions.note(payload)
 
@@ -87,8 +88,8 @@ class Home:
         arrays, as many as have `most` bytes together (0: all).
         """
         self.check_place()
-        blob = self._blobs.put(arrays, header | {"format": _FORMAT}, packed=True)
-        positions = self.log.append([*payloads, Checkpoint(at, blob)])
+        blob = self.blobs.put(arrays, header | {"format": _FORMAT}, packed=True)
+        positions = self.log.save([*payloads, Checkpoint(at, blob)], self.epoch)
         self.saves += 1
         for payload in payloads:
             if isinstance(payload, Born | Decision):
@@ -118,15 +119,15 @@ class Home:
         """Return the last readable checkpoint; after a power failure the newest file may not have reached the disk."""
         for checkpoint in reversed(saved[1:]):
             with suppress(BlobError):
-                return checkpoint, *self._blobs.get(checkpoint.blob)
-        return saved[0], *self._blobs.get(saved[0].blob)
+                return checkpoint, *self.blobs.get(checkpoint.blob)
+        return saved[0], *self.blobs.get(saved[0].blob)
 
     def _tidy(self, needed: Set[str], keep: int, most: int) -> None:
         """Remove all checkpoints but the last two, and the arrays of versions that are not kept."""
         blobs = {version.id: version.blob for version in self.versions.list()}
         self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints), most)
-        for blob in self._blobs.hashes() - {*blobs.values(), *self._checkpoints}:
-            self._blobs.remove(blob)
+        for blob in self.blobs.hashes() - {*blobs.values(), *self._checkpoints}:
+            self.blobs.remove(blob)
 
 
 def held(folder: Path) -> IO[bytes]:

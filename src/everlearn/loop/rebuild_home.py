@@ -77,7 +77,7 @@ def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) ->
             shutil.rmtree(left)
         scratch = Path(stack.enter_context(TemporaryDirectory(dir=home, prefix=UNFINISHED)))
         replay, blobs = _replayed(held, log, source, scratch)
-        restored = _take_over(home, blobs, log.needed)
+        restored = _take_over(held.blobs, blobs, log.needed)
         if not (log.erased and log.last):
             arrays, header = replay.fold.state()
             kept = {"fold": header, "sources": replay.ingest.sources, "spec": config.stored(replay.fold.spec)}
@@ -160,7 +160,7 @@ def _replayed(home: Home, log: _ReadLog, source: Path | None, scratch: Path) -> 
         if order.rows and not streams:
             failed = failed or _missing(settings, source, order.rows, log.folder)
             continue
-        blobs, stored = Blobs(scratch / str(number)), Blobs(log.folder / "blobs")
+        blobs, stored = Blobs(scratch / str(number)), home.blobs
         exact = {version.id for version in log.known if version.id not in log.excused} if failed else set[str]()
         history = LoggedHistory(home.log, order.of_rows, bool(log.erased), order.unfolded, stored, exact)
         try:
@@ -175,7 +175,7 @@ def _replayed(home: Home, log: _ReadLog, source: Path | None, scratch: Path) -> 
             return replay, blobs
         except (LogError, InputError) as error:
             failed = failed or error
-            shutil.rmtree(blobs.folder)
+            shutil.rmtree(scratch / str(number))
     assert failed is not None
     raise failed
 
@@ -259,9 +259,8 @@ def _check_same(log: _ReadLog, blobs: Blobs, fold: Fold, differ: list[str]) -> N
         )
 
 
-def _take_over(home: Path, made: Blobs, needed: set[str]) -> int:
+def _take_over(kept: Blobs, made: Blobs, needed: set[str]) -> int:
     """Put the arrays of versions that the home lacks in their place; return their number."""
-    kept = Blobs(home / "blobs")
     missing = needed - kept.hashes()
     for blob in missing:
         kept.take(made, blob)

@@ -37,9 +37,9 @@ class AdminContext:
         self.spec = setup.spec
         home = Path(setup.home)
         with ExitStack() as undo:
-            self.queries = LogQueries(home)
+            self.queries = LogQueries(home, setup.spec.log)
             undo.callback(self.queries.close)
-            self.log = connect(str(home / "log.sqlite"), setup.spec.log.durability, tidy=False)
+            self.log = connect(setup.log, setup.spec.log.durability, tidy=False)
             undo.callback(self.log.close)
             self.probe = WriteProbe(setup)
             undo.callback(self.probe.close)

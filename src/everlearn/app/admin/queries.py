@@ -29,13 +29,15 @@ from everlearn.client.records import (
     VersionPage,
 )
 from everlearn.errors import InputError
-from everlearn.events import KINDS, connect, scan
+from everlearn.events import KINDS, connect, scan, url_of
 from everlearn.loop import details
 from everlearn.records import Arrays, Born, Decision, Event, Payload, Version
-from everlearn.version.blobs import Blobs
+from everlearn.spec import LogSpec
+from everlearn.version.blobs import blobs_of
 from everlearn.version.registry import Versions
 
 _ABOUT_A_VERSION = (details.Started, details.Promoted, details.Challenged, details.Merged, details.Withdrawn)
+_HERE = LogSpec()  # log and blobs are in the home
 _STEP = 100  # events read at a time for a page
 _SCANNED = 20_000  # events read for one page, at most
 _ABOUT = 200  # events returned about one id, at most
@@ -45,10 +47,10 @@ _BYTES = 4 << 20  # approximate size of the events in a page, at most
 class LogQueries:
     """Read-only queries over the log and the blobs in a home; any thread may call the methods."""
 
-    def __init__(self, home: Path) -> None:
-        self._path = home / "log.sqlite"
-        self._log = connect(str(self._path), tidy=False)
-        self._blobs = Blobs(home / "blobs")
+    def __init__(self, home: Path, log: LogSpec = _HERE) -> None:
+        self._url = url_of(home, log.url)
+        self._log = connect(self._url, tidy=False)
+        self._blobs = blobs_of(home, log)
         self._versions = Versions(self._blobs)
         self._born: dict[str, tuple[int, float]] = {}
         self._version_positions = array("q")
@@ -197,7 +199,7 @@ class LogQueries:
 
     def check(self) -> ChainStatus:
         """Check all seals. This reads the whole log, on a separate connection."""
-        with self._checking, closing(connect(str(self._path), tidy=False)) as log:
+        with self._checking, closing(connect(self._url, tidy=False)) as log:
             end = log.end()
             found = log.verify()
         self._chain = ChainStatus(found.ok, found.head, found.bad, end)

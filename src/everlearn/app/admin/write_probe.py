@@ -19,7 +19,7 @@ class WriteProbe:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._log = connect(str(setup.log), setup.spec.log.durability, tidy=False)
+        self._log = connect(setup.log, setup.spec.log.durability, tidy=False)
         self._trying = threading.Lock()
         self._tried, self._outcome = 0.0, ""
 

@@ -38,7 +38,7 @@ class GeneratorContext:
         self.setup = setup
         self.spec = setup.spec
         with ExitStack() as undo:
-            self.log = connect(f"{setup.home}/log.sqlite", setup.spec.log.durability, tidy=False)
+            self.log = connect(setup.log, setup.spec.log.durability, tidy=False)
             undo.callback(self.log.close)
             self.admission = Admission(setup.spec, schema.reading(setup.spec.schema), self.log)
             self.access = Access(setup)

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 from starlette.requests import Request
@@ -38,7 +37,7 @@ from everlearn.records import Decision, Outcome, Prediction, Preference
 from everlearn.schema import question
 from everlearn.spec import MOST_BYTES
 from everlearn.stream.preferences import ChatTurn
-from everlearn.version.blobs import Blobs
+from everlearn.version.blobs import blobs_of
 from everlearn.version.registry import Versions
 
 PATIENCE = 25.0  # seconds that a request waits for a pair
@@ -232,7 +231,7 @@ class LabelDesk:
     async def undo_everything(self, name: str, token: str) -> UndoReply:
         """Order that all is learned again without the judgements of an annotator."""
         without = Without(source=f"{PEOPLE}{name}")
-        versions = Versions(Blobs(Path(self._context.setup.home) / "blobs"))
+        versions = Versions(blobs_of(self._context.setup.home, self._context.setup.spec.log))
         order = commands.rollback(versions, f"all judgements of {name} are undone", without)
         (position,) = await self._context.append([details.with_token(order, token) if token else order])
         before = self.annotator(name)

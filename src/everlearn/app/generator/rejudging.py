@@ -11,7 +11,7 @@ from everlearn.app.generator import judging
 from everlearn.app.generator.noting import JUDGE, AskingDecisions
 from everlearn.app.process import append
 from everlearn.errors import ConfigError
-from everlearn.events import Log, connect, scan
+from everlearn.events import Log, connect, scan, url_of
 from everlearn.families.preference.judge import rejudge
 from everlearn.families.preference.judged_pairs import AnswerPair, JudgeVerdict, preference_fields
 from everlearn.families.preference.verdicts import Choice
@@ -20,7 +20,7 @@ from everlearn.loop import commands, details
 from everlearn.loop.details import RollBackOrder, Without
 from everlearn.records import Decision, Preference
 from everlearn.spec import Spec
-from everlearn.version.blobs import Blobs
+from everlearn.version.blobs import blobs_of
 from everlearn.version.registry import Versions
 
 
@@ -51,7 +51,7 @@ def rejudge_log(
     without a judge, and what the judge raises.
     """
     with ExitStack() as undo:
-        log = undo.enter_context(closing(connect(str(home / "log.sqlite"), spec.log.durability, tidy=False)))
+        log = undo.enter_context(closing(connect(url_of(home, spec.log.url), spec.log.durability, tidy=False)))
         judge = judging.opened(spec, home, undo)
         if judge is None:
             raise ConfigError("judge: got neither url nor function; expected a judge. Set judge.url or judge.function")
@@ -69,7 +69,7 @@ def rejudge_log(
             AskingDecisions(log).note(JUDGE, judge.source, reason, "user")
         for source in replaced:
             reason = f"{source} is superseded by {judge.source}"
-            append(log, [commands.rollback(Versions(Blobs(home / "blobs")), reason, Without(source=source))])
+            append(log, [commands.rollback(Versions(blobs_of(home, spec.log)), reason, Without(source=source))])
         return Rejudged(count, changed, replaced, count * spec.judge.price, judge.source)
 
 

@@ -266,7 +266,7 @@ def main() -> None:
         logging.getLogger("everlearn.worker").critical("the worker cannot start: %s", error)
         raise SystemExit(1) from error
     with ExitStack() as undo:
-        log = undo.enter_context(closing(connect(f"{setup.home}/log.sqlite", spec.log.durability, tidy=False)))
+        log = undo.enter_context(closing(connect(setup.log, spec.log.durability, tidy=False)))
         counters = undo.enter_context(closing(Counters(setup.counters(setup.index))))
         tracer = tracing.start(setup, f"worker-{setup.index}")
         if tracer is not None:

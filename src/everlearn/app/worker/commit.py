@@ -21,6 +21,8 @@ PATIENCE = 5.0  # seconds until a group gives up
 LOOK = 0.05  # seconds between two looks whether the log is still in its place
 
 Later = Callable[[float, Callable[[], None]], object]  # as `loop.call_later`
+Elsewhere = Callable[[Callable[[], None], Callable[[], None]], None]  # runs the first in a thread, then the second here
+Outcome = int | Exception | None  # of an entry: its new rows, its error, or that it must wait for another process
 
 
 class Entry(Protocol):
@@ -41,12 +43,19 @@ class Entry(Protocol):
 class GroupCommit:
     """Writes entries to the log in groups; `counted(entries, rows, seconds)` is called after each transaction.
 
+    A log that is not `quick` is written `elsewhere`, in a thread, while the event loop goes on; its next group is what
+    has arrived meanwhile.
     An entry whose rows contradict the log fails alone (InputError). If the log cannot be written, all entries fail.
     """
 
-    def __init__(self, log: Log, later: Later, counted: Callable[[int, int, float], None]) -> None:
+    def __init__(
+        self, log: Log, later: Later, counted: Callable[[int, int, float], None], elsewhere: Elsewhere | None = None
+    ) -> None:
         self._log = log
         self._later = later
+        self._elsewhere = elsewhere
+        self._away = False  # while a group is written in another thread
+        self._done: list[tuple[int, int, float]] = []  # transactions that were not counted yet
         self._counted = counted
         self.waiting: list[Entry] = []
         self._pause = 0.0  # seconds; 0 unless another process is writing
@@ -64,12 +73,44 @@ class GroupCommit:
     def put(self, entries: Sequence[Entry]) -> None:
         """Write entries now, or as soon as no other process is writing."""
         self.waiting += entries
-        if not self._pause:
+        if not self._pause and not self._away:
             self._write()
 
     def _write(self) -> None:
         entries, self.waiting = self.waiting, []
-        left = self._written(entries)
+        if self._log.quick or self._elsewhere is None:
+            self._settle(entries, self._attempt(entries))
+            return
+        outcomes: list[Outcome] = []
+        self._away = True
+
+        def back() -> None:
+            self._away = False
+            self._settle(entries, outcomes or [LogError("the writer of the log ended early")] * len(entries))
+            if self.waiting and not self._pause:
+                self._write()
+
+        self._elsewhere(lambda: outcomes.extend(self._attempt(entries)), back)
+
+    def _settle(self, entries: list[Entry], outcomes: list[Outcome]) -> None:
+        """Tell each entry what became of it; let those wait that met another writer."""
+        for done in self._done:
+            self._counted(*done)
+        self._done.clear()
+        left: list[Entry] = []
+        wrote = False
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if outcome is None:
+                left.append(entry)
+            elif isinstance(outcome, int):
+                wrote |= outcome > 0
+                entry.written(outcome)
+            else:
+                if isinstance(outcome, LogError):
+                    self._failed = time.monotonic()
+                entry.failed(outcome)
+        if wrote:  # finding only known rows does not show that the log can be written
+            self._failed = -math.inf
         if not left:
             self._pause = 0.0
             return
@@ -81,12 +122,12 @@ class GroupCommit:
             for entry in left:
                 entry.failed(error)
             return
-        self.waiting = left
+        self.waiting = [*left, *self.waiting]
         self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
         self._later(self._pause, self._write)
 
-    def _written(self, entries: list[Entry]) -> list[Entry]:
-        """Write a group and settle its entries; return those that must wait because another process is writing."""
+    def _attempt(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Write a group, and return what became of each entry; it may run in another thread."""
         rows = [row for entry in entries for row in entry.rows]
         began = time.perf_counter()
         try:
@@ -96,25 +137,15 @@ class GroupCommit:
             put = self._log.try_put(rows)
         except InputError as error:
             if len(entries) == 1:
-                entries[0].failed(error)
-                return []
+                return [error]
             half = len(entries) // 2
-            return self._written(entries[:half]) + self._written(entries[half:])
+            return self._attempt(entries[:half]) + self._attempt(entries[half:])
         except Exception as error:
-            if isinstance(error, LogError):
-                self._failed = time.monotonic()
-            for entry in entries:
-                entry.failed(error)
-            return []
+            return [error] * len(entries)
         if put is None:
-            return entries
-        self._counted(len(entries), len(rows), time.perf_counter() - began)
-        news = _new([len(entry.rows) for entry in entries], *put)
-        if any(news):  # finding only known rows does not show that the log can be written
-            self._failed = -math.inf
-        for entry, new in zip(entries, news, strict=True):
-            entry.written(new)
-        return []
+            return [None] * len(entries)
+        self._done.append((len(entries), len(rows), time.perf_counter() - began))
+        return [*_new([len(entry.rows) for entry in entries], *put)]
 
 
 def _new(counts: list[int], positions: list[int], end: int) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 from msgspec import Struct
@@ -80,7 +81,8 @@ class Groups:
         self._predictor = predictor
         self._counters = counters
         self._tracer = tracer
-        self._commit = GroupCommit(log, self._later, self._count)
+        self._commit = GroupCommit(log, self._later, self._count, self._elsewhere)
+        self._writer = ThreadPoolExecutor(1, "log")  # of a log that takes longer than an event loop may wait
         self._waiting: list[PendingRequest] = []
         self._bytes = 0  # of request bodies since the last group
 
@@ -131,6 +133,9 @@ class Groups:
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
         self._loop.call_later(seconds, call)
+
+    def _elsewhere(self, work: Callable[[], None], back: Callable[[], None]) -> None:
+        self._loop.run_in_executor(self._writer, work).add_done_callback(lambda _: back())
 
     def _count(self, entries: int, rows: int, seconds: float) -> None:
         self._counters.add("commits")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from everlearn import config, replay
+from everlearn import config, events, replay
 from everlearn.errors import ConfigError, InputError
-from everlearn.events import SqliteLog, scan
+from everlearn.events import ErasableLog, scan
 from everlearn.learn import limits
 from everlearn.loop import details
 from everlearn.loop.details import Erasure
@@ -37,7 +37,7 @@ from everlearn.records import Batch, Born, Checkpoint, Decision, Examples, Paylo
 from everlearn.schema import features
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
-from everlearn.version.blobs import Blobs
+from everlearn.version.blobs import blobs_of
 
 __all__ = ["erase"]
 
@@ -54,14 +54,16 @@ def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) ->
     Raises `InputError` when nothing matches, or when models learned from rows that are not in the log; `LogError` while
     another process has the loop open. `docs/how-to/erase.md` says what it costs.
     """
-    if not (folder / "log.sqlite").exists():
+    if not events.exists(folder, spec.log.url):
         raise InputError(f"{folder} is not the home of a loop: it has no log.sqlite; name the folder of the loop")
     named = [name for name, value in where.items() if str(value) and str(value) in reason]
     if named:
         raise InputError(f"the reason holds the value of {named[0]}, and would stay in the log. Leave the value out")
     with closing(Home(folder, spec.log)) as home:
-        if not isinstance(home.log, SqliteLog):
-            raise ConfigError(f"{folder} keeps its log elsewhere; events can be erased only from a log of SQLite")
+        if not isinstance(home.log, ErasableLog):
+            raise ConfigError(
+                f"{folder} keeps its log elsewhere; events can be erased only from a log of SQLite or PostgreSQL"
+            )
         found = find(home.log, spec, where)
         if found.positions:
             decision = _Erasing(folder, home, home.log, spec, found).run(where, reason)
@@ -77,9 +79,9 @@ def erase(folder: Path, spec: Spec, where: Mapping[str, Scalar], reason: str) ->
 class _Erasing:
     """The erasure of events from a loop, starting from its last checkpoint."""
 
-    def __init__(self, folder: Path, home: Home, log: SqliteLog, spec: Spec, found: Found) -> None:
+    def __init__(self, folder: Path, home: Home, log: ErasableLog, spec: Spec, found: Found) -> None:
         self._home, self._log, self._found = home, log, found
-        self._blobs = Blobs(folder / "blobs", spec.log.durability)
+        self._blobs = blobs_of(folder, spec.log)
         self._last = home.last()
         if self._last is not None:  # the spec that the state was made with
             spec = config.read_stored(self._last[2]["spec"], str(folder))
@@ -158,9 +160,9 @@ def _content(batch: Batch, row: int, width: int) -> tuple[bytes, ...]:
     return batch.dense[row].tobytes(), batch.indices[held].tobytes(), batch.values[held].tobytes()
 
 
-def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
+def _clean(folder: Path, log: ErasableLog, spec: Spec) -> None:
     """Remove every snapshot that an erasure has replaced, and every erased byte of the log; safe to repeat."""
-    blobs = Blobs(folder / "blobs", spec.log.durability)
+    blobs = blobs_of(folder, spec.log)
     replaced: set[str] = set()
     versions: dict[str, str] = {}
     newest = ""  # checkpoint; those before it may hold what was erased
@@ -177,7 +179,7 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
         blobs.remove(blob)
     for answers in folder.glob("judge.db*"):  # a judge's reasons may quote what was erased; it can be asked again
         answers.unlink()
-    for left in blobs.folder.glob(".*.unfinished"):
+    for left in (folder / "blobs").glob(".*.unfinished"):
         left.unlink(missing_ok=True)
     for left in folder.glob(f"{UNFINISHED}*"):  # of a rebuild that was killed before the erasure
         shutil.rmtree(left)
@@ -186,7 +188,7 @@ def _clean(folder: Path, log: SqliteLog, spec: Spec) -> None:
     log.scrub()
 
 
-def _done(log: SqliteLog, where: Mapping[str, Scalar]) -> Decision | None:
+def _done(log: ErasableLog, where: Mapping[str, Scalar]) -> Decision | None:
     """Return the earlier erasure for `where`; None if there was none."""
     found = None
     for event in scan(log, kinds=("decision",)):

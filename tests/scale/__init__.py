@@ -1,0 +1,1 @@
+"""Tests of the homes of a loop beyond one folder, against real servers."""
