@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from everlearn import events
-from everlearn.errors import ConfigError
-from everlearn.events import KINDS, SqliteLog, connect, deduplication, key, rows, seals, sqlite
+from everlearn.errors import ConfigError, LogError
+from everlearn.events import KINDS, SqliteLog, connect, deduplication, exists, key, rows, seals, sqlite, url_of
 from everlearn.records import (
     Checkpoint,
     Decision,
@@ -109,19 +109,36 @@ def test_connect_takes_paths_and_sqlite_addresses(tmp_path: Path, monkeypatch: p
         log.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql://host/db", "kafka://host/topic"])
-def test_connect_says_what_is_not_there_yet(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not supported yet"):
-        connect(url)
-
-
-@pytest.mark.parametrize("url", ["ftp://host/x", "sqlite://log.db"])
+@pytest.mark.parametrize("url", ["ftp://host/x", "sqlite://log.db", "kafka://host/topic"])
 def test_connect_refuses_other_addresses(url: str) -> None:
-    with pytest.raises(ConfigError, match="expected a path, or sqlite:///PATH"):
+    with pytest.raises(ConfigError, match="expected a path, sqlite:///PATH or postgresql://HOST/DATABASE"):
         connect(url)
 
 
-@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (deduplication, 1), (seals, 1), (sqlite, 2)])
+def test_the_log_of_a_loop_is_in_its_folder_unless_a_url_names_another_place(tmp_path: Path) -> None:
+    assert url_of(tmp_path) == str(tmp_path / "log.sqlite")
+    assert not exists(tmp_path)
+    connect(url_of(tmp_path)).close()
+    assert exists(tmp_path)
+    named = url_of(tmp_path / "fraud", "postgresql://host/db?sslmode=require")
+    assert named == "postgresql://host/db?sslmode=require&loop=fraud"
+    assert url_of("other", named) == named
+    assert exists("nowhere", named)
+
+
+def test_an_older_epoch_saves_nothing(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.db") as log, SqliteLog(tmp_path / "log.db") as other:
+        first = log.acquire()
+        assert log.save([example("a")], first) == [1]
+        second = other.acquire()
+        assert second > first
+        with pytest.raises(LogError, match=f"began epoch {first}, and another began epoch {second} since"):
+            log.save([example("b")], first)
+        assert other.save([example("c")], second) == [2]
+        assert [event.payload.id for event in log.read()] == ["a", "c"]
+
+
+@pytest.mark.parametrize(("module", "examples"), [(rows, 2), (deduplication, 1), (seals, 1), (sqlite, 3)])
 def test_examples_in_the_docs(module: ModuleType, examples: int) -> None:
     done = doctest.testmod(module)
     assert done.attempted == examples

@@ -39,6 +39,7 @@ class SqliteLog:
     used.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from everlearn.records import Example
     >>> with TemporaryDirectory() as home, SqliteLog(Path(home) / "log.db") as log:
     ...     log.append([Example("a", {"x": 1.0}, True), Example("b", {"x": 2.5}, False)])
     ...     log.append([Example("b", {"x": 2.5}, False)])  # a duplicate

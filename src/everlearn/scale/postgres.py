@@ -385,7 +385,7 @@ class PostgresLog:
 
     def _explain(self, error: Exception, what: str) -> NoReturn:
         advice = next((advice for kind, advice in _ADVICE if isinstance(error, kind)), "see the cause above")
-        raise LogError(f"the log {self.place} {what}: {str(error).strip()}; {advice}") from error
+        raise LogError(f"the log {self.place} {what}: {' '.join(str(error).split())}; {advice}") from error
 
 
 def connect(url: str) -> PostgresLog:
