@@ -41,6 +41,7 @@ FILE_LINES, FUNCTION_LINES, ATTRIBUTES, SENTENCES = 500, 60, 15, 3
 TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 WHOLE_SYSTEM = {
     "test_architecture": "the tree itself",
+    "scale/test_log_contract": "every place that can hold a log",
     "stream/test_kinds_of_files": "files that people have, from the bytes to the encoded rows",
     "test_architecture_page": "the tree itself, as a page draws it",
     "test_prose": "the words of every module",

@@ -13,10 +13,10 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     pytest.importorskip("psycopg", reason="needs everlearn[postgres]")
     pytest.importorskip("psycopg_pool", reason="needs everlearn[postgres]")
-    running = Server(tmp_path_factory.mktemp("postgres"))
+    running = Server()
     yield running
     running.stop()
 

@@ -216,9 +216,9 @@ def test_kills_of_writers_lose_nothing_and_tear_no_group(url: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_of_the_server_while_it_writes_lose_nothing(tmp_path: Path, kills: int) -> None:
+def test_kills_of_the_server_while_it_writes_lose_nothing(kills: int) -> None:
     pytest.importorskip("psycopg_pool")
-    server = Server(tmp_path)
+    server = Server()
     log = connect(f"{server.url}?loop=kills")
     known: list[str] = []
     stop = threading.Event()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,10 +28,11 @@ def binaries() -> Path | None:
 class Server:
     """A running server. `url` has no loop yet; a test adds `?loop=NAME`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         programs = binaries()
         if programs is None:
             pytest.skip("no PostgreSQL server is installed; apt-get install postgresql")
+        folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own folders are closed to other users
         self._programs, self.folder = programs, folder / "data"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -39,16 +41,15 @@ class Server:
         if os.getuid() == 0:
             self._drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
             os.chown(folder, NOBODY, NOBODY)
-            for parent in folder.parents:
-                if parent.stat().st_uid == 0 and parent not in (Path("/"), Path("/tmp")):
-                    parent.chmod(parent.stat().st_mode | 0o011)
         made = ["initdb", "-D", str(self.folder), "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-instructions"]
-        subprocess.run([*self._drop, str(programs / made[0]), *made[1:]], check=True, capture_output=True)
+        done = subprocess.run([*self._drop, str(programs / made[0]), *made[1:]], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         self.url = f"postgresql://tester@127.0.0.1:{self.port}/postgres"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
+        """Start the server, and wait until it takes connections."""
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -80,6 +81,8 @@ class Server:
         (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
+        """Stop the server, and remove its data."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
+        shutil.rmtree(self.folder.parent, ignore_errors=True)

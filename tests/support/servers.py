@@ -25,7 +25,7 @@ from everlearn.app.supervisor import LONGEST_PAUSE, Server
 from everlearn.client import Client, RequestRefused, Unreachable
 from everlearn.client.records import Answer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError, NoRoom
-from everlearn.events import connect
+from everlearn.events import connect, url_of
 from everlearn.loop.loop import Loop
 from everlearn.records import Decision, Event, Example, Label, Prediction, Preference, Reward
 from everlearn.serve import snapshot
@@ -364,9 +364,9 @@ def next_row(stream: itertools.count[int]) -> int:
     return int(repr(stream)[6:-1])
 
 
-def catch_up(server: ServerProcess | Server) -> None:
-    """Wait until the learner has folded the whole log, and reports no trouble."""
-    log = connect(str(server.home / "log.sqlite"), tidy=False)
+def catch_up(server: ServerProcess | Server, url: str = "") -> None:
+    """Wait until the learner has folded the whole log, which may be at a URL, and reports no trouble."""
+    log = connect(url_of(server.home, url), tidy=False)
     end = log.end()
     log.close()
 

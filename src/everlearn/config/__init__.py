@@ -230,9 +230,10 @@ def webhook_secret() -> str:
 def stored(spec: Spec) -> dict[str, Any]:
     """Return the spec as plain values for a home to store: numbered, and with every setting.
 
-    The layout of a model of a built-in family is the newest one where its spec names none.
+    The layout of a model of a built-in family is the newest one where its spec names none. The places of log and
+    snapshots are left out: a home may be moved, and a URL may hold a password.
     """
-    values, newest = _full(spec), model.newest_layout(spec.model)
+    values, newest = _full(_placeless(spec)), model.newest_layout(spec.model)
     layout = {"layout": newest} if newest else {}
     return {"format": FORMAT, **values, "model": layout | values["model"]}
 
@@ -312,6 +313,7 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
 
     Raises ConfigError for a changed setting that learned state depends on.
     """
+    before, now = _placeless(before), _placeless(now)
     names = (field.name for field in msgspec.structs.fields(Spec) if field.name not in _NO_MATTER)
     found = [name for name in names if getattr(before, name) != getattr(now, name)]
     if fixed := [name for name in FIXED if attrgetter(name)(before) != attrgetter(name)(now)]:
@@ -324,6 +326,11 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
             + ". Or put the value back"
         )
     return found
+
+
+def _placeless(spec: Spec) -> Spec:
+    """Return a spec that does not say where log and snapshots are."""
+    return _with(_with(spec, "log.url", ""), "log.blobs", "")
 
 
 def _with(spec: Spec, name: str, value: Any) -> Spec:
