@@ -52,9 +52,8 @@ def bare(url: str, group: int, seconds: float) -> float:
     rows = [row(one, 1.0) for one in predictions(group)]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS bare")
-        connection.execute(
-            "CREATE TABLE bare (position bigint PRIMARY KEY, time double precision, kind text, key bytea UNIQUE, payload text)"
-        )
+        columns = "position bigint PRIMARY KEY, time double precision, kind text, key bytea UNIQUE, payload text"
+        connection.execute(f"CREATE TABLE bare ({columns})")
         number, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             with connection.cursor() as cursor, cursor.copy("COPY bare FROM STDIN (FORMAT BINARY)") as copy:
@@ -88,9 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server = Server()
     url = given.url or server.url  # type: ignore[union-attr]
     loop = f"{url}?loop=bench"
-    print(
-        f"{'group':>6} {'bare COPY':>12} {'log':>12} {f'log, {given.writers} writers':>16} {'SQLite log':>12}   events/s"
-    )
+    many = f"log, {given.writers} writers"
+    print(f"{'group':>6} {'bare COPY':>12} {'log':>12} {many:>16} {'SQLite log':>12}   events/s")
     for round, group in enumerate(GROUPS):
         with tempfile.TemporaryDirectory() as folder:
             rates = (

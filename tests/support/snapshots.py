@@ -29,4 +29,4 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def file_of(blobs: Blobs, blob: str) -> Path:
-    return blobs.folder / f"{blob}.safetensors"
+    return Path(blobs.place) / f"{blob}.safetensors"

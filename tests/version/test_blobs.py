@@ -105,7 +105,7 @@ def test_bytes_are_the_same_in_every_process(blobs: Blobs) -> None:
     """
     found = set()
     for seed in ("1", "2", "3"):
-        command = [sys.executable, "-c", textwrap.dedent(code), str(blobs.folder)]
+        command = [sys.executable, "-c", textwrap.dedent(code), str(blobs.place)]
         done = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True)
         found.add(done.stdout.strip())
     assert len(found) == 1
@@ -158,7 +158,7 @@ def test_any_safetensors_reader_can_open_a_blob(blobs: Blobs) -> None:
 def test_what_cannot_be_stored_is_refused(blobs: Blobs, arrays: Any, header: Any, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         blobs.put(arrays, header)
-    assert list(blobs.folder.iterdir()) == []
+    assert list(blobs.place.iterdir()) == []
 
 
 def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_sigkill_leaves_whole_blobs_only(blobs: Blobs) -> None:
     """
     moments = random.Random(0)
     for kill in range(4):
-        command = [sys.executable, "-c", textwrap.dedent(code), str(blobs.folder), str(kill / 8)]
+        command = [sys.executable, "-c", textwrap.dedent(code), str(blobs.place), str(kill / 8)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -213,11 +213,11 @@ def test_sigkill_leaves_whole_blobs_only(blobs: Blobs) -> None:
 
 
 def test_unfinished_files_go_when_they_are_old(blobs: Blobs) -> None:
-    old, new = blobs.folder / ".aa.1.1.unfinished", blobs.folder / ".bb.1.1.unfinished"
+    old, new = blobs.place / ".aa.1.1.unfinished", blobs.place / ".bb.1.1.unfinished"
     old.write_bytes(b"x")
     new.write_bytes(b"x")
     os.utime(old, (1, 1))
-    Blobs(blobs.folder)
+    Blobs(blobs.place)
     assert [path.exists() for path in (old, new)] == [False, True]
     assert blobs.hashes() == set()
 
@@ -232,7 +232,7 @@ def test_threads_may_put_the_same_content_at_once(blobs: Blobs) -> None:
         thread.join()
     assert len(found) == 8
     assert same(blobs.get(found[0])[0], arrays)
-    assert [path.name for path in blobs.folder.iterdir()] == [f"{found[0]}.safetensors"]
+    assert [path.name for path in blobs.place.iterdir()] == [f"{found[0]}.safetensors"]
 
 
 # ---- blobs: what must not come back --------------------------------------------------------------------------------
@@ -358,8 +358,8 @@ def test_a_packed_header_that_does_not_fit_is_refused(blobs: Blobs) -> None:
 
 
 def test_other_files_in_the_folder_are_no_blobs(blobs: Blobs) -> None:
-    (blobs.folder / "notes.txt").write_text("mine")
-    (blobs.folder / "model.safetensors").write_bytes(b"mine")
+    (blobs.place / "notes.txt").write_text("mine")
+    (blobs.place / "model.safetensors").write_bytes(b"mine")
     assert blobs.hashes() == set()
 
 
