@@ -26,6 +26,7 @@ RECORDS = {
     "replay": spec.ReplaySpec,
     "feedback": spec.FeedbackSpec,
     "decision": spec.DecisionSpec,
+    "bandit": spec.BanditSpec,
     "log": spec.LogSpec,
     "limits": spec.LimitsSpec,
     "metrics": spec.MetricsSpec,
