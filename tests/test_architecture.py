@@ -58,6 +58,8 @@ WHOLE_SYSTEM = {
     "cli/test_preference_server": "the served demo of preferences",
     "families/neural/test_lora_buffers": "the buffers of a network in adapters and their export",
     "loop/test_preferences": "a loop that learns pairs of answers",
+    "loop/test_bandits": "a loop that chooses actions",
+    "app/test_server_bandits": "a server that chooses actions",
     "loop/test_old_homes": "homes of older releases",
     "app/dashboard/test_label_page": "the page on which people judge pairs of answers",
     "app/test_server_faults": "a server whose processes fail",

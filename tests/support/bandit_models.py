@@ -33,6 +33,9 @@ class Lines:
         return (self._inputs(batch) @ self.arrays["lines"].T + (low + high) / 2).clip(low, high)
 
     def policy(self, batch: Batch) -> Singles:
+        return self._shares(batch)
+
+    def _shares(self, batch: Batch) -> Singles:
         per = 1 + self.m
         offered = batch.dense[:, self.d : self.d + per * self.k : per] > 0
         offered |= ~offered.any(1, keepdims=True)
@@ -45,7 +48,7 @@ class Lines:
         return self.predict_traced(batch)[0]
 
     def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
-        expected, policy, rows = self._expected(batch), self.policy(batch), np.arange(len(batch))
+        expected, policy, rows = self._expected(batch), self._shares(batch), np.arange(len(batch))
         chosen = batch.dense[:, -2]
         known = np.isfinite(chosen)
         action = np.where(known, chosen, policy.argmax(1)).astype(int)
