@@ -75,12 +75,16 @@ def consider(
 
 
 @outlined
-def choose(settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Ints, values: Singles) -> int:
+def choose(
+    settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Ints, values: Singles
+) -> int:
     """Write the probability of each action of row i to `work.p`; return the best action."""
     kind = int(settings[EXPLORE])
     uncertain = kind == LIN_UCB or kind == THOMPSON or kind == SQUARE_CB
     count = consider(settings, state, work, dense, i, indices, values, uncertain)
-    return probabilities(settings, state.counts[ROWS], work.values, work.deviations, work.available, count, work.p)
+    return probabilities(
+        settings, state.counts[ROWS], work.values, work.deviations, work.available, count, work.p
+    )
 
 
 @inlined
@@ -255,7 +259,9 @@ def play_rows(
         action, p = int(out[late, 0]), np.float64(out[late, 1])
         reward = settings[HIGH] if y[late] == action else settings[LOW]
         rest = indices[entries], values[entries]
-        teach(settings, state, work, dense, late, rest[0], rest[1], action, p, reward, np.float64(weight[late]))
+        teach(
+            settings, state, work, dense, late, rest[0], rest[1], action, p, reward, np.float64(weight[late])
+        )
     return 0
 
 
@@ -266,9 +272,7 @@ def _sources() -> str:
 
 def _predictor(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def predict(
-        s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, out, policy, trace
-    ):  # type: ignore[no-untyped-def]  # noqa: E501
+    def predict(s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, out, policy, trace):  # type: ignore[no-untyped-def]  # noqa: E501
         _ = sources
         state = State(weights, cov, table, shared, shared_cov, moments, counts)
         return predict_rows(s, state, dense, indptr, indices, values, out, policy, trace)
@@ -278,9 +282,7 @@ def _predictor(sources: str) -> Callable[..., int]:
 
 def _learner(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def learn(
-        s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, y, weight, out
-    ):  # type: ignore[no-untyped-def]  # noqa: E501
+    def learn(s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]  # noqa: E501
         _ = sources
         state = State(weights, cov, table, shared, shared_cov, moments, counts)
         return learn_rows(s, state, dense, indptr, indices, values, y, weight, out)
@@ -290,25 +292,7 @@ def _learner(sources: str) -> Callable[..., int]:
 
 def _player(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def play(
-        s,
-        weights,
-        cov,
-        table,
-        shared,
-        shared_cov,
-        moments,
-        counts,
-        dense,
-        indptr,
-        indices,
-        values,
-        y,
-        weight,
-        u,
-        delay,
-        out,
-    ):  # type: ignore[no-untyped-def]  # noqa: E501
+    def play(s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, y, weight, u, delay, out):  # type: ignore[no-untyped-def]  # noqa: E501
         _ = sources
         state = State(weights, cov, table, shared, shared_cov, moments, counts)
         return play_rows(s, state, dense, indptr, indices, values, y, weight, u, delay, out)

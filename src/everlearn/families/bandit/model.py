@@ -9,7 +9,7 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.families import batches, specs
-from everlearn.families.bandit import kernels, settings
+from everlearn.families.bandit import kernels, rows, settings
 from everlearn.families.bandit.settings import PRIOR_VARIANCE, BanditSettings, full
 from everlearn.families.batches import Labels, Rows
 from everlearn.model import described

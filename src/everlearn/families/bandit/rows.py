@@ -29,23 +29,7 @@ Cube = NDArray[np.float64]
 Table = NDArray[np.float32]
 
 # Positions in the array of settings that kernels take.
-(
-    FORGET,
-    LARGEST,
-    HEAVIEST,
-    PRIOR,
-    EXPLORE,
-    LEARN,
-    EPSILON,
-    DECAY,
-    GAMMA,
-    GAMMA_POWER,
-    ALPHA,
-    LOW,
-    HIGH,
-    FLOOR,
-    HORIZON,
-) = range(15)
+FORGET, LARGEST, HEAVIEST, PRIOR, EXPLORE, LEARN, EPSILON, DECAY, GAMMA, GAMMA_POWER, ALPHA, LOW, HIGH, FLOOR, HORIZON = range(15)
 MTR, IPS, DR = range(3)
 
 # Positions in the array `counts`.
