@@ -216,7 +216,7 @@ def test_rows_that_do_not_teach_change_nothing() -> None:
         ({"dense": 5, "actions": 1}, "actions: got 1; expected 2 to 256"),
         ({"dense": 3, "actions": 2}, "at least 4 columns"),
         ({"dense": 8, "actions": 2, "rewards": [1.0, 1.0]}, "the lowest and the highest reward"),
-        ({"dense": 8, "actions": 2, "explore": "ucb"}, "expected one of 'squarecb', 'epsilon', 'linucb'"),
+        ({"dense": 8, "actions": 2, "explore": "ucb"}, "expected one of 'epsilon', 'greedy', 'linucb'"),
         ({"dense": 8, "actions": 2, "task": "binary"}, "'regression'"),
     ],
 )

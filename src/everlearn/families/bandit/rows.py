@@ -2,7 +2,8 @@
 
 The reward of action a is a linear function of the standardised columns and the hashed entries, with weights for each
 action, plus a linear function of the action's own features, with weights that all actions share. Rewards are scaled to
-[0, 1]. Each block of weights has a covariance, in units of the noise: a matrix for each action where there are few
+[0, 1]; the shared weights have an intercept,
+so that an action that was never served begins at what actions earn on average. Each block of weights has a covariance, in units of the noise: a matrix for each action where there are few
 columns, its diagonal elsewhere. One row is one step of a Kalman filter with a block-diagonal covariance. For full
 blocks this is recursive least squares; for diagonals, AROW for regression (Crammer, Kulesza & Dredze 2009, "Adaptive
 regularization of weight vectors").
@@ -160,12 +161,15 @@ def chance(dense: Singles, i: int) -> float:
 
 @inlined
 def cross(features: Floats, a: int, x: Floats, shared: Floats) -> None:
-    """Write the inputs that all actions share weights for: the action's features, and their products with columns."""
+    """Write the inputs with weights that actions share: 1, the action's features, their products with columns."""
     m = features.shape[1]
+    if m == 0:
+        return
+    shared[0] = 1.0
     for j in range(m):
-        shared[j] = features[a, j]
-    if len(shared) > m:
-        at = m
+        shared[1 + j] = features[a, j]
+    if len(shared) > 1 + m:
+        at = 1 + m
         for j in range(m):
             for other in range(len(x) - 1):
                 shared[at] = features[a, j] * x[other]

@@ -62,9 +62,11 @@ class BanditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def shared(self) -> int:
-        """Inputs with weights that all actions share."""
-        crossed = self.action_features * (1 + self.columns)
-        return crossed if crossed <= CROSSED_INPUTS else self.action_features
+        """Inputs with weights that all actions share; none where actions have no features."""
+        if not self.action_features:
+            return 0
+        crossed = 1 + self.action_features * (1 + self.columns)
+        return crossed if crossed <= CROSSED_INPUTS else 1 + self.action_features
 
 
 def read(spec: Mapping[str, Any]) -> BanditSettings:
