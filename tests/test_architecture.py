@@ -61,6 +61,7 @@ WHOLE_SYSTEM = {
     "loop/test_bandits": "a loop that chooses actions",
     "app/test_server_bandits": "a server that chooses actions",
     "loop/test_old_homes": "homes of older releases",
+    "app/dashboard/test_bandit_card": "the card of a loop that chooses actions",
     "app/dashboard/test_label_page": "the page on which people judge pairs of answers",
     "app/test_server_faults": "a server whose processes fail",
     "app/test_server_doors": "a server whose clients, home and processes are hostile",

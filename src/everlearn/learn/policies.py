@@ -21,7 +21,8 @@ from everlearn.schema import actions
 from everlearn.serve.shadows import ShadowPredictions
 from everlearn.spec import Schema
 
-SERVED, REWARDED, REWARD = range(3)  # columns of "actions": times served, weight of rewards, and their weighted sum
+# Columns of "actions": times served; weight of rewards, their weighted sum; both over the propensity.
+SERVED, REWARDED, REWARD, INVERSE, EARNED = range(5)
 _SERVED, _UNIFORM, _CONSTANT = "served", "uniform", "constant"
 
 
@@ -31,7 +32,7 @@ class PolicyValues:
     def __init__(self, schema: Schema, roles: Sequence[str]) -> None:
         self._schema, self._roles = schema, tuple(roles)
         count = len(schema.actions)
-        self._counts: Arrays = {"actions": np.zeros((count, 3)), "fallbacks": np.zeros(1)} if count else {}
+        self._counts: Arrays = {"actions": np.zeros((count, 5)), "fallbacks": np.zeros(1)} if count else {}
         names = (*roles, _SERVED, _UNIFORM, *(f"{_CONSTANT}/{place}" for place in range(count))) if count else ()
         self._values: dict[str, Arrays] = {name: policy.start() for name in names}
 
@@ -89,8 +90,15 @@ class PolicyValues:
         place, nothing = np.where(usable, chosen, 0).astype(np.int64), np.zeros(len(chosen))
         weight = np.where(usable, examples.weight, 0.0).astype(np.float32)
         known = propensity, examples.y, weight
-        np.add.at(self._counts["actions"][:, REWARDED], place, weight)
-        np.add.at(self._counts["actions"][:, REWARD], place, weight * examples.y)
+        heavy = weight.astype(np.float64)
+        inverse = heavy / np.where(usable, propensity, 1.0)
+        for column, amount in (
+            (REWARDED, heavy),
+            (REWARD, heavy * examples.y),
+            (INVERSE, inverse),
+            (EARNED, inverse * examples.y),
+        ):
+            np.add.at(self._counts["actions"][:, column], place, amount)
         for role in self._roles:
             uid = roles.get(role)
             if uid is not None and chance(uid) in predictions and uid in predictions:
@@ -108,7 +116,7 @@ class PolicyValues:
         """Return the values as plain numbers; empty for other tasks, or before the first reward.
 
         "served" is the mean reward of what was served, with a confidence sequence; "policies" maps roles, "uniform" and
-        "best constant" to their off-policy values; "actions" lists how often each action was served, and its mean
+        "best constant", the action that would have earned most, to their off-policy values; "actions" lists how often each action was served, and its mean
         reward there.
         """
         if not self:
@@ -130,9 +138,10 @@ class PolicyValues:
         if not counts[:, REWARDED].any():
             return found | {"served": {}, "policies": {}}
         values = {name: self._value(name) for name in (*self._roles, _UNIFORM)}
-        constant = [(self._value(f"{_CONSTANT}/{place}"), name) for place, name in enumerate(names)]
-        best, name = max(constant, key=lambda one: one[0]["snips"])
-        values["best constant"] = {**best, "action": name}
+        rewarded = counts[:, INVERSE] > 0.0
+        mean = np.where(rewarded, counts[:, EARNED] / np.where(rewarded, counts[:, INVERSE], 1.0), -np.inf)
+        best = int(mean.argmax())
+        values["best constant"] = {**self._value(f"{_CONSTANT}/{best}", len(names)), "action": names[best]}
         return found | {
             "served": self._value(_SERVED),
             "policies": {name: value for name, value in values.items() if value["rows"]},
@@ -156,11 +165,12 @@ class PolicyValues:
     ) -> None:
         policy.add(self._values[name], probability, value, forecast, propensity, reward, weight)
 
-    def _value(self, name: str) -> dict[str, Any]:
-        return dict(policy.report(self._values[name], self._schema.rewards))
+    def _value(self, name: str, among: int = 1) -> dict[str, Any]:
+        """Return the value of a policy that was chosen `among` so many by its value, for all of which the ends hold."""
+        return dict(policy.report(self._values[name], self._schema.rewards, policy.ALPHA / among))
 
 
 def _numbered(traces: Mapping[int, Singles]) -> dict[int, Singles]:
     """Return the first two numbers of traces, each in a column of its own, by `chance` and `worth` of the uid."""
-    found = {chance(uid): trace[:, :1] for uid, trace in traces.items()}
+    found = {chance(uid): trace[:, :1].clip(0.0, 1.0) for uid, trace in traces.items()}
     return found | {worth(uid): trace[:, 1:2] for uid, trace in traces.items()}
