@@ -9,7 +9,7 @@ from everlearn.feedback.pending import chance, worth
 from everlearn.learn.monitor import SCORED_ROLES
 from everlearn.learn.policies import PolicyValues
 from everlearn.metrics import policy
-from everlearn.model import cut
+from everlearn.model import cut, select
 from everlearn.records import Examples, Singles
 from everlearn.schema import Encoder
 from everlearn.spec import Schema
@@ -90,3 +90,17 @@ def test_rows_of_unknown_propensity_say_nothing() -> None:
     rows.batch.dense[:, -1] = np.nan
     values.test(rows, numbers(), ROLES)
     assert values.report()["policies"] == {}
+
+
+def test_a_value_that_few_rows_tell_is_unknown() -> None:
+    rows, values = logged(), PolicyValues(schema(), SCORED_ROLES)
+    rows.batch.dense[:, -1] = np.where(rows.batch.dense[:, -2] == 2.0, 0.001, 0.9)  # "right" is hardly ever served
+    rare = np.flatnonzero(rows.batch.dense[:, -2] == 2.0)[3:]
+    keep = np.setdiff1d(np.arange(N), rare)
+    mask = np.zeros(N, bool)
+    mask[keep] = True
+    values.test(select(rows, mask), {uid: held[keep] for uid, held in numbers().items()}, ROLES)
+    found = values.report()["policies"]
+    assert found["uniform"]["value"] is None
+    assert found["uniform"]["effective rows"] < 30
+    assert found["best constant"]["action"] == "middle"

@@ -21,8 +21,10 @@ from everlearn.schema import actions
 from everlearn.serve.shadows import ShadowPredictions
 from everlearn.spec import Schema
 
-# Columns of "actions": times served; weight of rewards, their weighted sum; both over the propensity.
-SERVED, REWARDED, REWARD, INVERSE, EARNED = range(5)
+ENOUGH = 30.0  # effective rows below which a value is unknown
+
+# Columns of "actions": times served; weight of rewards, their weighted sum; both over the propensity; squares of that.
+SERVED, REWARDED, REWARD, INVERSE, EARNED, SQUARED = range(6)
 _SERVED, _UNIFORM, _CONSTANT = "served", "uniform", "constant"
 
 
@@ -32,7 +34,7 @@ class PolicyValues:
     def __init__(self, schema: Schema, roles: Sequence[str]) -> None:
         self._schema, self._roles = schema, tuple(roles)
         count = len(schema.actions)
-        self._counts: Arrays = {"actions": np.zeros((count, 5)), "fallbacks": np.zeros(1)} if count else {}
+        self._counts: Arrays = {"actions": np.zeros((count, 6)), "fallbacks": np.zeros(1)} if count else {}
         names = (*roles, _SERVED, _UNIFORM, *(f"{_CONSTANT}/{place}" for place in range(count))) if count else ()
         self._values: dict[str, Arrays] = {name: policy.start() for name in names}
 
@@ -97,6 +99,7 @@ class PolicyValues:
             (REWARD, heavy * examples.y),
             (INVERSE, inverse),
             (EARNED, inverse * examples.y),
+            (SQUARED, inverse * inverse),
         ):
             np.add.at(self._counts["actions"][:, column], place, amount)
         for role in self._roles:
@@ -116,7 +119,8 @@ class PolicyValues:
         """Return the values as plain numbers; empty for other tasks, or before the first reward.
 
         "served" is the mean reward of what was served, with a confidence sequence; "policies" maps roles, "uniform" and
-        "best constant", the action that would have earned most, to their off-policy values; "actions" lists how often each action was served, and its mean
+        "best constant", the action that would have earned most, to their off-policy values; a `value` is None where too
+        few rows say anything about it. "actions" lists how often each action was served, and its mean
         reward there.
         """
         if not self:
@@ -138,9 +142,7 @@ class PolicyValues:
         if not counts[:, REWARDED].any():
             return found | {"served": {}, "policies": {}}
         values = {name: self._value(name) for name in (*self._roles, _UNIFORM)}
-        rewarded = counts[:, INVERSE] > 0.0
-        mean = np.where(rewarded, counts[:, EARNED] / np.where(rewarded, counts[:, INVERSE], 1.0), -np.inf)
-        best = int(mean.argmax())
+        best = _best(counts)
         values["best constant"] = {**self._value(f"{_CONSTANT}/{best}", len(names)), "action": names[best]}
         return found | {
             "served": self._value(_SERVED),
@@ -167,7 +169,20 @@ class PolicyValues:
 
     def _value(self, name: str, among: int = 1) -> dict[str, Any]:
         """Return the value of a policy that was chosen `among` so many by its value, for all of which the ends hold."""
-        return dict(policy.report(self._values[name], self._schema.rewards, policy.ALPHA / among))
+        found: dict[str, Any] = dict(policy.report(self._values[name], self._schema.rewards, policy.ALPHA / among))
+        return found if found["effective rows"] >= ENOUGH else found | {"value": None}
+
+
+def _best(counts: Floats) -> int:
+    """Return the action that would have earned most, of those about which enough rows say something, if there are any.
+
+    `counts` is "actions"; estimates are self-normalised.
+    """
+    inverse, earned, squared = counts[:, INVERSE], counts[:, EARNED], counts[:, SQUARED]
+    served = inverse > 0.0
+    mean = np.where(served, earned / np.where(served, inverse, 1.0), -np.inf)
+    enough = inverse * inverse >= ENOUGH * np.maximum(squared, 1e-300)
+    return int(np.where(enough & served, mean, -np.inf).argmax() if (enough & served).any() else mean.argmax())
 
 
 def _numbered(traces: Mapping[int, Singles]) -> dict[int, Singles]:

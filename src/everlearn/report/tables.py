@@ -96,7 +96,7 @@ def policies(found: Mapping[str, Any]) -> Group:
     for name, one in values.items():
         shown = f"{name} ({one['action']})" if "action" in one else name
         if one:
-            grid.add_row(Text(shown), *(number(float(one[end])) for end in ("value", "low", "high")))
+            grid.add_row(Text(shown), *(number(one[end]) for end in ("value", "low", "high")))
     often = sorted(found["actions"], key=lambda one: -one["share"])
     more = f", and {len(often) - MOST_ACTIONS} more" if len(often) > MOST_ACTIONS else ""
     line = ", ".join(f"{one['action']} {one['share']:.0%}" for one in often[:MOST_ACTIONS])

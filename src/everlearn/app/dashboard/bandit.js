@@ -22,8 +22,8 @@ export function actions() {
       const found = status.bandit;
       mark(element, { hidden: !found });
       if (!found) return;
-      const values = Object.entries({ served: found.served, ...found.policies }).filter(([, one]) => known(one.value));
-      fill(policies, values.map(([name, one]) => row(one.action ? `${name}: ${one.action}` : name, number(one.value), `${number(one.low)} to ${number(one.high)}`)));
+      const values = Object.entries({ served: found.served, ...found.policies }).filter(([, one]) => one.rows);
+      fill(policies, values.map(([name, one]) => row(one.action ? `${name}: ${one.action}` : name, known(one.value) ? number(one.value) : "–", `${number(one.low)} to ${number(one.high)}`)));
       const often = [...found.actions].sort((a, b) => b.served - a.served).slice(0, MOST);
       fill(served, often.map((one) => row(one.action, `${count(one.served)} (${percent(one.share, 0)})`, known(one.reward) ? number(one.reward) : "–")));
       put(fallbacks, found.fallbacks ? `${count(found.fallbacks)} answers with the fallback` : "");
