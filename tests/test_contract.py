@@ -70,7 +70,9 @@ def specs() -> list[dict[str, Any]]:
                 variants = variants + [{**one, "loss": "quantile", "loss_parameter": 0.9} for one in variants]
             every += [{"family": family, **TASKS[task], **INPUTS[inputs], **variant} for variant in variants]
     for inputs, variant in itertools.product(({"dense": 3 + ACTIONS}, {"dense": ACTIONS, "hashed": 64}), BANDITS):
-        every.append({"family": "bandit", "task": "regression", "actions": 3, "action_features": 2, **inputs, **variant})
+        every.append(
+            {"family": "bandit", "task": "regression", "actions": 3, "action_features": 2, **inputs, **variant}
+        )
     return every
 
 

@@ -117,7 +117,13 @@ def best_chances(values: Floats, deviations: Floats, available: NDArray[np.bool_
 
 @outlined
 def probabilities(
-    settings: Floats, rows: float, values: Floats, deviations: Floats, available: NDArray[np.bool_], count: int, p: Floats
+    settings: Floats,
+    rows: float,
+    values: Floats,
+    deviations: Floats,
+    available: NDArray[np.bool_],
+    count: int,
+    p: Floats,
 ) -> int:
     """Write the probability of each action to `p`, after `rows` learned rows; return the best action.
 
