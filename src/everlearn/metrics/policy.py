@@ -12,8 +12,8 @@ far, of what the policy was expected to earn in each. Rewards are scaled to [0, 
 
 is a supermartingale (Fan, Grama & Liu 2015, "Exponential inequalities for martingales with applications", lemma 4.1;
 Howard, Ramdas, McAuliffe & Sekhon 2021, arXiv 1810.08240, theorem 4), and so is a mixture of such products over bets
-and centres. A mean at which it exceeds 2 / alpha is excluded (Ville's inequality); the reward that was missed, 1 - reward,
-gives the other end. This is the use that Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro make of it (arXiv
+and centres. A mean at which it exceeds 2 / alpha is excluded (Ville's inequality); 1 - reward, the reward that was
+missed, gives the other end. This is the use that Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro make of it (arXiv
 2210.10768, sec. 3 and 4) for values that vary over time. No weight is clipped, so nothing is biased.
 """
 

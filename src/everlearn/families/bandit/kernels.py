@@ -28,6 +28,7 @@ from everlearn.families.bandit.rows import (
     RESIDUAL_WEIGHT,
     ROWS,
     SCORES,
+    Entries,
     State,
     Work,
     chance,
@@ -54,9 +55,16 @@ _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 @outlined
 def consider(
-    settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Ints, values: Singles, uncertain: bool
+    settings: Floats,
+    state: State,
+    work: Work,
+    dense: Singles,
+    i: int,
+    indices: Entries,
+    values: Singles,
+    uncertain: bool,
 ) -> int:
-    """Write what is expected of each action of row i, and which are on offer; return the number of these."""
+    """Write the expected reward of each action of row i, and which are on offer; return the number of these."""
     actions, columns = state.weights.shape[1], state.weights.shape[2] - 1
     encode(dense, i, columns, actions, state.moments, work.x, work.features)
     count = offered(dense, i, columns, actions, work.features.shape[1], work.available)
@@ -74,7 +82,9 @@ def consider(
 
 
 @outlined
-def choose(settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Ints, values: Singles) -> int:
+def choose(
+    settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Entries, values: Singles
+) -> int:
     """Write the probability of each action of row i to `work.p`; return the best action."""
     kind = int(settings[EXPLORE])
     uncertain = kind in (LIN_UCB, THOMPSON, SQUARE_CB)
@@ -96,7 +106,7 @@ def teach(
     work: Work,
     dense: Singles,
     i: int,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     action: int,
     p: float,
@@ -150,13 +160,13 @@ def predict_rows(
     state: State,
     dense: Singles,
     indptr: Ints,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     out: Singles,
     policy: Singles,
     trace: Singles,
 ) -> int:
-    """Write what is expected of each row, its policy and its trace, where `policy` and `trace` have room."""
+    """Write the expected reward of each row, its policy and its trace, where `policy` and `trace` have room."""
     fault = first_fault(state.table.shape[1], indptr, indices, values)
     if fault != 0:
         return fault
@@ -185,7 +195,7 @@ def learn_rows(
     state: State,
     dense: Singles,
     indptr: Ints,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     y: Floats,
     weight: Singles,
@@ -222,7 +232,7 @@ def play_rows(
     state: State,
     dense: Singles,
     indptr: Ints,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     y: Floats,
     weight: Singles,

@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined, outlined
-from everlearn.records import Floats, Ints, Singles
+from everlearn.records import Floats, Singles
 
 Cube = NDArray[np.float64]
 Table = NDArray[np.float32]
+Entries = NDArray[np.int32]
 
 # Positions in the array of settings that kernels take.
 (
@@ -247,7 +248,7 @@ def shrink(covariance: Floats, gain: Floats, factor: float) -> None:
 
 
 @inlined
-def score(state: State, g: int, a: int, work: Work, indices: Ints, values: Singles) -> float:
+def score(state: State, g: int, a: int, work: Work, indices: Entries, values: Singles) -> float:
     """Return the scaled reward that model g expects of action a, whose shared inputs are in `work`."""
     found = dot(state.weights[g, a], work.x)
     if len(work.shared) > 0:
@@ -258,7 +259,7 @@ def score(state: State, g: int, a: int, work: Work, indices: Ints, values: Singl
 
 
 @inlined
-def spread(state: State, g: int, a: int, work: Work, indices: Ints, values: Singles) -> float:
+def spread(state: State, g: int, a: int, work: Work, indices: Entries, values: Singles) -> float:
     """Return the variance of the score of action a, in units of the noise; write the gains of the dense blocks."""
     found = variance_along(state.covariance[g, a], work.x, work.gain)
     if len(work.shared) > 0:
@@ -296,7 +297,7 @@ def step(
     g: int,
     a: int,
     work: Work,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     target: float,
     weight: float,
