@@ -6,14 +6,14 @@ the value of the policy. The state is a handful of sums, so that it does not dep
 
 The interval holds at every moment, and for policies and streams that change: it is about the mean, over the rows so
 far, of what the policy was expected to earn in each. Rewards are scaled to [0, 1], so that x = w * reward is at least
-0, however large w is, and x less a centre c in [0, 1] at least -1. Then, for a bet b in (0, 1), the product over rows of
+0, however large w is, and x less a centre c in [0, 1] is at least -1. For a bet b in (0, 1), the product over rows of
 
     exp(b (x - mean) - psi(b) (x - c)^2),   psi(b) = -log(1 - b) - b
 
 is a supermartingale (Fan, Grama & Liu 2015, "Exponential inequalities for martingales with applications", lemma 4.1;
-Howard, Ramdas, McAuliffe & Sekhon 2021, arXiv 1810.08240, theorem 4), and so is a mixture of such products over bets and
-centres. A mean at which it exceeds 2 / alpha is excluded (Ville's inequality); the reward that was missed, 1 - reward,
-gives the other end. This is the use that Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro make of it (arXiv
+Howard, Ramdas, McAuliffe & Sekhon 2021, arXiv 1810.08240, theorem 4), and so is a mixture of such products over bets
+and centres. A mean at which it exceeds 2 / alpha is excluded (Ville's inequality); 1 - reward, the reward that was
+missed, gives the other end. This is the use that Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro make of it (arXiv
 2210.10768, sec. 3 and 4) for values that vary over time. No weight is clipped, so nothing is biased.
 """
 
@@ -107,8 +107,10 @@ def _accumulate(sums: Floats, w: Floats, v: Floats, f: Floats, r: Floats, g: Flo
     """Add rows one after the other, so that the bits do not depend on how they are cut."""
     gw, ggw = g * w, g * g * w
     columns = np.stack(
-        [np.ones(len(w)), g, gw, gw * r, g * g, ggw, ggw * r, ggw * w, ggw * w * r, ggw * w * r * r]
-        + [g * (v + w * (r - f)), g * (np.abs(v) + np.abs(f))]
+        [
+            *(np.ones(len(w)), g, gw, gw * r, g * g, ggw, ggw * r, ggw * w, ggw * w * r, ggw * w * r * r),
+            *(g * (v + w * (r - f)), g * (np.abs(v) + np.abs(f))),
+        ]
     )
     sums[:_LARGEST] = np.cumsum(np.column_stack([sums[:_LARGEST], columns]), axis=1)[:, -1]
     sums[_LARGEST] = max(sums[_LARGEST], float(g.max()))

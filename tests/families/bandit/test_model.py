@@ -101,7 +101,7 @@ def world(n: int, seed: int, served: str) -> tuple[Floats, Floats, Floats, Float
 
 @pytest.mark.parametrize(("learn", "within"), [("mtr", 0.06), ("dr", 0.06), ("ips", 0.1)])
 def test_logged_rewards_teach_the_value_of_every_action(learn: str, within: float) -> None:
-    context, action, p, reward, means = world(6000, 0, "skewed")
+    context, action, p, reward, _ = world(6000, 0, "skewed")
     model = bandit(2, 3, learn=learn)
     model.learn(rows(context, 3, served=action, p=p), reward, np.ones(6000, np.float32))
     fresh, *_, truth = world(500, 1, "skewed")
@@ -157,7 +157,9 @@ def test_only_actions_on_offer_have_probability(explore: str) -> None:
     model.learn(batch, reward, np.ones(400, np.float32))
     batch.dense[:, 2] = np.where(np.arange(400) % 2 == 0, 0.0, np.nan)  # the first action
     policy = model.policy(batch)
-    assert policy.dtype == np.float32 and (policy[:, 0] == 0.0).all() and (policy[:, 1:] > 0.0).all()
+    assert policy.dtype == np.float32
+    assert (policy[:, 0] == 0.0).all()
+    assert (policy[:, 1:] > 0.0).all()
     np.testing.assert_allclose(policy.sum(axis=1), 1.0, atol=1e-6)
 
 
@@ -174,7 +176,7 @@ def test_play_is_policy_and_learn_row_by_row(delay: int, explore: str) -> None:
         if i < n:
             policy = single.policy(rows(context[i : i + 1], 2))[0]
             action = int(min((policy.cumsum(dtype=np.float64) <= u[i]).sum(), 1))
-            assert out[i, 0] == action and out[i, 1] == policy[action]
+            assert tuple(out[i, :2]) == (action, policy[action])
             served.append((action, policy[action]))
         if 0 <= (late := i - delay) < n:
             action, p = served[late]

@@ -1,10 +1,10 @@
-"""Exploration: the probability of each action, from what each is expected to earn and how well that is known.
+"""Exploration: the probability of each action, from its expected reward and how well that is known.
 
 - "epsilon": the best action, and with probability epsilon any of the available ones. Epsilon falls as the cube root of
-  the number of rows learned, to a floor (Auer, Cesa-Bianchi & Fischer 2002, "Finite-time analysis", for the schedule).
-- "squarecb": 1 / (k + gamma * gap) for each action that is not the best, gap being what it may earn less (Foster &
-  Rakhlin 2020, arXiv 2002.04926, eq. 3; Abe & Long 1999). Gamma grows with the rows learned. What an action may earn
-  is here one posterior deviation more than what is expected of it, so that little known actions are tried more.
+  the rows learned (the rate of Langford & Zhang 2007, "The epoch-greedy algorithm"), to a floor.
+- "squarecb": 1 / (k + gamma * gap) for each action that is not the best, gap being how much less it may earn (Foster &
+  Rakhlin 2020, arXiv 2002.04926, eq. 3; Abe & Long 1999). Gamma grows with the rows learned. The most that an action
+  may earn is here its expected reward and one posterior deviation, so that little known actions are tried more.
 - "linucb": the action with the highest upper bound (Li, Chu, Langford & Schapire 2010, arXiv 1003.0146).
 - "thompson": the probability that an action is the best under independent normal posteriors (Agrawal & Goyal 2013,
   arXiv 1209.3352), as an integral, so that nothing is drawn and the propensity is exact.
@@ -82,7 +82,7 @@ def square_cb(values: Floats, available: NDArray[np.bool_], count: int, gamma: f
 def best_chances(values: Floats, deviations: Floats, available: NDArray[np.bool_], p: Floats) -> None:
     """Write the probability that each available action has the highest of independent normal numbers.
 
-    The integral over the highest number is taken in equal cells: in each, an action has the exact mass of its own
+    The integral over the highest number is taken in equal cells: in each, an action has the exact mass of that action's
     number, and all others lie below the middle of the cell.
     """
     low, high = -math.inf, -math.inf
@@ -117,7 +117,13 @@ def best_chances(values: Floats, deviations: Floats, available: NDArray[np.bool_
 
 @outlined
 def probabilities(
-    settings: Floats, rows: float, values: Floats, deviations: Floats, available: NDArray[np.bool_], count: int, p: Floats
+    settings: Floats,
+    rows: float,
+    values: Floats,
+    deviations: Floats,
+    available: NDArray[np.bool_],
+    count: int,
+    p: Floats,
 ) -> int:
     """Write the probability of each action to `p`, after `rows` learned rows; return the best action.
 

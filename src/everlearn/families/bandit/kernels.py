@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.families.bandit.explore import LIN_UCB, SQUARE_CB, THOMPSON, draw, probabilities
@@ -29,6 +28,7 @@ from everlearn.families.bandit.rows import (
     RESIDUAL_WEIGHT,
     ROWS,
     SCORES,
+    Entries,
     State,
     Work,
     chance,
@@ -55,9 +55,16 @@ _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 @outlined
 def consider(
-    settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Ints, values: Singles, uncertain: bool
+    settings: Floats,
+    state: State,
+    work: Work,
+    dense: Singles,
+    i: int,
+    indices: Entries,
+    values: Singles,
+    uncertain: bool,
 ) -> int:
-    """Write what is expected of each action of row i, and which are on offer; return the number of these."""
+    """Write the expected reward of each action of row i, and which are on offer; return the number of these."""
     actions, columns = state.weights.shape[1], state.weights.shape[2] - 1
     encode(dense, i, columns, actions, state.moments, work.x, work.features)
     count = offered(dense, i, columns, actions, work.features.shape[1], work.available)
@@ -76,21 +83,20 @@ def consider(
 
 @outlined
 def choose(
-    settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Ints, values: Singles
+    settings: Floats, state: State, work: Work, dense: Singles, i: int, indices: Entries, values: Singles
 ) -> int:
     """Write the probability of each action of row i to `work.p`; return the best action."""
     kind = int(settings[EXPLORE])
-    uncertain = kind == LIN_UCB or kind == THOMPSON or kind == SQUARE_CB
+    uncertain = kind in (LIN_UCB, THOMPSON, SQUARE_CB)
     count = consider(settings, state, work, dense, i, indices, values, uncertain)
-    return probabilities(
-        settings, state.counts[ROWS], work.values, work.deviations, work.available, count, work.p
-    )
+    return probabilities(settings, state.counts[ROWS], work.values, work.deviations, work.available, count, work.p)
 
 
 @inlined
 def unscaled(settings: Floats, value: float) -> float:
     """Return a reward for a scaled one, within the range of rewards."""
-    return settings[LOW] + (settings[HIGH] - settings[LOW]) * min(max(value, 0.0), 1.0)
+    found: float = settings[LOW] + (settings[HIGH] - settings[LOW]) * min(max(value, 0.0), 1.0)
+    return found
 
 
 @outlined
@@ -100,7 +106,7 @@ def teach(
     work: Work,
     dense: Singles,
     i: int,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     action: int,
     p: float,
@@ -126,7 +132,7 @@ def teach(
     state.counts[ROWS] += 1.0
     state.counts[LAST + action] = state.counts[ROWS]
     learn = int(settings[LEARN])
-    if learn == IPS or learn == DR:
+    if learn in (IPS, DR):
         for a in range(len(work.values)):
             if not (work.available[a] or a == action) or (p == 0.0 and a != action):
                 continue
@@ -154,13 +160,13 @@ def predict_rows(
     state: State,
     dense: Singles,
     indptr: Ints,
-    indices: NDArray[np.int32],
+    indices: Entries,
     values: Singles,
     out: Singles,
     policy: Singles,
     trace: Singles,
 ) -> int:
-    """Write the expected reward of each row, its policy and its trace, where `policy` and `trace` have room for them."""
+    """Write the expected reward of each row, its policy and its trace, where `policy` and `trace` have room."""
     fault = first_fault(state.table.shape[1], indptr, indices, values)
     if fault != 0:
         return fault
@@ -189,7 +195,7 @@ def learn_rows(
     state: State,
     dense: Singles,
     indptr: Ints,
-    indices: NDArray[np.int32],
+    indices: Entries,
     values: Singles,
     y: Floats,
     weight: Singles,
@@ -226,7 +232,7 @@ def play_rows(
     state: State,
     dense: Singles,
     indptr: Ints,
-    indices: NDArray[np.int32],
+    indices: Entries,
     values: Singles,
     y: Floats,
     weight: Singles,
@@ -259,9 +265,7 @@ def play_rows(
         action, p = int(out[late, 0]), np.float64(out[late, 1])
         reward = settings[HIGH] if y[late] == action else settings[LOW]
         rest = indices[entries], values[entries]
-        teach(
-            settings, state, work, dense, late, rest[0], rest[1], action, p, reward, np.float64(weight[late])
-        )
+        teach(settings, state, work, dense, late, rest[0], rest[1], action, p, reward, np.float64(weight[late]))
     return 0
 
 
@@ -270,32 +274,33 @@ def _sources() -> str:
     return source_hash(Path(__file__).parent, ())
 
 
+# The arrays of a model are w, c, h, s, sc, m and n: weights, covariance, hashed, shared, shared covariance, moments and
+# counts. A batch is x, p, i and v: dense, indptr, indices and values.
+
+
 def _predictor(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def predict(s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, out, policy, trace):  # type: ignore[no-untyped-def]  # noqa: E501
+    def predict(settings, w, c, h, s, sc, m, n, x, p, i, v, out, policy, trace):  # type: ignore[no-untyped-def]
         _ = sources
-        state = State(weights, cov, table, shared, shared_cov, moments, counts)
-        return predict_rows(s, state, dense, indptr, indices, values, out, policy, trace)
+        return predict_rows(settings, State(w, c, h, s, sc, m, n), x, p, i, v, out, policy, trace)
 
     return predict
 
 
 def _learner(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def learn(s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, y, weight, out):  # type: ignore[no-untyped-def]  # noqa: E501
+    def learn(settings, w, c, h, s, sc, m, n, x, p, i, v, y, weight, out):  # type: ignore[no-untyped-def]
         _ = sources
-        state = State(weights, cov, table, shared, shared_cov, moments, counts)
-        return learn_rows(s, state, dense, indptr, indices, values, y, weight, out)
+        return learn_rows(settings, State(w, c, h, s, sc, m, n), x, p, i, v, y, weight, out)
 
     return learn
 
 
 def _player(sources: str) -> Callable[..., int]:
     @exact_kernel
-    def play(s, weights, cov, table, shared, shared_cov, moments, counts, dense, indptr, indices, values, y, weight, u, delay, out):  # type: ignore[no-untyped-def]  # noqa: E501
+    def play(settings, w, c, h, s, sc, m, n, x, p, i, v, y, weight, u, delay, out):  # type: ignore[no-untyped-def]
         _ = sources
-        state = State(weights, cov, table, shared, shared_cov, moments, counts)
-        return play_rows(s, state, dense, indptr, indices, values, y, weight, u, delay, out)
+        return play_rows(settings, State(w, c, h, s, sc, m, n), x, p, i, v, y, weight, u, delay, out)
 
     return play
 

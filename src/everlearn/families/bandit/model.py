@@ -9,7 +9,7 @@ import numpy as np
 
 from everlearn.errors import InputError
 from everlearn.families import batches, specs
-from everlearn.families.bandit import kernels, rows, settings
+from everlearn.families.bandit import kernels, settings
 from everlearn.families.bandit.settings import PRIOR_VARIANCE, BanditSettings, full
 from everlearn.families.batches import Labels, Rows
 from everlearn.model import described
@@ -125,7 +125,7 @@ class Bandit:
 
 
 def _covariance(shape: tuple[int, ...], inputs: int, blocks: int) -> Floats:
-    """Return covariances of blocks of so many inputs: (*shape, inputs, inputs), or the diagonals (*shape, 1, inputs)."""
+    """Return covariances of so many inputs: float64 (*shape, inputs, inputs), or diagonals (*shape, 1, inputs)."""
     if not full(inputs, blocks):
         return np.full((*shape, 1, inputs), PRIOR_VARIANCE)
     return np.broadcast_to(PRIOR_VARIANCE * np.eye(inputs), (*shape, inputs, inputs)).copy()

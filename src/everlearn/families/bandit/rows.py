@@ -1,12 +1,12 @@
 """The reward model: what each action is expected to earn in a row, and what a row and its reward teach.
 
-The reward of action a is a linear function of the standardised columns and the hashed entries, with weights for each
-action, plus a linear function of the action's own features, with weights that all actions share. Rewards are scaled to
-[0, 1]; the shared weights have an intercept,
-so that an action that was never served begins at what actions earn on average. Each block of weights has a covariance, in units of the noise: a matrix for each action where there are few
-columns, its diagonal elsewhere. One row is one step of a Kalman filter with a block-diagonal covariance. For full
-blocks this is recursive least squares; for diagonals, AROW for regression (Crammer, Kulesza & Dredze 2009, "Adaptive
-regularization of weight vectors").
+The reward of action a, scaled to [0, 1], is a linear function of the standardised columns and the hashed entries, with
+weights for each action. Where actions have features, a linear function of these is added, with weights that all actions
+share; it has an intercept, so that an action that was never served begins at what actions earn on average. Each block
+of weights has a covariance, in units of the noise: a matrix for each action where there are few columns, its diagonal
+elsewhere. One row is one step of a Kalman filter with a block-diagonal covariance. For full blocks this is recursive
+least squares; for diagonals, AROW (Crammer, Kulesza & Dredze 2009, "Adaptive regularization of weight vectors") for
+numbers.
 
 A covariance forgets only in the direction of the row that is learned (Kulhavy 1987, "Restricted exponential forgetting
 in real-time identification"): with z the variance of the row's score, the covariance P loses
@@ -24,13 +24,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.families.kernel_parts import inlined, outlined
-from everlearn.records import Floats, Ints, Singles
+from everlearn.records import Floats, Singles
 
 Cube = NDArray[np.float64]
 Table = NDArray[np.float32]
+Entries = NDArray[np.int32]
 
 # Positions in the array of settings that kernels take.
-FORGET, LARGEST, HEAVIEST, PRIOR, EXPLORE, LEARN, EPSILON, DECAY, GAMMA, GAMMA_POWER, ALPHA, LOW, HIGH, FLOOR, HORIZON = range(15)
+(
+    FORGET,
+    LARGEST,
+    HEAVIEST,
+    PRIOR,
+    EXPLORE,
+    LEARN,
+    EPSILON,
+    DECAY,
+    GAMMA,
+    GAMMA_POWER,
+    ALPHA,
+    LOW,
+    HIGH,
+    FLOOR,
+    HORIZON,
+) = range(15)
 MTR, IPS, DR = range(3)
 
 # Positions in the array `counts`.
@@ -231,7 +248,7 @@ def shrink(covariance: Floats, gain: Floats, factor: float) -> None:
 
 
 @inlined
-def score(state: State, g: int, a: int, work: Work, indices: Ints, values: Singles) -> float:
+def score(state: State, g: int, a: int, work: Work, indices: Entries, values: Singles) -> float:
     """Return the scaled reward that model g expects of action a, whose shared inputs are in `work`."""
     found = dot(state.weights[g, a], work.x)
     if len(work.shared) > 0:
@@ -242,7 +259,7 @@ def score(state: State, g: int, a: int, work: Work, indices: Ints, values: Singl
 
 
 @inlined
-def spread(state: State, g: int, a: int, work: Work, indices: Ints, values: Singles) -> float:
+def spread(state: State, g: int, a: int, work: Work, indices: Entries, values: Singles) -> float:
     """Return the variance of the score of action a, in units of the noise; write the gains of the dense blocks."""
     found = variance_along(state.covariance[g, a], work.x, work.gain)
     if len(work.shared) > 0:
@@ -280,7 +297,7 @@ def step(
     g: int,
     a: int,
     work: Work,
-    indices: Ints,
+    indices: Entries,
     values: Singles,
     target: float,
     weight: float,
