@@ -15,8 +15,9 @@ from everlearn.client.records import Answer
 from everlearn.errors import InputError
 from everlearn.loop.loop import Loop
 from everlearn.records import Prediction, Reward
-from everlearn.spec import ServeSpec
+from everlearn.spec import GateSpec, ServeSpec
 from everlearn.stream import read
+from tests.support.bandit_models import FAMILY
 from tests.support.bandits import ACTIONS, contexts, record, reward, spec, table, truth
 from tests.support.servers import ServerProcess, catch_up, content, events_of, replay, until
 
@@ -113,3 +114,37 @@ def test_a_logged_file_is_learned_before_a_server_starts(tmp_path: Path) -> None
     with Server(SETTINGS, home) as server, Client(server.url) as client:
         given = client.predict_many([record(one) for one in found[:200]])
     assert np.mean([truth(found[row], str(one.value)) for row, one in enumerate(given)]) > 0.65
+
+
+def test_a_canary_is_logged_with_the_propensities_of_both_models(tmp_path: Path) -> None:
+    """A champion that always explores, and a candidate that hardly does: a mean over ids is that of the mixture."""
+    idle = {"family": FAMILY, "rate": 0.0, "epsilon": 1.0}
+    settings = spec(
+        model=idle, mode="gated", gate=GateSpec(minimum=100_000), serve=ServeSpec(port=0, canary=0.5), checkpoint=400
+    )
+    found, home, answers = contexts(ROWS), tmp_path / "home", dict[int, Answer]()
+    with Server(settings, home) as server, Client(server.url) as client:
+        client.challenge({"family": FAMILY, "rate": 0.0, "epsilon": 0.1}, "to try", warm=False)
+        catch_up(server)
+        for begin in range(0, 800, GROUP):
+            asked = range(begin, begin + GROUP)
+            given = client.predict_many([record(found[row]) for row in asked], [str(row) for row in asked])
+            answers |= dict(zip(asked, given, strict=True))
+            catch_up(server)
+            client.feedback_many(rewards(answers, [*asked]))
+        catch_up(server)
+    by_canary = [one for one in answers.values() if one.canary]
+    assert 0.4 < len(by_canary) / len(answers) < 0.6
+    # Both expect the same of every action, so that the best one is the first.
+    mixture = [0.5 * (1 / 3) + 0.5 * (0.9 + 0.1 / 3), 0.5 / 3 + 0.5 * 0.1 / 3, 0.5 / 3 + 0.5 * 0.1 / 3]
+    for one in answers.values():
+        assert one.proba == pytest.approx(mixture, abs=1e-6)
+        assert one.propensity == one.proba[ACTIONS.index(str(one.value))]
+    assert sum(1 / one.propensity for one in answers.values() if one.value != "left" and one.propensity) / 800 == (
+        pytest.approx(2.0, abs=0.5)
+    )
+    with Loop(settings, home) as loop:
+        policies = loop.report()["bandit"]["policies"]
+        assert policies["champion"]["value"] == pytest.approx(policies["uniform"]["value"], abs=0.01)
+        learned = content(loop)
+    assert learned == replay(home, settings, tmp_path / "replay")
