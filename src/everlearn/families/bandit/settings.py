@@ -40,7 +40,7 @@ class BanditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `dense` is the number of dense columns of a row: those of the record, then (1 + `action_features`) for each of
     `actions`, then action and propensity. `rewards` is the range of rewards; others are cut to it. `explore` and
     `learn` are described in `everlearn.families.bandit.explore` and `everlearn.families.bandit.model`. `seed` has no
-    effect here, since a policy is a probability of each action: whoever serves draws from it.
+    effect here, since a policy is a probability of each action: the loop draws from it.
     """
 
     family: Literal["bandit"] = "bandit"
