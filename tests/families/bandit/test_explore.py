@@ -89,4 +89,4 @@ def test_a_draw_is_the_first_action_whose_cumulated_probability_exceeds_it() -> 
 
 def test_every_exploration_has_its_number() -> None:
     assert sorted(explore.KINDS.values()) == list(range(5))
-    assert rows.HORIZON == 14
+    assert rows.HORIZON == 15

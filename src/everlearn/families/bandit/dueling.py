@@ -207,7 +207,7 @@ def _learner(sources: str) -> Callable[..., int]:
             for j in range(d):
                 weights[j] += move * g[j]
             if d > 0:
-                shrink(covariance, g, h / (1.0 + h * max(z, 0.0)))
+                shrink(covariance, g, h / (1.0 + h * max(z, 0.0)), h / (1.0 + h * max(z, 0.0)))
             counts[0] += 1.0
             for j in range(d):
                 first, second = np.float64(dense[i, j]), np.float64(dense[i, d + j])
