@@ -61,7 +61,7 @@ LOSSES = [
 def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" makes models of other families.
-    for family in [one for one in model.FAMILIES if one not in {*model.FOR_FAMILY.values(), "auto"}]:
+    for family in [one for one in model.FAMILIES if one not in {*model.FOR_FAMILY.values(), "auto", "dueling"}]:
         for task, inputs in itertools.product(TASKS, INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":

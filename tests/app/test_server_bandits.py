@@ -56,7 +56,7 @@ def test_a_server_that_is_killed_learns_to_beat_the_best_constant_action(tmp_pat
             shown = client.status()["bandit"]
     late = [truth(found[row], str(answers[row].value)) for row in range(ROWS // 2, ROWS)]
     assert np.mean(late) > 0.7  # the best constant action earns 0.5, the best policy 0.8
-    assert shown["policies"]["champion"]["low"] > shown["policies"]["uniform"]["value"]
+    assert shown["policies"]["champion"]["low"] > 0.5  # and it says so from the log alone, at every moment
     assert shown["policies"]["champion"]["value"] > 0.6
     assert sum(one["served"] for one in shown["actions"]) == ROWS
     logged = {one.payload.id: one.payload for one in events_of(home) if isinstance(one.payload, Prediction)}

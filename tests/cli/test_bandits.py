@@ -43,7 +43,7 @@ def test_a_logged_file_becomes_a_loop_that_learns_it(folder: Path) -> None:
     assert (schema.action, schema.propensity) == ("action", "p")
     ran = CliRunner().invoke(app, ["run", "--json"])
     assert ran.exit_code == 0, ran.output
-    found = json.loads(ran.output)
+    found = json.loads(ran.stdout)
     assert (found["examples"], found["rejected"], found["fields"]["unknown"]) == (400, 0, {})
     assert found["bandit"]["policies"]["best constant"]["action"] == "middle"
     shown = CliRunner().invoke(app, ["run"])
@@ -55,7 +55,7 @@ def test_a_log_of_equal_probabilities_needs_no_column(folder: Path) -> None:
     done = CliRunner().invoke(app, [*INIT, "--action", "action", "--propensity", "uniform"])
     assert done.exit_code == 0, done.output
     assert config.load("everlearn.toml").schema.propensity == "uniform"
-    assert json.loads(CliRunner().invoke(app, ["run", "--json"]).output)["rejected"] == 0
+    assert json.loads(CliRunner().invoke(app, ["run", "--json"]).stdout)["rejected"] == 0
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def test_late_and_shuffled_rewards_beat_the_best_constant_action(tmp_path: Path)
         given = live_through(loop)
         found = loop.report()["bandit"]
     assert mean_truth(given[300:]) > 0.65  # the best constant action earns 0.5, the best policy 0.8
-    assert found["policies"]["champion"]["value"] > found["policies"]["uniform"]["value"] + 0.1
+    assert found["policies"]["champion"]["low"] > 0.5
+    assert found["policies"]["uniform"]["low"] < 0.47 < found["policies"]["uniform"]["high"]  # the truth
     assert sum(one["served"] for one in found["actions"]) == ROWS
     assert found["served"]["low"] < found["served"]["value"] < found["served"]["high"]
     assert found["served"]["rows"] == ROWS

@@ -81,4 +81,4 @@ def test_a_value_that_is_unknown_is_a_dash_and_the_interval_stays() -> None:
         ["best", "constant", "(a7)", "–", "0.0000", "1.0000"],
     ]
     assert lines[start + 4].startswith("served: a11 17%, a10 15%")
-    assert "and 2 more · 3 answers with the fallback" in " ".join(lines[start + 4 : start + 6])
+    assert "and 2 more · 3 answers with the fallback" in "".join(lines[start + 4 : start + 6])

@@ -27,7 +27,7 @@ class Fixed(Lines):
         super().__init__(shape(SCHEMA))
         self.shares = shares
 
-    def policy(self, batch: Batch) -> Singles:
+    def _shares(self, batch: Batch) -> Singles:
         return np.tile(np.array(self.shares, np.float32), (len(batch), 1))
 
 

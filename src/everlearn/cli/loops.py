@@ -22,6 +22,7 @@ from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from everlearn.loop.loop import Loop, Progress
+    from everlearn.schema.guessing import Survey
     from everlearn.spec import Spec
     from everlearn.stream import Stream
 
@@ -142,14 +143,7 @@ def init(
 
         preferences.init(language_model, prompts, config_path, as_json)
         return
-    if task:
-        from everlearn.cli import bandits
-
-        spec, survey = bandits.inferred(data, label, action, propensity, config_path)
-    else:
-        opened = stream.read(data, label=label)
-        assert opened.survey is not None  # of a stream that was read with a label
-        spec, survey = _inferred(opened, data, config_path), opened.survey
+    spec, survey = _read(data, label, (action, propensity) if task else (), config_path)
     config_path.write_text(config.text(spec) + surveying.comments(survey), encoding="utf-8")
     if as_json:
         found = {"schema": msgspec.to_builtins(spec.schema), "warm_start": int(spec.warm_start)}
@@ -158,11 +152,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if schema.actions:
-        low, high = schema.rewards
-        screen.print(f"rewards: {low:g} to {high:g}", highlight=False)
-        screen.print(f"actions: {', '.join(schema.actions)}", highlight=False, markup=False, soft_wrap=True)
-    elif why := auto.chosen(shape(schema))[1]:
+    if not schema.actions and (why := auto.chosen(shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
@@ -284,6 +274,19 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
             f"{given[0]}: got it for a {task} task; it is for files of judged pairs, which expect the task "
             "'preference'. Leave it out"
         )
+
+
+def _read(data: str, label: str, logged: tuple[str, ...], config_path: Path) -> tuple[Spec, Survey]:
+    """Return the settings for a file, and what was found in it; `logged` names the columns of logged actions."""
+    from everlearn import stream
+
+    if logged:
+        from everlearn.cli import bandits
+
+        return bandits.inferred(data, label, *logged, config_path)
+    opened = stream.read(data, label=label)
+    assert opened.survey is not None  # of a stream that was read with a label
+    return _inferred(opened, data, config_path), opened.survey
 
 
 def _check_actions(task: str, action: str, propensity: str, data: bool) -> None:

@@ -53,7 +53,7 @@ def chance(uid: int) -> int:
 
 
 def worth(uid: int) -> int:
-    """Return the uid of the reward that a contestant expects of its own policy (task "bandit")."""
+    """Return the uid of the reward that a contestant expects from its policy (task "bandit")."""
     return DECIDED - 2 * uid - 1
 
 

@@ -186,6 +186,6 @@ def _best(counts: Floats) -> int:
 
 
 def _numbered(traces: Mapping[int, Singles]) -> dict[int, Singles]:
-    """Return the first two numbers of traces, each in a column of its own, by `chance` and `worth` of the uid."""
+    """Return the first two numbers of traces, each in its own column, by `chance` and `worth` of the uid."""
     found = {chance(uid): trace[:, :1].clip(0.0, 1.0) for uid, trace in traces.items()}
     return found | {worth(uid): trace[:, 1:2] for uid, trace in traces.items()}

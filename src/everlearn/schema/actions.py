@@ -43,7 +43,7 @@ def columns(schema: Schema) -> dict[str, str]:
 
 
 def shape(schema: Schema) -> dict[str, Any]:
-    """Return what the model of a bandit is told beside its columns: actions, their fields, and bounds of rewards."""
+    """Return the settings of a bandit beside its columns: numbers of actions and of their fields, bounds of rewards."""
     return {
         "actions": len(schema.actions),
         "action_features": len(schema.action_fields),

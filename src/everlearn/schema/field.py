@@ -75,13 +75,13 @@ class Field:
         return found
 
     def out_of_range(self, value: float) -> str:
-        """Return what is wrong with a number out of range."""
+        """Return the reason to refuse a number that is out of range."""
         if self.kind == "propensity":
             return f"got {value:g}; expected a probability above 0 and at most 1, that of the action that was taken"
         return f"got {value:g}; expected {self.low:g} to {self.high:g}. Scale it, or set schema.rewards to its bounds"
 
     def offered(self, value: Any) -> float:
-        """Return 1.0 for an action on offer, as one is that nothing is said about, else 0.0. Raises `InputError`."""
+        """Return 1.0 for an action on offer, 0.0 for another; 1.0 where the value is missing. Raises `InputError`."""
         found = self.boolean(value)
         return 1.0 if found != found else found
 

@@ -159,7 +159,7 @@ def _policies(
 
 
 def _checked(model: Model, rows: Batch, offered: NDArray[np.bool_]) -> Floats:
-    """Return what a model's policy says, as float64 that sums to 1. Raises `ModelError` for what is no policy."""
+    """Return a model's policy for n rows, float64 (n, actions) that sums to 1. Raises `ModelError` for others."""
     policy = getattr(model, "policy", None)
     if policy is None:
         raise ModelError(f"a {type(model).__name__} has no policy")

@@ -10,7 +10,7 @@ import numpy as np
 from everlearn.errors import InputError
 from everlearn.families import batches, specs
 from everlearn.families.bandit import kernels, settings
-from everlearn.families.bandit.settings import PRIOR_VARIANCE, BanditSettings, full
+from everlearn.families.bandit.settings import HASHED_VARIANCE, PRIOR_VARIANCE, BanditSettings, full
 from everlearn.families.batches import Labels, Rows
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
@@ -54,7 +54,7 @@ class Bandit:
             "moments": np.zeros((3, chosen.columns + chosen.action_features)),
             "counts": np.array([0.0, 0.25, 1.0] + [0.0] * chosen.actions),
         }
-        self.arrays["hashed"][..., 1] = PRIOR_VARIANCE
+        self.arrays["hashed"][..., 1] = HASHED_VARIANCE
 
     def __repr__(self) -> str:
         return described(self)

@@ -31,23 +31,8 @@ Table = NDArray[np.float32]
 Entries = NDArray[np.int32]
 
 # Positions in the array of settings that kernels take.
-(
-    FORGET,
-    LARGEST,
-    HEAVIEST,
-    PRIOR,
-    EXPLORE,
-    LEARN,
-    EPSILON,
-    DECAY,
-    GAMMA,
-    GAMMA_POWER,
-    ALPHA,
-    LOW,
-    HIGH,
-    FLOOR,
-    HORIZON,
-) = range(15)
+FORGET, FORGET_DIAGONAL, LARGEST, HEAVIEST, PRIOR, EXPLORE, LEARN, EPSILON = range(8)
+DECAY, GAMMA, GAMMA_POWER, ALPHA, LOW, HIGH, FLOOR, HORIZON = range(8, 16)
 MTR, IPS, DR = range(3)
 
 # Positions in the array `counts`.
@@ -233,18 +218,26 @@ def variance_along(covariance: Floats, x: Floats, gain: Floats) -> float:
 
 
 @inlined
-def shrink(covariance: Floats, gain: Floats, factor: float) -> None:
-    """Subtract `factor` times the outer product of `gain` from a covariance; a diagonal stays above 0."""
+def lost(forget: float, z: float, weight: float) -> float:
+    """Return how often P x x'P is subtracted from a covariance (see the head of this file)."""
+    found: float = weight * (forget - (1.0 - forget) / z) / (forget * (1.0 + z))
+    return found
+
+
+@inlined
+def shrink(covariance: Floats, gain: Floats, whole: float, diagonal: float) -> None:
+    """Subtract the outer product of `gain` from a covariance, `whole` times; `diagonal` times from one that is only a
+    diagonal, which stays above 0."""
     d = len(gain)
     if covariance.shape[0] == d and d > 1:
         for other in range(d):
-            v = factor * gain[other]
+            v = whole * gain[other]
             if v != 0.0:
                 for j in range(d):
                     covariance[other, j] -= v * gain[j]
     else:
         for j in range(d):
-            covariance[0, j] = max(covariance[0, j] - factor * gain[j] * gain[j], LEAST_VARIANCE)
+            covariance[0, j] = max(covariance[0, j] - diagonal * gain[j] * gain[j], LEAST_VARIANCE)
 
 
 @inlined
@@ -307,21 +300,20 @@ def step(
     if not (z > 0.0 and z < math.inf):
         reset(state.covariance[g, a], settings[PRIOR])  # rounding has spoilt it, after very many rows
         return
-    error, forget = target - score(state, g, a, work, indices, values), settings[FORGET]
-    move = weight * error / (1.0 + z)
-    factor = weight * (forget - (1.0 - forget) / z) / (forget * (1.0 + z))
+    move = weight * (target - score(state, g, a, work, indices, values)) / (1.0 + z)
+    whole, diagonal = lost(settings[FORGET], z, weight), lost(settings[FORGET_DIAGONAL], z, weight)
     for j in range(len(work.x)):
         state.weights[g, a, j] += move * work.gain[j]
-    shrink(state.covariance[g, a], work.gain, factor)
+    shrink(state.covariance[g, a], work.gain, whole, diagonal)
     if len(work.shared) > 0:
         for j in range(len(work.shared)):
             state.shared[g, j] += move * work.shared_gain[j]
-        shrink(state.shared_covariance[g], work.shared_gain, factor)
+        shrink(state.shared_covariance[g], work.shared_gain, whole, diagonal)
     for e in range(len(indices)):
         entry, v = np.uint32(indices[e]), clean(values[e])
         gained = np.float64(state.table[g, entry, a, 1]) * v
         state.table[g, entry, a, 0] += move * gained
-        left = state.table[g, entry, a, 1] - factor * gained * gained
+        left = state.table[g, entry, a, 1] - diagonal * gained * gained
         state.table[g, entry, a, 1] = max(left, LEAST_VARIANCE)
 
 

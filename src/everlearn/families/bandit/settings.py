@@ -28,8 +28,10 @@ EPSILON_FLOOR, EPSILON_DECAY = 0.02, 0.3  # of "epsilon"
 BOUNDS = {"squarecb": 1.0, "linucb": 1.5}  # posterior deviations added to an expected reward
 FLOOR = 0.003  # the probability that "linucb", "thompson" and "greedy" spread over the available actions
 HORIZON = 500.0  # rows in which the covariance of an action that is not served grows e times
-FORGET = 0.998  # the share of the information along its direction that a row leaves
+FORGET = 0.998  # the share of the information along its direction that a row leaves in a whole covariance matrix
+FORGET_DIAGONAL = 0.8  # the same for diagonals, which count what entries have in common once for each entry
 PRIOR_VARIANCE = 0.1  # of each weight before the first row, in units of the noise
+HASHED_VARIANCE = 0.03  # the same for a hashed entry
 LARGEST_WEIGHT = 100.0  # one row weighs this at most; so does 1 / propensity for "ips" and "dr"
 HEAVIEST = 2.0  # 1 / propensity counts as this at most for "mtr"
 
@@ -40,7 +42,7 @@ class BanditSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     `dense` is the number of dense columns of a row: those of the record, then (1 + `action_features`) for each of
     `actions`, then action and propensity. `rewards` is the range of rewards; others are cut to it. `explore` and
     `learn` are described in `everlearn.families.bandit.explore` and `everlearn.families.bandit.model`. `seed` has no
-    effect here, since a policy is a probability of each action: whoever serves draws from it.
+    effect here, since a policy is a probability of each action: the loop draws from it.
     """
 
     family: Literal["bandit"] = "bandit"
@@ -111,10 +113,10 @@ def full(inputs: int, blocks: int) -> bool:
 
 
 def kernel_settings(settings: BanditSettings) -> Floats:
-    """Return the settings that kernels take, float64 (15,), at the positions of `everlearn.families.bandit.rows`."""
-    found: Floats = np.zeros(15)
+    """Return the settings that kernels take, float64 (16,), at the positions of `everlearn.families.bandit.rows`."""
+    found: Floats = np.zeros(16)
     found[[rows.FORGET, rows.LARGEST, rows.HEAVIEST]] = FORGET, LARGEST_WEIGHT, HEAVIEST
-    found[rows.PRIOR] = PRIOR_VARIANCE
+    found[[rows.PRIOR, rows.FORGET_DIAGONAL]] = PRIOR_VARIANCE, FORGET_DIAGONAL
     found[[rows.EXPLORE, rows.LEARN]] = explore.KINDS[settings.explore], LEARNS[settings.learn]
     found[[rows.EPSILON, rows.DECAY, rows.ALPHA]] = EPSILON_FLOOR, EPSILON_DECAY, BOUNDS.get(settings.explore, 0.0)
     found[[rows.GAMMA, rows.GAMMA_POWER]] = GAMMA_SCALE, GAMMA_EXPONENT
