@@ -143,7 +143,7 @@ def init(
 
         preferences.init(language_model, prompts, config_path, as_json)
         return
-    spec, survey = _read(data, label, (action, propensity) if task else (), config_path)
+    spec, survey = _read(data, label, (action, propensity) if task else None, config_path)
     config_path.write_text(config.text(spec) + surveying.comments(survey), encoding="utf-8")
     if as_json:
         found = {"schema": msgspec.to_builtins(spec.schema), "warm_start": int(spec.warm_start)}
@@ -276,8 +276,8 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
         )
 
 
-def _read(data: str, label: str, logged: tuple[str, ...], config_path: Path) -> tuple[Spec, Survey]:
-    """Return the settings for a file, and what was found in it; `logged` names the columns of logged actions."""
+def _read(data: str, label: str, logged: tuple[str, str] | None, config_path: Path) -> tuple[Spec, Survey]:
+    """Return the settings for a file, and what was found in it; `logged` names the columns of actions and propensities."""
     from everlearn import stream
 
     if logged:
