@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from everlearn.errors import ConfigError, IdTaken, InputError
 from everlearn.loop.erase import erase
 from everlearn.loop.loop import Loop
 from everlearn.loop.rebuild import rebuild
+from everlearn.loop.rebuild_home import rebuild_home
 from everlearn.model import build
 from everlearn.records import Event, Prediction, Reward
 from everlearn.schema import shape
@@ -232,6 +235,26 @@ def test_a_rebuilt_model_has_the_bytes_of_the_one_that_learned(tmp_path: Path) -
         assert {name: one.tobytes() for name, one in twin.arrays.items()} == {
             name: one.tobytes() for name, one in learned.arrays.items()
         }
+
+
+def test_a_home_without_its_snapshots_is_made_again_from_its_log(tmp_path: Path) -> None:
+    settings, home = spec(model={"family": "bandit"}, mode="gated", gate=GateSpec(minimum=60)), tmp_path / "home"
+    rows = table(300)
+    with (tmp_path / "log.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(rows)
+        writer.writerows(zip(*rows.values(), strict=True))
+    with Loop(settings, home) as loop:
+        loop.run(tmp_path / "log.csv")
+        live_through(loop, 250)
+        loop.save()
+        expected, count = bytes_of(loop), len(loop.versions())
+        found = loop.report()["bandit"]
+    shutil.rmtree(home / "blobs")
+    assert rebuild_home(home, settings.log, tmp_path / "log.csv").restored == count
+    with Loop(settings, home) as loop:
+        assert bytes_of(loop) == expected
+        assert loop.report()["bandit"] == found
 
 
 def test_a_rollback_without_a_source_is_as_if_its_rewards_never_came(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
 
 
 def _read(data: str, label: str, logged: tuple[str, str] | None, config_path: Path) -> tuple[Spec, Survey]:
-    """Return the settings for a file, and what was found in it; `logged` names the columns of actions and propensities."""
+    """Return the settings for a file, and what was found in it; `logged` names the columns of actions."""
     from everlearn import stream
 
     if logged:
