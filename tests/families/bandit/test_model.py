@@ -40,8 +40,12 @@ def taught(spec: dict[str, Any]) -> Examples:
     return examples
 
 
-@pytest.mark.parametrize("learn", ["mtr", "ips", "dr"])
-@pytest.mark.parametrize("explore", ["squarecb", "epsilon", "linucb", "thompson", "greedy"])
+EXPLORATIONS = ("squarecb", "epsilon", "linucb", "thompson", "greedy")
+
+
+@pytest.mark.parametrize(
+    ("learn", "explore"), [*(("mtr", one) for one in EXPLORATIONS), ("ips", "squarecb"), ("dr", "squarecb")]
+)
 def test_it_passes_every_check_on_rows_that_teach(learn: str, explore: str) -> None:
     spec = {
         "family": "bandit", "task": "regression", "dense": 3 + ACTIONS * (1 + FEATURES) + 2, "hashed": 16,
@@ -149,7 +153,7 @@ def test_the_trace_is_the_policy_of_the_action_and_the_expected_reward() -> None
     np.testing.assert_allclose(model.predict(rows(context, 3))[:, 0], each.max(axis=1), atol=1e-6)
 
 
-@pytest.mark.parametrize("explore", ["squarecb", "epsilon", "linucb", "thompson", "greedy"])
+@pytest.mark.parametrize("explore", EXPLORATIONS)
 def test_only_actions_on_offer_have_probability(explore: str) -> None:
     context, action, p, reward, _ = world(400, 2, "even")
     model = bandit(2, 3, explore=explore)
