@@ -203,6 +203,18 @@ def test_an_action_that_became_better_is_found_again() -> None:
     assert right[n // 2 + 2000 :].mean() > 0.95
 
 
+def test_a_covariance_stays_symmetric_over_many_rows() -> None:
+    random = np.random.default_rng(0)
+    n = 50_000
+    context = random.normal(size=(n, 4)) @ random.normal(size=(4, 8))  # correlated columns
+    y = (context[:, 0] + random.normal(size=n) > 0).astype(float)
+    model = bandit(8, 2)
+    model.play(rows(context, 2), y, np.ones(n, np.float32), random.random(n))
+    for covariance in model.arrays["covariance"][0]:
+        assert (covariance == covariance.T).all()
+        assert np.linalg.eigvalsh(covariance).min() > -1e-12
+
+
 def test_rows_that_do_not_teach_change_nothing() -> None:
     context, action, p, reward, _ = world(60, 2, "even")
     model = bandit(2, 3)

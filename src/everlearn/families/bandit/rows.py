@@ -231,10 +231,10 @@ def shrink(covariance: Floats, gain: Floats, whole: float, diagonal: float) -> N
     d = len(gain)
     if covariance.shape[0] == d:
         for other in range(d):
-            v = whole * gain[other]
+            v = gain[other]
             if v != 0.0:
-                for j in range(d):
-                    covariance[other, j] -= v * gain[j]
+                for j in range(d):  # in this order both halves have the same bits; else rounding tears them apart
+                    covariance[other, j] -= whole * (v * gain[j])
     else:
         for j in range(d):
             covariance[0, j] = max(covariance[0, j] - diagonal * gain[j] * gain[j], LEAST_VARIANCE)
