@@ -102,11 +102,7 @@ def peer(data: Data, arguments: str, delay: int, u: Any) -> Outcome:
     for i, line in enumerate(data.texts):
         shown = [f"shared |s {line}", *(f"|a a{k}" for k in range(data.classes))] if adf else f"|s {line}"
         chances = learner.predict(shown)
-        total, action, reach = 0.0, 0, u[i] * sum(chances)
-        for action, p in enumerate(chances):  # noqa: B007
-            total += p
-            if total > reach:
-                break
+        action = drawn(chances, u[i])
         wrong += action != y[i]
         waiting.append((i, action, chances[action]))
         if len(waiting) > delay:
@@ -120,6 +116,16 @@ def peer(data: Data, arguments: str, delay: int, u: Any) -> Outcome:
     seconds = time.process_time() - began
     learner.finish()
     return Outcome(wrong / len(y), len(y) / seconds)
+
+
+def drawn(chances: list[float], u: float) -> int:
+    """Return the first action whose cumulated probability exceeds u times their sum, for libraries that round."""
+    total, reach = 0.0, u * sum(chances)
+    for action, p in enumerate(chances):
+        total += p
+        if total > reach:
+            return action
+    return len(chances) - 1
 
 
 def ours(data: Data, explore: str, delay: int, seed: int) -> Outcome:
@@ -137,14 +143,17 @@ def one_by_one(data: Data) -> float:
     hashed = int(few.batch.indices.max(initial=-1)) + 1
     spec = {"family": "bandit", "actions": data.classes, "dense": rows.dense.shape[1], "hashed": hashed}
     model: Any = el.build({**spec, "task": "regression"})
-    u = np.random.default_rng(0).random(n)
+    u, y = np.random.default_rng(0).random(n).tolist(), few.y.tolist()
+    rewards, weight = (np.zeros(1), np.ones(1)), np.ones(1, np.float32)
+    model.policy(row_slice(rows, 0, 0))  # loads the kernels
+    model.learn(row_slice(rows, 0, 0), few.y[:0], few.weight[:0])
     singles = [row_slice(rows, i, i + 1) for i in range(n)]
     began = time.process_time()
     for i, row in enumerate(singles):
-        chances = model.policy(row)[0]
-        action = min(int((chances.cumsum() <= u[i]).sum()), data.classes - 1)
+        chances = model.policy(row)[0].tolist()
+        action = drawn(chances, u[i])
         row.dense[0, -2:] = action, chances[action]
-        model.learn(row, np.array([float(action == few.y[i])]), few.weight[i : i + 1])
+        model.learn(row, rewards[int(action == y[i])], weight)
     return n / (time.process_time() - began)
 
 

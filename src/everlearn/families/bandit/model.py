@@ -15,6 +15,7 @@ from everlearn.families.batches import Labels, Rows
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 
+UNWANTED = np.empty((0, 0), np.float32)  # the place of a result that the caller does not want
 NAMES = ("weights", "covariance", "hashed", "shared", "shared_covariance", "moments", "counts")
 
 
@@ -64,7 +65,7 @@ class Bandit:
 
         Raises `InputError` if the batch does not fit the model.
         """
-        return self._predicted(batch, np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
+        return self._predicted(batch, UNWANTED, UNWANTED)
 
     def policy(self, batch: Batch) -> Singles:
         """Return the probability of each action in each row, float32 (n, actions); 0 for those not on offer.
@@ -72,7 +73,7 @@ class Bandit:
         Raises `InputError` if the batch does not fit the model.
         """
         found = np.empty((len(batch), self._actions), np.float32)
-        self._predicted(batch, found, np.empty((0, 0), np.float32))
+        self._predicted(batch, found, UNWANTED)
         return found
 
     def predict_traced(self, batch: Batch) -> tuple[Singles, Singles]:
@@ -82,7 +83,7 @@ class Bandit:
         expected of the policy: the sum over actions of probability times expected reward.
         """
         trace = np.empty((len(batch), 2), np.float32)
-        return self._predicted(batch, np.empty((0, 0), np.float32), trace), trace
+        return self._predicted(batch, UNWANTED, trace), trace
 
     def learn(self, batch: Batch, y: Floats, weight: Singles, trace: Singles | None = None) -> Singles:
         """Predict and then learn the rewards `y` of n rows, in order; return the predictions, float32 (n, 1).

@@ -203,7 +203,7 @@ def dot(weights: Floats, x: Floats) -> float:
 def variance_along(covariance: Floats, x: Floats, gain: Floats) -> float:
     """Write P x to `gain` and return x'P x; `covariance` is (d, d), or its diagonal (1, d)."""
     d = len(x)
-    if covariance.shape[0] == d and d > 1:
+    if covariance.shape[0] == d:
         for j in range(d):
             gain[j] = 0.0
         for other in range(d):
@@ -229,12 +229,12 @@ def shrink(covariance: Floats, gain: Floats, whole: float, diagonal: float) -> N
     """Subtract the outer product of `gain` from a covariance, `whole` times; `diagonal` times from one that is only a
     diagonal, which stays above 0."""
     d = len(gain)
-    if covariance.shape[0] == d and d > 1:
+    if covariance.shape[0] == d:
         for other in range(d):
-            v = whole * gain[other]
+            v = gain[other]
             if v != 0.0:
-                for j in range(d):
-                    covariance[other, j] -= v * gain[j]
+                for j in range(d):  # in this order both halves have the same bits; else rounding tears them apart
+                    covariance[other, j] -= whole * (v * gain[j])
     else:
         for j in range(d):
             covariance[0, j] = max(covariance[0, j] - diagonal * gain[j] * gain[j], LEAST_VARIANCE)
