@@ -65,10 +65,10 @@ _WITHOUT_EFFECT = ("epochs", "serve.batch", "serve.body")  # on a loop that has 
 _FILES = ("prompts", "judge.rubric", "ask.gold")  # relative to the configuration file
 
 # The defaults of a task, where they differ from those of others. People judge a few pairs a minute, and a pair of
-# answers has a thousand tokens.
+# answers has a thousand tokens. A bandit has the hashed weights once for each action.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "preference": {"tick": 16, "gate.minimum": 50, "replay.bytes": 64 * MIB},
-    "bandit": {"model": {"family": "bandit"}},
+    "bandit": {"model": {"family": "bandit"}, "schema.bits": 14},
 }
 
 # Settings that a loop which chooses actions cannot have, with the values that do nothing, and the reasons.
@@ -135,7 +135,7 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
     """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
 
-    The defaults of `tick`, `gate.minimum` and `replay.bytes` depend on the task. Settings that were removed are
+    The defaults of `model`, `tick`, `gate.minimum`, `replay.bytes` and `schema.bits` depend on the task. Settings that were removed are
     refused, unless `folder` is an existing home, which keeps their values.
 
     >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
