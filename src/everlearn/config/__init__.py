@@ -135,8 +135,8 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
     """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
 
-    The defaults of `model`, `tick`, `gate.minimum`, `replay.bytes` and `schema.bits` depend on the task. Settings that were removed are
-    refused, unless `folder` is an existing home, which keeps their values.
+    The defaults of `model`, `tick`, `gate.minimum`, `replay.bytes` and `schema.bits` depend on the task. Settings that
+    were removed are refused, unless `folder` is an existing home, which keeps their values.
 
     >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
     Traceback (most recent call last):
