@@ -26,7 +26,7 @@ POINTS = 256  # of the curve
 TAIL = 2  # dense columns at the end of a row: action and propensity
 
 
-class Policy(Protocol):
+class ActionPolicy(Protocol):
     """A model that gives each action of a row a probability."""
 
     def policy(self, batch: Batch) -> Singles:
@@ -188,7 +188,7 @@ def _played(model: Model, rows: Batch, whole: Examples, u: Floats, delay: int) -
     n, out = len(u), np.empty((len(u), 2), np.float32)
     for i in range(n + delay):
         if i < n:
-            chances = cast(Policy, model).policy(row_slice(rows, i, i + 1))[0]
+            chances = cast(ActionPolicy, model).policy(row_slice(rows, i, i + 1))[0]
             action = min(int((np.cumsum(chances, dtype=np.float64) <= u[i]).sum()), len(chances) - 1)
             out[i] = action, chances[action]
         if 0 <= (late := i - delay) < n:

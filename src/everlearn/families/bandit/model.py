@@ -70,6 +70,8 @@ class Bandit:
     def policy(self, batch: Batch) -> Singles:
         """Return the probability of each action in each row, float32 (n, actions); 0 for those not on offer.
 
+        A row in which none is on offer counts as one in which all are.
+
         Raises `InputError` if the batch does not fit the model.
         """
         found = np.empty((len(batch), self._actions), np.float32)
