@@ -26,6 +26,7 @@ RECORDS = {
     "replay": spec.ReplaySpec,
     "feedback": spec.FeedbackSpec,
     "decision": spec.DecisionSpec,
+    "bandit": spec.BanditSpec,
     "log": spec.LogSpec,
     "limits": spec.LimitsSpec,
     "metrics": spec.MetricsSpec,
@@ -81,6 +82,8 @@ def test_a_value_of_the_wrong_type_is_refused(name: str) -> None:
         assert said.startswith("the spec: schema.missing.is: got {'no': 'setting'}; expected a list")
     elif name in ("gate.guards", "schema.origin"):
         assert said == f"the spec: {name}.is: got {{'no': 'setting'}}; expected a number"
+    elif name == "schema.action_fields":
+        assert said == "the spec: schema.action_fields.is: got {'no': 'setting'}; expected 'numeric' or 'boolean'"
     elif name == "decision.costs":
         assert said == "the spec: decision.costs.is.no: got 'setting'; expected a number of at least 0"
     else:

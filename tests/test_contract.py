@@ -45,6 +45,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+ACTIONS = 3 * (1 + 2) + 2  # dense columns that 3 actions with 2 features need
+BANDITS: list[dict[str, Any]] = [{}, {"explore": "thompson"}, {"learn": "dr"}]
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -55,7 +57,7 @@ LOSSES = [
 def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" makes models of other families.
-    for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES and one != "auto"]:
+    for family in [one for one in model.FAMILIES if one not in {*model.FOR_FAMILY.values(), "auto", "dueling"}]:
         for task, inputs in itertools.product(TASKS, INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":
@@ -63,6 +65,10 @@ def specs() -> list[dict[str, Any]]:
             if family in ("tree", "forest", "mondrian") and task == "regression":
                 variants = variants + [{**one, "loss": "quantile", "loss_parameter": 0.9} for one in variants]
             every += [{"family": family, **TASKS[task], **INPUTS[inputs], **variant} for variant in variants]
+    for inputs, variant in itertools.product(({"dense": 3 + ACTIONS}, {"dense": ACTIONS, "hashed": 64}), BANDITS):
+        every.append(
+            {"family": "bandit", "task": "regression", "actions": 3, "action_features": 2, **inputs, **variant}
+        )
     return every
 
 

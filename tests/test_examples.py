@@ -105,3 +105,11 @@ def test_frames_of_two_libraries_go_in_and_come_out():
     assert float(accuracy) > 0.7
     assert float(error.split()[-1]) < 0.06
     assert known == ["polars 0 known before", "3000 examples", "1000 known the second time"]
+
+
+def test_recommendations_earn_more_than_the_best_constant_article():
+    _, *lines, log = play("recommendation.py", "--visits", "2500").splitlines()
+    served, constant, best = (float(line.split()[-1]) for line in lines)
+    assert constant + 0.1 < served < best + 0.01
+    low, high = numbers(log)
+    assert constant < low < high

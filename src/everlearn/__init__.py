@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
+    from everlearn.evaluate.bandits import bandit_run
     from everlearn.evaluate.comparing import compare
     from everlearn.evaluate.folds import folds
     from everlearn.evaluate.prequential import prequential
@@ -53,6 +54,7 @@ __all__ = [
     "Neural",
     "Stream",
     "advise",
+    "bandit_run",
     "build",
     "checks",
     "compare",
@@ -83,6 +85,7 @@ _ATTRIBUTES = {
     "Loop": "everlearn.loop.loop",
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
+    "bandit_run": "everlearn.evaluate.bandits",
     "build": "everlearn.model",
     "compare": "everlearn.evaluate.comparing",
     "explain": "everlearn.loop.explaining",

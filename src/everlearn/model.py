@@ -21,8 +21,10 @@ from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, LossK
 
 Spec = Mapping[str, Any]
 
-_ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
-_NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference")
+_ROOMS = {"tree": "trees", "forest": "trees", "dueling": "bandit.dueling"}  # of families that share one
+_NAMES = (
+    "linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit", "dueling",
+)  # fmt: skip
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
@@ -32,7 +34,8 @@ FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:
 LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
-PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
+# Settings from a schema that only these built-in families receive; a user's family receives them all.
+FOR_FAMILY = {"pairs": "preference", "actions": "bandit", "action_features": "bandit", "rewards": "bandit"}
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -180,8 +183,8 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     family = str(whole.get("family", "linear"))
     if family in FAMILIES and not {"task", "dense"} & whole.keys():
         return Deferred(whole)
-    if family in FAMILIES and family not in PAIR_FAMILIES:
-        whole.pop("pairs", None)
+    if family in FAMILIES and schema is not None:
+        whole = {name: value for name, value in whole.items() if FOR_FAMILY.get(name, family) == family or name in spec}
     maker = find(family)
     try:
         model = maker(whole)

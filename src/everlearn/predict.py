@@ -24,10 +24,12 @@ from everlearn.errors import IdTaken, ModelError
 from everlearn.events import Log
 from everlearn.model import predict_traced, traced
 from everlearn.records import Batch, Prediction, Singles
-from everlearn.schema import Encoder
+from everlearn.schema import Encoder, actions
+from everlearn.serve.choosing import Arms, check_unchosen, choose
 from everlearn.serve.deciding import values as decided
 from everlearn.serve.isolation import wrong_trace
 from everlearn.serve.snapshot import Answering
+from everlearn.spec import Spec
 
 Clip = Callable[[Batch], Batch]
 
@@ -43,7 +45,8 @@ class Serving:
     """The models that answer at one moment; replaced whole, and never changed.
 
     `canary` answers the share `share` of all ids, where there is a canary. `position` is the last event of the log that
-    the models have learned. `clip` bounds the dense features of encoded rows.
+    the models have learned. `clip` bounds the dense features of encoded rows. `seed` draws the actions of a bandit, and
+    `fallback` is its action where a model fails ("": none).
     """
 
     champion: Answering
@@ -51,6 +54,13 @@ class Serving:
     share: float
     position: int
     clip: Clip
+    seed: int = 0
+    fallback: str = ""
+
+
+def alone(champion: Answering, position: int, clip: Clip, spec: Spec) -> Serving:
+    """Return a champion without a canary, as a loop in one process serves it."""
+    return Serving(champion, None, 0.0, position, clip, spec.seed, spec.bandit.fallback)
 
 
 class Instance(Struct, gc=False):
@@ -73,8 +83,10 @@ def answer(
     Each value is decided by the rule of its arm, where that has one; probabilities do not depend on it. The id decides
     whether the canary answers (see `draw`); each arm scores its rows in one call. Raises InputError for a value that
     cannot be encoded, ModelError for a score that is not finite, and what a model raises. `rows` are the encoded
-    features, where the caller has them.
+    features, where the caller has them. A bandit answers with an action (see `everlearn.serve.choosing`).
     """
+    if encoder.schema.actions and instances:
+        return _chosen(serving, encoder, instances)
     share = serving.share
     if serving.canary is None or not share:
         return _given(serving, serving.champion, encoder, instances, 1.0, False, rows) if instances else []
@@ -104,9 +116,9 @@ def given_before(
 ) -> Prediction | None:
     """Return the answer that the log holds for a record under its id; None if the id is new.
 
-    A record that is sent again gets its first answer; `payload` is that of its family. Raises IdTaken where the id
-    names another record, or one that was erased. The message does not quote the other record, which may be about
-    another person.
+    A record that is sent again gets its first answer. `payload` is what a pair of answers asks; None for a record.
+    Raises IdTaken where the id names another record, or one that was erased. The message does not quote the other
+    record, which may be about another person.
     """
     found = log.find(f"prediction:{id}")
     if found is None:
@@ -114,7 +126,7 @@ def given_before(
     before = found.payload
     if not isinstance(before, Prediction):
         raise IdTaken(f"the record with the id {id!r} was erased; use another id")
-    if before.features != features or before.payload != (payload or {}):
+    if before.features != features or (payload is not None and before.payload != payload):
         raise IdTaken(f"the id {id!r} names another record, which was answered before; use another id")
     return before
 
@@ -179,3 +191,34 @@ def _given(
         )
         for instance, value, proba, trace_bytes in zip(instances, values, probas, traces, strict=True)
     ]
+
+
+def _chosen(serving: Serving, encoder: Encoder, instances: Sequence[Instance]) -> list[Prediction]:
+    """Return the actions of a bandit for n records. Raises as `answer` does."""
+    for instance in instances:
+        check_unchosen(encoder.schema, instance.features)
+    batch = encoded(encoder, serving.clip, [instance.features for instance in instances])
+    share = serving.share if serving.canary is not None else 0.0
+    drawn = [draw(instance.id) < share for instance in instances]
+    arms = Arms(serving.champion, serving.canary, share, serving.seed, serving.fallback)
+    choices = choose(arms, encoder.schema, batch, [instance.id for instance in instances], drawn)
+    made = []
+    for instance, choice, canary in zip(instances, choices, drawn, strict=True):
+        payload: dict[str, Any] = {} if math.isnan(choice.expected) else {actions.EXPECTED: choice.expected}
+        payload |= {actions.FALLBACK: True} if choice.fell_back else {}
+        made.append(
+            Prediction(
+                instance.id,
+                instance.features,
+                choice.value,
+                choice.proba,
+                choice.arm.version,
+                serving.position,
+                choice.propensity,
+                canary,
+                instance.subject,
+                payload,
+                choice.trace,
+            )
+        )
+    return made

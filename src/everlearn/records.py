@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 Scalar = bool | int | float | str
-RowTask = Literal["binary", "multiclass", "regression"]  # of models; a pair of answers is a row of a binary task
-Task = Literal[RowTask, "preference"]
+RowTask = Literal["binary", "multiclass", "regression"]  # of models; a pair is a binary row, a reward a number
+Task = Literal[RowTask, "preference", "bandit"]
 Outcome = Literal["choice", "tie", "skip"]
 LossKind = Literal["brier", "error", "log_loss", "absolute", "squared", "pinball", "huber"]
 

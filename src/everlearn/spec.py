@@ -56,6 +56,11 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     The task "preference" has no classes, and its fields are kept beside each pair of answers. It alone has the other
     settings: a prompt has at most `prompt_tokens` tokens and an answer `answer_tokens`, ids are below `vocabulary`, and
     models know as many `annotators`, `sources` (what a bias belongs to) and `groups` apart.
+
+    The task "bandit" chooses one of 2 to 256 `actions`, and learns from the reward of the chosen one. `label` names the
+    reward, a number within `rewards`. `action_fields` are fields of each action, "numeric" or "boolean". In rows of a
+    file, `action` names the column of the action that was taken, and `propensity` that of its probability; "uniform"
+    says that all actions had the same.
     """
 
     label: str
@@ -71,6 +76,11 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     annotators: Positive = 64
     sources: Positive = 16
     groups: Positive = 64
+    actions: tuple[str, ...] = ()
+    action_fields: dict[str, Literal["numeric", "boolean"]] = {}
+    rewards: tuple[float, float] = (0.0, 1.0)
+    action: str = "action"
+    propensity: str = "propensity"
     decimal: Decimal | dict[str, Decimal] = "."
     dates: dict[str, DateOrder] = {}
     missing: dict[str, tuple[Scalar, ...]] = {}
@@ -232,6 +242,16 @@ class DecisionSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     recall: Share | None = None
 
 
+class BanditSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The safety of a loop that chooses actions (task "bandit").
+
+    `fallback` is the action that is served, with propensity 1, where the model that answers fails; without one such a
+    request is refused.
+    """
+
+    fallback: str = ""
+
+
 class JudgeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The judge that a server asks about pairs of answers by itself (task "preference").
 
@@ -305,6 +325,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     replay: ReplaySpec = ReplaySpec()
     feedback: FeedbackSpec = FeedbackSpec()
     decision: DecisionSpec = DecisionSpec()
+    bandit: BanditSpec = BanditSpec()
     log: LogSpec = LogSpec()
     limits: LimitsSpec = LimitsSpec()
     metrics: MetricsSpec = MetricsSpec()

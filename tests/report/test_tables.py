@@ -60,3 +60,25 @@ def test_a_value_with_ends_is_written_with_half_their_distance() -> None:
     assert report.written(measured) == {"examples": "45,312", "roc_auc": "0.8000 ± 0.0015", "brier_low": "0.1000"}
     shown = report.table({"champion": measured, "frozen": {"examples": 45_312, "roc_auc": 0.7}})
     assert list(shown.columns[0].cells) == ["examples", "ROC AUC", "brier low"]
+
+
+def test_a_value_that_is_unknown_is_a_dash_and_the_interval_stays() -> None:
+    unknown = {"value": None, "low": 0.0, "high": 1.0, "rows": 9}
+    known = {"value": 0.42, "low": 0.4, "high": 0.45, "rows": 900}
+    actions = [{"action": f"a{i}", "share": i / 66} for i in range(12)]
+    found = {
+        "served": known,
+        "policies": {"uniform": unknown, "best constant": unknown | {"action": "a7"}},
+        "actions": actions,
+        "fallbacks": 3,
+    }
+    lines = shown(report.summary(RESULT | {"bandit": found})).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("policy"))
+    assert [line.split() for line in lines[start : start + 4]] == [
+        ["policy", "reward", "low", "high"],
+        ["served", "0.4200", "0.4000", "0.4500"],
+        ["uniform", "–", "0.0000", "1.0000"],
+        ["best", "constant", "(a7)", "–", "0.0000", "1.0000"],
+    ]
+    assert lines[start + 4].startswith("served: a11 17%, a10 15%")
+    assert "and 2 more · 3 answers with the fallback" in "".join(lines[start + 4 : start + 6])

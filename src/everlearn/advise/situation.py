@@ -92,7 +92,7 @@ def look(schema: Schema, rows: int | None = None) -> dict[str, Any]:
     kinds = list(schema.fields.values())
     found: dict[str, Any] = {
         "inputs": "text" if "text" in kinds else "table",
-        "predicts": "number" if schema.task == "regression" else "classes",
+        "predicts": "number" if schema.task in ("regression", "bandit") else "classes",
     }
     return found | ({"volume": rows} if rows else {})
 

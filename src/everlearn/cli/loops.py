@@ -22,6 +22,7 @@ from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
     from everlearn.loop.loop import Loop, Progress
+    from everlearn.schema.guessing import Survey
     from everlearn.spec import Spec
     from everlearn.stream import Stream
 
@@ -102,6 +103,13 @@ def init(
     prompts: Annotated[
         Path | None, typer.Option(help="With --model: a file of prompts, to set the limit by the longest.")
     ] = None,
+    task: Annotated[
+        str, typer.Option(help='"bandit" for logged rows of actions and rewards; default: by the label.')
+    ] = "",
+    action: Annotated[str, typer.Option(help="With --task bandit: the column of the action that was taken.")] = "",
+    propensity: Annotated[
+        str, typer.Option(help='With --task bandit: the column of its probability, or "uniform".')
+    ] = "",
     config_path: Config = TOML,
     force: Annotated[bool, typer.Option(help="Overwrite an existing configuration file.")] = False,
     as_json: Json = False,
@@ -111,7 +119,7 @@ def init(
     Prints each column with its kind, examples and the reason, also those that are left out. Check them before the first
     run. The first rows of the file, one in twenty
     and at most 500, are a warm start: they train the first version before anything is served. With --model, the file
-    is for a language model that learns from preferences.
+    is for a language model that learns from preferences. With --task bandit, the label is the reward of an action.
     """
     from everlearn import config, stream
     from everlearn.cli import surveying
@@ -123,6 +131,7 @@ def init(
             f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
             "for rows of a file, or --model NAME, with or without --prompts, for a language model"
         )
+    _check_actions(task, action, propensity, bool(data))
     about = stream.about(data, label) if data else language_model  # refuses what cannot be read before all else
     if config_path.exists() and not force:
         raise ConfigError(
@@ -134,9 +143,7 @@ def init(
 
         preferences.init(language_model, prompts, config_path, as_json)
         return
-    opened = stream.read(data, label=label)
-    spec, survey = _inferred(opened, data, config_path), opened.survey
-    assert survey is not None  # of a stream that was read with a label
+    spec, survey = _read(data, label, (action, propensity) if task else None, config_path)
     config_path.write_text(config.text(spec) + surveying.comments(survey), encoding="utf-8")
     if as_json:
         found = {"schema": msgspec.to_builtins(spec.schema), "warm_start": int(spec.warm_start)}
@@ -145,7 +152,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if why := auto.chosen(shape(schema))[1]:
+    if not schema.actions and (why := auto.chosen(shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
@@ -267,6 +274,34 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
             f"{given[0]}: got it for a {task} task; it is for files of judged pairs, which expect the task "
             "'preference'. Leave it out"
         )
+
+
+def _read(data: str, label: str, logged: tuple[str, str] | None, config_path: Path) -> tuple[Spec, Survey]:
+    """Return the settings for a file, and what was found in it; `logged` names the columns of actions."""
+    from everlearn import stream
+
+    if logged:
+        from everlearn.cli import bandits
+
+        return bandits.inferred(data, label, *logged, config_path)
+    opened = stream.read(data, label=label)
+    assert opened.survey is not None  # of a stream that was read with a label
+    return _inferred(opened, data, config_path), opened.survey
+
+
+def _check_actions(task: str, action: str, propensity: str, data: bool) -> None:
+    """Raise ConfigError for options of logged actions without the task, or a task without them."""
+    given = [name for name, value in (("--action", action), ("--propensity", propensity)) if value]
+    if task not in ("", "bandit") or (task and not data):
+        raise ConfigError(f"--task: got {task!r}; expected 'bandit' with DATA, or no task, which the label then says")
+    if task and len(given) < 2:
+        missing = "--propensity" if action else "--action"
+        raise ConfigError(
+            f"{missing}: missing; expected --action COLUMN and --propensity COLUMN for the task 'bandit'. Where all "
+            "actions had the same probability, give --propensity uniform"
+        )
+    if given and not task:
+        raise ConfigError(f"{given[0]}: got it without --task bandit. Add that, or leave it out")
 
 
 def _without(spec: Spec, column: str) -> Spec:

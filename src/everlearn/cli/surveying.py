@@ -26,6 +26,10 @@ def show(survey: Survey) -> None:
     screen.print(table)
     if schema.classes:
         screen.print(f"classes: {', '.join(map(str, schema.classes))}", highlight=False, markup=False, soft_wrap=True)
+    if schema.actions:
+        low, high = schema.rewards
+        screen.print(f"actions: {', '.join(schema.actions)}", highlight=False, markup=False, soft_wrap=True)
+        screen.print(f"rewards: {low:g} to {high:g}", highlight=False)
     for name, why in survey.left_out.items():
         shown = _examples(survey, name)
         screen.print(f"left out: {name} ({shown}): {why}", highlight=False, markup=False, soft_wrap=True)

@@ -166,7 +166,7 @@ def _headline(spec: Spec, versions: Sequence[VersionEntry]) -> str:
         return "log_loss"  # versions are stored with the losses of their comparison
     if spec.metric != "auto":
         return spec.metric
-    if spec.schema.task != "regression":
+    if spec.schema.task not in ("regression", "bandit"):
         return "accuracy"
     return "pinball" if any("pinball" in entry.metrics for entry in versions) else "mae"
 

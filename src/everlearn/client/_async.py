@@ -62,14 +62,17 @@ class AsyncClient:
 
     # ---- predictions, feedback and examples ------------------------------------------------------------------
 
-    async def predict(self, features: Mapping[str, Any], id: str | None = None, *, explain: bool = False) -> Answer:
+    async def predict(
+        self, features: Mapping[str, Any], id: str | None = None, *, explain: bool = False, actions: Sequence[Any] = ()
+    ) -> Answer:
         """Return the prediction for one record.
 
         `id` may be your own key; the same record sent again with the same key gets the same answer. With `explain`,
-        the answer holds the contribution of each field. Raises InputError for a record that does not fit the schema,
-        and for a key that already names another record.
+        the answer holds the contribution of each field. `actions` lists what a bandit may choose (default: all of its
+        actions): names, or dicts with a name and fields of the action. Raises InputError for a record that does not fit
+        the schema, and for a key that already names another record.
         """
-        body = wire.predict_body(features, id)
+        body = wire.predict_body(features, id, actions)
         return wire.answer(await self._request("POST", "/predict", body, _explained(explain)))
 
     async def predict_many(

@@ -39,6 +39,10 @@ Rationale = Annotated[str, Meta(max_length=4000)]
 Record = Annotated[
     dict[str, Any], Meta(description="A value for each field of the schema; an absent field counts as missing.")
 ]
+Offers = Annotated[
+    list[str | dict[str, Any]],
+    Meta(min_length=1, description="The actions on offer: names, or objects with a name and fields of the action."),
+]
 Reason = Annotated[
     str,
     Meta(min_length=1, max_length=1000, description="Recorded with the decision.", examples=["worse since noon"]),
@@ -54,10 +58,14 @@ Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class PredictRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One record (`features`, with `id` as its key) or several (`instances`, with `ids`)."""
+    """One record (`features`, with `id` as its key) or several (`instances`, with `ids`).
+
+    `actions` lists what a bandit may choose for one record; without it, all actions are on offer.
+    """
 
     features: Record | UnsetType = UNSET
     id: Key | None = None
+    actions: Offers | UnsetType = UNSET
     instances: Annotated[list[Record], Meta(min_length=1)] | UnsetType = UNSET
     ids: list[Key | None] | UnsetType = UNSET
 
@@ -68,7 +76,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     `proba` holds the probability of each class in the schema's order; it is empty for a regression. `version` names
     the version that answered, and `position` the last event that its weights had learned. Every label older than
     `staleness` seconds is in those weights; null: unknown (clients give infinity). `canary` marks an answer of a
-    challenger that started from that version. `contributions` holds the share of each field, if requested.
+    challenger that started from that version. `contributions` holds the share of each field, if requested. A bandit
+    answers with an action: `proba` is then in the order of its actions, and `propensity` that of this action.
     """
 
     id: str
@@ -79,6 +88,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     staleness: float | None
     canary: bool = False
     contributions: dict[str, Any] | None = None
+    propensity: float | None = None
 
 
 class RowAnswer(Struct, frozen=True, omit_defaults=True):
@@ -90,6 +100,7 @@ class RowAnswer(Struct, frozen=True, omit_defaults=True):
     version: str
     canary: bool = False
     contributions: dict[str, Any] | None = None
+    propensity: float | None = None
 
 
 class Answers(Struct, frozen=True):

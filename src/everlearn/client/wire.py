@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
+from msgspec import UNSET
 
-from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest
+from everlearn.client.records import Answer, Answers, FeedbackRow, Health, Healthy, LearnRow, PredictRequest, RowAnswer
 from everlearn.errors import (
     BlobError,
     ConfigError,
@@ -78,9 +79,9 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
-def predict_body(features: Mapping[str, Any], id: str | None) -> bytes:
+def predict_body(features: Mapping[str, Any], id: str | None, actions: Sequence[Any] = ()) -> bytes:
     """Encode a request for one prediction. It always has an id, so that it can be sent again."""
-    return _body(PredictRequest(features=dict(features), id=id or new_id()))
+    return _body(PredictRequest(features=dict(features), id=id or new_id(), actions=list(actions) or UNSET))
 
 
 def predict_many_body(instances: Sequence[Mapping[str, Any]], ids: Sequence[str | None] | None) -> bytes:
@@ -142,9 +143,23 @@ def answers(content: bytes) -> list[Answer]:
     reply = decode(content, Answers)
     position, staleness = reply.position, _seconds(reply.staleness)
     return [
-        Answer(row.id, row.value, row.proba, row.version, position, staleness, row.canary, row.contributions)
+        Answer(
+            row.id,
+            row.value,
+            row.proba,
+            row.version,
+            position,
+            staleness,
+            row.canary,
+            row.contributions,
+            row.propensity,
+        )
         for row in reply.predictions
     ]
+
+
+def _more(row: RowAnswer) -> tuple[dict[str, Any] | None, float | None]:
+    return row.contributions, row.propensity
 
 
 def health(status: int, content: bytes) -> Health:

@@ -32,6 +32,7 @@ from everlearn.spec import (
     RULES,
     STORED_ONLY,
     AskSpec,
+    BanditSpec,
     DecisionSpec,
     JudgeSpec,
     Spec,
@@ -67,11 +68,22 @@ _WITHOUT_EFFECT = ("epochs", "serve.batch", "serve.body")  # on a loop that has 
 
 _FILES = ("prompts", "judge.rubric", "ask.gold")  # relative to the configuration file
 
-# The defaults of a loop that learns preferences, where they differ: people judge a few pairs a minute, and a pair of
-# answers has a thousand tokens.
-_PREFERENCE_DEFAULTS: dict[str, Any] = {"tick": 16, "gate.minimum": 50, "replay.bytes": 64 * MIB}
+# The defaults of a task, where they differ from those of others. People judge a few pairs a minute, and a pair of
+# answers has a thousand tokens. A bandit has the hashed weights once for each action.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "preference": {"tick": 16, "gate.minimum": 50, "replay.bytes": 64 * MIB},
+    "bandit": {"model": {"family": "bandit"}, "schema.bits": 14},
+}
 
-# Settings that a loop which learns preferences cannot have, with the values that do nothing, and the reasons.
+# Settings that a loop which chooses actions cannot have, with the values that do nothing, and the reasons.
+_NOT_FOR_BANDITS: dict[str, tuple[Any, str]] = {
+    "class_weight": ({}, "there are no classes"),
+    "gate.guards": ({}, "there are no classes"),
+    "decision": (DecisionSpec(), "the policy of the model chooses"),
+    "limits.clip": (0.0, "rows have columns of actions, which must stay as they were served"),
+}
+
+# Settings that a loop which learns preferences cannot have.
 _NOT_FOR_PREFERENCES: dict[str, tuple[Any, str]] = {
     "warm_start": (0.0, "it trains on records with labels"),
     "class_weight": ({}, "which answer comes first is chance"),
@@ -127,8 +139,8 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
 def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | None = None) -> Spec:
     """Return the Spec of plain values. Raises ConfigError naming the setting, the value got and those expected.
 
-    The defaults of `tick`, `gate.minimum` and `replay.bytes` depend on the task. Settings that were removed are
-    refused, unless `folder` is an existing home, which keeps their values.
+    The defaults of `model`, `tick`, `gate.minimum`, `replay.bytes` and `schema.bits` depend on the task. Settings that
+    were removed are refused, unless `folder` is an existing home, which keeps their values.
 
     >>> convert({"schema": {"label": "y", "task": "regression", "fields": {"a": "numeric"}}, "mode": "lve"})
     Traceback (most recent call last):
@@ -145,29 +157,35 @@ def convert(values: Mapping[str, Any], where: str = "the spec", folder: Path | N
         spec = msgspec.convert(values, Spec)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {explain(Spec, values) or error}") from error
-    if spec.schema.task != "preference":
-        return spec
-    for name, default in _PREFERENCE_DEFAULTS.items():
+    defaults = _DEFAULTS.get(spec.schema.task, {})
+    for name, default in defaults.items():
         spec = spec if _has(values, name) else _with(spec, name, default)
-    check_task(spec, f"{where}: ")
+    if defaults:
+        check_task(spec, f"{where}: ")
     return spec
 
 
 def check_task(spec: Spec, where: str = "") -> None:
     """Raise ConfigError for a setting that has no meaning for the task; `where` begins the message."""
-    if spec.schema.task != "preference":
-        for name, default in (("judge", JudgeSpec()), ("ask", AskSpec())):
-            if getattr(spec, name) != default:
-                raise ConfigError(
-                    f"{where}{name}: got settings for the task {spec.schema.task!r}; expected 'preference'. Remove them"
-                )
-        return
-    for name, (without, why) in _NOT_FOR_PREFERENCES.items():
-        if attrgetter(name)(spec) != without:
-            raise ConfigError(
-                f"{where}{name}: got {_show(_shown(spec, name))} for the task 'preference', where {why}. Remove it"
-            )
-    if spec.feedback.correction == "importance":
+    task, fallback = spec.schema.task, spec.bandit.fallback
+    for name, default, wanted in (
+        ("judge", JudgeSpec(), "preference"),
+        ("ask", AskSpec(), "preference"),
+        ("bandit", BanditSpec(), "bandit"),
+    ):
+        if task != wanted and getattr(spec, name) != default:
+            raise ConfigError(f"{where}{name}: got settings for the task {task!r}; expected {wanted!r}. Remove them")
+    if fallback and fallback not in spec.schema.actions:
+        raise ConfigError(
+            f"{where}bandit.fallback: got {fallback!r}; expected one of schema.actions: "
+            f"{', '.join(map(repr, spec.schema.actions))}"
+        )
+    without = {"preference": _NOT_FOR_PREFERENCES, "bandit": _NOT_FOR_BANDITS}.get(task, {})
+    for name, (default, why) in without.items():
+        if attrgetter(name)(spec) != default:
+            got = _show(_shown(spec, name))
+            raise ConfigError(f"{where}{name}: got {got} for the task {task!r}, where {why}. Remove it")
+    if task == "preference" and spec.feedback.correction == "importance":
         raise ConfigError(
             f"{where}feedback.correction: got 'importance', which weighs default labels, for the task 'preference', "
             "which has none; expected 'learn' or 'ignore'"
@@ -185,10 +203,9 @@ def text(spec: Spec) -> str:
     for name in STORED_ONLY:
         record, _, field = name.partition(".")
         values.get(record, {}).pop(field, None)
-    if spec.schema.task == "preference":  # a value left out would have the default of the task
-        for name in _PREFERENCE_DEFAULTS:
-            record, _, field = name.rpartition(".")
-            (values.setdefault(record, {}) if record else values)[field] = attrgetter(name)(spec)
+    for name in _DEFAULTS.get(spec.schema.task, {}):  # a value left out would have the default of the task
+        record, _, field = name.rpartition(".")
+        (values.setdefault(record, {}) if record else values)[field] = attrgetter(name)(spec)
     if (warm_start := values.get("warm_start", 0.0)) >= 1:
         values["warm_start"] = int(warm_start)  # a number of rows
     text = _HEADING + tomli_w.dumps({name: value for name, value in values.items() if value != {}})

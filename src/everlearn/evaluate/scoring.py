@@ -13,7 +13,7 @@ from everlearn.errors import ConfigError
 from everlearn.evaluate.windows import Recent, Window
 from everlearn.metrics import baselines, seasonal
 from everlearn.model import Model, bind, build, cut, learn, predict_traced
-from everlearn.records import Examples, Floats, Loss, Rejected, Singles, Task
+from everlearn.records import Examples, Floats, Loss, Rejected, RowTask, Singles, Task
 from everlearn.schema import moments
 from everlearn.schema.segments import checked
 from everlearn.stream import Stream
@@ -142,7 +142,7 @@ class NaiveScores:
 
 def task_of(spec: Mapping[str, Any]) -> tuple[Task, int]:
     task = spec.get("task")
-    known = [name for name in get_args(Task) if name != "preference"]  # whose models have a binary task
+    known = [*get_args(RowTask)]
     if task not in known:
         raise ConfigError(
             f"the model's spec has task {task!r}; expected one of {', '.join(known)}: build the model with "

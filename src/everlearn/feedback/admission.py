@@ -21,6 +21,7 @@ from everlearn.feedback.early_room import EarlyRoom, Ticket
 from everlearn.feedback.names import FieldNames
 from everlearn.records import Batch, Example, Feedback, Label, Outcome, Prediction, Preference, Reward, Scalar
 from everlearn.schema import Encoder, Reading
+from everlearn.schema.actions import spelled
 from everlearn.schema.field import Field
 from everlearn.schema.meaning import category
 from everlearn.schema.nested import flat
@@ -58,7 +59,7 @@ def features(admission: Admission, record: Mapping[str, Any], *, encodes: bool =
     logged, values that stay as they are are checked there. Raises InputError, naming the field, for a value that cannot
     be used.
     """
-    kinds, plain = admission.spec.schema.fields, admission.plain
+    kinds, plain = admission.fields.fields, admission.plain
     if isinstance(record, Mapping):
         record = _flat(admission, record)
     if admission.names is not None and isinstance(record, Mapping):
@@ -90,7 +91,10 @@ def features(admission: Admission, record: Mapping[str, Any], *, encodes: bool =
 
 def _flat(admission: Admission, record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a record with the parts of its objects under dotted names, unless the home is of release 0.1.0."""
-    return flat(record, admission.spec.schema.fields) if admission.spec.schema.rules > 1 else record
+    schema = admission.spec.schema
+    if schema.actions:
+        record = spelled(record, schema)
+    return flat(record, schema.fields) if schema.rules > 1 else record
 
 
 def subject(admission: Admission, record: Mapping[str, Any]) -> str:

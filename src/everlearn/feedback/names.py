@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from everlearn.errors import InputError, nearest
+from everlearn.schema.actions import columns
 from everlearn.spec import Spec
 
 MOST = 40  # different names of each sort that are counted; the others only add to the totals
@@ -31,7 +32,7 @@ class FieldNames:
     def __init__(self, spec: Spec, add: Counted | None = None, before: Iterable[str] = ()) -> None:
         self.counts: dict[str, int] = {}
         self._fields = spec.schema.fields.keys()
-        self._known = {*self._fields, spec.schema.label, spec.subject, "id", *spec.ignore, ""}
+        self._known = {*columns(spec.schema), spec.schema.label, spec.subject, "id", *spec.ignore, ""}
         self._strict = spec.strict
         self._add = add
         self._counted: dict[str, set[str]] = {UNKNOWN: set(), MISSING: set()}

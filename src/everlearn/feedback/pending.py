@@ -44,6 +44,19 @@ def decision(uid: int) -> int:
     return DECIDED - uid
 
 
+def chance(uid: int) -> int:
+    """Return the uid of the probability that a contestant gives to the action served (task "bandit").
+
+    A bandit decides by no rule, so these numbers and those of `worth` are free. Uid 0 stands for what was served.
+    """
+    return DECIDED - 2 * uid
+
+
+def worth(uid: int) -> int:
+    """Return the uid of the reward that a contestant expects from its policy (task "bandit")."""
+    return DECIDED - 2 * uid - 1
+
+
 def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
     """Return the bytes that one waiting prediction is charged; `shape` is that of `everlearn.schema.shape`.
 
@@ -62,7 +75,7 @@ def charge(spec: Spec, shape: Mapping[str, Any]) -> int:
         features = pairs.width(spec.schema)
     contestants = _ROLES + 2 * spec.challengers  # and with each challenger its candidate
     answers = contestants + len((ANSWER, CANARY))
-    scores = answers * max(int(shape["classes"]), 1)
+    scores = answers * max(int(shape["classes"]), 1) * (3 if spec.schema.actions else 1)  # with `chance` and `worth`
     bare = _OVERHEAD + 4 * int(shape["dense"]) + 8 * features + 4 * scores
     return bare + (answers * _EACH_DECISION + 4 * scores if spec.decision != DecisionSpec() else 0)
 

@@ -17,14 +17,14 @@ from everlearn import gate, metrics
 from everlearn.feedback.correction import Arrival
 from everlearn.feedback.pending import ANSWER, SEGMENT
 from everlearn.learn.monitor import Monitor
-from everlearn.learn.teach import gathered, teach
+from everlearn.learn.teach import gathered, learned_one_by_one, teach
 from everlearn.metrics import duels
 from everlearn.model import select, stack
 from everlearn.records import Arrays, Batch, Examples, Singles
 from everlearn.schema.pairs import Duel
 from everlearn.serve.contestant import Contestant, Trial
 from everlearn.serve.roster import Roster
-from everlearn.serve.shadows import predict_all
+from everlearn.serve.shadows import predict_all, predict_all_traced
 from everlearn.spec import GateSpec
 
 Predictions = Mapping[int, Singles]
@@ -146,7 +146,7 @@ class LabelQueue:
         roles = self._roles(ANSWER)
         needed = {*roles.values(), *(contestant.uid for pair in self._roster.comparisons() for contestant in pair)}
         needed |= {*self._monitor.naive.roles.values(), SEGMENT}
-        needed |= self._monitor.rules.uids(self._roster.contestants, roles)
+        needed |= self._monitor.rules.uids(self._roster.contestants, roles) | self._monitor.policies.uids(roles)
         known = [needed & row.predictions.keys() if row.predictions is not None else None for row in rows]
         for uids, group in groupby(zip(known, rows, strict=True), lambda pair: pair[0]):
             alike = [row for _, row in group]
@@ -179,7 +179,12 @@ class LabelQueue:
         if limiter.clips:
             examples = replace(examples, batch=limiter.bound(examples.batch))
         frozen = [contestant for contestant in self._roster.contestants if not contestant.learns]
-        predictions = {uid: scores.copy() for uid, scores in predict_all(frozen, examples.batch).items()}
+        traces: dict[int, Singles] = {}
+        if monitor.policies:
+            found, traces = predict_all_traced(frozen, examples.batch)
+        else:
+            found = predict_all(frozen, examples.batch)
+        predictions = {uid: scores.copy() for uid, scores in found.items()}
         answers = None
         if limiter.judges:
             known = predictions.get(champion.uid)
@@ -187,14 +192,19 @@ class LabelQueue:
         examples, learned, keep = limiter.admit_rows(examples, sources, answers)
         if keep is not None:
             predictions = {uid: scores[keep] for uid, scores in predictions.items()}
+            traces = {uid: trace[keep] for uid, trace in traces.items()}
         if not len(examples.y):
             return 0
         factors, weight = limiter.class_weights.take(examples.y, learned), monitor.strengthened(learned)
         weight = weight if factors is None else weight * factors
         predictions |= monitor.naive.rows(examples.y, learned, examples.batch)
         for contestant in self._roster.contestants:
-            if contestant.learns:
+            if contestant.learns and monitor.policies:
+                known_rows = examples.batch, examples.y, weight
+                predictions[contestant.uid], traces[contestant.uid] = learned_one_by_one(contestant.tried, *known_rows)
+            elif contestant.learns:
                 predictions[contestant.uid] = contestant.tried.learn(examples.batch, examples.y, weight).copy()
+        predictions |= monitor.policies.rows(examples.batch, traces)
         predictions |= monitor.rules.decide(self._roster.contestants, predictions)
         aside = None if learned is examples.weight else (examples.weight > 0.0) & ~(learned > 0.0)
         self._test(examples, predictions, self._roles(champion.uid), aside)

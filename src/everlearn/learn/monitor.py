@@ -18,6 +18,7 @@ from everlearn.learn.decision_rules import DecisionRules, Find
 from everlearn.learn.drift_watch import STABLE, DriftWatch
 from everlearn.learn.limiter import Limiter
 from everlearn.learn.naive import NaiveBaselines
+from everlearn.learn.policies import PolicyValues
 from everlearn.learn.segments import Segments
 from everlearn.metrics import baselines, rooms
 from everlearn.metrics.queued import QueuedMetrics
@@ -40,7 +41,6 @@ class Monitor:
         self.spec = spec
         self.task: Task = shape["task"]
         self.limiter = Limiter(spec, shape)
-        self.loss = self.limiter.loss
         classes, dense, hashed = int(shape["classes"]), int(shape["dense"]), int(shape["hashed"])
         self.classes = classes
         timed = moments.clock(spec.schema) if not spec.limits.clip else None  # a clipped time is no time
@@ -59,7 +59,13 @@ class Monitor:
         self._memory = QueuedReplay(self.replay, replay.start(self.replay, *self._sizes))
         self.clock = dict.fromkeys(_CLOCK, 0)
         self.drift = DriftWatch(spec, dense, self.clock)
+        self.policies = PolicyValues(spec.schema, SCORED_ROLES)
         self.warmed = 0  # rows of the warm start that were learned
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that models are compared by."""
+        return self.limiter.loss
 
     @property
     def roles(self) -> list[str]:
@@ -125,6 +131,7 @@ class Monitor:
         if (champion := losses.get(roles["champion"])) is not None:
             self.drift.see_losses(champion, examples.weight, examples.position, self.scored)
         self.rules.test(examples, predictions, uids)
+        self.policies.test(examples, predictions, roles)
         self.clock["scored"] += len(examples.y)
         if self.due():
             self.rules.refresh()
@@ -245,6 +252,7 @@ class Monitor:
         for role, sums in self.metrics.items():
             arrays |= prefixed(f"metrics/{role}/", sums)
         arrays |= prefixed("class_weight/", self.limiter.class_weights.arrays)
+        arrays |= prefixed("policies/", self.policies.arrays)
         return arrays | self.drift.state(), dict(self.clock) | ({"paused": 1} if self.limiter.paused else {})
 
     def load(self, arrays: Arrays, header: dict[str, int]) -> None:
@@ -259,6 +267,7 @@ class Monitor:
             rooms.renew(held_metrics[role], self.spec.metrics.share, bool(self.segments.field), self.segments.restarted)
         self._scores = {role: QueuedMetrics(scores) for role, scores in held_metrics.items()}
         self.drift.load(arrays)
+        self.policies.load(within(arrays, "policies/"))
         self.clock |= {name: count for name, count in header.items() if name != "paused"}
         self.limiter.paused = bool(header.get("paused", 0))
         if counts := copied(within(arrays, "class_weight/")):

@@ -53,6 +53,21 @@ def teach(
             model.learn(row, y[i : i + 1], weight[i : i + 1] * np.float32(factor), *own)
 
 
+def learned_one_by_one(model: IsolatedModel, batch: Batch, y: Floats, weight: Singles) -> tuple[Singles, Singles]:
+    """Let a model with a trace learn n rows in order; return what it predicted for each before, and its trace.
+
+    `y` is float64 (n,), `weight` float32 (n,). Raises ModelFailure.
+    """
+    scores, traces = np.empty((len(y), 1), np.float32), np.empty((len(y), model.trace), np.float32)
+    for i in range(len(y)):
+        row = row_slice(batch, i, i + 1)
+        scores[i : i + 1], trace = model.predict_traced(row)
+        if trace is not None:
+            traces[i] = trace[0]
+        model.learn(row, y[i : i + 1], weight[i : i + 1], trace)
+    return scores, traces
+
+
 def gathered(traces: Sequence[Mapping[int, Singles] | None], uid: int, width: int) -> Singles | None:
     """Return one contestant's traces of n rows, float32 (n, width), NaN where it has none; None if `width` is 0.
 

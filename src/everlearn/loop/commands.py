@@ -224,6 +224,11 @@ def build(spec: Spec, model_spec: Mapping[str, Any]) -> model.Model:
         raise
     except Exception as error:  # a family of the user's may raise anything
         raise ModelError(f"family {family!r} cannot be built and asked: {type(error).__name__}: {error}") from error
+    if spec.schema.task == "bandit" and not (callable(getattr(built, "policy", None)) and model.traced(built) >= 2):
+        raise ConfigError(
+            f"model.family: got {family!r}, which has no policy over actions; expected a family with policy(batch) and "
+            'a trace that begins with the probability of the action and the value of the policy, such as "bandit"'
+        )
     columns = 1 if task == "regression" else int(shape["classes"])
     if np.shape(scores) != (1, columns):
         raise ModelError(f"family {family!r} answers one row with shape {np.shape(scores)}; expected {(1, columns)}")

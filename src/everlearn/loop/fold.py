@@ -163,13 +163,12 @@ class Fold:
     # ---- rows, which come with their labels --------------------------------------------------------------------
 
     def refused(self, batch: Batch) -> dict[int, str]:
-        """Return the rows that models of this loop cannot take, with the reasons.
+        """Return the rows with labels that models of this loop cannot take, with the reasons.
 
         The frozen model decides, since every contestant started as a copy of it.
         """
-        if self.started:
-            return model.refused(self._roster.frozen_start().model, batch)
-        return model.refused(self.warm_up.model(), batch)
+        first = self._roster.frozen_start().model if self.started else self.warm_up.model()
+        return model.refused(first, batch) | schema.actions.refused(self.spec.schema, batch)
 
     def examples(self, examples: Examples, cursor: Cursor, sources: Sequence[str] = ()) -> Iterator[Commit]:
         """Fold labelled rows: every contestant predicts each row, is scored on it, and then learns it."""
@@ -343,17 +342,18 @@ class Fold:
             return stretch.row(row), {}, None
         shadows = stretch.arrive(row, self._monitor.limiter, self._roster.contestants)
         predictions = shadows.predict(row, upto, self.label_queue.teach())
-        answer = np.array([prediction.proba or (float(prediction.value),)], np.float32)
+        answer = schema.actions.answered(self.spec.schema, prediction)
         held = shadows.row(row)
         predictions |= {**self._monitor.naive.now(held), **self._monitor.segments.now(prediction.features)}
         predictions[ANSWER] = answer
+        champion = self._roster.champion.uid
         if prediction.canary:  # the champion is scored on its own answer in shadow
-            predictions[ANSWER], predictions[CANARY] = predictions[self._roster.champion.uid], answer
+            predictions[ANSWER], predictions[CANARY] = predictions[champion], answer
+        predictions |= self._monitor.policies.now(prediction, shadows, row, champion)
         known, value = self._monitor.rules, prediction.value
-        decided = known and value in self.spec.schema.classes
-        given = int(schema.features(self.encoder).label(value)) if decided else None
-        contestants = self._roster.contestants
-        predictions |= known.decide_one(contestants, self._roster.champion.uid, given, predictions)
+        is_class = known and value in self.spec.schema.classes
+        given = int(schema.features(self.encoder).label(value)) if is_class else None
+        predictions |= known.decide_one(self._roster.contestants, champion, given, predictions)
         return held, predictions, shadows.traces(row)
 
     def _watch(self, row: Batch, predictions: Mapping[int, Singles], at: int) -> list[Payload]:
@@ -490,8 +490,8 @@ class Fold:
         self._roster.load(model.within(arrays, "roster/"), header["roster"], *models)
         self._monitor.load(model.within(arrays, "learner/"), header["learner"])
         self.joiner.load(*(model.within(arrays, name) for name in ("waiting/", "early/", "lessons/")))
-        if self._monitor.segments.restarted:  # the waiting predictions hold segments of another field
-            self.pending.drop(SEGMENT)
+        if self._monitor.segments.restarted:
+            self.pending.drop(SEGMENT)  # of another field
         self.cursor = {"row": header["cursor"]["row"], "log": header["cursor"]["log"]}
         self.joiner.now, self.joiner.unusable = header["now"], header.get("unusable", 0)
         self.warm_up.learned, self._notes.predictions = header["warmed"], header["predictions"]

@@ -16,6 +16,8 @@ from everlearn.feedback.admission import Admission
 from everlearn.predict import Instance, new_ids
 from everlearn.records import Example, Feedback, Prediction
 from everlearn.schema import columnar, nested
+from everlearn.schema.actions import PREFIX
+from everlearn.spec import Schema
 
 
 @runtime_checkable
@@ -26,9 +28,13 @@ class _Series(Protocol):
         """Return the cells of the row."""
 
 
-def record(features: Any) -> Any:
-    """Return a row as a dict of its cells, if it is a series of pandas or the like; else what was given."""
-    return features.to_dict() if not isinstance(features, Mapping) and isinstance(features, _Series) else features
+def record(features: Any, actions: Sequence[Any] = ()) -> Any:
+    """Return a row as a dict of its cells, if it is a series of pandas or the like; else what was given.
+
+    `actions` are those on offer, beside the record of a bandit.
+    """
+    given = features.to_dict() if not isinstance(features, Mapping) and isinstance(features, _Series) else features
+    return {**given, PREFIX: list(actions)} if len(actions) else given
 
 
 def instances(given: Admission, frame: Any, ids: str = "") -> list[Instance]:
@@ -45,14 +51,19 @@ def instances(given: Admission, frame: Any, ids: str = "") -> list[Instance]:
     return made
 
 
-def answers(frame: Any, predictions: Sequence[Prediction], classes: Sequence[Any]) -> Any:
-    """Return predictions as a frame of the library of `frame`: id, value, version, and `proba_CLASS` for each class."""
+def answers(frame: Any, predictions: Sequence[Prediction], schema: Schema) -> Any:
+    """Return predictions as a frame of the library of `frame`: id, value, version, and `proba_CLASS` for each class.
+
+    A bandit has `propensity`, and `proba_ACTION` for each action.
+    """
     columns: dict[str, list[Any]] = {
         "id": [one.id for one in predictions],
         "value": [one.value for one in predictions],
         "version": [one.version for one in predictions],
     }
-    for place, name in enumerate(classes):
+    if schema.actions:
+        columns["propensity"] = [one.propensity for one in predictions]
+    for place, name in enumerate(schema.classes or schema.actions):
         columns[f"proba_{name}"] = [one.proba[place] for one in predictions]
     return like(frame, columns)
 

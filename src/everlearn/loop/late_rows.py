@@ -18,7 +18,7 @@ from everlearn.events import Log
 from everlearn.feedback.admission import Admission
 from everlearn.loop.journal import Journal
 from everlearn.loop.label_schedule import LabelSchedule
-from everlearn.predict import Instance, Serving, answer, encoded
+from everlearn.predict import Instance, alone, answer, encoded
 from everlearn.records import Example, Label, Payload, Prediction, Rejected, Scalar
 from everlearn.spec import Schema
 from everlearn.stream import Stream
@@ -52,6 +52,11 @@ def label_delay(schema: Schema, delay: int | None, label_time: str, row_time: st
         return None
     if schema.task == "preference":
         raise ConfigError("delay and label_time: got a schema of preferences; expected rows with fields and a label")
+    if schema.task == "bandit":
+        raise ConfigError(
+            "delay and label_time: got them for a bandit, whose actions were taken already in the rows of a file; "
+            "expected neither. Leave them out, or call loop.predict, which chooses actions, and loop.feedback later"
+        )
     if delay is not None and (label_time or row_time):
         raise ConfigError("delay: got it beside label_time or row_time; give either a number of rows, or the columns")
     if delay is not None:
@@ -230,7 +235,7 @@ class LateRows:
         journal, fields = self._journal, self._given.fields
         champion, clip = journal.ready(), journal.fold.clip
         refused = journal.fold.refused(encoded(fields, clip, [row.features for row in rows]))
-        serving = Serving(champion, None, 0.0, journal.seen, clip)
+        serving = alone(champion, journal.seen, clip, self._given.spec)
         usable = [row for number, row in enumerate(rows) if number not in refused]
         instances = [Instance(row.id, row.features, row.person) for row in usable]
         answers = answer(serving, fields, instances)

@@ -26,7 +26,7 @@ from everlearn.loop.ingest import Ingest
 from everlearn.loop.journal import READ, Journal
 from everlearn.loop.late_rows import LateRows, check_taken_late, label_delay
 from everlearn.loop.questions import Questions
-from everlearn.predict import Instance, Serving, answer, given_before, new_id
+from everlearn.predict import Instance, alone, answer, given_before, new_id
 from everlearn.records import Decision, Feedback, Outcome, Prediction, Rejected, Scalar, Version
 from everlearn.report import Watch
 from everlearn.schema.question import Asked
@@ -107,19 +107,20 @@ class Loop:
 
     # ---- for users --------------------------------------------------------------------------------------------
 
-    def predict(self, features: Mapping[str, Any], id: str | None = None) -> Prediction:
+    def predict(self, features: Mapping[str, Any], id: str | None = None, *, actions: Sequence[Any] = ()) -> Prediction:
         """Predict one record with the champion: `.value`, `.proba` (in class order), `.version`, `.id`.
 
         The answer is in the log before it is returned. `id` may be an id of your own. The same record under the same
-        id gets its first answer again; another record raises IdTaken. Raises InputError for a record that the schema
-        cannot take.
+        id gets its first answer again; another record raises IdTaken. A bandit answers with an action and its
+        `.propensity`; `actions` lists those on offer, as names or dicts (default: all). Raises InputError for a record
+        that the schema cannot take.
         """
-        champion, features = self.ready(), frames.record(features)
+        champion, features = self.ready(), frames.record(features, actions)
         record = admission.features(self._admission, features, encodes=True)
         if id is not None and (before := given_before(self.log, id, record)) is not None:
             return before
         instance = Instance(id or new_id(), record, admission.subject(self._admission, features))
-        serving = Serving(champion, None, 0.0, self.position, self.fold.clip_next(record))
+        serving = alone(champion, self.position, self.fold.clip_next(record), self.spec)
         (given,) = answer(serving, self._admission.fields, [instance])
         self._journal.take([given])
         return given
@@ -219,13 +220,13 @@ class Loop:
         champion = self.ready()
         rows = frames.instances(self._admission, frame, id)
         known = [given_before(self.log, one.id, one.features) for one in rows] if id else [None] * len(rows)
-        serving = Serving(champion, None, 0.0, self.position, self.fold.clip)
+        serving = alone(champion, self.position, self.fold.clip, self.spec)
         new = [one for one, before in zip(rows, known, strict=True) if before is None]
         given = answer(serving, self._admission.fields, new)
         self._journal.take(given)
         following = iter(given)
         whole = [before if before is not None else next(following) for before in known]
-        return frames.answers(frame, whole, self.spec.schema.classes)
+        return frames.answers(frame, whole, self.spec.schema)
 
     def feedback_many(self, frame: Any, id: str = "id", label: str = "", weight: str = "", source: str = "") -> Any:
         """Give the labels in a data frame; return a frame of the same library with `id` and `known`.
@@ -264,8 +265,7 @@ class Loop:
 
         The rows are the log themselves, unless the loop has a `subject` or the stream cannot be read twice; then each
         row is appended to the log first. The files of a folder or a glob are streams, each taken from where it stopped.
-        `progress(rows, loop)` is called now and then with the rows taken. A path is read by this loop's schema. Raises
-        InputError for a file that was changed where it had been read already.
+        `progress(rows, loop)` is called now and then with the rows taken. Raises InputError for a changed file.
 
         With `delay`, each row is predicted, and its label comes that many rows later. With `label_time`, the label
         comes when a row reaches the time in that column, by the column `row_time` or the first datetime field. No label

@@ -33,7 +33,7 @@ from everlearn.loop import details
 from everlearn.loop.join import Joiner, Skip
 from everlearn.model import Model, stack
 from everlearn.records import Batch, Decision, Event, Example, Floats, Label, Prediction, Preference, Reward, Singles
-from everlearn.schema import Reading, features
+from everlearn.schema import Reading, actions, features
 from everlearn.serve.contestant import Progress
 from everlearn.serve.isolation import IsolatedModel
 from everlearn.serve.shadows import copy_row
@@ -233,7 +233,8 @@ class Rejoined:
         batch, bad = self._encoder.sift([payload for _, payload in found])
         examples = {row for row, (_, payload) in enumerate(found) if isinstance(payload, Example)}
         if examples:
-            bad |= examples & contract.refused(self._first, batch).keys()
+            refused = actions.refused(self._spec.schema, batch) | contract.refused(self._first, batch)
+            bad |= examples & refused.keys()
         return {i: copy_row(batch, row) for row, (i, _) in enumerate(found) if row not in bad}
 
     def _join(self, event: Event, row: Batch | None) -> list[LabelledRow]:
@@ -248,7 +249,7 @@ class Rejoined:
         elif isinstance(payload, Prediction) and row is not None:
             row, predictions, traces = self.limiter.bound(row), dict[int, Singles](), None
             if not self._encoder.late:
-                predictions[ANSWER] = np.array([payload.proba or (float(payload.value),)], np.float32)
+                predictions[ANSWER] = actions.answered(self._spec.schema, payload)
                 traces = {backlog.uid: backlog.traces(row) for backlog in self._traced} or None
             labelled = joiner.predict(
                 payload, position, row, predictions, self.limiter.clip, traces, self._width(position)

@@ -126,6 +126,7 @@ def of(fold: Fold, home: Home, marks: Marks, position: int, rows: int = 0) -> di
         "members": members(fold),
         "aliases": {alias: id for id, names in home.versions.aliases().items() for alias in names},
         **({"preference": policies(fold) | _preference(contestants)} if fold.encoder.late and contestants else {}),
+        **_bandit(fold),
     }
 
 
@@ -174,6 +175,7 @@ def report(fold: Fold, home: Home, decisions: Sequence[Decision], rows: int) -> 
         "champion": home.versions.alias("champion"),
         "members": members(fold),
         **({"preference": policies(fold)} if fold.encoder.late and fold.started else {}),
+        **_bandit(fold),
     }
 
 
@@ -218,6 +220,14 @@ def _mark(position: int, decision: Decision) -> dict[str, Any]:
         "version": decision.version,
         "text": decision.reason,
     }
+
+
+def _bandit(fold: Fold) -> dict[str, Any]:
+    """Return the actions that were served, with their rewards, and the values of policies; empty for other tasks."""
+    found = fold.monitor.policies.report()
+    if found and fold.spec.mode == "live":
+        found["policies"].pop("challenger", None)  # it is the champion
+    return {"bandit": found} if found else {}
 
 
 def _preference(contestants: Sequence[Contestant]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from everlearn.learn.limiter import ClippedAhead, Limiter
 from everlearn.learn.segments import Segments
 from everlearn.model import select, stack
 from everlearn.records import Batch, Event, Example, Examples, Ints, Label, Payload, Prediction, Preference, Reward
-from everlearn.schema import Encoder, Reading
+from everlearn.schema import Encoder, Reading, actions
 from everlearn.serve.contestant import Contestant
 from everlearn.serve.shadows import ShadowPredictions, copy_row
 
@@ -83,6 +83,7 @@ class Stretch:
         self.rows: dict[int, tuple[int, int]] = {}
         self.unusable = 0
         self.decided = False
+        self._policies = bool(encoder.schema.actions)
         self._batch = self._encoded(events, encoder, known)
         self._ahead: ClippedAhead | None = None
         self._shadows: ShadowPredictions | None = None
@@ -96,7 +97,7 @@ class Stretch:
         self._arrived = row + 1
         if self._ahead is None or self._shadows is None:
             self._ahead = ClippedAhead(limiter, self._batch)
-            self._shadows = ShadowPredictions(self._ahead.clipped, contestants)
+            self._shadows = ShadowPredictions(self._ahead.clipped, contestants, self._policies)
         return self._shadows
 
     def row(self, row: int) -> Batch:
@@ -114,7 +115,7 @@ class Stretch:
             return stack([], int(encoder.shape["dense"]))
         if known is not None and len(events) == 1 and found[0][1].features is known[0]:
             self.rows[0] = 0, 1
-            return known[1]
+            return actions.served(encoder.schema, known[1], [found[0][1]])
         try:
             batch = encoder.read([prediction for _, prediction in found])
         except InputError:

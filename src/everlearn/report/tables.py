@@ -12,6 +12,7 @@ from rich.text import Text
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "mae", "mse", "rmse", "pinball", "cost"})
 NEITHER = frozenset({"examples", "unscored", "coverage", "quantile", "alert_share"})  # no value is better than another
 LATELY = "_lately"
+MOST_ACTIONS = 10  # that are listed
 NAMES = {
     "ece": "calibration error",
     "pinball": "pinball loss",
@@ -41,7 +42,8 @@ def summary(result: Mapping[str, Any]) -> Group:
     split: list[Any] = [by_segment(result["segments"]), Text()] if result.get("segments") else []
     champion = result.get("members", {}).get("champion", [])
     mix = [mixed("champion", champion)] if champion else []
-    return Group(table(result["metrics"]), Text(), *split, counts(result), *mix)
+    rewarded: list[Any] = [policies(result["bandit"]), Text()] if result.get("bandit") else []
+    return Group(table(result["metrics"]), Text(), *split, *rewarded, counts(result), *mix)
 
 
 def mixed(role: str, members: Sequence[Mapping[str, Any]]) -> Text:
@@ -75,6 +77,31 @@ def table(measured: Mapping[str, Mapping[str, float]]) -> Table:
         ]
         grid.add_row(named(metric), *cells)
     return grid
+
+
+def policies(found: Mapping[str, Any]) -> Group:
+    """Return the rewards of a loop that chooses actions: those served, and off-policy values of other policies.
+
+    `found` is the status of `everlearn.learn.policies`. A line below says how often each action was served.
+
+    >>> from rich import print
+    >>> actions = [{"action": "a", "share": 0.75}, {"action": "b", "share": 0.25}]
+    >>> print(policies({"served": {}, "policies": {}, "actions": actions, "fallbacks": 2}).renderables[1])
+    served: a 75%, b 25% · 2 answers with the fallback
+    """
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("policy", "reward", "low", "high"):
+        grid.add_column(name, justify="left" if name == "policy" else "right")
+    values = {"served": found["served"], **found["policies"]}
+    for name, one in values.items():
+        shown = f"{name} ({one['action']})" if "action" in one else name
+        if one:
+            grid.add_row(Text(shown), *(number(one[end]) for end in ("value", "low", "high")))
+    often = sorted(found["actions"], key=lambda one: -one["share"])
+    more = f", and {len(often) - MOST_ACTIONS} more" if len(often) > MOST_ACTIONS else ""
+    line = ", ".join(f"{one['action']} {one['share']:.0%}" for one in often[:MOST_ACTIONS])
+    fell = f" · {found['fallbacks']:,} answers with the fallback" if found["fallbacks"] else ""
+    return Group(grid, Text(f"served: {line}{more}{fell}"))
 
 
 def by_segment(measured: Mapping[str, Mapping[str, float]]) -> Table:

@@ -14,7 +14,7 @@ from rich.control import Control
 from rich.segment import SegmentLines
 from rich.text import Text
 
-from everlearn.report.tables import by_segment, mixed, table
+from everlearn.report.tables import by_segment, mixed, policies, table
 
 SHOWN = {
     "drift": "drift",
@@ -33,6 +33,8 @@ def shown(now: Mapping[str, Any]) -> Group:
     lines: list[Any] = [_headline(now), Text(), table(now["metrics"])]
     if now.get("segments"):
         lines += [Text(), by_segment(now["segments"])]
+    if now.get("bandit"):
+        lines += [Text(), policies(now["bandit"])]
     compared = [row for row in now["gate"] if row["examples"]]
     if compared:
         lines.append(Text())

@@ -200,6 +200,15 @@ def numbers(part: Any, field: Field) -> tuple[Floats, Faults]:
     return found, faults
 
 
+def bounded(part: Any, field: Field) -> tuple[Floats, Faults]:
+    """Return numbers as `numbers` does, with a fault, and NaN, for each that is out of the range of the field."""
+    found, faults = numbers(part, field)
+    beyond = np.flatnonzero((found < field.low) | (found > field.high))
+    faults += [(row, field.out_of_range(float(found[row]))) for row in beyond.tolist()]
+    found[beyond] = np.nan
+    return found, faults
+
+
 def _quick_numbers(part: Any) -> Floats | None:
     """Convert a column of only numbers at require_unique, into a new array; None if it holds anything else."""
     if isinstance(part, np.ndarray):

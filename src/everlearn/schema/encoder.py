@@ -31,7 +31,7 @@ from everlearn.records import (
     Singles,
     Target,
 )
-from everlearn.schema import columnar, meaning, origins
+from everlearn.schema import actions, columnar, meaning, origins
 from everlearn.schema.field import Field, fields_of
 from everlearn.schema.layout import shape, width
 from everlearn.schema.meaning import LARGEST
@@ -79,10 +79,11 @@ class Encoder:
             )
         self.shape = shape(schema)
         self.schema = schema
-        fields = schema.fields.items()
+        known = actions.columns(schema)
+        fields = known.items()
         self.fields = fields_of(schema)
         self._label = self.fields.pop(schema.label)
-        self._names = tuple(schema.fields)
+        self._names = tuple(known)
         self._dense = tuple((self.fields[name], width(kind)) for name, kind in fields if width(kind))
         self._categories = tuple(name for name, kind in fields if kind == "categorical")
         self._hashed = self._categories + tuple(name for name, kind in fields if kind == "text")
@@ -110,7 +111,7 @@ class Encoder:
         Columns that are not in the schema are ignored; a field without a column is missing in every row. Raises
         `InputError` if a column has another length than n.
         """
-        parts = {name: _native(columns[name], name, n) for name in self.schema.fields if columns.get(name) is not None}
+        parts = {name: _native(columns[name], name, n) for name in self._names if columns.get(name) is not None}
         problems: list[Problem] = []
         dense = np.full((n, self.shape["dense"]), np.nan, np.float32)
         at = 0
@@ -119,6 +120,8 @@ class Encoder:
                 values, faults = _dense_column(parts[name], field, wide)
                 dense[:, at : at + wide] = self._float32(values.reshape(n, wide), at)
                 problems += [Problem(row, name, reason) for row, reason in faults]
+            elif field.kind == "offered":
+                dense[:, at] = 1.0
             at += wide
         dense[np.isnan(dense)] = np.nan  # NaN has several bit patterns; keep one
         rows = self._hashed_columns(parts, n, problems) if self._hashed else None
@@ -127,11 +130,12 @@ class Encoder:
             problems += [Problem(row, name, reason) for row, reason in faults]
             rows = self._with_tokens(rows, cells, places, j)
         problems.sort(key=lambda problem: problem.row)
-        return Batch(dense, *(rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES))), problems
+        batch = Batch(dense, *(rows or (np.zeros(n + 1, np.int64), _NO_INDICES, _NO_VALUES)))
+        return actions.logged(self.schema, batch), problems
 
     def records(self, records: Sequence[Mapping[str, Any]]) -> tuple[Batch, list[Problem]]:
         """Encode n records. Keys outside the schema are ignored; absent keys are missing values."""
-        columns = {name: [record.get(name) for record in records] for name in self.schema.fields}
+        columns = {name: [record.get(name) for record in records] for name in self._names}
         return self.columns(columns, len(records))
 
     def record(self, features: Mapping[str, Any]) -> Batch:
@@ -203,7 +207,7 @@ class Encoder:
         >>> encoder.is_whole({"age": 31}), encoder.is_whole({"age": None}), encoder.is_whole({"age": 31, "x": 1})
         (True, False, False)
         """
-        if tuple(record) != self._names and record.keys() != self.schema.fields.keys():
+        if tuple(record) != self._names and record.keys() != self.fields.keys():
             return False
         return _VALUES.issuperset(map(type, record.values()))
 
@@ -225,25 +229,33 @@ class Encoder:
         return Batch(dense, np.zeros(len(records) + 1, np.int64), _NO_INDICES, _NO_VALUES)
 
     def read(self, predictions: Sequence[Prediction]) -> Batch:
-        """Encode the features of n predictions. Raises `InputError` as `rows` does."""
-        return self.rows([prediction.features for prediction in predictions])
+        """Encode n predictions: their features, and the action that each answered, for a bandit.
+
+        Raises `InputError` as `rows` does.
+        """
+        return actions.served(self.schema, self.rows([one.features for one in predictions]), predictions)
 
     def sift(self, events: Sequence[Prediction | Example]) -> tuple[Batch, set[int]]:
-        """Encode the features of n predictions and examples; return the places of those that cannot be used, too."""
+        """Encode n predictions and examples, as `read` does; return the places of those that cannot be used, too."""
         batch, problems = self.records([event.features for event in events])
+        if self.schema.actions:
+            for row, event in enumerate(events):
+                if isinstance(event, Prediction):
+                    chosen = actions.index(self.schema, event.value)
+                    batch.dense[row, [actions.ACTION, actions.PROPENSITY]] = chosen, event.propensity
         return batch, {problem.row for problem in problems}
 
     def judge(self, feedback: Feedback) -> tuple[Target, ...]:
         """Return the one lesson of feedback: the target, with the whole weight.
 
-        A label is the answer itself. A reward is what a regression learns to predict. Raises `InputError` where the
-        feedback does not fit the task.
+        A label is the answer itself. A reward is what a regression learns to predict, and a bandit. Raises `InputError`
+        where the feedback does not fit the task, or is out of range.
         """
         task = self.schema.task
         match feedback:
             case Label(value=value):
                 return (Target(self.label(value), 1.0),)
-            case Reward(value=value) if task == "regression":
+            case Reward(value=value) if task in ("regression", "bandit"):
                 return (Target(self.label(value), 1.0),)
             case Reward():
                 raise InputError(
@@ -271,8 +283,8 @@ class Encoder:
         """
         name = self.schema.label
         part = _native([None] * n if values is None else values, name, n)
-        if self.schema.task == "regression":
-            y, faults = columnar.numbers(part, self._label)
+        if not self.schema.classes:
+            y, faults = columnar.bounded(part, self._label)
             bad = {row for row, _ in faults}
             faults += [(row, "the label is missing") for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
         else:
@@ -281,15 +293,15 @@ class Encoder:
 
     def label(self, value: Scalar) -> float:
         """Return the target of one label. Raises `InputError` if it is missing, not a number, or not a known class."""
-        if self.schema.task == "regression":
-            y = self._label.number(value)
+        if not self.schema.classes:
+            y = self._label.bounded(value)
         else:
             y = self._index.get(cell := self._label.category(value), math.nan)
             if y != y and self.schema.rules > 1:
                 y = self._index.get(_ANY_CASE + cell.lower(), math.nan)
         if y == y:
             return y
-        if self.schema.task == "regression" or not self._label.category(value):
+        if not self.schema.classes or not self._label.category(value):
             raise InputError("the label is missing")
         known = ", ".join(map(repr, self.schema.classes[:20]))
         more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
@@ -300,7 +312,7 @@ class Encoder:
 
         Of equally likely classes it is the first.
         """
-        if self.schema.task == "regression":
+        if not self.schema.classes:
             numbers: list[Scalar] = scores[:, 0].tolist()
             return numbers
         classes = self.schema.classes
@@ -406,6 +418,13 @@ def _dense_column(part: Any, field: Field, wide: int) -> tuple[Floats, columnar.
         return columnar.numbers(part, field)
     if field.kind == "boolean":
         return columnar.booleans(part, field)
+    if field.kind == "offered":
+        found, faults = columnar.booleans(part, field)
+        return np.where(np.isnan(found), 1.0, found), faults
+    if field.kind == "action":
+        return columnar.each(part, field.choice)
+    if field.kind == "propensity":
+        return columnar.bounded(part, field)
     if field.kind == "datetime":
         seconds, faults = columnar.moments(part, field)
         return columnar.phases(seconds), faults
@@ -418,6 +437,12 @@ def _dense_value(value: Any, field: Field, wide: int) -> Sequence[float]:
         return (field.number(value),)
     if field.kind == "boolean":
         return (field.boolean(value),)
+    if field.kind == "offered":
+        return (field.offered(value),)
+    if field.kind == "action":
+        return (field.choice(value),)
+    if field.kind == "propensity":
+        return (field.bounded(value),)
     if field.kind == "datetime":
         return meaning.phases(field.moment(value))
     return field.vector(value, wide)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from everlearn.errors import InputError
-from everlearn.schema import forms, meaning
+from everlearn.schema import actions, forms, meaning
 from everlearn.spec import RULES, Schema
 
 TOKENS = 10_000  # of one value, at most
@@ -26,7 +26,10 @@ _SEPARATORS = "|;,"
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The settings by which the values of one field are read; `gone` are values that mean "missing"."""
+    """The settings by which the values of one field are read; `gone` are values that mean "missing".
+
+    Numbers from `low` to `high` are in range, and `choices` are the actions of a bandit.
+    """
 
     name: str
     kind: str
@@ -35,6 +38,9 @@ class Field:
     order: str = ""
     gone: frozenset[bytes] = frozenset()
     gone_numbers: tuple[float, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -60,6 +66,37 @@ class Field:
                 value = found if abs(found) <= meaning.LARGEST else text.replace(",", ".")
         result = meaning.number(value)
         return math.nan if result in self.gone_numbers else result
+
+    def bounded(self, value: Any) -> float:
+        """Return the number as `number` does. Raises `InputError` for one that is out of range."""
+        found = self.number(value)
+        if found < self.low or found > self.high:
+            raise InputError(self.out_of_range(found))
+        return found
+
+    def out_of_range(self, value: float) -> str:
+        """Return the reason to refuse a number that is out of range."""
+        if self.kind == "propensity":
+            return f"got {value:g}; expected a probability above 0 and at most 1, that of the action that was taken"
+        return f"got {value:g}; expected {self.low:g} to {self.high:g}. Scale it, or set schema.rewards to its bounds"
+
+    def offered(self, value: Any) -> float:
+        """Return 1.0 for an action on offer, 0.0 for another; 1.0 where the value is missing. Raises `InputError`."""
+        found = self.boolean(value)
+        return 1.0 if found != found else found
+
+    def choice(self, value: Any) -> float:
+        """Return the index of an action, NaN if it is missing. Raises `InputError` for one that is not known."""
+        if value in self.choices and isinstance(value, str):
+            return float(self.choices.index(value))
+        if meaning.is_missing(value) or self._absent(value):
+            return math.nan
+        cell = self.category(value)
+        for place, name in enumerate(self.choices):
+            if cell == forms.spelled(name.encode()):
+                return float(place)
+        known = actions.listing(self.choices)
+        raise InputError(f"got the action {meaning.show(value)}; expected one of {known}. Add it to schema.actions")
 
     def boolean(self, value: Any) -> float:
         """Return 1.0 for true, 0.0 for false, NaN if missing. Raises `InputError` for anything else."""
@@ -167,8 +204,9 @@ class Field:
 
 
 def fields_of(schema: Schema) -> dict[str, Field]:
-    """Return each field of a schema under its name; the label is read as a number or a category."""
-    kinds = {**schema.fields, schema.label: "numeric" if schema.task == "regression" else "categorical"}
+    """Return each field of a record under its name; the label is read as a number or a category."""
+    label = "numeric" if schema.task == "regression" else "reward" if schema.task == "bandit" else "categorical"
+    kinds = {**actions.columns(schema), schema.label: label}
     return {name: _field(schema, name, kind) for name, kind in kinds.items()}
 
 
@@ -176,7 +214,10 @@ def _field(schema: Schema, name: str, kind: str) -> Field:
     decimal = schema.decimal if isinstance(schema.decimal, str) else schema.decimal.get(name, ".")
     values = schema.missing.get(name, ())
     gone = frozenset(forms.spelled(meaning.category(value)) for value in values)
-    field = Field(name, kind, schema.rules, decimal, schema.dates.get(name, ""), gone)
+    low, high = {"reward": schema.rewards, "propensity": (actions.SPARE, 1.0)}.get(kind, (-math.inf, math.inf))
+    choices = schema.actions if kind == "action" else ()
+    order = schema.dates.get(name, "")
+    field = Field(name, kind, schema.rules, decimal, order, gone, low=low, high=high, choices=choices)
     numbers = tuple(number for value in values if (number := _number(value, field.decimal)) == number)
     return replace(field, gone_numbers=numbers)
 

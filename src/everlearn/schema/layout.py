@@ -9,12 +9,15 @@ from typing import Any
 from msgspec import structs
 
 from everlearn.errors import ConfigError, InputError, did_you_mean
-from everlearn.schema import forms, meaning
+from everlearn.schema import actions, forms, meaning
 from everlearn.spec import LAYOUT, RULES, Schema
 
 KINDS = ("numeric", "boolean", "categorical", "text", "datetime", "vector[n]", "tokens")
 
+_OF_ACTIONS = ("offered", "action", "propensity")  # kinds that no schema names; `everlearn.schema.actions` adds them
+
 PAIR_COLUMNS = 16  # dense columns of a pair of answers; `everlearn.schema.pairs` names them
+MOST_ACTIONS = 256
 PAIR_BOUNDS = ("prompt_tokens", "answer_tokens", "annotators", "sources", "groups")
 
 _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
@@ -30,24 +33,27 @@ def shape(schema: Schema) -> dict[str, Any]:
     {'task': 'binary', 'dense': 6, 'hashed': 0, 'classes': 2}
 
     A pair of answers is a row of a binary task, whose hashed columns are the vocabulary; `pairs` has its bounds, which
-    only families that ask for them receive.
+    only families that ask for them receive. A bandit predicts rewards, a regression; its families receive the numbers
+    of `actions` and of their fields, and the bounds of `rewards`.
     """
     check(schema)
     if schema.task == "preference":
         bounds = {name: getattr(schema, name) for name in PAIR_BOUNDS}
         return {"task": "binary", "dense": PAIR_COLUMNS, "hashed": schema.vocabulary, "classes": 2, "pairs": bounds}
+    bandit = actions.shape(schema) if schema.task == "bandit" else {}
     hashed = any(kind in ("categorical", "text", "tokens") for kind in schema.fields.values())
     return {
-        "task": schema.task,
-        "dense": sum(width(kind) for kind in schema.fields.values()),
+        "task": "regression" if bandit else schema.task,
+        "dense": sum(width(kind) for kind in actions.columns(schema).values()),
         "hashed": 1 << schema.bits if hashed else 0,
         "classes": len(schema.classes),
+        **bandit,
     }
 
 
 def width(kind: str) -> int:
     """Return the number of dense columns of a kind of field. Raises `ConfigError` for an unknown kind."""
-    if kind in ("numeric", "boolean"):
+    if kind in ("numeric", "boolean", *_OF_ACTIONS):
         return 1
     if kind == "datetime":
         return 5
@@ -74,7 +80,7 @@ def check(schema: Schema) -> None:
         )
     for name, kind in schema.fields.items():
         try:
-            width(kind)
+            width(kind if kind not in _OF_ACTIONS else "")
         except ConfigError as error:
             raise ConfigError(f"field {name!r}: {error}") from None
     if schema.rules > RULES:
@@ -95,10 +101,11 @@ def check(schema: Schema) -> None:
     if not 1 <= schema.bits <= 30:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     _check_pairs(schema)
+    _check_actions(schema)
     count = len(schema.classes)
-    if schema.task == "regression" and count:
+    if schema.task in ("regression", "bandit") and count:
         raise ConfigError(
-            f"schema.classes: got {count} classes; expected none for a regression. "
+            f"schema.classes: got {count} classes; expected none for a {schema.task}. "
             "Leave `classes` out, or set task = 'multiclass'."
         )
     if schema.task == "binary" and count != 2:
@@ -154,6 +161,47 @@ def _check_pairs(schema: Schema) -> None:
         raise ConfigError(
             f"schema.vocabulary: got {schema.vocabulary}; expected the number of tokens that the tokenizer knows, from "
             "2 to 2147483647. Set it to the length of the tokenizer"
+        )
+
+
+def _check_actions(schema: Schema) -> None:
+    """Raise `ConfigError` for actions without a bandit, or a bandit whose actions, rewards or names are none."""
+    defaults = {field.name: field.default for field in structs.fields(Schema)}
+    named = ("actions", "action_fields", "rewards", "action", "propensity")
+    if schema.task != "bandit":
+        for name in named:
+            if (got := getattr(schema, name)) and got != defaults[name]:
+                raise ConfigError(
+                    f"schema.{name}: got {got!r} for a {schema.task} task; it is for the task 'bandit' alone. Remove it"
+                )
+        return
+    if not 2 <= len(schema.actions) <= MOST_ACTIONS:
+        raise ConfigError(
+            f"schema.actions: got {len(schema.actions)} actions; expected the names of 2 to {MOST_ACTIONS}. List them"
+        )
+    cells = [forms.spelled(meaning.category(name)) for name in schema.actions]
+    if len(set(cells)) < len(cells) or not all(cells):
+        raise ConfigError(
+            f"schema.actions: got {list(schema.actions)}; expected names that differ, and none that means 'missing'"
+        )
+    low, high = schema.rewards
+    if not -meaning.LARGEST < low < high < meaning.LARGEST:
+        raise ConfigError(
+            f"schema.rewards: got {[low, high]}; expected two numbers, the lowest and the highest reward. Set them"
+        )
+    for name, kind in schema.action_fields.items():
+        if kind not in ("numeric", "boolean") or name in ("name", actions.AVAILABLE) or "." in name:
+            raise ConfigError(
+                f"schema.action_fields: got {name!r} = {kind!r}; expected 'numeric' or 'boolean', and a name without "
+                f"dots other than 'name' and {actions.AVAILABLE!r}. Rename it"
+            )
+    taken = [name for name in schema.fields if name == actions.PREFIX or name.startswith(f"{actions.PREFIX}.")]
+    beside = (schema.action, schema.propensity)
+    taken += [name for name in beside if name in schema.fields or name == schema.label]
+    if taken or len(set(beside)) < len(beside):
+        raise ConfigError(
+            f"schema.fields: got {(taken or beside)[0]!r}, the name of an action, or of what was taken; expected other "
+            "names for the fields, the label, schema.action and schema.propensity. Rename one"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from everlearn.records import Floats
-from everlearn.schema import meaning
+from everlearn.schema import actions, meaning
 from everlearn.schema.field import fields_of
 from everlearn.schema.layout import width
 from everlearn.spec import Schema
@@ -29,7 +29,7 @@ def dense(schema: Schema) -> list[str]:
     >>> dense(Schema(label="y", task="regression", fields=fields))
     ['age', 'at', 'at', 'at', 'at', 'at']
     """
-    return [name for name, kind in schema.fields.items() for _ in range(width(kind))]
+    return [name for name, kind in actions.columns(schema).items() for _ in range(width(kind))]
 
 
 def subtracted(schema: Schema) -> Floats | None:

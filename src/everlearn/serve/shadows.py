@@ -17,11 +17,17 @@ class ShadowPredictions:
     Frozen models predict the whole batch once; learning models predict again after each update.
     """
 
-    def __init__(self, batch: Batch, contestants: Sequence[Contestant]) -> None:
+    def __init__(self, batch: Batch, contestants: Sequence[Contestant], policies: bool = False) -> None:
+        """With `policies`, the frozen models are asked for their traces as well; see `all_traces`."""
         self._batch = batch
         self._order = [contestant.uid for contestant in contestants]
         self._learners = {contestant.uid: contestant for contestant in contestants if contestant.learns}
-        self._frozen = predict_all([contestant for contestant in contestants if not contestant.learns], batch)
+        frozen = [contestant for contestant in contestants if not contestant.learns]
+        self._frozen_traces: dict[int, Singles] = {}
+        if policies:
+            self._frozen, self._frozen_traces = predict_all_traced(frozen, batch)
+        else:
+            self._frozen = predict_all(frozen, batch)
         self._fresh = range(0)  # rows for which the learners have predicted with their weights of now
         self._learned: dict[int, Singles] = {}
         self._traced = any(traced(contestant.model) for contestant in self._learners.values())
@@ -41,7 +47,7 @@ class ShadowPredictions:
             self._fresh = range(row, upto)
             batch, learners = row_slice(self._batch, row, upto), self._learners.values()
             if self._traced:
-                self._learned, self._traces = _predict_traced(learners, batch)
+                self._learned, self._traces = predict_all_traced(learners, batch)
             else:
                 self._learned = predict_all(learners, batch)
         at = row - self._fresh.start
@@ -62,6 +68,11 @@ class ShadowPredictions:
         at = row - self._fresh.start
         return {uid: trace[at : at + 1].copy() for uid, trace in self._traces.items()}
 
+    def all_traces(self, row: int) -> dict[int, Singles]:
+        """Return the traces (1, trace) of all contestants, by uid, those of the frozen ones included."""
+        frozen = {uid: trace[row : row + 1].copy() for uid, trace in self._frozen_traces.items()}
+        return frozen | (self.traces(row) or {})
+
 
 def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Singles]:
     """Return the scores of each contestant for n rows, float32 (n, k), by uid; a shared model predicts once.
@@ -77,7 +88,9 @@ def predict_all(contestants: Iterable[Contestant], batch: Batch) -> dict[int, Si
     return predictions
 
 
-def _predict_traced(contestants: Iterable[Contestant], batch: Batch) -> tuple[dict[int, Singles], dict[int, Singles]]:
+def predict_all_traced(
+    contestants: Iterable[Contestant], batch: Batch
+) -> tuple[dict[int, Singles], dict[int, Singles]]:
     """Return the scores of each contestant for n rows, by uid, and the traces of those that have one.
 
     Raises ModelFailure if a model breaks the contract.

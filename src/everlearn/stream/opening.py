@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from everlearn.errors import InputError, did_you_mean
 from everlearn.records import Task
-from everlearn.schema import columnar, guessing
+from everlearn.schema import actions, columnar, guessing
 from everlearn.schema.guessing import Survey
 from everlearn.spec import RULES, Schema
 from everlearn.stream import sources
@@ -52,6 +52,7 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
         schema = survey.schema
     for part in opened.sources if isinstance(opened, Files) else [opened]:
         _require(schema.label, part)
+        _require_actions(schema, part)
         if not any(field in part.names for field in schema.fields):
             raise InputError(
                 f"{part.name} has none of the fields {', '.join(list(schema.fields)[:20])}; its columns are "
@@ -133,6 +134,24 @@ def _require(label: str, part: Source) -> None:
     shown = ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
     where = f"{part.name} (read as {form})" if form else part.name
     raise InputError(f"{where} has no column {label!r} for the label; its columns are {shown}{hint}")
+
+
+def _require_actions(schema: Schema, part: Source) -> None:
+    """Raise `InputError` if a source lacks what was taken in its rows, or the probability of that, with what to do."""
+    if schema.task != "bandit":
+        return
+    shown = ", ".join(map(repr, part.names[:50])) + (", ..." if len(part.names) > 50 else "")
+    if schema.action not in part.names:
+        raise InputError(
+            f"{part.name} has no column {schema.action!r} for the action that was taken; its columns are {shown}. Name "
+            "it as schema.action"
+        )
+    if schema.propensity != actions.UNIFORM and schema.propensity not in part.names:
+        raise InputError(
+            f"{part.name} has no column {schema.propensity!r} for the probability with which it was chosen; its "
+            f'columns are {shown}. Name it as schema.propensity, or set that to "uniform" if all actions had the same: '
+            "without it no policy can be judged fairly"
+        )
 
 
 def _surveyed(source: Source, label: str, task: Task | None) -> Survey:

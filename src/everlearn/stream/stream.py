@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
-from everlearn.schema import Encoder, columnar, forms, meaning
+from everlearn.schema import Encoder, actions, columnar, forms, meaning
 from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
@@ -81,7 +81,7 @@ class Stream:
         self.replayable = not isinstance(source, Piped)
         self._source = source
         self._encoder = Encoder(schema)
-        self._wanted = {**schema.fields, schema.label: "label"}  # names to kinds
+        self._wanted = {**actions.columns(schema), schema.label: "label"}  # names to kinds
 
     def __repr__(self) -> str:
         """Name the source, the label and the fields."""

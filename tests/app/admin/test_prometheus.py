@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from everlearn.app.admin.prometheus import _asking, _gate, _policies
+from everlearn.app.admin.prometheus import _actions, _asking, _gate, _policies
 from tests.support import ROOT
 from tests.support.admin import Admin, admin, grown, set_up, until
 
@@ -121,6 +121,7 @@ def test_grafana_uses_only_metrics_that_exist(families):
 def test_the_guide_names_only_metrics_that_exist(families):
     text = (ROOT / "docs/how-to/monitor.md").read_text(encoding="utf-8")
     samples = {one.name for family in families.values() for one in family.samples} | set(families)
+    samples |= {one.name for metric in _actions(ACTED) for one in metric.samples}  # of another task
     named = set(re.findall(r"\beverlearn_\w+", text))
     assert len(named) > 25
     assert named <= samples
@@ -147,6 +148,34 @@ def test_the_board_can_be_provisioned():
         for dy in range(one["gridPos"]["h"])
     ]
     assert len(cells) == len(set(cells)), "panels lie over each other"
+
+
+ACTED: dict[str, Any] = {
+    "served": {"value": 0.5, "low": 0.4, "high": 0.6},
+    "policies": {"uniform": {"value": None, "low": 0.0, "high": 1.0}},
+    "actions": [{"action": "a", "served": 3}, {"action": "b", "served": 0}],
+    "fallbacks": 2,
+}
+
+
+def test_rewards_of_actions_have_a_metric_each():
+    samples = {
+        (one.name.removeprefix("everlearn_"), *one.labels.values()): one.value
+        for metric in _actions(ACTED)
+        for one in metric.samples
+    }
+    assert samples == {
+        ("actions_served_total", "a"): 3.0, ("actions_served_total", "b"): 0.0, ("fallbacks_total",): 2.0,
+        ("policy_value", "served", "value"): 0.5, ("policy_value", "served", "low"): 0.4,
+        ("policy_value", "served", "high"): 0.6, ("policy_value", "uniform", "low"): 0.0,
+        ("policy_value", "uniform", "high"): 1.0,
+    }  # fmt: skip
+    assert list(_actions(None)) == []
+    nothing = ACTED | {"served": {}, "policies": {}}  # before the first reward
+    assert {one.name for metric in _actions(nothing) for one in metric.samples} == {
+        "everlearn_actions_served_total",
+        "everlearn_fallbacks_total",
+    }
 
 
 def test_measures_of_policies_have_a_metric_each():

@@ -210,12 +210,14 @@ def _specific(components: Mapping[str, Document], spec: Spec) -> dict[str, Docum
     }
     keys = schemas["PredictRequest"]["properties"]
     single = {"features": record, "id": keys["id"]}
+    if spec.schema.actions:
+        single["actions"] = _offers(spec.schema, keys["actions"])
     several = {"instances": _rows(record, rows), "ids": keys["ids"] | {"maxItems": rows}}
     schemas["PredictRequest"] |= {
         "properties": single | several,
         "oneOf": [
             {"required": ["features"], "properties": {"instances": False, "ids": False}},
-            {"required": ["instances"], "properties": {"features": False, "id": {"type": "null"}}},
+            {"required": ["instances"], "properties": {"features": False, "id": {"type": "null"}, "actions": False}},
         ],
     }
     schemas["LearnRow"]["properties"] |= {"features": record, "label": target}
@@ -241,7 +243,7 @@ def _specify(feedback: Document, task: Task, target: Document) -> None:
     for name in ("chosen", "verdict", "seconds", "why"):
         del properties[name]
     properties["label"] = target
-    if task == "regression":
+    if task in ("regression", "bandit"):
         properties["reward"] = target
         feedback["oneOf"] = [{"required": ["label"]}, {"required": ["reward"]}]
     else:
@@ -271,10 +273,21 @@ def features(declared: Schema, strict: Mapping[str, Document] | None = None) -> 
     return made
 
 
+def _offers(declared: Schema, known: Document) -> Document:
+    """Return the JSON Schema of the actions on offer; `known` is that of any list of them."""
+    name = {"enum": [*declared.actions]}
+    fields = {field: _kind(kind) for field, kind in declared.action_fields.items()}
+    offer = {"type": "object", "properties": {"name": name, **fields}, "required": ["name"]}
+    return known | {"items": {"anyOf": [name, offer | {"additionalProperties": False}]}}
+
+
 def label(declared: Schema) -> Document:
     """Return the JSON Schema of the label."""
     if declared.task == "regression":
         return {"title": "Target", "description": f"{declared.label}: a number.", **_NUMBER}
+    if declared.task == "bandit":
+        bounds = {"type": "number", "minimum": declared.rewards[0], "maximum": declared.rewards[1]}
+        return {"title": "Target", "description": f"{declared.label}: the reward of the action.", **bounds}
     if declared.task == "preference":
         return {"title": "Target", "description": "A loop that learns preferences takes no labels.", "not": {}}
     return {"title": "Target", "description": f"{declared.label}: one of its classes.", "enum": [*declared.classes]}

@@ -46,6 +46,7 @@ class Collector:
             yield from _memory(status)
             yield from _gate(status)
             yield from _policies(status.get("preference"))
+            yield from _actions(status.get("bandit"))
             yield from _asking(self._live.asking() if "preference" in status else None)
 
 
@@ -237,6 +238,21 @@ def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     yield _gauge("judgement_lag_seconds", "Recent mean of seconds from question to judgement.", (), [((), lag)])
     alarms = sum(len(reasons) for reasons in found["guards"].values())
     yield _gauge("policy_alarms", "Guards whose limit is exceeded.", (), [((), float(alarms))])
+
+
+def _actions(found: Mapping[str, Any] | None) -> Iterator[Metric]:
+    """Yield the metrics of a loop that chooses actions."""
+    if found is None:
+        return
+    served = [((one["action"],), float(one["served"])) for one in found["actions"]]
+    yield _counter("actions_served", "Times that an action was served.", ("action",), served)
+    yield _counter(
+        "fallbacks", "Answers with the fallback, as the model failed.", (), [((), float(found["fallbacks"]))]
+    )
+    values = {"served": found["served"], **found["policies"]}
+    bounds = [((name, bound), one.get(bound)) for name, one in values.items() for bound in ("value", "low", "high")]
+    described = "Mean reward of what was served, and off-policy values of policies, with confidence sequences."
+    yield _gauge("policy_value", described, ("policy", "bound"), bounds)
 
 
 def _asking(found: Mapping[str, Any] | None) -> Iterator[Metric]:

@@ -87,7 +87,7 @@ export function events(context, rest) {
     title: "Events",
     element,
     turn: (name) => look(name, true),
-    update: ({ status }) => { classes = status?.classes ?? classes; },
+    update: ({ status }) => { classes = status?.bandit?.actions.map((one) => one.action) ?? status?.classes ?? classes; },
     leave: () => { left = true; clearTimeout(timer); },
   };
 }
@@ -95,7 +95,8 @@ export function events(context, rest) {
 /** Describe an event in a few words. */
 function describe(payload) {
   switch (payload.kind) {
-    case "prediction": return `predicted ${plain(payload.value)}${payload.proba?.length ? ` (${percent(Math.max(...payload.proba))})` : ""}${payload.canary ? ", by the canary" : ""}`;
+    case "prediction": if (payload.payload?.expected !== undefined || payload.payload?.fallback) return `chose ${plain(payload.value)} (${percent(payload.propensity ?? 1)})${payload.payload.fallback ? ", the fallback" : ""}`;
+      return `predicted ${plain(payload.value)}${payload.proba?.length ? ` (${percent(Math.max(...payload.proba))})` : ""}${payload.canary ? ", by the canary" : ""}`;
     case "label": return `label ${plain(payload.value)}`;
     case "reward": return `reward ${plain(payload.value)}`;
     case "preference": return payload.verdict ? `judged: ${payload.verdict}` : payload.chosen < 0 ? "preferred none" : `preferred answer ${payload.chosen}`;

@@ -1,5 +1,6 @@
 // The overview: quality, champion, staleness and latency first, then the details.
 
+import { actions } from "./bandit.js";
 import { calibration, segments } from "./calibration.js";
 import { chart } from "./chart.js";
 import { pause } from "./commands.js";
@@ -20,7 +21,7 @@ export function overview(context) {
   const curves = quality();
   const [verdicts, people, labels] = [gate(), contestants(), state()];
   const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
-  const parts = [hero, curves, preferences(), verdicts, side, ...series(), workers(), calibration(), segments()];
+  const parts = [hero, curves, actions(), preferences(), verdicts, side, ...series(), workers(), calibration(), segments()];
   const brief = [hero, curves, verdicts]; // on a phone, until the user wants the rest
   const all = h("button", { type: "button", class: "all", "aria-expanded": "false", onclick: () => mark(grid, { "data-all": true }) }, "Show labels, latency and the other cards");
   const none = empty("No events yet", "Send predictions, then labels for them. They appear on this page within a second.",

@@ -20,6 +20,7 @@ from everlearn.feedback.early_room import Ticket
 from everlearn.model import refused
 from everlearn.predict import new_id
 from everlearn.records import Batch, Example, Feedback
+from everlearn.schema import actions
 from everlearn.serve.snapshot import Reader
 
 R = TypeVar("R")
@@ -87,11 +88,12 @@ class FeedbackIntake:
         )
 
     def _refused(self, batch: Batch) -> Mapping[int, str]:
-        """Return the rows that the champion cannot take; none while nothing serves: the learner then decides."""
+        """Return the rows that the champion cannot take; while nothing serves, the learner decides that."""
+        reasons = actions.refused(self._admission.spec.schema, batch)
         try:
-            return refused(self._reader.current().champion.model, batch)
+            return reasons | refused(self._reader.current().champion.model, batch)
         except BlobError:
-            return {}
+            return reasons
 
 
 def _accepted(rows: DecodedRows[R], check: Callable[[R], Feedback | Example]) -> AcceptedRows:

@@ -68,7 +68,8 @@ class BatchPredictor:
         outcomes: list[Answered | Exception] = []
         for request, instances in zip(requests, groups, strict=True):
             if request.single and not request.explain and not request.again:
-                outcomes.append(_outcome(next(answers), at, stale))
+                given_now = next(answers)
+                outcomes.append(_outcome(given_now, at, stale, self._propensity(given_now)))
                 continue
             given = [instance.before or next(answers) for instance in instances]
             rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
@@ -111,12 +112,25 @@ class BatchPredictor:
         if request.single:
             given = answers[0]
             id, value, proba, version = given.id, given.value, given.proba, given.version
-            return encode(Answer(id, value, proba, version, given.position, stale, given.canary, explained[0]))
+            more = given.canary, explained[0], self._propensity(given)
+            return encode(Answer(id, value, proba, version, given.position, stale, *more))
         rows = [
-            RowAnswer(given.id, given.value, given.proba, given.version, given.canary, contributions)
+            RowAnswer(
+                given.id,
+                given.value,
+                given.proba,
+                given.version,
+                given.canary,
+                contributions,
+                self._propensity(given),
+            )
             for given, contributions in zip(answers, explained, strict=True)
         ]
         return encode(Answers(rows, serving.position, stale))
+
+    def _propensity(self, given: Prediction) -> float | None:
+        """Return the propensity of an action; None for other answers, which are the only ones of their models."""
+        return given.propensity if self._admission.spec.schema.actions else None
 
     def _explained(self, given: Prediction, serving: Serving) -> dict[str, Any] | None:
         """Return the contribution of each field to an answer; None if the version of the answer serves no more."""
@@ -128,10 +142,10 @@ class BatchPredictor:
         return None
 
 
-def _outcome(given: Prediction, at: float, stale: float | None) -> Answered:
+def _outcome(given: Prediction, at: float, stale: float | None, propensity: float | None = None) -> Answered:
     """Return the row and the reply of a new answer to a single record."""
     id = given.id
-    reply = Answer(id, given.value, given.proba, given.version, given.position, stale, given.canary)
+    reply = Answer(id, given.value, given.proba, given.version, given.position, stale, given.canary, None, propensity)
     return Answered([_row(given, at)], encode(reply))
 
 

@@ -48,9 +48,12 @@ def predict_records(body: bytes, explain: bool, most: int) -> DecodedRecords:
     if request.features is not UNSET:
         if request.instances is not UNSET or request.ids is not UNSET:
             raise InputError("the body: got features beside instances or ids, expected features or instances")
-        return DecodedRecords([request.features], [request.id], True, explain)
+        offers = {} if request.actions is UNSET else {"actions": request.actions}
+        return DecodedRecords([request.features | offers], [request.id], True, explain)
     if request.instances is UNSET:
         raise InputError('the body: got neither, expected "features" (one record) or "instances" (a list of records)')
+    if request.actions is not UNSET:
+        raise InputError('actions: got a list for several instances, expected "actions" within each of them')
     if request.id is not None:
         raise InputError("id: got one key for several instances, expected a list of as many ids")
     count = len(request.instances)

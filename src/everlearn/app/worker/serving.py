@@ -26,6 +26,7 @@ class CurrentModels:
         self._share = spec.serve.canary
         self._pairs = spec.schema.task == "preference"
         self._limits = spec.limits
+        self._choice = spec.seed, spec.bandit.fallback
         self._reader = reader
         self._snapshot: Snapshot | None = None
         self._serving: Serving | None = None
@@ -53,4 +54,4 @@ class CurrentModels:
 
     def _of(self, snapshot: Snapshot) -> Serving:
         clip = partial(limits.clip, snapshot.arrays, self._limits)
-        return Serving(snapshot.champion, snapshot.canary, self._share, snapshot.position, clip)
+        return Serving(snapshot.champion, snapshot.canary, self._share, snapshot.position, clip, *self._choice)

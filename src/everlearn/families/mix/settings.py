@@ -103,7 +103,7 @@ def _dear(members: Sequence[Model]) -> tuple[int, ...]:
 def _member(settings: MixSettings, number: int) -> Model:
     own = settings.members[number]
     family = own.get("family", "linear")
-    if family in model.PAIR_FAMILIES or family == "mix":
+    if family in model.FOR_FAMILY.values() or family == "mix":
         raise ConfigError(
             f"mix model: members[{number}]: got family {family!r}; expected a family that learns from rows, and not a "
             "mix. List the members of an inner mix here instead"
