@@ -45,6 +45,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+ONLY = {"naive_bayes": ("binary", "multiclass")}  # the tasks of families that do not take all
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -56,7 +57,7 @@ def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" makes models of other families.
     for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES and one != "auto"]:
-        for task, inputs in itertools.product(TASKS, INPUTS):
+        for task, inputs in itertools.product(ONLY.get(family, TASKS), INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
