@@ -21,7 +21,7 @@ import numpy as np
 from everlearn.errors import ConfigError
 from everlearn.families import batches, specs
 from everlearn.families.batches import Labels, Rows
-from everlearn.families.kernel_parts import compiled, inlined, source_hash
+from everlearn.families.kernel_parts import compiled, inlined, outlined, source_hash
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, Loss, Singles
 
@@ -29,6 +29,8 @@ HEAVIEST = 100.0  # what one row weighs at most
 FURTHEST = 100.0  # running deviations from the mean at which a value is cut before it is counted
 SETTLED = 10.0  # the weight of rows after which values are cut
 LARGEST = 1e15  # a larger number counts as missing
+TEMPER_RATE, LEAST_TEMPER = 0.2, -7.0  # the rate of a temper, and the logarithm of the smallest
+LOSS_KEPT, LEAST_RIGHT = 0.99, 1e-3  # of the log loss of late; a smaller probability counts as this one
 MOST_HASHED = 1 << 31
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
@@ -172,7 +174,7 @@ def standard(moments: Floats, j: int, v: float, most: float) -> float:
     """Return a value in running deviations from the mean of column j, within -most to most; 0 where it is missing."""
     if not abs(v) <= LARGEST or not moments[2, j] > 0.0:
         return 0.0
-    z = (v - moments[1, j]) / math.sqrt(moments[2, j] / moments[0, j])
+    z: float = (v - moments[1, j]) / math.sqrt(moments[2, j] / moments[0, j])
     return min(max(z, -most), most)
 
 
@@ -202,3 +204,54 @@ def softmax_into(scores: Floats, out: Singles, i: int) -> None:
         total += math.exp(scores[k] - highest)
     for k in range(len(scores)):
         out[i, k] = math.exp(scores[k] - highest) / total
+
+
+@inlined
+def learn_temper(scores: Floats, y: int, weight: float, state: Floats, at: int, most: float) -> None:
+    """Learn the temper by which scores are multiplied, from the log loss of their softmax: a step of AdaGrad.
+
+    `scores` float64 (classes,) are tempered, and none is far above 0. `state[at]` is the logarithm of the temper, at
+    most `most`, and `state[at + 1]` the sum of the squares of its gradients.
+    """
+    total, mean = 0.0, 0.0
+    for k in range(len(scores)):
+        total += math.exp(scores[k])
+    for k in range(len(scores)):
+        mean += math.exp(scores[k]) / total * scores[k]
+    slope = min(max(mean - scores[y], -1.0), 1.0) * min(weight, 1.0)
+    state[at + 1] += slope * slope
+    state[at] -= TEMPER_RATE * slope / math.sqrt(state[at + 1] + 1e-12)
+    state[at] = min(max(state[at], LEAST_TEMPER), most)
+
+
+@outlined
+def average(scores: Floats, state: Floats, at: int, proba: Floats) -> None:
+    """Write the average of the banks' probabilities, float64 (classes,), weighted by their likelihood of late.
+
+    `scores` float64 (banks, classes) are tempered; they become the probabilities of each bank. `state` float64
+    (banks, ...) has the log loss of late in column `at` (see `count_loss`).
+    """
+    banks, classes = scores.shape
+    least = state[0, at]
+    for b in range(1, banks):
+        least = min(least, state[b, at])
+    whole = 0.0
+    for k in range(classes):
+        proba[k] = 0.0
+    for b in range(banks):
+        total, share = 0.0, math.exp(least - state[b, at])
+        whole += share
+        for k in range(classes):
+            scores[b, k] = math.exp(scores[b, k])
+            total += scores[b, k]
+        for k in range(classes):
+            scores[b, k] /= total
+            proba[k] += share * scores[b, k]
+    for k in range(classes):
+        proba[k] /= whole
+
+
+@inlined
+def count_loss(state: Floats, at: int, right: float, weight: float) -> None:
+    """Count in `state[at]` the log loss of a bank that gave the right class the probability `right`."""
+    state[at] = LOSS_KEPT * state[at] - min(weight, 1.0) * math.log(max(right, LEAST_RIGHT))

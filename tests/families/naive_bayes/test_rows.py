@@ -57,7 +57,9 @@ def test_two_values_are_a_share_and_not_a_density() -> None:
     y = np.arange(400) % 2
     x = np.where(np.arange(400) % 10 < 7, y, 1 - y)[:, None] * 5.0
     model = learned(numbers(x), y, dense=1, memory=0, shrink=1e-6)
-    expected = [((x[y == k] == 5.0).sum() + (x == 5.0).mean()) / (200 + 1) for k in (0, 1)]  # one row of the stream's shares
+    expected = [
+        ((x[y == k] == 5.0).sum() + (x == 5.0).mean()) / (200 + 1) for k in (0, 1)
+    ]  # one row of the stream's shares
     proba = untempered(model, numbers([[5.0], [3.0]]))
     assert proba[0, 1] == pytest.approx(expected[1] / sum(expected), abs=1e-4)
     assert proba[1].tolist() == [0.5, 0.5]  # a third value, which was never seen, says nothing
@@ -103,7 +105,7 @@ def test_copies_of_one_column_are_not_believed_twice() -> None:
     single = 1.0 / (1.0 + np.exp(-(x[:, 0] - 0.5)))
     best = -np.log(np.where(y == 1, single, 1.0 - single))[3000:].mean()
     assert best <= loss < best + 0.03
-    assert np.exp(model.arrays["state"][0, TEMPER]) == pytest.approx(1 / 8, rel=0.2)
+    assert 0.1 < np.exp(model.arrays["state"][0, TEMPER]) < 0.16
 
 
 def test_missing_values_say_nothing() -> None:

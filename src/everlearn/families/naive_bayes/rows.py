@@ -17,26 +17,26 @@ from numpy.typing import NDArray
 
 from everlearn._jit import exact_kernel
 from everlearn.families.kernel_parts import first_fault, inlined, mislabelled, outlined
-from everlearn.families.row_loops import HEAVIEST, LARGEST, count_value, usable, value_of
+from everlearn.families.row_loops import (
+    HEAVIEST,
+    LARGEST,
+    average,
+    count_loss,
+    count_value,
+    learn_temper,
+    usable,
+    value_of,
+)
 from everlearn.records import Floats, Singles
 
 FADE, SHRINK, SMOOTHING = range(3)  # settings
 # State of a bank: weight of the next row; logarithm of the temper; squares of its gradients; log loss of late.
 SCALE, TEMPER, STEPS, LOSS = range(4)
 LOW, HIGH, VALUES = 3, 4, 5  # rows of `moments` after weight, mean and squares: two values, and how many were seen
-KEPT = 0.99  # of the log loss of a bank after each row
-LEAST_SHARE = 1e-3  # a smaller probability counts as this one in that log loss
-RATE = 0.2  # of the temper
 SWOLLEN = 1e9  # the weight of a row at which all counts are divided by it
-LEAST, MOST = -5.0, 0.7  # logarithms of the smallest and largest temper
+MOST = 0.7  # logarithm of the largest temper
 
 Indices = NDArray[np.int32]
-
-
-@inlined
-def two_values(moments: Floats, j: int) -> bool:
-    """Return True for a column that had two values at most, which differ."""
-    return moments[VALUES, j] == 2.0
 
 
 @outlined
@@ -100,20 +100,6 @@ def tempered(scores: Floats, state: Floats) -> None:
     temper = math.exp(state[TEMPER])
     for k in range(len(scores)):
         scores[k] = temper * (scores[k] - highest)
-
-
-@inlined
-def learn_temper(scores: Floats, y: int, weight: float, state: Floats) -> None:
-    """Take a step of AdaGrad on the logarithm of the temper; `scores` are tempered."""
-    total, mean = 0.0, 0.0
-    for k in range(len(scores)):
-        total += math.exp(scores[k])
-    for k in range(len(scores)):
-        mean += math.exp(scores[k]) / total * scores[k]
-    slope = min(max(mean - scores[y], -1.0), 1.0) * min(weight, 1.0)
-    state[STEPS] += slope * slope
-    state[TEMPER] -= RATE * slope / math.sqrt(state[STEPS] + 1e-12)
-    state[TEMPER] = min(max(state[TEMPER], LEAST), MOST)
 
 
 @inlined
@@ -182,32 +168,6 @@ def count_entries(
         totals[y] += v * weight
 
 
-@outlined
-def average(scores: Floats, state: Floats, proba: Floats) -> None:
-    """Write the average of the banks' probabilities, float64 (classes,), weighted by their likelihood of late.
-
-    `scores` float64 (banks, classes) are tempered; they become the probabilities of each bank.
-    """
-    banks, classes = scores.shape
-    least = state[0, LOSS]
-    for b in range(1, banks):
-        least = min(least, state[b, LOSS])
-    whole = 0.0
-    for k in range(classes):
-        proba[k] = 0.0
-    for b in range(banks):
-        total, share = 0.0, math.exp(least - state[b, LOSS])
-        whole += share
-        for k in range(classes):
-            scores[b, k] = math.exp(scores[b, k])
-            total += scores[b, k]
-        for k in range(classes):
-            scores[b, k] /= total
-            proba[k] += share * scores[b, k]
-    for k in range(classes):
-        proba[k] /= whole
-
-
 def loops(sources: str) -> tuple[Any, Any]:
     """Return the kernels that predict and learn."""
 
@@ -226,7 +186,7 @@ def loops(sources: str) -> tuple[Any, Any]:
                 joint(settings, counts[b], columns[b], moments[b], table[b], totals[b], state[b], dense, indices,
                       values, i, indptr[i], indptr[i + 1], scores[b])  # fmt: skip
                 tempered(scores[b], state[b])
-            average(scores, state, proba)
+            average(scores, state, LOSS, proba)
             for k in range(classes):
                 out[i, k] = proba[k]
         return 0
@@ -250,15 +210,15 @@ def loops(sources: str) -> tuple[Any, Any]:
                 tempered(scores[b], state[b])
                 for k in range(classes):
                     logs[b, k] = scores[b, k]
-            average(scores, state, proba)
+            average(scores, state, LOSS, proba)
             for k in range(classes):
                 out[i, k] = proba[k]
             if not usable(y[i], np.float64(weight[i])):
                 continue
             k, row_weight = int(y[i]), min(np.float64(weight[i]), HEAVIEST)
             for b in range(banks):
-                state[b, LOSS] = KEPT * state[b, LOSS] - min(row_weight, 1.0) * math.log(max(scores[b, k], LEAST_SHARE))
-                learn_temper(logs[b], k, row_weight, state[b])
+                count_loss(state[b], LOSS, scores[b, k], row_weight)
+                learn_temper(logs[b], k, row_weight, state[b], TEMPER, MOST)
                 fading = settings[FADE] if b == banks - 1 else 0.0
                 learn_row(fading, counts[b], columns[b], moments[b], table[b], totals[b], state[b], dense, indices,
                           values, i, indptr[i], indptr[i + 1], k, row_weight)  # fmt: skip
