@@ -76,7 +76,7 @@ def move(
 @inlined
 def step_of(settings: Floats, b: int, loss: float, length: float, weight: float) -> float:
     """Return the step of model b for a loss; the weight of the row multiplies the aggressiveness."""
-    c = settings[AGGRESSIVENESS + b] * weight
+    c: float = settings[AGGRESSIVENESS + b] * weight
     if settings[VARIANT] == 0.0:
         return min(weight, 1.0) * loss / length
     if settings[VARIANT] == 1.0:
