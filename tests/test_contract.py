@@ -45,7 +45,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-ONLY = {"naive_bayes": ("binary", "multiclass")}  # the tasks of families that do not take all
+ONLY = {  # the tasks of families that do not take all
+    "naive_bayes": ("binary", "multiclass"),
+    "factorization": ("binary", "regression"),
+    "matrix": ("binary", "regression"),
+    "popular": ("binary", "regression"),
+    "kmeans": ("multiclass",),
+}
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")

@@ -24,7 +24,7 @@ Spec = Mapping[str, Any]
 _ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
 _NAMES = (
     *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference"),
-    *("naive_bayes", "passive_aggressive", "neighbours"),
+    *("naive_bayes", "passive_aggressive", "neighbours", "factorization", "matrix", "popular", "kmeans"),
 )
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 
