@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from everlearn.evaluate.comparing import compare
     from everlearn.evaluate.folds import folds
     from everlearn.evaluate.prequential import prequential
+    from everlearn.evaluate.ranking import rank, recommend
     from everlearn.families.neural import Neural
     from everlearn.loop.explaining import explain
     from everlearn.loop.loop import Loop
@@ -70,7 +71,9 @@ __all__ = [
     "model",
     "open",
     "prequential",
+    "rank",
     "read",
+    "recommend",
     "records",
     "replay",
     "schema",
@@ -90,7 +93,9 @@ _ATTRIBUTES = {
     "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
+    "rank": "everlearn.evaluate.ranking",
     "read": "everlearn.stream",
+    "recommend": "everlearn.evaluate.ranking",
 }
 
 _MODULES = {
