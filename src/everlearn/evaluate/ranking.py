@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from everlearn.errors import ConfigError, InputError
 from everlearn.evaluate.scoring import model_of, pieces
 from everlearn.model import Model, cut
-from everlearn.records import Batch, Examples, Floats, Ints, Scalar
+from everlearn.records import Batch, Floats, Ints, Scalar
 from everlearn.schema import Encoder, shape
 from everlearn.spec import Schema
 from everlearn.stream import Stream
@@ -95,7 +95,8 @@ def rank(
                 incomplete += 1
                 continue
             who, what = int(entries[seen.user]), int(entries[seen.item])
-            if _is_choice(schema, float(one.y[0]), liked):
+            choice = _is_choice(schema, float(one.y[0]), liked)
+            if choice:
                 number += 1
                 if what in seen.places:
                     candidates, place = seen.candidates(who, what, repeats)
@@ -105,8 +106,8 @@ def rank(
                 else:
                     new_items += 1
                 seen.note(who, what)
-            for each in contestants.values():
-                each.learn(one.batch, one.y, one.weight)
+            contestants["model"].learn(one.batch, one.y, one.weight)
+            contestants[POPULAR].learn(one.batch, np.full(1, float(choice)), one.weight)
     return _report(stream.name, k, list(contestants), ranked, new_items, incomplete, len(seen.places))
 
 
@@ -219,9 +220,9 @@ def _is_choice(schema: Schema, y: float, liked: float | None) -> bool:
 
 
 def _popular(schema: Schema, item: str, bounds: Mapping[str, Any]) -> Model:
-    """Return the model of popularity that counts choices, of ratings too."""
+    """Return the model of popularity; it counts choices, of ratings too."""
     categories = [name for name, kind in schema.fields.items() if kind == "categorical"]
-    return model_of({"family": POPULAR, "place": categories.index(item)}, bounds)
+    return model_of({"family": POPULAR, "place": categories.index(item)}, {**bounds, "task": "binary", "classes": 2})
 
 
 def _checked(schema: Schema, user: str, item: str, k: int) -> Schema:

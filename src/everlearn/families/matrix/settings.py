@@ -39,8 +39,8 @@ class MatrixSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     factors: int = 16
     loss: Literal["auto", "squared", "softmax", "bpr", "log_loss"] = "auto"
     negatives: int = 20
-    rate: float = 0.1
-    l2: float = 0.01
+    rate: float = 0.25
+    l2: float = 0.005
     spread: float = 0.1
     seed: int = 0
 
