@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
+    from everlearn.evaluate.clustering import cluster
     from everlearn.evaluate.comparing import compare
     from everlearn.evaluate.folds import folds
     from everlearn.evaluate.prequential import prequential
@@ -56,6 +57,7 @@ __all__ = [
     "advise",
     "build",
     "checks",
+    "cluster",
     "compare",
     "config",
     "continual",
@@ -87,6 +89,7 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "build": "everlearn.model",
+    "cluster": "everlearn.evaluate.clustering",
     "compare": "everlearn.evaluate.comparing",
     "explain": "everlearn.loop.explaining",
     "folds": "everlearn.evaluate.folds",
