@@ -43,7 +43,7 @@ class PopularSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 @inlined
-def answer_item(settings: Floats, counts: Floats, state: Floats, index: int, out: Any, i: int) -> None:
+def answer_item(settings: Floats, counts: Floats, state: Floats, index: Any, out: Any, i: int) -> None:
     """Write the answer for an item: its share of all choices, or its mean rating; of no item where `index` is -1."""
     if settings[NUMBERS] != 0.0:
         mean = state[SUM] / state[TOTAL] if state[TOTAL] > 0.0 else 0.0

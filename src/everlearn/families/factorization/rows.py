@@ -29,7 +29,7 @@ Indices = NDArray[np.int32]
 
 
 @outlined
-def begin(row: Singles, settings: Floats, key: int) -> None:
+def begin(row: Singles, settings: Floats, key: Any) -> None:
     """Draw the factors of an input that was never learned."""
     if row[SQUARES, 0] > 0.0:
         return

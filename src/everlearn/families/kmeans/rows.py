@@ -19,7 +19,7 @@ from everlearn._jit import exact_kernel
 from everlearn._random import uniform
 from everlearn.families.kernel_parts import first_fault, inlined, outlined
 from everlearn.families.row_loops import HEAVIEST, LARGEST, count_row, value_of
-from everlearn.records import Floats, Singles
+from everlearn.records import Floats, Ints, Singles
 
 FADE, SEED = range(2)  # settings
 ERROR, WEIGHT = range(2)  # state: fading sum of squared distances to the nearest centre, and of weights
@@ -243,8 +243,8 @@ def loops(sources: str) -> tuple[Any, Any]:
 
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
-        settings, hashed, centres, counts, errors, moments, first, weights, state, clock, dense, indptr, indices, values,
-        y, weight, out,
+        settings, hashed, centres, counts, errors, moments, first, weights, state, clock, dense, indptr, indices,
+        values, y, weight, out,
     ):  # fmt: skip
         _ = sources
         fault = first_fault(hashed, indptr, indices, values)
@@ -254,37 +254,37 @@ def loops(sources: str) -> tuple[Any, Any]:
         for i in range(len(indptr) - 1):
             scales(moments, scale)
             read_row(dense, i, indices, values, indptr[i], indptr[i + 1], moments, x)
-            best, ready = nearest(x, centres, scale, distance), clock[0] >= len(first)
-            shares(distance, state, len(x), ready, out, i)
-            row_weight = np.float64(weight[i])
-            if not 0.0 < row_weight < math.inf:
-                continue
-            row_weight = min(row_weight, HEAVIEST)
-            count_row(dense, i, moments, row_weight)
-            if ready:
-                follow(settings, x, row_weight, distance, best, centres, counts, errors, state)
-            else:
-                keep(first, weights, clock[0], x, row_weight)
-            clock[0] += 1
-            if clock[0] == len(first):
-                begin(settings, first, weights, moments, centres, counts, errors, state)
-                empty(first)
+            best = nearest(x, centres, scale, distance)
+            shares(distance, state, len(x), clock[0] >= len(first), out, i)
+            row_weight = min(np.float64(weight[i]), HEAVIEST)
+            if 0.0 < weight[i] < math.inf:
+                count_row(dense, i, moments, row_weight)
+                learn_row(settings, x, row_weight, distance, best, centres, counts, errors, moments, first, weights,
+                          state, clock)  # fmt: skip
         return 0
 
     return predict, learn
 
 
-@inlined
-def keep(first: Floats, weights: Floats, at: int, x: Floats, weight: float) -> None:
-    """Keep one of the first rows; what it lacks is 0, since arrays stay finite."""
+@outlined
+def learn_row(
+    settings: Floats, x: Floats, weight: Any, distance: Floats, best: int, centres: Floats, counts: Floats,
+    errors: Floats, moments: Floats, first: Floats, weights: Floats, state: Floats, clock: Ints,
+) -> None:  # fmt: skip
+    """Learn a row; keep it instead, if it is one of the first, and place the centres after the last of these.
+
+    What a kept row lacks is 0, since arrays stay finite.
+    """
+    at, n = clock[0], len(first)
+    clock[0] += 1
+    if at >= n:
+        follow(settings, x, weight, distance, best, centres, counts, errors, state)
+        return
     for j in range(len(x)):
         first[at, j] = x[j] if abs(x[j]) < math.inf else 0.0
     weights[at] = weight
-
-
-@inlined
-def empty(first: Floats) -> None:
-    """Forget the first rows."""
-    for i in range(first.shape[0]):
-        for j in range(first.shape[1]):
-            first[i, j] = 0.0
+    if at == n - 1:
+        begin(settings, first, weights, moments, centres, counts, errors, state)
+        for i in range(n):
+            for j in range(len(x)):
+                first[i, j] = 0.0

@@ -42,7 +42,7 @@ def product(row: Singles, other: Singles) -> float:
 
 
 @outlined
-def begin(row: Singles, settings: Floats, key: int) -> None:
+def begin(row: Singles, settings: Floats, key: Any) -> None:
     """Draw the factors of a user or an item that was never learned."""
     if row[SQUARES, 0] > 0.0:
         return
@@ -97,7 +97,7 @@ def draw_items(settings: Floats, table: Singles, user: int, item: int, items: In
 
 @outlined
 def learn_choice(
-    settings: Floats, table: Singles, user: int, item: int, items: Indices, clock: Ints, weight: float, drawn: Ints,
+    settings: Floats, table: Singles, user: Any, item: Any, items: Indices, clock: Ints, weight: float, drawn: Ints,
     scores: Floats, back: Floats,
 ) -> None:  # fmt: skip
     """Learn that a user chose an item, against items that are drawn."""
@@ -125,7 +125,7 @@ def learn_choice(
 
 
 @outlined
-def note_item(item: int, known: NDArray[np.bool_], items: Indices, clock: Ints) -> None:
+def note_item(item: Any, known: NDArray[np.bool_], items: Indices, clock: Ints) -> None:
     """Add an item that was chosen to the known ones."""
     if not known[item]:
         known[item] = True

@@ -94,11 +94,11 @@ def add_column(column: Singles, count: int, v: np.float32, scale: np.float32, di
 def number_of(moments: Floats, j: int, v: float) -> float:
     """Return a number as the window holds it: the mean where it is missing, and not far from the mean."""
     if not abs(v) <= LARGEST:
-        return moments[1, j]  # type: ignore[no-any-return]
-    if not moments[2, j] > 0.0:
-        return v
-    far = FURTHEST * math.sqrt(moments[2, j] / moments[0, j])
-    return min(max(v, moments[1, j] - far), moments[1, j] + far)
+        v = moments[1, j]
+    if moments[2, j] > 0.0:
+        far = FURTHEST * math.sqrt(moments[2, j] / moments[0, j])
+        v = min(max(v, moments[1, j] - far), moments[1, j] + far)
+    return v
 
 
 @outlined

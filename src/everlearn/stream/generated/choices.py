@@ -107,7 +107,7 @@ class ChoiceGenerator:
         return left if rows is None else min(max(rows, 0), left)
 
     def _parts(self) -> Mapping[str, Any]:
-        """Return what is drawn once: vectors, fashion, and the row from which each item is there."""
+        """Return the parts that are drawn once: vectors, fashion, and the row from which each item is there."""
         if not self._made:
             random = np.random.default_rng([self.seed, 0xC401])
             activity = 1.0 / (1.0 + np.arange(self.users)) ** 0.5
