@@ -35,7 +35,7 @@ SPECS: dict[str, dict[str, Any]] = {
 
 
 def choices(rows: int, seeds: int) -> None:
-    """Print recall and NDCG of each model on each stream, means over seeds, for users who chose before, and new ones."""
+    """Print recall and NDCG of each model on each stream, means over seeds, of known users and new ones."""
     for name, settings in STREAMS.items():
         streams = [el.generate("choices", rows=rows, seed=seed, **settings) for seed in range(seeds)]
         best = np.mean([list(stream.generator.best().values()) for stream in streams], axis=0)
@@ -46,10 +46,8 @@ def choices(rows: int, seeds: int) -> None:
             seconds = (time.process_time() - start) / seeds
             recall, ndcg = (np.mean([one.metrics[metric] for one in reports]) for metric in ("recall", "ndcg"))
             cold = np.nanmean([one.cold["recall"] for one in reports])
-            print(
-                f"| choices, {name} | {label} | {recall:.4f} | {ndcg:.4f} | new users {cold:.4f} | {rows / seconds:,.0f} rows/s |",
-                flush=True,
-            )
+            figures = f"{recall:.4f} | {ndcg:.4f} | new users {cold:.4f} | {rows / seconds:,.0f} rows/s"
+            print(f"| choices, {name} | {label} | {figures} |", flush=True)
 
 
 def ratings(rows: int) -> None:
@@ -97,10 +95,7 @@ def categories() -> None:
         rows = load(name, most)
         for family in ("factorization", "linear"):
             show("classes", name, family, rows, *ours(family, rows))
-        scaled = rows._replace(dicts=[{key: v for key, v in x.items() if isinstance(key, str)} for x in rows.dicts])
-        show(
-            "classes", name, "River FMClassifier", rows, *river(lambda: facto.FMClassifier(n_factors=8, seed=1), scaled)
-        )
+        show("classes", name, "River FMClassifier", rows, *river(lambda: facto.FMClassifier(n_factors=8, seed=1), rows))
 
 
 def main() -> None:

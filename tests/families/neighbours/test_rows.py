@@ -28,14 +28,14 @@ def learn(model: Any, rows: Batch, y: Any, weight: Any = None) -> Any:
 
 
 def by_hand(x: Any, y: Any, weight: Any, query: Any, k: int) -> Any:
-    """Return the probabilities that the rows x give a query: votes by distance, and one of the window's shares."""
+    """Return the probabilities that the rows x give a query: votes by distance, and .3 votes of the window's shares."""
     spread = np.average((x - np.average(x, 0, weight)) ** 2, 0, weight) ** 0.5
-    distance = np.sqrt((((x - query) / spread) ** 2).sum(axis=1))
+    distance = (((x - query) / spread) ** 2).sum(axis=1)
     near = np.argsort(distance, kind="stable")[:k]
-    vote = 1.0 / (distance[near] + 0.1 * distance[near][-1])
+    vote = 1.0 / (distance[near] + 0.02 * distance[near][-1])
     vote = k * vote / vote.sum() * weight[near]
     share = (np.bincount(y, weight, 3) + 1 / 3) / (weight.sum() + 1.0)
-    return (np.bincount(y[near], vote, 3) + share) / (vote.sum() + 1.0)
+    return (np.bincount(y[near], vote, 3) + 0.3 * share) / (vote.sum() + 0.3)
 
 
 @pytest.mark.parametrize("k", [1, 7])

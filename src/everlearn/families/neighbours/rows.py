@@ -29,9 +29,9 @@ from everlearn.families.row_loops import (
 from everlearn.records import Floats, Ints, Singles
 
 NUMBERS, NEAREST = range(2)  # settings; the last is the first number of neighbours, others follow
-PRIOR = 1.0  # neighbours that the shares of all labels of the window count for
+PRIOR = 0.3  # neighbours that the shares of all labels of the window count for
 FURTHEST = 10.0  # running deviations from the mean that a number has at most
-CLOSE = 0.1  # a neighbour's vote is 1 / (distance + this part of the furthest one's)
+CLOSE = 0.02  # a neighbour's vote is 1 / (squared distance + this part of the furthest one's)
 
 Indices = NDArray[np.int32]
 
@@ -148,7 +148,7 @@ def vote(
 ) -> float:
     """Write the votes of the nearest rows for each class, or the sum of their numbers; return the sum of all votes.
 
-    A vote is the weight of its row over its distance. The votes of k neighbours of weight 1 add up to k.
+    A vote is the weight of its row over its squared distance. The votes of k neighbours of weight 1 add up to k.
     """
     k = min(int(settings[NEAREST + b]), found)
     for c in range(len(votes)):
@@ -156,11 +156,11 @@ def vote(
     if k == 0:
         return 0.0
     nearness, total = 0.0, 0.0
-    close = CLOSE * math.sqrt(np.float64(away[k - 1])) + 1e-12
+    close = CLOSE * np.float64(away[k - 1]) + 1e-12
     for r in range(k):
-        nearness += 1.0 / (math.sqrt(np.float64(away[r])) + close)
+        nearness += 1.0 / (np.float64(away[r]) + close)
     for r in range(k):
-        part = k / (math.sqrt(np.float64(away[r])) + close) / nearness * weights[places[r]]
+        part = k / (np.float64(away[r]) + close) / nearness * weights[places[r]]
         total += part
         if settings[NUMBERS] != 0.0:
             votes[0] += part * labels[places[r]]

@@ -31,7 +31,7 @@ class NeighbourSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     hashed: int = 0
     classes: int = 0
     window: int = 1000
-    nearest: int | tuple[int, ...] = (1, 2, 4, 8, 16)
+    nearest: int | tuple[int, ...] = (1, 2, 5, 12)
     entries: int = 64
     seed: int = 0
 
