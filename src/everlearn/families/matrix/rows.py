@@ -107,7 +107,7 @@ def learn_choice(
         return
     if settings[LOSS] == BPR:
         for n in range(count):
-            slope = weight * logistic(scores[n] - right) / count
+            slope = weight * logistic(scores[n] - right) / math.sqrt(count)
             learn_item(settings, table[user], table[drawn[n]], slope, back)
             learn_item(settings, table[user], table[item], -slope, back)
     else:
