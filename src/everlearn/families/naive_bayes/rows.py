@@ -34,6 +34,7 @@ FADE, SHRINK, SMOOTHING = range(3)  # settings
 SCALE, TEMPER, STEPS, LOSS = range(4)
 LOW, HIGH, VALUES = 3, 4, 5  # rows of `moments` after weight, mean and squares: two values, and how many were seen
 SWOLLEN = 1e9  # the weight of a row at which all counts are divided by it
+FACTORS = 8  # of a product before its logarithm is taken
 MOST = 0.7  # logarithm of the largest temper
 
 Indices = NDArray[np.int32]
@@ -45,32 +46,37 @@ def add_numbers(
 ) -> None:
     """Add the logarithm of the density of each number of row i in each class.
 
-    The variance of a class is drawn towards that of the stream by `shrink` rows, the share of a value likewise.
+    The variance of a class is drawn towards that of the stream by `shrink` rows, the share of a value likewise. Factors
+    of a few columns are multiplied before their logarithm is taken.
     """
-    shrink = settings[SHRINK] * scale
-    for j in range(dense.shape[1]):
-        v = np.float64(dense[i, j])
-        if not abs(v) <= LARGEST or not moments[2, j] > 0.0:
-            continue
-        spread, centre = moments[2, j] / moments[0, j], moments[1, j]
-        two = moments[VALUES, j] == 2.0
-        if two:
-            if v != moments[LOW, j] and v != moments[HIGH, j]:
+    shrink, most = settings[SHRINK] * scale, max(settings[SHRINK] * scale, scale)
+    for k in range(len(scores)):
+        squares, logs, product, held = 0.0, 0.0, 1.0, 0
+        for j in range(dense.shape[1]):
+            v = np.float64(dense[i, j])
+            if not abs(v) <= LARGEST or not moments[2, j] > 0.0:
                 continue
-            wide = moments[HIGH, j] - moments[LOW, j]
-            whole = (centre - moments[LOW, j]) / wide
-        for k in range(len(scores)):
             n, mean = columns[k, 0, j], columns[k, 1, j]
-            if two:
-                share = (mean - moments[LOW, j]) / wide if n > 0.0 else whole
-                share = (share * n + whole * max(shrink, scale)) / (n + max(shrink, scale))
+            if moments[VALUES, j] == 2.0:
+                high, low = moments[HIGH, j], moments[LOW, j]
+                if v != low and v != high:
+                    continue
+                whole = (moments[1, j] - low) / (high - low)
+                share = ((mean - low) / (high - low) * n + whole * most) / (n + most) if n > 0.0 else whole
                 share = min(max(share, 1e-6), 1.0 - 1e-6)
-                scores[k] += math.log(share if v == moments[HIGH, j] else 1.0 - share)
+                share = share if v == high else 1.0 - share
+                product *= share * share
             else:
-                variance = (columns[k, 2, j] + shrink * spread) / (n + shrink)
-                variance = max(variance, 1e-9 * spread)
-                away = v - mean if n > 0.0 else v - centre
-                scores[k] -= 0.5 * (min(away * away / variance, 1e4) + math.log(variance / spread))
+                spread = moments[2, j] / moments[0, j]
+                variance = max((columns[k, 2, j] + shrink * spread) / (n + shrink), 1e-9 * spread)
+                away = v - mean if n > 0.0 else v - moments[1, j]
+                squares += min(away * away / variance, 1e4)
+                product *= spread / variance
+            held += 1
+            if held == FACTORS:
+                logs += math.log(product)
+                product, held = 1.0, 0
+        scores[k] += 0.5 * (logs + math.log(product) - squares)
 
 
 @outlined
