@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -20,8 +21,9 @@ MOST_FACTORS = 256
 class FactorizationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a factorization machine.
 
-    `factors` is the length of the vector of each input, `rate` the rate of AdaGrad, `l2` the penalty on weights and
-    factors that a row has, and `spread` the deviation of the factors at their start. `seed` draws these.
+    `factors` is the length of the vector of each input, `rate` the rate of AdaGrad (None: .1 for two classes, .2 for
+    numbers), `l2` the penalty on weights and factors that a row has, and `spread` the deviation of the factors at their
+    start. `seed` draws these.
     """
 
     family: str = FAMILY
@@ -30,7 +32,7 @@ class FactorizationSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_
     hashed: int = 0
     classes: int = 0
     factors: int = 8
-    rate: float = 0.1
+    rate: float | None = None
     l2: float = 0.0
     spread: float = 0.05
     seed: int = 0
@@ -53,8 +55,10 @@ def build(spec: Mapping[str, Any]) -> RowModel:
     True
     """
     chosen = row_loops.read(spec, FactorizationSettings, FAMILY, ("binary", "regression"))
-    check_factors(FAMILY, chosen)
     numbers = chosen.task == "regression"
+    if chosen.rate is None:
+        chosen = msgspec.structs.replace(chosen, rate=0.2 if numbers else 0.1)
+    check_factors(FAMILY, chosen)
     arrays: Arrays = {
         "dense": np.zeros((chosen.dense + 1, 2, 1 + chosen.factors), np.float32),
         "hashed": np.zeros((chosen.hashed, 2, 1 + chosen.factors), np.float32),
