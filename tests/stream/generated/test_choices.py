@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from everlearn.errors import ConfigError
@@ -70,6 +72,13 @@ def test_the_stream_reads_as_others_do() -> None:
     assert list(stream.schema.fields) == ["user", "item"]
     assert np.diff(rows.batch.indptr).tolist() == [2] * 100
     assert "ratings, seed 3" in repr(stream)
+
+
+def test_a_file_has_the_same_rows(tmp_path: Path) -> None:
+    generator = made("ratings")
+    generator.write(tmp_path / "ratings.parquet")
+    table = pq.read_table(tmp_path / "ratings.parquet")
+    assert all((table[name].to_numpy() == column).all() for name, column in generator.columns().items())
 
 
 @pytest.mark.parametrize("changed", [{"users": 0}, {"items": 1}, {"change": -1.0}, {"rows": 0}])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from everlearn._jit import exact_kernel
 from everlearn._random import uniform
 from everlearn.records import Arrays, Floats, Ints
 from everlearn.spec import Schema
+from everlearn.stream.generated.generator import write_rows
 
 USER, ITEM, CHOSEN = "user", "item", "label"
 CHOICE_KINDS = ("choices", "ratings")
@@ -36,7 +38,7 @@ class ChoiceTruth(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ChoiceGenerator:
-    """The rows of a stream of choices: `columns`, `truth` and `best` read them.
+    """The rows of a stream of choices: `columns`, `truth` and `best` read them, `write` stores them.
 
     `kind` "choices" has the label 1 in all rows, and "ratings" a rating. `change` is the deviation of fashion over
     time: 0 keeps the popularity of items as it is.
@@ -101,6 +103,10 @@ class ChoiceGenerator:
             first = -np.sort(-proba, axis=1)[:, :k]
             sums += first.sum(), (first / np.log2(2.0 + np.arange(first.shape[1]))).sum()
         return dict(zip(("recall", "ndcg"), (sums / max(count, 1)).tolist(), strict=True))
+
+    def write(self, path: str | Path) -> None:
+        """Write all rows to a file: .parquet or .csv. Raises `InputError` for another ending."""
+        write_rows(self.columns, self.rows, path)
 
     def _count(self, after: int, rows: int | None) -> int:
         left = max(self.rows - after, 0)
