@@ -47,6 +47,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 ACTIONS = 3 * (1 + 2) + 2  # dense columns that 3 actions with 2 features need
 BANDITS: list[dict[str, Any]] = [{}, {"explore": "thompson"}, {"learn": "dr"}]
+ONLY = {  # the tasks of families that do not take all
+    "naive_bayes": ("binary", "multiclass"),
+    "factorization": ("binary", "regression"),
+    "matrix": ("binary", "regression"),
+    "popular": ("binary", "regression"),
+    "kmeans": ("multiclass",),
+}
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -58,7 +65,7 @@ def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" makes models of other families.
     for family in [one for one in model.FAMILIES if one not in {*model.FOR_FAMILY.values(), "auto", "dueling"}]:
-        for task, inputs in itertools.product(TASKS, INPUTS):
+        for task, inputs in itertools.product(ONLY.get(family, TASKS), INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
     from everlearn.evaluate.bandits import bandit_run
+    from everlearn.evaluate.clustering import cluster
     from everlearn.evaluate.comparing import compare
     from everlearn.evaluate.folds import folds
     from everlearn.evaluate.prequential import prequential
+    from everlearn.evaluate.ranking import rank, recommend
     from everlearn.families.neural import Neural
     from everlearn.loop.explaining import explain
     from everlearn.loop.loop import Loop
@@ -57,6 +59,7 @@ __all__ = [
     "bandit_run",
     "build",
     "checks",
+    "cluster",
     "compare",
     "config",
     "continual",
@@ -72,7 +75,9 @@ __all__ = [
     "model",
     "open",
     "prequential",
+    "rank",
     "read",
+    "recommend",
     "records",
     "replay",
     "schema",
@@ -87,13 +92,16 @@ _ATTRIBUTES = {
     "Stream": "everlearn.stream",
     "bandit_run": "everlearn.evaluate.bandits",
     "build": "everlearn.model",
+    "cluster": "everlearn.evaluate.clustering",
     "compare": "everlearn.evaluate.comparing",
     "explain": "everlearn.loop.explaining",
     "folds": "everlearn.evaluate.folds",
     "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",
+    "rank": "everlearn.evaluate.ranking",
     "read": "everlearn.stream",
+    "recommend": "everlearn.evaluate.ranking",
 }
 
 _MODULES = {

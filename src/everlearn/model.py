@@ -23,8 +23,9 @@ Spec = Mapping[str, Any]
 
 _ROOMS = {"tree": "trees", "forest": "trees", "dueling": "bandit.dueling"}  # of families that share one
 _NAMES = (
-    "linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit", "dueling",
-)  # fmt: skip
+    *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit", "dueling"),
+    *("naive_bayes", "passive_aggressive", "neighbours", "factorization", "matrix", "popular", "kmeans"),
+)
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are

@@ -31,6 +31,15 @@ def test_models_of_three_libraries_are_compared(rows: str) -> None:
     assert Path("bench.png").stat().st_size > 10_000
 
 
+def test_small_learners_run_where_they_are_named(rows: str) -> None:
+    names = "naive_bayes,passive_aggressive,neighbours"
+    done = CliRunner().invoke(app, ["bench", rows, "--label", "label", "--models", names, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["models"]
+    assert list(found) == names.split(",")
+    assert all(0.75 < one["metrics"]["accuracy"] < 0.92 for one in found.values())  # a tenth of the labels is wrong
+
+
 def test_json_holds_figures_intervals_and_equal_rows(rows: str) -> None:
     arguments = ["bench", rows, "--label", "label", "--models", "linear,river:arf", "--seconds", "0.2", "--json"]
     done = CliRunner().invoke(app, arguments)

@@ -27,7 +27,9 @@ OURS: dict[str, dict[str, Any]] = {
     "mondrian": {"family": "mondrian"},
     "mix": {"family": "mix", "members": [{"family": "linear"}, {"family": "forest"}, {"family": "last"}]},
 }
-CLASSES_ONLY = ("mondrian", "sklearn:bayes")
+NAMED = {name: {"family": name} for name in ("naive_bayes", "passive_aggressive", "neighbours")}
+"""Models of ours that run only where `--models` names them."""
+CLASSES_ONLY = ("mondrian", "naive_bayes", "sklearn:bayes")
 CHUNK = 200  # rows that all models take in turn; after each, those without time left stop
 
 
@@ -77,16 +79,17 @@ def _chosen(words: str, regression: bool) -> dict[str, Any]:
     """
     from everlearn.evaluate import peers
 
-    known, here = [*OURS, *peers.PEERS], peers.installed()
+    known, here = [*OURS, *NAMED, *peers.PEERS], peers.installed()
     fitting = [name for name in (*OURS, *here) if not (regression and name in CLASSES_ONLY)]
     names = [word.strip() for word in words.split(",") if word.strip()] or fitting
     for name in names:
         if name not in known:
             raise ConfigError(f"--models: got {name!r}; expected some of {', '.join(known)}{did_you_mean(name, known)}")
-        if name not in OURS and name not in here:
+        if name in peers.PEERS and name not in here:
             library = "scikit-learn" if name.startswith("sklearn") else "river"
             raise ConfigError(f"--models: got {name!r}, whose library is missing. Run: pip install {library}")
-    return {name: OURS[name] if name in OURS else peers.maker(name) for name in dict.fromkeys(names)}
+    own = OURS | NAMED
+    return {name: own[name] if name in own else peers.maker(name) for name in dict.fromkeys(names)}
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from everlearn.stream.json_values import json_column, records_of
 from everlearn.stream.sources import Beginning, Block, Files, Piped, Source, Table
 
 if TYPE_CHECKING:
+    from everlearn.stream.generated.choices import ChoiceGenerator
     from everlearn.stream.generated.generator import Generator
 
 _RAW = 1_000  # characters kept of a rejected row
@@ -71,7 +72,11 @@ class Stream:
     """
 
     def __init__(
-        self, source: Source, schema: Schema, survey: Survey | None = None, generator: Generator | None = None
+        self,
+        source: Source,
+        schema: Schema,
+        survey: Survey | None = None,
+        generator: Generator | ChoiceGenerator | None = None,
     ) -> None:
         self.schema = schema
         self.survey = survey

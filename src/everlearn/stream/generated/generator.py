@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +67,22 @@ class Truth(NamedTuple):
     share: Floats
     clean: Ints
     proba: Floats
+
+
+def write_rows(columns: Callable[[int, int], dict[str, Any]], rows: int, path: str | Path) -> None:
+    """Write the rows that `columns(after, rows)` makes to .parquet or .csv. Raises `InputError` for another ending."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    ending = Path(path).suffix.lower()
+    if ending not in (".parquet", ".csv"):
+        raise InputError(f"write: got {str(path)!r}; expected a path that ends in .parquet or .csv")
+    made = pa.table(columns(0, 0)).schema
+    open_ = pyarrow.parquet.ParquetWriter if ending == ".parquet" else pyarrow.csv.CSVWriter
+    with open_(str(path), made) as writer:
+        for start in range(0, rows, _PIECE):
+            writer.write_table(pa.table(columns(start, min(_PIECE, rows - start)), schema=made))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,18 +161,7 @@ class Generator:
 
     def write(self, path: str | Path) -> None:
         """Write all rows to a file: .parquet or .csv. Raises `InputError` for another ending."""
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.parquet
-
-        ending = Path(path).suffix.lower()
-        if ending not in (".parquet", ".csv"):
-            raise InputError(f"write: got {str(path)!r}; expected a path that ends in .parquet or .csv")
-        made = pa.table(self.columns(0, 0)).schema
-        open_ = pyarrow.parquet.ParquetWriter if ending == ".parquet" else pyarrow.csv.CSVWriter
-        with open_(str(path), made) as writer:
-            for start in range(0, self.rows, _PIECE):
-                writer.write_table(pa.table(self.columns(start, min(_PIECE, self.rows - start)), schema=made))
+        write_rows(self.columns, self.rows, path)
 
     def _count(self, after: int, rows: int | None) -> int:
         if after < 0 or (rows is not None and rows < 0):

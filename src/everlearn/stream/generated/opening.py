@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from everlearn.errors import ConfigError, did_you_mean
+from everlearn.stream.generated.choices import CHOICE_KINDS, ChoiceGenerator
 from everlearn.stream.generated.generator import KINDS, LABEL, Generator
 from everlearn.stream.generated.schedule import planned
 from everlearn.stream.sources import Block, Source
@@ -34,11 +35,16 @@ def generate(
     change: float = 0.0,
     reversal: float = 0.1,
     drifting: int | None = None,
+    users: int = 500,
+    items: int = 300,
 ) -> Stream:
     """Return a generated stream, which `prequential`, a loop and `write` take as they take a file.
 
     `kind` is "sea", "agrawal", "sine", "mixed", "hyperplane", "led", "waveform" or "rbf". `stream.generator` has the
-    truth of each row, the best possible error, and writes the rows to a file.
+    truth of each row, the best possible error, and writes the rows to a file. "choices" and "ratings" are streams for
+    recommenders: `users` choose `items` by taste and by a fashion that moves as much as `change` (1.0 is as much as
+    popularity differs); the label is 1, or the rating (see `everlearn.stream.generated.choices`). They take `rows`,
+    `users`, `items`, `change` and `seed` alone.
 
     `drift` says how `concepts` follow each other: "sudden", "gradual" (rows have one of both), "recurring" (they come
     again, gradually with a `width`) or "incremental" (the concept itself moves; SEA, hyperplane and RBF).
@@ -60,8 +66,11 @@ def generate(
     >>> stream.generator.truth(499, 2).concept.tolist(), round(stream.generator.best()["accuracy"], 3)
     ([0, 2], 0.9)
     """
+    if kind in CHOICE_KINDS:
+        return _choices(kind, rows, users, items, change, seed)
     if kind not in KINDS:
-        raise ConfigError(f"kind: got {kind!r}; expected one of {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}")
+        known = [*KINDS, *CHOICE_KINDS]
+        raise ConfigError(f"kind: got {kind!r}; expected one of {', '.join(known)}{did_you_mean(str(kind), known)}")
     found, sized = KINDS[kind], features if kind in _SIZED else KINDS[kind].relevant
     classes = classes if kind == "rbf" else found.classes
     noises = found.noise_features if noise_features is None else noise_features
@@ -97,15 +106,28 @@ def generate(
     return Stream(Drawn(generator), generator.schema, generator=generator)
 
 
+def _choices(kind: str, rows: int, users: int, items: int, change: float, seed: int) -> Stream:
+    """Return a stream of choices or ratings. Raises `ConfigError` for a number out of range."""
+    _check(
+        ("rows", rows, rows >= 1, "a number from 1"),
+        ("users", users, 1 <= users <= 1_000_000, "a number from 1 to 1,000,000"),
+        ("items", items, 2 <= items <= 100_000, "a number from 2 to 100,000"),
+        ("change", change, 0.0 <= change <= 10.0, "a number from 0 to 10"),
+    )
+    generator = ChoiceGenerator(kind, int(rows), int(users), int(items), float(change), int(seed))
+    return Stream(Drawn(generator), generator.schema, generator=generator)
+
+
 class Drawn:
     """The rows of a generator as a source; they are made when they are read."""
 
     form, about, foreign = "table", "a generated stream", 0
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator | ChoiceGenerator) -> None:
         self.names: Sequence[str] = (*generator.names, LABEL)
         order = "-".join(map(str, generator.concepts))
-        self.name = f"{generator.kind}, concepts {order}, seed {generator.seed}"
+        concepts = f", concepts {order}" if order else ""
+        self.name = f"{generator.kind}{concepts}, seed {generator.seed}"
         self._generator = generator
 
     def under(self, rules: int) -> Source:
