@@ -52,12 +52,19 @@ LOSSES = [
 ]
 
 
+FOREIGN = dict.fromkeys(TASKS, "river.linear_model:LogisticRegression") | {
+    "regression": "river.linear_model:LinearRegression"
+}
+
+
 def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" makes models of other families.
     for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES and one != "auto"]:
         for task, inputs in itertools.product(TASKS, INPUTS):
             variants = VARIANTS.get(family, [{}])
+            if family == "foreign":
+                variants = [{"model": FOREIGN[task], "trusted": True, "bytes": 100_000}]
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
             if family in ("tree", "forest", "mondrian") and task == "regression":

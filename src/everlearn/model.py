@@ -24,6 +24,7 @@ Spec = Mapping[str, Any]
 _ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
 _NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference")
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
+FAMILIES["foreign"] = "everlearn.bridges.foreign:build"  # a model of another library, stored as a pickle
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
 # retired since, and a stored spec of layout 1 keeps their values. Up to layout 2 the default optimiser of the linear
@@ -32,6 +33,7 @@ FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:
 LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
+PICKLED = frozenset({"foreign"})  # built-in families whose state can hold code
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
