@@ -25,6 +25,7 @@ _ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
 _NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference")
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 FAMILIES["foreign"] = "everlearn.bridges.foreign:build"  # a model of another library, stored as a pickle
+FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
 # retired since, and a stored spec of layout 1 keeps their values. Up to layout 2 the default optimiser of the linear
@@ -33,7 +34,7 @@ FAMILIES["foreign"] = "everlearn.bridges.foreign:build"  # a model of another li
 LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
-PICKLED = frozenset({"foreign"})  # built-in families whose state can hold code
+PICKLED = frozenset({"foreign", "registered"})  # built-in families whose state, or source, can hold code
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for

@@ -39,7 +39,15 @@ from everlearn.spec import (
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
-_NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask")  # to the state of a loop that has started
+_NO_MATTER = (
+    "source",
+    "prompts",
+    "home",
+    "warm_start",
+    "judge",
+    "ask",
+    "mlflow",
+)  # to the state of a loop that has started
 FIXED = {
     "schema": "what was learned belongs to these columns. Start another home, and `everlearn run` its file there",
     "model": "the champion is such a model. `loop.challenge({...})` or POST /challengers starts a model of any family "
