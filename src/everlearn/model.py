@@ -22,9 +22,8 @@ from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, LossK
 Spec = Mapping[str, Any]
 
 _ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
-_NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference")
+_NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "foreign")
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
-FAMILIES["foreign"] = "everlearn.bridges.foreign:build"  # a model of another library, stored as a pickle
 FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are

@@ -1,7 +1,8 @@
-"""Use our models in other libraries, and models of other libraries here.
+"""Use our models in other libraries, and copy loops to a registry.
 
-`sklearn` and `river` hold our models as estimators of scikit-learn and River. `foreign` is the family of models of
-these two libraries, which learn inside a loop. `mlflow` copies versions, metrics and aliases of a loop to a tracking
-server, and starts loops from a registered model. `rows` turns matrices and data frames into batches. Each module needs
-its library only when it is imported; the loop itself lives in `loop/`, and reading files in `stream/`.
+`sklearn` and `river` hold our models as estimators of scikit-learn and River; `rows` and `dicts` turn what these give
+into batches. `mlflow` copies versions, metrics and aliases of a loop to a tracking server, and `mirror` does so in a
+thread. `pyfunc` is the form in which a version is registered; a loop may begin with one. Each module needs its library
+only when it is imported or used. Models of other libraries that learn here are in `families/foreign/`, loops in
+`loop/`.
 """

@@ -1,6 +1,6 @@
 """A thread that keeps a registry of MLflow equal to a loop, and never holds the loop up.
 
-It reads the log every few seconds and copies what is new. A server that does not answer, or a package that is missing,
+It reads the log every few seconds and copies the news. A server that does not answer, or a package that is missing,
 is logged as a warning and tried again, each time later; the loop learns on in the meantime.
 """
 
@@ -29,7 +29,7 @@ class Mirror:
         self._thread.start()
 
     def close(self, patience: float = PATIENCE) -> None:
-        """Copy what is new, and end; a server that does not answer is left behind after `patience` seconds."""
+        """Copy the news, and end; a server that does not answer is left behind after `patience` seconds."""
         self._ended.set()
         self._thread.join(patience)
         if self._thread.is_alive():

@@ -65,7 +65,10 @@ class Follower:
         self._done: tuple[int, dict[str, str]] = (0, {})  # versions and aliases that are copied
 
     def push(self) -> Pushed:
-        """Copy what is new. Raises what MLflow raises; a later call goes on where this one stopped."""
+        """Copy the versions and aliases that are new; return them.
+
+        Raises whatever MLflow raises. A later call goes on where this one stopped.
+        """
         self._read()
         versions = self._versions.list()
         aliases = {alias: id for id, names in self._versions.aliases().items() for alias in names}

@@ -24,7 +24,7 @@ def push(
 ) -> None:
     """Copy versions, metrics and aliases of a loop to a registry of MLflow.
 
-    Only what is missing there is copied. Works while a server runs.
+    Versions that are there already are not copied again. Works while a server runs.
     """
     from everlearn import config
     from everlearn.bridges.mlflow import Follower

@@ -12,9 +12,9 @@ from sklearn.linear_model import SGDClassifier
 import everlearn as el
 from everlearn import checks
 from everlearn.app.supervisor import Server
-from everlearn.bridges import pickles
 from everlearn.client import Client
 from everlearn.errors import ConfigError, ModelError
+from everlearn.families.foreign import pickles
 from everlearn.loop import commands
 from everlearn.loop.loop import Loop
 from everlearn.records import Example

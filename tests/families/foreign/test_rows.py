@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from everlearn.bridges.foreign_rows import RiverRows, SklearnRows
+from everlearn.families.foreign.rows import RiverRows, SklearnRows
 from everlearn.records import Batch
 
 

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from everlearn.bridges import pickles
-from everlearn.bridges.foreign_rows import LARGEST, RiverRows, SklearnRows
 from everlearn.errors import ConfigError, ModelError
 from everlearn.families import specs
 from everlearn.families.batches import check_classes, check_rows, labels
+from everlearn.families.foreign import pickles
+from everlearn.families.foreign.rows import LARGEST, RiverRows, SklearnRows
 from everlearn.model import described
 from everlearn.records import Arrays, Batch, Floats, RowTask, Singles
 
@@ -34,7 +34,7 @@ BYTES = 16 << 20
 WEIGHED = 1000  # rows that are learned between two looks at the size
 SEEDS = ("seed", "random_state")
 UNTRUSTED = (
-    "a model of another library is stored as a pickle, and reading a pickle can run any code: whoever can write to the "
+    "a model of another library is stored as a pickle, and reading a pickle can run any code: all who can write to the "
     "home of such a loop can run programs as you. Write trusted = true beside it if only you and those you trust can"
 )
 
