@@ -59,8 +59,8 @@ FOREIGN = dict.fromkeys(TASKS, "river.linear_model:LogisticRegression") | {
 
 def specs() -> list[dict[str, Any]]:
     every = []
-    # Some need pairs of answers, and "auto" makes models of other families.
-    for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES and one != "auto"]:
+    # Some need pairs of answers, and "auto" and "registered" make models of other families.
+    for family in [one for one in model.FAMILIES if one not in {*model.PAIR_FAMILIES, "auto", "registered"}]:
         for task, inputs in itertools.product(TASKS, INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "foreign":

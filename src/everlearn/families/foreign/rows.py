@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class RiverRows:
     def learn(self, model: Any, x: dict[int, float], y: float, weight: float) -> None:
         """Learn a row with its label: an int for a class. Its weight counts where the model takes one."""
         label = int(y) if self._classes else y
-        if "w" in inspect.signature(model.learn_one).parameters:
+        if "w" in _parameters(type(model).learn_one):
             model.learn_one(x, label, w=weight)
         else:
             model.learn_one(x, label)
@@ -118,7 +119,7 @@ class SklearnRows:
 
     def learn(self, model: Any, x: Any, y: float, weight: float) -> None:
         """Learn a row with its label: an int for a class. Its weight counts where the model takes one."""
-        named = inspect.signature(model.partial_fit).parameters
+        named = _parameters(type(model).partial_fit)
         extra: dict[str, Any] = {"sample_weight": np.array([weight])} if "sample_weight" in named else {}
         if not self._classes:
             model.partial_fit(x, np.array([y]), **extra)
@@ -126,6 +127,12 @@ class SklearnRows:
             model.partial_fit(x, np.array([int(y)]), classes=np.arange(self._classes), **extra)
         else:
             model.partial_fit(x, np.array([int(y)]), **extra)
+
+
+@lru_cache(maxsize=64)
+def _parameters(method: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the parameters of a method of a class."""
+    return frozenset(inspect.signature(method).parameters)
 
 
 def _is_trained(model: Any) -> bool:
