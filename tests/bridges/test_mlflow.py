@@ -23,7 +23,7 @@ import everlearn as el
 from everlearn import config
 from everlearn.bridges import mlflow as bridge
 from everlearn.cli import app
-from everlearn.errors import ConfigError
+from everlearn.errors import BlobError, ConfigError
 from everlearn.loop import commands
 from everlearn.loop.loop import Loop
 from everlearn.model import build
@@ -45,7 +45,7 @@ pytestmark = [
 ]
 
 
-NAMES = ("loop", "cli", "thread", "foreign", "start", "fixed", "commands", "pyfunc-linear", "pyfunc-foreign")
+NAMES = ("loop", "cli", "thread", "foreign", "start", "fixed", "rival", "commands", "pyfunc-linear", "pyfunc-foreign")
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +143,8 @@ def test_a_loop_begins_with_a_registered_model(store, tmp_path):
         loop.promote(loop.challenge({"family": "linear"}, "a copy").id)
         champion = loop.home.versions.load("champion")
     bridge.Follower(home, whole, store, "start").push()
-    found = bridge.start("models:/start@champion", store)
-    assert found["model"]["uri"].rpartition("/")[2].isdigit()
+    found = bridge.start("models:/start@champion", store, tmp_path / "first")
+    assert found["model"]["uri"].rpartition("/")[2].isdigit()  # an alias would move
     with el.open(found, home=tmp_path / "second") as second:
         first = second.ready().model
         assert all(np.array_equal(first.arrays[name], array) for name, array in champion.items())
@@ -154,26 +154,47 @@ def test_a_loop_begins_with_a_registered_model(store, tmp_path):
         assert second.report()["events"] == 30
 
 
-def test_an_alias_is_no_fixed_beginning_and_shapes_must_fit(store, tmp_path):
+def test_a_registered_model_is_a_challenger_of_another_loop(store, tmp_path):
+    with Loop(settings(), tmp_path / "home") as loop:
+        teach(loop, 0, 100)
+    bridge.Follower(tmp_path / "home", settings(), store, "rival").push()
+    registered = bridge.start("models:/rival@champion", store, tmp_path / "copy")["model"]
+    with Loop(settings(), tmp_path / "second") as loop:
+        teach(loop, 0, 20)
+        made = loop.challenge(registered, "theirs")
+        assert made.spec["blob"] == registered["blob"]
+        teach(loop, 20, 60)
+        arrays = {one.version: one.model.arrays["weights"].tobytes() for one in loop.fold.roster.contestants}
+    with Loop(settings(), tmp_path / "second") as loop:
+        assert arrays == {one.version: one.model.arrays["weights"].tobytes() for one in loop.fold.roster.contestants}
+
+
+def test_other_files_and_other_shapes_are_refused(store, tmp_path):
     with Loop(settings(), tmp_path / "home") as loop:
         teach(loop, 0, 20)
     bridge.Follower(tmp_path / "home", settings(), store, "fixed").push()
     shaped = shape(settings().schema)
-    with pytest.raises(ConfigError, match="an alias, which moves; expected models:/fixed/1, for now"):
-        build({"family": "registered", "uri": "models:/fixed@champion", "tracking": store}, shaped)
+    asked = bridge.start("models:/fixed/1", store, tmp_path / "copy")["model"]
+    assert build(asked, shaped).spec["family"] == "linear"
+    with pytest.raises(ConfigError, match="those that the settings were written for"):
+        build({**asked, "blob": "0" * 64}, shaped)
     with pytest.raises(ConfigError, match="dense . and not 77; expected a loop with its schema"):
-        build({"family": "registered", "uri": "models:/fixed/1", "tracking": store}, {**shaped, "dense": 77})
+        build(asked, {**shaped, "dense": 77})
+    with pytest.raises(ConfigError, match="expected folder and blob"):
+        build({"family": "registered", "uri": "models:/fixed/1"}, shaped)
+    with pytest.raises(BlobError, match="holds no version of Everlearn"):
+        build({**asked, "folder": str(tmp_path / "nowhere")}, shaped)
     with pytest.raises(ConfigError, match="expected models:/NAME/NUMBER or models:/NAME@ALIAS"):
         bridge.start("fixed", store)
     with pytest.raises(ConfigError, match="'registered' may not be started here"):
-        commands.challenge(settings(), {"family": "registered", "uri": "models:/fixed/1"}, "from outside")
+        commands.challenge(settings(), asked, "from outside")
 
 
 def test_a_registered_model_of_another_library_needs_trust(store, tmp_path):
     with Loop(settings(model=TREE), tmp_path / "home") as loop:
         teach(loop, 0, 20)
     bridge.Follower(tmp_path / "home", settings(), store, "foreign").push()
-    asked = {"family": "registered", "uri": "models:/foreign/1", "tracking": store}
+    asked = bridge.start("models:/foreign/1", store, tmp_path / "copy")["model"]
     with pytest.raises(ConfigError, match="is of family 'foreign', whose code or state can run anything"):
         build(asked, shape(settings().schema))
     assert build({**asked, "trusted": True}, shape(settings().schema)).spec["model"] == TREE["model"]
@@ -239,7 +260,7 @@ def test_a_tracking_server_gets_the_versions_over_http(tmp_path):
                 versions = {one.id for one in loop.versions()}
             found = mlflow.MlflowClient(uri).search_model_versions("name='served'")
             assert {one.tags["everlearn.version"] for one in found} == versions
-            assert bridge.start("models:/served@champion", uri)["model"]["uri"] == "models:/served/1"
+            assert bridge.start("models:/served@champion", uri, tmp_path / "copy")["model"]["uri"] == "models:/served/1"
         finally:
             os.killpg(server.pid, signal.SIGKILL)
 

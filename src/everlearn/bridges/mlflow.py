@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,25 +182,36 @@ def pinned(uri: str, tracking: str = "") -> str:
     return f"models:/{name}/{_client(tracking).get_model_version_by_alias(name, alias).version}"
 
 
-def start(uri: str, tracking: str = "") -> dict[str, Any]:
+def start(uri: str, tracking: str = "", folder: str | Path = "") -> dict[str, Any]:
     """Return the settings of a loop that begins with a registered model: its schema, and a model with its arrays.
 
-    Raises `ConfigError` for a URI of another form, and `BlobError` for a model that is not of Everlearn.
+    The files of the model are copied to `folder` (default: "NAME-NUMBER" here), which must stay: the loop reads them
+    when it is opened, and needs the registry no more. Raises `ConfigError` for a URI of another form, and `BlobError`
+    for a model that is not of Everlearn.
     """
     fixed = pinned(uri, tracking)
-    schema, *_ = _fetched(fixed, tracking)
-    model = {"family": "registered", "uri": fixed} | ({"tracking": tracking} if tracking else {})
+    name, _, number = fixed.removeprefix("models:/").rpartition("/")
+    place = Path(folder or f"{name}-{number}").absolute()
+    if not (place / pyfunc.TEXT).exists():
+        client = _client(tracking)
+        run = client.get_model_version(name, number).run_id
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copytree(Path(client.download_artifacts(run, "model", scratch)) / pyfunc.DATA, place)
+    schema, version, *_ = pyfunc.read(place)
+    model = {"family": "registered", "folder": str(place), "blob": version.blob, "uri": fixed}
     return {"schema": msgspec.to_builtins(schema), "model": model}
 
 
 class RegisteredSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a model that begins as a registered one.
 
-    `trusted` is needed where the registered model is of another library, or of a function of yours.
+    `folder` holds its files, as `start` copied them, and `blob` is the hash of its arrays; `uri` is a note. `trusted`
+    is needed where the registered model is of another library, or of a function of yours.
     """
 
-    uri: str
-    tracking: str = ""
+    folder: str
+    blob: str
+    uri: str = ""
     trusted: bool = False
     family: str = "registered"
     task: str = ""
@@ -210,23 +221,31 @@ class RegisteredSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     seed: int = 0
 
 
-def build(spec: Mapping[str, Any]) -> Model:
-    """Make the model that a registered one is, with its arrays; its spec is that of the registered model.
+def _settings(given: Mapping[str, Any]) -> RegisteredSettings:
+    """Return settings from a spec. Raises `ConfigError` for an unknown, missing or wrong one."""
+    try:
+        return msgspec.convert(given, RegisteredSettings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"registered model: {error}; expected folder and blob, as everlearn.bridges.mlflow.start(uri) returns them"
+        ) from error
 
-    `uri` must name a number: an alias moves, and the same settings would then be another model. Raises `ConfigError`
-    for that, for a model of other columns or classes, and for one that needs trust.
+
+def build(spec: Mapping[str, Any]) -> Model:
+    """Make the model that a registered one is, with its arrays.
+
+    Raises `ConfigError` for other files than those of the hash, for a model of other columns or classes, and for one
+    that needs trust; `BlobError` for files that are lost or damaged.
     """
     given = {name: value for name, value in spec.items() if name not in ("layout", "pairs")}
-    try:
-        settings = msgspec.convert(given, RegisteredSettings)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"registered model: {error}; expected uri, and perhaps tracking and trusted") from error
-    fixed = pinned(settings.uri, settings.tracking)
-    if fixed != settings.uri:
+    settings = _settings(given)
+    _, version, arrays, _ = pyfunc.read(Path(settings.folder))
+    if version.blob != settings.blob:
         raise ConfigError(
-            f"registered model: uri: got {settings.uri}, an alias, which moves; expected {fixed}, for now"
+            f"registered model: {settings.folder} holds the arrays {version.blob[:12]}; expected {settings.blob[:12]}, "
+            "those that the settings were written for. Put the folder back, or copy the model again"
         )
-    _, version, arrays, _ = _fetched(fixed, settings.tracking)
+    fixed = settings.uri or settings.folder
     own = version.spec
     if not settings.trusted and (unsafe := _needs_trust(own)):
         raise ConfigError(
@@ -265,17 +284,6 @@ def _deep(value: Any) -> str:
         return _needs_trust(value)
     inner = value.values() if isinstance(value, Mapping) else value
     return next((found for each in inner if isinstance(each, Mapping | list | tuple) and (found := _deep(each))), "")
-
-
-@lru_cache(maxsize=4)
-def _fetched(uri: str, tracking: str) -> Any:
-    """Return what `pyfunc.read` does of a registered model with a number, whose content never changes."""
-    client = _client(tracking)
-    name, _, number = uri.removeprefix("models:/").rpartition("/")
-    source = client.get_model_version(name, number)
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(client.download_artifacts(source.run_id, "model", folder)) if source.run_id else Path(folder)
-        return pyfunc.read(found / pyfunc.DATA)
 
 
 def _client(uri: str) -> Any:

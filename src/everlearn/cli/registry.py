@@ -48,7 +48,7 @@ def start(
 ) -> None:
     """Write the settings of a loop that begins with a registered model.
 
-    The settings name its number, so a moving alias does not change them.
+    Its files are copied to a folder beside them, so the loop needs the registry no more.
     """
     import tomli_w
 
@@ -57,6 +57,7 @@ def start(
     path = Path(config_path)
     if path.exists():
         raise ConfigError(f"{path} exists already; name another file with --config")
-    found = started(model, uri)
+    name = model.removeprefix("models:/").replace("/", "-").replace("@", "-")
+    found = started(model, uri, path.parent / name)
     path.write_text(tomli_w.dumps(found), encoding="utf-8")
     screen.print(f"{path}: begins with {found['model']['uri']}", highlight=False, soft_wrap=True)
