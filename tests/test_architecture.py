@@ -32,6 +32,14 @@ TIERS = (
 RANK = {name: rank for rank, names in enumerate(TIERS) for name in names.split()}
 
 HEAVY = {"numba", "pyarrow", "pandas", "matplotlib", "torch", "scipy", "sklearn", "river"}
+HOMES = {
+    "_jit.py": {"numba"},
+    "_torch.py": {"torch"},
+    "bridges/sklearn.py": {"sklearn"},
+    "bridges/river.py": {"river"},
+}
+"""Modules at whose top a heavy library may be imported: they exist for it, and nothing imports them unasked."""
+
 FORBIDDEN = {
     *("manager", "handler", "helper", "helpers", "util", "utils", "base", "core", "engine"),
     *("strategy", "plugin", "experience"),
@@ -157,7 +165,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed(path: Path) -> None:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found = {name.split(".")[0] for name in names} & HEAVY
-        allowed = {"numba"} if path.name == "_jit.py" else {"torch"} if path.name == "_torch.py" else set()
+        allowed = HOMES.get(str(path.relative_to(ROOT)), set())
         assert found <= allowed, f"{path.name} imports {', '.join(found)} at its top; do it inside the function"
 
 

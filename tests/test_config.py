@@ -33,6 +33,7 @@ RECORDS = {
     "serve": spec.ServeSpec,
     "judge": spec.JudgeSpec,
     "ask": spec.AskSpec,
+    "mlflow": spec.MlflowSpec,
 }
 
 

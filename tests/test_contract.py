@@ -61,12 +61,20 @@ LOSSES = [
 ]
 
 
+FOREIGN = dict.fromkeys(TASKS, "river.linear_model:LogisticRegression") | {
+    "regression": "river.linear_model:LinearRegression"
+}
+
+
 def specs() -> list[dict[str, Any]]:
     every = []
-    # Some need pairs of answers, and "auto" makes models of other families.
-    for family in [one for one in model.FAMILIES if one not in {*model.FOR_FAMILY.values(), "auto", "dueling"}]:
+    # Some need pairs of answers, and "auto" and "registered" make models of other families.
+    left = {*model.FOR_FAMILY.values(), "auto", "dueling", "registered"}
+    for family in [one for one in model.FAMILIES if one not in left]:
         for task, inputs in itertools.product(ONLY.get(family, TASKS), INPUTS):
             variants = VARIANTS.get(family, [{}])
+            if family == "foreign":
+                variants = [{"model": FOREIGN[task], "trusted": True, "bytes": 100_000}]
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
             if family in ("tree", "forest", "mondrian") and task == "regression":

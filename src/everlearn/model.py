@@ -24,9 +24,10 @@ Spec = Mapping[str, Any]
 _ROOMS = {"tree": "trees", "forest": "trees", "dueling": "bandit.dueling"}  # of families that share one
 _NAMES = (
     *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit", "dueling"),
-    *("naive_bayes", "passive_aggressive", "neighbours", "factorization", "matrix", "popular", "kmeans"),
+    *("naive_bayes", "passive_aggressive", "neighbours", "factorization", "matrix", "popular", "kmeans", "foreign"),
 )
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
+FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
 # retired since, and a stored spec of layout 1 keeps their values. Up to layout 2 the default optimiser of the linear
@@ -35,6 +36,7 @@ FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:
 LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
+PICKLED = frozenset({"foreign", "registered"})  # built-in families whose state, or source, can hold code
 # Settings from a schema that only these built-in families receive; a user's family receives them all.
 FOR_FAMILY = {"pairs": "preference", "actions": "bandit", "action_features": "bandit", "rewards": "bandit"}
 

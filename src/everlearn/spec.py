@@ -287,6 +287,17 @@ class AskSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
     least: NotNegative = 0.002
 
 
+class MlflowSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The registry of MLflow to which versions, metrics and aliases are copied.
+
+    `uri` is that of a tracking server or store ("": nothing is copied). `name` is that of the registered model
+    (default: that of the home).
+    """
+
+    uri: str = ""
+    name: str = ""
+
+
 class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """All settings of a loop.
 
@@ -332,3 +343,4 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_d
     serve: ServeSpec = ServeSpec()
     judge: JudgeSpec = JudgeSpec()
     ask: AskSpec = AskSpec()
+    mlflow: MlflowSpec = MlflowSpec()

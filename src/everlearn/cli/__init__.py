@@ -2,9 +2,9 @@
 
 Arguments and configuration files come in; tables, or one JSON object with `--json`, go out on standard output, and
 progress and errors on standard error. `loops` holds the commands around a loop, `versions` those that move it by hand,
-`server` those around a server, `export` those that take a model out, `homes` those on a home as a whole, `advice` the
-command that recommends settings, `benching` the one that compares models, and `console` what they share; the work
-itself is in `loop/`, `app/`, `evaluate/` and `advise/`.
+`server` those around a server, `export` those that take a model out, `homes` those on a home as a whole, `registry`
+those around a registry of MLflow, `advice` the command that recommends settings, `benching` the one that compares
+models, and `console` what they share; the work itself is in `loop/`, `app/`, `bridges/`, `evaluate/` and `advise/`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from everlearn.cli import advice, benching, export, homes, loops, server, versions
+from everlearn.cli import advice, benching, export, homes, loops, registry, server, versions
 from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
@@ -50,6 +50,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(server.token, name="token")
+app.add_typer(registry.mlflow, name="mlflow")
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from everlearn.spec import (
 
 FORMAT = 1  # of stored specs; 0: those of release 0.1.0, which have no number and leave out defaults
 
-_NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask")  # to the state of a loop that has started
+_NO_MATTER = ("source", "prompts", "home", "warm_start", "judge", "ask", "mlflow")  # to the state of a started loop
 _ANOTHER = (
     "Start another home, and `everlearn run` its file there; `everlearn export rows.jsonl` writes such a file from "
     "labelled traffic"

@@ -82,6 +82,7 @@ DEFAULTS: dict[str, Any] = {
         "private": False,
         "traces": "",
     },
+    "mlflow": {"uri": "", "name": ""},
     "judge": dict.fromkeys(("url", "model", "key", "rubric", "function"), "")
     | {"name": "judge", "price": 0.0, "budget": 0.0, "at_once": 4},
     "ask": {"price": 1.0, "budget": 0.0, "both": 0.1, "gold": "", "planted": 0.05, "least": 0.002},

@@ -90,8 +90,9 @@ def challenge(
 ) -> Decision:
     """Order a challenger of any family; `warm`: trained on the replay memory first, else untrained.
 
-    Families are the built-in ones, the loop's own, and `trusted` ones ("module:function"). None trusts any, for callers
-    whose code runs here anyway. Raises ConfigError for an unknown family or setting, ModelError for a model that does
+    Families are the built-in ones, the loop's own, and `trusted` ones ("module:function"). "foreign", whose models are
+    pickles, counts as built-in only in a loop of such a model. None trusts any, for callers whose code runs here
+    anyway. Raises ConfigError for an unknown family or setting, ModelError for a model that does
     not fit.
     """
     try:
@@ -99,8 +100,9 @@ def challenge(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"this model spec cannot be kept in the log: {error}; expected plain values") from error
     if trusted is not None:
-        known = {*model.FAMILIES, *_functions(spec.model)} | trusted
-        for function in (str(plain.get("family", "linear")), *_functions(plain)):
+        own = {*_functions(spec.model), *_families(spec.model)}
+        known = {*model.FAMILIES} - model.PICKLED | own | trusted
+        for function in (str(plain.get("family", "linear")), *_families(plain), *_functions(plain)):
             if function not in known:
                 raise ConfigError(
                     f"{function!r} may not be started here; expected one of {', '.join(sorted(known))}, "
@@ -266,6 +268,13 @@ def _functions(value: Any) -> list[str]:
         return [value] if _FUNCTION.fullmatch(value) else []
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return [name for each in inner for name in _functions(each)]
+
+
+def _families(value: Any) -> list[str]:
+    """Return all names of families in a spec, at any depth."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    own = [str(value["family"])] if isinstance(value, Mapping) and "family" in value else []
+    return own + [name for each in inner for name in _families(each)]
 
 
 def _order(order: KnownOrder, reason: str, version: str = "") -> Decision:

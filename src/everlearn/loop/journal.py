@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from everlearn import config, events
+from everlearn.bridges.mirror import Mirror
 from everlearn.errors import LogError
 from everlearn.feedback.names import FieldNames
 from everlearn.loop import commands, replay_log
@@ -24,7 +27,25 @@ from everlearn.serve.snapshot import Answering
 from everlearn.spec import Spec
 from everlearn.stream import Stream
 
+if TYPE_CHECKING:
+    from everlearn.bridges.mlflow import Follower
+
 READ = 4096  # events read at a time
+
+
+def mirrored(home: Path, spec: Spec) -> Mirror | None:
+    """Start to copy a loop to the registry of its settings, beside it; None where there is none."""
+    if not spec.mlflow.uri:
+        return None
+    follower: list[Follower] = []
+
+    def push() -> None:
+        """Import the library in the thread of the mirror, where a missing one stops nothing."""
+        if not follower:
+            follower.append(importlib.import_module("everlearn.bridges.mlflow").Follower(home, spec))
+        follower[0].push()
+
+    return Mirror(push)
 
 
 class Journal:
@@ -52,6 +73,7 @@ class Journal:
                 self.fold.warm_up.model()  # refuses a model that cannot be built, before anything is written
             if not behind:
                 self.catch_up_whole()
+            self._mirror = mirrored(home, self.spec)
             undo.pop_all()
 
     def ready(self) -> Answering:
@@ -81,6 +103,8 @@ class Journal:
                     self.save()
             finally:
                 self.home.close()
+                if self._mirror is not None:
+                    self._mirror.close()
 
     # ---- events and rows ---------------------------------------------------------------------------------------
 
