@@ -23,8 +23,9 @@ Spec = Mapping[str, Any]
 
 _ROOMS = {"tree": "trees", "forest": "trees", "dueling": "bandit.dueling"}  # of families that share one
 _NAMES = (
-    *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit", "dueling"),
-    *("naive_bayes", "passive_aggressive", "neighbours", "factorization", "matrix", "popular", "kmeans", "foreign"),
+    *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit"),
+    *("dueling", "naive_bayes", "passive_aggressive", "neighbours", "kmeans", "factorization", "matrix", "popular"),
+    "foreign",
 )
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow

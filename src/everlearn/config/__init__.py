@@ -346,8 +346,10 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
 
 
 def _placeless(spec: Spec) -> Spec:
-    """Return a spec that does not say where log and snapshots are."""
-    return _with(_with(spec, "log.url", ""), "log.blobs", "")
+    """Return a spec that does not say where log, snapshots and a registry are."""
+    for name in ("log.url", "log.blobs", "mlflow.uri"):
+        spec = _with(spec, name, "")
+    return spec
 
 
 def _with(spec: Spec, name: str, value: Any) -> Spec:
