@@ -45,6 +45,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+ONLY = {"anomaly": ("binary",), "forecast": ("regression",)}  # families of one task
+VARIANTS["anomaly"] = [{"window": 64}]
+TREES_OF_ANOMALIES = [{"window": 64, "method": method, "trees": 5} for method in ("half_space", "isolation")]
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -57,7 +60,11 @@ def specs() -> list[dict[str, Any]]:
     # Some need pairs of answers, and "auto" makes models of other families.
     for family in [one for one in model.FAMILIES if one not in model.PAIR_FAMILIES and one != "auto"]:
         for task, inputs in itertools.product(TASKS, INPUTS):
+            if task not in ONLY.get(family, TASKS):
+                continue
             variants = VARIANTS.get(family, [{}])
+            if family == "anomaly" and inputs != "hashed":  # trees cut numbers
+                variants = variants + TREES_OF_ANOMALIES
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
             if family in ("tree", "forest", "mondrian") and task == "regression":

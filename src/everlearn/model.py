@@ -22,7 +22,10 @@ from everlearn.records import Arrays, Batch, Examples, Floats, Ints, Loss, LossK
 Spec = Mapping[str, Any]
 
 _ROOMS = {"tree": "trees", "forest": "trees"}  # of families that share one
-_NAMES = ("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference")
+_NAMES = (
+    *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference"),
+    *("anomaly", "forecast"),
+)
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 
 # The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
