@@ -15,7 +15,7 @@ from everlearn.families.anomaly.settings import read
     [
         ({"task": "regression"}, "task: got 'regression'; expected 'binary'"),
         ({"window": 10}, "window: got 10; expected 64 to 65536 rows"),
-        ({"method": "half_spaces"}, "expected one of 'auto', 'half_space', 'quantile', 'isolation'"),
+        ({"method": "half_spaces"}, "expected one of 'auto', 'half_space', 'isolation', 'quantile'"),
         ({"dense": 0, "hashed": 256, "method": "isolation"}, "'auto' or 'quantile' for rows without numbers"),
         ({"dense": 100_000, "window": 65536}, "expected at most"),
         ({"trees": 5000}, "trees: got 5000; expected 1 to 1000"),

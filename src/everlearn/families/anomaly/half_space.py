@@ -85,10 +85,10 @@ def mass(
 
 @outlined
 def refit(
-    window: Singles, held: int, sorted_values: Singles, known: Ints, columns: NDArray[np.int32], shares: Floats,
+    window: Singles, first: int, held: int, sorted_values: Singles, known: Ints, columns: NDArray[np.int32], shares: Floats,
     cuts: Singles, values: Singles,
 ) -> None:  # fmt: skip
-    """Lay the cuts over the ranges of the window, and count the rows that it holds in every node."""
+    """Lay the cuts over the ranges of `held` rows of the ring `window`, from `first` on, and count them in every node."""
     trees, nodes = columns.shape
     dense = len(known)
     scales = np.zeros((dense, 4))
@@ -116,7 +116,7 @@ def refit(
     counts, at = np.zeros(values.shape[1], np.int64), np.zeros(held, np.int32)
     for t in range(trees):
         counts[:] = 0
-        count(window, at, whole, columns[t], cuts[t], counts)
+        count(window, first, at, whole, columns[t], cuts[t], counts)
         depth, last = 0, 0
         for node in range(len(counts)):
             if node > last:
@@ -126,21 +126,24 @@ def refit(
 
 @outlined
 def count(
-    window: Singles, at: NDArray[np.int32], whole: bool, columns: NDArray[np.int32], cuts: Singles, counts: Ints
-) -> None:
-    """Count the first `len(at)` rows of the window in every node of a tree; `whole` if they have no missing values."""
-    nodes = len(columns)
+    window: Singles, first: int, at: NDArray[np.int32], whole: bool, columns: NDArray[np.int32], cuts: Singles,
+    counts: Ints,
+) -> None:  # fmt: skip
+    """Count `len(at)` rows of the ring `window` in every node of a tree; `whole` if they have no missing values."""
+    nodes, size = len(columns), len(window)
     at[:] = 0
     below = 1
     while below <= nodes and whole:
+        row = first % size
         for i in range(len(at)):
             node = at[i]
-            at[i] = 2 * node + 1 + (window[i, columns[node]] >= cuts[node])
+            at[i] = 2 * node + 1 + (window[row, columns[node]] >= cuts[node])
+            row = row + 1 if row + 1 < size else 0
         below *= 2
     for i in range(len(at)):
-        node = at[i]
-        while node < nodes and abs(window[i, columns[node]]) < MISSING:
-            node = 2 * node + 1 + (window[i, columns[node]] >= cuts[node])
+        node, row = at[i], (first + i) % size
+        while node < nodes and abs(window[row, columns[node]]) < MISSING:
+            node = 2 * node + 1 + (window[row, columns[node]] >= cuts[node])
         counts[node] += 1
     for node in range(nodes - 1, -1, -1):
         counts[node] += counts[2 * node + 1] + counts[2 * node + 2]

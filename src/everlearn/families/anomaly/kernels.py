@@ -13,8 +13,10 @@ from everlearn.families.kernel_parts import compiled, source_hash
 _NOT_COMPILED = ("__init__.py", "model.py", "explain.py")
 _STATE = "int64:1 int64:1 int32:2 float32:2 float32:2 float32:2 int64:1 float64:1 float64:1 int32:3 float32:2"
 _STATE += " float64:2 float64:1"
-_LEARNING = "int64:1 int64:1! int32:2 float32:2! float32:2! float32:2! int64:1! float64:1 float64:1! int32:3! float32:2!"
-_LEARNING += " float64:2! float64:1! float64:2 float32:2! float64:1! float32:4! int32:2"
+_LEARNING = (
+    "int64:1 int64:1! int32:2 float32:2! float32:2! float32:2! int64:1! float64:1 float64:1! int32:3! float32:2!"
+)
+_LEARNING += " float64:2! float64:1! float64:2 float32:2! float64:1! float64:1! float32:4! int32:2"
 _BATCH = "float32:2 int64:1 int32:1 float32:1"
 
 
@@ -37,12 +39,12 @@ def _learner(sources: str) -> Callable[..., int]:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
         hashed, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, nodes, node_cuts, moments,
-        ranked, shares, window, latest, boxes, tree_columns, dense, indptr, indices, entries, y, weight, out,
+        ranked, shares, window, latest, limit, boxes, tree_columns, dense, indptr, indices, entries, y, weight, out,
     ):  # fmt: skip
         _ = sources
         return learn_rows(
             hashed, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, nodes, node_cuts,
-            moments, ranked, shares, window, latest, boxes, tree_columns, dense, indptr, indices, entries, y, weight,
+            moments, ranked, shares, window, latest, limit, boxes, tree_columns, dense, indptr, indices, entries, y, weight,
             out,
         )  # fmt: skip
 

@@ -20,13 +20,13 @@ from everlearn.records import Arrays, Batch, Floats, Singles
 class Anomaly:
     """A detector of anomalies that learns one row at a time, whatever its label is.
 
-    Arrays, for d dense columns, a window of w rows, T trees of 255 tests and C cells: `counters` int64 (6,); of
+    Arrays, for d dense columns, a window of w rows, T trees of 255 tests and C cells: `counters` int64 (9,); of
     half-space trees `half_columns` int32 (T, 255), `half_cuts` float32 (T, 255) and `half_values` float32 (T, 511); of
     columns `sorted` float32 (d, w) and `known` int64 (d,); of categories `rare` float64 (C + 1,); of isolation trees
     with N nodes `nodes` int32 (T, N, 2) and `node_cuts` float32 (T, N); `moments` float64 (3, 3) of the scores, and
     `ranked` float64 (1024,), a sorted sample of them. Only learning needs `learn/shares` float64 (T, 255),
-    `learn/window` float32 (w, d), `learn/latest` float64 (C + 1,), `learn/boxes` float32 (T, N, 2, m) and
-    `learn/tree_columns` int32 (T, m), the m columns of an isolation tree. Detectors not in use have arrays of 0 trees.
+    `learn/window` float32 (w, d), `learn/latest` float64 (C + 1,), `learn/limit` float64 (1,), `learn/boxes` float32
+    (T, N, 2, m) and `learn/tree_columns` int32 (T, m), the m columns of an isolation tree. Detectors not in use have arrays of 0 trees.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: AnomalySettings) -> None:
@@ -53,6 +53,7 @@ class Anomaly:
             "learn/shares": np.zeros((halves, tests)),
             "learn/window": np.zeros((chosen.window, chosen.dense), np.float32),
             "learn/latest": np.zeros(cells + 1),
+            "learn/limit": np.zeros(1),
             **_isolation_arrays(chosen, chosen.trees if ISOLATION in uses else 0),
         }
         self._arrays["counters"][rows.DUE] = rows.FIRST
@@ -107,7 +108,7 @@ class Anomaly:
 
     def _learn_rows(self, found: Rows, labels: Labels, out: Singles) -> int:
         held = self._arrays
-        names = ("shares", "window", "latest", "boxes", "tree_columns")
+        names = ("shares", "window", "latest", "limit", "boxes", "tree_columns")
         state = (*self._state(), *(held[f"learn/{name}"] for name in names))
         return kernels.learner()(self._hashed, *state, *found, *labels, out)
 

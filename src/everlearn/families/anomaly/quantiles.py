@@ -70,14 +70,15 @@ def rarity(indices: NDArray[np.int32], start: int, stop: int, skip: int, counts:
 
 
 @outlined
-def refill(window: Singles, held: int, sorted_values: Singles, known: Ints) -> None:
-    """Sort the numbers of each column of the window's `held` rows; missing ones are left out."""
+def refill(window: Singles, first: int, held: int, sorted_values: Singles, known: Ints) -> None:
+    """Sort the numbers of each column of `held` rows of the ring `window`, from row `first` on; missing ones are left out."""
     numbers = np.empty(held, np.float32)
     for j in range(len(known)):
         n = 0
         for i in range(held):
-            if abs(window[i, j]) < MISSING:
-                numbers[n] = window[i, j]
+            value = window[(first + i) % len(window), j]
+            if abs(value) < MISSING:
+                numbers[n] = value
                 n += 1
         known[j] = n
         ordered = np.sort(numbers[:n])

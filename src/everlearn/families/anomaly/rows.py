@@ -16,12 +16,15 @@ from everlearn.families.batches import BAD_LABEL, FAULT_KINDS
 from everlearn.families.kernel_parts import first_fault, outlined
 from everlearn.records import Floats, Ints, Singles
 
-LEARNED, HELD, PLACE, DUE, REFERENCE, RANKED, COUNTERS = *range(6), 6
-"""Counters: rows learned, rows in the window and where the next one goes, rows until the next reference, rows that the
-reference stands for, and scores that were ranked."""
+LEARNED, HELD, PLACE, DUE, REFERENCE, RANKED, SPAN, BLOCK, OUT, COUNTERS = *range(9), 9
+"""Counters: rows learned, rows in the window and where the next one goes, rows until the next reference, rows of the
+reference, scores that were ranked, newest rows that the next reference has, and rows of this block, with those out."""
 
 FIRST = 32  # rows before the first reference
 SEED, LEAF_ROWS, BY_QUANTILE, ONLY_NORMAL, SETTINGS = *range(4), 4
+BLOCK_ROWS = 128  # rows after which drift is looked for; also the fewest rows of a reference that drift leaves
+PROBES, OUTER = 64, 58  # rows of a reference that are scored by it; a row is out if it scores above all but six of them
+MOST_OUT = 0.7  # share of rows out, above which the reference is too old; without drift it is near 0.1
 HORIZON = 20_000.0  # rows over which the level and spread of scores are averaged
 ENTRY = 1 << 40  # from here on, what is left out is a hashed entry
 
@@ -76,6 +79,22 @@ def level(found: Floats, moments: Floats) -> None:
 
 
 @outlined
+def watch(score: float, limit: Floats, counters: Ints) -> bool:
+    """Count a row; return True once a block has so many rows out that the next reference must be of newer rows only."""
+    if not counters[REFERENCE]:
+        return False
+    counters[BLOCK] += 1
+    counters[OUT] += score > limit[0]
+    if counters[BLOCK] < BLOCK_ROWS:
+        return False
+    drifts = counters[OUT] > MOST_OUT * BLOCK_ROWS
+    counters[BLOCK] = counters[OUT] = 0
+    if drifts:
+        counters[SPAN] = min(max(counters[SPAN] // 2, BLOCK_ROWS), counters[HELD])
+    return drifts
+
+
+@outlined
 def predict_rows(
     hashed: int, skip: int, settings: Ints, counters: Ints, columns: NDArray[np.int32], cuts: Singles, values: Singles,
     sorted_values: Singles, known: Ints, logs: Floats, rare: Floats, nodes: NDArray[np.int32], node_cuts: Singles,
@@ -103,7 +122,7 @@ def predict_rows(
 def learn_rows(
     hashed: int, settings: Ints, counters: Ints, columns: NDArray[np.int32], cuts: Singles, values: Singles,
     sorted_values: Singles, known: Ints, logs: Floats, rare: Floats, nodes: NDArray[np.int32], node_cuts: Singles,
-    moments: Floats, ranked: Floats, shares: Floats, window: Singles, latest: Floats, boxes: Singles,
+    moments: Floats, ranked: Floats, shares: Floats, window: Singles, latest: Floats, limit: Floats, boxes: Singles,
     tree_columns: NDArray[np.int32], dense: Singles, indptr: Ints, indices: NDArray[np.int32], entries: Singles,
     y: Floats, weight: Singles, out: Singles,
 ) -> int:  # fmt: skip
@@ -147,12 +166,24 @@ def learn_rows(
         counters[LEARNED] += 1
         counters[HELD] = min(counters[HELD] + 1, size)
         counters[PLACE] = (place + 1) % size
+        counters[SPAN] = min(counters[SPAN] + 1, counters[HELD])
         counters[DUE] -= 1
-        if counters[DUE] <= 0:
-            counters[DUE] = counters[REFERENCE] = counters[HELD]
+        if watch(score, limit, counters) or counters[DUE] <= 0:
+            span = counters[SPAN]
+            counters[DUE] = counters[REFERENCE] = span
             fade(rare, latest)
+            first = counters[PLACE] - span + size
             if columns.shape[0] or settings[BY_QUANTILE]:
-                refill(window, counters[HELD], sorted_values, known)
+                refill(window, first, span, sorted_values, known)
             if columns.shape[0]:
-                refit(window, counters[HELD], sorted_values, known, columns, shares, cuts, values)
+                refit(window, first, span, sorted_values, known, columns, shares, cuts, values)
+            probes = np.empty(PROBES)
+            for probe in range(PROBES):
+                row = window[(first + probe * span // PROBES) % size]
+                detect(
+                    row, 0, 0, -1, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, indices,
+                    nodes, node_cuts, at, found,
+                )  # fmt: skip
+                probes[probe] = added(found, moments)
+            limit[0] = np.sort(probes)[OUTER]
     return 0
