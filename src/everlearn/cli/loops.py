@@ -99,6 +99,9 @@ def init(
     language_model: Annotated[
         str, typer.Option("--model", help="A causal language model: a folder, or a name on the Hub.")
     ] = "",
+    task: Annotated[
+        str, typer.Option(help="anomaly: find unusual rows, without labels; forecast: predict LABEL at times ahead.")
+    ] = "",
     prompts: Annotated[
         Path | None, typer.Option(help="With --model: a file of prompts, to set the limit by the longest.")
     ] = None,
@@ -118,10 +121,15 @@ def init(
     from everlearn.families import auto
     from everlearn.schema import shape
 
-    if bool(language_model) == bool(data) or bool(label) != bool(data) or (prompts and not language_model):
+    if task not in ("", "anomaly", "forecast"):
+        raise ConfigError(f"init: --task: got {task!r}; expected anomaly or forecast. Leave it out for other tasks")
+    needed = bool(data) and task != "anomaly"
+    wrong = bool(label) < needed or (label and not data) or (prompts and not language_model)
+    if bool(language_model) == bool(data) or wrong:
         raise ConfigError(
             f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
-            "for rows of a file, or --model NAME, with or without --prompts, for a language model"
+            "for rows of a file, DATA with --task anomaly for rows without labels, or --model NAME, with or without "
+            "--prompts, for a language model"
         )
     about = stream.about(data, label) if data else language_model  # refuses what cannot be read before all else
     if config_path.exists() and not force:
@@ -134,8 +142,9 @@ def init(
 
         preferences.init(language_model, prompts, config_path, as_json)
         return
-    opened = stream.read(data, label=label)
-    spec, survey = _inferred(opened, data, config_path), opened.survey
+    kind = {"anomaly": "anomaly", "forecast": "regression"}.get(task)
+    opened = stream.read(data, label=label or None, task=kind)  # type: ignore[arg-type]
+    spec, survey = _inferred(opened, data, config_path, task), opened.survey
     assert survey is not None  # of a stream that was read with a label
     config_path.write_text(config.text(spec) + surveying.comments(survey), encoding="utf-8")
     if as_json:
@@ -145,7 +154,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if why := auto.chosen(shape(schema))[1]:
+    if not task and (why := auto.chosen(shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
@@ -292,6 +301,7 @@ def _run(
     row_time: str = "",
 ) -> None:
     from everlearn import config, report, stream
+    from everlearn.cli import tasks
     from everlearn.feedback import names
     from everlearn.loop.loop import Loop
 
@@ -313,7 +323,10 @@ def _run(
         measured = dict(result["metrics"])
         if loop.spec.mode == "live":
             del measured["challenger"]  # in live mode it is the champion
-        screen.print(report.summary(result | {"metrics": measured}))
+        if spec.schema.unlabelled is not None and spec.schema.label not in rows.names:
+            tasks.show_alerts(spec, rows, result)
+        else:
+            screen.print(report.summary(result | {"metrics": measured}))
         for line in names.lines(result["fields"]):
             screen.print(f"  {line}", highlight=False, markup=False)
         for note in _notes(loop, measured):
@@ -376,21 +389,25 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
         yield show
 
 
-def _inferred(stream: Stream, source: str, path: Path) -> Spec:
+def _inferred(stream: Stream, source: str, path: Path, task: str = "") -> Spec:
     """Return the spec for a stream, to be written to `path`, with the source relative to that file.
+
+    `task` is "anomaly", "forecast", or "" for any other.
 
     Of a file, the first rows are a warm start, unless they are too few to train on.
     """
+    from everlearn.cli import tasks
     from everlearn.families import auto
     from everlearn.schema import shape
     from everlearn.spec import Spec
 
     warm = min(WARM_ROWS, (stream.rows or 0) // WARM_PART)
     model, _ = auto.chosen(shape(stream.schema))
-    return Spec(
+    spec = Spec(
         schema=stream.schema,
         model=model,
         source=source if source == "-" else os.path.relpath(source, path.parent),
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
         ignore=tuple(stream.survey.left_out) if stream.survey else (),
     )
+    return tasks.chosen(spec, task) if task else spec

@@ -95,6 +95,11 @@ def check(schema: Schema) -> None:
     if not 1 <= schema.bits <= 30:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     _check_pairs(schema)
+    if schema.unlabelled is not None and schema.unlabelled not in schema.classes:
+        raise ConfigError(
+            f"schema.unlabelled: got {schema.unlabelled!r}; expected one of the classes {list(schema.classes)}, which "
+            "rows without a label then have. Correct it, or remove it"
+        )
     count = len(schema.classes)
     if schema.task == "regression" and count:
         raise ConfigError(

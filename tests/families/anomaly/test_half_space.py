@@ -9,7 +9,7 @@ import pytest
 
 from everlearn.families.anomaly import half_space
 from everlearn.families.anomaly.model import Anomaly, build
-from everlearn.records import Batch, Floats, Singles
+from everlearn.records import Batch, Singles
 
 
 def rows_of(dense: Singles) -> Batch:
@@ -82,11 +82,11 @@ def test_ranges_are_found_on_any_scale(scale: float) -> None:
     """The trap of River's detector, which takes all values to be in [0, 1]."""
     random = np.random.default_rng(0)
     x = random.normal(size=(4000, 3))
-    odd: Floats = random.random(4000) < 0.02
-    x[odd.astype(bool)] = random.normal(size=(int(odd.sum()), 3)) * 5.0
+    odd = random.random(4000) < 0.02
+    x[odd] = random.normal(size=(int(odd.sum()), 3)) * 5.0
     model = detector(window=512)
     scores = model.learn(rows_of((x * scale + 7.0 * scale).astype(np.float32)), np.zeros(4000), np.ones(4000, "f4"))
     order = scores[:, 1].argsort().argsort()
-    positives = order[odd.astype(bool)]
+    positives = order[odd]
     auc = (positives.mean() - (len(positives) - 1) / 2.0) / (4000 - len(positives))
     assert auc > 0.9

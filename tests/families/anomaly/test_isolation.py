@@ -23,7 +23,7 @@ class Node:
     rows: int = 0
     box: list[list[np.float32]] = field(default_factory=list)
     column: int = -1
-    cut: np.float32 = np.float32(0)
+    cut: float = 0.0
     children: tuple[Node, ...] = ()
 
     def enter(self, x: Singles, t: int, row: int) -> None:

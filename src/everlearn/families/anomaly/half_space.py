@@ -1,4 +1,4 @@
-"""Half-space trees: the mass of rows around a row (Tan, Ting and Liu, "Fast anomaly detection for streaming data", 2011).
+"""Half-space trees: the mass around a row (Tan, Ting and Liu, "Fast anomaly detection for streaming data", 2011).
 
 A tree is perfect and drawn at build: each node halves the work range of one column, which is [0, 1] stretched around a
 random point (their section 3.1). The paper takes ranges as known. Here they come from the window: at its end, [0, 1] is
@@ -60,7 +60,7 @@ def mass(
     whole = skip < 0
     for j in range(len(x)):
         whole &= abs(x[j]) < MISSING
-    total = 0.0
+    total: float = 0.0
     if whole:
         at[:] = 0
         below = 1
@@ -85,10 +85,10 @@ def mass(
 
 @outlined
 def refit(
-    window: Singles, first: int, held: int, sorted_values: Singles, known: Ints, columns: NDArray[np.int32], shares: Floats,
-    cuts: Singles, values: Singles,
+    window: Singles, first: int, held: int, sorted_values: Singles, known: Ints, columns: NDArray[np.int32],
+    shares: Floats, cuts: Singles, values: Singles,
 ) -> None:  # fmt: skip
-    """Lay the cuts over the ranges of `held` rows of the ring `window`, from `first` on, and count them in every node."""
+    """Lay the cuts over the ranges of `held` rows of the ring `window`, from `first` on; count them in all nodes."""
     trees, nodes = columns.shape
     dense = len(known)
     scales = np.zeros((dense, 4))

@@ -6,7 +6,7 @@ uniform draws from the box put there. A row that leaves the window is taken from
 node below its threshold becomes a leaf again. Crowded regions are deep, so a row at a shallow leaf is isolated.
 
 Two choices are ours. The box of a child is that of its parent, cut; the paper takes that of the drawn points, which is
-hardly smaller and costs a draw for each column. A tree looks at 64 dense columns at most, so that its memory is bounded.
+hardly smaller and costs a draw for each column. A tree looks at 64 dense columns at most, to bound its memory.
 A row that lacks the column of a node stops there.
 """
 

@@ -12,6 +12,7 @@ from everlearn.families.kernel_parts import outlined
 from everlearn.records import Floats, Ints
 
 HELD, HORIZON = 1024, 16384
+FEW = 100  # scores that cannot tell one row in a hundred; ranks among fewer are halved
 _TINY = 1e-12
 
 
@@ -33,7 +34,18 @@ def places(scores: Floats, n: int, score: float) -> tuple[int, int]:
 
 @outlined
 def rank(scores: Floats, n: int, score: float) -> float:
-    """Return the rank of a score in (0, 1) among the first n of `scores`, float64 (1024,), sorted; 1/2 without any."""
+    """Return the rank of a score in (0, 1) among the first n of `scores`, float64 (1024,), sorted.
+
+    Among fewer than 100 scores the rank is halved, and without any it is 1/4, so that no rule takes a row for an
+    anomaly yet.
+    """
+    share = place(scores, n, score)
+    return share if n >= FEW else 0.5 * share
+
+
+@outlined
+def place(scores: Floats, n: int, score: float) -> float:
+    """Return the rank of a score, not halved; 1/2 without any others."""
     if not n:
         return 0.5
     low, upper = places(scores, n, score)
