@@ -47,8 +47,8 @@ def read(
     `source` is a path to CSV, TSV, JSON lines, ARFF, LIBSVM or Vowpal Wabbit (plain, or packed with gzip, bzip2 or xz)
     or Parquet, a folder or a glob of such files, a list of paths, "-" for standard input, a DataFrame, an Arrow table,
     or a dict of columns. The format is detected from the content. With the task "anomaly" no label is needed: rows
-    without one are of the class "normal", the other class is "anomaly". Raises `InputError` for a source that cannot be read
-    or lacks the label.
+    without one are of the class "normal", the other class is "anomaly". Raises `InputError` for a source that cannot be
+    read or lacks the label.
 
     >>> chunk = next(read({"x": [1.5, 2.5, float("inf")], "y": ["no", "yes", "no"]}, label="y").chunks())
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
@@ -193,7 +193,7 @@ def unlabelled(source: Source, label: str | None) -> Survey:
 
 
 def _sampled(source: Source, label: str) -> tuple[Sampler, dict[Any, int], list[str]]:
-    """Return a sample of the rows of a source, the number of each label, and notes. Raises `InputError` without rows."""
+    """Return a sample of the rows of a source, the number of each label, and notes."""
     blocks = source.peek(8192) if isinstance(source, Piped) else source.blocks(0, 8192, None)
     sampler = Sampler(_SAMPLE)
     labels: dict[Any, int] = {}

@@ -71,7 +71,7 @@ def mass(
             below *= 2
         for t in range(trees):
             total += values[t, at[t]]
-        return total / trees
+        return float(total / trees)
     for t in range(trees):
         node = 0
         while node < nodes:
@@ -80,7 +80,7 @@ def mass(
                 break
             node = 2 * node + 1 + (x[column] >= cuts[t, node])
         total += values[t, node]
-    return total / trees
+    return float(total / trees)
 
 
 @outlined
@@ -96,9 +96,8 @@ def refit(
         n = known[j]
         if not n:
             continue
-        low, high = np.float64(sorted_values[j, 0]), np.float64(sorted_values[j, n - 1])
-        middle = np.float64(sorted_values[j, n // 2])
-        unit = np.float64(sorted_values[j, 3 * n // 4]) - np.float64(sorted_values[j, n // 4])
+        low, high, middle = float(sorted_values[j, 0]), float(sorted_values[j, n - 1]), float(sorted_values[j, n // 2])
+        unit = float(sorted_values[j, 3 * n // 4]) - float(sorted_values[j, n // 4])
         if unit <= 0.0:
             unit = (high - low) / 8.0
         if unit <= 0.0:

@@ -47,7 +47,7 @@ def isolated(x: Singles, skip: int, rows: int, leaf_rows: int, nodes: NDArray[np
             node = 2 * node + 1 + (value >= cuts[t, node])
             depth += 1
         total += depth + expected(nodes[t, node, ROWS], leaf_rows)
-    return 2.0 ** (-total / nodes.shape[0] / max(expected(rows, leaf_rows), 1.0))
+    return float(2.0 ** (-total / nodes.shape[0] / max(expected(rows, leaf_rows), 1.0)))
 
 
 @outlined
@@ -83,7 +83,7 @@ def split(
     columns: NDArray[np.int32],
 ) -> None:  # fmt: skip
     """Split a leaf at a random place of a random column; it stays a leaf where no column has an extent."""
-    wide, first = columns.shape[1], np.int64(row) << 12
+    wide, first = columns.shape[1], row << 12
     offset = int(uniform(seed, t, first) * wide)
     for step in range(wide):
         j = (offset + step) % wide
@@ -94,7 +94,8 @@ def split(
         rows, left = nodes[t, node, ROWS], 0
         share = (np.float64(cut) - low) / (high - low)
         for draw in range(rows):
-            left += uniform(seed, t, first + 2 + draw) < share
+            if uniform(seed, t, first + 2 + draw) < share:
+                left += 1
         nodes[t, node, COLUMN], cuts[t, node] = columns[t, j], cut
         for side in range(2):
             child = 2 * node + 1 + side

@@ -44,8 +44,8 @@ def _learner(sources: str) -> Callable[..., int]:
         _ = sources
         return learn_rows(
             hashed, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, nodes, node_cuts,
-            moments, ranked, shares, window, latest, limit, boxes, tree_columns, dense, indptr, indices, entries, y, weight,
-            out,
+            moments, ranked, shares, window, latest, limit, boxes, tree_columns, dense, indptr, indices, entries, y,
+            weight, out,
         )  # fmt: skip
 
     return learn

@@ -26,7 +26,8 @@ class Anomaly:
     with N nodes `nodes` int32 (T, N, 2) and `node_cuts` float32 (T, N); `moments` float64 (3, 3) of the scores, and
     `ranked` float64 (1024,), a sorted sample of them. Only learning needs `learn/shares` float64 (T, 255),
     `learn/window` float32 (w, d), `learn/latest` float64 (C + 1,), `learn/limit` float64 (1,), `learn/boxes` float32
-    (T, N, 2, m) and `learn/tree_columns` int32 (T, m), the m columns of an isolation tree. Detectors not in use have arrays of 0 trees.
+    (T, N, 2, m) and `learn/tree_columns` int32 (T, m), the m columns of an isolation tree. Detectors not in use have
+    arrays of 0 trees.
     """
 
     def __init__(self, spec: dict[str, Any], chosen: AnomalySettings) -> None:
@@ -153,4 +154,4 @@ def build(spec: Mapping[str, Any]) -> Anomaly:
     (999, True)
     """
     chosen = settings.read(spec)
-    return Anomaly(settings.specs.written(chosen, {}), chosen)
+    return Anomaly(settings.written(chosen), chosen)

@@ -29,7 +29,7 @@ def surprise(value: float, held: int, known: int, sorted_values: Singles, logs: 
     `logs[k]` is log(k + 1/2).
     """
     if not abs(value) < MISSING:
-        return math.log(held + 1.0) - logs[held - known] if held else 0.0
+        return float(math.log(held + 1.0) - logs[held - known]) if held else 0.0
     if not known:
         return 0.0
     low, high = 0, known
@@ -46,7 +46,7 @@ def surprise(value: float, held: int, known: int, sorted_values: Singles, logs: 
             upper = middle + 1
         else:
             high = middle
-    found = math.log(known + 1.0) - logs[min(upper, known - low)]
+    found: float = math.log(known + 1.0) - logs[min(upper, known - low)]
     if upper > 0 and low < known:
         return found
     edge = np.float64(sorted_values[known - 1 if upper else 0])
@@ -71,7 +71,7 @@ def rarity(indices: NDArray[np.int32], start: int, stop: int, skip: int, counts:
 
 @outlined
 def refill(window: Singles, first: int, held: int, sorted_values: Singles, known: Ints) -> None:
-    """Sort the numbers of each column of `held` rows of the ring `window`, from row `first` on; missing ones are left out."""
+    """Sort the numbers of each column of `held` rows of the ring `window`, from row `first` on."""
     numbers = np.empty(held, np.float32)
     for j in range(len(known)):
         n = 0

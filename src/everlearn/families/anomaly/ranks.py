@@ -51,13 +51,13 @@ def place(scores: Floats, n: int, score: float) -> float:
     low, upper = places(scores, n, score)
     if low == n:
         unit = scores[n - 1] - scores[n // 2] + _TINY
-        return 1.0 - 0.5 / (n + 1) * unit / (unit + (score - scores[n - 1]))
+        return float(1.0 - 0.5 / (n + 1) * unit / (unit + (score - scores[n - 1])))
     if upper == 0:
         unit = scores[n // 2] - scores[0] + _TINY
-        return 0.5 / (n + 1) * unit / (unit + (scores[0] - score))
+        return float(0.5 / (n + 1) * unit / (unit + (scores[0] - score)))
     if low < upper:
         return (0.5 * (low + upper) + 0.5) / (n + 1)
-    return (low + (score - scores[low - 1]) / (scores[low] - scores[low - 1])) / (n + 1)
+    return float((low + (score - scores[low - 1]) / (scores[low] - scores[low - 1])) / (n + 1))
 
 
 @outlined

@@ -61,7 +61,7 @@ def added(found: Floats, moments: Floats) -> float:
         return total
     for k in range(len(found)):
         if moments[k, 0] >= 0.0:
-            return found[k]
+            return float(found[k])
     return 0.0
 
 
@@ -87,7 +87,7 @@ def watch(score: float, limit: Floats, counters: Ints) -> bool:
     counters[OUT] += score > limit[0]
     if counters[BLOCK] < BLOCK_ROWS:
         return False
-    drifts = counters[OUT] > MOST_OUT * BLOCK_ROWS
+    drifts = bool(counters[OUT] > MOST_OUT * BLOCK_ROWS)
     counters[BLOCK] = counters[OUT] = 0
     if drifts:
         counters[SPAN] = min(max(counters[SPAN] // 2, BLOCK_ROWS), counters[HELD])

@@ -80,6 +80,11 @@ def read(spec: Mapping[str, Any]) -> AnomalySettings:
     return settings
 
 
+def written(settings: AnomalySettings) -> dict[str, Any]:
+    """Return the complete spec of settings; `read` makes the same settings from it."""
+    return specs.written(settings, {})
+
+
 def depth(settings: AnomalySettings) -> int:
     """Return the depth of isolation trees: the binary logarithm of the leaves that a window fills."""
     return max(int(np.log2(settings.window / LEAF_ROWS)), 1)
