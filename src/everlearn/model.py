@@ -36,6 +36,7 @@ LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
 PAIR_FAMILIES = frozenset({"preference"})  # built-in families that receive the bounds of pairs of answers, as `pairs`
+CLOCK_FAMILIES = frozenset({"forecast"})  # those that receive the dense column where the time of a row starts: `clock`
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -185,6 +186,8 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
         return Deferred(whole)
     if family in FAMILIES and family not in PAIR_FAMILIES:
         whole.pop("pairs", None)
+    if family not in CLOCK_FAMILIES and "clock" not in spec:
+        whole.pop("clock", None)
     maker = find(family)
     try:
         model = maker(whole)

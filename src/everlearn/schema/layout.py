@@ -23,7 +23,8 @@ _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
 def shape(schema: Schema) -> dict[str, Any]:
     """Return the shape of a model's inputs: task, number of dense columns, of hashed columns, and of classes.
 
-    `hashed` is 0 when no field is hashed; `classes` is 0 for a regression. Raises `ConfigError` for a schema that
+    `hashed` is 0 when no field is hashed; `classes` is 0 for a regression, which also has the first of the five columns
+    of its first time as `clock`, for families that forecast. Raises `ConfigError` for a schema that
     contradicts itself.
 
     >>> shape(Schema(label="y", task="binary", classes=(0, 1), fields={"age": "numeric", "at": "datetime"}))
@@ -37,12 +38,16 @@ def shape(schema: Schema) -> dict[str, Any]:
         bounds = {name: getattr(schema, name) for name in PAIR_BOUNDS}
         return {"task": "binary", "dense": PAIR_COLUMNS, "hashed": schema.vocabulary, "classes": 2, "pairs": bounds}
     hashed = any(kind in ("categorical", "text", "tokens") for kind in schema.fields.values())
-    return {
+    found = {
         "task": schema.task,
         "dense": sum(width(kind) for kind in schema.fields.values()),
         "hashed": 1 << schema.bits if hashed else 0,
         "classes": len(schema.classes),
     }
+    kinds = list(schema.fields.values())
+    if schema.task == "regression" and "datetime" in kinds:
+        found["clock"] = sum(map(width, kinds[: kinds.index("datetime")]))
+    return found
 
 
 def width(kind: str) -> int:
