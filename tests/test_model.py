@@ -32,7 +32,10 @@ def test_a_family_is_built_by_name_or_by_module_and_function() -> None:
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("jungle", "unknown family 'jungle'; expected one of auto, forest, gated, last, linear, mix, mondrian, neural"),
+        (
+            "jungle",
+            "unknown family 'jungle'; expected one of anomaly, auto, forecast, forest, gated, last, linear",
+        ),
         ("liner", r"did you mean 'linear'\?"),
         ("no_such_module:build", "no module named 'no_such_module'"),
         ("tests.support.models:Median", "has no 'Median'"),

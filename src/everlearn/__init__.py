@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
+    from everlearn.evaluate.anomalies import alerts
     from everlearn.evaluate.comparing import compare
     from everlearn.evaluate.folds import folds
+    from everlearn.evaluate.forecasting import forecasts
     from everlearn.evaluate.prequential import prequential
     from everlearn.families.neural import Neural
     from everlearn.loop.explaining import explain
@@ -53,6 +55,7 @@ __all__ = [
     "Neural",
     "Stream",
     "advise",
+    "alerts",
     "build",
     "checks",
     "compare",
@@ -63,6 +66,7 @@ __all__ = [
     "explain",
     "export",
     "folds",
+    "forecasts",
     "gate",
     "generate",
     "merge",
@@ -83,10 +87,12 @@ _ATTRIBUTES = {
     "Loop": "everlearn.loop.loop",
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
+    "alerts": "everlearn.evaluate.anomalies",
     "build": "everlearn.model",
     "compare": "everlearn.evaluate.comparing",
     "explain": "everlearn.loop.explaining",
     "folds": "everlearn.evaluate.folds",
+    "forecasts": "everlearn.evaluate.forecasting",
     "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",

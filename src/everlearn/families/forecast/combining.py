@@ -19,7 +19,7 @@ POWER, KEEP = 8.0, 0.998
 TINY, FAR = 1e-9, 1e6
 ERROR, SEEN, TRACKED = 0, 1, 2  # of `errors`, for each horizon: mean absolute error and its count
 LOW, HIGH, POINT, OFFSETS = 0, 1, 2, 3
-FAST, SLOW, HORIZON = 1.0, 0.3, 1_000.0  # of the steps of a bound, in mean errors
+FAST, SLOW, HORIZON = 1.0, 0.15, 1_000.0  # of the steps of a bound, in mean errors
 
 
 @outlined

@@ -28,13 +28,13 @@ def _predictor(sources: str) -> Any:
 def _learner(sources: str) -> Any:
     @exact_kernel
     def learn(  # type: ignore[no-untyped-def]
-        hashed, settings, state, gaps, inverses, pending, due, served, losses, when, indptr, indices, entries, y, weight, trace,
-        out,
+        hashed, settings, state, gaps, inverses, pending, due, served, losses, when, indptr, indices, entries, y,
+        weight, trace, out,
     ):  # fmt: skip
         _ = sources
         return learn_rows(
-            hashed, settings, state, gaps, inverses, pending, due, served, losses, when, indptr, indices, entries, y, weight,
-            trace, out,
+            hashed, settings, state, gaps, inverses, pending, due, served, losses, when, indptr, indices, entries, y,
+            weight, trace, out,
         )  # fmt: skip
 
     return learn
@@ -55,7 +55,7 @@ def predictor() -> Callable[..., int]:
 
     kernel = _predictor(source_hash(Path(__file__).parent, _NOT_COMPILED))
     batch = _arrays("int64:1 int64:1 int32:1 float32:1", True)
-    state = types.Tuple(_arrays(_STATE, True))
+    state = types.Tuple(_arrays(_STATE, True))  # type: ignore[no-untyped-call]
     kernel.compile(types.int64(types.int64, state, *batch, *_arrays("float32:2", False)))
     kernel.disable_compile()
     return kernel  # type: ignore[no-any-return]
@@ -67,7 +67,7 @@ def learner() -> Callable[..., int]:
     from numba import types
 
     kernel = _learner(source_hash(Path(__file__).parent, _NOT_COMPILED))
-    state = types.Tuple(_arrays(_STATE, False))
+    state = types.Tuple(_arrays(_STATE, False))  # type: ignore[no-untyped-call]
     written = _arrays("int64:1 float64:3 float64:3 int64:2 float64:2 float64:2", False)
     batch = _arrays("int64:1 int64:1 int32:1 float32:1 float64:1 float32:1 float32:2", True)
     settings = _arrays("float64:1", True)

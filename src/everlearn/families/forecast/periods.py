@@ -11,7 +11,7 @@ from everlearn.records import Ints
 
 GAPS = 8  # that decide
 PERIOD, MONTHS, FIRST, SECOND, SMOOTHED, KNOWN, LEARNED, CLOCK = range(8)
-"""Places in `clock`: minutes of a period, or months; the two seasons, and that of smoothing; gaps known; rows learned."""
+"""Places in `clock`: minutes of a period, or months; two seasons, and that of smoothing; gaps known; rows learned."""
 
 DAY, WEEK, MONTH = 1_440, 10_080, 28 * 1_440
 LONGEST = 512  # season that smoothing follows
@@ -20,7 +20,7 @@ YEAR_DAYS = 365
 
 @outlined
 def months(minute: int) -> int:
-    """Return the months since year 0 of a minute since 1970 (Hinnant, "chrono-compatible low-level date algorithms")."""
+    """Return the months since year 0 of a minute since 1970 (Hinnant, "chrono-compatible date algorithms")."""
     days = minute // DAY + 719_468
     era = days // 146_097
     of_era = days - era * 146_097
@@ -34,8 +34,8 @@ def months(minute: int) -> int:
 def index(minute: int, clock: Ints) -> int:
     """Return the number of the period of a minute."""
     if clock[MONTHS]:
-        return months(minute) // clock[MONTHS]
-    return (minute + clock[PERIOD] // 2) // clock[PERIOD]
+        return int(months(minute) // clock[MONTHS])
+    return int((minute + clock[PERIOD] // 2) // clock[PERIOD])
 
 
 @outlined

@@ -40,14 +40,14 @@ def group(ahead: int, horizons: Ints) -> int:
 def target(minute: int, slot: int, clock: Ints, stamps: Ints) -> int:
     """Return the period of a row: that of its time, else the one after the newest."""
     if minute == UNKNOWN:
-        return stamps[slot, NEWEST] + 1
+        return int(stamps[slot, NEWEST] + 1)
     return periods.index(minute, clock)
 
 
 @outlined
 def one(slot: int, minute: int, state: State, found: Floats, answers: Floats, out: Floats) -> None:
     """Write forecast, bounds and horizon of one row to `out`, float64 (4,)."""
-    clock, _, stamps, values, present, levels, smooth, shares, weights, offsets, errors, horizons = state
+    clock, _, stamps, values, present, levels, smooth, shares, weights, offsets, _, horizons = state
     out[:] = 0.0
     out[3] = 1.0
     if slot < 0:
@@ -88,8 +88,8 @@ def predict_rows(
 @outlined
 def learn_rows(
     hashed: int, settings: Floats, state: State, gaps: Ints, inverses: Floats, pending: Floats, due: Ints,
-    served: Floats, losses: Floats, when: Ints, indptr: Ints, indices: NDArray[np.int32], entries: Singles, y: Floats, weight: Singles,
-    trace: Singles, out: Singles,
+    served: Floats, losses: Floats, when: Ints, indptr: Ints, indices: NDArray[np.int32], entries: Singles, y: Floats,
+    weight: Singles, trace: Singles, out: Singles,
 ) -> int:  # fmt: skip
     """Forecast each row, float32 (n, 4), and then learn it. Return a fault, or 0."""
     fault = first_fault(hashed, indptr, indices, entries)

@@ -23,7 +23,7 @@ def key(indices: NDArray[np.int32], start: int, stop: int) -> int:
         mixed = (np.uint64(indices[e]) + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         total += mixed ^ (mixed >> np.uint64(31))
-    return np.int64(total >> np.uint64(2))
+    return int(total >> np.uint64(2))
 
 
 @outlined
