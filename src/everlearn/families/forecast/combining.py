@@ -19,6 +19,7 @@ POWER, KEEP = 8.0, 0.998
 TINY, FAR = 1e-9, 1e6
 ERROR, SEEN, TRACKED = 0, 1, 2  # of `errors`, for each horizon: mean absolute error and its count
 LOW, HIGH, POINT, OFFSETS = 0, 1, 2, 3
+NORMAL, RECENT = 100.0, 100.0  # errors up to which bounds are those of a normal law; errors of the mean one
 FAST, SLOW, HORIZON = 1.0, 0.15, 1_000.0  # of the steps of a bound, in mean errors
 
 
@@ -51,20 +52,27 @@ def weigh(shares: Floats, losses: Floats, answers: Floats, y: float, unit: float
 
 @outlined
 def track(
-    offsets: Floats, errors: Floats, given: Floats, away: float, horizon: int, level: float, share: float
+    offsets: Floats,
+    errors: Floats,
+    given: Floats,
+    away: float,
+    horizon: int,
+    level: float,
+    share: float,
+    reach: float,
 ) -> None:
     """Move the bounds after an error, y less the forecast, in units of its series.
 
     `offsets` float64 (3,) are the lower bound, the upper bound, and the quantile `share`; `given` float64 (3,) are
     those with which the forecast was made, `horizon` rows ago. `errors` float64 (2,). Since so many forecasts are
     under way, steps of long horizons are smaller; they are larger for bounds that are far out. The median stays where
-    the experts have it.
+    the experts have it. The first bounds are `reach` mean errors away.
     """
     errors[SEEN] = min(errors[SEEN] + 1.0, HORIZON)
     size = min(abs(away), 20.0 * errors[ERROR]) if errors[SEEN] > 10.0 else abs(away)
-    errors[ERROR] += (size - errors[ERROR]) / errors[SEEN]
-    if errors[SEEN] <= 5.0:
-        offsets[LOW], offsets[HIGH] = -2.5 * errors[ERROR], 2.5 * errors[ERROR]
+    errors[ERROR] += (size - errors[ERROR]) / min(errors[SEEN], RECENT)
+    if errors[SEEN] <= NORMAL:
+        offsets[LOW], offsets[HIGH] = -reach * errors[ERROR], reach * errors[ERROR]
         return
     rate = (SLOW + FAST / math.sqrt(errors[SEEN])) / math.sqrt(horizon)
     outside = 0.5 * (1.0 - level)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -47,7 +49,8 @@ class Forecast:
         self.loss = settings.own_loss(chosen)
         self._columns, self._hashed, self._clock = chosen.dense, chosen.hashed, chosen.clock
         share = chosen.loss_parameter if chosen.loss == "quantile" else 0.5
-        self._settings = np.array([chosen.level, share, chosen.season])
+        reach = NormalDist().inv_cdf(0.5 + 0.5 * chosen.level) * math.sqrt(0.5 * math.pi)  # in mean errors
+        self._settings = np.array([chosen.level, share, chosen.season, reach])
         self._arrays = _arrays(chosen)
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from everlearn.families.kernel_parts import first_fault, outlined
 from everlearn.records import Floats, Ints, Singles
 
 UNKNOWN = -(1 << 62)
-LEVEL, SHARE, SEASON, SETTINGS = 0, 1, 2, 3  # numbers that kernels take
+LEVEL, SHARE, SEASON, REACH = 0, 1, 2, 3  # numbers that kernels take
 MIDDLE, OFFSETS, PENDING = EXPERTS, EXPERTS + 1, EXPERTS + 4  # of a pending forecast
 TRACE = 4  # what is kept with a prediction: forecast, bounds, horizon
 LARGEST = 3.4e38
@@ -158,7 +158,9 @@ def settle(
         away = min(max((y - middle) / unit, -1e6), 1e6)
         combining.weigh(shares[g], losses[g], pending[at], y, unit)
         given = pending[at, OFFSETS:PENDING]
-        combining.track(offsets[g], errors[g], given, away, horizons[g], settings[LEVEL], settings[SHARE])
+        combining.track(
+            offsets[g], errors[g], given, away, horizons[g], settings[LEVEL], settings[SHARE], settings[REACH]
+        )
 
 
 @outlined
