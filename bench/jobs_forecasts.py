@@ -83,9 +83,11 @@ def rivers(one: Series, name: str) -> tuple[tuple[HorizonScores, ...], float]:
     from river import linear_model, optim, preprocessing, time_series
 
     made = np.full((len(one.y), len(one.horizons)), np.nan)
-    model: Any = time_series.HoltWinters(alpha=0.3, beta=0.1, gamma=0.6, seasonality=one.season)
+    model: Any = time_series.HoltWinters(alpha=0.3, beta=0.01, gamma=0.3, seasonality=one.season)
     if name == "SNARIMAX":
-        regressor = preprocessing.StandardScaler() | linear_model.LinearRegression(0, optim.SGD(0.01), l2=1e-4)
+        regressor = preprocessing.StandardScaler() | linear_model.LinearRegression(
+            optimizer=optim.SGD(0.01), intercept_lr=0.3
+        )
         model = time_series.SNARIMAX(p=one.season, d=1, q=one.season, m=one.season, sd=1, regressor=regressor)
     start = time.process_time()
     for row, y in enumerate(one.y.tolist()):

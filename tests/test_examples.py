@@ -105,3 +105,17 @@ def test_frames_of_two_libraries_go_in_and_come_out():
     assert float(accuracy) > 0.7
     assert float(error.split()[-1]) < 0.06
     assert known == ["polars 0 known before", "3000 examples", "1000 known the second time"]
+
+
+def test_faults_of_a_machine_are_found_without_labels():
+    lines = play("machine_anomaly.py", "--rows", "2500").splitlines()
+    found, _, faults = lines[1].removeprefix("faults found: ").partition(" of ")
+    assert int(found) >= int(faults) / 3
+    assert lines[2].endswith("heat")
+    assert float(lines[0].rpartition("(")[2].rstrip("%)")) < 2.5
+
+
+def test_a_forecast_of_demand_beats_the_day_before():
+    ahead, naive, inside = (float(line.split()[-1]) for line in play("demand_forecast.py").splitlines())
+    assert ahead < 0.6 * naive
+    assert 0.85 < inside < 0.99
