@@ -1,6 +1,6 @@
 """Alerts of a stream without labels: the rows that stand out, each scored before it is learned.
 
-alerts(model, stream, rate=0.01) -> Alerts: how many, and the highest ones with the columns that stand out
+alerts(model, stream, rate=0.01) -> UnusualRows: how many, and the highest ones with the columns that stand out
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIELDS = 3  # fields that a line of the table names
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Alert:
+class UnusualRow:
     """A row that stood out: its rank in (0, 1), its position in the stream from 1, and what stands out, highest first.
 
     `fields` maps fields to what they add to the log odds of the rank, those above 0 alone.
@@ -36,12 +36,12 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
-class Alerts:
+class UnusualRows:
     """The alerts of a stream: the number of rows scored, of alerts among them, and the highest ones in stream order."""
 
     rows: int
     count: int
-    highest: tuple[Alert, ...]
+    highest: tuple[UnusualRow, ...]
 
     def table(self, most: int = 20) -> str:
         """Return a summary, and a line for each of the highest `most` alerts."""
@@ -53,7 +53,7 @@ class Alerts:
         return "\n".join(lines)
 
 
-def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) -> Alerts:
+def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) -> UnusualRows:
     """Score each row of a stream before it is learned, and return the rows that rank above 1 - `rate`.
 
     The `most` highest are kept, each explained by the model as it was at most 256 rows before. The model learns the
@@ -73,7 +73,7 @@ def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) ->
     encoder = Encoder(stream.schema)
     models.bind(model, encoder.shape)
     before = models.copy(model)
-    kept: list[Alert] = []
+    kept: list[UnusualRow] = []
     rows = count = 0
     for chunk in stream.records(size=_ROWS):
         if not chunk.features:
@@ -88,14 +88,14 @@ def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) ->
             if len(kept) < most or scores[row] > kept[0].rank:
                 alert = _explained(before, encoder, chunk.features[row], float(scores[row]), chunk.positions[row])
                 (heapq.heappush if len(kept) < most else heapq.heapreplace)(kept, alert)
-    return Alerts(rows, count, tuple(sorted(kept, key=lambda one: one.position)))
+    return UnusualRows(rows, count, tuple(sorted(kept, key=lambda one: one.position)))
 
 
-def _explained(model: Model, encoder: Encoder, record: dict[str, Any], rank: float, position: int) -> Alert:
+def _explained(model: Model, encoder: Encoder, record: dict[str, Any], rank: float, position: int) -> UnusualRow:
     """Return an alert with the fields that stand out."""
     found = contributions(model, encoder, record)
     parts = {name: float(found[name]) for name in encoder.schema.fields}  # type: ignore[arg-type]
-    return Alert(rank, position, record, dict(sorted((one for one in parts.items() if one[1] > 0), key=_part)))
+    return UnusualRow(rank, position, record, dict(sorted((one for one in parts.items() if one[1] > 0), key=_part)))
 
 
 def _part(item: tuple[str, float]) -> float:

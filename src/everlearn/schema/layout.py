@@ -100,11 +100,7 @@ def check(schema: Schema) -> None:
     if not 1 <= schema.bits <= 30:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     _check_pairs(schema)
-    if schema.unlabelled is not None and schema.unlabelled not in schema.classes:
-        raise ConfigError(
-            f"schema.unlabelled: got {schema.unlabelled!r}; expected one of the classes {list(schema.classes)}, which "
-            "rows without a label then have. Correct it, or remove it"
-        )
+    _check_unlabelled(schema)
     count = len(schema.classes)
     if schema.task == "regression" and count:
         raise ConfigError(
@@ -126,6 +122,15 @@ def check(schema: Schema) -> None:
         raise ConfigError(
             f"schema.classes: got {list(schema.classes)}; expected classes of different spellings, as 7, 7.0 and '7' "
             "are one. List each class once"
+        )
+
+
+def _check_unlabelled(schema: Schema) -> None:
+    """Raise `ConfigError` for rows without a label whose class is none of the schema."""
+    if schema.unlabelled is not None and schema.unlabelled not in schema.classes:
+        raise ConfigError(
+            f"schema.unlabelled: got {schema.unlabelled!r}; expected one of the classes {list(schema.classes)}, which "
+            "rows without a label then have. Correct it, or remove it"
         )
 
 

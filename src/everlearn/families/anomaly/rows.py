@@ -26,7 +26,7 @@ BLOCK_ROWS = 128  # rows after which drift is looked for; also the fewest rows o
 PROBES, OUTER = 64, 58  # rows of a reference that are scored by it; a row is out if it scores above all but six of them
 MOST_OUT = 0.7  # share of rows out, above which the reference is too old; without drift it is near 0.1
 HORIZON = 20_000.0  # rows over which the level and spread of scores are averaged
-ENTRY = 1 << 40  # from here on, what is left out is a hashed entry
+ENTRY = 1 << 40  # numbers from here on name hashed entries to leave out
 
 
 @outlined
@@ -95,6 +95,46 @@ def watch(score: float, limit: Floats, counters: Ints) -> bool:
 
 
 @outlined
+def enter_window(x: Singles, window: Singles, counters: Ints) -> None:
+    """Write a row to the ring of the window, in the place of the oldest."""
+    place, size = counters[PLACE], len(window)
+    for j in range(window.shape[1]):
+        window[place, j] = x[j] if abs(x[j]) < MISSING else MISSING
+    counters[LEARNED] += 1
+    counters[HELD] = min(counters[HELD] + 1, size)
+    counters[PLACE] = (place + 1) % size
+    counters[SPAN] = min(counters[SPAN] + 1, counters[HELD])
+    counters[DUE] -= 1
+
+
+@outlined
+def count_entries(indices: NDArray[np.int32], start: int, stop: int, latest: Floats) -> None:
+    """Count the hashed entries start..stop-1 of a row, and the row."""
+    cells = len(latest) - 1
+    for e in range(start, stop):
+        latest[indices[e] % cells] += 1.0
+    latest[cells] += 1.0
+
+
+@outlined
+def outer(
+    window: Singles, first: int, settings: Ints, counters: Ints, columns: NDArray[np.int32], cuts: Singles,
+    values: Singles, sorted_values: Singles, known: Ints, logs: Floats, rare: Floats, indices: NDArray[np.int32],
+    nodes: NDArray[np.int32], node_cuts: Singles, moments: Floats, at: NDArray[np.int32], found: Floats,
+) -> float:  # fmt: skip
+    """Return the score that only six of 64 rows of a new reference exceed, by that reference."""
+    probes, span = np.empty(PROBES), counters[SPAN]
+    for probe in range(PROBES):
+        row = window[(first + probe * span // PROBES) % len(window)]
+        detect(
+            row, 0, 0, -1, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, indices, nodes,
+            node_cuts, at, found,
+        )  # fmt: skip
+        probes[probe] = added(found, moments)
+    return float(np.sort(probes)[OUTER])
+
+
+@outlined
 def predict_rows(
     hashed: int, skip: int, settings: Ints, counters: Ints, columns: NDArray[np.int32], cuts: Singles, values: Singles,
     sorted_values: Singles, known: Ints, logs: Floats, rare: Floats, nodes: NDArray[np.int32], node_cuts: Singles,
@@ -157,33 +197,18 @@ def learn_rows(
             if counters[HELD] == size:
                 leave(window[place], settings[LEAF_ROWS], nodes, node_cuts, boxes)
             enter(x, seed, counters[LEARNED], settings[LEAF_ROWS], nodes, node_cuts, boxes, tree_columns)
-        for j in range(window.shape[1]):
-            window[place, j] = x[j] if abs(x[j]) < MISSING else MISSING
-        cells = len(latest) - 1
-        for e in range(indptr[i], indptr[i + 1]):
-            latest[indices[e] % cells] += 1.0
-        latest[cells] += 1.0
-        counters[LEARNED] += 1
-        counters[HELD] = min(counters[HELD] + 1, size)
-        counters[PLACE] = (place + 1) % size
-        counters[SPAN] = min(counters[SPAN] + 1, counters[HELD])
-        counters[DUE] -= 1
+        enter_window(x, window, counters)
+        count_entries(indices, indptr[i], indptr[i + 1], latest)
         if watch(score, limit, counters) or counters[DUE] <= 0:
-            span = counters[SPAN]
-            counters[DUE] = counters[REFERENCE] = span
             fade(rare, latest)
-            first = counters[PLACE] - span + size
+            first = counters[PLACE] - counters[SPAN] + size
             if columns.shape[0] or settings[BY_QUANTILE]:
-                refill(window, first, span, sorted_values, known)
+                refill(window, first, counters[SPAN], sorted_values, known)
             if columns.shape[0]:
-                refit(window, first, span, sorted_values, known, columns, shares, cuts, values)
-            probes = np.empty(PROBES)
-            for probe in range(PROBES):
-                row = window[(first + probe * span // PROBES) % size]
-                detect(
-                    row, 0, 0, -1, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, indices,
-                    nodes, node_cuts, at, found,
-                )  # fmt: skip
-                probes[probe] = added(found, moments)
-            limit[0] = np.sort(probes)[OUTER]
+                refit(window, first, counters[SPAN], sorted_values, known, columns, shares, cuts, values)
+            counters[DUE] = counters[REFERENCE] = counters[SPAN]
+            limit[0] = outer(
+                window, first, settings, counters, columns, cuts, values, sorted_values, known, logs, rare, indices,
+                nodes, node_cuts, moments, at, found,
+            )  # fmt: skip
     return 0

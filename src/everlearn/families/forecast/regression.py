@@ -1,7 +1,7 @@
 """A linear autoregression for each horizon: lags, numbers of one and two seasons ago, and the calendar.
 
 The weights are those of recursive least squares with forgetting (Haykin, "Adaptive filter theory", chapter 10), in
-units of the deviation of the series, so that all series share them. A horizon has weights of its own and reads only
+units of the deviation of the series, so that all series share them. Each horizon has its weights and reads only
 numbers up to the origin: a direct forecast (Hyndman and Athanasopoulos, "Forecasting: principles and practice", 13.8).
 """
 

@@ -1,7 +1,7 @@
 """The row loops of the family: forecast rows, learn what came, and forecast ahead to learn from it later.
 
 After each number the model forecasts all its horizons for itself, and keeps what each expert forecast until the number
-comes. So weights and bounds of a horizon are learned from forecasts that were made that far ahead, whoever asked.
+comes. So weights and bounds of a horizon are learned from forecasts that were made that far ahead, also where no client asks for them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from everlearn.records import Floats, Ints, Singles
 UNKNOWN = -(1 << 62)
 LEVEL, SHARE, SEASON, REACH = 0, 1, 2, 3  # numbers that kernels take
 MIDDLE, OFFSETS, PENDING = EXPERTS, EXPERTS + 1, EXPERTS + 4  # of a pending forecast
-TRACE = 4  # what is kept with a prediction: forecast, bounds, horizon
+TRACE = 4  # numbers kept with a prediction: forecast, bounds, horizon
 LARGEST = 3.4e38
 State = tuple[Ints, Ints, Ints, Floats, NDArray[np.uint8], Floats, Floats, Floats, Floats, Floats, Floats, Ints]
 
