@@ -86,9 +86,9 @@ def rivers(one: Series, name: str) -> tuple[tuple[HorizonScores, ...], float]:
     model: Any = time_series.HoltWinters(alpha=0.3, beta=0.01, gamma=0.3, seasonality=one.season)
     if name == "SNARIMAX":
         regressor = preprocessing.StandardScaler() | linear_model.LinearRegression(
-            optimizer=optim.SGD(0.01), intercept_lr=0.3
+            optimizer=optim.SGD(0.001), intercept_lr=0.1
         )
-        model = time_series.SNARIMAX(p=one.season, d=1, q=one.season, m=one.season, sd=1, regressor=regressor)
+        model = time_series.SNARIMAX(p=4, d=0, q=1, m=one.season, sp=2, sq=1, regressor=regressor)
     start = time.process_time()
     for row, y in enumerate(one.y.tolist()):
         model.learn_one(y)

@@ -1,7 +1,8 @@
 """The row loops of the family: forecast rows, learn what came, and forecast ahead to learn from it later.
 
 After each number the model forecasts all its horizons for itself, and keeps what each expert forecast until the number
-comes. So weights and bounds of a horizon are learned from forecasts that were made that far ahead, also where no client asks for them.
+comes. So weights and bounds of a horizon are learned from forecasts that were made that far ahead, even if no client
+asks for them.
 """
 
 from __future__ import annotations
