@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
         "dates": {},
         "missing": {},
         "origin": {},
+        "unlabelled": None,
         "layout": 1,
         "rules": 1,
     },
