@@ -10,7 +10,7 @@ from everlearn.errors import InputError
 from everlearn.evaluate.forecasting import chains, forecasts, scored
 from everlearn.model import Model
 from everlearn.records import Arrays, Batch, Floats, Singles
-from tests.support.series import hours, timed
+from tests.support.timed_rows import hours, timed
 
 
 class Newest:

@@ -12,7 +12,7 @@ from everlearn.families.forecast.experts import DAMP, RATES
 from everlearn.families.forecast.model import Forecast, build
 from everlearn.model import cut
 from everlearn.records import Batch, Examples, Floats, Ints, Singles
-from tests.support.series import hours, timed
+from tests.support.timed_rows import hours, timed
 
 
 def forecaster(method: str, **settings: object) -> Forecast:

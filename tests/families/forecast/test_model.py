@@ -11,7 +11,7 @@ from everlearn import model as models
 from everlearn.families.forecast.model import Forecast, build
 from everlearn.model import cut
 from everlearn.records import Examples, Floats
-from tests.support.series import hours, timed
+from tests.support.timed_rows import hours, timed
 
 SPEC: dict[str, Any] = {"family": "forecast", "task": "regression", "dense": 5, "clock": 0, "period": 60}
 

@@ -9,7 +9,7 @@ from everlearn._jit import exact_kernel
 from everlearn.families.forecast.model import build
 from everlearn.families.forecast.periods import FIRST, MONTHS, PERIOD, SECOND, months
 from everlearn.records import Ints
-from tests.support.series import timed
+from tests.support.timed_rows import timed
 
 
 @exact_kernel
