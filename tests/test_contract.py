@@ -53,7 +53,11 @@ ONLY = {  # the tasks of families that do not take all
     "matrix": ("binary", "regression"),
     "popular": ("binary", "regression"),
     "kmeans": ("multiclass",),
+    "anomaly": ("binary",),
+    "forecast": ("regression",),
 }
+VARIANTS["anomaly"] = [{"window": 64}]
+TREES_OF_ANOMALIES = [{"window": 64, "method": method, "trees": 5} for method in ("half_space", "isolation")]
 LOSSES = [
     {"loss": loss, "optimizer": name}
     for loss in ("absolute", "quantile", "huber")
@@ -69,12 +73,14 @@ FOREIGN = dict.fromkeys(TASKS, "river.linear_model:LogisticRegression") | {
 def specs() -> list[dict[str, Any]]:
     every = []
     # Some need pairs of answers, and "auto" and "registered" make models of other families.
-    left = {*model.FOR_FAMILY.values(), "auto", "dueling", "registered"}
+    left = {"preference", "bandit", "auto", "dueling", "registered"}
     for family in [one for one in model.FAMILIES if one not in left]:
         for task, inputs in itertools.product(ONLY.get(family, TASKS), INPUTS):
             variants = VARIANTS.get(family, [{}])
             if family == "foreign":
                 variants = [{"model": FOREIGN[task], "trusted": True, "bytes": 100_000}]
+            if family == "anomaly" and inputs != "hashed":  # trees cut numbers
+                variants = variants + TREES_OF_ANOMALIES
             if family == "linear" and task == "regression":
                 variants = variants + LOSSES
             if family in ("tree", "forest", "mondrian") and task == "regression":

@@ -113,3 +113,17 @@ def test_recommendations_earn_more_than_the_best_constant_article():
     assert constant + 0.1 < served < best + 0.01
     low, high = numbers(log)
     assert constant < low < high
+
+
+def test_faults_of_a_machine_are_found_without_labels():
+    lines = play("machine_anomaly.py", "--rows", "2500").splitlines()
+    found, _, faults = lines[1].removeprefix("faults found: ").partition(" of ")
+    assert int(found) >= int(faults) / 3
+    assert lines[2].endswith("heat")
+    assert float(lines[0].rpartition("(")[2].rstrip("%)")) < 2.5
+
+
+def test_a_forecast_of_demand_beats_the_day_before():
+    ahead, naive, inside = (float(line.split()[-1]) for line in play("demand_forecast.py").splitlines())
+    assert ahead < 0.6 * naive
+    assert 0.85 < inside < 0.99

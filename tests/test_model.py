@@ -32,7 +32,7 @@ def test_a_family_is_built_by_name_or_by_module_and_function() -> None:
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("jungle", "unknown family 'jungle'; expected one of auto, bandit, dueling, factorization, foreign, forest"),
+        ("jungle", "unknown family 'jungle'; expected one of anomaly, auto, bandit, dueling, factorization, forecast"),
         ("liner", r"did you mean 'linear'\?"),
         ("no_such_module:build", "no module named 'no_such_module'"),
         ("tests.support.models:Median", "has no 'Median'"),

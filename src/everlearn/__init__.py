@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     )
     from everlearn.client import AsyncClient, Client
     from everlearn.evaluate import continual
+    from everlearn.evaluate.anomalies import alerts
     from everlearn.evaluate.bandits import bandit_run
     from everlearn.evaluate.clustering import cluster
     from everlearn.evaluate.comparing import compare
     from everlearn.evaluate.folds import folds
+    from everlearn.evaluate.forecasting import forecasts
     from everlearn.evaluate.prequential import prequential
     from everlearn.evaluate.ranking import rank, recommend
     from everlearn.families.neural import Neural
@@ -56,6 +58,7 @@ __all__ = [
     "Neural",
     "Stream",
     "advise",
+    "alerts",
     "bandit_run",
     "build",
     "checks",
@@ -68,6 +71,7 @@ __all__ = [
     "explain",
     "export",
     "folds",
+    "forecasts",
     "gate",
     "generate",
     "merge",
@@ -91,11 +95,13 @@ _ATTRIBUTES = {
     "Neural": "everlearn.families.neural",
     "Stream": "everlearn.stream",
     "bandit_run": "everlearn.evaluate.bandits",
+    "alerts": "everlearn.evaluate.anomalies",
     "build": "everlearn.model",
     "cluster": "everlearn.evaluate.clustering",
     "compare": "everlearn.evaluate.comparing",
     "explain": "everlearn.loop.explaining",
     "folds": "everlearn.evaluate.folds",
+    "forecasts": "everlearn.evaluate.forecasting",
     "generate": "everlearn.stream.generated",
     "open": "everlearn.loop.opening",
     "prequential": "everlearn.evaluate.prequential",

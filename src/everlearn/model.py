@@ -25,21 +25,21 @@ _ROOMS = {"tree": "trees", "forest": "trees", "dueling": "bandit.dueling"}  # of
 _NAMES = (
     *("linear", "tree", "forest", "mondrian", "neural", "gated", "last", "mix", "auto", "preference", "bandit"),
     *("dueling", "naive_bayes", "passive_aggressive", "neighbours", "kmeans", "factorization", "matrix", "popular"),
-    "foreign",
+    *("anomaly", "forecast", "foreign"),
 )
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow
 
-# The newest layout of each family's features, arrays and settings. Layout 1 has the settings of release 0.1.0; some are
-# retired since, and a stored spec of layout 1 keeps their values. Up to layout 2 the default optimiser of the linear
-# family is "quick", since layout 3 "blend"; since layout 4 linear models forget bad stretches. All families have one
-# number, since a home of one family may hold challengers of another, whose specs name no layout.
+# The newest layout of each family: features, arrays and settings. 1 has the settings of release 0.1.0; some of these are
+# retired; up to 2 the optimiser of the linear family is "quick", since 3 "blend"; since 4 linear models forget bad
+# stretches. All have one number: a home of one family may hold challengers of another, whose specs name no layout.
 LAYOUTS = dict.fromkeys(FAMILIES, 4)
 UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a user's family, where none is stored
 
 PICKLED = frozenset({"foreign", "registered"})  # built-in families whose state, or source, can hold code
-# Settings from a schema that only these built-in families receive; a user's family receives them all.
-FOR_FAMILY = {"pairs": "preference", "actions": "bandit", "action_features": "bandit", "rewards": "bandit"}
+# What only these built-in families receive from a schema; a user's family receives it too, but for the clock.
+FOR_FAMILY = dict.fromkeys(("actions", "action_features", "rewards"), "bandit")
+FOR_FAMILY |= {"pairs": "preference", "clock": "forecast"}
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -187,8 +187,9 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     family = str(whole.get("family", "linear"))
     if family in FAMILIES and not {"task", "dense"} & whole.keys():
         return Deferred(whole)
-    if family in FAMILIES and schema is not None:
-        whole = {name: value for name, value in whole.items() if FOR_FAMILY.get(name, family) == family or name in spec}
+    for name in FOR_FAMILY.keys() - spec.keys():
+        if family != FOR_FAMILY[name] and (family in FAMILIES or name == "clock"):
+            whole.pop(name, None)
     maker = find(family)
     try:
         model = maker(whole)

@@ -49,6 +49,8 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     field, or of a column of times, with dates such as 03/04/2015 which number is first. `missing` maps a field to
     values that mean "missing". `origin` maps numeric and vector fields to a number that is subtracted from each value,
     in float64, before the value becomes a float32: the changes of a timestamp or a meter are lost without it.
+    `unlabelled` is the class of rows of files that have no label, for models that need none; a file may then lack the
+    column.
 
     `layout` numbers the way in which rows are encoded, and `rules` those by which raw values are read (stored specs
     only).
@@ -70,6 +72,7 @@ class Schema(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit
     bits: Annotated[int, Meta(ge=8, le=28)] = 18
     interactions: bool = False
     origin: dict[str, float] = {}
+    unlabelled: Scalar | None = None
     prompt_tokens: Positive = 512
     answer_tokens: Positive = 256
     vocabulary: Count = 0

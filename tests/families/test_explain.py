@@ -166,7 +166,7 @@ def test_every_column_and_entry_has_a_field(record: dict[str, Any], pairs: bool)
 
 def test_a_family_that_does_not_say_is_refused() -> None:
     _, encoder = taught("binary")
-    with pytest.raises(InputError, match="of the family 'tests.support.models:Mean'; expected one of forest"):
+    with pytest.raises(InputError, match="of the family 'tests.support.models:Mean'; expected one of anomaly, forest"):
         contributions(Mean(), encoder, RECORD)
     assert set(FAMILIES) <= set(models.FAMILIES)
 

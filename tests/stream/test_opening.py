@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from everlearn.errors import InputError
+from everlearn.errors import ConfigError, InputError
+from everlearn.spec import Schema
 from everlearn.stream import read
 from tests.support.streams import HEADER, SCHEMA, written
 
@@ -93,3 +94,34 @@ def test_files_may_have_their_columns_in_another_order(tmp_path: Path) -> None:
     written(tmp_path / "c.csv", "n,label\n1,no\n")
     with pytest.raises(InputError, match=r"c\.csv has no column 'y'"):
         read(str(tmp_path / "*.csv"), schema=SCHEMA)
+
+
+# ---- rows without labels --------------------------------------------------------------------------------------------
+
+
+def test_a_file_without_a_label_is_read_for_anomalies(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("at,heat\n" + "\n".join(f"2026-01-{1 + i % 28:02d},{i % 7}.5" for i in range(40)))
+    found = read(path, task="anomaly")
+    assert (found.schema.label, found.schema.classes) == ("anomaly", ("normal", "anomaly"))
+    assert found.schema.fields == {"heat": "numeric"}  # each time is new
+    assert "every one is new" in found.survey.left_out["at"]
+    chunk = next(found.chunks())
+    assert (chunk.examples.y == 0.0).all()
+    assert (len(chunk.examples.y), len(chunk.rejected)) == (40, 0)
+
+
+def test_only_rows_without_a_label_take_the_class_of_the_unlabelled():
+    table = {"x": [1.5, 2.5, 3.5, 4.5], "y": ["odd", None, "fine", "strange"]}
+    schema = Schema(label="y", task="binary", classes=("fine", "odd"), fields={"x": "numeric"}, unlabelled="fine")
+    chunk = next(read(table, schema=schema).chunks())
+    assert chunk.examples.y.tolist() == [1.0, 0.0, 0.0]
+    assert [(row.line, "got the label 'strange'" in row.reason) for row in chunk.rejected] == [(4, True)]
+    records = next(read(table, schema=schema).records())
+    assert records.labels == ["odd", "fine", "fine"]
+
+
+def test_the_class_of_the_unlabelled_must_be_one():
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric"}, unlabelled="none")
+    with pytest.raises(ConfigError, match=r"schema.unlabelled: got 'none'; expected one of the classes \[0, 1\]"):
+        read({"x": [1.0]}, schema=schema)

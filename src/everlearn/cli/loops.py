@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from everlearn.spec import Spec
     from everlearn.stream import Stream
 
+TASKS = ("anomaly", "forecast", "bandit")  # that `init` takes beside those that a label says
 WARM_ROWS, WARM_PART, WARM_FEWEST = 500, 20, 50  # a warm start: at most, one row in, and not on fewer
 
 
@@ -104,7 +105,11 @@ def init(
         Path | None, typer.Option(help="With --model: a file of prompts, to set the limit by the longest.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help='"bandit" for logged rows of actions and rewards; default: by the label.')
+        str,
+        typer.Option(
+            help="anomaly: find unusual rows, without labels; forecast: predict LABEL at times ahead; bandit: choose "
+            "actions, from logged rows of actions and rewards. Default: what the label says."
+        ),
     ] = "",
     action: Annotated[str, typer.Option(help="With --task bandit: the column of the action that was taken.")] = "",
     propensity: Annotated[
@@ -126,12 +131,16 @@ def init(
     from everlearn.families import auto
     from everlearn.schema import shape
 
-    if bool(language_model) == bool(data) or bool(label) != bool(data) or (prompts and not language_model):
+    _check_task(task, data, action, propensity)
+    needed = bool(data) and task != "anomaly"
+    wrong = bool(label) < needed or (label and not data) or (prompts and not language_model)
+    if bool(language_model) == bool(data) or wrong:
+        columns = f". The columns of {data} are {_columns(data)}" if data and not language_model else ""
         raise ConfigError(
             f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
-            "for rows of a file, or --model NAME, with or without --prompts, for a language model"
+            "for rows of a file, DATA with --task anomaly for rows without labels, or --model NAME, with or without "
+            f"--prompts, for a language model{columns}"
         )
-    _check_actions(task, action, propensity, bool(data))
     about = stream.about(data, label) if data else language_model  # refuses what cannot be read before all else
     if config_path.exists() and not force:
         raise ConfigError(
@@ -143,7 +152,7 @@ def init(
 
         preferences.init(language_model, prompts, config_path, as_json)
         return
-    spec, survey = _read(data, label, (action, propensity) if task else None, config_path)
+    spec, survey = _read(data, label, task, (action, propensity), config_path)
     config_path.write_text(config.text(spec) + surveying.comments(survey), encoding="utf-8")
     if as_json:
         found = {"schema": msgspec.to_builtins(spec.schema), "warm_start": int(spec.warm_start)}
@@ -152,7 +161,7 @@ def init(
     schema = spec.schema
     screen.print(f"[bold]{escape(about)}[/]: predict {escape(schema.label)} ({schema.task})", highlight=False)
     surveying.show(survey)
-    if not schema.actions and (why := auto.chosen(shape(schema))[1]):
+    if not task and (why := auto.chosen(shape(schema))[1]):
         screen.print(f"model: the linear model alone, since there are {why}", highlight=False, soft_wrap=True)
     if spec.warm_start:
         screen.print(f"warm start: the first {spec.warm_start:.0f} rows train the model offline", highlight=False)
@@ -276,31 +285,43 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
         )
 
 
-def _read(data: str, label: str, logged: tuple[str, str] | None, config_path: Path) -> tuple[Spec, Survey]:
+def _read(data: str, label: str, task: str, logged: tuple[str, str], config_path: Path) -> tuple[Spec, Survey]:
     """Return the settings for a file, and what was found in it; `logged` names the columns of actions."""
     from everlearn import stream
 
-    if logged:
+    if task == "bandit":
         from everlearn.cli import bandits
 
         return bandits.inferred(data, label, *logged, config_path)
-    opened = stream.read(data, label=label)
-    assert opened.survey is not None  # of a stream that was read with a label
-    return _inferred(opened, data, config_path), opened.survey
+    kind = {"anomaly": "anomaly", "forecast": "regression"}.get(task)
+    opened = stream.read(data, label=label or None, task=kind)  # type: ignore[arg-type]
+    assert opened.survey is not None  # of a stream that was read without a schema
+    return _inferred(opened, data, config_path, task), opened.survey
 
 
-def _check_actions(task: str, action: str, propensity: str, data: bool) -> None:
-    """Raise ConfigError for options of logged actions without the task, or a task without them."""
+def _columns(data: str) -> str:
+    """Return the names of the columns of a file."""
+    from everlearn import stream
+
+    names = stream.columns(data)
+    return ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
+
+
+def _check_task(task: str, data: str, action: str, propensity: str) -> None:
+    """Raise ConfigError for an unknown task, options of logged actions without theirs, or that task without them."""
     given = [name for name, value in (("--action", action), ("--propensity", propensity)) if value]
-    if task not in ("", "bandit") or (task and not data):
-        raise ConfigError(f"--task: got {task!r}; expected 'bandit' with DATA, or no task, which the label then says")
-    if task and len(given) < 2:
+    if task not in ("", *TASKS) or (task and not data):
+        raise ConfigError(
+            f"init: --task: got {task!r}; expected one of {', '.join(TASKS)} with DATA, or no task, which the label "
+            "then says"
+        )
+    if task == "bandit" and len(given) < 2:
         missing = "--propensity" if action else "--action"
         raise ConfigError(
             f"{missing}: missing; expected --action COLUMN and --propensity COLUMN for the task 'bandit'. Where all "
             "actions had the same probability, give --propensity uniform"
         )
-    if given and not task:
+    if given and task != "bandit":
         raise ConfigError(f"{given[0]}: got it without --task bandit. Add that, or leave it out")
 
 
@@ -327,6 +348,7 @@ def _run(
     row_time: str = "",
 ) -> None:
     from everlearn import config, report, stream
+    from everlearn.cli import tasks
     from everlearn.feedback import names
     from everlearn.loop.loop import Loop
 
@@ -348,7 +370,10 @@ def _run(
         measured = dict(result["metrics"])
         if loop.spec.mode == "live":
             del measured["challenger"]  # in live mode it is the champion
-        screen.print(report.summary(result | {"metrics": measured}))
+        if spec.schema.unlabelled is not None and spec.schema.label not in rows.names:
+            tasks.show_alerts(spec, rows, result)
+        else:
+            screen.print(report.summary(result | {"metrics": measured}))
         for line in names.lines(result["fields"]):
             screen.print(f"  {line}", highlight=False, markup=False)
         for note in _notes(loop, measured):
@@ -411,21 +436,25 @@ def _progress(stream: Stream, quiet: bool) -> Iterator[Progress | None]:
         yield show
 
 
-def _inferred(stream: Stream, source: str, path: Path) -> Spec:
+def _inferred(stream: Stream, source: str, path: Path, task: str = "") -> Spec:
     """Return the spec for a stream, to be written to `path`, with the source relative to that file.
+
+    `task` is "anomaly", "forecast", or "" for any other.
 
     Of a file, the first rows are a warm start, unless they are too few to train on.
     """
+    from everlearn.cli import tasks
     from everlearn.families import auto
     from everlearn.schema import shape
     from everlearn.spec import Spec
 
     warm = min(WARM_ROWS, (stream.rows or 0) // WARM_PART)
     model, _ = auto.chosen(shape(stream.schema))
-    return Spec(
+    spec = Spec(
         schema=stream.schema,
         model=model,
         source=source if source == "-" else os.path.relpath(source, path.parent),
         warm_start=float(warm if warm >= WARM_FEWEST else 0),
         ignore=tuple(stream.survey.left_out) if stream.survey else (),
     )
+    return tasks.chosen(spec, task) if task else spec

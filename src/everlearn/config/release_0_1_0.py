@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
         "dates": {},
         "missing": {},
         "origin": {},
+        "unlabelled": None,
         "layout": 1,
         "rules": 1,
     },

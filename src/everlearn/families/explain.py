@@ -27,6 +27,7 @@ FAMILIES: dict[str, str] = {
     "mondrian": "everlearn.families.mondrian.explain",
     "mix": "everlearn.families.mix.explain",
     "last": "everlearn.families.last",
+    "anomaly": "everlearn.families.anomaly.explain",
 }
 ABSENT = "absent values"  # the name of what a record does not have, where several fields are hashed
 

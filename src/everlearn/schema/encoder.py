@@ -39,6 +39,7 @@ from everlearn.spec import Schema
 
 _NO_INDICES = np.empty(0, np.int32)
 _NO_VALUES = np.empty(0, np.float32)
+UNLABELLED = "the label is missing"
 _ANY_CASE = b"\0any case:"  # before the spelling in lower case of a class
 _HANDFUL = 64  # rows from which encoding whole columns is faster
 _PLAIN = {float, int, bool, type(None)}  # types that numpy converts to the same number as `meaning.number`
@@ -286,7 +287,7 @@ class Encoder:
         if not self.schema.classes:
             y, faults = columnar.bounded(part, self._label)
             bad = {row for row, _ in faults}
-            faults += [(row, "the label is missing") for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
+            faults += [(row, UNLABELLED) for row in np.flatnonzero(np.isnan(y)).tolist() if row not in bad]
         else:
             y, faults = columnar.each(part, self.label)
         return y, [Problem(row, name, reason) for row, reason in sorted(faults)]
@@ -302,7 +303,7 @@ class Encoder:
         if y == y:
             return y
         if not self.schema.classes or not self._label.category(value):
-            raise InputError("the label is missing")
+            raise InputError(UNLABELLED)
         known = ", ".join(map(repr, self.schema.classes[:20]))
         more = f" and {len(self.schema.classes) - 20} more" if len(self.schema.classes) > 20 else ""
         raise InputError(f"got the label {meaning.show(value)}, expected one of {known}{more}")

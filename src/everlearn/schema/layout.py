@@ -26,7 +26,8 @@ _VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
 def shape(schema: Schema) -> dict[str, Any]:
     """Return the shape of a model's inputs: task, number of dense columns, of hashed columns, and of classes.
 
-    `hashed` is 0 when no field is hashed; `classes` is 0 for a regression. Raises `ConfigError` for a schema that
+    `hashed` is 0 when no field is hashed; `classes` is 0 for a regression, which also has the first of the five columns
+    of its first time as `clock`, for families that forecast. Raises `ConfigError` for a schema that
     contradicts itself.
 
     >>> shape(Schema(label="y", task="binary", classes=(0, 1), fields={"age": "numeric", "at": "datetime"}))
@@ -42,13 +43,17 @@ def shape(schema: Schema) -> dict[str, Any]:
         return {"task": "binary", "dense": PAIR_COLUMNS, "hashed": schema.vocabulary, "classes": 2, "pairs": bounds}
     bandit = actions.shape(schema) if schema.task == "bandit" else {}
     hashed = any(kind in ("categorical", "text", "tokens") for kind in schema.fields.values())
-    return {
+    found = {
         "task": "regression" if bandit else schema.task,
         "dense": sum(width(kind) for kind in actions.columns(schema).values()),
         "hashed": 1 << schema.bits if hashed else 0,
         "classes": len(schema.classes),
         **bandit,
     }
+    kinds = list(schema.fields.values())
+    if schema.task == "regression" and "datetime" in kinds:
+        found["clock"] = sum(map(width, kinds[: kinds.index("datetime")]))
+    return found
 
 
 def width(kind: str) -> int:
@@ -102,6 +107,7 @@ def check(schema: Schema) -> None:
         raise ConfigError(f"schema.bits: got {schema.bits}; expected 1 to 30")
     _check_pairs(schema)
     _check_actions(schema)
+    _check_unlabelled(schema)
     count = len(schema.classes)
     if schema.task in ("regression", "bandit") and count:
         raise ConfigError(
@@ -123,6 +129,15 @@ def check(schema: Schema) -> None:
         raise ConfigError(
             f"schema.classes: got {list(schema.classes)}; expected classes of different spellings, as 7, 7.0 and '7' "
             "are one. List each class once"
+        )
+
+
+def _check_unlabelled(schema: Schema) -> None:
+    """Raise `ConfigError` for rows without a label whose class is none of the schema."""
+    if schema.unlabelled is not None and schema.unlabelled not in schema.classes:
+        raise ConfigError(
+            f"schema.unlabelled: got {schema.unlabelled!r}; expected one of the classes {list(schema.classes)}, which "
+            "rows without a label then have. Correct it, or remove it"
         )
 
 

@@ -8,7 +8,19 @@ learns from a stream lives in `loop/`.
 """
 
 from everlearn.stream.json_values import plain
-from everlearn.stream.opening import about, infer_file, read, source_of
+from everlearn.stream.opening import about, columns, infer_file, read, source_of
 from everlearn.stream.stream import Chunk, Records, Stream, digest, rejected_rows
 
-__all__ = ["Chunk", "Records", "Stream", "about", "digest", "infer_file", "plain", "read", "rejected_rows", "source_of"]
+__all__ = [
+    "Chunk",
+    "Records",
+    "Stream",
+    "about",
+    "columns",
+    "digest",
+    "infer_file",
+    "plain",
+    "read",
+    "rejected_rows",
+    "source_of",
+]

@@ -8,7 +8,9 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
+
+import msgspec
 
 from everlearn.errors import InputError, did_you_mean
 from everlearn.records import Task
@@ -22,6 +24,8 @@ from everlearn.stream.sampling import Sampler
 from everlearn.stream.sources import Files, Piped, Source
 from everlearn.stream.stream import Stream
 
+NORMAL, ANOMALY = "normal", "anomaly"  # classes of rows without labels; the second names their label, too
+_NEW = "a time: every one is new"
 _SAMPLE = 10_000  # rows from which a schema is guessed
 _COUNTED = 10_000  # different labels that are counted; with more, the stream is a regression
 _ENDINGS = (
@@ -31,13 +35,20 @@ _ENDINGS = (
 _NUMBER_NAME = re.compile(r"[+-]?[0-9.,]*[0-9]")
 
 
-def read(source: Any, *, label: str | None = None, schema: Schema | None = None, task: Task | None = None) -> Stream:
+def read(
+    source: Any,
+    *,
+    label: str | None = None,
+    schema: Schema | None = None,
+    task: Task | Literal["anomaly"] | None = None,
+) -> Stream:
     """Open a stream, with a `schema`, or with the `label` to predict and an inferred schema (see `infer_file`).
 
     `source` is a path to CSV, TSV, JSON lines, ARFF, LIBSVM or Vowpal Wabbit (plain, or packed with gzip, bzip2 or xz)
     or Parquet, a folder or a glob of such files, a list of paths, "-" for standard input, a DataFrame, an Arrow table,
-    or a dict of columns. The format is detected from the content. Raises `InputError` for a source that cannot be read
-    or lacks the label.
+    or a dict of columns. The format is detected from the content. With the task "anomaly" no label is needed: rows
+    without one are of the class "normal", the other class is "anomaly". Raises `InputError` for a source that cannot be
+    read or lacks the label.
 
     >>> chunk = next(read({"x": [1.5, 2.5, float("inf")], "y": ["no", "yes", "no"]}, label="y").chunks())
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
@@ -46,12 +57,16 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
     opened = source_of(source, peek=sources.PEEK if schema is None else 0, rules=schema.rules if schema else RULES)
     survey = None
     if schema is None:
-        if label is None:
+        if task == "anomaly":
+            survey = unlabelled(opened, label)
+        elif label is None:
             raise InputError("got no label and no schema; expected read(..., label=COLUMN) or read(..., schema=...)")
-        survey = _surveyed(opened, label, task)
+        else:
+            survey = _surveyed(opened, label, task)
         schema = survey.schema
     for part in opened.sources if isinstance(opened, Files) else [opened]:
-        _require(schema.label, part)
+        if schema.unlabelled is None:
+            _require(schema.label, part)
         _require_actions(schema, part)
         if not any(field in part.names for field in schema.fields):
             raise InputError(
@@ -61,18 +76,25 @@ def read(source: Any, *, label: str | None = None, schema: Schema | None = None,
     return Stream(opened, schema, survey)
 
 
-def about(source: str, label: str) -> str:
+def about(source: str, label: str = "") -> str:
     """Return a path with the format of its file. Raises `InputError` as `read` does, after its first bytes.
 
+    Without a label, no column is required.
     Nothing is read of standard input ("-"), since it can be read only once.
     """
     if source == "-":
         return "standard input"
     opened = source_of(source, peek=0)
     parts = opened.sources if isinstance(opened, Files) else [opened]
-    for part in parts:
+    for part in parts if label else ():
         _require(label, part)
     return f"{source} ({parts[0].about})"
+
+
+def columns(source: str) -> list[str]:
+    """Return the names of the columns of a file; of several, those of the first. Raises as `read` does."""
+    opened = source_of(source, peek=sources.PEEK)
+    return list((opened.sources[0] if isinstance(opened, Files) else opened).names)
 
 
 def infer_file(source: Any, label: str, task: Task | None = None) -> Schema:
@@ -155,8 +177,48 @@ def _require_actions(schema: Schema, part: Source) -> None:
 
 
 def _surveyed(source: Source, label: str, task: Task | None) -> Survey:
+    """Return what the columns of a source hold, and its label."""
     for part in source.sources if isinstance(source, Files) else [source]:
         _require(label, part)
+    sampler, labels, notes = _sampled(source, label)
+    survey = guessing.survey(sampler.columns, label, task=task, labels=labels, sample=sampler.sample)
+    return dataclasses.replace(survey, notes=(*survey.notes, *notes))
+
+
+def unlabelled(source: Source, label: str | None) -> Survey:
+    """Return what the columns of a source hold, for a model that finds anomalies.
+
+    The column `label`, where there is one, has two classes, of which the rarer one is the anomaly. Rows without a label
+    are normal. Times are left out, since each is new. Raises `InputError` for a label with other than two classes.
+    """
+    if label is not None:
+        for part in source.sources if isinstance(source, Files) else [source]:
+            _require(label, part)
+    name = label or ANOMALY
+    sampler, labels, notes = _sampled(source, name)
+    if label is None:
+        sampler.columns[name] = [NORMAL] * len(sampler.sample.places)
+        labels = {NORMAL: 2, ANOMALY: 1}
+    survey = guessing.survey(sampler.columns, name, task="binary", labels=labels, sample=sampler.sample)
+    classes = survey.schema.classes
+    counts = {str(value).strip().lower(): n for value, n in labels.items()}
+    first, second = (counts.get(str(value).strip().lower(), 0) for value in classes)
+    classes = classes if second <= first else classes[::-1]
+    fields = {field: kind for field, kind in survey.schema.fields.items() if kind != "datetime"} or survey.schema.fields
+    guesses = {
+        field: guess if field in fields or guess.kind is None else dataclasses.replace(guess, kind=None, why=_NEW)
+        for field, guess in survey.guesses.items()
+    }
+    dates = {field: order for field, order in survey.schema.dates.items() if field in fields}
+    missing = {field: codes for field, codes in survey.schema.missing.items() if field in fields or field == name}
+    schema = msgspec.structs.replace(
+        survey.schema, classes=classes, unlabelled=classes[0], fields=fields, dates=dates, missing=missing
+    )
+    return dataclasses.replace(survey, schema=schema, guesses=guesses, notes=(*survey.notes, *notes))
+
+
+def _sampled(source: Source, label: str) -> tuple[Sampler, dict[Any, int], list[str]]:
+    """Return a sample of the rows of a source, the number of each label, and notes."""
     blocks = source.peek(8192) if isinstance(source, Piped) else source.blocks(0, 8192, None)
     sampler = Sampler(_SAMPLE)
     labels: dict[Any, int] = {}
@@ -167,14 +229,13 @@ def _surveyed(source: Source, label: str, task: Task | None) -> Survey:
         faults.update(re.sub(r"[0-9]+", "N", reason) for reason in block.faults.values())
     if not len(sampler.sample.places):
         raise InputError(f"{source.name} has no row that can be read; expected some to see what its columns hold")
-    survey = guessing.survey(sampler.columns, label, task=task, labels=labels, sample=sampler.sample)
     notes = [f"{n:,} rows cannot be read: {reason}" for reason, n in faults.most_common(3)]
     if source.foreign:
         notes.append(
             f"{source.foreign:,} lines are not UTF-8: they are read as Windows-1252 (Latin-1). If letters look wrong, "
             "convert the file: iconv -f ENCODING -t UTF-8"
         )
-    return dataclasses.replace(survey, notes=(*survey.notes, *notes))
+    return sampler, labels, notes
 
 
 def _count(labels: dict[Any, int], column: Any) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from everlearn.errors import InputError
 from everlearn.records import Batch, Examples, Floats, Rejected, Scalar
 from everlearn.schema import Encoder, actions, columnar, forms, meaning
+from everlearn.schema.encoder import UNLABELLED, Problem
 from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
@@ -198,6 +199,8 @@ class Stream:
         n = len(block.kept)
         batch, problems = self._encoder.columns(block.columns, n)
         y, label_problems = self._encoder.labels(block.columns.get(self.schema.label), n)
+        if self.schema.unlabelled is not None:
+            label_problems = self._filled(y, label_problems)
         faults = dict(block.faults)
         for problem in (*problems, *label_problems):
             row = int(block.kept[problem.row])
@@ -205,6 +208,12 @@ class Stream:
             reason = f"{where} {problem.field!r}: {problem.reason}"
             faults[row] = f"{faults[row]}; {reason}" if row in faults else reason
         return batch, y, faults
+
+    def _filled(self, y: Floats, problems: list[Problem]) -> list[Problem]:
+        """Give rows without a label that of `schema.unlabelled`; return the other problems."""
+        missing = [problem.row for problem in problems if problem.reason == UNLABELLED]
+        y[missing] = self._encoder.label(self.schema.unlabelled)  # type: ignore[arg-type]
+        return [problem for problem in problems if problem.reason != UNLABELLED]
 
 
 def _persons(block: Block, name: str, faults: dict[int, str]) -> list[str]:

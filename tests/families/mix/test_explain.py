@@ -70,6 +70,6 @@ def test_a_member_that_cannot_be_explained_is_refused() -> None:
     members = [{"family": "linear"}, {"family": "tests.support.models:Mean"}]
     model = models.build({"family": "mix", "members": members}, encoder.shape)
     with pytest.raises(
-        InputError, match="got a model of the family 'tests.support.models:Mean'; expected one of forest"
+        InputError, match="got a model of the family 'tests.support.models:Mean'; expected one of anomaly, forest"
     ):
         contributions(model, encoder, {"a": 1.0})

@@ -141,5 +141,5 @@ def test_another_family_is_refused_with_the_right_ones() -> None:
     encoder = Encoder(Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric"}))
     model = tree_of(1)
     model.spec = {**model.spec, "family": "neural"}
-    with pytest.raises(InputError, match="expected one of forest, last, linear, mix, mondrian, tree"):
+    with pytest.raises(InputError, match="expected one of anomaly, forest, last, linear, mix, mondrian, tree"):
         contributions(model, encoder, {"a": 1.0})

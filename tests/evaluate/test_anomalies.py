@@ -1,0 +1,41 @@
+"""Alerts of a stream: their rate, the rows found, and the fields that stand out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import everlearn as el
+from everlearn.errors import InputError
+
+
+def table(rows: int = 3000) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    heat, load = random.normal(size=rows), random.normal(size=rows)
+    heat[[1500, 2500]], load[2000] = 12.0, -12.0
+    return {"heat": heat, "load": load}
+
+
+def test_the_rows_that_stand_out_are_found_with_their_fields() -> None:
+    found = el.alerts(el.build({"family": "anomaly"}), el.read(table(), task="anomaly"))
+    reasons = {alert.position: next(iter(alert.fields)) for alert in found.highest}
+    assert {1501: "heat", 2501: "heat", 2001: "load"}.items() <= reasons.items()
+    assert found.rows == 3000
+    assert 0.002 < found.count / found.rows < 0.03
+    assert f"{found.count} alerts" in found.table()
+
+
+def test_only_the_highest_alerts_are_kept_in_stream_order() -> None:
+    stream = el.read(table(), task="anomaly")
+    every = el.alerts(el.build({"family": "anomaly"}), stream, rate=0.05, most=1000)
+    few = el.alerts(el.build({"family": "anomaly"}), stream, rate=0.05, most=5)
+    assert every.count == few.count == len(every.highest)
+    assert [one.position for one in few.highest] == sorted(one.position for one in few.highest)
+    assert sorted(one.rank for one in few.highest) == sorted(one.rank for one in every.highest)[-5:]
+
+
+def test_a_rate_that_is_no_share_is_refused() -> None:
+    with pytest.raises(InputError, match="rate: got 5; expected a share of rows between 0 and 1"):
+        el.alerts(el.build({"family": "anomaly"}), el.read(table(), task="anomaly"), rate=5)
