@@ -49,7 +49,7 @@ FILE_LINES, FUNCTION_LINES, ATTRIBUTES, SENTENCES = 500, 60, 15, 3
 TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 WHOLE_SYSTEM = {
     "test_architecture": "the tree itself",
-    "scale/test_log_contract": "every place that can hold a log",
+    "scale/test_served": "a server whose log is in a database",
     "stream/test_kinds_of_files": "files that people have, from the bytes to the encoded rows",
     "test_architecture_page": "the tree itself, as a page draws it",
     "test_prose": "the words of every module",
@@ -194,6 +194,7 @@ def test_classes_are_not_deep() -> None:
         if path.name != "errors.py"
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef)
+        and "Protocol" not in [part.id for part in node.bases if isinstance(part, ast.Name)]
     }
     deep = [name for name, above in parents.items() if any(parent in parents for parent in above)]
     assert deep == [], f"{deep} inherit from classes of ours; expected depth 1, with protocols and errors aside"

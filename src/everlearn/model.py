@@ -30,7 +30,7 @@ _NAMES = (
 FAMILIES: dict[str, str] = {name: f"everlearn.families.{_ROOMS.get(name, name)}:build" for name in _NAMES}
 FAMILIES["registered"] = "everlearn.bridges.mlflow:build"  # begins as a model of a registry of MLflow
 
-# The newest layout of each family: features, arrays and settings. 1 has the settings of release 0.1.0; some of these are
+# The newest layout of each family: features, arrays, settings. 1 has the settings of release 0.1.0; some of them are
 # retired; up to 2 the optimiser of the linear family is "quick", since 3 "blend"; since 4 linear models forget bad
 # stretches. All have one number: a home of one family may hold challengers of another, whose specs name no layout.
 LAYOUTS = dict.fromkeys(FAMILIES, 4)
@@ -38,8 +38,8 @@ UNNUMBERED = 2  # the layout of challengers of built-in families in homes of a u
 
 PICKLED = frozenset({"foreign", "registered"})  # built-in families whose state, or source, can hold code
 # What only these built-in families receive from a schema; a user's family receives it too, but for the clock.
-FOR_FAMILY = dict.fromkeys(("actions", "action_features", "rewards"), "bandit")
-FOR_FAMILY |= {"pairs": "preference", "clock": "forecast"}
+FOR_FAMILY = {"pairs": "preference", "clock": "forecast"}
+FOR_FAMILY |= dict.fromkeys(("actions", "action_features", "rewards"), "bandit")
 
 NAMED = {"dense", "hashed", "classes", "outputs", "width", "shape"}  # what functions that make a network may ask for
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -177,8 +177,7 @@ def build(spec: Spec, schema: Mapping[str, Any] | None = None) -> Model:
     dense, hashed, classes, outputs, width or shape (which are filled in), or be given as "arguments" in the spec. It
     then becomes the module of a "neural" model.
 
-    Raises `ConfigError` for an unknown family or a spec that it rejects, and `ModelError` for a result that breaks the
-    contract.
+    Raises `ConfigError` for an unknown family or a rejected spec, `ModelError` for a result that breaks the contract.
     """
     whole = {**(schema or {}), **spec}
     _check_layout(whole)

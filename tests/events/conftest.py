@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.events import SqliteLog
+from everlearn.events import Log, connect
+from tests.support.database import server, url
+
+__all__ = ["server", "url"]
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[SqliteLog]:
-    with SqliteLog(tmp_path / "log.db") as opened:
-        yield opened
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    """A new log: in SQLite, or where `every_log` puts it."""
+    elsewhere = getattr(request, "param", "sqlite") == "postgresql"
+    opened = connect(request.getfixturevalue("url") if elsewhere else str(tmp_path / "log.db"))
+    yield opened
+    opened.close()

@@ -27,6 +27,7 @@ from everlearn.records import (
     Version,
 )
 from tests.support.payloads import EVIDENCE, example, payloads
+from tests.support.postgres import every_log
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -40,6 +41,7 @@ def test_what_comes_back_is_what_was_given_to_the_last_bit(payload: Payload) -> 
     assert key(event.payload) == key(payload)
 
 
+@every_log
 def test_numpy_values_are_kept_as_the_numbers_they_hold(log: SqliteLog) -> None:
     given = {"f": np.float32(0.1), "i": np.int64(3), "b": np.True_, "v": np.arange(3.0), "s": np.str_("a")}
     log.append([Example("a", given, np.int64(2))])  # type: ignore[arg-type]
@@ -101,6 +103,7 @@ def test_what_differs_is_another_event(first: Payload, second: Payload, log: Sql
     assert log.append([first, second]) == [1, 2]
 
 
+@every_log
 @pytest.mark.parametrize(
     ("payload", "says"),
     [
@@ -126,6 +129,7 @@ def test_what_could_not_be_read_back_is_refused(payload: Any, says: str, log: Sq
     assert log.read() == []
 
 
+@every_log
 def test_bottomless_features_are_refused(log: SqliteLog) -> None:
     deep: list[Any] = []
     for _ in range(100_000):
@@ -134,6 +138,7 @@ def test_bottomless_features_are_refused(log: SqliteLog) -> None:
         log.append([Example("a", {"x": deep}, 1)])
 
 
+@every_log
 def test_missing_values_and_the_word_null_are_fine(log: SqliteLog) -> None:
     log.append([Example("null", {"x": None, "null": "null"}, "null")])
     assert log.read()[0].payload == Example("null", {"x": None, "null": "null"}, "null")

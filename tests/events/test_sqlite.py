@@ -31,8 +31,10 @@ from everlearn.records import (
     Version,
 )
 from tests.support.payloads import content, example
+from tests.support.postgres import every_log
 
 
+@every_log
 def test_times_come_back_exactly_and_default_to_now(log: SqliteLog) -> None:
     log.append([example("a"), example("b")], time=0.1 + 0.2)
     before = time.time()
@@ -42,6 +44,7 @@ def test_times_come_back_exactly_and_default_to_now(log: SqliteLog) -> None:
     assert before <= third.time <= time.time()
 
 
+@every_log
 def test_a_payload_of_megabytes(log: SqliteLog) -> None:
     big = Example(
         "big", {"text": "naïve 🌍 " * 500_000, "x": list(np.random.default_rng(0).normal(size=20_000).tolist())}, 1
@@ -50,6 +53,7 @@ def test_a_payload_of_megabytes(log: SqliteLog) -> None:
     assert log.read()[0].payload == big
 
 
+@every_log
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -71,10 +75,12 @@ def test_a_contradiction_is_refused_by_name_with_its_whole_group(
     assert log.append([example("next")]) == [1 if together else 2]
 
 
+@every_log
 def test_the_order_of_features_is_no_contradiction(log: SqliteLog) -> None:
     assert log.append([Example("a", {"x": 1, "y": 2}, 1)]) == log.append([Example("a", {"y": 2, "x": 1}, 1)])
 
 
+@every_log
 def test_unknown_kinds_are_refused(log: SqliteLog) -> None:
     for ask in (lambda: log.read(kinds=["labels"]), lambda: log.last("labels"), lambda: log.count("labels")):
         with pytest.raises(InputError, match=r"unknown kind of event .*expected a list of prediction, label"):
@@ -156,6 +162,7 @@ def test_processes_that_create_and_fill_one_log_at_once(tmp_path: Path) -> None:
         check_whole(content(log), acknowledged)
 
 
+@every_log
 def test_threads_append_and_read_at_once(log: SqliteLog) -> None:
     acknowledged: dict[tuple[str, int], list[int]] = {}
     wrong: list[str] = []
@@ -208,6 +215,7 @@ def test_a_writer_that_waits_too_long_says_so(tmp_path: Path, monkeypatch: pytes
         assert log.append([example("a")]) == [1]
 
 
+@every_log
 def test_a_forked_child_is_told_to_open_the_log_again(log: SqliteLog) -> None:
     child = os.fork()
     if child == 0:
@@ -224,6 +232,7 @@ def encoded(*payloads: Payload, at: float = 1.0) -> list[Row]:
     return [row(payload, at) for payload in payloads]
 
 
+@every_log
 def test_rows_and_payloads_are_written_alike(log: SqliteLog) -> None:
     assert log.write(encoded(example("a"), example("b"), at=5.0)) == [1, 2]
     assert log.try_write(encoded(example("c"), example("a"), at=6.0)) == [3, 1]
@@ -239,6 +248,7 @@ def test_rows_and_payloads_are_written_alike(log: SqliteLog) -> None:
     assert log.end() == 3
 
 
+@every_log
 def test_groups_of_every_size_are_written_in_order_and_whole(log: SqliteLog) -> None:
     end = 0
     for size in [*range(1, 35), 64, 65, 200]:
@@ -352,6 +362,7 @@ def test_tidy_empties_the_write_ahead_log_that_a_connection_leaves_alone(tmp_pat
         assert log.end() == 7001
 
 
+@every_log
 @pytest.mark.parametrize("id", ["a", "a:b", "", "a\x00b", "naïve;", "a%"])
 def test_all_about_one_id(id: str, log: SqliteLog) -> None:
     others = [

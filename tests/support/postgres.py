@@ -86,3 +86,7 @@ class Server:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
         shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+every_log = pytest.mark.parametrize("log", ["sqlite", "postgresql"], indirect=True)
+"""Runs a test against each place that can hold a log."""

@@ -34,7 +34,7 @@ class Store(Protocol):
     """Named bytes that never change: put if absent, get, list, remove. Each raises `BlobError` if the place fails."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Store bytes under a name, whole or not at all; a name that has them already is left as it is."""
+        """Store bytes under a name, whole or not at all; a name that has them already stays as it is."""
         ...
 
     def get(self, name: str) -> bytes | None:
