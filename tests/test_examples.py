@@ -127,3 +127,32 @@ def test_a_forecast_of_demand_beats_the_day_before():
     ahead, naive, inside = (float(line.split()[-1]) for line in play("demand_forecast.py").splitlines())
     assert ahead < 0.6 * naive
     assert 0.85 < inside < 0.99
+
+
+def test_a_controller_that_learns_keeps_its_set_point_when_the_heater_fouls():
+    learns, stopped = ([float(word.rstrip(",")) for word in line.split() if word.rstrip(",").replace(".", "").isdigit()]
+                       for line in play("control.py", "--steps", "400").splitlines())  # fmt: skip
+    assert learns[1] < 0.5 < stopped[1]
+    assert max(learns[0], stopped[0]) < 0.5
+
+
+def test_mail_gets_its_verdict_and_moved_mail_is_learned(tmp_path):
+    first, last = play("mail_filter.py", "--messages", "800").splitlines()
+    missed, alarms = ([int(word) for word in line.split() if word.isdigit()] for line in (first, last))
+    assert alarms[0] < missed[0]
+    assert max(missed[2], alarms[2]) <= 4  # false alarms cost ten missed messages
+    inbox = tmp_path / "in.mbox"
+    inbox.write_bytes(
+        b"From a Thu Jan  1 00:00:00 2026\nFrom: A <a@b.example>\nSubject: =?x-none?q?h=E9?=\n\nhello\n\n"
+        b"From b Thu Jan  1 00:00:00 2026\nFrom: nobody\nX-Everlearn-Id: forged\n"
+        b"Content-Type: text/html; charset=nonsense\n\n<a href='http://x.example'>free\xff</a>\n\n"
+    )
+    home = ["--home", str(tmp_path / "mail.home")]
+    said = play("mail_filter.py", "--mbox", str(inbox), "--to", str(tmp_path / "out.mbox"), *home)
+    assert "of the messages in" in said
+    sorted_mail = (tmp_path / "out.mbox").read_text(errors="replace")
+    ids = re.findall(r"^X-Everlearn-Id: (\w+)$", sorted_mail, re.M)
+    assert len(ids) == len(set(ids)) == 2
+    assert "forged" not in ids
+    play("mail_filter.py", "--correct", ids[0], "--label", "spam", *home)
+    assert len(re.findall(r"^X-Spam-Status: (Yes|No), score=0\.\d\d$", sorted_mail, re.M)) == 2
