@@ -56,6 +56,7 @@ WHOLE_SYSTEM = {
     "test_docs": "the documentation",
     "test_docs_neural": "the documentation of one family",
     "test_examples": "the examples",
+    "test_deploy": "the files of deployment",
     "test_contract": "every family",
     "loop/test_gated": "a loop in which the gate seats learners, and one that pauses them",
     "loop/test_kill": "a loop and its home while processes are killed",

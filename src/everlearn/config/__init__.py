@@ -21,7 +21,7 @@ import msgspec
 import tomli_w
 
 from everlearn import events, model
-from everlearn.config import release_0_1_0
+from everlearn.config import environment, release_0_1_0
 from everlearn.errors import ConfigError, LogError, nearest
 from everlearn.spec import (
     GATE_LAYOUT,
@@ -129,6 +129,7 @@ def load(path: str | Path, folder: Path | None = None) -> Spec:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    values = environment.filled(values, str(path))
     spec = convert(values, str(path), folder or _folder(path, values.get("home", "")))
     for name in _FILES:
         if named := attrgetter(name)(spec):
