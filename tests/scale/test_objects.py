@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,27 +15,6 @@ from everlearn.spec import GateSpec, LogSpec, Spec
 from everlearn.version.blobs import Blobs
 
 pytest.importorskip("obstore", reason="needs everlearn[objects]")
-BUCKET = "everlearn-test"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="needs moto").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    url = f"http://127.0.0.1:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{url}/{BUCKET}", method="PUT"))
-    yield url
-    server.stop()
-
-
-@pytest.fixture
-def place(endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("AWS_ENDPOINT", endpoint)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    return f"s3://{BUCKET}/{request.node.name}"
 
 
 def test_a_snapshot_comes_back_and_equal_content_is_one_object(place: str) -> None:

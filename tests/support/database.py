@@ -1,8 +1,9 @@
-"""Fixtures of a real PostgreSQL server, one for each process of a test run."""
+"""Fixtures of a real PostgreSQL server and of an S3 server, one for each process of a test run."""
 
 from __future__ import annotations
 
 import itertools
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.support.postgres import Server
 
 _numbers = itertools.count()
+BUCKET = "everlearn-test"
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,23 @@ def server() -> Iterator[Server]:
 def url(server: Server) -> str:
     """The URL of a log that does not exist yet."""
     return f"{server.url}?loop=test {next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    server = pytest.importorskip("moto.server", reason="needs moto").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    url = f"http://127.0.0.1:{port}"
+    urllib.request.urlopen(urllib.request.Request(f"{url}/{BUCKET}", method="PUT"))
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def place(endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT", endpoint)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    return f"s3://{BUCKET}/{request.node.name}"

@@ -358,6 +358,8 @@ class Learner:
                 try:
                     self.setup.check_place()
                     with Loop(self.setup.spec, Path(self.setup.home), behind=True) as loop, LogUpkeep(loop.log):
+                        if self.setup.spec.log.blobs:  # servers of other machines follow
+                            publisher.begin(loop.home.epoch)
                         tail = Tail(loop, publisher)
                         status.write(loop, tail.publish_seconds)
                         early.write(loop)

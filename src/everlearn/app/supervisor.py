@@ -34,6 +34,7 @@ from everlearn.events.file import place
 from everlearn.loop.home import held
 from everlearn.serve import snapshot
 from everlearn.spec import Spec
+from everlearn.version.blobs import shared_files
 
 log = logging.getLogger("everlearn.supervise")
 
@@ -85,6 +86,7 @@ class Server:
         key: str = "",
         key_password: str = "",
         logs: str = "text",
+        follow: bool = False,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         if spec.serve.webhook:
@@ -104,7 +106,10 @@ class Server:
             certificate=certificate,
             key=key,
             logs=logs,
+            follows=follow,
         )
+        if follow:
+            _check_followed(spec, self.home)
         self._key_password = key_password  # for the workers alone
         check_bind(spec, self._setup.tokens)
         self._socket = _listening(spec.serve.host, spec.serve.port)
@@ -170,7 +175,7 @@ class Server:
         self._stopping.set()
         with self._changing:
             children = list(self._children.values())
-            for part in ("worker", "generator", "admin", "learner"):
+            for part in ("worker", "generator", "admin", "follower", "learner", "uploader"):
                 _end([child for child in children if child.name.startswith(part)])
             self._socket.close()
         if self._watcher.ident is not None:
@@ -188,11 +193,14 @@ class Server:
         self.stop()
 
     def _start_all(self) -> None:
-        self._start("learner", "learner", self._setup)
-        self._await_learner()
+        self._first = "follower" if self._setup.follows else "learner"
+        self._start(self._first, "mirror" if self._setup.follows else "learner", self._setup)
+        self._await_first()
         # From now on a process serves this log, or none.
         self._setup = msgspec.structs.replace(self._setup, place=place(Path(self._setup.log)))
-        self._children["learner"].setup = self._setup
+        self._children[self._first].setup = self._setup
+        if self.spec.log.blobs and not self._setup.follows:
+            self._start("uploader", "mirror", self._setup)
         self._start("admin", "admin", self._setup)
         if self.spec.schema.task == "preference":
             self._start("generator", "generator", self._setup)
@@ -202,19 +210,19 @@ class Server:
             )
             self._start(f"worker-{index}", "worker", setup)
         for child in self._children.values():
-            while child.name != "learner" and not child.ready.wait(0.1):
+            while child.name != self._first and not child.ready.wait(0.1):
                 if not child.alive:
                     raise EverlearnError(f"the {child.name} of the server did not start; see its message above")
 
-    def _await_learner(self) -> None:
+    def _await_first(self) -> None:
         """Wait for the learner. It publishes before it has caught up, so this is short unless kernels are compiled."""
-        learner = self._children["learner"]
+        first = self._children[self._first]
         deadline = time.monotonic() + FIRST_START
-        while not learner.ready.wait(0.1):
-            if not learner.alive:
-                raise EverlearnError("the learner of the server did not start; see its message above")
+        while not first.ready.wait(0.1):
+            if not first.alive:
+                raise EverlearnError(f"the {self._first} of the server did not start; see its message above")
             if time.monotonic() > deadline:
-                raise EverlearnError(f"the learner of the server published nothing for {FIRST_START:.0f} seconds")
+                raise EverlearnError(f"the {self._first} of the server published nothing for {FIRST_START:.0f} seconds")
 
     def _start(self, name: str, module: str, setup: Setup, failures: int = 0) -> Child:
         environment = {**os.environ, **_THREADS, **setup.environment()}
@@ -257,6 +265,16 @@ class Server:
         if now >= child.retry:
             _close(child)
             self._start(child.name, child.module, child.setup, child.failures + 1)
+
+
+def _check_followed(spec: Spec, home: Path) -> None:
+    """Raise ConfigError for a loop that servers without a learner cannot follow."""
+    shared_files(home, spec.log)
+    if not spec.log.url:
+        raise ConfigError("log.url: got none; expected the log of the loop, such as postgresql://HOST/DATABASE")
+    if spec.schema.task == "preference" or spec.feedback.early:
+        what = "schema.task: got 'preference'" if spec.schema.task == "preference" else "feedback.early: got it"
+        raise ConfigError(f"{what}; a server that follows does not support that yet. Serve it where it learns")
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -36,10 +36,14 @@ def serve(
     ssl_keyfile: Annotated[str, typer.Option(help="The private key of the certificate.")] = "",
     ssl_keyfile_password: Annotated[str, typer.Option(help="The password of the private key.")] = "",
     log_format: Annotated[Literal["text", "json"], typer.Option(help="The format of the server's log.")] = "text",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Answer with the models of the learner on another machine; learn nothing.")
+    ] = False,
 ) -> None:
     """Serve predictions over HTTP, and learn from feedback.
 
-    Prints the addresses of the dashboard and of the API, and runs until it is interrupted.
+    Prints the addresses of the dashboard and of the API, and runs until it is interrupted. With --follow, another
+    server of the same loop learns, whose log is in a database and whose snapshots are in an object store.
     """
     from everlearn import config
 
@@ -49,7 +53,7 @@ def serve(
     given = {name: value for name, value in options.items() if value is not None}
     settings = msgspec.structs.replace(spec.serve, **given)
     spec = msgspec.structs.replace(spec, serve=settings)
-    start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format)
+    start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format, follow)
 
 
 def rejudge(
@@ -207,13 +211,15 @@ def start(
     key: str = "",
     password: str = "",
     form: Literal["text", "json"] = "text",
+    follow: bool = False,
 ) -> None:
     """Run a server until it is stopped, and print its address."""
     from everlearn.app import logs
     from everlearn.app.supervisor import Server
 
     logs.start(form, "supervisor", [password] if password else [])
-    with Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form) as server:
+    opened = Server(spec, home, certificate=certificate, key=key, key_password=password, logs=form, follow=follow)
+    with opened as server:
         aside.print(
             f"serving [bold]{escape(spec.schema.label)}[/] ({spec.mode} mode) at [bold]{server.url}[/]\n"
             f"dashboard {server.url}/ · API {server.url}/docs · metrics {server.url}/metrics · Ctrl-C stops",

@@ -8,7 +8,6 @@ hour old, since another process may have stored it for a decision that it has no
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +15,7 @@ from everlearn.errors import BlobError, ConfigError
 
 try:
     import obstore
-    from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+    from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, NotModifiedError, PreconditionError
 except ImportError as missing:
     raise ConfigError("snapshots in an object store need obstore; pip install 'everlearn[objects]'") from missing
 
@@ -31,15 +30,9 @@ class Objects:
     GOOGLE_APPLICATION_CREDENTIALS, ...), as for other programs.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        self._url = url
+    def __init__(self, url: str) -> None:
+        self._url, self._store = url, _opened(url)
         self._stored: dict[str, datetime] = {}  # when each object was stored, at the last look
-        try:
-            self._store: Any = obstore.store.from_url(url, **options)
-        except (BaseError, ValueError) as error:
-            raise ConfigError(
-                f"log.blobs: got {url!r}: {error}; expected s3://BUCKET/PREFIX, gs:// or az://"
-            ) from error
 
     def put(self, name: str, data: bytes) -> None:
         try:
@@ -83,10 +76,62 @@ class Objects:
         return f"{self._url}/{name}"
 
 
+class Shared:
+    """Files of a part of a bucket that may be replaced (see `everlearn.version.blobs.SharedFiles`)."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._store = url, _opened(url)
+
+    def get(self, name: str, tag: str = "") -> tuple[bytes, str] | None:
+        try:
+            found = obstore.get(self._store, name, options={"if_none_match": tag} if tag else None)
+            return found.bytes().to_bytes(), str(found.meta["e_tag"])
+        except (FileNotFoundError, NotFoundError, NotModifiedError):
+            return None
+        except (BaseError, OSError) as error:
+            raise BlobError(f"{self._url}/{name} cannot be read: {error}") from error
+
+    def put(self, name: str, data: bytes) -> None:
+        try:
+            obstore.put(self._store, name, data)
+        except (BaseError, OSError) as error:
+            raise BlobError(f"{self._url}/{name} cannot be written: {error}") from error
+
+    def replace(self, name: str, data: bytes, tag: str | None) -> str | None:
+        try:
+            mode: Any = "create" if tag is None else {"e_tag": tag}
+            return str(obstore.put(self._store, name, data, mode=mode)["e_tag"])
+        except (AlreadyExistsError, PreconditionError):
+            return None
+        except (BaseError, OSError) as error:
+            raise BlobError(f"{self._url}/{name} cannot be written: {error}") from error
+
+    def remove(self, name: str) -> None:
+        try:
+            obstore.delete(self._store, name)
+        except (FileNotFoundError, NotFoundError):
+            return
+        except (BaseError, OSError) as error:
+            raise BlobError(f"{self._url}/{name} cannot be removed: {error}") from error
+
+
+def shared(url: str) -> Shared:
+    """Open the shared files below a URL. Raises `ConfigError` as `connect` does."""
+    return Shared(url)
+
+
 def connect(url: str) -> Objects:
     """Open the part of a bucket that a URL names. Raises `ConfigError` for another scheme."""
+    return Objects(url)
+
+
+def _opened(url: str) -> Any:
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise ConfigError(f"log.blobs: got {url!r}; expected one of {', '.join(f'{known}://' for known in SCHEMES)}")
     local = os.environ.get("AWS_ENDPOINT", "").startswith("http://")  # a store for tests, or within a private network
-    return Objects(url, {"client_options": {"allow_http": True}} if local else {})
+    options: dict[str, Any] = {"client_options": {"allow_http": True}} if local else {}
+    try:
+        return obstore.store.from_url(url, **options)
+    except (BaseError, ValueError) as error:
+        raise ConfigError(f"log.blobs: got {url!r}: {error}; expected s3://BUCKET/PREFIX, gs:// or az://") from error

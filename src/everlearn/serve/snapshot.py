@@ -32,7 +32,7 @@ from everlearn.version.codec import canonical, front, laid_out, map_readonly, oc
 from everlearn.version.packing import pack, unpack
 
 FORMAT, PACKED = 1, 2  # of the header of a snapshot; of one with arrays whose empty blocks are left out
-CURRENT, WORDS = "current.safetensors", "words"
+CURRENT, WORDS, EPOCH = "current.safetensors", "words", "epoch"
 ROOM = 32 << 20  # bytes that must be free in shared memory, so that large snapshots cannot fill it
 
 _MEMORY = Path("/dev/shm")
@@ -40,6 +40,7 @@ _MEMORY = Path("/dev/shm")
 # memoryview does for the formats "Q" and "d", while struct's "<Q" goes byte by byte.
 _SEQUENCE, _POSITION, _FRESH, _BOOT = range(4)
 _WORDS_BYTES = 64
+_EPOCH_BITS = 32  # of a number, for the snapshots of one epoch
 _SMALL = 1 << 16  # bytes: below this every file is checked as it is mapped, which takes 10 microseconds
 _PAUSE = 0.005
 _SPARES = 3  # models of one spec that wait to be filled again: as many as a snapshot has
@@ -168,6 +169,18 @@ class Publisher:
         self._words[_SEQUENCE] = self.sequence  # last: a reader that sees it finds the file
         return self.sequence
 
+    def begin(self, epoch: int) -> None:
+        """Number snapshots from those of an epoch on, so that no two learners of a loop use one number."""
+        self.sequence = max(self.sequence, epoch << _EPOCH_BITS)
+        (self.folder / EPOCH).write_text(str(epoch))
+
+    def adopt(self, data: bytes, sequence: int, position: int) -> None:
+        """Publish a file that the learner of another machine has published, under the number that it has there."""
+        self._put(CURRENT, [data])
+        self.sequence, self.position = sequence, position
+        self._words[_POSITION] = position
+        self._words[_SEQUENCE] = sequence
+
     def fresh(self, moment: float) -> None:
         """Note that what serves includes every event committed before `moment` (`time.monotonic()`)."""
         self._moments[_FRESH] = moment
@@ -199,6 +212,24 @@ class Publisher:
                 f"a snapshot of {size} bytes cannot be written to {self.folder}: {error}; what was published before "
                 "goes on serving; make room there (in a container: more shared memory)"
             ) from error
+
+
+def published(folder: Path) -> bytes | None:
+    """Return the bytes of the newest snapshot; None if there is none yet."""
+    try:
+        return (folder / CURRENT).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def words(folder: Path) -> tuple[int, int, float]:
+    """Return the number of the newest snapshot, the position that was folded, and the moment of `Publisher.fresh`."""
+    try:
+        data = (folder / WORDS).read_bytes()
+    except FileNotFoundError:
+        return 0, 0, 0.0
+    held = memoryview(data)
+    return held.cast("Q")[_SEQUENCE], held.cast("Q")[_POSITION], held.cast("d")[_FRESH]
 
 
 class Reader:

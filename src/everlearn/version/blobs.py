@@ -212,6 +212,34 @@ class Blobs:
         return set(self.sizes())
 
 
+class SharedFiles(Protocol):
+    """Named bytes that may be replaced, for what servers of several machines share; see `everlearn.scale.objects`."""
+
+    def get(self, name: str, tag: str = "") -> tuple[bytes, str] | None:
+        """Return the bytes of a name and their tag; None if there are none, or if they still have the tag given."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store bytes under a name."""
+        ...
+
+    def replace(self, name: str, data: bytes, tag: str | None) -> str | None:
+        """Store bytes if the name still has the tag (None: if there is none) and return the new tag; else None."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete a name, if it exists."""
+        ...
+
+
+def shared_files(home: str | Path, log: LogSpec) -> SharedFiles:
+    """Return the files that servers of a loop share. Raises `ConfigError` for a loop without an object store."""
+    if not log.blobs:
+        raise ConfigError("log.blobs: got none; expected an object store, such as s3://BUCKET/PREFIX")
+    connect = importlib.import_module("everlearn.scale.objects").shared
+    return cast(SharedFiles, connect(f"{log.blobs.rstrip('/')}/{Path(home).resolve().name}/serving"))
+
+
 def blobs_of(home: str | Path, log: LogSpec) -> Blobs:
     """Return the blobs of a loop: in its folder, or at the URL of its settings.
 
