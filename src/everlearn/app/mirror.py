@@ -155,10 +155,10 @@ def main() -> None:
     except EverlearnError as error:
         log.critical("%s", error)
         raise SystemExit(1) from error
-    told = trouble = False
+    announced = trouble = False
     if isinstance(one, Upload):
         tell_ready()
-        told = True
+        announced = True
     while not stop.wait(FOLLOW if setup.follows else UPLOAD):
         try:
             one.step()
@@ -169,9 +169,9 @@ def main() -> None:
             trouble = True
             if isinstance(one, Upload) and one.superseded:
                 stop.wait()  # the learner itself is refused by the log, and ends
-        if not told and isinstance(one, Follow) and one.begun:
+        if not announced and isinstance(one, Follow) and one.begun:
             tell_ready()
-            told = True
+            announced = True
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class PostgresLog:
             open=False,
         )
         try:
-            with psycopg.connect(conninfo, autocommit=True) as connection:  # tells at once what is wrong
+            with psycopg.connect(conninfo, autocommit=True) as connection:  # fails at once, with the cause
                 self._create(connection)
             self._pool.open()
         except (psycopg.Error, PoolTimeout) as error:

@@ -250,7 +250,7 @@ def blobs_of(home: str | Path, log: LogSpec) -> Blobs:
 
 
 def _name(blob: str) -> str:
-    """Return the name of a blob's file. Raises `BlobError` for what is no hash."""
+    """Return the name of a blob's file. Raises `BlobError` for a name that is no hash."""
     if not _HASH.fullmatch(blob):
         raise BlobError(f"{blob!r} is not the name of a snapshot; expected the 64 hex digits of a sha256")
     return blob + _SUFFIX
