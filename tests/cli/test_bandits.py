@@ -65,7 +65,7 @@ def test_a_log_of_equal_probabilities_needs_no_column(folder: Path) -> None:
         (["--propensity", "p"], "--action: missing"),
         (["--action", "actoin", "--propensity", "p"], "--action: got 'actoin'; expected the column of the action"),
         (["--action", "action", "--propensity", "q"], "--propensity: got 'q'; expected the column of the probability"),
-        (["--task", "bandits"], "--task: got 'bandits'; expected 'bandit'"),
+        (["--task", "bandits"], "--task: got 'bandits'; expected one of anomaly, forecast, bandit"),
         (["--task", "", "--action", "action"], "--action: got it without --task bandit"),
     ],
 )

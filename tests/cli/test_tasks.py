@@ -106,7 +106,7 @@ def test_a_series_is_forecast_in_a_loop(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_wrong_words_are_answered_with_the_right_ones(machine: Path) -> None:
     for words, message in (
-        (["init", "machine.csv", "--task", "anomalies"], "expected anomaly or forecast"),
+        (["init", "machine.csv", "--task", "anomalies"], "expected one of anomaly, forecast, bandit"),
         (["init", "machine.csv"], "DATA with --task anomaly for rows without labels"),
     ):
         done = CliRunner().invoke(cli.app, words)

@@ -132,15 +132,7 @@ def init(
     from everlearn.schema import shape
 
     _check_task(task, data, action, propensity)
-    needed = bool(data) and task != "anomaly"
-    wrong = bool(label) < needed or (label and not data) or (prompts and not language_model)
-    if bool(language_model) == bool(data) or wrong:
-        columns = f". The columns of {data} are {_columns(data)}" if data and not language_model else ""
-        raise ConfigError(
-            f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
-            "for rows of a file, DATA with --task anomaly for rows without labels, or --model NAME, with or without "
-            f"--prompts, for a language model{columns}"
-        )
+    _check_data(data, label, task, language_model, bool(prompts))
     about = stream.about(data, label) if data else language_model  # refuses what cannot be read before all else
     if config_path.exists() and not force:
         raise ConfigError(
@@ -299,12 +291,24 @@ def _read(data: str, label: str, task: str, logged: tuple[str, str], config_path
     return _inferred(opened, data, config_path, task), opened.survey
 
 
-def _columns(data: str) -> str:
-    """Return the names of the columns of a file."""
+def _check_data(data: str, label: str, task: str, language_model: str, prompts: bool) -> None:
+    """Raise ConfigError for a file without a label, with the names of its columns, and for neither file nor model."""
     from everlearn import stream
 
-    names = stream.columns(data)
-    return ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
+    needed = bool(data) and task != "anomaly"
+    wrong = bool(label) < needed or (label and not data) or (prompts and not language_model)
+    if bool(language_model) != bool(data) and not wrong:
+        return
+    columns = ""
+    if data and not label and not language_model and Path(data).exists():
+        names = stream.columns(data)
+        shown = ", ".join(map(repr, names[:50])) + (", ..." if len(names) > 50 else "")
+        columns = f". The columns of {data} are {shown}"
+    raise ConfigError(
+        f"init: got DATA {data!r}, --label {label!r} and --model {language_model!r}; expected DATA with --label "
+        "for rows of a file, DATA with --task anomaly for rows without labels, or --model NAME, with or without "
+        f"--prompts, for a language model{columns}"
+    )
 
 
 def _check_task(task: str, data: str, action: str, propensity: str) -> None:

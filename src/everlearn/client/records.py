@@ -177,11 +177,9 @@ class LearnReply(Struct, frozen=True, omit_defaults=True):
 
 
 class VersionEntry(Struct, frozen=True):
-    """A version: its parents, its spec, its metrics when it was stored, and the aliases that point to it.
+    """A version, its metrics when it was stored, and the names that point to it.
 
-    `position` is that of the last row of files or event of the log before it, and `unit` says which of the two it is
-    ("": unknown). `kept` says if its arrays are still stored. `born` and `time` are the position and time of the event
-    that recorded it. `aliases` has the names that users gave it, too; `note` is what they wrote about it.
+    `position` counts what `unit` says ("": unknown), `born` and `time` are of its event, `kept`: its arrays are stored.
     """
 
     id: str

@@ -46,7 +46,7 @@ def backup(home: Path, to: Path) -> BackedUp:
     """
     if not (home / LOG).exists():
         raise ConfigError(
-            f"{home} holds no log; give the home of a loop that was started. A loop whose log is in a database is "
+            f"{home} holds no loop with its own log; give the home of a loop that was started. A log in a database is "
             "backed up with the tools of that database (docs/how-to/postgresql.md)"
         )
     try:
