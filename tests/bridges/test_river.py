@@ -11,8 +11,11 @@ from river import checks, compose, datasets, evaluate, linear_model, metrics, pr
 import everlearn as el
 from everlearn.bridges.river import EverlearnOnlineClassifier, EverlearnOnlineRegressor
 
-MODELS = ("auto", "linear", {"family": "forest", "trees": 3, "memory": 200_000})
-LEARNERS = [kind(model) for model in MODELS for kind in (EverlearnOnlineClassifier, EverlearnOnlineRegressor)]
+KINDS = (EverlearnOnlineClassifier, EverlearnOnlineRegressor)
+SMALL_FOREST = {"family": "forest", "trees": 3, "memory": 200_000}
+LEARNERS = [kind("linear") for kind in KINDS] + [
+    pytest.param(kind(model), marks=pytest.mark.slow) for model in ("auto", SMALL_FOREST) for kind in KINDS
+]
 
 
 @pytest.mark.parametrize(

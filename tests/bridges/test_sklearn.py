@@ -24,8 +24,7 @@ from everlearn.bridges.sklearn import EverlearnClassifier, EverlearnRegressor
 from everlearn.errors import InputError
 
 SMALL_FOREST = {"family": "forest", "trees": 3, "memory": 200_000}
-MODELS = ("auto", "linear", "mondrian", SMALL_FOREST)
-ESTIMATORS = [kind(model) for model in MODELS for kind in (EverlearnClassifier, EverlearnRegressor)]
+KINDS = (EverlearnClassifier, EverlearnRegressor)
 ORDERED = "the order of rows counts, and trees draw how often they learn a row, so a weight of 2 is not the row twice"
 
 
@@ -34,8 +33,16 @@ def exempt(estimator):
     return {f"check_sample_weight_equivalence_{name}": ORDERED for name in names}
 
 
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=exempt)
+@parametrize_with_checks([kind(model) for model in ("auto", "linear") for kind in KINDS], expected_failed_checks=exempt)
 def test_estimators_keep_the_rules_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [kind(model) for model in ("mondrian", SMALL_FOREST) for kind in KINDS], expected_failed_checks=exempt
+)
+def test_estimators_of_trees_keep_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
 
