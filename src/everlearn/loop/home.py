@@ -124,9 +124,9 @@ class Home:
 
     def _tidy(self, needed: Set[str], keep: int, most: int) -> None:
         """Remove all checkpoints but the last two, and the arrays of versions that are not kept."""
-        blobs = {version.id: version.blob for version in self.versions.list()}
-        self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints), most)
-        for blob in self.blobs.hashes() - {*blobs.values(), *self._checkpoints}:
+        blobs, sizes = {version.id: version.blob for version in self.versions.list()}, self.blobs.sizes()
+        self.versions.prune(keep, {blobs[id] for id in needed} | set(self._checkpoints), most, sizes)
+        for blob in sizes.keys() - {*blobs.values(), *self._checkpoints}:
             self.blobs.remove(blob)
 
 

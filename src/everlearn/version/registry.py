@@ -161,16 +161,19 @@ class Versions:
         if former:
             self._aliases["previous"] = former[-1]
 
-    def prune(self, keep: int, hold: Set[str] = frozenset(), most: int = 0) -> list[str]:
+    def prune(
+        self, keep: int, hold: Set[str] = frozenset(), most: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> list[str]:
         """Delete old snapshots; return the ids of the versions that lost theirs.
 
         The newest `keep` versions keep their arrays, as many as have `most` bytes together (0: any number). So do the
         versions with an alias, and the parents of all of these. Blobs in `hold` (those of checkpoints) stay, and so
-        does every blob that belongs to no version. Raises `ConfigError` if `keep` is negative.
+        does every blob that belongs to no version. `sizes` are those of `Blobs.sizes`, where the caller has just asked
+        for them. Raises `ConfigError` if `keep` is negative.
         """
         if keep < 0:
             raise ConfigError(f"keep is {keep}, expected how many versions keep their arrays, 0 or more")
-        order, sizes = [*self._versions], self._blobs.sizes()
+        order, sizes = [*self._versions], self._blobs.sizes() if sizes is None else sizes
         kept = set(self._within(order[max(0, len(order) - keep) :], most, sizes)) | set(self._aliases.values())
         parents = {parent for id in kept if id in self._versions for parent in self._versions[id].parents}
         needed = {self._versions[id].blob for id in kept | parents if id in self._versions} | hold
