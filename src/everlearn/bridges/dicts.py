@@ -2,7 +2,8 @@
 
 A model has a fixed number of columns and classes, and names appear while a stream runs. So a name gets the next free
 column when it is first learned, and a label the next free class. Where there is no room, a larger model takes over and
-learns the rows of the memory. An absent number is 0; None and NaN are missing values. Text is hashed, and so are numbers whose names come after the first `MOST_COLUMNS`.
+learns the rows of the memory. An absent number is 0; None and NaN are missing values. Text is hashed, and so are
+numbers whose names come after the first `MOST_COLUMNS`.
 """
 
 from __future__ import annotations

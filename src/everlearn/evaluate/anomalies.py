@@ -19,6 +19,7 @@ from everlearn.schema import Encoder
 from everlearn.stream import Stream
 
 _ROWS = 256  # scored at once; an explanation is by the model as it was before them
+RANKED = 100  # rows that the family `anomaly` ranks before a rank is above 1/2
 _FIELDS = 3  # fields that a line of the table names
 
 
@@ -46,10 +47,16 @@ class UnusualRows:
     def table(self, most: int = 20) -> str:
         """Return a summary, and a line for each of the highest `most` alerts."""
         share = self.count / self.rows if self.rows else 0.0
-        lines = [f"{self.rows:,} rows scored, {self.count:,} alerts ({share:.2%})"]
-        for alert in sorted(heapq.nlargest(most, self.highest), key=lambda one: one.position):
-            named = [f"{name} = {alert.features.get(name)}" for name in list(alert.fields)[:_FIELDS]]
+        rows, alerts = _counted(self.rows, "row"), _counted(self.count, "alert")
+        lines = [f"{rows} scored, {alerts} ({share:.2%})"]
+        shown = heapq.nlargest(most, self.highest)
+        for alert in sorted(shown, key=lambda one: one.position):
+            named = [_named(name, alert.features.get(name)) for name in list(alert.fields)[:_FIELDS]]
             lines.append(f"  row {alert.position:,}: rank {alert.rank:.4f}; {', '.join(named) or 'no field alone'}")
+        if len(shown) < self.count:
+            lines.append(f"  ... and {self.count - len(shown):,} of lower rank")
+        if self.rows <= RANKED:
+            lines.append(f"  no row ranks above 1/2 before {RANKED} rows were scored")
         return "\n".join(lines)
 
 
@@ -89,6 +96,15 @@ def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) ->
                 alert = _explained(before, encoder, chunk.features[row], float(scores[row]), chunk.positions[row])
                 (heapq.heappush if len(kept) < most else heapq.heapreplace)(kept, alert)
     return UnusualRows(rows, count, tuple(sorted(kept, key=lambda one: one.position)))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _named(field: str, value: Any) -> str:
+    missing = value is None or value == "" or value != value
+    return f"{field} is missing" if missing else f"{field} = {value}"
 
 
 def _explained(model: Model, encoder: Encoder, record: dict[str, Any], rank: float, position: int) -> UnusualRow:

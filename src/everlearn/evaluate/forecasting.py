@@ -78,10 +78,10 @@ def forecasts(
 ) -> Forecasts:
     """Forecast a stream from a rolling origin, and learn it.
 
-    `model` is a model, a spec, or the name of a family. Rows of a stream are in time order; those with equal hashed entries are one series. `season` is that of the seasonal
-    naive forecasts, in rows of a series (1: the last number). The first `after` rows of each series (default: two
-    seasons, at least 16) are learned and not scored. A model with a method `interval` also gets the scores of
-    intervals.
+    `model` is a model, a spec, or the name of a family. Rows of a stream are in time order; those with equal hashed
+    entries are one series. `season` is that of the seasonal naive forecasts, in rows of a series (1: the last number).
+    The first `after` rows of each series (default: two seasons, at least 16) are learned and not scored. A model with a
+    method `interval` also gets the scores of intervals.
 
     Raises `InputError` for horizons or a season below 1, and for a model that does not answer with numbers.
 

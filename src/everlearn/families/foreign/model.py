@@ -212,7 +212,7 @@ def _made(settings: ForeignSettings) -> Any:
 
 
 def _check_kind(made: Any, settings: ForeignSettings) -> None:
-    """Raise `ConfigError` for a regressor of River or scikit-learn where labels are classes, and the other way round."""
+    """Raise `ConfigError` for a regressor where labels are classes, or a classifier where they are numbers."""
     if _is_river(made):
         kinds, pipeline = importlib.import_module("river.base"), importlib.import_module("river.compose").Pipeline
         last = list(made.steps.values())[-1] if isinstance(made, pipeline) else made
