@@ -74,7 +74,7 @@ def of_ranks(measured: Mapping[str, dict[str, float]]) -> dict[str, dict[str, fl
 
 
 def series(rows: Stream) -> list[str]:
-    """Return what a forecaster should know about the series of a file: its keys, its order, and what is not used."""
+    """Return what a forecaster should know about the series of a file: its keys, its order, and columns without use."""
     fields, column = rows.schema.fields, moments.clock(rows.schema)
     if column is None:
         return []
