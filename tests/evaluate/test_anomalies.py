@@ -59,3 +59,10 @@ def test_the_table_says_how_many_alerts_it_leaves_out_and_which_values_are_missi
         "1 row scored, 0 alerts (0.00%)",
         "  no row ranks above 1/2 before 100 rows were scored",
     ]
+
+
+def test_a_family_is_named_and_scored_like_the_model_it_builds() -> None:
+    stream = el.read(table(), task="anomaly")
+    expected = el.alerts(el.build({"family": "anomaly"}), stream, rate=0.05)
+    assert el.alerts("anomaly", stream, rate=0.05) == expected
+    assert expected.count > 3

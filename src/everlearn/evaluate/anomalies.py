@@ -6,6 +6,7 @@ alerts(model, stream, rate=0.01) -> UnusualRows: how many, and the highest ones 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from everlearn import model as models
 from everlearn.errors import InputError
+from everlearn.evaluate.scoring import model_of
 from everlearn.families.explain import contributions
 from everlearn.model import Model
 from everlearn.schema import Encoder
@@ -60,11 +62,12 @@ class UnusualRows:
         return "\n".join(lines)
 
 
-def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) -> UnusualRows:
+def alerts(model: Model | Mapping[str, Any] | str, stream: Stream, rate: float = 0.01, most: int = 100) -> UnusualRows:
     """Score each row of a stream before it is learned, and return the rows that rank above 1 - `rate`.
 
-    The `most` highest are kept, each explained by the model as it was at most 256 rows before. The model learns the
-    stream. Raises `ConfigError` for a model of another task than "binary", and `InputError` for a rate outside (0, 1).
+    `model` is a model, a spec, or the name of a family. The `most` highest are kept, each explained by the model as it
+    was at most 256 rows before. The model learns the stream. Raises `ConfigError` for a model of another task than
+    "binary", and `InputError` for a rate outside (0, 1).
 
     >>> from everlearn.stream import read
     >>> heat = [20.0 + i % 7 for i in range(600)]
@@ -78,7 +81,7 @@ def alerts(model: Model, stream: Stream, rate: float = 0.01, most: int = 100) ->
     if not 0.0 < rate < 1.0:
         raise InputError(f"rate: got {rate}; expected a share of rows between 0 and 1, such as 0.01")
     encoder = Encoder(stream.schema)
-    models.bind(model, encoder.shape)
+    model = model_of(model, encoder.shape)
     before = models.copy(model)
     kept: list[UnusualRow] = []
     rows = count = 0
