@@ -110,11 +110,10 @@ class Loop:
     def predict(
         self, features: Mapping[str, Any], id: str | None = None, *, actions: Sequence[Any] | None = None
     ) -> Prediction:
-        """Predict one record with the champion: `.value`, `.proba` (in class order), `.version`, `.id`.
+        """Predict one record: `.value`, `.proba` (in class order), `.version`, `.id`, and `.propensity` of a bandit.
 
-        The answer is in the log first. `id` may be an id of your own: the same record gets its answer again; another
-        raises IdTaken. A bandit answers with an action and its `.propensity`; `actions` lists those on offer, as names
-        or dicts (default: all). Raises InputError for a record that does not fit.
+        The answer is in the log first. `id` may be yours: the same record gets its answer again, another IdTaken.
+        `actions` lists those on offer, as names or dicts (default: all). Raises InputError for one that does not fit.
         """
         champion, features = self.ready(), frames.record(features, actions)
         record = admission.features(self._admission, features, encodes=True)

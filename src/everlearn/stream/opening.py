@@ -55,7 +55,7 @@ def read(
     ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
     """
     if task not in (None, ANOMALY, *get_args(Task)):
-        hint = ". Forecasts are of the task 'regression'" if task == "forecast" else ""
+        hint = ". Forecasts are of the task 'regression'" if str(task) == "forecast" else ""
         known = ", ".join(map(repr, (*get_args(RowTask), ANOMALY)))
         raise InputError(f"read: task: got {task!r}; expected one of {known}{hint}")
     opened = source_of(source, peek=sources.PEEK if schema is None else 0, rules=schema.rules if schema else RULES)
