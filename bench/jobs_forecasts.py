@@ -2,6 +2,7 @@
 
     python bench/jobs_forecasts.py                     # our methods on five series; a minute
     python bench/jobs_forecasts.py --river             # and River's HoltWinters and SNARIMAX; an hour, less with --rows
+    python bench/jobs_forecasts.py --fresh             # on series that no constant was chosen on
 
 Each forecast is made from a rolling origin (`el.forecasts`): h periods before its number, from numbers up to then. The
 series are real: half-hourly demand of New South Wales and of Victoria (elec2), flights that leave Houston in an hour,
@@ -67,6 +68,26 @@ def series() -> Iterator[Series]:
     yield Series("water flow", hours, np.array([y for _, y in rows], float), 24, (1, 24))
 
 
+def fresh() -> Iterator[Series]:
+    """Yield series that played no part when constants were chosen."""
+    folder = Path(os.environ.get("EVERLEARN_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    table = pq.read_table(folder / "elec2.parquet")
+    at = every("1996-05-07T00:00", 30, len(table))
+    yield Series("price, NSW", at, table["nswprice"].to_numpy(), 48, (1, 24, 48))
+    flights = pq.read_table(folder / "hflights.parquet")
+    columns = (flights[name].to_pylist() for name in ("Month", "DayofMonth", "Carrier"))
+    days = [f"2011-{m:02d}-{d:02d}" for m, d, carrier in zip(*columns, strict=True) if carrier == "WN"]
+    counts = np.unique(np.array(days, "datetime64[D]"), return_counts=True)
+    yield Series("Southwest, a day", counts[0].astype("datetime64[m]"), counts[1].astype(float), 7, (1, 7))
+    random, n = np.random.default_rng(11), 1500
+    week = 20.0 * np.sin(2 * np.pi * np.arange(n) / 7) + np.cumsum(random.normal(size=n))
+    yield Series("generated, days", every("2020-01-01", 1440, n), 200 + week + 5 * random.normal(size=n), 7, (1, 7))
+    hours = 50.0 * (np.sin(2 * np.pi * np.arange(8000) / 24) + 0.5 * (np.arange(8000) // 24 % 7 < 5))
+    hours[5000:] *= 1.5  # a step of the level and of the season
+    noise = 5 * random.standard_t(4, size=8000)
+    yield Series("generated, a step", every("2020-01-01", 60, 8000), 100 + hours + noise, 24, (1, 24))
+
+
 def ours(one: Series, method: str) -> tuple[tuple[HorizonScores, ...], float]:
     """Return the scores of a method, and rows learned per second of CPU time, without forecasts for the scores."""
     stream = el.read({"at": one.at.astype(str), "y": one.y}, label="y", task="regression")
@@ -114,11 +135,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=0, help="of each series at most; 0: all")
     parser.add_argument("--river", action="store_true")
+    parser.add_argument("--fresh", action="store_true", help="series that no constant was chosen on")
     arguments = parser.parse_args()
     print(
         f"{'series':18}{'forecaster':16}{'horizon':>8}{'rows':>8}{'MASE':>8}{'naive':>8}{'coverage':>10}{'rows/s':>10}"
     )
-    for one in series():
+    for one in fresh() if arguments.fresh else series():
         if arguments.rows:
             one = one._replace(at=one.at[: arguments.rows], y=one.y[: arguments.rows])
         runs = [(method, lambda m=method, s=one: ours(s, m)) for method in METHODS]

@@ -39,7 +39,7 @@ from everlearn.serve.snapshot import Publisher, Reader
 from everlearn.spec import FeedbackSpec, GateSpec, LimitsSpec, ServeSpec, Spec
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
-from tests.support import ROOT, pairs
+from tests.support import ROOT, bandits, pairs
 from tests.support.loops import FIELDS, spec, table
 
 PATIENCE = 60.0
@@ -557,7 +557,13 @@ def test_what_a_killed_one_left_behind_is_swept_up(tmp_path):
     assert list(Path(setup.serving).iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", [spec, pairs.read])
+def logged() -> Spec:
+    return bandits.spec(
+        schema=bandits.schema(action="action", propensity="p", rewards=(1.0, 5.0)), model={"family": "bandit"}
+    )
+
+
+@pytest.mark.parametrize("kind", [spec, pairs.read, bandits.spec, logged])
 def test_kernels_are_loaded_by_rows_of_the_loop(tmp_path, caplog, kind):
     setup = setup_of(tmp_path, kind())
     with caplog.at_level("INFO"):

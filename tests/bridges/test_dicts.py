@@ -67,3 +67,19 @@ def test_a_weight_of_zero_teaches_nothing():
     model = DictModel({"family": "linear"}, False)
     model.learn([{"a": 1.0}] * 5, [100.0] * 5, [0.0] * 5)
     assert model.scores([{"a": 1.0}]).tolist() == [[0.0]]
+
+
+def test_an_absent_number_is_0_and_none_or_nan_is_missing():
+    bags = [{"good": 1, "nice": 2}, {"bad": 1, "ugly": 1}] * 200
+    model = DictModel({"family": "linear"}, True)
+    model.learn(bags, [True, False] * 200)
+    model.learn([{"good": None, "nice": float("nan"), "bad": "?"}], [True])
+    dense = model._batch([{"good": 1}, {"good": None, "nice": float("nan")}, {"bad": "?"}]).dense
+    column = model._columns
+    assert dense[0, [column["good"], column["nice"], column["bad"], column["ugly"]]].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert np.isnan(dense[1, [column["good"], column["nice"]]]).all()
+    assert np.isnan(dense[2, column["bad"]])
+    assert np.isnan(dense[:, 4:]).all()  # room for later names
+    good, bad = model.shares([{"good": 1, "nice": 2}, {"bad": 1, "ugly": 1}])[:, model.labels.index(True)]
+    assert good > 0.9
+    assert bad < 0.1

@@ -80,3 +80,14 @@ def test_late_labels_are_refused_for_actions_that_were_taken(folder: Path) -> No
     CliRunner().invoke(app, [*INIT, "--action", "action", "--propensity", "p"])
     done = CliRunner().invoke(app, ["run", "--delay", "3"])
     assert "whose actions were taken already" in str(done.exception)
+
+
+def test_a_file_of_which_no_row_can_be_learned_is_refused_before_anything_is_written(folder: Path) -> None:
+    rows = list(csv.DictReader(Path("log.csv").read_text().splitlines()))
+    with Path("log.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "p": 100 * float(row["p"])} for row in rows)
+    done = CliRunner().invoke(app, [*INIT, "--action", "action", "--propensity", "p"])
+    assert "none of the first 400 rows can be learned; line 2: field 'p': got" in str(done.exception)
+    assert not Path("everlearn.toml").exists()

@@ -114,3 +114,47 @@ def test_wrong_words_are_answered_with_the_right_ones(machine: Path) -> None:
     (machine / "plain.csv").write_text("a,y\n" + "\n".join(f"{i % 7}.5,{i * i % 13}.5" for i in range(60)))
     done = CliRunner().invoke(cli.app, ["init", "plain.csv", "--label", "y", "--task", "forecast"])
     assert "none of which is a time" in str(done.exception)
+
+
+def init_forecast(folder: Path, lines: list[str]) -> str:
+    (folder / "sold.csv").write_text("\n".join(lines) + "\n")
+    return " ".join(run("init", "sold.csv", "--label", "sold", "--task", "forecast", "--force").split())
+
+
+def test_the_notes_of_a_series_name_its_keys_and_rows_out_of_order(machine: Path) -> None:
+    days = [f"2026-01-{day:02d}" for day in range(1, 31)]
+    straight = init_forecast(machine, ["at,sold", *(f"{day},{i % 7}.5" for i, day in enumerate(days))])
+    assert "note:" not in straight
+    turned = init_forecast(machine, ["at,sold", *(f"{day},{i % 7}.5" for i, day in enumerate(days[::-1]))])
+    assert "29 of 30 rows are older than a row of their series above them" in turned
+    assert "sort the file by at" in turned
+    twice = [f"{day},{i % 7}.5" for i, day in enumerate(sorted(days * 2))]
+    assert "30 of 60 rows have the time of a row" in init_forecast(machine, ["at,sold", *twice])
+    shops = [f"{day},{shop},{i % 9}.25,{i % 7}.5" for shop in ("east", "west") for i, day in enumerate(days)]
+    found = init_forecast(machine, ["at,shop,price,sold", *shops])
+    assert "2 series, one for each value of shop" in found
+    assert "forecasts do not use price" in found
+    assert "older" not in found
+    assert "have the time" not in found
+    many = [f"{day},s{shop},{(i + shop) % 7}.5" for i, day in enumerate(days) for shop in range(70)]
+    assert "only 64 series are kept; set series = 70" in init_forecast(machine, ["at,shop,sold", *many])
+
+
+def test_labelled_ranks_are_measured_by_their_order_alone(machine: Path) -> None:
+    lines = (machine / "machine.csv").read_text().splitlines()
+    labelled = [f"{line},{'broken' if i in (900, 1300) else 'ok'}" for i, line in enumerate(lines[1:])]
+    (machine / "labelled.csv").write_text("\n".join([lines[0] + ",state", *labelled]) + "\n")
+    run("init", "labelled.csv", "--label", "state", "--task", "anomaly")
+    shown = run("run")
+    assert "ROC AUC" in shown
+    assert "decision recall" in shown
+    for word in ("accuracy", "log loss", "kappa", "majority", "picture"):
+        assert word not in shown
+
+
+def test_few_rows_and_alerts_that_are_left_out_are_said(machine: Path) -> None:
+    (machine / "one.csv").write_text("heat,load\n1.5,2\n")
+    run("init", "one.csv", "--task", "anomaly", "--force")
+    shown = run("run")
+    assert "1 row scored, 0 alerts (0.00%)" in shown
+    assert "no row ranks above 1/2 before 100 rows were scored" in shown

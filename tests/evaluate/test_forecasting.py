@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -73,3 +75,29 @@ def test_scores_are_those_of_numpy() -> None:
 def test_a_horizon_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="expected whole numbers from 1"):
         el.forecasts(Newest(), timed(hours(10), np.arange(10.0)), horizons=(0,))
+
+
+def series(rows: int) -> el.Stream:
+    at = [str(np.datetime64("2026-01-01T00:00") + np.timedelta64(hour, "h")) for hour in range(rows)]
+    return el.read({"at": at, "load": np.sin(np.arange(rows) / 4.0)}, label="load", task="regression")
+
+
+@pytest.mark.parametrize("model", ["forecast", {"family": "forecast", "seed": 0}])
+def test_a_family_or_a_spec_is_scored_as_the_model_it_builds(model: Any) -> None:
+    stream = series(200)
+    expected = forecasts(el.build({"family": "forecast"}), stream, horizons=(24,), season=24)
+    found = forecasts(model, stream, horizons=24, season=24)
+    assert found.scores == expected.scores
+    assert found.scores[0].rows > 100
+
+
+@pytest.mark.parametrize("wrong", [{"horizons": (1.5,)}, {"horizons": ()}, {"season": 0}, {"season": 2.0}])
+def test_horizons_and_seasons_are_whole_numbers(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected whole numbers from 1"):
+        forecasts("forecast", series(30), **wrong)
+
+
+def test_a_season_longer_than_the_series_scores_nothing_and_warns_of_nothing() -> None:
+    found = forecasts("forecast", series(30), horizons=(1,), season=500)
+    assert found.scores[0].rows == 0
+    assert "no row to score" in found.table()

@@ -161,3 +161,5 @@ def test_recommendations_are_the_best_scores_of_a_user() -> None:
     assert recommend(model, schema, {"user": "ann"}, []) == []
     with pytest.raises(InputError, match="expected a number from 1"):
         recommend(model, schema, {"user": "ann"}, items, n=0)
+    with pytest.raises(InputError, match="recommend: got the field 'usr'; .*did you mean 'user'"):
+        recommend(model, schema, {"usr": "ann"}, items)

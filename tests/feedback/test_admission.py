@@ -18,6 +18,7 @@ from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import connect
 from everlearn.feedback.admission import (
     Admission,
+    _judgement,
     checked_weight,
     example,
     features,
@@ -219,3 +220,10 @@ def test_feedback_for_a_waiting_prediction_reads_no_log(from_json: Admission) ->
     assert feedback(waiting, "p", label="yes").id == "p"
     with pytest.raises(UnknownId):
         feedback(waiting, "other", label="yes")
+
+
+@pytest.mark.parametrize("reward", ["yes", float("nan"), float("inf"), [1.0]])
+def test_a_reward_is_a_finite_number(reward):
+    with pytest.raises(InputError, match="reward: got .* for 'p'; expected a number"):
+        _judgement("p", None, reward, None, 1.0, "")
+    assert _judgement("p", None, True, None, 1.0, "").value == 1.0

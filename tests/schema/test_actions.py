@@ -55,9 +55,11 @@ def test_a_list_of_offers_hides_the_other_actions() -> None:
         (["left", {"name": "left"}], "actions: got 'left' twice"),
         ([{"name": "left", "prise": 1}], "actions: got the field 'prise' of 'left'; expected 'price', 'new'"),
         ([7], "actions: got 7; expected names"),
+        ("left", "actions: got 'left'; expected a list of names among 'left', 'middle', 'right'"),
+        ({"left": 1}, "expected a list of names"),
     ],
 )
-def test_a_wrong_list_of_offers_is_refused(offers: list[Any], said: str) -> None:
+def test_a_wrong_list_of_offers_is_refused(offers: Any, said: str) -> None:
     with pytest.raises(InputError) as refused:
         actions.spelled({"actions": offers}, PRICED)
     assert said in str(refused.value)

@@ -125,3 +125,11 @@ def test_the_class_of_the_unlabelled_must_be_one():
     schema = Schema(label="y", task="binary", classes=(0, 1), fields={"x": "numeric"}, unlabelled="none")
     with pytest.raises(ConfigError, match=r"schema.unlabelled: got 'none'; expected one of the classes \[0, 1\]"):
         read({"x": [1.0]}, schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("task", "said"), [("regresion", "'regression', 'anomaly'"), ("forecast", "Forecasts are of the task 'regression'")]
+)
+def test_a_task_that_is_unknown_is_refused(task, said):
+    with pytest.raises(InputError, match=f"read: task: got {task!r}.*{said}"):
+        read({"a": [1, 2, 3] * 9, "y": [1.5, 2.5, 3] * 9}, label="y", task=task)

@@ -24,6 +24,11 @@ def scaled(rate: float = 0.0) -> Any:
     return preprocessing.StandardScaler() | linear_model.LogisticRegression(l2=rate)
 
 
+def regression() -> Any:
+    """Return a pipeline of River that predicts numbers."""
+    return preprocessing.StandardScaler() | linear_model.LinearRegression()
+
+
 def plain_sgd() -> Any:
     """Return a model of scikit-learn without probabilities."""
     return SGDClassifier(loss="hinge", random_state=0)

@@ -34,11 +34,13 @@ from everlearn.feedback import early_room
 from everlearn.loop.home import held
 from everlearn.loop.loop import Loop
 from everlearn.loop.status import stale
+from everlearn.records import Scalar
+from everlearn.schema.actions import UNIFORM
 from everlearn.schema.question import Asked, SampledAnswer, pack_ids, pack_logp
 from everlearn.serve.contestant import Contestant
 from everlearn.serve.duels import rival
 from everlearn.serve.snapshot import Answering, Publisher
-from everlearn.spec import LogSpec, Spec
+from everlearn.spec import LogSpec, Schema, Spec
 
 log = logging.getLogger("everlearn.learner")
 
@@ -407,7 +409,7 @@ class Learner:
 def warm(spec: Spec, folder: str) -> None:
     """Load or compile the kernels that learning needs, in a temporary loop, so that no label waits for them."""
     short = msgspec.structs.replace(spec, warm_start=0.0, tick=1, log=LogSpec())
-    label = spec.schema.classes[0] if spec.schema.classes else 0.0
+    label, logged = _example(spec.schema)
     for stale_home in Path(folder).glob(f"{_WARMING}*"):  # left by a learner that was killed
         shutil.rmtree(stale_home, ignore_errors=True)
     try:
@@ -417,12 +419,22 @@ def warm(spec: Spec, folder: str) -> None:
                 pair = Asked(prompt=pack_ids([0]), answers=(one, one), pair=(0, 1), arm="random")
                 loop.judge(loop.record(pair, {}).id, 0)
             else:
-                loop.learn({}, label)
+                loop.learn(logged, label)
                 for _ in range(2):
                     loop.feedback(loop.predict({}).id, label)
             loop.status()
     except Exception as error:  # the real loop will raise it again when it is opened
         log.info("the kernels could not be loaded beforehand: %s", error)
+
+
+def _example(schema: Schema) -> tuple[Scalar, dict[str, Scalar]]:
+    """Return a label that a schema takes, and the features without which a labelled row is refused."""
+    if schema.task != "bandit":
+        return (schema.classes[0] if schema.classes else 0.0), {}
+    logged: dict[str, Scalar] = {schema.action: schema.actions[0]} if schema.action else {}
+    if schema.action and schema.propensity != UNIFORM:
+        logged[schema.propensity] = 1.0
+    return schema.rewards[0], logged
 
 
 def memory() -> int:

@@ -2,7 +2,8 @@
 
 A model has a fixed number of columns and classes, and names appear while a stream runs. So a name gets the next free
 column when it is first learned, and a label the next free class. Where there is no room, a larger model takes over and
-learns the rows of the memory. Text is hashed, and so are numbers whose names come after the first `MOST_COLUMNS`.
+learns the rows of the memory. An absent number is 0; None and NaN are missing values. Text is hashed, and so are
+numbers whose names come after the first `MOST_COLUMNS`.
 """
 
 from __future__ import annotations
@@ -134,9 +135,13 @@ class DictModel:
             self.model.learn(self._batch(records), np.array(y, np.float64), np.array(weight, np.float32))
 
     def _batch(self, records: Sequence[Record]) -> Batch:
-        """Encode records; a name without a column is left out, or hashed where no more columns are given."""
+        """Encode records; a name without a column is left out, or hashed where no more columns are given.
+
+        A number whose name is absent is 0, as in the models of River, so that words and counts say which are there.
+        """
         assert self.model is not None
         dense = np.full((len(records), int(self.model.spec["dense"])), np.nan, np.float32)
+        dense[:, : len(self._columns)] = 0.0
         full, entries, ends = len(self._columns) >= MOST_COLUMNS, [], [0]
         for row, record in enumerate(records):
             found = []
@@ -148,7 +153,10 @@ class DictModel:
                         dense[row, column] = number
                     elif full and self._hashed and math.isfinite(number):
                         found.append((_hash(repr(name)), number))
-                elif value is not None and self._hashed:
+                    continue
+                if column is not None:
+                    dense[row, column] = np.nan
+                if value is not None and self._hashed:
                     found.append((_hash(f"{name!r}={value!r}"), 1.0))
             entries += sorted(found)
             ends.append(len(entries))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from everlearn.errors import ConfigError, did_you_mean
+from everlearn.errors import ConfigError, InputError, did_you_mean
 
 if TYPE_CHECKING:
     from everlearn.schema.guessing import Survey
@@ -62,6 +62,7 @@ def inferred(data: str, label: str, action: str, propensity: str, path: Path) ->
         **tables,
     )
     check(schema)
+    _require_usable(stream.read(data, schema=schema))
     spec = Spec(
         schema=schema,
         model={"family": "bandit"},
@@ -79,6 +80,17 @@ def _require(names: Any, column: str, option: str, what: str) -> None:
         raise ConfigError(
             f"{option}: got {column!r}; expected the column of {what}, one of {', '.join(map(repr, names))}"
             f"{did_you_mean(column, names)}"
+        )
+
+
+def _require_usable(opened: Stream) -> None:
+    """Raise InputError if none of the first rows can be learned, with the reason for the first one."""
+    chunk = next(opened.chunks(), None)
+    if chunk and chunk.rejected and not len(chunk.examples.y):
+        first = chunk.rejected[0]
+        raise InputError(
+            f"{opened.name}: none of the first {len(chunk.rejected):,} rows can be learned; line {first.line}: "
+            f"{first.reason}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -280,6 +281,7 @@ def _check_pair_options(task: str, epochs: int | None, by: str) -> None:
 def _read(data: str, label: str, task: str, logged: tuple[str, str], config_path: Path) -> tuple[Spec, Survey]:
     """Return the settings for a file, and what was found in it; `logged` names the columns of actions."""
     from everlearn import stream
+    from everlearn.cli import tasks
 
     if task == "bandit":
         from everlearn.cli import bandits
@@ -288,7 +290,10 @@ def _read(data: str, label: str, task: str, logged: tuple[str, str], config_path
     kind = {"anomaly": "anomaly", "forecast": "regression"}.get(task)
     opened = stream.read(data, label=label or None, task=kind)  # type: ignore[arg-type]
     assert opened.survey is not None  # of a stream that was read without a schema
-    return _inferred(opened, data, config_path, task), opened.survey
+    spec, survey = _inferred(opened, data, config_path, task), opened.survey
+    if task == "forecast":
+        survey = dataclasses.replace(survey, notes=(*survey.notes, *tasks.series(opened)))
+    return spec, survey
 
 
 def _check_data(data: str, label: str, task: str, language_model: str, prompts: bool) -> None:
@@ -364,7 +369,7 @@ def _run(
         with _progress(rows, quiet=as_json) as progress:
             result = loop.run(rows, progress, delay=delay, label_time=label_time, row_time=row_time)
         result |= {"picture": "", "home": str(home)}
-        if result["examples"]:
+        if result["examples"] and spec.schema.unlabelled is None:  # the log loss of ranks says nothing
             result["picture"] = str(home / "report.png")
             loop.picture(result["picture"], title)
             Path(result["picture"]).chmod(0o600)
@@ -377,6 +382,8 @@ def _run(
         if spec.schema.unlabelled is not None and spec.schema.label not in rows.names:
             tasks.show_alerts(spec, rows, result)
         else:
+            if spec.model["family"] == "anomaly":
+                measured = tasks.of_ranks(measured)
             screen.print(report.summary(result | {"metrics": measured}))
         for line in names.lines(result["fields"]):
             screen.print(f"  {line}", highlight=False, markup=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from msgspec import structs
 
 from everlearn.cli.console import screen
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from everlearn.stream import Stream
 
 ALERTS = 0.01  # the share of rows that are alerts
+SERIES = 64  # kept by the family `forecast`, by default
+KEYED = ("categorical", "text", "tokens")  # kinds of fields that are hashed, and so name a series
 WAIT = 60.0  # seconds after which a row without a label is learned as a normal one
 
 
@@ -39,7 +43,7 @@ def chosen(spec: Spec, task: str) -> Spec:
     if moments.clock(spec.schema) is None:
         raise ConfigError(
             f"init: --task forecast: got the columns {', '.join(spec.schema.fields)}, none of which is a time; "
-            "expected a column of dates or times. Write the time of each row as 2026-01-31T08:30"
+            "expected a column of dates or times. Write the time of each row as 2026-01-31T08:30, a month as 2026-01-01"
         )
     return structs.replace(spec, model={"family": "forecast"}, warm_start=0.0)
 
@@ -57,3 +61,51 @@ def show_alerts(spec: Spec, rows: Stream, result: dict[str, Any]) -> None:
         return
     found = alerts(model.build({**spec.model, "seed": spec.seed}), rows, rate=spec.decision.rate or ALERTS)
     screen.print(found.table(), highlight=False, markup=False)
+
+
+def of_ranks(measured: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the metrics that mean something for ranks: of their order and of alerts, and without baselines."""
+    kept = ("roc_auc", "pr_auc", "recall_at", "precision_at", "alert_", "decision_", "decided_", "examples")
+    return {
+        role: {name: value for name, value in metrics.items() if name.startswith(kept)}
+        for role, metrics in measured.items()
+        if any(name.startswith("roc_auc") for name in metrics)
+    }
+
+
+def series(rows: Stream) -> list[str]:
+    """Return what a forecaster should know about the series of a file: its keys, its order, and columns without use."""
+    fields, column = rows.schema.fields, moments.clock(rows.schema)
+    if column is None:
+        return []
+    newest: dict[bytes, int] = {}
+    count = back = same = 0
+    for chunk in rows.chunks():
+        batch = chunk.examples.batch
+        times = moments.minutes(batch.dense, column).tolist()
+        for row, at in enumerate(times):
+            if at == moments.UNKNOWN:
+                continue
+            key = np.sort(batch.indices[batch.indptr[row] : batch.indptr[row + 1]]).tobytes()
+            before = newest.get(key, moments.UNKNOWN)
+            newest[key] = max(at, before)
+            count, back, same = count + 1, back + (at < before), same + (at == before)
+    time = next(name for name, kind in fields.items() if kind == "datetime")
+    keys = [name for name, kind in fields.items() if kind in KEYED]
+    unused = [name for name, kind in fields.items() if kind not in KEYED and name != time]
+    notes = [f"{len(newest):,} series, one for each value of {', '.join(keys)}"] if keys else []
+    if len(newest) > SERIES:
+        notes.append(f"only {SERIES} series are kept; set series = {len(newest)} in [model]")
+    if back:
+        notes.append(
+            f"{back:,} of {count:,} rows are older than a row of their series above them, and forecasts go by time; "
+            f"sort the file by {time}"
+        )
+    if same:
+        notes.append(
+            f"{same:,} of {count:,} rows have the time of a row of their series above them, to the minute; if they are "
+            "of several shops or stations, add a column with the name of each"
+        )
+    if unused:
+        notes.append(f"forecasts do not use {', '.join(unused)}")
+    return notes

@@ -63,7 +63,12 @@ class Client:
     # ---- predictions, feedback and examples ------------------------------------------------------------------
 
     def predict(
-        self, features: Mapping[str, Any], id: str | None = None, *, explain: bool = False, actions: Sequence[Any] = ()
+        self,
+        features: Mapping[str, Any],
+        id: str | None = None,
+        *,
+        explain: bool = False,
+        actions: Sequence[Any] | None = None,
     ) -> Answer:
         """Return the prediction for one record.
 

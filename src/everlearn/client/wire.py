@@ -79,9 +79,10 @@ def new_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
 
 
-def predict_body(features: Mapping[str, Any], id: str | None, actions: Sequence[Any] = ()) -> bytes:
+def predict_body(features: Mapping[str, Any], id: str | None, actions: Sequence[Any] | None = None) -> bytes:
     """Encode a request for one prediction. It always has an id, so that it can be sent again."""
-    return _body(PredictRequest(features=dict(features), id=id or new_id(), actions=list(actions) or UNSET))
+    offers = UNSET if actions is None else list(actions)
+    return _body(PredictRequest(features=dict(features), id=id or new_id(), actions=offers))
 
 
 def predict_many_body(instances: Sequence[Mapping[str, Any]], ids: Sequence[str | None] | None) -> bytes:

@@ -8,14 +8,15 @@ forecast of horizon h is made from numbers that are h rows old, never from the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from everlearn import model as models
 from everlearn.errors import InputError
+from everlearn.evaluate.scoring import model_of
 from everlearn.model import Model
 from everlearn.records import Batch, Examples, Floats, Ints
 from everlearn.schema import shape
@@ -58,6 +59,9 @@ class Forecasts:
             f"{'horizon':>8}{'rows':>9}{'MASE':>8}{'naive':>8}{'sMAPE':>8}{'pinball':>9}{'coverage':>10}{'width':>8}"
         ]
         for one in self.scores:
+            if not one.rows:
+                lines.append(f"{one.horizon:8d}{one.rows:9,d}  no row to score: the series are too short")
+                continue
             numbers = (
                 f"{one.mase:8.3f}{one.naive:8.3f}{one.smape:8.2f}{one.pinball:9.3f}{one.coverage:10.3f}{one.width:8.3f}"
             )
@@ -66,18 +70,18 @@ class Forecasts:
 
 
 def forecasts(
-    model: Model,
+    model: Model | Mapping[str, Any] | str,
     stream: Stream | Examples,
-    horizons: Sequence[int] = (1, 24),
+    horizons: Sequence[int] | int = (1, 24),
     season: int = 1,
     after: int | None = None,
 ) -> Forecasts:
     """Forecast a stream from a rolling origin, and learn it.
 
-    Rows of a stream are in time order; those with equal hashed entries are one series. `season` is that of the seasonal
-    naive forecasts, in rows of a series (1: the last number). The first `after` rows of each series (default: two
-    seasons, at least 16) are learned and not scored. A model with a method `interval` also gets the scores of
-    intervals.
+    `model` is a model, a spec, or the name of a family. Rows of a stream are in time order; those with equal hashed
+    entries are one series. `season` is that of the seasonal naive forecasts, in rows of a series (1: the last number).
+    The first `after` rows of each series (default: two seasons, at least 16) are learned and not scored. A model with a
+    method `interval` also gets the scores of intervals.
 
     Raises `InputError` for horizons or a season below 1, and for a model that does not answer with numbers.
 
@@ -90,11 +94,15 @@ def forecasts(
     >>> [one.mase < one.naive for one in found.scores]
     [True, True]
     """
-    if season < 1 or not horizons or min(horizons) < 1:
+    horizons = (horizons,) if isinstance(horizons, int) else tuple(horizons)
+    counts = (*horizons, season)
+    if not horizons or not all(isinstance(one, int | np.integer) and one >= 1 for one in counts):
         raise InputError(
-            f"horizons {list(horizons)} and season {season}: expected whole numbers from 1, in rows of a series"
+            f"forecasts: got horizons {list(horizons)} and season {season}; expected whole numbers from 1, in rows of "
+            "a series"
         )
-    examples = _examples(model, stream)
+    model = model_of(model, shape(stream.schema) if isinstance(stream, Stream) else {})
+    examples = _examples(stream)
     rows = chains(examples.batch)
     n, y = len(examples.y), examples.y
     made, bounds = np.full((n, len(horizons)), np.nan), np.full((n, len(horizons), 2), np.nan)
@@ -153,7 +161,8 @@ def scored(
     back = season * (-(-horizon // season))
     naive = np.array([y[at] if (at := rows.later(row, -back)) >= 0 else np.nan for row in range(len(y))])
     before = np.array([y[at] if (at := rows.later(row, -season)) >= 0 else np.nan for row in range(len(y))])
-    unit = float(np.nanmean(np.abs(y - before))) or 1.0
+    apart = np.abs(y - before)[np.isfinite(before)]
+    unit = (float(apart.mean()) if len(apart) else 0.0) or 1.0
     used = np.isfinite(made) & np.isfinite(naive) & (rows.place >= after + horizon)
     y, made, naive, bounds = y[used], made[used], naive[used], bounds[used]
     if not len(y):
@@ -181,11 +190,10 @@ def _pinball(away: Floats, share: float) -> float:
     return float(np.mean(np.where(away > 0.0, share * away, (share - 1.0) * away)))
 
 
-def _examples(model: Model, stream: Stream | Examples) -> Examples:
-    """Return all rows of a stream; bind a model that does not know its inputs."""
+def _examples(stream: Stream | Examples) -> Examples:
+    """Return all rows of a stream."""
     if isinstance(stream, Examples):
         return stream
-    models.bind(model, shape(stream.schema))
     parts = [chunk.examples for chunk in stream.chunks()]
     return Examples(
         models.stack([part.batch for part in parts]),

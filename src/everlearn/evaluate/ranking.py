@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everlearn.errors import ConfigError, InputError
+from everlearn.errors import ConfigError, InputError, did_you_mean
 from everlearn.evaluate.scoring import model_of, pieces
 from everlearn.model import Model, cut
 from everlearn.records import Batch, Floats, Ints, Scalar
@@ -138,6 +138,11 @@ def recommend(
     ['tea', 'milk']
     """
     names = list(items)
+    if unknown := [name for name in record if name not in schema.fields]:
+        raise InputError(
+            f"recommend: got the field {unknown[0]!r}; expected fields among {', '.join(map(repr, schema.fields))}"
+            f"{did_you_mean(unknown[0], schema.fields)}"
+        )
     if n < 1 or item not in schema.fields:
         raise InputError(f"recommend: got n {n} and item {item!r}; expected a number from 1, and a field of the schema")
     if not names:

@@ -279,6 +279,8 @@ def _judgement(
     if label is not None:
         return Label(id, scalar(label), weight, source)
     if reward is not None:
+        if not (isinstance(reward, int | float | np.number) and np.isfinite(reward)):
+            raise InputError(f"reward: got {reward!r} for {id!r}; expected a number")
         return Reward(id, float(reward), weight, source)
     if not isinstance(chosen, int | np.integer):
         raise InputError(f"chosen: got {chosen!r} for {id!r}; expected a whole number, the place of an answer")

@@ -28,13 +28,13 @@ class _Series(Protocol):
         """Return the cells of the row."""
 
 
-def record(features: Any, actions: Sequence[Any] = ()) -> Any:
+def record(features: Any, actions: Sequence[Any] | None = None) -> Any:
     """Return a row as a dict of its cells, if it is a series of pandas or the like; else what was given.
 
     `actions` are those on offer, beside the record of a bandit.
     """
     given = features.to_dict() if not isinstance(features, Mapping) and isinstance(features, _Series) else features
-    return {**given, PREFIX: list(actions)} if len(actions) else given
+    return given if actions is None else {**given, PREFIX: actions}
 
 
 def instances(given: Admission, frame: Any, ids: str = "") -> list[Instance]:

@@ -107,13 +107,13 @@ class Loop:
 
     # ---- for users --------------------------------------------------------------------------------------------
 
-    def predict(self, features: Mapping[str, Any], id: str | None = None, *, actions: Sequence[Any] = ()) -> Prediction:
-        """Predict one record with the champion: `.value`, `.proba` (in class order), `.version`, `.id`.
+    def predict(
+        self, features: Mapping[str, Any], id: str | None = None, *, actions: Sequence[Any] | None = None
+    ) -> Prediction:
+        """Predict one record: `.value`, `.proba` (in class order), `.version`, `.id`, and `.propensity` of a bandit.
 
-        The answer is in the log before it is returned. `id` may be an id of your own. The same record under the same
-        id gets its first answer again; another record raises IdTaken. A bandit answers with an action and its
-        `.propensity`; `actions` lists those on offer, as names or dicts (default: all). Raises InputError for a record
-        that the schema cannot take.
+        The answer is in the log first. `id` may be yours: the same record gets its answer again, another IdTaken.
+        `actions` lists those on offer, as names or dicts (default: all). Raises InputError for one that does not fit.
         """
         champion, features = self.ready(), frames.record(features, actions)
         record = admission.features(self._admission, features, encodes=True)

@@ -42,8 +42,11 @@ def summary(result: Mapping[str, Any]) -> Group:
     split: list[Any] = [by_segment(result["segments"]), Text()] if result.get("segments") else []
     champion = result.get("members", {}).get("champion", [])
     mix = [mixed("champion", champion)] if champion else []
-    rewarded: list[Any] = [policies(result["bandit"]), Text()] if result.get("bandit") else []
-    return Group(table(result["metrics"]), Text(), *split, *rewarded, counts(result), *mix)
+    found = result.get("bandit")
+    rewarded: list[Any] = [policies(found), Text()] if found and found["served"]["rows"] else []
+    any_examples = any(one.get("examples", 0) > 0 for one in result["metrics"].values())
+    measured: list[Any] = [table(result["metrics"]), Text()] if any_examples else []
+    return Group(*measured, *split, *rewarded, counts(result), *mix)
 
 
 def mixed(role: str, members: Sequence[Mapping[str, Any]]) -> Text:

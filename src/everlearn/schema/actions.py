@@ -8,7 +8,7 @@ index of the served action; its propensity. The last two are NaN before an actio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,10 @@ def spelled(record: Mapping[str, Any], schema: Schema) -> Mapping[str, Any]:
     {'x': 1, 'actions.a.available': False}
     """
     listed = record.get(PREFIX)
-    if not isinstance(listed, list | tuple):
+    if listed is None or PREFIX in schema.fields:
         return record
+    if isinstance(listed, str | bytes | Mapping) or not isinstance(listed, Iterable):
+        raise InputError(f"actions: got {listed!r}; expected a list of names among {listing(schema.actions)}")
     made = {name: value for name, value in record.items() if name != PREFIX}
     offered: set[str] = set()
     for one in listed:

@@ -236,7 +236,10 @@ def target(label: str, labels: Mapping[Any, int], task: Task | None, field: Fiel
     plain = _numbers(counts, field)
     if plain is None:
         if task == "regression":
-            raise InputError(f"the label {label!r} is not a number ({_some(counts)}), so it cannot be a regression")
+            raise InputError(
+                f"the label {label!r} is not a number ({_some(counts)}); a regression, a forecast and a reward are "
+                "numbers. Write numbers, or name another column"
+            )
         return _classes(label, sorted({forms.spelled(meaning.category(value)).decode() for value in counts}), task)
     found = sorted(set(plain.values()))
     whole = all(number == math.floor(number) for number in found)

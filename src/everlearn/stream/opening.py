@@ -8,12 +8,12 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
 from everlearn.errors import InputError, did_you_mean
-from everlearn.records import Task
+from everlearn.records import RowTask, Task
 from everlearn.schema import actions, columnar, guessing
 from everlearn.schema.guessing import Survey
 from everlearn.spec import RULES, Schema
@@ -54,6 +54,10 @@ def read(
     >>> chunk.examples.y.tolist(), chunk.rejected[0].reason
     ([0.0, 1.0], "field 'x': got infinity, expected a finite number")
     """
+    if task not in (None, ANOMALY, *get_args(Task)):
+        hint = ". Forecasts are of the task 'regression'" if str(task) == "forecast" else ""
+        known = ", ".join(map(repr, (*get_args(RowTask), ANOMALY)))
+        raise InputError(f"read: task: got {task!r}; expected one of {known}{hint}")
     opened = source_of(source, peek=sources.PEEK if schema is None else 0, rules=schema.rules if schema else RULES)
     survey = None
     if schema is None:

@@ -124,11 +124,20 @@ def test_without_trust_nothing_is_built_and_no_pickle_is_read(trust, tmp_path, m
         ({"model": "tests.support.foreign_models:nothing"}, "made a NoneType without partial_fit and predict"),
         ({"bytes": 0}, "bytes: got 0"),
         ({"size": 3}, "size: unknown setting"),
+        ({"model": "river.linear_model:LinearRegression"}, "made a regressor; expected a classifier"),
+        ({"model": "sklearn.linear_model:SGDRegressor"}, "made a regressor; expected a classifier"),
+        ({"model": "tests.support.foreign_models:regression"}, "made a regressor; expected a classifier"),
     ],
 )
 def test_wrong_settings_say_what_is_right(setting, words):
     with pytest.raises(ConfigError, match=words):
         el.build({**TREE, **setting}, BINARY)
+
+
+@pytest.mark.parametrize("model", ["river.linear_model:LogisticRegression", "sklearn.linear_model:SGDClassifier"])
+def test_a_classifier_does_not_learn_numbers(model):
+    with pytest.raises(ConfigError, match="made a classifier; expected a regressor for the task 'regression'"):
+        el.build({**FOREIGN, "model": model}, {"task": "regression", "dense": 2})
 
 
 def test_a_model_that_outgrows_its_array_fails_loudly():

@@ -129,7 +129,7 @@ def test_hashed_entries_make_clusters_too() -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"task": "binary"}, "task: got 'binary'; expected one of 'multiclass'"),
+        ({"task": "binary"}, "task: got 'binary'; expected 'multiclass', a class for each cluster"),
         ({"classes": 1}, "classes: got 1; expected at least 2"),
         ({"memory": 1.0}, "memory: got 1.0; expected 0, or 2 and more"),
         ({"seed": -1}, "seed: got -1"),

@@ -21,8 +21,9 @@ export function overview(context) {
   const curves = quality();
   const [verdicts, people, labels] = [gate(), contestants(), state()];
   const side = { element: h("div", { class: "side" }, people.element, labels.element), update: (status) => { people.update(status); labels.update(status); } };
-  const parts = [hero, curves, actions(), preferences(), verdicts, side, ...series(), workers(), calibration(), segments()];
-  const brief = [hero, curves, verdicts]; // on a phone, until the user wants the rest
+  const rewards = actions();
+  const parts = [hero, curves, rewards, preferences(), verdicts, side, ...series(), workers(), calibration(), segments()];
+  const brief = [hero, curves, rewards, verdicts]; // on a phone, until the user wants the rest
   const all = h("button", { type: "button", class: "all", "aria-expanded": "false", onclick: () => mark(grid, { "data-all": true }) }, "Show labels, latency and the other cards");
   const none = empty("No events yet", "Send predictions, then labels for them. They appear on this page within a second.",
     "POST /predict   {\"features\": {…}}\nPOST /feedback  {\"id\": \"…\", \"label\": …}");

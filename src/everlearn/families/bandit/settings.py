@@ -79,6 +79,12 @@ def read(spec: Mapping[str, Any]) -> BanditSettings:
     >>> read({"dense": 12, "actions": 3}).columns
     7
     """
+    if spec.get("task", "regression") != "regression" or "actions" not in spec:
+        raise ConfigError(
+            f"bandit model: got the task {spec.get('task')!r} and actions {spec.get('actions')!r}; expected the task "
+            "'regression', of rewards, and a number of actions. On a stream of classes use "
+            "everlearn.bandit_run('bandit', stream); for a log of actions, `everlearn init DATA --task bandit`"
+        )
     settings = specs.convert(dict(spec), BanditSettings, "bandit", {})
     low, high = settings.rewards
     _expect(2 <= settings.actions <= MOST_ACTIONS, "actions", settings.actions, f"2 to {MOST_ACTIONS} of them")

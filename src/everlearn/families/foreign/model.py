@@ -205,9 +205,29 @@ def _made(settings: ForeignSettings) -> Any:
             f"foreign model: {settings.model} made a {type(made).__name__} without {' and '.join(missing)}; expected a "
             "model of River (learn_one, predict_one), or one of scikit-learn with partial_fit"
         )
+    _check_kind(made, settings)
     if _is_river(made) and settings.classes > 2 and not getattr(made, "_multiclass", True):
         made = importlib.import_module("river.multiclass").OneVsRestClassifier(made)
     return made
+
+
+def _check_kind(made: Any, settings: ForeignSettings) -> None:
+    """Raise `ConfigError` for a regressor where labels are classes, or a classifier where they are numbers."""
+    if _is_river(made):
+        kinds, pipeline = importlib.import_module("river.base"), importlib.import_module("river.compose").Pipeline
+        last = list(made.steps.values())[-1] if isinstance(made, pipeline) else made
+        regressor, classifier = isinstance(last, kinds.Regressor), isinstance(last, kinds.Classifier)
+    elif type(made).__module__.startswith("sklearn."):
+        kinds = importlib.import_module("sklearn.base")
+        regressor, classifier = kinds.is_regressor(made), kinds.is_classifier(made)
+    else:
+        return
+    if regressor if settings.classes else classifier:
+        wrong, right = ("regressor", "classifier") if settings.classes else ("classifier", "regressor")
+        raise ConfigError(
+            f"foreign model: {settings.model} made a {wrong}; expected a {right} for the task {settings.task!r}. Name "
+            "another model, or change the task of the schema"
+        )
 
 
 def _maker(name: str) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from everlearn.errors import ConfigError
 from everlearn.families import row_loops, specs
 from everlearn.families.kmeans.rows import HASHED_COLUMNS, loops
 from everlearn.families.row_loops import RowModel
@@ -54,6 +55,11 @@ def build(spec: Mapping[str, Any]) -> RowModel:
     >>> bool((found == found[0]).sum() == 450 and (found[::2] == found[0]).all())
     True
     """
+    if spec.get("task", "multiclass") != "multiclass":
+        raise ConfigError(
+            f"kmeans model: task: got {spec['task']!r}; expected 'multiclass', a class for each cluster. On a stream "
+            'use everlearn.cluster({"family": "kmeans", "classes": 3}, stream)'
+        )
     chosen = row_loops.read({"task": "multiclass", **spec}, ClusterSettings, FAMILY, ("multiclass",))
     row_loops.expect(FAMILY, chosen.classes <= 10_000, "classes", chosen.classes, "2 to 10,000 clusters")
     row_loops.expect(FAMILY, chosen.memory == 0.0 or chosen.memory >= 2.0, "memory", chosen.memory, "0, or 2 and more")
