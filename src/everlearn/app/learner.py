@@ -410,8 +410,7 @@ def warm(spec: Spec, folder: str) -> None:
     """Load or compile the kernels that learning needs, in a temporary loop, so that no label waits for them."""
     short = msgspec.structs.replace(spec, warm_start=0.0, tick=1, log=LogSpec())
     label, logged = _example(spec.schema)
-    for stale_home in Path(folder).glob(f"{_WARMING}*"):  # left by a learner that was killed
-        shutil.rmtree(stale_home, ignore_errors=True)
+    _remove_warming(folder)  # left by a learner that was killed
     try:
         with TemporaryDirectory(dir=folder, prefix=_WARMING) as home, Loop(short, Path(home)) as loop:
             if spec.schema.task == "preference":
@@ -444,6 +443,12 @@ def memory() -> int:
     return 0
 
 
+def _remove_warming(folder: str) -> None:
+    """Remove the temporary loops in which kernels were loaded."""
+    for stale_home in Path(folder).glob(f"{_WARMING}*"):
+        shutil.rmtree(stale_home, ignore_errors=True)
+
+
 def _published() -> None:
     """Yield to requests from now on; before, the whole server waits for this process, also on a busy machine."""
     tell_ready()
@@ -451,11 +456,7 @@ def _published() -> None:
 
 
 def lower_priority(by: int) -> None:
-    """Add `by` to the `nice` value of each thread of this process.
-
-    On Linux that is a value of each thread, and new threads take that of the thread that starts them: `os.nice` alone
-    would leave those that run already, which move the log and compute for torch.
-    """
+    """Add `by` to the `nice` value of each thread: `os.nice` alone would leave those that run already on Linux."""
     try:
         threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
     except OSError:  # not Linux: the value is that of the process
@@ -477,7 +478,8 @@ def main() -> None:
     def end(*_: object) -> None:
         stop.set()
         if learner.warming:  # compiling takes seconds, and there is nothing to save
-            raise SystemExit(0)
+            _remove_warming(setup.serving)
+            os._exit(0)  # an exception would be lost in a callback of the compiler
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
