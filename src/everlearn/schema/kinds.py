@@ -214,7 +214,7 @@ def _named_like_id(name: str) -> bool:
 
 def _texts(name: str, texts: Sequence[str], sample: Sample) -> Guess:
     counts = Counter(texts)
-    short = [word for word in counts if len(word) <= _LONGEST_WORD]
+    short = [word for word in counts if len(word) <= _LONGEST_WORD and not word[-1:].isdigit()]  # no such word ends so
     gone = tuple(sorted(word for word in short if word.lower() in _GONE_WORDS))
     unknown = tuple(sorted(word for word in short if word.lower() in _UNKNOWN_WORDS))
     distinct = (
@@ -444,5 +444,5 @@ def _spread(values: Sequence[str], counts: Mapping[str, int]) -> list[str]:
     """Return at most about `PROBED` of some values, spread over all of them, with the most frequent ones."""
     if len(values) <= PROBED:
         return list(values)
-    often = heapq.nlargest(ENOUGH, values, key=lambda value: counts.get(value, 0))
+    often = heapq.nlargest(ENOUGH, values, key=counts.__getitem__) if counts else values[:ENOUGH]
     return list(dict.fromkeys([*often, *(values[i * len(values) // PROBED] for i in range(PROBED))]))
