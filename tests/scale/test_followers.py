@@ -123,10 +123,11 @@ def test_the_head_is_of_the_latest_epoch(uploads: Any, place: str) -> None:
 
 
 def test_old_snapshots_are_removed(uploads: Any, place: str) -> None:
-    upload, publisher = uploads(1)
-    for number in range(6):
-        publisher.adopt(b"snapshot %d" % number, publisher.sequence + 1, number)
-        assert upload.step()
+    for epoch in (1, 2):  # the second uploader removes what the first one left
+        upload, publisher = uploads(epoch)
+        for number in range(6):
+            publisher.adopt(b"snapshot %d of %d" % (number, epoch), publisher.sequence + 1, number)
+            assert upload.step()
     import obstore
 
     left = [one["path"] for page in obstore.list(objects._opened(f"{place}/loop/serving")) for one in page]

@@ -38,7 +38,10 @@ log = logging.getLogger("everlearn")
 
 
 class Head(Struct, frozen=True):
-    """What a follower needs to know; `fresh` is in seconds since 1970, 0 while unknown."""
+    """What a follower needs to know; `fresh` is in seconds since 1970, 0 while unknown.
+
+    `recent` names the snapshots in the store, for the uploader after this one to remove.
+    """
 
     epoch: int
     snapshot: str
@@ -46,6 +49,7 @@ class Head(Struct, frozen=True):
     position: int
     fresh: float
     status: Raw
+    recent: tuple[str, ...] = ()
 
 
 class Upload:
@@ -54,8 +58,7 @@ class Upload:
     def __init__(self, setup: Setup, store: SharedFiles) -> None:
         self._folder, self._setup, self._store = Path(setup.serving), setup, store
         self._tag: str | None = None
-        self._known: set[str] = set()
-        self._recent: deque[str] = deque()
+        self._recent: deque[str] = deque()  # snapshots in the store, oldest first; each has its own number, and so name
         self._name, self._sequence = "", -1
         self._last, self._written = Head(0, "", 0, 0, 0.0, Raw(b"null")), 0.0
         self.superseded = False
@@ -70,22 +73,19 @@ class Upload:
         sequence, position, fresh = snapshot.words(self._folder)
         if sequence != self._sequence and (data := snapshot.published(self._folder)) is not None:
             self._name, self._sequence = hashlib.sha256(data).hexdigest(), sequence
-            if self._name not in self._known:
-                self._store.put(self._name, data)
-                self._known.add(self._name)
+            self._store.put(self._name, data)
+            if self._name not in self._recent:
                 self._recent.append(self._name)
         if not self._name:
             return False
         moment = time.time() - (time.monotonic() - fresh) if fresh else 0.0
-        head = Head(epoch, self._name, self._sequence, position, moment, status)
+        head = Head(epoch, self._name, self._sequence, position, moment, status, tuple(self._recent))
         due = time.monotonic() - self._written > BEAT
         if not due and (head.snapshot, head.position) == (self._last.snapshot, self._last.position):
             return False
         self._put(head)
         while len(self._recent) > KEPT:
-            old = self._recent.popleft()
-            self._known.discard(old)
-            self._store.remove(old)
+            self._store.remove(self._recent.popleft())
         return True
 
     def _put(self, head: Head) -> None:
@@ -97,6 +97,8 @@ class Upload:
                 if before.epoch > head.epoch:
                     self.superseded = True
                     raise BlobError(f"the learner of epoch {before.epoch} publishes now, and this one has {head.epoch}")
+                older = [name for name in before.recent if name not in self._recent]
+                self._recent.extendleft(reversed(older))  # of the uploader before this one, to be removed in turn
         tag = self._store.replace(HEAD, msgspec.json.encode(head), self._tag)
         if tag is None:  # another one wrote it: look whose epoch is later
             self._tag = None
