@@ -5,8 +5,8 @@
     python examples/mail_filter.py --home mail.home --correct ID --label ham
 
 A message is predicted when it arrives. Its copy carries `X-Spam-Status: Yes, score=0.97` and `X-Everlearn-Id`. When the
-user moves a message, send its id and the right label, days later if need be. Mail that nobody moves counts as judged
-rightly after `--window` days: silence is a label, too.
+user moves a message, send its id and the right label, days later if need be. Mail that stays in its place counts as
+judged rightly after `--window` days: silence is a label, too.
 """
 
 from __future__ import annotations
