@@ -91,7 +91,7 @@ class Follower:
 
     def _read(self) -> None:
         """Read the versions and decisions that came to the log."""
-        with closing(events.connect(str(self._home / "log.sqlite"), self._spec.log.durability, tidy=False)) as log:
+        with closing(events.log_of(self._home, self._spec.log, tidy=False)) as log:
             while found := log.read(self._seen, PAGE, ("version", "decision")):
                 for event in found:
                     if isinstance(event.payload, Born):

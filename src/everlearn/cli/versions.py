@@ -187,13 +187,13 @@ def _carry_out(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[
     """
     from everlearn import config
     from everlearn.app.admin.queries import LogQueries
-    from everlearn.events import connect, url_of
+    from everlearn.events import log_of
     from everlearn.loop import commands
     from everlearn.loop.loop import Loop
 
     spec = config.load(path)
     home = home_of(spec, path)
-    log = connect(url_of(home, spec.log.url), spec.log.durability)
+    log = log_of(home, spec.log)
     with closing(log), closing(LogQueries(home, spec.log)) as queries:
         old = queries.aliases().get("champion", "")
         command = make(spec, queries.versions)

@@ -19,6 +19,7 @@ from everlearn.events.log import (
     Traffic,
     connect,
     exists,
+    log_of,
     scan,
     url_of,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "connect",
     "exists",
     "key",
+    "log_of",
     "row",
     "scan",
     "url_of",

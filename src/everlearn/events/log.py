@@ -26,6 +26,16 @@ FILE = "log.sqlite"  # the log in the folder of a loop
 _SCHEMES = {"postgresql": "everlearn.scale.postgres:connect"}
 
 
+class LogSettings(Protocol):
+    """The settings that say where a log is and how it is kept (see `everlearn.spec.LogSpec`)."""
+
+    @property
+    def durability(self) -> Durability: ...
+
+    @property
+    def url(self) -> str: ...
+
+
 class Traffic(Protocol):
     """Events in one order: append, and read after a position.
 
@@ -184,6 +194,11 @@ def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None =
                 return
             yield event
         after = page[-1].position
+
+
+def log_of(home: str | Path, settings: LogSettings, tidy: bool = True) -> Log:
+    """Open the log of the loop in a folder, as its settings say; raises as `connect` does."""
+    return connect(url_of(home, settings.url), settings.durability, tidy)
 
 
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:

@@ -21,7 +21,7 @@ from everlearn.app.auth import CLIENT, Access
 from everlearn.app.auth.sessions import Sessions
 from everlearn.app.process import Setup
 from everlearn.errors import InputError
-from everlearn.events import connect
+from everlearn.events import log_of
 from everlearn.feedback import pending
 from everlearn.records import Label, Payload, Preference, Reward
 
@@ -39,7 +39,7 @@ class AdminContext:
         with ExitStack() as undo:
             self.queries = LogQueries(home, setup.spec.log)
             undo.callback(self.queries.close)
-            self.log = connect(setup.log, setup.spec.log.durability, tidy=False)
+            self.log = log_of(setup.home, setup.spec.log, tidy=False)
             undo.callback(self.log.close)
             self.probe = WriteProbe(setup)
             undo.callback(self.probe.close)

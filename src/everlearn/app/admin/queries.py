@@ -29,7 +29,7 @@ from everlearn.client.records import (
     VersionPage,
 )
 from everlearn.errors import InputError
-from everlearn.events import KINDS, connect, scan, url_of
+from everlearn.events import KINDS, log_of, scan
 from everlearn.loop import details
 from everlearn.records import Arrays, Born, Decision, Event, Payload, Version
 from everlearn.spec import LogSpec
@@ -48,8 +48,8 @@ class LogQueries:
     """Read-only queries over the log and the blobs in a home; any thread may call the methods."""
 
     def __init__(self, home: Path, log: LogSpec = _HERE) -> None:
-        self._url = url_of(home, log.url)
-        self._log = connect(self._url, tidy=False)
+        self._place = home, log
+        self._log = log_of(*self._place, tidy=False)
         self._blobs = blobs_of(home, log)
         self._versions = Versions(self._blobs)
         self._born: dict[str, tuple[int, float]] = {}
@@ -199,7 +199,7 @@ class LogQueries:
 
     def check(self) -> ChainStatus:
         """Check all seals. This reads the whole log, on a separate connection."""
-        with self._checking, closing(connect(self._url, tidy=False)) as log:
+        with self._checking, closing(log_of(*self._place, tidy=False)) as log:
             end = log.end()
             found = log.verify()
         self._chain = ChainStatus(found.ok, found.head, found.bad, end)

@@ -7,7 +7,7 @@ import time
 
 from everlearn.app.process import Setup
 from everlearn.errors import LogError
-from everlearn.events import connect
+from everlearn.events import log_of
 from everlearn.events.file import is_busy
 
 PATIENCE = 1.0  # seconds for which another process may hold the log
@@ -19,7 +19,7 @@ class WriteProbe:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._log = connect(setup.log, setup.spec.log.durability, tidy=False)
+        self._log = log_of(setup.home, setup.spec.log, tidy=False)
         self._trying = threading.Lock()
         self._tried, self._outcome = 0.0, ""
 

@@ -17,7 +17,7 @@ from everlearn.app.auth import CLIENT, Access, Scope
 from everlearn.app.generator.device import Call, Device, ServedPolicy, builder
 from everlearn.app.process import Setup, append
 from everlearn.client.records import PageSession
-from everlearn.events import connect
+from everlearn.events import log_of
 from everlearn.feedback import admission
 from everlearn.feedback.admission import Admission
 from everlearn.predict import new_id
@@ -38,7 +38,7 @@ class GeneratorContext:
         self.setup = setup
         self.spec = setup.spec
         with ExitStack() as undo:
-            self.log = connect(setup.log, setup.spec.log.durability, tidy=False)
+            self.log = log_of(setup.home, setup.spec.log, tidy=False)
             undo.callback(self.log.close)
             self.admission = Admission(setup.spec, schema.reading(setup.spec.schema), self.log)
             self.access = Access(setup)

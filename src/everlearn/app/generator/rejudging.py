@@ -11,7 +11,7 @@ from everlearn.app.generator import judging
 from everlearn.app.generator.noting import JUDGE, AskingDecisions
 from everlearn.app.process import append
 from everlearn.errors import ConfigError
-from everlearn.events import Log, connect, scan, url_of
+from everlearn.events import Log, log_of, scan
 from everlearn.families.preference.judge import rejudge
 from everlearn.families.preference.judged_pairs import AnswerPair, JudgeVerdict, preference_fields
 from everlearn.families.preference.verdicts import Choice
@@ -51,7 +51,7 @@ def rejudge_log(
     without a judge, and what the judge raises.
     """
     with ExitStack() as undo:
-        log = undo.enter_context(closing(connect(url_of(home, spec.log.url), spec.log.durability, tidy=False)))
+        log = undo.enter_context(closing(log_of(home, spec.log, tidy=False)))
         judge = judging.opened(spec, home, undo)
         if judge is None:
             raise ConfigError("judge: got neither url nor function; expected a judge. Set judge.url or judge.function")

@@ -45,7 +45,7 @@ from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.proxy import Proxy, Send
 from everlearn.app.worker.serving import CurrentModels
 from everlearn.errors import EverlearnError, InputError
-from everlearn.events import Log, connect
+from everlearn.events import Log, log_of
 from everlearn.feedback.admission import Admission
 from everlearn.feedback.early_room import EarlyRoom, PublishedUse
 from everlearn.feedback.names import FieldNames
@@ -266,7 +266,7 @@ def main() -> None:
         logging.getLogger("everlearn.worker").critical("the worker cannot start: %s", error)
         raise SystemExit(1) from error
     with ExitStack() as undo:
-        log = undo.enter_context(closing(connect(setup.log, spec.log.durability, tidy=False)))
+        log = undo.enter_context(closing(log_of(setup.home, spec.log, tidy=False)))
         counters = undo.enter_context(closing(Counters(setup.counters(setup.index))))
         tracer = tracing.start(setup, f"worker-{setup.index}")
         if tracer is not None:
