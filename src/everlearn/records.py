@@ -90,21 +90,26 @@ class Examples:
 
 
 class Label(Struct, frozen=True, gc=False, tag="label", tag_field="kind", omit_defaults=True):
-    """The true answer to a prediction."""
+    """The true answer to a prediction.
+
+    `handle` names the key of the subject on its way to a log that encrypts (see `everlearn.scale.encrypted`).
+    """
 
     id: str
     value: Scalar
     weight: float = 1.0
     source: str = ""
+    handle: str = ""
 
 
 class Reward(Struct, frozen=True, gc=False, tag="reward", tag_field="kind", omit_defaults=True):
-    """The reward of a prediction; higher is better."""
+    """The reward of a prediction; higher is better. `handle` is that of `Label`."""
 
     id: str
     value: float
     weight: float = 1.0
     source: str = ""
+    handle: str = ""
 
 
 class Preference(Struct, frozen=True, gc=False, tag="preference", tag_field="kind", omit_defaults=True):
@@ -112,6 +117,7 @@ class Preference(Struct, frozen=True, gc=False, tag="preference", tag_field="kin
 
     A `verdict` of "tie" or "skip" has `chosen` -1. `source` is "people/NAME", "judge/NAME@DIGEST", "implicit/edit",
     "function" or the like. `seconds` is the time from shown to judged, and `why` a rationale; neither is learned.
+    `handle` is that of `Label`.
     """
 
     id: str
@@ -121,6 +127,7 @@ class Preference(Struct, frozen=True, gc=False, tag="preference", tag_field="kin
     verdict: Outcome = "choice"
     seconds: float = 0.0
     why: str = ""
+    handle: str = ""
 
 
 Feedback = Label | Reward | Preference
@@ -252,7 +259,20 @@ class Erased(Struct, frozen=True, tag="erased", tag_field="kind"):
     was: str
 
 
-Payload = Prediction | Label | Reward | Preference | Example | Decision | Born | Checkpoint | Rejected | Erased
+class Encrypted(Struct, frozen=True, gc=False, tag="encrypted", tag_field="kind"):
+    """An event of the kind `was`: `data` is its payload, encrypted with the key that `handle` names.
+
+    Only the log that encrypts sees it: see `everlearn.scale.encrypted`.
+    """
+
+    was: str
+    handle: str
+    data: bytes
+
+
+Payload = (
+    Prediction | Label | Reward | Preference | Example | Decision | Born | Checkpoint | Rejected | Erased | Encrypted
+)
 
 
 class Event(Struct, frozen=True, gc=False):

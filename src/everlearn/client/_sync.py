@@ -96,13 +96,15 @@ class Client:
         chosen: int | None = None,
         weight: float = 1.0,
         source: str = "",
+        handle: str = "",
     ) -> FeedbackReply:
         """Send feedback for the prediction `id`: its true `label`, a `reward`, or the index of the `chosen` answer.
 
-        The same feedback sent twice counts once. Raises UnknownId for an id that is not in the log, and InputError
-        for feedback that the task cannot use.
+        The same feedback sent twice counts once. `handle` is that of the answer: where the log encrypts, it saves a
+        look-up. Raises UnknownId for an id that is not in the log, and InputError for feedback that the task cannot
+        use.
         """
-        body = wire.feedback_body(id, label, reward, chosen, weight, source)
+        body = wire.feedback_body(id, label, reward, chosen, weight, source, handle)
         return wire.decode(self._request("POST", "/feedback", body), FeedbackReply)
 
     def judge(
@@ -115,12 +117,14 @@ class Client:
         source: str = "",
         seconds: float = 0.0,
         why: str = "",
+        handle: str = "",
     ) -> FeedbackReply:
         """Send the judgement of the pair `id`: the place of the preferred answer (0 or 1; -1: none), a tie or a skip.
 
-        `seconds` is the time from shown to judged, `why` a rationale; neither is learned. Raises as `feedback` does.
+        `seconds` is the time from shown to judged, `why` a rationale; neither is learned. `handle` is that of
+        `feedback`, which names the errors.
         """
-        body = wire.judgement_body(id, chosen, verdict, weight, source, seconds, why)
+        body = wire.judgement_body(id, chosen, verdict, weight, source, seconds, why, handle)
         return wire.decode(self._request("POST", "/feedback", body), FeedbackReply)
 
     def feedback_many(self, rows: Sequence[Feedback]) -> FeedbackReply:

@@ -16,20 +16,9 @@ from everlearn.records import Event, Evidence, Outcome, Scalar
 
 Scope = Literal["predict", "feedback", "read", "admin"]
 State = Literal[
-    "queued",
-    "waiting",
-    "learned",
-    "corrected",
-    "paused",
-    "quarantined",
-    "settled",
-    "left_out",
-    "refused",
-    "early",
-    "expired",
-    "overdue",
-    "evicted",
-]
+    "queued", "waiting", "learned", "corrected", "paused", "quarantined", "settled", "left_out", "refused", "early",
+    "expired", "overdue", "evicted",
+]  # fmt: skip
 Key = Annotated[
     str,
     Meta(min_length=1, max_length=200, description="An id chosen by the client; it names one record for ever."),
@@ -77,7 +66,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     the version that answered, and `position` the last event that its weights had learned. Every label older than
     `staleness` seconds is in those weights; null: unknown (clients give infinity). `canary` marks an answer of a
     challenger that started from that version. `contributions` holds the share of each field, if requested. A bandit
-    answers with an action: `proba` is then in the order of its actions, and `propensity` that of this action.
+    answers with an action: `proba` is then in the order of its actions, and `propensity` that of this action. `handle`
+    names the key of the subject where the log encrypts; send it with the feedback.
     """
 
     id: str
@@ -89,6 +79,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     canary: bool = False
     contributions: dict[str, Any] | None = None
     propensity: float | None = None
+    handle: str = ""
 
 
 class RowAnswer(Struct, frozen=True, omit_defaults=True):
@@ -101,6 +92,7 @@ class RowAnswer(Struct, frozen=True, omit_defaults=True):
     canary: bool = False
     contributions: dict[str, Any] | None = None
     propensity: float | None = None
+    handle: str = ""
 
 
 class Answers(Struct, frozen=True):
@@ -115,6 +107,7 @@ class FeedbackRow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     """Feedback for the prediction `id`: its true `label`, a `reward` for it, or which answer was `chosen`.
 
     A `verdict` of "tie" or "skip" needs no `chosen`. `seconds` is the time from shown to judged, `why` a rationale.
+    `handle` is that of the answer, where the log encrypts.
     """
 
     id: Key
@@ -126,6 +119,7 @@ class FeedbackRow(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     verdict: Outcome = "choice"
     seconds: Annotated[float, Meta(ge=0)] = 0.0
     why: Rationale = ""
+    handle: Source = ""
 
 
 class FeedbackRows(Struct, frozen=True, forbid_unknown_fields=True):

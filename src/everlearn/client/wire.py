@@ -92,17 +92,17 @@ def predict_many_body(instances: Sequence[Mapping[str, Any]], ids: Sequence[str 
 
 
 def feedback_body(
-    id: str, label: Scalar | None, reward: float | None, chosen: int | None, weight: float, source: str
+    id: str, label: Scalar | None, reward: float | None, chosen: int | None, weight: float, source: str, handle: str
 ) -> bytes:
     """Encode one row of feedback; the server checks that exactly one of label, reward and chosen is present."""
-    return _body(FeedbackRow(id, label, reward, chosen, weight, source))
+    return _body(FeedbackRow(id, label, reward, chosen, weight, source, handle=handle))
 
 
 def judgement_body(
-    id: str, chosen: int | None, verdict: Outcome, weight: float, source: str, seconds: float, why: str
+    id: str, chosen: int | None, verdict: Outcome, weight: float, source: str, seconds: float, why: str, handle: str
 ) -> bytes:
     """Encode the judgement of one pair of answers."""
-    return _body(FeedbackRow(id, None, None, chosen, weight, source, verdict, seconds, why))
+    return _body(FeedbackRow(id, None, None, chosen, weight, source, verdict, seconds, why, handle))
 
 
 def feedback_many_body(rows: Sequence[Feedback]) -> bytes:
@@ -154,6 +154,7 @@ def answers(content: bytes) -> list[Answer]:
             row.canary,
             row.contributions,
             row.propensity,
+            row.handle,
         )
         for row in reply.predictions
     ]
@@ -229,11 +230,11 @@ def _seconds(staleness: float | None) -> float:
 def _feedback_row(row: Feedback) -> FeedbackRow:
     match row:
         case Label():
-            return FeedbackRow(row.id, label=row.value, weight=row.weight, source=row.source)
+            return FeedbackRow(row.id, label=row.value, weight=row.weight, source=row.source, handle=row.handle)
         case Reward():
-            return FeedbackRow(row.id, reward=row.value, weight=row.weight, source=row.source)
+            return FeedbackRow(row.id, reward=row.value, weight=row.weight, source=row.source, handle=row.handle)
         case Preference():
-            judged = row.verdict, row.seconds, row.why
+            judged = row.verdict, row.seconds, row.why, row.handle
             return FeedbackRow(row.id, None, None, row.chosen, row.weight, row.source, *judged)
 
 

@@ -51,6 +51,7 @@ FIXED = {
     "beside it, and the gate seats that once it is better",
     "seed": "random numbers of the past come from it. Start another home",
     "class_weight": f"what was learned has these weights. {_ANOTHER}",
+    "log.encrypt": f"the events so far are as they are. {_ANOTHER}",
 }
 """Settings that a loop keeps, with the reason and the way to another value."""
 

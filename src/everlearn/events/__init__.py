@@ -11,6 +11,8 @@ from everlearn.events.file import Durability
 from everlearn.events.log import (
     FILE,
     Book,
+    Covered,
+    EncryptingLog,
     ErasableLog,
     Erasing,
     Index,
@@ -32,7 +34,9 @@ __all__ = [
     "KINDS",
     "Book",
     "ChainCheck",
+    "Covered",
     "Durability",
+    "EncryptingLog",
     "ErasableLog",
     "Erasing",
     "Index",

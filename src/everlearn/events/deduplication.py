@@ -14,6 +14,7 @@ from everlearn.records import (
     Born,
     Checkpoint,
     Decision,
+    Encrypted,
     Erased,
     Example,
     Feedback,
@@ -26,8 +27,10 @@ from everlearn.records import (
     Scalar,
 )
 
-KINDS: dict[type[Any], str] = {record: str(record.__struct_config__.tag) for record in get_args(Payload)}
-"""The word for each kind of event, in the log and in keys."""
+KINDS: dict[type[Any], str] = {
+    record: str(record.__struct_config__.tag) for record in get_args(Payload) if record is not Encrypted
+}
+"""The word for each kind of event, in the log and in keys. An encrypted event has the kind that it had before."""
 
 
 def key(payload: Payload) -> str:
@@ -57,6 +60,8 @@ def key(payload: Payload) -> str:
             return f"rejected:{payload.source}:{payload.line}:{payload.at}"
         case Erased():
             return f"erased:{payload.position}"
+        case Encrypted():
+            return f"{payload.was}:{payload.handle}:{_digest((payload.data,))}"
 
 
 def _judgement(payload: Feedback) -> str:

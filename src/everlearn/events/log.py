@@ -10,9 +10,9 @@ place, and are a `Log`. A broker carries traffic alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from everlearn.errors import ConfigError
 from everlearn.events.file import Durability
@@ -34,6 +34,9 @@ class LogSettings(Protocol):
 
     @property
     def url(self) -> str: ...
+
+    @property
+    def encrypt(self) -> bool: ...
 
 
 class Traffic(Protocol):
@@ -151,6 +154,31 @@ class Erasing(Protocol):
         ...
 
 
+class Covered(NamedTuple):
+    """The keys that would erase some events: `handles` of keys that no other event has, and the events `left`."""
+
+    handles: tuple[str, ...]
+    left: int
+
+
+@runtime_checkable
+class EncryptingLog(Protocol):
+    """A log that encrypts the events of each subject with a key of the subject.
+
+    `in_place` is true where events can also be replaced by tombstones; elsewhere the loss of the key erases them.
+    """
+
+    in_place: bool
+
+    def handle(self, subject: str) -> str:
+        """Return the handle of the key of a subject; "" for the empty subject."""
+        ...
+
+    def covered(self, positions: Collection[int]) -> Covered:
+        """Return the keys whose destruction erases events at these positions and no others."""
+        ...
+
+
 @runtime_checkable
 class ErasableLog(Log, Erasing, Protocol):
     """A log with all parts, from which events can be erased."""
@@ -198,7 +226,14 @@ def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None =
 
 def log_of(home: str | Path, settings: LogSettings, tidy: bool = True) -> Log:
     """Open the log of the loop in a folder, as its settings say; raises as `connect` does."""
-    return connect(url_of(home, settings.url), settings.durability, tidy)
+    log = connect(url_of(home, settings.url), settings.durability, tidy)
+    if not settings.encrypt:
+        return log
+    try:
+        return cast(Log, importlib.import_module("everlearn.scale.encrypted").encrypted(log, home, settings))
+    except BaseException:
+        log.close()
+        raise
 
 
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:

@@ -11,7 +11,7 @@ import numpy as np
 
 from everlearn.errors import InputError, LogError, did_you_mean
 from everlearn.events.deduplication import KINDS, key
-from everlearn.records import Born, Erased, Event, Example, Payload, Prediction
+from everlearn.records import Born, Encrypted, Erased, Event, Example, Payload, Prediction
 
 Row = tuple[float, str, str, str]  # seconds since 1970, kind, key, payload as JSON
 
@@ -76,6 +76,8 @@ def check_agreement(position: int, kept: str, offered: str, log: str) -> None:
     if kept == offered:
         return
     known = _decoded(position, kept, log)
+    if isinstance(known, Encrypted) and known.was in ("prediction", "example"):
+        raise InputError(f"event {position} is an encrypted {known.was} of this id with other content; use another id")
     if isinstance(known, Prediction | Example | Born) and known != decode(offered):
         raise InputError(
             f"{key(known)!r} is already in the log with other content, as event {position}; "

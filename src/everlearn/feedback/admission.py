@@ -144,6 +144,15 @@ def feedback(
     return given
 
 
+def with_handle(admission: Admission, given: Feedback, handle: str) -> Feedback:
+    """Return feedback that names the key of its subject. Raises InputError for a handle where the log has no keys."""
+    if not handle:
+        return given
+    if not admission.spec.log.encrypt:
+        raise InputError("handle: got one, and this loop's log does not encrypt; expected none. Leave it out")
+    return msgspec.structs.replace(given, handle=handle)
+
+
 def example(
     admission: Admission,
     record: Mapping[str, Any],

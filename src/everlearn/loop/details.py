@@ -8,7 +8,7 @@ did not write takes the default of its field. A field of None is not written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
@@ -175,7 +175,8 @@ class OrderRejected(Struct, frozen=True):
 
 class Erasure(Struct, frozen=True):
     """Events were erased, from position `first` on. `versions` maps each replaced version to the one rebuilt; `events`
-    counts by kind; `taken` is the last row that was taken of each stream that an erased row came from."""
+    counts by kind; `taken` is the last row that was taken of each stream that an erased row came from. `keys` are the
+    handles of the keys that were destroyed, and `dropped` the versions whose rows the log has lost."""
 
     fields: list[str] = []
     salt: str = ""
@@ -186,6 +187,8 @@ class Erasure(Struct, frozen=True):
     relearned: int = 0
     first: int = 0
     taken: dict[str, int] = {}
+    keys: list[str] | None = None
+    dropped: list[str] | None = None
 
 
 class SettingsChanged(Struct, frozen=True):
@@ -334,17 +337,7 @@ Detail = (
     | Order
 )
 
-_ORDERS: dict[str, type[KnownOrder]] = {
-    "promote": PromoteOrder,
-    "rollback": RollBackOrder,
-    "challenge": ChallengeOrder,
-    "shadow": ShadowOrder,
-    "merge": MergeOrder,
-    "withdraw": WithdrawOrder,
-    "pause": PauseOrder,
-    "resume": ResumeOrder,
-    "name": NameOrder,
-}
+_ORDERS: dict[str, type[KnownOrder]] = {str(kind.__struct_config__.tag): kind for kind in get_args(KnownOrder)}
 
 
 # ---- reading and writing -------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from everlearn import config, events
 from everlearn.bridges.mirror import Mirror
-from everlearn.errors import LogError
+from everlearn.errors import ConfigError, LogError
 from everlearn.feedback.names import FieldNames
 from everlearn.loop import commands, replay_log
 from everlearn.loop.fold import Fold
@@ -53,6 +53,11 @@ class Journal:
 
     def __init__(self, spec: Spec, home: Path, behind: bool = False, clock: Callable[[], float] = time.time) -> None:
         """Open the home; `behind` leaves the events after the last checkpoint to `catch_up`. Raises as `Loop` does."""
+        if spec.log.encrypt and not spec.subject:
+            raise ConfigError(
+                "log.encrypt: got true without `subject`; expected the field that says whose data a row is, since each "
+                "subject has a key. Set `subject`, or leave log.encrypt out"
+            )
         self.spec = spec
         self.served: Answering | None = None  # replaced whole
         self.seen = 0  # the fold's cursor stays at the last event that changed it

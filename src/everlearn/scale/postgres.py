@@ -391,7 +391,18 @@ class PostgresLog:
 def connect(url: str) -> PostgresLog:
     """Open the log at `postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE?loop=NAME`; create it if there is none.
 
-    Other parameters are those of libpq. Raises `ConfigError` for a URL without a loop.
+    Raises `ConfigError` for a URL without a loop.
+    """
+    return PostgresLog(*place_of(url))
+
+
+def place_of(url: str) -> tuple[str, str]:
+    """Return the connection string of a URL, and the name of its loop. Raises `ConfigError` for one without a loop.
+
+    Parameters other than the loop are those of libpq.
+
+    >>> place_of("postgresql://db.example/ml?loop=fraud&sslmode=require")
+    ('postgresql://db.example/ml?sslmode=require', 'fraud')
     """
     front, _, parameters = url.partition("?")
     pairs = [part for part in parameters.split("&") if part]
@@ -402,7 +413,7 @@ def connect(url: str) -> PostgresLog:
             "as postgresql://HOST/DATABASE?loop=fraud"
         )
     rest = "&".join(part for part in pairs if not part.startswith("loop="))
-    return PostgresLog(f"{front}?{rest}" if rest else front, names[0])
+    return f"{front}?{rest}" if rest else front, names[0]
 
 
 def _without_password(url: str) -> str:

@@ -71,6 +71,7 @@ class FeedbackIntake:
         given = admission.feedback(
             self._admission, judged.id, judged.label, judged.reward, judged.chosen, judged.weight, source, *verdict
         )
+        given = admission.with_handle(self._admission, given, judged.handle)
         if (ticket := admission.early_ticket(self._admission, given)) is not None:
             tickets.append(ticket)
         return given

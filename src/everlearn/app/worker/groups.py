@@ -21,7 +21,7 @@ from everlearn.app.worker.fast_path import Exchange
 from everlearn.app.worker.feedback import AcceptedRows
 from everlearn.app.worker.predict import Answered, BatchPredictor
 from everlearn.app.worker.requests import DecodedRecords
-from everlearn.errors import IdTaken, InputError
+from everlearn.errors import IdTaken, InputError, UnknownId
 from everlearn.events import Log, Row
 
 WAITING = 2048  # the most requests that wait for the log at one time
@@ -63,7 +63,7 @@ class PendingRequest(Struct, eq=False):
         """
         if self.reply.done():
             return
-        conflict = isinstance(error, InputError) and self.done is not None
+        conflict = isinstance(error, InputError) and not isinstance(error, UnknownId) and self.done is not None
         if conflict and not self.retried:
             self.retried = True
             if isinstance(self.work, DecodedRecords):

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from everlearn.app.worker.requests import DecodedRecords, encode
 from everlearn.app.worker.serving import CurrentModels
 from everlearn.client.records import Answer, Answers, RowAnswer
-from everlearn.events import KINDS, Row
+from everlearn.events import KINDS, EncryptingLog, Row
 from everlearn.families import explain
 from everlearn.feedback.admission import Admission, features, subject
 from everlearn.predict import Instance, Serving, answer, encoded, given_before, new_ids
@@ -27,14 +28,26 @@ _KIND = KINDS[Prediction]
 
 
 class Answered(Struct, frozen=True, gc=False):
-    """The rows of the log that a request writes, and its reply once they are written."""
+    """The rows of the log that a request writes, and its reply once they are written.
+
+    Where the log encrypts, the reply has the handles of the keys of the `subjects`, which are there by then.
+    """
 
     rows: list[Row]
-    body: bytes
+    message: Answer | Answers | bytes
+    subjects: tuple[str, ...] = ()
+    keys: EncryptingLog | None = None
 
     def reply(self, new: int) -> bytes:
         """Return the reply. It does not depend on how many of the rows are new."""
-        return self.body
+        message = self.message
+        if isinstance(message, bytes) or self.keys is None:
+            return message if isinstance(message, bytes) else encode(message)
+        handles = [self.keys.handle(subject) for subject in self.subjects]
+        if isinstance(message, Answer):
+            return encode(replace(message, handle=handles[0]))
+        rows = [replace(row, handle=handle) for row, handle in zip(message.predictions, handles, strict=True)]
+        return encode(replace(message, predictions=rows))
 
 
 class BatchPredictor:
@@ -43,6 +56,7 @@ class BatchPredictor:
     def __init__(self, admission: Admission, current: CurrentModels) -> None:
         self._admission = admission
         self._current = current
+        self._keys = admission.log if isinstance(admission.log, EncryptingLog) else None
         self.fields = tuple(admission.spec.schema.fields)
 
     def answer(self, requests: Sequence[DecodedRecords]) -> list[Answered | Exception]:
@@ -69,11 +83,13 @@ class BatchPredictor:
         for request, instances in zip(requests, groups, strict=True):
             if request.single and not request.explain and not request.again:
                 given_now = next(answers)
-                outcomes.append(_outcome(given_now, at, stale, self._propensity(given_now)))
+                outcomes.append(_outcome(given_now, at, stale, self._propensity(given_now), self._keys))
                 continue
             given = [instance.before or next(answers) for instance in instances]
             rows = [_row(new, at) for new, instance in zip(given, instances, strict=True) if instance.before is None]
-            outcomes.append(Answered(rows, self._reply(request, given, serving, stale)))
+            subjects = tuple(one.subject for one in given)
+            reply = self._reply(request, given, serving, stale)
+            outcomes.append(Answered(rows, reply if self._keys is not None else encode(reply), subjects, self._keys))
         return outcomes
 
     def _whole(self, requests: Sequence[DecodedRecords], encoder: Encoder) -> tuple[list[Instance], Batch] | None:
@@ -107,13 +123,13 @@ class BatchPredictor:
 
     def _reply(
         self, request: DecodedRecords, answers: list[Prediction], serving: Serving, stale: float | None
-    ) -> bytes:
+    ) -> Answer | Answers:
         explained = [self._explained(given, serving) if request.explain else None for given in answers]
         if request.single:
             given = answers[0]
             id, value, proba, version = given.id, given.value, given.proba, given.version
             more = given.canary, explained[0], self._propensity(given)
-            return encode(Answer(id, value, proba, version, given.position, stale, *more))
+            return Answer(id, value, proba, version, given.position, stale, *more)
         rows = [
             RowAnswer(
                 given.id,
@@ -126,7 +142,7 @@ class BatchPredictor:
             )
             for given, contributions in zip(answers, explained, strict=True)
         ]
-        return encode(Answers(rows, serving.position, stale))
+        return Answers(rows, serving.position, stale)
 
     def _propensity(self, given: Prediction) -> float | None:
         """Return the propensity of an action; None for other answers, which are the only ones of their models."""
@@ -142,11 +158,19 @@ class BatchPredictor:
         return None
 
 
-def _outcome(given: Prediction, at: float, stale: float | None, propensity: float | None = None) -> Answered:
+def _outcome(
+    given: Prediction,
+    at: float,
+    stale: float | None,
+    propensity: float | None = None,
+    keys: EncryptingLog | None = None,
+) -> Answered:
     """Return the row and the reply of a new answer to a single record."""
     id = given.id
     reply = Answer(id, given.value, given.proba, given.version, given.position, stale, given.canary, None, propensity)
-    return Answered([_row(given, at)], encode(reply))
+    if keys is None:
+        return Answered([_row(given, at)], encode(reply))
+    return Answered([_row(given, at)], reply, (given.subject,), keys)
 
 
 def _row(given: Prediction, at: float) -> Row:

@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from everlearn import config, events, replay
 from everlearn.errors import ConfigError, InputError
-from everlearn.events import ErasableLog, scan
+from everlearn.events import EncryptingLog, ErasableLog, Log, scan
 from everlearn.learn import limits
 from everlearn.loop import details
 from everlearn.loop.details import Erasure
@@ -87,6 +88,7 @@ class _Erasing:
             spec = config.read_stored(self._last[2]["spec"], str(folder))
         self._spec = spec
         self._gone = set(found.positions)
+        self._keys = _keys(log, spec, found)
 
     def run(self, where: Mapping[str, Scalar], reason: str) -> Decision:
         payloads: list[Payload] = []
@@ -108,9 +110,8 @@ class _Erasing:
             payloads.append(Checkpoint(at, self._blobs.put(arrays, header | {"fold": state}, packed=True)))
         salt, versions = secrets.token_hex(16), {old: new.id for old, new in rebuilt.versions.items()}
         mark = sorted(where), salt, _digest(where, salt)
-        erasure = Erasure(
-            *mark, self._found.kinds, versions, forgotten, rebuilt.learned, first=self._found.first, taken=taken
-        )
+        erasure = Erasure(*mark, self._found.kinds, versions, forgotten, rebuilt.learned, self._found.first, taken)
+        erasure = msgspec.structs.replace(erasure, keys=self._keys)
         decision = Decision("erase", at, reason, "user", detail=details.write(erasure))
         self._log.erase(self._found.positions, [*payloads[:-1], decision, *payloads[-1:]])
         return decision
@@ -153,6 +154,22 @@ class _Erasing:
             return np.array(same, bool) | np.isin(rows.position, positions)
 
         return gone
+
+
+def _keys(log: Log, spec: Spec, found: Found) -> list[str] | None:
+    """Return the handles of the keys that erase the events; None for a log that does not encrypt.
+
+    Raises InputError where some events would stay, since they cannot be replaced by tombstones.
+    """
+    if not isinstance(log, EncryptingLog):
+        return None
+    covered = log.covered(found.positions)
+    if covered.left and not log.in_place:
+        raise InputError(
+            f"where: {covered.left} of {len(found.positions)} events have no key, or share one with events that stay; "
+            f"expected all events of a subject, since this log erases by keys. Name {spec.subject}=VALUE alone"
+        )
+    return list(covered.handles)
 
 
 def _content(batch: Batch, row: int, width: int) -> tuple[bytes, ...]:
