@@ -69,6 +69,8 @@ class Prices(msgspec.Struct, frozen=True):
     core: float = 0.04  # an hour
     stored: float = 0.08  # a gigabyte and month, one copy on a disk
     requests: float = 0.0000004  # a GET
+    days: float = 7.0  # that traffic is kept
+    copies: float = 3.0  # of it
     gets: float = 5500.0  # a second, of one prefix
     egress: float = 12.5e9  # bytes a second, of one bucket in its region
 
@@ -260,13 +262,13 @@ def row(costs: Costs, rate: float, family: str, log: str, prices: Prices, every:
     )  # fmt: skip
     seen = part.run()
     cores = plan.partitions + plan.workers
-    stored = rate * costs.event * 86400 * 30 / 1e9
-    month = cores * prices.core * 730 + stored * prices.stored
+    month = cores * prices.core * 730
+    stored = rate * costs.event * 86400 * prices.days * prices.copies / 1e9 * prices.stored
     ms = {name: 1000 * np.percentile(values, 99) if values else math.nan for name, values in seen_series(seen).items()}
     kept = "" if seen.backlog < rate / plan.partitions else "  (falls behind)"
     return (
         f"{rate:12,.0f} {plan.partitions:11,} {plan.reason:>8} {plan.workers:8,} {cores:7,} {ms['answers']:9.1f}"
-        f" {ms['served']:9.0f} {ms['followed']:10.0f} {month:13,.0f}{kept}"
+        f" {ms['served']:9.0f} {ms['followed']:10.0f} {month:11,.0f} {stored:11,.0f}{kept}"
     )
 
 
@@ -338,10 +340,10 @@ def main() -> None:
         return
     prices = Prices()
     print(
-        f"{options.family}, log in {options.log}; milliseconds are 99th percentiles; dollars are a month, see Prices\n"
+        f"{options.family}, log in {options.log}; milliseconds are 99th percentiles; dollars are a month; see Prices\n"
     )
-    head = ("partitions", "decides", "workers", "cores", "answer", "served", "followed", "dollars")
-    widths = (11, 8, 8, 7, 9, 9, 10, 13)
+    head = ("partitions", "decides", "workers", "cores", "answer", "served", "followed", "cores $", "log $")
+    widths = (11, 8, 8, 7, 9, 9, 10, 11, 11)
     print(f"{'events/s':>12} " + " ".join(f"{name:>{width}}" for name, width in zip(head, widths, strict=True)))
     for rate in options.rates:
         print(row(costs, rate, options.family, options.log, prices, options.merge_every), flush=True)
