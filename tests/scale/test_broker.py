@@ -24,13 +24,13 @@ def rows_of(count: int, text: str = "x") -> list[Row]:
 def test_the_rows_of_a_message_come_back_unchanged(contents: list[tuple[float, str, str]]) -> None:
     rows = [row(Example(f"{number}{id}", {"text": text}, True), at) for number, (at, id, text) in enumerate(contents)]
     messages = broker.packed(rows, 400 + EMPTY)
-    assert [one for message in messages for one in broker.unpacked(1, message.body, "here")] == rows
+    assert [one for message in messages for one in broker.unpacked(1, message.body, "here").rows] == rows
     assert all(len(message.body) <= 400 + EMPTY for message in messages)
 
 
 def test_a_message_is_as_full_as_the_limits_allow() -> None:
     rows = rows_of(broker.MOST_ROWS + 1)
-    assert [len(broker.unpacked(1, one.body, "")) for one in broker.packed(rows, 1 << 30)] == [broker.MOST_ROWS, 1]
+    assert [len(broker.unpacked(1, one.body, "").rows) for one in broker.packed(rows, 1 << 30)] == [broker.MOST_ROWS, 1]
     (alone,) = broker.packed(rows[:1], 1 << 30)
     (both,) = broker.packed(rows[:2], 1 << 30)
     assert len(broker.packed(rows[:2], len(both.body))) == 1
@@ -57,7 +57,7 @@ def test_other_programs_can_read_a_message() -> None:
 
 def test_messages_of_other_programs_have_no_rows() -> None:
     for body in (b"", b"\xff\x00", b'{"temperature": 3}'):
-        assert broker.unpacked(1, body, "here") == []
+        assert broker.unpacked(1, body, "here").rows == []
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,10 @@ def test_a_damaged_or_newer_message_raises(body: bytes, why: str) -> None:
         broker.unpacked(7, body, "here")
 
 
-@given(st.integers(1, 1 << 40), st.integers(0, broker.MOST_ROWS - 1))
-def test_positions_are_ordered_and_give_sequence_and_place(sequence: int, place: int) -> None:
-    position = broker.position(sequence, place)
-    assert broker.parts(position) == (sequence, place)
-    assert position < broker.position(sequence + 1, 0) <= 1 << 53
+def test_a_message_carries_what_its_writer_counted() -> None:
+    rows, counted = rows_of(3), broker.Counted(7, 41)
+    (message,) = broker.packed(rows, 10_000, counted)
+    assert broker.unpacked(8, message.body, "here") == (rows, counted)
+    assert message.id == broker.packed(rows, 10_000)[0].id
+    each = broker.packed(rows, len(message.body) - 1, counted)
+    assert [broker.unpacked(8, one.body, "here").counted for one in each] == [counted] * 2

@@ -1,8 +1,7 @@
 """The protocol of a broker, which keeps messages in one order, and the form of log rows in a message.
 
-A broker carries the traffic of a loop: predictions, examples, feedback and orders. A message holds the rows of one
-group. The position of an event is computed from the sequence of its message and its place there, so that it is known at
-the acknowledgement and grows with the order of the log. Positions of a brokered log therefore have gaps.
+A message holds the rows of one group. `brokered` makes a log of a broker: it counts the events of all messages in order,
+and passes over an event whose key came before.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import msgspec
 from everlearn.errors import InputError, LogError
 from everlearn.events import Row
 
-PLACES = 12  # bits of a position that give the place of an event in its message
-MOST_ROWS = 1 << PLACES
+MOST_ROWS = 4096  # of one message
 FORMAT = 1
-_MARK = b'{"everlearn":'
+_MARK, _BODY = b'{"everlearn":', b'%s,"events":[%s]}'
 _NEWER = "message {} of the log {} has format {}, this Everlearn reads format {}; upgrade Everlearn"
 
 
@@ -81,26 +79,22 @@ class Broker(Protocol):
         ...
 
 
-def position(sequence: int, place: int) -> int:
-    """Return the position of the event at a place, from 0, in the message with a sequence.
+class Counted(NamedTuple):
+    """The number of events in all messages up to a sequence, as the writer of a message has counted them."""
 
-    >>> position(1, 0), position(1, 1), position(2, 0)
-    (4096, 4097, 8192)
-    """
-    return sequence << PLACES | place
+    sequence: int
+    events: int
 
 
-def parts(position: int) -> tuple[int, int]:
-    """Return the sequence of the message that holds the event at a position, and its place there.
+class Contents(NamedTuple):
+    """The rows of a message, and the count that its writer noted, if it did."""
 
-    >>> parts(8193)
-    (2, 1)
-    """
-    return position >> PLACES, position & MOST_ROWS - 1
+    rows: list[Row]
+    counted: Counted | None = None
 
 
-def packed(rows: Sequence[Row], most_bytes: int) -> list[Message]:
-    """Return messages that hold rows in order, as few as the longest body allows.
+def packed(rows: Sequence[Row], most_bytes: int, counted: Counted | None = None) -> list[Message]:
+    """Return messages that hold rows in order, as few as the longest body allows; each notes what was `counted`.
 
     The id of a message is a digest of its rows without their times. Raises `InputError` for a row that is longer than a
     message may be.
@@ -108,19 +102,22 @@ def packed(rows: Sequence[Row], most_bytes: int) -> list[Message]:
     >>> from everlearn.events import row
     >>> from everlearn.records import Label
     >>> [message] = packed([row(Label("a", True), 3.5)], 1000)
-    >>> message.body[:42], unpacked(1, message.body, "of docs")[0][:2]
+    >>> message.body[:42], unpacked(1, message.body, "of docs").rows[0][:2]
     (b'{"everlearn":1,"events":[[3.5,"label","lab', (3.5, 'label'))
     """
-    return [_message(group) for group in _groups(rows, most_bytes)]
+    front = b"%s%d" % (_MARK, FORMAT)
+    if counted is not None:
+        front += b',"counted":[%d,%d]' % counted
+    return [_message(front, group) for group in _groups(rows, most_bytes - len(front) - len(_BODY % (b"", b"")))]
 
 
-def unpacked(sequence: int, body: bytes, place: str) -> list[Row]:
-    """Return the rows of a message; none where the message is of another program.
+def unpacked(sequence: int, body: bytes, place: str) -> Contents:
+    """Return the contents of a message; no rows where the message is of another program.
 
     `place` names the broker in errors. Raises `LogError` for a message that is damaged, or of a newer format.
     """
     if not body.startswith(_MARK):
-        return []
+        return Contents([])
     try:
         found = _decode(body)
     except msgspec.MsgspecError as error:
@@ -132,12 +129,14 @@ def unpacked(sequence: int, body: bytes, place: str) -> list[Row]:
         ) from error
     if found.everlearn != FORMAT:
         raise LogError(_NEWER.format(sequence, place, found.everlearn, FORMAT))
-    return [(time, kind, key, bytes(payload).decode()) for time, kind, key, payload in found.events]
+    rows = [(time, kind, key, bytes(payload).decode()) for time, kind, key, payload in found.events]
+    return Contents(rows, found.counted)
 
 
 class _Body(msgspec.Struct):
     everlearn: int
     events: list[tuple[float, str, str, msgspec.Raw]]
+    counted: Counted | None = None
 
 
 class _Front(msgspec.Struct):
@@ -155,30 +154,28 @@ def _format(body: bytes) -> int:
         return 0
 
 
-def _message(parts: Sequence[tuple[Row, bytes]]) -> Message:
+def _message(front: bytes, group: Sequence[tuple[Row, bytes]]) -> Message:
     digest = hashlib.blake2b(digest_size=16)
-    for (_, kind, key, text), _ in parts:
+    for (_, kind, key, text), _ in group:
         digest.update(_encode((kind, key, text)))
-    body = b'%s%d,"events":[%s]}' % (_MARK, FORMAT, b",".join(encoded for _, encoded in parts))
-    return Message(digest.hexdigest(), body)
+    return Message(digest.hexdigest(), _BODY % (front, b",".join(encoded for _, encoded in group)))
 
 
-def _groups(rows: Sequence[Row], most_bytes: int) -> Iterator[list[tuple[Row, bytes]]]:
-    """Yield rows with their encoding, in groups that fit into one message each."""
+def _groups(rows: Sequence[Row], room: int) -> Iterator[list[tuple[Row, bytes]]]:
+    """Yield rows with their encoding, in groups that fit into the room of one message each."""
     group: list[tuple[Row, bytes]] = []
-    empty = len(_message([]).body)
-    length = empty
+    length = 0
     for row in rows:
         time, kind, key, text = row
         encoded = _encode((time, kind, key, msgspec.Raw(text.encode())))
-        if empty + len(encoded) > most_bytes:
+        if len(encoded) > room:
             raise InputError(
-                f"this {kind} has {len(encoded)} bytes; expected at most {most_bytes - empty}, the longest message of "
-                "the broker. Store its content in a file and the file name here, or raise the limit of the broker"
+                f"this {kind} has {len(encoded)} bytes; expected at most {room}, the longest message of the broker. "
+                "Store its content in a file and the file name here, or raise the limit of the broker"
             )
-        if group and (len(group) == MOST_ROWS or length + 1 + len(encoded) > most_bytes):
+        if group and (len(group) == MOST_ROWS or length + 1 + len(encoded) > room):
             yield group
-            group, length = [], empty
+            group, length = [], 0
         length += len(encoded) + bool(group)
         group.append((row, encoded))
     if group:
