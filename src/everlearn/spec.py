@@ -217,8 +217,9 @@ class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The failure that an acknowledged event survives: the death of the "process", or the loss of "power" as well.
 
-    `url` is where events are kept: postgresql://HOST/DATABASE; "" is the folder of the loop. `blobs` is where snapshots
-    are kept: s3://BUCKET/PREFIX, gs:// or az://; "" is that folder.
+    `url` is where events are kept: postgresql://HOST/DATABASE or nats://HOST/STREAM; "" is the folder of the loop.
+    `book` is where decisions and checkpoints are kept if a broker keeps the events: postgresql://HOST/DATABASE; "" is
+    that folder. `blobs` is where snapshots are kept: s3://BUCKET/PREFIX, gs:// or az://; "" is that folder.
 
     `rows` (stored specs only) is "auto" where the rows of a file are read from the file itself, "always" where they are
     appended to the log first, and "subject" where they are appended if the loop has a `subject`. `layout` (stored specs
@@ -227,6 +228,7 @@ class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 
     durability: Literal["process", "power"] = "process"
     url: str = ""
+    book: str = ""
     blobs: str = ""
     rows: Literal["subject", "auto", "always"] = "subject"
     layout: Positive = LOG_LAYOUT

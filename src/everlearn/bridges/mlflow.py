@@ -26,7 +26,7 @@ from everlearn.errors import BlobError, ConfigError, MissingExtra
 from everlearn.model import Model, restore
 from everlearn.records import Arrays, Born, Checkpoint, Decision, Version
 from everlearn.spec import Spec
-from everlearn.version.blobs import Blobs
+from everlearn.version.blobs import blobs_of
 from everlearn.version.registry import Versions
 
 PAGE = 1000  # events read at a time
@@ -55,7 +55,7 @@ class Follower:
         self.name = name or spec.mlflow.name or home.name.removesuffix(".home")
         self._home, self._spec = home, spec
         self._uri = uri or spec.mlflow.uri
-        self._blobs = Blobs(home / "blobs")
+        self._blobs = blobs_of(home, spec.log)
         self._versions = Versions(self._blobs)
         self._times: dict[str, float] = {}  # of births, by id
         self._stored: Spec | None = None  # the settings that the home holds
@@ -91,7 +91,8 @@ class Follower:
 
     def _read(self) -> None:
         """Read the versions and decisions that came to the log."""
-        with closing(events.connect(str(self._home / "log.sqlite"), self._spec.log.durability, tidy=False)) as log:
+        place = events.url_of(self._home, self._spec.log.url, self._spec.log.book)
+        with closing(events.connect(place, self._spec.log.durability, tidy=False)) as log:
             while found := log.read(self._seen, PAGE, ("version", "decision")):
                 for event in found:
                     if isinstance(event.payload, Born):

@@ -193,7 +193,7 @@ def _carry_out(path: Path, make: Callable[[Spec, Versions], Decision]) -> tuple[
 
     spec = config.load(path)
     home = home_of(spec, path)
-    log = connect(url_of(home, spec.log.url), spec.log.durability)
+    log = connect(url_of(home, spec.log.url, spec.log.book), spec.log.durability)
     with closing(log), closing(LogQueries(home, spec.log)) as queries:
         old = queries.aliases().get("champion", "")
         command = make(spec, queries.versions)

@@ -91,7 +91,7 @@ def rows(spec: Spec, home: Path, source: str | Path | None = None, beside: Path 
         source = named if named.exists() else None
     if source is not None:
         return read(str(source), schema=spec.schema)
-    with closing(connect(url_of(home, spec.log.url), spec.log.durability, tidy=False)) as log:
+    with closing(connect(url_of(home, spec.log.url, spec.log.book), spec.log.durability, tidy=False)) as log:
         records = deque(_labelled(log, spec, max(log.end() - 4 * NEWEST, 0)), maxlen=NEWEST)
     if not records:
         return None
@@ -132,7 +132,7 @@ def write_rows(spec: Spec, home: Path, file: Path) -> int:
     unfinished = file.with_name(f".{file.name}.unfinished")
     if file.exists():
         raise InputError(f"{file} exists; remove it, or name another file")
-    with closing(connect(url_of(home, spec.log.url), spec.log.durability, tidy=False)) as log:
+    with closing(connect(url_of(home, spec.log.url, spec.log.book), spec.log.durability, tidy=False)) as log:
         with _private.create(unfinished) as out:
             written = 0
             for record in _labelled(log, spec, 0):

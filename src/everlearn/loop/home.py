@@ -41,7 +41,7 @@ class Home:
             self._lock = undo.enter_context(held(folder))  # first, since it makes the folder for this user alone
             self.blobs = blobs_of(folder, spec)
             self.versions = Versions(self.blobs)
-            self.log = events.connect(events.url_of(folder, spec.url), spec.durability)
+            self.log = events.connect(events.url_of(folder, spec.url, spec.book), spec.durability)
             undo.callback(self.log.close)
             self.epoch = self.log.acquire()
             self.reread()

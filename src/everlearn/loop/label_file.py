@@ -38,7 +38,7 @@ def append(home: Path, spec: Spec, source: Any, *, id: str, label: str, by: str 
     `feedback.early` lets them wait. `by` becomes the source of each label. Raises as `read_labels` does.
     """
     appended = AppendedLabels()
-    with closing(events.connect(events.url_of(home, spec.log.url), spec.log.durability)) as log:
+    with closing(events.connect(events.url_of(home, spec.log.url, spec.log.book), spec.log.durability)) as log:
         admission = Admission(spec, reading(spec.schema), log)
         for part in read_labels(source, features(admission.encoder), id=id, label=label, by=by):
             labels, unknown = _split(admission, part.labels, by)

@@ -1,7 +1,7 @@
 """The protocol of a broker, which keeps messages in one order, and the form of log rows in a message.
 
-A message holds the rows of one group. `brokered` makes a log of a broker: it counts the events of all messages in order,
-and passes over an event whose key came before.
+A message holds the rows of one group. `brokered` makes a log of a broker: it counts the events of all messages in
+order, and passes over an event whose key came before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEWER = "message {} of the log {} has format {}, this Everlearn reads format {}
 
 
 class Message(NamedTuple):
-    """The body of a message, and an id that is equal for equal content."""
+    """A digest of the body, and the body: a message that is sent again has the same id."""
 
     id: str
     body: bytes
@@ -96,8 +96,7 @@ class Contents(NamedTuple):
 def packed(rows: Sequence[Row], most_bytes: int, counted: Counted | None = None) -> list[Message]:
     """Return messages that hold rows in order, as few as the longest body allows; each notes what was `counted`.
 
-    The id of a message is a digest of its rows without their times. Raises `InputError` for a row that is longer than a
-    message may be.
+    Raises `InputError` for a row that is longer than a message may be.
 
     >>> from everlearn.events import row
     >>> from everlearn.records import Label
@@ -154,19 +153,16 @@ def _format(body: bytes) -> int:
         return 0
 
 
-def _message(front: bytes, group: Sequence[tuple[Row, bytes]]) -> Message:
-    digest = hashlib.blake2b(digest_size=16)
-    for (_, kind, key, text), _ in group:
-        digest.update(_encode((kind, key, text)))
-    return Message(digest.hexdigest(), _BODY % (front, b",".join(encoded for _, encoded in group)))
+def _message(front: bytes, group: Sequence[bytes]) -> Message:
+    body = _BODY % (front, b",".join(group))
+    return Message(hashlib.blake2b(body, digest_size=16).hexdigest(), body)
 
 
-def _groups(rows: Sequence[Row], room: int) -> Iterator[list[tuple[Row, bytes]]]:
-    """Yield rows with their encoding, in groups that fit into the room of one message each."""
-    group: list[tuple[Row, bytes]] = []
+def _groups(rows: Sequence[Row], room: int) -> Iterator[list[bytes]]:
+    """Yield encoded rows in groups that fit into the room of one message each."""
+    group: list[bytes] = []
     length = 0
-    for row in rows:
-        time, kind, key, text = row
+    for time, kind, key, text in rows:
         encoded = _encode((time, kind, key, msgspec.Raw(text.encode())))
         if len(encoded) > room:
             raise InputError(
@@ -177,6 +173,6 @@ def _groups(rows: Sequence[Row], room: int) -> Iterator[list[tuple[Row, bytes]]]
             yield group
             group, length = [], 0
         length += len(encoded) + bool(group)
-        group.append((row, encoded))
+        group.append(encoded)
     if group:
         yield group

@@ -48,7 +48,7 @@ class LogQueries:
     """Read-only queries over the log and the blobs in a home; any thread may call the methods."""
 
     def __init__(self, home: Path, log: LogSpec = _HERE) -> None:
-        self._url = url_of(home, log.url)
+        self._url = url_of(home, log.url, log.book)
         self._log = connect(self._url, tidy=False)
         self._blobs = blobs_of(home, log)
         self._versions = Versions(self._blobs)

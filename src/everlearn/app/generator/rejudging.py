@@ -51,7 +51,9 @@ def rejudge_log(
     without a judge, and what the judge raises.
     """
     with ExitStack() as undo:
-        log = undo.enter_context(closing(connect(url_of(home, spec.log.url), spec.log.durability, tidy=False)))
+        log = undo.enter_context(
+            closing(connect(url_of(home, spec.log.url, spec.log.book), spec.log.durability, tidy=False))
+        )
         judge = judging.opened(spec, home, undo)
         if judge is None:
             raise ConfigError("judge: got neither url nor function; expected a judge. Set judge.url or judge.function")
