@@ -7,16 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.events import Log, connect
-from tests.support.database import server, url
+from everlearn.events import Log, connect, url_of
+from tests.support.database import nats, server, stream, url
 
-__all__ = ["server", "url"]
+__all__ = ["nats", "server", "stream", "url"]
 
 
 @pytest.fixture
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     """A new log: in SQLite, or where `every_log` puts it."""
-    elsewhere = getattr(request, "param", "sqlite") == "postgresql"
-    opened = connect(request.getfixturevalue("url") if elsewhere else str(tmp_path / "log.db"))
+    match getattr(request, "param", "sqlite"):
+        case "postgresql":
+            opened = connect(request.getfixturevalue("url"))
+        case "nats":
+            opened = connect(url_of(tmp_path, request.getfixturevalue("stream")))
+        case _:
+            opened = connect(str(tmp_path / "log.db"))
     yield opened
     opened.close()

@@ -276,7 +276,7 @@ class _Ledger:
         self._published = 0  # position in the book up to which all rows are in the log
 
     def begin(self) -> None:
-        """Compare book and log. Raises `LogError` for a log with versions or checkpoints that the book does not have."""
+        """Compare book and log. Raises `LogError` for a log with versions or checkpoints that the book lacks."""
         index = self._tail.index
         kept = {key(event.payload) for event in scan(self._book, kinds=("decision", "version"))}
         last = self._book.last("checkpoint")

@@ -311,7 +311,7 @@ def _passes(error: Exception) -> bool:
 
 
 def connect(url: str) -> NatsBroker:
-    """Open the stream at `nats://[USER:PASSWORD@]HOST[:PORT][,HOST...]/STREAM[?replicas=N]`; create it unless it exists.
+    """Open the stream at `nats://[USER:PASSWORD@]HOST[:PORT][,HOST...]/STREAM[?replicas=N]`, or create it.
 
     A single word before `@` is a token. The file in the environment variable NATS_CREDS has credentials, that in
     NATS_CA the certificate of an authority. Raises `ConfigError` for another form, and `LogError` if no server answers.
