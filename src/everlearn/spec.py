@@ -217,9 +217,11 @@ class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The failure that an acknowledged event survives: the death of the "process", or the loss of "power" as well.
 
-    `url` is where events are kept: postgresql://HOST/DATABASE; "" is the folder of the loop. `blobs` is where snapshots
-    are kept: s3://BUCKET/PREFIX, gs:// or az://; "" is that folder. With `encrypt`, the events of each subject are
-    encrypted with a key of the subject, which is not in the log, so that the loss of the key erases them everywhere.
+    `url` is where events are kept: postgresql://HOST/DATABASE or nats://HOST/STREAM; "" is the folder of the loop.
+    `book` is where decisions and checkpoints are kept if a broker keeps the events: postgresql://HOST/DATABASE; "" is
+    that folder. `blobs` is where snapshots are kept: s3://BUCKET/PREFIX, gs:// or az://; "" is that folder. With
+    `encrypt`, the events of each subject are encrypted with a key of the subject, which is not in the log, so that the
+    loss of the key erases them everywhere.
 
     `rows` (stored specs only) is "auto" where the rows of a file are read from the file itself, "always" where they are
     appended to the log first, and "subject" where they are appended if the loop has a `subject`. `layout` (stored specs
@@ -228,6 +230,7 @@ class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omi
 
     durability: Literal["process", "power"] = "process"
     url: str = ""
+    book: str = ""
     blobs: str = ""
     encrypt: bool = False
     rows: Literal["subject", "auto", "always"] = "subject"

@@ -7,22 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.events import Log, connect
+from everlearn.events import Log, connect, log_of, url_of
 from everlearn.spec import LogSpec
-from tests.support.database import server, url
+from tests.support.database import nats, server, stream, url
 
-__all__ = ["server", "url"]
+__all__ = ["nats", "server", "stream", "url"]
 
 
 @pytest.fixture
 def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     """A new log: in SQLite, or where `every_log` puts it."""
-    where = getattr(request, "param", "sqlite")
-    opened = connect(request.getfixturevalue("url") if where == "postgresql" else str(tmp_path / "log.db"))
-    if where == "encrypted":
-        pytest.importorskip("cryptography", reason="needs everlearn[keys]")
-        from everlearn.scale.encrypted import encrypted
-
-        opened = encrypted(opened, tmp_path, LogSpec(encrypt=True))
+    match getattr(request, "param", "sqlite"):
+        case "postgresql":
+            opened = connect(request.getfixturevalue("url"))
+        case "nats":
+            opened = connect(url_of(tmp_path, request.getfixturevalue("stream")))
+        case "encrypted":
+            pytest.importorskip("cryptography", reason="needs everlearn[keys]")
+            opened = log_of(tmp_path, LogSpec(encrypt=True))
+        case _:
+            opened = connect(str(tmp_path / "log.db"))
     yield opened
     opened.close()

@@ -111,7 +111,9 @@ def test_connect_takes_paths_and_sqlite_addresses(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "sqlite://log.db", "kafka://host/topic"])
 def test_connect_refuses_other_addresses(url: str) -> None:
-    with pytest.raises(ConfigError, match="expected a path, sqlite:///PATH or postgresql://HOST/DATABASE"):
+    with pytest.raises(
+        ConfigError, match="expected a path, sqlite:///PATH, postgresql://HOST/DATABASE or nats://HOST/STREAM"
+    ):
         connect(url)
 
 

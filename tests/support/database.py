@@ -1,4 +1,4 @@
-"""Fixtures of a real PostgreSQL server and of an S3 server, one for each process of a test run."""
+"""Fixtures of real PostgreSQL, NATS and S3 servers, one of each for each process of a test run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import azure
+from tests.support.nats import NatsServers
 from tests.support.postgres import Server
 
 _numbers = itertools.count()
@@ -28,6 +29,20 @@ def server() -> Iterator[Server]:
 def url(server: Server) -> str:
     """The URL of a log that does not exist yet."""
     return f"{server.url}?loop=test {next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[NatsServers]:
+    pytest.importorskip("nats", reason="needs everlearn[nats]")
+    running = NatsServers(extra=f"max_payload: {16 << 20}")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def stream(nats: NatsServers) -> str:
+    """The URL of a stream that does not exist yet."""
+    return f"{nats.url}/test-{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")

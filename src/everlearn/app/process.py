@@ -71,7 +71,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     @property
     def log(self) -> str:
         """The path or URL of the log."""
-        return url_of(self.home, self.spec.log.url)
+        return url_of(self.home, self.spec.log.url, self.spec.log.book)
 
     def check_place(self) -> None:
         """Raise LogError if the log with which the server began is no longer in its place."""

@@ -26,7 +26,7 @@ from everlearn.errors import BlobError, ConfigError, MissingExtra
 from everlearn.model import Model, restore
 from everlearn.records import Arrays, Born, Checkpoint, Decision, Version
 from everlearn.spec import Spec
-from everlearn.version.blobs import Blobs
+from everlearn.version.blobs import blobs_of
 from everlearn.version.registry import Versions
 
 PAGE = 1000  # events read at a time
@@ -55,7 +55,7 @@ class Follower:
         self.name = name or spec.mlflow.name or home.name.removesuffix(".home")
         self._home, self._spec = home, spec
         self._uri = uri or spec.mlflow.uri
-        self._blobs = Blobs(home / "blobs")
+        self._blobs = blobs_of(home, spec.log)
         self._versions = Versions(self._blobs)
         self._times: dict[str, float] = {}  # of births, by id
         self._stored: Spec | None = None  # the settings that the home holds

@@ -349,7 +349,7 @@ def changed(before: Spec, now: Spec, where: str) -> list[str]:
 
 def _placeless(spec: Spec) -> Spec:
     """Return a spec that does not say where log, snapshots and a registry are."""
-    for name in ("log.url", "log.blobs", "mlflow.uri"):
+    for name in ("log.url", "log.book", "log.blobs", "mlflow.uri"):
         spec = _with(spec, name, "")
     return spec
 

@@ -14,7 +14,7 @@ from typing import Any
 from everlearn.errors import ConfigError
 
 PLACES = (
-    *("source", "home", "log.url", "log.blobs", "mlflow.uri", "judge.url"),
+    *("source", "home", "log.url", "log.book", "log.blobs", "mlflow.uri", "judge.url"),
     *("serve.host", "serve.hosts", "serve.webhook", "serve.traces"),
 )
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -67,7 +67,15 @@ DEFAULTS: dict[str, Any] = {
     "feedback": {"window": 0.0, "default": None, "early": 0.0, "correction": "learn", "bytes": 1 << 28},
     "bandit": {"fallback": ""},
     "decision": {"costs": {}, "rate": None, "recall": None},
-    "log": {"rows": "auto", "durability": "process", "url": "", "blobs": "", "encrypt": False, "layout": 1},
+    "log": {
+        "rows": "auto",
+        "durability": "process",
+        "url": "",
+        "book": "",
+        "blobs": "",
+        "encrypt": False,
+        "layout": 1,
+    },
     "limits": {"clip": 0.0, "weight": 100.0, "source": 1.0, "window": 1000, "quarantine": 1.0},
     "metrics": {"share": 0.01, "segment": ""},
     "serve": {

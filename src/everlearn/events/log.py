@@ -4,7 +4,7 @@ append(payloads) -> positions      one atomic transaction, acknowledged when it 
 read(after, limit) -> events       in order of position, each event once
 
 `Traffic`, `Index`, `Book` and `Lease` are the parts that a log has. SQLite and PostgreSQL have all of them in one
-place, and are a `Log`. A broker carries traffic alone.
+place. The log of a broker has an index on each machine, and its book is another log.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast, runtime_checkable
+from urllib.parse import urlencode
 
 from everlearn.errors import ConfigError
 from everlearn.events.file import Durability
@@ -23,7 +24,9 @@ from everlearn.records import Event, Payload
 
 PAGE = 4096  # events read at a time
 FILE = "log.sqlite"  # the log in the folder of a loop
-_SCHEMES = {"postgresql": "everlearn.scale.postgres:connect"}
+BOOK = "book.sqlite"  # the book there, of a log whose traffic a broker has
+_BROKERS = dict.fromkeys(("nats",), "everlearn.scale.brokered:connect")
+_SCHEMES = {"postgresql": "everlearn.scale.postgres:connect"} | _BROKERS
 
 
 class LogSettings(Protocol):
@@ -34,6 +37,9 @@ class LogSettings(Protocol):
 
     @property
     def url(self) -> str: ...
+
+    @property
+    def book(self) -> str: ...
 
     @property
     def encrypt(self) -> bool: ...
@@ -184,19 +190,26 @@ class ErasableLog(Log, Erasing, Protocol):
     """A log with all parts, from which events can be erased."""
 
 
-def url_of(home: str | Path, url: str = "") -> str:
+def url_of(home: str | Path, url: str = "", book: str = "") -> str:
     """Return where the log of a loop is: at the URL of its settings, or in its folder.
 
-    A URL that names no loop gets the name of the folder, so that several loops may share a database.
+    A URL that names no loop gets the name of the folder, so that several loops may share a database. That of a broker
+    gets the folder, for the index, and the place of the book: `book`, or a file in the folder.
 
     >>> url_of("fraud"), url_of("loops/fraud", "postgresql://db.example/ml")
     ('fraud/log.sqlite', 'postgresql://db.example/ml?loop=fraud')
+    >>> url_of("/loops/fraud", "nats://broker.example/fraud")
+    'nats://broker.example/fraud?home=%2Floops%2Ffraud&book=%2Floops%2Ffraud%2Fbook.sqlite'
     """
     if not url:
         return str(Path(home) / FILE)
+    joined = f"{url}{'&' if '?' in url else '?'}"
+    if url.partition("://")[0] in _BROKERS:
+        folder = Path(home).resolve()
+        return joined + urlencode({"home": folder, "book": url_of(home, book) if book else folder / BOOK})
     if "loop=" in url.partition("?")[2]:
         return url
-    return f"{url}{'&' if '?' in url else '?'}loop={Path(home).resolve().name}"
+    return f"{joined}loop={Path(home).resolve().name}"
 
 
 def exists(home: str | Path, url: str = "") -> bool:
@@ -226,7 +239,7 @@ def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None =
 
 def log_of(home: str | Path, settings: LogSettings, tidy: bool = True) -> Log:
     """Open the log of the loop in a folder, as its settings say; raises as `connect` does."""
-    log = connect(url_of(home, settings.url), settings.durability, tidy)
+    log = connect(url_of(home, settings.url, settings.book), settings.durability, tidy)
     if not settings.encrypt:
         return log
     try:
@@ -239,7 +252,8 @@ def log_of(home: str | Path, settings: LogSettings, tidy: bool = True) -> Log:
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:
     """Open the log at a path, or at `sqlite:///relative.db` or `sqlite:////absolute.db`; create it if there is none.
 
-    A log at `postgresql://HOST/DATABASE?loop=NAME` is in that database (see `everlearn.scale.postgres`). With
+    A log at `postgresql://HOST/DATABASE?loop=NAME` is in that database (see `everlearn.scale.postgres`). One at
+    `nats://HOST/STREAM` has its events there (see `everlearn.scale.brokered`); `url_of` adds what it needs. With
     `tidy=False` this connection leaves the maintenance of the file to another one, which must call `tidy`. Raises
     `ConfigError` for another kind of URL, and `LogError` for a log that cannot be used.
     """
@@ -251,4 +265,6 @@ def connect(url: str, durability: Durability = "process", tidy: bool = True) -> 
     if (found := _SCHEMES.get(scheme)) is not None:
         module, _, name = found.partition(":")
         return cast(Log, getattr(importlib.import_module(module), name)(url))
-    raise ConfigError(f"got the log {url!r}; expected a path, sqlite:///PATH or postgresql://HOST/DATABASE")
+    raise ConfigError(
+        f"got the log {url!r}; expected a path, sqlite:///PATH, postgresql://HOST/DATABASE or nats://HOST/STREAM"
+    )

@@ -357,16 +357,18 @@ def _without_handle(text: str) -> str:
 
 
 def encrypted(log: Log, home: str | Path, settings: LogSettings) -> EncryptedLog:
-    """Return the log of a loop with its events encrypted. The keys are in its database, or in the folder of the loop.
+    """Return the log of a loop with its events encrypted. The keys are in its database, or in that of
+    its book, or in the folder of the loop.
 
     Raises `ConfigError` for a wrong master key, and `LogError` for keys that cannot be used.
     """
     store: KeyStore
-    if settings.url.startswith("postgresql://"):
+    database = settings.book or settings.url
+    if database.startswith("postgresql://"):
         from everlearn.scale.postgres import place_of
         from everlearn.scale.postgres_keys import PostgresKeys
 
-        store = PostgresKeys(*place_of(url_of(home, settings.url)))
+        store = PostgresKeys(*place_of(url_of(home, database)))
     else:
         store = SqliteKeys(Path(home) / FILE, settings.durability == "power")
     try:

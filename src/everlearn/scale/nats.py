@@ -1,0 +1,330 @@
+"""A broker on NATS JetStream: one stream, and one subject in it, for each loop.
+
+Publishing waits for the acknowledgement of the stream, which its leader gives once a majority of the replicas has the
+message. A message is sent again with the same id until it is acknowledged, so that it is stored once. The client runs
+in a thread with an event loop, and connects to another server where one goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, unquote
+
+from everlearn.errors import ConfigError, LogError
+from everlearn.scale.broker import Message
+
+try:
+    import nats
+    from nats.aio.client import Client
+    from nats.errors import AuthorizationError, ConnectionClosedError, MaxPayloadError
+    from nats.errors import Error as NatsError
+    from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+    from nats.js.errors import APIError, NotFoundError
+except ImportError as missing:
+    raise ConfigError("a log in NATS needs nats-py; pip install 'everlearn[nats]'") from missing
+
+log = logging.getLogger("everlearn.nats")
+
+PATIENCE = 30.0  # seconds until a message must be acknowledged, or an answer read
+WINDOW = 120.0  # seconds for which the stream remembers ids; longer than PATIENCE
+IN_FLIGHT = 256  # messages of one call that wait for their acknowledgement at a time
+READ_BYTES = 8 << 20  # of one answer
+_WAIT = 2.0  # seconds that one request waits, while a cluster may choose a leader
+_PAUSE = 0.05  # seconds until a request is sent again
+_FRONT = 1024  # bytes of a message that are not body: its subject and headers
+_CONNECT, _RECONNECT = 10.0, 0.1  # seconds to connect at first, and between two attempts later
+_URL = re.compile(
+    r"nats://(?:(?P<login>[^/@]+)@)?(?P<hosts>[^/@,?]+(?:,[^/@,?]+)*)/(?P<stream>[A-Za-z0-9_-]{1,100})(?:\?(?P<query>.*))?"
+)
+_REPLICAS = ("1", "3", "5")
+_FULL, _BUSY = 10077, (10158, 10201)  # numbers of errors: a full stream, and a message that is being stored already
+_OLDEST = (2, 11)  # the first release that reads several messages in one request
+
+Found = TypeVar("Found")
+Answer = list[tuple[dict[str, str], bytes]]
+
+
+class _Login(NamedTuple):
+    user: str = ""
+    password: str = ""
+    token: str = ""
+
+
+_NO_LOGIN = _Login()
+
+
+class NatsBroker:
+    """One JetStream stream as a `Broker`. Close it, or its thread lives on."""
+
+    def __init__(self, servers: Sequence[str], stream: str, replicas: int = 1, login: _Login = _NO_LOGIN) -> None:
+        """Connect, and create the stream unless it is there. Raises `LogError` if that fails."""
+        self.place = f"in the NATS stream {stream}"
+        self._stream, self._subject = stream, f"everlearn.{stream}"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="everlearn-nats", daemon=True)
+        self._thread.start()
+        self._closed = False
+        try:
+            self._client = self._run(_connected(servers, login), "cannot be reached")
+            self._check_release()
+            self._context = self._client.jetstream(timeout=_WAIT)
+            self._run(self._created(replicas), "could not be opened")
+            self.most_bytes = self._client.max_payload - _FRONT
+        except BaseException:
+            self._stop()
+            raise
+
+    def _check_release(self) -> None:
+        version = self._client.connected_server_version
+        if (version.major, version.minor) < _OLDEST:
+            raise LogError(
+                f"the log {self.place}: the server is NATS {version}; expected {'.'.join(map(str, _OLDEST))}"
+            )
+
+    async def _created(self, replicas: int) -> None:
+        """Create the stream unless it is there, as long as the cluster needs to come up."""
+        config = StreamConfig(
+            name=self._stream,
+            subjects=[self._subject],
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.NEW,  # a full stream refuses events: it never drops old ones for them
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            duplicate_window=WINDOW,
+            allow_direct=True,
+        )
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                try:
+                    await self._context.stream_info(self._stream)
+                except NotFoundError:
+                    await self._context.add_stream(config)
+                return
+            except (NatsError, TimeoutError) as error:
+                if not _passes(error) or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    # ---- writing -----------------------------------------------------------------------------------------------
+
+    def publish(self, messages: Sequence[Message]) -> list[int]:
+        """Write messages durably, as `Broker.publish` does."""
+        if len(messages) == 1:
+            return [self._run(self._published(messages[0], PATIENCE), "did not acknowledge an event")]
+        return self._run(self._all_published(messages), f"did not acknowledge all of {len(messages)} messages")
+
+    async def _all_published(self, messages: Sequence[Message]) -> list[int]:
+        room = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one(message: Message) -> int:
+            async with room:
+                return await self._published(message, PATIENCE)
+
+        return list(await asyncio.gather(*map(one, messages)))
+
+    async def _published(self, message: Message, patience: float) -> int:
+        """Send a message until it is acknowledged."""
+        until = time.monotonic() + patience
+        headers = {"Nats-Msg-Id": message.id, "Nats-Expected-Stream": self._stream}
+        while True:
+            try:
+                acknowledged = await self._context.publish(self._subject, message.body, headers=headers)
+                return int(acknowledged.seq)
+            except (NatsError, TimeoutError) as error:
+                if not _passes(error) or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    def check(self, patience: float) -> None:
+        """Raise `LogError` if the stream has no leader with a majority of its replicas within `patience` seconds."""
+        self._run(self._led(patience), "cannot be written")
+
+    async def _led(self, patience: float) -> None:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                info = await asyncio.wait_for(self._context.stream_info(self._stream), max(patience, _PAUSE))
+                others = info.cluster.replicas or [] if info.cluster is not None else []
+                gone = sum(bool(one.offline) for one in others)
+                if 2 * gone <= len(others):
+                    return
+                raise LogError(f"the log {self.place} cannot be written: {gone} of {len(others) + 1} replicas are gone")
+            except (NatsError, TimeoutError) as error:
+                if not _passes(error) or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+
+    def read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return messages after a sequence, as `Broker.read` does."""
+        return self._run(self._batch(after, limit), "could not be read")
+
+    async def _batch(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Ask any replica for messages; where it has none, ask the leader whether that is the end."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            wanted = {"seq": after + 1, "batch": limit, "max_bytes": READ_BYTES, "next_by_subj": self._subject}
+            found = await self._direct(wanted)
+            if found:
+                return [(int(headers["Nats-Sequence"]), body) for headers, body in found]
+            state = await self._again(self._state)
+            if state.last_seq <= after or state.messages == 0:
+                return []
+            if time.monotonic() > until:
+                raise TimeoutError
+            await asyncio.sleep(_PAUSE)
+
+    async def _direct(self, wanted: dict[str, Any]) -> Answer:
+        """Send one request for messages to the replicas, and return what came before the mark of the end."""
+        inbox = self._client.new_inbox()
+        answers: asyncio.Queue[Any] = asyncio.Queue()
+        subscription = await self._client.subscribe(inbox, cb=answers.put)
+        found: Answer = []
+        try:
+            await self._client.publish(f"$JS.API.DIRECT.GET.{self._stream}", json.dumps(wanted).encode(), reply=inbox)
+            while True:
+                message = await asyncio.wait_for(answers.get(), _WAIT)
+                headers = message.headers or {}
+                if headers.get("Status"):  # 204: the end of the answer; 404: no such message
+                    return found
+                found.append((headers, message.data))
+        except (NatsError, TimeoutError):
+            return found
+        finally:
+            await subscription.unsubscribe()
+
+    def get(self, sequence: int) -> bytes | None:
+        """Return the body of a message, as its leader has it; None if there is none."""
+        return self._run(self._again(lambda: self._one(sequence)), "could not be read")
+
+    async def _one(self, sequence: int) -> bytes | None:
+        try:
+            found: bytes | None = (await self._context.get_msg(self._stream, seq=sequence)).data
+            return found or b""
+        except NotFoundError:
+            return None
+
+    def first(self) -> int:
+        """Return the sequence of the oldest message that is still there; that of the next one if there is none."""
+        return int(self._run(self._again(self._state), "could not be read").first_seq or 1)
+
+    def end(self) -> int:
+        """Return the sequence of the newest message."""
+        return int(self._run(self._again(self._state), "could not be read").last_seq)
+
+    async def _state(self) -> Any:
+        return (await self._context.stream_info(self._stream)).state
+
+    async def _again(self, ask: Callable[[], Awaitable[Found]]) -> Found:
+        """Ask until there is an answer."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await ask()
+            except (NatsError, TimeoutError) as error:
+                if not _passes(error) or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    # ---- the thread --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connection; closing twice is allowed."""
+        if not self._closed:
+            self._closed = True
+            with suppress(NatsError, TimeoutError):
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_WAIT)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, Found], what: str) -> Found:
+        """Run work in the thread, and wait for its result."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except (NatsError, OSError, TimeoutError) as error:
+            words = " ".join(str(error).split()) or "no answer"
+            raise LogError(
+                f"the log {self.place} {what}: {words}; check that the servers of log.url run, and that a majority of "
+                "the replicas does. What was acknowledged is kept"
+            ) from error
+
+
+async def _connected(servers: Sequence[str], login: _Login) -> Client:
+    """Connect to one of the servers; later the client knows all servers of their cluster."""
+    last: list[Exception] = []
+
+    async def noted(error: Exception) -> None:
+        last[:] = [error]
+        log.debug("the connection to NATS: %s", error)
+
+    try:
+        return await asyncio.wait_for(
+            nats.connect(
+                list(servers),
+                name="everlearn",
+                error_cb=noted,
+                connect_timeout=2,
+                reconnect_time_wait=_RECONNECT,
+                max_reconnect_attempts=-1,
+                ping_interval=5,
+                user=login.user or None,
+                password=login.password or None,
+                token=login.token or None,
+                user_credentials=os.environ.get("NATS_CREDS") or None,
+                tls=_tls(),
+            ),
+            _CONNECT,
+        )
+    except TimeoutError:
+        if last:
+            raise last[0] from None
+        raise
+
+
+def _tls() -> ssl.SSLContext | None:
+    """Return the trust in the authority of the environment; None for that of the system."""
+    authority = os.environ.get("NATS_CA")
+    return ssl.create_default_context(cafile=authority) if authority else None
+
+
+def _passes(error: Exception) -> bool:
+    """Return True for an error that ends once the cluster has a leader, or the client another server."""
+    if isinstance(error, APIError):
+        return error.err_code in _BUSY or (error.code == 503 and error.err_code != _FULL)
+    return not isinstance(error, ConnectionClosedError | AuthorizationError | MaxPayloadError)
+
+
+def connect(url: str) -> NatsBroker:
+    """Open the stream at `nats://[USER:PASSWORD@]HOST[:PORT][,HOST...]/STREAM[?replicas=N]`, or create it.
+
+    A single word before `@` is a token. The file in the environment variable NATS_CREDS has credentials, that in
+    NATS_CA the certificate of an authority. Raises `ConfigError` for another form, and `LogError` if no server answers.
+    """
+    match = _URL.fullmatch(url)
+    parameters = parse_qsl(match["query"] or "", keep_blank_values=True) if match is not None else []
+    replicas = dict(parameters).get("replicas", "1")
+    if match is None or [name for name, _ in parameters if name != "replicas"] or replicas not in _REPLICAS:
+        raise ConfigError(
+            f"log.url: got {re.sub('//[^/@]*@', '//...@', url)!r}; expected nats://HOST/STREAM or "
+            "nats://HOST,HOST,HOST/STREAM?replicas=3, where STREAM has letters, digits, - and _, and replicas is one "
+            f"of {', '.join(_REPLICAS)}"
+        )
+    first, has_password, second = (match["login"] or "").partition(":")
+    login = _Login(unquote(first), unquote(second), "") if has_password else _Login("", "", unquote(first))
+    return NatsBroker([f"nats://{host}" for host in match["hosts"].split(",")], match["stream"], int(replicas), login)
