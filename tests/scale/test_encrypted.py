@@ -44,17 +44,19 @@ pytest.importorskip("cryptography", reason="needs everlearn[keys]")
 from everlearn.scale.encrypted import EncryptedLog, encrypted
 from everlearn.scale.sqlite_keys import FILE, SqliteKeys
 
-PLACES = ["in place", "by keys", "postgresql"]
+PLACES = ["in place", "by keys", "postgresql", "nats"]
 whole_loops = pytest.mark.parametrize(
-    "spec_of", [*PLACES[:2], pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+    "spec_of", [*PLACES[:2], *(pytest.param(place, marks=pytest.mark.slow) for place in PLACES[2:])], indirect=True
 )
 
 
 @pytest.fixture(params=PLACES)
 def spec_of(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LogSpec:
-    """Where a log that encrypts is: in SQLite, in a log that only appends, or in PostgreSQL."""
+    """Where a log that encrypts is."""
     if request.param == "postgresql":
         return LogSpec(url=request.getfixturevalue("url"), encrypt=True)
+    if request.param == "nats":
+        return LogSpec(url=request.getfixturevalue("stream"), encrypt=True)
     if request.param == "by keys":
         append_only.installed(monkeypatch)
         return LogSpec(url=f"{append_only.SCHEME}://{tmp_path}/append.sqlite", encrypt=True)
