@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import azure
+from tests.support.kafka import Mock, Tansu
 from tests.support.nats import NatsServers
 from tests.support.postgres import Server
 
@@ -43,6 +44,39 @@ def nats() -> Iterator[NatsServers]:
 def stream(nats: NatsServers) -> str:
     """The URL of a stream that does not exist yet."""
     return f"{nats.url}/test-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def tansu() -> Iterator[Tansu]:
+    pytest.importorskip("confluent_kafka", reason="needs everlearn[kafka]")
+    running = Tansu()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def mock_kafka() -> Iterator[Mock]:
+    running = Mock()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=["mock", "tansu"])
+def topic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a topic that has no messages yet, on each broker that speaks the protocol of Kafka."""
+    return topic_on(request.param, request, monkeypatch)
+
+
+def topic_on(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the URL of a new topic on the "mock" or on "tansu"."""
+    broker: Mock | Tansu = request.getfixturevalue("mock_kafka" if kind == "mock" else kind)
+    if kind == "mock":
+        from everlearn.scale import kafka
+
+        monkeypatch.setattr(kafka, "DESCRIBING", 0.02)  # it never answers
+    name = f"test-{next(_numbers)}"
+    broker.make(name)
+    return f"{broker.url}/{name}?{broker.parameters}"
 
 
 @pytest.fixture(scope="session")

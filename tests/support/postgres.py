@@ -88,5 +88,7 @@ class Server:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
-every_log = pytest.mark.parametrize("log", ["sqlite", "postgresql", "nats", "encrypted"], indirect=True)
+every_log = pytest.mark.parametrize(
+    "log", ["sqlite", "postgresql", "nats", "mock", "tansu", "encrypted"], indirect=True
+)
 """Runs a test against each place that can hold a log."""

@@ -25,7 +25,7 @@ from everlearn.records import Event, Payload
 PAGE = 4096  # events read at a time
 FILE = "log.sqlite"  # the log in the folder of a loop
 BOOK = "book.sqlite"  # the book there, of a log whose traffic a broker has
-_BROKERS = dict.fromkeys(("nats",), "everlearn.scale.brokered:connect")
+_BROKERS = dict.fromkeys(("nats", "kafka"), "everlearn.scale.brokered:connect")
 _SCHEMES = {"postgresql": "everlearn.scale.postgres:connect"} | _BROKERS
 
 

@@ -34,7 +34,7 @@ INDEX = "index.sqlite"  # in the home
 _KEPT = ("decision", "version", "checkpoint")  # what the book holds
 _JUDGED = ("prediction", "example", "version")  # kinds whose key has one content
 _PAGE = 1000
-_BROKERS = {"nats": "everlearn.scale.nats:connect"}
+_BROKERS = {"nats": "everlearn.scale.nats:connect", "kafka": "everlearn.scale.kafka:connect"}
 
 
 class BrokeredLog:
