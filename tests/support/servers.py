@@ -25,7 +25,7 @@ from everlearn.app.supervisor import LONGEST_PAUSE, Server
 from everlearn.client import Client, RequestRefused, Unreachable
 from everlearn.client.records import Answer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError, NoRoom
-from everlearn.events import connect, url_of
+from everlearn.events import Log, connect, row, scan, url_of
 from everlearn.loop.loop import Loop
 from everlearn.records import Decision, Event, Example, Label, Prediction, Preference, Reward
 from everlearn.serve import snapshot
@@ -450,6 +450,18 @@ def replay(home: Path, settings: Spec, folder: Path) -> dict[str, Any]:
         while loop.catch_up():
             pass
         return content(loop)
+
+
+def copied(log: Log, home: Path) -> Path:
+    """Return a home whose log is a copy of another one, event by event."""
+    connect(str(made(home) / "log.sqlite")).close()
+    with sqlite3.connect(home / "log.sqlite") as copy:
+        copy.executemany(
+            "INSERT INTO events (position, time, kind, key, payload) VALUES (?, ?, ?, ?, ?)",
+            [(event.position, *row(event.payload, event.time)) for event in scan(log)],
+        )
+    copy.close()
+    return home
 
 
 def is_from_outside(event: Event) -> bool:

@@ -26,7 +26,7 @@ from everlearn.errors import ConfigError, LogError
 from everlearn.events import ChainCheck, Log, Row, key, row, scan
 from everlearn.events.rows import check_agreement, check_kinds, decode, events_of
 from everlearn.records import Event, Payload
-from everlearn.scale.broker import Broker, packed
+from everlearn.scale.broker import Broker, Message, packed
 from everlearn.scale.index import LocalIndex, Place, counted
 from everlearn.scale.tail import BrokerTail
 
@@ -81,14 +81,21 @@ class BrokeredLog:
         known = self._index.find(names)
         self._check_agree(rows, {name: known[name] for name in names if name in known})
         fresh = {one[2]: one for one in rows if one[2] not in known}
-        for message in packed(list(fresh.values()), self._broker.most_bytes):
-            (sequence,) = self._broker.publish([message])
-            self._tail.take(sequence, message.body)
+        written = self._published(packed(list(fresh.values()), self._broker.most_bytes))
         made = self._index.find(fresh)
         self._check_agree(list(fresh.values()), made)
         positions = [(known.get(name) or made[name]).position for name in names]
-        new = [made[name].position for name in fresh]
+        new = [made[name].position for name in fresh if made[name].sequence in written]
         return positions, min(new) - 1 if new else max(positions, default=0)
+
+    def _published(self, messages: Sequence[Message]) -> set[int]:
+        """Publish messages one after the other, and index them; return their sequences."""
+        written: set[int] = set()
+        for message in messages:
+            (sequence,) = self._broker.publish([message])
+            self._tail.take(sequence, message.body)
+            written.add(sequence)
+        return written
 
     def _check_agree(self, rows: Sequence[Row], known: dict[str, Place]) -> None:
         """Raise `InputError` for rows whose key came before with other content, in the log or among themselves."""
@@ -199,9 +206,7 @@ class BrokeredLog:
     def _publish(self) -> None:
         """Publish the rows of the book that are not in the log yet, in the order of the book."""
         rows, upto = self._ledger.unpublished()
-        for message in packed(rows, self._broker.most_bytes, counted(self._index.cursor())):
-            (sequence,) = self._broker.publish([message])
-            self._tail.take(sequence, message.body)
+        self._published(packed(rows, self._broker.most_bytes, counted(self._index.cursor())))
         self._ledger.published(upto)
 
     def seals(self, after: int, upto: int) -> dict[int, str]:
@@ -211,6 +216,8 @@ class BrokeredLog:
             for event in scan(self._book, self._sealed, ("decision",)):
                 self._seals[key(event.payload)] = self._book.seals(event.position - 1, event.position)[event.position]
                 self._sealed = event.position
+        if self._index.cursor().events < upto:
+            self._tail.reach_end()
         found: dict[int, str] = {}
         while after < upto and (page := self._index.after(after, _PAGE, ("decision",))):
             for place, (_, _, name, _) in zip(page, self._tail.rows(page), strict=True):

@@ -255,6 +255,9 @@ class NatsBroker:
 
     def _run(self, work: Coroutine[Any, Any, Found], what: str) -> Found:
         """Run work in the thread, and wait for its result."""
+        if self._closed:
+            work.close()
+            raise LogError(f"the log {self.place} is closed; open it again to use it")
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except (NatsError, OSError, TimeoutError) as error:

@@ -61,6 +61,7 @@ class BrokerTail:
         while (came := self.index.cursor().sequence) < sequence:
             if self.advance():
                 continue
+            self._check_there(came)
             if time.monotonic() > until:
                 raise LogError(
                     f"the log {self.broker.place}: message {came + 1} of {sequence} could not be read for "
@@ -132,11 +133,16 @@ class BrokerTail:
     def _check_next(self, cursor: Cursor, found: Sequence[Numbered]) -> None:
         """Raise `LogError` if messages after the cursor are gone; called before they are indexed."""
         following = next(one.sequence for one in found if one.sequence > cursor.sequence)
-        if following > cursor.sequence + 1 and (first := self.broker.first()) > cursor.sequence + 1:
+        if following > cursor.sequence + 1:
+            self._check_there(cursor.sequence)
+
+    def _check_there(self, read: int) -> None:
+        """Raise `LogError` if the broker no longer has the message after the last one read."""
+        if (first := self.broker.first()) > read + 1:
             raise LogError(
-                f"the log {self.broker.place}: messages {cursor.sequence + 1} to {first - 1} are gone, and were not "
-                f"read yet by {self.index.path}; the first available one is {first}. Restore the messages, or copy the "
-                "index of a machine that has read them. Let the broker keep messages longer"
+                f"the log {self.broker.place}: messages {read + 1} to {first - 1} are gone, and were not read yet by "
+                f"{self.index.path}; the first available one is {first}. Restore the messages, or copy the index of a "
+                "machine that has read them. Let the broker keep messages longer"
             )
 
     def _hold(self, message: Numbered) -> None:
