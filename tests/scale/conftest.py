@@ -15,5 +15,15 @@ from tests.support.database import (
 )
 
 __all__ = [
-    *("any_place", "azurite", "endpoint", "mock_kafka", "nats", "place", "server", "stream", "tansu", "topic", "url"),
+    "any_place",
+    "azurite",
+    "endpoint",
+    "mock_kafka",
+    "nats",
+    "place",
+    "server",
+    "stream",
+    "tansu",
+    "topic",
+    "url",
 ]

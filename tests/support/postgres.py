@@ -88,7 +88,6 @@ class Server:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
-every_log = pytest.mark.parametrize(
-    "log", ["sqlite", "postgresql", "nats", "mock", "tansu", "encrypted"], indirect=True
-)
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mock", "tansu")]
+every_log = pytest.mark.parametrize("log", ["sqlite", "postgresql", "nats", "encrypted", *_SLOW], indirect=True)
 """Runs a test against each place that can hold a log."""

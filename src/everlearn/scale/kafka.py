@@ -90,9 +90,9 @@ class KafkaBroker:
         connected: dict[str, Any] = {"bootstrap.servers": servers, **properties}
         self._settings = connected | {"logger": log}
         self._closed = threading.Event()
-        self._admin = AdminClient(connected)
-        self._explained(self._created, "could not be opened")
-        found = self._explained(self._described, "could not be opened")
+        admin = AdminClient(connected)  # which lives as long as its name
+        self._explained(lambda: self._created(admin), "could not be opened")
+        found = self._explained(lambda: self._described(admin), "could not be opened")
         self._in_sync = int(found.get("min.insync.replicas") or 1)
         longest = int(properties.get("message.max.bytes") or found.get("max.message.bytes") or MOST_BYTES)
         self.most_bytes = longest - _FRONT
@@ -106,20 +106,20 @@ class KafkaBroker:
     def _consumer(self, more: Mapping[str, Any]) -> Consumer:
         return Consumer({**self._settings, **_FIXED["consumer"], **more})
 
-    def _created(self) -> None:
+    def _created(self, admin: AdminClient) -> None:
         """Create the topic unless it is there, and check that it has the partition."""
         name, topic = self._topic.name, self._topic
-        if name not in self._admin.list_topics(timeout=PATIENCE).topics:
+        if name not in admin.list_topics(timeout=PATIENCE).topics:
             safe = {"min.insync.replicas": "2"} if topic.replicas > 2 else {}
             wanted = NewTopic(name, topic.partitions, topic.replicas, config=_TOPIC | safe)
-            made = self._admin.create_topics([wanted], operation_timeout=_WAIT, request_timeout=PATIENCE)[name]
+            made = admin.create_topics([wanted], operation_timeout=_WAIT, request_timeout=PATIENCE)[name]
             try:
                 made.result(PATIENCE)
             except KafkaException as error:  # another process was first
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
         until = time.monotonic() + PATIENCE
-        while (known := self._partitions(_WAIT)) is None and time.monotonic() < until:
+        while (known := self._partitions(admin, _WAIT)) is None and time.monotonic() < until:
             time.sleep(_PAUSE)
         if known is None or topic.partition not in known:
             raise LogError(
@@ -127,15 +127,15 @@ class KafkaBroker:
                 "log.url. Name one of them, or create a topic with more"
             )
 
-    def _partitions(self, wait: float) -> dict[int, Any] | None:
+    def _partitions(self, client: AdminClient | Producer, wait: float) -> dict[int, Any] | None:
         """Return what the cluster says of the partitions of the topic; None if it does not know them yet."""
-        found = self._admin.list_topics(self._topic.name, timeout=wait).topics[self._topic.name]
+        found = client.list_topics(self._topic.name, timeout=wait).topics[self._topic.name]
         return dict(found.partitions) if found.error is None and found.partitions else None
 
-    def _described(self) -> dict[str, str | None]:
+    def _described(self, admin: AdminClient) -> dict[str, str | None]:
         """Return the settings of the topic. Raises `LogError` for one that keeps only the last event of each key."""
         wanted = [ConfigResource(ResourceType.TOPIC, self._topic.name)]
-        (answer,) = self._admin.describe_configs(wanted, request_timeout=DESCRIBING).values()
+        (answer,) = admin.describe_configs(wanted, request_timeout=DESCRIBING).values()
         try:
             found = {name: entry.value for name, entry in answer.result(DESCRIBING + _WAIT).items()}
         except (KafkaException, TimeoutError) as error:  # not allowed, or a broker that has no settings
@@ -199,7 +199,7 @@ class KafkaBroker:
 
     def check(self, patience: float) -> None:
         """Raise `LogError` if the partition has no leader with enough replicas in sync within `patience` seconds."""
-        found = self._explained(lambda: self._partitions(max(patience, _PAUSE)), "cannot be written")
+        found = self._explained(lambda: self._partitions(self._producer, max(patience, _PAUSE)), "cannot be written")
         mine = (found or {}).get(self._topic.partition)
         if mine is None or mine.leader < 0:
             raise self._failure("cannot be written", "the partition has no leader")
