@@ -9,9 +9,9 @@ import pytest
 
 from everlearn.events import Log, connect, log_of, url_of
 from everlearn.spec import LogSpec
-from tests.support.database import mock_kafka, nats, server, stream, tansu, topic_on, url
+from tests.support.database import cluster, mock_kafka, nats, server, stream, tansu, topic_on, url
 
-__all__ = ["mock_kafka", "nats", "server", "stream", "tansu", "url"]
+__all__ = ["cluster", "mock_kafka", "nats", "server", "stream", "tansu", "url"]
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def log(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             opened = connect(request.getfixturevalue("url"))
         case "nats":
             opened = connect(url_of(tmp_path, request.getfixturevalue("stream")))
-        case "mock" | "tansu" as kind:
+        case "mock" | "tansu" | "cluster" as kind:
             opened = connect(url_of(tmp_path, topic_on(kind, request, monkeypatch)))
         case "encrypted":
             pytest.importorskip("cryptography", reason="needs everlearn[keys]")

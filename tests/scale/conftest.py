@@ -3,6 +3,7 @@
 from tests.support.database import (
     any_place,
     azurite,
+    cluster,
     endpoint,
     mock_kafka,
     nats,
@@ -17,6 +18,7 @@ from tests.support.database import (
 __all__ = [
     "any_place",
     "azurite",
+    "cluster",
     "endpoint",
     "mock_kafka",
     "nats",

@@ -25,7 +25,7 @@ from everlearn.records import Example, Label
 from everlearn.scale.broker import Message, packed
 from everlearn.spec import LogSpec, Spec
 from everlearn.stream import Stream
-from tests.support.kafka import Mock, Tansu
+from tests.support.kafka import CLUSTER, Cluster, Mock, Tansu
 from tests.support.payloads import example
 from tests.support.servers import content, copied, replay, until
 
@@ -106,8 +106,8 @@ def test_long_reads_are_cut_and_go_on(tansu: Tansu, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("partitions", [2])
 def test_partitions_of_one_topic_are_apart(topic: str, partitions: int, tmp_path: Path) -> None:
-    if "batch.num" in topic:  # Tansu; the mock makes four partitions
-        topic = topic.replace("/test-", "/apart-")
+    if "batch.num" in topic or "replicas" in topic:  # made by the first client; the mock has made four partitions
+        topic = topic.replace("/everlearn-test-", "/everlearn-test-apart-")
     places = [f"{topic}&partitions={partitions}&partition={number}" for number in range(partitions)]
     logs = [connect(url_of(tmp_path / str(number), place)) for number, place in enumerate(places)]
     assert [log.append([example(f"in {number}")]) for number, log in enumerate(logs)] == [[1], [1]]
@@ -299,12 +299,24 @@ def stored_elsewhere(endpoint: str, bucket: str) -> Tansu:
     return Tansu(f"s3://{bucket}/", environment | keys)
 
 
+def breakable(kind: str, kills: int, request: pytest.FixtureRequest) -> Tansu | Cluster:
+    if kind == "cluster":
+        made: Cluster = request.getfixturevalue("cluster")
+        return made
+    return stored_elsewhere(request.getfixturevalue("endpoint"), f"kills-{kills}")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [10])
-def test_kills_of_the_broker_lose_nothing_and_double_nothing(endpoint: str, tmp_path: Path, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "kills"),
+    [("tansu", 10), *((kind, int(os.environ["EVERLEARN_KAFKA_KILLS"])) for kind in CLUSTER if Cluster().kills)],
+)
+def test_kills_of_the_broker_lose_nothing_and_double_nothing(
+    kind: str, kills: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Three machines append and a loop learns, while a broker with its records in an object store is killed."""
-    running = stored_elsewhere(endpoint, f"kills-{kills}")
-    place = f"{running.url}/loop?{running.parameters}"
+    running = breakable(kind, kills, request)
+    place = f"{running.url}/everlearn-test-kills-{time.time_ns()}?{running.parameters}"
     spec = Spec(schema=rows(4).schema, model={"family": "linear"}, log=LogSpec(url=place), tick=100, checkpoint=2000)
     known: list[str] = []
     broken: list[BaseException] = []

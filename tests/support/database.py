@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support import azure
-from tests.support.kafka import Mock, Tansu
+from tests.support.kafka import CLUSTER, Cluster, Mock, Tansu
 from tests.support.nats import NatsServers
 from tests.support.postgres import Server
 
@@ -61,20 +62,25 @@ def mock_kafka() -> Iterator[Mock]:
     running.stop()
 
 
-@pytest.fixture(params=["mock", "tansu"])
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture(params=["mock", "tansu", *CLUSTER])
 def topic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a topic that has no messages yet, on each broker that speaks the protocol of Kafka."""
     return topic_on(request.param, request, monkeypatch)
 
 
 def topic_on(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the URL of a new topic on the "mock" or on "tansu"."""
-    broker: Mock | Tansu = request.getfixturevalue("mock_kafka" if kind == "mock" else kind)
+    """Return the URL of a new topic on the "mock", on "tansu" or on a "cluster"."""
+    broker: Mock | Tansu | Cluster = request.getfixturevalue("mock_kafka" if kind == "mock" else kind)
     if kind == "mock":
         from everlearn.scale import kafka
 
         monkeypatch.setattr(kafka, "DESCRIBING", 0.02)  # it never answers
-    name = f"test-{next(_numbers)}"
+    name = f"everlearn-test-{time.time_ns()}-{next(_numbers)}"
     broker.make(name)
     return f"{broker.url}/{name}?{broker.parameters}"
 

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -94,12 +93,30 @@ class Mock:
         del self._holder
 
 
-def main() -> None:
-    """Run a mock until standard input closes, and print its URL: `python -m tests.support.kafka`."""
-    mock = Mock()
-    print(mock.url, flush=True)
-    sys.stdin.read()
+class Cluster:
+    """The cluster that `deploy/kafka_cluster.sh` names in the environment."""
+
+    def __init__(self) -> None:
+        self.url, self.parameters = os.environ["EVERLEARN_KAFKA"], os.environ["EVERLEARN_KAFKA_PARAMETERS"]
+        self._kill = os.environ["EVERLEARN_KAFKA_KILL"]
+
+    @property
+    def kills(self) -> bool:
+        """True where the environment names a command that kills a broker."""
+        return bool(self._kill)
+
+    def make(self, topic: str) -> None:
+        """Leave the topic to the first client."""
+
+    def kill(self) -> None:
+        """Run the command that kills a broker and starts it again."""
+        subprocess.run(self._kill, shell=True, check=True)
+
+    def start(self) -> None:
+        """Do nothing: the command has started the broker."""
+
+    def stop(self) -> None:
+        """Leave the cluster as it is."""
 
 
-if __name__ == "__main__":
-    main()
+CLUSTER = ["cluster"] if os.environ.get("EVERLEARN_KAFKA") else []  # no test is skipped for want of one

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kafka import CLUSTER
+
 NOBODY = 65534  # PostgreSQL refuses to run as root
 
 
@@ -88,6 +90,6 @@ class Server:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
 
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mock", "tansu")]
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("mock", "tansu", *CLUSTER)]
 every_log = pytest.mark.parametrize("log", ["sqlite", "postgresql", "nats", "encrypted", *_SLOW], indirect=True)
 """Runs a test against each place that can hold a log."""
