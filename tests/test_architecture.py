@@ -50,6 +50,7 @@ TEST_FILES = sorted(TESTS.rglob("test_*.py"))
 WHOLE_SYSTEM = {
     "test_architecture": "the tree itself",
     "scale/test_followers": "servers of one loop on several machines",
+    "scale/test_encrypted_server": "a server whose log encrypts",
     "scale/test_served": "a server whose log is in a database",
     "stream/test_kinds_of_files": "files that people have, from the bytes to the encoded rows",
     "test_architecture_page": "the tree itself, as a page draws it",

@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote
 
@@ -63,6 +64,12 @@ _PASSING = (
     *(KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._UNKNOWN_PARTITION),
     *(KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART),
 )
+_AGAIN = (
+    KafkaError._FATAL,
+    KafkaError._PURGE_QUEUE,
+    KafkaError._PURGE_INFLIGHT,
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+)
 
 Found = TypeVar("Found")
 
@@ -89,7 +96,7 @@ class KafkaBroker:
         self._topic = topic
         connected: dict[str, Any] = {"bootstrap.servers": servers, **properties}
         self._settings = connected | {"logger": log}
-        self._closed = threading.Event()
+        self._closed = False
         admin = AdminClient(connected)  # which lives as long as its name
         self._explained(lambda: self._created(admin), "could not be opened")
         found = self._explained(lambda: self._described(admin), "could not be opened")
@@ -99,9 +106,7 @@ class KafkaBroker:
         self._settings["message.max.bytes"] = longest
         self._tail = _Reader(self._consumer({"fetch.wait.max.ms": 50, "queued.max.messages.kbytes": 16_384}), topic)
         self._look_up = _Reader(self._consumer({"fetch.wait.max.ms": 10, "queued.max.messages.kbytes": 256}), topic)
-        self._producer = self._made()
-        self._polling = threading.Thread(target=self._poll, name="everlearn-kafka", daemon=True)
-        self._polling.start()
+        self._sender = _Sender(self._settings | _FIXED["producer"], topic)
 
     def _consumer(self, more: Mapping[str, Any]) -> Consumer:
         return Consumer({**self._settings, **_FIXED["consumer"], **more})
@@ -152,54 +157,17 @@ class KafkaBroker:
 
     def publish(self, messages: Sequence[Message]) -> list[int]:
         """Write messages durably, as `Broker.publish` does. Kafka stores a message again that comes again."""
-        waiting = _Acknowledgements(len(messages))
-        for place, message in enumerate(messages):
-            self._produce(message.body, waiting, place)
-        if not waiting.done.wait(PATIENCE + _WAIT):
-            raise self._failure("did not acknowledge an event", "no answer")
-        if waiting.error is not None:
-            if waiting.error.fatal():
-                self._renew()
-            raise self._failure("did not acknowledge an event", waiting.error.str())
-        return waiting.sequences
-
-    def _produce(self, body: bytes, waiting: _Acknowledgements, place: int) -> None:
-        """Queue a message, and wait while the queue is full."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic.name,
-                    body,
-                    partition=self._topic.partition,
-                    on_delivery=lambda error, message: waiting.note(place, error, message),
-                )
-                return
-            except BufferError:
-                if time.monotonic() > until:
-                    raise self._failure("did not acknowledge an event", "the queue of the producer is full") from None
-                time.sleep(_PAUSE)
-            except KafkaException as error:
-                raise self._failure("did not acknowledge an event", error.args[0].str()) from error
-
-    def _renew(self) -> None:
-        """Begin with another producer: one with a fatal error sends nothing more."""
-        self._producer = self._made()
-
-    def _made(self) -> Producer:
-        """Return a producer that is connected, so that its first message does not wait for its number."""
-        producer = Producer({**self._settings, **_FIXED["producer"]})
-        self._explained(lambda: producer.list_topics(self._topic.name, timeout=_WAIT), "cannot be reached")
-        return producer
-
-    def _poll(self) -> None:
-        """Let the producer report what was acknowledged."""
-        while not self._closed.is_set():
-            self._producer.poll(0.1)
+        try:
+            return self._sender.send([message.body for message in messages])
+        except (KafkaException, TimeoutError) as error:
+            cause = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+            raise self._failure("did not acknowledge an event", cause) from error
 
     def check(self, patience: float) -> None:
         """Raise `LogError` if the partition has no leader with enough replicas in sync within `patience` seconds."""
-        found = self._explained(lambda: self._partitions(self._producer, max(patience, _PAUSE)), "cannot be written")
+        found = self._explained(
+            lambda: self._partitions(self._sender.producer, max(patience, _PAUSE)), "cannot be written"
+        )
         mine = (found or {}).get(self._topic.partition)
         if mine is None or mine.leader < 0:
             raise self._failure("cannot be written", "the partition has no leader")
@@ -229,11 +197,9 @@ class KafkaBroker:
 
     def close(self) -> None:
         """Close the connections; closing twice is allowed."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._polling.join()
-            self._producer.flush(0)
-            self._producer.purge()
+        if not self._closed:
+            self._closed = True
+            self._sender.close()
             self._tail.close()
             self._look_up.close()
 
@@ -256,6 +222,92 @@ class KafkaBroker:
             f"the log {self.place} {what}: {cause}; check that the servers of log.url run, and that enough replicas "
             "are in sync. What was acknowledged is kept"
         )
+
+
+class _Sender:
+    """A producer, and a thread that lets it report; one that failed for good is replaced by another."""
+
+    def __init__(self, settings: dict[str, Any], topic: Topic) -> None:
+        self._settings, self._topic = settings | {"error_cb": self._noted}, topic
+        self._closed, self._failed = threading.Event(), threading.Event()
+        self.producer = self._made()
+        self._polling = threading.Thread(target=self._poll, name="everlearn-kafka", daemon=True)
+        self._polling.start()
+
+    def send(self, bodies: Sequence[bytes]) -> list[int]:
+        """Send messages until all are acknowledged, and return their sequences.
+
+        Raises `KafkaException` or `TimeoutError` if they are not in time.
+        """
+        until = time.monotonic() + PATIENCE
+        while True:
+            waiting = _Acknowledgements(len(bodies))
+            for place, body in enumerate(bodies):
+                self._produce(body, waiting, place, until)
+            if not waiting.done.wait(max(until - time.monotonic(), 0.0) + _WAIT):
+                raise TimeoutError("no answer")
+            if waiting.error is None:
+                return waiting.sequences
+            if waiting.error.code() not in _AGAIN or time.monotonic() > until:
+                raise KafkaException(waiting.error)
+            time.sleep(_PAUSE)
+
+    def _produce(self, body: bytes, waiting: _Acknowledgements, place: int, until: float) -> None:
+        """Queue a message, and wait while the queue is full or the producer is replaced."""
+        name, partition = self._topic.name, self._topic.partition
+
+        def note(error: KafkaError | None, message: Any) -> None:
+            waiting.note(place, error, message)
+
+        while True:
+            try:
+                self.producer.produce(name, body, partition=partition, on_delivery=note)
+                return
+            except BufferError:
+                if time.monotonic() > until:
+                    raise TimeoutError("the queue of the producer is full") from None
+            except KafkaException as error:
+                if error.args[0].code() not in _AGAIN or time.monotonic() > until:
+                    raise
+            time.sleep(_PAUSE)
+
+    def _made(self) -> Producer:
+        """Return a producer that is connected, so that its first message does not wait for its number."""
+        producer = Producer(self._settings)
+        with suppress(KafkaException):
+            producer.list_topics(self._topic.name, timeout=_WAIT)
+        return producer
+
+    def _noted(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failed.set()
+
+    def _poll(self) -> None:
+        """Let the producer report what was acknowledged."""
+        while not self._closed.is_set():
+            self._reported(0.1)
+            if self._failed.is_set():
+                self._replace()
+
+    def _replace(self) -> None:
+        """Go on with another producer. The messages of the one that failed are reported as purged, and sent again."""
+        self._failed.clear()
+        failed, self.producer = self.producer, self._made()
+        failed.purge()
+        with suppress(KafkaException, SystemError):
+            failed.flush(_WAIT)
+
+    def _reported(self, seconds: float) -> None:
+        # A fatal error comes out of `poll` as a SystemError too (confluent-kafka 2.16).
+        with suppress(KafkaException, SystemError):
+            self.producer.poll(seconds)
+
+    def close(self) -> None:
+        """End the thread, and drop what was not sent."""
+        self._closed.set()
+        self._polling.join()
+        self.producer.purge()
+        self._reported(0.0)
 
 
 class _Acknowledgements:
