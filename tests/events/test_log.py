@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -99,6 +100,20 @@ TestListModel = ListModel.TestCase
 TestListModel.settings = settings(
     max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
+
+
+@pytest.mark.parametrize(
+    ("url", "book", "says"),
+    [
+        ("", "postgresql://h/d", "got 'postgresql://h/d'; expected none, since log.url names no broker"),
+        ("postgresql://h/d", "postgresql://me:secret@h/d", "got 'postgresql://...@h/d'; expected none"),
+        ("nats://h/s", "nats://h/t", "got 'nats://h/t'; expected postgresql://HOST/DATABASE"),
+        ("nats://h/s", "book.sqlite", "got 'book.sqlite'; expected postgresql://HOST/DATABASE"),
+    ],
+)
+def test_a_book_is_a_database_beside_a_broker(url: str, book: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"log.book: {says}")):
+        url_of("home", url, book)
 
 
 def test_connect_takes_paths_and_sqlite_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_a_damaged_or_newer_message_raises(body: bytes, why: str) -> None:
 
 
 def test_a_message_carries_what_its_writer_counted() -> None:
-    rows, counted = rows_of(3), broker.Counted(7, 41)
+    rows, counted = rows_of(3), broker.EventCount(7, 41)
     (message,) = broker.packed(rows, 10_000, counted)
     assert broker.unpacked(8, message.body, "here") == (rows, counted)
     each = broker.packed(rows, len(message.body) - 1, counted)

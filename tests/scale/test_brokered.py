@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 import everlearn as el
 from everlearn.errors import ConfigError, InputError, InUse, LogError
 from everlearn.events import connect, key, row, scan, url_of
+from everlearn.loop.backup import backup
+from everlearn.loop.rebuild_home import rebuild_home
 from everlearn.records import Born, Checkpoint, Decision, Event, Example, Label, Payload, Version
 from everlearn.scale.broker import Message, packed
 from everlearn.scale.brokered import BrokeredLog
@@ -314,6 +317,30 @@ def test_a_loop_learns_the_same_as_in_a_folder(stream: str, server: Server, tmp_
     assert states[0] == states[1] == states[2]
     assert decided[0] == decided[1] == decided[2]
     assert len(decided[0]) >= 3
+
+
+def test_a_lost_book_is_made_again_from_the_stream(stream: str, tmp_path: Path) -> None:
+    data = rows_of_a_stream()
+    spec = Spec(schema=data.schema, model={"family": "linear"}, log=LogSpec(url=stream, rows="always"), tick=100)
+    home, copy = tmp_path / "loop", tmp_path / "copy"
+    with el.open(spec, home=home) as loop:
+        loop.run(data)
+    backup(home, copy)
+    with el.open(spec, home=home) as loop:
+        loop.rollback()
+        expected = content(loop)
+        decided = loop.decisions()
+    shutil.rmtree(home)
+    with pytest.raises(LogError, match="which the book does not have.*make the book again with `everlearn rebuild`"):
+        el.open(spec, home=copy)  # the stream is newer
+    for name in ("copy", "new"):  # from an older copy, and from nothing
+        place = tmp_path / name
+        assert rebuild_home(place, spec.log).versions == len(expected["versions"])
+        with el.open(spec, home=place) as loop:
+            assert loop.log.verify().ok
+            assert loop.decisions() == decided
+            assert content(loop) == expected
+            assert len(list(loop.log.seals(0, loop.log.end()))) == len(decided)
 
 
 LEARNER = """

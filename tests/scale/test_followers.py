@@ -78,6 +78,9 @@ def test_a_loop_in_a_folder_has_no_followers(tmp_path: Path, place: str) -> None
         Server(spec, tmp_path / "loop", follow=True)
     with pytest.raises(ConfigError, match=r"log.url: got none; expected the log of the loop"):
         Server(msgspec.structs.replace(spec, log=LogSpec(blobs=place)), tmp_path / "loop", follow=True)
+    bookless = LogSpec(url="nats://h/s", blobs=place)
+    with pytest.raises(ConfigError, match=r"log.book: got none; expected the book of the loop"):
+        Server(msgspec.structs.replace(spec, log=bookless), tmp_path / "loop", follow=True)
     early = msgspec.structs.replace(
         spec, log=LogSpec(url="postgresql://h/d", blobs=place), feedback=FeedbackSpec(early=9.0)
     )

@@ -15,7 +15,7 @@ from everlearn.errors import LogError
 from everlearn.events import KINDS, key, row
 from everlearn.records import Decision, Example, Label, Payload, Reward
 from everlearn.scale import index
-from everlearn.scale.broker import Contents, Counted
+from everlearn.scale.broker import Contents, EventCount
 from everlearn.scale.index import Cursor, LocalIndex, Numbered
 
 
@@ -26,7 +26,7 @@ def opened(tmp_path: Path) -> Iterator[LocalIndex]:
     made.close()
 
 
-def message(sequence: int, *payloads: Payload, counted: Counted | None = None) -> Numbered:
+def message(sequence: int, *payloads: Payload, counted: EventCount | None = None) -> Numbered:
     return Numbered(sequence, b"%d" % sequence, Contents([row(one, 1.0) for one in payloads], counted))
 
 
@@ -95,11 +95,11 @@ def test_what_another_process_added_is_passed_over(opened: LocalIndex) -> None:
 
 
 def test_another_count_than_that_of_the_writer_adds_nothing(opened: LocalIndex) -> None:
-    first = [message(1, Label("a", 1)), message(2, Label("b", 1)), message(3, Label("a", 1), counted=Counted(2, 2))]
-    added(opened, [*first, message(4, Label("c", 1), counted=Counted(1, 1))])
+    first = [message(1, Label("a", 1)), message(2, Label("b", 1)), message(3, Label("a", 1), counted=EventCount(2, 2))]
+    added(opened, [*first, message(4, Label("c", 1), counted=EventCount(1, 1))])
     before = opened.cursor()
     with pytest.raises(LogError, match="has 2 events up to message 3, and the process that wrote message 5 had 4"):
-        added(opened, [message(5, Label("d", 1), counted=Counted(3, 4))])
+        added(opened, [message(5, Label("d", 1), counted=EventCount(3, 4))])
     assert opened.cursor() == before
 
 

@@ -30,6 +30,7 @@ from everlearn.app.auth import check_bind
 from everlearn.app.process import READY, Setup
 from everlearn.client import Client
 from everlearn.errors import ConfigError, EverlearnError, LogError
+from everlearn.events import has_broker
 from everlearn.events.file import place
 from everlearn.loop.home import held
 from everlearn.serve import snapshot
@@ -272,6 +273,8 @@ def _check_followed(spec: Spec, home: Path) -> None:
     shared_files(home, spec.log)
     if not spec.log.url:
         raise ConfigError("log.url: got none; expected the log of the loop, such as postgresql://HOST/DATABASE")
+    if has_broker(spec.log.url) and not spec.log.book:
+        raise ConfigError("log.book: got none; expected the book of the loop, such as postgresql://HOST/DATABASE")
     if spec.schema.task == "preference" or spec.feedback.early:
         what = "schema.task: got 'preference'" if spec.schema.task == "preference" else "feedback.early: got it"
         raise ConfigError(f"{what}; a server that follows does not support that yet. Serve it where it learns")

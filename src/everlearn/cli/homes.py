@@ -33,6 +33,7 @@ def backup(
     The copy is a home as of one moment. To go back to it, stop the server and put it in the place of the home.
     """
     from everlearn import config
+    from everlearn.events import has_broker
     from everlearn.loop.backup import backup as copied
 
     spec = config.load(config_path)
@@ -40,7 +41,8 @@ def backup(
     if as_json:
         print_json(asdict(done))
         return
-    text = f"{done.folder}: the log up to event {done.position:,}, {done.kept:,} of {done.versions:,} versions"
+    what = "the book (events are copied with the tools of the broker)" if has_broker(spec.log.url) else "the log"
+    text = f"{done.folder}: {what} up to event {done.position:,}, {done.kept:,} of {done.versions:,} versions"
     screen.print(f"{escape(text)}, {done.bytes / 1e6:,.1f} MB", highlight=False, soft_wrap=True)
 
 

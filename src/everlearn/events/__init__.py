@@ -9,6 +9,7 @@ reads them lives in `loop/`; `docs/why/log.md` states the guarantees under each 
 from everlearn.events.deduplication import KINDS, key
 from everlearn.events.file import Durability
 from everlearn.events.log import (
+    BOOK,
     FILE,
     Book,
     Covered,
@@ -18,9 +19,12 @@ from everlearn.events.log import (
     Index,
     Lease,
     Log,
+    RestorableLog,
+    Restoring,
     Traffic,
     connect,
     exists,
+    has_broker,
     log_of,
     scan,
     url_of,
@@ -30,6 +34,7 @@ from everlearn.events.seals import ChainCheck
 from everlearn.events.sqlite import SqliteLog
 
 __all__ = [
+    "BOOK",
     "FILE",
     "KINDS",
     "Book",
@@ -42,11 +47,14 @@ __all__ = [
     "Index",
     "Lease",
     "Log",
+    "RestorableLog",
+    "Restoring",
     "Row",
     "SqliteLog",
     "Traffic",
     "connect",
     "exists",
+    "has_broker",
     "key",
     "log_of",
     "row",

@@ -10,6 +10,7 @@ place. The log of a broker has an index on each machine, and its book is another
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast, runtime_checkable
@@ -190,21 +191,46 @@ class ErasableLog(Log, Erasing, Protocol):
     """A log with all parts, from which events can be erased."""
 
 
+class Restoring(Protocol):
+    """A log whose book is elsewhere, and can be made again."""
+
+    def restore_book(self) -> int:
+        """Copy the decisions, versions and checkpoints of the log that the book lacks to it; return their number.
+
+        Raises `InUse` while another process has the lease.
+        """
+        ...
+
+
+@runtime_checkable
+class RestorableLog(Log, Restoring, Protocol):
+    """A log with all parts, whose book can be made again."""
+
+
+def has_broker(url: str) -> bool:
+    """Return True for the URL of a broker: its log has a book elsewhere, and an index in the folder of the loop."""
+    return url.partition("://")[0] in _BROKERS
+
+
 def url_of(home: str | Path, url: str = "", book: str = "") -> str:
     """Return where the log of a loop is: at the URL of its settings, or in its folder.
 
     A URL that names no loop gets the name of the folder, so that several loops may share a database. That of a broker
-    gets the folder, for the index, and the place of the book: `book`, or a file in the folder.
+    gets the folder, for the index, and the place of the book: `book`, or a file in the folder. Raises `ConfigError` for
+    a `book` that cannot be one, or that no broker needs.
 
     >>> url_of("fraud"), url_of("loops/fraud", "postgresql://db.example/ml")
     ('fraud/log.sqlite', 'postgresql://db.example/ml?loop=fraud')
     >>> url_of("/loops/fraud", "nats://broker.example/fraud")
     'nats://broker.example/fraud?home=%2Floops%2Ffraud&book=%2Floops%2Ffraud%2Fbook.sqlite'
     """
+    if book and (not has_broker(url) or has_broker(book) or book.partition("://")[0] not in _SCHEMES):
+        expected = "postgresql://HOST/DATABASE" if has_broker(url) else "none, since log.url names no broker"
+        raise ConfigError(f"log.book: got {re.sub('//[^/@]*@', '//...@', book)!r}; expected {expected}")
     if not url:
         return str(Path(home) / FILE)
     joined = f"{url}{'&' if '?' in url else '?'}"
-    if url.partition("://")[0] in _BROKERS:
+    if has_broker(url):
         folder = Path(home).resolve()
         return joined + urlencode({"home": folder, "book": url_of(home, book) if book else folder / BOOK})
     if "loop=" in url.partition("?")[2]:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from everlearn import _private
 from everlearn.errors import BlobError, ConfigError, LogError
-from everlearn.events import SqliteLog, scan
+from everlearn.events import BOOK, FILE, SqliteLog, scan
 from everlearn.records import Checkpoint
 from everlearn.version.blobs import Blobs
 from everlearn.version.registry import Versions
 
-LOG, BLOBS, TOKENS = "log.sqlite", "blobs", "tokens.json"
+LOG, BLOBS, TOKENS = FILE, "blobs", "tokens.json"
 
 _ATTEMPTS = 20  # the loop removes old checkpoints while they are copied
 _PAUSE = 0.1  # seconds between two attempts
@@ -41,10 +41,12 @@ def backup(home: Path, to: Path) -> BackedUp:
     """Copy a home into the folder `to`, which must be empty or absent; only its owner may read the copy.
 
     The log is copied by SQLite in one transaction, so that writers do not wait. Then follow the arrays that it names,
-    and the tokens. The last checkpoint is read back before this returns. Raises ConfigError for a folder that holds
-    something, LogError for a home without a log, and for a copy that cannot be written or read back.
+    and the tokens. The last checkpoint is read back before this returns. Of a log at a broker the book is copied, if it
+    is in the home, and no event. Raises ConfigError for a folder that holds something, LogError for a home without a
+    log, and for a copy that cannot be written or read back.
     """
-    if not (home / LOG).exists():
+    kept = next((name for name in (LOG, BOOK) if (home / name).exists()), None)
+    if kept is None:
         raise ConfigError(
             f"{home} holds no loop with its own log; give the home of a loop that was started. A log in a database is "
             "backed up with the tools of that database (docs/how-to/postgresql.md)"
@@ -55,8 +57,8 @@ def backup(home: Path, to: Path) -> BackedUp:
             raise ConfigError(f"{to}: expected an empty folder, or none; name another one")
         to.chmod(_private.FOLDER_MODE)
         for _ in range(_ATTEMPTS):
-            copy_log(home / LOG, to / LOG)
-            if (found := _copy_blobs(home, to)) is not None:
+            copy_log(home / kept, to / kept)
+            if (found := _copy_blobs(home, to, kept)) is not None:
                 break
             time.sleep(_PAUSE)
         else:
@@ -66,8 +68,7 @@ def backup(home: Path, to: Path) -> BackedUp:
         _sync(to)
     except (OSError, sqlite3.Error) as error:
         raise LogError(f"the copy of {home} in {to} failed: {error}; empty that folder, and do it again") from error
-    position, kept, versions = found
-    return BackedUp(str(to), position, kept, versions, sum(one.stat().st_size for one in to.rglob("*")))
+    return BackedUp(str(to), *found, sum(one.stat().st_size for one in to.rglob("*")))
 
 
 def copy_log(log: Path, to: Path) -> None:
@@ -79,10 +80,10 @@ def copy_log(log: Path, to: Path) -> None:
         copy.execute("PRAGMA journal_mode = DELETE")  # one file; the loop turns the write-ahead log on again
 
 
-def _copy_blobs(home: Path, to: Path) -> tuple[int, int, int] | None:
+def _copy_blobs(home: Path, to: Path, name: str) -> tuple[int, int, int] | None:
     """Copy the arrays that the copied log names; None if the loop has removed those of its last checkpoint since."""
     source, copies = home / BLOBS, Blobs(to / BLOBS)
-    with SqliteLog(to / LOG) as log:
+    with SqliteLog(to / name) as log:
         versions = Versions(copies)
         for event in scan(log, kinds=("version", "decision")):
             versions.note(event.payload)

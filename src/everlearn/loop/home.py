@@ -3,6 +3,8 @@
 home/
   lock            held by the one process that has the loop open
   log.sqlite      every event, unless `log.url` names another place
+  book.sqlite     decisions, versions and checkpoints, if `log.url` is a broker and `log.book` names no other place
+  index.sqlite    the number and place of each event, if `log.url` is a broker; made again if it is deleted
   blobs/          snapshots by hash: versions, and the last two checkpoints, unless `log.blobs` names another place
 """
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from everlearn import config
+from everlearn import config, events
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
 from everlearn.events import scan
 from everlearn.loop import details
 from everlearn.loop.fold import Fold
-from everlearn.loop.home import UNFINISHED, Home
+from everlearn.loop.home import UNFINISHED, Home, held
 from everlearn.loop.logged import LoggedHistory
 from everlearn.loop.rebuild import training_positions
 from everlearn.loop.replay_log import LogReplay
@@ -64,28 +64,38 @@ class RebuiltHome:
 
 
 def rebuild_home(home: Path, durability: LogSpec, source: Path | None = None) -> RebuiltHome:
-    """Make the versions and the last checkpoint of a home again from its log.
+    """Make the versions and the last checkpoint of a home again from its log, and its book, if a broker has the log.
 
     `source` is the file, folder or glob (default: that of the settings in the log) whose rows are the log themselves,
     if the loop has read one. After an erasure, a last checkpoint that is whole stays: it has counted more. Raises InUse
     while another process has the home open; InputError, with its path, where that file is missing; LogError for a log
     that the replay contradicts, or that does not hold all that was learned.
     """
-    with closing(Home(home, durability)) as held, ExitStack() as stack:
-        log = _ReadLog(held)
+    _restore_book(home, durability)
+    with closing(Home(home, durability)) as opened, ExitStack() as stack:
+        log = _ReadLog(opened)
         for left in home.glob(f"{UNFINISHED}*"):  # of a rebuild that was killed
             shutil.rmtree(left)
         scratch = Path(stack.enter_context(TemporaryDirectory(dir=home, prefix=UNFINISHED)))
-        replay, blobs = _replayed(held, log, source, scratch)
-        restored = _take_over(held.blobs, blobs, log.needed)
+        replay, blobs = _replayed(opened, log, source, scratch)
+        restored = _take_over(opened.blobs, blobs, log.needed)
         if not (log.erased and log.last):
             arrays, header = replay.fold.state()
             kept = {"fold": header, "sources": replay.ingest.sources, "spec": config.stored(replay.fold.spec)}
             needed = {contestant.version for contestant in replay.fold.roster.contestants}
-            held.save([], sum(replay.fold.cursor.values()), arrays, kept, needed, len(log.known))
+            opened.save([], sum(replay.fold.cursor.values()), arrays, kept, needed, len(log.known))
         forgotten = sum(version.blob not in log.needed for version in log.known)
-        counts = held.log.end(), replay.ingest.rows, len(log.known), restored
+        counts = opened.log.end(), replay.ingest.rows, len(log.known), restored
         return RebuiltHome(*counts, replay.fold.roster.champion.version, log.erased, forgotten)
+
+
+def _restore_book(home: Path, log: LogSpec) -> None:
+    """Make the book of a log again from the log, where it is elsewhere and was lost."""
+    if events.has_broker(log.url):
+        place = events.url_of(home, log.url, log.book)
+        with held(home), closing(events.connect(place, log.durability)) as opened:
+            if isinstance(opened, events.RestorableLog):
+                opened.restore_book()
 
 
 class _ReadLog:

@@ -79,7 +79,7 @@ class Broker(Protocol):
         ...
 
 
-class Counted(NamedTuple):
+class EventCount(NamedTuple):
     """The number of events in all messages up to a sequence, as the writer of a message has counted them."""
 
     sequence: int
@@ -90,10 +90,10 @@ class Contents(NamedTuple):
     """The rows of a message, and the count that its writer noted, if it did."""
 
     rows: list[Row]
-    counted: Counted | None = None
+    counted: EventCount | None = None
 
 
-def packed(rows: Sequence[Row], most_bytes: int, counted: Counted | None = None) -> list[Message]:
+def packed(rows: Sequence[Row], most_bytes: int, counted: EventCount | None = None) -> list[Message]:
     """Return messages that hold rows in order, as few as the longest body allows; each notes what was `counted`.
 
     Raises `InputError` for a row that is longer than a message may be.
@@ -135,7 +135,7 @@ def unpacked(sequence: int, body: bytes, place: str) -> Contents:
 class _Body(msgspec.Struct):
     everlearn: int
     events: list[tuple[float, str, str, msgspec.Raw]]
-    counted: Counted | None = None
+    counted: EventCount | None = None
 
 
 class _Front(msgspec.Struct):

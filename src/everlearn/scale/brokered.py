@@ -203,6 +203,22 @@ class BrokeredLog:
         found = self._index.find(key(payload) for payload in payloads)
         return [found[key(payload)].position for payload in payloads]
 
+    def restore_book(self) -> int:
+        """Copy the decisions, versions and checkpoints of the log that the book lacks to it; return their number.
+
+        Use it for a book that was lost, or put back from an older copy. Raises `InUse` while another process has the
+        lease of the book.
+        """
+        self._check_usable()
+        epoch, copied, after = self._book.acquire(), 0, 0
+        self._tail.reach_end()
+        while page := self._index.after(after, _PAGE, _KEPT):
+            lost = [one for one in self._tail.rows(page) if self._book.find(one[2]) is None]
+            self._book.save([decode(text) for _, _, _, text in lost], epoch)
+            copied += len(lost)
+            after = page[-1].position
+        return copied
+
     def _publish(self) -> None:
         """Publish the rows of the book that are not in the log yet, in the order of the book."""
         rows, upto = self._ledger.unpublished()
@@ -328,8 +344,8 @@ class _Ledger:
             if kind != "decision":
                 raise LogError(
                     f"the log {self._tail.broker.place} has {name!r}, which the book does not have: another loop "
-                    "learns from this stream, or the book is an older copy. Give each loop a stream and a book, or "
-                    "restore stream and book of the same moment"
+                    "learns from this stream, or the book was lost. Give each loop a stream and a book, or make the "
+                    "book again with `everlearn rebuild`"
                 )
             self._orders.append(decode(text))
 

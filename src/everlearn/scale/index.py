@@ -22,7 +22,7 @@ from everlearn.errors import LogError
 from everlearn.events.deduplication import DIGEST
 from everlearn.events.file import PATIENCE
 from everlearn.events.rows import RARE
-from everlearn.scale.broker import Contents, Counted
+from everlearn.scale.broker import Contents, EventCount
 
 FORMAT = 1
 KINDS = (
@@ -242,9 +242,9 @@ def digest(content: str | bytes) -> bytes:
     return hashlib.blake2b(held, digest_size=16).digest()
 
 
-def counted(cursor: Cursor) -> Counted:
+def counted(cursor: Cursor) -> EventCount:
     """Return what a message notes of the index of its writer."""
-    return Counted(cursor.sequence, cursor.events)
+    return EventCount(cursor.sequence, cursor.events)
 
 
 def _subject(kind: str, key: str) -> bytes | None:

@@ -39,7 +39,7 @@ PATIENCE = 30.0  # seconds until a message must be acknowledged, or an answer re
 WINDOW = 120.0  # seconds for which the stream remembers ids; longer than PATIENCE
 IN_FLIGHT = 256  # messages of one call that wait for their acknowledgement at a time
 READ_BYTES = 8 << 20  # of one answer
-_WAIT = 2.0  # seconds that one request waits, while a cluster may choose a leader
+_WAITS = 2.0, 10.0  # seconds that the first request waits, and the most that later ones do, each twice as long
 _PAUSE = 0.05  # seconds until a request is sent again
 _FRONT = 1024  # bytes of a message that are not body: its subject and headers
 _CONNECT, _RECONNECT = 10.0, 0.1  # seconds to connect at first, and between two attempts later
@@ -77,7 +77,7 @@ class NatsBroker:
         try:
             self._client = self._run(_connected(servers, login), "cannot be reached")
             self._check_release()
-            self._context = self._client.jetstream(timeout=_WAIT)
+            self._context = self._client.jetstream(timeout=_WAITS[1])
             self._run(self._created(replicas), "could not be opened")
             self.most_bytes = self._client.max_payload - _FRONT
         except BaseException:
@@ -92,7 +92,7 @@ class NatsBroker:
             )
 
     async def _created(self, replicas: int) -> None:
-        """Create the stream unless it is there, as long as the cluster needs to come up."""
+        """Create the stream unless it is there."""
         config = StreamConfig(
             name=self._stream,
             subjects=[self._subject],
@@ -103,25 +103,21 @@ class NatsBroker:
             duplicate_window=WINDOW,
             allow_direct=True,
         )
-        until = time.monotonic() + PATIENCE
-        while True:
+
+        async def create() -> None:
             try:
-                try:
-                    await self._context.stream_info(self._stream)
-                except NotFoundError:
-                    await self._context.add_stream(config)
-                return
-            except (NatsError, TimeoutError) as error:
-                if not _passes(error) or time.monotonic() > until:
-                    raise
-            await asyncio.sleep(_PAUSE)
+                await self._context.stream_info(self._stream)
+            except NotFoundError:
+                await self._context.add_stream(config)
+
+        await self._again(create)
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
     def publish(self, messages: Sequence[Message]) -> list[int]:
         """Write messages durably, as `Broker.publish` does."""
         if len(messages) == 1:
-            return [self._run(self._published(messages[0], PATIENCE), "did not acknowledge an event")]
+            return [self._run(self._published(messages[0]), "did not acknowledge an event")]
         return self._run(self._all_published(messages), f"did not acknowledge all of {len(messages)} messages")
 
     async def _all_published(self, messages: Sequence[Message]) -> list[int]:
@@ -129,41 +125,25 @@ class NatsBroker:
 
         async def one(message: Message) -> int:
             async with room:
-                return await self._published(message, PATIENCE)
+                return await self._published(message)
 
         return list(await asyncio.gather(*map(one, messages)))
 
-    async def _published(self, message: Message, patience: float) -> int:
+    async def _published(self, message: Message) -> int:
         """Send a message until it is acknowledged."""
-        until = time.monotonic() + patience
         headers = {"Nats-Msg-Id": message.id, "Nats-Expected-Stream": self._stream}
-        while True:
-            try:
-                acknowledged = await self._context.publish(self._subject, message.body, headers=headers)
-                return int(acknowledged.seq)
-            except (NatsError, TimeoutError) as error:
-                if not _passes(error) or time.monotonic() > until:
-                    raise
-            await asyncio.sleep(_PAUSE)
+        found = await self._again(lambda: self._context.publish(self._subject, message.body, headers=headers))
+        return int(found.seq)
 
     def check(self, patience: float) -> None:
         """Raise `LogError` if the stream has no leader with a majority of its replicas within `patience` seconds."""
         self._run(self._led(patience), "cannot be written")
 
     async def _led(self, patience: float) -> None:
-        until = time.monotonic() + patience
-        while True:
-            try:
-                info = await asyncio.wait_for(self._context.stream_info(self._stream), max(patience, _PAUSE))
-                others = info.cluster.replicas or [] if info.cluster is not None else []
-                gone = sum(bool(one.offline) for one in others)
-                if 2 * gone <= len(others):
-                    return
-                raise LogError(f"the log {self.place} cannot be written: {gone} of {len(others) + 1} replicas are gone")
-            except (NatsError, TimeoutError) as error:
-                if not _passes(error) or time.monotonic() > until:
-                    raise
-            await asyncio.sleep(_PAUSE)
+        info = await self._again(lambda: self._context.stream_info(self._stream), patience)
+        others = info.cluster.replicas or [] if info.cluster is not None else []
+        if (gone := sum(bool(one.offline) for one in others)) > len(others) / 2:
+            raise LogError(f"the log {self.place} cannot be written: {gone} of {len(others) + 1} replicas are gone")
 
     # ---- reading -----------------------------------------------------------------------------------------------
 
@@ -195,7 +175,7 @@ class NatsBroker:
         try:
             await self._client.publish(f"$JS.API.DIRECT.GET.{self._stream}", json.dumps(wanted).encode(), reply=inbox)
             while True:
-                message = await asyncio.wait_for(answers.get(), _WAIT)
+                message = await asyncio.wait_for(answers.get(), _WAITS[0])
                 headers = message.headers or {}
                 if headers.get("Status"):  # 204: the end of the answer; 404: no such message
                     return found
@@ -227,15 +207,16 @@ class NatsBroker:
     async def _state(self) -> Any:
         return (await self._context.stream_info(self._stream)).state
 
-    async def _again(self, ask: Callable[[], Awaitable[Found]]) -> Found:
-        """Ask until there is an answer."""
-        until = time.monotonic() + PATIENCE
+    async def _again(self, ask: Callable[[], Awaitable[Found]], patience: float | None = None) -> Found:
+        """Ask until there is an answer; on a busy machine it may take longer than the first request waits."""
+        until, wait = time.monotonic() + (PATIENCE if patience is None else patience), _WAITS[0]
         while True:
             try:
-                return await ask()
+                return await asyncio.wait_for(ask(), min(wait, max(until - time.monotonic(), _PAUSE)))
             except (NatsError, TimeoutError) as error:
                 if not _passes(error) or time.monotonic() > until:
                     raise
+            wait = min(2 * wait, _WAITS[1])
             await asyncio.sleep(_PAUSE)
 
     # ---- the thread --------------------------------------------------------------------------------------------
@@ -245,7 +226,7 @@ class NatsBroker:
         if not self._closed:
             self._closed = True
             with suppress(NatsError, TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_WAIT)
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_WAITS[0])
             self._stop()
 
     def _stop(self) -> None:
