@@ -217,7 +217,8 @@ class ServeSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, o
 class LogSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """The failure that an acknowledged event survives: the death of the "process", or the loss of "power" as well.
 
-    `url` is where events are kept: postgresql://HOST/DATABASE or nats://HOST/STREAM; "" is the folder of the loop.
+    `url` is where events are kept: postgresql://HOST/DATABASE, nats://HOST/STREAM or kafka://HOST:PORT/TOPIC; "" is
+    the folder of the loop.
     `book` is where decisions and checkpoints are kept if a broker keeps the events: postgresql://HOST/DATABASE; "" is
     that folder. `blobs` is where snapshots are kept: s3://BUCKET/PREFIX, gs:// or az://; "" is that folder. With
     `encrypt`, the events of each subject are encrypted with a key of the subject, which is not in the log, so that the

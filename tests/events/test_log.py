@@ -124,10 +124,11 @@ def test_connect_takes_paths_and_sqlite_addresses(tmp_path: Path, monkeypatch: p
         log.close()
 
 
-@pytest.mark.parametrize("url", ["ftp://host/x", "sqlite://log.db", "kafka://host/topic"])
+@pytest.mark.parametrize("url", ["ftp://host/x", "sqlite://log.db", "amqp://host/queue"])
 def test_connect_refuses_other_addresses(url: str) -> None:
     with pytest.raises(
-        ConfigError, match="expected a path, sqlite:///PATH, postgresql://HOST/DATABASE or nats://HOST/STREAM"
+        ConfigError,
+        match="expected a path, sqlite:///PATH, postgresql://HOST/DATABASE, nats://HOST/STREAM or kafka://HOST:PORT/TOPIC",
     ):
         connect(url)
 

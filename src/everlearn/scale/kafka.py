@@ -33,6 +33,7 @@ READ_BYTES = 8 << 20  # of one answer
 MOST_BYTES = 1_000_000  # of a message where the topic does not say
 _FRONT = 1024  # bytes of a message that are not body
 _WAIT = 2.0  # seconds that one read waits
+_SEVERE = 2  # of librdkafka's messages: each attempt to connect again is not worth one
 _PAUSE = 0.05  # seconds until something is tried again
 _CHUNK = 64  # messages taken from the consumer at a time
 _URL = re.compile(
@@ -94,7 +95,7 @@ class KafkaBroker:
         """
         self.place = f"in partition {topic.partition} of the Kafka topic {topic.name}"
         self._topic = topic
-        connected: dict[str, Any] = {"bootstrap.servers": servers, **properties}
+        connected: dict[str, Any] = {"bootstrap.servers": servers, "log_level": _SEVERE, **properties}
         self._settings = connected | {"logger": log}
         self._closed = False
         admin = AdminClient(connected)  # which lives as long as its name
