@@ -83,7 +83,7 @@ class BrokeredLog:
         fresh = {one[2]: one for one in rows if one[2] not in known}
         written = self._published(packed(list(fresh.values()), self._broker.most_bytes))
         made = self._index.find(fresh)
-        self._check_agree(list(fresh.values()), made)
+        self._check_agree([one for one in fresh.values() if made[one[2]].sequence not in written], made)
         positions = [(known.get(name) or made[name]).position for name in names]
         new = [made[name].position for name in fresh if made[name].sequence in written]
         return positions, min(new) - 1 if new else max(positions, default=0)
@@ -104,8 +104,9 @@ class BrokeredLog:
         places = {name: known[name] for _, _, name, _ in judged if name in known}
         for (name, place), (_, _, _, text) in zip(places.items(), self._tail.rows(list(places.values())), strict=True):
             texts[name] = place.position, text
+        following = self._index.cursor().events + 1 if judged else 0
         for _, _, name, text in judged:
-            position, kept = texts.setdefault(name, (self._index.cursor().events + 1, text))
+            position, kept = texts.setdefault(name, (following, text))
             check_agreement(position, kept, text, self.place)
 
     def tidy(self) -> None:

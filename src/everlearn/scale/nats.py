@@ -39,8 +39,8 @@ PATIENCE = 30.0  # seconds until a message must be acknowledged, or an answer re
 WINDOW = 120.0  # seconds for which the stream remembers ids; longer than PATIENCE
 IN_FLIGHT = 256  # messages of one call that wait for their acknowledgement at a time
 READ_BYTES = 8 << 20  # of one answer
-_WAITS = 2.0, 10.0  # seconds that the first request waits, and the most that later ones do, each twice as long
-_PAUSE = 0.05  # seconds until a request is sent again
+_AGAIN = 1.0  # seconds until a request is sent again that has no answer
+_PAUSE = 0.05  # seconds until a request is sent again that was refused
 _FRONT = 1024  # bytes of a message that are not body: its subject and headers
 _CONNECT, _RECONNECT = 10.0, 0.1  # seconds to connect at first, and between two attempts later
 _URL = re.compile(
@@ -77,7 +77,7 @@ class NatsBroker:
         try:
             self._client = self._run(_connected(servers, login), "cannot be reached")
             self._check_release()
-            self._context = self._client.jetstream(timeout=_WAITS[1])
+            self._context = self._client.jetstream(timeout=PATIENCE)
             self._run(self._created(replicas), "could not be opened")
             self.most_bytes = self._client.max_payload - _FRONT
         except BaseException:
@@ -175,7 +175,7 @@ class NatsBroker:
         try:
             await self._client.publish(f"$JS.API.DIRECT.GET.{self._stream}", json.dumps(wanted).encode(), reply=inbox)
             while True:
-                message = await asyncio.wait_for(answers.get(), _WAITS[0])
+                message = await asyncio.wait_for(answers.get(), _AGAIN)
                 headers = message.headers or {}
                 if headers.get("Status"):  # 204: the end of the answer; 404: no such message
                     return found
@@ -208,16 +208,30 @@ class NatsBroker:
         return (await self._context.stream_info(self._stream)).state
 
     async def _again(self, ask: Callable[[], Awaitable[Found]], patience: float | None = None) -> Found:
-        """Ask until there is an answer; on a busy machine it may take longer than the first request waits."""
-        until, wait = time.monotonic() + (PATIENCE if patience is None else patience), _WAITS[0]
-        while True:
-            try:
-                return await asyncio.wait_for(ask(), min(wait, max(until - time.monotonic(), _PAUSE)))
-            except (NatsError, TimeoutError) as error:
-                if not _passes(error) or time.monotonic() > until:
-                    raise
-            wait = min(2 * wait, _WAITS[1])
-            await asyncio.sleep(_PAUSE)
+        """Send a request, and send it again each second, until one of them is answered.
+
+        A request that is sent while a stream has no leader has no answer. On a busy machine an answer may take long.
+        """
+        until = time.monotonic() + (PATIENCE if patience is None else patience)
+        sent: set[asyncio.Future[Found]] = set()
+        try:
+            while True:
+                sent.add(asyncio.ensure_future(ask()))
+                wait = max(min(_AGAIN, until - time.monotonic()), _PAUSE)
+                answered, sent = await asyncio.wait(sent, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                errors = [error for one in answered if (error := one.exception()) is not None]
+                for one in answered:
+                    if one.exception() is None:
+                        return one.result()
+                if lasting := [error for error in errors if not _passes(error)]:
+                    raise lasting[0]
+                if time.monotonic() > until:
+                    raise errors[0] if errors else TimeoutError()
+                if errors:
+                    await asyncio.sleep(_PAUSE)
+        finally:
+            for one in sent:
+                one.cancel()
 
     # ---- the thread --------------------------------------------------------------------------------------------
 
@@ -226,7 +240,7 @@ class NatsBroker:
         if not self._closed:
             self._closed = True
             with suppress(NatsError, TimeoutError):
-                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_WAITS[0])
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(_AGAIN)
             self._stop()
 
     def _stop(self) -> None:
@@ -287,11 +301,12 @@ def _tls() -> ssl.SSLContext | None:
     return ssl.create_default_context(cafile=authority) if authority else None
 
 
-def _passes(error: Exception) -> bool:
+def _passes(error: BaseException) -> bool:
     """Return True for an error that ends once the cluster has a leader, or the client another server."""
     if isinstance(error, APIError):
         return error.err_code in _BUSY or (error.code == 503 and error.err_code != _FULL)
-    return not isinstance(error, ConnectionClosedError | AuthorizationError | MaxPayloadError)
+    lasting = ConnectionClosedError | AuthorizationError | MaxPayloadError
+    return isinstance(error, NatsError | TimeoutError) and not isinstance(error, lasting)
 
 
 def connect(url: str) -> NatsBroker:
