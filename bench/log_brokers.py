@@ -9,6 +9,9 @@ log       groups appended one after the other by one process, from records to po
 predict   p50 and p99 of POST /predict, each prediction in the log before its answer: one worker, some callers that send
           one request after the other, and the learner running.
 
+"Tansu" speaks the protocol of Kafka. It keeps messages in memory, so that nothing there is durable, and must get
+batches of one message.
+
 Events are those of `bench/log.py`, about 270 bytes of JSON. Logs in SQLite and PostgreSQL stand beside the brokers.
 Servers are started on this machine, with replicas on one disk; on separate machines they would share neither disk nor
 processors.
@@ -33,12 +36,13 @@ import numpy as np
 from everlearn.app.supervisor import Server
 from everlearn.events import connect, row, url_of
 from everlearn.records import Payload, Prediction
-from everlearn.scale import nats
+from everlearn.scale import kafka, nats
 from everlearn.scale.broker import Broker, packed
 from everlearn.spec import LogSpec, Schema, ServeSpec, Spec
 from log import predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.support.kafka import Tansu
 from tests.support.nats import NatsServers
 from tests.support.postgres import Server as Database
 
@@ -59,22 +63,27 @@ class Engine(NamedTuple):
 def engines() -> Iterator[list[Engine]]:
     """Start all servers, and stop them at the end."""
     with ExitStack() as undo:
-        database, one, three = Database(), NatsServers(), NatsServers(3)
-        for server in (database, one, three):
+        database, one, three, tansu = Database(), NatsServers(), NatsServers(3), Tansu()
+        for server in (database, one, three, tansu):
             undo.callback(server.stop)
         alone, together = f"{one.url}/bench", f"{three.url}/bench?replicas=3"
+
+        def kafka_url(topic: str) -> str:
+            return f"{tansu.url}/{topic}?{tansu.parameters}"
+
         yield [
             Engine("SQLite", LogSpec()),
             Engine("SQLite, power", LogSpec(durability="power")),
             Engine("PostgreSQL", LogSpec(url=database.url)),
             Engine("NATS, 1 server", LogSpec(url=alone), lambda: nats.connect(f"{one.url}/alone")),
+            Engine("Tansu, memory", LogSpec(url=kafka_url("bench")), lambda: kafka.connect(kafka_url("alone"))),
             Engine("NATS, 3 servers", LogSpec(url=together), lambda: nats.connect(f"{three.url}/alone?replicas=3")),
         ]
 
 
 def of_stream(url: str, name: str) -> str:
     """Return the URL of a log with the stream replaced."""
-    return url.replace("/bench", f"/{name}") if url.startswith("nats:") else url
+    return url.replace("/bench", f"/{name}") if url.startswith(("nats:", "kafka:")) else url
 
 
 def named(name: str, size: int) -> list[Payload]:
