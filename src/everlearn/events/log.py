@@ -146,6 +146,15 @@ class ErasableLog(Log, Erasing, Protocol):
     """A log with all parts, from which events can be erased."""
 
 
+@runtime_checkable
+class RestingLog(Log, Protocol):
+    """A log that can give up its connections while it is idle."""
+
+    def rest(self) -> None:
+        """Close the connections until the next call opens them again."""
+        ...
+
+
 def url_of(home: str | Path, url: str = "") -> str:
     """Return where the log of a loop is: at the URL of its settings, or in its folder.
 
