@@ -396,7 +396,7 @@ def test_a_damaged_event_is_named(tmp_path: Path) -> None:
 
 def test_a_resting_log_holds_no_file_and_goes_on_where_it_was(tmp_path: Path) -> None:
     def held() -> list[str]:
-        found = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+        found = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
         return [name for name in found if str(tmp_path) in name]
 
     with SqliteLog(tmp_path / "log.sqlite") as log:

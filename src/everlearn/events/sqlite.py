@@ -56,6 +56,8 @@ class SqliteLog:
         self._process = os.getpid()
         self._open = True
         self._opened = durability, tidy
+        self._patience = file.PATIENCE  # seconds that the writer waits for other processes
+        self._resting = True
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._counted: dict[str, tuple[int, int]] = {}  # kind: number of events, up to which position
@@ -411,7 +413,7 @@ class SqliteLog:
             self._reader = file.reader(self.path)
         except sqlite3.Error as error:
             self._explain(error, "could not be opened")
-        self._patience = file.PATIENCE  # seconds that the writer waits for other processes
+        self._patience = file.PATIENCE
         self._resting = False
 
     def rest(self) -> None:
