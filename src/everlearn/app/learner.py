@@ -120,6 +120,11 @@ class Tail:
             self._serve(now)
         return events
 
+    @property
+    def settled(self) -> bool:
+        """True if all that was folded is published."""
+        return not self._behind()
+
     def finish(self, seconds: float) -> None:
         """Fold the rest of the log, for at most so many seconds, and publish the result."""
         until = time.monotonic() + seconds

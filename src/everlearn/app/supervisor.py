@@ -27,7 +27,7 @@ import msgspec
 from everlearn.app.admin.processes import is_stopped
 from everlearn.app.admin.webhook import Webhook
 from everlearn.app.auth import check_bind
-from everlearn.app.process import READY, Setup
+from everlearn.app.process import READY, Pool, Setup
 from everlearn.client import Client
 from everlearn.errors import ConfigError, EverlearnError, LogError
 from everlearn.events.file import place
@@ -73,6 +73,7 @@ class Child:
 class Server:
     """A running server; a context manager that stops it at the end. `ended` is called when all processes have ended.
 
+    With a `pool`, `home` is a folder of many loops, and `spec` has the settings of the server alone.
     `serve.port` 0 takes a free port; see `url`. Raises ConfigError if the server may not or cannot listen at its
     address, and EverlearnError if a process does not start.
     """
@@ -87,6 +88,7 @@ class Server:
         key_password: str = "",
         logs: str = "text",
         follow: bool = False,
+        pool: Pool | None = None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         if spec.serve.webhook:
@@ -107,6 +109,7 @@ class Server:
             key=key,
             logs=logs,
             follows=follow,
+            pool=pool,
         )
         if follow:
             _check_followed(spec, self.home)
@@ -193,6 +196,8 @@ class Server:
         self.stop()
 
     def _start_all(self) -> None:
+        if self._setup.pool is not None:
+            return self._start_pool(self._setup.pool)
         self._first = "follower" if self._setup.follows else "learner"
         self._start(self._first, "mirror" if self._setup.follows else "learner", self._setup)
         self._await_first()
@@ -209,8 +214,24 @@ class Server:
                 self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password
             )
             self._start(f"worker-{index}", "worker", setup)
-        for child in self._children.values():
-            while child.name != self._first and not child.ready.wait(0.1):
+        self._await([child for child in self._children.values() if child.name != self._first])
+
+    def _start_pool(self, pool: Pool) -> None:
+        """Start the processes of a server of many loops."""
+        (Path(self._setup.serving) / "loops").mkdir(mode=0o700, exist_ok=True)
+        for index in range(pool.processes):
+            self._start(f"learner-{index}", "many.learner", msgspec.structs.replace(self._setup, index=index))
+        self._start("admin", "many.admin", self._setup)
+        for index in range(pool.processes):
+            setup = msgspec.structs.replace(
+                self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password
+            )
+            self._start(f"worker-{index}", "many.worker", setup)
+        self._await([*self._children.values()])
+
+    def _await(self, children: list[Child]) -> None:
+        for child in children:
+            while not child.ready.wait(0.1):
                 if not child.alive:
                     raise EverlearnError(f"the {child.name} of the server did not start; see its message above")
 

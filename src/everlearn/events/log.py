@@ -150,6 +150,11 @@ class ErasableLog(Log, Erasing, Protocol):
 class RestingLog(Log, Protocol):
     """A log that can give up its connections while it is idle."""
 
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        ...
+
     def rest(self) -> None:
         """Close the connections until the next call opens them again."""
         ...

@@ -416,6 +416,11 @@ class SqliteLog:
         self._patience = file.PATIENCE
         self._resting = False
 
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        return self._resting
+
     def rest(self) -> None:
         """Close the connections until the next call opens them again, so that an idle log holds no memory.
 

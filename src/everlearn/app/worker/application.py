@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import uvicorn
 
@@ -34,7 +34,7 @@ from everlearn.app.tracing import Tracer
 from everlearn.app.worker import connections
 from everlearn.app.worker.body_reader import BodyReader, Receive, Scope
 from everlearn.app.worker.connections import Connections
-from everlearn.app.worker.fast_path import Exchange, FastProtocol
+from everlearn.app.worker.fast_path import Exchange, FastProtocol, FastRoutes
 from everlearn.app.worker.hot_path import HotPath
 from everlearn.app.worker.known_heads import RequestHead
 from everlearn.app.worker.proxy import Proxy, Send
@@ -52,7 +52,7 @@ IDLE = 75  # seconds that a connection without requests is kept
 COLLECT = (20_000, 20, 100)
 
 _JSON = (b"content-type", b"application/json")
-_CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
+CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
 
 
 class HotRoute(NamedTuple):
@@ -138,7 +138,7 @@ class Worker:
         """Count a reply."""
         counters = self._counters
         counters.observe(route, seconds)
-        counters.add(_CLASSES[route][status // 100])
+        counters.add(CLASSES[route][status // 100])
 
     def _count_limited(self, error: Exception) -> None:
         """Count a caller that exceeded its rate; early feedback without room is 429, too, but no matter of rates."""
@@ -211,7 +211,7 @@ def main() -> None:
         reader = Reader(Path(setup.serving), model.build)
         worker = Worker(setup, log, reader, Access(setup), counters, tell_ready, tracer, connections.allowed())
         worker.warm()
-        server = _server(setup, worker, tracer)
+        server = http_server(setup, tracer.wrap(worker) if tracer is not None else worker, worker)
 
         def stop() -> None:
             server.should_exit = True
@@ -225,12 +225,13 @@ def main() -> None:
         server.run(sockets=[socket.socket(fileno=setup.descriptor)])
 
 
-def _server(setup: Setup, worker: Worker, tracer: Tracer | None) -> uvicorn.Server:
+def http_server(setup: Setup, application: Any, routes: FastRoutes) -> uvicorn.Server:
+    """Return an HTTP server for an ASGI application, with a fast path to `routes`."""
     return uvicorn.Server(
         uvicorn.Config(
-            tracer.wrap(worker) if tracer is not None else worker,
+            application,
             loop="uvloop",
-            http=partial(FastProtocol, worker),  # type: ignore[arg-type]
+            http=partial(FastProtocol, routes),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             log_config=None,
