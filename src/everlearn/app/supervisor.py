@@ -197,7 +197,8 @@ class Server:
 
     def _start_all(self) -> None:
         if self._setup.pool is not None:
-            return self._start_pool(self._setup.pool)
+            self._start_pool(self._setup.pool)
+            return
         self._first = "follower" if self._setup.follows else "learner"
         self._start(self._first, "mirror" if self._setup.follows else "learner", self._setup)
         self._await_first()
@@ -221,6 +222,7 @@ class Server:
         (Path(self._setup.serving) / "loops").mkdir(mode=0o700, exist_ok=True)
         for index in range(pool.processes):
             self._start(f"learner-{index}", "many.learner", msgspec.structs.replace(self._setup, index=index))
+        self._await([*self._children.values()])  # kernels may have to be compiled, and no request waits for that
         self._start("admin", "many.admin", self._setup)
         for index in range(pool.processes):
             setup = msgspec.structs.replace(

@@ -20,6 +20,7 @@ from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, pr
 from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from everlearn.app.process import Pool
     from everlearn.spec import Spec
 
 token = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
@@ -62,6 +63,7 @@ def serve(
     one server hosts all loops in it, at /loops/NAME.
     """
     from everlearn import config
+    from everlearn.app.process import Pool
 
     path = file or config_path
     tls = ssl_certfile, ssl_keyfile, ssl_keyfile_password
@@ -69,7 +71,8 @@ def serve(
         if workers is not None or follow:
             raise ConfigError("--workers, --follow: got one for a folder of loops; expected --processes. Remove it")
         bounds = Pool(processes or cores(), memory << 20, loop_rate, create)
-        return start_many(path, bounds, host, port, tls, log_format)
+        start_many(path, bounds, host, port, tls, log_format)
+        return
     if processes is not None or create or loop_rate:
         raise ConfigError("--processes, --create, --loop-rate: got one for a single loop; expected a folder of loops")
     spec = with_address(config.load(path), host, port, workers)

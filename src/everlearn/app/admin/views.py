@@ -135,7 +135,7 @@ async def health(context: AdminContext, request: Request) -> Response:
 
 async def page(context: AdminContext, request: Request) -> Response:
     """GET /, GET /docs and GET /label"""
-    path = request.url.path
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # of a loop among many
     if path == "/label" and context.spec.schema.task != "preference":
         detail = f'schema.task is "{context.spec.schema.task}"; only a loop that learns preferences has pairs to judge'
         raise Refused(404, "There is nothing to judge", detail)

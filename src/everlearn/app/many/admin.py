@@ -82,7 +82,7 @@ class _LoopDoor:
         self._context = context
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, with the path that it has on a server of this loop alone."""
+        """Pass a request on; Starlette has noted the part of the path that names the loop as its root."""
         name = scope["path_params"]["name"]
         request = Request(scope, receive)
         try:
@@ -92,10 +92,7 @@ class _LoopDoor:
             app = await self._context.opened(name)
         except Exception as error:
             return await refused(error, request)(scope, receive, send)
-        prefix = f"/loops/{name}"
-        path = scope["path"].removeprefix(prefix) or "/"
-        within = {**scope, "path": path, "raw_path": scope["raw_path"].removeprefix(prefix.encode()), "root_path": ""}
-        return await app(within, receive, send)
+        return await app(scope, receive, send)
 
 
 def _route(context: ManyContext, path: str, found: Found) -> routing.Route:
