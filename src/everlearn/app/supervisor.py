@@ -115,6 +115,7 @@ class Server:
             _check_followed(spec, self.home)
         self._key_password = key_password  # for the workers alone
         check_bind(spec, self._setup.tokens)
+        self._lock = held(self.home) if pool is not None else None  # of a folder, which no single learner holds
         self._socket = _listening(spec.serve.host, spec.serve.port)
         self._children: dict[str, Child] = {}
         self._stopping = threading.Event()
@@ -185,7 +186,7 @@ class Server:
             self._watcher.join()
         with suppress(LogError, OSError):
             self._setup.check_place()
-            with held(self.home):  # another server may use this home
+            with self._lock or held(self.home):  # another server may use this home
                 shutil.rmtree(self._setup.serving)  # all of it can be made again from the log
         self._ended()
 

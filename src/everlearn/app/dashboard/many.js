@@ -27,7 +27,7 @@ const table = h("table", {}, h("caption", { class: "unseen" }, "Loops by name"),
 const more = h("button", { type: "button", hidden: true, id: "more" }, "Show more");
 const element = h("div", { class: "stack" },
   h("div", { class: "head" }, h("h1", {}, "Loops"), h("div", { class: "filters" }, search), h("p", { class: "lead" }, "Every loop of this server. Choose one to see its own numbers.")),
-  note, h("section", { class: "card", "aria-label": "All loops" }, said, table, more));
+  note, h("section", { class: "card", "aria-label": "All loops" }, said, h("div", { class: "scroll fits" }, table), more));
 
 const row = (one) => h("tr", { "data-loop": one.name },
   h("th", { scope: "row" }, h("a", { href: `loops/${one.name}/` }, one.name)),

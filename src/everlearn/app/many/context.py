@@ -16,9 +16,8 @@ from everlearn.app.admin.application import application
 from everlearn.app.admin.context import AdminContext
 from everlearn.app.auth import CLIENT, Access
 from everlearn.app.auth.sessions import Sessions
-from everlearn.app.many.folder import LoopFolder, link_of, serving_of, setup_of
+from everlearn.app.many.folder import LoopFolder, check_known, link_of, serving_of, setup_of
 from everlearn.app.many.wire import LoopLink
-from everlearn.app.problems import Refused
 from everlearn.app.process import Setup
 from everlearn.client.loop_records import LoopEntry
 from everlearn.serve import snapshot
@@ -74,10 +73,8 @@ class ManyContext:
         return LoopEntry(name, resident, position, known.time or None, known.metric, known.value, known.version)
 
     def found(self, name: str) -> str:
-        """Return the name of a loop. Raises Refused (404) for one that there is none of."""
-        if not self.folder.holds(name):
-            detail = f"there is no loop {name[:60]!r}; GET /loops lists them, POST /loops/NAME creates one"
-            raise Refused(404, "There is no such loop", detail, {"where": "loop", "got": name[:60]})
+        """Return the name of a loop. Raises Refused (404) for an unknown one."""
+        check_known(self.folder, name)
         return name
 
     async def create(self, name: str) -> int:

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from everlearn import _private, config, events
+from everlearn.app.problems import Refused
 from everlearn.app.process import Setup
 from everlearn.errors import ConfigError, InputError
 from everlearn.spec import Schema, ServeSpec, Spec
@@ -39,13 +40,17 @@ _UNSUPPORTED = {
 
 
 class Summary(Struct, frozen=True, omit_defaults=True):
-    """The last known numbers of a loop, in its home: the position folded, the time, and the headline metric."""
+    """The last known numbers of a loop, in its home: the position folded, the time, and the headline metric.
+
+    `behind` is true if the log holds events that the loop had not learned when it was closed.
+    """
 
     position: int = 0
     time: float = 0.0
     metric: str = ""
     value: float | None = None
     version: str = ""
+    behind: bool = False
 
 
 class LoopFolder:
@@ -162,6 +167,13 @@ class LoopFolder:
 
     def _own_home(self, name: str) -> Path:
         return self.root / f"{name}{HOME}"
+
+
+def check_known(folder: LoopFolder, name: str) -> None:
+    """Raise Refused (404) for a loop that the folder does not hold."""
+    if not folder.holds(name):
+        detail = f"there is no loop {name[:60]!r}; GET /loops lists them, POST /loops/NAME creates one"
+        raise Refused(404, "There is no such loop", detail, {"where": "loop", "got": name[:60]})
 
 
 def setup_of(pool: Setup, name: str, spec: Spec, home: Path) -> Setup:

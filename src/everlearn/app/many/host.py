@@ -20,12 +20,12 @@ from queue import Empty
 import msgspec
 
 from everlearn import _private
-from everlearn.app.learner import EarlyUseFile, StatusFile, Tail, warm
+from everlearn.app.learner import LAST, EarlyUseFile, StatusFile, Tail, warm
 from everlearn.app.many.folder import SUMMARY, LoopFolder, Summary, serving_of, setup_of
 from everlearn.app.many.turns import Residents, Turns
 from everlearn.app.many.wire import Caller, LoopCall, LoopCalls, LoopReply
 from everlearn.app.process import Setup
-from everlearn.errors import ConfigError, EverlearnError, InUse, ModelError
+from everlearn.errors import ConfigError, EverlearnError, InputError, InUse, ModelError
 from everlearn.events import RestingLog
 from everlearn.loop.loop import Loop
 from everlearn.serve.snapshot import Publisher
@@ -42,6 +42,8 @@ EVERY = 8  # a loop without work is looked at in each eighth sweep
 SUMMARIZE = 5.0  # seconds between two summaries of a loop at work
 WATCHED = 10.0  # seconds for which the status of a loop is written after it was last looked at
 FAILED = 2.0  # seconds before a loop that failed is opened again
+DEFER = 10.0  # seconds that a call waits for room
+AGAIN = 0.005  # seconds between two attempts to make room for a call that waits
 LEAVING = 8  # loops that may be on their way out at one time
 
 
@@ -112,14 +114,17 @@ class HostedLoop:
             if self._mark is not None:
                 self._mark = self._look()
 
-    def summarize(self) -> None:
-        """Note the numbers of the loop, in its home and here, and the bytes that it takes."""
+    def summarize(self, behind: bool = False) -> None:
+        """Note the numbers of the loop, in its home and here, and the bytes that it takes.
+
+        `behind` is true where it is closed before it has learned all events.
+        """
         fold = self.loop.fold
         monitor, arrays = fold.monitor, fold.state()[0]
         self.bytes = OVERHEAD + sum(array.nbytes for array in arrays.values())
         metric, champion = monitor.headline, self.loop.fold.roster.champion.version
         value = monitor.report().get("champion", {}).get(metric)
-        self.summary = Summary(self.loop.position, time.time(), metric, value, champion)
+        self.summary = Summary(self.loop.position, time.time(), metric, value, champion, behind)
         self._summarized = time.monotonic()
         target = self.loop.home.folder / SUMMARY
         unfinished = target.with_name(f".{SUMMARY}.{os.getpid()}.unfinished")
@@ -130,13 +135,16 @@ class HostedLoop:
             log.warning("the summary of a loop cannot be written: %s", error)
 
     def close(self) -> None:
-        """Save what was learned, and free all that the loop holds; what is in memory for workers goes as well."""
+        """Save what was learned, and free all that the loop holds; what is in memory for workers goes as well.
+
+        The lock of the home is released last, so that no other process has published anything by then.
+        """
         try:
-            self.summarize()
-            self.loop.close()
-        finally:
+            self.summarize(behind=self.loop.log.end() > self.loop.position)
             self.publisher.close()
             shutil.rmtree(self.setup.serving, ignore_errors=True)
+        finally:
+            self.loop.close()
 
     def abandon(self) -> None:
         """Let a loop go that failed: nothing is saved, and what was published goes on serving."""
@@ -165,6 +173,8 @@ class LoopHost:
         self._turns = Turns()
         self._residents = Residents(setup.pool.memory // setup.pool.processes, most)
         self._wanted = Turns()  # loops with events that are not resident
+        self._deferred: list[tuple[float, Caller, LoopCall]] = []  # calls that wait for room, with their last moment
+        self._tried = 0.0  # when room was last made for one of them
         self._failed: dict[str, tuple[float, str]] = {}  # until when a loop stays closed, and why
         self._leaving: dict[str, Future[None]] = {}
         self._aside = ThreadPoolExecutor(1, "everlearn-aside")  # for what waits for the disk
@@ -172,17 +182,20 @@ class LoopHost:
         self._swept, self._sweeps = 0.0, 0
 
     def run(self, ended: Callable[[], bool], ready: Callable[[], None]) -> None:
-        """Take calls and turns until `ended`, then save all loops."""
+        """Take calls and turns until `ended`, then learn the rest, as far as time allows, and save all loops."""
         self._adopt()
         if self._folder.template is not None:
             self._warm(self._folder.template)
         ready()
         while not ended():
-            opened = self._take_calls()
+            opened = self._take_calls() or self._take_deferred()
             if not opened and (name := self._wanted.next()) is not None:
                 self._attempt(name)
             self._turn()
             self._sweep()
+        until = time.monotonic() + LAST
+        while self._turns and time.monotonic() < until:
+            self._turn()
         for name in [*self._loops]:
             self._evict(name)
         self._aside.shutdown()
@@ -191,7 +204,7 @@ class LoopHost:
 
     def _take_calls(self) -> bool:
         """Take the calls that wait, up to the first for which a loop was opened; then return True."""
-        waits = 0.0 if self._turns or self._wanted else SWEEP / 5
+        waits = 0.0 if self._turns or self._wanted or self._deferred else SWEEP / 5
         while True:
             try:
                 caller, call = self._calls.queue.get(block=waits > 0, timeout=waits or None)
@@ -201,7 +214,16 @@ class LoopHost:
             if self._take(caller, call):
                 return True
 
-    def _take(self, caller: Caller, call: LoopCall) -> bool:
+    def _take_deferred(self) -> bool:
+        """Take the oldest call that waits for room, now and then."""
+        now = time.monotonic()
+        if not self._deferred or now - self._tried < AGAIN:
+            return False
+        self._tried = now
+        until, caller, call = self._deferred.pop(0)
+        return self._take(caller, call, until)
+
+    def _take(self, caller: Caller, call: LoopCall, until: float = 0.0) -> bool:
         if call.what == "touch":
             for name in call.names:
                 if name in self._loops:
@@ -223,6 +245,12 @@ class LoopHost:
                 hosted = self._loops[name]
                 hosted.watched_until = time.monotonic() + WATCHED
                 hosted.show()
+        except (Full, InUse) as error:  # another process may be about to end
+            until = until or time.monotonic() + DEFER
+            if time.monotonic() < until:
+                self._deferred.append((until, caller, call))
+                return False
+            status, text = 503, str(error)
         except Exception as error:
             status, text = _status(error)
             if status == 500:
@@ -302,7 +330,8 @@ class LoopHost:
                 continue
             with suppress(EverlearnError, OSError):
                 wal = Path(f"{self._folder.home(name)}/log.sqlite-wal")
-                if serving_of(self._setup, name).exists() or (wal.exists() and wal.stat().st_size):
+                left = serving_of(self._setup, name).exists() or (wal.exists() and wal.stat().st_size)
+                if left or self._folder.summary(name).behind:
                     self._wanted.add(name)
 
     def _attempt(self, name: str) -> None:
@@ -390,7 +419,7 @@ def _status(error: Exception) -> tuple[int, str]:
             return 404, str(error)
         case Full() | InUse():
             return 503, str(error)
-        case ConfigError() | ModelError():
+        case ConfigError() | ModelError() | InputError():
             return 422, str(error)
         case EverlearnError() | OSError():
             return 503, str(error)

@@ -13,7 +13,7 @@ import msgspec
 
 from everlearn import model, schema
 from everlearn.app.counters import Counters
-from everlearn.app.many.folder import LoopFolder, link_of, setup_of
+from everlearn.app.many.folder import LoopFolder, check_known, link_of, setup_of
 from everlearn.app.many.host import kind_of
 from everlearn.app.many.wire import LoopLink
 from everlearn.app.process import Setup
@@ -103,7 +103,8 @@ class Seats:
     async def open(self, name: str) -> Seat:
         """Return the seat of a loop, once it is ready.
 
-        Raises Refused: 404 without such a loop, 422 for wrong settings, 503 while there is no room for it.
+        Raises Refused: 404 without such a loop, 422 for wrong settings, 503 while there is no room for it; and
+        InputError for a name that cannot be one.
         """
         seat = self._seats.get(name)
         if seat is not None:
@@ -122,6 +123,9 @@ class Seats:
 
     async def _opened(self, name: str) -> Seat:
         assert self._setup.pool is not None
+        self._folder.check_name(name)
+        if not self._setup.pool.create:
+            check_known(self._folder, name)
         while True:
             self._evicted.discard(name)
             link = self._links[self._folder.owner(name)]
