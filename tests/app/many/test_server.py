@@ -17,7 +17,7 @@ from everlearn.app.process import Pool
 from everlearn.app.supervisor import Server
 from everlearn.client import Client, RequestRefused
 from everlearn.client.loop_records import LoopPage
-from everlearn.errors import ConfigError, InputError, InUse, UnknownId
+from everlearn.errors import ConfigError, InputError, InUse
 from everlearn.serve import snapshot
 from everlearn.spec import ServeSpec
 from tests.support import ROOT
@@ -57,8 +57,8 @@ def test_each_loop_learns_its_own_traffic(server: Server) -> None:
         learned(a, range(30))
         learned(b, range(10))
         assert (a.status()["counts"]["label"], b.status()["counts"]["label"]) == (30, 10)
-        with pytest.raises(UnknownId):
-            b.feedback("p20", label=1)
+        assert httpx.get(f"{server.url}/loops/own-a/events/p20").status_code == 200
+        assert httpx.get(f"{server.url}/loops/own-b/events/p20").status_code == 404
         assert a.predict(record(0)[0], id="p0").version == b.predict(record(0)[0], id="p0").version  # both untrained
         assert [one.id for one in a.versions()] == [one.id for one in b.versions()]
 
@@ -68,7 +68,7 @@ def test_the_routes_of_one_loop_are_all_there(server: Server) -> None:
         learned(client, range(5))
         assert client.learn(record(99)[0], 1)
         champion = client.versions()[0]
-        assert client.name(champion.id, "first").followed[0].action == "name"
+        assert client.name(champion.id, "first").folded
         assert [one.action for one in client.decisions()][:1] == ["start"]
         challenged = client.challenge({"family": "linear"}, "to try").followed[0]
         assert client.withdraw(challenged.version, "tried")

@@ -18,7 +18,7 @@ let pages = 1; // that are shown
 let asked = 0; // the number of the newest request: an older reply is dropped
 
 const search = h("input", { type: "search", id: "search", placeholder: "Part of a name", "aria-label": "Search loops", maxlength: 48, spellcheck: "false" });
-const said = h("p", { class: "soft", role: "status", id: "counts" });
+const shown = h("p", { class: "soft", role: "status", id: "counts" });
 const note = h("p", { class: "note bad", role: "alert", hidden: true });
 const body = h("tbody", {});
 const table = h("table", {}, h("caption", { class: "unseen" }, "Loops by name"),
@@ -27,7 +27,7 @@ const table = h("table", {}, h("caption", { class: "unseen" }, "Loops by name"),
 const more = h("button", { type: "button", hidden: true, id: "more" }, "Show more");
 const element = h("div", { class: "stack" },
   h("div", { class: "head" }, h("h1", {}, "Loops"), h("div", { class: "filters" }, search), h("p", { class: "lead" }, "Every loop of this server. Choose one to see its own numbers.")),
-  note, h("section", { class: "card", "aria-label": "All loops" }, said, h("div", { class: "scroll fits" }, table), more));
+  note, h("section", { class: "card", "aria-label": "All loops" }, shown, h("div", { class: "scroll fits" }, table), more));
 
 const row = (one) => h("tr", { "data-loop": one.name },
   h("th", { scope: "row" }, h("a", { href: `loops/${one.name}/` }, one.name)),
@@ -56,7 +56,7 @@ async function load() {
   show("");
   fill(body, found.map(row));
   mark(table, { hidden: !found.length });
-  put(said, `${count(page.total)} ${page.total === 1 ? "loop" : "loops"}${search.value.trim() ? " with this name" : ""}, ${count(page.resident)} in memory`);
+  put(shown, `${count(page.total)} ${page.total === 1 ? "loop" : "loops"}${search.value.trim() ? " with this name" : ""}, ${count(page.resident)} in memory`);
   mark(more, { hidden: page.next === null });
   return true;
 }

@@ -109,7 +109,7 @@ class ManyContext:
         return held
 
     async def _let_go(self, now: float) -> None:
-        """Close the contexts that nobody needs any more, and those beyond the bound."""
+        """Close the contexts that no page has used for a while, and those beyond the bound."""
         idle = [name for name, held in self._opened.items() if now - held.used > IDLE]
         beyond = [*self._opened][: max(0, len(self._opened) - OPEN)]
         for name in {*idle, *beyond}:

@@ -20,6 +20,7 @@ from everlearn.errors import EverlearnError
 
 FILES = 4  # descriptors of a resident loop: its lock, the words, and spare ones
 KEPT = 2000  # descriptors for logs that are open, and other things
+IN_DATABASE = 8  # resident loops of a process whose logs are in a database, where each takes connections
 
 
 def most_loops() -> int:
@@ -49,8 +50,9 @@ def main() -> None:
     try:
         assert setup.pool is not None
         folder = LoopFolder(Path(setup.home), setup.pool.processes)
+        most = min(most_loops(), IN_DATABASE) if folder.service.log.url else most_loops()
         with closing(LoopCalls(link_of(setup, setup.index))) as calls:
-            LoopHost(setup, folder, calls, most_loops()).run(stop.is_set, _published)
+            LoopHost(setup, folder, calls, most).run(stop.is_set, _published)
     except EverlearnError as error:
         logging.getLogger("everlearn.many").critical("the learner cannot work: %s", error)
         raise SystemExit(1) from error

@@ -145,11 +145,15 @@ class LoopLink:
 
     async def close(self) -> None:
         """Close the connection."""
-        for task in self._tasks:
+        writer, self._touched = self._writer, {}
+        tasks = [*self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._writer is not None:
-            self._writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if writer is not None:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def _asked(self, what: Literal["open", "create", "watch"], name: str) -> LoopReply:
         while True:
@@ -195,6 +199,8 @@ class LoopLink:
         except (OSError, msgspec.MsgspecError, ValueError) as error:
             log.warning("the connection to a learner broke off: %s", error)
         finally:
+            if self._writer is not None:
+                self._writer.close()
             self._writer = None
             for future in self._waiting.values():
                 if not future.done():
