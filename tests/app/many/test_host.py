@@ -167,3 +167,15 @@ def test_a_served_label_of_an_unresident_loop_brings_it_back(root: Path) -> None
         reader = host.reader("a")
         until(lambda: reader.position() >= end)
     assert len(events_of(root / "a.home")) >= 4
+
+
+def test_loops_with_work_take_turns_in_a_memory_that_is_too_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "HOLD", 0.1)
+    monkeypatch.setattr(host_module, "SUMMARIZE", 0.1)
+    with HostThread(root, most=2) as host:
+        ends = {}
+        for name in ("a", "b", "c", "d"):
+            assert host.ask("create", name).status == 201
+            ends[name] = append(root, name, examples(0, 400))
+        host.touch(*ends)
+        until(lambda: {name for name in ends if host.folder.summary(name).position >= ends[name]} == {*ends})

@@ -15,13 +15,13 @@ const leave = document.getElementById("logout");
 const announcer = document.getElementById("announcer");
 
 let pages = 1; // that are shown
-let asked = 0; // the number of the newest request: an older reply is dropped
+let newest = 0; // the number of the last request: an older reply is dropped
 
 const search = h("input", { type: "search", id: "search", placeholder: "Part of a name", "aria-label": "Search loops", maxlength: 48, spellcheck: "false" });
 const shown = h("p", { class: "soft", role: "status", id: "counts" });
 const note = h("p", { class: "note bad", role: "alert", hidden: true });
 const body = h("tbody", {});
-const table = h("table", {}, h("caption", { class: "unseen" }, "Loops by name"),
+const table = h("table", {}, h("caption", { class: "unseen" }, "All loops"),
   h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "loop"), h("th", { scope: "col" }, "state"), h("th", { scope: "col", class: "number" }, "position"),
     h("th", { scope: "col", class: "number" }, "champion"), h("th", { scope: "col" }, "last used"))), body);
 const more = h("button", { type: "button", hidden: true, id: "more" }, "Show more");
@@ -38,7 +38,7 @@ const row = (one) => h("tr", { "data-loop": one.name },
 
 /** Read the pages that are shown, and show them; return false if the page must log in first. */
 async function load() {
-  const number = ++asked;
+  const number = ++newest;
   const wanted = encodeURIComponent(search.value.trim());
   const found = [];
   let page = { next: "", total: 0, resident: 0 };
@@ -49,10 +49,10 @@ async function load() {
     }
   } catch (problem) {
     if (problem.status === 401) return false;
-    if (number === asked) show(`${problem.title}. ${problem.message}`);
+    if (number === newest) show(`${problem.title}. ${problem.message}`);
     return true;
   }
-  if (number !== asked) return true;
+  if (number !== newest) return true;
   show("");
   fill(body, found.map(row));
   mark(table, { hidden: !found.length });

@@ -36,7 +36,7 @@ class OpenedLoop:
     app: Starlette
     watching: asyncio.Task[None]
     used: float
-    asked: float
+    renewed: float
 
 
 class ManyContext:
@@ -88,11 +88,11 @@ class ManyContext:
         async with self._opening.setdefault(name, asyncio.Lock()):
             now = time.monotonic()
             held = self._opened.get(name)
-            if held is None or now - held.asked > ASK:
+            if held is None or now - held.renewed > ASK:
                 await self._link(name).ask("watch", name)
             if held is None:
                 held = await self._open(name)
-            held.used, held.asked = now, now if now - held.asked > ASK else held.asked
+            held.used, held.renewed = now, now if now - held.renewed > ASK else held.renewed
             self._opened.move_to_end(name)
         await self._let_go(now)
         return held.app

@@ -223,7 +223,7 @@ def _checked(spec: Spec, path: Path) -> Spec:
     """Return settings. Raises ConfigError for those that a loop among many cannot have."""
     if spec.schema.task == "preference":
         raise ConfigError(
-            f"{path}: schema.task: got 'preference', which needs processes of its own; expected another task. Serve "
+            f"{path}: schema.task: got 'preference', which needs further processes; expected another task. Serve "
             "this loop alone, with `everlearn serve FILE`"
         )
     for name, todo in _UNSUPPORTED.items():

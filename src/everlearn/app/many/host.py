@@ -39,9 +39,10 @@ OPEN_LOGS = 256  # logs that keep their connections while their loops have nothi
 REST = 3.0  # seconds without events after which a log is closed until the next one
 SWEEP = 0.25  # seconds between two looks at resident loops without work
 EVERY = 8  # a loop without work is looked at in each eighth sweep
-SUMMARIZE = 5.0  # seconds between two summaries of a loop at work
+SUMMARIZE = 20.0  # seconds between two summaries of a loop at work: one takes three milliseconds
 WATCHED = 10.0  # seconds for which the status of a loop is written after it was last looked at
 FAILED = 2.0  # seconds before a loop that failed is opened again
+HOLD = 1.0  # seconds for which a loop with work stays resident, though another one needs its memory
 DEFER = 10.0  # seconds that a call waits for room
 AGAIN = 0.005  # seconds between two attempts to make room for a call that waits
 LEAVING = 8  # loops that may be on their way out at one time
@@ -67,11 +68,11 @@ class HostedLoop:
             raise
         self._status = StatusFile(setup, self.publisher)
         self._early = EarlyUseFile(setup)
-        self.used = time.monotonic()
+        self.used = self.opened = time.monotonic()
         self.watched_until = 0.0
         self.resting: Future[None] | None = None
         self.summary = Summary()
-        self._summarized = 0.0
+        self._summarized, self._dirty = 0.0, False
         self._mark: object = None  # of the log when the loop last had nothing to do; see `unchanged`
         self.bytes = 0
         self.summarize()
@@ -84,10 +85,10 @@ class HostedLoop:
         self._early.write(self.loop)
         if self.watched_until > began:
             self.show()
-        behind = events > 0 or not self._tail.settled
+        behind = events > 0 or self._tail.behind()
         self._mark = None if behind else mark
-        if events and began - self._summarized > SUMMARIZE:
-            self.summarize()
+        self._dirty |= events > 0
+        self._note(began)
         return behind
 
     def unchanged(self) -> bool:
@@ -96,6 +97,7 @@ class HostedLoop:
         if self._mark is None or self._look() != self._mark:
             return False
         self.publisher.fresh(now)
+        self._note(now)
         return True
 
     @property
@@ -125,7 +127,7 @@ class HostedLoop:
         metric, champion = monitor.headline, self.loop.fold.roster.champion.version
         value = monitor.report().get("champion", {}).get(metric)
         self.summary = Summary(self.loop.position, time.time(), metric, value, champion, behind)
-        self._summarized = time.monotonic()
+        self._summarized, self._dirty = time.monotonic(), False
         target = self.loop.home.folder / SUMMARY
         unfinished = target.with_name(f".{SUMMARY}.{os.getpid()}.unfinished")
         try:
@@ -135,7 +137,7 @@ class HostedLoop:
             log.warning("the summary of a loop cannot be written: %s", error)
 
     def close(self) -> None:
-        """Save what was learned, and free all that the loop holds; what is in memory for workers goes as well.
+        """Save what was learned, and free all that the loop holds, and what workers map of it.
 
         The lock of the home is released last, so that no other process has published anything by then.
         """
@@ -150,6 +152,11 @@ class HostedLoop:
         """Let a loop go that failed: nothing is saved, and what was published goes on serving."""
         self.loop.home.close()
         self.publisher.close()
+
+    def _note(self, now: float) -> None:
+        """Summarize the loop now and then, if it has learned something since."""
+        if self._dirty and now - self._summarized > SUMMARIZE:
+            self.summarize()
 
     def _look(self) -> object:
         """Return a mark of the log that changes with each commit by any process, without opening the log."""
@@ -342,6 +349,8 @@ class LoopHost:
             self._open(name)
         except UnknownLoop:
             pass  # it was removed meanwhile
+        except (Full, InUse) as error:
+            self._failed[name] = time.monotonic() + SWEEP, str(error)
         except Exception as error:
             self._failed[name] = time.monotonic() + FAILED, str(error)
             log.warning("a loop with new events cannot be opened: %s", error, extra={"fields": {"loop": name}})
@@ -349,7 +358,7 @@ class LoopHost:
     def _open(self, name: str) -> None:
         """Make a loop resident. Raises Full where the memory is full of loops at work, and what opening raises."""
         if (failed := self._failed.get(name)) is not None and failed[0] > time.monotonic():
-            raise Full(f"the loop {name} failed, and is opened again in a moment: {failed[1]}")
+            raise Full(f"the loop {name} is opened again in a moment: {failed[1]}")
         if not self._folder.holds(name):
             raise UnknownLoop(f"there is no loop {name[:60]!r}; GET /loops lists them, POST /loops/NAME creates one")
         if (leaving := self._leaving.pop(name, None)) is not None:
@@ -366,9 +375,16 @@ class LoopHost:
         self._make_room(0, loops=0, but=name)
 
     def _make_room(self, more: int, loops: int = 1, but: str = "") -> None:
-        """Evict loops without work, least recently used first. Raises Full if that does not make room."""
+        """Evict loops, least recently used first. Raises Full if that does not make room.
+
+        A loop without work goes first. One with work goes after a while, and is opened again when its time comes.
+        """
         for name in self._residents.surplus(lambda name: name != but and name not in self._turns, more, loops):
             self._evict(name)
+        before, loaded = time.monotonic() - HOLD, self._loops
+        for name in self._residents.surplus(lambda name: name != but and loaded[name].opened < before, more, loops):
+            self._evict(name)
+            self._wanted.add(name)
         if loops and len(self._residents) and not self._residents.fits(more, loops):
             raise Full("the memory of this server is full of loops that are learning; try again in a second")
 

@@ -126,7 +126,7 @@ class LoopLink:
         """Make a loop resident, and return the reply. Raises Refused: what the learner refuses, or 503 without one."""
         try:
             async with asyncio.timeout(PATIENCE):
-                reply = await self._asked(what, name)
+                reply = await self._replied(what, name)
         except TimeoutError:
             detail = f"the loop {name} did not become available within {PATIENCE:.0f} s; try again"
             raise Refused(503, "", detail, headers=[(b"retry-after", b"1")]) from None
@@ -155,7 +155,7 @@ class LoopLink:
             with suppress(OSError):
                 await writer.wait_closed()
 
-    async def _asked(self, what: Literal["open", "create", "watch"], name: str) -> LoopReply:
+    async def _replied(self, what: Literal["open", "create", "watch"], name: str) -> LoopReply:
         while True:
             while self._writer is None:
                 await asyncio.shield(self._connect())

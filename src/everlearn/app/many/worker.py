@@ -198,7 +198,7 @@ class ManyWorker:
             self._counters.add("limited")
 
     def _health(self, scope: Scope) -> bytes:
-        """Return that this worker answers. A loop that cannot answer is a matter of its own health."""
+        """Return that this worker answers. A loop that cannot answer shows that itself."""
         if scope["method"] not in ("GET", "HEAD"):
             detail = f"got {scope['method']}, expected GET or HEAD"
             raise Refused(405, "", detail, headers=[(b"allow", b"GET, HEAD")])
