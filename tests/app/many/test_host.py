@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from everlearn.app.many import host as host_module
-from everlearn.events import SqliteLog
+from everlearn.events import SqliteLog, connect
 from everlearn.loop.loop import Loop
 from everlearn.records import Example, Label, Payload
+from everlearn.spec import LogSpec
+from tests.support import postgres
 from tests.support.loop_folders import HostThread, folder_of, template
 from tests.support.servers import check_learned, events_of, record, until
 
@@ -50,6 +53,7 @@ def test_a_loop_is_opened_learns_what_comes_and_is_saved(root: Path, tmp_path: P
         assert host.folder.summary("a").version == loop.fold.roster.champion.version
 
 
+@pytest.mark.slow
 def test_the_bytes_are_those_of_a_loop_that_is_alone(root: Path, tmp_path: Path) -> None:
     """The same events in a loop without a host, evictions and turns: every array and decision is equal."""
     with HostThread(root, most=2) as host:
@@ -83,6 +87,7 @@ def test_a_budget_of_bytes_evicts_as_well(root: Path) -> None:
         until(lambda: 1 <= len(host.resident()) <= 4)
 
 
+@pytest.mark.slow
 def test_a_backlog_does_not_hold_up_other_loops(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "LAST", 0.0)
     with HostThread(root) as host:
@@ -169,6 +174,7 @@ def test_a_served_label_of_an_unresident_loop_brings_it_back(root: Path) -> None
     assert len(events_of(root / "a.home")) >= 4
 
 
+@pytest.mark.slow
 def test_loops_with_work_take_turns_in_a_memory_that_is_too_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_module, "HOLD", 0.1)
     monkeypatch.setattr(host_module, "SUMMARIZE", 0.1)
@@ -179,3 +185,33 @@ def test_loops_with_work_take_turns_in_a_memory_that_is_too_small(root: Path, mo
             ends[name] = append(root, name, examples(0, 400))
         host.touch(*ends)
         until(lambda: {name for name in ends if host.folder.summary(name).position >= ends[name]} == {*ends})
+
+
+@pytest.mark.slow
+def test_logs_may_be_in_a_database(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="needs everlearn[postgres]")
+    database = postgres.Server()
+    try:
+        root = folder_of(tmp_path / "loops", template(log=LogSpec(url=database.url)))
+        with HostThread(root, most=2) as host:
+            for name in ("a", "b", "c"):  # two fit, so one is evicted and its lease given up
+                assert host.ask("create", name).status == 201
+            for name in ("a", "b", "c"):
+                url = host.folder.spec(name).log.url
+                assert url.endswith(f"loop={name}")
+                with closing(connect(url)) as log:
+                    end = log.append(examples(0, 20))[-1]
+                host.touch(name)
+                until(lambda name=name, end=end: host.ask("open", name).status == 200 and reached(host, name, end))  # type: ignore[misc]
+            assert not (root / "a.home" / "log.sqlite").exists()
+        for name in ("a", "b", "c"):
+            with Loop(host.folder.spec(name), host.folder.home(name)) as loop:
+                assert loop.report()["examples"] == 20
+    finally:
+        database.stop()
+
+
+def reached(host: HostThread, name: str, end: int) -> bool:
+    reader = host.reader(name)
+    reader.current()
+    return reader.position() >= end
