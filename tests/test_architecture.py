@@ -71,6 +71,8 @@ WHOLE_SYSTEM = {
     "families/neural/test_lora_buffers": "the buffers of a network in adapters and their export",
     "loop/test_preferences": "a loop that learns pairs of answers",
     "loop/test_bandits": "a loop that chooses actions",
+    "app/many/test_server": "a server of many loops",
+    "app/many/test_kills": "a server of many loops whose processes are killed",
     "app/test_server_bandits": "a server that chooses actions",
     "loop/test_old_homes": "homes of older releases",
     "app/dashboard/test_bandit_card": "the card of a loop that chooses actions",

@@ -394,6 +394,34 @@ def test_a_damaged_event_is_named(tmp_path: Path) -> None:
             log.read()
 
 
+def test_a_resting_log_holds_no_file_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    def held() -> list[str]:
+        found = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
+        return [name for name in found if str(tmp_path) in name]
+
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([example("a")])
+        log.rest()
+        log.rest()
+        assert held() == []
+        assert [event.payload for event in log.read()] == [example("a")]
+        assert log.append([example("b"), example("a")]) == [2, 1]
+        assert held()
+        log.rest()
+    with pytest.raises(LogError, match="is closed"):
+        log.end()
+
+
+def test_a_resting_log_does_not_open_another_file_in_its_place(tmp_path: Path) -> None:
+    with SqliteLog(tmp_path / "log.sqlite") as log:
+        log.append([example("a")])
+        log.rest()
+        (tmp_path / "log.sqlite").rename(tmp_path / "elsewhere")
+        with pytest.raises(LogError, match="deleted or replaced"):
+            log.append([example("b")])
+        assert not (tmp_path / "log.sqlite").exists()
+
+
 def test_a_closed_log_says_so(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     log.close()

@@ -131,7 +131,7 @@ class Tail:
     def pause(self, before: float) -> float:
         """Return the seconds to sleep after a read without events, given the last sleep: ever longer, up to a bound."""
         wanted = min(IDLE, before * 1.5)
-        return min(wanted, max(BUSY, self._pace.due - time.monotonic())) if self._behind() else wanted
+        return min(wanted, max(BUSY, self._pace.due - time.monotonic())) if self.behind() else wanted
 
     def _begin(self) -> None:
         """Publish before the log is caught up with; a new loop starts with its first event, or now."""
@@ -213,7 +213,8 @@ class Tail:
     def _rival(self) -> Contestant | None:
         return rival(self._loop.fold.roster) if self._loop.fold.encoder.late else None
 
-    def _behind(self) -> bool:
+    def behind(self) -> bool:
+        """Return True until all that was folded is published."""
         return self._source() != self._published
 
     def _moment(self, now: float) -> float:

@@ -21,13 +21,27 @@ VARIABLE = "EVERLEARN_PROCESS"
 READY = b"ready"
 
 
+class Pool(Struct, frozen=True):
+    """The bounds of a server of many loops: `processes` learn, and as many answer.
+
+    All resident loops together have `memory` bytes. One loop may have `rate` requests a second from each process (0:
+    any number). With `create`, a request to an unknown loop creates it.
+    """
+
+    processes: int
+    memory: int
+    rate: float = 0.0
+    create: bool = False
+
+
 class Setup(Struct, frozen=True, kw_only=True):
     """The settings of one process of a server.
 
     `home` is the loop's folder, `serving` the folder in memory that the processes share. `index` counts the workers
     from 0, `descriptor` is the listening socket that a worker inherits. `secure` is True if it speaks TLS, with the
     files `certificate` and `key`. `logs` is "text" or "json". `follows` is True for a server without a learner. `place`
-    is that of the log with which the server began (see `events.file.place`); None for its first process.
+    is that of the log with which the server began (see `events.file.place`); None for its first process. `pool` is set
+    for a server of many loops: `home` is then the folder of them all, and `spec` has the settings of the server.
     """
 
     spec: Spec
@@ -42,6 +56,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     logs: str = "text"
     follows: bool = False
     place: tuple[int, int] | None = None
+    pool: Pool | None = None
 
     @property
     def admin(self) -> Path:

@@ -27,7 +27,7 @@ import msgspec
 from everlearn.app.admin.processes import is_stopped
 from everlearn.app.admin.webhook import Webhook
 from everlearn.app.auth import check_bind
-from everlearn.app.process import READY, Setup
+from everlearn.app.process import READY, Pool, Setup
 from everlearn.client import Client
 from everlearn.errors import ConfigError, EverlearnError, LogError
 from everlearn.events import has_broker
@@ -74,6 +74,7 @@ class Child:
 class Server:
     """A running server; a context manager that stops it at the end. `ended` is called when all processes have ended.
 
+    With a `pool`, `home` is a folder of many loops, and `spec` has the settings of the server alone.
     `serve.port` 0 takes a free port; see `url`. Raises ConfigError if the server may not or cannot listen at its
     address, and EverlearnError if a process does not start.
     """
@@ -88,6 +89,7 @@ class Server:
         key_password: str = "",
         logs: str = "text",
         follow: bool = False,
+        pool: Pool | None = None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         if spec.serve.webhook:
@@ -108,11 +110,13 @@ class Server:
             key=key,
             logs=logs,
             follows=follow,
+            pool=pool,
         )
         if follow:
             _check_followed(spec, self.home)
         self._key_password = key_password  # for the workers alone
         check_bind(spec, self._setup.tokens)
+        self._lock = held(self.home) if pool is not None else None  # of a folder, which no single learner holds
         self._socket = _listening(spec.serve.host, spec.serve.port)
         self._children: dict[str, Child] = {}
         self._stopping = threading.Event()
@@ -183,7 +187,7 @@ class Server:
             self._watcher.join()
         with suppress(LogError, OSError):
             self._setup.check_place()
-            with held(self.home):  # another server may use this home
+            with self._lock or held(self.home):  # another server may use this home
                 shutil.rmtree(self._setup.serving)  # all of it can be made again from the log
         self._ended()
 
@@ -194,6 +198,9 @@ class Server:
         self.stop()
 
     def _start_all(self) -> None:
+        if self._setup.pool is not None:
+            self._start_pool(self._setup.pool)
+            return
         self._first = "follower" if self._setup.follows else "learner"
         self._start(self._first, "mirror" if self._setup.follows else "learner", self._setup)
         self._await_first()
@@ -210,8 +217,25 @@ class Server:
                 self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password
             )
             self._start(f"worker-{index}", "worker", setup)
-        for child in self._children.values():
-            while child.name != self._first and not child.ready.wait(0.1):
+        self._await([child for child in self._children.values() if child.name != self._first])
+
+    def _start_pool(self, pool: Pool) -> None:
+        """Start the processes of a server of many loops."""
+        (Path(self._setup.serving) / "loops").mkdir(mode=0o700, exist_ok=True)
+        for index in range(pool.processes):
+            self._start(f"learner-{index}", "many.learner", msgspec.structs.replace(self._setup, index=index))
+        self._await([*self._children.values()])  # kernels may have to be compiled, and no request waits for that
+        self._start("admin", "many.admin", self._setup)
+        for index in range(pool.processes):
+            setup = msgspec.structs.replace(
+                self._setup, index=index, descriptor=self._socket.fileno(), key_password=self._key_password
+            )
+            self._start(f"worker-{index}", "many.worker", setup)
+        self._await([*self._children.values()])
+
+    def _await(self, children: list[Child]) -> None:
+        for child in children:
+            while not child.ready.wait(0.1):
                 if not child.alive:
                     raise EverlearnError(f"the {child.name} of the server did not start; see its message above")
 

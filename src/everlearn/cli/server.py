@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -13,17 +15,21 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from everlearn.app.process import Pool
 from everlearn.cli.console import TOML, Config, Json, Reason, aside, home_of, print_json, screen
 from everlearn.errors import ConfigError
 
 if TYPE_CHECKING:
+    from everlearn.app.process import Pool
     from everlearn.spec import Spec
 
 token = typer.Typer(help="Create, list and revoke API tokens.", no_args_is_help=True)
 
 
 def serve(
-    file: Annotated[Path | None, typer.Argument(help="The configuration file; the same as --config.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="The configuration file; the same as --config. Or a folder of many loops.")
+    ] = None,
     config_path: Config = TOML,
     host: Annotated[
         str | None, typer.Option(help="Listen at this address; other than localhost only with a token.")
@@ -39,21 +45,38 @@ def serve(
     follow: Annotated[
         bool, typer.Option("--follow", help="Answer with the models of the learner on another machine; learn nothing.")
     ] = False,
+    processes: Annotated[
+        int | None, typer.Option(min=1, max=256, help="A folder: how many processes learn, and answer; default: cores.")
+    ] = None,
+    memory: Annotated[int, typer.Option(min=1, help="A folder: the MiB of all loops in memory together.")] = 1024,
+    loop_rate: Annotated[
+        float, typer.Option(min=0, help="A folder: requests a second to one loop, from each process; 0: any number.")
+    ] = 0.0,
+    create: Annotated[
+        bool, typer.Option("--create", help="A folder: create a loop on its first request, from the template.")
+    ] = False,
 ) -> None:
     """Serve predictions over HTTP, and learn from feedback.
 
     Prints the addresses of the dashboard and of the API, and runs until it is interrupted. With --follow, another
-    server of the same loop learns, whose log is in a database and whose snapshots are in an object store.
+    server of the same loop learns, whose log is in a database and whose snapshots are in an object store. For a folder,
+    one server hosts all loops in it, at /loops/NAME.
     """
     from everlearn import config
+    from everlearn.app.process import Pool
 
     path = file or config_path
-    spec = config.load(path)
-    options = {"host": host, "port": port, "workers": workers}
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = msgspec.structs.replace(spec.serve, **given)
-    spec = msgspec.structs.replace(spec, serve=settings)
-    start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format, follow)
+    tls = ssl_certfile, ssl_keyfile, ssl_keyfile_password
+    if path.is_dir():
+        if workers is not None or follow:
+            raise ConfigError("--workers, --follow: got one for a folder of loops; expected --processes. Remove it")
+        bounds = Pool(processes or cores(), memory << 20, loop_rate, create)
+        start_many(path, bounds, host, port, tls, log_format)
+        return
+    if processes is not None or create or loop_rate:
+        raise ConfigError("--processes, --create, --loop-rate: got one for a single loop; expected a folder of loops")
+    spec = with_address(config.load(path), host, port, workers)
+    start(spec, config.home(spec, path), *tls, log_format, follow)
 
 
 def rejudge(
@@ -228,10 +251,49 @@ def start(
         server.wait()
 
 
+def start_many(
+    folder: Path,
+    pool: Pool,
+    host: str | None,
+    port: int | None,
+    tls: tuple[str, str, str],
+    form: Literal["text", "json"] = "text",
+) -> None:
+    """Run a server of the loops of a folder until it is stopped, and print its address."""
+    from everlearn.app import logs
+    from everlearn.app.many.folder import LoopFolder
+    from everlearn.app.supervisor import Server
+
+    certificate, key, password = tls
+    logs.start(form, "supervisor", [password] if password else [])
+    loops = LoopFolder(folder, pool.processes)
+    spec = with_address(loops.service, host, port, pool.processes)
+    opened = Server(spec, folder, certificate=certificate, key=key, key_password=password, logs=form, pool=pool)
+    with opened as server:
+        aside.print(
+            f"serving {len(loops.names()):,} loops of {escape(str(folder))} at [bold]{server.url}[/]\n"
+            f"all loops {server.url}/ · one {server.url}/loops/NAME/ · metrics {server.url}/metrics · Ctrl-C stops",
+            highlight=False,
+        )
+        server.wait()
+
+
+def with_address(spec: Spec, host: str | None, port: int | None, workers: int | None) -> Spec:
+    """Return settings with the address and the number of workers that options give."""
+    options = {"host": host, "port": port, "workers": workers}
+    given = {name: value for name, value in options.items() if value is not None}
+    return msgspec.structs.replace(spec, serve=msgspec.structs.replace(spec.serve, **given))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def _tokens(path: Path) -> Path:
-    """Return the token file of a loop, and create its home if needed."""
+    """Return the token file of a loop, or of a folder of loops; create its home if needed."""
     from everlearn import config
 
-    home = config.home(config.load(path), path)
+    home = path if path.is_dir() else config.home(config.load(path), path)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     return home / "tokens.json"

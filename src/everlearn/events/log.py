@@ -191,6 +191,20 @@ class ErasableLog(Log, Erasing, Protocol):
     """A log with all parts, from which events can be erased."""
 
 
+@runtime_checkable
+class RestingLog(Log, Protocol):
+    """A log that can give up its connections while it is idle."""
+
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        ...
+
+    def rest(self) -> None:
+        """Close the connections until the next call opens them again."""
+        ...
+
+
 class Restoring(Protocol):
     """A log whose book is elsewhere, and can be made again."""
 

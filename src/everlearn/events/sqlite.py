@@ -55,7 +55,9 @@ class SqliteLog:
         self.path = Path(path)
         self._process = os.getpid()
         self._open = True
+        self._opened = durability, tidy
         self._patience = file.PATIENCE  # seconds that the writer waits for other processes
+        self._resting = True
         self._writing = threading.Lock()
         self._reading = threading.Lock()
         self._counted: dict[str, tuple[int, int]] = {}  # kind: number of events, up to which position
@@ -63,12 +65,11 @@ class SqliteLog:
         if self.path.name == ":memory:" or self.path.is_dir():
             raise LogError(f"got the log {self.path}; expected the path of a file")
         try:
-            self._writer = file.writer(self.path, durability, tidy)
-            self._reader = file.reader(self.path)
+            self._connect()
             self._place = file.place(self.path)
-        except sqlite3.Error as error:
+        except LogError:
             self._open = False
-            self._explain(error, "could not be opened")
+            raise
 
     # ---- writing -----------------------------------------------------------------------------------------------
 
@@ -405,6 +406,32 @@ class SqliteLog:
 
     # ---- opening and closing -----------------------------------------------------------------------------------
 
+    def _connect(self) -> None:
+        """Open both connections. Raises `LogError` for a file that cannot be used."""
+        try:
+            self._writer = file.writer(self.path, *self._opened)
+            self._reader = file.reader(self.path)
+        except sqlite3.Error as error:
+            self._explain(error, "could not be opened")
+        self._patience = file.PATIENCE
+        self._resting = False
+
+    @property
+    def resting(self) -> bool:
+        """True while the connections are closed until the next call."""
+        return self._resting
+
+    def rest(self) -> None:
+        """Close the connections until the next call opens them again, so that an idle log holds no memory.
+
+        Call it only while no other thread uses the log.
+        """
+        with self._writing, self._reading:
+            if self._open and not self._resting:
+                self._resting = True
+                self._reader.close()
+                self._writer.close()
+
     def close(self) -> None:
         """Close the file; closing twice is allowed."""
         with self._writing, self._reading:
@@ -431,6 +458,11 @@ class SqliteLog:
                 f"the log {self.path} was opened by process {self._process} and is used in its child {os.getpid()}; "
                 "open it again in each process"
             )
+        if self._resting:
+            with self._writing, self._reading:
+                if self._resting:
+                    self.check_place()
+                    self._connect()
 
     def _explain(self, error: Exception, what: str) -> NoReturn:
         file.explain(error, self.path, what)

@@ -8,7 +8,7 @@ import threading
 from contextlib import closing
 from typing import Any
 
-from everlearn.app.worker import application, groups
+from everlearn.app.worker import groups, hot_path
 from everlearn.events import SqliteLog
 from everlearn.records import Example, Label
 from tests.support.workers import RECORD, Reply, Site, picky
@@ -82,7 +82,7 @@ def test_a_full_disk_is_told_and_what_was_acknowledged_stays(start, monkeypatch)
     assert [event.payload.id for event in site.events()] == ["kept"]
     assert site.once("/predict", {"features": RECORD, "id": "kept"}).status == 200  # which writes nothing
     assert site.once("/healthz", method="GET").status == 503
-    monkeypatch.setattr(application, "UNWELL", 0.0)
+    monkeypatch.setattr(hot_path, "UNWELL", 0.0)
     assert site.once("/healthz", method="GET").status == 200
     monkeypatch.undo()
     site.log._writer.execute("PRAGMA max_page_count = 1000000")

@@ -59,7 +59,7 @@ def application(context: AdminContext, ready: Callable[[], None] = lambda: None)
         (route for route in routes.ROUTES if route.endpoint and not route.generated), key=lambda route: route.path
     )
     table = [_route(context, path, list(methods)) for path, methods in groupby(own, key=lambda route: route.path)]
-    errors = {HTTPException: _unroutable, Refused: _refused, Exception: _refused}
+    errors = {HTTPException: unroutable, Refused: refused_by, Exception: refused_by}
     app = Starlette(routes=table, exception_handlers=errors, lifespan=running)  # type: ignore[arg-type]
     app.router.redirect_slashes = False
     return app
@@ -84,11 +84,12 @@ def _route(context: AdminContext, path: str, methods: list[routes.Route]) -> rou
     return routing.Route(path, answer, methods=list(endpoints))
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def refused_by(request: Request, error: Exception) -> Response:
+    """Answer a request that was refused."""
     return refused(error, request)
 
 
-async def _unroutable(request: Request, error: HTTPException) -> Response:
+async def unroutable(request: Request, error: HTTPException) -> Response:
     """Answer a request to an unknown path, or with a method that the path does not have."""
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))

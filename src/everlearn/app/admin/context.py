@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 from starlette.requests import Request
@@ -26,13 +26,24 @@ from everlearn.feedback import pending
 from everlearn.records import Label, Payload, Preference, Reward
 
 
-class AdminContext:
-    """The state of one admin process; a context manager that closes the log on exit.
+class PageContext(Protocol):
+    """What the endpoints of sessions need."""
 
+    access: Access
+
+    def client(self, request: Request) -> str:
+        """Return the address of the client."""
+        ...
+
+
+class AdminContext:
+    """The state of one admin process, or of one loop of many; a context manager that closes the log on exit.
+
+    `access` is that of a server of many loops; by default the loop has its own.
     Raises ConfigError for a webhook that must not be called, and LogError for a log that cannot be read.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, access: Access | None = None) -> None:
         self.setup = setup
         self.spec = setup.spec
         home = Path(setup.home)
@@ -43,7 +54,7 @@ class AdminContext:
             undo.callback(self.log.close)
             self.probe = WriteProbe(setup)
             undo.callback(self.probe.close)
-            self.access = Access(setup, Sessions(setup.secure))
+            self.access = access or Access(setup, Sessions(setup.secure))
             self.live = LiveStatus(setup, self.queries)
             self.alerts: Alerts | None = None
             if setup.spec.serve.webhook:
@@ -58,6 +69,10 @@ class AdminContext:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what the context holds."""
         self._undo.close()
 
     def circumstances(self, seen: float) -> Circumstances:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from everlearn.app.process import VARIABLE
 
 _PROC = Path("/proc")
-_MODULE = "everlearn.app."
+_MODULE, _MANY = "everlearn.app.", "many."
 
 
 class Process(NamedTuple):
@@ -77,5 +77,7 @@ def _named(pid: int, serving: str) -> str:
     if not module or not text:
         return ""
     identity = msgspec.json.decode(text, type=_Identity)
-    role = module.removeprefix(_MODULE)
-    return "" if identity.serving != serving else f"worker-{identity.index}" if role == "worker" else role
+    if identity.serving != serving:
+        return ""
+    role, many = module.removeprefix(_MODULE).removeprefix(_MANY), module.startswith(_MODULE + _MANY)
+    return f"{role}-{identity.index}" if role == "worker" or (many and role == "learner") else role

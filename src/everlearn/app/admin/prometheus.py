@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 import everlearn
 from everlearn.app.admin import rates
 from everlearn.app.admin.live_status import LiveStatus
+from everlearn.app.admin.processes import Process
 from everlearn.app.admin.queries import LogQueries
 from everlearn.app.admin.rates import Counts
 from everlearn.app.counters import BOUNDS
@@ -37,7 +38,7 @@ class Collector:
         """Yield all metrics; those of the learner only after it has written its status."""
         yield from _server(self._live, self._queries)
         counts = self._live.counts()
-        yield from _requests(counts)
+        yield from requests(counts)
         yield from _fields(counts)
         status = self._live.status
         if status is not None:
@@ -59,37 +60,41 @@ def registry(live: LiveStatus, queries: LogQueries) -> CollectorRegistry:
 
 def _server(live: LiveStatus, queries: LogQueries) -> Iterator[Metric]:
     queries.follow()
-    yield _gauge("build_info", "The release in use.", ("version",), [((everlearn.__version__,), 1.0)])
-    processes = live.processes()
-    yield _gauge(
+    yield from build_and_processes(live.processes())
+    yield gauge("status_age_seconds", "Seconds since the learner last wrote its status.", (), [((), live.age())])
+    yield gauge(
+        "staleness_seconds", "Every label older than this is in the serving weights.", (), [((), live.staleness())]
+    )
+    bound = live.spec.serve.staleness
+    yield gauge("staleness_bound_seconds", "The configured bound of the staleness.", (), [((), bound)])
+    behind = queries.versions_behind()
+    yield gauge("champion_versions_behind", "Number of versions newer than the champion.", (), [((), behind)])
+    yield gauge("log_end_position", "Position of the newest event of the log.", (), [((), queries.end())])
+    yield gauge("versions", "Number of versions.", (), [((), len(queries.versions.list()))])
+    decisions = [((action,), float(number)) for action, number in sorted(queries.actions().items())]
+    yield _counter("decisions", "Decisions in the log.", ("action",), decisions)
+    chain = queries.chain()
+    yield gauge("decisions_sealed", "1 if the seals match the decisions, 0 if not.", (), [((), float(chain.ok))])
+
+
+def build_and_processes(processes: Mapping[str, Process | None]) -> Iterator[Metric]:
+    """Yield the release, and which of the expected processes run, with their memory."""
+    yield gauge("build_info", "The release in use.", ("version",), [((everlearn.__version__,), 1.0)])
+    yield gauge(
         "process_up",
         "1 if a process of the server runs, 0 if not.",
         ("process",),
         [((name,), float(process is not None)) for name, process in processes.items()],
     )
-    yield _gauge(
+    yield gauge(
         "process_resident_memory_bytes",
         "Resident memory of a process of the server.",
         ("process",),
         [((name,), process.memory) for name, process in processes.items() if process],
     )
-    yield _gauge("status_age_seconds", "Seconds since the learner last wrote its status.", (), [((), live.age())])
-    yield _gauge(
-        "staleness_seconds", "Every label older than this is in the serving weights.", (), [((), live.staleness())]
-    )
-    bound = live.spec.serve.staleness
-    yield _gauge("staleness_bound_seconds", "The configured bound of the staleness.", (), [((), bound)])
-    behind = queries.versions_behind()
-    yield _gauge("champion_versions_behind", "Number of versions newer than the champion.", (), [((), behind)])
-    yield _gauge("log_end_position", "Position of the newest event of the log.", (), [((), queries.end())])
-    yield _gauge("versions", "Number of versions.", (), [((), len(queries.versions.list()))])
-    decisions = [((action,), float(number)) for action, number in sorted(queries.actions().items())]
-    yield _counter("decisions", "Decisions in the log.", ("action",), decisions)
-    chain = queries.chain()
-    yield _gauge("decisions_sealed", "1 if the seals match the decisions, 0 if not.", (), [((), float(chain.ok))])
 
 
-def _requests(found: Counts) -> Iterator[Metric]:
+def requests(found: Counts) -> Iterator[Metric]:
     """Yield the workers' counters."""
     answered = [
         ((route, kind), float(rates.answered(found, route, kind))) for route in rates.ROUTES for kind in rates.CLASSES
@@ -131,20 +136,20 @@ def _fields(found: Counts) -> Iterator[Metric]:
 def _progress(status: Mapping[str, Any], live: LiveStatus) -> Iterator[Metric]:
     """Yield the progress of the learner, and the snapshots that it published."""
     learner, lag = status["learner"], live.lag()  # measured now: the lag in the status may be old
-    yield _gauge(
+    yield gauge(
         "log_folded_position", "Position of the last event that the learner has folded.", (), [((), live.folded())]
     )
-    yield _gauge("lag_events", "Events not folded yet.", (), [((), lag["events"])])
-    yield _gauge("lag_seconds", "Age of the oldest event not folded yet.", (), [((), lag["seconds"])])
+    yield gauge("lag_events", "Events not folded yet.", (), [((), lag["events"])])
+    yield gauge("lag_seconds", "Age of the oldest event not folded yet.", (), [((), lag["seconds"])])
     kinds = [((kind,), float(number)) for kind, number in status["counts"].items()]
     yield _counter("events", "Events in the log.", ("kind",), kinds)
     yield _counter("examples", "Labelled examples scored, then learned.", (), [((), status["examples"])])
     yield _counter("snapshots_published", "Snapshots published.", (), [((), learner["published"])])
-    yield _gauge(
+    yield gauge(
         "publish_duration_seconds", "Time to publish the last snapshot.", (), [((), learner["publish_seconds"])]
     )
     rate = learner["events_per_second"]
-    yield _gauge("learner_events_per_second", "Events that the learner folds a second.", (), [((), rate)])
+    yield gauge("learner_events_per_second", "Events that the learner folds a second.", (), [((), rate)])
 
 
 def _quality(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -155,7 +160,7 @@ def _quality(status: Mapping[str, Any]) -> Iterator[Metric]:
         for name, value in metrics.items()
         if name not in ("examples", "unscored")
     ]
-    yield _gauge(
+    yield gauge(
         "prequential", "Metrics of predictions made before their labels, since the start.", ("role", "metric"), measured
     )
     split = [
@@ -164,20 +169,20 @@ def _quality(status: Mapping[str, Any]) -> Iterator[Metric]:
         for name, value in metrics.items()
     ]
     if split:
-        yield _gauge("segment", "Prequential metrics of the champion by segment.", ("segment", "metric"), split)
+        yield gauge("segment", "Prequential metrics of the champion by segment.", ("segment", "metric"), split)
     scored = [((role,), metrics.get("examples", 0)) for role, metrics in status["metrics"].items()]
     yield _counter("scored_examples", "Examples on which a role was scored.", ("role",), scored)
     drift = status["drift"]
     states = [((state,), float(drift["state"] == state)) for state in ("stable", "warning", "drift")]
-    yield _gauge("drift_state", "1 for the current state of the drift detector.", ("state",), states)
+    yield gauge("drift_state", "1 for the current state of the drift detector.", ("state",), states)
     yield _counter("drift_warnings", "Warnings of the drift detector.", (), [((), drift["warnings"])])
     yield _counter("drifts", "Drifts detected.", (), [((), drift["drifts"])])
 
 
 def _memory(status: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the size of the waiting set, the labels set aside, and the replay memory."""
-    yield _gauge("waiting_predictions", "Predictions waiting for feedback.", (), [((), status["waiting"])])
-    yield _gauge("early_feedback", "Feedback waiting for its prediction.", (), [((), status["early"])])
+    yield gauge("waiting_predictions", "Predictions waiting for feedback.", (), [((), status["waiting"])])
+    yield gauge("early_feedback", "Feedback waiting for its prediction.", (), [((), status["early"])])
     yield _counter("evicted_predictions", "Predictions evicted from the waiting set.", (), [((), status["evicted"])])
     yield _counter("quarantined_labels", "Labels quarantined for their loss.", (), [((), status["quarantined"])])
     yield _counter("capped_labels", "Labels whose weight was capped.", (), [((), status["capped"])])
@@ -187,9 +192,9 @@ def _memory(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _counter("refused_labels", "Labels refused because of their source.", (), [((), status["refused"])])
     yield _counter("unusable_labels", "Labels in the log that do not fit the task.", (), [((), status["unusable"])])
     replay = status["replay"]
-    yield _gauge("replay_bytes", "Size of the replay memory.", (), [((), replay["bytes"])])
+    yield gauge("replay_bytes", "Size of the replay memory.", (), [((), replay["bytes"])])
     rows = [((name,), float(number)) for name, number in list(replay["classes"].items())[:CLASSES]]
-    yield _gauge("replay_rows", "Rows in the replay memory.", ("class",), rows or [(("",), replay["rows"])])
+    yield gauge("replay_rows", "Rows in the replay memory.", ("class",), rows or [(("",), replay["rows"])])
 
 
 def _gate(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -211,7 +216,7 @@ def _gate(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("high", "Upper end of the confidence sequence of the difference."),
         ("examples", "Examples compared."),
     ):
-        yield _gauge(f"gate_{name}", description, roles, [(labels, values[name]) for labels, values in comparisons])
+        yield gauge(f"gate_{name}", description, roles, [(labels, values[name]) for labels, values in comparisons])
 
 
 def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
@@ -226,18 +231,18 @@ def _policies(found: Mapping[str, Any] | None) -> Iterator[Metric]:
         for bound in ("value", "low", "high")
     ]
     described = "Measures of the judged duels of a candidate, with the bounds of their confidence sequences."
-    yield _gauge("duel", described, ("role", "measure", "bound"), duels)
+    yield gauge("duel", described, ("role", "measure", "bound"), duels)
     counts = [((one["candidate"],), float(one["count"])) for one in found["duels"]]
-    yield _gauge("duels", "Judged duels of a candidate.", ("role",), counts)
+    yield gauge("duels", "Judged duels of a candidate.", ("role",), counts)
     policy = [((name,), value) for name, value in (found.get("policy") or {}).items()]
-    yield _gauge("policy", "Measurements of the policy's newest rounds.", ("measure",), policy)
+    yield gauge("policy", "Measurements of the policy's newest rounds.", ("measure",), policy)
     brier = [((arm,), error) for arm, error in found.get("brier", {}).items()]
-    yield _gauge("reward_brier", "Recent error of the reward model, by arm of the question.", ("arm",), brier)
-    yield _gauge("strange_ratio", "Recent share of pairs out of distribution.", (), [((), found.get("strange"))])
+    yield gauge("reward_brier", "Recent error of the reward model, by arm of the question.", ("arm",), brier)
+    yield gauge("strange_ratio", "Recent share of pairs out of distribution.", (), [((), found.get("strange"))])
     lag = found["lag"]["seconds"]
-    yield _gauge("judgement_lag_seconds", "Recent mean of seconds from question to judgement.", (), [((), lag)])
+    yield gauge("judgement_lag_seconds", "Recent mean of seconds from question to judgement.", (), [((), lag)])
     alarms = sum(len(reasons) for reasons in found["guards"].values())
-    yield _gauge("policy_alarms", "Guards whose limit is exceeded.", (), [((), float(alarms))])
+    yield gauge("policy_alarms", "Guards whose limit is exceeded.", (), [((), float(alarms))])
 
 
 def _actions(found: Mapping[str, Any] | None) -> Iterator[Metric]:
@@ -252,7 +257,7 @@ def _actions(found: Mapping[str, Any] | None) -> Iterator[Metric]:
     values = {"served": found["served"], **found["policies"]}
     bounds = [((name, bound), one.get(bound)) for name, one in values.items() for bound in ("value", "low", "high")]
     described = "Mean reward of what was served, and off-policy values of policies, with confidence sequences."
-    yield _gauge("policy_value", described, ("policy", "bound"), bounds)
+    yield gauge("policy_value", described, ("policy", "bound"), bounds)
 
 
 def _asking(found: Mapping[str, Any] | None) -> Iterator[Metric]:
@@ -269,25 +274,25 @@ def _asking(found: Mapping[str, Any] | None) -> Iterator[Metric]:
             "Win in duels above one half, by the labels of a source, for each unit spent.",
         ),
     ):
-        yield _gauge(name, described, ("source",), [(key, one[field]) for key, one in sources])
+        yield gauge(name, described, ("source",), [(key, one[field]) for key, one in sources])
     bounds = [
         ((one["source"].partition("@")[0], bound), one[bound])
         for one in found["agreement"][-1:]
         for bound in ("share", "low", "high")
     ]
-    yield _gauge("agreement_ratio", "Agreement of the newest judge with people.", ("source", "bound"), bounds)
-    yield _gauge("asking", "1 while questions are asked, 0 while labels teach nothing.", (),
+    yield gauge("agreement_ratio", "Agreement of the newest judge with people.", ("source", "bound"), bounds)
+    yield gauge("asking", "1 while questions are asked, 0 while labels teach nothing.", (),
                  [((), float(found["state"] == "asking"))])  # fmt: skip
     pays = float(found["selector"] == found["configured"])
-    yield _gauge("selector_active", "1 while pairs are chosen as configured, 0 while at random.", (), [((), pays)])
-    yield _gauge("question_information", "Nats that the newest random questions promised.", (),
+    yield gauge("selector_active", "1 while pairs are chosen as configured, 0 while at random.", (), [((), pays)])
+    yield gauge("question_information", "Nats that the newest random questions promised.", (),
                  [((), found["information"])])  # fmt: skip
-    yield _gauge("skipped_prompts", "Prompts in the file that are too long.", (), [((), found["skipped_prompts"])])
+    yield gauge("skipped_prompts", "Prompts in the file that are too long.", (), [((), found["skipped_prompts"])])
     trouble = found["judge"] and float(bool(found["judge"]["trouble"]))
-    yield _gauge("judge_trouble", "1 while the judge gives no verdict.", (), [((), trouble)])
+    yield gauge("judge_trouble", "1 while the judge gives no verdict.", (), [((), trouble)])
     for name in ("random", "inverted"):
         count = sum(one["named"] == name for one in found["annotators"])
-        yield _gauge(f"{name}_annotators", f"Annotators that are named {name}.", (), [((), float(count))])
+        yield gauge(f"{name}_annotators", f"Annotators that are named {name}.", (), [((), float(count))])
 
 
 def _counter(name: str, description: str, labels: Labels, values: Values) -> Metric:
@@ -298,7 +303,8 @@ def _counter(name: str, description: str, labels: Labels, values: Values) -> Met
     return family
 
 
-def _gauge(name: str, description: str, labels: Labels, values: Values) -> Metric:
+def gauge(name: str, description: str, labels: Labels, values: Values) -> Metric:
+    """Return a gauge, without the values that are None."""
     family = GaugeMetricFamily(f"everlearn_{name}", description, labels=labels)
     for key, value in values:
         if value is not None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from everlearn.app import dashboard
 from everlearn.app.admin import compare, lifecycle, prometheus
 from everlearn.app.admin.commands import find
-from everlearn.app.admin.context import AdminContext
+from everlearn.app.admin.context import AdminContext, PageContext
 from everlearn.app.admin.http import POLICY, body, cached, page_of, tagged, uncached, wrong
 from everlearn.app.problems import Refused
 from everlearn.client.records import Challenger, ChallengerList, Diff, Healthy, Lifecycle, Login
@@ -135,16 +135,16 @@ async def health(context: AdminContext, request: Request) -> Response:
 
 async def page(context: AdminContext, request: Request) -> Response:
     """GET /, GET /docs and GET /label"""
-    path = request.url.path
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))  # of a loop among many
     if path == "/label" and context.spec.schema.task != "preference":
         detail = f'schema.task is "{context.spec.schema.task}"; only a loop that learns preferences has pairs to judge'
         raise Refused(404, "There is nothing to judge", detail)
-    return _file(request, {"/docs": "docs.html", "/label": "label.html"}.get(path, "index.html"))
+    return file_response(request, {"/docs": "docs.html", "/label": "label.html"}.get(path, "index.html"))
 
 
 async def static(context: AdminContext, request: Request) -> Response:
     """GET /static/{name}"""
-    return _file(request, request.path_params["name"])
+    return file_response(request, request.path_params["name"])
 
 
 async def openapi(context: AdminContext, request: Request) -> Response:
@@ -152,7 +152,7 @@ async def openapi(context: AdminContext, request: Request) -> Response:
     return tagged(request, context.document)
 
 
-async def session(context: AdminContext, request: Request) -> Response:
+async def session(context: PageContext, request: Request) -> Response:
     """GET /session"""
     current = context.access.session(request.headers.raw)
     if current is None:
@@ -160,7 +160,7 @@ async def session(context: AdminContext, request: Request) -> Response:
     return uncached(current)
 
 
-async def login(context: AdminContext, request: Request) -> Response:
+async def login(context: PageContext, request: Request) -> Response:
     """POST /session"""
     message = await body(request, Login, MOST_BYTES)
     started, cookie = context.access.login(request.headers.raw, message.token, context.client(request))
@@ -169,7 +169,7 @@ async def login(context: AdminContext, request: Request) -> Response:
     return response
 
 
-async def logout(context: AdminContext, request: Request) -> Response:
+async def logout(context: PageContext, request: Request) -> Response:
     """DELETE /session"""
     response = Response(status_code=204, headers={"cache-control": "no-store"})
     _set_cookie(response, context.access.logout(request.headers.raw))
@@ -181,7 +181,8 @@ def _set_cookie(response: Response, cookie: str) -> None:
         response.headers["set-cookie"] = cookie
 
 
-def _file(request: Request, name: str) -> Response:
+def file_response(request: Request, name: str) -> Response:
+    """Return a file of the pages. Raises Refused (404) for an unknown name."""
     file = dashboard.files().get(name)
     if file is None:
         raise Refused(404, "", f"there is no file {name[:200]!r}")

@@ -25,7 +25,7 @@ from everlearn.client.records import PageSession, Scope
 from everlearn.errors import ConfigError
 from everlearn.spec import ServeSpec, Spec
 
-__all__ = ["Access", "Buckets", "Scope", "TokenEntry", "check_bind", "create", "listed", "revoke"]
+__all__ = ["Access", "Buckets", "Scope", "TokenEntry", "check_bind", "create", "listed", "revoke", "too_many"]
 
 log = logging.getLogger("everlearn.auth")
 
@@ -141,6 +141,22 @@ class Access:
             self._limit(name or _network(client), now)
         return name
 
+    def admitted(self, headers: Headers, method: str, client: str) -> None:
+        """Admit a request of any valid token or session, whatever its scope; the route checks that.
+
+        Raises Refused (401, 403, 421, 429).
+        """
+        given = dict(headers)
+        self._check_host(given)
+        if self._open:
+            return self._check_page(given, method)
+        if (text := given.get(b"authorization")) is not None:
+            self._valid(match(self._tokens, text.partition(b" ")[2].strip().decode("latin-1")))
+        elif self._sessions is None or self._sessions.find(given.get(b"cookie", b""), self._tokens) is None:
+            self._limit(_network(client), time.monotonic())
+            raise _unauthorized("this needs a token, in the header `Authorization: Bearer TOKEN`", self._tokens)
+        return None
+
     def lasting(self, name: str) -> float:
         """Return until when (`time.monotonic`) requests with the headers of one that was just admitted are admitted.
 
@@ -186,7 +202,7 @@ class Access:
         if self._sessions is None or self._open:
             return _OPEN, ""
         if (seconds := self._logins.wait(_network(client), now)) > 0:
-            raise _too_many(seconds, "attempts to log in")
+            raise too_many(seconds, "attempts to log in")
         found = self._valid(match(self._tokens, token))
         if not found.may("read"):
             raise _missing_scope(found, "read")
@@ -275,7 +291,7 @@ class Access:
 
     def _limit(self, caller: str, now: float) -> None:
         if self._buckets is not None and (seconds := self._buckets.wait(caller, now)) > 0:
-            raise _too_many(seconds, "requests")
+            raise too_many(seconds, "requests")
 
     def _look(self, now: float) -> None:
         """Read the tokens again if their file has changed. Once a file has existed, the server stays closed."""
@@ -336,7 +352,8 @@ def _missing_scope(token: Token, scope: Scope) -> Refused:
     )
 
 
-def _too_many(seconds: float, what: str) -> Refused:
+def too_many(seconds: float, what: str) -> Refused:
+    """Return the refusal (429) of a caller that must wait so many seconds."""
     wait = math.ceil(seconds)
     detail = f"too many {what}; try again in {wait} s"
     return Refused(429, "", detail, {"wait": wait}, headers=[(b"retry-after", b"%d" % wait)])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import math
 import signal
 import socket
 import time
@@ -19,13 +18,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import parse_qs
+from typing import Any, NamedTuple
 
-import msgspec
 import uvicorn
 
-from everlearn import model, schema
+from everlearn import model
 from everlearn.app import logs, problems, tracing
 from everlearn.app.auth import Access
 from everlearn.app.auth import Scope as Right
@@ -34,43 +31,38 @@ from everlearn.app.problems import Refused
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.routes import scope_of
 from everlearn.app.tracing import Tracer
-from everlearn.app.worker import connections, requests
+from everlearn.app.worker import connections
 from everlearn.app.worker.body_reader import BodyReader, Receive, Scope
 from everlearn.app.worker.connections import Connections
-from everlearn.app.worker.fast_path import Exchange, FastProtocol
-from everlearn.app.worker.feedback import FeedbackIntake
-from everlearn.app.worker.groups import Groups, LookUp, Read, Work
+from everlearn.app.worker.fast_path import Exchange, FastProtocol, FastRoutes
+from everlearn.app.worker.hot_path import HotPath
 from everlearn.app.worker.known_heads import RequestHead
-from everlearn.app.worker.predict import BatchPredictor
 from everlearn.app.worker.proxy import Proxy, Send
-from everlearn.app.worker.serving import CurrentModels
-from everlearn.errors import EverlearnError, InputError
+from everlearn.errors import EverlearnError
 from everlearn.events import Log, log_of
-from everlearn.feedback.admission import Admission
-from everlearn.feedback.early_room import EarlyRoom, PublishedUse
-from everlearn.feedback.names import FieldNames
 from everlearn.serve.snapshot import Reader
-from everlearn.spec import MOST_BYTES, MOST_ROWS
+from everlearn.spec import MOST_BYTES
 
 GRACE = 10  # seconds that requests have to end when the worker does
 GENERATING = 600.0  # seconds that the generator may think before it sends the first or the next part of a reply
 GENERATED = ("/v1/", "/label/")  # beginnings of paths that the generator serves
-UNWELL = 5.0  # seconds for which a worker reports itself unwell after its log failed, unless it wrote since
 IDLE = 75  # seconds that a connection without requests is kept
 # Thresholds of the collector of cycles. By default a worker with 2,000 connections visits their objects every few
 # seconds, and answers no request meanwhile. Few objects are in cycles, so that may be done seldom.
 COLLECT = (20_000, 20, 100)
 
 _JSON = (b"content-type", b"application/json")
-_CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
+CLASSES = {route: [f"{route}_{n}xx" for n in range(6)] for route in ("predict", "feedback", "learn")}
 
 
 class HotRoute(NamedTuple):
-    """One hot path: its name, the scope that a token needs, and the function that reads a request."""
+    """One hot path: its name, and the scope that a token needs."""
 
     name: str
     right: Right
-    read: Read
+
+
+HOT = {path: HotRoute(path[1:], scope_of("POST", path)) for path in ("/predict", "/feedback", "/learn")}
 
 
 class Worker:
@@ -89,51 +81,28 @@ class Worker:
         tracer: Tracer | None = None,
         most: int = connections.MOST,
     ) -> None:
-        spec = setup.spec
-        use, begin = PublishedUse(Path(setup.serving)), log.end() if spec.feedback.early else 0
-        room = EarlyRoom(spec.feedback, use, spec.serve.workers, begin=begin)
-        names = FieldNames(spec, counters.add, counters.names)
-        admission = Admission(spec, schema.reading(spec.schema), log, None, names, room)
         self.connections = Connections(most, counters.add)
-        self._pairs = admission.encoder.late
+        self._hot = HotPath(setup, log, reader, counters, tracer)
         self._access = access
         self._counters = counters
         self._ready = ready
-        self._current = CurrentModels(spec, reader)
-        self._predictor = BatchPredictor(admission, self._current)
-        self._intake = FeedbackIntake(admission, reader)
-        self._groups = Groups(self._predictor, log, counters, tracer)
-        self._bodies = BodyReader(MOST_BYTES, self._groups.full)
+        self._bodies = BodyReader(MOST_BYTES, self._hot.full)
         self._proxies = [Proxy(setup.admin, self._bodies)]
-        if self._pairs:
+        if self._hot.pairs:
             self._proxies.append(Proxy(setup.generator, self._bodies, "the generator", GENERATING))
-        self._hot = {
-            "/predict": HotRoute("predict", scope_of("POST", "/predict"), self._predict),
-            "/feedback": HotRoute("feedback", scope_of("POST", "/feedback"), self._feedback),
-            "/learn": HotRoute("learn", scope_of("POST", "/learn"), self._examples),
-        }
         # Complete requests take a fast path that bypasses ASGI, and therefore tracing.
-        self.paths = {path.encode(): route.name for path, route in self._hot.items()} if tracer is None else {}
-        self._routes = {route.name: route for route in self._hot.values()}
+        self.paths = {path.encode(): route.name for path, route in HOT.items()} if tracer is None else {}
 
     def warm(self) -> None:
         """Load the kernels that predict, before the first request. Raises the error that keeps a worker from answering.
 
-        The kernels that explain are loaded as well, where the family has any. A failure there is not raised, because
-        predictions do not need them. A worker of a loop that learns preferences predicts nothing.
+        A worker of a loop that learns preferences predicts nothing.
         """
-        if self._pairs:
-            return
-        empty = dict.fromkeys(self._predictor.fields)  # all fields are there, without values
-        for rows in (1, 2):
-            (outcome,) = self._predictor.answer([requests.DecodedRecords([empty] * rows, [None] * rows, False, False)])
-            if isinstance(outcome, Exception):
-                raise outcome
-        self._predictor.answer([requests.DecodedRecords([empty], [None], True, True)])
+        self._hot.warm()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. The hot path is written out here, because calls cost time."""
-        route = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        route = HOT.get(scope["path"]) if scope["type"] == "http" else None
         if route is None:
             return await self._elsewhere(scope, receive, send)
         began = time.perf_counter()
@@ -142,7 +111,7 @@ class Worker:
             source = self._admitted(route, scope)
             body = await self._bodies.whole(receive, scope["headers"])
             future = self._loop.create_future()
-            self._groups.put(route.read, body, scope["query_string"], source, future)
+            self._hot.put(route.name, body, scope["query_string"], source, future)
             reply = await future
         except Exception as error:
             self._count_limited(error)
@@ -157,11 +126,10 @@ class Worker:
     def take(self, head: RequestHead, client: str, body: bytes, reply: Exchange) -> None:
         """Answer one complete request of the fast path, without a task for it."""
         try:
-            route = self._routes[head.name]
             if time.monotonic() >= head.until:
-                head.source = self._access.allow(head.headers, route.right, "POST", client)
+                head.source = self._access.allow(head.headers, HOT[head.path.decode()].right, "POST", client)
                 head.until = self._access.lasting(head.source)
-            self._groups.put(route.read, body, head.query, head.source, reply)
+            self._hot.put(head.name, body, head.query, head.source, reply)
         except Exception as error:
             self._count_limited(error)
             reply.set_exception(error)
@@ -170,7 +138,7 @@ class Worker:
         """Count a reply."""
         counters = self._counters
         counters.observe(route, seconds)
-        counters.add(_CLASSES[route][status // 100])
+        counters.add(CLASSES[route][status // 100])
 
     def _count_limited(self, error: Exception) -> None:
         """Count a caller that exceeded its rate; early feedback without room is 429, too, but no matter of rates."""
@@ -184,24 +152,6 @@ class Worker:
         client = scope["client"]
         return self._access.allow(scope["headers"], route.right, "POST", client[0] if client else "")
 
-    # ---- reading requests --------------------------------------------------------------------------------------
-
-    def _predict(self, body: bytes, query: bytes, source: str) -> Work:
-        if self._pairs:
-            raise InputError(
-                "this loop learns preferences: its rows are pairs of answers, not records of fields. Ask for an answer "
-                "with POST /v1/chat/completions, or for a pair with GET /label/next"
-            )
-        return requests.predict_records(body, bool(query) and _explains(query), MOST_ROWS)
-
-    def _feedback(self, body: bytes, query: bytes, source: str) -> Work:
-        rows = requests.feedback_rows(body, MOST_ROWS)
-        return LookUp(lambda: self._intake.feedback(rows, source))
-
-    def _examples(self, body: bytes, query: bytes, source: str) -> Work:
-        rows = requests.learn_rows(body, MOST_ROWS)
-        return lambda: self._intake.examples(rows, source)
-
     # ---- all other routes --------------------------------------------------------------------------------------
 
     async def _elsewhere(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,12 +163,12 @@ class Worker:
         status, headers = 200, [_JSON]
         try:
             if scope["path"] != "/healthz":
-                generated = self._pairs and scope["path"].startswith(GENERATED)
+                generated = self._hot.pairs and scope["path"].startswith(GENERATED)
                 return await self._proxies[generated](scope, receive, send)
             if scope["method"] not in ("GET", "HEAD"):
                 detail = f"got {scope['method']}, expected GET or HEAD"
                 raise Refused(405, "", detail, headers=[(b"allow", b"GET, HEAD")])
-            reply = self._health()
+            reply = self._hot.health()
         except ConnectionAbortedError:
             raise
         except Exception as error:
@@ -229,30 +179,17 @@ class Worker:
         await send({"type": "http.response.body", "body": reply})
         return None
 
-    def _health(self) -> bytes:
-        """Return the status and the staleness of the answers. Raises Refused if this worker cannot answer."""
-        staleness = self._current.staleness()
-        if self._groups.failing(UNWELL):
-            raise Refused(503, "", "the log did not take what was last sent", headers=[(b"retry-after", b"1")])
-        return msgspec.json.encode({"status": "ok", "staleness": staleness if math.isfinite(staleness) else None})
-
     async def _live(self, receive: Receive, send: Send) -> None:
         """Run from the start to the end of the server."""
         await receive()
         self._loop = asyncio.get_running_loop()
-        self._groups.start(self._loop)
+        self._hot.start(self._loop)
         await send({"type": "lifespan.startup.complete"})
         self._ready()
         await receive()
         for proxy in self._proxies:
             await proxy.close()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _explains(query: bytes) -> bool:
-    """Return True if a query string asks for contributions."""
-    value = parse_qs(query.decode("latin-1")).get("explain", [""])[-1]
-    return value.lower() in ("1", "true", "yes")
 
 
 def main() -> None:
@@ -274,7 +211,7 @@ def main() -> None:
         reader = Reader(Path(setup.serving), model.build)
         worker = Worker(setup, log, reader, Access(setup), counters, tell_ready, tracer, connections.allowed())
         worker.warm()
-        server = _server(setup, worker, tracer)
+        server = http_server(setup, tracer.wrap(worker) if tracer is not None else worker, worker)
 
         def stop() -> None:
             server.should_exit = True
@@ -288,12 +225,13 @@ def main() -> None:
         server.run(sockets=[socket.socket(fileno=setup.descriptor)])
 
 
-def _server(setup: Setup, worker: Worker, tracer: Tracer | None) -> uvicorn.Server:
+def http_server(setup: Setup, application: Any, routes: FastRoutes) -> uvicorn.Server:
+    """Return an HTTP server for an ASGI application, with a fast path to `routes`."""
     return uvicorn.Server(
         uvicorn.Config(
-            tracer.wrap(worker) if tracer is not None else worker,
+            application,
             loop="uvloop",
-            http=partial(FastProtocol, worker),  # type: ignore[arg-type]
+            http=partial(FastProtocol, routes),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             log_config=None,

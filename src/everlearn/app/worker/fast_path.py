@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import httptools
@@ -29,10 +29,22 @@ Headers = list[tuple[bytes, bytes]]
 _OPEN, _LAST, _DEAF = range(3)  # more requests may come; the last one has come; what comes behind it is dropped
 
 
+class PathNames(Protocol):
+    """The names of the paths that may take the fast path."""
+
+    def get(self, path: bytes, /) -> str | None:
+        """Return the name of a path; None for one that takes another way."""
+        ...
+
+
 class FastRoutes(Protocol):
     """The application behind the fast path, as the protocol sees it."""
 
-    paths: Mapping[bytes, str]  # the name of the route of each path
+    @property
+    def paths(self) -> PathNames:
+        """The name of the route of each path."""
+        ...
+
     longest: int  # the most bytes of a body
     connections: Connections
 

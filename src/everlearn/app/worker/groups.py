@@ -41,6 +41,14 @@ Reply = asyncio.Future[bytes] | Exchange  # settled once, with the body or an ex
 Read = Callable[[bytes, bytes, str], Work]  # of a request's body, query and source
 
 
+class Room(NamedTuple):
+    """The most requests, and bytes of their bodies, that may wait; `status` is that of a refusal."""
+
+    requests: int
+    bytes: int = 1 << 62
+    status: int = 503
+
+
 class PendingRequest(Struct, eq=False):
     """One request on its way through a group; `again` puts it into the next group."""
 
@@ -83,12 +91,26 @@ class PendingRequest(Struct, eq=False):
 
 
 class Groups:
-    """The requests that wait, and their way through models and log. Call `start` before `put`."""
+    """The requests that wait, and their way through models and log. Call `start` before `put`.
 
-    def __init__(self, predictor: BatchPredictor, log: Log, counters: Counters, tracer: Tracer | None) -> None:
+    `written` is called after each transaction.
+    """
+
+    def __init__(
+        self,
+        predictor: BatchPredictor,
+        log: Log,
+        counters: Counters,
+        tracer: Tracer | None,
+        room: Room | None = None,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
         self._predictor = predictor
         self._counters = counters
         self._tracer = tracer
+        self._room = room or Room(WAITING)
+        self._written = written
+        self._held = 0  # bytes of request bodies that came before the last group while the log did not keep up
         self._commit = GroupCommit(log, self._later, self._count, self._elsewhere)
         self._quick = log.quick
         self._writer = ThreadPoolExecutor(1, "log")  # of a log that takes longer than an event loop may wait
@@ -107,7 +129,9 @@ class Groups:
         Raises what `read` raises, and Refused (503) while too many requests wait.
         """
         waiting = self._waiting
-        if len(waiting) + self._looked_up + len(self._commit.waiting) >= WAITING:
+        room = self._room
+        held = len(waiting) + self._looked_up + len(self._commit.waiting)
+        if held >= room.requests or self._held + self._bytes > room.bytes:
             raise self.full()
         request = PendingRequest(read(body, query, source), reply, self._join)
         if not waiting:
@@ -118,7 +142,8 @@ class Groups:
     def full(self) -> Refused:
         """Count a request that is refused because too much waits, and return the refusal."""
         self._counters.add("full")
-        return Refused(503, "", _FULL, headers=[(b"retry-after", b"1"), (b"connection", b"close")])
+        close = [(b"connection", b"close")] if self._room.status == 503 else []
+        return Refused(self._room.status, "", _FULL, headers=[(b"retry-after", b"1"), *close])
 
     def failing(self, seconds: float) -> bool:
         """Return True if the log refused the last group, at most `seconds` ago."""
@@ -143,6 +168,7 @@ class Groups:
             request.settle(next(outcomes) if isinstance(work, DecodedRecords) else _checked(work))
         self._commit.put([request for request in group if request.done is not None])
         self._counters.add("bytes", self._bytes)
+        self._held = self._held + self._bytes if self._commit.waiting else 0
         self._bytes = 0
 
     def _look_up(self, requests: list[PendingRequest]) -> None:
@@ -169,6 +195,7 @@ class Groups:
     def _count(self, entries: int, rows: int, seconds: float) -> None:
         self._counters.add("commits")
         self._counters.add("commit_rows", rows)
+        self._written()
         if self._tracer is not None:
             self._tracer.record("commit", seconds, {"everlearn.requests": entries, "everlearn.rows": rows})
 
