@@ -26,8 +26,9 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     `home` is the loop's folder, `serving` the folder in memory that the processes share. `index` counts the workers
     from 0, `descriptor` is the listening socket that a worker inherits. `secure` is True if it speaks TLS, with the
-    files `certificate` and `key`. `logs` is "text" or "json". `follows` is True for a server without a learner. `place`
-    is that of the log with which the server began (see `events.file.place`); None for its first process.
+    files `certificate` and `key`. `logs` is "text" or "json". `follows` is True for a server without a learner,
+    `evicts` for one whose learner takes over from another one that may live on. `place` is that of the log with which
+    the server began (see `events.file.place`); None for its first process.
     """
 
     spec: Spec
@@ -41,6 +42,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     key_password: str = ""
     logs: str = "text"
     follows: bool = False
+    evicts: bool = False
     place: tuple[int, int] | None = None
 
     @property

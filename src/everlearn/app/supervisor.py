@@ -73,6 +73,7 @@ class Child:
 class Server:
     """A running server; a context manager that stops it at the end. `ended` is called when all processes have ended.
 
+    With `evict`, its learner first ends the session of another learner that holds the lease of the log.
     `serve.port` 0 takes a free port; see `url`. Raises ConfigError if the server may not or cannot listen at its
     address, and EverlearnError if a process does not start.
     """
@@ -87,6 +88,7 @@ class Server:
         key_password: str = "",
         logs: str = "text",
         follow: bool = False,
+        evict: bool = False,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         if spec.serve.webhook:
@@ -107,9 +109,10 @@ class Server:
             key=key,
             logs=logs,
             follows=follow,
+            evicts=evict,
         )
         if follow:
-            _check_followed(spec, self.home)
+            check_followed(spec, self.home)
         self._key_password = key_password  # for the workers alone
         check_bind(spec, self._setup.tokens)
         self._socket = _listening(spec.serve.host, spec.serve.port)
@@ -267,12 +270,15 @@ class Server:
             self._start(child.name, child.module, child.setup, child.failures + 1)
 
 
-def _check_followed(spec: Spec, home: Path) -> None:
-    """Raise ConfigError for a loop that servers without a learner cannot follow."""
+def check_followed(spec: Spec, home: Path, followers: int = 1) -> None:
+    """Raise ConfigError for a loop that so many servers without a learner cannot follow.
+
+    With 0, check that its learner may move from one machine to another.
+    """
     shared_files(home, spec.log)
     if not spec.log.url:
         raise ConfigError("log.url: got none; expected the log of the loop, such as postgresql://HOST/DATABASE")
-    if spec.schema.task == "preference" or spec.feedback.early:
+    if followers and (spec.schema.task == "preference" or spec.feedback.early):
         what = "schema.task: got 'preference'" if spec.schema.task == "preference" else "feedback.early: got it"
         raise ConfigError(f"{what}; a server that follows does not support that yet. Serve it where it learns")
 

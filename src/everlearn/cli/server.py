@@ -39,11 +39,23 @@ def serve(
     follow: Annotated[
         bool, typer.Option("--follow", help="Answer with the models of the learner on another machine; learn nothing.")
     ] = False,
+    on: Annotated[
+        str, typer.Option(help="Serve on the nodes of a cluster: ray://HOST:PORT, or ray for the one that runs here.")
+    ] = "",
+    least: Annotated[
+        int, typer.Option("--min", min=0, help="On a cluster: the fewest servers beside the learner.")
+    ] = 1,
+    most: Annotated[
+        int | None,
+        typer.Option("--max", min=0, help="On a cluster: the most servers beside the learner; default: --min."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="On a cluster: return once all places answer.")] = False,
 ) -> None:
     """Serve predictions over HTTP, and learn from feedback.
 
     Prints the addresses of the dashboard and of the API, and runs until it is interrupted. With --follow, another
-    server of the same loop learns, whose log is in a database and whose snapshots are in an object store.
+    server of the same loop learns, whose log is in a database and whose snapshots are in an object store. With --on, a
+    cluster runs one server that learns and others that follow, and replaces those that it loses.
     """
     from everlearn import config
 
@@ -53,6 +65,14 @@ def serve(
     given = {name: value for name, value in options.items() if value is not None}
     settings = msgspec.structs.replace(spec.serve, **given)
     spec = msgspec.structs.replace(spec, serve=settings)
+    if on:
+        from everlearn.cli.places import serve_on
+
+        if follow or ssl_keyfile_password:
+            raise ConfigError(f"--on: got it with {'--follow' if follow else '--ssl-keyfile-password'}; leave that out")
+        home, upto = config.home(spec, path), least if most is None else most
+        serve_on(on, spec, home, least, upto, detach, ssl_certfile, ssl_keyfile, log_format)
+        return
     start(spec, config.home(spec, path), ssl_certfile, ssl_keyfile, ssl_keyfile_password, log_format, follow)
 
 

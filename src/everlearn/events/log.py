@@ -186,6 +186,18 @@ def scan(log: Log, after: int = 0, kinds: Sequence[str] = (), upto: int | None =
         after = page[-1].position
 
 
+def evict(url: str) -> bool:
+    """End the session of another process that holds the lease of a log in a database; return True if there was one.
+
+    What that process saves from now on is refused, since the next one to acquire the lease begins a later epoch. A log
+    in a file has no sessions: its lease ends with its process.
+    """
+    found = _SCHEMES.get(url.partition("://")[0])
+    if found is None:
+        return False
+    return bool(importlib.import_module(found.partition(":")[0]).evict(url))
+
+
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:
     """Open the log at a path, or at `sqlite:///relative.db` or `sqlite:////absolute.db`; create it if there is none.
 
