@@ -157,6 +157,11 @@ class RayCluster:
             node.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def python(self, code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run Python code in the environment of the cluster."""
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=400)
+
     def everlearn(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run a command of Everlearn in the environment of the cluster."""
         command = [sys.executable, "-m", "everlearn", *arguments]
@@ -200,6 +205,7 @@ class RoamingClient:
         self.labelled: dict[str, int] = {}
         self.answered: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
         self.moments: list[tuple[float, str, bool]] = []  # of each request: when it ended, the place, if it succeeded
         self._place, self._draw, self._seed, self._number = place, np.random.default_rng(seed), seed, 0
         self._stop = threading.Event()
@@ -238,7 +244,8 @@ class RoamingClient:
             client = self._clients.setdefault(entry.url, Client(entry.url, retries=0, timeout=5.0))
             try:
                 call(client)
-            except (Unreachable, RequestRefused, EverlearnError):
+            except (Unreachable, RequestRefused, EverlearnError) as error:
+                self.errors[f"{type(error).__name__}: {error}"[:200]] += 1
                 self.failed[f"{entry.name} {entry.number}"] += 1
                 self.moments.append((time.monotonic(), entry.url, False))
                 continue
@@ -253,6 +260,9 @@ class RoamingClient:
             self._look = time.monotonic() + 0.5
             self._entries = [entry for entry in listed(self._place).places if entry.state == "answers"]
         return [self._entries[int(one)] for one in self._draw.permutation(len(self._entries))]
+
+    def __repr__(self) -> str:
+        return f"{len(self.acknowledged)} predicted, {len(self.labelled)} labelled, failed {self.failed} {self.errors}"
 
     def longest_silence(self, since: float) -> float:
         """Return the longest time without any answer, from a moment on."""

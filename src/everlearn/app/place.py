@@ -151,25 +151,33 @@ def started(order: PlaceOrder, home: Path) -> Server:
     """Start the server of a place at the first free port from `serve.port` on; 0 takes any. Raises as `Server` does."""
     serve = order.spec.serve
     hosts = tuple(dict.fromkeys((*serve.hosts, order.node))) if order.node and serve.host in ("0.0.0.0", "::") else ()
-    chosen = msgspec.structs.replace(serve, port=free_port(serve.host, serve.port), hosts=hosts or serve.hosts)
-    return Server(
-        msgspec.structs.replace(order.spec, serve=chosen),
-        home,
-        certificate=order.certificate,
-        key=order.key,
-        logs=order.logs,
-        follow=order.follows,
-        evict=order.evicts,
-    )
+    ports = range(serve.port, min(serve.port + PORTS, 1 << 16)) if serve.port else (0,)
+    for port in ports:
+        if port and not is_free(serve.host, port):
+            continue
+        chosen = msgspec.structs.replace(serve, port=port, hosts=hosts or serve.hosts)
+        try:
+            return Server(
+                msgspec.structs.replace(order.spec, serve=chosen),
+                home,
+                certificate=order.certificate,
+                key=order.key,
+                logs=order.logs,
+                follow=order.follows,
+                evict=order.evicts,
+            )
+        except ConfigError:
+            if not port or is_free(serve.host, port):
+                raise  # for another reason than a place that took the port in the meantime
+    raise ConfigError(f"serve.port: got {serve.port}; it and the {PORTS - 1} ports after it are taken. Choose another")
 
 
-def free_port(host: str, first: int) -> int:
-    """Return the first of `PORTS` ports from `first` on at which nothing listens; 0 for 0, and if all are taken."""
+def is_free(host: str, port: int) -> bool:
+    """Return True if nothing listens at a port of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in range(first, min(first + PORTS, 1 << 16)) if first else ():
-        with suppress(OSError), socket.create_server((host, port), family=family):
-            return port
-    return 0
+    with suppress(OSError), socket.create_server((host, port), family=family):
+        return True
+    return False
 
 
 def shown(url: str, order: PlaceOrder) -> str:

@@ -92,6 +92,7 @@ def decide(
     [('start', 'learner', 'b'), ('start', 'follower-1', 'c'), ('start', 'follower-2', 'a')]
     """
     actions = [_end(one, why) for one in places if (why := _lost(one, nodes))]
+    suspects = suspects | {one.entry.node_id for one in places if _lost(one, nodes)}
     actions += [_end(one, "it has left") for one in places if _has_left(one)]
     ended = {action.number for action in actions}
     kept = [one for one in places if one.entry.number not in ended]

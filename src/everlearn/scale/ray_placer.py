@@ -41,6 +41,7 @@ from everlearn.scale.ray_places import (
     namespace_of,
     ray,
     start_place,
+    take_full_priority,
 )
 from everlearn.version.blobs import SharedFiles, shared_files
 
@@ -124,6 +125,7 @@ class Placer:
     """The actor. Raises `ConfigError` for a loop without shared files, and `BlobError` if these cannot be used."""
 
     def __init__(self, plan: bytes) -> None:
+        take_full_priority()
         self._plan = msgspec.json.decode(plan, type=PlacesPlan)
         self._need = Need(self._plan.least, gpus_of(self._plan.spec.model), hashlib.sha256(plan).hexdigest()[:12])
         self._store: SharedFiles = shared_files(self._plan.loop, self._plan.spec.log)

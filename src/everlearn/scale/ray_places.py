@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -33,6 +34,8 @@ try:
     ray: Any = importlib.import_module("ray")
 except ImportError as missing:
     raise ConfigError("serving on Ray needs Ray; pip install 'everlearn[ray]'") from missing
+
+log = logging.getLogger("everlearn.places")
 
 WATCH = 0.5  # seconds between two looks of an actor at its raylet
 GRACE = 45.0  # seconds that the server of a place has to end
@@ -57,6 +60,7 @@ class PlaceActor:
 
         if release != __version__:
             raise ConfigError(f"this node has Everlearn {__version__}, the others have {release}; install the same")
+        take_full_priority()
         self._raylet = os.getppid()
         self._beat, self._heard, self._lost = b"", time.monotonic(), ""
         self._newest: deque[str] = deque(maxlen=_LINES)  # lines of the server's log
@@ -122,6 +126,22 @@ class PlaceActor:
             for process in session_of(self._process.pid):
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
+
+
+def take_full_priority() -> None:
+    """Run this process, and those that it starts, at the priority of other programs.
+
+    Ray gives its workers the lowest but a few (`nice` 15), at which a busy machine starves a server. Without the right
+    to change that, say how the cluster should be started.
+    """
+    try:
+        for task in Path("/proc/self/task").iterdir():
+            if os.getpriority(os.PRIO_PROCESS, int(task.name)) > 0:
+                os.setpriority(os.PRIO_PROCESS, int(task.name), 0)
+    except PermissionError:
+        log.warning("the servers run at a low priority; start the nodes of the cluster with RAY_worker_niceness=0")
+    except OSError:
+        pass  # a thread that has ended, or another system than Linux
 
 
 def session_of(leader: int) -> list[int]:
