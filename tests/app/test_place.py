@@ -208,6 +208,7 @@ def test_a_port_that_is_taken_is_not_free() -> None:
     assert is_free("127.0.0.1", port)
 
 
+@pytest.mark.slow
 def test_the_load_of_a_server_without_requests(tmp_path: Path) -> None:
     with Server(settings(), tmp_path / "loop") as server:
         meter = LoadMeter(settings(), tmp_path / "loop")

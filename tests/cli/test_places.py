@@ -18,6 +18,7 @@ from everlearn.scale import objects
 from everlearn.scale.place_messages import PLACES
 
 RUN = CliRunner()
+ENTRY = PlaceEntry(name="learner", number=1, role="learner", node="10.0.0.1", node_id="a")
 SETTINGS = """
 home = "loop"
 
@@ -94,8 +95,7 @@ def test_the_places_of_a_loop_are_listed(here: Path, place: str) -> None:
 def test_an_order_to_stop_waits_until_all_places_have_ended(here: Path, place: str) -> None:
     write(here, blobs=place)
     store = objects.shared(f"{place}/loop/serving")
-    entry = PlaceEntry(name="learner", number=1, role="learner", node="10.0.0.1", node_id="a")
-    store.put(PLACES, msgspec.json.encode(PlaceList(epoch=2, places=(entry,))))
+    store.put(PLACES, msgspec.json.encode(PlaceList(epoch=2, places=(ENTRY,))))
 
     def place_as_ordered() -> None:
         while not (listed := commands.read(store)).stopped:
