@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from everlearn.client.place_records import PlaceEntry
 from everlearn.events import connect, scan
+from everlearn.loop.loop import Loop
 from everlearn.records import Label, Prediction
+from everlearn.spec import Schema, Spec
 from tests.support.postgres import Server as Database
 from tests.support.ray_clusters import (
     BUCKET,
@@ -29,14 +33,15 @@ from tests.support.ray_clusters import (
     listed,
     object_server,
 )
-from tests.support.servers import alive, until
+from tests.support.servers import alive
+from tests.support.servers import until as until_within
 
 pytest.importorskip("ray", reason="needs everlearn[ray]")
 pytestmark = pytest.mark.slow
 
 SETTINGS = """
 home = "{loop}"
-checkpoint = 50
+checkpoint = 200
 
 [schema]
 label = "y"
@@ -95,8 +100,20 @@ def store() -> Iterator[dict[str, str]]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile what the loop needs beforehand, as an image of a node does: it would take a minute after a kill."""
+    schema = Schema(label="y", task="binary", classes=(0, 1), fields={"a": "numeric", "b": "numeric"})
+    draw, home = np.random.default_rng(0), tmp_path_factory.mktemp("kernels") / "loop"
+    for _ in range(2):
+        with Loop(Spec(schema=schema, model={"family": "linear"}, checkpoint=50), home) as loop:
+            for a, b in draw.normal(size=(1000, 2)).tolist():
+                loop.feedback(loop.predict({"a": a, "b": b}).id, int(a > 0))
+            loop.status()
+
+
 @pytest.fixture
-def cluster(store: dict[str, str]) -> Iterator[RayCluster]:
+def cluster(store: dict[str, str], kernels: None) -> Iterator[RayCluster]:
     made = RayCluster(store)
     yield made
     made.stop()
@@ -141,6 +158,11 @@ class PlacedLoop:
 @pytest.fixture
 def loop(cluster: RayCluster, server: Database, tmp_path: Path, request: pytest.FixtureRequest) -> PlacedLoop:
     return PlacedLoop(cluster, server, tmp_path, f"loop-{request.node.name[5:40].replace('_', '-').strip('-')}")
+
+
+def until(true: Callable[[], Any], why: str) -> None:
+    """Wait until a condition is true; a busy machine takes its time to start the processes of a node."""
+    until_within(true, why, patience=300.0)
 
 
 def node_of(cluster: RayCluster, entry: PlaceEntry) -> RayNode:
@@ -224,6 +246,8 @@ def test_an_orphan_that_wakes_up_is_refused(cluster: RayCluster, loop: PlacedLoo
     cluster.start_head()
     for _ in range(3):
         cluster.start_node()
+    settings = (loop.folder / "everlearn.toml").read_text()
+    (loop.folder / "everlearn.toml").write_text(settings.replace("checkpoint = 200", "checkpoint = 50"))
     loop.serve("--min", "1")
     with RoamingClient(loop.place, 3) as client:
         until(lambda: len(client.labelled) > 50 and caught_up(loop), "nothing is learned")

@@ -1,8 +1,8 @@
 """Decide which server of a loop runs on which node of a cluster: observations in, instructions out, without a cluster.
 
-A loop has one place that learns, and some that follow. `decide` replaces what is lost, adds what is missing, and
-removes what is too much; `wanted` says how many followers the traffic needs. Both are pure, so a table of situations
-tests them. `ray_places` observes a cluster, and carries the instructions out.
+A loop has one place that learns, and some that follow. `decide` replaces lost places, adds missing ones, and removes
+those that are too many; `wanted` says how many followers the traffic needs. Both are pure, so a table of situations
+tests them. `ray_placer` observes a cluster, and carries the instructions out.
 """
 
 from __future__ import annotations

@@ -55,10 +55,10 @@ PLACER = "placer"
 
 
 class WatchedPlace:
-    """One place as the placer sees it: its actor, its entry in the list, and when it was heard."""
+    """One place as the placer sees it: its actor, its entry in the list, and when it last reported."""
 
-    def __init__(self, entry: PlaceEntry, actor: Any, heard: float | None = None) -> None:
-        self.entry, self.actor, self.heard = entry, actor, heard
+    def __init__(self, entry: PlaceEntry, actor: Any, reported: float | None = None) -> None:
+        self.entry, self.actor, self.reported = entry, actor, reported
         self.lost = "" if actor is not None else "the cluster does not know its actor"
         self.call: Any = None  # of a report that has not come yet
 
@@ -75,7 +75,7 @@ class WatchedPlace:
         except ray.exceptions.RayError as error:
             self.lost = f"its actor is gone: {' '.join(str(error).split())[:1000]}"
             return
-        self.lost, self.heard = report.lost, max(self.heard or 0.0, now - report.age)
+        self.lost, self.reported = report.lost, max(self.reported or 0.0, now - report.age)
         if report.beat:
             beat = msgspec.json.decode(report.beat, type=PlaceBeat)
             self.entry = replace(self.entry, **asdict(beat))
@@ -84,7 +84,7 @@ class WatchedPlace:
 
     def observed(self, now: float) -> ObservedPlace:
         """Return what `decide` needs to know."""
-        silent = None if self.heard is None else max(0.0, now - self.heard)
+        silent = None if self.reported is None else max(0.0, now - self.reported)
         return ObservedPlace(self.entry, max(0.0, time.time() - self.entry.since), silent, self.lost)
 
     def end(self) -> None:
@@ -152,9 +152,9 @@ class Placer:
         followers = min(self._plan.most, max(self._plan.least, before.wanted))
         self._epoch = before.epoch + 1
         self._put(replace(before, epoch=self._epoch, wanted=followers, stopped=False, time=time.time()))
-        heard = time.monotonic() + ADOPTED
+        reported = time.monotonic() + ADOPTED
         for entry in before.places:
-            self._watched[entry.number] = WatchedPlace(entry, find_place(entry), heard)
+            self._watched[entry.number] = WatchedPlace(entry, find_place(entry), reported)
 
     def _run(self) -> None:
         while not self._list.stopped:

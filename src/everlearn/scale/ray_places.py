@@ -4,7 +4,7 @@ A `PlaceActor` starts the ordinary server of a place as a process of its node, a
 `ray_placer` has the actor that starts and replaces these.
 
 Ray takes a node for dead only after a quarter of a minute, and the processes of a node whose raylet died live on. So
-an actor watches its raylet and ends its server without it, and the epoch of the log refuses what is left.
+an actor watches its raylet and ends its server without it, and the epoch of the log refuses the rest.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PlaceActor:
             raise ConfigError(f"this node has Everlearn {__version__}, the others have {release}; install the same")
         take_full_priority()
         self._raylet = os.getppid()
-        self._beat, self._heard, self._lost = b"", time.monotonic(), ""
+        self._beat, self._updated, self._lost = b"", time.monotonic(), ""
         self._newest: deque[str] = deque(maxlen=_LINES)  # lines of the server's log
         self._process = subprocess.Popen(
             [sys.executable, "-m", "everlearn.app.place"],
@@ -79,7 +79,7 @@ class PlaceActor:
 
     def report(self) -> ActorReport:
         """Return the newest beat; without one yet, the report itself is a sign of life."""
-        return ActorReport(self._beat, time.monotonic() - self._heard if self._beat else 0.0, self._lost)
+        return ActorReport(self._beat, time.monotonic() - self._updated if self._beat else 0.0, self._lost)
 
     def stop(self) -> None:
         """End the server in order, then this actor: it answers what it has accepted, and its learner saves."""
@@ -94,7 +94,7 @@ class PlaceActor:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._beat, self._heard = line, time.monotonic()
+            self._beat, self._updated = line, time.monotonic()
         status = self._process.wait()
         self._lost = self._lost or f"its server ended with status {status}: {' '.join(self._newest)[-1000:]}"
 
