@@ -6,7 +6,7 @@ import re
 
 from everlearn.app.admin.openapi import document
 from everlearn.app.routes import ROUTES, find
-from everlearn.client import label_records, records
+from everlearn.client import label_records, place_records, records
 from everlearn.spec import Schema, Spec
 from tests.support import ROOT
 
@@ -28,7 +28,8 @@ def test_the_workers_serve_the_hot_routes():
 
 
 def test_every_message_is_a_record_of_the_client():
-    shared = {one for module in (records, label_records) for one in vars(module).values() if isinstance(one, type)}
+    modules = (records, label_records, place_records)
+    shared = {one for module in modules for one in vars(module).values() if isinstance(one, type)}
     plain = ("/openapi.json", "/v1/chat/completions", "/v1/models")  # documents of another form
     for route in ROUTES:
         contents = [response.content for response in route.responses.values() if isinstance(response.content, tuple)]

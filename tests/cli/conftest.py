@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.commands import call
+from tests.support.database import endpoint, place
+
+__all__ = ["endpoint", "place"]
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from everlearn.app import logs, tracing
 from everlearn.app.process import Setup, received, tell_ready, when_abandoned
 from everlearn.app.tracing import Tracer
 from everlearn.errors import BlobError, EverlearnError, InputError, LogError
-from everlearn.events import Log
+from everlearn.events import Log, evict
 from everlearn.events.file import place
 from everlearn.feedback import early_room
 from everlearn.loop.home import held
@@ -360,6 +360,8 @@ class Learner:
             while not self.stop.is_set():
                 try:
                     self.setup.check_place()
+                    if self.setup.evicts and not opened:
+                        evict(self.setup.log)
                     with Loop(self.setup.spec, Path(self.setup.home), behind=True) as loop, LogUpkeep(loop.log):
                         if self.setup.spec.log.blobs:  # servers of other machines follow
                             publisher.begin(loop.home.epoch)

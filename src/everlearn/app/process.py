@@ -39,9 +39,10 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     `home` is the loop's folder, `serving` the folder in memory that the processes share. `index` counts the workers
     from 0, `descriptor` is the listening socket that a worker inherits. `secure` is True if it speaks TLS, with the
-    files `certificate` and `key`. `logs` is "text" or "json". `follows` is True for a server without a learner. `place`
-    is that of the log with which the server began (see `events.file.place`); None for its first process. `pool` is set
-    for a server of many loops: `home` is then the folder of them all, and `spec` has the settings of the server.
+    files `certificate` and `key`. `logs` is "text" or "json". `follows` is True for a server without a learner,
+    `evicts` for one whose learner takes over from another one that may live on. `place` is that of the log with which
+    the server began (see `events.file.place`); None for its first process. `pool` is set for a server of many loops:
+    `home` is then the folder of them all, and `spec` has the settings of the server.
     """
 
     spec: Spec
@@ -55,6 +56,7 @@ class Setup(Struct, frozen=True, kw_only=True):
     key_password: str = ""
     logs: str = "text"
     follows: bool = False
+    evicts: bool = False
     place: tuple[int, int] | None = None
     pool: Pool | None = None
 

@@ -1,14 +1,14 @@
 """The table of the server's HTTP routes: method, path, scope, endpoint, parameters, body, responses and refusals.
 
 The admin process serves the routes that name an endpoint, the generator those that say so, where the loop learns
-preferences, and the workers serve the others. The OpenAPI document and the
-test of `docs/reference/http.md` read the same table. Messages are in `everlearn.client.records`.
+preferences, and the workers serve the others. The OpenAPI document and the test of `docs/reference/http.md` read the
+same table. Messages are in `everlearn.client.records`.
 """
 
 from __future__ import annotations
 
 from everlearn.app.route_types import Parameter, Response, Route
-from everlearn.client import label_records, records
+from everlearn.client import label_records, place_records, records
 from everlearn.client.records import Scope
 from everlearn.events import KINDS
 
@@ -52,10 +52,7 @@ REASON = Parameter(
     "reason", "query", "Recorded with the decision.", {"type": "string", "minLength": 1, "maxLength": 1000}
 )
 EXPLAIN = Parameter(
-    "explain",
-    "query",
-    "1, true or yes: also return the contribution of each field.",
-    {"type": "string", "examples": ["1"]},
+    "explain", "query", "1, true or yes: add the contribution of each field.", {"type": "string", "examples": ["1"]}
 )
 ANNOTATOR = Parameter(
     "annotator", "query", "The annotator's name.", {"type": "string", "minLength": 1, "maxLength": 64}
@@ -373,6 +370,16 @@ ROUTES = (
         "server",
         "Show the state of the loop and the server: counts, lag, metrics, gate, traffic, the last ten minutes.",
         {200: Response("The current state.", (records.Status,))},
+        UNAVAILABLE,
+    ),
+    Route(
+        "GET",
+        "/places",
+        "read",
+        "views.places",
+        "server",
+        "List the servers of the loop on a cluster, with their addresses and load.",
+        {200: Response("The places; none where the loop is not on a cluster.", (place_records.PlaceList,))},
         UNAVAILABLE,
     ),
     Route(

@@ -75,6 +75,7 @@ class Server:
     """A running server; a context manager that stops it at the end. `ended` is called when all processes have ended.
 
     With a `pool`, `home` is a folder of many loops, and `spec` has the settings of the server alone.
+    With `evict`, its learner first ends the session of another learner that holds the lease of the log.
     `serve.port` 0 takes a free port; see `url`. Raises ConfigError if the server may not or cannot listen at its
     address, and EverlearnError if a process does not start.
     """
@@ -90,6 +91,7 @@ class Server:
         logs: str = "text",
         follow: bool = False,
         pool: Pool | None = None,
+        evict: bool = False,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         if spec.serve.webhook:
@@ -111,9 +113,10 @@ class Server:
             logs=logs,
             follows=follow,
             pool=pool,
+            evicts=evict,
         )
         if follow:
-            _check_followed(spec, self.home)
+            check_followed(spec, self.home)
         self._key_password = key_password  # for the workers alone
         check_bind(spec, self._setup.tokens)
         self._lock = held(self.home) if pool is not None else None  # of a folder, which no single learner holds
@@ -292,14 +295,17 @@ class Server:
             self._start(child.name, child.module, child.setup, child.failures + 1)
 
 
-def _check_followed(spec: Spec, home: Path) -> None:
-    """Raise ConfigError for a loop that servers without a learner cannot follow."""
+def check_followed(spec: Spec, home: Path, followers: int = 1) -> None:
+    """Raise ConfigError for a loop that so many servers without a learner cannot follow.
+
+    With 0, check that its learner may move from one machine to another.
+    """
     shared_files(home, spec.log)
     if not spec.log.url:
         raise ConfigError("log.url: got none; expected the log of the loop, such as postgresql://HOST/DATABASE")
     if has_broker(spec.log.url) and not spec.log.book:
         raise ConfigError("log.book: got none; expected the book of the loop, such as postgresql://HOST/DATABASE")
-    if spec.schema.task == "preference" or spec.feedback.early:
+    if followers and (spec.schema.task == "preference" or spec.feedback.early):
         what = "schema.task: got 'preference'" if spec.schema.task == "preference" else "feedback.early: got it"
         raise ConfigError(f"{what}; a server that follows does not support that yet. Serve it where it learns")
 

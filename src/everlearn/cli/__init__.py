@@ -2,9 +2,10 @@
 
 Arguments and configuration files come in; tables, or one JSON object with `--json`, go out on standard output, and
 progress and errors on standard error. `loops` holds the commands around a loop, `versions` those that move it by hand,
-`server` those around a server, `export` those that take a model out, `homes` those on a home as a whole, `registry`
-those around a registry of MLflow, `advice` the command that recommends settings, `benching` the one that compares
-models, and `console` what they share; the work itself is in `loop/`, `app/`, `bridges/`, `evaluate/` and `advise/`.
+`server` those around a server, `places` those on a cluster, `export` those that take a model out, `homes` those on a
+home as a whole, `registry` those around a registry of MLflow, `advice` the command that recommends settings, `benching`
+the one that compares models, and `console` what they share; the work itself is in `loop/`, `app/`, `scale/`,
+`bridges/`, `evaluate/` and `advise/`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from everlearn.cli import advice, benching, export, homes, loops, registry, server, versions
+from everlearn.cli import advice, benching, export, homes, loops, places, registry, server, versions
 from everlearn.cli.console import aside, screen
 from everlearn.errors import EverlearnError
 
@@ -32,6 +33,7 @@ for command in (
     loops.init,
     loops.run,
     server.serve,
+    places.places,
     server.feedback,
     server.rejudge,
     versions.versions,

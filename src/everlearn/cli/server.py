@@ -55,12 +55,24 @@ def serve(
     create: Annotated[
         bool, typer.Option("--create", help="A folder: create a loop on its first request, from the template.")
     ] = False,
+    on: Annotated[
+        str, typer.Option(help="Serve on the nodes of a cluster: ray://HOST:PORT, or ray for the one that runs here.")
+    ] = "",
+    least: Annotated[
+        int, typer.Option("--min", min=0, help="On a cluster: the fewest servers beside the learner.")
+    ] = 1,
+    most: Annotated[
+        int | None,
+        typer.Option("--max", min=0, help="On a cluster: the most servers beside the learner; default: --min."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="On a cluster: return once all places answer.")] = False,
 ) -> None:
     """Serve predictions over HTTP, and learn from feedback.
 
     Prints the addresses of the dashboard and of the API, and runs until it is interrupted. With --follow, another
     server of the same loop learns, whose log is in a database and whose snapshots are in an object store. For a folder,
-    one server hosts all loops in it, at /loops/NAME.
+    one server hosts all loops in it, at /loops/NAME. With --on, a cluster runs one server that learns and others that
+    follow, and replaces those that it loses.
     """
     from everlearn import config
     from everlearn.app.process import Pool
@@ -68,14 +80,24 @@ def serve(
     path = file or config_path
     tls = ssl_certfile, ssl_keyfile, ssl_keyfile_password
     if path.is_dir():
-        if workers is not None or follow:
-            raise ConfigError("--workers, --follow: got one for a folder of loops; expected --processes. Remove it")
+        if workers is not None or follow or on:
+            raise ConfigError(
+                "--workers, --follow, --on: got one for a folder of loops; expected --processes. Remove it"
+            )
         bounds = Pool(processes or cores(), memory << 20, loop_rate, create)
         start_many(path, bounds, host, port, tls, log_format)
         return
     if processes is not None or create or loop_rate:
         raise ConfigError("--processes, --create, --loop-rate: got one for a single loop; expected a folder of loops")
     spec = with_address(config.load(path), host, port, workers)
+    if on:
+        from everlearn.cli.places import serve_on
+
+        if follow or ssl_keyfile_password:
+            raise ConfigError(f"--on: got it with {'--follow' if follow else '--ssl-keyfile-password'}; leave that out")
+        home, upto = config.home(spec, path), least if most is None else most
+        serve_on(on, spec, home, least, upto, detach, ssl_certfile, ssl_keyfile, log_format)
+        return
     start(spec, config.home(spec, path), *tls, log_format, follow)
 
 

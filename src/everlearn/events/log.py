@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast, runtime_checkable
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from everlearn.errors import ConfigError
 from everlearn.events.file import Durability
@@ -287,6 +287,20 @@ def log_of(home: str | Path, settings: LogSettings, tidy: bool = True) -> Log:
     except BaseException:
         log.close()
         raise
+
+
+def evict(url: str) -> bool:
+    """End the session of another process that holds the lease of a log in a database; return True if there was one.
+
+    What that process saves from now on is refused, since the next one to acquire the lease begins a later epoch. The
+    lease of a log in a broker is that of its book. A log in a file has no sessions: its lease ends with its process.
+    """
+    if has_broker(url):
+        url = dict(parse_qsl(url.partition("?")[2])).get("book", "")
+    found = _SCHEMES.get(url.partition("://")[0])
+    if found is None:
+        return False
+    return bool(importlib.import_module(found.partition(":")[0]).evict(url))
 
 
 def connect(url: str, durability: Durability = "process", tidy: bool = True) -> Log:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import sleep
 from time import time as now
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, cast
@@ -59,6 +60,15 @@ _ADVICE = (
     (PoolTimeout, "check that the server runs, and that the URL names it; what was acknowledged is kept"),
     (psycopg.OperationalError, "check that the server runs, and that the URL names it; what was acknowledged is kept"),
 )
+
+# The lease is a lock on 64 bits, which the view of locks shows in two halves.
+_END_HOLDER = (
+    "SELECT pg_terminate_backend(pid), pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND (classid::bigint << 32) | objid::bigint = hashtextextended(%s, 0)"
+)
+# Without these, the session of a machine that lost its power holds the lease for two hours.
+_ALIVE = "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
 
 Connection = psycopg.Connection[Any]
 Found = TypeVar("Found")
@@ -161,6 +171,7 @@ class PostgresLog:
         except psycopg.Error as error:
             self._explain(error, "could not be leased")
         self._configure(session)
+        session.execute(_ALIVE)
         taken = session.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (self._schema,)).fetchone()
         if taken is None or not taken[0]:
             session.close()
@@ -168,6 +179,19 @@ class PostgresLog:
         self._lease = session
         ((epoch,),) = session.execute("UPDATE head SET epoch = epoch + 1 RETURNING epoch").fetchall()
         return int(epoch)
+
+    def evict(self) -> bool:
+        """End the session that holds the lease, and wait until it has; return True if there was one.
+
+        The role must own that session, or have the right to end it. Raises `LogError` otherwise.
+        """
+        until, found = now() + PATIENCE, False
+        while ended := self._rows(_END_HOLDER, (self._schema,)):
+            if now() > until:
+                raise LogError(f"the log {self.place} is held by session {ended[0][1]}, which does not end; end it")
+            sleep(0.05)
+            found = True
+        return found
 
     def tidy(self) -> None:
         """Do nothing: the database looks after itself."""
@@ -414,6 +438,12 @@ def place_of(url: str) -> tuple[str, str]:
         )
     rest = "&".join(part for part in pairs if not part.startswith("loop="))
     return f"{front}?{rest}" if rest else front, names[0]
+
+
+def evict(url: str) -> bool:
+    """End the session that holds the lease of the log at a URL; return True if there was one. Raises `LogError`."""
+    with connect(url) as log:
+        return log.evict()
 
 
 def _without_password(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,10 +16,13 @@ from everlearn.app.admin.commands import find
 from everlearn.app.admin.context import AdminContext, PageContext
 from everlearn.app.admin.http import POLICY, body, cached, page_of, tagged, uncached, wrong
 from everlearn.app.problems import Refused
+from everlearn.client.place_records import PlaceList
 from everlearn.client.records import Challenger, ChallengerList, Diff, Healthy, Lifecycle, Login
 from everlearn.errors import BlobError
 from everlearn.events import KINDS
+from everlearn.scale.place_messages import PLACES
 from everlearn.spec import MOST_BYTES
+from everlearn.version.blobs import shared_files
 from everlearn.version.registry import related
 
 STALE = 2.0  # seconds without a new status after which the learner counts as gone
@@ -73,6 +77,13 @@ async def challengers(context: AdminContext, request: Request) -> Response:
     return cached(request, ChallengerList(sorted(found, key=lambda model: model.role != "champion")))
 
 
+def _places(context: AdminContext) -> PlaceList:
+    if not context.spec.log.blobs:
+        return PlaceList()
+    found = shared_files(context.setup.home, context.spec.log).get(PLACES)
+    return msgspec.json.decode(found[0], type=PlaceList) if found else PlaceList()
+
+
 def _diff(context: AdminContext, first: str, second: str) -> Diff:
     a, b = find(context, first), find(context, second)
     common, steps = related({version.id: version for version in context.queries.versions.list()}, a.id, b.id)
@@ -111,6 +122,14 @@ async def status(context: AdminContext, request: Request) -> Response:
         raise Refused(503, "", "the learner has not written its status yet; it may be starting: ask again in a second")
     content, tag = context.live.document()
     return tagged(request, content, tag=tag)
+
+
+async def places(context: AdminContext, request: Request) -> Response:
+    """GET /places"""
+    try:
+        return uncached(await asyncio.to_thread(_places, context))
+    except BlobError as error:
+        raise Refused(503, "", str(error)) from error
 
 
 async def metrics(context: AdminContext, request: Request) -> Response:
