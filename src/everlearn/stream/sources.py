@@ -6,13 +6,14 @@ A source numbers its raw rows from 1, counts bad rows too, and can start after a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from everlearn.errors import InputError
 from everlearn.records import Ints
@@ -217,6 +218,13 @@ class Text:
         with self._reader() as reader:
             yield from _text_blocks(reader, after, size, wanted)
 
+    def kept_blocks(
+        self, after: int, size: int, wanted: Collection[str] | None, keep: Callable[[Ints], NDArray[np.bool_]]
+    ) -> Iterator[Block]:
+        """Yield blocks as `blocks` does, and parse only the rows whose positions `keep` maps to True."""
+        with self._reader() as reader:
+            yield from _text_blocks(reader, after, size, wanted, keep)
+
     def count(self) -> int:
         """Return the number of raw rows."""
         with self._reader() as reader:
@@ -234,14 +242,28 @@ def _reader(file: Bytes, name: str, form: str, ending: str, rules: int) -> RowRe
     return CsvReader(file, name, "\t" if ".tsv" in ending.lower() else "", rules)
 
 
-def _text_blocks(reader: RowReader, after: int, size: int, wanted: Collection[str] | None) -> Iterator[Block]:
+def _text_blocks(
+    reader: RowReader,
+    after: int,
+    size: int,
+    wanted: Collection[str] | None,
+    keep: Callable[[Ints], NDArray[np.bool_]] | None = None,
+) -> Iterator[Block]:
     before = 0
     for numbers, texts in reader.records():
         for start in range(min(max(after - before, 0), len(texts)), len(texts), size):
             cut = slice(start, start + size)
-            kept, columns, faults = reader.parse(texts[cut], wanted)
             rows = len(texts[cut])
-            index = np.asarray(kept, np.int64)
+            own = None if keep is None else np.flatnonzero(keep(np.arange(rows) + (before + start + 1)))
+            if own is None or len(own) == rows:
+                kept, columns, faults = reader.parse(texts[cut], wanted)
+                index = np.asarray(kept, np.int64)
+            elif not len(own):
+                index, columns, faults = own, {}, {}
+            else:
+                kept, columns, faults = reader.parse([texts[start + row] for row in own.tolist()], wanted)
+                index = own[np.asarray(kept, np.int64)]
+                faults = {int(own[row]): reason for row, reason in faults.items()}
             yield Block(reader.name, before + start, rows, index, numbers[cut], columns, faults, texts[cut])
         before += len(texts)
 

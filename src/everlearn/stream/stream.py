@@ -28,8 +28,9 @@ from everlearn.schema.field import Field
 from everlearn.schema.guessing import Survey
 from everlearn.schema.segments import segment_names
 from everlearn.spec import Schema
+from everlearn.stream.dealt import Dealt, Keep
 from everlearn.stream.json_values import json_column, records_of
-from everlearn.stream.sources import Beginning, Block, Files, Piped, Source, Table
+from everlearn.stream.sources import Beginning, Block, Files, Parquet, Piped, Source, Table, Text
 
 if TYPE_CHECKING:
     from everlearn.stream.generated.choices import ChoiceGenerator
@@ -115,6 +116,18 @@ class Stream:
     def first(self, rows: int) -> Stream:
         """Return the stream of the first raw rows alone, as the source was before it grew."""
         return Stream(Beginning(self._source, rows), self.schema)
+
+    def dealt(self, keep: Keep, key: str = "") -> Stream:
+        """Return the stream of the rows for which `keep(positions, keys)` is True, at their positions in this one.
+
+        `keys` are the values of the column `key` as text, or None without one.
+        """
+        return Stream(Dealt(self._source, keep, key), self.schema)
+
+    def files(self) -> list[str]:
+        """Return the paths of the files that the stream is read from; empty for any other source."""
+        held = self._source.sources if isinstance(self._source, Files) else [self._source]
+        return [source.name for source in held] if all(isinstance(one, Parquet | Text) for one in held) else []
 
     @cached_property
     def fingerprint(self) -> str:
