@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from everlearn.evaluate import dealt_rows
 from everlearn.evaluate.scoring import NaiveScores, Scored
-from everlearn.model import Model, copied, prefixed, within
+from everlearn.model import Model, copied, cut, prefixed, within
 from everlearn.records import Arrays, Examples, Rejected
 from everlearn.scale.partitions.dealing import Dealing, checked
 from everlearn.scale.partitions.group import Barrier, Group, Position, Reached, Scores
@@ -51,19 +52,24 @@ class Costs(NamedTuple):
 
 
 class PartitionedScores:
-    """The metrics of all partitions together, the naive baselines, and the counts of rows."""
+    """The metrics of all partitions together, the naive baselines, and the counts of rows.
 
-    def __init__(self, scored: Scored, naive: NaiveScores) -> None:
-        self.scored, self.naive = scored, naive
+    The first `warm` rows are not scored. The time of a row, if the baselines need it, is in its first dense columns.
+    """
+
+    def __init__(self, scored: Scored, naive: NaiveScores, warm: int = 0) -> None:
+        self.scored, self.naive, self._warm = scored, naive, warm
         self.events = self.rejected = 0
         self.rejects: list[Rejected] = []
 
     def add(self, found: Scores) -> None:
         """Add the rows between two barriers."""
-        if n := len(found.examples.y):
-            known = self.naive.score(found.examples, self.events)
-            self.scored.add(found.examples, found.scores, self.events, known)
-            self.events += n
+        begin, n = int(np.searchsorted(found.examples.position, self._warm, "right")), len(found.examples.y)
+        if n > begin:
+            examples = cut(found.examples, begin, n)
+            known = self.naive.score(examples, self.events)
+            self.scored.add(examples, found.scores[begin:], self.events, known)
+            self.events += n - begin
         self.rejected += len(found.rejected)
         self.rejects += found.rejected[: KEPT - len(self.rejects)]
 
@@ -85,7 +91,7 @@ class Start(NamedTuple):
     """Where learning begins: at the start of the stream, or at a barrier with the arrays that stay in partitions."""
 
     position: Position = Position()
-    local: Arrays = {}
+    local: Arrays | None = None
 
 
 def learned(

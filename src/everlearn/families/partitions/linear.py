@@ -13,6 +13,7 @@ counts           added
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,26 @@ _STEADY = (1.0 + RECENT) / float(LEAST_MIX) - RECENT  # rows after which a settl
 
 
 def merge(spec: Mapping[str, Any], base: Arrays, parts: Sequence[Arrays], rows: Floats) -> Arrays:
-    """Return the merged arrays of linear learners."""
+    """Return the merged arrays of linear learners.
+
+    Only the hashed entries that a part has changed are computed: between two merges most of them rest. The weights of a
+    regression are in units of the numbers to predict, which move, so there all are.
+    """
     chosen = settings.read(spec)
+    if settings.kernel_settings(chosen)[settings.SCALE_TARGET]:
+        return _merged(chosen, base, parts, rows)
+    moved = np.zeros(len(base["hashed"]), np.bool_)
+    for part in parts:
+        moved |= (part["hashed"] != base["hashed"]).any(axis=(1, 2))
+    some = [{**arrays, "hashed": arrays["hashed"][moved]} for arrays in (base, *parts)]
+    found = _merged(chosen, some[0], some[1:], rows)
+    hashed = base["hashed"].copy()
+    hashed[moved] = found["hashed"]
+    return {**found, "hashed": hashed}
+
+
+def _merged(chosen: Settings, base: Arrays, parts: Sequence[Arrays], rows: Floats) -> Arrays:
+    """Merge all arrays, with any number of hashed entries."""
     triples = range(0, len(base["moments"]), 3)
     moments = np.concatenate([
         pooled_since(base["moments"][at : at + 3], [part["moments"][at : at + 3] for part in parts]) for at in triples
@@ -115,7 +134,8 @@ def kept(rows: float, more: float) -> float:
 
     until, falling = min(rows + more, _STEADY), min(rows, _STEADY)
     left = rising(falling) / rising(until) if until > 0.0 else 1.0
-    return left * (1.0 - float(LEAST_MIX)) ** max(rows + more - max(rows, _STEADY), 0.0)
+    steady = max(rows + more - max(rows, _STEADY), 0.0)
+    return left * math.pow(1.0 - float(LEAST_MIX), steady)
 
 
 def _optimize(chosen: Settings, base: Arrays, parts: Sequence[Arrays], rows: Floats, merged: Arrays) -> None:

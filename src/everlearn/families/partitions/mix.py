@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from everlearn.families.mix.model import Mix
+from everlearn.families.mix.settings import SHAPE
 from everlearn.families.mix.stacking import ROWS, WEIGHT
 from everlearn.merge import partitions
 from everlearn.merge.partitions import PartitionRules, added, averaged
@@ -47,8 +48,10 @@ def _counts(base: Floats, parts: Sequence[Floats], rows: Floats) -> Floats:
     return found
 
 
-def _members(spec: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return cast(Sequence[Mapping[str, Any]], spec["members"])
+def _members(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the specs of the members, with the shape of the rows, which they share."""
+    shared = {name: spec[name] for name in SHAPE}
+    return [{**shared, **member} for member in cast(Sequence[Mapping[str, Any]], spec["members"])]
 
 
 def _of(arrays: Arrays, number: int) -> Arrays:

@@ -64,7 +64,8 @@ def _faded(parts: Sequence[Arrays], rows: Floats) -> Arrays:
     found["columns"] = np.stack([
         _pooled([part["columns"][k] for part in plain], rows) for k in range(len(plain[0]["columns"]))
     ])  # fmt: skip
-    found["moments"] = np.concatenate([_pooled([part["moments"][:LOW] for part in plain], rows), plain[0]["moments"][LOW:]])
+    moments = _pooled([part["moments"][:LOW] for part in plain], rows)
+    found["moments"] = np.concatenate([moments, plain[0]["moments"][LOW:]])
     return found
 
 

@@ -15,8 +15,8 @@ class PartitionSetup(Struct, frozen=True, kw_only=True):
 
     `rows` names the function "module:function" that opens its rows, with `source`; it takes the source, the dealing,
     the partition, and the position after which to begin. `folder` holds the arrays that are exchanged. `path` is the
-    list of folders in which modules are found. After a restart the process takes its local arrays from `local`. The dense
-    columns `returned`, from the first to before the second, come back with the predictions.
+    list of folders in which modules are found. After a restart the process takes its local arrays from `local`. The
+    dense columns `returned`, from the first to before the second, come back with the predictions.
     """
 
     spec: dict[str, Any]
@@ -71,4 +71,4 @@ def send(file: IO[bytes], message: Struct) -> None:
 
 def read_reply(line: bytes) -> Done | Failed:
     """Read what a learner wrote."""
-    return msgspec.json.decode(line, type=Done | Failed)  # type: ignore[return-value]
+    return msgspec.json.decode(line, type=Done | Failed)

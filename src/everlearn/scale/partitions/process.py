@@ -1,6 +1,6 @@
 """The process of one partition: it learns its rows step by step, and reads ahead while the group merges.
 
-    python -m everlearn.scale.partitions.process     the setup and the steps come from standard input, one a line
+python -m everlearn.scale.partitions.process     the setup and the steps come from standard input, one a line
 """
 
 from __future__ import annotations
